@@ -1,0 +1,1 @@
+"""The few helpers that belong to nobody: errors, atomic files, device, seeding, where models lie."""

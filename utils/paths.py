@@ -1,0 +1,20 @@
+"""Where named models lie: in the user's checkpoints first, then among the bundled ones."""
+from pathlib import Path
+
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PRETRAINED = ROOT / "pretrained"
+
+
+def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
+    """The folder of the model ``name``: a path as it stands, else ``checkpoints_dir/<dataset>/<name>``, else
+    ``pretrained/<dataset>/<name>``. Raises ``InputError`` naming every place that was tried.
+    """
+    tried = [Path(name)] if "/" in str(name) else []
+    tried += [Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    places = ", ".join(str(place) for place in tried)
+    raise InputError(f"no model named {name!r}: looked for {places}")

@@ -1,0 +1,20 @@
+"""Random streams that depend on what they are for, not on what ran before."""
+import random
+
+import numpy as np
+import torch
+
+_MASK = (1 << 63) - 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators (dropout, initialisation, shuffling)."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.manual_seed(seed)
+
+
+def stream_seed(*keys: int) -> int:
+    """One 63-bit seed from several integers; different keys give independent streams."""
+    state = np.random.SeedSequence([key % (1 << 64) for key in keys]).generate_state(2, np.uint32)
+    return (int(state[0]) << 32 | int(state[1])) & _MASK
