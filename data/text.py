@@ -1,0 +1,52 @@
+"""Captions: the lines of ``texts/ID.txt`` and the cleaning before the text encoder."""
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.files import read_text
+
+MAX_WORDS = 32
+_REMOVED = re.compile(r'[.!"()*#:;~]')
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One line of a text file."""
+
+    text: str
+    tokens: tuple[str, ...]  # word/POS
+    start: float             # seconds; 0 and 0 mean the whole clip
+    end: float
+
+    @property
+    def whole_clip(self) -> bool:
+        """Whether the caption speaks of the whole clip."""
+        return self.start == 0.0 and self.end == 0.0
+
+
+def clean_caption(text: str) -> str:
+    """Lower case, ``. ! " ( ) * # : ; ~`` as spaces, single spaces, at most 32 words."""
+    words = _REMOVED.sub(" ", text.lower()).split()
+    return " ".join(words[:MAX_WORDS])
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """Captions of one clip. Raises ``InputError`` naming the line that has not the four fields."""
+    captions = []
+    for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
+        if line.strip():
+            captions.append(_parse(line, f"{path}:{number}"))
+    return captions
+
+
+def _parse(line: str, where: str) -> Caption:
+    fields = line.strip().split("#")
+    if len(fields) != 4:
+        raise InputError(f"{where}: a caption line is text#word/POS ...#start#end, this one has {len(fields)} fields")
+    try:
+        start, end = (0.0 if math.isnan(float(field)) else float(field) for field in fields[2:])
+    except ValueError as error:
+        raise InputError(f"{where}: start and end must be seconds, not {fields[2]!r} and {fields[3]!r}") from error
+    return Caption(fields[0], tuple(fields[1].split()), start, end)

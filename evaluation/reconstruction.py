@@ -1,0 +1,72 @@
+"""How well a tokenizer gives whole clips back."""
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from data.motion_windows import Normalisation
+from data.specs import UNIT_LENGTH, DatasetSpec
+from evaluation.metrics import mpjpe
+from motion.features import features_to_joints
+
+
+@dataclass(frozen=True)
+class ReconstructionScores:
+    """Means over the frames of all clips; lengths in millimetres."""
+
+    mpjpe: float           # pelvis-aligned position error a joint
+    root: float            # distance of the pelvis over the ground plane and height, clips starting together
+    codebook_use: float    # share of the base layer's codes that occur at all
+    feature_loss: float    # mean absolute error of the normalised features
+
+    def lines(self) -> dict[str, float]:
+        """The numbers by name, for logs."""
+        return {"mpjpe_mm": self.mpjpe, "root_mm": self.root, "codebook_use": self.codebook_use,
+                "loss": self.feature_loss}
+
+
+def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
+                            unit: int = UNIT_LENGTH) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Clips cut to a multiple of ``unit`` rows and stacked with those of the same length: (indices, (b, t, d)).
+
+    Convolutions mix padding into the last tokens of a clip; equal lengths need none.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, clip in enumerate(clips):
+        groups[len(clip) // unit * unit].append(index)
+    for length, members in sorted(groups.items()):
+        for start in range(0, len(members), batch_size):
+            chosen = members[start:start + batch_size]
+            yield chosen, np.stack([clips[index][:length] for index in chosen])
+
+
+@torch.no_grad()
+def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
+                layers: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Motion (b, t, d) after its codes, with only the first ``layers`` of them where given; and the codes (b, n, q)."""
+    codes = tokenizer.encode(motion)
+    codes = codes.unsqueeze(-1) if codes.dim() == 2 else codes
+    return tokenizer.forward_decoder(codes[..., :layers]), codes
+
+
+@torch.no_grad()
+def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
+                         layers: int | None = None) -> ReconstructionScores:
+    """Score feature clips (T, d), not normalised, through ``tokenizer`` (left in the mode it has)."""
+    device = next(tokenizer.parameters()).device
+    to_mm = 1000 * spec.metres
+    aligned, root, losses, used = [], [], [], set()
+    for _, batch in batches_of_equal_length(clips, unit=tokenizer.config.unit_length):
+        motion = torch.from_numpy(normalisation.apply(batch)).to(device)
+        recon, codes = reconstruct(tokenizer, motion, layers)
+        losses.append((recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1]).cpu().numpy())
+        true, made = (features_to_joints(normalisation.invert(x), spec.skeleton).cpu().numpy() for x in (motion, recon))
+        aligned.append(mpjpe(true.reshape(-1, *true.shape[2:]), made.reshape(-1, *made.shape[2:])))
+        root.append(np.linalg.norm(true[:, :, 0] - made[:, :, 0], axis=-1).ravel())
+        used.update(np.unique(codes[..., 0].cpu().numpy()).tolist())
+    return ReconstructionScores(
+        mpjpe=to_mm * float(np.concatenate(aligned).mean()), root=to_mm * float(np.concatenate(root).mean()),
+        codebook_use=len(used) / tokenizer.config.nb_code, feature_loss=float(np.concatenate(losses).mean()))

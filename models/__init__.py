@@ -1,0 +1,1 @@
+"""The networks. Torch only: nothing here reads data sets, options or command lines."""

@@ -1,0 +1,1 @@
+"""Motion tokenizers: convolutional encoder and decoder around one quantizer or a stack of residual ones."""

@@ -1,0 +1,181 @@
+"""The two tokenizers: HumanVQVAE (one codebook, LaMP) and RVQVAE (residual codebooks, MoMask)."""
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.vq.encdec import Decoder, Encoder
+from models.vq.quantizer import EmaQuantizer
+from models.vq.residual import ResidualQuantizer
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Settings that rebuild a tokenizer; the names are those of ``opt.txt``."""
+
+    dim_pose: int = 263
+    nb_code: int = 512
+    code_dim: int = 512
+    output_emb_width: int = 512
+    down_t: int = 2
+    stride_t: int = 2
+    width: int = 512
+    depth: int = 3
+    dilation_growth_rate: int = 3
+    vq_act: str = "relu"
+    vq_norm: str | None = None
+    mu: float = 0.99
+    num_quantizers: int = 6
+    shared_codebook: bool = False
+    quantize_dropout_prob: float = 0.2
+    published_reset: bool = False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "VQConfig":
+        """Pick the settings out of a larger mapping; ``None`` written as text counts as None."""
+        known = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+        return cls(**{key: None if value == "None" else value for key, value in known.items()})
+
+    @property
+    def unit_length(self) -> int:
+        """Frames a token stands for."""
+        return self.stride_t**self.down_t
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A motion after the tokenizer."""
+
+    motion: Tensor      # (b, t, d) normalised features
+    codes: Tensor       # (b, n, q) int64
+    commitment: Tensor  # ()
+    perplexity: Tensor  # ()
+
+
+def _encoder_decoder(config: VQConfig) -> tuple[Encoder, Decoder]:
+    if config.code_dim != config.output_emb_width:
+        raise ValueError(f"code_dim {config.code_dim} and output_emb_width {config.output_emb_width} must be equal")
+    stacks = {"width": config.width, "depth": config.depth, "dilation_growth_rate": config.dilation_growth_rate,
+              "activation": config.vq_act, "norm": config.vq_norm}
+    encoder = Encoder(config.dim_pose, config.output_emb_width, config.down_t, config.stride_t, **stacks)
+    return encoder, Decoder(config.dim_pose, config.output_emb_width, config.down_t, **stacks)
+
+
+class RVQVAE(nn.Module):
+    """Residual VQ-VAE (MoMask, section 3.1). Motion lengths must be multiples of ``config.unit_length``."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = _encoder_decoder(config)
+        self.quantizer = ResidualQuantizer(
+            config.num_quantizers, config.nb_code, config.code_dim, config.mu, config.shared_codebook,
+            config.quantize_dropout_prob, config.published_reset)
+
+    @property
+    def motion_encoder(self) -> Encoder:
+        """The convolutional encoder, wherever it hangs."""
+        return self.encoder
+
+    @property
+    def quantizers(self) -> list[EmaQuantizer]:
+        """Every distinct codebook."""
+        return list(dict.fromkeys(self.quantizer.layers))
+
+    def forward(self, motion: Tensor) -> Reconstruction:
+        """Motion features (b, t, d), normalised, through the codes and back."""
+        quantized = self.quantizer(self.encoder(motion))
+        recon = self.decoder(quantized.latent).float()
+        return Reconstruction(recon, quantized.codes, quantized.commitment, quantized.perplexity)
+
+    @torch.no_grad()
+    def encode(self, motion: Tensor) -> Tensor:
+        """Ids (b, n, q) of motion (b, t, d), by nearest codes in every mode."""
+        residual = self.encoder(motion).float().transpose(1, 2)  # (b, n, dim)
+        ids = []
+        for layer in self.quantizer.layers:
+            ids.append(layer.nearest(residual.flatten(0, 1)).view(residual.shape[:2]))
+            residual = residual - layer.lookup(ids[-1])
+        return torch.stack(ids, -1)
+
+    def forward_decoder(self, ids: Tensor) -> Tensor:
+        """Motion (b, t, d) of ids (b, n, q'), the first q' <= q layers; id -1 adds nothing."""
+        return self.decoder(self.quantizer.lookup(ids).sum(0).transpose(1, 2)).float()
+
+
+class _VQVAE(nn.Module):
+    """Holds the three parts under the published prefix ``vqvae.``."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.encoder, self.decoder = _encoder_decoder(config)
+        self.quantizer = EmaQuantizer(config.nb_code, config.code_dim, config.mu, config.published_reset)
+
+
+class HumanVQVAE(nn.Module):
+    """Single-codebook VQ-VAE (LaMP's tokenizer). Codes come as (b, n), or (b, n, 1) inside ``Reconstruction``."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vqvae = _VQVAE(config)
+
+    @property
+    def motion_encoder(self) -> Encoder:
+        """The convolutional encoder, wherever it hangs."""
+        return self.vqvae.encoder
+
+    @property
+    def quantizers(self) -> list[EmaQuantizer]:
+        """Every distinct codebook."""
+        return [self.vqvae.quantizer]
+
+    def forward(self, motion: Tensor) -> Reconstruction:
+        """Motion features (b, t, d), normalised, through the codes and back."""
+        quantized = self.vqvae.quantizer(self.vqvae.encoder(motion))
+        recon = self.vqvae.decoder(quantized.latent).float()
+        return Reconstruction(recon, quantized.codes.unsqueeze(-1), quantized.commitment, quantized.perplexity)
+
+    @torch.no_grad()
+    def encode(self, motion: Tensor) -> Tensor:
+        """Ids (b, n) of motion (b, t, d)."""
+        latent = self.vqvae.encoder(motion).float().transpose(1, 2)
+        return self.vqvae.quantizer.nearest(latent.flatten(0, 1)).view(latent.shape[:2])
+
+    def forward_decoder(self, ids: Tensor) -> Tensor:
+        """Motion (b, t, d) of ids (b, n) or (b, n, 1), each row decoded on its own."""
+        ids = ids.squeeze(-1) if ids.dim() == 3 else ids
+        return self.vqvae.decoder(self.vqvae.quantizer.lookup(ids).transpose(1, 2)).float()
+
+
+def build_tokenizer(config: VQConfig) -> HumanVQVAE | RVQVAE:
+    """One quantizer is the published LaMP tokenizer, several are the residual one."""
+    return HumanVQVAE(config) if config.num_quantizers == 1 else RVQVAE(config)
+
+
+@dataclass(frozen=True)
+class TokenizerLoss:
+    """Parts of the tokenizer's loss, all ()."""
+
+    total: Tensor
+    reconstruction: Tensor
+    local_positions: Tensor
+    commitment: Tensor
+
+
+def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str = "l1_smooth",
+                   loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
+    """Reconstruction + ``loss_vel`` x the same on the local joint positions + ``commit`` x commitment.
+
+    ``motion`` (b, t, d) normalised. The weight is called velocity in options and logs for the sake of published
+    ``opt.txt`` files, although columns 4 .. 4 + 3 (joints - 1) are positions.
+    """
+    distance = {"l1_smooth": F.smooth_l1_loss, "l1": F.l1_loss}[recons_loss]
+    local = slice(4, 4 + 3 * (joints - 1))
+    reconstruction = distance(result.motion, motion)
+    positions = distance(result.motion[..., local], motion[..., local])
+    total = reconstruction + loss_vel * positions + commit * result.commitment
+    return TokenizerLoss(total, reconstruction, positions, result.commitment)

@@ -1,0 +1,1 @@
+"""Command lines: one parser a stage, and ``opt.txt``."""

@@ -1,0 +1,72 @@
+"""Flags that several stages share, declared once."""
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+from utils.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that shows defaults in its help and answers bad flags with one line and status 2."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help lists the flags)")
+
+
+def bounded(kind: type, low: float, high: float = float("inf")) -> Callable[[str], float]:
+    """An argparse type: a number of ``kind`` in [low, high]."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            limit = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be {limit}, not {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+positive_int = bounded(int, 1)
+natural = bounded(int, 0)
+non_negative = bounded(float, 0.0)
+share = bounded(float, 0.0, 1.0)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Flags of every script: where it runs, where models lie, how much it says."""
+    parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="HumanML3D or KIT-ML layout")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where runs and their models lie")
+    parser.add_argument("--seed", type=int, default=3407, help="of every random stream")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Flags of scripts that read a data set."""
+    parser.add_argument("--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")
+    parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
+
+
+def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
+                 gamma: float, milestones: list[int], weight_decay: float) -> None:
+    """Flags of the training loop, with a stage's own defaults."""
+    parser.add_argument("--name", required=True, help="run name: checkpoints/<dataset_name>/<name>")
+    parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples a step, all processes")
+    parser.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
+    parser.add_argument("--total_iter", type=natural, default=0, help="stop after so many steps; 0: at max_epoch")
+    parser.add_argument("--lr", type=non_negative, default=lr, help="learning rate after warm-up")
+    parser.add_argument("--warm_up_iter", type=natural, default=warm_up_iter, help="steps of linear warm-up")
+    parser.add_argument("--milestones", type=natural, nargs="*", default=milestones,
+                        help="steps at which the rate is multiplied by gamma")
+    parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
+    parser.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's decoupled decay")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
+                        help="bf16 is faster on recent GPUs and on CPUs that have it")
+    parser.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
+    parser.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")
+    parser.add_argument("--save_latest", type=positive_int, default=500, help="steps between latest.tar")
+    parser.add_argument("--eval_every_e", type=positive_int, default=1, help="epochs between validations")

@@ -1,0 +1,44 @@
+"""Options of the tokenizer."""
+import argparse
+from collections.abc import Sequence
+
+from options.base import Parser, add_common, add_data, add_training, bounded, non_negative, positive_int, share
+
+
+def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``train_vq.py``."""
+    parser = Parser("Train the motion tokenizer: encoder, residual codebooks, decoder.")
+    add_common(parser)
+    add_data(parser)
+    add_training(parser, batch_size=256, max_epoch=50, lr=2e-4, warm_up_iter=2000, gamma=0.1,
+                 milestones=[150000, 250000], weight_decay=0.0)
+    data = parser.add_argument_group("data")
+    data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
+    data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,
+                      help="how many times more root motion and foot contacts weigh")
+    model = parser.add_argument_group("model")
+    model.add_argument("--num_quantizers", type=positive_int, default=6,
+                       help="residual layers; 1 is the published LaMP tokenizer")
+    model.add_argument("--shared_codebook", action="store_true", help="one codebook for all layers")
+    model.add_argument("--quantize_dropout_prob", "--quantize_drop_prob", type=share, default=0.2,
+                       help="share of batches in which only the first layers run")
+    model.add_argument("--nb_code", type=positive_int, default=512, help="codes a codebook")
+    model.add_argument("--code_dim", type=positive_int, default=512, help="width of a code")
+    model.add_argument("--output_emb_width", type=positive_int, default=512, help="latent width; equals code_dim")
+    model.add_argument("--mu", type=share, default=0.99, help="decay of the codebook's running sums")
+    model.add_argument("--down_t", type=positive_int, default=2, help="halvings of the length; 2: 4 frames a token")
+    model.add_argument("--stride_t", type=int, choices=(2,), default=2, help="stride of each halving")
+    model.add_argument("--width", type=positive_int, default=512, help="channels of the convolutions")
+    model.add_argument("--depth", type=positive_int, default=3, help="residual blocks a stage")
+    model.add_argument("--dilation_growth_rate", type=positive_int, default=3, help="dilation ratio between blocks")
+    model.add_argument("--vq_act", choices=("relu", "silu", "gelu"), default="relu", help="activation in the blocks")
+    model.add_argument("--vq_norm", choices=("LN", "GN", "BN"), help="normalisation in the blocks")
+    model.add_argument("--published_reset", action="store_true",
+                       help="reset dead codes as the released code does (to the first rows of the batch)")
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--recons_loss", choices=("l1", "l1_smooth"), default="l1_smooth", help="distance of features")
+    loss.add_argument("--loss_vel", type=non_negative, default=0.5, help="weight of the local joint positions")
+    loss.add_argument("--loss_joint", type=non_negative, default=0.0,
+                      help="weight of the recovered joints' position error, which sees how root errors add up")
+    loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
+    return parser.parse_args(argv)

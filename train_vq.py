@@ -1,0 +1,40 @@
+"""Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
+from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids
+from data.specs import dataset_spec
+from models.vq.model import VQConfig, build_tokenizer
+from motion.features import biased_std
+from options.vq import parse_vq_options
+from training.loop import Trainer, run_folder
+from training.schedule import warmup_milestones
+from training.vq_stage import VQStage
+from utils.errors import script
+from utils.files import save_npy
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_vq_options()
+    seed_everything(opt.seed)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    print(f"data set {spec.root}")
+
+    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
+    normalisation = Normalisation(published.mean, biased_std(published.std, spec.joints_num, opt.feat_bias))
+    clips = {split: read_features(spec, read_ids(spec, split), opt.quiet) for split in ("train", "val")}
+    windows = MotionWindows(clips["train"], normalisation, opt.window_size)
+    print(f"{len(clips['train'])} training clips, {len(windows)} windows; {len(clips['val'])} validation clips")
+
+    meta = run_folder(opt) / "meta"
+    save_npy(meta / "mean.npy", normalisation.mean)
+    save_npy(meta / "std.npy", normalisation.std)
+
+    model = build_tokenizer(VQConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose}))
+    print(f"tokenizer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
+    stage = VQStage(model, opt, spec, normalisation, list(clips["val"].values()))
+    schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)
+    Trainer(stage, opt, windows, schedule).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The one training loop: stages plug into it; schedules, checkpoints and logging serve it."""

@@ -1,0 +1,234 @@
+"""The training loop of every stage: epochs of steps, validation, checkpoints, and exact resume."""
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from options.opt_file import write_options
+from training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from training.stage import Stage
+from utils.device import select_device
+from utils.errors import InputError
+from utils.seeding import stream_seed
+
+BETAS = (0.9, 0.99)
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Shuffled whole batches of one epoch. The order follows from (seed, epoch) alone, so that a run which resumes in
+    the middle of an epoch goes on with the batches that were left."""
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length, self.batch_size, self.seed = length, min(batch_size, length), seed
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        for batch in range(self.start, len(self)):
+            yield order[batch * self.batch_size:(batch + 1) * self.batch_size]
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    total_it: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+
+
+def make_accelerator(opt: argparse.Namespace) -> Accelerator:
+    """The process group and precision that the flags ask for; ``opt.gpu_id`` picks the device of a single process."""
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not distributed:
+        device = select_device(opt.gpu_id)
+        if device.type == "cuda":
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        return Accelerator(cpu=device.type == "cpu", mixed_precision=opt.mixed_precision)
+    return Accelerator(cpu=opt.gpu_id == -1 or not torch.cuda.is_available(), mixed_precision=opt.mixed_precision)
+
+
+class Trainer:
+    """Runs a stage.
+
+    Args:
+        stage: model, loss and validation.
+        opt: options of the run; written to ``opt.txt`` and needed for names, rates and intervals.
+        dataset: training samples; ``set_epoch(epoch)`` is called where the data set has it.
+        schedule: factor of the learning rate by step.
+        collate: as for a torch DataLoader.
+    """
+
+    def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
+                 collate: Callable | None = None) -> None:
+        self.opt = opt
+        self.folder = run_folder(opt)
+        self.accelerator = make_accelerator(opt)
+        self.dataset = dataset
+        self.batches = EpochBatches(len(dataset), opt.batch_size // self.accelerator.num_processes or 1, opt.seed)
+        loader = DataLoader(dataset, batch_sampler=self.batches, collate_fn=collate, num_workers=opt.num_workers,
+                            pin_memory=self.accelerator.device.type == "cuda",
+                            generator=torch.Generator())  # own generator: an epoch start must not move the global one
+        groups = stage.parameter_groups(opt.weight_decay)
+        optimizer = AdamW(groups, lr=opt.lr, betas=BETAS, fused=self.accelerator.device.type == "cuda" or None)
+        self.stage = stage
+        self.scheduler = LambdaLR(optimizer, schedule)
+        self.wrapped, self.optimizer, self.loader = self.accelerator.prepare(stage, optimizer, loader)
+        self.progress = Progress()
+        self.writer: SummaryWriter | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.accelerator.device
+
+    def run(self) -> Progress:
+        """Train to the end; with ``opt.is_continue`` from where ``latest.tar`` left off."""
+        latest = self.folder / "model" / "latest.tar"
+        if self.opt.is_continue:
+            self._resume(latest)
+        elif self.accelerator.is_main_process:
+            write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
+        if self.accelerator.is_main_process:
+            log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
+            self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
+        while not self._done():
+            self._epoch()
+        self._save(latest)
+        if self.writer:
+            self.writer.close()
+        return self.progress
+
+    def _done(self) -> bool:
+        enough = bool(self.opt.total_iter) and self.progress.total_it >= self.opt.total_iter
+        return enough or self.progress.epoch >= self.opt.max_epoch
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(progress.epoch)
+        self.stage.start_epoch(progress.epoch)
+        self.wrapped.train()
+        meter = Meter()
+        bar = tqdm(self.loader, desc=f"{self.stage.name} epoch {progress.epoch}", initial=progress.step_in_epoch,
+                   total=len(self.batches), disable=self.opt.quiet or not self.accelerator.is_main_process or None,
+                   leave=False)
+        for batch in bar:
+            meter.add(self._step(batch))
+            progress.step_in_epoch += 1
+            progress.total_it += 1
+            if progress.total_it % self.opt.log_every == 0:
+                self._log("train", meter.flush(), lr=self.scheduler.get_last_lr()[0])
+            if self._done():
+                break
+            if progress.total_it % self.opt.save_latest == 0:
+                self._save(self.folder / "model" / "latest.tar")
+        if progress.step_in_epoch >= len(self.batches):
+            progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+        if progress.epoch % self.opt.eval_every_e == 0 or self._done():
+            self._validate()
+        self._save(self.folder / "model" / "latest.tar")
+
+    def _step(self, batch: object) -> dict[str, torch.Tensor]:
+        losses = self.wrapped(batch)
+        self.accelerator.backward(losses["loss"])
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        self.stage.eval()
+        numbers = self.stage.validate()
+        self._log("val", numbers)
+        for stem, (key, direction) in self.stage.bests.items():
+            value, best = numbers[key], self.progress.best.get(stem)
+            if best is None or (value < best if direction == "min" else value > best):
+                self.progress.best[stem] = value
+                self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
+        self.stage.train()
+
+    def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        step = self.progress.total_it
+        for key, value in numbers.items():
+            self.writer.add_scalar(f"{part}/{key}", value, step)
+        text = "  ".join(f"{key} {value:.4f}" for key, value in numbers.items())
+        rate = f"  lr {lr:.2e}" if lr is not None else ""
+        tqdm.write(f"{time.strftime('%H:%M:%S')} {self.stage.name} epoch {self.progress.epoch} it {step} {part}: "
+                   f"{text}{rate}")
+
+    def _save(self, path: Path, weights_only: bool = False) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        content = {self.stage.state_key: self.stage.state(), "ep": self.progress.epoch,
+                   "total_it": self.progress.total_it, "settings": plain(vars(self.opt))}
+        if not weights_only:
+            content |= {
+                self.stage.optimizer_key: self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
+                "step_in_epoch": self.progress.step_in_epoch, "best": self.progress.best,
+                "random_state": random_state(), "extra": self.stage.extra_state(),
+            }
+        save_checkpoint(path, content)
+
+    def _resume(self, path: Path) -> None:
+        content = load_checkpoint(path)
+        missing = {self.stage.state_key, self.stage.optimizer_key, "random_state"} - content.keys()
+        if missing:
+            raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
+        self.stage.model.load_state_dict(content[self.stage.state_key])
+        self.stage.load_extra_state(content["extra"])
+        self.optimizer.load_state_dict(content[self.stage.optimizer_key])
+        self.scheduler.load_state_dict(content["scheduler"])
+        self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
+        set_random_state(content["random_state"])
+        self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
+
+
+class Meter:
+    """Running means of named scalars; keeps tensors until they are asked for, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.sums, self.count = {}, 0
+
+    def add(self, numbers: dict[str, torch.Tensor]) -> None:
+        """Take one step's scalars."""
+        for key, value in numbers.items():
+            self.sums[key] = self.sums.get(key, 0) + value.detach()
+        self.count += 1
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last flush."""
+        means = {key: float(value) / self.count for key, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+def run_folder(opt: argparse.Namespace) -> Path:
+    """``checkpoints/<dataset_name>/<name>`` of a run."""
+    return Path(opt.checkpoints_dir) / opt.dataset_name / opt.name
+
+
+def plain(settings: dict[str, object]) -> dict[str, object]:
+    """Settings as numbers, texts and lists, which a weights-only reader accepts."""
+    simple = (bool, int, float, str, list, type(None))
+    return {key: value if isinstance(value, simple) else str(value) for key, value in settings.items()}
+

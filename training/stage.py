@@ -1,0 +1,61 @@
+"""What a training stage adds to the loop."""
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Stage(nn.Module):
+    """One stage: a model, its loss on a batch, its validation. Subclasses fill in the rest.
+
+    ``forward(batch)`` gives named scalars with the loss under ``"loss"``; it runs inside the mixed-precision
+    context and, on several processes, inside the distributed wrapper.
+    """
+
+    name: str                 # of the stage: the folder under log/
+    state_key: str            # of the model's state dict in a checkpoint
+    optimizer_key: str        # of the optimizer's state
+    bests: Mapping[str, tuple[str, str]] = {}  # file stem -> (validation number, "min" or "max")
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def validate(self) -> dict[str, float]:
+        """Named numbers on the validation split, the model in eval mode and without gradients."""
+        return {}
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch, and at once when a run resumes inside one."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What goes into a checkpoint under ``state_key``."""
+        return self.model.state_dict()
+
+    def extra_state(self) -> dict[str, Any]:
+        """More that training needs to go on as if it had not stopped."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up what ``extra_state`` gave."""
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for AdamW: by default every trainable tensor, decayed alike."""
+        return [{"params": trainable(self.model.parameters()), "weight_decay": weight_decay}]
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Those that take part in training."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch (nested lists, tuples and dicts)."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

@@ -1,0 +1,60 @@
+"""The tokenizer's stage."""
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.motion_windows import Normalisation
+from data.specs import DatasetSpec
+from evaluation.reconstruction import score_reconstruction
+from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
+from motion.features import features_to_joints
+from training.stage import Stage
+
+
+class VQStage(Stage):
+    """Reconstruct windows of motion; validate on whole clips."""
+
+    name = "vq"
+    state_key = "vq_model"
+    optimizer_key = "opt_vq_model"
+    bests = {"net_best_mpjpe": ("mpjpe_mm", "min"), "net_best_loss": ("loss", "min")}
+
+    def __init__(self, model: HumanVQVAE | RVQVAE, opt: argparse.Namespace, spec: DatasetSpec,
+                 normalisation: Normalisation, val_clips: list[np.ndarray]) -> None:
+        super().__init__(model)
+        self.opt, self.spec, self.normalisation, self.val_clips = opt, spec, normalisation, val_clips
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Losses of windows (b, t, d)."""
+        result = self.model(batch)
+        with torch.autocast(batch.device.type, enabled=False):
+            parts = tokenizer_loss(result, batch, self.spec.joints_num, self.opt.recons_loss, self.opt.loss_vel,
+                                   self.opt.commit)
+            losses = {"loss": parts.total, "rec": parts.reconstruction, "vel": parts.local_positions,
+                      "commit": parts.commitment, "perplexity": result.perplexity}
+            if self.opt.loss_joint > 0:
+                losses["joint"] = self._joint_error(result.motion, batch)
+                losses["loss"] = losses["loss"] + self.opt.loss_joint * losses["joint"]
+        return losses
+
+    def _joint_error(self, made: Tensor, true: Tensor) -> Tensor:
+        """Mean distance, in decimetres, between the joints of two windows placed at the same start. Unlike the
+        feature losses it sees what small errors of the root's speed add up to."""
+        joints = [features_to_joints(self.normalisation.invert(x), self.spec.skeleton) for x in (made, true)]
+        return 10 * self.spec.metres * (joints[0] - joints[1]).square().sum(-1).add(1e-8).sqrt().mean()
+
+    def validate(self) -> dict[str, float]:
+        """Position errors of whole validation clips through all layers."""
+        return score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec).lines()
+
+    def extra_state(self) -> dict[str, Any]:
+        """The quantizers' running sums, which the state dict leaves out for the sake of published files."""
+        return {"quantizers": [quantizer.running_state() for quantizer in self.model.quantizers]}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up the running sums."""
+        for quantizer, saved in zip(self.model.quantizers, state["quantizers"], strict=True):
+            quantizer.load_running_state(saved)
