@@ -1,0 +1,1 @@
+"""Tests of behaviour, and the parity runner."""

@@ -1,0 +1,127 @@
+"""What a parity check compares, and what it found: the arrays of one fixture, ticked off one by one."""
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Values = Tensor | np.ndarray | np.generic | float | int | Sequence
+Shaped = Mapping[str, Tensor | np.ndarray]
+
+
+class Report:
+    """The outcome of one fixture.
+
+    A check hands each computed value in under the name of the array it must equal, and names the arrays that it
+    used as inputs. Differences are collected, not raised, so that one run tells all of them. Arrays are optional:
+    a value whose array the fixture has not is not compared, but a fixture that compares nothing fails, and so does
+    one with an array that no check asked for.
+
+    Attributes:
+        arrays: the fixture's arrays by name.
+        manifest: its manifest (empty where it has none).
+        folder: where the fixture lies (None for a fixture made in memory).
+        failures: a sentence per difference, in the order in which they were found.
+        worst: the largest error in units of its tolerance, over all of ``close``.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any] | None = None,
+                 folder: Path | None = None) -> None:
+        self.arrays = arrays
+        self.manifest = manifest or {}
+        self.folder = folder
+        self.failures: list[str] = []
+        self.worst = 0.0
+        self._checked: set[str] = set()
+        self._comparisons = 0
+
+    def close(self, name: str, actual: Values, tolerance: float, relative: bool = False) -> None:
+        """Compare ``actual`` with the array ``name``: same shape, and nowhere further off than ``tolerance``.
+
+        With ``relative`` the tolerance is in units of the largest magnitude in the array.
+        """
+        pair = self._pair(name, actual)
+        if pair is None or pair[0].size == 0:
+            return
+        expected, actual = (values.astype(np.float64) for values in pair)
+        if relative:
+            tolerance *= float(np.abs(expected).max())
+        with np.errstate(invalid="ignore"):  # equal infinities are equal
+            error = float(np.where(actual == expected, 0.0, np.abs(actual - expected)).max())
+        if error > 0:
+            self.worst = max(self.worst, error / tolerance if tolerance else np.inf)
+        if not error <= tolerance:  # not-a-number fails too
+            self.failures.append(f"{name}: off by {error:.3g}, tolerance {tolerance:.3g}")
+
+    def exact(self, name: str, actual: Values) -> None:
+        """Compare ``actual`` with the array ``name``: same shape, every value equal."""
+        pair = self._pair(name, actual)
+        if pair is None:
+            return
+        expected, actual = pair
+        wrong = int(np.count_nonzero(actual != expected))
+        if wrong:
+            self.failures.append(f"{name}: {wrong} of {expected.size} values differ")
+
+    def inputs(self, *names: str) -> None:
+        """Tick off arrays that the check reads as inputs (those of them that the fixture has)."""
+        self._checked.update(names)
+
+    def equal(self, label: str, actual: Any, expected: Any) -> None:
+        """Compare any other fact."""
+        self._comparisons += 1
+        self._same(label, actual, expected)
+
+    def parameters(self, state_dict: Shaped, ignore: Iterable[str] = ()) -> None:
+        """Compare names and shapes of a state dict with the manifest's ``parameters``.
+
+        Names that end with one of ``ignore`` may be missing on either side (tied tensors, fixed tables).
+        """
+        if "parameters" not in self.manifest:
+            self.failures.append("parameters: the manifest has none")
+            return
+        expected = {name: tuple(shape) for name, shape, *_ in self.manifest["parameters"]}
+        actual = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+        for label, names in (("missing", expected.keys() - actual.keys()),
+                             ("unknown to the manifest", actual.keys() - expected.keys())):
+            odd = sorted(name for name in names if not name.endswith(tuple(ignore)))
+            if odd:
+                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+                self.failures.append(f"parameters {label}: {', '.join(odd[:3])}{more}")
+        for name in sorted(expected.keys() & actual.keys()):
+            self._same(f"shape of {name}", actual[name], expected[name])
+
+    def finish(self) -> None:
+        """Take every array that nothing checked for a failure, and a check that compared nothing for another."""
+        forgotten = sorted(self.arrays.keys() - self._checked)
+        if forgotten:
+            self.failures.append(f"nothing checks {', '.join(forgotten)}")
+        if not self._comparisons and not self.failures:
+            self.failures.append("nothing to compare with")
+
+    def _same(self, label: str, actual: Any, expected: Any) -> None:
+        if actual != expected:
+            self.failures.append(f"{label}: {_short(actual)} instead of {_short(expected)}")
+
+    def _pair(self, name: str, actual: Values) -> tuple[np.ndarray, np.ndarray] | None:
+        """Expected and actual values, None where the fixture has no such array or the shapes differ."""
+        if name not in self.arrays:
+            return None
+        self._checked.add(name)
+        self._comparisons += 1
+        expected, actual = np.asarray(self.arrays[name]), _to_numpy(actual)
+        if actual.shape != expected.shape:
+            self.failures.append(f"{name}: shape {actual.shape} instead of {expected.shape}")
+            return None
+        return expected, actual
+
+
+def _to_numpy(values: Values) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,145 @@
+"""Finds the fixtures in folders, runs the check of each, and says a line about each."""
+import gc
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.golden.kinds import ModelCheck, MotionCheck, UnknownFixture, find_model_check, find_motion_check
+from tests.golden.report import Report
+
+MODELS: dict[str, ModelCheck] = {}
+MOTION: list[tuple[frozenset[str], MotionCheck]] = []
+BVH_CHECK = WORD_CLASS_CHECK = None
+for _name in ("motion", "bvh", "vq", "lamp", "transformers", "evaluator"):
+    try:
+        _module = importlib.import_module(f"tests.golden.{_name}")
+    except ImportError as _error:
+        print(f"note: tests.golden.{_name}: {_error}")
+        continue
+    MODELS |= getattr(_module, "MODELS", {})
+    MOTION += getattr(_module, "MOTION", [])
+    BVH_CHECK = getattr(_module, "BVH_CHECK", BVH_CHECK)
+    WORD_CLASS_CHECK = getattr(_module, "WORD_CLASS_CHECK", WORD_CLASS_CHECK)
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """The files of one fixture: same folder, same stem."""
+
+    name: str               # for the reader: the path below the folder that was given
+    path: Path              # .npz, .json or .bvh: what is to be checked
+    beside: Path | None     # the manifest of an .npz, the joints (.npy) of a .bvh
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the check of one fixture found."""
+
+    name: str
+    failures: tuple[str, ...]
+    worst: float    # largest error in units of its tolerance
+    seconds: float
+
+    def line(self) -> str:
+        """One line for the reader."""
+        if not self.failures:
+            return f"{self.name}  ok  {self.seconds:.1f} s  worst error/tolerance {self.worst:.2g}"
+        more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
+        return f"{self.name}  FAIL  {self.seconds:.1f} s  {' '.join(self.failures[0].split())}{more}"
+
+
+def find_fixtures(folder: Path) -> Iterator[Fixture]:
+    """The fixtures in a folder and below it, sorted by path."""
+    paths = {path for path in folder.rglob("*") if path.suffix in (".npz", ".json", ".bvh", ".npy") and path.is_file()}
+    for path in sorted(paths):
+        belongs_to = {".json": ".npz", ".npy": ".bvh"}.get(path.suffix)
+        if belongs_to and path.with_suffix(belongs_to) in paths:
+            continue
+        beside = path.with_suffix({".npz": ".json", ".bvh": ".npy"}.get(path.suffix, ""))
+        yield Fixture(f"{folder.resolve().name}/{path.relative_to(folder)}", path, beside if beside in paths else None)
+
+
+def run_fixture(fixture: Fixture) -> Outcome:
+    """Run the check of one fixture. Whatever goes wrong in it becomes a failure of this fixture."""
+    start = time.perf_counter()
+    report = Report({}, folder=fixture.path.parent)
+    try:
+        report = _open(fixture)
+        _check(fixture, report)
+        report.finish()
+    except UnknownFixture as error:
+        report.failures.append(str(error))
+    except Exception as error:  # a check runs the project's code, which may raise anything
+        report.failures.append(f"{type(error).__name__}: {error}")
+    gc.collect()  # the big models are gone before the next is built
+    return Outcome(fixture.name, tuple(report.failures), report.worst, time.perf_counter() - start)
+
+
+def _open(fixture: Fixture) -> Report:
+    path, beside = fixture.path, fixture.beside
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        return Report(arrays, _read_json(beside) if beside else None, path.parent)
+    if path.suffix == ".bvh":
+        return Report({"joints": np.load(beside, allow_pickle=False)} if beside else {}, folder=path.parent)
+    if path.suffix == ".json":
+        return Report({}, _read_json(path), path.parent)
+    raise UnknownFixture("joints without the .bvh that they belong to")
+
+
+def _check(fixture: Fixture, report: Report) -> None:
+    manifest = report.manifest
+    if fixture.path.suffix == ".bvh":
+        BVH_CHECK(fixture.path, fixture.beside, report)
+    elif "model" in manifest:
+        check = find_model_check(manifest, MODELS)
+        _compare_with_manifest(report)
+        check(manifest, report.arrays, report)
+    elif manifest and fixture.path.suffix == ".json" and {"known_words", "tokens"} <= manifest.keys():
+        WORD_CLASS_CHECK(manifest, report)
+    elif manifest:
+        raise UnknownFixture(f"no check for a manifest with the keys {', '.join(manifest) or '(none)'}")
+    else:
+        find_motion_check(report.arrays, MOTION)(report.arrays, report)
+
+
+def _compare_with_manifest(report: Report) -> None:
+    """What the manifest says of arrays must hold for those that are stored."""
+    for name, facts in report.manifest.get("arrays", {}).items():
+        if name not in report.arrays:
+            report.failures.append(f"{name}: in the manifest, but not stored")
+            continue
+        stored = report.arrays[name]
+        for label, fact in (("shape", list(stored.shape)), ("dtype", str(stored.dtype))):
+            if facts.get(label, fact) != fact:
+                report.failures.append(f"{name}: {label} {facts[label]} in the manifest, {fact} stored")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise UnknownFixture("the .json holds no object")
+    return content
+
+
+def run(folders: Iterable[Path], say: Callable[[str], None] = print) -> tuple[int, int]:
+    """Run every fixture of the folders once, say a line about each, and return how many passed and failed."""
+    seen: set[Path] = set()
+    passed = failed = 0
+    for folder in folders:
+        for fixture in find_fixtures(folder):
+            if fixture.path.resolve() in seen:
+                continue
+            seen.add(fixture.path.resolve())
+            outcome = run_fixture(fixture)
+            say(outcome.line())
+            passed += not outcome.failures
+            failed += bool(outcome.failures)
+    return passed, failed

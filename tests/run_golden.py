@@ -1,0 +1,28 @@
+"""Holds this project's code against parity fixtures: ``python tests/run_golden.py DIR [DIR ...]``.
+
+Prints a line per fixture and last ``N passed, M failed``. Exit status 1 where one fails or none is found, 2 where
+a folder is missing.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.golden.runner import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run parity fixtures against this project's code.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of fixtures, searched through")
+    folders = parser.parse_args().folders
+    for folder in folders:
+        if not folder.is_dir():
+            parser.error(f"no folder {folder}")
+    passed, failed = run(folders, lambda line: print(line, flush=True))
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(0 if passed and not failed else 1)
+
+
+if __name__ == "__main__":
+    main()
