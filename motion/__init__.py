@@ -1,0 +1,1 @@
+"""Human motion as numbers: skeletons, rotations, the feature representation, foot contact, BVH."""

@@ -1,0 +1,341 @@
+"""Joint positions to motion features and back.
+
+The representation of Guo et al. 2022, "Generating Diverse and Natural 3D Human Motions from Text". A motion of T
+frames of J joints gives T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of the
+joints, speeds a frame:
+
+    yaw speed 1, root velocity x z 2, root height 1, local positions 3 (J - 1), rotations 6 (J - 1),
+    velocities 3 J, foot contacts 4
+
+Headings are half angles about y throughout: a quaternion (cos a, 0, sin a, 0) turns by 2 a.
+"""
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+from torch.nn.functional import normalize, pad
+
+from motion.rotation import (
+    cont6d_to_matrix,
+    quat_between,
+    quat_conjugate,
+    quat_multiply,
+    quat_rotate,
+    quat_to_cont6d,
+    quat_to_matrix,
+    yaw_quat,
+)
+from motion.skeleton import Skeleton, pose_offsets
+
+HEADING_SIGMA = 20  # frames; the body's heading is smoothed with a Gaussian cut off at four of these
+FEAT_BIAS = 5.0     # weight of root motion and contacts in a tokenizer's normalised features
+
+
+class FeatureGroups(NamedTuple):
+    """Columns of each kind of feature."""
+
+    yaw_speed: slice
+    root_velocity: slice
+    root_height: slice
+    local_positions: slice
+    rotations: slice
+    velocities: slice
+    contacts: slice
+
+
+class RootMotion(NamedTuple):
+    """Where a body is and where it faces, as its features tell."""
+
+    quat: Tensor      # (..., T, 4) turns the world so that the body faces +z
+    position: Tensor  # (..., T, 3)
+
+
+@dataclass(frozen=True)
+class Processed:
+    """A clip at every stage of its processing, float32."""
+
+    uniform: Tensor          # (T, J, 3) with the bones of the reference body
+    positions: Tensor        # (T, J, 3) on the floor, at the origin and facing +z in frame 0
+    local_positions: Tensor  # (T, J, 3) pelvis at x = z = 0 and facing +z in every frame
+    features: Tensor         # (T - 1, 12 J - 1)
+
+
+def feature_groups(joints_num: int) -> FeatureGroups:
+    """Columns of each kind of feature for ``joints_num`` joints."""
+    widths = (1, 2, 1, 3 * (joints_num - 1), 6 * (joints_num - 1), 3 * joints_num, 4)
+    ends = np.cumsum(widths).tolist()
+    return FeatureGroups(*(slice(end - width, end) for width, end in zip(widths, ends, strict=True)))
+
+
+def joints_of(dim: int) -> int:
+    """Number of joints of features ``dim`` wide. Raises ``ValueError`` where no number of joints gives that width."""
+    if (dim + 1) % 12:
+        raise ValueError(f"features of width {dim}: motion features are 12 J - 1 wide (263 for 22 joints, 251 for 21)")
+    return (dim + 1) // 12
+
+
+def joints_to_features(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: ArrayLike | None = None,
+                       published_yaw: bool = False) -> Tensor:
+    """Features (T - 1, 12 J - 1) float32 of joints (T, J, 3) at any place, heading and size.
+
+    Parameters and errors are those of ``process``.
+    """
+    return process(joints, skeleton, target_offsets, published_yaw).features
+
+
+def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: ArrayLike | None = None,
+            published_yaw: bool = False) -> Processed:
+    """Every stage from joints (T, J, 3) to features.
+
+    ``target_offsets`` (J, 3) are the bones that the motion is moved to, those of the skeleton's reference body by
+    default; a skeleton that has none leaves each clip its own bones. ``published_yaw`` keeps the published sign
+    of the yaw speed in a frame where the body turns past the direction opposite to +z: it is wrong there, and the
+    motion recovered from such features veers off.
+
+    Raises ``ValueError`` for another shape, for fewer than two frames, for coordinates that are not finite and for
+    a body without legs.
+    """
+    joints = torch.as_tensor(joints, dtype=torch.float32)
+    _check(joints, skeleton)
+    if target_offsets is None:
+        target_offsets = skeleton.target_offsets
+    uniform = joints if target_offsets is None else uniform_skeleton(joints, skeleton, target_offsets)
+    positions = canonical_positions(uniform, skeleton)
+    root = heading(positions, skeleton, sigma=HEADING_SIGMA)
+    return Processed(uniform, positions, local_positions(positions, root),
+                     features_from_positions(positions, root, skeleton, published_yaw))
+
+
+def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLike) -> Tensor:
+    """Joints (T, J, 3) on the bones ``target_offsets`` (J, 3).
+
+    Every bone keeps its direction, and the root's path grows as the legs do. (Inverse kinematics followed by forward
+    kinematics comes to the same: a chain's accumulated rotation turns a bone's rest direction into its direction.)
+    """
+    target = torch.as_tensor(target_offsets, dtype=torch.float32, device=joints.device)
+    legs = list(skeleton.leg_bones)
+    source_legs = float(np.abs(pose_offsets(joints[0].cpu(), skeleton)[legs]).max(-1).sum())
+    if source_legs == 0:
+        raise ValueError("the legs have no length in frame 0")
+    scale = target[legs].abs().amax(-1).sum() / source_legs
+    bones = bone_directions(joints, skeleton) * target.norm(dim=-1, keepdim=True)
+    placed = {0: joints[:, 0] * scale}
+    for chain in skeleton.chains:
+        for parent, joint in zip(chain, chain[1:], strict=False):
+            placed[joint] = placed[parent] + bones[:, joint]
+    return torch.stack([placed[joint] for joint in range(len(skeleton))], 1)
+
+
+def canonical_positions(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Joints (T, J, 3) with the lowest one at y = 0, and in frame 0 the root at x = z = 0 and the body facing +z."""
+    lowest = joints[..., 1].min()
+    origin = torch.stack((joints[0, 0, 0], lowest, joints[0, 0, 2]))
+    joints = joints - origin
+    a, b, c, d = skeleton.face_joints
+    first = joints[0]
+    forward = _forward(first[a] - first[b] + first[c] - first[d])
+    return quat_rotate(quat_between(forward, _z(joints)), joints)
+
+
+def heading(joints: Tensor, skeleton: Skeleton, sigma: float | None = None) -> Tensor:
+    """Turns about y (T, 4) that make the body of each frame of ``joints`` (T, J, 3) face +z, frame 0's the identity.
+
+    The hips count against the shoulders here, as published; shoulders are wider and win. The direction is smoothed
+    over time with a Gaussian of ``sigma`` frames.
+    """
+    a, b, c, d = skeleton.face_joints
+    forward = _forward(joints[:, b] - joints[:, a] + joints[:, c] - joints[:, d])
+    if sigma is not None:
+        smooth = gaussian_filter1d(forward.cpu().numpy(), sigma, axis=0, mode="nearest", truncate=4.0)
+        forward = torch.from_numpy(smooth).to(joints.device)
+    root = quat_between(normalize(forward, dim=-1), _z(joints))
+    root[0] = root.new_tensor((1.0, 0.0, 0.0, 0.0))
+    return root
+
+
+def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Unit vectors (T, J, 3) from each joint's parent to it; the rest pose's for the root and bones of no length."""
+    bones = joints - joints[:, list(skeleton.parents)]
+    bones[:, 0] = 0
+    lengths = bones.norm(dim=-1, keepdim=True)
+    return torch.where(lengths > 0, bones / lengths.clamp_min(torch.finfo(bones.dtype).tiny), _raw(skeleton, joints))
+
+
+def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
+    """Rotation (T, J, 4) of each bone out of the rest pose, relative to the bone before; joint 0's is ``root`` (T, 4).
+
+    The rotation that a chain has gathered up to a bone turns the bone's rest direction into its direction, whatever
+    came before, so all bones are done at once.
+    """
+    world = quat_between(_raw(skeleton, joints)[1:], bone_directions(joints, skeleton)[:, 1:])
+    world = torch.cat((root[:, None], world), 1)
+    frames = world[:, list(skeleton.frame_parents)[1:]]
+    return torch.cat((root[:, None], quat_multiply(quat_conjugate(frames), world[:, 1:])), 1)
+
+
+def local_positions(joints: Tensor, root: Tensor) -> Tensor:
+    """Joints (T, J, 3) with the root at x = z = 0, turned by ``root`` (T, 4)."""
+    origin = joints[:, :1] * joints.new_tensor((1.0, 0.0, 1.0))
+    return quat_rotate(root[:, None], joints - origin)
+
+
+def foot_contacts(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot all but stays where it is until the next frame."""
+    feet = joints[:, list(skeleton.feet)]
+    return ((feet[1:] - feet[:-1]).square().sum(-1) < skeleton.contact_threshold).to(joints.dtype)
+
+
+def features_from_positions(joints: Tensor, root: Tensor, skeleton: Skeleton, published_yaw: bool = False) -> Tensor:
+    """Features (T - 1, 12 J - 1) of joints (T, J, 3) that stand where they should, with headings ``root`` (T, 4)."""
+    steps = joints[1:] - joints[:-1]
+    turn = quat_multiply(root[1:], quat_conjugate(root[:-1]))
+    if not published_yaw:
+        turn = torch.where(turn[:, :1] < 0, -turn, turn)
+    rows = (turn[:, 2:3].clamp(-1, 1).asin(),
+            quat_rotate(root[1:], steps[:, 0])[:, [0, 2]],
+            joints[:-1, 0, 1:2],
+            local_positions(joints, root)[:-1, 1:].flatten(1),
+            quat_to_cont6d(local_rotations(joints, root, skeleton)[:-1, 1:]).flatten(1),
+            quat_rotate(root[:-1, None], steps).flatten(1),
+            foot_contacts(joints, skeleton))
+    return torch.cat(rows, 1)
+
+
+def root_motion(features: Tensor) -> RootMotion:
+    """The root's heading and path out of features (..., T, d)."""
+    yaw = pad(features[..., :-1, 0].cumsum(-1), (1, 0))
+    quat = yaw_quat(yaw)
+    x, z = features[..., :-1, 1], features[..., :-1, 2]
+    steps = pad(torch.stack((x, torch.zeros_like(x), z), -1), (0, 0, 1, 0))
+    path = quat_rotate(quat_conjugate(quat), steps).cumsum(-2)
+    position = torch.stack((path[..., 0], features[..., 3], path[..., 2]), -1)
+    return RootMotion(quat, position)
+
+
+def features_to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
+    """Joints (..., T, J, 3) of features (..., T, 12 J - 1) that are not normalised, by their local positions.
+
+    Differentiable. Raises ``ValueError`` for features of another width.
+    """
+    groups = _groups_of(features, skeleton)
+    root = root_motion(features)
+    local = features[..., groups.local_positions].unflatten(-1, (-1, 3))
+    others = quat_rotate(quat_conjugate(root.quat)[..., None, :], local)
+    others = others + (root.position * features.new_tensor((1.0, 0.0, 1.0)))[..., None, :]
+    return torch.cat((root.position[..., None, :], others), -2)
+
+
+def features_to_joints_from_rotations(features: Tensor, skeleton: Skeleton,
+                                      target_offsets: ArrayLike | None = None) -> Tensor:
+    """Joints (..., T, J, 3) of features (..., T, 12 J - 1) that are not normalised, by forward kinematics.
+
+    Differentiable. ``target_offsets`` (J, 3) are the bones, those of the reference body by default; ``ValueError``
+    where the skeleton has none.
+    """
+    groups = _groups_of(features, skeleton)
+    if target_offsets is None:
+        target_offsets = skeleton.target_offsets
+    if target_offsets is None:
+        raise ValueError(f"the {skeleton.name} skeleton has no reference body: give target_offsets")
+    offsets = torch.as_tensor(target_offsets, dtype=features.dtype, device=features.device)
+    root = root_motion(features)
+    root_matrix = quat_to_matrix(root.quat)
+    local = cont6d_to_matrix(features[..., groups.rotations].unflatten(-1, (-1, 6)))
+    placed = {0: root.position}
+    for chain in skeleton.chains:
+        matrix = root_matrix
+        for parent, joint in zip(chain, chain[1:], strict=False):
+            matrix = matrix @ local[..., joint - 1, :, :]
+            placed[joint] = placed[parent] + matrix @ offsets[joint]
+    return torch.stack([placed[joint] for joint in range(len(skeleton))], -2)
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """Mean and spread of feature columns, in a form in which parts can be added up."""
+
+    count: int
+    mean: np.ndarray     # (d,) float64
+    squares: np.ndarray  # (d,) float64 sum of squared distances from the mean
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "ColumnStatistics":
+        """Of one clip (T, d)."""
+        rows = np.asarray(features, np.float64)
+        mean = rows.mean(0)
+        return cls(len(rows), mean, np.square(rows - mean).sum(0))
+
+    def __add__(self, other: "ColumnStatistics") -> "ColumnStatistics":
+        """Of the rows of both (Chan et al. 1979)."""
+        count = self.count + other.count
+        step = other.mean - self.mean
+        return ColumnStatistics(count, self.mean + step * (other.count / count),
+                                self.squares + other.squares + step * step * (self.count * other.count / count))
+
+    def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and population deviation (d,), the deviation averaged inside each group of columns."""
+        std = np.sqrt(self.squares / self.count)
+        for group in feature_groups(joints_of(len(std))):
+            std[group] = std[group].mean()
+        return self.mean, std
+
+
+def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and grouped population deviation (d,) over all rows of all ``clips`` (T, d), but those with NaN.
+
+    Raises ``ValueError`` where no clip is left.
+    """
+    total = None
+    for clip in clips:
+        if len(clip) and np.isfinite(clip).all():
+            part = ColumnStatistics.of(clip)
+            total = part if total is None else total + part
+    if total is None:
+        raise ValueError("no clip to take statistics over")
+    return total.mean_std()
+
+
+def biased_std(std: np.ndarray, feat_bias: float = FEAT_BIAS) -> np.ndarray:
+    """``std`` (d,) with yaw speed, root velocity, root height and contacts divided by ``feat_bias``, once.
+
+    So these few columns weigh more once they are normalised.
+    """
+    biased = np.array(std)
+    groups = feature_groups(joints_of(len(biased)))
+    for group in (groups.yaw_speed, groups.root_velocity, groups.root_height, groups.contacts):
+        biased[group] /= feat_bias
+    return biased
+
+
+def _check(joints: Tensor, skeleton: Skeleton) -> None:
+    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
+        raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
+    if len(joints) < 2:
+        raise ValueError(f"{len(joints)} frames are too few, motion takes at least 2")
+    if not joints.isfinite().all():
+        raise ValueError("coordinates that are not finite")
+
+
+def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:
+    if features.shape[-1] != 12 * len(skeleton) - 1:
+        raise ValueError(f"features of width {features.shape[-1]}, expected {12 * len(skeleton) - 1} ({skeleton.name})")
+    return feature_groups(len(skeleton))
+
+
+def _forward(across: Tensor) -> Tensor:
+    """y x across (..., 3): horizontal, and the shorter the steeper the body's side axis is."""
+    across = normalize(across, dim=-1)
+    return torch.stack((across[..., 2], torch.zeros_like(across[..., 0]), -across[..., 0]), -1)
+
+
+def _z(like: Tensor) -> Tensor:
+    return like.new_tensor((0.0, 0.0, 1.0))
+
+
+def _raw(skeleton: Skeleton, like: Tensor) -> Tensor:
+    return like.new_tensor(skeleton.raw_offsets)
