@@ -1,0 +1,107 @@
+"""Start a Q-Former from any BERT of the Hugging Face layout: a local folder, or a name on the hub."""
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.lamp.qformer import QFormer, QFormerConfig
+from utils.errors import InputError
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
+_POSITIONS = "bert.embeddings.position_embeddings.weight"
+_WORDS = "bert.embeddings.word_embeddings.weight"
+_WORD_BIAS = "cls.predictions.bias"
+_OPTIONAL = ("cls.predictions.transform.",)  # encoders published without their language-model head
+
+
+def bert_folder(source: str | Path) -> Path:
+    """The folder of a BERT: ``source`` itself where it is one, else the hub's copy of the model of that name.
+
+    It holds ``config.json``, ``vocab.txt`` and a weight file. Raises ``InputError`` where there is none.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download  # only names need it, and it is slow to import
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["config.json", "vocab.txt", *WEIGHT_FILES]))
+    except Exception as error:  # the hub's client raises its own, httpx's and OS errors alike
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"no folder {source}, and no BERT of that name could be fetched: {reason}") from error
+
+
+def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) -> QFormer:
+    """A Q-Former whose text side is the BERT at ``source`` (folder or name).
+
+    Sizes come from its ``config.json``; ``layers`` keeps only the first so many; ``sizes`` sets what BERT does not
+    have (``encoder_width``, ``num_query_tokens``, ``cross_attention_freq``, ``dropout``). [DEC] is added behind the
+    vocabulary. The embedding of token type 0, which Q-Formers lack, is added to every position, so that the text
+    pass gives what the BERT gave. Cross attention, [DEC], and a missing language-model head start from N(0, 0.02).
+    """
+    folder = bert_folder(source)
+    config = replace(_config(folder), **sizes)
+    state = {_published_name(name): tensor for name, tensor in _weights(folder).items()}
+    if layers is not None:
+        if not 1 <= layers <= config.layers:
+            raise InputError(f"the BERT in {folder} has {config.layers} layers, {layers} were asked for")
+        config = replace(config, layers=layers)
+    qformer = QFormer(config)
+    _load(qformer, state, folder)
+    return qformer
+
+
+def _config(folder: Path) -> QFormerConfig:
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if facts.get("hidden_act", "gelu") != "gelu":
+            raise InputError(f"{folder / 'config.json'}: hidden_act {facts['hidden_act']} is not supported, only gelu")
+        return QFormerConfig(
+            hidden=facts["hidden_size"], layers=facts["num_hidden_layers"], heads=facts["num_attention_heads"],
+            intermediate=facts["intermediate_size"], max_positions=facts["max_position_embeddings"],
+            vocab=facts["vocab_size"] + 1, layer_norm_eps=facts.get("layer_norm_eps", 1e-12))
+    except OSError as error:
+        raise InputError(f"cannot read {folder / 'config.json'}: {error.strerror}") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder / 'config.json'} is not the config of a BERT: {error}") from error
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if path.is_file() and path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if path.is_file():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    raise InputError(f"no {' or '.join(WEIGHT_FILES)} in {folder}")
+
+
+def _published_name(name: str) -> str:
+    """Encoder-only files lack the prefix ``bert.``; the oldest call a norm's parameters gamma and beta."""
+    if not name.startswith(("bert.", "cls.")):
+        name = f"bert.{name}"
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+@torch.no_grad()
+def _load(qformer: QFormer, state: dict[str, Tensor], folder: Path) -> None:
+    if _TOKEN_TYPES in state and _POSITIONS in state:
+        state[_POSITIONS] = state[_POSITIONS] + state[_TOKEN_TYPES][0]
+    own = dict(qformer.named_parameters())
+    new = [name for name in own if "crossattention" in name or "_query." in name or name.startswith(_OPTIONAL)]
+    for name, parameter in own.items():
+        if name in state:
+            source = state[name]
+            target = parameter[:len(source)] if name in (_WORDS, _WORD_BIAS) else parameter
+            if source.shape != target.shape:
+                raise InputError(f"{name} in {folder} is {tuple(source.shape)} instead of {tuple(target.shape)}")
+            target.copy_(source)
+        elif name not in new and name != _WORD_BIAS:
+            raise InputError(f"the weights in {folder} are not those of a BERT: no {name}")
+    qformer.copy_text_to_query_feed_forward()
