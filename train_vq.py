@@ -20,7 +20,7 @@ def main() -> None:
     print(f"data set {spec.root}")
 
     published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
-    normalisation = Normalisation(published.mean, biased_std(published.std, spec.joints_num, opt.feat_bias))
+    normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
     clips = {split: read_features(spec, read_ids(spec, split), opt.quiet) for split in ("train", "val")}
     windows = MotionWindows(clips["train"], normalisation, opt.window_size)
     print(f"{len(clips['train'])} training clips, {len(windows)} windows; {len(clips['val'])} validation clips")

@@ -1,0 +1,142 @@
+"""Pairs of captions and motions: the loader rules of HumanML3D, as items of a data set."""
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.motion_windows import Normalisation, read_features, read_ids
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, require
+from data.text import clean_caption, read_captions
+from utils.errors import InputError
+from utils.seeding import stream_seed
+
+_SHORTER_UNIT_SHARE = 1 / 3  # of the draws lose one more unit, so that lengths vary
+_NAMES = string.ascii_uppercase[:23]  # A..W, the letters published loaders draw from
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One clip, or the part of a clip that timed captions speak of."""
+
+    name: str
+    features: np.ndarray         # (rows, d) not normalised
+    captions: tuple[str, ...]    # cleaned
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Which rows of a clip a sample shows."""
+
+    caption: int
+    start: int
+    length: int  # a multiple of the unit
+
+
+def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, quiet: bool = True) -> list[Pair]:
+    """Pairs of a split.
+
+    Clips outside [min_length, max_length) are dropped. Captions without times collect on the clip; a caption with
+    times makes a pair of its own from the rows it names (subject to the same bounds), unless ``whole_clips_only``.
+    Raises ``InputError`` where the split or all of its texts are missing.
+    """
+    texts = require(spec.root / "texts", "the data set's own preparation")
+    pairs: list[Pair] = []
+    for name, features in read_features(spec, read_ids(spec, split), quiet).items():
+        if spec.min_length <= len(features) < spec.max_length and (texts / f"{name}.txt").exists():
+            pairs += _pairs_of_clip(spec, name, features, texts / f"{name}.txt", whole_clips_only)
+    if not pairs:
+        raise InputError(f"{spec.root}: split {split} has no captioned clip of {spec.min_length} to "
+                         f"{spec.max_length - 1} rows")
+    return pairs
+
+
+def _pairs_of_clip(spec: DatasetSpec, name: str, features: np.ndarray, text_file: Path,
+                   whole_clips_only: bool) -> list[Pair]:
+    captions = read_captions(text_file)
+    whole = tuple(text for text in (clean_caption(c.text) for c in captions if c.whole_clip) if text)
+    pairs = [Pair(name, features, whole)] if whole else []
+    if whole_clips_only:
+        return pairs
+    for number, caption in enumerate(c for c in captions if not c.whole_clip):
+        rows = features[int(spec.caption_fps * caption.start):int(spec.caption_fps * caption.end)]
+        text = clean_caption(caption.text)
+        if text and spec.min_length <= len(rows) < spec.max_length:
+            pairs.append(Pair(f"{_NAMES[number % len(_NAMES)]}_{name}", rows, (text,)))
+    return pairs
+
+
+def draw_crop(rows: int, captions: int, generator: np.random.Generator) -> Crop:
+    """A random caption and a random crop: the longest multiple of the unit, one time in three one unit less."""
+    length = rows // UNIT_LENGTH * UNIT_LENGTH
+    if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:
+        length -= UNIT_LENGTH
+    length = min(length, MAX_MOTION_LENGTH)
+    return Crop(int(generator.integers(captions)), int(generator.integers(rows - length + 1)), length)
+
+
+def whole_crop(rows: int) -> Crop:
+    """The first caption and the clip from its first row, for evaluation."""
+    return Crop(0, 0, min(rows // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH))
+
+
+class _CroppedPairs(Dataset):
+    """Draws a caption and a crop an item; what is drawn follows from (seed, epoch, index) alone."""
+
+    def __init__(self, pairs: list[Pair], training: bool, seed: int) -> None:
+        self.pairs, self.training, self.seed, self.epoch = pairs, training, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move the random draws to those of ``epoch``."""
+        self.epoch = epoch
+
+    def crop(self, index: int) -> Crop:
+        """The crop of item ``index`` in this epoch."""
+        pair = self.pairs[index]
+        if not self.training:
+            return whole_crop(len(pair.features))
+        generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index))
+        return draw_crop(len(pair.features), len(pair.captions), generator)
+
+
+class TextMotion(_CroppedPairs):
+    """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames)."""
+
+    def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0) -> None:
+        super().__init__(pairs, training, seed)
+        self.normalisation = normalisation
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        pair, crop = self.pairs[index], self.crop(index)
+        motion = np.zeros((MAX_MOTION_LENGTH, pair.features.shape[1]), dtype=np.float32)
+        motion[:crop.length] = self.normalisation.apply(pair.features[crop.start:crop.start + crop.length])
+        return {"caption": pair.captions[crop.caption], "motion": torch.from_numpy(motion), "m_len": crop.length}
+
+
+class TextTokens(_CroppedPairs):
+    """Items ``caption`` (its number in ``texts``), ``tokens`` (49, q) padded with -1, ``token_len``.
+
+    Args:
+        codes: for each pair the codes of the clip from row 0, 1, 2 and 3 on, so that a crop at any row finds its
+            tokens. Unlike the tokens of a crop encoded alone, those at its edges have seen their neighbours.
+    """
+
+    def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:
+        super().__init__(pairs, training, seed)
+        self.codes = codes
+        self.texts = sorted({caption for pair in pairs for caption in pair.captions})
+        self.text_ids = {text: number for number, text in enumerate(self.texts)}
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        pair, crop = self.pairs[index], self.crop(index)
+        codes = self.codes[index][crop.start % UNIT_LENGTH]
+        first = crop.start // UNIT_LENGTH
+        codes = codes[first:first + crop.length // UNIT_LENGTH]
+        tokens = torch.full((MAX_MOTION_LENGTH // UNIT_LENGTH, codes.shape[1]), -1, dtype=torch.int64)
+        tokens[:len(codes)] = codes
+        return {"caption": self.text_ids[pair.captions[crop.caption]], "tokens": tokens, "token_len": len(codes)}

@@ -1,0 +1,102 @@
+"""Models by name: find the folder, read ``opt.txt``, rebuild the network, take its weights strictly."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.motion_windows import Normalisation
+from data.specs import DatasetSpec
+from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
+from options.opt_file import read_options
+from training.checkpoint import load_checkpoint, load_weights
+from utils.errors import InputError
+from utils.paths import find_model_dir
+
+PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "latest")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from."""
+
+    folder: Path
+    options: dict[str, Any]
+    file: Path
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+
+def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None) -> Source:
+    """The folder, options and weights file of a named model.
+
+    ``which`` is a checkpoint's name with or without ending; by default the best one there is, ``latest`` last.
+    Raises ``InputError`` where the folder, ``opt.txt`` or the file is missing.
+    """
+    folder = find_model_dir(name, dataset_name, checkpoints_dir)
+    options = read_options(folder / "opt.txt")
+    stems = (Path(which).stem,) if which else PREFERRED
+    for stem in stems:
+        for suffix in (".tar", ".pth", ".pt", ".safetensors"):
+            path = folder / "model" / f"{stem}{suffix}"
+            if path.is_file():
+                return Source(folder, options, path)
+    raise InputError(f"{folder / 'model'} holds no {' or '.join(stems)} (.tar, .pth, .pt or .safetensors)")
+
+
+def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
+    """The state dict in a file: under the first of ``keys`` that it has, or the whole file for safetensors."""
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    content = load_checkpoint(path)
+    for key in keys:
+        if isinstance(content.get(key), dict):
+            return content[key]
+    raise InputError(f"checkpoint {path} has none of the keys {', '.join(keys)}; it has {', '.join(map(str, content))}")
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
+    """Load every tensor; ``InputError`` lists what is missing, left over or of another shape.
+
+    ``optional`` are name endings that may be absent or present: tied names and fixed buffers.
+    """
+    own = model.state_dict()
+
+    def free(name: str) -> bool:
+        return bool(optional) and name.endswith(tuple(optional))
+
+    missing = [name for name in own if name not in state and not free(name)]
+    left_over = [name for name in state if name not in own and not free(name)]
+    wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+             for name in own if name in state and state[name].shape != own[name].shape]
+    parts = [f"{label}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+             for label, names in (("missing", missing), ("unexpected", left_over), ("shape", wrong)) if names]
+    if parts:
+        raise InputError(f"{path} does not fit this model; {'; '.join(parts)}")
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer in eval mode with the normalisation it was trained with."""
+
+    model: HumanVQVAE | RVQVAE
+    normalisation: Normalisation
+    source: Source
+
+
+def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                   which: str | None = None) -> LoadedTokenizer:
+    """A trained tokenizer by name."""
+    source = find_source(name, spec.name, checkpoints_dir, which)
+    config = VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose})
+    model = build_tokenizer(config)
+    load_strictly(model, read_state(source.file, ("vq_model", "net")), source.file)
+    for quantizer in model.quantizers:
+        quantizer.seed_running_state()
+    meta = source.folder / "meta"
+    normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose)
+    return LoadedTokenizer(model.to(device).eval().requires_grad_(False), normalisation, source)
