@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= a person walks forward and waves with the right hand
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+# The stamps make a second call start at once; a changed requirements file sets up again.
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.ready  ## a motion from a prompt, with the bundled models, on the CPU
+	$(BIN)/python gen_t2m.py --gpu_id -1 --ext demo --text_prompt "$(PROMPT)"
+
+test: $(VENV)/.ready-dev lint  ## everything that is checked
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) generation/demo
