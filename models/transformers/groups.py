@@ -1,0 +1,57 @@
+"""Which samples share a forward pass, so that no sample's result depends on the others.
+
+Noise from streams of their own is not enough for that: kernels choose their order of summation by the shape of the
+batch, logits then differ in the last digits, and now and then a near tie between two tokens falls the other way.
+So the shape of every pass depends on the sample alone. On the CPU each sample runs by itself at its own length, which
+costs nothing there; elsewhere groups of a fixed number of rows run at a fixed length, short groups filled up.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ROWS = 64            # of a pass on an accelerator
+LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one forward pass."""
+
+    rows: list[int]  # which samples
+    size: int        # rows of the pass; those beyond ``rows`` are fillers
+    length: int      # tokens of the pass
+
+    def take(self, x: Tensor) -> Tensor:
+        """The group's rows of ``x`` (b, ...), the last one repeated as filler: (size, ...)."""
+        filled = self.rows + [self.rows[-1]] * (self.size - len(self.rows))
+        return x[torch.tensor(filled, device=x.device)]
+
+    def take_tokens(self, ids: Tensor) -> Tensor:
+        """The group's rows of ids (b, n, ...), cut or filled up with -1 to (size, length, ...)."""
+        rows = self.take(ids)[:, :self.length]
+        filler = rows.new_full((self.size, self.length - rows.shape[1], *rows.shape[2:]), -1)
+        return torch.cat([rows, filler], 1)
+
+
+def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: int | None = None) -> list[Group]:
+    """Groups of equal shape for samples of the given lengths; ``rows`` 1 on the CPU and 64 elsewhere by default.
+
+    Raises ``ValueError`` for a length below 1.
+    """
+    if min(token_lens, default=1) < 1:
+        raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
+    rows = rows or (1 if device.type == "cpu" else ROWS)
+    if rows == 1:
+        return [Group([row], 1, length) for row, length in enumerate(token_lens)]
+    by_length: dict[int, list[int]] = {}
+    for row, length in enumerate(token_lens):
+        by_length.setdefault(-(-length // LENGTH_STEP) * LENGTH_STEP, []).append(row)
+    return [Group(samples[start:start + rows], rows, length)
+            for length, samples in sorted(by_length.items()) for start in range(0, len(samples), rows)]
+
+
+def one_group(token_lens: Sequence[int]) -> list[Group]:
+    """All samples together at the longest length, where the model is meant to see the padding."""
+    return [Group(list(range(len(token_lens))), len(token_lens), max(token_lens))]

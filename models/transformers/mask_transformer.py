@@ -1,0 +1,169 @@
+"""Masked transformer over base-layer tokens (MaskGIT for motion; LaMP and MoMask)."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.groups import Group, fixed_shape_groups, one_group
+from models.transformers.losses import TokenLoss, padding_of, token_loss
+from models.transformers.sampling import cosine_mask_ratio, lowest, sample_tokens, top_k_filter
+from models.transformers.trunk import Trunk, attention_mask, initialise
+
+KEPT = 1e5           # score of a token that is not to be masked again
+RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
+MASK_SHARE = 0.88    # of the other chosen positions: the mask; the rest stays as it is (BERT's recipe, adapted)
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A training batch with part of its tokens hidden."""
+
+    ids: Tensor      # (b, n) what the model sees
+    labels: Tensor   # (b, n) the true id where it is asked for, the mask id elsewhere
+    padding: Tensor  # (b, n) True at padding
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Tokens of a batch of samples."""
+
+    ids: Tensor    # (b, n) int64, ``padding_value`` behind a sample's end
+    steps: Tensor  # (timesteps, b, n) ids fed to the model at each step: the mask id where it had to guess
+
+
+class MaskTransformer(Trunk):
+    """Predicts the codes of masked positions from the other tokens and a text feature.
+
+    Ids 0 .. K-1 are codes, K is the mask, K+1 the padding. Settings for LaMP: ``cond_dim`` 768, ``attention``
+    ``causal`` (``additive`` for released files); for MoMask: ``cond_dim`` 512, ``full``.
+    """
+
+    config: MaskTransformerConfig
+
+    def __init__(self, config: MaskTransformerConfig) -> None:
+        super().__init__(config, config.num_tokens)
+        self.mask_id = config.num_tokens
+        self.pad_id = config.num_tokens + 1
+        self.token_emb = nn.Embedding(config.num_tokens + 2, config.code_dim)
+        self.apply(initialise)
+
+    def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Logits (b, n, K) for ids (b, n) and text features ``cond`` (b, c); zeros in ``cond`` mean no text.
+
+        ``padding`` (b, n), True at padding; ignored by ``additive`` attention.
+        """
+        mask = attention_mask(self.config.attention, 1, ids.shape[1], padding, ids.device)
+        return self.encode(self.token_emb(ids), self.cond_emb(cond)[:, None], mask)
+
+    def guided_logits(self, ids: Tensor, cond: Tensor, padding: Tensor | None, cond_scale: float) -> Tensor:
+        """Float32 logits ``u + cond_scale (c - u)`` (b, n, K), both parts from one pass (classifier-free guidance).
+
+        Scale 1 is the conditional part alone, 0 the unconditional one.
+        """
+        if cond_scale == 1:
+            return self(ids, cond, padding).float()
+        if cond_scale == 0:
+            return self(ids, torch.zeros_like(cond), padding).float()
+        both = self(ids.repeat(2, 1), torch.cat([cond, torch.zeros_like(cond)]),
+                    None if padding is None else padding.repeat(2, 1)).float()
+        conditional, unconditional = both.chunk(2)
+        return unconditional + cond_scale * (conditional - unconditional)
+
+    def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator) -> Corrupted:
+        """Hide part of ``ids`` (b, n) for training; whatever lies behind ``token_lens`` (b,) becomes padding.
+
+        Each sample has max(1, round(length cos(u pi / 2))) of its own tokens chosen, u uniform. Of these 10 % become
+        a random code, of the rest 88 % the mask.
+        """
+        b, n = ids.shape
+        uniform = torch.rand(4, b, n, generator=generator, device=generator.device).to(ids.device)
+        progress = torch.rand(b, generator=generator, device=generator.device).to(ids.device)
+        codes = torch.randint(self.config.num_tokens, (b, n), generator=generator, device=generator.device)
+        padding = padding_of(token_lens, n)
+        counts = (cosine_mask_ratio(progress) * token_lens).round().clamp_min(1)
+        chosen = lowest(uniform[0].masked_fill(padding, KEPT), counts) & ~padding
+        at_random = chosen & (uniform[1] < RANDOM_SHARE)
+        at_mask = chosen & ~at_random & (uniform[2] < MASK_SHARE)
+        seen = ids.masked_fill(padding, self.pad_id)
+        seen = torch.where(at_random, codes.to(ids.device), seen).masked_fill(at_mask, self.mask_id)
+        return Corrupted(seen, torch.where(chosen, ids, self.mask_id), padding)
+
+    def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator) -> TokenLoss:
+        """Loss of predicting hidden tokens: ids (b, n), text features (b, c), lengths in tokens (b,).
+
+        In training mode some samples lose their text (``cond_drop_prob``).
+        """
+        batch = self.corrupt(ids, token_lens, generator)
+        logits = self(batch.ids, self.drop_condition(cond, generator), batch.padding)
+        return token_loss(logits, batch.labels, self.mask_id)
+
+    @torch.no_grad()
+    def generate(self, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator], *,
+                 timesteps: int = 10, cond_scale: float = 4.0, temperature: float = 1.0,
+                 topk_filter_thres: float = 0.9, gumbel: bool = True, known: Tensor | None = None,
+                 padding_value: int = -1, group_rows: int | None = None) -> Generated:
+        """Tokens for text features ``cond`` (b, c), by iterative unmasking (MaskGIT, section 3.3).
+
+        All tokens start masked; at each step all masked ones are drawn, and the least certain ones are masked again,
+        fewer each time. A token that was kept once stays.
+
+        Args:
+            token_lens: tokens of each sample, at least 1.
+            generators: one random stream a sample; a sample's tokens depend on its own stream, text and length only,
+                never on the rest of the batch (except with ``additive`` attention, which looks at the padding).
+            timesteps: number of steps.
+            cond_scale: guidance; 1 is none.
+            topk_filter_thres: share of the codes, the least probable, that are never drawn.
+            gumbel: draw by the Gumbel-max trick instead of from the cumulative distribution.
+            known: (b, n) ids to keep, negative where tokens are to be made (in-painting).
+            padding_value: id behind a sample's end.
+            group_rows: samples of one pass, see ``models.transformers.groups``.
+
+        Raises ``RuntimeError`` in training mode, ``ValueError`` for a length below 1 or too few streams.
+        """
+        if self.training:
+            raise RuntimeError("generation needs eval mode: dropout would disturb it")
+        token_lens = list(map(int, token_lens))
+        if not len(cond) == len(token_lens) == len(generators):
+            raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths, {len(generators)} random streams")
+        groups = (one_group(token_lens) if self.config.attention == "additive"
+                  else fixed_shape_groups(token_lens, cond.device, group_rows))
+        lens, longest = torch.tensor(token_lens, device=cond.device), max(token_lens)
+        ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
+        steps = ids.repeat(timesteps, 1, 1)
+        for group in groups:
+            part = self._generate_group(group, cond, lens, generators, known, timesteps, cond_scale, temperature,
+                                        topk_filter_thres, gumbel)
+            width = min(longest, group.length)
+            ids[group.rows, :width] = part.ids[:len(group.rows), :width]
+            steps[:, group.rows, :width] = part.steps[:, :len(group.rows), :width]
+        return Generated(ids.masked_fill(padding_of(lens, longest), padding_value), steps)
+
+    def _generate_group(self, group: Group, cond: Tensor, token_lens: Tensor, generators: Sequence[torch.Generator],
+                        known: Tensor | None, timesteps: int, cond_scale: float, temperature: float,
+                        topk_filter_thres: float, gumbel: bool) -> Generated:
+        cond, lens = group.take(cond), group.take(token_lens)
+        streams, lengths = [generators[row] for row in group.rows], lens.tolist()
+        padding = padding_of(lens, group.length)
+        ids = torch.full(padding.shape, self.mask_id, device=cond.device).masked_fill(padding, self.pad_id)
+        if known is not None:
+            given = group.take_tokens(known)
+            ids = torch.where((given >= 0) & ~padding, given, ids)
+        fixed = ids != self.mask_id
+        free = (~fixed).sum(1)
+        scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
+        steps = []
+        for share in cosine_mask_ratio(torch.linspace(0, 1, timesteps)).tolist():
+            counts = (share * free).round().clamp_min(1)
+            masked = lowest(scores, counts) & ~fixed
+            ids = ids.masked_fill(masked, self.mask_id)
+            steps.append(ids)
+            logits = self.guided_logits(ids, cond, padding, cond_scale)
+            drawn = sample_tokens(top_k_filter(logits, topk_filter_thres), temperature, gumbel, streams, lengths)
+            ids = torch.where(masked, drawn, ids)
+            certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)
+            scores = torch.where(masked, certainty, KEPT)
+        return Generated(ids, torch.stack(steps))

@@ -1,0 +1,154 @@
+"""Residual transformer: the tokens of layer l from the sum of the layers below (MoMask, section 3.3)."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.transformers.config import ResidualTransformerConfig
+from models.transformers.groups import Group, fixed_shape_groups
+from models.transformers.losses import TokenLoss, padding_of, token_loss
+from models.transformers.sampling import cosine_mask_ratio, sample_tokens, top_k_filter
+from models.transformers.trunk import INIT_STD, Trunk, attention_mask, initialise
+
+
+class ResidualTransformer(Trunk):
+    """Predicts layers 1 .. q-1 of residual tokens, one layer a pass, all positions at once.
+
+    Ids 0 .. K-1 are codes, K is the padding; it is a class of its own in the logits.
+    """
+
+    config: ResidualTransformerConfig
+
+    def __init__(self, config: ResidualTransformerConfig) -> None:
+        super().__init__(config, config.code_dim)
+        self.pad_id = config.num_tokens
+        q = config.num_quantizers
+        if q < 2:
+            raise ValueError(f"num_quantizers {q}: there is no residual layer to predict")
+        self.quant_emb = nn.Linear(q, config.latent_dim)
+        if config.share_weight:
+            self.token_embed_weight_ = self._table(1)
+            self.embed_proj_shared_weight = self._table(q - 2)
+            self.output_proj_weight_ = self._table(1)
+        else:
+            self.token_embed_weight = self._table(q - 1)
+            self.output_proj_weight = self._table(q - 1)
+            self.output_proj_bias = nn.Parameter(torch.zeros(q, config.num_tokens + 1))  # the last row is never used
+        self.apply(initialise)
+
+    def _table(self, layers: int) -> nn.Parameter:
+        return nn.Parameter(torch.randn(layers, self.config.num_tokens + 1, self.config.code_dim) * INIT_STD)
+
+    def input_tables(self) -> Tensor:
+        """Embeddings (q-1, K+1, code_dim) of the ids of layers 0 .. q-2."""
+        if self.config.share_weight:
+            return torch.cat([self.token_embed_weight_, self.embed_proj_shared_weight])
+        return self.token_embed_weight
+
+    def output_tables(self) -> Tensor:
+        """Class weights (q-1, K+1, code_dim) of layers 1 .. q-1."""
+        if self.config.share_weight:
+            return torch.cat([self.embed_proj_shared_weight, self.output_proj_weight_])
+        return self.output_proj_weight
+
+    def forward(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Hidden states (b, n, code_dim) for the layers (b,) in 1 .. q-1 that each sample is to predict.
+
+        ``history`` (b, n, code_dim) is the sum of the embeddings of the layers below, ``cond`` (b, c) the text
+        feature, ``padding`` (b, n) True at padding.
+        """
+        layer = self.quant_emb(F.one_hot(layers, self.config.num_quantizers).to(history.dtype))
+        prefix = torch.stack([self.cond_emb(cond), layer], 1)
+        return self.encode(history, prefix, attention_mask("full", 2, history.shape[1], padding, history.device))
+
+    def project(self, hidden: Tensor, layers: Tensor) -> Tensor:
+        """Float32 logits (b, n, K+1) of hidden states (b, n, code_dim) for layers (b,)."""
+        logits = (hidden @ self.output_tables()[layers - 1].transpose(1, 2)).float()
+        if self.config.share_weight:
+            return logits
+        doubled = 2 if self.config.published else 1
+        return doubled * logits + self.output_proj_bias[layers - 1][:, None]
+
+    def guided_logits(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None,
+                      cond_scale: float) -> Tensor:
+        """Float32 logits ``u + cond_scale (c - u)`` (b, n, K+1), both parts from one pass; scale 1 is ``c`` alone."""
+        if cond_scale == 1:
+            return self.project(self(history, layers, cond, padding), layers)
+        hidden = self(history.repeat(2, 1, 1), layers.repeat(2), torch.cat([cond, torch.zeros_like(cond)]),
+                      None if padding is None else padding.repeat(2, 1))
+        conditional, unconditional = self.project(hidden, layers.repeat(2)).chunk(2)
+        return unconditional + cond_scale * (conditional - unconditional)
+
+    def history_of(self, ids: Tensor, layers: Tensor) -> Tensor:
+        """Sum (b, n, code_dim) of the embeddings of ids (b, n, q) over each sample's layers below ``layers`` (b,)."""
+        tables = self.input_tables()
+        below = torch.arange(len(tables), device=ids.device)  # (q-1,)
+        rows = ids[..., :-1] + below * tables.shape[1]
+        used = (below < layers[:, None]).to(tables.dtype)     # (b, q-1)
+        return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
+
+    def draw_layers(self, count: int, generator: torch.Generator) -> Tensor:
+        """Layers (count,) in 1 .. q-1 to train on, low ones more often."""
+        progress = torch.rand(count, generator=generator, device=generator.device)
+        return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
+
+    def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
+             layers: Tensor | None = None) -> TokenLoss:
+        """Loss of predicting one layer a sample, drawn at random or given as ``layers`` (b,).
+
+        Ids (b, n, q), text features (b, c), lengths in tokens (b,); whatever lies behind a length counts as padding.
+        """
+        if layers is None:
+            layers = self.draw_layers(len(ids), generator).to(ids.device)
+        padding = padding_of(token_lens, ids.shape[1])
+        ids = ids.masked_fill(padding[..., None], self.pad_id)
+        cond = self.drop_condition(cond, generator)
+        logits = self.project(self(self.history_of(ids, layers), layers, cond, padding), layers)
+        labels = ids.gather(2, layers[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
+        return token_loss(logits, labels, self.pad_id)
+
+    @torch.no_grad()
+    def generate(self, base: Tensor, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
+                 *, cond_scale: float = 5.0, temperature: float = 1.0, topk_filter_thres: float = 0.9,
+                 known: Tensor | None = None, group_rows: int | None = None) -> Tensor:
+        """Ids (b, n, q) from base-layer ids (b, n), layer by layer, drawn by the Gumbel-max trick; -1 at padding.
+
+        ``known`` (b, n, q): ids to keep, negative where they are to be made. The other arguments, the independence
+        of samples and the errors are those of ``MaskTransformer.generate``.
+        """
+        if self.training:
+            raise RuntimeError("generation needs eval mode: dropout would disturb it")
+        token_lens = list(map(int, token_lens))
+        if not len(base) == len(cond) == len(token_lens) == len(generators):
+            raise ValueError(f"{len(base)} rows of ids, {len(cond)} text features, {len(token_lens)} lengths, "
+                             f"{len(generators)} random streams")
+        ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
+        lens = torch.tensor(token_lens, device=base.device)
+        for group in fixed_shape_groups(token_lens, base.device, group_rows):
+            part = self._generate_group(group, base, cond, lens, generators, known, cond_scale, temperature,
+                                        topk_filter_thres)
+            width = min(base.shape[1], group.length)
+            ids[group.rows, :width] = part[:len(group.rows), :width]
+        return ids
+
+    def _generate_group(self, group: Group, base: Tensor, cond: Tensor, token_lens: Tensor,
+                        generators: Sequence[torch.Generator], known: Tensor | None, cond_scale: float,
+                        temperature: float, topk_filter_thres: float) -> Tensor:
+        cond, lens = group.take(cond), group.take(token_lens)
+        streams, lengths = [generators[row] for row in group.rows], lens.tolist()
+        padding = padding_of(lens, group.length)
+        given = None if known is None else group.take_tokens(known)
+        ids = [group.take_tokens(base).masked_fill(padding, self.pad_id)]
+        history, tables = 0, self.input_tables()
+        for layer in range(1, self.config.num_quantizers):
+            history = history + tables[layer - 1][ids[-1]]
+            logits = self.guided_logits(history, torch.full_like(lens, layer), cond, padding, cond_scale)
+            if not self.config.published:
+                logits = logits[..., :-1]
+            drawn = sample_tokens(top_k_filter(logits, topk_filter_thres), temperature, True, streams, lengths)
+            if given is not None:
+                drawn = torch.where(given[..., layer] >= 0, given[..., layer], drawn)
+            ids.append(drawn.masked_fill(padding, self.pad_id))
+        ids = torch.stack(ids, -1)
+        return ids.masked_fill(ids == self.pad_id, -1)

@@ -1,0 +1,184 @@
+"""The transformer under both token models: post-norm encoder layers with the published parameter names.
+
+Inside, sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
+"""
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.transformers.config import TransformerConfig
+
+ATTENTION_KINDS = ("causal", "additive", "full")
+POSITIONS = 5000
+INIT_STD = 0.02
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self attention with packed projections (Vaswani et al. 2017, section 3.2.2)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"latent_dim {dim} must be a multiple of n_heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False hides, a number is added to the score."""
+        b, s, dim = x.shape
+        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = packed.view(b, s, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).reshape(b, s, dim))
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each followed by residual and layer norm."""
+
+    def __init__(self, dim: int, heads: int, ff_size: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, heads, dropout)
+        self.linear1 = nn.Linear(dim, ff_size)
+        self.linear2 = nn.Linear(ff_size, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
+        h = self.linear2(self.dropout(F.gelu(self.linear1(x))))
+        return self.norm2(x + self.dropout(h))
+
+
+class Encoder(nn.Module):
+    """A stack of layers, each with its own initial weights."""
+
+    def __init__(self, layers: int, dim: int, heads: int, ff_size: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ff_size, dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+class InputProcess(nn.Module):
+    """Token embeddings to the width of the trunk."""
+
+    def __init__(self, code_dim: int, dim: int) -> None:
+        super().__init__()
+        self.poseEmbedding = nn.Linear(code_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.poseEmbedding(x)
+
+
+class PositionalEncoding(nn.Module):
+    """Adds the sinusoid table (Vaswani et al. 2017, section 3.5), then dropout.
+
+    A state dict may lack the table: it is never learned.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        rate = torch.exp(torch.arange(0, dim, 2).float() * (-math.log(10000.0) / dim))
+        angle = torch.arange(POSITIONS).float()[:, None] * rate
+        table = torch.zeros(POSITIONS, 1, dim)
+        table[:, 0, 0::2] = torch.sin(angle)
+        table[:, 0, 1::2] = torch.cos(angle)
+        self.register_buffer("pe", table)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x + self.pe[: x.shape[1], 0])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}pe", self.pe)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class OutputProcess(nn.Module):
+    """Head: dense, GELU, layer norm, projection to the output width."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.LayerNorm = nn.LayerNorm(dim, eps=1e-12)
+        self.poseFinal = nn.Linear(dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.poseFinal(self.LayerNorm(F.gelu(self.dense(x))))
+
+
+class Trunk(nn.Module):
+    """Base of both token models: prefix tokens (text, layer) in front of motion tokens, encoder, head."""
+
+    def __init__(self, config: TransformerConfig, out_dim: int) -> None:
+        super().__init__()
+        dim = config.latent_dim
+        self.config = config
+        self.input_process = InputProcess(config.code_dim, dim)
+        self.position_enc = PositionalEncoding(dim, config.dropout)
+        self.seqTransEncoder = Encoder(config.n_layers, dim, config.n_heads, config.ff_size, config.dropout)
+        self.cond_emb = nn.Linear(config.cond_dim, dim)
+        self.output_process = OutputProcess(dim, out_dim)
+
+    def encode(self, x: Tensor, prefix: Tensor, mask: Tensor | None) -> Tensor:
+        """Motion-token embeddings ``x`` (b, n, code_dim) behind ``prefix`` (b, p, dim) to outputs (b, n, out_dim).
+
+        ``mask`` over all p + n positions, as ``attention_mask`` makes it.
+        """
+        x = self.position_enc(self.input_process(x))
+        x = self.seqTransEncoder(torch.cat([prefix.to(x.dtype), x], 1), mask)
+        return self.output_process(x[:, prefix.shape[1]:])
+
+    def drop_condition(self, cond: Tensor, generator: torch.Generator) -> Tensor:
+        """In training mode zero whole rows of ``cond`` (b, c) with probability ``cond_drop_prob``.
+
+        The rows still pass ``cond_emb``, so "no text" is its bias (Ho and Salimans 2022, classifier-free guidance).
+        """
+        if not self.training or self.config.cond_drop_prob == 0:
+            return cond
+        draw = torch.rand(len(cond), 1, generator=generator, device=generator.device).to(cond.device)
+        return cond * (draw >= self.config.cond_drop_prob)
+
+
+def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
+    """Mask for ``prefix`` + ``length`` positions, or None where nothing is hidden.
+
+    - ``causal``: keys behind the query hidden, and padding keys.
+    - ``full``: padding keys hidden.
+    - ``additive``: the released LaMP, which adds 1 to the score of keys up to the query, hides nothing, and does not
+      look at the padding.
+
+    ``padding`` (b, length), True at padding; the prefix is never hidden. Returns a mask that broadcasts to
+    (b, heads, s, s). Raises ``ValueError`` for another kind.
+    """
+    if kind not in ATTENTION_KINDS:
+        raise ValueError(f"attention {kind!r} is none of {', '.join(ATTENTION_KINDS)}")
+    size = prefix + length
+    past = torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    if kind == "additive":
+        return past.float()[None, None]
+    visible = None if padding is None else F.pad(~padding, (prefix, 0), value=True)[:, None, None]  # (b, 1, 1, s)
+    if kind == "full":
+        return visible
+    return past[None, None] if visible is None else past & visible
+
+
+def initialise(module: nn.Module) -> None:
+    """For ``Module.apply``: N(0, 0.02) for linear and embedding weights, zero biases. Attention's packed projection
+    and layer norms keep what they were built with."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
