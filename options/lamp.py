@@ -1,0 +1,37 @@
+"""Options of language-motion pretraining."""
+import argparse
+from collections.abc import Sequence
+
+from options.base import Parser, add_common, add_data, add_training, natural, positive_int, share
+
+OBJECTIVES = ("ptc", "ptm", "lm", "gen")
+
+
+def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``train_lamp.py``."""
+    parser = Parser("Pretrain LaMP: one Q-Former between captions and motions, four objectives.")
+    add_common(parser)
+    add_data(parser)
+    add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, gamma=0.1, milestones=[],
+                 weight_decay=0.05)
+    parser.add_argument("--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")
+    text = parser.add_argument_group("text")
+    text.add_argument("--bert", default="bert-base-uncased",
+                      help="BERT to start from: a folder, or a name on the hub; all sizes are read from it")
+    text.add_argument("--bert_layers", type=natural, default=0, help="keep only so many of its layers; 0 keeps all")
+    text.add_argument("--random_start", action="store_true", help="take only sizes and vocabulary from --bert")
+    text.add_argument("--max_text_len", type=positive_int, default=32, help="word pieces of a caption")
+    model = parser.add_argument_group("model")
+    model.add_argument("--encoder_width", type=positive_int, default=1408, help="width that cross attention reads")
+    model.add_argument("--embed_dim", type=positive_int, default=512, help="width of the compared features")
+    model.add_argument("--cross_attention_freq", type=positive_int, default=2, help="cross attention every so many")
+    model.add_argument("--dropout", type=share, default=0.1, help="dropout of the Q-Former")
+    model.add_argument("--published_behaviour", action="store_true",
+                       help="repeat the released code: true pairs among the negatives, temperature that "
+                            "multiplies, random motion encoder, no masks")
+    loss = parser.add_argument_group("objectives")
+    loss.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES),
+                      help="contrastive, matching, motion to text, text to motion")
+    loss.add_argument("--matching_rows", type=natural, default=0,
+                      help="rows of a batch that take part in matching (three passes a row); 0 takes all")
+    return parser.parse_args(argv)

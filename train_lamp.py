@@ -1,0 +1,49 @@
+"""Pretrain LaMP (stage 2): one Q-Former that reads captions and motions."""
+from data.specs import MAX_TOKENS, dataset_spec
+from data.text_motion import TextMotion, load_pairs
+from models.lamp.bert import bert_folder, from_bert
+from models.lamp.lamp import LaMP, LaMPConfig
+from models.lamp.qformer import QFormer
+from models.lamp.tokenizer import WordPieces
+from options.lamp import parse_lamp_options
+from training.lamp_stage import LaMPStage
+from training.load import load_tokenizer
+from training.loop import Trainer, run_folder
+from training.schedule import warmup_cosine
+from utils.errors import script
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_lamp_options()
+    seed_everything(opt.seed)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir)
+    bert = bert_folder(opt.bert)
+    print(f"data set {spec.root}; tokenizer {tokenizer.source}; BERT {bert}")
+
+    pairs = {split: load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val")}
+    train_set = TextMotion(pairs["train"], tokenizer.normalisation, training=True, seed=opt.seed)
+    val_set = TextMotion(pairs["val"], tokenizer.normalisation, training=False)
+    print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
+
+    qformer = from_bert(bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width, dropout=opt.dropout,
+                        cross_attention_freq=opt.cross_attention_freq, num_query_tokens=MAX_TOKENS)
+    if opt.random_start:
+        qformer = QFormer(qformer.config)
+    config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
+    model = LaMP(config, tokenizer.model, qformer)
+    vars(opt).update(config.to_options())
+    pieces = WordPieces(bert)
+    pieces.save(run_folder(opt))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"LaMP with {trained / 1e6:.1f} M trained parameters -> {run_folder(opt)}")
+
+    stage = LaMPStage(model, opt, pieces, val_set)
+    steps = opt.total_iter or opt.max_epoch * max(1, len(train_set) // opt.batch_size)
+    Trainer(stage, opt, train_set, warmup_cosine(opt.warm_up_iter, steps)).run()
+
+
+if __name__ == "__main__":
+    main()
