@@ -1,0 +1,121 @@
+"""Word vectors and word classes: how the evaluator reads a caption (T2M, Guo et al. 2022)."""
+import pickle
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.specs import require
+from utils.errors import InputError
+
+MAX_TOKENS = 20              # of a caption; with sos and eos a sentence has 22 positions
+SENTENCE = MAX_TOKENS + 2
+SOS, EOS, UNKNOWN = "sos/OTHER", "eos/OTHER", "unk/OTHER"
+MADE_BY = "prepare/download_glove.sh"
+
+WORD_CLASSES = ("VERB", "NOUN", "DET", "ADP", "NUM", "AUX", "PRON", "ADJ", "ADV",
+                "Loc_VIP", "Body_VIP", "Obj_VIP", "Act_VIP", "Desc_VIP", "OTHER")
+
+# Words that say what a motion is about; for them the class is the list they stand in, whatever their tag.
+_VIP_LISTS = {
+    "Loc_VIP": "left right clockwise counterclockwise anticlockwise forward back backward up down straight curve",
+    "Body_VIP": "arm chin foot feet face hand mouth leg waist eye knee shoulder thigh",
+    "Obj_VIP": "stair dumbbell chair window floor car ball handrail baseball basketball",
+    "Act_VIP": "walk run swing pick bring kick put squat throw hop dance jump turn stumble stop sit lift lower raise "
+               "wash stand kneel stroll rub bend balance flap jog shuffle lean rotate spin spread climb",
+    "Desc_VIP": "slowly carefully fast careful slow quickly happy angry sad happily angrily sadly",
+}
+_VIP_CLASS = {word: name for name, words in reversed(_VIP_LISTS.items()) for word in words.split()}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A caption as the evaluator's text encoder reads it."""
+
+    word_emb: np.ndarray    # (22, dim) float32
+    pos_onehot: np.ndarray  # (22, 15) float32
+    cap_len: int            # tokens, sos and eos counted
+
+
+class WordVectors:
+    """Vectors by word. Words that have none share the one of ``unk``.
+
+    Args:
+        words: the vocabulary; ``unk`` must be in it.
+        vectors: (len(words), dim).
+    """
+
+    def __init__(self, words: Sequence[str], vectors: np.ndarray) -> None:
+        self._row = {word: row for row, word in enumerate(words)}
+        self._vectors = np.asarray(vectors, np.float32)
+        if "unk" not in self._row:
+            raise InputError("the vocabulary of the word vectors has no word unk")
+
+    @classmethod
+    def load(cls, folder: str | Path, prefix: str = "our_vab") -> "WordVectors":
+        """Read ``<prefix>_data.npy``, ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl`` (word to row) of the published
+        vocabulary. Raises ``InputError`` where a file is missing, or holds more than plain lists, dicts and numbers.
+        """
+        folder = Path(folder)
+        paths = [require(folder / f"{prefix}_{name}", MADE_BY) for name in ("data.npy", "words.pkl", "idx.pkl")]
+        vectors, words, rows = np.load(paths[0], allow_pickle=False), _read_plain(paths[1]), _read_plain(paths[2])
+        if len(words) > len(vectors) or not all(word in rows for word in words):
+            raise InputError(f"{paths[1]} and {paths[2]} do not belong to the {len(vectors)} vectors of {paths[0]}")
+        return cls(words, vectors[[rows[word] for word in words]])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._vectors.shape[1]
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._row
+
+    def vector(self, word: str) -> np.ndarray:
+        """The vector (dim,) of a word, that of ``unk`` for a word that has none."""
+        return self._vectors[self._row.get(word, self._row["unk"])]
+
+    def sentence(self, tokens: Sequence[str]) -> Sentence:
+        """Vectors and classes of ``word/POS`` tokens, laid out in 22 positions (see ``sentence_layout``)."""
+        tokens, cap_len = sentence_layout(tokens)
+        classes = [word_class(token, self) for token in tokens]
+        words = np.stack([self.vector(token.rpartition("/")[0]) for token in tokens])
+        return Sentence(words, np.eye(len(WORD_CLASSES), dtype=np.float32)[classes], cap_len)
+
+
+def word_class(token: str, known: Container[str]) -> int:
+    """Index in ``WORD_CLASSES`` of a ``word/POS`` token, where ``known`` tells whether a word has a vector.
+
+    A word of the VIP lists has their class whatever its tag; an unknown word, or an unknown tag, has OTHER.
+    """
+    word, _, tag = token.rpartition("/")
+    name = _VIP_CLASS.get(word, tag) if word in known else "OTHER"
+    return WORD_CLASSES.index(name if name in WORD_CLASSES else "OTHER")
+
+
+def falls_back(token: str, known: Container[str]) -> bool:
+    """Whether a ``word/POS`` token has the vector of ``unk``."""
+    word = token.rpartition("/")[0]
+    return word not in known or word == "unk"
+
+
+def sentence_layout(tokens: Sequence[str]) -> tuple[list[str], int]:
+    """Tokens in 22 positions, and how many count: sos, at most 20 tokens, eos, then unk to the end."""
+    sentence = [SOS, *tokens[:MAX_TOKENS], EOS]
+    return sentence + [UNKNOWN] * (SENTENCE - len(sentence)), len(sentence)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _read_plain(path: Path) -> Any:
+    """Read a pickle of lists, dicts, text and numbers; whatever would run code is refused."""
+    with open(path, "rb") as file:
+        try:
+            return _PlainUnpickler(file).load()
+        except (pickle.UnpicklingError, EOFError) as error:
+            raise InputError(f"{path} is no plain pickle: {error}") from error

@@ -1,0 +1,105 @@
+"""The numbers of text-to-motion papers, as pure functions of embeddings (T2M, Guo et al. 2022, section 5).
+
+Text and motion embeddings come from the evaluator; averages over batches are left to the evaluation loop.
+"""
+import numpy as np
+
+# A generator of either kind draws the indices: published numbers come from the old one, seeded globally.
+RandomNumbers = np.random.Generator | np.random.RandomState
+
+
+def euclidean_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Distances (n, m) of every row of (n, d) from every row of (m, d), by the expanded square."""
+    rows, columns = np.asarray(rows, np.float64), np.asarray(columns, np.float64)
+    squares = -2 * rows @ columns.T + np.square(rows).sum(1)[:, None] + np.square(columns).sum(1)
+    return np.sqrt(np.maximum(squares, 0))  # rounding can bring equal rows below zero
+
+
+def hits_at_k(distances: np.ndarray, k: int) -> np.ndarray:
+    """Whether column i is among the first 1, 2, ... k of row i, (n, k) bool, for distances (n, n)."""
+    own = np.arange(len(distances))[:, None]
+    return np.cumsum(np.argsort(distances, axis=1)[:, :k] == own, axis=1).astype(bool)
+
+
+def r_precision(text: np.ndarray, motion: np.ndarray, k: int = 3, batch: int = 32) -> np.ndarray:
+    """R-precision at 1..k, (k,): pairs (n, d) in consecutive batches, a text against the motions of its batch.
+
+    A last batch that is not full is left out, for a smaller choice is an easier one. Raises ``ValueError`` where
+    there is not one full batch.
+    """
+    hits = [hits_at_k(euclidean_distances(text[rows], motion[rows]), k) for rows in _batches(len(text), batch)]
+    return np.concatenate(hits).mean(0)
+
+
+def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distances (...) of corresponding rows of two arrays (..., d)."""
+    return np.linalg.norm(first - second, axis=-1)
+
+
+def matching_score(text: np.ndarray, motion: np.ndarray) -> float:
+    """Mean distance of a text from its own motion ("MM-Dist"), for pairs (n, d)."""
+    return float(pair_distances(text, motion).mean())
+
+
+def mean_and_covariance(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and sample covariance (d, d) of embeddings (n, d)."""
+    embeddings = np.asarray(embeddings, np.float64)
+    return embeddings.mean(0), np.cov(embeddings, rowvar=False)
+
+
+def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two normal distributions (Heusel et al. 2017).
+
+    The trace of the root is that of sqrt(sqrt(A) B sqrt(A)), which is symmetric: its eigenvalues are real and
+    stay accurate where there are fewer samples than dimensions. General matrix roots are good to 1 % only there.
+    """
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0))
+    return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+
+
+def fid(real: np.ndarray, generated: np.ndarray) -> float:
+    """Frechet distance of two sets of motion embeddings, (n, d) and (m, d)."""
+    return frechet_distance(*mean_and_covariance(real), *mean_and_covariance(generated))
+
+
+def diversity(embeddings: np.ndarray, rng: RandomNumbers) -> float:
+    """Mean distance of ``diversity_pairs`` random pairs of embeddings (n, d).
+
+    Raises ``ValueError`` with fewer rows than pairs.
+    """
+    first, second = draw_pairs(len(embeddings), diversity_pairs(len(embeddings)), rng)
+    return float(pair_distances(embeddings[first], embeddings[second]).mean())
+
+
+def diversity_pairs(total: int) -> int:
+    """Pairs that diversity is measured on: 300, but 100 where there are not more than 300 samples."""
+    return 300 if total > 300 else 100
+
+
+def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -> float:
+    """Mean distance of random pairs among the motions of one text, for embeddings (texts, repeats, d).
+
+    The same pairs of repeats are taken for all texts. Raises ``ValueError`` with fewer repeats than pairs.
+    """
+    first, second = draw_pairs(embeddings.shape[1], pairs, rng)
+    return float(pair_distances(embeddings[:, first], embeddings[:, second]).mean())
+
+
+def draw_pairs(total: int, count: int, rng: RandomNumbers) -> tuple[np.ndarray, np.ndarray]:
+    """First and second indices (count,) of pairs among ``total``: each drawn without repetition, the two apart."""
+    if count > total:
+        raise ValueError(f"{count} pairs need at least as many embeddings, there are {total}")
+    return rng.choice(total, count, replace=False), rng.choice(total, count, replace=False)
+
+
+def mpjpe(joints: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Mean per joint position error (T,) of joints (T, J, 3), after both roots are moved to the origin."""
+    return pair_distances(joints - joints[:, :1], reference - reference[:, :1]).mean(-1)
+
+
+def _batches(total: int, size: int) -> list[slice]:
+    if total < size:
+        raise ValueError(f"{total} pairs do not fill a batch of {size}")
+    return [slice(start, start + size) for start in range(0, total - size + 1, size)]

@@ -1,0 +1,87 @@
+"""Text-motion retrieval, both ways, under named protocols (T2M; TMR, Petrovich et al. 2023, section 4.1).
+
+Similarities are (n, n) with texts down and motions across, so that pairs stand on the diagonal. Larger is closer.
+"""
+import numpy as np
+
+from evaluation.metrics import euclidean_distances
+
+RANKS = (1, 2, 3, 5, 10)
+BATCH = 32
+
+
+def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
+                     ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
+    """Recall and median rank of both directions from similarities (n, n).
+
+    Args:
+        similarity: texts down, motions across.
+        same: (n, n) bool, pairs of samples whose captions count as one; any of them is a hit. Only the own pair
+            does where it is left out.
+        ranks: the k of every recall at k.
+
+    Returns:
+        ``t2m_R1 ... t2m_R10`` in per cent and ``t2m_MedR`` (1 is best) for motions sought by text, the same with
+        ``m2t`` for texts sought by motion.
+    """
+    same = np.eye(len(similarity), dtype=bool) if same is None else same
+    scores = {}
+    for way, rows, accepted in (("t2m", similarity, same), ("m2t", similarity.T, same.T)):
+        place = best_ranks(rows, accepted)
+        scores |= {f"{way}_R{k}": float(100 * np.mean(place <= k)) for k in ranks}
+        scores[f"{way}_MedR"] = float(np.median(place))
+    return scores
+
+
+def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+    """Rank (n,), from 1, of the best accepted entry in each row of (n, m).
+
+    Among equal similarities it stands in the middle, so that a constant matrix is no better than chance.
+    """
+    best = np.where(accepted, similarity, -np.inf).max(1, keepdims=True)
+    ahead = (similarity > best).sum(1)
+    beside = ((similarity == best) & ~accepted).sum(1)
+    return 1 + ahead + beside / 2
+
+
+def batched_retrieval(text: np.ndarray, motion: np.ndarray, batch: int = BATCH,
+                      rng: np.random.Generator | None = None) -> dict[str, float]:
+    """Mean scores over batches of ``batch`` pairs, by cosine similarity of features (n, d).
+
+    The pairs are shuffled by ``rng``, or taken in their order without one. A last batch that is not full is left
+    out, for a smaller choice is an easier one. Raises ``ValueError`` where there is not one full batch.
+    """
+    if len(text) < batch:
+        raise ValueError(f"{len(text)} pairs do not fill a batch of {batch}")
+    order = np.arange(len(text)) if rng is None else rng.permutation(len(text))
+    scores = [retrieval_scores(cosine_similarity(text[rows], motion[rows]))
+              for rows in order[: len(text) // batch * batch].reshape(-1, batch)]
+    return {key: float(np.mean([one[key] for one in scores])) for key in scores[0]}
+
+
+def retrieval_protocols(text: np.ndarray, motion: np.ndarray, captions: list[str],
+                        rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Every protocol in one call, for features (n, d) compared by their cosine.
+
+    - ``all``: every sample against all others.
+    - ``captions``: the same, but samples with one and the same caption count as right for each other.
+    - ``batches``: random batches of 32, as R-precision is measured; left out where there is not one full batch.
+    """
+    similarity = cosine_similarity(text, motion)
+    _, number = np.unique(captions, return_inverse=True)
+    scores = {"all": retrieval_scores(similarity),
+              "captions": retrieval_scores(similarity, number[:, None] == number)}
+    if len(text) >= BATCH:
+        scores["batches"] = batched_retrieval(text, motion, rng=rng)
+    return scores
+
+
+def cosine_similarity(text: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Cosines (n, m) of features (n, d) and (m, d)."""
+    text, motion = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (text, motion))
+    return text @ motion.T
+
+
+def euclidean_similarity(text: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Negative distances (n, m): LaMP's published retrieval evaluation ranks un-normalised features by them."""
+    return -euclidean_distances(text, motion)
