@@ -15,6 +15,11 @@ from torch.nn import functional as F
 INIT_STD = 0.02
 OPTION_PREFIX = "qformer_"
 PAD_ID = 0  # [PAD] of every BERT vocabulary
+TIED_NAMES = {  # one tensor each, under two names in a state dict
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+POSITION_IDS = "bert.embeddings.position_ids"
 
 Cache = tuple[Tensor, Tensor]  # keys and values, each (b, heads, n, width of a head)
 
@@ -297,15 +302,8 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _complete_state(module: QFormer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Files may leave out the tied names and the fixed position ids, which older and newer writers do."""
+    """Files may leave out the tied names and the fixed position ids: not every writer stores them."""
     for tied, source in TIED_NAMES.items():
         if prefix + source in state:
             state.setdefault(prefix + tied, state[prefix + source])
     state.setdefault(prefix + POSITION_IDS, module.bert.embeddings.position_ids)
-
-
-TIED_NAMES = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-POSITION_IDS = "bert.embeddings.position_ids"

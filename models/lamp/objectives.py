@@ -1,0 +1,64 @@
+"""The losses of language-motion pretraining as plain functions of scores and logits, all in float32."""
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LABEL_SMOOTHING = 0.1
+
+
+def similarity(text: Tensor, motion: Tensor) -> Tensor:
+    """Scores (texts, motions) of text features (texts, e) and motion features (motions, e) or (motions, queries, e).
+
+    Of several query features of a motion, the one nearest to the text counts. Unit vectors give cosines.
+    """
+    with torch.autocast(text.device.type, enabled=False):
+        text, motion = text.float(), motion.float()
+        if motion.dim() == 2:
+            return text @ motion.T
+        return (motion.flatten(0, 1) @ text.T).unflatten(0, motion.shape[:2]).amax(1).T
+
+
+def same_caption(ids: Tensor) -> Tensor:
+    """(b, b) True where two rows of ids (b, t) are the same text, the diagonal among them."""
+    return (ids[:, None] == ids[None]).all(-1)
+
+
+def contrastive_loss(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Cross entropy of each row of scores (b, b) against its own column, smoothed, mean over rows.
+
+    Entries of ``excluded`` (b, b) count as no candidates, except on the diagonal.
+    """
+    if len(scores) < 2:
+        raise ValueError("the contrastive objective needs at least two pairs in a batch")
+    candidates = torch.ones_like(scores, dtype=torch.bool) if excluded is None else ~excluded
+    candidates = candidates | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    log_shares = scores.float().masked_fill(~candidates, float("-inf")).log_softmax(1)
+    smooth = log_shares.masked_fill(~candidates, 0).sum(1) / candidates.sum(1)
+    return -((1 - LABEL_SMOOTHING) * log_shares.diagonal() + LABEL_SMOOTHING * smooth).mean()
+
+
+def negative_weights(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Chances (r, n) with which each column serves as the negative of a row: a softmax of scores (r, n).
+
+    Entries of ``excluded`` (r, n) are never drawn, so each row must leave a candidate.
+    """
+    scores = scores.detach().float()
+    if excluded is not None:
+        scores = scores.masked_fill(excluded, float("-inf"))
+    return scores.softmax(1)
+
+
+def next_word_targets(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where text (b, t) has a next word piece, (b, t) bool, and those next pieces (m,) in the same order."""
+    has_next = F.pad(mask[:, 1:].bool(), (0, 1), value=False)
+    return has_next, ids.roll(-1, 1)[has_next]
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of logits (m, classes) against targets (m,), label smoothing 0.1."""
+    return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of rows of logits (m, classes) whose largest entry is the target."""
+    return (logits.detach().argmax(-1) == targets).float().mean()

@@ -1,0 +1,1 @@
+"""Captioning: a language model that continues a prefix made of motion."""

@@ -1,0 +1,62 @@
+"""From motion to the prefix of a language model: motion encoder, Q-Former, and a map to the language model's width.
+
+Parameter names are those of published M2T checkpoints; the language model itself is not part of this module.
+"""
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.lamp.lamp import LaMP
+from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.vq.encdec import Encoder
+from models.vq.model import VQConfig
+
+OPT_WIDTH = 2560  # of OPT-2.7B
+
+
+@dataclass(frozen=True)
+class MotionPrefixConfig:
+    """Settings that rebuild the front end; the defaults are the published sizes."""
+
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
+    llm_width: int = OPT_WIDTH
+
+
+class MotionPrefix(nn.Module):
+    """Motion (b, t, d), normalised, to as many prefix embeddings (b, queries, llm_width) as there are queries."""
+
+    def __init__(self, config: MotionPrefixConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes, vq = config.qformer, config.vq
+        self.query_tokens = nn.Parameter(torch.randn(1, sizes.num_query_tokens, sizes.hidden) * INIT_STD)
+        self.motion_projection = nn.Parameter(
+            torch.randn(vq.output_emb_width, sizes.encoder_width) * sizes.encoder_width**-0.5)
+        self.Qformer = QFormer(sizes)
+        self.motion_encoder = Encoder(
+            vq.dim_pose, vq.output_emb_width, vq.down_t, vq.stride_t, vq.width, vq.depth, vq.dilation_growth_rate,
+            vq.vq_act, vq.vq_norm, dropout=0.0)
+        self.motion_encoder.requires_grad_(False)
+        self.opt_proj = nn.Linear(sizes.hidden, config.llm_width)
+
+    @classmethod
+    def from_lamp(cls, lamp: LaMP, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
+        """Start from a pretrained LaMP model's copy of everything but the last map."""
+        prefix = cls(MotionPrefixConfig(lamp.config.qformer, lamp.config.vq, llm_width))
+        own = prefix.state_dict()
+        prefix.load_state_dict({name: lamp.state_dict().get(name, value) for name, value in own.items()})
+        return prefix
+
+    def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Prefix embeddings. ``mask`` (b, n) is False at tokens of padding; published models look at them too."""
+        return self.opt_proj(self.query_motion(self.motion_states(motion), mask))
+
+    def motion_states(self, motion: Tensor) -> Tensor:
+        """What queries look at, (b, n, encoder_width), n = t / unit length."""
+        return self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
+
+    def query_motion(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The queries (b, queries, h) after looking at a motion."""
+        return self.Qformer.query(self.query_tokens, states, mask).hidden
