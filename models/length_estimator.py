@@ -34,8 +34,8 @@ class LengthEstimator(nn.Module):
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
         """Rebuild the network that ``state`` belongs to, with its sizes, and load it, in eval mode."""
-        by_index = sorted((int(name.split(".")[1]), tensor.shape) for name, tensor in state.items() if tensor.dim() == 2)
-        widths = [shape for _, shape in by_index]  # files need not keep the order of the layers
+        matrices = {int(name.split(".")[1]): tensor.shape for name, tensor in state.items() if tensor.dim() == 2}
+        widths = [matrices[index] for index in sorted(matrices)]  # files need not keep the order of the layers
         estimator = cls(widths[0][1], widths[-1][0], [rows for rows, _ in widths[:-1]])
         estimator.load_state_dict(state)
         return estimator.eval()

@@ -1,0 +1,54 @@
+"""The released LaMP transformer, which carries a Q-Former of its own and makes its text condition itself.
+
+Only released files need it: the condition of our own runs comes from a LaMP model that their options name, and their
+files hold the transformer alone.
+"""
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
+
+CLIP_WIDTH = 512
+TEXT_LENGTH = 49  # word pieces that released models pad and cut texts to
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """A text condition and what it was made from."""
+
+    cond: Tensor    # (b, h) what the transformer takes
+    hidden: Tensor  # (b, t, h) text-only pass
+    states: Tensor  # (b, t, encoder_width) what the queries looked at
+
+
+class LaMPMaskTransformer(MaskTransformer):
+    """A ``MaskTransformer`` with the parameter names of released LaMP files (``t2m_transformer``)."""
+
+    def __init__(self, config: MaskTransformerConfig, qformer: QFormerConfig) -> None:
+        super().__init__(config)
+        self.Qformer = QFormer(qformer)
+        self.query_tokens = nn.Parameter(torch.randn(1, qformer.num_query_tokens, qformer.hidden) * INIT_STD)
+        self.text2former = nn.Linear(qformer.hidden, qformer.encoder_width)
+        self.clip2qformer = nn.Linear(CLIP_WIDTH, qformer.hidden)  # in every file, used by nothing
+        self.register_load_state_dict_pre_hook(_complete_state)
+
+    def text_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
+        """Word-piece ids (b, t) with ``mask`` (b, t), 1 or True at words, to the mean of the queries over the text.
+
+        The queries look at padded word pieces too, so texts must be padded to ``TEXT_LENGTH`` for the released
+        model's numbers.
+        """
+        hidden = self.Qformer.text(ids, mask)
+        states = self.text2former(hidden)
+        return TextCondition(self.Qformer.query(self.query_tokens, states).hidden.mean(1), hidden, states)
+
+
+def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A file may leave out what nothing uses."""
+    for name, tensor in module.clip2qformer.state_dict().items():
+        state.setdefault(f"{prefix}clip2qformer.{name}", tensor)
