@@ -1,0 +1,118 @@
+"""Films and contact sheets show every frame of a moving body, whatever its joints, path and caption."""
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from motion.skeleton import KIT, T2M, Skeleton
+from visualization.drawing import GROUND, LEFT, RIGHT, Stage
+from visualization.video import strip, write_video
+
+
+def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndarray:
+    """A rest pose (T, J, 3) that glides along +x at ``speed`` m/s and lifts its left arm."""
+    pose = np.zeros((len(skeleton), 3))
+    for chain in skeleton.chains:
+        for parent, joint in zip(chain, chain[1:], strict=False):
+            pose[joint] = pose[parent] + 0.22 * np.array(skeleton.raw_offsets[joint])
+    pose[:, 1] -= pose[:, 1].min()
+    joints = np.repeat(pose[None], frames, 0)
+    joints[..., 0] += np.linspace(0, speed * frames / 20, frames)[:, None]
+    joints[:, skeleton.joint_names.index("left_wrist"), 1] += np.linspace(0, 0.5, frames)
+    return joints
+
+
+def decode(path) -> tuple[dict, np.ndarray]:
+    """What the file says of itself, and its frames (T, H, W, 3)."""
+    film = imageio_ffmpeg.read_frames(str(path))
+    meta = next(film)
+    frames = [np.frombuffer(frame, np.uint8).reshape(*meta["size"][::-1], 3) for frame in film]
+    return meta, np.stack(frames)
+
+
+def share_of(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
+    """Share of pixels nearer than 60 to ``colour``."""
+    return float((np.abs(picture.astype(int) - colour).sum(-1) < 60).mean())
+
+
+def test_film_has_every_frame_at_its_rate_and_size(tmp_path):
+    write_video(tmp_path / "a.mp4", [walker(33)], ["a person glides"], fps=20, size=160)
+    meta, frames = decode(tmp_path / "a.mp4")
+    assert frames.shape == (33, 160, 160, 3)
+    assert meta["fps"] == 20
+
+
+def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
+    write_video(tmp_path / "a.mp4", [walker(24, speed=6.0)], size=200)
+    _, frames = decode(tmp_path / "a.mp4")
+    for frame in frames:
+        assert share_of(frame, LEFT) > 0.002
+        assert share_of(frame, RIGHT) > 0.002
+
+
+def test_something_moves_from_frame_to_frame():
+    stage = Stage(walker(30), T2M, 20, (160, 160))
+    first, last = (np.asarray(stage.draw(frame), int) for frame in (0, 29))
+    assert (np.abs(first - last).sum(-1) > 60).mean() > 0.002
+
+
+def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(tmp_path):
+    write_video(tmp_path / "a.mp4", [walker(8), walker(20, KIT)], ["short", "long"], size=128)
+    _, frames = decode(tmp_path / "a.mp4")
+    assert frames.shape == (20, 128, 256, 3)
+    change = np.abs(frames[-1].astype(int) - frames[9])
+    assert change[:, :128].mean() < 1 < change[:, 128:].mean()
+
+
+def test_more_motions_than_a_row_holds_go_into_the_next_row(tmp_path):
+    write_video(tmp_path / "a.mp4", [walker(3)] * 5, size=64)
+    assert decode(tmp_path / "a.mp4")[1].shape == (3, 128, 256, 3)
+
+
+def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path):
+    write_video(tmp_path / "a.gif", [walker(10)], ["a person glides"], fps=20, size=96)
+    with Image.open(tmp_path / "a.gif") as film:
+        assert (film.n_frames, film.size, film.info["duration"]) == (10, (96, 96), 50)
+
+
+def test_odd_sizes_and_single_poses_are_no_trouble(tmp_path):
+    write_video(tmp_path / "a.mp4", [walker(1)], size=97)
+    assert decode(tmp_path / "a.mp4")[1].shape == (1, 98, 98, 3)
+
+
+@pytest.mark.parametrize("caption", ["word " * 120, "x" * 400, "a person walks slowly, then turns"])
+def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption):
+    stage = Stage(walker(2), T2M, 20, (240, 240), caption)
+    ink = np.asarray(stage.caption.strip)[..., 3] > 0
+    assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
+    assert stage.body.head[:, 1].min() > stage.caption.strip.height
+    assert stage.caption.strip.height < 120
+
+
+def test_strip_shows_every_pose_of_every_motion(tmp_path):
+    strip(tmp_path / "s.png", [walker(40), walker(40, KIT)], ["one", "two"], poses=4, height=200)
+    sheet = np.asarray(Image.open(tmp_path / "s.png"))
+    assert sheet.shape == (400, 360, 3)
+    for row in (sheet[:200], sheet[200:]):
+        for column in np.split(row, 4, axis=1):
+            assert share_of(column, LEFT) > 0.005
+    assert share_of(sheet, GROUND) < 0.9
+
+
+def test_left_limbs_are_on_the_right_of_somebody_who_faces_the_camera():
+    picture = np.asarray(Stage(walker(1), T2M, 20, (240, 240)).draw(0), int)
+    columns = [np.argwhere(np.abs(picture - colour).sum(-1) < 60)[:, 1].mean() for colour in (LEFT, RIGHT)]
+    assert columns[0] > columns[1]
+
+
+@pytest.mark.parametrize(("name", "motions", "captions", "complaint"), [
+    ("a.avi", [np.zeros((4, 22, 3))], [], "a.avi"),
+    ("a.mp4", [np.zeros((4, 20, 3))], [], r"\(4, 20, 3\)"),
+    ("a.mp4", [np.full((4, 22, 3), np.nan)], [], "finite"),
+    ("a.mp4", [np.zeros((4, 22, 3))], ["one", "two"], "2 captions"),
+    ("a.mp4", [], [], "0 motions"),
+])
+def test_what_cannot_be_drawn_is_told_and_leaves_no_file(tmp_path, name, motions, captions, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        write_video(tmp_path / name, motions, captions)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,95 @@
+"""Motions as films and contact sheets of stick figures."""
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from motion.skeleton import SKELETONS, Skeleton
+from utils.files import atomic_path
+from visualization.drawing import SKY, Stage, draw_poses
+
+MAX_COLUMNS = 4
+
+# mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
+ENCODERS = {
+    ".mp4": {"codec": "libx264", "pix_fmt_out": "yuv420p", "output_params": [
+        "-crf", "20", "-preset", "veryfast", "-tune", "animation", "-movflags", "+faststart"]},
+    ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": [
+        "-filter_complex", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"]},
+}
+
+
+def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
+                size: int = 480) -> None:
+    """Write ``motions``, each (T, 22, 3) or (T, 21, 3) in metres with the floor at y = 0, side by side as one film.
+
+    The suffix of ``path`` says which kind, ``.mp4`` or ``.gif``. Every motion has a square of ``size`` pixels, at
+    most four in a row, with its caption; a motion that is over before the longest one stays in its last pose.
+    Raises ``ValueError`` for another suffix, no motion, other shapes, coordinates that are not finite, or a number
+    of captions that is neither 0 nor the number of motions.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in ENCODERS:
+        raise ValueError(f"{path}: films are written as {' or '.join(ENCODERS)}")
+    size += size % 2  # yuv420p has even sides only
+    stages = [Stage(joints, skeleton, fps, (size, size), caption)
+              for joints, skeleton, caption in _checked(motions, captions)]
+    columns = min(len(stages), MAX_COLUMNS)
+    sides = size * columns, size * -(-len(stages) // columns)
+    with atomic_path(path) as temporary:
+        film = imageio_ffmpeg.write_frames(str(temporary), sides, fps=fps, quality=None, macro_block_size=2,
+                                           ffmpeg_log_level="error", **ENCODERS[path.suffix.lower()])
+        film.send(None)
+        try:
+            for picture in _pictures(stages, sides, size):
+                film.send(picture.tobytes())
+        finally:
+            film.close()
+
+
+def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
+          height: int = 300) -> None:
+    """Write a contact sheet (PNG): a row a motion, ``poses`` of its frames side by side from first to last.
+
+    ``motions``, ``captions`` and errors as in ``write_video``.
+    """
+    rows = []
+    for joints, skeleton, caption in _checked(motions, captions):
+        frames = np.linspace(0, len(joints) - 1, poses).round().astype(int)
+        rows.append(draw_poses(joints[frames], skeleton, (round(height * 0.45 * poses), height), caption))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
+    for row, picture in enumerate(rows):
+        sheet.paste(picture, (0, row * height))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _pictures(stages: list[Stage], sides: tuple[int, int], size: int) -> Iterator[Image.Image]:
+    columns = sides[0] // size
+    for frame in range(max(stage.frames for stage in stages)):
+        picture = Image.new("RGB", sides, SKY)
+        for place, stage in enumerate(stages):
+            corner = place % columns * size, place // columns * size
+            picture.paste(stage.draw(min(frame, stage.frames - 1)), corner)
+        yield picture
+
+
+def _checked(motions: Sequence[ArrayLike],
+             captions: Sequence[str]) -> list[tuple[np.ndarray, Skeleton, str]]:
+    by_joints = {len(skeleton): skeleton for skeleton in SKELETONS.values()}
+    captions = list(captions) or [""] * len(motions)
+    if len(captions) != len(motions) or not motions:
+        raise ValueError(f"{len(motions)} motions with {len(captions)} captions")
+    checked = []
+    for motion, caption in zip(motions, captions, strict=True):
+        joints = np.asarray(motion, np.float64)
+        if joints.ndim != 3 or len(joints) == 0 or joints.shape[1] not in by_joints or joints.shape[2] != 3:
+            counts = " or ".join(str(count) for count in sorted(by_joints))
+            raise ValueError(f"joints of shape {joints.shape}, expected (frames, {counts}, 3)")
+        if not np.isfinite(joints).all():
+            raise ValueError("joints that are not finite cannot be drawn")
+        checked.append((joints, by_joints[joints.shape[1]], caption))
+    return checked
