@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+
+from evaluation.physical_checks import CHECKS, SIDES
+from evaluation.physical_measures import (
+    count_swings,
+    displacement,
+    heading,
+    jump_rises,
+    mean_speed,
+    measures,
+    travel,
+    turn_angle,
+    wave_swings,
+)
+from motion.skeleton import T2M, mirror
+from tests import figures
+
+# motion -> the checks that say yes to it, all of them
+MOTIONS = {
+    "stand": (figures.standing(), {"keeps_direction", "stays_in_place"}),
+    "walk": (figures.walking(), {"goes_forward", "walks_forward", "keeps_direction"}),
+    "run": (figures.walking(speed=2.5), {"goes_forward", "runs", "keeps_direction"}),
+    "walk backwards": (figures.walking(speed=-0.8), {"walks_backwards", "keeps_direction"}),
+    "turn left": (figures.walking(turn=np.pi / 2), {"goes_forward", "walks_forward", "turns_left"}),
+    "turn right": (figures.walking(turn=-np.pi / 2), {"goes_forward", "walks_forward", "turns_right"}),
+    "raise left": (figures.raising("left"),
+                   {"raises_left_hand", "left_hand_overhead", "keeps_direction", "stays_in_place"}),
+    "raise right": (figures.raising("right"),
+                    {"raises_right_hand", "right_hand_overhead", "keeps_direction", "stays_in_place"}),
+    "raise right to the side": (figures.raising("right", top=1.7),
+                                {"raises_right_hand", "keeps_direction", "stays_in_place"}),
+    "raise both": (figures.raising("both"),
+                   {"raises_both_hands", "both_hands_overhead", "keeps_direction", "stays_in_place"}),
+    "wave right": (figures.waving("right"), {"raises_right_hand", "right_hand_overhead", "waves_right_hand",
+                                             "keeps_direction", "stays_in_place"}),
+    "wave both": (figures.waving("both"), {"raises_both_hands", "both_hands_overhead", "waves_both_hands",
+                                           "keeps_direction", "stays_in_place"}),
+    "bow": (figures.bowing(), {"bows", "keeps_direction", "stays_in_place"}),
+    "sit": (figures.sitting(), {"sits", "keeps_direction", "stays_in_place"}),
+    "squat": (figures.squatting(), {"keeps_direction", "stays_in_place"}),
+    "kick left": (figures.kicking("left"), {"kicks", "kicks_left", "keeps_direction", "stays_in_place"}),
+    "kick right": (figures.kicking("right"), {"kicks", "kicks_right", "keeps_direction", "stays_in_place"}),
+    "jump": (figures.jumping(), {"jumps", "keeps_direction", "stays_in_place"}),
+}
+SHOWN = {"turn left": ("turn", "left"), "turn right": ("turn", "right"), "raise left": ("hand", "left"),
+         "wave right": ("hand", "right"), "raise both": ("hand", "neither"), "kick left": ("foot", "left"),
+         "kick right": ("foot", "right"), "walk": ("turn", "neither")}
+
+
+def said_yes(joints: np.ndarray) -> set[str]:
+    return {name for name, check in CHECKS.items() if check(joints)}
+
+
+def turned(joints: np.ndarray, angle: float) -> np.ndarray:
+    """The motion elsewhere, facing ``angle`` radians further to the left."""
+    sin, cos = np.sin(angle), np.cos(angle)
+    x, y, z = np.moveaxis(joints, -1, 0)
+    return np.stack([x * cos + z * sin + 3, y, z * cos - x * sin - 2], -1)
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_every_motion_passes_its_own_checks_and_no_others(name: str) -> None:
+    joints, expected = MOTIONS[name]
+    assert said_yes(joints) == expected
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+@pytest.mark.parametrize("angle", [1.0, 3.1, -2.0])
+def test_answers_do_not_depend_on_place_and_first_heading(name: str, angle: float) -> None:
+    joints, expected = MOTIONS[name]
+    assert said_yes(turned(joints, angle)) == expected
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_a_mirrored_motion_gets_the_mirrored_answers(name: str) -> None:
+    joints, expected = MOTIONS[name]
+    swap = {"left": "right", "right": "left"}
+    swapped = {"_".join(swap.get(word, word) for word in check.split("_")) for check in expected}
+    mirrored = mirror(joints, T2M)
+    assert said_yes(mirrored) == swapped
+    for side in SIDES.values():
+        assert side.measure(mirrored) == pytest.approx(-side.measure(joints), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_shown_side_is_the_side_that_moved(name: str) -> None:
+    measure, side = SHOWN[name]
+    assert SIDES[measure].shown(MOTIONS[name][0]) == side
+
+
+def test_stepping_aside_is_told_from_turning() -> None:
+    path = np.stack([np.linspace(0, 2, 60), np.linspace(0, 3, 60)], -1)
+    aside = figures.figure(60, path=path)
+    assert CHECKS["walks_left"](aside) and not CHECKS["walks_right"](aside)
+    assert not CHECKS["walks_left"](figures.figure(60, path=path, yaw=np.linspace(0, 1.5, 60)))
+
+
+def test_walking_off_after_turning_round_is_not_walking_backwards() -> None:
+    away = figures.walking(facing=np.pi)
+    moonwalk = away.copy()
+    moonwalk[..., [0, 2]] = figures.walking(speed=-1.2)[..., [0, 2]]
+    assert travel(away)[0] > 0 > travel(moonwalk)[0]
+    assert not CHECKS["walks_backwards"](away) and CHECKS["walks_backwards"](moonwalk)
+
+
+def test_numbers_are_in_metres_degrees_and_seconds() -> None:
+    circle = figures.walking(frames=201, speed=1.5, turn=2 * np.pi)
+    assert turn_angle(circle) == pytest.approx(360, abs=5)  # the ends are averaged over a quarter of a second
+    assert travel(circle)[0] == pytest.approx(15, rel=0.01)
+    assert np.hypot(*displacement(circle)) < 0.2
+    assert mean_speed(circle) == pytest.approx(1.5, rel=0.01)
+    assert heading(figures.walking(facing=1.0)) == pytest.approx(1.0, abs=1e-5)
+    assert max(jump_rises(figures.jumping(height=0.3))) == pytest.approx(0.3, abs=0.02)
+    found = measures(figures.walking(speed=1.0, frames=61))
+    assert found["forward"] == pytest.approx(3, abs=0.05) and found["seconds"] == pytest.approx(3.05)
+
+
+@pytest.mark.parametrize("waves", [2, 3, 5])
+def test_waves_are_counted_by_their_turning_points(waves: int) -> None:
+    left, right = wave_swings(figures.waving("right", waves=waves))
+    assert left == 0
+    assert abs(right - 2 * waves) <= 1
+
+
+@pytest.mark.parametrize(("values", "turns"), [
+    ([], 0), ([1.0], 0), ([0, 1, 2, 3], 0), ([0, 1, 0], 1), ([1, 0, 1], 1), ([0, 1, 0, 1, 0], 3),
+    ([0, 0.1, 0, 0.1, 0], 0), ([0, 1, 0.9, 2, 1.9, 0], 1),
+])
+def test_small_movements_are_no_swings(values: list[float], turns: int) -> None:
+    assert count_swings(np.array(values), 0.5) == turns
