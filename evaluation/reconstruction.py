@@ -9,6 +9,7 @@ from torch import nn
 
 from data.motion_windows import Normalisation
 from data.specs import UNIT_LENGTH, DatasetSpec
+from evaluation.metrics import mpjpe
 from motion.features import features_to_joints
 
 
@@ -43,11 +44,17 @@ def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
 
 
 @torch.no_grad()
+def codes_of(tokenizer: nn.Module, motion: torch.Tensor) -> torch.Tensor:
+    """Codes (b, n, q) of motion (b, t, d), with q = 1 for a tokenizer of one codebook."""
+    codes = tokenizer.encode(motion)
+    return codes.unsqueeze(-1) if codes.dim() == 2 else codes
+
+
+@torch.no_grad()
 def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
                 layers: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Motion (b, t, d) after its codes, with only the first ``layers`` of them where given; and the codes (b, n, q)."""
-    codes = tokenizer.encode(motion)
-    codes = codes.unsqueeze(-1) if codes.dim() == 2 else codes
+    codes = codes_of(tokenizer, motion)
     return tokenizer.forward_decoder(codes[..., :layers]), codes
 
 
@@ -63,8 +70,7 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
         recon, codes = reconstruct(tokenizer, motion, layers)
         losses.append((recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1]).cpu().numpy())
         true, made = (features_to_joints(normalisation.invert(x), spec.skeleton).cpu().numpy() for x in (motion, recon))
-        error = (true - true[:, :, :1]) - (made - made[:, :, :1])
-        aligned.append(np.linalg.norm(error, axis=-1).mean(-1).ravel())
+        aligned.append(mpjpe(true.reshape(-1, *true.shape[2:]), made.reshape(-1, *made.shape[2:])))
         root.append(np.linalg.norm(true[:, :, 0] - made[:, :, 0], axis=-1).ravel())
         used.update(np.unique(codes[..., 0].cpu().numpy()).tolist())
     return ReconstructionScores(

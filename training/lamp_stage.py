@@ -10,7 +10,7 @@ from evaluation.retrieval import retrieval_scores
 from models.lamp.lamp import LaMP
 from models.lamp.objectives import similarity
 from models.lamp.tokenizer import WordPieces
-from training.stage import Stage, to_device, trainable
+from training.stage import Stage, to_device
 
 VALIDATION_BATCH = 64
 
@@ -21,7 +21,7 @@ class LaMPStage(Stage):
     name = "lamp"
     state_key = "motion_qformer"
     optimizer_key = "opt_qformer"
-    bests = {"net_best_acc": ("mean_R@1", "max")}
+    bests = {"net_best_acc": ("mean_R1", "max")}
 
     def __init__(self, model: LaMP, opt: argparse.Namespace, pieces: WordPieces, val_set: TextMotion) -> None:
         super().__init__(model)
@@ -44,30 +44,23 @@ class LaMPStage(Stage):
 
     @torch.no_grad()
     def features(self, dataset: TextMotion, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Retrieval features of a data set's items: texts (n, e), motions (n, ...)."""
+        """Retrieval features of a data set's items: texts (n, e), motions (n, queries, e)."""
         texts, motions = [], []
         for start in range(0, len(dataset), VALIDATION_BATCH):
             items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
             batch = to_device(torch.utils.data.default_collate(items), device)
             texts.append(self.model.text_features(*self.encode_text(batch["caption"], device)))
-            motions.append(self.model.motion_features(batch["motion"], batch["m_len"]))
+            motions.append(self.model.motion_query_features(batch["motion"], batch["m_len"]))
         return torch.cat(texts), torch.cat(motions)
 
     def validate(self) -> dict[str, float]:
         """Recall at 1, 3, 5 and 10 among all validation clips, text to motion and motion to text."""
         texts, motions = self.features(self.val_set, next(self.model.parameters()).device)
         scores = retrieval_scores(similarity(texts, motions).cpu().numpy())
-        shown = {key: value for key, value in scores.items() if not key.endswith("R@2")}
-        firsts = [value for key, value in scores.items() if key.endswith("R@1")]
-        return {**shown, "mean_R@1": sum(firsts) / len(firsts)}
+        shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
+        firsts = [value for key, value in scores.items() if key.endswith("R1")]
+        return {**shown, "mean_R1": sum(firsts) / len(firsts)}
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """No decay of biases, gains and, unless published behaviour is asked for, the temperature."""
-        decayed, free = [], []
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                scalar_decays = self.opt.published_behaviour and parameter.ndim == 0
-                keeps = not scalar_decays and (parameter.ndim < 2 or name.endswith("bias"))
-                (free if keeps else decayed).append(parameter)
-        return [{"params": trainable(decayed), "weight_decay": weight_decay},
-                {"params": trainable(free), "weight_decay": 0.0}]
+        """As the model says: matrices decay, vectors do not."""
+        return self.model.parameter_groups(weight_decay)

@@ -1,5 +1,5 @@
 """Models by name: find the folder, read ``opt.txt``, rebuild the network, take its weights strictly."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,22 @@ from torch import Tensor, nn
 
 from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
+from models.clip_text import ClipText
+from models.lamp.lamp import ConditionKind, LaMP, LaMPConfig
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES
+from models.lamp.text_encoder import LaMPText
+from models.lamp.tokenizer import WordPieces
+from models.length_estimator import LengthEstimator
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
 from training.checkpoint import load_checkpoint, load_weights
+from training.text_features import TextEncoder, fingerprint
 from utils.errors import InputError
 from utils.paths import find_model_dir
 
+LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "latest")
 
 
@@ -100,3 +110,84 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
     meta = source.folder / "meta"
     normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose)
     return LoadedTokenizer(model.to(device).eval().requires_grad_(False), normalisation, source)
+
+
+@dataclass(frozen=True)
+class LoadedLaMP:
+    """A LaMP model in eval mode, its word pieces, and the tokenizer's normalisation that its motions must have."""
+
+    model: LaMP
+    pieces: WordPieces
+    normalisation: Normalisation
+    source: Source
+
+    def text_encoder(self, kind: ConditionKind) -> LaMPText:
+        """Text features for other models."""
+        return LaMPText(self.model, self.pieces, kind, self.source.options.get("max_text_len", 32),
+                        fingerprint(self.source.file))
+
+
+def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+              which: str | None = None) -> LoadedLaMP:
+    """A trained LaMP model by name, with the tokenizer that its options name."""
+    source = find_source(name, spec.name, checkpoints_dir, which)
+    tokenizer = load_tokenizer(source.options["vq_name"], spec, checkpoints_dir)
+    bundled = source.file.suffix == ".safetensors"  # small files leave out the tokenizer, which features do not need
+    config = LaMPConfig.from_options(source.options, tokenizer.model.config)
+    model = LaMP(config, None if bundled else tokenizer.model)
+    load_strictly(model, read_state(source.file, ("motion_qformer",)), source.file, optional=LAMP_OPTIONAL)
+    return LoadedLaMP(model.to(device).eval().requires_grad_(False), WordPieces(source.folder),
+                      tokenizer.normalisation, source)
+
+
+@dataclass(frozen=True)
+class LoadedTransformer:
+    """A masked transformer in eval mode and the text encoder it was trained with."""
+
+    model: MaskTransformer
+    text: TextEncoder
+    source: Source
+
+
+def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                          which: str | None = None) -> LoadedTransformer:
+    """A trained masked transformer by name, with the LaMP model (or CLIP) that its options name."""
+    source = find_source(name, spec.name, checkpoints_dir, which)
+    model = MaskTransformer(MaskTransformerConfig.from_options(source.options))
+    state = read_state(source.file, ("t2m_transformer", "trans"))
+    load_strictly(model, state, source.file, optional=("position_enc.pe",))
+    text = load_text_encoder(source.options, spec, checkpoints_dir, device)
+    return LoadedTransformer(model.to(device).eval().requires_grad_(False), text, source)
+
+
+@dataclass(frozen=True)
+class LoadedLengthEstimator:
+    """A length estimator in eval mode and the text encoder it was trained with."""
+
+    model: LengthEstimator
+    text: TextEncoder
+    source: Source
+
+
+def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+                          device: torch.device | str = "cpu", which: str | None = None) -> LoadedLengthEstimator:
+    """A trained length estimator by name."""
+    source = find_source(name, spec.name, checkpoints_dir, which)
+    state = read_state(source.file, ("estimator",))
+    try:
+        model = LengthEstimator.from_state_dict(state)
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{source.file} is not a length estimator") from error
+    text = load_text_encoder(source.options, spec, checkpoints_dir, device)
+    return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
+
+
+def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
+                      device: torch.device | str = "cpu") -> TextEncoder:
+    """The frozen text encoder that a run's options name: LaMP (default) or CLIP."""
+    if options.get("text_encoder", "lamp") == "clip":
+        return ClipText(device=device)
+    name = options.get("lamp_name")
+    if name in (None, "None"):
+        raise InputError("--lamp_name is needed: the LaMP model that gives text features")
+    return load_lamp(name, spec, checkpoints_dir, device).text_encoder(options.get("condition", "query"))

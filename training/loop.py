@@ -72,11 +72,12 @@ class Trainer:
         dataset: training samples; ``set_epoch(epoch)`` is called where the data set has it.
         schedule: factor of the learning rate by step.
         collate: as for a torch DataLoader.
+        clip_norm: largest norm of the gradient, no limit by default.
     """
 
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
-                 collate: Callable | None = None) -> None:
-        self.opt = opt
+                 collate: Callable | None = None, clip_norm: float | None = None) -> None:
+        self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt)
         self.dataset = dataset
@@ -148,6 +149,8 @@ class Trainer:
     def _step(self, batch: object) -> dict[str, torch.Tensor]:
         losses = self.wrapped(batch)
         self.accelerator.backward(losses["loss"])
+        if self.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,35 @@
+"""Options of the masked transformer."""
+import argparse
+from collections.abc import Sequence
+
+from options.base import Parser, add_common, add_data, add_training, positive_int, share
+
+
+def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``train_t2m_transformer.py``."""
+    parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
+    add_common(parser)
+    add_data(parser)
+    add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
+                 weight_decay=1e-5)
+    parser.add_argument("--vq_name", required=True, help="tokenizer whose tokens are predicted")
+    add_text_condition(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument("--latent_dim", type=positive_int, default=512, help="width")
+    model.add_argument("--n_heads", type=positive_int, default=8, help="attention heads")
+    model.add_argument("--n_layers", type=positive_int, default=8, help="layers")
+    model.add_argument("--ff_size", type=positive_int, default=1024, help="width of the feed-forward blocks")
+    model.add_argument("--dropout", type=share, default=0.2, help="dropout")
+    model.add_argument("--cond_drop_prob", type=share, default=0.1,
+                       help="share of samples that lose their text, for classifier-free guidance")
+    model.add_argument("--attention", choices=("causal", "full", "additive"), default="causal",
+                       help="causal: the paper; full: both ways; additive: what the released weights were trained with")
+    return parser.parse_args(argv)
+
+
+def add_text_condition(parser: argparse.ArgumentParser) -> None:
+    """Which text features a model is conditioned on."""
+    parser.add_argument("--text_encoder", choices=("lamp", "clip"), default="lamp", help="source of text features")
+    parser.add_argument("--lamp_name", help="LaMP model that gives them")
+    parser.add_argument("--condition", choices=("query", "cls", "both"), default="both",
+                        help="feature of LaMP: mean of its queries over the text (the paper), its [CLS] state, or both")

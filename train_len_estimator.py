@@ -1,0 +1,38 @@
+"""Train the length estimator: text features to how many tokens a motion should have."""
+from data.specs import MAX_TOKENS, dataset_spec
+from data.text_motion import load_pairs
+from models.length_estimator import LengthEstimator
+from options.length import parse_length_options
+from training.length_stage import CaptionLengths, LengthStage
+from training.load import load_text_encoder
+from training.loop import Trainer, run_folder
+from training.schedule import warmup_milestones
+from training.text_features import cached_text_features
+from utils.device import select_device
+from utils.errors import script
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_length_options()
+    seed_everything(opt.seed)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, select_device(opt.gpu_id))
+    print(f"data set {spec.root}; text features of {opt.lamp_name or opt.text_encoder}")
+
+    sets = {}
+    for split in ("train", "val"):
+        pairs = load_pairs(spec, split, quiet=opt.quiet)
+        captions = [caption for pair in pairs for caption in pair.captions]
+        cache = run_folder(opt) / "cache" / f"text_features_{split}.pt"
+        sets[split] = CaptionLengths(pairs, cached_text_features(cache, captions, text, opt.quiet))
+    print(f"{len(sets['train'])} training captions, {len(sets['val'])} to validate -> {run_folder(opt)}")
+
+    model = LengthEstimator(text.dim, MAX_TOKENS + 1)
+    schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)
+    Trainer(LengthStage(model, sets["val"]), opt, sets["train"], schedule, clip_norm=0.5).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The masked transformer's stage."""
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.text_motion import TextTokens
+from models.transformers.mask_transformer import MaskTransformer
+from training.stage import Stage, to_device
+from utils.seeding import stream_seed
+
+VALIDATION_BATCH = 128
+VALIDATION_DRAWS = 4  # masks a validation clip is seen under
+
+
+class MaskStage(Stage):
+    """Predict hidden base-layer tokens from the rest and the caption's feature.
+
+    Args:
+        features: for "train" and "val" the text features (texts, c) by caption number.
+        val_set: validation tokens.
+    """
+
+    name = "t2m"
+    state_key = "t2m_transformer"
+    optimizer_key = "opt_t2m_transformer"
+    bests = {"net_best_loss": ("loss", "min"), "net_best_acc": ("acc", "max")}
+
+    def __init__(self, model: MaskTransformer, opt: argparse.Namespace, features: dict[str, Tensor],
+                 val_set: TextTokens) -> None:
+        super().__init__(model)
+        self.opt, self.val_set, self.step = opt, val_set, 0
+        self.register_buffer("train_features", features["train"], persistent=False)
+        self.register_buffer("val_features", features["val"], persistent=False)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Loss and accuracy on tokens (b, 49, q), of which the base layer counts."""
+        # A generator a step: masks follow from the seed and the step alone, and resume with it.
+        generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, self.step))
+        self.step += 1
+        return self._losses(batch, self.train_features[batch["caption"]], generator)
+
+    def _losses(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        lengths = batch["token_len"]
+        base = batch["tokens"][:, :int(lengths.max()), 0]
+        result = self.model.loss(base, cond, lengths, generator)
+        return {"loss": result.loss, "acc": result.accuracy}
+
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy over the validation clips, under the same masks every time."""
+        generator = torch.Generator().manual_seed(self.opt.seed)
+        device = self.val_features.device
+        sums, count = {"loss": 0.0, "acc": 0.0}, 0
+        for _ in range(VALIDATION_DRAWS):
+            for start in range(0, len(self.val_set), VALIDATION_BATCH):
+                items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
+                batch = to_device(torch.utils.data.default_collate(items), device)
+                losses = self._losses(batch, self.val_features[batch["caption"]], generator)
+                for key, value in losses.items():
+                    sums[key] += float(value) * len(items)
+                count += len(items)
+        return {key: value / count for key, value in sums.items()}
+
+    def extra_state(self) -> dict[str, Any]:
+        """How many steps drew masks."""
+        return {"step": self.step}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on with the masks of the next step."""
+        self.step = state["step"]
