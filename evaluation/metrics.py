@@ -50,13 +50,16 @@ def mean_and_covariance(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two normal distributions (Heusel et al. 2017).
 
-    The trace of the root is that of sqrt(sqrt(A) B sqrt(A)), which is symmetric: its eigenvalues are real and
-    stay accurate where there are fewer samples than dimensions. General matrix roots are good to 1 % only there.
+    The trace of the root is the sum of the singular values of sqrt(A) sqrt(B). These are real and stay accurate
+    where there are fewer samples than dimensions, when a general matrix root is good to 1 % only.
     """
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0))
+    roots = np.linalg.svd(_symmetric_root(cov_a) @ _symmetric_root(cov_b), compute_uv=False)
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+
+
+def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
 
 
 def fid(real: np.ndarray, generated: np.ndarray) -> float:
