@@ -75,7 +75,10 @@ def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
 
 
 def matrix_to_quat(matrix: Tensor) -> Tensor:
-    """Unit quaternions (..., 4) of rotation matrices (..., 3, 3); the largest component is positive (Shepperd 1978)."""
+    """Unit quaternions (..., 4) of rotation matrices (..., 3, 3), by the four cases of Shepperd 1978.
+
+    The component that the case starts from, one of the large ones, is positive.
+    """
     (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(-1) for row in matrix.unbind(-2))
     x2, y2, z2, w2 = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22
     wx, wy, wz = m21 - m12, m02 - m20, m10 - m01

@@ -1,0 +1,42 @@
+"""Small made-up motions for tests."""
+import numpy as np
+
+from motion.skeleton import Skeleton
+
+
+def sample_lengths(skeleton: Skeleton) -> np.ndarray:
+    """Bone lengths (J,): the reference body's, or 200 units where there is none, and 80 at the hips."""
+    if skeleton.target_lengths is not None:
+        return np.float32(skeleton.target_lengths)
+    hips = skeleton.face_joints[:2]
+    return np.float32([0.0] + [80.0 if joint in hips else 200.0 for joint in range(1, len(skeleton))])
+
+
+def sample_motion(skeleton: Skeleton, frames: int = 60, seed: int = 0, turn: float = 0.5, sway: float = 0.4,
+                  lengths: np.ndarray | None = None) -> np.ndarray:
+    """Joints (frames, J, 3) float32 of a body that swings its limbs, walks a curve and turns by ``turn`` radians.
+
+    It starts at the origin and about faces +z. ``sway`` is how far bones leave their rest direction.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = sample_lengths(skeleton) if lengths is None else lengths
+    time = np.linspace(0, 1, frames)[:, None, None]
+    shape = (1, len(skeleton), 3)
+    swing = sway * np.sin(2 * np.pi * (rng.uniform(0.5, 2, shape) * time + rng.random(shape)))
+    swing[:, list(skeleton.face_joints[:2])] *= 0.2
+    directions = np.float64(skeleton.raw_offsets) + swing
+    directions[:, 0] = (0, 1, 0)  # of no bone
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    joints = np.zeros((frames, len(skeleton), 3))
+    for chain in skeleton.chains:
+        for parent, joint in zip(chain, chain[1:], strict=False):
+            joints[:, joint] = joints[:, parent] + lengths[joint] * directions[:, joint]
+    joints = turned(joints, turn * time[:, :, 0])
+    path = np.stack([np.sin(3 * time[:, 0, 0]), 0.1 * np.cos(9 * time[:, 0, 0]), 2 * time[:, 0, 0]], -1)
+    return np.float32(joints + path[:, None] * lengths.max())
+
+
+def turned(joints: np.ndarray, angle: float | np.ndarray) -> np.ndarray:
+    """Joints (T, J, 3) turned about y by ``angle`` radians, one for all or (T, 1)."""
+    x, y, z = np.moveaxis(joints, -1, 0)
+    return np.stack([np.cos(angle) * x + np.sin(angle) * z, y, np.cos(angle) * z - np.sin(angle) * x], -1)
