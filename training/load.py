@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
+from data.text import clean_caption
 from models.clip_text import ClipText
 from models.lamp.lamp import ConditionKind, LaMP, LaMPConfig
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from models.lamp.text_encoder import LaMPText
 from models.lamp.tokenizer import WordPieces
 from models.length_estimator import LengthEstimator
+from models.text_to_motion import TextToMotion
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
@@ -170,16 +172,24 @@ class LoadedLengthEstimator:
 
 
 def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
-                          device: torch.device | str = "cpu", which: str | None = None) -> LoadedLengthEstimator:
-    """A trained length estimator by name."""
-    source = find_source(name, spec.name, checkpoints_dir, which)
+                          device: torch.device | str = "cpu",
+                          beside: LoadedTransformer | None = None) -> LoadedLengthEstimator:
+    """A trained length estimator by name; it shares the text encoder of ``beside`` where it is the same."""
+    source = find_source(name, spec.name, checkpoints_dir)
     state = read_state(source.file, ("estimator",))
     try:
         model = LengthEstimator.from_state_dict(state)
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         raise InputError(f"{source.file} is not a length estimator") from error
-    text = load_text_encoder(source.options, spec, checkpoints_dir, device)
+    if beside is not None and _text_settings(source.options) == _text_settings(beside.source.options):
+        text = beside.text
+    else:
+        text = load_text_encoder(source.options, spec, checkpoints_dir, device)
     return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
+
+
+def _text_settings(options: Mapping[str, Any]) -> list[Any]:
+    return [options.get(key) for key in ("text_encoder", "lamp_name", "condition")]
 
 
 def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
@@ -191,3 +201,23 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
     if name in (None, "None"):
         raise InputError("--lamp_name is needed: the LaMP model that gives text features")
     return load_lamp(name, spec, checkpoints_dir, device).text_encoder(options.get("condition", "query"))
+
+
+def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
+                        device: torch.device | str = "cpu",
+                        which: str | None = None) -> tuple[TextToMotion, list[Path]]:
+    """The generation pipeline around a masked transformer, and the files that it was loaded from.
+
+    ``len_name`` None does without a length estimator; then every sample must have a length.
+    """
+    transformer = load_mask_transformer(name, spec, checkpoints_dir, device, which)
+    tokenizer = load_tokenizer(transformer.source.options["vq_name"], spec, checkpoints_dir, device)
+    files = [transformer.source.file, tokenizer.source.file]
+    length = None
+    if len_name is not None:
+        length = load_length_estimator(len_name, spec, checkpoints_dir, device, beside=transformer)
+        files.append(length.source.file)
+    pipeline = TextToMotion(
+        tokenizer.model, tokenizer.normalisation.invert, transformer.model, transformer.text, spec.skeleton,
+        spec.metres, length and length.model, length and length.text, clean_caption)
+    return pipeline, files

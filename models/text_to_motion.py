@@ -1,0 +1,105 @@
+"""From words to joints: text features, length, tokens, decoder, joint positions."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.length_estimator import LengthEstimator
+from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.sampling import sample_generators
+from models.vq.model import RVQVAE, HumanVQVAE
+from motion.features import features_to_joints
+from motion.skeleton import Skeleton
+from utils.seeding import stream_seed
+
+TextFeatures = Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    time_steps: int = 10     # of iterative unmasking
+    cond_scale: float = 4.0  # classifier-free guidance; 1 is none
+    temperature: float = 1.0
+    topkr: float = 0.9       # share of the codes, the least probable, that are never drawn
+    gumbel_sample: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One motion to make."""
+
+    text: str
+    seed: int
+    m_len: int | None = None  # frames; None leaves it to the length estimator
+
+
+class TextToMotion:
+    """The generation pipeline, in eval mode on one device.
+
+    Args:
+        tokenizer: decodes tokens to normalised features.
+        denormalise: normalised features (..., d) to their own units.
+        transformer: base-layer tokens from text features.
+        text: text features (b, c) that ``transformer`` was trained with.
+        skeleton: of the features; ``metres`` is the length of its unit.
+        length_estimator, length_text: needed where a sample has no length, with its text features.
+        clean: what was done to captions in training.
+    """
+
+    def __init__(self, tokenizer: HumanVQVAE | RVQVAE, denormalise: Callable[[Tensor], Tensor],
+                 transformer: MaskTransformer, text: TextFeatures, skeleton: Skeleton, metres: float = 1.0,
+                 length_estimator: LengthEstimator | None = None, length_text: TextFeatures | None = None,
+                 clean: Callable[[str], str] = str) -> None:
+        self.tokenizer, self.denormalise, self.transformer, self.text = tokenizer, denormalise, transformer, text
+        self.skeleton, self.metres, self.clean = skeleton, metres, clean
+        self.length_estimator, self.length_text = length_estimator, length_text or text
+
+    @property
+    def unit(self) -> int:
+        """Frames of a token."""
+        return self.tokenizer.config.unit_length
+
+    def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
+        """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
+
+        A sample's motion follows from its text, seed and length alone, not from what else is made with it: texts are
+        encoded and tokens decoded one by one, and each sample draws from a random stream of its own.
+        """
+        sampling = sampling or Sampling()
+        texts = [self.clean(sample.text) for sample in samples]
+        lengths = self.token_lengths(samples)
+        generated = self.transformer.generate(
+            self._features(self.text, texts), lengths, sample_generators([stream_seed(s.seed) for s in samples]),
+            timesteps=sampling.time_steps, cond_scale=sampling.cond_scale, temperature=sampling.temperature,
+            topk_filter_thres=sampling.topkr, gumbel=sampling.gumbel_sample)
+        return [self.decode(ids[:length]) for ids, length in zip(generated.ids, lengths, strict=True)]
+
+    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+        """Tokens of each sample: its frames cut to whole tokens, or what the length estimator expects."""
+        unknown = sorted({self.clean(sample.text) for sample in samples if sample.m_len is None})
+        expected: dict[str, int] = {}
+        if unknown:
+            if self.length_estimator is None:
+                raise ValueError("a sample without a length needs a length estimator")
+            estimates = self.length_estimator.expected(self._features(self.length_text, unknown))
+            expected = dict(zip(unknown, estimates.tolist(), strict=True))
+        lengths = [expected[self.clean(s.text)] if s.m_len is None else s.m_len // self.unit for s in samples]
+        if min(lengths, default=1) < 1:
+            raise ValueError(f"a motion needs at least {self.unit} frames")
+        return lengths
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor) -> np.ndarray:
+        """Joints (T, J, 3) in metres of base-layer ids (n,) or of all layers' (n, q)."""
+        ids = ids.view(1, len(ids), -1)
+        features = self.denormalise(self.tokenizer.forward_decoder(ids))
+        return (self.metres * features_to_joints(features, self.skeleton))[0].float().cpu().numpy()
+
+    def _features(self, encoder: TextFeatures, texts: Sequence[str]) -> Tensor:
+        """Features (len(texts), c), every distinct text encoded alone."""
+        made = {text: encoder([text]) for text in dict.fromkeys(texts)}
+        return torch.cat([made[text] for text in texts])

@@ -1,0 +1,41 @@
+"""Options of generation from text."""
+import argparse
+from collections.abc import Sequence
+
+from options.base import Parser, add_common, bounded, positive_int, share
+from utils.errors import InputError
+
+
+def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``gen_t2m.py``."""
+    parser = Parser("Make motions from text: joints, BVH and video under generation/<ext>.")
+    add_common(parser)
+    prompt = parser.add_argument_group("what to make")
+    prompt.add_argument("--text_prompt", help="one prompt")
+    prompt.add_argument("--text_path", help="file with one text#length a line; text#NA leaves the length to the model")
+    prompt.add_argument("--motion_length", type=int,
+                        help="frames at 20 a second, 4 to 196, with --text_prompt; without it the model chooses")
+    prompt.add_argument("--repeat_times", type=positive_int, default=1, help="motions a prompt, each with its own seed")
+    output = parser.add_argument_group("what to write")
+    output.add_argument("--ext", default="text2motion", help="results go to <output_dir>/<ext>")
+    output.add_argument("--output_dir", default="generation", help="folder of all results")
+    output.add_argument("--no_video", action="store_true", help="write no .mp4")
+    output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
+    output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
+    models = parser.add_argument_group("models")
+    models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
+    models.add_argument("--len_name", default="len_demo", help="length estimator")
+    models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
+    sampling.add_argument("--cond_scale", type=float, default=4.0, help="classifier-free guidance; 1 is none")
+    sampling.add_argument("--temperature", type=bounded(float, 0.0), default=1.0, help="of the draws")
+    sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
+    sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
+                          help="draw by the Gumbel-max trick")
+    opt = parser.parse_args(argv)
+    if (opt.text_prompt is None) == (opt.text_path is None):
+        raise InputError("give either --text_prompt or --text_path")
+    if opt.motion_length is not None and opt.text_path is not None:
+        raise InputError("--motion_length goes with --text_prompt; a prompt file has its lengths in the lines")
+    return opt

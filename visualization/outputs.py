@@ -1,0 +1,42 @@
+"""Files of a generated motion: joints, BVH and video, plain and with locked feet."""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.specs import DatasetSpec
+from motion.bvh_fit import joints_to_bvh
+from motion.foot import lock_feet_with_ik
+from utils.files import save_npy, write_text
+from visualization.video import write_video
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Which files are wanted beside the joints."""
+
+    video: bool = True
+    bvh: bool = True
+
+
+def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
+                 formats: Formats) -> list[Path]:
+    """Write one motion, joints (T, J, 3) in metres, under ``folder``; the paths, joints first.
+
+    ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh`` and
+    ``.mp4``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
+    """
+    stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
+    written = []
+    for suffix, motion in (("", joints), ("_ik", lock_feet_with_ik(joints, spec.skeleton))):
+        motion = np.asarray(motion, dtype=np.float32)
+        written.append(folder / "joints" / str(number) / f"{stem}{suffix}.npy")
+        save_npy(written[-1], motion)
+        animation = folder / "animation" / str(number) / f"{stem}{suffix}"
+        if formats.bvh:
+            written.append(animation.with_suffix(".bvh"))
+            write_text(written[-1], joints_to_bvh(motion, spec.skeleton, spec.fps).to_text())
+        if formats.video:
+            written.append(animation.with_suffix(".mp4"))
+            write_video(written[-1], [motion], [caption], spec.fps)
+    return written
