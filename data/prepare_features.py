@@ -3,9 +3,10 @@
 ``ROOT/joints/ID.npy`` (T, J, 3) gives ``ROOT/new_joint_vecs/ID.npy`` (T - 1, 12 J - 1), ``ROOT/new_joints/ID.npy``
 (T - 1, J, 3), ``ROOT/Mean.npy`` and ``ROOT/Std.npy``; mirroring adds to ``ROOT/texts`` and the split files.
 """
-import multiprocessing
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from utils.files import read_text, save_npy, write_text
 
 SPLITS = ("train", "val", "test", "train_val", "all")
 
-_SIDES = re.compile(r"\b(left|right|(?:counter|anti)-?clockwise|clockwise)(?=s?\b)", re.IGNORECASE)
+_SIDES = re.compile(r"\b(?:left|right|(?:counter-?|anti-?)?clockwise)\b", re.IGNORECASE)
 _OTHER_SIDE = {"left": "right", "right": "left", "clockwise": "counterclockwise"}
 
 
@@ -107,13 +108,18 @@ def _originals(job: Job) -> list[str]:
 
 
 @contextmanager
-def _mapping(workers: int) -> Iterator:
+def _mapping(workers: int) -> Iterator[Callable]:
     """An ordered ``map`` over ``workers`` processes; the plain one for a single worker."""
     if workers <= 1:
         yield map
         return
-    with multiprocessing.Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield partial(pool.imap, chunksize=8)
+    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
+        yield partial(pool.map, chunksize=8)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells of an interruption, once
 
 
 def _prepare_clip(job: Job, name: str) -> Prepared:
@@ -129,7 +135,7 @@ def _prepare_clip(job: Job, name: str) -> Prepared:
         try:
             _write_twin(job, name, twin, joints)
             result.add(_write_clip(job, twin, mirror(joints, job.skeleton)))
-        except (ValueError, InputError) as error:
+        except ValueError as error:
             _refuse(job, twin, str(error), result)
     return result
 
@@ -140,11 +146,20 @@ def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
         joints = np.load(path)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"not a readable .npy file of numbers ({error})") from error
-    if not (isinstance(joints, np.ndarray) and np.issubdtype(joints.dtype, np.number)):
-        raise ValueError("not one array of numbers")
+    if not (isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"):
+        raise ValueError("not one array of real numbers")
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
         raise ValueError(f"shape {joints.shape}, expected (frames, {len(skeleton)}, 3)")
-    return joints.astype(np.float32)
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused further on
+        return joints.astype(np.float32)
+
+
+def _read_captions(path: Path) -> str:
+    """Text of a caption file, empty where there is none. Raises ``ValueError`` where it is no text."""
+    try:
+        return read_text(path, "captions") if path.exists() else ""
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 def _write_clip(job: Job, name: str, joints: np.ndarray) -> Prepared:
@@ -157,9 +172,9 @@ def _write_clip(job: Job, name: str, joints: np.ndarray) -> Prepared:
 
 
 def _write_twin(job: Job, name: str, twin: str, joints: np.ndarray) -> None:
-    text = job.root / "texts" / f"{name}.txt"
-    if text.exists():
-        write_text(job.root / "texts" / f"{twin}.txt", mirror_text(read_text(text, "captions")))
+    text = _read_captions(job.root / "texts" / f"{name}.txt")
+    if text:
+        write_text(job.root / "texts" / f"{twin}.txt", mirror_text(text))
     save_npy(job.root / "joints" / f"{twin}.npy", mirror(joints, job.skeleton))
 
 

@@ -30,7 +30,7 @@ from motion.rotation import (
     quat_to_matrix,
     yaw_quat,
 )
-from motion.skeleton import Skeleton, pose_offsets
+from motion.skeleton import Skeleton
 
 HEADING_SIGMA = 20  # frames; the body's heading is smoothed with a Gaussian cut off at four of these
 FEAT_BIAS = 5.0     # weight of root motion and contacts in a tokenizer's normalised features
@@ -119,7 +119,7 @@ def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLi
     """
     target = torch.as_tensor(target_offsets, dtype=torch.float32, device=joints.device)
     legs = list(skeleton.leg_bones)
-    source_legs = float(np.abs(pose_offsets(joints[0].cpu(), skeleton)[legs]).max(-1).sum())
+    source_legs = (joints[0, legs] - joints[0, [skeleton.parents[joint] for joint in legs]]).norm(dim=-1).sum()
     if source_legs == 0:
         raise ValueError("the legs have no length in frame 0")
     scale = target[legs].abs().amax(-1).sum() / source_legs

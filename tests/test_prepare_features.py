@@ -1,0 +1,187 @@
+"""A folder of joints made into a data set: what is written, what is refused, what mirroring adds."""
+import pickle
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.prepare_features import Job, Prepared, mirror_text, prepare_features, reference_offsets
+from motion.features import joints_to_features, mean_std
+from motion.skeleton import KIT, T2M, mirror, pose_offsets
+from tests.sample_motion import sample_motion
+from utils.errors import InputError
+
+SCRIPT = Path(__file__).resolve().parent.parent / "prepare" / "motion_features.py"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three clips with captions and splits."""
+    (tmp_path / "joints").mkdir()
+    (tmp_path / "texts").mkdir()
+    for seed in range(3):
+        np.save(tmp_path / "joints" / f"00{seed}.npy", sample_motion(T2M, frames=20 + seed, seed=seed))
+        (tmp_path / "texts" / f"00{seed}.txt").write_text("Left foot, then right.#left/ADJ foot/NOUN#0.0#0.0\n")
+    (tmp_path / "train.txt").write_text("000\n002\n")
+    (tmp_path / "test.txt").write_text("001\n")
+    return tmp_path
+
+
+def _prepare(root: Path, workers: int = 1, mirrored: bool = False) -> Prepared:
+    return prepare_features(Job(root, T2M, None, mirrored), workers, quiet=True)
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_each_clip_gets_features_and_the_joints_they_stand_for(root: Path):
+    prepared = _prepare(root)
+    assert prepared.clips == ["000", "001", "002"]
+    assert prepared.rows == 19 + 20 + 21
+    for seed, name in enumerate(prepared.clips):
+        features = np.load(root / "new_joint_vecs" / f"{name}.npy")
+        np.testing.assert_array_equal(features, joints_to_features(sample_motion(T2M, 20 + seed, seed), T2M))
+        assert features.dtype == np.float32
+        joints = np.load(root / "new_joints" / f"{name}.npy")
+        assert joints.shape == (19 + seed, 22, 3)
+        np.testing.assert_allclose(pose_offsets(joints[3], T2M), T2M.target_offsets, atol=1e-5)
+
+
+def test_statistics_are_over_all_clips_of_every_split(root: Path):
+    _prepare(root)
+    mean, std = mean_std([np.load(path) for path in sorted((root / "new_joint_vecs").glob("*.npy"))])
+    np.testing.assert_allclose(np.load(root / "Mean.npy"), mean, atol=1e-6)
+    np.testing.assert_allclose(np.load(root / "Std.npy"), std, atol=1e-6)
+
+
+def test_a_group_that_never_varies_is_not_divided_by_zero(root: Path):
+    for path in (root / "joints").iterdir():
+        np.save(path, sample_motion(KIT))
+    prepare_features(Job(root, KIT, None, mirrored=False), quiet=True)
+    features = np.load(root / "new_joint_vecs" / "000.npy")
+    assert not features[:, -4:].any()
+    assert (np.load(root / "Std.npy") > 0).all()
+
+
+def test_files_do_not_depend_on_the_number_of_workers(root: Path):
+    _prepare(root, workers=1, mirrored=True)
+    alone = _contents(root)
+    _prepare(root, workers=2, mirrored=True)
+    assert _contents(root) == alone
+
+
+def test_unusable_clips_are_refused_with_a_reason_and_the_others_prepared(root: Path):
+    joints = sample_motion(T2M)
+    _prepare(root)
+    bad = {"000": np.full_like(joints, np.nan), "b": joints[:1], "c": joints[:, :21], "d": np.zeros_like(joints),
+           "e": 1e300 * np.float64(joints), "f": joints.astype(str)}
+    for name, array in bad.items():
+        np.save(root / "joints" / f"{name}.npy", array)
+    (root / "joints" / "g.npy").write_bytes(b"")
+    (root / "joints" / "h.npy").write_bytes(b"\x93NUMPY no")
+    (root / "joints" / "i.npy").write_bytes(pickle.dumps({"joints": joints}))
+    prepared = _prepare(root, mirrored=True)
+    reasons = {"000": "not finite", "b": "too few", "c": "(60, 21, 3)", "d": "legs", "e": "finite", "f": "real numbers",
+               "g": "readable", "h": "readable", "i": "readable"}
+    assert prepared.refused.keys() == reasons.keys()
+    table = (root / "refused.txt").read_text().splitlines()
+    for line, (name, reason) in zip(table, reasons.items(), strict=True):
+        assert line.split()[0] == name
+        assert reason in line
+    assert sorted(path.stem for path in (root / "new_joint_vecs").iterdir()) == ["001", "002", "M001", "M002"]
+    assert not (root / "new_joints" / "000.npy").exists()
+    assert (root / "train.txt").read_text().split() == ["000", "002", "M002"]
+
+
+def test_the_list_of_refused_clips_goes_when_none_is_refused(root: Path):
+    (root / "joints" / "x.npy").write_bytes(b"")
+    _prepare(root)
+    assert (root / "refused.txt").exists()
+    (root / "joints" / "x.npy").unlink()
+    _prepare(root)
+    assert not (root / "refused.txt").exists()
+
+
+def test_mirroring_adds_a_twin_of_every_clip_to_joints_features_texts_and_splits(root: Path):
+    prepared = _prepare(root, mirrored=True)
+    assert sorted(prepared.clips) == ["000", "001", "002", "M000", "M001", "M002"]
+    twin = np.load(root / "joints" / "M001.npy")
+    np.testing.assert_array_equal(twin, mirror(np.load(root / "joints" / "001.npy"), T2M))
+    np.testing.assert_array_equal(np.load(root / "new_joint_vecs" / "M001.npy"), joints_to_features(twin, T2M))
+    assert (root / "texts" / "M001.txt").read_text() == "Right foot, then left.#right/ADJ foot/NOUN#0.0#0.0\n"
+    assert (root / "train.txt").read_text().split() == ["000", "002", "M000", "M002"]
+    assert (root / "test.txt").read_text().split() == ["001", "M001"]
+
+
+def test_mirroring_again_changes_nothing(root: Path):
+    _prepare(root, mirrored=True)
+    once = _contents(root)
+    assert _prepare(root, mirrored=True).rows == 2 * (19 + 20 + 21)
+    assert _contents(root) == once
+
+
+def test_a_twin_is_refused_where_the_captions_are_no_text(root: Path):
+    (root / "texts" / "001.txt").write_bytes(b"\xff\xfe left")
+    prepared = _prepare(root, mirrored=True)
+    assert list(prepared.refused) == ["M001"]
+    assert "UTF-8" in prepared.refused["M001"]
+
+
+@pytest.mark.parametrize(("text", "mirrored"), [
+    ("a person raises the left hand.", "a person raises the right hand."),
+    ("LEFT then Right", "RIGHT then Left"),
+    ("turns clockwise/ADV", "turns counterclockwise/ADV"),
+    ("Counterclockwise and counter-clockwise, anticlockwise", "Clockwise and clockwise, clockwise"),
+    ("upright, bright and copyright", "upright, bright and copyright"),
+    ("left-handed, right/ADJ#0.0#1.5", "right-handed, left/ADJ#0.0#1.5"),
+])
+def test_mirrored_captions_change_sides(text: str, mirrored: str):
+    assert mirror_text(text) == mirrored
+
+
+def test_clips_can_be_moved_to_the_bones_of_another_clip(root: Path):
+    lengths = np.linspace(0.1, 0.5, 22, dtype=np.float32)
+    np.save(root / "body.npy", sample_motion(T2M, lengths=lengths))
+    offsets = reference_offsets(root / "body.npy", T2M)
+    prepare_features(Job(root, T2M, offsets, mirrored=False), quiet=True)
+    joints = np.load(root / "new_joints" / "000.npy")
+    np.testing.assert_allclose(np.linalg.norm(pose_offsets(joints[0], T2M), axis=-1)[1:], lengths[1:], atol=1e-5)
+
+
+def test_missing_or_useless_folders_are_told_with_their_path(tmp_path: Path):
+    with pytest.raises(InputError, match=f"{tmp_path}.*is missing"):
+        _prepare(tmp_path)
+    (tmp_path / "joints").mkdir()
+    with pytest.raises(InputError, match=r"no \.npy file"):
+        _prepare(tmp_path)
+    np.save(tmp_path / "joints" / "a.npy", np.zeros((5, 4, 3)))
+    with pytest.raises(InputError, match=r"none of the 1 clips.*a: shape \(5, 4, 3\)"):
+        _prepare(tmp_path)
+    with pytest.raises(InputError, match=r"a\.npy: shape"):
+        reference_offsets(tmp_path / "joints" / "a.npy", T2M)
+
+
+def _run_script(monkeypatch: pytest.MonkeyPatch, *flags: str | Path) -> None:
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), *map(str, flags)])
+    monkeypatch.setattr("sys.path", list(sys.path))
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_the_script_reports_what_it_wrote_and_what_it_refused(root: Path, monkeypatch, capsys):
+    (root / "joints" / "short.npy").write_bytes((root / "joints" / "000.npy").read_bytes()[:200])
+    _run_script(monkeypatch, root, "--workers", "1", "--quiet")
+    told = capsys.readouterr()
+    assert "short  not a readable .npy file" in told.out
+    assert f"3 clips, 60 rows of features written to {root / 'new_joint_vecs'}" in told.out
+    assert told.err == ""
+
+
+def test_the_script_exits_2_with_one_line_on_bad_input(root: Path, monkeypatch, capsys):
+    for flags in ((root / "nowhere",), (root, "--workers", "0"), (root, "--reference", root / "train.txt")):
+        with pytest.raises(SystemExit) as failure:
+            _run_script(monkeypatch, *flags)
+        assert failure.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
