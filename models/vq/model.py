@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vq.encdec import Decoder, Encoder
+from models.vq.encdec import DROPOUT, Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from models.vq.residual import ResidualQuantizer
 
@@ -31,6 +31,7 @@ class VQConfig:
     num_quantizers: int = 6
     shared_codebook: bool = False
     quantize_dropout_prob: float = 0.2
+    vq_dropout: float = DROPOUT
     published_reset: bool = False
 
     @classmethod
@@ -59,7 +60,7 @@ def _encoder_decoder(config: VQConfig) -> tuple[Encoder, Decoder]:
     if config.code_dim != config.output_emb_width:
         raise ValueError(f"code_dim {config.code_dim} and output_emb_width {config.output_emb_width} must be equal")
     stacks = {"width": config.width, "depth": config.depth, "dilation_growth_rate": config.dilation_growth_rate,
-              "activation": config.vq_act, "norm": config.vq_norm}
+              "activation": config.vq_act, "norm": config.vq_norm, "dropout": config.vq_dropout}
     encoder = Encoder(config.dim_pose, config.output_emb_width, config.down_t, config.stride_t, **stacks)
     return encoder, Decoder(config.dim_pose, config.output_emb_width, config.down_t, **stacks)
 

@@ -66,8 +66,9 @@ class EmaQuantizer(nn.Module):
         distance = (rows.square().sum(1, keepdim=True) - 2 * rows @ self.codebook.T
                     + self.codebook.square().sum(1))
         if temperature > 0:
-            noise = -torch.log(-torch.log(torch.rand_like(distance).clamp_min(1e-20)).clamp_min(1e-20))
-            distance = distance / temperature - noise
+            # The negative log of an exponential variable is Gumbel noise, at half the cost of two logs.
+            noise = torch.empty_like(distance).exponential_().clamp_min_(1e-20).log_()
+            distance = (distance / temperature).add_(noise)
         return distance.argmin(1)
 
     def lookup(self, ids: Tensor) -> Tensor:
