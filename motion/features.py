@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import conv1d, normalize, pad
 
 from motion.rotation import (
     cont6d_to_matrix,
@@ -151,11 +150,20 @@ def heading(joints: Tensor, skeleton: Skeleton, sigma: float | None = None) -> T
     a, b, c, d = skeleton.face_joints
     forward = _forward(joints[:, b] - joints[:, a] + joints[:, c] - joints[:, d])
     if sigma is not None:
-        smooth = gaussian_filter1d(forward.cpu().numpy(), sigma, axis=0, mode="nearest", truncate=4.0)
-        forward = torch.from_numpy(smooth).to(joints.device)
+        forward = gaussian_smooth(forward, sigma)
     root = quat_between(normalize(forward, dim=-1), _z(joints))
     root[0] = root.new_tensor((1.0, 0.0, 0.0, 0.0))
     return root
+
+
+def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
+    """Values (T, C) filtered over time with a Gaussian cut off at 4 ``sigma`` frames; the ends are repeated beyond."""
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=values.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    kernel = (kernel / kernel.sum())[None, None]
+    padded = pad(values.double().T[:, None], (radius, radius), mode="replicate")  # (C, 1, T + 2 radius)
+    return conv1d(padded, kernel)[:, 0].T.to(values.dtype)
 
 
 def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:

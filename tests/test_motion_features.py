@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 
 from motion.features import (
     ColumnStatistics,
@@ -9,6 +10,7 @@ from motion.features import (
     feature_groups,
     features_to_joints,
     features_to_joints_from_rotations,
+    gaussian_smooth,
     heading,
     joints_of,
     joints_to_features,
@@ -151,6 +153,13 @@ def test_hips_count_against_shoulders_in_the_heading():
     forward = quat_rotate(quat_conjugate(heading(torch.tensor(pose), T2M))[1], torch.tensor([0.0, 0.0, 1.0]))
     # across = left hip - right hip + right shoulder - left shoulder = (0.2 - 0.4, 0, -0.4)
     _close(forward, np.array([-0.4, 0, 0.2]) / np.hypot(0.4, 0.2), atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [2, 30, 300])
+def test_smoothing_is_that_of_scipy(frames: int):
+    values = torch.randn(frames, 3, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter1d(values.numpy(), 20, axis=0, mode="nearest", truncate=4.0)
+    _close(gaussian_smooth(values, 20), expected, atol=1e-6)
 
 
 def test_a_twitch_hardly_turns_the_smoothed_heading():
