@@ -2,7 +2,8 @@
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import TextMotion, load_pairs
 from models.lamp.bert import bert_folder, from_bert
-from models.lamp.lamp import LaMP, LaMPConfig
+from models.lamp.features import LaMPConfig
+from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
 from options.lamp import parse_lamp_options

@@ -11,7 +11,8 @@ from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
 from data.text import clean_caption
 from models.clip_text import ClipText
-from models.lamp.lamp import ConditionKind, LaMP, LaMPConfig
+from models.lamp.features import ConditionKind, LaMPConfig
+from models.lamp.lamp import LaMP
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from models.lamp.text_encoder import LaMPText
 from models.lamp.tokenizer import WordPieces

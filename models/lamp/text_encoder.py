@@ -4,14 +4,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.lamp.lamp import ConditionKind, LaMP
+from models.lamp.features import ConditionKind, LaMPFeatures
 from models.lamp.tokenizer import WordPieces
 
 
 class LaMPText:
     """Features (b, dim) of texts: ``kind`` is that of ``LaMP.condition``."""
 
-    def __init__(self, model: LaMP, pieces: WordPieces, kind: ConditionKind, max_text_len: int,
+    def __init__(self, model: LaMPFeatures, pieces: WordPieces, kind: ConditionKind, max_text_len: int,
                  fingerprint: str = "") -> None:
         """``fingerprint``: a hash of the weights, for caches."""
         self.model, self.pieces, self.kind, self.max_text_len = model.eval(), pieces, kind, max_text_len

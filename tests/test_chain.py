@@ -1,0 +1,66 @@
+"""Every stage trained for a few steps on toy data, each on the output of the one before, then generation."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motion.bvh import read_bvh
+from options.opt_file import read_options
+from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
+
+
+@pytest.fixture(scope="module", params=["t2m", "kit"])
+def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A folder in which all stages have been trained."""
+    name, home = request.param, tmp_path_factory.mktemp(f"chain_{request.param}")
+    data = ("--dataset_name", name, "--data_root", make_dataset(home / "data", name), "--gpu_id", -1)
+    bert = make_bert(home / "bert")
+    lamp = ("--lamp_name", "lamp")
+    run_script("train_vq.py", *data, "--name", "vq", *TINY_VQ, cwd=home)
+    run_script("train_lamp.py", *data, "--name", "lamp", "--vq_name", "vq", "--bert", bert, *TINY_LAMP, cwd=home)
+    run_script("train_t2m_transformer.py", *data, "--name", "t2m", "--vq_name", "vq", *lamp, *TINY_T2M, cwd=home)
+    run_script("train_len_estimator.py", *data, "--name", "len", *lamp, *TINY_LENGTH, cwd=home)
+    return name, home
+
+
+def generate(chain: tuple[str, Path], *arguments: object) -> Path:
+    name, home = chain
+    models = ("--dataset_name", name, "--gpu_id", -1, "--name", "t2m", "--len_name", "len")
+    run_script("gen_t2m.py", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
+    return home / "generation"
+
+
+def test_every_stage_leaves_checkpoints_and_options(chain: tuple[str, Path]) -> None:
+    name, home = chain
+    for stage, best in (("vq", "net_best_mpjpe"), ("lamp", "net_best_acc"), ("t2m", "net_best_acc"), ("len", "finest")):
+        folder = home / "checkpoints" / name / stage
+        assert (folder / "model" / "latest.tar").is_file()
+        assert (folder / "model" / f"{best}.tar").is_file()
+        assert read_options(folder / "opt.txt")["name"] == stage
+    assert list((home / "log").glob(f"*/{name}/*/events.*"))
+
+
+def test_prompts_become_joints_bvh_and_video(chain: tuple[str, Path]) -> None:
+    prompts = chain[1] / "prompts.txt"
+    prompts.write_text("# two prompts\n\na person walks forward#40\na person bows#23\n")
+    out = generate(chain, "--ext", "file", "--text_path", prompts, "--repeat_times", 2) / "file"
+    joints_num = {"t2m": 22, "kit": 21}[chain[0]]
+    for number, frames in ((0, 40), (1, 20)):
+        for repeat in range(2):
+            stem = f"sample{number}_repeat{repeat}_len{frames}"
+            for suffix in ("", "_ik"):
+                joints = np.load(out / "joints" / str(number) / f"{stem}{suffix}.npy")
+                assert joints.shape == (frames, joints_num, 3)
+                assert joints.dtype == np.float32
+                assert np.isfinite(joints).all()
+                bvh = read_bvh(out / "animation" / str(number) / f"{stem}{suffix}.bvh")
+                assert bvh.joints().shape[0] == frames
+                assert (out / "animation" / str(number) / f"{stem}{suffix}.mp4").stat().st_size > 1000
+
+
+def test_length_is_chosen_where_none_is_given(chain: tuple[str, Path]) -> None:
+    out = generate(chain, "--ext", "one", "--text_prompt", "a person waves", "--no_video", "--no_bvh") / "one"
+    files = sorted((out / "joints" / "0").iterdir())
+    assert len(files) == 2
+    assert not (out / "animation").exists()
+    assert len(np.load(files[0])) % 4 == 0

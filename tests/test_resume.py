@@ -1,0 +1,92 @@
+"""A run that was killed goes on as if nothing had happened."""
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.toy import ROOT, TINY_VQ, make_dataset, run_script
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.loop import EpochBatches
+from utils.errors import InputError
+
+STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")
+
+
+def flags(data: Path, name: str) -> list[str]:
+    return ["--data_root", str(data), "--name", name, *TINY_VQ, *STEPS]
+
+
+def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    run_script("train_vq.py", *flags(data, "whole"), cwd=tmp_path)
+
+    killed = tmp_path / "checkpoints" / "t2m" / "killed" / "model" / "latest.tar"
+    process = subprocess.Popen([sys.executable, str(ROOT / "train_vq.py"), *flags(data, "killed")], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not killed.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    stopped_at = load_checkpoint(killed)["total_it"]
+    assert 0 < stopped_at < 120
+
+    run_script("train_vq.py", *flags(data, "killed"), "--is_continue", cwd=tmp_path)
+    whole = load_checkpoint(tmp_path / "checkpoints" / "t2m" / "whole" / "model" / "latest.tar")
+    resumed = load_checkpoint(killed)
+    assert resumed["total_it"] == whole["total_it"] == 120
+    for part in ("vq_model", "extra", "opt_vq_model"):
+        assert_equal(resumed[part], whole[part])
+
+
+def assert_equal(one: object, other: object) -> None:
+    """Nested dicts and lists of tensors and numbers are the same, bit for bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_equal(*pair)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def test_an_epoch_begun_in_the_middle_has_the_batches_that_were_left() -> None:
+    whole, rest = EpochBatches(50, 8, seed=3), EpochBatches(50, 8, seed=3)
+    whole.epoch = rest.epoch = 2
+    rest.start = 4
+    assert list(rest) == list(whole)[4:]
+    assert sorted(sum(whole, [])) == sorted(set(sum(whole, [])))
+    other = EpochBatches(50, 8, seed=3)
+    assert list(other) != list(whole)
+
+
+def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "latest.tar"
+    save_checkpoint(path, {"vq_model": {"a": torch.zeros(1000)}})
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match=str(path)):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latest.tar"
+    torch.save({"vq_model": subprocess.Popen}, path)
+    with pytest.raises(InputError, match="holds more than tensors"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "latest.tar"
+    save_checkpoint(path, {"total_it": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"total_it": lambda: 2})
+    assert load_checkpoint(path) == {"total_it": 1}
+    assert list(tmp_path.iterdir()) == [path]

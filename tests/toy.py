@@ -1,0 +1,127 @@
+"""A toy data set and a toy BERT, made on the spot: what the tests train on."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from motion.features import joints_to_features, mean_std
+from motion.skeleton import SKELETONS, T2M
+from tests.figures import bowing, raising, standing, walking, waving
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MOTIONS = {
+    "a person walks forward": lambda n: walking(n, 1.0),
+    "a man walks backwards": lambda n: walking(n, -0.8),
+    "someone walks and turns left": lambda n: walking(n, 1.0, turn=1.5),
+    "someone walks and turns right": lambda n: walking(n, 1.0, turn=-1.5),
+    "a person raises the left hand": lambda n: raising("left", n),
+    "a person raises the right hand": lambda n: raising("right", n),
+    "she waves with the left hand": lambda n: waving("left", n),
+    "he waves with the right hand": lambda n: waving("right", n),
+    "a person bows": bowing,
+    "a person stands still": standing,
+}
+
+
+def clips(frames: int = 72) -> dict[str, tuple[str, np.ndarray]]:
+    """Captions and joints (T, 22, 3) by id, of slightly different lengths."""
+    made = {}
+    for number, (caption, make) in enumerate(MOTIONS.items()):
+        for take in range(2):
+            made[f"{number:03d}{take}"] = caption, make(frames + 4 * take + number % 3)
+    return made
+
+
+def make_dataset(root: Path, dataset_name: str = "t2m") -> Path:
+    """A prepared data set in the layout of HumanML3D or KIT-ML; every clip is in train, some also in val and test."""
+    skeleton = SKELETONS[dataset_name]
+    for folder in ("new_joints", "new_joint_vecs", "texts"):
+        (root / folder).mkdir(parents=True)
+    ids, features = [], []
+    for name, (caption, joints) in clips().items():
+        if skeleton is not T2M:
+            joints = 1000 * as_kit(joints)
+        features.append(np.asarray(joints_to_features(joints, skeleton)))
+        np.save(root / "new_joint_vecs" / f"{name}.npy", features[-1])
+        np.save(root / "new_joints" / f"{name}.npy", joints[:-1].astype(np.float32))
+        tokens = " ".join(f"{word}/OTHER" for word in caption.split())
+        lines = [f"{text}#{tokens}#0.0#0.0\n" for text in (caption, f"{caption.upper()}!")]
+        (root / "texts" / f"{name}.txt").write_text("".join(lines))
+        ids.append(name)
+    mean, std = mean_std(features)
+    np.save(root / "Mean.npy", mean)
+    np.save(root / "Std.npy", std)
+    for split, chosen in (("train", ids), ("val", ids[::3]), ("test", ids[1::3]), ("all", ids)):
+        (root / f"{split}.txt").write_text("\n".join(chosen) + "\n")
+    return root
+
+
+def as_kit(joints: np.ndarray) -> np.ndarray:
+    """The 21 joints of KIT-ML from those of HumanML3D, near enough for a toy."""
+    return joints[:, [0, 3, 6, 9, 15, 17, 19, 21, 16, 18, 20, 2, 5, 8, 11, 11, 1, 4, 7, 10, 10]]
+
+
+def make_bert(folder: Path, hidden: int = 32, layers: int = 2, heads: int = 2) -> Path:
+    """A randomly initialised BERT in the Hugging Face layout, with a vocabulary of the toy captions."""
+    folder.mkdir(parents=True)
+    words = sorted({word for caption in MOTIONS for word in caption.split()})
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters),
+                  *(word for word in words if len(word) > 1)]
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary))
+    config = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+              "intermediate_size": 2 * hidden, "max_position_embeddings": 64, "vocab_size": len(vocabulary),
+              "hidden_act": "gelu", "type_vocab_size": 2, "model_type": "bert"}
+    (folder / "config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(*shape: int) -> torch.Tensor:
+        return 0.02 * torch.randn(*shape, generator=generator)
+
+    def linear(name: str, out: int, into: int) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": matrix(out, into), f"{name}.bias": torch.zeros(out)}
+
+    def norm(name: str) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": torch.ones(hidden), f"{name}.bias": torch.zeros(hidden)}
+
+    state = {"embeddings.word_embeddings.weight": matrix(len(vocabulary), hidden),
+             "embeddings.position_embeddings.weight": matrix(64, hidden),
+             "embeddings.token_type_embeddings.weight": matrix(2, hidden), **norm("embeddings.LayerNorm")}
+    for number in range(layers):
+        layer = f"encoder.layer.{number}"
+        for part in ("query", "key", "value"):
+            state |= linear(f"{layer}.attention.self.{part}", hidden, hidden)
+        state |= linear(f"{layer}.attention.output.dense", hidden, hidden) | norm(f"{layer}.attention.output.LayerNorm")
+        state |= linear(f"{layer}.intermediate.dense", 2 * hidden, hidden)
+        state |= linear(f"{layer}.output.dense", hidden, 2 * hidden) | norm(f"{layer}.output.LayerNorm")
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+def run_script(script: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a script of the project in ``cwd`` as a user would; with ``check`` it must end well."""
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    if check:
+        assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def _flags(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+TINY_VQ = _flags("--batch_size 8 --window_size 32 --width 16 --code_dim 16 --output_emb_width 16 --nb_code 16 "
+                 "--depth 1 --num_quantizers 3 --warm_up_iter 2 --total_iter 6 --quiet")
+TINY_LAMP = _flags("--batch_size 8 --encoder_width 24 --embed_dim 16 --warm_up_iter 2 --matching_rows 4 "
+                   "--total_iter 4 --quiet")
+TINY_T2M = _flags("--batch_size 8 --latent_dim 16 --n_heads 2 --n_layers 1 --ff_size 32 --warm_up_iter 2 "
+                  "--total_iter 4 --quiet")
+TINY_LENGTH = _flags("--batch_size 8 --total_iter 4 --quiet")
