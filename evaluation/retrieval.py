@@ -44,35 +44,35 @@ def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
     return 1 + ahead + beside / 2
 
 
-def batched_retrieval(text: np.ndarray, motion: np.ndarray, batch: int = BATCH,
+def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
                       rng: np.random.Generator | None = None) -> dict[str, float]:
-    """Mean scores over batches of ``batch`` pairs, by cosine similarity of features (n, d).
+    """Mean scores over batches of ``batch`` pairs out of similarities (n, n), as R-precision is measured.
 
     The pairs are shuffled by ``rng``, or taken in their order without one. A last batch that is not full is left
     out, for a smaller choice is an easier one. Raises ``ValueError`` where there is not one full batch.
     """
-    if len(text) < batch:
-        raise ValueError(f"{len(text)} pairs do not fill a batch of {batch}")
-    order = np.arange(len(text)) if rng is None else rng.permutation(len(text))
-    scores = [retrieval_scores(cosine_similarity(text[rows], motion[rows]))
-              for rows in order[: len(text) // batch * batch].reshape(-1, batch)]
+    count = len(similarity)
+    if count < batch:
+        raise ValueError(f"{count} pairs do not fill a batch of {batch}")
+    order = np.arange(count) if rng is None else rng.permutation(count)
+    scores = [retrieval_scores(similarity[np.ix_(rows, rows)])
+              for rows in order[: count // batch * batch].reshape(-1, batch)]
     return {key: float(np.mean([one[key] for one in scores])) for key in scores[0]}
 
 
-def retrieval_protocols(text: np.ndarray, motion: np.ndarray, captions: list[str],
+def retrieval_protocols(similarity: np.ndarray, captions: list[str],
                         rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Every protocol in one call, for features (n, d) compared by their cosine.
+    """Every protocol in one call, for similarities (n, n) of captions and their motions.
 
     - ``all``: every sample against all others.
     - ``captions``: the same, but samples with one and the same caption count as right for each other.
     - ``batches``: random batches of 32, as R-precision is measured; left out where there is not one full batch.
     """
-    similarity = cosine_similarity(text, motion)
     _, number = np.unique(captions, return_inverse=True)
     scores = {"all": retrieval_scores(similarity),
               "captions": retrieval_scores(similarity, number[:, None] == number)}
-    if len(text) >= BATCH:
-        scores["batches"] = batched_retrieval(text, motion, rng=rng)
+    if len(similarity) >= BATCH:
+        scores["batches"] = batched_retrieval(similarity, rng=rng)
     return scores
 
 

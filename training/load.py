@@ -124,6 +124,14 @@ class LoadedLaMP:
     normalisation: Normalisation
     source: Source
 
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (b, embed_dim) of texts, for retrieval."""
+        published = self.model.config.published
+        longest = self.source.options.get("max_text_len", 32)
+        pieces = self.pieces.encode(texts, longest, longest if published else None)
+        device = self.model.query_tokens.device
+        return self.model.text_features(pieces.ids.to(device), pieces.mask.to(device))
+
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""
         return LaMPText(self.model, self.pieces, kind, self.source.options.get("max_text_len", 32),

@@ -1,0 +1,71 @@
+"""How well LaMP ties words to motions, measured on a split of captioned clips."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.prepare_features import mirror_text
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
+from data.text_motion import Pair
+from evaluation.retrieval import retrieval_protocols
+from models.lamp.objectives import similarity
+
+BATCH = 64
+REPEATS = 20  # draws of a caption a clip, and of batches
+
+
+@dataclass(frozen=True)
+class LanguageScores:
+    """Retrieval under every protocol, and what becomes of captions whose sides are exchanged."""
+
+    retrieval: dict[str, dict[str, float]]  # protocol -> score -> mean over the repeats
+    sides: float       # per cent of captions naming a side that are nearer to their motion than their mirror image is
+    sided: int         # how many captions name a side
+
+
+def caption_similarity(captions: Sequence[str], motions: Sequence[np.ndarray],
+                       text_features: Callable[[list[str]], Tensor],
+                       motion_features: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+    """Similarities (captions, motions) of texts and normalised feature clips (T, d), cut to at most 196 whole tokens."""
+    texts = [text_features(list(captions[start:start + BATCH])) for start in range(0, len(captions), BATCH)]
+    moved = [motion_features(*_padded(motions[start:start + BATCH])) for start in range(0, len(motions), BATCH)]
+    return similarity(torch.cat(texts), torch.cat(moved)).cpu().numpy()
+
+
+def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.ndarray],
+                   text_features: Callable[[list[str]], Tensor], motion_features: Callable[[Tensor, Tensor], Tensor],
+                   seed: int = 0) -> LanguageScores:
+    """Score LaMP (or anything that gives features) on pairs.
+
+    Args:
+        text_features: captions to (b, e); motion_features: zero-padded motion (b, t, d) and lengths (b,) to (b, e) or
+            (b, queries, e), as ``models.lamp.objectives.similarity`` compares them.
+    """
+    motions = [normalise(pair.features).astype(np.float32) for pair in pairs]
+    captions = [caption for pair in pairs for caption in pair.captions]
+    owners = np.array([number for number, pair in enumerate(pairs) for _ in pair.captions])
+    scores = caption_similarity(captions, motions, text_features, motion_features)
+
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(REPEATS):
+        chosen = np.array([generator.choice(np.flatnonzero(owners == clip)) for clip in range(len(pairs))])
+        draws.append(retrieval_protocols(scores[chosen], [captions[row] for row in chosen], generator))
+    retrieval = {protocol: {key: float(np.mean([draw[protocol][key] for draw in draws])) for key in draws[0][protocol]}
+                 for protocol in draws[0]}
+
+    sided = [row for row, caption in enumerate(captions) if mirror_text(caption) != caption]
+    wrong = caption_similarity([mirror_text(captions[row]) for row in sided], motions, text_features, motion_features)
+    places = np.arange(len(sided)), owners[sided]
+    right = scores[sided][places] > wrong[places]
+    return LanguageScores(retrieval, float(100 * right.mean()) if sided else float("nan"), len(sided))
+
+
+def _padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
+    batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
+    for row, motion, length in zip(batch, motions, lengths, strict=True):
+        row[:length] = motion[:length]
+    return torch.from_numpy(batch), torch.tensor(lengths)
