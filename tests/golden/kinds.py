@@ -1,4 +1,5 @@
 """Which check a fixture belongs to: decided by what is in it, never by its file's name."""
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,27 +25,45 @@ _KINDS = (
     ("quantizer",),
     ("qformer",),
 )
+# Names that leave it open: words, a part of a parameter's name that settles it, and the kind.
+_OPEN_KINDS = (
+    (("mask", "transformer"), "Qformer.", ("lamp", "mask", "transformer")),
+    (("mask", "transformer"), "seqTransEncoder.", ("momask", "mask", "transformer")),
+    (("vqvae",), "quantizer.layers.", ("rvqvae",)),
+    (("vqvae",), "vqvae.quantizer.", ("humanvqvae",)),
+    (("lamp",), "motion_cls.", ("pretraining",)),
+)
 
 
 class UnknownFixture(Exception):
     """The content of a fixture fits no check."""
 
 
-def model_kind(model: str) -> tuple[str, ...] | None:
-    """The kind that the words of a model name settle, None where they settle none."""
-    letters = "".join(character for character in model.casefold() if character.isalnum())
-    return next((words for words in _KINDS if all(word in letters for word in words)), None)
+def model_kind(model: str, parameters: Iterable[str] = ()) -> tuple[str, ...] | None:
+    """The kind of a model by the words of its name, and by the names of its parameters where those leave it open.
+
+    None where nothing fits.
+    """
+    spoken = re.findall(r"[a-z0-9]+", model.casefold().replace("-", ""))
+
+    def says(words: Iterable[str]) -> bool:
+        return all(any(word in one for one in spoken) for word in words)
+
+    parameters = list(parameters)
+    kinds = [words for words in _KINDS if says(words)]
+    kinds += [kind for words, part, kind in _OPEN_KINDS if says(words) and any(part in name for name in parameters)]
+    return kinds[0] if kinds else None
 
 
 def find_model_check(manifest: Mapping[str, Any], checks: Mapping[str, ModelCheck]) -> ModelCheck:
-    """The check for a manifest: by its exact ``model``, else by the kind of model that the name tells.
+    """The check for a manifest: by its exact ``model``, else by the kind of model that name and parameters tell.
 
     Raises ``UnknownFixture`` where the name fits nothing.
     """
     model = str(manifest["model"])
     if model in checks:
         return checks[model]
-    kind = model_kind(model)
+    kind = model_kind(model, (name for name, *_ in manifest.get("parameters", ())))
     for known, check in checks.items():
         if kind is not None and model_kind(known) == kind:
             return check
