@@ -1,0 +1,49 @@
+"""Pack trained models for pretrained/: float16 safetensors, options without paths of this machine, what else they need.
+
+    python prepare/bundle_model.py vq_demo lamp_demo t2m_demo len_demo
+"""
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES
+from options.base import Parser, add_common
+from options.opt_file import write_options
+from training.checkpoint import save_weights
+from training.load import find_source, read_state
+from utils.errors import script
+from utils.files import atomic_path
+from utils.paths import PRETRAINED
+
+STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator")
+# Of one machine or one run; nothing that rebuilds or uses the model.
+LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "is_train", "quiet", "num_workers"}
+FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
+
+
+@script
+def main() -> None:
+    parser = Parser("Pack trained models for pretrained/.")
+    add_common(parser)
+    parser.add_argument("names", nargs="+", help="runs under checkpoints/<dataset_name>")
+    parser.add_argument("--out", type=Path, default=PRETRAINED, help="folder to write to")
+    opt = parser.parse_args()
+    for name in opt.names:
+        source = find_source(name, opt.dataset_name, opt.checkpoints_dir)
+        folder = opt.out / opt.dataset_name / source.folder.name
+        state = {key: tensor for key, tensor in read_state(source.file, STATE_KEYS).items()
+                 if not key.startswith("vq_model.") and not key.endswith(FIXED)}
+        save_weights(folder / "model" / f"{source.file.stem}.safetensors", state)
+        write_options(folder / "opt.txt", {key: value for key, value in source.options.items() if key not in LEFT_OUT})
+        for extra in ("meta/mean.npy", "meta/std.npy", "vocab.txt"):
+            if (source.folder / extra).is_file():
+                with atomic_path(folder / extra) as temporary:
+                    shutil.copyfile(source.folder / extra, temporary)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{source.file} -> {folder} ({size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()

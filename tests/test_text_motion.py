@@ -1,0 +1,137 @@
+"""The loader rules of HumanML3D."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.motion_windows import MotionWindows, Normalisation
+from data.prompts import Prompt, read_prompts
+from data.specs import dataset_spec
+from data.text import clean_caption, read_captions
+from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs
+from utils.errors import InputError
+
+DIM = 263
+IDENTITY = Normalisation(np.zeros(DIM, np.float32), np.ones(DIM, np.float32))
+
+
+def write_clip(root: Path, name: str, rows: int, captions: list[str]) -> None:
+    for folder in ("new_joint_vecs", "texts"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    features = np.tile(np.arange(rows, dtype=np.float32)[:, None], (1, DIM))
+    np.save(root / "new_joint_vecs" / f"{name}.npy", features)
+    (root / "texts" / f"{name}.txt").write_text("".join(f"{caption}\n" for caption in captions))
+    with (root / "train.txt").open("a") as file:
+        file.write(f"{name}\n")
+
+
+def test_captions_are_cleaned_as_published() -> None:
+    assert clean_caption('A person (slowly) WALKS; "turns": then stops!') == "a person slowly walks turns then stops"
+    assert clean_caption("it's a left-hand wave, ok?") == "it's a left-hand wave, ok?"
+    assert len(clean_caption("step " * 50).split()) == 32
+
+
+def test_a_bad_caption_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("fine#fine/ADJ#0.0#0.0\n\nbroken#0.0\n")
+    with pytest.raises(InputError, match=r"a\.txt:3"):
+        read_captions(path)
+    path.write_text("a#a/DET#nan#nan\n")
+    assert read_captions(path)[0].whole_clip
+
+
+def test_clips_outside_the_bounds_are_dropped_and_timed_captions_make_their_own_pairs(tmp_path: Path) -> None:
+    write_clip(tmp_path, "short", 39, ["too short#x/X#0.0#0.0"])
+    write_clip(tmp_path, "long", 200, ["too long#x/X#0.0#0.0"])
+    write_clip(tmp_path, "both", 120, ["the whole#x/X#0.0#0.0", "a part#x/X#1.0#4.0", "a blink#x/X#1.0#2.0"])
+    write_clip(tmp_path, "timed", 120, ["only a part#x/X#0.5#5.0"])
+    pairs = load_pairs(dataset_spec("t2m", tmp_path), "train")
+    assert [(pair.name, pair.captions) for pair in pairs] == [
+        ("both", ("the whole",)), ("A_both", ("a part",)), ("A_timed", ("only a part",))]
+    assert pairs[1].features[:, 0].tolist() == list(range(20, 80))
+    assert len(pairs[2].features) == 90
+    whole = load_pairs(dataset_spec("t2m", tmp_path), "train", whole_clips_only=True)
+    assert [pair.name for pair in whole] == ["both"]
+
+
+def test_crops_are_whole_tokens_inside_the_clip_and_one_in_three_is_shorter() -> None:
+    generator = np.random.default_rng(0)
+    crops = [draw_crop(90, 3, generator) for _ in range(3000)]
+    assert {crop.length for crop in crops} == {88, 84}
+    assert abs(np.mean([crop.length == 84 for crop in crops]) - 1 / 3) < 0.03
+    assert all(0 <= crop.start <= 90 - crop.length for crop in crops)
+    assert {crop.start for crop in crops if crop.length == 84} == set(range(7))
+    assert {crop.caption for crop in crops} == {0, 1, 2}
+
+
+def test_samples_are_normalised_padded_with_zeros_and_depend_on_the_epoch_alone() -> None:
+    features = np.random.default_rng(1).normal(size=(90, DIM)).astype(np.float32)
+    normalisation = Normalisation(np.full(DIM, 2, np.float32), np.full(DIM, 4, np.float32))
+    data = TextMotion([Pair("a", features, ("one", "two"))] * 20, normalisation, training=True, seed=7)
+    data.set_epoch(3)
+    items = [data[i] for i in range(20)]
+    crop = data.crop(5)
+    assert items[5]["m_len"] == crop.length
+    assert items[5]["motion"].shape == (196, DIM)
+    expected = (features[crop.start:crop.start + crop.length] - 2) / 4
+    np.testing.assert_allclose(items[5]["motion"][:crop.length], expected, rtol=1e-6)
+    assert not items[5]["motion"][crop.length:].any()
+    assert [data[i]["m_len"] for i in range(20)] == [item["m_len"] for item in items]
+    data.set_epoch(4)
+    assert [data.crop(i) for i in range(20)] != [crop] * 20
+    evaluation = TextMotion([Pair("a", features, ("one", "two"))], normalisation, training=False)
+    assert (evaluation[0]["caption"], evaluation[0]["m_len"]) == ("one", 88)
+
+
+def test_tokens_of_a_crop_are_those_of_its_rows() -> None:
+    rows = 90
+    # The code of a token is the row that it starts at, so that a crop's tokens tell where they are from.
+    codes = [[torch.arange(start, rows - 3, 4).unsqueeze(1) for start in range(4)]]
+    data = TextTokens([Pair("a", np.zeros((rows, DIM), np.float32), ("a",))], codes, training=True, seed=1)
+    for epoch in range(30):
+        data.set_epoch(epoch)
+        crop, item = data.crop(0), data[0]
+        assert item["token_len"] == crop.length // 4
+        expected = range(crop.start, crop.start + crop.length, 4)
+        assert item["tokens"][:item["token_len"], 0].tolist() == list(expected)
+        assert (item["tokens"][item["token_len"]:] == -1).all()
+
+
+def test_windows_cover_every_start_of_every_long_clip() -> None:
+    clips = {"a": np.arange(10, dtype=np.float32)[:, None].repeat(DIM, 1), "b": np.full((4, DIM), 99, np.float32),
+             "c": 100 + np.arange(8, dtype=np.float32)[:, None].repeat(DIM, 1)}
+    windows = MotionWindows(clips, IDENTITY, 6)
+    assert [window[0, 0].item() for window in windows] == [0, 1, 2, 3, 100, 101]
+    assert windows[5].shape == (6, DIM)
+    with pytest.raises(InputError, match="window of 20"):
+        MotionWindows(clips, IDENTITY, 20)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("a person walks", ":1: a line is text#length"), ("a person walks#40\n#comment\nb#x", ":3: the length"),
+    ("#40", "no prompt"), ("ok#40\n!!#40", ":2: the prompt has no words"), ("a#0", "4 to 196"), ("a#-4", "4 to 196"),
+    ("a#5000", "4 to 196"), ("a#3", "4 to 196"), ("", "no prompt"), ("a#40.5", "the length"),
+])
+def test_a_bad_prompt_line_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_prompts(path)
+
+
+def test_one_na_makes_all_lengths_na(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("# a comment\n\na person #1 walks#40\n")
+    assert read_prompts(path) == [Prompt("a person #1 walks", 40)]
+    path.write_text("walks#40\nbows# na \n")
+    assert read_prompts(path) == [Prompt("walks", None), Prompt("bows", None)]
+
+
+def test_what_is_missing_is_named_with_the_script_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"texts is missing"):
+        load_pairs(dataset_spec("t2m", tmp_path), "train")
+    write_clip(tmp_path, "a", 60, ["a#x/X#0#0"])
+    np.save(tmp_path / "new_joint_vecs" / "a.npy", np.zeros((60, 10), np.float32))
+    with pytest.raises(InputError, match=r"a\.npy has shape \(60, 10\), expected \(frames, 263\)"):
+        load_pairs(dataset_spec("t2m", tmp_path), "train")
