@@ -35,6 +35,7 @@ def main() -> None:
         qformer = QFormer(qformer.config)
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
     model = LaMP(config, tokenizer.model, qformer)
+    model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not opt.freeze_words)
     vars(opt).update(config.to_options())
     pieces = WordPieces(bert)
     pieces.save(run_folder(opt))

@@ -20,6 +20,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="BERT to start from: a folder, or a name on the hub; all sizes are read from it")
     text.add_argument("--bert_layers", type=natural, default=0, help="keep only so many of its layers; 0 keeps all")
     text.add_argument("--random_start", action="store_true", help="take only sizes and vocabulary from --bert")
+    text.add_argument("--freeze_words", action="store_true",
+                      help="keep BERT's word embeddings, so that words no caption has stay near those they mean like")
     text.add_argument("--max_text_len", type=positive_int, default=32, help="word pieces of a caption")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder_width", type=positive_int, default=1408, help="width that cross attention reads")

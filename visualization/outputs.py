@@ -6,7 +6,7 @@ import numpy as np
 
 from data.specs import DatasetSpec
 from motion.bvh_fit import joints_to_bvh
-from motion.foot import lock_feet_with_ik
+from motion.foot import plant_feet
 from utils.files import save_npy, write_text
 from visualization.video import write_video
 
@@ -28,14 +28,14 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     written = []
-    for suffix, motion in (("", joints), ("_ik", lock_feet_with_ik(joints, spec.skeleton))):
+    for suffix, motion in (("", joints), ("_ik", plant_feet(joints, spec.skeleton, spec.fps))):
         motion = np.asarray(motion, dtype=np.float32)
         written.append(folder / "joints" / str(number) / f"{stem}{suffix}.npy")
         save_npy(written[-1], motion)
         animation = folder / "animation" / str(number) / f"{stem}{suffix}"
         if formats.bvh:
             written.append(animation.with_suffix(".bvh"))
-            write_text(written[-1], joints_to_bvh(motion, spec.skeleton, spec.fps).to_text())
+            write_text(written[-1], joints_to_bvh(motion, spec.skeleton, spec.fps).text())
         if formats.video:
             written.append(animation.with_suffix(".mp4"))
             write_video(written[-1], [motion], [caption], spec.fps)
