@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.vq.encdec import DROPOUT, Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
-from models.vq.residual import ResidualQuantizer
+from models.vq.residual import SAMPLE_TEMPERATURE, ResidualQuantizer
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class VQConfig:
     shared_codebook: bool = False
     quantize_dropout_prob: float = 0.2
     vq_dropout: float = DROPOUT
+    sample_codebook_temp: float = SAMPLE_TEMPERATURE
     published_reset: bool = False
 
     @classmethod
@@ -74,7 +75,7 @@ class RVQVAE(nn.Module):
         self.encoder, self.decoder = _encoder_decoder(config)
         self.quantizer = ResidualQuantizer(
             config.num_quantizers, config.nb_code, config.code_dim, config.mu, config.shared_codebook,
-            config.quantize_dropout_prob, config.published_reset)
+            config.quantize_dropout_prob, config.published_reset, config.sample_codebook_temp)
 
     @property
     def motion_encoder(self) -> Encoder:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.vq.quantizer import EmaQuantizer
 
-TRAINING_TEMPERATURE = 0.5  # of the Gumbel noise on the choice of codes while training
+SAMPLE_TEMPERATURE = 0.5  # of the Gumbel noise on the choice of codes while training; 0 is none
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class ResidualQuantizer(nn.Module):
     """``num_quantizers`` codebooks over successive residuals (RVQ; Zeghidour et al. 2021, alg. 1)."""
 
     def __init__(self, num_quantizers: int, codes: int, dim: int, mu: float = 0.99, shared: bool = False,
-                 dropout_prob: float = 0.2, published: bool = False) -> None:
+                 dropout_prob: float = 0.2, published: bool = False,
+                 temperature: float = SAMPLE_TEMPERATURE) -> None:
         super().__init__()
         first = EmaQuantizer(codes, dim, mu, published)
         rest = [first if shared else EmaQuantizer(codes, dim, mu, published) for _ in range(num_quantizers - 1)]
         self.layers = nn.ModuleList([first, *rest])
         self.dropout_prob = dropout_prob
+        self.temperature = temperature
 
     def forward(self, latent: Tensor) -> ResidualQuantized:
         """Quantize (b, dim, n). Training: Gumbel noise on the choice, and with ``dropout_prob`` only the first
@@ -37,7 +39,7 @@ class ResidualQuantizer(nn.Module):
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)
         codes, commitments, perplexities = [], [], []
         last = self._last_layer() if self.training else len(self.layers) - 1
-        temperature = TRAINING_TEMPERATURE if self.training else 0.0
+        temperature = self.temperature if self.training else 0.0
         for layer in self.layers[:last + 1]:
             result = layer(residual, temperature)
             residual = residual - result.latent.detach()
