@@ -38,6 +38,7 @@ class QFormerConfig:
     cross_attention_freq: int = 2  # every so many layers, from the first
     num_query_tokens: int = 49
     dropout: float = 0.1
+    attention_dropout: float = 0.1  # on attention weights; 0 lets CPUs use their fast kernel in training
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class Attention(nn.Module):
     def __init__(self, config: QFormerConfig, source_width: int) -> None:
         super().__init__()
         self.heads = config.heads
-        self.dropout = config.dropout
+        self.dropout = config.attention_dropout
         self.self = nn.ModuleDict({
             "query": nn.Linear(config.hidden, config.hidden),
             "key": nn.Linear(source_width, config.hidden),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.lamp.lamp import LaMP
+from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
 from models.vq.encdec import Encoder
 from models.vq.model import VQConfig
@@ -42,7 +42,7 @@ class MotionPrefix(nn.Module):
         self.opt_proj = nn.Linear(sizes.hidden, config.llm_width)
 
     @classmethod
-    def from_lamp(cls, lamp: LaMP, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
+    def from_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
         """Start from a pretrained LaMP model's copy of everything but the last map."""
         prefix = cls(MotionPrefixConfig(lamp.config.qformer, lamp.config.vq, llm_width))
         own = prefix.state_dict()

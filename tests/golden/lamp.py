@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.lamp.lamp import TEMP_INIT, EncodedMotion, LaMP, LaMPConfig, Negatives
+from models.lamp.features import EncodedMotion, LaMPConfig
+from models.lamp.lamp import TEMP_INIT, LaMP, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING, next_word_targets, same_caption, similarity, smoothed_cross_entropy
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.m2t.front import MotionPrefix, MotionPrefixConfig
@@ -156,7 +157,7 @@ def _check_parts(model: LaMP, encoded: EncodedMotion, ids: Tensor, mask: Tensor,
                  report: Report) -> None:
     logits, _ = model.matching(model.motion_states(encoded), None, ids, mask, _negatives(arrays, report))
     report.close("ptm_logits", logits, 1e-5)
-    logits = model.generation_logits(model.generation_text_states(ids, mask), mask)
+    logits = model.generation_logits(model.word_states(ids), mask)
     kept = _every(manifest, "gen_logits", logits.shape[1], arrays["gen_logits"].shape[1])
     report.close("gen_logits", logits[:, kept], 1e-5)
     logits = model.caption_logits(ids, mask, model.query_motion(encoded))

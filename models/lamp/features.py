@@ -1,0 +1,219 @@
+"""What a LaMP model is used for once trained: features of texts and motions, and the condition of generation."""
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.lamp.qformer import INIT_STD, POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
+from models.vq.encdec import Encoder
+from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
+from utils.errors import InputError
+
+ConditionKind = Literal["query", "cls", "both"]
+
+
+@dataclass(frozen=True)
+class LaMPConfig:
+    """Settings that rebuild a LaMP model; the defaults are the published sizes."""
+
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
+    embed_dim: int = 512     # of the features that are compared
+    published: bool = False  # repeat the released code's behaviour, see models.lamp.lamp
+
+    def to_options(self) -> dict[str, Any]:
+        """What is LaMP's own of a run's flat options; the tokenizer has its own file."""
+        return {"embed_dim": self.embed_dim, "published_behaviour": self.published, **self.qformer.to_options()}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> "LaMPConfig":
+        """Settings from a run's flat options and its tokenizer's; what is missing takes the published size."""
+        return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
+                   options.get("published_behaviour", cls.published))
+
+
+@dataclass(frozen=True)
+class EncodedMotion:
+    """What the frozen parts make of a batch of motions; worth keeping where a motion is used often."""
+
+    latents: Tensor      # (b, n, code_dim) of the motion encoder
+    ids: Tensor | None   # (b, n) int64 tokens of the first quantizer; None without a tokenizer
+    mask: Tensor | None  # (b, n) bool, False at padding; None where everything counts
+
+
+class LaMPFeatures(nn.Module):
+    """The parts of a LaMP model that make features. Motion is (b, t, d), normalised, zero where padded; ``m_lens`` (b,)
+    are its lengths in frames. Text is ids (b, t) with a mask that is 1 or True at words.
+
+    Motions are padded to ``num_query_tokens`` tokens, the length that the convolutions were shown in training, so
+    features do not depend on what else is in a batch. Methods that give features run without gradient or dropout.
+    """
+
+    def __init__(self, config: LaMPConfig, vq_model: HumanVQVAE | RVQVAE | None = None,
+                 qformer: QFormer | None = None) -> None:
+        super().__init__()
+        if vq_model is not None and vq_model.config != config.vq:
+            raise ValueError("the tokenizer has other settings than the LaMP model was given")
+        if qformer is not None and qformer.config != config.qformer:
+            raise ValueError("the Q-Former has other sizes than the LaMP model was given")
+        self.config = config
+        sizes, code_dim = config.qformer, config.vq.output_emb_width
+        self.query_tokens = nn.Parameter(torch.randn(1, sizes.num_query_tokens, sizes.hidden) * INIT_STD)
+        projection_std = sizes.encoder_width**-0.5
+        self.motion_projection = nn.Parameter(torch.randn(code_dim, sizes.encoder_width) * projection_std)
+        self.text_projection = nn.Parameter(torch.randn(sizes.hidden, sizes.encoder_width) * projection_std)
+        self.vq_model = vq_model
+        self.Qformer = qformer or QFormer(sizes)
+        self.motion_encoder = (
+            _motion_encoder(config.vq) if vq_model is None or config.published else vq_model.motion_encoder)
+        self.text_proj = nn.Linear(sizes.hidden, config.embed_dim)
+        self.motion_proj = nn.Linear(sizes.hidden, config.embed_dim)
+        for part in self._frozen():
+            part.requires_grad_(False)
+        self.register_load_state_dict_pre_hook(_complete_state)
+        self.train()
+
+    def train(self, mode: bool = True) -> "LaMPFeatures":
+        """Switch dropout, but never in the frozen parts (published: it stays in the motion encoder)."""
+        super().train(mode)
+        for part in self._frozen():
+            if not (self.config.published and part is self.motion_encoder):
+                part.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_motion(self, motion: Tensor, m_lens: Tensor | None = None) -> EncodedMotion:
+        """Latents and tokens of motion (b, t, d). Without ``m_lens`` all t frames count (published: padding always).
+
+        Raises ``InputError`` where a motion has more frames than the queries stand for.
+        """
+        unit, tokens = self.config.vq.unit_length, self.config.qformer.num_query_tokens
+        frames = motion.shape[1]
+        if frames > tokens * unit:
+            raise InputError(f"a motion has {frames} frames, and this LaMP model reads at most {tokens * unit}")
+        padded = F.pad(motion, (0, 0, 0, tokens * unit - frames))
+        latents = self.motion_encoder(padded).transpose(1, 2).float()  # (b, n, code_dim)
+        ids = None if self.vq_model is None else self._token_ids(padded, latents)
+        if self.config.published:
+            return EncodedMotion(latents, ids, None)
+        if m_lens is None:
+            m_lens = torch.full((len(motion),), frames, device=motion.device)
+        positions = torch.arange(tokens, device=motion.device)
+        return EncodedMotion(latents, ids, positions < (m_lens // unit).clamp_min(1).unsqueeze(1))
+
+    def motion_states(self, encoded: EncodedMotion) -> Tensor:
+        """What queries look at in motions, (b, n, encoder_width)."""
+        return encoded.latents @ self.motion_projection
+
+    def query_motion(self, encoded: EncodedMotion, states: Tensor | None = None) -> QueryPass:
+        """The queries after looking at motions: LaMP's language-informative motion features."""
+        states = self.motion_states(encoded) if states is None else states
+        return self.Qformer.query(self.query_tokens, states, encoded.mask)
+
+    def query_text(self, hidden: Tensor, mask: Tensor | None = None) -> QueryPass:
+        """The queries after looking at hidden states of text (b, t, h)."""
+        return self.Qformer.query(self.query_tokens, hidden @ self.text_projection, mask)
+
+    def text_directions(self, hidden: Tensor) -> Tensor:
+        """Unit vectors (b, embed_dim) of text from its hidden states (b, t, h)."""
+        return F.normalize(self.text_proj(hidden[:, 0]).float(), dim=-1)
+
+    def motion_directions(self, hidden: Tensor) -> Tensor:
+        """Unit vectors (b, queries, embed_dim) of motion from its queries' hidden states."""
+        return F.normalize(self.motion_proj(hidden).float(), dim=-1)
+
+    def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors (b, embed_dim) of texts, to compare with either feature of motions by ``similarity``."""
+        with _inference(self):
+            return self.text_directions(self.Qformer.text(ids, mask))
+
+    def motion_features(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
+        """Unit vectors (b, embed_dim) of motions: the mean direction of their queries."""
+        return F.normalize(self.motion_query_features(motion, m_lens).mean(1), dim=-1)
+
+    def motion_query_features(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
+        """Unit vectors (b, queries, embed_dim); the nearest of a motion's queries is what training compares."""
+        with _inference(self):
+            return self.motion_directions(self.query_motion(self._encoded(motion, m_lens)).hidden)
+
+    def text_embedding(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(b, embed_dim) of any length, which the published retrieval compares by Euclidean distance."""
+        with _inference(self):
+            return self.text_proj(self.Qformer.text(ids, mask)[:, 0]).float()
+
+    def motion_embedding(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
+        """(b, embed_dim) of any length, mean over queries; the partner of ``text_embedding``."""
+        with _inference(self):
+            return self.motion_proj(self.query_motion(self._encoded(motion, m_lens)).hidden).float().mean(1)
+
+    def condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind = "query") -> Tensor:
+        """What a text-to-motion transformer is told of texts: (b, h), or (b, 2h) for ``both``.
+
+        ``query``: mean of the queries after looking at the text. ``cls``: the text's [CLS] state. Published models
+        let the queries look at padding too, so there texts must be padded as they were in training.
+        """
+        with _inference(self):
+            hidden = self.Qformer.text(ids, mask)
+            parts = []
+            if kind in ("query", "both"):
+                parts.append(self.query_text(hidden, None if self.config.published else mask).hidden.mean(1))
+            if kind in ("cls", "both"):
+                parts.append(hidden[:, 0])
+            if not parts:
+                raise ValueError(f"condition kind {kind!r} is none of query, cls, both")
+            return torch.cat(parts, -1).float()
+
+    def inference_state_dict(self) -> dict[str, Tensor]:
+        """Every tensor that features and conditions need, once: for small files, loaded with ``vq_model`` None."""
+        left_out = (*TIED_NAMES, POSITION_IDS)
+        return {name: tensor for name, tensor in self.state_dict().items()
+                if not name.startswith("vq_model.") and not name.endswith(left_out)}
+
+    def _token_ids(self, padded: Tensor, latents: Tensor) -> Tensor:
+        """Tokens (b, n) of the first quantizer; distances always in float32."""
+        if self.motion_encoder is not self.vq_model.motion_encoder:
+            latents = self.vq_model.motion_encoder(padded).transpose(1, 2).float()
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.vq_model.quantizers[0].nearest(latents.flatten(0, 1)).view(latents.shape[:2])
+
+    def _encoded(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None) -> EncodedMotion:
+        return motion if isinstance(motion, EncodedMotion) else self.encode_motion(motion, m_lens)
+
+    def _frozen(self) -> list[nn.Module]:
+        return [part for part in (self.motion_encoder, self.vq_model) if part is not None]
+
+
+def _motion_encoder(vq: VQConfig) -> Encoder:
+    return Encoder(vq.dim_pose, vq.output_emb_width, vq.down_t, vq.stride_t, vq.width, vq.depth,
+                   vq.dilation_growth_rate, vq.vq_act, vq.vq_norm)
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """No gradient, no dropout; training mode comes back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _complete_state(model: LaMPFeatures, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Where the motion encoder is the tokenizer's, its weights may lie under either name, but must not differ."""
+    if model.vq_model is None or model.motion_encoder is not model.vq_model.motion_encoder:
+        return
+    inner = next(name for name, part in model.vq_model.named_modules() if part is model.motion_encoder)
+    for name in model.motion_encoder.state_dict():
+        names = f"{prefix}motion_encoder.{name}", f"{prefix}vq_model.{inner}.{name}"
+        given = [state[key] for key in names if key in state]
+        if len(given) == 2 and not torch.equal(given[0].to(given[1]), given[1]):
+            raise InputError("these LaMP weights have a motion encoder of their own, as released ones do: "
+                             "load them with published_behaviour")
+        if given:
+            state[names[0]] = state[names[1]] = given[0]
