@@ -30,6 +30,6 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def add_text_condition(parser: argparse.ArgumentParser) -> None:
     """Which text features a model is conditioned on."""
     parser.add_argument("--text_encoder", choices=("lamp", "clip"), default="lamp", help="source of text features")
-    parser.add_argument("--lamp_name", help="LaMP model that gives them")
+    parser.add_argument("--lamp_name", help="LaMP model that gives them; by default the one trained last")
     parser.add_argument("--condition", choices=("query", "cls", "both"), default="both",
                         help="feature of LaMP: mean of its queries over the text (the paper), its [CLS] state, or both")

@@ -28,6 +28,7 @@ from utils.errors import InputError
 from utils.paths import find_model_dir
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
+BUNDLED_LAMP = "lamp_demo"
 PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "latest")
 
 
@@ -206,10 +207,18 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
     """The frozen text encoder that a run's options name: LaMP (default) or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
         return ClipText(device=device)
-    name = options.get("lamp_name")
-    if name in (None, "None"):
-        raise InputError("--lamp_name is needed: the LaMP model that gives text features")
-    return load_lamp(name, spec, checkpoints_dir, device).text_encoder(options.get("condition", "query"))
+    return load_lamp(options["lamp_name"], spec, checkpoints_dir, device).text_encoder(options.get("condition", "query"))
+
+
+def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
+    """The LaMP model to take where none is named: the one trained last, on the tokenizer ``vq_name`` where that is given;
+    the bundled one where there is none."""
+    found = []
+    for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
+        options = read_options(path)
+        if "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
+            found.append((path.stat().st_mtime, path.parent.name))
+    return max(found)[1] if found else BUNDLED_LAMP
 
 
 def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
