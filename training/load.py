@@ -207,12 +207,13 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
     """The frozen text encoder that a run's options name: LaMP (default) or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
         return ClipText(device=device)
-    return load_lamp(options["lamp_name"], spec, checkpoints_dir, device).text_encoder(options.get("condition", "query"))
+    lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
+    return lamp.text_encoder(options.get("condition", "query"))
 
 
 def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
-    """The LaMP model to take where none is named: the one trained last, on the tokenizer ``vq_name`` where that is given;
-    the bundled one where there is none."""
+    """The LaMP model to take where none is named: the one trained last, on the tokenizer ``vq_name`` where that is
+    given; the bundled one where there is none."""
     found = []
     for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
         options = read_options(path)
