@@ -1,0 +1,247 @@
+"""BVH files: reading any, writing ours.
+
+Angles are degrees; a joint's rotations multiply from left to right in channel order and act on columns; a joint's
+position channels take the place of its offset.
+"""
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from motion.euler import euler_to_matrix
+
+POSITIONS = ("Xposition", "Yposition", "Zposition")
+ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")
+_CHANNELS = {name.lower(): name for name in POSITIONS + ROTATIONS}
+
+
+@dataclass(frozen=True)
+class Bvh:
+    """A hierarchy of J joints, in file order, and how it moves over T frames."""
+
+    names: tuple[str, ...]
+    parents: tuple[int, ...]                # -1 for the root; a parent comes before its children
+    offsets: np.ndarray                     # (J, 3) from the parent at rest
+    channels: tuple[tuple[str, ...], ...]   # of each joint, in file order
+    values: np.ndarray                      # (T, number of channels)
+    frame_time: float                       # seconds
+    end_sites: dict[int, np.ndarray] = field(default_factory=dict)  # (3,) offset of the tip of each joint that has one
+
+    @cached_property
+    def columns(self) -> tuple[slice, ...]:
+        """Columns of ``values`` that belong to each joint."""
+        ends = np.cumsum([len(channels) for channels in self.channels]).tolist()
+        return tuple(slice(end - len(channels), end) for end, channels in zip(ends, self.channels, strict=True))
+
+    def local_positions(self) -> np.ndarray:
+        """(T, J, 3) each joint's place in its parent's frame: its offset, or what its position channels say."""
+        places = np.repeat(self.offsets[None], len(self.values), 0)
+        for joint, channel, column in self._each("position"):
+            places[:, joint, POSITIONS.index(channel)] = self.values[:, column]
+        return places
+
+    def local_rotations(self) -> np.ndarray:
+        """(T, J, 3, 3) each joint's rotation in its parent's frame."""
+        turns = np.empty((len(self.values), len(self.names), 3, 3))
+        for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True)):
+            rotations = [place for place, channel in enumerate(channels) if channel in ROTATIONS]
+            order = "".join(channels[place][0].lower() for place in rotations)
+            turns[:, joint] = euler_to_matrix(self.values[:, columns][:, rotations], order)
+        return turns
+
+    def forward_kinematics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (T, J, 3) and rotations (T, J, 3, 3) of all joints in the world."""
+        places, turns = self.local_positions(), self.local_rotations()
+        for joint, parent in enumerate(self.parents):
+            if parent >= 0:
+                places[:, joint] = places[:, parent] + np.einsum("tij,tj->ti", turns[:, parent], places[:, joint])
+                turns[:, joint] = turns[:, parent] @ turns[:, joint]
+        return places, turns
+
+    def joints(self) -> np.ndarray:
+        """(T, J, 3) positions of the joints in the world, in the file's unit."""
+        return self.forward_kinematics()[0]
+
+    def tips(self) -> dict[int, np.ndarray]:
+        """Positions (T, 3) of the end sites in the world, by their joint."""
+        places, turns = self.forward_kinematics()
+        return {joint: places[:, joint] + turns[:, joint] @ offset for joint, offset in self.end_sites.items()}
+
+    def text(self) -> str:
+        """The file's content, numbers to a millionth."""
+        lines, depth = ["HIERARCHY"], 0
+        children = [[child for child, parent in enumerate(self.parents) if parent == joint]
+                    for joint in range(len(self.names))]
+
+        def put(line: str) -> None:
+            lines.append("\t" * depth + line)
+
+        def put_joint(joint: int) -> None:
+            nonlocal depth
+            put(f"{'JOINT' if depth else 'ROOT'} {self.names[joint]}")
+            put("{")
+            depth += 1
+            put("OFFSET " + _numbers(self.offsets[joint]))
+            put(f"CHANNELS {len(self.channels[joint])} {' '.join(self.channels[joint])}")
+            for child in children[joint]:
+                put_joint(child)
+            if joint in self.end_sites:
+                put("End Site")
+                put("{")
+                put("\tOFFSET " + _numbers(self.end_sites[joint]))
+                put("}")
+            depth -= 1
+            put("}")
+
+        put_joint(0)
+        lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self.frame_time:.6f}"]
+        return "\n".join(lines + [_numbers(row) for row in self.values]) + "\n"
+
+    def _each(self, kind: str) -> list[tuple[int, str, int]]:
+        """Joint, channel and column of every channel of a kind."""
+        return [(joint, channel, columns.start + place)
+                for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True))
+                for place, channel in enumerate(channels) if channel.endswith(kind)]
+
+
+def read_bvh(path: str | Path) -> Bvh:
+    """Read a BVH file with any hierarchy and any channels.
+
+    Raises ``ValueError`` naming the file and the line where it is not BVH, and ``OSError`` where it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file (byte {error.start})") from error
+    return parse_bvh(text, str(path))
+
+
+def parse_bvh(text: str, source: str = "BVH") -> Bvh:
+    """Read the content of a BVH file; ``source`` names it in errors. Raises ``ValueError`` as ``read_bvh`` does."""
+    return _Parser(text, source).parse()
+
+
+def _numbers(row: np.ndarray) -> str:
+    return " ".join(["%.6f"] * len(row)) % tuple(row)
+
+
+class _Parser:
+    """Reads the hierarchy word by word and the motion line by line."""
+
+    def __init__(self, text: str, source: str):
+        self.source = source
+        self.lines = text.splitlines()
+        self.words = ((number, word) for number, line in enumerate(self.lines, 1) for word in line.split())
+        self.line = 1
+        self.names: list[str] = []
+        self.parents: list[int] = []
+        self.offsets: list[list[float]] = []
+        self.channels: list[tuple[str, ...]] = []
+        self.end_sites: dict[int, np.ndarray] = {}
+
+    def parse(self) -> Bvh:
+        self.expect("HIERARCHY")
+        self.expect("ROOT")
+        self.joint(-1)
+        self.expect("MOTION")
+        self.expect("Frames:")
+        frames = self.number(int)
+        self.expect("Frame")
+        self.expect("Time:")
+        frame_time = self.number(float)
+        if frames < 1 or frame_time <= 0:
+            raise self.error(f"{frames} frames of {frame_time} s")
+        values = self.motion(frames)
+        return Bvh(tuple(self.names), tuple(self.parents), np.array(self.offsets), tuple(self.channels), values,
+                   frame_time, self.end_sites)
+
+    def joint(self, parent: int) -> None:
+        """What follows ROOT or JOINT, up to its closing brace; nested joints one by one, to any depth."""
+        open_joints = [self.open(parent)]
+        while open_joints:
+            joint, word = open_joints[-1], self.next()
+            if word == "OFFSET":
+                self.offsets[joint] = self.vector()
+            elif word == "CHANNELS":
+                self.channels[joint] = tuple(self.channel() for _ in range(self.number(int)))
+            elif word == "JOINT":
+                open_joints.append(self.open(joint))
+            elif word == "End":
+                for expected in ("Site", "{", "OFFSET"):
+                    self.expect(expected)
+                self.end_sites[joint] = np.array(self.vector())
+                self.expect("}")
+            elif word == "}":
+                if not self.offsets[joint]:
+                    raise self.error(f"joint {self.names[joint]} has no OFFSET")
+                open_joints.pop()
+            else:
+                raise self.error(f"{word!r} inside joint {self.names[joint]}")
+
+    def open(self, parent: int) -> int:
+        name = []
+        while (word := self.next()) != "{":
+            name.append(word)
+        if not name:
+            raise self.error("a joint without a name")
+        self.names.append(" ".join(name))
+        self.parents.append(parent)
+        self.offsets.append([])
+        self.channels.append(())
+        return len(self.names) - 1
+
+    def motion(self, frames: int) -> np.ndarray:
+        width = sum(len(channels) for channels in self.channels)
+        below = enumerate(self.lines[self.line :], self.line + 1)
+        rows = [(number, line.split()) for number, line in below if line.strip()]
+        for self.line, row in rows[:frames]:
+            if len(row) != width:
+                raise self.error(f"{len(row)} values, the hierarchy has {width} channels")
+        if len(rows) != frames:
+            raise self.error(f"{len(rows)} rows of motion, {frames} frames were announced")
+        try:
+            values = np.array([row for _, row in rows], dtype=np.float64)
+        except ValueError:
+            values = np.array([np.nan])
+        if np.isfinite(values).all():
+            return values
+        # Word by word is slow, and finds the culprit.
+        return np.array([[self.to_number(word, float, number) for word in row] for number, row in rows])
+
+    def next(self) -> str:
+        try:
+            self.line, word = next(self.words)
+        except StopIteration:
+            self.line = len(self.lines)
+            raise self.error("the file ends too early") from None
+        return word
+
+    def expect(self, expected: str) -> None:
+        if (word := self.next()).lower() != expected.lower():
+            raise self.error(f"{expected} expected, {word!r} found")
+
+    def number(self, kind: type) -> float:
+        return self.to_number(self.next(), kind, self.line)
+
+    def to_number(self, word: str, kind: type, line: int) -> float:
+        self.line = line
+        try:
+            value = kind(word)
+        except ValueError:
+            raise self.error(f"{word!r} is not {'a whole' if kind is int else 'a'} number") from None
+        if not np.isfinite(value):
+            raise self.error(f"{word} is not finite")
+        return value
+
+    def vector(self) -> list[float]:
+        return [self.number(float) for _ in range(3)]
+
+    def channel(self) -> str:
+        word = self.next()
+        if word.lower() not in _CHANNELS:
+            raise self.error(f"unknown channel {word!r}")
+        return _CHANNELS[word.lower()]
+
+    def error(self, message: str) -> ValueError:
+        return ValueError(f"{self.source}, line {self.line}: {message}")

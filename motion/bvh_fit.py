@@ -1,0 +1,142 @@
+"""Joint positions to a BVH skeleton: rest offsets from the clip's own body, rotations in closed form.
+
+Joints tell where bones point, not how they are turned about themselves. Two joints have several children (pelvis and
+chest): there a rigid fit settles the whole rotation. Every other bone swings the shortest way out of the frame it hangs
+in, so it has no twist of its own; along the spine that frame goes evenly from the pelvis's to the chest's.
+"""
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from motion.bvh import POSITIONS, Bvh
+from motion.euler import matrix_to_euler
+from motion.rig import RIGS, Rig
+from motion.rotation import (
+    lerp,
+    matrix_to_quat,
+    quat_between,
+    quat_conjugate,
+    quat_multiply,
+    quat_rotate,
+    quat_to_matrix,
+)
+from motion.skeleton import Skeleton
+
+_EULER_ORDER = "zyx"
+_SHAPE_ROUNDS = 5  # alternations between a cluster's shape and its rotations; a rigid one is exact after one
+
+
+def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
+    """The BVH that moves as ``joints`` (T, J, 3) do, in their unit, with the names and T-pose of the skeleton's rig.
+
+    Bones have their median length over the clip and point, at rest, where the rig's do; only the children of a joint
+    that has several keep the angles between them that the clip shows. A clip of a rigid body therefore comes back to
+    within the file's rounding; where bones change their length, each joint still lies in the direction of its target.
+
+    Raises ``ValueError`` for another shape and for coordinates that are not finite.
+    """
+    rig = RIGS[skeleton.name]
+    joints = torch.as_tensor(joints, dtype=torch.float64)
+    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3) or not len(joints):
+        raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
+    if not joints.isfinite().all():
+        raise ValueError("joints that are not finite")
+    joints = joints[:, list(rig.order)]
+    offsets, clusters = _rest_pose(joints, rig)
+    local = _rotations(joints, rig, offsets, clusters)
+    angles = matrix_to_euler(quat_to_matrix(local).numpy(), _EULER_ORDER)
+    turns = tuple(f"{axis.upper()}rotation" for axis in _EULER_ORDER)
+    tips = set(range(len(rig.order))) - set(rig.parents)
+    return Bvh(
+        names=rig.names, parents=rig.parents, offsets=offsets.numpy(),
+        channels=(POSITIONS + turns, *[turns] * (len(rig.order) - 1)),
+        values=np.concatenate([joints[:, 0].numpy(), angles.reshape(len(angles), -1)], 1),
+        frame_time=1 / fps, end_sites={joint: np.zeros(3) for joint in sorted(tips)})
+
+
+def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
+    """Offsets (J, 3) of the clip's body at rest, and the rotations (T, 4) of the joints with several children."""
+    parents = list(rig.parents)
+    bones = joints - joints[:, parents]
+    bones[:, 0] = 0
+    lengths = bones.norm(dim=-1).median(0).values
+    offsets = normalize(torch.from_numpy(rig.rest), dim=-1) * lengths[:, None]
+    clusters = {}
+    for joint in range(len(parents)):
+        children = [child for child, parent in enumerate(parents) if parent == joint]
+        if len(children) > 1:
+            shape = _shape(bones[:, children], offsets[children])
+            offsets[children] = shape
+            clusters[joint] = matrix_to_quat(_rigid_fit(shape, bones[:, children]))
+    return offsets, clusters
+
+
+def _shape(bones: Tensor, rest: Tensor) -> Tensor:
+    """What ``bones`` (T, C, 3) look like apart from their rotations: (C, 3), as long and turned as ``rest`` (C, 3)."""
+    lengths = rest.norm(dim=-1, keepdim=True)
+    shape = rest
+    for _ in range(_SHAPE_ROUNDS):
+        shape = normalize((bones @ _rigid_fit(shape, bones)).mean(0), dim=-1) * lengths
+    return shape @ _rigid_fit(shape, rest).mT
+
+
+def _rigid_fit(shape: Tensor, bones: Tensor) -> Tensor:
+    """Rotations (..., 3, 3) that bring ``shape`` (C, 3) nearest to ``bones`` (..., C, 3) (Kabsch 1976)."""
+    u, _, vh = torch.linalg.svd(bones.mT @ shape)
+    mirrored = torch.linalg.det(u @ vh).sign()
+    return torch.cat((u[..., :2], u[..., 2:] * mirrored[..., None, None]), -1) @ vh
+
+
+def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> Tensor:
+    """Local rotations (T, J, 4). A bone points from where its joint has come to lie to where its child should be."""
+    parents = rig.parents
+    frames = _twist_frames(rig, clusters)
+    world, place, local = {}, {0: joints[:, 0]}, []
+    for joint, parent in enumerate(parents):
+        if parent >= 0:
+            place[joint] = place[parent] + quat_rotate(world[parent], offsets[joint])
+        children = [child for child, other in enumerate(parents) if other == joint]
+        world[joint] = clusters[joint] if joint in clusters else frames.get(joint, world.get(parent))
+        if len(children) == 1:
+            aim = joints[:, children[0]] - place[joint]
+            swing = quat_between(quat_rotate(world[joint], offsets[children[0]]), aim)
+            world[joint] = quat_multiply(swing, world[joint])
+        local.append(world[joint] if parent < 0 else quat_multiply(quat_conjugate(world[parent]), world[joint]))
+    return torch.stack(local, 1)
+
+
+def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Rotations (T, 4) half way, or a third and two thirds ..., between two joints that a rigid fit has settled."""
+    frames = {}
+    for joint in clusters:
+        between = []
+        above = rig.parents[joint]
+        while above >= 0 and above not in clusters:
+            between.append(above)
+            above = rig.parents[above]
+        if above >= 0:
+            first, last = clusters[above], clusters[joint]
+            last = torch.where((first * last).sum(-1, keepdim=True) < 0, -last, last)
+            for place, inner in enumerate(reversed(between), 1):
+                frames[inner] = normalize(lerp(first, last, place / (len(between) + 1)), dim=-1)
+    return frames
+
+
+def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
+    """Joints (T, J, 3), in the skeleton's order, of a BVH with the names of its rig.
+
+    Raises ``ValueError`` where a name is missing.
+    """
+    rig = RIGS[skeleton.name]
+    missing = [name for name in rig.names if name not in bvh.names]
+    if missing:
+        raise ValueError(f"not a BVH of the {skeleton.name} skeleton: it has no joint {', '.join(missing)}")
+    places = dict(zip(rig.order, rig.names, strict=True))
+    return bvh.joints()[:, [bvh.names.index(places[joint]) for joint in range(len(skeleton))]]
+
+
+def rigid_joints(joints: ArrayLike | Tensor, skeleton: Skeleton) -> np.ndarray:
+    """Joints (T, J, 3) on bones of constant length, as near to ``joints`` (T, J, 3) as ``joints_to_bvh`` comes."""
+    return bvh_to_joints(joints_to_bvh(joints, skeleton, fps=1), skeleton)

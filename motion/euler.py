@@ -1,0 +1,59 @@
+"""Euler angles of moving joints: angles that go on from frame to frame, where each frame alone may jump."""
+import numpy as np
+import torch
+
+from motion.rotation import matrix_to_quat, quat_to_euler
+
+_POLE = 1e-4  # cosine of the middle angle below which only the sum or difference of the other two is certain
+
+
+def euler_to_matrix(degrees: np.ndarray, order: str) -> np.ndarray:
+    """Matrices (..., 3, 3) of angles (..., n) about the axes that ``order`` names: "zyx" is Rz Ry Rx."""
+    matrix = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
+    for angle, axis in zip(np.moveaxis(np.radians(degrees), -1, 0), order, strict=True):
+        i, j = (("xyz".index(axis) + step) % 3 for step in (1, 2))
+        turn = np.zeros((*angle.shape, 3, 3))
+        turn[..., 3 - i - j, 3 - i - j] = 1
+        turn[..., i, i] = turn[..., j, j] = np.cos(angle)
+        turn[..., j, i] = np.sin(angle)
+        turn[..., i, j] = -turn[..., j, i]
+        matrix = matrix @ turn
+    return matrix
+
+
+def matrix_to_euler(matrix: np.ndarray, order: str) -> np.ndarray:
+    """Angles in degrees (T, J, 3), in ``order``, of rotations (T, J, 3, 3) over T frames, continuous over time.
+
+    Every rotation has two triples of angles with a middle angle within half a turn, and any angle may have whole turns
+    added; of these each frame takes what is nearest to the frame before. At a pole, where the middle angle is a
+    right angle, the last angle is carried over from the frames around it.
+    """
+    angles = quat_to_euler(matrix_to_quat(torch.as_tensor(matrix, dtype=torch.float64)), order).numpy()
+    return np.stack([_continuous(angles[:, joint], matrix[:, joint], order) for joint in range(angles.shape[1])], 1)
+
+
+def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarray:
+    """One joint's angles (T, 3) made continuous; ``matrix`` (T, 3, 3) are the same rotations."""
+    angles = angles.copy()
+    pole = np.abs(np.cos(np.radians(angles[:, 1]))) < _POLE
+    frames = np.arange(len(angles))
+    known = frames[:1] if pole.all() else frames[~pole]
+    angles[known] = _unwrapped(angles[known])
+    if pole.any():
+        middle, last = (np.interp(frames[pole], known, angles[known, column]) for column in (1, 2))
+        angles[pole, 1] += 360 * np.rint((middle - angles[pole, 1]) / 360)
+        angles[pole, 2] = last
+        rest = matrix[pole] @ euler_to_matrix(angles[pole, 1:], order[1:]).swapaxes(-1, -2)
+        i, j = (("xyz".index(order[0]) + step) % 3 for step in (1, 2))
+        angles[pole, 0] = np.degrees(np.arctan2(rest[:, j, i] - rest[:, i, j], rest[:, i, i] + rest[:, j, j]))
+        angles[:, 0] = np.unwrap(angles[:, 0], period=360)
+    return angles
+
+
+def _unwrapped(angles: np.ndarray) -> np.ndarray:
+    other = angles * [1, -1, 1] + 180
+    stay, change = (((step + 180) % 360 - 180) for step in (np.diff(angles, axis=0), other[1:] - angles[:-1]))
+    # Whether to change between the two triples does not depend on which one the frame before has: parity tells.
+    changes = (change**2).sum(-1) < (stay**2).sum(-1)
+    odd = np.concatenate([[False], np.cumsum(changes) % 2 == 1])
+    return np.unwrap(np.where(odd[:, None], other, angles), axis=0, period=360)

@@ -1,0 +1,170 @@
+"""Feet that stand still: the published foot locking, and a gentler one that keeps the legs' bones.
+
+Joints are (T, J, 3) in metres with y up, as NumPy arrays; foot joints are a leg's joints from the ankle on.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from motion.bvh_fit import rigid_joints
+from motion.skeleton import Skeleton
+
+# Published contact rule: squared displacement to the next frame (m^2) and height (m), ankle and toe.
+STEP_LIMITS = (0.05, 0.2)
+HEIGHT_LIMITS = (0.06, 0.03)
+BLEND_FRAMES = 5
+
+# Our contact rule: horizontal speed (m/s), and height over the lowest foot joint of the same frame (m), ankle and toe,
+# so that it needs no floor and holds on stairs.
+PLANT_SPEED = 1.2
+PLANT_HEIGHTS = (0.12, 0.05)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A leg's joints: hip, knee, and from the ankle to the toe."""
+
+    hip: int
+    knee: int
+    foot: tuple[int, ...]
+
+
+def legs_of(skeleton: Skeleton) -> tuple[Leg, ...]:
+    """The legs of a skeleton: its chains that end in a foot."""
+    return tuple(Leg(chain[1], chain[2], chain[3:]) for chain in skeleton.chains if chain[-1] in skeleton.feet)
+
+
+def foot_joints(skeleton: Skeleton) -> list[int]:
+    """Foot joints of all legs, each leg from ankle to toe."""
+    return [joint for leg in legs_of(skeleton) for joint in leg.foot]
+
+
+def per_foot_joint(skeleton: Skeleton, ankle: float, toe: float) -> np.ndarray:
+    """A value for each of ``foot_joints``: ``toe`` for the last of a leg, ``ankle`` for those before it."""
+    return np.array([toe if joint == leg.foot[-1] else ankle for leg in legs_of(skeleton) for joint in leg.foot])
+
+
+def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
+    """Height of the floor as published: of the lowest foot joint of each frame, the mean from lower quartile to median.
+
+    A height above half a metre counts as 0: nobody stood anywhere.
+    """
+    lowest = np.sort(joints[:, foot_joints(skeleton), 1].min(1))
+    first = int(0.25 * len(lowest))
+    height = float(lowest[first : max(int(0.5 * len(lowest)), first + 1)].mean())
+    return height if height <= 0.5 else 0.0
+
+
+def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """(T, F) whether each of ``foot_joints`` is low and slow; heights as given, the last frame as the one before."""
+    feet = joints[:, foot_joints(skeleton)]
+    steps = np.square(np.diff(feet, axis=0)).sum(-1)
+    contacts = ((steps < per_foot_joint(skeleton, *STEP_LIMITS))
+                & (feet[:-1, :, 1] < per_foot_joint(skeleton, *HEIGHT_LIMITS)))
+    return np.concatenate([contacts, contacts[-1:] if len(contacts) else np.zeros((1, feet.shape[1]), bool)])
+
+
+def lock_feet(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """The published foot locking: joints (T, J, 3) moved onto their floor, feet in contact held on it.
+
+    Only foot joints move against the body, so shins and feet change their length; whatever the rule takes for a
+    contact is pulled to y = 0, on stairs too.
+    """
+    joints = np.array(joints, np.float64)
+    contacts = published_contacts(joints, skeleton)
+    joints[..., 1] -= floor_height(joints, skeleton)
+    for joint, contact in zip(foot_joints(skeleton), contacts.T, strict=True):
+        held = np.where(contact[:, None], _run_means(joints[:, joint], contact) * [1, 0, 1], joints[:, joint])
+        joints[:, joint] = _blend(held, contact)
+    return joints
+
+
+def plant_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
+    """Joints (T, J, 3), floor at y = 0, on bones of constant length, with feet that do not slide while they stand.
+
+    A foot joint that is slow and as low as any is held at its mean place over the contact, at the heights it has but
+    not under the floor; the way it was moved fades out within a few frames on either side. Then each leg is solved
+    anew from hip to toe. What comes out is what a BVH can hold exactly.
+    """
+    joints = rigid_joints(joints, skeleton)
+    feet = joints[:, foot_joints(skeleton)]
+    ground = feet[..., [0, 2]]
+    last_again = ground[[max(len(ground) - 2, 0)]]
+    speed = np.linalg.norm(np.diff(ground, axis=0, append=last_again), axis=-1) * fps
+    height = feet[..., 1] - feet[..., 1].min(1, keepdims=True)
+    contacts = (speed < PLANT_SPEED) & (height < per_foot_joint(skeleton, *PLANT_HEIGHTS))
+    planted = joints.copy()
+    for joint, contact in zip(foot_joints(skeleton), contacts.T, strict=True):
+        shift = np.where(contact[:, None], _run_means(joints[:, joint], contact) - joints[:, joint], 0) * [1, 0, 1]
+        planted[:, joint] += _blend(shift, contact)
+        planted[:, joint, 1] = np.maximum(planted[:, joint, 1], 0)
+    return solve_legs(planted, joints, skeleton)
+
+
+def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Joints (T, J, 3) with legs as long as in ``pattern`` (T, J, 3): hips and toes stay, what is between gives way.
+
+    From the toe back each foot bone keeps its direction; the knee bends, the way it does in ``pattern``, until thigh
+    and shin fit between hip and ankle. An ankle out of reach comes as near as the stretched leg lets it, with its
+    foot.
+    """
+    solved = np.array(joints, np.float64)
+    for leg in legs_of(skeleton):
+        chain = (leg.hip, leg.knee, *leg.foot)
+        thigh, shin, *foot = (_length(pattern, a, b) for a, b in zip(chain, chain[1:], strict=False))
+        bones = list(zip(leg.foot, leg.foot[1:], foot, strict=False))
+        for near, far, length in reversed(bones):
+            solved[:, near] = solved[:, far] + length * _unit(joints[:, near] - joints[:, far])
+        hip, ankle = solved[:, leg.hip], leg.foot[0]
+        reach = np.linalg.norm(solved[:, ankle] - hip, axis=-1, keepdims=True)
+        along = _unit(solved[:, ankle] - hip)
+        fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
+        solved[:, leg.foot] += (along * (fitting - reach))[:, None]
+        # The knee is where spheres of thigh and shin meet, on the side on which it was.
+        down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
+        out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
+        bend = pattern[:, leg.knee] - hip
+        bend = bend - (bend * along).sum(-1, keepdims=True) * along
+        solved[:, leg.knee] = hip + down * along + out * _unit(bend)
+    return solved
+
+
+def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """Values (T, 3) replaced by their mean over each run of equal ``contact`` (T,)."""
+    run = np.cumsum(np.concatenate([[0], np.diff(contact) != 0]))
+    sums = np.zeros((run[-1] + 1, values.shape[1]))
+    np.add.at(sums, run, values)
+    return (sums / np.bincount(run)[:, None])[run]
+
+
+def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """Values (T, 3) that go over, off contact, into those of contact frames up to ``BLEND_FRAMES`` away."""
+    frames, far = np.arange(len(values)), len(values) + BLEND_FRAMES
+    left = np.maximum.accumulate(np.where(contact, frames, -far))
+    right = np.minimum.accumulate(np.where(contact, frames, 2 * far)[::-1])[::-1]
+    near_left = ~contact & (frames - left <= BLEND_FRAMES)
+    near_right = ~contact & (right - frames <= BLEND_FRAMES)
+    after, before = frames - left + 1, right - frames + 1
+    from_left = _mix(_ease(after / (BLEND_FRAMES + 1)), values, values[left.clip(0)])
+    from_right = _mix(_ease(before / (BLEND_FRAMES + 1)), values, values[right.clip(max=len(values) - 1)])
+    across = _mix(_ease(after / (right - left + 1)), from_right, from_left)
+    blended = np.where(near_left[:, None], from_left, values)
+    blended = np.where(near_right[:, None], from_right, blended)
+    return np.where((near_left & near_right)[:, None], across, blended)
+
+
+def _ease(u: np.ndarray) -> np.ndarray:
+    """1 at 0, 0 at 1, flat at both."""
+    return 2 * u**3 - 3 * u**2 + 1
+
+
+def _mix(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (1 - weight[:, None]) * a + weight[:, None] * b
+
+
+def _length(joints: np.ndarray, a: int, b: int) -> float:
+    return float(np.median(np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

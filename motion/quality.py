@@ -1,0 +1,31 @@
+"""Physical faults of motions (T, J, 3), y up: sliding feet, feet under the floor, bones that change their length."""
+import numpy as np
+
+from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, per_foot_joint
+from motion.skeleton import Skeleton
+
+
+def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float) -> float:
+    """Mean horizontal speed (m/s) of foot joints while they count as in contact; 0 where none ever does.
+
+    In contact is an ankle below 0.06 m and a toe below 0.03 m over the clip's floor, as published foot locking has
+    it. Swinging feet that pass so low count too, so that real motion has 0.2 m/s or so.
+    """
+    feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
+    contact = feet[:-1, :, 1] - floor_height(joints, skeleton) < per_foot_joint(skeleton, *HEIGHT_LIMITS)
+    speed = np.linalg.norm(np.diff(feet[..., [0, 2]], axis=0), axis=-1) * fps
+    return float(speed[contact].mean()) if contact.any() else 0.0
+
+
+def floor_penetration(joints: np.ndarray, floor: float = 0.0) -> float:
+    """Mean over the frames of how far the lowest joint is under ``floor``, in the joints' unit."""
+    return float(np.maximum(floor - np.asarray(joints, np.float64)[..., 1].min(1), 0).mean())
+
+
+def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
+    """Mean over bones and frames of how far a bone's length is from its median, as a share of the median."""
+    joints = np.asarray(joints, np.float64)
+    lengths = np.linalg.norm(joints[:, 1:] - joints[:, list(skeleton.parents[1:])], axis=-1)
+    usual = np.median(lengths, axis=0)
+    drift = np.abs(lengths - usual)[:, usual > 0] / usual[usual > 0]
+    return float(drift.mean()) if drift.size else 0.0

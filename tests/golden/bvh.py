@@ -1,0 +1,74 @@
+"""Parity checks of BVH reading and writing and of foot locking."""
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from motion.bvh import parse_bvh, read_bvh
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh
+from motion.foot import lock_feet
+from motion.rig import RIGS
+from motion.skeleton import SKELETONS, T2M, Skeleton
+from tests.golden.report import Report
+
+Arrays = dict[str, np.ndarray]
+
+FPS = 20
+RETURN_TOLERANCE = 1e-3  # m, mean: what a clip may lose on its way through our file
+FILE_TOLERANCE = 1e-5    # m: published files and joints are rounded to a millionth
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(a, np.float64) - b, axis=-1).mean())
+
+
+def _through_file(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    return bvh_to_joints(parse_bvh(joints_to_bvh(joints, skeleton, FPS).text()), skeleton)
+
+
+def check_conversion(arrays: Arrays, report: Report) -> None:
+    """Foot locking must equal the published one; our fit must be nearer to its input than the published fit."""
+    report.inputs("joints", "plain", "plain_ik")
+    joints = arrays["joints"]
+    skeleton = next(one for one in SKELETONS.values() if len(one) == joints.shape[1])
+    locked = lock_feet(joints, skeleton)
+    report.close("foot_locked", locked, FILE_TOLERANCE)
+    returned = _through_file(joints, skeleton)
+    report.equal("joints come back through our file", _distance(returned, joints) < RETURN_TOLERANCE, True)
+    for name, source in (("plain", joints), ("plain_ik", locked)):
+        if name in arrays:
+            moved = np.abs(arrays[name][:, 0] - joints[:, 0]).max()
+            report.equal(f"{name} has its root where the joints have it", bool(moved < FILE_TOLERANCE), True)
+            _check_published_fit(name, source, arrays[name], skeleton, report)
+
+
+def _check_published_fit(name: str, source: np.ndarray, fitted: np.ndarray, skeleton: Skeleton,
+                         report: Report) -> None:
+    rig = RIGS[skeleton.name]
+    bones = fitted[:, list(rig.order)] - fitted[:, [rig.order[parent] for parent in rig.parents]]
+    stretch = np.abs(np.linalg.norm(bones, axis=-1)[:, 1:] - np.linalg.norm(rig.rest, axis=-1)[1:]).max()
+    report.equal(f"{name} has the bones of our T-pose", bool(stretch < FILE_TOLERANCE), True)
+    report.equal(f"{name} comes back through our file", _distance(_through_file(fitted, skeleton), fitted) < 1e-5, True)
+    ours = _distance(_through_file(source, skeleton), source)
+    report.equal(f"our fit is nearer to its source than {name}", ours < _distance(fitted, source), True)
+
+
+def check_bvh(path: Path, joints_path: Path | None, report: Report) -> None:
+    """Joints beside a BVH are its forward kinematics; written and read again it is the same."""
+    bvh = read_bvh(path)
+    again = parse_bvh(bvh.text())
+    for label in ("names", "parents", "channels"):
+        report.equal(f"{label} written and read again", getattr(again, label), getattr(bvh, label))
+    same = np.allclose(again.values, bvh.values, atol=1e-6) and np.allclose(again.offsets, bvh.offsets, atol=1e-6)
+    report.equal("numbers written and read again are the same", same, True)
+    if joints_path is not None:
+        ours = bvh_to_joints(bvh, T2M) if set(RIGS["t2m"].names) <= set(bvh.names) else bvh.joints()
+        report.close("joints", ours, FILE_TOLERANCE)
+
+
+BVH_CHECK = check_bvh
+
+MODELS: dict[str, Callable] = {}
+MOTION: list[tuple[frozenset[str], Callable[[Arrays, Report], None]]] = [
+    (frozenset({"joints", "foot_locked"}), check_conversion),
+]

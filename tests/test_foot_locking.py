@@ -1,0 +1,190 @@
+"""Feet that touch the floor stand still: the published rule exactly, ours on bones that keep their length."""
+import numpy as np
+import pytest
+
+from motion.bvh_fit import rigid_joints
+from motion.foot import foot_joints, legs_of, lock_feet, plant_feet, published_contacts, solve_legs
+from motion.quality import bone_length_drift, floor_penetration, foot_skating
+from motion.skeleton import KIT, T2M
+from tests import figures
+from tests.sample_motion import sample_motion
+
+FPS = 20
+
+
+def walk(slide: float = 0.0) -> np.ndarray:
+    """A walk along z at 1 m/s whose standing feet slide forward by ``slide`` m/s: 0.6 s of each second on the floor."""
+    frames = 100
+    body = np.float64(figures.squatting())[[30]].repeat(frames, 0)  # legs bent, so that strides are within reach
+    time = np.arange(frames) / FPS
+    joints = body + np.stack([0 * time, 0 * time, (1 + slide) * time], -1)[:, None]
+    for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):
+        cycle, beat = np.divmod(time + phase, 1.0)
+        swing = ((beat - 0.6) / 0.4).clip(0)
+        foot = body[:, leg.foot] - body[:, leg.foot[:1]] * [0, 0, 1]
+        foot[..., 2] += (cycle - phase + 0.3 + slide * time + swing * swing * (3 - 2 * swing))[:, None]
+        foot[..., 1] += 0.1 * np.sin(np.pi * swing)[:, None]
+        joints[:, leg.foot] = foot
+    return solve_legs(joints, body, T2M)
+
+
+def standing_and_shifting() -> np.ndarray:
+    """Stands, sliding a few centimetres this way and that, and takes one high step in between."""
+    time = np.arange(90)
+    drift = 0.04 * np.stack([np.sin(time / 15), np.cos(time / 11)], -1)
+    lift = 0.9 * np.exp(-(((time - 45) / 5.0) ** 2))
+    return np.float64(figures.figure(90, path=drift, thighs=(lift, 0), knees=(2 * lift, 0)))
+
+
+def locked_frame_by_frame(joints: np.ndarray) -> np.ndarray:
+    """The published locking written out as its description reads, one frame after the other."""
+    joints, frames = np.array(joints, np.float64), len(joints)
+    feet, fast, high = (7, 10, 8, 11), (0.05, 0.2, 0.05, 0.2), (0.06, 0.03, 0.06, 0.03)
+
+    def ease(u):
+        return 2 * u**3 - 3 * u**2 + 1
+
+    def mix(w, a, b):
+        return (1 - w) * a + w * b
+
+    contact = {foot: [((joints[t + 1, foot] - joints[t, foot]) ** 2).sum() < v and joints[t, foot, 1] < h
+                      for t in range(frames - 1)] for foot, v, h in zip(feet, fast, high, strict=True)}
+    lowest = sorted(min(joints[t, foot, 1] for foot in feet) for t in range(frames))
+    floor = np.mean(lowest[int(0.25 * frames):int(0.5 * frames)])
+    joints[..., 1] -= floor if floor <= 0.5 else 0
+    for foot in feet:
+        stands, place = [*contact[foot], contact[foot][-1]], joints[:, foot]
+        start = 0
+        for t in range(1, frames + 1):
+            if t == frames or stands[t] != stands[start]:
+                if stands[start]:
+                    place[start:t] = place[start:t].mean(0) * [1, 0, 1]
+                start = t
+        for s in range(frames):
+            before = [s - k for k in range(1, 6) if s - k >= 0 and stands[s - k]]
+            after = [s + k for k in range(1, 6) if s + k < frames and stands[s + k]]
+            if stands[s] or not (before or after):
+                continue
+            from_left = mix(ease((s - before[0] + 1) / 6), place[s], place[before[0]]) if before else None
+            from_right = mix(ease((after[0] - s + 1) / 6), place[s], place[after[0]]) if after else None
+            if before and after:
+                share = ease((s - before[0] + 1) / (after[0] - before[0] + 1))
+                place[s] = mix(share, from_right, from_left)
+            else:
+                place[s] = from_left if before else from_right
+    return joints
+
+
+@pytest.mark.parametrize("joints", [walk(slide=0.4), standing_and_shifting(), np.float64(figures.jumping()),
+                                    np.float64(sample_motion(T2M, 60, sway=0.2)) + [0, 0.9, 0]],
+                         ids=["walk", "stand", "jump", "wild"])
+def test_published_locking_does_what_its_description_says(joints):
+    np.testing.assert_allclose(lock_feet(joints, T2M), locked_frame_by_frame(joints), atol=1e-12)
+
+
+def test_published_locking_finds_contacts_and_pulls_them_to_the_floor():
+    joints = standing_and_shifting()
+    contacts = published_contacts(joints, T2M)
+    assert 0.3 < contacts.mean() < 1
+    locked = lock_feet(joints, T2M)[:, foot_joints(T2M)]
+    assert (locked[contacts][:, 1] == 0).all()
+
+
+def test_a_single_frame_can_be_locked_and_planted():
+    joints = np.float64(figures.standing(1))
+    assert lock_feet(joints, T2M).shape == (1, 22, 3)
+    np.testing.assert_allclose(plant_feet(joints, T2M, FPS), joints, atol=1e-6)
+
+
+@pytest.mark.parametrize("joints", [walk(slide=0.4), standing_and_shifting()], ids=["walk", "stand"])
+def test_planted_feet_slide_less_and_stay_near_where_they_were(joints):
+    planted = plant_feet(joints, T2M, FPS)
+    assert foot_skating(planted, T2M, FPS) < 0.6 * foot_skating(joints, T2M, FPS)
+    assert np.linalg.norm(planted - joints, axis=-1).mean() < 0.02
+
+
+def test_planting_keeps_all_bones_and_leaves_hips_and_arms_alone():
+    joints = rigid_joints(walk(slide=0.4), T2M)
+    planted = plant_feet(joints, T2M, FPS)
+    assert bone_length_drift(planted, T2M) < 1e-6
+    legs = {joint for leg in legs_of(T2M) for joint in (leg.knee, *leg.foot)}
+    others = [joint for joint in range(22) if joint not in legs]
+    np.testing.assert_allclose(planted[:, others], joints[:, others], atol=1e-6)
+
+
+def test_planting_gives_a_body_of_uneven_bones_bones_of_constant_length():
+    uneven = walk(slide=0.4) + np.random.default_rng(0).normal(0, 0.005, (100, 22, 3))
+    assert bone_length_drift(uneven, T2M) > 0.01
+    assert bone_length_drift(plant_feet(uneven, T2M, FPS), T2M) < 1e-6
+
+
+def test_feet_that_stand_still_already_are_not_moved():
+    for joints, tolerance in ((figures.standing(), 1e-6), (walk(), 0.05)):
+        np.testing.assert_allclose(plant_feet(joints, T2M, FPS), joints, atol=tolerance)
+
+
+def test_a_swinging_foot_keeps_its_path():
+    joints = np.float64(figures.kicking("left"))
+    planted = plant_feet(joints, T2M, FPS)
+    high = joints[:, 10, 1] > 0.4
+    np.testing.assert_allclose(planted[high, 10], joints[high, 10], atol=1e-6)
+
+
+def test_planting_holds_on_stairs():
+    """Feet on a step stay on it, where the published rule pulls the whole body down or the feet to the ground."""
+    climbing = walk()
+    step = 0.2 * np.floor(np.arange(100) / 20)[:, None]
+    climbing[..., 1] += step
+    planted = plant_feet(climbing, T2M, FPS)
+    np.testing.assert_allclose(planted[..., 1], climbing[..., 1], atol=0.03)
+
+
+def test_feet_do_not_sink_into_the_floor():
+    joints = np.float64(figures.walking(60)) - [0, 0.03, 0]
+    assert floor_penetration(joints) == pytest.approx(0.03, abs=1e-6)
+    assert floor_penetration(plant_feet(joints, T2M, FPS)) < 2e-3
+
+
+def test_knees_go_on_bending_forward():
+    joints = standing_and_shifting()
+    planted = plant_feet(joints, T2M, FPS)
+    for leg in legs_of(T2M):
+        forward = planted[:, leg.knee, 2] - (planted[:, leg.hip, 2] + planted[:, leg.foot[0], 2]) / 2
+        assert forward.min() > -0.03
+    assert np.abs(np.diff(planted, axis=0)).max() < 1.5 * np.abs(np.diff(joints, axis=0)).max()
+
+
+def test_an_ankle_out_of_reach_is_as_near_as_a_straight_leg_lets_it():
+    pattern = np.float64(figures.squatting())
+    far = pattern.copy()
+    leg = legs_of(T2M)[0]
+    far[:, leg.foot] += [0, -2.0, 0]
+    solved = solve_legs(far, pattern, T2M)
+    assert bone_length_drift(solved, T2M) < 1e-6
+    thigh, shin = T2M.target_lengths[leg.knee], T2M.target_lengths[leg.foot[0]]
+    reach = np.linalg.norm(solved[:, leg.foot[0]] - solved[:, leg.hip], axis=-1)
+    np.testing.assert_allclose(reach, thigh + shin, rtol=1e-5)
+
+
+def test_kit_legs_have_three_foot_joints_and_can_be_planted():
+    joints = rigid_joints(sample_motion(KIT, 40) / 1000 + [0, 0.7, 0], KIT)
+    assert [len(leg.foot) for leg in legs_of(KIT)] == [3, 3]
+    planted = plant_feet(joints, KIT, 12.5)
+    assert planted.shape == joints.shape
+    assert bone_length_drift(planted, KIT) < 1e-6
+
+
+def test_skating_is_the_speed_of_low_feet():
+    joints = np.float64(figures.standing(40))
+    joints[..., 0] += 0.01 * np.arange(40)[:, None]
+    assert foot_skating(joints, T2M, FPS) == pytest.approx(0.2, abs=1e-6)
+    raised = figures.standing(40).copy()
+    raised[:, [7, 8, 10, 11], 1] += np.linspace(0.2, 0.4, 40)[:, None]
+    raised[:20, [7, 8, 10, 11], 1] = 0
+    assert foot_skating(raised, T2M, FPS) == 0
+
+
+def test_drift_is_a_share_of_the_bone():
+    joints = np.float64(figures.standing(3))
+    joints[2, 15] = joints[2, 12] + 1.3 * (joints[2, 15] - joints[2, 12])
+    assert bone_length_drift(joints, T2M) == pytest.approx(0.3 / 3 / 21, rel=1e-5)
