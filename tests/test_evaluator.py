@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from data.word_vectors import WORD_CLASSES, WordVectors, falls_back, sentence_layout, word_class
 from models.evaluator.model import Evaluator, EvaluatorConfig, published_order
@@ -54,6 +55,30 @@ def test_only_the_steps_of_a_clip_count(evaluator, motion):
     torch.testing.assert_close(evaluator.encode_motion(changed, lengths)[0], evaluator.encode_motion(*motion)[0])
     changed[0, 23, 0] += 1
     assert not torch.allclose(evaluator.encode_motion(changed, lengths)[0], evaluator.encode_motion(*motion)[0])
+
+
+def _last_state(gru: torch.nn.GRU, steps: torch.Tensor, state: torch.Tensor, suffix: str) -> torch.Tensor:
+    """State (h,) after the steps (n, h), gate by gate (Cho et al. 2014)."""
+    parts = [getattr(gru, f"{part}_l0{suffix}") for part in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
+    for step in steps:
+        given, kept = (F.linear(x, *pair).chunk(3) for x, pair in ((step, parts[:2]), (state, parts[2:])))
+        reset, update = torch.sigmoid(given[0] + kept[0]), torch.sigmoid(given[1] + kept[1])
+        state = (1 - update) * torch.tanh(given[2] + reset * kept[2]) + update * state
+    return state
+
+
+@torch.no_grad()
+def test_embeddings_are_those_of_the_formulas(evaluator, motion):
+    network, (features, lengths) = evaluator.motion_encoder, motion
+    hidden = features[2:3, :, :-4].transpose(1, 2)
+    for conv in (evaluator.movement_encoder.main[0], evaluator.movement_encoder.main[3]):
+        hidden = F.leaky_relu(F.conv1d(hidden, conv.weight, conv.bias, stride=2, padding=1), 0.2)
+    steps = network.input_emb(evaluator.movement_encoder.out_net(hidden[0].T))[: lengths[2] // 4]
+    last = [_last_state(network.gru, steps, network.hidden[0, 0], ""),
+            _last_state(network.gru, steps.flip(0), network.hidden[1, 0], "_reverse")]
+    first, norm, _, second = network.output_net
+    hidden = F.leaky_relu(F.layer_norm(first(torch.cat(last)), (14,), norm.weight, norm.bias), 0.2)
+    torch.testing.assert_close(evaluator.encode_motion(features, lengths)[2], second(hidden))
 
 
 def test_one_movement_stands_for_four_frames(evaluator, motion):

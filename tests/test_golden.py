@@ -127,7 +127,8 @@ def test_the_command_ends_with_a_count_and_a_status(tmp_path, monkeypatch, capsy
 def test_the_command_runs_from_any_folder_and_goes_on_after_a_failure(tmp_path):
     write_fixture(tmp_path / "mixed", "a", {"nobody": np.zeros(3)})
     metrics_fixture(tmp_path / "mixed", "b")
-    result = subprocess.run([sys.executable, RUNNER, "mixed"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, RUNNER, "mixed"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.splitlines()[-1]) == (1, "1 passed, 1 failed"), result.stderr
 
 

@@ -117,8 +117,6 @@ def check_word_classes(content: dict[str, Any], report: Report) -> None:
         report.equal(f"{token} unknown", falls_back(token, known), unknown)
 
 
-WORD_CLASS_CHECK = check_word_classes
-
 MODELS: dict[str, Callable[[dict, Arrays, Report], None]] = {
     "T2M evaluator: MovementConvEncoder + MotionEncoderBiGRUCo + TextEncoderBiGRUCo": check_evaluator,
 }
