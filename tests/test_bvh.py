@@ -49,7 +49,7 @@ def test_joints_come_back_from_the_file(name):
 
 def test_kit_joints_come_back_in_their_own_unit():
     joints = rigid_joints(sample_motion(KIT, 40), KIT)
-    np.testing.assert_allclose(through_file(joints, KIT), joints, atol=1e-2)  # millimetres, angles to a millionth degree
+    np.testing.assert_allclose(through_file(joints, KIT), joints, atol=1e-2)  # millimetres
 
 
 def test_bones_that_change_their_length_cost_no_more_than_they_change():

@@ -95,7 +95,7 @@ def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: floa
 def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> Camera:
     """The camera that sees ``poses`` (P, J, 3) side by side in one wide picture, wherever they really stand."""
     share = (np.arange(len(poses)) + 0.5) / len(poses) - 0.5
-    focal, room = 4 * Camera.focal, 0.92 - headroom
+    focal, room = 12 * Camera.focal, 0.92 - headroom  # from far away, so that all are seen from the same side
     height = max(HEIGHT, float(poses[..., 1].max())) + 2 * MARGIN
     target = poses[:, 0] * [1, 0, 1] + [0, height / 2, 0]
     camera = Camera(target, size, focal * height / room, focal=focal, centre=headroom + room / 2)
