@@ -1,0 +1,385 @@
+"""The masked transformer: trunk against torch's own layers, masks, corruption, generation."""
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.lamp.qformer import QFormerConfig
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.groups import LENGTH_STEP, fixed_shape_groups
+from models.transformers.lamp_text import LaMPMaskTransformer
+from models.transformers.losses import padding_of
+from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.sampling import sample_generators, sample_tokens, top_k_filter
+from models.transformers.trunk import EncoderLayer, PositionalEncoding, attention_mask
+
+K, COND = 64, 6
+SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32}
+
+
+def make(attention: str = "causal", **changes: float) -> MaskTransformer:
+    torch.manual_seed(0)
+    model = MaskTransformer(MaskTransformerConfig(**{**SIZES, "attention": attention, **changes})).eval()
+    liven(model)
+    return model
+
+
+@torch.no_grad()
+def liven(model: nn.Module) -> None:
+    """Weights large enough that every input moves the output."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def texts(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, COND, generator=stream(seed))
+
+
+def tokens(count: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(K, (count, length), generator=stream(seed))
+
+
+# --- trunk
+
+@pytest.mark.parametrize("kind", ["causal", "additive", "full"])
+def test_layer_equals_torchs_encoder_layer_with_the_same_weights(kind: str) -> None:
+    torch.manual_seed(0)
+    ours = EncoderLayer(16, 2, 32, 0.0).eval()
+    theirs = nn.TransformerEncoderLayer(16, 2, 32, 0.0, "gelu", batch_first=True).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x, padding = torch.randn(3, 7, 16), padding_of(torch.tensor([6, 2, 4]), 6)
+    mask = attention_mask(kind, 1, 6, padding, x.device)
+    past = torch.ones(7, 7).tril()
+    hidden = None if kind == "additive" else torch.cat([torch.zeros(3, 1, dtype=torch.bool), padding], 1)
+    src_mask = {"causal": past == 0, "additive": past, "full": None}[kind]
+    # With gradients, since torch's shortcut without them takes an additive mask for a boolean one.
+    expected = theirs(x, src_mask=src_mask, src_key_padding_mask=hidden)
+    torch.testing.assert_close(ours(x, mask), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_causal_attention_hides_the_future_and_the_others_do_not() -> None:
+    ids = tokens(2, 9)
+    changed = ids.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % K
+    for kind in ("causal", "additive", "full"):
+        model = make(kind)
+        moved = (model(ids, texts(2)) - model(changed, texts(2))).abs().amax((0, 2))
+        assert (moved[5:] > 1e-4).all()
+        assert (moved[:5] > 1e-4).all() if kind != "causal" else (moved[:5] == 0).all(), kind
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_unless_published() -> None:
+    ids, lens = tokens(2, 12), torch.tensor([5, 5])
+    for kind in ("causal", "full", "additive"):
+        model = make(kind)
+        alone = model(ids[:, :5], texts(2))
+        padded = model(ids, texts(2), padding_of(lens, 12))[:, :5]
+        same = torch.allclose(alone, padded, atol=1e-5)
+        assert same == (kind != "additive"), kind
+
+
+def test_unknown_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="'sparse' is none of causal, additive, full"):
+        make("sparse")(tokens(1, 3), texts(1))
+
+
+def test_every_layer_starts_with_weights_of_its_own() -> None:
+    layers = MaskTransformer(MaskTransformerConfig(**SIZES)).seqTransEncoder.layers
+    first, second = (dict(layer.named_parameters()) for layer in layers)
+    same = {name for name in first if first[name].dim() > 1 and torch.equal(first[name], second[name])}
+    assert not same
+    assert first["linear1.weight"].std().item() == pytest.approx(0.02, rel=0.2)
+    assert first["self_attn.in_proj_weight"].std() > 0.1  # Xavier: sqrt(2 / (3 * 16 + 16))
+
+
+def test_position_table_is_the_sinusoids() -> None:
+    table = PositionalEncoding(8, 0.0).pe
+    assert table.shape == (5000, 1, 8)
+    for position, column in [(0, 0), (3, 0), (3, 5), (49, 2), (49, 7)]:
+        angle = position * 10000 ** (-(column - column % 2) / 8)
+        assert table[position, 0, column] == pytest.approx((math.cos if column % 2 else math.sin)(angle), abs=1e-5)
+
+
+def test_state_dict_may_lack_the_position_table_but_nothing_else() -> None:
+    model, state = make(), make().state_dict()
+    del state["position_enc.pe"]
+    model.load_state_dict(state)
+    del state["cond_emb.bias"]
+    with pytest.raises(RuntimeError, match="cond_emb.bias"):
+        model.load_state_dict(state)
+
+
+@torch.no_grad()
+def test_training_and_eval_differ_by_dropout_only() -> None:
+    model = make(dropout=0.0, cond_drop_prob=0.0)
+    ids = tokens(2, 5)
+    torch.testing.assert_close(model.train()(ids, texts(2)), model.eval()(ids, texts(2)))
+    noisy = make(dropout=0.5).train()
+    assert not torch.equal(noisy(ids, texts(2)), noisy(ids, texts(2)))
+
+
+# --- guidance
+
+@torch.no_grad()
+def test_guidance_mixes_the_two_predictions() -> None:
+    model, ids, cond = make(), tokens(3, 6), texts(3)
+    padding = padding_of(torch.tensor([6, 4, 2]), 6)
+    conditional, unconditional = model(ids, cond, padding), model(ids, torch.zeros_like(cond), padding)
+    assert not torch.allclose(conditional, unconditional, atol=1e-2)
+    for scale in (0, 1, 2.5, 4):
+        expected = unconditional + scale * (conditional - unconditional)
+        torch.testing.assert_close(model.guided_logits(ids, cond, padding, scale), expected, rtol=0, atol=1e-4)
+
+
+def test_text_is_dropped_for_whole_samples_in_training_only() -> None:
+    model, cond = make(cond_drop_prob=0.3), texts(2000) + 10
+    assert torch.equal(model.drop_condition(cond, stream()), cond)
+    dropped = (model.train().drop_condition(cond, stream()) == 0)
+    assert (dropped.all(1) == dropped.any(1)).all()
+    assert dropped[:, 0].float().mean() == pytest.approx(0.3, abs=0.04)
+
+
+# --- corruption and loss
+
+def test_corruption_follows_the_recipe() -> None:
+    model = make(num_tokens=512)
+    ids, lens = torch.randint(512, (4000, 30), generator=stream()), torch.full((4000,), 30)
+    batch = model.corrupt(ids, lens, stream(1))
+    asked = batch.labels != model.mask_id
+    assert torch.equal(batch.labels[asked], ids[asked])
+    assert torch.equal(batch.ids[~asked], ids[~asked])
+    masked = batch.ids[asked] == model.mask_id
+    replaced = ~masked & (batch.ids[asked] != ids[asked])
+    assert masked.float().mean() == pytest.approx(0.9 * 0.88, abs=0.01)
+    assert replaced.float().mean() == pytest.approx(0.1, abs=0.01)
+    counts = asked.sum(1)
+    assert counts.min() == 1 and counts.max() == 30
+    assert counts.float().mean() == pytest.approx(30 * 2 / math.pi, rel=0.03)
+    assert asked.float().mean(0).std() < 0.02  # no favourite position
+
+
+def test_corruption_counts_a_clips_own_tokens_and_leaves_padding_alone() -> None:
+    model, ids = make(), tokens(600, 20)
+    lens = torch.arange(600) % 20 + 1
+    batch = model.corrupt(ids, lens, stream())
+    asked = batch.labels != model.mask_id
+    counts = asked.sum(1)
+    assert (counts >= 1).all() and (counts <= lens).all()
+    assert (batch.ids[batch.padding] == model.pad_id).all() and not (asked & batch.padding).any()
+    assert torch.equal(batch.padding.sum(1), 20 - lens)
+
+
+def test_loss_does_not_see_what_lies_behind_a_clip() -> None:
+    model, ids, lens = make("full"), tokens(4, 10), torch.tensor([10, 3, 7, 1])
+    other = torch.where(padding_of(lens, 10), tokens(4, 10, seed=5), ids)
+    assert not torch.equal(ids, other)
+    one, two = (model.loss(x, texts(4), lens, stream()) for x in (ids, other))
+    assert one.loss == two.loss and one.accuracy == two.accuracy
+
+
+def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
+    model = make().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(tokens(4, 10), texts(4), torch.tensor([10, 3, 7, 1]), stream()).loss
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_it_learns_tokens_that_follow_from_the_text() -> None:
+    torch.manual_seed(0)
+    model = MaskTransformer(MaskTransformerConfig(**SIZES, dropout=0.0))
+    cond, ids, lens = texts(4), tokens(4, 8), torch.tensor([8, 6, 8, 5])
+    optimizer, masks = torch.optim.Adam(model.parameters(), 1e-2), stream()
+    rows = torch.arange(4).repeat(8)
+    for _ in range(200):
+        loss = model.loss(ids[rows], cond[rows], lens[rows], masks).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    made = model.eval().generate(cond, lens.tolist(), sample_generators(range(4)), cond_scale=2.0).ids
+    real = ~padding_of(lens, 8)
+    assert (made == ids)[real].float().mean() > 0.9 and (made[~real] == -1).all()
+
+
+# --- generation
+
+LENS = [5, 12, 1, 9, 30, 7, 7, 22, 3, 16, 2, 11, 28, 4, 19, 6, 13]
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize("gumbel", [True, False])
+@pytest.mark.parametrize("group_rows", [None, 4])
+def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, group_rows: int | None) -> None:
+    model, cond, seeds = make(kind), texts(len(LENS)), [1000 + k for k in range(len(LENS))]
+
+    def run(rows: list[int]) -> list[Tensor]:
+        lens = [LENS[row] for row in rows]
+        ids = model.generate(cond[rows], lens, sample_generators([seeds[row] for row in rows]), timesteps=6,
+                             gumbel=gumbel, group_rows=group_rows).ids
+        return [line[:length] for line, length in zip(ids, lens, strict=True)]
+
+    together = run(list(range(len(LENS))))
+    assert len({tuple(line[:1].tolist()) for line in together}) > 3
+    for row in (0, 2, 4, 16):
+        assert torch.equal(run([row])[0], together[row])
+    backwards = run(list(reversed(range(len(LENS)))))
+    assert all(torch.equal(a, b) for a, b in zip(together, reversed(backwards), strict=True))
+
+
+def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    assert [(g.rows, g.size, g.length) for g in fixed_shape_groups([3, 50], cpu)] == [([0], 1, 3), ([1], 1, 50)]
+    lens = [3, 50, 49, 7, 99]
+    groups = fixed_shape_groups(lens, other, rows=2)
+    assert sorted(row for group in groups for row in group.rows) == [0, 1, 2, 3, 4]
+    for group in groups:
+        assert group.size == 2
+        assert {-(-lens[row] // LENGTH_STEP) * LENGTH_STEP for row in group.rows} == {group.length}
+
+
+def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:
+    model, lens, timesteps = make(), torch.tensor([24, 7, 1, 15]), 8
+    result = model.generate(texts(4), lens.tolist(), sample_generators(range(4)), timesteps=timesteps)
+    masked = result.steps == model.mask_id
+    for step in range(timesteps):
+        ratio = math.cos(math.pi / 2 * step / (timesteps - 1))
+        assert masked[step].sum(1).tolist() == [max(1, round(ratio * length)) for length in lens.tolist()]
+    assert not (masked[1:] & ~masked[:-1]).any()
+    real = ~padding_of(lens, 24)
+    kept = real & ~masked[-1]
+    assert torch.equal(result.ids[kept], result.steps[-1][kept])
+    assert (result.steps[:, ~real] == model.pad_id).all() and (result.ids[~real] == -1).all()
+    assert ((result.ids >= 0) & (result.ids < K))[real].all()
+
+
+def test_the_least_certain_tokens_are_masked_again() -> None:
+    model, cond = make(), texts(1)
+    steps = model.generate(cond, [20], sample_generators([3]), timesteps=5, cond_scale=1).steps
+    masked = [step[0] == model.mask_id for step in steps]
+    replay = sample_generators([3])
+    logits = model(steps[0], cond).float()  # (1, 20, K)
+    drawn = sample_tokens(top_k_filter(logits, 0.9), 1.0, True, replay, [20])
+    certainty = logits.softmax(-1).gather(-1, drawn[..., None])[0, :, 0]
+    again = masked[1]
+    assert certainty[again].max() <= certainty[~again].min()
+
+
+def test_one_step_is_enough_to_fill_a_clip() -> None:
+    ids = make().generate(texts(1), [6], sample_generators([0]), timesteps=1).ids
+    assert (ids >= 0).all()
+
+
+def test_seeds_repeat_and_differ() -> None:
+    model, cond = make(), texts(1).expand(6, -1)
+    seeds = [1, 2, 3, 1, 2, 4]
+    ids = model.generate(cond, [12] * 6, sample_generators(seeds)).ids
+    assert torch.equal(ids[0], ids[3]) and torch.equal(ids[1], ids[4])
+    assert len({tuple(line.tolist()) for line in ids}) == 4
+
+
+def test_guidance_draws_tokens_towards_the_text() -> None:
+    model, cond = make(), texts(1)
+    strong, none = (model.generate(cond, [12], sample_generators([0]), cond_scale=scale).ids for scale in (6.0, 1.0))
+    assert not torch.equal(strong, none)
+
+
+def test_known_tokens_stay_and_shape_the_rest() -> None:
+    model = make("full")
+    known = torch.full((2, 10), -1)
+    known[0, :4] = torch.tensor([3, 1, 4, 1])
+    known[1] = tokens(1, 10)[0]
+    result = model.generate(texts(2), [10, 8], sample_generators([0, 1]), known=known)
+    assert result.ids[0, :4].tolist() == [3, 1, 4, 1] and (result.ids[0] >= 0).all()
+    assert torch.equal(result.ids[1, :8], known[1, :8]) and (result.ids[1, 8:] == -1).all()
+    free = (result.steps[:, 0] == model.mask_id).sum(1)
+    assert free[0] == 6 and free[-1] == 1
+    known[0, :4] = torch.tensor([7, 60, 23, 42])
+    others = model.generate(texts(2), [10, 8], sample_generators([0, 1]), known=known).ids
+    assert not torch.equal(others[0, 4:], result.ids[0, 4:])
+
+
+def test_published_attention_sees_the_padding_of_the_batch() -> None:
+    model, cond = make("additive"), texts(2)
+    alone = model.generate(cond[:1], [5], sample_generators([0])).ids
+    beside = model.generate(cond, [5, 40], sample_generators([0, 1]), padding_value=model.pad_id).ids
+    assert not torch.equal(alone[0], beside[0, :5])
+    assert (beside[0, 5:] == model.pad_id).all()
+
+
+def test_generation_refuses_what_cannot_work() -> None:
+    model = make()
+    with pytest.raises(ValueError, match="at least one token, not 0"):
+        model.generate(texts(2), [3, 0], sample_generators([0, 1]))
+    with pytest.raises(ValueError, match="2 text features, 2 lengths, 1 random streams"):
+        model.generate(texts(2), [3, 3], sample_generators([0]))
+    with pytest.raises(RuntimeError, match="eval mode"):
+        model.train().generate(texts(1), [3], sample_generators([0]))
+
+
+# --- sampling
+
+def test_filter_keeps_the_best_share() -> None:
+    logits = torch.randn(2, 3, 100, generator=stream())
+    for thres, left in [(0.9, 10), (0.95, 5), (0.99, 1), (1.0, 1), (0.0, 100), (0.905, 10)]:
+        kept = top_k_filter(logits, thres).isfinite()
+        assert (kept.sum(-1) == left).all(), thres
+        assert logits[kept].view(2, 3, left).amin(-1).ge(logits.masked_fill(kept, -math.inf).amax(-1)).all()
+
+
+@pytest.mark.parametrize("gumbel", [True, False])
+def test_draws_follow_the_softmax_at_the_temperature(gumbel: bool) -> None:
+    logits, count = torch.tensor([0.0, 1.0, 2.0, -math.inf, 0.5]), 20000
+    drawn = sample_tokens(logits.expand(1, count, 5), 0.7, gumbel, sample_generators([0]), [count])
+    share = torch.bincount(drawn[0], minlength=5) / count
+    torch.testing.assert_close(share, (logits / 0.7).softmax(0), rtol=0, atol=0.015)
+    assert share[3] == 0
+    assert (sample_tokens(logits.expand(1, 50, 5), 0.0, gumbel, sample_generators([0]), [50]) == 2).all()
+
+
+@pytest.mark.parametrize("gumbel", [True, False])
+def test_draws_of_a_sample_do_not_depend_on_its_padding(gumbel: bool) -> None:
+    logits = torch.randn(2, 9, K, generator=stream())
+    one = sample_tokens(logits[:1, :4], 1.0, gumbel, sample_generators([7]), [4])
+    many = sample_tokens(logits, 1.0, gumbel, sample_generators([7, 8]), [4, 9])
+    assert torch.equal(one[0], many[0, :4])
+
+
+# --- the released LaMP transformer
+
+def make_released() -> LaMPMaskTransformer:
+    torch.manual_seed(0)
+    qformer = QFormerConfig(hidden=COND, layers=2, heads=2, intermediate=12, max_positions=20, vocab=30,
+                            encoder_width=10, num_query_tokens=3)
+    model = LaMPMaskTransformer(MaskTransformerConfig(**SIZES, attention="additive"), qformer).eval()
+    liven(model)
+    return model
+
+
+@torch.no_grad()
+def test_released_lamp_file_makes_its_own_condition() -> None:
+    model = make_released()
+    ids, mask = torch.randint(1, 30, (2, 7), generator=stream()), torch.ones(2, 7)
+    mask[0, 4:] = 0
+    text = model.text_condition(ids, mask)
+    assert text.cond.shape == (2, COND) and text.hidden.shape == (2, 7, COND) and text.states.shape == (2, 7, 10)
+    queries = model.Qformer.query(model.query_tokens, text.states).hidden
+    torch.testing.assert_close(text.cond, queries.mean(1))
+    assert model(tokens(2, 5), text.cond).shape == (2, 5, K)
+
+
+def test_released_lamp_names_are_the_transformers_and_the_text_sides() -> None:
+    names, trunk = set(make_released().state_dict()), set(make().state_dict())
+    assert trunk < names
+    assert {name.split(".")[0] for name in names - trunk} == {"Qformer", "query_tokens", "text2former", "clip2qformer"}
+    model, state = make_released(), make_released().state_dict()
+    del state["clip2qformer.weight"], state["clip2qformer.bias"]
+    model.load_state_dict(state)

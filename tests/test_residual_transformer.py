@@ -1,0 +1,185 @@
+"""The residual transformer: histories, tables, loss, generation."""
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.transformers.config import ResidualTransformerConfig
+from models.transformers.losses import padding_of
+from models.transformers.residual import ResidualTransformer
+from models.transformers.sampling import sample_generators
+
+K, Q, COND = 64, 5, 6
+SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32,
+         "num_quantizers": Q}
+
+
+def make(**changes: float) -> ResidualTransformer:
+    torch.manual_seed(0)
+    model = ResidualTransformer(ResidualTransformerConfig(**{**SIZES, **changes})).eval()
+    liven(model)
+    return model
+
+
+@torch.no_grad()
+def liven(model: nn.Module) -> None:
+    """Weights large enough that every input moves the output."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def texts(count: int) -> Tensor:
+    return torch.randn(count, COND, generator=stream())
+
+
+def tokens(count: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(K, (count, length, Q), generator=stream(seed))
+
+
+@pytest.mark.parametrize("share_weight", [True, False])
+def test_history_sums_the_layers_below(share_weight: bool) -> None:
+    model, ids = make(share_weight=share_weight), tokens(3, 7)
+    ids[2, 4:] = model.pad_id
+    layers = torch.tensor([1, 2, 4])
+    tables = model.input_tables()
+    history = model.history_of(ids, layers)
+    for row, layer in enumerate(layers.tolist()):
+        expected = sum(tables[below][ids[row, :, below]] for below in range(layer))
+        torch.testing.assert_close(history[row], expected)
+
+
+def test_shared_weights_use_one_table_for_reading_and_predicting_a_layer() -> None:
+    model = make()
+    assert model.input_tables().shape == model.output_tables().shape == (Q - 1, K + 1, 8)
+    assert torch.equal(model.input_tables()[1:], model.output_tables()[:-1])
+    apart = make(share_weight=False)
+    assert not torch.isclose(apart.input_tables()[1:], apart.output_tables()[:-1]).any(2).all()
+
+
+def test_two_quantizers_are_the_fewest() -> None:
+    model = make(num_quantizers=2)
+    ids = model.generate(tokens(1, 4)[..., 0], texts(1), [4], sample_generators([0]))
+    assert ids.shape == (1, 4, 2) and (ids >= 0).all()
+    with pytest.raises(ValueError, match="num_quantizers 1"):
+        make(num_quantizers=1)
+
+
+@torch.no_grad()
+def test_separate_weights_project_once_and_twice_as_published() -> None:
+    ours, released = make(share_weight=False), make(share_weight=False, published=True)
+    ours.output_proj_bias.normal_(generator=stream())
+    released.load_state_dict(ours.state_dict())
+    hidden, layers = torch.randn(2, 3, 8, generator=stream()), torch.tensor([1, 3])
+    for row, layer in enumerate(layers.tolist()):
+        product = hidden[row] @ ours.output_proj_weight[layer - 1].T
+        bias = ours.output_proj_bias[layer - 1]
+        torch.testing.assert_close(ours.project(hidden, layers)[row], product + bias)
+        torch.testing.assert_close(released.project(hidden, layers)[row], 2 * product + bias)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_and_layer_and_text_do() -> None:
+    model, ids, layers = make(), tokens(2, 9), torch.tensor([2, 3])
+    history, cond = model.history_of(ids, layers), texts(2)
+    alone = model(history[:, :5], layers, cond)
+    padded = model(history, layers, cond, padding_of(torch.tensor([5, 5]), 9))[:, :5]
+    torch.testing.assert_close(alone, padded, rtol=0, atol=1e-5)
+    assert not torch.allclose(alone, model(history[:, :5], torch.tensor([1, 4]), cond), atol=1e-2)
+    assert not torch.allclose(alone, model(history[:, :5], layers, cond.flip(0)), atol=1e-2)
+
+
+@torch.no_grad()
+def test_guidance_mixes_the_two_predictions() -> None:
+    model, ids, layers, cond = make(), tokens(2, 6), torch.tensor([2, 4]), texts(2)
+    history = model.history_of(ids, layers)
+    with_text, without = (model.project(model(history, layers, c), layers) for c in (cond, torch.zeros_like(cond)))
+    torch.testing.assert_close(model.guided_logits(history, layers, cond, None, 1), with_text)
+    torch.testing.assert_close(model.guided_logits(history, layers, cond, None, 5),
+                               without + 5 * (with_text - without), rtol=0, atol=1e-4)
+
+
+def test_training_draws_every_layer_and_low_ones_more_often() -> None:
+    counts = torch.bincount(make().draw_layers(4000, stream()), minlength=Q)
+    assert len(counts) == Q and counts[0] == 0 and (counts[1:] > 0).all()
+    assert counts[1] > counts[Q - 1]
+
+
+def test_loss_is_of_the_layer_above_and_of_real_tokens_only() -> None:
+    model, ids, lens, layers = make(), tokens(3, 8), torch.tensor([8, 3, 5]), torch.tensor([1, 2, 4])
+    loss = model.loss(ids, texts(3), lens, stream(), layers)
+    behind = torch.where(padding_of(lens, 8)[..., None], tokens(3, 8, seed=1), ids)
+    assert model.loss(behind, texts(3), lens, stream(), layers).loss == loss.loss
+    above = ids.clone()
+    above[0, :, 2:], above[1, :, 3:] = 0, 0
+    assert model.loss(above, texts(3), lens, stream(), layers).loss == loss.loss
+    above[0, 3, 1] = (above[0, 3, 1] + 1) % K
+    assert model.loss(above, texts(3), lens, stream(), layers).loss != loss.loss
+
+
+def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
+    for share_weight in (True, False):
+        model = make(share_weight=share_weight).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(tokens(8, 8), texts(8), torch.arange(1, 9), stream()).loss
+        assert loss.dtype == torch.float32
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+LENS = [5, 12, 1, 9, 30, 7]
+
+
+@pytest.mark.parametrize("group_rows", [None, 4])
+def test_same_sample_same_layers_whatever_the_batch(group_rows: int | None) -> None:
+    model, cond, base = make(), texts(6), tokens(6, 30)[..., 0]
+
+    def run(rows: list[int]) -> Tensor:
+        return model.generate(base[rows], cond[rows], [LENS[row] for row in rows],
+                              sample_generators([50 + row for row in rows]), group_rows=group_rows)
+
+    together = run(list(range(6)))
+    for row in range(6):
+        assert torch.equal(run([row])[0], together[row])
+
+
+def test_generation_keeps_the_base_layer_and_marks_padding() -> None:
+    model, base = make(), tokens(3, 12)[..., 0]
+    ids = model.generate(base, texts(3), [12, 4, 7], sample_generators(range(3)))
+    real = ~padding_of(torch.tensor([12, 4, 7]), 12)
+    assert ids.shape == (3, 12, Q)
+    assert torch.equal(ids[..., 0][real], base[real])
+    assert (ids[~real] == -1).all() and (ids[real] >= 0).all() and (ids < K).all()
+
+
+@torch.no_grad()
+def test_pad_class_is_drawn_in_published_mode_only() -> None:
+    for published in (False, True):
+        model = make(share_weight=False, published=published)
+        model.output_proj_bias[:, K] = 1e4
+        ids = model.generate(tokens(1, 6)[..., 0], texts(1), [6], sample_generators([0]))
+        assert (ids[0, :, 1:] == -1).all() if published else (ids >= 0).all()
+
+
+def test_seeds_repeat_and_differ_and_known_tokens_stay() -> None:
+    model, base, cond = make(), tokens(1, 12)[..., 0].expand(3, -1), texts(1).expand(3, -1)
+    ids = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]))
+    assert torch.equal(ids[0], ids[2]) and not torch.equal(ids[0], ids[1])
+    known = torch.full((3, 12, Q), -1)
+    known[:, 2:5] = tokens(3, 3, seed=4)
+    kept = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]), known=known)
+    assert torch.equal(kept[:, 2:5, 1:], known[:, 2:5, 1:])
+    assert torch.equal(kept[..., 0], base)
+
+
+def test_generation_refuses_what_cannot_work() -> None:
+    model, base = make(), tokens(2, 5)[..., 0]
+    with pytest.raises(ValueError, match="at least one token, not 0"):
+        model.generate(base, texts(2), [3, 0], sample_generators([0, 1]))
+    with pytest.raises(ValueError, match="2 rows of ids, 1 text features"):
+        model.generate(base, texts(1), [3, 3], sample_generators([0, 1]))
+    with pytest.raises(RuntimeError, match="eval mode"):
+        model.train().generate(base, texts(2), [3, 3], sample_generators([0, 1]))
