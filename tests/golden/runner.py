@@ -1,6 +1,5 @@
 """Finds the fixtures in folders, runs the check of each, and says a line about each."""
 import gc
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,22 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from tests.golden import bvh, evaluator, lamp, motion, transformers, vq
 from tests.golden.kinds import ModelCheck, MotionCheck, UnknownFixture, find_model_check, find_motion_check
 from tests.golden.report import Report
 
-MODELS: dict[str, ModelCheck] = {}
-MOTION: list[tuple[frozenset[str], MotionCheck]] = []
-BVH_CHECK = WORD_CLASS_CHECK = None
-for _name in ("motion", "bvh", "vq", "lamp", "transformers", "evaluator"):
-    try:
-        _module = importlib.import_module(f"tests.golden.{_name}")
-    except ImportError as _error:
-        print(f"note: tests.golden.{_name}: {_error}")
-        continue
-    MODELS |= getattr(_module, "MODELS", {})
-    MOTION += getattr(_module, "MOTION", [])
-    BVH_CHECK = getattr(_module, "BVH_CHECK", BVH_CHECK)
-    WORD_CLASS_CHECK = getattr(_module, "WORD_CLASS_CHECK", WORD_CLASS_CHECK)
+MODELS: dict[str, ModelCheck] = vq.MODELS | lamp.MODELS | transformers.MODELS | evaluator.MODELS
+MOTION: list[tuple[frozenset[str], MotionCheck]] = motion.MOTION + bvh.MOTION + evaluator.MOTION
 
 
 @dataclass(frozen=True)
@@ -97,13 +86,13 @@ def _open(fixture: Fixture) -> Report:
 def _check(fixture: Fixture, report: Report) -> None:
     manifest = report.manifest
     if fixture.path.suffix == ".bvh":
-        BVH_CHECK(fixture.path, fixture.beside, report)
+        bvh.check_bvh(fixture.path, fixture.beside, report)
     elif "model" in manifest:
         check = find_model_check(manifest, MODELS)
         _compare_with_manifest(report)
         check(manifest, report.arrays, report)
     elif manifest and fixture.path.suffix == ".json" and {"known_words", "tokens"} <= manifest.keys():
-        WORD_CLASS_CHECK(manifest, report)
+        evaluator.check_word_classes(manifest, report)
     elif manifest:
         raise UnknownFixture(f"no check for a manifest with the keys {', '.join(manifest) or '(none)'}")
     else:
