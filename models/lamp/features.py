@@ -31,9 +31,13 @@ class LaMPConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> "LaMPConfig":
-        """Settings from a run's flat options and its tokenizer's; what is missing takes the published size."""
+        """Settings from a run's flat options and its tokenizer's.
+
+        What is missing takes the published size, and options that do not speak of published behaviour are those of a
+        released model, as every run of ours writes it down.
+        """
         return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
-                   options.get("published_behaviour", cls.published))
+                   options.get("published_behaviour", True))
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class LaMPFeatures(nn.Module):
 
 def _motion_encoder(vq: VQConfig) -> Encoder:
     return Encoder(vq.dim_pose, vq.output_emb_width, vq.down_t, vq.stride_t, vq.width, vq.depth,
-                   vq.dilation_growth_rate, vq.vq_act, vq.vq_norm)
+                   vq.dilation_growth_rate, vq.vq_act, vq.vq_norm, vq.vq_dropout)
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, read_text
 
 VOCAB_FILE = "vocab.txt"
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -29,14 +29,18 @@ class WordPieces:
     def __init__(self, source: str | Path) -> None:
         path = Path(source)
         self.path = path / VOCAB_FILE if path.is_dir() else path
-        if not self.path.is_file():
-            raise InputError(f"no vocabulary {self.path}")
-        self._tokenizer = BertWordPieceTokenizer(str(self.path), lowercase=True)
-        missing = [piece for piece in _SPECIAL if self._tokenizer.token_to_id(piece) is None]
+        pieces = read_text(self.path, "vocabulary").splitlines()
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        missing = [piece for piece in _SPECIAL if piece not in vocabulary]
         if missing:
             raise InputError(f"{self.path} is not a BERT vocabulary: it lacks {', '.join(missing)}")
-        self.pad_id, _, self.cls_id, self.sep_id = map(self._tokenizer.token_to_id, _SPECIAL)
-        self.dec_id = self._tokenizer.get_vocab_size()  # [DEC], behind the vocabulary
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id = (vocabulary[piece] for piece in _SPECIAL)
+        self.dec_id = len(pieces)  # [DEC], behind the vocabulary
+        # Special pieces are no words to it, so that none can come out of a text that names them.
+        self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._tokenizer.decoder = decoders.WordPiece()
 
     def __len__(self) -> int:
         """Number of ids, [DEC] among them."""
@@ -64,7 +68,8 @@ class WordPieces:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
-        return self._tokenizer.decode([i for i in ids if i != self.dec_id], skip_special_tokens=True)
+        special = (self.pad_id, self.cls_id, self.sep_id, self.dec_id)
+        return self._tokenizer.decode([piece for piece in ids if piece not in special])
 
     def save(self, folder: str | Path) -> None:
         """Put the vocabulary into a model's folder, so that the model needs no other."""

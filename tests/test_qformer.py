@@ -1,0 +1,254 @@
+"""The Q-Former against the library's BERT, its masks, and where it starts from."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from models.lamp.bert import from_bert
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
+from models.lamp.tokenizer import WordPieces
+from tests.toy import make_bert
+from utils.errors import InputError
+
+TINY = QFormerConfig(hidden=16, layers=3, heads=2, intermediate=32, max_positions=24, vocab=41, encoder_width=12,
+                     num_query_tokens=5)
+BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": 24, "vocab_size": 40}
+
+
+@pytest.fixture
+def model() -> QFormer:
+    torch.manual_seed(0)
+    qformer = QFormer(TINY).eval()
+    for parameter in qformer.parameters():  # far from the small start, so that no term can hide
+        torch.nn.init.normal_(parameter, std=0.3)
+    return qformer
+
+
+@pytest.fixture
+def texts() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 40, (3, 7), generator=generator)
+    mask = torch.arange(7) < torch.tensor([[7], [4], [5]])
+    return ids * mask, mask
+
+
+@pytest.fixture
+def queries() -> Tensor:
+    return torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def states() -> Tensor:
+    return torch.randn(3, 6, 12, generator=torch.Generator().manual_seed(3))
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-5)
+
+
+def library_bert(kind: type, folder: Path) -> torch.nn.Module:
+    torch.manual_seed(4)
+    bert = kind(transformers.BertConfig(**BERT)).eval()
+    for parameter in bert.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    bert.save_pretrained(folder)
+    return bert
+
+
+@torch.no_grad()
+def test_text_pass_is_the_library_bert(tmp_path, texts):
+    bert = library_bert(transformers.BertModel, tmp_path)
+    ids, mask = texts
+    expected = bert(ids, attention_mask=mask.long()).last_hidden_state
+    hidden = from_bert(tmp_path, encoder_width=12, num_query_tokens=5).eval().text(ids, mask)
+    close(hidden[mask], expected[mask])
+
+
+@torch.no_grad()
+def test_word_head_is_the_library_bert(tmp_path, texts):
+    bert = library_bert(transformers.BertForMaskedLM, tmp_path)
+    ids, mask = texts
+    qformer = from_bert(tmp_path, encoder_width=12).eval()
+    logits = qformer.lm_logits(qformer.text(ids, mask))
+    close(logits[..., :40][mask], bert(ids, attention_mask=mask.long()).logits[mask])
+
+
+@torch.no_grad()
+def test_start_from_an_old_weight_file(tmp_path, texts):
+    bert = library_bert(transformers.BertModel, tmp_path)
+    old = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"):
+           value for name, value in bert.state_dict().items()}
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    ids, mask = texts
+    close(from_bert(tmp_path).eval().text(ids, mask)[mask], bert(ids, mask.long()).last_hidden_state[mask])
+
+
+def test_start_keeps_some_layers_and_copies_feed_forward_for_queries(tmp_path):
+    library_bert(transformers.BertModel, tmp_path)
+    qformer = from_bert(tmp_path, layers=2, cross_attention_freq=1, dropout=0.0)
+    assert (qformer.config.layers, qformer.config.vocab, qformer.config.heads) == (2, 41, 2)
+    for layer in qformer.bert.encoder.layer:
+        assert layer.crossattention is not None
+        assert torch.equal(layer.intermediate.dense.weight, layer.intermediate_query.dense.weight)
+        assert torch.equal(layer.output.LayerNorm.bias, layer.output_query.LayerNorm.bias)
+        assert layer.intermediate.dense.weight is not layer.intermediate_query.dense.weight
+
+
+def test_start_says_what_is_wrong_with_a_folder(tmp_path):
+    library_bert(transformers.BertModel, tmp_path)
+    with pytest.raises(InputError, match="has 3 layers, 9 were asked for"):
+        from_bert(tmp_path, layers=9)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 30}))
+    with pytest.raises(InputError, match=r"is \(32, 16\) instead of \(30, 16\)"):
+        from_bert(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(InputError, match="only gelu"):
+        from_bert(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not the config of a BERT"):
+        from_bert(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no model\.safetensors or pytorch_model\.bin"):
+        from_bert(tmp_path)
+
+
+def test_only_every_so_many_layers_look_at_states(model):
+    crossing = [layer.crossattention is not None for layer in model.bert.encoder.layer]
+    assert crossing == [True, False, True]
+
+
+@torch.no_grad()
+def test_language_model_on_a_remembered_prefix_is_one_long_computation(model, texts, queries, states):
+    ids, mask = texts
+    query = model.query(queries, states)
+    # All at once: queries see queries, text sees queries and its own past.
+    visible = torch.ones(12, 12, dtype=torch.bool).tril()
+    visible[:5, :5] = True
+    visible = visible & torch.cat([torch.ones(3, 5, dtype=torch.bool), mask], 1)[:, None, None]
+    x = model.bert.embeddings(ids, queries.expand(3, -1, -1))
+    for layer in model.bert.encoder.layer:
+        x, _ = layer(x, 5, visible, states, None, None)
+    close(query.hidden, x[:, :5])
+    close(model.language_model(ids, mask, query.cache)[mask], x[:, 5:][mask])
+
+
+@torch.no_grad()
+def test_language_model_sees_the_past_and_the_prefix_only(model, texts, queries, states):
+    ids, mask = texts
+    cache = model.query(queries, states).cache
+    logits = model.lm_logits(model.language_model(ids, mask, cache))
+    later = ids.clone()
+    later[:, 3] = (ids[:, 3] + 1).clamp(max=39)
+    changed = model.lm_logits(model.language_model(later, mask, cache))
+    assert torch.equal(logits[:, :3], changed[:, :3])
+    assert not torch.allclose(logits[:, 3], changed[:, 3])
+    other = model.query(queries, states.flip(0)).cache
+    assert not torch.allclose(logits, model.lm_logits(model.language_model(ids, mask, other)))
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(model, texts, queries, states):
+    ids, mask = texts
+    states_mask = torch.arange(6) < torch.tensor([[6], [2], [3]])
+    longer = torch.nn.functional.pad(ids, (0, 4)), torch.nn.functional.pad(mask, (0, 4))
+    noisy = torch.where(states_mask[..., None], states, torch.randn(3, 6, 12))
+    close(model.text(*longer)[:, :7][mask], model.text(ids, mask)[mask])
+    query, other = model.query(queries, states, states_mask), model.query(queries, noisy, states_mask)
+    close(other.hidden, query.hidden)
+    joint = model.joint(queries, ids, mask, states, states_mask)
+    close(model.joint(queries, *longer, noisy, states_mask)[:, :5], joint[:, :5])
+    words = model.language_model(ids, mask, query.cache)
+    close(model.language_model(*longer, query.cache)[:, :7][mask], words[mask])
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_the_rest_of_the_batch(model, texts, queries, states):
+    ids, mask = texts
+    together = model.joint(queries, ids, mask, states)
+    for row in range(3):
+        own = slice(row, row + 1)
+        alone = model.joint(queries, ids[own, :mask[row].sum()], None, states[own])
+        close(together[own, :alone.shape[1]], alone)
+
+
+@torch.no_grad()
+def test_text_in_a_joint_pass_sees_the_states_through_the_queries(model, texts, queries, states):
+    ids, mask = texts
+    first, second = (model.joint(queries, ids, mask, given)[:, 5:] for given in (states, states.flip(0)))
+    assert not torch.allclose(first[0], second[0])
+
+
+def test_tied_names_and_positions_may_be_missing_from_a_file(model):
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in (*TIED_NAMES, POSITION_IDS)}
+    other = QFormer(TINY)
+    other.load_state_dict(state)
+    assert torch.equal(other.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
+    assert other.cls.predictions.decoder.weight is other.bert.embeddings.word_embeddings.weight
+
+
+def test_bfloat16_autocast_stays_close_and_gives_finite_gradients(model, texts, queries, states):
+    ids, mask = texts
+    exact = model.lm_logits(model.language_model(ids, mask, model.query(queries, states).cache))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model.lm_logits(model.language_model(ids, mask, model.query(queries, states).cache))
+    assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max()
+    rough.float().logsumexp(-1).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_sizes_survive_flat_options():
+    assert QFormerConfig.from_options(TINY.to_options()) == TINY
+    assert QFormerConfig.from_options({"batch_size": 8}) == QFormerConfig()
+
+
+TEXTS = ["A person walks FORWARD!", "someone turns left, then waves zyx", ""]
+
+
+@pytest.fixture
+def pieces(tmp_path) -> WordPieces:
+    return WordPieces(make_bert(tmp_path / "bert"))
+
+
+def test_word_pieces_are_those_of_the_library(pieces):
+    library = transformers.BertTokenizer.from_pretrained(pieces.path.parent)
+    for length in (32, 6):
+        expected = library(TEXTS, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+        own = pieces.encode(TEXTS, length)
+        assert torch.equal(own.ids, expected["input_ids"])
+        assert torch.equal(own.mask.long(), expected["attention_mask"])
+
+
+def test_word_pieces_pad_to_a_fixed_length_on_demand(pieces):
+    assert pieces.encode(TEXTS, 12, pad_to=12).ids.shape == (3, 12)
+    with pytest.raises(ValueError, match="more than the 4"):
+        pieces.encode(TEXTS, 12, pad_to=4)
+
+
+def test_dec_follows_the_vocabulary_and_a_model_keeps_its_own_copy(pieces, tmp_path):
+    vocabulary = pieces.path.read_text().splitlines()
+    assert pieces.dec_id == len(vocabulary) == len(pieces) - 1
+    pieces.save(tmp_path / "model")
+    copy = WordPieces(tmp_path / "model")
+    assert torch.equal(copy.encode(TEXTS).ids, pieces.encode(TEXTS).ids)
+    assert pieces.decode([pieces.dec_id, *pieces.encode(["a person waves"]).ids[0].tolist()]) == "a person waves"
+
+
+def test_text_cannot_name_a_special_piece(pieces):
+    ids = pieces.encode(["a [SEP] b [PAD]"]).ids[0].tolist()
+    assert ids.count(pieces.sep_id) == 1
+    assert pieces.pad_id not in ids
+
+
+def test_vocabulary_that_is_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot read vocabulary"):
+        WordPieces(tmp_path)
+    (tmp_path / "vocab.txt").write_text("walk\nrun\n[UNK]\n")
+    with pytest.raises(InputError, match="not a BERT vocabulary"):
+        WordPieces(tmp_path)
