@@ -1,6 +1,6 @@
 """Pretrain LaMP (stage 2): one Q-Former that reads captions and motions."""
 from data.specs import MAX_TOKENS, dataset_spec
-from data.text_motion import TextMotion, load_pairs
+from data.text_motion import TextMotion, load_pairs, rarity_weights
 from models.lamp.bert import bert_folder, from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
@@ -44,7 +44,8 @@ def main() -> None:
 
     stage = LaMPStage(model, opt, pieces, val_set)
     steps = opt.total_iter or opt.max_epoch * max(1, len(train_set) // opt.batch_size)
-    Trainer(stage, opt, train_set, warmup_cosine(opt.warm_up_iter, steps)).run()
+    Trainer(stage, opt, train_set, warmup_cosine(opt.warm_up_iter, steps),
+            weights=rarity_weights(pairs["train"], opt.balance) if opt.balance else None).run()
 
 
 if __name__ == "__main__":

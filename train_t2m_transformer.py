@@ -1,6 +1,6 @@
 """Train the masked transformer (stage 3): text features of a frozen LaMP to motion tokens of the base layer."""
 from data.specs import dataset_spec
-from data.text_motion import TextTokens, load_pairs
+from data.text_motion import TextTokens, load_pairs, rarity_weights
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from options.t2m import parse_t2m_options
@@ -42,7 +42,8 @@ def main() -> None:
     print(f"transformer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
     stage = MaskStage(model, opt, features, sets["val"])
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
-    Trainer(stage, opt, sets["train"], schedule).run()
+    weights = rarity_weights(sets["train"].pairs, opt.balance) if opt.balance else None
+    Trainer(stage, opt, sets["train"], schedule, weights=weights).run()
 
 
 if __name__ == "__main__":

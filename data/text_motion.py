@@ -1,5 +1,6 @@
 """Pairs of captions and motions: the loader rules of HumanML3D, as items of a data set."""
 import string
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data.motion_windows import Normalisation, read_features, read_ids
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, require
-from data.text import clean_caption, read_captions
+from data.text import Caption, clean_caption, read_captions
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
@@ -24,6 +25,7 @@ class Pair:
     name: str
     features: np.ndarray         # (rows, d) not normalised
     captions: tuple[str, ...]    # cleaned
+    words: frozenset[str] = frozenset()  # verbs and nouns, as lemmas, that most of the captions have
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,39 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
 
 def _pairs_of_clip(spec: DatasetSpec, name: str, features: np.ndarray, text_file: Path,
                    whole_clips_only: bool) -> list[Pair]:
-    captions = read_captions(text_file)
-    whole = tuple(text for text in (clean_caption(c.text) for c in captions if c.whole_clip) if text)
-    pairs = [Pair(name, features, whole)] if whole else []
+    captions = [caption for caption in read_captions(text_file) if clean_caption(caption.text)]
+    whole = [caption for caption in captions if caption.whole_clip]
+    pairs = [_pair(name, features, whole)] if whole else []
     if whole_clips_only:
         return pairs
     for number, caption in enumerate(c for c in captions if not c.whole_clip):
         rows = features[int(spec.caption_fps * caption.start):int(spec.caption_fps * caption.end)]
-        text = clean_caption(caption.text)
-        if text and spec.min_length <= len(rows) < spec.max_length:
-            pairs.append(Pair(f"{_NAMES[number % len(_NAMES)]}_{name}", rows, (text,)))
+        if spec.min_length <= len(rows) < spec.max_length:
+            pairs.append(_pair(f"{_NAMES[number % len(_NAMES)]}_{name}", rows, [caption]))
     return pairs
+
+
+def _pair(name: str, features: np.ndarray, captions: list[Caption]) -> Pair:
+    counts = Counter(word for caption in captions for word in {*_content_words(caption)})
+    words = frozenset(word for word, count in counts.items() if 2 * count >= len(captions))
+    return Pair(name, features, tuple(clean_caption(caption.text) for caption in captions), words)
+
+
+def _content_words(caption: Caption) -> list[str]:
+    tagged = [token.partition("/")[::2] for token in caption.tokens]
+    return [word for word, tag in tagged if tag in ("VERB", "NOUN")]
+
+
+def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
+    """How often to sample each pair, mean 1: by the rarest of its words, ``(pairs that have it)^-power``.
+
+    Power 0 samples all alike, 1 every word alike; motion data repeats the common actions so often that the rare ones
+    would hardly be seen.
+    """
+    having = Counter(word for pair in pairs for word in pair.words)
+    rarest = np.array([min((having[word] for word in pair.words), default=len(pairs)) for pair in pairs], dtype=float)
+    weights = rarest**-power
+    return weights / weights.mean()
 
 
 def draw_crop(rows: int, captions: int, generator: np.random.Generator) -> Crop:

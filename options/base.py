@@ -51,6 +51,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
 
 
+def add_balance(parser: argparse.ArgumentParser) -> None:
+    """How evenly actions are sampled."""
+    parser.add_argument("--balance", type=share, default=0.0,
+                        help="sample by the rarity of actions: 0 every clip alike, 1 every action alike")
+
+
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  gamma: float, milestones: list[int], weight_decay: float) -> None:
     """Flags of the training loop, with a stage's own defaults."""

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, add_data, add_training, natural, positive_int, share
+from options.base import Parser, add_balance, add_common, add_data, add_training, natural, positive_int, share
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
 
@@ -12,6 +12,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("Pretrain LaMP: one Q-Former between captions and motions, four objectives.")
     add_common(parser)
     add_data(parser)
+    add_balance(parser)
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, gamma=0.1, milestones=[],
                  weight_decay=0.05)
     parser.add_argument("--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")

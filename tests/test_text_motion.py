@@ -9,7 +9,8 @@ from data.motion_windows import MotionWindows, Normalisation
 from data.prompts import Prompt, read_prompts
 from data.specs import dataset_spec
 from data.text import clean_caption, read_captions
-from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs
+from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
+from training.loop import EpochBatches
 from utils.errors import InputError
 
 DIM = 263
@@ -135,3 +136,20 @@ def test_what_is_missing_is_named_with_the_script_that_makes_it(tmp_path: Path) 
     np.save(tmp_path / "new_joint_vecs" / "a.npy", np.zeros((60, 10), np.float32))
     with pytest.raises(InputError, match=r"a\.npy has shape \(60, 10\), expected \(frames, 263\)"):
         load_pairs(dataset_spec("t2m", tmp_path), "train")
+
+
+def test_rare_actions_are_sampled_more_often_as_balance_asks(tmp_path: Path) -> None:
+    for number in range(9):
+        write_clip(tmp_path, f"walk{number}", 60, ["a man walks#a/DET man/NOUN walk/VERB#0#0"])
+    write_clip(tmp_path, "kick", 60, ["a man kicks#a/DET man/NOUN kick/VERB#0#0", "kicking#kick/VERB oddly/ADV#0#0"])
+    pairs = load_pairs(dataset_spec("t2m", tmp_path), "train")
+    assert pairs[-1].words == {"kick", "man"}
+    assert (rarity_weights(pairs, 0.0) == 1).all()
+    weights = rarity_weights(pairs, 0.5)
+    assert weights[-1] / weights[0] == pytest.approx(3)
+    assert weights.mean() == pytest.approx(1)
+    batches = EpochBatches(10, 10, seed=0, weights=rarity_weights(pairs, 1.0))
+    drawn = []
+    for batches.epoch in range(200):
+        drawn += sum(batches, [])
+    assert abs(drawn.count(9) / len(drawn) - 0.5) < 0.05

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
@@ -26,10 +27,14 @@ BETAS = (0.9, 0.99)
 
 class EpochBatches(Sampler[list[int]]):
     """Shuffled whole batches of one epoch. The order follows from (seed, epoch) alone, so that a run which resumes in
-    the middle of an epoch goes on with the batches that were left."""
+    the middle of an epoch goes on with the batches that were left.
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    With ``weights`` (length,) an epoch is that many draws with replacement, else every sample once.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> None:
         self.length, self.batch_size, self.seed = length, min(batch_size, length), seed
+        self.weights = None if weights is None else torch.from_numpy(weights)
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
@@ -37,7 +42,10 @@ class EpochBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
+        if self.weights is None:
+            order = torch.randperm(self.length, generator=generator).tolist()
+        else:
+            order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator).tolist()
         for batch in range(self.start, len(self)):
             yield order[batch * self.batch_size:(batch + 1) * self.batch_size]
 
@@ -73,15 +81,18 @@ class Trainer:
         schedule: factor of the learning rate by step.
         collate: as for a torch DataLoader.
         clip_norm: largest norm of the gradient, no limit by default.
+        weights: how often to draw each sample; all alike by default.
     """
 
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
-                 collate: Callable | None = None, clip_norm: float | None = None) -> None:
+                 collate: Callable | None = None, clip_norm: float | None = None,
+                 weights: np.ndarray | None = None) -> None:
         self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt)
         self.dataset = dataset
-        self.batches = EpochBatches(len(dataset), opt.batch_size // self.accelerator.num_processes or 1, opt.seed)
+        batch_size = opt.batch_size // self.accelerator.num_processes or 1
+        self.batches = EpochBatches(len(dataset), batch_size, opt.seed, weights)
         loader = DataLoader(dataset, batch_sampler=self.batches, collate_fn=collate, num_workers=opt.num_workers,
                             pin_memory=self.accelerator.device.type == "cuda",
                             generator=torch.Generator())  # own generator: an epoch start must not move the global one
