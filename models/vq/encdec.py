@@ -19,7 +19,7 @@ def _norm(kind: str | None, width: int) -> nn.Module:
     makers = {
         "LN": lambda: ChannelNorm(width),
         "GN": lambda: nn.GroupNorm(32, width, eps=1e-6),
-        "BN": lambda: nn.BatchNorm1d(width),
+        "BN": lambda: nn.BatchNorm1d(width, eps=1e-6),
     }
     if kind not in makers:
         raise ValueError(f"vq_norm {kind!r} is none of {sorted(makers)} or None")
