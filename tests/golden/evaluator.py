@@ -63,7 +63,7 @@ def check_metrics(arrays: Arrays, report: Report) -> None:
         report.close("fid_same", metrics.fid(arrays["a"], arrays["a"]), 1e-6)
     if "text" in arrays:
         _check_pairs(arrays, report)
-    if "diversity" in arrays:
+    if "div_seed" in arrays:
         _check_diversity(arrays, report)
     if "mm" in arrays:
         _check_multimodality(arrays, report)
