@@ -30,7 +30,8 @@ def main() -> None:
     print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
 
     qformer = from_bert(bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width, dropout=opt.dropout,
-                        cross_attention_freq=opt.cross_attention_freq, num_query_tokens=MAX_TOKENS)
+                        attention_dropout=opt.attention_dropout, cross_attention_freq=opt.cross_attention_freq,
+                        num_query_tokens=MAX_TOKENS)
     if opt.random_start:
         qformer = QFormer(qformer.config)
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)

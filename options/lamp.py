@@ -29,6 +29,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--embed_dim", type=positive_int, default=512, help="width of the compared features")
     model.add_argument("--cross_attention_freq", type=positive_int, default=2, help="cross attention every so many")
     model.add_argument("--dropout", type=share, default=0.1, help="dropout of the Q-Former")
+    model.add_argument("--attention_dropout", type=share, default=0.1,
+                       help="dropout of its attention weights; 0 makes a step on a CPU much faster")
     model.add_argument("--published_behaviour", action="store_true",
                        help="repeat the released code: true pairs among the negatives, temperature that "
                             "multiplies, random motion encoder, no masks")

@@ -36,6 +36,8 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--vq_dropout", type=share, default=0.2, help="dropout in the blocks, while training")
     model.add_argument("--sample_codebook_temp", type=non_negative, default=0.5,
                        help="temperature of the noise on the choice of codes, while training; 0 is none")
+    model.add_argument("--decoder_only", action="store_true",
+                       help="keep encoder and codes, so that tokens that other models learned stay what they are")
     model.add_argument("--published_reset", action="store_true",
                        help="reset dead codes as the released code does (to the first rows of the batch)")
     loss = parser.add_argument_group("loss")

@@ -26,6 +26,20 @@ class VQStage(Stage):
                  normalisation: Normalisation, val_clips: list[np.ndarray]) -> None:
         super().__init__(model)
         self.opt, self.spec, self.normalisation, self.val_clips = opt, spec, normalisation, val_clips
+        if opt.decoder_only:
+            model.motion_encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "VQStage":
+        """Switch the mode, but keep tokens as they are where only the decoder learns."""
+        super().train(mode)
+        if self.opt.decoder_only:
+            for part in (self.model.motion_encoder, *self.model.quantizers):
+                part.eval()
+        return self
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """All parameters, frozen ones too: so that a run can go on with the decoder alone."""
+        return [{"params": list(self.model.parameters()), "weight_decay": weight_decay}]
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Losses of windows (b, t, d)."""
