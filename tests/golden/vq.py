@@ -48,9 +48,11 @@ def check_human_vqvae(manifest: dict, arrays: Arrays, report: Report) -> None:
         report.inputs("decoder_ids")
         ids = torch.from_numpy(arrays["decoder_ids"])
         report.close("decoded", model.forward_decoder(ids.view(1, -1)), 1e-5)
-        if "decoded_two_rows" in arrays:
-            # Published decoding joins the rows of an id array into one sequence; ours decodes rows apart.
-            report.close("decoded_two_rows", model.forward_decoder(ids.view(2, -1).reshape(1, -1)), 1e-5)
+    if "decoded_two_rows" in arrays:
+        # Published decoding joins the rows of an id array into one sequence; ours decodes rows apart.
+        tokens = arrays["decoded_two_rows"].shape[1] // (2 * model.config.unit_length)
+        rows = model.encode(motion)[:2, :tokens]
+        report.close("decoded_two_rows", model.forward_decoder(rows.reshape(1, -1)), 1e-5)
     _check_losses(manifest, result, motion, report)
     _check_margin(model.vqvae.quantizer, latent, report)
 
@@ -70,7 +72,7 @@ def _margin(quantizer: EmaQuantizer, rows: torch.Tensor) -> torch.Tensor:
 
 def _check_margin(quantizer: EmaQuantizer, latent: torch.Tensor, report: Report) -> None:
     rows = latent.transpose(1, 2).flatten(0, 1)
-    report.close("min_margin", _margin(quantizer, rows), 1e-2, relative=True)
+    report.close("min_margin", _margin(quantizer, rows), 5e-3, relative=True)
 
 
 @torch.no_grad()
@@ -99,7 +101,7 @@ def check_rvqvae(manifest: dict, arrays: Arrays, report: Report) -> None:
     for layer, chosen in zip(model.quantizer.layers, vectors, strict=True):
         margins.append(_margin(layer, residual.transpose(1, 2).flatten(0, 1)))
         residual = residual - chosen
-    report.close("min_margin", torch.stack(margins).min(), 1e-2, relative=True)
+    report.close("min_margin", torch.stack(margins).min(), 5e-3, relative=True)
     if "loss_rec" in arrays:
         _check_losses(manifest, result, motion, report)
 
