@@ -26,8 +26,19 @@ stage() {
     echo "$steps" > "$folder/steps"
 }
 
-# Tokenizer. A second part weighs the position of the joints more, which holds the root on its path.
+# The tokenizer, in parts: rough codes under noise; then exact ones, with more weight on where the joints end up, which
+# holds the root on its path; last the decoder alone, with the base layer alone half of the time.
 vq=(--batch_size 64 --window_size 64 --width 256 --code_dim 256 --output_emb_width 256 --vq_dropout 0
     --lr 1e-3 --warm_up_iter 200 --gamma 0.4)
 stage train_vq.py vq_demo 1500 "${vq[@]}" --milestones 1300 2800 4000 --loss_joint 0.004
-stage train_vq.py vq_demo 4800 "${vq[@]}" --milestones 1300 2800 4000 --loss_joint 0.012
+stage train_vq.py vq_demo 2500 "${vq[@]}" --milestones 1300 2800 4000 --loss_joint 0.012
+stage train_vq.py vq_demo 5000 "${vq[@]}" --milestones 1300 3000 4300 --loss_joint 0.03 --sample_codebook_temp 0
+stage train_vq.py vq_demo 7200 "${vq[@]}" --milestones 1300 3000 6200 --loss_joint 0.1 --sample_codebook_temp 0 \
+    --decoder_only --quantize_dropout_prob 0.5
+
+# LaMP, on a BERT of three layers and ten thousand word pieces.
+small=checkpoints/small_bert
+[ -f $small/model.safetensors ] || "$python" prepare/small_bert.py "$bert" $small --layers 3 --pieces 10000 --texts "$data/texts"
+stage train_lamp.py lamp_demo 1000 --vq_name vq_demo --bert $small --freeze_words --encoder_width 512 --embed_dim 256 \
+    --dropout 0 --attention_dropout 0 --batch_size 64 --matching_rows 8 --lr 3e-4 --warm_up_iter 60 --save_latest 100 \
+    --eval_every_e 2
