@@ -132,14 +132,16 @@ class Trainer:
 
     def _epoch(self) -> None:
         progress = self.progress
-        self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch
+        processes = self.accelerator.num_processes  # a step takes a batch for each
+        steps = len(self.batches) // processes
+        self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch * processes
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(progress.epoch)
         self.stage.start_epoch(progress.epoch)
         self.wrapped.train()
         meter = Meter()
         bar = tqdm(self.loader, desc=f"{self.stage.name} epoch {progress.epoch}", initial=progress.step_in_epoch,
-                   total=len(self.batches), disable=self.opt.quiet or not self.accelerator.is_main_process or None,
+                   total=steps, disable=self.opt.quiet or not self.accelerator.is_main_process or None,
                    leave=False)
         for batch in bar:
             meter.add(self._step(batch))
@@ -151,7 +153,7 @@ class Trainer:
                 break
             if progress.total_it % self.opt.save_latest == 0:
                 self._save(self.folder / "model" / "latest.tar")
-        if progress.step_in_epoch >= len(self.batches):
+        if progress.step_in_epoch >= steps:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         if progress.epoch % self.opt.eval_every_e == 0 or self._done():
             self._validate()
