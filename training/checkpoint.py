@@ -14,9 +14,15 @@ from utils.files import atomic_path
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` (nested dicts, lists, numbers, tensors) as a torch file, atomically."""
+    """Write ``content`` (nested dicts, lists, numbers, tensors) as a torch file, atomically.
+
+    Raises ``InputError`` where it cannot be written.
+    """
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError("torch could not write all of it, the disk may be full") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -34,7 +40,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a state dict as float16 safetensors (whole numbers stay as they are). Shared tensors are written once."""
+    """Write a state dict as float16 safetensors (whole numbers stay as they are). Shared tensors are written once.
+
+    Raises ``InputError`` where it cannot be written.
+    """
     unique: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in state.items():
@@ -44,7 +53,10 @@ def save_weights(path: Path, state: dict[str, Tensor]) -> None:
         seen.add(key)
         unique[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
     with atomic_path(path) as temporary:
-        save_file(unique, temporary)
+        try:
+            save_file(unique, temporary)
+        except safetensors.SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

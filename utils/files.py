@@ -15,22 +15,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; rename it onto ``path`` when the block ends well.
 
     Missing parent folders are made. The temporary name keeps the suffix, so that writers which choose a
-    format by it work. Raises ``InputError`` where the folder cannot be written.
+    format by it work. Raises ``InputError`` where the folder or the file cannot be written, a full disk among them.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+        raise InputError(f"cannot write {path}: {_reason(error)}") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)  # libraries raise it with a message alone
 
 
 def _umask() -> int:

@@ -1,4 +1,5 @@
 """Where named models lie: in the user's checkpoints first, then among the bundled ones."""
+import os
 from pathlib import Path
 
 from utils.errors import InputError
@@ -14,7 +15,7 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
     tried = [Path(name)] if "/" in str(name) else []
     tried += [Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
     for folder in tried:
-        if folder.is_dir():
+        if os.path.isdir(folder):  # unlike Path.is_dir it takes a name that is too long for one that is not there
             return folder
     places = ", ".join(str(place) for place in tried)
     raise InputError(f"no model named {name!r}: looked for {places}")
