@@ -16,5 +16,7 @@ def seed_everything(seed: int) -> None:
 
 def stream_seed(*keys: int) -> int:
     """One 63-bit seed from several integers; different keys give independent streams."""
-    state = np.random.SeedSequence([key % (1 << 64) for key in keys]).generate_state(2, np.uint32)
+    # NumPy takes [1], [1, 0] and [1 << 32] apart into 32-bit words without their number: say it, and pad each.
+    words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
+    state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 32 | int(state[1])) & _MASK
