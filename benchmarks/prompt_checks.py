@@ -1,0 +1,148 @@
+"""Does the generator do what it is told? Prompts times seeds, physical checks on the joints that come out.
+
+    python benchmarks/prompt_checks.py [--name NAME] [--seeds 5] [--out FILE.json] [--strips DIR] [--save DIR]
+    python benchmarks/prompt_checks.py --joints DIR        # motions made elsewhere: DIR/<prompt>_<seed>.npy
+
+A motion passes where all checks of its prompt say yes. A left/right pair is told apart where more than half of the
+motions of either prompt show its own side. ``check_calibration.py`` says how far the checks can be trusted.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from evaluation.prompt_scores import Prompt, Verdict, judge, read_prompts, summarise
+from motion.skeleton import T2M
+from options.base import Parser, non_negative, positive_int, share
+from utils.errors import InputError, script
+from utils.files import save_npy, write_text
+from visualization.video import strip
+
+PROMPTS = Path(__file__).with_name("prompts.json")
+
+
+def build_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
+    parser.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
+    parser.add_argument("--len_name", default="len_demo", help="length estimator")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models lie that are not bundled")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
+    parser.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
+    parser.add_argument("--cond_scale", type=float, default=4.0, help="classifier-free guidance; 1 is none")
+    parser.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
+    parser.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
+    parser.add_argument("--seeds", type=positive_int, default=5, help="motions a prompt, with seeds 0, 1, ...")
+    parser.add_argument("--joints", type=Path, metavar="DIR",
+                        help="judge DIR/<prompt>_<seed>.npy (frames, 22, 3) instead; prompts are counted from 0")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions as --joints reads them")
+    parser.add_argument("--strips", type=Path, metavar="DIR", help="write a picture a prompt, a row a seed")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every verdict with the numbers behind it")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray]]:
+    """Motions (T, 22, 3) by text, one a seed, of lengths that the length estimator chooses."""
+    # Here, since motions that are there already can be judged without torch.
+    from data.specs import dataset_spec
+    from models.text_to_motion import Sample, Sampling
+    from training.load import load_text_to_motion
+    from utils.device import select_device
+
+    pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,
+                                          select_device(args.gpu_id))
+    print(f"models: {', '.join(map(str, files))}")
+    sampling = Sampling(args.time_steps, args.cond_scale, args.temperature, args.topkr)
+    by_seed = [pipeline.generate([Sample(text, seed) for text in texts], sampling)
+               for seed in tqdm(range(args.seeds), desc="seeds", disable=args.quiet or None, leave=False)]
+    return [[motions[index] for motions in by_seed] for index in range(len(texts))]
+
+
+def joints_path(folder: Path, prompt: int, seed: int) -> Path:
+    """Where the motion of a prompt (counted from 0) and a seed lies."""
+    return folder / f"{prompt:02d}_{seed}.npy"
+
+
+def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray]]:
+    """Motions by prompt, one a seed. Raises ``InputError`` for a file that is missing or no motion."""
+    def read(path: Path) -> np.ndarray:
+        try:
+            joints = np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"cannot read the motion {path}: {error}") from error
+        if joints.ndim != 3 or len(joints) < 2 or joints.shape[1:] != (len(T2M), 3) or not np.isfinite(joints).all():
+            raise InputError(f"{path} holds {joints.shape}, expected finite joints (frames, {len(T2M)}, 3)")
+        return joints
+
+    return [[read(joints_path(folder, prompt, seed)) for seed in range(seeds)] for prompt in range(prompts)]
+
+
+def write_strips(folder: Path, prompts: list[Prompt], motions: list[list[np.ndarray]],
+                 verdicts: list[list[Verdict]]) -> None:
+    """A picture a prompt, a row a seed with what failed."""
+    for index, (prompt, made, found) in enumerate(zip(prompts, motions, verdicts, strict=True)):
+        captions = []
+        for verdict in found:
+            failed = [name for name, said_yes in verdict.checks.items() if not said_yes]
+            outcome = f"not {', '.join(failed)}" if failed else "passed"
+            captions.append(f"{prompt.text} | seed {verdict.seed} | {outcome}")
+        strip(folder / f"{index:02d}.png", made, captions)
+
+
+def report(summary: dict) -> str:
+    """The summary as a table."""
+    def passed(counts: dict) -> str:
+        return f"{counts['passed']:4d} of {counts['motions']:4d}  {100 * counts['share']:5.1f} %"
+
+    lines = []
+    for index, prompt in enumerate(summary["prompts"]):
+        missed = [name for motion in prompt["verdicts"] for name, said_yes in motion["checks"].items() if not said_yes]
+        reasons = ", ".join(f"{name} {missed.count(name)}x" for name in dict.fromkeys(missed))
+        lines.append(f"{index:02d} {passed(prompt)}  {prompt['text']}{'  [not ' + reasons + ']' if missed else ''}")
+    lines.append("")
+    lines += [f"{group:16s}{passed(counts)}" for group, counts in summary["groups"].items()]
+    lines += ["", f"{'seen words':16s}{passed(summary['seen_words'])}",
+              f"{'unseen words':16s}{passed(summary['unseen_words'])}", ""]
+    for name, pair in summary["pairs"].items():
+        apart = "told apart" if pair["told_apart"] else "NOT told apart"
+        shown = (f"{side} {pair[f'{side}_shown'].count(side)} of {len(pair[f'{side}_shown'])}"
+                 for side in ("left", "right"))
+        lines.append(f"{name:20s}{apart:16s}{', '.join(shown)}")
+    motions = [motion["measures"] for prompt in summary["prompts"] for motion in prompt["verdicts"]]
+    skating, rough = (np.mean([motion[name] for motion in motions]) for name in ("foot_skating", "roughness"))
+    lines += ["", f"feet skate at {100 * skating:.1f} cm/s, joints jerk by {1000 * rough:.1f} mm a frame (means)"]
+    apart = sum(pair["told_apart"] for pair in summary["pairs"].values())
+    lines += [f"overall: {passed(summary['overall']).strip()} passed, "
+              f"{apart} of {len(summary['pairs'])} left/right pairs told apart"]
+    return "\n".join(lines)
+
+
+@script
+def main() -> None:
+    args = build_parser().parse_args()
+    prompts = read_prompts(args.prompts)
+    motions = (read_motions(args.joints, len(prompts), args.seeds) if args.joints
+               else generate(args, [prompt.text for prompt in prompts]))
+    verdicts = [[judge(prompt, joints, seed) for seed, joints in enumerate(made)]
+                for prompt, made in zip(prompts, motions, strict=True)]
+    if args.save:
+        for index, made in enumerate(motions):
+            for seed, joints in enumerate(made):
+                save_npy(joints_path(args.save, index, seed), joints.astype(np.float32))
+    if args.strips:
+        write_strips(args.strips, prompts, motions, verdicts)
+    summary = summarise(prompts, verdicts)
+    print(report(summary))
+    if args.out:
+        write_text(args.out, json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import check_calibration, prompt_checks, prompt_words
+from evaluation.physical_checks import CHECKS
+from evaluation.prompt_scores import judge, read_prompts, summarise, told_apart
+from tests import figures
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAIR = [{"text": f"raise the {side} hand", "group": "raise", "checks": [f"raises_{side}_hand"], "pair": "raise",
+         "measure": "hand", "side": side} for side in ("left", "right")]
+BOW = {"text": "a curtsey", "group": "bow", "checks": ["bows", "stays_in_place"], "unseen": True,
+       "unseen_words": ["curtsey"]}
+
+
+def write_prompts(folder: Path, entries: list[dict]) -> Path:
+    path = folder / "prompts.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_the_bundled_prompts_are_forty_and_half_of_them_have_unseen_words() -> None:
+    prompts = read_prompts(prompt_checks.PROMPTS)
+    assert len({prompt.text for prompt in prompts}) == 40
+    assert sum(bool(prompt.unseen_words) for prompt in prompts) == 20
+    assert all(set(prompt.unseen_words) <= set(prompt_words.words(prompt.text)) for prompt in prompts)
+    assert {prompt.measure for prompt in prompts if prompt.pair} == {"turn", "hand", "foot"}
+
+
+def test_the_prompts_of_a_pair_differ_in_their_side_only() -> None:
+    pairs: dict[str, list] = {}
+    for prompt in read_prompts(prompt_checks.PROMPTS):
+        pairs.setdefault(prompt.pair or prompt.text, []).append(prompt)
+    for left, right in (members for members in pairs.values() if len(members) == 2):
+        assert left.text.replace("left", "right") == right.text != left.text
+        assert tuple(check.replace("left", "right") for check in left.checks) == right.checks
+
+
+@pytest.mark.parametrize(("entries", "message"), [
+    ([{**BOW, "checks": ["bow"]}], "no check bow"),
+    ([{**BOW, "checks": []}], "no checks"),
+    ([{**BOW, "unseen": False}], "marked unseen"),
+    ([{"text": "bow"}], "not a list of prompts"),
+    (PAIR[:1], "one prompt for left and one for right"),
+    ([PAIR[0], {**PAIR[1], "measure": "foot"}], "same measure"),
+    ([{**entry, "measure": "ear"} for entry in PAIR], "measure ear"),
+])
+def test_prompts_that_cannot_be_checked_are_refused(tmp_path: Path, entries: list[dict], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_prompts(write_prompts(tmp_path, entries))
+
+
+def test_a_motion_passes_when_every_check_says_yes(tmp_path: Path) -> None:
+    prompt = read_prompts(write_prompts(tmp_path, [BOW]))[0]
+    assert judge(prompt, figures.bowing()).passed
+    on_the_way = figures.bowing() + figures.walking(60)[:, :1] * [1, 0, 1]
+    assert judge(prompt, on_the_way).checks == {"bows": True, "stays_in_place": False}
+    assert not judge(prompt, on_the_way).passed
+
+
+def test_a_pair_is_told_apart_by_most_motions_of_both_sides(tmp_path: Path) -> None:
+    left, right = read_prompts(write_prompts(tmp_path, PAIR))
+
+    def shown(prompt, sides: str) -> list:
+        return [judge(prompt, figures.raising({"l": "left", "r": "right", "b": "both"}[side])) for side in sides]
+
+    assert told_apart(shown(left, "llr"), shown(right, "rrb"))
+    assert not told_apart(shown(left, "lll"), shown(right, "lrb"))
+    assert not told_apart(shown(left, "bbb"), shown(right, "rrr"))
+    assert not told_apart(shown(left, "lr"), shown(right, "rr"))
+
+
+def test_the_summary_counts_by_group_by_words_and_by_pair(tmp_path: Path) -> None:
+    prompts = read_prompts(write_prompts(tmp_path, [*PAIR, BOW]))
+    made = [[figures.raising("left")] * 2, [figures.raising("right"), figures.standing()], [figures.sitting()] * 2]
+    summary = summarise(prompts, [[judge(prompt, joints) for joints in motions]
+                                  for prompt, motions in zip(prompts, made, strict=True)])
+    assert summary["overall"] == {"passed": 3, "motions": 6, "share": 0.5}
+    assert summary["groups"]["raise"]["passed"] == summary["seen_words"]["passed"] == 3
+    assert summary["unseen_words"] == {"passed": 0, "motions": 2, "share": 0.0}
+    assert summary["pairs"]["raise"] == {"told_apart": False, "left_shown": ["left"] * 2,
+                                         "right_shown": ["right", "neither"]}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "benchmarks" / "prompt_checks.py", *map(str, arguments)],
+                          capture_output=True, text=True, check=False)
+
+
+def test_the_script_judges_motions_made_elsewhere(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path, PAIR)
+    for index, side in enumerate(("left", "right")):
+        np.save(prompt_checks.joints_path(tmp_path, index, 0), figures.raising(side))
+    done = run("--prompts", prompts, "--joints", tmp_path, "--seeds", 1, "--out", tmp_path / "out.json",
+               "--strips", tmp_path / "strips")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "overall: 2 of    2  100.0 % passed, 1 of 1 left/right pairs told apart"
+    assert json.loads((tmp_path / "out.json").read_text())["overall"]["passed"] == 2
+    assert sorted(path.name for path in (tmp_path / "strips").iterdir()) == ["00.png", "01.png"]
+
+
+def test_a_missing_motion_is_one_line(tmp_path: Path) -> None:
+    done = run("--joints", tmp_path)
+    assert done.returncode == 2
+    assert "00_0.npy" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_motions_are_generated_by_prompt_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipeline:
+        """Makes motions as many frames long as the prompt has letters, lifted by the seed."""
+
+        def generate(self, samples, sampling) -> list[np.ndarray]:
+            assert (sampling.time_steps, sampling.cond_scale) == (3, 2.0)
+            return [figures.standing(len(sample.text)) + sample.seed for sample in samples]
+
+    monkeypatch.setattr("training.load.load_text_to_motion", lambda *_args, **_named: (Pipeline(), [Path("a.tar")]))
+    args = prompt_checks.build_parser().parse_args(["--seeds", "3", "--time_steps", "3", "--cond_scale", "2",
+                                                    "--gpu_id", "-1", "--quiet"])
+    made = prompt_checks.generate(args, ["bow", "wave"])
+    assert [[len(joints) for joints in motions] for motions in made] == [[3] * 3, [4] * 3]
+    assert [round(float(joints[0, 0, 1] - made[0][0][0, 0, 1])) for joints in made[1]] == [0, 1, 2]
+
+
+def test_unseen_words_are_those_of_no_training_caption(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "train.txt").write_text("a\n")
+    for name, text in (("a", "A person curtsies."), ("b", "a curtsey")):
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"{text}#person/NOUN#0.0#0.0\n")
+    assert prompt_words.training_words(tmp_path) == {"a", "person", "curtsies"}
+
+
+def test_every_check_has_its_calibration() -> None:
+    assert set(check_calibration.EXPECTED) == set(CHECKS)
+
+
+def test_calibration_counts_own_and_other_contents(tmp_path: Path) -> None:
+    contents = {"wave-left-hand": figures.waving("left"), "walk": figures.walking(), "ballet": figures.waving("left")}
+    entries, start = [], 0
+    for content, joints in contents.items():
+        entries.append({"id": content, "content": content, "shard": "s.npz", "offset": start, "length": len(joints),
+                        "captions": [{"text": "a person"}]})
+        start += len(joints)
+    (tmp_path / "index.json").write_text(json.dumps({"clips": entries}))
+    np.savez(tmp_path / "s.npz", joints=np.concatenate(list(contents.values())))
+    rates = check_calibration.count_answers(check_calibration.labelled_clips(tmp_path))
+    assert rates["waves_left_hand"].own == (1, 1)    # the ballet is of no account, the mirrored wave another content
+    assert rates["waves_left_hand"].other == (0, 3)
+    assert rates["walks_forward"].own == (2, 2)
+
+
+def test_the_example_prompt_file_has_a_length_a_line() -> None:
+    lines = (ROOT / "assets" / "text_prompt.txt").read_text().splitlines()
+    prompts = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert len(prompts) == 12
+    for prompt in prompts:
+        text, length = prompt.split("#")
+        assert text and int(length) % 4 == 0 and 40 <= int(length) <= 196
