@@ -232,6 +232,7 @@ class FootReach:
     height: float   # m, the ankle over its standing height at most while at least ``IN_FRONT`` in front
     speed: float    # m/s, the ankle against the pelvis at most
 
+
 def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
     """Reach of the (left, right) foot."""
     angle = heading(joints)
