@@ -1,5 +1,6 @@
 """Flags that several stages share, declared once."""
 import argparse
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -16,13 +17,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help lists the flags)")
 
 
-def bounded(kind: type, low: float, high: float = float("inf")) -> Callable[[str], float]:
-    """An argparse type: a number of ``kind`` in [low, high]."""
+def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """An argparse type: a finite number of ``kind`` in [low, high]."""
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not low <= value <= high:
-            limit = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+        if not low <= value <= high or value == math.inf:
+            limit = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"must be {limit}, not {text}")
         return value
 
@@ -41,7 +42,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="HumanML3D or KIT-ML layout")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="where runs and their models lie")
-    parser.add_argument("--seed", type=int, default=3407, help="of every random stream")
+    parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="of every random stream")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, bounded, positive_int, share
+from options.base import Parser, add_common, non_negative, positive_int, share
 from utils.errors import InputError
 
 
@@ -28,8 +28,8 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
-    sampling.add_argument("--cond_scale", type=float, default=4.0, help="classifier-free guidance; 1 is none")
-    sampling.add_argument("--temperature", type=bounded(float, 0.0), default=1.0, help="of the draws")
+    sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
+    sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
     sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
     sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
                           help="draw by the Gumbel-max trick")

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_balance, add_common, add_data, add_training, natural, positive_int, share
+from options.base import Parser, add_balance, add_common, add_data, add_training, bounded, natural, positive_int, share
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
 
@@ -23,7 +23,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text.add_argument("--random_start", action="store_true", help="take only sizes and vocabulary from --bert")
     text.add_argument("--freeze_words", action="store_true",
                       help="keep BERT's word embeddings, so that words no caption has stay near those they mean like")
-    text.add_argument("--max_text_len", type=positive_int, default=32, help="word pieces of a caption")
+    text.add_argument("--max_text_len", type=bounded(int, 3), default=32, help="word pieces of a caption")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder_width", type=positive_int, default=1408, help="width that cross attention reads")
     model.add_argument("--embed_dim", type=positive_int, default=512, help="width of the compared features")

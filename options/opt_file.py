@@ -20,7 +20,8 @@ def write_options(path: str | Path, options: Mapping[str, Any]) -> None:
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """Settings of a run. True/False, whole and decimal numbers are converted; anything else stays text.
+    """Settings of a run. True/False, whole and decimal numbers are converted; anything else stays text, and so does
+    every name, be it ``007``.
 
     A line is split at its first ``":"`` only; blank lines are skipped. Raises ``InputError`` for a line without one.
     """
@@ -31,7 +32,8 @@ def read_options(path: str | Path) -> dict[str, Any]:
         key, separator, value = line.partition(":")
         if not separator:
             raise InputError(f"{path}:{number}: expected 'key: value', not {line!r}")
-        options[key.strip()] = _value(value.strip())
+        key, value = key.strip(), value.strip()
+        options[key] = value if key == "name" or key.endswith("_name") else _value(value)
     return options
 
 

@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Sequence
 
 from options.base import Parser, add_balance, add_common, add_data, add_training, positive_int, share
+from utils.errors import InputError
 
 
 def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,7 +26,10 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="share of samples that lose their text, for classifier-free guidance")
     model.add_argument("--attention", choices=("causal", "full", "additive"), default="causal",
                        help="causal: the paper; full: both ways; additive: what the released weights were trained with")
-    return parser.parse_args(argv)
+    opt = parser.parse_args(argv)
+    if opt.latent_dim % opt.n_heads:
+        raise InputError(f"--latent_dim {opt.latent_dim} must be a multiple of --n_heads {opt.n_heads}")
+    return opt
 
 
 def add_text_condition(parser: argparse.ArgumentParser) -> None:

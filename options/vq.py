@@ -2,7 +2,9 @@
 import argparse
 from collections.abc import Sequence
 
+from models.vq.encdec import GROUPS
 from options.base import Parser, add_common, add_data, add_training, bounded, non_negative, positive_int, share
+from utils.errors import InputError
 
 
 def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,4 +48,12 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--loss_joint", type=non_negative, default=0.0,
                       help="weight of the recovered joints' position error, which sees how root errors add up")
     loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
-    return parser.parse_args(argv)
+    opt = parser.parse_args(argv)
+    frames = opt.stride_t**opt.down_t
+    if opt.window_size % frames:
+        raise InputError(f"--window_size {opt.window_size} must be a multiple of the {frames} frames of a token")
+    if opt.code_dim != opt.output_emb_width:
+        raise InputError(f"--code_dim {opt.code_dim} and --output_emb_width {opt.output_emb_width} must be equal")
+    if opt.vq_norm == "GN" and opt.width % GROUPS:
+        raise InputError(f"--vq_norm GN needs a --width that is a multiple of {GROUPS}, not {opt.width}")
+    return opt

@@ -3,6 +3,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 DROPOUT = 0.2
+GROUPS = 32  # of group norm
+NORM_EPS = 1e-6  # of group and batch norm
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 
@@ -18,8 +20,8 @@ def _norm(kind: str | None, width: int) -> nn.Module:
         return nn.Identity()
     makers = {
         "LN": lambda: ChannelNorm(width),
-        "GN": lambda: nn.GroupNorm(32, width, eps=1e-6),
-        "BN": lambda: nn.BatchNorm1d(width, eps=1e-6),
+        "GN": lambda: nn.GroupNorm(GROUPS, width, eps=NORM_EPS),
+        "BN": lambda: nn.BatchNorm1d(width, eps=NORM_EPS),
     }
     if kind not in makers:
         raise ValueError(f"vq_norm {kind!r} is none of {sorted(makers)} or None")
