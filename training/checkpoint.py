@@ -1,5 +1,6 @@
 """Checkpoint files: written whole or not at all, read without running code that lies in them."""
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import InputError
 from utils.files import atomic_path
@@ -47,10 +48,10 @@ def save_weights(path: Path, state: dict[str, Tensor]) -> None:
     unique: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape)
-        if key in seen and tensor.numel() > 0:
+        place = _place(tensor)
+        if place in seen and tensor.numel() > 0:
             continue
-        seen.add(key)
+        seen.add(place)
         unique[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
     with atomic_path(path) as temporary:
         try:
@@ -66,6 +67,34 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"weights {path} cannot be read: {error}") from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
+    """Load every tensor; ``InputError`` lists what is missing, left over or of another shape.
+
+    ``optional`` are name endings that may be absent or present: tied names and fixed buffers. A tensor that the model
+    has under several names needs to be there under one of them.
+    """
+    own = model.state_dict()
+    given = {_place(own[name]) for name in own if name in state}
+
+    def free(name: str) -> bool:
+        return bool(optional) and name.endswith(tuple(optional))
+
+    missing = [name for name in own if name not in state and not free(name) and _place(own[name]) not in given]
+    left_over = [name for name in state if name not in own and not free(name)]
+    wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+             for name in own if name in state and state[name].shape != own[name].shape]
+    parts = [f"{label}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+             for label, names in (("missing", missing), ("unexpected", left_over), ("shape", wrong)) if names]
+    if parts:
+        raise InputError(f"{path} does not fit this model; {'; '.join(parts)}")
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    """What two names of the same tensor have in common."""
+    return tensor.data_ptr(), tensor.shape
 
 
 def random_state() -> dict[str, Any]:

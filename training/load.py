@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
@@ -22,7 +22,7 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
-from training.checkpoint import load_checkpoint, load_weights
+from training.checkpoint import load_checkpoint, load_strictly, load_weights
 from training.text_features import TextEncoder, fingerprint
 from utils.errors import InputError
 from utils.paths import find_model_dir
@@ -70,27 +70,6 @@ def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
         if isinstance(content.get(key), dict):
             return content[key]
     raise InputError(f"checkpoint {path} has none of the keys {', '.join(keys)}; it has {', '.join(map(str, content))}")
-
-
-def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
-    """Load every tensor; ``InputError`` lists what is missing, left over or of another shape.
-
-    ``optional`` are name endings that may be absent or present: tied names and fixed buffers.
-    """
-    own = model.state_dict()
-
-    def free(name: str) -> bool:
-        return bool(optional) and name.endswith(tuple(optional))
-
-    missing = [name for name in own if name not in state and not free(name)]
-    left_over = [name for name in state if name not in own and not free(name)]
-    wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-             for name in own if name in state and state[name].shape != own[name].shape]
-    parts = [f"{label}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-             for label, names in (("missing", missing), ("unexpected", left_over), ("shape", wrong)) if names]
-    if parts:
-        raise InputError(f"{path} does not fit this model; {'; '.join(parts)}")
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
 
 
 @dataclass(frozen=True)

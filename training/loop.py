@@ -1,5 +1,6 @@
 """The training loop of every stage: epochs of steps, validation, checkpoints, and exact resume."""
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from options.opt_file import write_options
-from training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from training.checkpoint import load_checkpoint, load_strictly, random_state, save_checkpoint, set_random_state
 from training.stage import Stage
 from utils.device import select_device
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
 BETAS = (0.9, 0.99)
+RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # beside the stage's own
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -65,6 +67,8 @@ def make_accelerator(opt: argparse.Namespace) -> Accelerator:
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not distributed:
         device = select_device(opt.gpu_id)
+        if device.type == "cpu" and opt.mixed_precision == "fp16":
+            raise InputError("--mixed_precision fp16 needs a GPU; CPUs have bf16")
         if device.type == "cuda":
             os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         return Accelerator(cpu=device.type == "cpu", mixed_precision=opt.mixed_precision)
@@ -118,7 +122,10 @@ class Trainer:
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         if self.accelerator.is_main_process:
             log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
-            self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
+            try:
+                self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
+            except OSError as error:
+                raise InputError(f"cannot write {log}: {error.strerror}") from error
         while not self._done():
             self._epoch()
         self._save(latest)
@@ -176,7 +183,7 @@ class Trainer:
         self._log("val", numbers)
         for stem, (key, direction) in self.stage.bests.items():
             value, best = numbers[key], self.progress.best.get(stem)
-            if best is None or (value < best if direction == "min" else value > best):
+            if is_better(value, best, direction):
                 self.progress.best[stem] = value
                 self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
         self.stage.train()
@@ -207,16 +214,26 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         content = load_checkpoint(path)
-        missing = {self.stage.state_key, self.stage.optimizer_key, "random_state"} - content.keys()
+        missing = {self.stage.state_key, self.stage.optimizer_key, *RESUMED} - content.keys()
         if missing:
             raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
-        self.stage.model.load_state_dict(content[self.stage.state_key])
+        load_strictly(self.stage.model, content[self.stage.state_key], path)
         self.stage.load_extra_state(content["extra"])
-        self.optimizer.load_state_dict(content[self.stage.optimizer_key])
+        try:
+            self.optimizer.load_state_dict(content[self.stage.optimizer_key])
+        except ValueError as error:
+            raise InputError(f"{path} does not fit: other parameters were trained, so a flag has changed") from error
         self.scheduler.load_state_dict(content["scheduler"])
         self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
         set_random_state(content["random_state"])
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
+
+
+def is_better(value: float, best: float | None, direction: str) -> bool:
+    """Whether a validation number is an improvement, ``direction`` "min" or "max"; what is no number never is."""
+    if math.isnan(value):
+        return False
+    return best is None or (value < best if direction == "min" else value > best)
 
 
 class Meter:
@@ -239,8 +256,11 @@ class Meter:
 
 
 def run_folder(opt: argparse.Namespace) -> Path:
-    """``checkpoints/<dataset_name>/<name>`` of a run."""
-    return Path(opt.checkpoints_dir) / opt.dataset_name / opt.name
+    """``checkpoints/<dataset_name>/<name>`` of a run. ``InputError`` where it is to go on and was never begun."""
+    folder = Path(opt.checkpoints_dir) / opt.dataset_name / opt.name
+    if opt.is_continue and not (folder / "model" / "latest.tar").is_file():
+        raise InputError(f"--is_continue: {folder / 'model' / 'latest.tar'} is missing")
+    return folder
 
 
 def plain(settings: dict[str, object]) -> dict[str, object]:
