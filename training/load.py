@@ -2,7 +2,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,63 +13,27 @@ from data.text import clean_caption
 from models.clip_text import ClipText
 from models.lamp.features import ConditionKind, LaMPConfig
 from models.lamp.lamp import LaMP
-from models.lamp.qformer import POSITION_IDS, TIED_NAMES
+from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.lamp.text_encoder import LaMPText
 from models.lamp.tokenizer import WordPieces
 from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.trunk import ATTENTION_KINDS
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
-from training.checkpoint import load_checkpoint, load_strictly, load_weights
+from training.checkpoint import load_strictly
+from training.source import Source, find_source, read_state
 from training.text_features import TextEncoder, fingerprint
 from utils.errors import InputError
-from utils.paths import find_model_dir
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
-PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "latest")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from."""
-
-    folder: Path
-    options: dict[str, Any]
-    file: Path
-
-    def __str__(self) -> str:
-        return str(self.file)
-
-
-def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None) -> Source:
-    """The folder, options and weights file of a named model.
-
-    ``which`` is a checkpoint's name with or without ending; by default the best one there is, ``latest`` last.
-    Raises ``InputError`` where the folder, ``opt.txt`` or the file is missing.
-    """
-    folder = find_model_dir(name, dataset_name, checkpoints_dir)
-    options = read_options(folder / "opt.txt")
-    stems = (Path(which).stem,) if which else PREFERRED
-    for stem in stems:
-        for suffix in (".tar", ".pth", ".pt", ".safetensors"):
-            path = folder / "model" / f"{stem}{suffix}"
-            if path.is_file():
-                return Source(folder, options, path)
-    raise InputError(f"{folder / 'model'} holds no {' or '.join(stems)} (.tar, .pth, .pt or .safetensors)")
-
-
-def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
-    """The state dict in a file: under the first of ``keys`` that it has, or the whole file for safetensors."""
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    content = load_checkpoint(path)
-    for key in keys:
-        if isinstance(content.get(key), dict):
-            return content[key]
-    raise InputError(f"checkpoint {path} has none of the keys {', '.join(keys)}; it has {', '.join(map(str, content))}")
+PUBLISHED_TEXT_LEN = 32
+PUBLISHED_CONDITION = "query"
+SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
 
 
 @dataclass(frozen=True)
@@ -85,8 +49,8 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
                    which: str | None = None) -> LoadedTokenizer:
     """A trained tokenizer by name."""
     source = find_source(name, spec.name, checkpoints_dir, which)
-    config = VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose})
-    model = build_tokenizer(config)
+    with source.building(VQConfig):
+        model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
     load_strictly(model, read_state(source.file, ("vq_model", "net")), source.file)
     for quantizer in model.quantizers:
         quantizer.seed_running_state()
@@ -102,33 +66,43 @@ class LoadedLaMP:
     model: LaMP
     pieces: WordPieces
     normalisation: Normalisation
+    max_text_len: int  # word pieces of a text
     source: Source
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (b, embed_dim) of texts, for retrieval."""
         published = self.model.config.published
-        longest = self.source.options.get("max_text_len", 32)
-        pieces = self.pieces.encode(texts, longest, longest if published else None)
+        pieces = self.pieces.encode(texts, self.max_text_len, self.max_text_len if published else None)
         device = self.model.query_tokens.device
         return self.model.text_features(pieces.ids.to(device), pieces.mask.to(device))
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""
-        return LaMPText(self.model, self.pieces, kind, self.source.options.get("max_text_len", 32),
-                        fingerprint(self.source.file))
+        return LaMPText(self.model, self.pieces, kind, self.max_text_len, fingerprint(self.source.file))
 
 
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
     """A trained LaMP model by name, with the tokenizer that its options name."""
     source = find_source(name, spec.name, checkpoints_dir, which)
-    tokenizer = load_tokenizer(source.options["vq_name"], spec, checkpoints_dir)
+    tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir)
     bundled = source.file.suffix == ".safetensors"  # small files leave out the tokenizer, which features do not need
-    config = LaMPConfig.from_options(source.options, tokenizer.model.config)
-    model = LaMP(config, None if bundled else tokenizer.model)
+    with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
+        config = LaMPConfig.from_options(source.options, tokenizer.model.config)
+        model = LaMP(config, None if bundled else tokenizer.model)
     load_strictly(model, read_state(source.file, ("motion_qformer",)), source.file, optional=LAMP_OPTIONAL)
-    return LoadedLaMP(model.to(device).eval().requires_grad_(False), WordPieces(source.folder),
-                      tokenizer.normalisation, source)
+    pieces = WordPieces(source.folder)
+    if len(pieces) > config.qformer.vocab:
+        raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, and the model {config.qformer.vocab - 1}")
+    return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
+                      _text_length(source, config.qformer.max_positions), source)
+
+
+def _text_length(source: Source, most: int) -> int:
+    length = source.options.get("max_text_len", PUBLISHED_TEXT_LEN)
+    if not isinstance(length, int) or not SHORTEST_TEXT <= length <= most:
+        raise InputError(f"{source.options_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
+    return length
 
 
 @dataclass(frozen=True)
@@ -144,10 +118,13 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
                           which: str | None = None) -> LoadedTransformer:
     """A trained masked transformer by name, with the LaMP model (or CLIP) that its options name."""
     source = find_source(name, spec.name, checkpoints_dir, which)
-    model = MaskTransformer(MaskTransformerConfig.from_options(source.options))
+    source.one_of("attention", ATTENTION_KINDS, MaskTransformerConfig.attention)
+    with source.building(MaskTransformerConfig):
+        model = MaskTransformer(MaskTransformerConfig.from_options(source.options))
     state = read_state(source.file, ("t2m_transformer", "trans"))
     load_strictly(model, state, source.file, optional=("position_enc.pe",))
-    text = load_text_encoder(source.options, spec, checkpoints_dir, device)
+    text = _own_text_encoder(source, spec, checkpoints_dir, device)
+    _check_width(source, model.config.cond_dim, text)
     return LoadedTransformer(model.to(device).eval().requires_grad_(False), text, source)
 
 
@@ -173,12 +150,26 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
     if beside is not None and _text_settings(source.options) == _text_settings(beside.source.options):
         text = beside.text
     else:
-        text = load_text_encoder(source.options, spec, checkpoints_dir, device)
+        text = _own_text_encoder(source, spec, checkpoints_dir, device)
+    _check_width(source, model.output[0].in_features, text)
     return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
 
 
 def _text_settings(options: Mapping[str, Any]) -> list[Any]:
     return [options.get(key) for key in ("text_encoder", "lamp_name", "condition")]
+
+
+def _own_text_encoder(source: Source, spec: DatasetSpec, checkpoints_dir: str | Path,
+                      device: torch.device | str) -> TextEncoder:
+    if source.one_of("text_encoder", ("lamp", "clip"), "lamp") == "lamp":
+        source.needed("lamp_name")
+        source.one_of("condition", get_args(ConditionKind), PUBLISHED_CONDITION)
+    return load_text_encoder(source.options, spec, checkpoints_dir, device)
+
+
+def _check_width(source: Source, dim: int, text: TextEncoder) -> None:
+    if text.dim != dim:
+        raise InputError(f"{source} reads text features of width {dim}, and those of its text encoder have {text.dim}")
 
 
 def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
@@ -187,7 +178,7 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
     if options.get("text_encoder", "lamp") == "clip":
         return ClipText(device=device)
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
-    return lamp.text_encoder(options.get("condition", "query"))
+    return lamp.text_encoder(options.get("condition", PUBLISHED_CONDITION))
 
 
 def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
@@ -209,7 +200,10 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     ``len_name`` None does without a length estimator; then every sample must have a length.
     """
     transformer = load_mask_transformer(name, spec, checkpoints_dir, device, which)
-    tokenizer = load_tokenizer(transformer.source.options["vq_name"], spec, checkpoints_dir, device)
+    tokenizer = load_tokenizer(transformer.source.needed("vq_name"), spec, checkpoints_dir, device)
+    codes, known = tokenizer.model.config.nb_code, transformer.model.config.num_tokens
+    if codes != known:
+        raise InputError(f"{transformer.source} has {known} codes, and its tokenizer {tokenizer.source} {codes}")
     files = [transformer.source.file, tokenizer.source.file]
     length = None
     if len_name is not None:

@@ -1,0 +1,101 @@
+"""Where a model's settings and weights lie, and what is wrong with them where it cannot be built."""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from options.opt_file import read_options
+from training.checkpoint import load_checkpoint, load_weights
+from utils.errors import InputError
+from utils.paths import find_model_dir
+
+PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "latest")
+SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from. Errors that its options are to blame for name ``opt.txt`` and the key."""
+
+    folder: Path
+    options: dict[str, Any]
+    file: Path
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+    @property
+    def options_file(self) -> Path:
+        """The model's ``opt.txt``."""
+        return self.folder / "opt.txt"
+
+    def needed(self, key: str) -> Any:
+        """An option that the model cannot do without."""
+        if key not in self.options:
+            raise InputError(f"{self.options_file} lacks {key}")
+        return self.options[key]
+
+    def one_of(self, key: str, choices: Sequence[str], default: str) -> str:
+        """An option that has only so many values."""
+        value = self.options.get(key, default)
+        if value not in choices:
+            raise InputError(f"{self.options_file}: {key} {value!r} is none of {', '.join(choices)}")
+        return value
+
+    @contextmanager
+    def building(self, config: type, prefix: str = "") -> Iterator[None]:
+        """Around the building of a model from ``config``, a dataclass whose fields are options ``prefix`` + name.
+
+        Each option must be of the kind of the field's default (whole numbers are sizes, so from 1 on); what the model
+        refuses on top of that becomes an ``InputError`` too.
+        """
+        for field in fields(config):
+            key = prefix + field.name
+            if key in self.options and field.default is not MISSING and not _fits(self.options[key], field.default):
+                raise InputError(f"{self.options_file}: {key} cannot be {self.options[key]!r}")
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{self.options_file}: {error}") from error
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and value >= 1
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and value >= 0
+    return isinstance(value, str)
+
+
+def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None) -> Source:
+    """The folder, options and weights file of a named model.
+
+    ``which`` is a checkpoint's name with or without ending; by default the best one there is, ``latest`` last.
+    Raises ``InputError`` where the folder, ``opt.txt`` or the file is missing.
+    """
+    folder = find_model_dir(name, dataset_name, checkpoints_dir)
+    options = read_options(folder / "opt.txt")
+    stems = (Path(which).stem,) if which else PREFERRED
+    for stem in stems:
+        for suffix in SUFFIXES:
+            path = folder / "model" / f"{stem}{suffix}"
+            if path.is_file():
+                return Source(folder, options, path)
+    raise InputError(f"{folder / 'model'} holds no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
+
+
+def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
+    """The state dict in a file: under the first of ``keys`` that it has, or the whole file for safetensors."""
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    content = load_checkpoint(path)
+    for key in keys:
+        state = content.get(key)
+        if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+            return state
+    raise InputError(f"checkpoint {path} has no weights under {', '.join(keys)}; it has {', '.join(map(str, content))}")
