@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from data.specs import DatasetSpec, require
 from utils.errors import InputError
-from utils.files import read_text
+from utils.files import read_npy, read_text
 
 _MAKER = "prepare/motion_features.py"
 
@@ -23,18 +23,18 @@ class Normalisation:
     std: np.ndarray
 
     @classmethod
-    def load(cls, mean_path: Path, std_path: Path, dim: int) -> "Normalisation":
-        """Read a pair of ``.npy`` files. Raises ``InputError`` where one is missing or has another width."""
-        arrays = []
-        for path in (mean_path, std_path):
-            try:
-                array = np.load(require(path, _MAKER)).astype(np.float32)
-            except (ValueError, OSError, EOFError) as error:
-                raise InputError(f"{path} is not a .npy file of numbers: {error}") from error
+    def load(cls, mean_path: Path, std_path: Path, dim: int, made_by: str = _MAKER) -> "Normalisation":
+        """Read a pair of ``.npy`` files. Raises ``InputError`` where one is missing or damaged, has another width, or
+        holds what cannot be a mean or a deviation."""
+        mean, std = (read_npy(path, made_by).astype(np.float32) for path in (mean_path, std_path))
+        for path, array in ((mean_path, mean), (std_path, std)):
             if array.shape != (dim,):
                 raise InputError(f"{path} has shape {array.shape}, expected ({dim},)")
-            arrays.append(array)
-        return cls(*arrays)
+            if not np.isfinite(array).all():
+                raise InputError(f"{path} holds numbers that are not finite")
+        if not (std > 0).all():
+            raise InputError(f"{std_path} holds deviations that are not above zero")
+        return cls(mean, std)
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Features (..., d) to zero mean and unit deviation."""
@@ -70,13 +70,13 @@ def read_features(spec: DatasetSpec, ids: list[str], quiet: bool = True) -> dict
 
 
 def _read_clip(path: Path, dim: int) -> np.ndarray:
-    try:
-        features = np.load(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused
+        features = read_npy(path).astype(np.float32, copy=False)
     if features.ndim != 2 or features.shape[1] != dim:
         raise InputError(f"{path} has shape {features.shape}, expected (frames, {dim})")
-    return features.astype(np.float32, copy=False)
+    if not np.isfinite(features).all():
+        raise InputError(f"{path} holds numbers that are not finite; without the file the clip is left out")
+    return features
 
 
 class MotionWindows(Dataset):

@@ -33,7 +33,7 @@ def clean_caption(text: str) -> str:
 
 
 def read_captions(path: Path) -> list[Caption]:
-    """Captions of one clip. Raises ``InputError`` naming the line that has not the four fields."""
+    """Captions of one clip. Raises ``InputError`` naming the line that has not the four fields, or no times in them."""
     captions = []
     for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
         if line.strip():
@@ -46,7 +46,16 @@ def _parse(line: str, where: str) -> Caption:
     if len(fields) != 4:
         raise InputError(f"{where}: a caption line is text#word/POS ...#start#end, this one has {len(fields)} fields")
     try:
-        start, end = (0.0 if math.isnan(float(field)) else float(field) for field in fields[2:])
+        start, end = map(_seconds, fields[2:])
     except ValueError as error:
         raise InputError(f"{where}: start and end must be seconds, not {fields[2]!r} and {fields[3]!r}") from error
     return Caption(fields[0], tuple(fields[1].split()), start, end)
+
+
+def _seconds(field: str) -> float:
+    seconds = float(field)
+    if math.isnan(seconds):  # some published files have it where they mean the whole clip
+        return 0.0
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{seconds} seconds")
+    return seconds

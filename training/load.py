@@ -55,7 +55,7 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
     for quantizer in model.quantizers:
         quantizer.seed_running_state()
     meta = source.folder / "meta"
-    normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose)
+    normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "train_vq.py")
     return LoadedTokenizer(model.to(device).eval().requires_grad_(False), normalisation, source)
 
 

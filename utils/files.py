@@ -57,6 +57,20 @@ def save_npy(path: str | Path, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
+def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
+    """Read one array of real numbers from ``.npy``. ``InputError`` names the path, and ``made_by`` where it is missing.
+    """
+    try:
+        array = np.load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing{f'; {made_by} makes it' if made_by else ''}") from error
+    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+        raise InputError(f"{path} is not a readable .npy file: {str(error) or type(error).__name__}") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise InputError(f"{path} is not one array of real numbers")
+    return array
+
+
 def read_text(path: str | Path, what: str = "file") -> str:
     """Read a UTF-8 text file; ``InputError`` names the path where it is missing or not UTF-8."""
     try:
