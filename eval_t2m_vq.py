@@ -2,7 +2,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from data.motion_windows import read_features, read_ids
+from data.motion_windows import read_whole_clips
 from data.specs import dataset_spec
 from evaluation.reconstruction import score_reconstruction
 from evaluation.report import write_report
@@ -19,8 +19,7 @@ def main() -> None:
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
-    clips = [clip for clip in read_features(spec, read_ids(spec, opt.split), opt.quiet).values()
-             if spec.min_length <= len(clip)]
+    clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")
     tables = {}
     for row, layers in (("all layers", None), ("base layer alone", 1)):

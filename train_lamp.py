@@ -11,7 +11,7 @@ from training.lamp_stage import LaMPStage
 from training.load import load_tokenizer
 from training.loop import Trainer, run_folder
 from training.schedule import warmup_cosine
-from utils.errors import script
+from utils.errors import InputError, script
 from utils.seeding import seed_everything
 
 
@@ -28,10 +28,14 @@ def main() -> None:
     train_set = TextMotion(pairs["train"], tokenizer.normalisation, training=True, seed=opt.seed)
     val_set = TextMotion(pairs["val"], tokenizer.normalisation, training=False)
     print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
+    if min(opt.batch_size, len(train_set)) < 2 and {"ptc", "ptm"} & set(opt.objectives):
+        raise InputError("the objectives ptc and ptm compare pairs: a batch needs at least two")
 
     qformer = from_bert(bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width, dropout=opt.dropout,
                         attention_dropout=opt.attention_dropout, cross_attention_freq=opt.cross_attention_freq,
                         num_query_tokens=MAX_TOKENS)
+    if opt.max_text_len > qformer.config.max_positions:
+        raise InputError(f"--max_text_len {opt.max_text_len}: {bert} reads at most {qformer.config.max_positions}")
     if opt.random_start:
         qformer = QFormer(qformer.config)
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)

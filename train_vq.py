@@ -1,5 +1,5 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
-from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids
+from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids, read_whole_clips
 from data.specs import dataset_spec
 from models.vq.model import VQConfig, build_tokenizer
 from motion.features import biased_std
@@ -21,9 +21,10 @@ def main() -> None:
 
     published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
     normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
-    clips = {split: read_features(spec, read_ids(spec, split), opt.quiet) for split in ("train", "val")}
-    windows = MotionWindows(clips["train"], normalisation, opt.window_size)
-    print(f"{len(clips['train'])} training clips, {len(windows)} windows; {len(clips['val'])} validation clips")
+    train_clips = read_features(spec, read_ids(spec, "train"), opt.quiet)
+    val_clips = read_whole_clips(spec, "val", opt.quiet)
+    windows = MotionWindows(train_clips, normalisation, opt.window_size)
+    print(f"{len(train_clips)} training clips, {len(windows)} windows; {len(val_clips)} validation clips")
 
     meta = run_folder(opt) / "meta"
     save_npy(meta / "mean.npy", normalisation.mean)
@@ -31,7 +32,7 @@ def main() -> None:
 
     model = build_tokenizer(VQConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose}))
     print(f"tokenizer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
-    stage = VQStage(model, opt, spec, normalisation, list(clips["val"].values()))
+    stage = VQStage(model, opt, spec, normalisation, val_clips)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)
     Trainer(stage, opt, windows, schedule).run()
 

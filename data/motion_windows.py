@@ -69,6 +69,15 @@ def read_features(spec: DatasetSpec, ids: list[str], quiet: bool = True) -> dict
     return clips
 
 
+def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:
+    """Feature arrays (T, d) of a split's clips that are long enough to count. ``InputError`` where there is none."""
+    clips = [clip for clip in read_features(spec, read_ids(spec, split), quiet).values()
+             if len(clip) >= spec.min_length]
+    if not clips:
+        raise InputError(f"{spec.root}: split {split} has no clip of at least {spec.min_length} rows")
+    return clips
+
+
 def _read_clip(path: Path, dim: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # too large becomes infinite, which is refused
         features = read_npy(path).astype(np.float32, copy=False)
