@@ -37,6 +37,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loss = parser.add_argument_group("objectives")
     loss.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES),
                       help="contrastive, matching, motion to text, text to motion")
+    loss.add_argument("--side_decoys", action="store_true",
+                      help="contrastive: a motion's own caption against the same with left and right exchanged, too")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="rows of a batch that take part in matching (three passes a row); 0 takes all")
     return parser.parse_args(argv)

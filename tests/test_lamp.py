@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, LaMP, Negatives
+from models.lamp.lamp import OBJECTIVES, Decoys, LaMP, Negatives
 from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.front import MotionPrefix
@@ -78,6 +78,25 @@ def test_each_objective_stands_alone(objective, published, batch):
     assert result.loss.isfinite()
     assert model.query_tokens.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.vq_model.parameters())
+
+
+def test_a_decoy_is_one_more_wrong_text_of_its_motion_alone(model, batch):
+    motion, ids, mask, m_lens = batch
+    decoys = Decoys(ids[[1, 3]].flip(1), torch.ones(2, 7, dtype=torch.bool), torch.tensor([1, 3]))
+    plain = model(*batch, objectives=["ptc"]).loss
+    decoyed = model(*batch, objectives=["ptc"], decoys=decoys).loss
+
+    text = model.text_features(ids, mask)
+    motions = model.motion_query_features(motion, m_lens)
+    scores = model.scaled(similarity(text, motions)).T  # (motions, texts)
+    wrong = model.scaled(similarity(model.text_features(decoys.ids, decoys.mask), motions))
+    rows = torch.full((4, 1), float("-inf"))
+    rows[1], rows[3] = wrong[0, 1], wrong[1, 3]
+    shares = torch.cat([scores, rows], 1).log_softmax(1)
+    count = torch.tensor([4, 5, 4, 5])
+    per_row = 0.9 * shares.diagonal() + 0.1 * shares.masked_fill(shares.isinf(), 0).sum(1) / count
+    close(decoyed, (contrastive_loss(scores.T) - per_row.mean()) / 2)
+    assert decoyed > plain
 
 
 def test_unknown_objectives_are_refused(model, batch):

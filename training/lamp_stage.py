@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.prepare_features import mirror_text
 from data.text_motion import TextMotion
 from evaluation.retrieval import retrieval_scores
-from models.lamp.lamp import LaMP
+from models.lamp.lamp import Decoys, LaMP
 from models.lamp.objectives import similarity
 from models.lamp.tokenizer import WordPieces
 from training.stage import Stage, to_device
@@ -32,7 +33,8 @@ class LaMPStage(Stage):
         motion, m_lens = batch["motion"], batch["m_len"]
         text = self.encode_text(batch["caption"], motion.device)
         result = self.model(motion, *text, m_lens, objectives=self.opt.objectives,
-                            matching_rows=self.opt.matching_rows or None)
+                            matching_rows=self.opt.matching_rows or None,
+                            decoys=self.other_sides(batch["caption"], motion.device) if self.opt.side_decoys else None)
         shown = {f"{name}_acc": value for name, value in result.accuracies.items()}
         return {"loss": result.loss, **result.losses, **shown}
 
@@ -41,6 +43,15 @@ class LaMPStage(Stage):
         pad_to = self.opt.max_text_len if self.opt.published_behaviour else None
         pieces = self.pieces.encode(captions, self.opt.max_text_len, pad_to)
         return pieces.ids.to(device), pieces.mask.to(device)
+
+    def other_sides(self, captions: list[str], device: torch.device) -> Decoys | None:
+        """The captions that name a side, with the other one."""
+        mirrored = [mirror_text(caption) for caption in captions]
+        rows = [row for row, (one, other) in enumerate(zip(captions, mirrored, strict=True)) if one != other]
+        if not rows:
+            return None
+        ids, mask = self.encode_text([mirrored[row] for row in rows], device)
+        return Decoys(ids, mask, torch.tensor(rows, device=device))
 
     @torch.no_grad()
     def features(self, dataset: TextMotion, device: torch.device) -> tuple[Tensor, Tensor]:

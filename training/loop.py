@@ -224,6 +224,7 @@ class Trainer:
         except ValueError as error:
             raise InputError(f"{path} does not fit: other parameters were trained, so a flag has changed") from error
         self.scheduler.load_state_dict(content["scheduler"])
+        self.scheduler.base_lrs = [self.opt.lr] * len(self.scheduler.base_lrs)  # another --lr counts from here on
         self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
         set_random_state(content["random_state"])
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")

@@ -51,6 +51,15 @@ class Negatives:
 
 
 @dataclass(frozen=True)
+class Decoys:
+    """Texts that are wrong about a motion of the batch in one point, such as its side."""
+
+    ids: Tensor   # (r, t) int64
+    mask: Tensor  # (r, t) bool
+    rows: Tensor  # (r,) int64 which motion each is wrong about
+
+
+@dataclass(frozen=True)
 class LaMPResult:
     """Losses and accuracies by objective, all (); only of the objectives that were asked for."""
 
@@ -73,12 +82,14 @@ class LaMP(LaMPFeatures):
 
     def forward(self, motion: Tensor | EncodedMotion, ids: Tensor, mask: Tensor, m_lens: Tensor | None = None, *,
                 objectives: Collection[str] | Mapping[str, float] = OBJECTIVES, matching_rows: int | None = None,
-                negatives: Negatives | None = None, generator: torch.Generator | None = None) -> LaMPResult:
+                negatives: Negatives | None = None, decoys: Decoys | None = None,
+                generator: torch.Generator | None = None) -> LaMPResult:
         """Losses of a batch of pairs: motion i belongs to text i.
 
         ``motion`` may come encoded (``encode_motion``), then ``m_lens`` is not read. ``objectives`` chooses among
         ``OBJECTIVES``, as a mapping with a weight each. ``matching_rows`` limits ptm to the first rows, as it costs
-        three passes a row. ``negatives`` fixes what ptm else draws with ``generator``.
+        three passes a row. ``negatives`` fixes what ptm else draws with ``generator``. ``decoys`` are more candidates
+        that ptc has to tell from a motion's own text.
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
@@ -86,7 +97,7 @@ class LaMP(LaMPFeatures):
         passes = _Passes(self, self._encoded(motion, m_lens), ids, mask)
         outcomes = {}
         if "ptc" in weights:
-            outcomes["ptc"] = self._contrast(passes)
+            outcomes["ptc"] = self._contrast(passes, decoys)
         if "ptm" in weights:
             rows = min(matching_rows or len(ids), len(ids))
             outcomes["ptm"] = self._match(passes, negatives or self.draw_negatives(passes.scores, ids, rows, generator))
@@ -165,12 +176,21 @@ class LaMP(LaMPFeatures):
                 (decayed if decays else plain).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
-    def _contrast(self, passes: "_Passes") -> tuple[Tensor, Tensor]:
+    def _contrast(self, passes: "_Passes", decoys: Decoys | None) -> tuple[Tensor, Tensor]:
         scores, ids = passes.scores, passes.ids
         excluded = None if self.config.published else same_caption(ids)
         own = torch.arange(len(ids), device=ids.device)
-        loss = (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded)) / 2
+        wrong = None if decoys is None else self._decoy_scores(passes, decoys)
+        loss = (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded, wrong)) / 2
         return loss, (accuracy(scores, own) + accuracy(scores.T, own)) / 2
+
+    def _decoy_scores(self, passes: "_Passes", decoys: Decoys) -> Tensor:
+        """Scaled scores (b,) of each motion's decoy, -inf where it has none."""
+        text = self.text_directions(self.Qformer.text(decoys.ids, decoys.mask))
+        scores = torch.full((len(passes.ids),), float("-inf"), device=text.device)
+        motion = passes.motion_directions[decoys.rows]  # (r, queries, embed_dim)
+        cosines = (motion * text[:, None]).sum(-1).amax(1)
+        return scores.index_put((decoys.rows,), self.scaled(cosines))
 
     def _match(self, passes: "_Passes", negatives: Negatives) -> tuple[Tensor, Tensor]:
         logits, targets = self.matching(passes.states, passes.encoded.mask, passes.ids, passes.mask, negatives)
@@ -216,7 +236,11 @@ class _Passes:
         return self.model.Qformer.text(self.ids, self.mask)
 
     @cached_property
+    def motion_directions(self) -> Tensor:
+        return self.model.motion_directions(self.query.hidden)
+
+    @cached_property
     def scores(self) -> Tensor:
         """Scaled similarities (texts, motions)."""
         text = self.model.text_directions(self.text_hidden)
-        return self.model.scaled(similarity(text, self.model.motion_directions(self.query.hidden)))
+        return self.model.scaled(similarity(text, self.motion_directions))

@@ -23,15 +23,19 @@ def same_caption(ids: Tensor) -> Tensor:
     return (ids[:, None] == ids[None]).all(-1)
 
 
-def contrastive_loss(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
+def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, decoys: Tensor | None = None) -> Tensor:
     """Cross entropy of each row of scores (b, b) against its own column, smoothed, mean over rows.
 
-    Entries of ``excluded`` (b, b) count as no candidates, except on the diagonal.
+    Entries of ``excluded`` (b, b) count as no candidates, except on the diagonal. ``decoys`` (b,) are scores of one
+    wrong candidate more for each row, -inf where it has none.
     """
     if len(scores) < 2:
         raise ValueError("the contrastive objective needs at least two pairs in a batch")
     candidates = torch.ones_like(scores, dtype=torch.bool) if excluded is None else ~excluded
     candidates = candidates | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    if decoys is not None:
+        scores = torch.cat([scores, decoys[:, None]], 1)
+        candidates = torch.cat([candidates, decoys[:, None].isfinite()], 1)
     log_shares = scores.float().masked_fill(~candidates, float("-inf")).log_softmax(1)
     smooth = log_shares.masked_fill(~candidates, 0).sum(1) / candidates.sum(1)
     return -((1 - LABEL_SMOOTHING) * log_shares.diagonal() + LABEL_SMOOTHING * smooth).mean()
