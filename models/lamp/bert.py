@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.hub import WEIGHT_FILES, model_folder
 from models.lamp.qformer import QFormer, QFormerConfig
 from utils.errors import InputError
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 _WORDS = "bert.embeddings.word_embeddings.weight"
@@ -23,16 +23,7 @@ def bert_folder(source: str | Path) -> Path:
 
     It holds ``config.json``, ``vocab.txt`` and a weight file. Raises ``InputError`` where there is none.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download  # only names need it, and it is slow to import
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["config.json", "vocab.txt", *WEIGHT_FILES]))
-    except Exception as error:  # the hub's client raises its own, httpx's and OS errors alike
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"no folder {source}, and no BERT of that name could be fetched: {reason}") from error
+    return model_folder(source, "BERT", ("config.json", "vocab.txt"))
 
 
 def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) -> QFormer:
@@ -66,20 +57,22 @@ def _config(folder: Path) -> QFormerConfig:
             vocab=facts["vocab_size"] + 1, layer_norm_eps=facts.get("layer_norm_eps", 1e-12))
     except OSError as error:
         raise InputError(f"cannot read {folder / 'config.json'}: {error.strerror}") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / 'config.json'} is not the config of a BERT: {error}") from error
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    for name in WEIGHT_FILES:
-        path = folder / name
-        if path.is_file() and path.suffix == ".safetensors":
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"no {' or '.join(WEIGHT_FILES)} in {folder}")
+    try:
+        if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        if path.is_file():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    raise InputError(f"no {' or '.join(WEIGHT_FILES)} in {folder}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds; all mean that this file is of no use
+        raise InputError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def _published_name(name: str) -> str:
