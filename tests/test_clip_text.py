@@ -1,0 +1,138 @@
+"""CLIP's text features, from a tiny CLIP made on the spot."""
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.clip_text import ClipText
+from utils.errors import InputError
+
+transformers = pytest.importorskip("transformers", reason="CLIP text features need transformers")
+LONGEST = 12
+LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "wa", "lk</w>", "walk</w>", "<|startoftext|>",
+              "<|endoftext|>"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised CLIP text model with its tokenizer."""
+    made = tmp_path_factory.mktemp("clip")
+    ids = {piece: number for number, piece in enumerate(VOCABULARY)}
+    (made / "vocab.json").write_text(json.dumps(ids))
+    (made / "merges.txt").write_text("#version: 0.2\nw a\nl k</w>\nwa lk</w>\n")
+    (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    end = ids["<|endoftext|>"]
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(ids), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=LONGEST, projection_dim=10, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end)
+    torch.manual_seed(0)
+    model = transformers.CLIPTextModelWithProjection(config)
+    for parameter in model.parameters():  # far from the small start, so that every word tells
+        torch.nn.init.normal_(parameter, std=0.3)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, made / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(made)
+    return made
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return shutil.copytree(folder, tmp_path / "clip")
+
+
+def test_features_are_the_projected_end_of_the_text(folder: Path) -> None:
+    clip = ClipText(folder)
+    features = clip(["walk", "walk a b"])
+    assert (clip.dim, features.shape, features.dtype) == (10, (2, 10), torch.float32)
+    assert not features.requires_grad
+    start, walk, end = (VOCABULARY.index(piece) for piece in ("<|startoftext|>", "walk</w>", "<|endoftext|>"))
+    states = clip.model.text_model(input_ids=torch.tensor([[start, walk, end]])).last_hidden_state
+    torch.testing.assert_close(features[0], clip.model.text_projection(states[0, 2]))
+    assert not torch.allclose(features[0], features[1], atol=0.01)
+
+
+def test_a_text_has_its_features_whatever_the_batch(folder: Path) -> None:
+    clip, texts = ClipText(folder), ["walk", "a b c d", "", "walk a walk"]
+    together = clip(texts)
+    for text, feature in zip(texts, together, strict=True):
+        torch.testing.assert_close(clip([text])[0], feature)
+
+
+def test_long_texts_are_cut_and_keep_their_end(folder: Path) -> None:
+    clip = ClipText(folder)
+    cut = " ".join(["walk"] * (LONGEST - 2))
+    torch.testing.assert_close(clip([f"{cut} a b c"]), clip([cut]))
+
+
+def test_half_precision_files_give_single_precision(damaged: Path) -> None:
+    state = {name: tensor.half() for name, tensor in load_file(damaged / "model.safetensors").items()}
+    save_file(state, damaged / "model.safetensors", metadata={"format": "pt"})
+    clip = ClipText(damaged)
+    assert clip(["walk"]).dtype == torch.float32
+    assert {parameter.dtype for parameter in clip.model.parameters()} == {torch.float32}
+
+
+def test_loading_is_silent_and_leaves_the_library_as_it_was(
+        folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    ClipText(folder)
+    assert capfd.readouterr().err == ""
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def without_projection(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state.pop("text_projection.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_tokenizer(folder: Path) -> None:
+    (folder / "vocab.json").unlink()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def cut_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def other_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))
+
+
+@pytest.mark.parametrize(("damage", "told"), [
+    (cut_weights, "cannot be loaded"), (without_projection, "no text_projection.weight"),
+    (without_tokenizer, "has no tokenizer"), (without_weights, "cannot be loaded"), (cut_config, "config"),
+    (other_width, "no text_projection.weight"),
+])
+def test_a_damaged_model_is_named(damaged: Path, damage: Callable[[Path], None], told: str) -> None:
+    damage(damaged)
+    with pytest.raises(InputError, match=told) as caught:
+        ClipText(damaged)
+    assert str(damaged) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_fetched_is_told_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waits for a network that is not there"))
+    with pytest.raises(InputError, match="no CLIP of that name") as caught:
+        ClipText("nobody/no-such-model")
+    assert "\n" not in str(caught.value)
