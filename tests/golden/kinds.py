@@ -1,14 +1,14 @@
 """Which check a fixture belongs to: decided by what is in it, never by its file's name."""
 import re
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
-
+from motion.skeleton import SKELETONS, Skeleton
 from tests.golden.report import Report
 
-ModelCheck = Callable[[dict[str, Any], dict[str, np.ndarray], Report], None]
-MotionCheck = Callable[[dict[str, np.ndarray], Report], None]
+ModelCheck = Callable[[Report], None]
+MotionCheck = Callable[[Report], None]
 
 # Words of a manifest's model name that settle the kind, whatever else the name says (settings, data set).
 # The first line whose words all occur decides.
@@ -70,13 +70,21 @@ def find_model_check(manifest: Mapping[str, Any], checks: Mapping[str, ModelChec
     raise UnknownFixture(f"no check for the model {model!r}")
 
 
-def find_motion_check(names: Iterable[str], checks: Iterable[tuple[frozenset[str], MotionCheck]]) -> MotionCheck:
-    """The check whose arrays are all there; where several are, the one that asks for the most.
+def find_motion_check(names: Iterable[str], checks: Iterable[tuple[tuple[str, ...], MotionCheck]]) -> MotionCheck:
+    """The first check that knows one of the arrays: each comes with the names, or patterns, that tell its kind.
 
-    Raises ``UnknownFixture`` where none is.
+    Raises ``UnknownFixture`` where none does.
     """
-    names = frozenset(names)
-    fitting = [(wanted, check) for wanted, check in checks if wanted <= names]
-    if not fitting:
-        raise UnknownFixture(f"no check for the arrays {', '.join(sorted(names)) or '(none)'}")
-    return max(fitting, key=lambda entry: len(entry[0]))[1]
+    names = sorted(names)
+    for patterns, check in checks:
+        if any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
+            return check
+    raise UnknownFixture(f"no check for the arrays {', '.join(names) or '(none)'}")
+
+
+def skeleton_of(joints_num: int) -> Skeleton:
+    """The skeleton with so many joints. Raises ``UnknownFixture`` where there is none."""
+    for skeleton in SKELETONS.values():
+        if len(skeleton) == joints_num:
+            return skeleton
+    raise UnknownFixture(f"no skeleton of {joints_num} joints")

@@ -1,6 +1,5 @@
-"""Parity checks of skeletons, rotations, features and their statistics."""
-from collections.abc import Callable, Iterator
-from pathlib import Path
+"""Parity checks of skeletons, rotations and features."""
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from motion.features import (
     feature_groups,
     features_to_joints,
     features_to_joints_from_rotations,
-    mean_std,
+    joints_of,
     process,
     root_motion,
 )
@@ -30,92 +29,137 @@ from motion.rotation import (
     quat_to_euler,
     quat_to_matrix,
 )
-from motion.skeleton import SKELETONS, Skeleton, mirror, pose_offsets
+from motion.skeleton import Skeleton, mirror, pose_offsets
+from tests.golden.kinds import MotionCheck, skeleton_of
 from tests.golden.report import Report
+from tests.golden.statistics import BIAS, biases, check_statistics, grouped
 
-Arrays = dict[str, np.ndarray]
+_METRES, _MILLIMETRES = 1e-4, 0.05  # tolerance of lengths
+_TALL = 20               # a root as high as this is told in millimetres
+_RATIO = 1e-4            # tolerance of angles, rotations and contacts
+_CONTACT_MARGIN = 5e-4   # share of the threshold within which a squared step may fall on either side
+_EULER = "qeuler_deg_"   # before the order of the axes
+_RANDOM = "random_"      # before the names of arrays that belong to features of no particular motion
 
-_TOLERANCE = {"t2m": 1e-4, "kit": 0.05}  # of lengths, in the unit of the skeleton
-_RATIO = 1e-4                            # of angles, rotations and contacts
-_CONTACT_MARGIN = 5e-4                   # share of the threshold within which a squared step may fall on either side
-_BIAS = "std_feat_bias_"
+
+def check_clip(report: Report) -> None:
+    """Whatever is there of a clip: raw joints, the stages of processing, features, joints recovered from these."""
+    arrays = report.arrays
+    source, features = _source(arrays), None
+    if source is not None:
+        features = _check_processing(source, report)
+    if "vecs" in arrays:
+        report.inputs("vecs")
+        features = _tensor(arrays["vecs"])
+    if features is not None:
+        _check_recovery("", features, report)
+        _check_data_set_facts(features, report)
+    if f"{_RANDOM}vecs" in arrays:
+        report.inputs(f"{_RANDOM}vecs")
+        _check_recovery(_RANDOM, _tensor(arrays[f"{_RANDOM}vecs"]), report)
 
 
-def check_processing(arrays: Arrays, report: Report) -> None:
-    """Raw joints through every stage, and back from the features."""
-    skeleton = _skeleton(arrays["raw"].shape[1])
-    report.inputs("raw")
-    computed = process(arrays["raw"], skeleton, arrays.get("target_offsets"), published_yaw=True)
+def _source(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The joints that the processing starts from; a clip that has been through a stage goes through it unchanged.
+
+    Joints beside features are what these were made of where they have one row more, else recovered from them.
+    """
+    if "raw" not in arrays and len(arrays.get("joints", ())) == len(arrays.get("vecs", ())) + 1:
+        return "joints"
+    return next((name for name in ("raw", "uniform", "global_positions") if name in arrays), None)
+
+
+def _check_processing(source: str, report: Report) -> Tensor:
+    """Joints through every stage. Returns their features."""
+    arrays = report.arrays
+    skeleton = skeleton_of(arrays[source].shape[1])
+    report.inputs(source, "target_offsets")
+    computed = process(arrays[source], skeleton, _target_offsets(report, skeleton), published_yaw=True)
+    tolerance = _length_tolerance(computed.features)
     for name, stage in (("uniform", computed.uniform), ("global_positions", computed.positions),
                         ("local_positions", computed.local_positions)):
-        if name in arrays:
-            report.close(name, stage, _TOLERANCE[skeleton.name])
-    _check_features(computed, skeleton, arrays, report)
-    if "target_offsets" in arrays:
-        report.inputs("target_offsets")
-    _check_recovery("", skeleton, arrays, report)
-    if "random_vecs" in arrays:
-        report.inputs("random_vecs")
-        _check_recovery("random_", skeleton, arrays, report)
+        report.close(name, stage, tolerance)
+    if "vecs" in arrays:
+        _check_features(computed, skeleton, _tensor(arrays["vecs"]), tolerance, report)
+    return computed.features
 
 
-def check_stored_clip(arrays: Arrays, report: Report) -> None:
-    """Features of a processed clip back to its joints; facts about the data set that come with them."""
-    skeleton = _skeleton((arrays["vecs"].shape[-1] + 1) // 12)
-    report.inputs("vecs")
-    _check_recovery("", skeleton, arrays, report)
-    if "joints" in arrays:
-        report.close("joints", features_to_joints(_tensor(arrays["vecs"]), skeleton), _TOLERANCE[skeleton.name] / 10)
-    if "target_offsets" in arrays:
-        report.close("target_offsets", pose_offsets(arrays["recovered"][0], skeleton), _TOLERANCE[skeleton.name])
-        if skeleton.target_offsets is not None:
-            report.close("target_offsets", skeleton.target_offsets, _TOLERANCE[skeleton.name] / 100)
+def _target_offsets(report: Report, skeleton: Skeleton) -> np.ndarray | None:
+    """The bones that a clip was moved to: the fixture's, the skeleton's, or those of any pose after the move."""
+    if "target_offsets" in report.arrays:
+        return report.arrays["target_offsets"]
+    if skeleton.target_offsets is not None:
+        return skeleton.target_offsets
+    moved = next((name for name in ("uniform", "global_positions", "local_positions", "recovered",
+                              "recovered_from_rotations", "joints")
+                  if name in report.arrays), None)
+    if moved is not None:
+        return pose_offsets(report.arrays[moved][0], skeleton)
+    features = report.arrays.get("vecs")
+    return None if features is None else pose_offsets(features_to_joints(_tensor(features[:1]), skeleton)[0], skeleton)
+
+
+def _check_features(computed: Processed, skeleton: Skeleton, expected: Tensor, tolerance: float,
+                    report: Report) -> None:
+    features = computed.features.clone()
+    if features.shape == expected.shape:
+        groups = feature_groups(len(skeleton))
+        steps = computed.positions[:, list(skeleton.feet)].diff(dim=0).square().sum(-1)
+        tied = (steps / skeleton.contact_threshold - 1).abs() < _CONTACT_MARGIN
+        features[:, groups.contacts] = torch.where(tied, expected[:, groups.contacts], features[:, groups.contacts])
+        for name in ("yaw_speed", "rotations", "contacts"):
+            group = getattr(groups, name)
+            error = (features[:, group] - expected[:, group]).abs().max().item()
+            report.equal(f"vecs: {name} within {_RATIO} (off by {error:.3g})", error <= _RATIO, True)
+    report.close("vecs", features, tolerance)
+
+
+def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
+    """Features back to joints."""
+    skeleton = skeleton_of(joints_of(features.shape[-1]))
+    lengths = _length_tolerance(features)
+    exact = f"{prefix}vecs" in report.arrays and not prefix  # else features are computed, or as large as they like
+    near = lengths / 10 if exact else lengths
+    root = root_motion(features)
+    joints = features_to_joints(features, skeleton)
+    report.close(f"{prefix}root_quat", root.quat, near if exact else _RATIO)
+    report.close(f"{prefix}root_pos", root.position, near)
+    report.close(f"{prefix}recovered", joints, near)
+    if not prefix and len(report.arrays.get("joints", ())) == len(features):
+        report.close("joints", joints, near)
+    if report.has(f"{prefix}recovered_from_rotations"):
+        offsets = _target_offsets(report, skeleton)
+        rotated = features_to_joints_from_rotations(features, skeleton, offsets)
+        report.close(f"{prefix}recovered_from_rotations", rotated, lengths)
+
+
+def _check_data_set_facts(features: Tensor, report: Report) -> None:
+    """What comes with a clip of a data set: the body that all its clips have, and its statistics."""
+    arrays, skeleton = report.arrays, skeleton_of(joints_of(features.shape[-1]))
+    if "raw" not in arrays:
+        body = pose_offsets(features_to_joints(features[:1], skeleton)[0], skeleton)
+        report.close("target_offsets", body, _length_tolerance(features))
     if "mean" in arrays:
-        report.equal("mean is as wide as the features", arrays["mean"].shape, arrays["vecs"].shape[-1:])
+        report.equal("mean is as wide as the features", arrays["mean"].shape, tuple(features.shape[-1:]))
         report.inputs("mean")
     if "std" in arrays:
-        report.close("std", _grouped(arrays["std"], len(skeleton)), 1e-6)
+        report.close("std", grouped(arrays["std"]), 1e-6)
+        for name, bias in biases(arrays):
+            report.close(name, biased_std(arrays["std"], bias), 1e-6)
 
 
-def check_random_features(arrays: Arrays, report: Report) -> None:
-    """Features of no particular motion back to joints."""
-    report.inputs("random_vecs")
-    _check_recovery("random_", _skeleton((arrays["random_vecs"].shape[-1] + 1) // 12), arrays, report)
-
-
-def check_reprocessing(arrays: Arrays, report: Report) -> None:
-    """Joints of a processed clip through the processing once more."""
-    skeleton = _skeleton(arrays["joints"].shape[1])
-    report.inputs("joints")
-    computed = process(arrays["joints"], skeleton, arrays.get("target_offsets"), published_yaw=True)
-    if "target_offsets" in arrays:
-        report.inputs("target_offsets")
-    _check_features(computed, skeleton, arrays, report)
-
-
-def check_mirror(arrays: Arrays, report: Report) -> None:
+def check_mirror(report: Report) -> None:
     """Left and right exchanged."""
-    report.inputs("joints")
-    report.exact("mirrored", mirror(arrays["joints"], _skeleton(arrays["joints"].shape[-2])))
+    source = "joints" if "joints" in report.arrays else "raw"
+    report.required(source)
+    joints = report.arrays[source]
+    report.exact("mirrored", mirror(joints, skeleton_of(joints.shape[-2])))
 
 
-def check_statistics(arrays: Arrays, report: Report) -> None:
-    """Mean and grouped deviation over the features of the processing fixtures in the same folder."""
-    clips = list(_features_beside(report.folder, arrays["mean"].shape[-1]))
-    report.equal("there are features beside the statistics", bool(clips), True)
-    if clips:
-        mean, std = mean_std(clips)
-        report.close("mean", mean, 1e-6)
-        report.close("std", std, 1e-6)
-    for name in arrays:
-        if name.startswith(_BIAS):
-            report.close(name, biased_std(arrays["std"], float(name.removeprefix(_BIAS))), 1e-6)
-
-
-def check_rotations(arrays: Arrays, report: Report) -> None:
+def check_rotations(report: Report) -> None:
     """Every rotation function whose values are there."""
-    given = {name: _tensor(array) for name, array in arrays.items()}
-    report.inputs(*(name for name in ("v0", "v1", "qa", "qb", "v", "cont6d", "qfix_in") if name in given))
+    inputs = ("v0", "v1", "qa", "qb", "v", "cont6d", "qfix_in")
+    given = dict(zip(inputs, report.tensors(*inputs), strict=True))
     checks: dict[str, Callable[[], Tensor]] = {
         "qbetween": lambda: quat_between(given["v0"], given["v1"]),
         "lerp": lambda: torch.stack([lerp(given["v0"], given["v1"], weight) for weight in (0.25, 0.5)]),
@@ -129,75 +173,27 @@ def check_rotations(arrays: Arrays, report: Report) -> None:
         "matrix_to_quat": lambda: matrix_to_quat(quat_to_matrix(given["qa"])),
         "qfix": lambda: quat_continuous(given["qfix_in"]),
     }
-    for name, compute in checks.items():
-        if name in given:
-            report.close(name, compute(), 1e-5)
-    for name in given:
-        if name.startswith("qeuler_deg_"):
-            report.close(name, quat_to_euler(given["qa"], name.removeprefix("qeuler_deg_")), 1e-3)
+    for name in report.arrays:
+        if name in checks:
+            report.close(name, checks[name](), 1e-5)
+        elif name.startswith(_EULER):
+            report.close(name, quat_to_euler(given["qa"], name.removeprefix(_EULER)), 1e-3)
 
 
-def _check_features(computed: Processed, skeleton: Skeleton, arrays: Arrays, report: Report) -> None:
-    expected = _tensor(arrays["vecs"])
-    features = computed.features.clone()
-    if features.shape == expected.shape:
-        groups = feature_groups(len(skeleton))
-        steps = computed.positions[:, list(skeleton.feet)].diff(dim=0).square().sum(-1)
-        tied = (steps / skeleton.contact_threshold - 1).abs() < _CONTACT_MARGIN
-        features[:, groups.contacts] = torch.where(tied, expected[:, groups.contacts], features[:, groups.contacts])
-        for name in ("yaw_speed", "rotations", "contacts"):
-            group = getattr(groups, name)
-            error = (features[:, group] - expected[:, group]).abs().max().item()
-            report.equal(f"vecs: {name} within {_RATIO} (off by {error:.3g})", error <= _RATIO, True)
-    report.close("vecs", features, _TOLERANCE[skeleton.name])
-
-
-def _check_recovery(prefix: str, skeleton: Skeleton, arrays: Arrays, report: Report) -> None:
-    features = _tensor(arrays[f"{prefix}vecs"])
-    root = root_motion(features)
-    tolerance = _TOLERANCE[skeleton.name] / 10 if not prefix else 1e-4
-    for name, compute, limit in (
-        ("root_quat", lambda: root.quat, 1e-5),
-        ("root_pos", lambda: root.position, tolerance),
-        ("recovered", lambda: features_to_joints(features, skeleton), tolerance),
-        ("recovered_from_rotations", lambda: features_to_joints_from_rotations(
-            features, skeleton, arrays.get("target_offsets")), _TOLERANCE[skeleton.name]),
-    ):
-        if f"{prefix}{name}" in arrays:
-            report.close(f"{prefix}{name}", compute(), limit)
-
-
-def _skeleton(joints_num: int) -> Skeleton:
-    return next(skeleton for skeleton in SKELETONS.values() if len(skeleton) == joints_num)
+def _length_tolerance(features: Tensor) -> float:
+    """By the unit that features are told in."""
+    height = features[..., feature_groups(joints_of(features.shape[-1])).root_height].max()
+    return _MILLIMETRES if height > _TALL else _METRES
 
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.as_tensor(array, dtype=torch.float32)
 
 
-def _grouped(std: np.ndarray, joints_num: int) -> np.ndarray:
-    grouped = std.astype(np.float64)
-    for group in feature_groups(joints_num):
-        grouped[group] = grouped[group].mean()
-    return grouped
-
-
-def _features_beside(folder: Path | None, dim: int) -> Iterator[np.ndarray]:
-    for path in sorted(folder.glob("*.npz")) if folder else ():
-        with np.load(path) as stored:
-            if {"raw", "vecs"} <= set(stored) and stored["vecs"].shape[-1] == dim:
-                yield stored["vecs"]
-
-
-MOTION = [
-    (frozenset({"raw", "vecs"}), check_processing),
-    (frozenset({"raw", "vecs", "recovered"}), check_processing),
-    (frozenset({"raw", "vecs", "recovered", "joints"}), check_processing),
-    (frozenset({"vecs", "recovered"}), check_stored_clip),
-    (frozenset({"vecs", "recovered", "joints"}), check_stored_clip),
-    (frozenset({"random_vecs"}), check_random_features),
-    (frozenset({"joints", "vecs"}), check_reprocessing),
-    (frozenset({"joints", "mirrored"}), check_mirror),
-    (frozenset({"mean", "std"}), check_statistics),
-    (frozenset({"qbetween"}), check_rotations),
+MOTION: list[tuple[tuple[str, ...], MotionCheck]] = [
+    (("mirrored",), check_mirror),
+    (("raw", "uniform", "global_positions", "vecs", f"{_RANDOM}vecs"), check_clip),
+    (("mean", "std", f"{BIAS}*"), check_statistics),
+    (("qbetween", "lerp", "qmul", "qinv", "qrot", "q_to_*", "cont6d_to_*", "matrix_to_quat", "qfix", f"{_EULER}*"),
+     check_rotations),
 ]

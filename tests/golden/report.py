@@ -10,6 +10,8 @@ from torch import Tensor
 Values = Tensor | np.ndarray | np.generic | float | int | Sequence
 Shaped = Mapping[str, Tensor | np.ndarray]
 
+ROUNDING = 4  # steps of the type that an array is stored in, at its largest magnitude, on top of every tolerance
+
 
 class Report:
     """The outcome of one fixture.
@@ -40,14 +42,16 @@ class Report:
     def close(self, name: str, actual: Values, tolerance: float, relative: bool = False) -> None:
         """Compare ``actual`` with the array ``name``: same shape, and nowhere further off than ``tolerance``.
 
-        With ``relative`` the tolerance is in units of the largest magnitude in the array.
+        With ``relative`` the tolerance is in units of the largest magnitude in the array. The rounding of the stored
+        values comes on top.
         """
         pair = self._pair(name, actual)
         if pair is None or pair[0].size == 0:
             return
+        step = np.finfo(pair[0].dtype).eps if np.issubdtype(pair[0].dtype, np.floating) else 0.0
         expected, actual = (values.astype(np.float64) for values in pair)
-        if relative:
-            tolerance *= float(np.abs(expected).max())
+        largest = float(np.abs(expected).max())
+        tolerance = tolerance * (largest if relative else 1) + ROUNDING * float(step) * largest
         with np.errstate(invalid="ignore"):  # equal infinities are equal
             error = float(np.where(actual == expected, 0.0, np.abs(actual - expected)).max())
         if error > 0:
@@ -65,9 +69,40 @@ class Report:
         if wrong:
             self.failures.append(f"{name}: {wrong} of {expected.size} values differ")
 
+    def part(self, name: str, values: Tensor, dim: int) -> Tensor:
+        """What the fixture kept of ``values`` along ``dim`` as the array ``name``: the first ones or every so many.
+
+        Its size seldom leaves a choice; where it does, the part that is nearest to the array counts.
+        """
+        if name not in self.arrays or self.arrays[name].ndim != values.dim():
+            return values
+        size, kept = values.shape[dim], self.arrays[name].shape[dim]
+        steps = [step for step in range(1, size + 1) if -(-size // step) == kept]
+        parts = [values.narrow(dim, 0, min(kept, size))]
+        parts += [values.index_select(dim, torch.arange(0, size, step, device=values.device)) for step in steps]
+        parts = [part for part in parts if tuple(part.shape) == self.arrays[name].shape]
+        expected = torch.as_tensor(self.arrays[name])
+        return min(parts, key=lambda part: float((part - expected).abs().max()), default=values)
+
+    def has(self, *names: str) -> bool:
+        """Whether the fixture has one of these arrays."""
+        return any(name in self.arrays for name in names)
+
     def inputs(self, *names: str) -> None:
         """Tick off arrays that the check reads as inputs (those of them that the fixture has)."""
         self._checked.update(names)
+
+    def tensors(self, *names: str) -> list[Tensor | None]:
+        """Inputs as tensors (float32, int64 or bool), ticked off; None where the fixture has no such array."""
+        self.inputs(*names)
+        return [_to_tensor(self.arrays[name]) if name in self.arrays else None for name in names]
+
+    def required(self, *names: str) -> list[Tensor]:
+        """``tensors`` that the check cannot do without. Raises ``ValueError`` where one is missing."""
+        missing = [name for name in names if name not in self.arrays]
+        if missing:
+            raise ValueError(f"the fixture lacks the inputs {', '.join(missing)}")
+        return self.tensors(*names)
 
     def equal(self, label: str, actual: Any, expected: Any) -> None:
         """Compare any other fact."""
@@ -120,6 +155,13 @@ class Report:
 
 def _to_numpy(values: Values) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _to_tensor(array: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if tensor.is_floating_point():
+        return tensor.float()
+    return tensor if tensor.dtype == torch.bool else tensor.long()
 
 
 def _short(value: Any, limit: int = 80) -> str:

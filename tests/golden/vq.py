@@ -1,131 +1,146 @@
 """Parity checks of the tokenizers."""
-from collections.abc import Callable
-from typing import Any
+import re
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer
-from tests.golden.fill import fill_state_dict
+from tests.golden.kinds import ModelCheck
+from tests.golden.manifest import Manifest, Shapes, filled, indices, setting, shapes_of
 from tests.golden.report import Report
 
-Arrays = dict[str, np.ndarray]
+TOLERANCE = 1e-5
+LOSS_TOLERANCE = 1e-6
+MARGIN_TOLERANCE = 5e-3    # of the margin itself
+DISTANCE_ROUNDING = 5e-8   # of the squared lengths that a distance is the difference of
 
 
-def _config(hyper: dict[str, Any], num_quantizers: int) -> VQConfig:
-    given = {
-        "dim_pose": "input_width", "nb_code": "codes", "code_dim": "code_dim", "output_emb_width": "output_emb_width",
-        "width": "width", "down_t": "down_t", "stride_t": "stride_t", "mu": "mu", "vq_act": "activation",
-        "vq_norm": "norm", "dilation_growth_rate": "dilation_growth_rate", "shared_codebook": "shared_codebook",
-        "quantize_dropout_prob": "quantize_dropout_prob",
-    }
-    settings = {ours: hyper[theirs] for ours, theirs in given.items() if theirs in hyper}
-    settings["depth"] = hyper.get("depth", hyper.get("res_blocks_per_stage", 3))
-    return VQConfig(num_quantizers=num_quantizers, **settings)
+def vq_config(manifest: Manifest, encoder: str, codebook: str | None, num_quantizers: int = 1) -> VQConfig:
+    """Settings of the tokenizer whose encoder lies under ``encoder``, in a manifest that may hold more than it.
+
+    Without a ``codebook`` the number of codes stays the published one.
+    """
+    shapes = shapes_of(manifest)
+    width, dim_pose, _ = shapes[f"{encoder}model.0.weight"]
+    stages = indices(shapes, f"{encoder}model.", r"\.0\.weight")
+    blocks = indices(shapes, f"{encoder}model.2.1.model.", r"\.conv1\.weight")
+    latent = shapes[f"{encoder}model.{2 + len(stages)}.weight"][0]
+    kernel = shapes[f"{encoder}model.2.0.weight"][2] if stages else 4
+    return VQConfig(
+        dim_pose=dim_pose, code_dim=latent, output_emb_width=latent, down_t=len(stages), stride_t=kernel // 2,
+        width=width, depth=len(blocks), num_quantizers=num_quantizers,
+        nb_code=shapes[codebook][0] if codebook else VQConfig.nb_code,
+        dilation_growth_rate=setting(manifest, "dilation_growth_rate", "dilation_growth", default=3),
+        vq_act=setting(manifest, "activation", "vq_act", default="relu"),
+        vq_norm=_norm(manifest, shapes, f"{encoder}model.2.1.model.0.norm1"),
+        mu=setting(manifest, "mu", default=VQConfig.mu),
+        shared_codebook=setting(manifest, "shared_codebook", default=False))
 
 
-def _filled(model: torch.nn.Module, manifest: dict, report: Report) -> torch.nn.Module:
-    report.parameters(model.state_dict())
-    fill_state_dict(model.state_dict(), manifest["fill"]["skip"])
-    return model.eval()
+def _norm(manifest: Manifest, shapes: Shapes, name: str) -> str | None:
+    """Kind of norm; its parameters tell whether there is one, and the settings which."""
+    if f"{name}.weight" not in shapes:
+        return None
+    batch = f"{name}.running_mean" in shapes
+    return "BN" if batch else setting(manifest, "norm", "vq_norm", default="LN")
 
 
 @torch.no_grad()
-def check_human_vqvae(manifest: dict, arrays: Arrays, report: Report) -> None:
-    hyper = manifest["hyperparameters"]
-    model = _filled(HumanVQVAE(_config(hyper, 1)), manifest, report)
-    report.inputs("motion")
-    motion = torch.from_numpy(arrays["motion"])
+def check_human_vqvae(report: Report) -> None:
+    config = vq_config(report.manifest, "vqvae.encoder.", "vqvae.quantizer.codebook")
+    model = filled(HumanVQVAE(config), report)
+    motion, = report.required("motion")
+    given, = report.tensors("decoder_ids")
+    if given is not None:
+        report.close("decoded", model.forward_decoder(given.view(1, -1)), TOLERANCE)
     latent = model.vqvae.encoder(motion)
-    report.close("encoder_out", latent, 1e-5)
-    report.exact("ids", model.encode(motion))
-    result = model(motion)
-    report.close("recon", result.motion, 1e-5)
-    report.close("commit_loss", result.commitment, 1e-5)
-    report.close("perplexity", result.perplexity, 1e-4)
-    if "decoder_ids" in arrays:
-        report.inputs("decoder_ids")
-        ids = torch.from_numpy(arrays["decoder_ids"])
-        report.close("decoded", model.forward_decoder(ids.view(1, -1)), 1e-5)
-    if "decoded_two_rows" in arrays:
+    ids = model.encode(motion)
+    report.close("encoder_out", latent, TOLERANCE)
+    report.exact("ids", ids)
+    if report.has("decoded_two_rows"):
         # Published decoding joins the rows of an id array into one sequence; ours decodes rows apart.
-        tokens = arrays["decoded_two_rows"].shape[1] // (2 * model.config.unit_length)
-        rows = model.encode(motion)[:2, :tokens]
-        report.close("decoded_two_rows", model.forward_decoder(rows.reshape(1, -1)), 1e-5)
-    _check_losses(manifest, result, motion, report)
-    _check_margin(model.vqvae.quantizer, latent, report)
-
-
-def _check_losses(manifest: dict, result: Reconstruction, motion: torch.Tensor, report: Report) -> None:
-    joints = manifest["hyperparameters"].get("joints", (motion.shape[-1] + 1) // 12)
-    losses = tokenizer_loss(result, motion, joints)
-    report.close("loss_rec", losses.reconstruction, 1e-6)
-    report.close("loss_explicit", losses.local_positions, 1e-6)
-    report.close("loss_total", losses.total, 1e-6)
-
-
-def _margin(quantizer: EmaQuantizer, rows: torch.Tensor) -> torch.Tensor:
-    two = torch.cdist(rows.double(), quantizer.codebook.double()).square().topk(2, largest=False).values
-    return (two[:, 1] - two[:, 0]).min()
-
-
-def _check_margin(quantizer: EmaQuantizer, latent: torch.Tensor, report: Report) -> None:
-    rows = latent.transpose(1, 2).flatten(0, 1)
-    report.close("min_margin", _margin(quantizer, rows), 5e-3, relative=True)
+        tokens = report.arrays["decoded_two_rows"].shape[1] // (2 * 2**config.down_t)
+        report.close("decoded_two_rows", model.forward_decoder(ids[:2, :tokens].reshape(1, -1)), TOLERANCE)
+    _check_reconstruction(model(motion), motion, report)
+    _check_margin([model.vqvae.quantizer], [latent], report)
 
 
 @torch.no_grad()
-def check_rvqvae(manifest: dict, arrays: Arrays, report: Report) -> None:
-    hyper = manifest["hyperparameters"]
-    model = _filled(RVQVAE(_config(hyper, hyper["num_quantizers"])), manifest, report)
-    report.inputs("motion")
-    motion = torch.from_numpy(arrays["motion"])
-    latent = model.encoder(motion)
-    report.close("encoder_out", latent, 1e-5)
+def check_rvqvae(report: Report) -> None:
+    stored = len(indices(shapes_of(report.manifest), "quantizer.layers.", r"\.codebook"))
+    layers = setting(report.manifest, "num_quantizers", default=stored)
+    config = vq_config(report.manifest, "encoder.", "quantizer.layers.0.codebook", layers)
+    # A shared codebook is one tensor, which a list may have under all its names or under the first alone.
+    model = filled(RVQVAE(config), report, (".codebook",) if config.shared_codebook else ())
+    motion, = report.required("motion")
     ids = model.encode(motion)
     report.exact("code_idx", ids)
     vectors = model.quantizer.lookup(ids).transpose(2, 3)  # (q, b, dim, n)
-    if "all_codes" in arrays:
-        report.close("all_codes", vectors[:, :arrays["all_codes"].shape[1]], 1e-5)
-    result = model(motion)
-    report.close("recon", result.motion, 1e-5)
-    report.close("commit_loss", result.commitment, 1e-5)
-    report.close("perplexity", result.perplexity, 1e-4)
-    report.close("decoded", model.forward_decoder(ids), 1e-5)
-    report.close("decoded_first2", model.forward_decoder(ids[..., :2]), 1e-5)
+    report.close("all_codes", report.part("all_codes", vectors, 1), TOLERANCE)
+    report.close("decoded", model.forward_decoder(ids), TOLERANCE)
+    for name in report.arrays:
+        if match := re.fullmatch(r"decoded_first(\d+)", name):
+            report.close(name, model.forward_decoder(ids[..., :int(match[1])]), TOLERANCE)
     masked = ids.clone()
     masked[:, -2:] = -1
-    report.close("decoded_masked", model.forward_decoder(masked), 1e-5)
-    margins, residual = [], latent
-    for layer, chosen in zip(model.quantizer.layers, vectors, strict=True):
-        margins.append(_margin(layer, residual.transpose(1, 2).flatten(0, 1)))
-        residual = residual - chosen
-    report.close("min_margin", torch.stack(margins).min(), 5e-3, relative=True)
-    if "loss_rec" in arrays:
-        _check_losses(manifest, result, motion, report)
+    report.close("decoded_masked", model.forward_decoder(masked), TOLERANCE)
+    latent = model.encoder(motion)
+    report.close("encoder_out", latent, TOLERANCE)
+    _check_reconstruction(model(motion), motion, report)
+    residuals = [latent - vectors[:layer].sum(0) for layer in range(layers)]
+    _check_margin(list(model.quantizer.layers), residuals, report)
+
+
+def _check_reconstruction(result: Reconstruction, motion: Tensor, report: Report) -> None:
+    manifest = report.manifest
+    report.close("recon", result.motion, TOLERANCE)
+    report.close("commit_loss", result.commitment, TOLERANCE)
+    report.close("perplexity", result.perplexity, 1e-4)
+    joints = setting(manifest, "joints", "joints_num", default=(motion.shape[-1] + 1) // 12)
+    losses = tokenizer_loss(
+        result, motion, joints, setting(manifest, "recons_loss", default="l1_smooth"),
+        setting(manifest, "loss_vel", default=0.5), setting(manifest, "commit", default=0.02))
+    report.close("loss_rec", losses.reconstruction, LOSS_TOLERANCE)
+    report.close("loss_explicit", losses.local_positions, LOSS_TOLERANCE)
+    report.close("loss_total", losses.total, LOSS_TOLERANCE)
+
+
+def _check_margin(quantizers: list[EmaQuantizer], latents: list[Tensor], report: Report) -> None:
+    """The smallest gap between best and second best squared distance, over all tokens and layers."""
+    if not report.has("min_margin"):
+        return
+    margins, lengths = [], []
+    for quantizer, latent in zip(quantizers, latents, strict=True):
+        rows, codebook = latent.transpose(1, 2).flatten(0, 1).double(), quantizer.codebook.double()
+        nearest = torch.cdist(rows, codebook).square().topk(2, largest=False).values
+        margins.append((nearest[:, 1] - nearest[:, 0]).min())
+        lengths.append(rows.square().sum(1).max() + codebook.square().sum(1).max())
+    margin = torch.stack(margins).min()
+    rounding = DISTANCE_ROUNDING * torch.stack(lengths).max()
+    report.close("min_margin", margin, float(torch.maximum(MARGIN_TOLERANCE * margin, rounding)))
 
 
 @torch.no_grad()
-def check_quantizer(manifest: dict, arrays: Arrays, report: Report) -> None:
-    hyper = manifest["hyperparameters"]
-    quantizer = EmaQuantizer(hyper["codes"], hyper["code_dim"], hyper["mu"], published=True).train()
+def check_quantizer(report: Report) -> None:
+    codes, dim = shapes_of(report.manifest)["codebook"]
+    quantizer = EmaQuantizer(codes, dim, setting(report.manifest, "mu", default=0.99), published=True).train()
     report.parameters(quantizer.state_dict())
-    steps = sorted(int(name[1:]) for name in arrays if name[0] == "x" and name[1:].isdigit())
-    for step in steps:
-        report.inputs(f"x{step}")
-        result = quantizer(torch.from_numpy(arrays[f"x{step}"]))
-        report.close(f"out{step}", result.latent, 1e-5)
-        report.close(f"commit{step}", result.commitment, 1e-5)
+    for step in sorted(int(name[1:]) for name in report.arrays if re.fullmatch(r"x\d+", name)):
+        latent, = report.tensors(f"x{step}")
+        result = quantizer(latent)
+        report.close(f"out{step}", result.latent, TOLERANCE)
+        report.close(f"commit{step}", result.commitment, TOLERANCE)
         report.close(f"perplexity{step}", result.perplexity, 1e-4)
-        report.close(f"codebook{step}", quantizer.codebook, 1e-5)
-        report.close(f"code_sum{step}", quantizer.code_sum, 1e-5)
-        report.close(f"code_count{step}", quantizer.code_count, 1e-5)
+        report.close(f"codebook{step}", quantizer.codebook, TOLERANCE)
+        report.close(f"code_sum{step}", quantizer.code_sum, TOLERANCE)
+        report.close(f"code_count{step}", quantizer.code_count, TOLERANCE)
     quantizer.eval()
-    report.exact("ids_after", quantizer(torch.from_numpy(arrays["x0"])).codes.flatten())
+    first, = report.required("x0")
+    report.exact("ids_after", quantizer(first).codes.flatten())
 
 
-MODELS: dict[str, Callable[[dict, Arrays, Report], None]] = {
+MODELS: dict[str, ModelCheck] = {
     "LaMP HumanVQVAE (single-codebook VQ-VAE, EMA with code reset)": check_human_vqvae,
     "MoMask RVQVAE (residual VQ-VAE)": check_rvqvae,
     "EMA-with-reset vector quantizer of the VQ-VAE, alone": check_quantizer,
