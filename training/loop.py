@@ -94,7 +94,6 @@ class Trainer:
         self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt)
-        self.dataset = dataset
         batch_size = opt.batch_size // self.accelerator.num_processes or 1
         self.batches = EpochBatches(len(dataset), batch_size, opt.seed, weights)
         loader = DataLoader(dataset, batch_sampler=self.batches, collate_fn=collate, num_workers=opt.num_workers,
@@ -142,8 +141,7 @@ class Trainer:
         processes = self.accelerator.num_processes  # a step takes a batch for each
         steps = len(self.batches) // processes
         self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch * processes
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(progress.epoch)
+        self.loader.set_epoch(progress.epoch)  # and the data set's; left alone, it counts from 0 in a resumed run
         self.stage.start_epoch(progress.epoch)
         self.wrapped.train()
         meter = Meter()
