@@ -241,6 +241,8 @@ def test_equal_infinities_are_close():
     ("Q-Former, 4 layers", "", "Q-Former"),
     ("M2T front end", "", "M2T"),
     ("T2M evaluator kit", "", "T2M evaluator"),
+    ("Motion to text, before the language model", "opt_proj.weight", "M2T"),
+    ("BERT with queries", "bert.encoder.layer.0.crossattention.self.key.weight", "Q-Former"),
 ])
 def test_a_model_with_another_name_is_recognised_by_words_and_parameters(name, parameter, kind):
     checks = {key: lambda *_, key=key: key for key in MODELS}

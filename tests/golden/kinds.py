@@ -32,6 +32,15 @@ _OPEN_KINDS = (
     (("vqvae",), "quantizer.layers.", ("rvqvae",)),
     (("vqvae",), "vqvae.quantizer.", ("humanvqvae",)),
     (("lamp",), "motion_cls.", ("pretraining",)),
+    (("text",), "opt_proj.", ("m2t",)),
+    (("caption",), "opt_proj.", ("m2t",)),
+    (("match",), "movement_encoder:", ("evaluator",)),
+    (("length",), "output.0.", ("length", "estimator")),
+    (("residual",), "quant_emb.", ("residual", "transformer")),
+    (("lamp", "transformer"), "text2former.", ("lamp", "mask", "transformer")),
+    (("momask", "transformer"), "token_emb.", ("momask", "mask", "transformer")),
+    (("quantiser",), "codebook", ("quantizer",)),
+    (("bert",), "crossattention.", ("qformer",)),
 )
 
 

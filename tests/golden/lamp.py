@@ -1,4 +1,5 @@
 """Parity checks of the Q-Former, the pretraining model and the front end of captioning."""
+import re
 from dataclasses import replace
 
 import torch
@@ -43,8 +44,10 @@ def qformer_config(manifest: Manifest, prefix: str = "Qformer.") -> QFormerConfi
 def _heads(manifest: Manifest, hidden: int) -> int:
     """Attention heads of a Q-Former: its own setting, else the model's where there is no other transformer in it."""
     names = ("heads", "n_heads", "num_heads", "num_attention_heads")
-    own = setting({"told": setting(manifest, "qformer")}, *names, inside="told")
-    own = own or setting(manifest, "qformer_heads", "num_attention_heads")
+    told = setting(manifest, "qformer")
+    if isinstance(told, str) and (words := re.search(r"\b(\d+) heads\b", told)):
+        return int(words[1])
+    own = setting({"told": told}, *names, inside="told") or setting(manifest, "qformer_heads", "num_attention_heads")
     if own is None and not any(name.startswith("seqTransEncoder.") for name in shapes_of(manifest)):
         own = setting(manifest, *names)
     return own or max(1, hidden // HEAD_WIDTH)

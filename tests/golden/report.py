@@ -10,7 +10,7 @@ from torch import Tensor
 Values = Tensor | np.ndarray | np.generic | float | int | Sequence
 Shaped = Mapping[str, Tensor | np.ndarray]
 
-ROUNDING = 4  # steps of the type that an array is stored in, at its largest magnitude, on top of every tolerance
+ROUNDING = 8  # steps of the type that an array is stored in, at its largest magnitude, on top of every tolerance
 
 
 class Report:

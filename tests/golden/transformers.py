@@ -69,6 +69,7 @@ def _check_logits(model: MaskTransformer, report: Report) -> None:
     ids, cond, padding, labels = report.tensors("ids", "cond", "padding_mask", "train_labels")
     if ids is None or cond is None:
         return
+    padding = None if padding is None else padding.bool()
     logits = model(ids, cond, padding)
     report.close("logits", logits.transpose(1, 2), TOLERANCE)
     report.close("logits_force_mask", model(ids, torch.zeros_like(cond), padding).transpose(1, 2), TOLERANCE)
@@ -163,6 +164,7 @@ def check_residual(report: Report) -> None:
     filled(model, report, (FIXED_TABLE, *(UNREGISTERED if unregistered else ())))
     codes, cond, padding, layers, ids, lens = report.tensors(
         "motion_codes", "cond", "padding_mask", "qids", "train_ids", "train_lens")
+    padding = None if padding is None else padding.bool()
     if codes is not None and cond is not None:
         _check_residual_logits(model, codes, cond, padding, layers, report)
     if ids is not None and cond is not None:
