@@ -381,3 +381,14 @@ def test_captioning_starts_from_what_lamp_learned(model, batch):
     close(prefix.query_motion(prefix.motion_states(motion), encoded.mask), model.query_motion(encoded).hidden)
     assert prefix(motion, encoded.mask).shape == (4, QUERIES, 20)
     assert not any(parameter.requires_grad for parameter in prefix.motion_encoder.parameters())
+
+
+def test_queries_can_tell_what_came_first_unless_published(batch):
+    """Latents in another order are another motion; published queries see a set."""
+    motion, ids, mask, m_lens = batch
+    for published, differs in ((False, True), (True, False)):
+        model = build(published)
+        encoded = model.encode_motion(motion, m_lens)
+        swapped = EncodedMotion(encoded.latents[:, [1, 0, *range(2, QUERIES)]], encoded.ids, encoded.mask)
+        same = torch.allclose(model.motion_features(encoded), model.motion_features(swapped), atol=1e-5)
+        assert same is not differs

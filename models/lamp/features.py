@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.lamp.qformer import INIT_STD, POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
+from models.sinusoid import sinusoid_table
 from models.vq.encdec import Encoder
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
 from utils.errors import InputError
@@ -76,6 +77,9 @@ class LaMPFeatures(nn.Module):
             _motion_encoder(config.vq) if vq_model is None or config.published else vq_model.motion_encoder)
         self.text_proj = nn.Linear(sizes.hidden, config.embed_dim)
         self.motion_proj = nn.Linear(sizes.hidden, config.embed_dim)
+        # Published queries look at an unordered set of latents, and cannot tell what came first.
+        positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
+        self.register_buffer("positions", positions, persistent=False)
         for part in self._frozen():
             part.requires_grad_(False)
         self.register_load_state_dict_pre_hook(_complete_state)
@@ -111,7 +115,8 @@ class LaMPFeatures(nn.Module):
 
     def motion_states(self, encoded: EncodedMotion) -> Tensor:
         """What queries look at in motions, (b, n, encoder_width)."""
-        return encoded.latents @ self.motion_projection
+        states = encoded.latents @ self.motion_projection
+        return states if self.positions is None else states + self.positions
 
     def query_motion(self, encoded: EncodedMotion, states: Tensor | None = None) -> QueryPass:
         """The queries after looking at motions: LaMP's language-informative motion features."""

@@ -11,6 +11,7 @@ and comparisons; without it
 - the true pair, and any pair with the same caption, is never drawn as a hard negative or counted as a wrong answer;
 - ``temp`` is the logarithm of the scale of similarities and is not weight-decayed (published: the scale itself);
 - the motion encoder is the tokenizer's, and its dropout is always off (published: random and noisy);
+- queries are told where in a motion a latent stands, and so can tell what came first;
 - padding of motions and texts is hidden from every attention and loss, where ``m_lens`` tells it;
 - gen reads the hidden states of the text-only pass (published: the embeddings of the words).
 """

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.sinusoid import sinusoid_table
 from models.vq.encdec import Encoder
 from models.vq.model import VQConfig
 
@@ -22,6 +23,7 @@ class MotionPrefixConfig:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
     llm_width: int = OPT_WIDTH
+    published: bool = True  # queries are not told where in the motion a latent stands, see models.lamp.lamp
 
 
 class MotionPrefix(nn.Module):
@@ -40,11 +42,13 @@ class MotionPrefix(nn.Module):
             vq.vq_act, vq.vq_norm, dropout=0.0)
         self.motion_encoder.requires_grad_(False)
         self.opt_proj = nn.Linear(sizes.hidden, config.llm_width)
+        positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
+        self.register_buffer("positions", positions, persistent=False)
 
     @classmethod
     def from_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
         """Start from a pretrained LaMP model's copy of everything but the last map."""
-        prefix = cls(MotionPrefixConfig(lamp.config.qformer, lamp.config.vq, llm_width))
+        prefix = cls(MotionPrefixConfig(lamp.config.qformer, lamp.config.vq, llm_width, lamp.config.published))
         own = prefix.state_dict()
         prefix.load_state_dict({name: lamp.state_dict().get(name, value) for name, value in own.items()})
         return prefix
@@ -55,7 +59,8 @@ class MotionPrefix(nn.Module):
 
     def motion_states(self, motion: Tensor) -> Tensor:
         """What queries look at, (b, n, encoder_width), n = t / unit length."""
-        return self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
+        states = self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
+        return states if self.positions is None else states + self.positions[:states.shape[1]]
 
     def query_motion(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """The queries (b, queries, h) after looking at a motion."""

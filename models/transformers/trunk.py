@@ -2,13 +2,13 @@
 
 Inside, sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
 """
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.sinusoid import sinusoid_table
 from models.transformers.config import TransformerConfig
 
 ATTENTION_KINDS = ("causal", "additive", "full")
@@ -83,19 +83,14 @@ class InputProcess(nn.Module):
 
 
 class PositionalEncoding(nn.Module):
-    """Adds the sinusoid table (Vaswani et al. 2017, section 3.5), then dropout.
+    """Adds the sinusoid table, then dropout.
 
     A state dict may lack the table: it is never learned.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
-        rate = torch.exp(torch.arange(0, dim, 2).float() * (-math.log(10000.0) / dim))
-        angle = torch.arange(POSITIONS).float()[:, None] * rate
-        table = torch.zeros(POSITIONS, 1, dim)
-        table[:, 0, 0::2] = torch.sin(angle)
-        table[:, 0, 1::2] = torch.cos(angle)
-        self.register_buffer("pe", table)
+        self.register_buffer("pe", sinusoid_table(POSITIONS, dim)[:, None])
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
