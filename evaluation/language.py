@@ -28,7 +28,7 @@ class LanguageScores:
 def caption_similarity(captions: Sequence[str], motions: Sequence[np.ndarray],
                        text_features: Callable[[list[str]], Tensor],
                        motion_features: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
-    """Similarities (captions, motions) of texts and normalised feature clips (T, d), cut to at most 196 whole tokens."""
+    """Similarities (captions, motions) of texts and normalised clips (T, d), cut to at most 196 whole tokens."""
     texts = [text_features(list(captions[start:start + BATCH])) for start in range(0, len(captions), BATCH)]
     moved = [motion_features(*_padded(motions[start:start + BATCH])) for start in range(0, len(motions), BATCH)]
     return similarity(torch.cat(texts), torch.cat(moved)).cpu().numpy()
