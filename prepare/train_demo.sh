@@ -36,9 +36,21 @@ stage train_vq.py vq_demo 5000 "${vq[@]}" --milestones 1300 3000 4300 --loss_joi
 stage train_vq.py vq_demo 7200 "${vq[@]}" --milestones 1300 3000 6200 --loss_joint 0.1 --sample_codebook_temp 0 \
     --decoder_only --quantize_dropout_prob 0.5
 
-# LaMP, on a BERT of three layers and ten thousand word pieces.
+# LaMP, on a BERT of three layers and ten thousand word pieces: first fast, then with dropout and with captions whose
+# sides are exchanged. A part takes the rate that its --lr has come down to on the cosine to its own last step.
 small=checkpoints/small_bert
 [ -f $small/model.safetensors ] || "$python" prepare/small_bert.py "$bert" $small --layers 3 --pieces 10000 --texts "$data/texts"
-stage train_lamp.py lamp_demo 1000 --vq_name vq_demo --bert $small --freeze_words --encoder_width 512 --embed_dim 256 \
-    --dropout 0 --attention_dropout 0 --batch_size 64 --matching_rows 8 --lr 3e-4 --warm_up_iter 60 --save_latest 100 \
-    --eval_every_e 2
+lamp=(--vq_name vq_demo --bert $small --freeze_words --encoder_width 512 --embed_dim 256 --attention_dropout 0
+    --batch_size 64 --matching_rows 8 --warm_up_iter 60 --save_latest 100 --eval_every_e 2)
+stage train_lamp.py lamp_demo 1000 "${lamp[@]}" --lr 3e-4 --dropout 0
+stage train_lamp.py lamp_demo 1300 "${lamp[@]}" --lr 6e-4 --dropout 0.1 --side_decoys
+stage train_lamp.py lamp_demo 1560 "${lamp[@]}" --lr 1.2e-3 --dropout 0.1 --side_decoys
+
+# The masked transformer; rare actions are drawn more often than they occur.
+stage train_t2m_transformer.py t2m_demo 3600 --vq_name vq_demo --lamp_name lamp_demo --condition both --attention full \
+    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.5 \
+    --lr 5e-4 --warm_up_iter 200 --milestones 2400 3200 --gamma 0.3 --save_latest 200 --eval_every_e 2
+
+stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
+
+"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo len_demo
