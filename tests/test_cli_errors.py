@@ -1,0 +1,406 @@
+"""Whatever is wrong with what a user gives, a script says so in one line and ends with status 2."""
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eval_retrieval
+import eval_t2m_vq
+import gen_t2m
+import train_lamp
+import train_len_estimator
+import train_t2m_transformer
+import train_vq
+from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
+from tests.toy_models import make_models
+
+Fails = Callable[..., str]
+CPU = ("--gpu_id", -1)
+DATA = (*CPU, "--data_root", "data")
+MODELS = (*CPU, "--name", "t2m", "--len_name", "len", "--no_video", "--no_bvh", "--quiet", "--time_steps", 2)
+PROMPT = (*MODELS, "--text_prompt", "a person walks", "--motion_length", 40)
+TRAINING = {
+    "vq": (train_vq.main, (*DATA, "--name", "new", *TINY_VQ)),
+    "lamp": (train_lamp.main, (*DATA, "--name", "new", "--vq_name", "vq", "--bert", "bert", *TINY_LAMP)),
+    "t2m": (train_t2m_transformer.main,
+            (*DATA, "--name", "new", "--vq_name", "vq", "--lamp_name", "lamp", *TINY_T2M)),
+    "len": (train_len_estimator.main, (*DATA, "--name", "new", "--lamp_name", "lamp", *TINY_LENGTH)),
+}
+EVALUATION = {
+    "eval_vq": (eval_t2m_vq.main, (*DATA, "--name", "vq", "--quiet")),
+    "eval_retrieval": (eval_retrieval.main, (*DATA, "--name", "lamp", "--quiet")),
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy data, a toy BERT and untrained toy models."""
+    folder = tmp_path_factory.mktemp("originals")
+    make_dataset(folder / "data")
+    make_bert(folder / "bert")
+    make_models(folder / "checkpoints")
+    return folder
+
+
+@pytest.fixture
+def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that scripts run in, with copies of all that may be spoilt."""
+    for name in ("data", "bert", "checkpoints"):
+        shutil.copytree(originals / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs a script that must end with status 2 after one line on stderr; gives that line."""
+
+    def run(main: Callable[[], None], *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        assert told.endswith("\n")
+        return told
+
+    assert home.is_dir()
+    return run
+
+
+def spoil(path: Path, content: bytes) -> None:
+    assert path.is_file()
+    path.write_bytes(content)
+
+
+def set_option(model: str, key: str, value: object) -> None:
+    """Change an option of a toy model; None takes it out."""
+    path = Path("checkpoints/t2m") / model / "opt.txt"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key}:")]
+    assert len(lines) < len(path.read_text().splitlines())
+    if value is not None:
+        lines.insert(1, f"{key}: {value}")
+    path.write_text("\n".join(lines))
+
+
+def test_the_toy_models_work_as_long_as_nothing_is_wrong(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gen_t2m.py", *map(str, PROMPT)])
+    gen_t2m.main()
+    assert len(list((home / "generation").rglob("*.npy"))) == 2
+
+
+# Flags
+
+
+@pytest.mark.parametrize(("main", "arguments"), [(gen_t2m.main, PROMPT), *TRAINING.values(), *EVALUATION.values()])
+def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: tuple[object, ...]) -> None:
+    assert "--nonesuch" in fails(main, *arguments, "--nonesuch", 3)
+    assert "--gpu_id 3: there is no such device" in fails(main, *arguments, "--gpu_id", 3)
+    assert "--gpu_id" in fails(main, *arguments, "--gpu_id", "first")
+    assert "--dataset_name" in fails(main, *arguments, "--dataset_name", "amass")
+    assert "--seed" in fails(main, *arguments, "--seed", 2**70)
+
+
+@pytest.mark.parametrize(("stage", "flags", "told"), [
+    ("vq", ("--batch_size", 0), "--batch_size"), ("vq", ("--lr", "nan"), "--lr"), ("vq", ("--lr", "inf"), "--lr"),
+    ("vq", ("--milestones", 5, -1), "--milestones"), ("vq", ("--mu", 1.5), "--mu"),
+    ("vq", ("--code_dim", 32), "--code_dim 32 and --output_emb_width 16 must be equal"),
+    ("vq", ("--window_size", 30), "--window_size 30 must be a multiple of the 4 frames"),
+    ("vq", ("--window_size", 400), "window of 400 frames"), ("vq", ("--vq_norm", "GN"), "--width"),
+    ("vq", ("--vq_act", "tanh"), "--vq_act"), ("vq", ("--mixed_precision", "fp16"), "needs a GPU"),
+    ("lamp", ("--batch_size", 1), "at least two"), ("lamp", ("--max_text_len", 2), "--max_text_len"),
+    ("lamp", ("--max_text_len", 65), "reads at most 64"), ("lamp", ("--bert_layers", 9), "has 2 layers"),
+    ("lamp", ("--objectives", "all"), "--objectives"), ("t2m", ("--n_heads", 3), "--n_heads 3"),
+    ("t2m", ("--cond_drop_prob", 2), "--cond_drop_prob"), ("len", ("--weight_decay", -1), "--weight_decay"),
+])
+def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tuple[object, ...], told: str) -> None:
+    main, arguments = TRAINING[stage]
+    assert told in fails(main, *arguments, *flags)
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    ((), "give either --text_prompt or --text_path"),
+    (("--text_prompt", "a", "--text_path", "prompts.txt"), "give either --text_prompt or --text_path"),
+    (("--text_path", "prompts.txt", "--motion_length", 40), "--motion_length goes with --text_prompt"),
+    (("--text_prompt", ""), "no words"), (("--text_prompt", "  "), "no words"), (("--text_prompt", "...!"), "no words"),
+    (("--text_path", "nowhere.txt"), "nowhere.txt: No such file"),
+    (("--text_path", "data"), "cannot read prompt file data"),
+    *((("--text_prompt", "a", "--motion_length", length), f"4 to 196 frames, not {length}")
+      for length in (0, 3, 197, 5000, -4)),
+    (("--text_prompt", "a", "--motion_length", "4.5"), "--motion_length"),
+    (("--text_prompt", "a", "--motion_length", "long"), "--motion_length"),
+    (("--text_prompt", "a", "--repeat_times", 0), "--repeat_times"),
+    (("--text_prompt", "a", "--topkr", 1.5), "--topkr"), (("--text_prompt", "a", "--time_steps", 0), "--time_steps"),
+    (("--text_prompt", "a", "--cond_scale", "nan"), "--cond_scale"),
+])
+def test_a_bad_prompt_is_told(fails: Fails, home: Path, arguments: tuple[object, ...], told: str) -> None:
+    (home / "prompts.txt").write_text("a person walks#40\n")
+    assert told in fails(gen_t2m.main, *MODELS, *arguments)
+    assert not (home / "generation").exists()
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"a person walks#40\na person bows\n", "prompts.txt:2: a line is text#length"),
+    (b"a person walks#soon\n", "prompts.txt:1: the length must be"), (b"#40\n", "has no prompt"),
+    (b"a#40\nb#0\n", "prompts.txt:2: a motion has 4 to 196 frames, not 0"), (b"a#-4\n", "prompts.txt:1"),
+    (b"a#5000\n", "not 5000"), (b"", "has no prompt"), (b"\n\n", "has no prompt"),
+    (b"walks#40\ngeht \xfcber#40\n", "prompts.txt is not UTF-8 text (byte 14)"), (b"\x00\xff\xfe", "not UTF-8"),
+])
+def test_a_bad_prompt_file_is_told(fails: Fails, home: Path, content: bytes, told: str) -> None:
+    (home / "prompts.txt").write_bytes(content)
+    assert told in fails(gen_t2m.main, *MODELS, "--text_path", "prompts.txt")
+
+
+# Output
+
+
+@pytest.mark.parametrize("folder", ["taken", "taken/below"])
+def test_an_output_that_cannot_be_written_is_named(fails: Fails, home: Path, folder: str) -> None:
+    (home / "taken").write_text("a file")
+    assert f"cannot write {folder}/text2motion" in fails(gen_t2m.main, *PROMPT, "--output_dir", folder)
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_checkpoints_that_cannot_be_written_are_named(fails: Fails, home: Path, stage: str) -> None:
+    main, arguments = TRAINING[stage]
+    (home / "checkpoints" / "t2m" / "new").write_text("a file")
+    assert "cannot write checkpoints/t2m/new" in fails(main, *arguments)
+
+
+@pytest.mark.parametrize("stage", EVALUATION)
+def test_results_that_cannot_be_written_are_named(fails: Fails, home: Path, stage: str) -> None:
+    main, arguments = EVALUATION[stage]
+    for name in ("vq", "lamp"):
+        (home / "checkpoints" / "t2m" / name / "eval").write_text("a file")
+    assert "cannot write checkpoints/t2m" in fails(main, *arguments)
+
+
+# Models
+
+
+@pytest.mark.parametrize(("main", "arguments", "flag"), [
+    (gen_t2m.main, PROMPT, "--name"), (gen_t2m.main, (*MODELS, "--text_prompt", "a"), "--len_name"),
+    (*TRAINING["lamp"], "--vq_name"), (*TRAINING["t2m"], "--vq_name"), (*TRAINING["t2m"], "--lamp_name"),
+    (*TRAINING["len"], "--lamp_name"), (*EVALUATION["eval_vq"], "--name"), (*EVALUATION["eval_retrieval"], "--name"),
+])
+def test_a_model_that_is_not_there_is_named(fails: Fails, main: Callable[[], None], arguments: tuple[object, ...],
+                                            flag: str) -> None:
+    assert "no model named 'nonesuch': looked for checkpoints/t2m/nonesuch" in fails(
+        main, *arguments, flag, "nonesuch")
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_a_run_that_was_never_begun_cannot_go_on(fails: Fails, home: Path, stage: str) -> None:
+    main, arguments = TRAINING[stage]
+    assert "--is_continue: checkpoints/t2m/new/model/latest.tar is missing" in fails(main, *arguments, "--is_continue")
+    assert not (home / "checkpoints" / "t2m" / "new").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_named(fails: Fails, home: Path) -> None:
+    assert "checkpoints/t2m/t2m/model holds no best" in fails(gen_t2m.main, *PROMPT, "--which_epoch", "best")
+    (home / "checkpoints" / "t2m" / "t2m" / "model" / "latest.tar").unlink()
+    assert "checkpoints/t2m/t2m/model holds no" in fails(gen_t2m.main, *PROMPT)
+
+
+@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "len"])
+def test_a_checkpoint_that_is_cut_short_is_named(fails: Fails, model: str) -> None:
+    path = Path("checkpoints/t2m") / model / "model" / "latest.tar"
+    whole = path.read_bytes()
+    for content in (whole[:len(whole) // 2], b"", b"no torch file"):
+        spoil(path, content)
+        assert f"checkpoint {path} is cut short" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+
+
+@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "len"])
+def test_a_checkpoint_of_another_model_is_named(fails: Fails, model: str) -> None:
+    other = Path("checkpoints/t2m") / ("t2m" if model == "vq" else "vq") / "model" / "latest.tar"
+    path = Path("checkpoints/t2m") / model / "model" / "latest.tar"
+    spoil(path, other.read_bytes())
+    assert f"checkpoint {path} has no weights under" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+
+
+@pytest.mark.parametrize(("model", "key", "value", "told"), [
+    ("t2m", "vq_name", None, "lacks vq_name"), ("t2m", "lamp_name", None, "lacks lamp_name"),
+    ("lamp", "vq_name", None, "lacks vq_name"), ("len", "lamp_name", None, "lacks lamp_name"),
+    ("t2m", "latent_dim", "wide", "latent_dim cannot be 'wide'"), ("t2m", "n_heads", 0, "n_heads cannot be 0"),
+    ("t2m", "n_heads", 3, "n_heads 3"), ("t2m", "n_layers", -1, "n_layers cannot be -1"),
+    ("t2m", "condition", "mood", "condition 'mood' is none of query, cls, both"),
+    ("t2m", "text_encoder", "t5", "text_encoder 't5' is none of lamp, clip"),
+    ("vq", "nb_code", "many", "nb_code cannot be 'many'"), ("vq", "depth", 1.5, "depth cannot be 1.5"),
+    ("vq", "code_dim", 4, "code_dim 4 and output_emb_width 8"), ("vq", "num_quantizers", False, "num_quantizers"),
+    ("lamp", "qformer_heads", 3, "hidden 8 is no multiple of the 3 heads"),
+    ("lamp", "qformer_layers", "all", "qformer_layers cannot be 'all'"),
+    ("lamp", "embed_dim", 0.5, "embed_dim cannot be 0.5"), ("lamp", "max_text_len", 1000, "max_text_len 1000"),
+    ("lamp", "max_text_len", "long", "max_text_len 'long'"),
+])
+def test_an_option_that_cannot_be_names_file_and_key(fails: Fails, model: str, key: str, value: object,
+                                                     told: str) -> None:
+    set_option(model, key, value)
+    message = fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+    assert f"checkpoints/t2m/{model}/opt.txt" in message
+    assert told in message
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"\xff\xfe\x00garbage", "is not UTF-8"), (b"garbage", "opt.txt:1: expected 'key: value'"), (b"", "opt.txt lacks"),
+])
+@pytest.mark.parametrize("model", ["lamp", "t2m", "len"])
+def test_an_option_file_of_garbage_is_named(fails: Fails, model: str, content: bytes, told: str) -> None:
+    path = Path("checkpoints/t2m") / model / "opt.txt"
+    spoil(path, content)
+    message = fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+    # A transformer without options is first of all one of other sizes than its weights.
+    assert told in message or (model == "t2m" and not content and "does not fit this model" in message)
+    path.unlink()
+    assert f"cannot read options {path}" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+
+
+def test_models_that_do_not_belong_together_are_told(fails: Fails) -> None:
+    wider = np.ones(251, np.float32)
+    np.save("checkpoints/t2m/vq/meta/mean.npy", wider)
+    assert "vq/meta/mean.npy has shape (251,), expected (263,)" in fails(gen_t2m.main, *PROMPT)
+    Path("checkpoints/t2m/vq/meta/mean.npy").unlink()
+    assert "vq/meta/mean.npy is missing; train_vq.py makes it" in fails(gen_t2m.main, *PROMPT)
+
+
+def test_text_features_of_another_width_are_told(fails: Fails) -> None:
+    set_option("t2m", "condition", "both")
+    assert "reads text features of width 8, and those of its text encoder have 16" in fails(gen_t2m.main, *PROMPT)
+    set_option("t2m", "condition", "query")
+    set_option("len", "condition", "both")
+    assert "t2m/len/model/latest.tar reads text features of width 8" in fails(
+        gen_t2m.main, *MODELS, "--text_prompt", "a")
+
+
+def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails) -> None:
+    main, arguments = TRAINING["t2m"]
+    set_option("vq", "nb_code", 32)
+    assert "vq/model/latest.tar does not fit this model; shape:" in fails(main, *arguments)
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (None, "cannot read vocabulary"), (b"walk\nrun\n", "is not a BERT vocabulary"), (b"\xff\xfe", "not UTF-8"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + b"".join(b"w%d\n" % number for number in range(500)), "504 word pieces"),
+])
+def test_a_vocabulary_that_is_missing_or_none_is_named(fails: Fails, content: bytes | None, told: str) -> None:
+    path = Path("checkpoints/t2m/lamp/vocab.txt")
+    if content is None:
+        path.unlink()
+    else:
+        spoil(path, content)
+    message = fails(gen_t2m.main, *PROMPT)
+    assert str(path) in message
+    assert told in message
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("config.json", b"{"), ("config.json", b"[]"), ("config.json", b'{"hidden_size": "wide"}'), ("config.json", None),
+    ("model.safetensors", b"short"), ("model.safetensors", None), ("vocab.txt", None),
+])
+def test_a_bert_that_is_damaged_is_named(fails: Fails, name: str, content: bytes | None) -> None:
+    main, arguments = TRAINING["lamp"]
+    path = Path("bert") / name
+    if content is None:
+        path.unlink()
+    else:
+        spoil(path, content)
+    assert "bert" in fails(main, *arguments)
+
+
+# Data
+
+
+@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "len", "eval_vq", "eval_retrieval"])
+def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage: str) -> None:
+    main, arguments = (TRAINING | EVALUATION)[stage]
+    message = fails(main, *arguments, "--data_root", "nowhere")
+    assert "nowhere/" in message
+    assert " is missing; " in message
+    assert " makes it" in message
+
+
+@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "eval_vq", "eval_retrieval"])
+def test_a_damaged_feature_file_is_named(fails: Fails, stage: str) -> None:
+    main, arguments = (TRAINING | EVALUATION)[stage]
+    path = Path("data/new_joint_vecs/0001.npy")  # in train and in test
+    whole = path.read_bytes()
+    for content in (whole[:2000], whole[:20], b"", b"nonsense"):
+        spoil(path, content)
+        assert f"{path} is not a readable .npy file" in fails(main, *arguments)
+    np.save(path, np.zeros((60, 251), np.float32))
+    assert f"{path} has shape (60, 251), expected (frames, 263)" in fails(main, *arguments)
+    np.save(path, np.full((60, 263), np.nan, np.float32))
+    assert f"{path} holds numbers that are not finite" in fails(main, *arguments)
+
+
+def test_statistics_that_cannot_be_are_named(fails: Fails) -> None:
+    main, arguments = TRAINING["vq"]
+    np.save("data/Std.npy", np.zeros(263, np.float32))
+    assert "data/Std.npy holds deviations that are not above zero" in fails(main, *arguments)
+    np.save("data/Mean.npy", np.full(263, np.inf, np.float32))
+    assert "data/Mean.npy holds numbers that are not finite" in fails(main, *arguments)
+    np.save("data/Mean.npy", np.zeros(251, np.float32))
+    assert "data/Mean.npy has shape (251,), expected (263,)" in fails(main, *arguments)
+    Path("data/Mean.npy").unlink()
+    assert "data/Mean.npy is missing; prepare/motion_features.py makes it" in fails(main, *arguments)
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    (b"a man walks#a/DET", "this one has 2 fields"), (b"a#a/DET#x#0.0", "must be seconds, not 'x'"),
+    (b"a#a/DET#0.0#inf", "must be seconds"), (b"a#a/DET#-1.0#2.0", "must be seconds"), (b"\xff\xfe", "not UTF-8"),
+])
+def test_a_bad_caption_is_named_with_its_line(fails: Fails, line: bytes, told: str) -> None:
+    path = Path("data/texts/0000.txt")
+    spoil(path, b"a man walks#a/DET#0.0#0.0\n" + line)
+    for stage in ("lamp", "len"):
+        main, arguments = TRAINING[stage]
+        message = fails(main, *arguments)
+        assert str(path) in message
+        assert told in message
+
+
+def test_a_split_without_clips_is_named(fails: Fails) -> None:
+    main, arguments = EVALUATION["eval_vq"]
+    assert "data/other.txt is missing" in fails(main, *arguments, "--split", "other")
+    spoil(Path("data/test.txt"), b"\n")
+    assert "data/test.txt names no clip" in fails(main, *arguments)
+    spoil(Path("data/test.txt"), b"nonesuch\n")
+    assert "holds none of the 1 clips" in fails(main, *arguments)
+    spoil(Path("data/test.txt"), b"0000\n")
+    np.save("data/new_joint_vecs/0000.npy", np.zeros((9, 263), np.float32))
+    assert "split test has no clip of at least 40 rows" in fails(main, *arguments)
+
+
+def test_a_tokenizer_with_longer_tokens_cannot_feed_the_transformer(
+        fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, arguments = TRAINING["vq"]
+    monkeypatch.setattr(sys, "argv", ["train_vq.py", *map(str, arguments), "--down_t", "3", "--name", "long",
+                                      "--total_iter", "1"])
+    main()
+    main, arguments = TRAINING["t2m"]
+    assert "has 8 frames a token, and generation 4" in fails(main, *arguments, "--vq_name", "long")
+
+
+# As a user sees it
+
+
+@pytest.mark.parametrize(("script", "arguments", "told"), [
+    ("gen_t2m.py", ("--text_prompt", "a", "--motion_length", "-4"), "4 to 196 frames, not -4"),
+    ("train_lamp.py", ("--name", "a", "--vq_name", "nonesuch"), "no model named 'nonesuch'"),
+])
+def test_nothing_else_is_on_stderr(tmp_path: Path, script: str, arguments: tuple[str, ...], told: str) -> None:
+    result = run_script(script, *arguments, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert told in result.stderr

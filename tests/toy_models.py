@@ -1,0 +1,58 @@
+"""Untrained toy models in the layout of checkpoints/: what needs models, but not good ones, takes these."""
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.specs import MAX_TOKENS, dataset_spec
+from models.lamp.bert import from_bert
+from models.lamp.features import LaMPConfig
+from models.lamp.lamp import LaMP
+from models.length_estimator import LengthEstimator
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
+from models.vq.model import VQConfig, build_tokenizer
+from options.opt_file import write_options
+from tests.toy import make_bert
+from training.checkpoint import save_checkpoint
+from utils.files import save_npy
+
+CODES = 16
+VQ = {"nb_code": CODES, "code_dim": 8, "output_emb_width": 8, "width": 8, "depth": 1, "num_quantizers": 2}
+T2M = {"num_tokens": CODES, "code_dim": 8, "latent_dim": 16, "n_heads": 2, "n_layers": 1, "ff_size": 16}
+
+
+def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
+    """A tokenizer ``vq``, a LaMP ``lamp``, a masked transformer ``t2m`` and a length estimator ``len``, each naming
+    those before it, under ``folder``."""
+    torch.manual_seed(0)
+    home, dim = folder / dataset_name, dataset_spec(dataset_name).dim_pose
+    config = VQConfig(dim_pose=dim, **VQ)
+    tokenizer = build_tokenizer(config)
+    for quantizer in tokenizer.quantizers:
+        quantizer.codebook.normal_()
+    save(home / "vq", VQ, {"vq_model": tokenizer.state_dict()})
+    save_npy(home / "vq" / "meta" / "mean.npy", np.zeros(dim, np.float32))
+    save_npy(home / "vq" / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
+
+    bert = make_bert(folder / "bert", hidden=8)
+    qformer = from_bert(bert, encoder_width=8, num_query_tokens=MAX_TOKENS)
+    lamp = LaMP(LaMPConfig(qformer.config, config, embed_dim=4), tokenizer, qformer)
+    save(home / "lamp", {"vq_name": "vq", "max_text_len": 16, **lamp.config.to_options()},
+         {"motion_qformer": lamp.state_dict()})
+    shutil.move(bert / "vocab.txt", home / "lamp" / "vocab.txt")
+    shutil.rmtree(bert)
+
+    text = {"lamp_name": "lamp", "text_encoder": "lamp", "condition": "query"}
+    settings = T2M | {"cond_dim": qformer.config.hidden}
+    save(home / "t2m", {"vq_name": "vq", **text, **settings},
+         {"t2m_transformer": MaskTransformer(MaskTransformerConfig(**settings)).state_dict()})
+    save(home / "len", text, {"estimator": LengthEstimator(qformer.config.hidden, MAX_TOKENS + 1, (8,)).state_dict()})
+    return folder
+
+
+def save(folder: Path, options: dict[str, object], content: dict[str, object]) -> None:
+    """A model's folder with its options and a checkpoint ``latest.tar``."""
+    write_options(folder / "opt.txt", {"name": folder.name, **options})
+    save_checkpoint(folder / "model" / "latest.tar", content)
