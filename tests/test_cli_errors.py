@@ -16,7 +16,9 @@ import train_len_estimator
 import train_t2m_transformer
 import train_vq
 from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
-from tests.toy_models import make_models
+from tests.toy_models import make_models, make_tokenizer
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.loop import RESUMED
 
 Fails = Callable[..., str]
 CPU = ("--gpu_id", -1)
@@ -235,6 +237,7 @@ def test_a_checkpoint_of_another_model_is_named(fails: Fails, model: str) -> Non
     ("t2m", "latent_dim", "wide", "latent_dim cannot be 'wide'"), ("t2m", "n_heads", 0, "n_heads cannot be 0"),
     ("t2m", "n_heads", 3, "n_heads 3"), ("t2m", "n_layers", -1, "n_layers cannot be -1"),
     ("t2m", "condition", "mood", "condition 'mood' is none of query, cls, both"),
+    ("t2m", "attention", "sideways", "attention 'sideways' is none of"),
     ("t2m", "text_encoder", "t5", "text_encoder 't5' is none of lamp, clip"),
     ("vq", "nb_code", "many", "nb_code cannot be 'many'"), ("vq", "depth", 1.5, "depth cannot be 1.5"),
     ("vq", "code_dim", 4, "code_dim 4 and output_emb_width 8"), ("vq", "num_quantizers", False, "num_quantizers"),
@@ -282,10 +285,23 @@ def test_text_features_of_another_width_are_told(fails: Fails) -> None:
         gen_t2m.main, *MODELS, "--text_prompt", "a")
 
 
-def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails) -> None:
-    main, arguments = TRAINING["t2m"]
+def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails, home: Path) -> None:
     set_option("vq", "nb_code", 32)
-    assert "vq/model/latest.tar does not fit this model; shape:" in fails(main, *arguments)
+    assert "vq/model/latest.tar does not fit this model; shape:" in fails(gen_t2m.main, *PROMPT)
+    set_option("vq", "nb_code", 16)
+    make_tokenizer(home / "checkpoints" / "t2m" / "larger", 263, nb_code=32)
+    set_option("t2m", "vq_name", "larger")
+    assert "has 16 codes, and its tokenizer checkpoints/t2m/larger/model/latest.tar 32" in fails(gen_t2m.main, *PROMPT)
+
+
+def test_a_run_does_not_go_on_with_other_sizes(fails: Fails, home: Path) -> None:
+    main, arguments = TRAINING["vq"]
+    shutil.copytree(home / "checkpoints" / "t2m" / "vq", home / "checkpoints" / "t2m" / "new")
+    path = "checkpoints/t2m/new/model/latest.tar"
+    assert f"{path} cannot be resumed from: it lacks" in fails(main, *arguments, "--is_continue")
+    content = load_checkpoint(Path(path)) | dict.fromkeys(("opt_vq_model", *RESUMED), 0)
+    save_checkpoint(Path(path), content)
+    assert f"{path} does not fit this model; " in fails(main, *arguments, "--is_continue")
 
 
 @pytest.mark.parametrize(("content", "told"), [

@@ -343,13 +343,16 @@ class CountingEncoder:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         self.seen += len(texts)
         assert len(texts) <= BATCH
+        self.spread = max(map(len, texts)) - min(map(len, texts))
         return torch.tensor([[float(len(text)), float(ord(text[0]))] for text in texts])
 
 
-def test_text_features_keep_the_order_of_the_texts() -> None:
-    texts = [chr(97 + number % 26) * (1 + number * 7 % 40) for number in range(2 * BATCH + 3)]
-    features = encode_texts(CountingEncoder(), texts)
+def test_text_features_keep_the_order_of_the_texts_though_batches_are_of_like_length() -> None:
+    texts = [chr(97 + number % 26) * (1 + number * 7 % 40) for number in range(2 * BATCH)]
+    encoder = CountingEncoder()
+    features = encode_texts(encoder, texts)
     assert features.tolist() == [[len(text), ord(text[0])] for text in texts]
+    assert encoder.spread < 25
 
 
 def test_text_features_are_computed_once(tmp_path: Path) -> None:
@@ -494,6 +497,7 @@ def test_the_best_checkpoints_are_those_of_the_best_numbers(home: Path) -> None:
 
 @pytest.mark.parametrize(("value", "best", "direction", "better"), [
     (1.0, None, "min", True), (1.0, 2.0, "min", True), (2.0, 2.0, "min", False), (3.0, 2.0, "max", True),
+    (2.0, 2.0, "max", False), (1.0, 2.0, "max", False), (3.0, 2.0, "min", False),
     (math.nan, None, "max", False), (math.nan, 1.0, "min", False), (math.inf, None, "min", True),
 ])
 def test_better_is_lower_or_higher_and_a_number(value: float, best: float | None, direction: str, better: bool) -> None:

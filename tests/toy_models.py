@@ -12,7 +12,7 @@ from models.lamp.lamp import LaMP
 from models.length_estimator import LengthEstimator
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
-from models.vq.model import VQConfig, build_tokenizer
+from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import write_options
 from tests.toy import make_bert
 from training.checkpoint import save_checkpoint
@@ -20,25 +20,20 @@ from utils.files import save_npy
 
 CODES = 16
 VQ = {"nb_code": CODES, "code_dim": 8, "output_emb_width": 8, "width": 8, "depth": 1, "num_quantizers": 2}
-T2M = {"num_tokens": CODES, "code_dim": 8, "latent_dim": 16, "n_heads": 2, "n_layers": 1, "ff_size": 16}
+T2M = {"num_tokens": CODES, "code_dim": 8, "latent_dim": 16, "n_heads": 2, "n_layers": 1, "ff_size": 16,
+       "attention": "causal"}
 
 
 def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
     """A tokenizer ``vq``, a LaMP ``lamp``, a masked transformer ``t2m`` and a length estimator ``len``, each naming
     those before it, under ``folder``."""
     torch.manual_seed(0)
-    home, dim = folder / dataset_name, dataset_spec(dataset_name).dim_pose
-    config = VQConfig(dim_pose=dim, **VQ)
-    tokenizer = build_tokenizer(config)
-    for quantizer in tokenizer.quantizers:
-        quantizer.codebook.normal_()
-    save(home / "vq", VQ, {"vq_model": tokenizer.state_dict()})
-    save_npy(home / "vq" / "meta" / "mean.npy", np.zeros(dim, np.float32))
-    save_npy(home / "vq" / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
+    home = folder / dataset_name
+    tokenizer = make_tokenizer(home / "vq", dataset_spec(dataset_name).dim_pose)
 
     bert = make_bert(folder / "bert", hidden=8)
     qformer = from_bert(bert, encoder_width=8, num_query_tokens=MAX_TOKENS)
-    lamp = LaMP(LaMPConfig(qformer.config, config, embed_dim=4), tokenizer, qformer)
+    lamp = LaMP(LaMPConfig(qformer.config, tokenizer.config, embed_dim=4), tokenizer, qformer)
     save(home / "lamp", {"vq_name": "vq", "max_text_len": 16, **lamp.config.to_options()},
          {"motion_qformer": lamp.state_dict()})
     shutil.move(bert / "vocab.txt", home / "lamp" / "vocab.txt")
@@ -50,6 +45,18 @@ def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
          {"t2m_transformer": MaskTransformer(MaskTransformerConfig(**settings)).state_dict()})
     save(home / "len", text, {"estimator": LengthEstimator(qformer.config.hidden, MAX_TOKENS + 1, (8,)).state_dict()})
     return folder
+
+
+def make_tokenizer(folder: Path, dim: int, **settings: object) -> HumanVQVAE | RVQVAE:
+    """A tokenizer of features ``dim`` wide, with its normalisation."""
+    options = VQ | settings
+    tokenizer = build_tokenizer(VQConfig(dim_pose=dim, **options))
+    for quantizer in tokenizer.quantizers:
+        quantizer.codebook.normal_()
+    save(folder, options, {"vq_model": tokenizer.state_dict()})
+    save_npy(folder / "meta" / "mean.npy", np.zeros(dim, np.float32))
+    save_npy(folder / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
+    return tokenizer
 
 
 def save(folder: Path, options: dict[str, object], content: dict[str, object]) -> None:
