@@ -28,7 +28,9 @@ def main() -> None:
         return lamp.model.motion_query_features(motion.to(device), m_lens.to(device))
 
     scores = score_language(pairs, lamp.normalisation.apply, lamp.text_features, motion_features, opt.seed)
-    tables = {**scores.retrieval, "sides": {"right_percent": scores.sides, "captions": scores.sided}}
+    tables = dict(scores.retrieval)
+    if scores.sides is not None:
+        tables["sides"] = {"right_percent": scores.sides, "captions": scores.sided}
     folder = Path(opt.checkpoints_dir) / spec.name / lamp.source.folder.name / "eval"
     write_report(folder, opt.ext, {"checkpoint": lamp.source, "clips": len(pairs), **vars(opt)}, tables)
 

@@ -21,8 +21,9 @@ class LanguageScores:
     """Retrieval under every protocol, and what becomes of captions whose sides are exchanged."""
 
     retrieval: dict[str, dict[str, float]]  # protocol -> score -> mean over the repeats
-    sides: float       # per cent of captions naming a side that are nearer to their motion than their mirror image is
-    sided: int         # how many captions name a side
+    sides: float | None  # per cent of captions naming a side that are nearer to their motion than their mirror image;
+                         # None where no caption names one
+    sided: int           # how many captions name a side
 
 
 def caption_similarity(captions: Sequence[str], motions: Sequence[np.ndarray],
@@ -57,10 +58,12 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
                  for protocol in draws[0]}
 
     sided = [row for row, caption in enumerate(captions) if mirror_text(caption) != caption]
+    if not sided:
+        return LanguageScores(retrieval, None, 0)
     wrong = caption_similarity([mirror_text(captions[row]) for row in sided], motions, text_features, motion_features)
     places = np.arange(len(sided)), owners[sided]
     right = scores[sided][places] > wrong[places]
-    return LanguageScores(retrieval, float(100 * right.mean()) if sided else float("nan"), len(sided))
+    return LanguageScores(retrieval, float(100 * right.mean()), len(sided))
 
 
 def _padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,44 @@
+"""LaMP's scores on a split, from features that are known beforehand."""
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.text_motion import Pair
+from evaluation.language import LanguageScores, score_language
+
+LEFT, RIGHT, WALK = "raises the left hand", "raises the right hand", "walks forward"
+DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), WALK: (0.0, 0.0, 1.0)}
+
+
+def pair(caption: str, rows: int) -> Pair:
+    """A clip whose features, all alike, are the direction of its caption."""
+    return Pair(caption, np.tile(np.float32(DIRECTIONS[caption]), (rows, 1)), (caption,))
+
+
+def score(pairs: list[Pair], text: Callable[[list[str]], Tensor]) -> LanguageScores:
+    return score_language(pairs, lambda features: features, text,
+                          lambda motion, m_lens: motion.sum(1) / m_lens[:, None])
+
+
+def true_text(captions: list[str]) -> Tensor:
+    return torch.tensor([DIRECTIONS[caption] for caption in captions])
+
+
+def test_features_that_fit_find_every_motion_and_every_side() -> None:
+    scores = score([pair(LEFT, 40), pair(RIGHT, 43), pair(WALK, 60)], true_text)
+    assert scores.retrieval["all"]["t2m_R1"] == scores.retrieval["all"]["m2t_R1"] == 100
+    assert (scores.sides, scores.sided) == (100, 2)
+
+
+def test_features_that_do_not_know_sides_tell_none_apart() -> None:
+    scores = score([pair(LEFT, 40), pair(WALK, 60)],
+                   lambda captions: true_text([LEFT if "hand" in caption else WALK for caption in captions]))
+    assert (scores.sides, scores.sided) == (0, 1)
+
+
+def test_captions_without_sides_have_no_score_of_them() -> None:
+    scores = score([pair(WALK, 40), pair(WALK, 44)], true_text)
+    assert scores.sides is None
+    assert scores.sided == 0
