@@ -153,3 +153,9 @@ def test_rare_actions_are_sampled_more_often_as_balance_asks(tmp_path: Path) -> 
     for batches.epoch in range(200):
         drawn += sum(batches, [])
     assert abs(drawn.count(9) / len(drawn) - 0.5) < 0.05
+
+
+def test_the_byte_order_mark_of_an_editor_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("# mine\na person waves#40\n", encoding="utf-8-sig")
+    assert read_prompts(path) == [Prompt("a person waves", 40)]

@@ -72,9 +72,10 @@ def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
-    """Read a UTF-8 text file; ``InputError`` names the path where it is missing or not UTF-8."""
+    """Read a UTF-8 text file, without the mark that some editors put in front; ``InputError`` names the path where it
+    is missing or not UTF-8."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {path} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
