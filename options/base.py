@@ -1,7 +1,7 @@
 """Flags that several stages share, declared once."""
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from utils.errors import InputError
@@ -49,7 +49,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Flags of scripts that read a data set."""
     parser.add_argument("--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")
-    parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
 
 
 def add_balance(parser: argparse.ArgumentParser) -> None:
@@ -59,21 +58,23 @@ def add_balance(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
-                 gamma: float, milestones: list[int], weight_decay: float) -> None:
-    """Flags of the training loop, with a stage's own defaults."""
+                 weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
+    """Flags of the training loop, with a stage's own defaults; without ``gamma`` none of a schedule of milestones."""
     parser.add_argument("--name", required=True, help="run name: checkpoints/<dataset_name>/<name>")
     parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples a step, all processes")
     parser.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
     parser.add_argument("--total_iter", type=natural, default=0, help="stop after so many steps; 0: at max_epoch")
     parser.add_argument("--lr", type=non_negative, default=lr, help="learning rate after warm-up")
     parser.add_argument("--warm_up_iter", type=natural, default=warm_up_iter, help="steps of linear warm-up")
-    parser.add_argument("--milestones", type=natural, nargs="*", default=milestones,
-                        help="steps at which the rate is multiplied by gamma")
-    parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
+    if gamma is not None:
+        parser.add_argument("--milestones", type=natural, nargs="*", default=list(milestones),
+                            help="steps at which the rate is multiplied by gamma")
+        parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
     parser.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's decoupled decay")
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
                         help="bf16 is faster on recent GPUs and on CPUs that have it")
     parser.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
+    parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
     parser.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")
     parser.add_argument("--save_latest", type=positive_int, default=500, help="steps between latest.tar")
     parser.add_argument("--eval_every_e", type=positive_int, default=1, help="epochs between validations")

@@ -14,7 +14,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     prompt.add_argument("--text_prompt", help="one prompt")
     prompt.add_argument("--text_path", help="file with one text#length a line; text#NA leaves the length to the model")
     prompt.add_argument("--motion_length", type=int,
-                        help="frames at 20 a second, 4 to 196, with --text_prompt; without it the model chooses")
+                        help="frames (20 a second, kit 12.5), 4 to 196, of --text_prompt; by default the model chooses")
     prompt.add_argument("--repeat_times", type=positive_int, default=1, help="motions a prompt, each with its own seed")
     output = parser.add_argument_group("what to write")
     output.add_argument("--ext", default="text2motion", help="results go to <output_dir>/<ext>")

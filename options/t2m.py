@@ -1,7 +1,10 @@
 """Options of the masked transformer."""
 import argparse
 from collections.abc import Sequence
+from typing import get_args
 
+from models.lamp.features import ConditionKind
+from models.transformers.trunk import ATTENTION_KINDS
 from options.base import Parser, add_balance, add_common, add_data, add_training, positive_int, share
 from utils.errors import InputError
 
@@ -24,7 +27,7 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--dropout", type=share, default=0.2, help="dropout")
     model.add_argument("--cond_drop_prob", type=share, default=0.1,
                        help="share of samples that lose their text, for classifier-free guidance")
-    model.add_argument("--attention", choices=("causal", "full", "additive"), default="causal",
+    model.add_argument("--attention", choices=ATTENTION_KINDS, default="causal",
                        help="causal: the paper; full: both ways; additive: what the released weights were trained with")
     opt = parser.parse_args(argv)
     if opt.latent_dim % opt.n_heads:
@@ -36,5 +39,5 @@ def add_text_condition(parser: argparse.ArgumentParser) -> None:
     """Which text features a model is conditioned on."""
     parser.add_argument("--text_encoder", choices=("lamp", "clip"), default="lamp", help="source of text features")
     parser.add_argument("--lamp_name", help="LaMP model that gives them; by default the one trained last")
-    parser.add_argument("--condition", choices=("query", "cls", "both"), default="both",
+    parser.add_argument("--condition", choices=get_args(ConditionKind), default="both",
                         help="feature of LaMP: mean of its queries over the text (the paper), its [CLS] state, or both")

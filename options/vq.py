@@ -37,7 +37,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--vq_norm", choices=("LN", "GN", "BN"), help="normalisation in the blocks")
     model.add_argument("--vq_dropout", type=share, default=0.2, help="dropout in the blocks, while training")
     model.add_argument("--sample_codebook_temp", type=non_negative, default=0.5,
-                       help="temperature of the noise on the choice of codes, while training; 0 is none")
+                       help="temperature of the noise on residual codes, while training; 0 is none")
     model.add_argument("--decoder_only", action="store_true",
                        help="keep encoder and codes, so that tokens that other models learned stay what they are")
     model.add_argument("--published_reset", action="store_true",
