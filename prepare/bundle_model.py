@@ -12,7 +12,7 @@ from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
 from options.opt_file import write_options
 from training.checkpoint import save_weights
-from training.load import find_source, read_state
+from training.source import find_source, read_state
 from utils.errors import script
 from utils.files import atomic_path
 from utils.paths import PRETRAINED

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.lamp.qformer import INIT_STD, POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
+from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
 from models.sinusoid import sinusoid_table
 from models.vq.encdec import Encoder
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
@@ -175,12 +175,6 @@ class LaMPFeatures(nn.Module):
             if not parts:
                 raise ValueError(f"condition kind {kind!r} is none of query, cls, both")
             return torch.cat(parts, -1).float()
-
-    def inference_state_dict(self) -> dict[str, Tensor]:
-        """Every tensor that features and conditions need, once: for small files, loaded with ``vq_model`` None."""
-        left_out = (*TIED_NAMES, POSITION_IDS)
-        return {name: tensor for name, tensor in self.state_dict().items()
-                if not name.startswith("vq_model.") and not name.endswith(left_out)}
 
     def _token_ids(self, padded: Tensor, latents: Tensor) -> Tensor:
         """Tokens (b, n) of the first quantizer; distances always in float32."""
