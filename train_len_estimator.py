@@ -4,7 +4,7 @@ from data.text_motion import load_pairs
 from models.length_estimator import LengthEstimator
 from options.length import parse_length_options
 from training.length_stage import CaptionLengths, LengthStage
-from training.load import default_lamp, load_text_encoder
+from training.load import load_text_encoder, settle_lamp
 from training.loop import Trainer, run_folder
 from training.schedule import warmup_milestones
 from training.text_features import cached_text_features
@@ -18,8 +18,7 @@ def main() -> None:
     opt = parse_length_options()
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
-    if opt.text_encoder == "lamp" and opt.lamp_name is None:
-        opt.lamp_name = default_lamp(spec, opt.checkpoints_dir)
+    settle_lamp(opt, spec)
     text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, select_device(opt.gpu_id))
     print(f"data set {spec.root}; text features of {opt.lamp_name or opt.text_encoder}")
 

@@ -4,7 +4,7 @@ from data.text_motion import TextTokens, load_pairs, rarity_weights
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from options.t2m import parse_t2m_options
-from training.load import default_lamp, load_text_encoder, load_tokenizer
+from training.load import load_text_encoder, load_tokenizer, settle_lamp
 from training.loop import Trainer, run_folder
 from training.schedule import warmup_milestones
 from training.t2m_stage import MaskStage
@@ -22,8 +22,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
-    if opt.text_encoder == "lamp" and opt.lamp_name is None:
-        opt.lamp_name = default_lamp(spec, opt.checkpoints_dir, opt.vq_name)
+    settle_lamp(opt, spec, opt.vq_name)
     text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
 

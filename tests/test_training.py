@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from data.specs import dataset_spec
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
 from models.vq.model import VQConfig
 from options.opt_file import FOOTER, HEADER, read_options, write_options
 from training.checkpoint import (
@@ -23,10 +26,12 @@ from training.checkpoint import (
     save_weights,
     set_random_state,
 )
-from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelerator
+from training.load import settle_lamp
+from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelerator, run_folder
 from training.schedule import warmup_cosine, warmup_milestones
 from training.source import Source, find_source, read_state
 from training.stage import Stage, to_device, trainable
+from training.t2m_stage import MaskStage
 from training.text_features import BATCH, cached_text_features, encode_texts, fingerprint
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, save_npy, write_text
@@ -578,6 +583,51 @@ def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:
     save_checkpoint(home / "model" / "latest.tar", {"pull_model": {}, "ep": 1})
     with pytest.raises(InputError, match="it lacks best, extra, opt_pull, random_state"):
         Trainer(Pull(), options(is_continue=True), Numbers(4), always).run()
+
+
+@pytest.mark.parametrize("key", ["n_heads", "attention", "vq_name", "feat_bias"])
+def test_a_run_does_not_go_on_as_another_model(home: Path, key: str) -> None:
+    begun = {"n_heads": 2, "attention": "full", "vq_name": "007", "feat_bias": 5.0}
+    Trainer(Pull(), options(total_iter=1, **begun), Numbers(4), always).run()
+    assert run_folder(options(is_continue=True, lr=0.5, **begun)).samefile(home)
+    assert run_folder(options(is_continue=False, **begun | {key: "other"})).samefile(home)
+    with pytest.raises(InputError, match=rf"opt\.txt has {key} {begun[key]}, not other"):
+        run_folder(options(is_continue=True, **begun | {key: "other"}))
+
+
+def test_a_run_goes_on_with_the_text_features_it_began_with(home: Path) -> None:
+    bare = {"text_encoder": "lamp", "lamp_name": None}
+    Trainer(Pull(), options(total_iter=1, text_encoder="lamp", lamp_name="first"), Numbers(4), always).run()
+    later = home.parent / "later"
+    write_options(later / "opt.txt", {"qformer_hidden": 8, "vq_name": "vq"})
+    chosen = {}
+    for is_continue in (True, False):
+        opt = options(is_continue=is_continue, **bare)
+        settle_lamp(opt, dataset_spec("t2m"))
+        chosen[is_continue] = opt.lamp_name
+    assert chosen == {True: "first", False: "later"}
+
+
+def test_the_scale_of_half_precision_is_taken_up_again(home: Path) -> None:
+    begun = Trainer(Pull(), options(total_iter=1), Numbers(4), always)
+    begun.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    begun.run()
+    trainer = Trainer(Pull(), options(total_iter=1, is_continue=True), Numbers(4), always)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    trainer.run()
+    assert trainer.accelerator.scaler.get_scale() == 64.0
+    assert home.is_dir()
+
+
+def test_a_table_of_text_features_is_not_exchanged_between_processes() -> None:
+    features = {"train": torch.zeros(3, 8), "val": torch.ones(2, 8)}
+    model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=8, latent_dim=8, n_heads=2,
+                                                  n_layers=1, ff_size=8))
+    stage = MaskStage(model, options(), features, [])
+    assert {name for name, _ in stage.named_buffers()} == {f"model.{name}" for name, _ in model.named_buffers()}
+    batch = {"caption": torch.tensor([2, 0]), "tokens": torch.zeros(2, 5, 1, dtype=torch.int64),
+             "token_len": torch.tensor([5, 3])}
+    assert stage(batch)["loss"].isfinite()
 
 
 def test_a_log_that_cannot_be_written_is_named(home: Path) -> None:

@@ -1,4 +1,5 @@
 """Models by name: find the folder, read ``opt.txt``, rebuild the network, take its weights strictly."""
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from models.transformers.trunk import ATTENTION_KINDS
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
 from training.checkpoint import load_strictly
+from training.loop import run_folder
 from training.source import Source, find_source, read_state
 from training.text_features import TextEncoder, fingerprint
 from utils.errors import InputError
@@ -179,6 +181,15 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
         return ClipText(device=device)
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
     return lamp.text_encoder(options.get("condition", PUBLISHED_CONDITION))
+
+
+def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
+    """Fill in ``opt.lamp_name`` where the run needs it and names none: a run that goes on keeps the one it began with,
+    another takes ``default_lamp``."""
+    if opt.text_encoder != "lamp" or opt.lamp_name is not None:
+        return
+    begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
+    opt.lamp_name = begun.get("lamp_name") or default_lamp(spec, opt.checkpoints_dir, vq_name)
 
 
 def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from options.opt_file import write_options
+from options.opt_file import read_options, write_options
 from training.checkpoint import load_checkpoint, load_strictly, random_state, save_checkpoint, set_random_state
 from training.stage import Stage
 from utils.device import select_device
@@ -24,6 +24,9 @@ from utils.errors import InputError
 from utils.seeding import stream_seed
 
 BETAS = (0.9, 0.99)
+# What a model is besides its weights, or learns from: other values would be trained on, and opt.txt would not say so.
+SETTLED = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
+           "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads")
 RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # beside the stage's own
 
 
@@ -83,20 +86,18 @@ class Trainer:
         opt: options of the run; written to ``opt.txt`` and needed for names, rates and intervals.
         dataset: training samples; ``set_epoch(epoch)`` is called where the data set has it.
         schedule: factor of the learning rate by step.
-        collate: as for a torch DataLoader.
         clip_norm: largest norm of the gradient, no limit by default.
         weights: how often to draw each sample; all alike by default.
     """
 
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
-                 collate: Callable | None = None, clip_norm: float | None = None,
-                 weights: np.ndarray | None = None) -> None:
+                 clip_norm: float | None = None, weights: np.ndarray | None = None) -> None:
         self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt)
         batch_size = opt.batch_size // self.accelerator.num_processes or 1
         self.batches = EpochBatches(len(dataset), batch_size, opt.seed, weights)
-        loader = DataLoader(dataset, batch_sampler=self.batches, collate_fn=collate, num_workers=opt.num_workers,
+        loader = DataLoader(dataset, batch_sampler=self.batches, num_workers=opt.num_workers,
                             pin_memory=self.accelerator.device.type == "cuda",
                             generator=torch.Generator())  # own generator: an epoch start must not move the global one
         groups = stage.parameter_groups(opt.weight_decay)
@@ -106,11 +107,6 @@ class Trainer:
         self.wrapped, self.optimizer, self.loader = self.accelerator.prepare(stage, optimizer, loader)
         self.progress = Progress()
         self.writer: SummaryWriter | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return self.accelerator.device
 
     def run(self) -> Progress:
         """Train to the end; with ``opt.is_continue`` from where ``latest.tar`` left off."""
@@ -142,7 +138,6 @@ class Trainer:
         steps = len(self.batches) // processes
         self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch * processes
         self.loader.set_epoch(progress.epoch)  # and the data set's; left alone, it counts from 0 in a resumed run
-        self.stage.start_epoch(progress.epoch)
         self.wrapped.train()
         meter = Meter()
         bar = tqdm(self.loader, desc=f"{self.stage.name} epoch {progress.epoch}", initial=progress.step_in_epoch,
@@ -208,6 +203,8 @@ class Trainer:
                 "step_in_epoch": self.progress.step_in_epoch, "best": self.progress.best,
                 "random_state": random_state(), "extra": self.stage.extra_state(),
             }
+            if self.accelerator.scaler is not None:  # of fp16
+                content["scaler"] = self.accelerator.scaler.state_dict()
         save_checkpoint(path, content)
 
     def _resume(self, path: Path) -> None:
@@ -224,8 +221,11 @@ class Trainer:
         self.scheduler.load_state_dict(content["scheduler"])
         self.scheduler.base_lrs = [self.opt.lr] * len(self.scheduler.base_lrs)  # another --lr counts from here on
         self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
+        if self.accelerator.scaler is not None and "scaler" in content:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
+
 
 
 def is_better(value: float, best: float | None, direction: str) -> bool:
@@ -255,10 +255,17 @@ class Meter:
 
 
 def run_folder(opt: argparse.Namespace) -> Path:
-    """``checkpoints/<dataset_name>/<name>`` of a run. ``InputError`` where it is to go on and was never begun."""
+    """``checkpoints/<dataset_name>/<name>`` of a run. ``InputError`` where it is to go on and was never begun, or was
+    begun with other settings of those that cannot change."""
     folder = Path(opt.checkpoints_dir) / opt.dataset_name / opt.name
-    if opt.is_continue and not (folder / "model" / "latest.tar").is_file():
-        raise InputError(f"--is_continue: {folder / 'model' / 'latest.tar'} is missing")
+    if opt.is_continue:
+        if not (folder / "model" / "latest.tar").is_file():
+            raise InputError(f"--is_continue: {folder / 'model' / 'latest.tar'} is missing")
+        begun = read_options(folder / "opt.txt")
+        for key in SETTLED:
+            now = getattr(opt, key, None)
+            if now is not None and str(begun.get(key, now)) != str(now):
+                raise InputError(f"--is_continue: {folder / 'opt.txt'} has {key} {begun[key]}, not {now}")
     return folder
 
 

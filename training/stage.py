@@ -26,9 +26,6 @@ class Stage(nn.Module):
         """Named numbers on the validation split, the model in eval mode and without gradients."""
         return {}
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch, and at once when a run resumes inside one."""
-
     def state(self) -> dict[str, Tensor]:
         """What goes into a checkpoint under ``state_key``."""
         return self.model.state_dict()

@@ -31,15 +31,19 @@ class MaskStage(Stage):
                  val_set: TextTokens) -> None:
         super().__init__(model)
         self.opt, self.val_set, self.step = opt, val_set, 0
-        self.register_buffer("train_features", features["train"], persistent=False)
-        self.register_buffer("val_features", features["val"], persistent=False)
+        self.features = dict(features)  # no buffers: several processes would exchange those at every step
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Loss and accuracy on tokens (b, 49, q), of which the base layer counts."""
         # A generator a step: masks follow from the seed and the step alone, and resume with it.
         generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, self.step))
         self.step += 1
-        return self._losses(batch, self.train_features[batch["caption"]], generator)
+        return self._losses(batch, self._conditions("train", batch["caption"]), generator)
+
+    def _conditions(self, split: str, captions: Tensor) -> Tensor:
+        """Features (b, c) of captions (b,) by number, on their device; the table moves there once."""
+        self.features[split] = self.features[split].to(captions.device)
+        return self.features[split][captions]
 
     def _losses(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         lengths = batch["token_len"]
@@ -50,13 +54,13 @@ class MaskStage(Stage):
     def validate(self) -> dict[str, float]:
         """Loss and accuracy over the validation clips, under the same masks every time."""
         generator = torch.Generator().manual_seed(self.opt.seed)
-        device = self.val_features.device
+        device = next(self.model.parameters()).device
         sums, count = {"loss": 0.0, "acc": 0.0}, 0
         for _ in range(VALIDATION_DRAWS):
             for start in range(0, len(self.val_set), VALIDATION_BATCH):
                 items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
                 batch = to_device(torch.utils.data.default_collate(items), device)
-                losses = self._losses(batch, self.val_features[batch["caption"]], generator)
+                losses = self._losses(batch, self._conditions("val", batch["caption"]), generator)
                 for key, value in losses.items():
                     sums[key] += float(value) * len(items)
                 count += len(items)
