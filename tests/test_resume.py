@@ -27,7 +27,7 @@ def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) ->
     process = subprocess.Popen([sys.executable, str(ROOT / "train_vq.py"), *flags(data, "killed")], cwd=tmp_path,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not killed.exists() and time.monotonic() < deadline:
+    while not killed.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
