@@ -33,8 +33,10 @@ def main() -> None:
     for name in opt.names:
         source = find_source(name, opt.dataset_name, opt.checkpoints_dir)
         folder = opt.out / opt.dataset_name / source.folder.name
+        own_encoder = source.options.get("published_behaviour", False)
+        tokenizer = ("vq_model.",) if own_encoder else ("vq_model.", "motion_encoder.")
         state = {key: tensor for key, tensor in read_state(source.file, STATE_KEYS).items()
-                 if not key.startswith("vq_model.") and not key.endswith(FIXED)}
+                 if not key.startswith(tokenizer) and not key.endswith(FIXED)}
         save_weights(folder / "model" / f"{source.file.stem}.safetensors", state)
         write_options(folder / "opt.txt", {key: value for key, value in source.options.items() if key not in LEFT_OUT})
         for extra in ("meta/mean.npy", "meta/std.npy", "vocab.txt"):

@@ -47,9 +47,9 @@ stage train_lamp.py lamp_demo 1300 "${lamp[@]}" --lr 6e-4 --dropout 0.1 --side_d
 stage train_lamp.py lamp_demo 1560 "${lamp[@]}" --lr 1.2e-3 --dropout 0.1 --side_decoys
 
 # The masked transformer; rare actions are drawn more often than they occur.
-stage train_t2m_transformer.py t2m_demo 3600 --vq_name vq_demo --lamp_name lamp_demo --condition both --attention full \
+stage train_t2m_transformer.py t2m_demo 2600 --vq_name vq_demo --lamp_name lamp_demo --condition both --attention full \
     --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.5 \
-    --lr 5e-4 --warm_up_iter 200 --milestones 2400 3200 --gamma 0.3 --save_latest 200 --eval_every_e 2
+    --lr 5e-4 --warm_up_iter 200 --milestones 1600 2200 --gamma 0.3 --save_latest 200 --eval_every_e 2
 
 stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
 

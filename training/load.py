@@ -88,11 +88,15 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
     """A trained LaMP model by name, with the tokenizer that its options name."""
     source = find_source(name, spec.name, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir)
-    bundled = source.file.suffix == ".safetensors"  # small files leave out the tokenizer, which features do not need
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = LaMPConfig.from_options(source.options, tokenizer.model.config)
-        model = LaMP(config, None if bundled else tokenizer.model)
-    load_strictly(model, read_state(source.file, ("motion_qformer",)), source.file, optional=LAMP_OPTIONAL)
+        model = LaMP(config, tokenizer.model)
+    state = read_state(source.file, ("motion_qformer",))
+    if source.file.suffix == ".safetensors":  # small files leave out what the tokenizer's file has already
+        frozen = {"vq_model": tokenizer.model, "motion_encoder": tokenizer.model.motion_encoder}
+        for prefix, part in frozen.items():
+            state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
+    load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
     pieces = WordPieces(source.folder)
     if len(pieces) > config.qformer.vocab:
         raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, and the model {config.qformer.vocab - 1}")

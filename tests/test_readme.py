@@ -1,0 +1,54 @@
+"""The commands of the README are ones that the scripts take."""
+import re
+import shlex
+from functools import partial
+
+import pytest
+
+from options.evaluate import parse_evaluate_options
+from options.generate import parse_generate_options
+from options.lamp import parse_lamp_options
+from options.length import parse_length_options
+from options.t2m import parse_t2m_options
+from options.vq import parse_vq_options
+from tests.toy import ROOT
+from utils.errors import InputError
+
+PARSERS = {
+    "train_vq.py": parse_vq_options, "train_lamp.py": parse_lamp_options,
+    "train_t2m_transformer.py": parse_t2m_options, "train_len_estimator.py": parse_length_options,
+    "gen_t2m.py": parse_generate_options, "eval_t2m_vq.py": partial(parse_evaluate_options, "", ""),
+    "eval_retrieval.py": partial(parse_evaluate_options, "", ""),
+}
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("python ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_readme_has_a_script_that_takes_its_flags(command: str) -> None:
+    _, script, *arguments = shlex.split(command)
+    assert (ROOT / script).is_file()
+    if script in PARSERS:
+        PARSERS[script](arguments)
+    else:
+        assert script.startswith("prepare/")
+
+
+def test_the_readme_shows_every_stage() -> None:
+    shown = {shlex.split(command)[1] for command in commands()}
+    assert PARSERS.keys() <= shown
+
+
+def test_a_flag_that_does_not_exist_is_told_in_one_line() -> None:
+    with pytest.raises(InputError, match="--no_such_flag"):
+        parse_vq_options(["--name", "a", "--no_such_flag"])
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)|src=\"(?!http)([^\"]+)\"", readme):
+        assert (ROOT / "".join(path)).exists(), path
