@@ -9,7 +9,8 @@ from models.lamp.tokenizer import WordPieces
 from options.lamp import parse_lamp_options
 from training.lamp_stage import LaMPStage
 from training.load import load_tokenizer
-from training.loop import Trainer, run_folder
+from training.loop import Trainer
+from training.runs import run_folder
 from training.schedule import warmup_cosine
 from utils.errors import InputError, script
 from utils.seeding import seed_everything

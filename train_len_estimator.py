@@ -5,7 +5,8 @@ from models.length_estimator import LengthEstimator
 from options.length import parse_length_options
 from training.length_stage import CaptionLengths, LengthStage
 from training.load import load_text_encoder, settle_lamp
-from training.loop import Trainer, run_folder
+from training.loop import Trainer
+from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.text_features import cached_text_features
 from utils.device import select_device

@@ -5,7 +5,8 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from options.t2m import parse_t2m_options
 from training.load import load_text_encoder, load_tokenizer, settle_lamp
-from training.loop import Trainer, run_folder
+from training.loop import Trainer
+from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.t2m_stage import MaskStage
 from training.text_features import cached_text_features

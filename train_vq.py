@@ -4,7 +4,8 @@ from data.specs import dataset_spec
 from models.vq.model import VQConfig, build_tokenizer
 from motion.features import biased_std
 from options.vq import parse_vq_options
-from training.loop import Trainer, run_folder
+from training.loop import Trainer
+from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.vq_stage import VQStage
 from utils.errors import script

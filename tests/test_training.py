@@ -27,7 +27,8 @@ from training.checkpoint import (
     set_random_state,
 )
 from training.load import settle_lamp
-from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelerator, run_folder
+from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelerator
+from training.runs import run_folder
 from training.schedule import warmup_cosine, warmup_milestones
 from training.source import Source, find_source, read_state
 from training.stage import Stage, to_device, trainable

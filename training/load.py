@@ -26,7 +26,7 @@ from models.transformers.trunk import ATTENTION_KINDS
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
 from training.checkpoint import load_strictly
-from training.loop import run_folder
+from training.runs import run_folder
 from training.source import Source, find_source, read_state
 from training.text_features import TextEncoder, fingerprint
 from utils.errors import InputError

@@ -16,17 +16,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from options.opt_file import read_options, write_options
+from options.opt_file import write_options
 from training.checkpoint import load_checkpoint, load_strictly, random_state, save_checkpoint, set_random_state
+from training.runs import run_folder
 from training.stage import Stage
 from utils.device import select_device
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
 BETAS = (0.9, 0.99)
-# What a model is besides its weights, or learns from: other values would be trained on, and opt.txt would not say so.
-SETTLED = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
-           "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads")
 RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # beside the stage's own
 
 
@@ -227,7 +225,6 @@ class Trainer:
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
 
 
-
 def is_better(value: float, best: float | None, direction: str) -> bool:
     """Whether a validation number is an improvement, ``direction`` "min" or "max"; what is no number never is."""
     if math.isnan(value):
@@ -252,21 +249,6 @@ class Meter:
         means = {key: float(value) / self.count for key, value in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
-
-
-def run_folder(opt: argparse.Namespace) -> Path:
-    """``checkpoints/<dataset_name>/<name>`` of a run. ``InputError`` where it is to go on and was never begun, or was
-    begun with other settings of those that cannot change."""
-    folder = Path(opt.checkpoints_dir) / opt.dataset_name / opt.name
-    if opt.is_continue:
-        if not (folder / "model" / "latest.tar").is_file():
-            raise InputError(f"--is_continue: {folder / 'model' / 'latest.tar'} is missing")
-        begun = read_options(folder / "opt.txt")
-        for key in SETTLED:
-            now = getattr(opt, key, None)
-            if now is not None and str(begun.get(key, now)) != str(now):
-                raise InputError(f"--is_continue: {folder / 'opt.txt'} has {key} {begun[key]}, not {now}")
-    return folder
 
 
 def plain(settings: dict[str, object]) -> dict[str, object]:
