@@ -1,0 +1,49 @@
+"""The generation pipeline with the bundled models."""
+import numpy as np
+import pytest
+
+from data.specs import dataset_spec
+from models.text_to_motion import Sample, TextToMotion
+from training.load import load_text_to_motion
+
+OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TextToMotion:
+    made, files = load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "no_checkpoints")
+    assert all("pretrained" in str(file) for file in files)
+    return made
+
+
+def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> None:
+    sample = Sample("a person walks forward and turns left", 7, 100)
+    alone = pipeline.generate([sample])[0]
+    among = pipeline.generate([*OTHERS[:9], sample, *OTHERS[9:]])[9]
+    assert alone.shape == (100, 22, 3)
+    np.testing.assert_array_equal(alone, among)
+    other_seed = pipeline.generate([Sample(sample.text, 8, 100)])[0]
+    assert np.abs(alone - other_seed).max() > 0.01
+
+
+def test_the_bundled_models_raise_the_hand_that_they_are_told(pipeline: TextToMotion) -> None:
+    sides = {"left": 20, "right": 21}
+    for side, wrist in sides.items():
+        other = sides["right" if side == "left" else "left"]
+        motions = pipeline.generate([Sample(f"a person raises the {side} hand", seed, 80) for seed in range(3)])
+        higher = [motion[:, wrist, 1].max() > motion[:, other, 1].max() + 0.2 for motion in motions]
+        assert sum(higher) >= 2, f"{side}: {higher}"
+
+
+def test_punctuation_and_capitals_do_not_matter(pipeline: TextToMotion) -> None:
+    one, other = pipeline.generate([Sample("a person bows", 1, 60), Sample("A PERSON bows!", 1, 60)])
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_length_is_cut_to_whole_tokens_and_chosen_where_there_is_none(pipeline: TextToMotion) -> None:
+    cut, chosen = pipeline.generate([Sample("a person bows", 1, 63), Sample("a person bows", 1)])
+    assert len(cut) == 60
+    assert len(chosen) % 4 == 0
+    assert 20 <= len(chosen) <= 196
+    with pytest.raises(ValueError, match="at least 4 frames"):
+        pipeline.generate([Sample("a person bows", 1, 3)])
