@@ -56,14 +56,22 @@ def read_ids(spec: DatasetSpec, split: str) -> list[str]:
 
 
 def read_features(spec: DatasetSpec, ids: list[str], quiet: bool = True) -> dict[str, np.ndarray]:
-    """Feature arrays (T, d) float32 by id. Clips without a file are left out (refused when they were prepared);
-    a file of another width, or a split of which nothing is there, raises ``InputError``."""
+    """Feature arrays (T, d) float32 by id. Clips without a file are left out (refused when they were prepared), and so
+    are clips with numbers that are not finite, which is said; a file of another width, or a split of which nothing is
+    there, raises ``InputError``."""
     folder = require(spec.root / "new_joint_vecs", _MAKER)
-    clips = {}
+    clips, broken = {}, []
     for name in tqdm(ids, desc=f"reading {folder.parent.name}", disable=quiet or None, leave=False):
         path = folder / f"{name}.npy"
         if path.exists():
-            clips[name] = _read_clip(path, spec.dim_pose)
+            features = _read_clip(path, spec.dim_pose)
+            if np.isfinite(features).all():
+                clips[name] = features
+            else:
+                broken.append(path)
+    if broken:
+        print(f"left out {len(broken)} clips with numbers that are not finite: {', '.join(map(str, broken[:3]))}"
+              f"{' ...' * (len(broken) > 3)}")
     if not clips:
         raise InputError(f"{folder} holds none of the {len(ids)} clips of the split; {_MAKER} makes them")
     return clips
@@ -79,12 +87,10 @@ def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[
 
 
 def _read_clip(path: Path, dim: int) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # too large becomes infinite, and the clip is left out
         features = read_npy(path).astype(np.float32, copy=False)
     if features.ndim != 2 or features.shape[1] != dim:
         raise InputError(f"{path} has shape {features.shape}, expected (frames, {dim})")
-    if not np.isfinite(features).all():
-        raise InputError(f"{path} holds numbers that are not finite; without the file the clip is left out")
     return features
 
 

@@ -159,3 +159,14 @@ def test_the_byte_order_mark_of_an_editor_is_no_part_of_a_prompt(tmp_path: Path)
     path = tmp_path / "prompts.txt"
     path.write_text("# mine\na person waves#40\n", encoding="utf-8-sig")
     assert read_prompts(path) == [Prompt("a person waves", 40)]
+
+
+def test_a_clip_that_is_not_finite_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("a", "b"):
+        write_clip(tmp_path, name, 60, ["a#x/X#0#0"])
+    broken = tmp_path / "new_joint_vecs" / "a.npy"
+    features = np.load(broken)
+    features[7, 3] = np.nan
+    np.save(broken, features)
+    assert [pair.name for pair in load_pairs(dataset_spec("t2m", tmp_path), "train")] == ["b"]
+    assert f"left out 1 clips with numbers that are not finite: {broken}" in capsys.readouterr().out
