@@ -2,7 +2,6 @@
 import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from data.prompts import make_prompt, read_prompts
@@ -48,5 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

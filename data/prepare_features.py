@@ -3,7 +3,6 @@
 ``ROOT/joints/ID.npy`` (T, J, 3) gives ``ROOT/new_joint_vecs/ID.npy`` (T - 1, 12 J - 1), ``ROOT/new_joints/ID.npy``
 (T - 1, J, 3), ``ROOT/Mean.npy`` and ``ROOT/Std.npy``; mirroring adds to ``ROOT/texts`` and the split files.
 """
-import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.text import mirror_text
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from utils.errors import InputError
@@ -23,8 +23,6 @@ from utils.files import read_text, save_npy, write_text
 
 SPLITS = ("train", "val", "test", "train_val", "all")
 
-_SIDES = re.compile(r"\b(?:left|right|(?:counter-?|anti-?)?clockwise)\b", re.IGNORECASE)
-_OTHER_SIDE = {"left": "right", "right": "left", "clockwise": "counterclockwise"}
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,6 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
     if job.mirrored:
         _add_twins_to_splits(job.root, set(result.clips))
     return result
-
-
-def mirror_text(text: str) -> str:
-    """A caption, or a line of a text file, with left and right, clockwise and counterclockwise exchanged."""
-    return _SIDES.sub(lambda match: _other_side(match.group()), text)
 
 
 def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
@@ -215,10 +208,3 @@ def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
             there = set(names)
             names += [f"M{name}" for name in names if f"M{name}" in clips and f"M{name}" not in there]
             write_text(path, "".join(f"{name}\n" for name in names))
-
-
-def _other_side(word: str) -> str:
-    other = _OTHER_SIDE.get(word.lower(), "clockwise")
-    if word.isupper():
-        return other.upper()
-    return other.capitalize() if word[0].isupper() else other

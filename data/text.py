@@ -9,6 +9,8 @@ from utils.files import read_text
 
 MAX_WORDS = 32
 _REMOVED = re.compile(r'[.!"()*#:;~]')
+_SIDES = re.compile(r"\b(?:left|right|(?:counter-?|anti-?)?clockwise)\b", re.IGNORECASE)
+_OTHER_SIDE = {"left": "right", "right": "left", "clockwise": "counterclockwise"}
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,15 @@ def _seconds(field: str) -> float:
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{seconds} seconds")
     return seconds
+
+
+def mirror_text(text: str) -> str:
+    """A caption, or a line of a text file, with left and right, clockwise and counterclockwise exchanged."""
+    return _SIDES.sub(lambda match: _other_side(match.group()), text)
+
+
+def _other_side(word: str) -> str:
+    other = _OTHER_SIDE.get(word.lower(), "clockwise")
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.prepare_features import mirror_text
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
+from data.text import mirror_text
 from data.text_motion import Pair
 from evaluation.retrieval import retrieval_protocols
 from models.lamp.objectives import similarity

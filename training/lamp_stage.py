@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.prepare_features import mirror_text
+from data.text import mirror_text
 from data.text_motion import TextMotion
 from evaluation.retrieval import BATCH, batched_retrieval, retrieval_scores
 from models.lamp.lamp import Decoys, LaMP
 from models.lamp.objectives import similarity
+from models.lamp.text_encoder import text_inputs
 from models.lamp.tokenizer import WordPieces
 from training.stage import Stage, to_device
 
@@ -33,18 +34,16 @@ class LaMPStage(Stage):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of captions and motions (b, 196, d) with lengths."""
         motion, m_lens = batch["motion"], batch["m_len"]
-        text = self.encode_text(batch["caption"], motion.device)
+        text = self.encode_text(batch["caption"])
         result = self.model(motion, *text, m_lens, objectives=self.opt.objectives,
                             matching_rows=self.opt.matching_rows or None,
                             decoys=self.other_sides(batch["caption"], motion.device) if self.opt.side_decoys else None)
         shown = {f"{name}_acc": value for name, value in result.accuracies.items()}
         return {"loss": result.loss, **result.losses, **shown}
 
-    def encode_text(self, captions: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Ids and mask (b, t) of captions; the published behaviour pads every text to the full length."""
-        pad_to = self.opt.max_text_len if self.opt.published_behaviour else None
-        pieces = self.pieces.encode(captions, self.opt.max_text_len, pad_to)
-        return pieces.ids.to(device), pieces.mask.to(device)
+    def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (b, t) of captions."""
+        return text_inputs(self.model, self.pieces, captions, self.opt.max_text_len)
 
     def other_sides(self, captions: list[str], device: torch.device) -> Decoys | None:
         """The captions that name a side, with the other one."""
@@ -52,7 +51,7 @@ class LaMPStage(Stage):
         rows = [row for row, (one, other) in enumerate(zip(captions, mirrored, strict=True)) if one != other]
         if not rows:
             return None
-        ids, mask = self.encode_text([mirrored[row] for row in rows], device)
+        ids, mask = self.encode_text([mirrored[row] for row in rows])
         return Decoys(ids, mask, torch.tensor(rows, device=device))
 
     @torch.no_grad()
@@ -62,7 +61,7 @@ class LaMPStage(Stage):
         for start in range(0, len(dataset), VALIDATION_BATCH):
             items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
             batch = to_device(torch.utils.data.default_collate(items), device)
-            texts.append(self.model.text_features(*self.encode_text(batch["caption"], device)))
+            texts.append(self.model.text_features(*self.encode_text(batch["caption"])))
             motions.append(self.model.motion_query_features(batch["motion"], batch["m_len"]))
         return torch.cat(texts), torch.cat(motions)
 

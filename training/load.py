@@ -16,7 +16,7 @@ from models.lamp.features import ConditionKind, LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
-from models.lamp.text_encoder import LaMPText
+from models.lamp.text_encoder import LaMPText, text_inputs
 from models.lamp.tokenizer import WordPieces
 from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
@@ -73,10 +73,7 @@ class LoadedLaMP:
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (b, embed_dim) of texts, for retrieval."""
-        published = self.model.config.published
-        pieces = self.pieces.encode(texts, self.max_text_len, self.max_text_len if published else None)
-        device = self.model.query_tokens.device
-        return self.model.text_features(pieces.ids.to(device), pieces.mask.to(device))
+        return self.model.text_features(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""

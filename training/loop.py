@@ -121,7 +121,6 @@ class Trainer:
                 raise InputError(f"cannot write {log}: {error.strerror}") from error
         while not self._done():
             self._epoch()
-        self._save(latest)
         if self.writer:
             self.writer.close()
         return self.progress

@@ -1,11 +1,17 @@
 """Frozen LaMP as a text encoder: what text-to-motion, length and search models are told of a text."""
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from models.lamp.features import ConditionKind, LaMPFeatures
 from models.lamp.tokenizer import WordPieces
+
+
+def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask (b, t) of texts on the model's device; the published behaviour pads all of them to ``longest``."""
+    made = pieces.encode(texts, longest, longest if model.config.published else None)
+    device = model.query_tokens.device
+    return made.ids.to(device), made.mask.to(device)
 
 
 class LaMPText:
@@ -20,8 +26,4 @@ class LaMPText:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Features (b, dim) float32 of texts, on the model's device."""
-        pad_to = self.max_text_len if self.model.config.published else None
-        pieces = self.pieces.encode(texts, self.max_text_len, pad_to)
-        device = self.model.query_tokens.device
-        with torch.no_grad():
-            return self.model.condition(pieces.ids.to(device), pieces.mask.to(device), self.kind)
+        return self.model.condition(*text_inputs(self.model, self.pieces, texts, self.max_text_len), self.kind)
