@@ -71,8 +71,12 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
                             help="steps at which the rate is multiplied by gamma")
         parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
     parser.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's decoupled decay")
+    parser.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
+                        help="validate and keep as the best a running mean of the weights, such as 0.999; 0: none")
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
                         help="bf16 is faster on recent GPUs and on CPUs that have it")
+    parser.add_argument("--init_from", metavar="NAME",
+                        help="start from the weights of this model of the same sizes, a run's or a bundled one")
     parser.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
     parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
     parser.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")

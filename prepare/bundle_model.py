@@ -19,7 +19,8 @@ from utils.paths import PRETRAINED
 
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator")
 # Of one machine or one run; nothing that rebuilds or uses the model.
-LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "is_train", "quiet", "num_workers"}
+LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
+            "num_workers"}
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
 
 

@@ -1,5 +1,6 @@
 """LaMP's stage."""
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from models.lamp.lamp import Decoys, LaMP
 from models.lamp.objectives import similarity
 from models.lamp.text_encoder import text_inputs
 from models.lamp.tokenizer import WordPieces
+from training.checkpoint import load_strictly
+from training.load import LAMP_OPTIONAL
 from training.stage import Stage, to_device
 
 VALIDATION_BATCH = 64
@@ -78,6 +81,12 @@ class LaMPStage(Stage):
         shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
         firsts = [value for key, value in scores.items() if key.endswith("R1")]
         return {**shown, "mean_R1": sum(firsts) / len(firsts)}
+
+    def start_from(self, state: dict[str, Tensor], path: Path) -> None:
+        """As everywhere; the tokenizer stays the run's own."""
+        kept = ("vq_model.",) if self.model.config.published else ("vq_model.", "motion_encoder.")
+        own = {key: tensor for key, tensor in self.model.state_dict().items() if key.startswith(kept)}
+        load_strictly(self.model, state | own, path, optional=LAMP_OPTIONAL)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """As the model says: matrices decay, vectors do not."""

@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from options.opt_file import write_options
+from training.average import WeightAverage
 from training.checkpoint import load_checkpoint, load_strictly, random_state, save_checkpoint, set_random_state
 from training.runs import run_folder
+from training.source import find_source, read_state
 from training.stage import Stage
 from utils.device import select_device
 from utils.errors import InputError
@@ -103,6 +106,7 @@ class Trainer:
         self.stage = stage
         self.scheduler = LambdaLR(optimizer, schedule)
         self.wrapped, self.optimizer, self.loader = self.accelerator.prepare(stage, optimizer, loader)
+        self.average = WeightAverage(stage.model, opt.ema) if opt.ema else None
         self.progress = Progress()
         self.writer: SummaryWriter | None = None
 
@@ -111,7 +115,9 @@ class Trainer:
         latest = self.folder / "model" / "latest.tar"
         if self.opt.is_continue:
             self._resume(latest)
-        elif self.accelerator.is_main_process:
+        elif self.opt.init_from:
+            self._start_from(self.opt.init_from)
+        if not self.opt.is_continue and self.accelerator.is_main_process:
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         if self.accelerator.is_main_process:
             log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
@@ -164,18 +170,21 @@ class Trainer:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update()
         return losses
 
     @torch.no_grad()
     def _validate(self) -> None:
         self.stage.eval()
-        numbers = self.stage.validate()
-        self._log("val", numbers)
-        for stem, (key, direction) in self.stage.bests.items():
-            value, best = numbers[key], self.progress.best.get(stem)
-            if is_better(value, best, direction):
-                self.progress.best[stem] = value
-                self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
+        with self.average.in_place() if self.average else nullcontext():
+            numbers = self.stage.validate()
+            self._log("val", numbers)
+            for stem, (key, direction) in self.stage.bests.items():
+                value, best = numbers[key], self.progress.best.get(stem)
+                if is_better(value, best, direction):
+                    self.progress.best[stem] = value
+                    self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
         self.stage.train()
 
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
@@ -200,6 +209,8 @@ class Trainer:
                 "step_in_epoch": self.progress.step_in_epoch, "best": self.progress.best,
                 "random_state": random_state(), "extra": self.stage.extra_state(),
             }
+            if self.average:
+                content["average"] = self.average.state()
             if self.accelerator.scaler is not None:  # of fp16
                 content["scaler"] = self.accelerator.scaler.state_dict()
         save_checkpoint(path, content)
@@ -215,6 +226,8 @@ class Trainer:
             self.optimizer.load_state_dict(content[self.stage.optimizer_key])
         except ValueError as error:
             raise InputError(f"{path} does not fit: other parameters were trained, so a flag has changed") from error
+        if self.average:
+            self._resume_average(content, path)
         self.scheduler.load_state_dict(content["scheduler"])
         self.scheduler.base_lrs = [self.opt.lr] * len(self.scheduler.base_lrs)  # another --lr counts from here on
         self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
@@ -222,6 +235,22 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
+
+    def _start_from(self, name: str) -> None:
+        source = find_source(name, self.opt.dataset_name, self.opt.checkpoints_dir)
+        self.stage.start_from(read_state(source.file, (self.stage.state_key,)), source.file)
+        if self.average:
+            self.average.restart()
+        self.accelerator.print(f"weights of {source} to start from")
+
+    def _resume_average(self, content: dict[str, object], path: Path) -> None:
+        if "average" not in content:  # --ema is new to the run
+            self.average.restart()
+            return
+        try:
+            self.average.load_state(content["average"])
+        except ValueError as error:
+            raise InputError(f"{path} does not fit: {error}, so a flag has changed") from error
 
 
 def is_better(value: float, best: float | None, direction: str) -> bool:

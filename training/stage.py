@@ -1,9 +1,12 @@
 """What a training stage adds to the loop."""
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from training.checkpoint import load_strictly
 
 
 class Stage(nn.Module):
@@ -29,6 +32,10 @@ class Stage(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """What goes into a checkpoint under ``state_key``."""
         return self.model.state_dict()
+
+    def start_from(self, state: dict[str, Tensor], path: Path) -> None:
+        """Take the weights of another model, which lie at ``path``. ``InputError`` where they do not fit."""
+        load_strictly(self.model, state, path)
 
     def extra_state(self) -> dict[str, Any]:
         """More that training needs to go on as if it had not stopped."""

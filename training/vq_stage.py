@@ -1,5 +1,6 @@
 """The tokenizer's stage."""
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,12 @@ class VQStage(Stage):
     def validate(self) -> dict[str, float]:
         """Position errors of whole validation clips through all layers."""
         return score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec).lines()
+
+    def start_from(self, state: dict[str, Tensor], path: Path) -> None:
+        """As everywhere; the quantizers' running sums start from the codes."""
+        super().start_from(state, path)
+        for quantizer in self.model.quantizers:
+            quantizer.seed_running_state()
 
     def extra_state(self) -> dict[str, Any]:
         """The quantizers' running sums, which the state dict leaves out for the sake of published files."""

@@ -1,0 +1,94 @@
+"""The running mean of the weights, and starting from another model's."""
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from options.opt_file import write_options
+from tests.toy_run import Numbers, Pull, always, options
+from training.average import WeightAverage
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.loop import Trainer
+from utils.errors import InputError
+
+
+def weight(folder: Path, name: str) -> float:
+    return float(load_checkpoint(folder / "model" / f"{name}.tar")["pull_model"]["weight"])
+
+
+def test_the_mean_follows_the_weights_fast_at_first_and_then_by_its_decay() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average, expected = WeightAverage(model, 0.5), 0.0
+    for step in range(1, 30):
+        nn.init.constant_(model.weight, step)
+        average.update()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    with average.in_place():
+        assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(model.weight.detach()) == 29
+
+
+def test_frozen_weights_are_not_followed() -> None:
+    model = nn.Linear(2, 1)
+    model.bias.requires_grad_(False)
+    assert [value.shape for value in WeightAverage(model, 0.9).values] == [model.weight.shape]
+
+
+def test_the_best_checkpoint_has_the_mean_and_the_latest_the_weights_themselves(home: Path) -> None:
+    Trainer(Pull(numbers=[(1.0, 1.0)]), options(total_iter=3, ema=0.9), Numbers(8), always).run()
+    assert weight(home, "net_best_low") > weight(home, "latest") + 0.01  # the weight falls, its mean lags behind
+
+
+@pytest.mark.usefixtures("home")
+def test_a_resumed_run_has_the_same_mean() -> None:
+    def mean(name: str, parts: tuple[int, ...]) -> float:
+        for number, steps in enumerate(parts):
+            opt = options(name=name, total_iter=steps, ema=0.9, is_continue=number > 0)
+            trainer = Trainer(Pull(), opt, Numbers(8), always)
+            trainer.run()
+        return float(trainer.average.values[0])
+
+    assert mean("parts", (3, 7)) == mean("whole", (7,))
+
+
+def test_the_mean_of_another_model_is_refused(home: Path) -> None:
+    Trainer(Pull(), options(total_iter=1, ema=0.9), Numbers(8), always).run()
+    latest = home / "model" / "latest.tar"
+    content = load_checkpoint(latest)
+    content["average"]["values"] = [torch.zeros(3)]
+    save_checkpoint(latest, content)
+    with pytest.raises(InputError, match="latest.tar does not fit: the mean weights are of other parameters"):
+        Trainer(Pull(), options(total_iter=2, ema=0.9, is_continue=True), Numbers(8), always).run()
+
+
+def test_a_run_starts_from_the_weights_of_another(home: Path) -> None:
+    Trainer(Pull(), options(total_iter=3), Numbers(8), always).run()
+    opt = options(name="second", init_from="run", total_iter=1, lr=0.0, ema=0.9)
+    trainer = Trainer(Pull(), opt, Numbers(8), always)
+    trainer.run()
+    assert float(trainer.stage.model.weight.detach()) == weight(home, "latest") != 0
+    assert trainer.progress.total_it == 1
+    assert float(trainer.average.values[0]) == weight(home, "latest")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_that_goes_on_does_not_start_from_the_other_again() -> None:
+    Trainer(Pull(), options(total_iter=3), Numbers(8), always).run()
+    for steps in (2, 4):
+        opt = options(name="second", init_from="run", total_iter=steps, is_continue=steps > 2)
+        trainer = Trainer(Pull(), opt, Numbers(8), always)
+        trainer.run()
+    fresh = Trainer(Pull(), options(name="third", init_from="run", total_iter=4), Numbers(8), always)
+    fresh.run()
+    assert float(trainer.stage.model.weight.detach()) == float(fresh.stage.model.weight.detach())
+
+
+def test_a_model_that_does_not_fit_is_no_start(home: Path) -> None:
+    other = home.parent / "other"
+    write_options(other / "opt.txt", {"name": "other"})
+    save_checkpoint(other / "model" / "latest.tar", {"pull_model": {"weight": torch.zeros(2, 2)}})
+    with pytest.raises(InputError, match=r"latest.tar does not fit this model; shape: weight \(2, 2\)"):
+        Trainer(Pull(), options(init_from="other"), Numbers(8), always).run()

@@ -1,0 +1,244 @@
+"""The training loop: steps, validation, checkpoints and exact resume."""
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data.specs import dataset_spec
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
+from options.opt_file import read_options, write_options
+from tests.toy_run import Numbers, Pull, always, options
+from training.checkpoint import (
+    load_checkpoint,
+    save_checkpoint,
+)
+from training.load import settle_lamp
+from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelerator
+from training.runs import run_folder
+from training.schedule import warmup_milestones
+from training.stage import Stage, to_device, trainable
+from training.t2m_stage import MaskStage
+from utils.errors import InputError
+
+
+def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:
+    stage = Pull()
+    progress = Trainer(stage, options(total_iter=7), Numbers(10), always).run()
+    assert (progress.total_it, progress.epoch, progress.step_in_epoch) == (7, 1, 2)
+    assert len(stage.batches) == 7
+    assert [batch[0] // 100 for batch in stage.batches] == [0] * 5 + [1] * 2
+    content = load_checkpoint(home / "model" / "latest.tar")
+    assert (content["total_it"], content["ep"]) == (7, 1)
+    assert content["settings"]["lr"] == 0.1
+    assert read_options(home / "opt.txt")["is_train"] is True
+    assert list(Path("log").glob("pull/t2m/run/events.*"))
+
+
+def test_a_run_ends_after_max_epoch_epochs_of_whole_batches(home: Path) -> None:
+    stage = Pull()
+    progress = Trainer(stage, options(max_epoch=2, batch_size=3), Numbers(10), always).run()
+    assert (progress.total_it, progress.epoch) == (6, 2)
+    for epoch in (stage.batches[:3], stage.batches[3:]):
+        assert len(set(sum(epoch, []))) == 9
+    assert [number % 100 for number in sum(stage.batches[:3], [])] != [
+        number % 100 for number in sum(stage.batches[3:], [])]
+    assert (home / "model" / "latest.tar").is_file()
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(home: Path) -> None:
+    stage = Pull()
+    Trainer(stage, options(max_epoch=2, batch_size=64), Numbers(3), always).run()
+    assert [sorted(batch) for batch in stage.batches] == [[0.0, 1.0, 2.0], [100.0, 101.0, 102.0]]
+    assert home.is_dir()
+
+
+def test_the_best_checkpoints_are_those_of_the_best_numbers(home: Path) -> None:
+    numbers = [(3.0, math.nan), (2.0, 5.0), (2.5, 5.0), (math.nan, 7.0), (1.0, 6.0), (1.5, -1.0)]
+    stage = Pull(numbers=numbers)
+    progress = Trainer(stage, options(max_epoch=6), Numbers(4), always).run()
+    assert progress.best == {"net_best_low": 1.0, "net_best_high": 7.0}
+    low, high = (load_checkpoint(home / "model" / f"net_best_{which}.tar") for which in ("low", "high"))
+    assert (low["ep"], high["ep"]) == (5, 4)
+    assert set(low) == {"pull_model", "ep", "total_it", "settings"}
+    assert not torch.equal(low["pull_model"]["weight"], stage.model.weight)
+
+
+@pytest.mark.parametrize(("value", "best", "direction", "better"), [
+    (1.0, None, "min", True), (1.0, 2.0, "min", True), (2.0, 2.0, "min", False), (3.0, 2.0, "max", True),
+    (2.0, 2.0, "max", False), (1.0, 2.0, "max", False), (3.0, 2.0, "min", False),
+    (math.nan, None, "max", False), (math.nan, 1.0, "min", False), (math.inf, None, "min", True),
+])
+def test_better_is_lower_or_higher_and_a_number(value: float, best: float | None, direction: str, better: bool) -> None:
+    assert is_better(value, best, direction) is better
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end(home: Path) -> None:
+    stage = Pull(numbers=[(number, 0.0) for number in range(9)])
+    Trainer(stage, options(max_epoch=5, eval_every_e=2), Numbers(4), always).run()
+    assert len(stage.numbers) == 6  # after epochs 2, 4 and 5
+    assert home.is_dir()
+
+
+def test_the_learning_rate_follows_the_schedule(home: Path) -> None:
+    stage = Pull()
+    rates = []
+    schedule = warmup_milestones(3, [2], 0.1)
+    trainer = Trainer(stage, options(total_iter=7, lr=0.01), Numbers(4), schedule)
+    step = trainer.optimizer.step
+
+    def record(*arguments: object) -> None:
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        step(*arguments)
+
+    trainer.optimizer.step = record
+    trainer.run()
+    assert rates == pytest.approx([0.01 * schedule(number) for number in range(7)])
+    # AdamW moves a weight with a steady gradient by the rate itself.
+    assert stage.model.weight.item() == pytest.approx(-sum(rates), rel=1e-4)
+    assert home.is_dir()
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_gradients_are_clipped_where_it_is_asked_for(home: Path, limit: float | None) -> None:
+    stage = Pull(slope=8.0)
+    trainer = Trainer(stage, options(total_iter=2), Numbers(4), always, clip_norm=limit)
+    norms = []
+    step = trainer.optimizer.step
+
+    def record(*arguments: object) -> None:
+        norms.append(float(stage.model.weight.grad.norm()))
+        step(*arguments)
+
+    trainer.optimizer.step = record
+    trainer.run()
+    assert stage.gradients == [8.0, 8.0]
+    assert norms == pytest.approx([limit or 8.0] * 2, rel=1e-4)
+    assert home.is_dir()
+
+
+def test_a_run_goes_on_where_it_stopped(home: Path) -> None:
+    whole = Pull()
+    Trainer(whole, options(total_iter=12, name="whole"), Numbers(10), always).run()
+    Trainer(Pull(), options(total_iter=6), Numbers(10), always).run()
+    rest = Pull()
+    progress = Trainer(rest, options(total_iter=12, is_continue=True), Numbers(10), always).run()
+    assert progress.total_it == 12
+    assert rest.batches == whole.batches[6:]
+    assert torch.equal(rest.model.weight, whole.model.weight)
+    assert load_checkpoint(home / "model" / "latest.tar")["total_it"] == 12
+
+
+def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:
+    with pytest.raises(InputError, match="--is_continue: .*latest.tar is missing"):
+        Trainer(Pull(), options(is_continue=True), Numbers(4), always)
+    assert not home.exists()
+    Trainer(Pull(), options(total_iter=1), Numbers(4), always).run()
+
+    wider = Pull()
+    wider.model = nn.Linear(2, 1, bias=False)
+    with pytest.raises(InputError, match=r"latest\.tar does not fit this model; shape: weight \(1, 1\)"):
+        Trainer(wider, options(is_continue=True), Numbers(4), always).run()
+    more = Pull()
+    more.free = nn.Parameter(torch.zeros(1))
+    more.parameter_groups = lambda _: [{"params": [*more.parameters()]}]
+    with pytest.raises(InputError, match="other parameters were trained"):
+        Trainer(more, options(is_continue=True), Numbers(4), always).run()
+    save_checkpoint(home / "model" / "latest.tar", {"pull_model": {}, "ep": 1})
+    with pytest.raises(InputError, match="it lacks best, extra, opt_pull, random_state"):
+        Trainer(Pull(), options(is_continue=True), Numbers(4), always).run()
+
+
+@pytest.mark.parametrize("key", ["n_heads", "attention", "vq_name", "feat_bias"])
+def test_a_run_does_not_go_on_as_another_model(home: Path, key: str) -> None:
+    begun = {"n_heads": 2, "attention": "full", "vq_name": "007", "feat_bias": 5.0}
+    Trainer(Pull(), options(total_iter=1, **begun), Numbers(4), always).run()
+    assert run_folder(options(is_continue=True, lr=0.5, **begun)).samefile(home)
+    assert run_folder(options(is_continue=False, **begun | {key: "other"})).samefile(home)
+    with pytest.raises(InputError, match=rf"opt\.txt has {key} {begun[key]}, not other"):
+        run_folder(options(is_continue=True, **begun | {key: "other"}))
+
+
+def test_a_run_goes_on_with_the_text_features_it_began_with(home: Path) -> None:
+    bare = {"text_encoder": "lamp", "lamp_name": None}
+    Trainer(Pull(), options(total_iter=1, text_encoder="lamp", lamp_name="first"), Numbers(4), always).run()
+    later = home.parent / "later"
+    write_options(later / "opt.txt", {"qformer_hidden": 8, "vq_name": "vq"})
+    chosen = {}
+    for is_continue in (True, False):
+        opt = options(is_continue=is_continue, **bare)
+        settle_lamp(opt, dataset_spec("t2m"))
+        chosen[is_continue] = opt.lamp_name
+    assert chosen == {True: "first", False: "later"}
+
+
+def test_the_scale_of_half_precision_is_taken_up_again(home: Path) -> None:
+    begun = Trainer(Pull(), options(total_iter=1), Numbers(4), always)
+    begun.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    begun.run()
+    trainer = Trainer(Pull(), options(total_iter=1, is_continue=True), Numbers(4), always)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    trainer.run()
+    assert trainer.accelerator.scaler.get_scale() == 64.0
+    assert home.is_dir()
+
+
+def test_a_table_of_text_features_is_not_exchanged_between_processes() -> None:
+    features = {"train": torch.zeros(3, 8), "val": torch.ones(2, 8)}
+    model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=8, latent_dim=8, n_heads=2,
+                                                  n_layers=1, ff_size=8))
+    stage = MaskStage(model, options(), features, [])
+    assert {name for name, _ in stage.named_buffers()} == {f"model.{name}" for name, _ in model.named_buffers()}
+    batch = {"caption": torch.tensor([2, 0]), "tokens": torch.zeros(2, 5, 1, dtype=torch.int64),
+             "token_len": torch.tensor([5, 3])}
+    assert stage(batch)["loss"].isfinite()
+
+
+def test_a_log_that_cannot_be_written_is_named(home: Path) -> None:
+    Path("log").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write log/pull/t2m/run"):
+        Trainer(Pull(), options(total_iter=1), Numbers(4), always).run()
+    assert home.is_dir()
+
+
+def test_half_precision_on_a_cpu_is_refused() -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        make_accelerator(options(mixed_precision="fp16"))
+
+
+def test_rare_samples_are_drawn_as_often_as_their_weight_says() -> None:
+    batches = EpochBatches(100, 10, seed=1, weights=np.array([9.0] + [1.0] * 99))
+    drawn = []
+    for epoch in range(50):
+        batches.epoch = epoch
+        drawn += sum(batches, [])
+    assert len(drawn) == 5000
+    assert drawn.count(0) / 5000 == pytest.approx(9 / 108, abs=0.02)
+
+
+def test_a_meter_tells_means_since_it_was_last_asked() -> None:
+    meter = Meter()
+    assert meter.flush() == {}
+    for value in (1.0, 2.0, 6.0):
+        meter.add({"loss": torch.tensor(value, requires_grad=True), "acc": torch.tensor(0.5)})
+    assert meter.flush() == {"loss": 3.0, "acc": 0.5}
+    meter.add({"loss": torch.tensor(4.0)})
+    assert meter.flush() == {"loss": 4.0}
+
+
+def test_nested_batches_move_with_their_structure() -> None:
+    batch = {"a": torch.zeros(2), "b": [torch.ones(1), ("text", torch.ones(1))]}
+    moved = to_device(batch, torch.device("meta"))
+    assert moved["a"].is_meta
+    assert moved["b"][1][1].is_meta
+    assert (type(moved["b"]), type(moved["b"][1]), moved["b"][1][0]) == (list, tuple, "text")
+
+
+def test_frozen_parameters_are_left_out_of_training() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    assert trainable(model.parameters()) == [model.weight]
+    assert Stage(model).parameter_groups(0.1) == [{"params": [model.weight], "weight_decay": 0.1}]

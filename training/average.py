@@ -1,0 +1,63 @@
+"""A running mean of the weights: what a run has learned, without the noise of its last steps."""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.stage import trainable
+
+
+class WeightAverage:
+    """Exponential moving average of a model's trained parameters (Polyak and Juditsky 1992).
+
+    Args:
+        model: its parameters that need a gradient are followed, by their order.
+        decay: share of the mean that one step leaves in place; less in the first steps, ``(1 + n) / (10 + n)``, so
+            that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.parameters = trainable(model.parameters())
+        self.values = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within this context the model has the mean weights."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on."""
+        return {"steps": self.steps, "values": self.values}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave. Raises ``ValueError`` where it is of other parameters."""
+        values: list[Tensor] = state["values"]
+        if [value.shape for value in values] != [value.shape for value in self.values]:
+            raise ValueError("the mean weights are of other parameters")
+        self.steps = state["steps"]
+        for own, value in zip(self.values, values, strict=True):
+            own.copy_(value)
+
+    def restart(self) -> None:
+        """Begin anew from the weights as they are."""
+        self.steps = 0
+        for own, parameter in zip(self.values, self.parameters, strict=True):
+            own.copy_(parameter.detach())
+
+    def _exchange(self) -> None:
+        for number, parameter in enumerate(self.parameters):
+            parameter.data, self.values[number] = self.values[number], parameter.data
