@@ -1,4 +1,5 @@
 """Pretrain LaMP (stage 2): one Q-Former that reads captions and motions."""
+from data.paraphrase import with_paraphrases
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import TextMotion, load_pairs, rarity_weights
 from models.lamp.bert import bert_folder, from_bert
@@ -26,6 +27,7 @@ def main() -> None:
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; BERT {bert}")
 
     pairs = {split: load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val")}
+    pairs["train"] = with_paraphrases(pairs["train"], opt.paraphrases, opt.seed)
     train_set = TextMotion(pairs["train"], tokenizer.normalisation, training=True, seed=opt.seed)
     val_set = TextMotion(pairs["val"], tokenizer.normalisation, training=False)
     print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")

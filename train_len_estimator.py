@@ -1,4 +1,5 @@
 """Train the length estimator: text features to how many tokens a motion should have."""
+from data.paraphrase import with_paraphrases
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import load_pairs
 from models.length_estimator import LengthEstimator
@@ -25,7 +26,8 @@ def main() -> None:
 
     sets = {}
     for split in ("train", "val"):
-        pairs = load_pairs(spec, split, quiet=opt.quiet)
+        pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
+                                 opt.paraphrases if split == "train" else 0, opt.seed)
         captions = [caption for pair in pairs for caption in pair.captions]
         cache = run_folder(opt) / "cache" / f"text_features_{split}.pt"
         sets[split] = CaptionLengths(pairs, cached_text_features(cache, captions, text, opt.quiet))

@@ -1,4 +1,5 @@
 """Train the masked transformer (stage 3): text features of a frozen LaMP to motion tokens of the base layer."""
+from data.paraphrase import with_paraphrases
 from data.specs import dataset_spec
 from data.text_motion import TextTokens, load_pairs, rarity_weights
 from models.transformers.config import MaskTransformerConfig
@@ -29,7 +30,8 @@ def main() -> None:
 
     sets, features = {}, {}
     for split in ("train", "val"):
-        pairs = load_pairs(spec, split, quiet=opt.quiet)
+        pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
+                                 opt.paraphrases if split == "train" else 0, opt.seed)
         codes = tokenize_pairs(tokenizer, pairs, device, opt.quiet)
         sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
         cache = run_folder(opt) / "cache" / f"text_features_{split}.pt"

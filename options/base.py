@@ -57,6 +57,12 @@ def add_balance(parser: argparse.ArgumentParser) -> None:
                         help="sample by the rarity of actions: 0 every clip alike, 1 every action alike")
 
 
+def add_paraphrases(parser: argparse.ArgumentParser) -> None:
+    """How many wordings a stage learns from."""
+    parser.add_argument("--paraphrases", type=natural, default=0, metavar="N",
+                        help="learn from N more wordings of every caption (assets/paraphrases.txt) too")
+
+
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
     """Flags of the training loop, with a stage's own defaults; without ``gamma`` none of a schedule of milestones."""

@@ -3,7 +3,18 @@ import argparse
 from collections.abc import Sequence
 
 from models.lamp.lamp import OBJECTIVES
-from options.base import Parser, add_balance, add_common, add_data, add_training, bounded, natural, positive_int, share
+from options.base import (
+    Parser,
+    add_balance,
+    add_common,
+    add_data,
+    add_paraphrases,
+    add_training,
+    bounded,
+    natural,
+    positive_int,
+    share,
+)
 
 
 def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -12,6 +23,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_common(parser)
     add_data(parser)
     add_balance(parser)
+    add_paraphrases(parser)
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
     parser.add_argument("--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")
     text = parser.add_argument_group("text")

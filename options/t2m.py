@@ -5,7 +5,7 @@ from typing import get_args
 
 from models.lamp.features import ConditionKind
 from models.transformers.trunk import ATTENTION_KINDS
-from options.base import Parser, add_balance, add_common, add_data, add_training, positive_int, share
+from options.base import Parser, add_balance, add_common, add_data, add_paraphrases, add_training, positive_int, share
 from utils.errors import InputError
 
 
@@ -15,6 +15,7 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_common(parser)
     add_data(parser)
     add_balance(parser)
+    add_paraphrases(parser)
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
                  weight_decay=1e-5)
     parser.add_argument("--vq_name", required=True, help="tokenizer whose tokens are predicted")

@@ -1,0 +1,113 @@
+"""More wordings of captions: what may change and what may not."""
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.paraphrase import PARAPHRASES, Paraphraser, with_paraphrases
+from data.text import mirror_text
+from data.text_motion import Pair
+from utils.errors import InputError
+from utils.paths import ROOT
+
+SPECIAL = "doer: nurse / cook\ndoing: shy / tall\nscene: at home / at night\n"
+CAPTIONS = ("a person walks forward and turns left", "he waves both arms like a man with the right hand first",
+            "someone kicks with the right leg and then walks backwards", "an old person raises their left hand")
+
+
+def table(folder: Path, lines: str) -> Path:
+    path = folder / "words.txt"
+    path.write_text(SPECIAL + lines)
+    return path
+
+
+def sides(text: str) -> list[str]:
+    return re.findall(r"\b(?:left|right)\b", text)
+
+
+def wordings(paraphraser: Paraphraser, caption: str, count: int = 200) -> set[str]:
+    generator = np.random.default_rng(0)
+    return {paraphraser(caption, generator) for _ in range(count)}
+
+
+def test_only_wordings_of_a_group_stand_for_each_other(tmp_path: Path) -> None:
+    paraphraser = Paraphraser(table(tmp_path, "# a note\nhops / jumps\n\nruns / is running\n"))
+    made = {re.sub(r" at \w+$", "", text) for text in wordings(paraphraser, "he hops and runs")}
+    assert made == {f"he {a} and {b}" for a in ("hops", "jumps") for b in ("runs", "is running")}
+
+
+def test_a_longer_wording_is_taken_before_one_that_it_holds(tmp_path: Path) -> None:
+    paraphraser = Paraphraser(table(tmp_path, "runs / is running\nrunning / racing\n"))
+    assert not any("is racing" in text for text in wordings(paraphraser, "he is running"))
+
+
+def test_doers_change_but_for_those_that_tell_a_style(tmp_path: Path) -> None:
+    paraphraser = Paraphraser(table(tmp_path, "hops / jumps\n"))
+    plain = wordings(paraphraser, "a person hops")
+    assert any(re.match(r"(?:a|the)(?: shy| tall)? (?:nurse|cook) ", text) for text in plain)
+    assert all("old man" in text for text in wordings(paraphraser, "an old man hops"))
+    assert all("like a man" in text for text in wordings(paraphraser, "she hops like a man"))
+
+
+def test_the_article_fits_the_next_word(tmp_path: Path) -> None:
+    paraphraser = Paraphraser(table(tmp_path, "long / even\n"))
+    assert {re.sub(r" at \w+$", "", text) for text in wordings(paraphraser, "in a long line")} == {
+        "in a long line", "in an even line"}
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_sides_stay_as_they_are(caption: str) -> None:
+    made = wordings(Paraphraser(), caption)
+    assert len(made) > 10
+    assert all(sides(text) == sides(caption) for text in made)
+
+
+def test_a_mirrored_caption_has_mirrored_wordings() -> None:
+    caption = "someone takes a left and kicks with the left leg"
+    paraphraser = Paraphraser()
+    for seed in range(50):
+        made = paraphraser(caption, np.random.default_rng(seed))
+        assert mirror_text(made) == paraphraser(mirror_text(caption), np.random.default_rng(seed))
+
+
+def test_paraphrases_come_beside_the_captions_and_follow_from_the_seed() -> None:
+    pair = Pair("a", np.zeros((4, 3)), CAPTIONS, frozenset({"walk"}))
+    one, two = (with_paraphrases([pair, pair], 2, seed) for seed in (1, 2))
+    assert one[0].captions[:4] == CAPTIONS
+    assert len(one[0].captions) == 12
+    assert one[0].captions != one[1].captions
+    assert [p.captions for p in with_paraphrases([pair, pair], 2, 1)] == [p.captions for p in one] != [
+        p.captions for p in two]
+    assert one[0].words == pair.words
+    assert with_paraphrases([pair], 0, 1) == [pair]
+
+
+@pytest.mark.parametrize(("lines", "message"), [("alone\n", "words.txt:4: a group has two wordings or more"),
+                                                ("one / \n", "words.txt:4: a group has two")])
+def test_a_group_of_one_is_named(tmp_path: Path, lines: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Paraphraser(table(tmp_path, lines))
+
+
+def test_a_table_without_its_named_groups_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("doer: nurse / cook\nhops / jumps\n")
+    with pytest.raises(InputError, match="has no group doing, scene"):
+        Paraphraser(path)
+
+
+def test_no_wording_stands_in_two_groups() -> None:
+    seen: dict[str, int] = {}
+    for number, line in enumerate(PARAPHRASES.read_text().splitlines()):
+        if line and not line.startswith("#") and ":" not in line:
+            for wording in line.split(" / "):
+                assert seen.setdefault(wording, number) == number, wording
+
+
+def test_the_words_that_prompts_are_new_in_stay_new() -> None:
+    prompts = json.loads((ROOT / "benchmarks" / "prompts.json").read_text())
+    unseen = {word for prompt in prompts for word in prompt["unseen_words"]}
+    assert unseen
+    assert not unseen & set(re.findall(r"\w+", PARAPHRASES.read_text()))
