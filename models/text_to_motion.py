@@ -69,6 +69,14 @@ class TextToMotion:
         A sample's motion follows from its text, seed and length alone, not from what else is made with it: texts are
         encoded and tokens decoded one by one, and each sample draws from a random stream of its own.
         """
+        return [self.decode(ids) for ids in self.tokens(samples, sampling)]
+
+    def features(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
+        """Features (T, d) float32, in their own units, of the motions that ``generate`` makes."""
+        return [self._decoded(ids)[0].float().cpu().numpy() for ids in self.tokens(samples, sampling)]
+
+    def tokens(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[Tensor]:
+        """Base-layer ids (n,) of each sample."""
         sampling = sampling or Sampling()
         texts = [self.clean(sample.text) for sample in samples]
         lengths = self.token_lengths(samples)
@@ -76,7 +84,7 @@ class TextToMotion:
             self._features(self.text, texts), lengths, sample_generators([stream_seed(s.seed) for s in samples]),
             timesteps=sampling.time_steps, cond_scale=sampling.cond_scale, temperature=sampling.temperature,
             topk_filter_thres=sampling.topkr, gumbel=sampling.gumbel_sample)
-        return [self.decode(ids[:length]) for ids, length in zip(generated.ids, lengths, strict=True)]
+        return [ids[:length] for ids, length in zip(generated.ids, lengths, strict=True)]
 
     def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
         """Tokens of each sample: its frames cut to whole tokens, or what the length estimator expects."""
@@ -92,12 +100,14 @@ class TextToMotion:
             raise ValueError(f"a motion needs at least {self.unit} frames")
         return lengths
 
-    @torch.no_grad()
     def decode(self, ids: Tensor) -> np.ndarray:
         """Joints (T, J, 3) in metres of base-layer ids (n,) or of all layers' (n, q)."""
-        ids = ids.view(1, len(ids), -1)
-        features = self.denormalise(self.tokenizer.forward_decoder(ids))
-        return (self.metres * features_to_joints(features, self.skeleton))[0].float().cpu().numpy()
+        return (self.metres * features_to_joints(self._decoded(ids), self.skeleton))[0].float().cpu().numpy()
+
+    @torch.no_grad()
+    def _decoded(self, ids: Tensor) -> Tensor:
+        """Features (1, T, d) in their own units of ids (n,) or (n, q)."""
+        return self.denormalise(self.tokenizer.forward_decoder(ids.view(1, len(ids), -1)))
 
     def _features(self, encoder: TextFeatures, texts: Sequence[str]) -> Tensor:
         """Features (len(texts), c), every distinct text encoded alone."""

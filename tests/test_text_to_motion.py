@@ -1,9 +1,12 @@
 """The generation pipeline with the bundled models."""
 import numpy as np
 import pytest
+import torch
 
 from data.specs import dataset_spec
-from models.text_to_motion import Sample, TextToMotion
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from motion.features import features_to_joints
+from motion.skeleton import T2M
 from training.load import load_text_to_motion
 
 OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
@@ -33,6 +36,16 @@ def test_the_bundled_models_raise_the_hand_that_they_are_told(pipeline: TextToMo
         motions = pipeline.generate([Sample(f"a person raises the {side} hand", seed, 80) for seed in range(3)])
         higher = [motion[:, wrist, 1].max() > motion[:, other, 1].max() + 0.2 for motion in motions]
         assert sum(higher) >= 2, f"{side}: {higher}"
+
+
+def test_features_are_those_of_the_motion(pipeline: TextToMotion) -> None:
+    samples = [Sample("a person walks forward", 3, 60), Sample("a person bows", 4, 42)]
+    features = pipeline.features(samples)
+    assert [x.shape for x in features] == [(60, 263), (40, 263)]
+    for made, joints in zip(features, pipeline.generate(samples), strict=True):
+        np.testing.assert_allclose(features_to_joints(torch.from_numpy(made), T2M).numpy(), joints, atol=1e-5)
+    once = Sampling(time_steps=1)
+    assert not np.array_equal(pipeline.features(samples[:1], once)[0], features[0])
 
 
 def test_punctuation_and_capitals_do_not_matter(pipeline: TextToMotion) -> None:
