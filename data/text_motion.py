@@ -26,6 +26,7 @@ class Pair:
     features: np.ndarray         # (rows, d) not normalised
     captions: tuple[str, ...]    # cleaned
     words: frozenset[str] = frozenset()  # verbs and nouns, as lemmas, that most of the captions have
+    tokens: tuple[tuple[str, ...], ...] = ()  # word/POS of each caption
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def _pairs_of_clip(spec: DatasetSpec, name: str, features: np.ndarray, text_file
 def _pair(name: str, features: np.ndarray, captions: list[Caption]) -> Pair:
     counts = Counter(word for caption in captions for word in {*_content_words(caption)})
     words = frozenset(word for word, count in counts.items() if 2 * count >= len(captions))
-    return Pair(name, features, tuple(clean_caption(caption.text) for caption in captions), words)
+    return Pair(name, features, tuple(clean_caption(caption.text) for caption in captions), words,
+                tuple(caption.tokens for caption in captions))
 
 
 def _content_words(caption: Caption) -> list[str]:

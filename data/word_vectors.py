@@ -9,6 +9,7 @@ import numpy as np
 
 from data.specs import require
 from utils.errors import InputError
+from utils.files import read_npy, read_text
 
 MAX_TOKENS = 20              # of a caption; with sos and eos a sentence has 22 positions
 SENTENCE = MAX_TOKENS + 2
@@ -55,14 +56,25 @@ class WordVectors:
 
     @classmethod
     def load(cls, folder: str | Path, prefix: str = "our_vab") -> "WordVectors":
-        """Read ``<prefix>_data.npy``, ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl`` (word to row) of the published
-        vocabulary. Raises ``InputError`` where a file is missing, or holds more than plain lists, dicts and numbers.
+        """Read ``<prefix>_data.npy`` and its words: ``<prefix>_words.txt``, one a line and row, or the published
+        ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl`` (word to row).
+
+        Raises ``InputError`` where a file is missing, holds more than plain lists, dicts and numbers, or does not fit
+        the others.
         """
         folder = Path(folder)
-        paths = [require(folder / f"{prefix}_{name}", MADE_BY) for name in ("data.npy", "words.pkl", "idx.pkl")]
-        vectors, words, rows = np.load(paths[0], allow_pickle=False), _read_plain(paths[1]), _read_plain(paths[2])
-        if len(words) > len(vectors) or not all(word in rows for word in words):
-            raise InputError(f"{paths[1]} and {paths[2]} do not belong to the {len(vectors)} vectors of {paths[0]}")
+        data, text = folder / f"{prefix}_data.npy", folder / f"{prefix}_words.txt"
+        vectors = read_npy(data, MADE_BY)
+        if text.exists():
+            words = read_text(text, "vocabulary").splitlines()
+            rows = {word: row for row, word in enumerate(words)}
+            source, fits = f"{text} does", len(rows) == len(vectors)
+        else:
+            paths = [require(folder / f"{prefix}_{name}", MADE_BY) for name in ("words.pkl", "idx.pkl")]
+            words, rows = map(_read_plain, paths)
+            source, fits = f"{paths[0]} and {paths[1]} do", _is_vocabulary(words, rows, len(vectors))
+        if vectors.ndim != 2 or not fits:
+            raise InputError(f"{source} not belong to the vectors {vectors.shape} of {data}")
         return cls(words, vectors[[rows[word] for word in words]])
 
     @property
@@ -105,6 +117,14 @@ def sentence_layout(tokens: Sequence[str]) -> tuple[list[str], int]:
     """Tokens in 22 positions, and how many count: sos, at most 20 tokens, eos, then unk to the end."""
     sentence = [SOS, *tokens[:MAX_TOKENS], EOS]
     return sentence + [UNKNOWN] * (SENTENCE - len(sentence)), len(sentence)
+
+
+def _is_vocabulary(words: Any, rows: Any, count: int) -> bool:
+    """Whether each of a list of words has a row among ``count`` in a dict."""
+    if not isinstance(words, list) or not isinstance(rows, dict) or len(words) > count:
+        return False
+    places = [rows.get(word) for word in words if isinstance(word, str)]
+    return len(places) == len(words) and all(isinstance(place, int) and 0 <= place < count for place in places)
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -72,14 +72,16 @@ def _fits(value: Any, default: Any) -> bool:
     return isinstance(value, str)
 
 
-def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None) -> Source:
+def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None,
+                bare: bool = False) -> Source:
     """The folder, options and weights file of a named model.
 
     ``which`` is a checkpoint's name with or without ending; by default the best one there is, ``latest`` last.
-    Raises ``InputError`` where the folder, ``opt.txt`` or the file is missing.
+    Raises ``InputError`` where the folder, ``opt.txt`` or the file is missing; ``bare`` models may lack options, for
+    their tensors tell enough.
     """
     folder = find_model_dir(name, dataset_name, checkpoints_dir)
-    options = read_options(folder / "opt.txt")
+    options = {} if bare and not (folder / "opt.txt").exists() else read_options(folder / "opt.txt")
     stems = (Path(which).stem,) if which else PREFERRED
     for stem in stems:
         for suffix in SUFFIXES:

@@ -1,0 +1,180 @@
+"""Evaluators by name: the published files, files that are wrong, and the embeddings of motions and captions."""
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.specs import dataset_spec
+from models.evaluator.model import Evaluator, EvaluatorConfig
+from training.checkpoint import save_checkpoint, save_weights
+from training.load_evaluator import LoadedEvaluator, load_evaluator
+from utils.errors import InputError
+from utils.files import save_npy
+
+SPEC = dataset_spec("t2m")
+SMALL = EvaluatorConfig(dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_motion_hidden=14,
+                        dim_text_hidden=6, dim_coemb_hidden=9)
+WORDS = ["unk", "sos", "eos", "a", "person", "walk", "left", "slowly"]
+
+
+def publish(config: EvaluatorConfig) -> Evaluator:
+    """Write an untrained evaluator as the published one lies, with word vectors in the working folder."""
+    torch.manual_seed(0)
+    model, home = Evaluator(config).eval(), Path("checkpoints/t2m")
+    save_checkpoint(home / "text_mot_match" / "model" / "finest.tar",
+                    model.checkpoint() | {"epoch": 9, "iter": 100, "opt_text_encoder": {"state": {}}})
+    rng = np.random.default_rng(0)
+    save_npy(home / "Comp_v6_KLD005" / "meta" / "mean.npy", rng.normal(size=config.dim_pose))
+    save_npy(home / "Comp_v6_KLD005" / "meta" / "std.npy", rng.uniform(0.5, 2, config.dim_pose))
+    save_npy(Path("glove/our_vab_data.npy"), rng.normal(size=(len(WORDS), config.dim_word)))
+    Path("glove/our_vab_words.pkl").write_bytes(pickle.dumps(WORDS))
+    Path("glove/our_vab_idx.pkl").write_bytes(pickle.dumps({word: row for row, word in enumerate(WORDS)}))
+    return model
+
+
+def change(spoil: Callable[[dict], None]) -> Path:
+    """Write the published file anew with a change."""
+    path = Path("checkpoints/t2m/text_mot_match/model/finest.tar")
+    content = torch.load(path, weights_only=True)
+    spoil(content)
+    save_checkpoint(path, content)
+    return path
+
+
+@pytest.fixture
+def loaded(home: Path) -> LoadedEvaluator:
+    assert home
+    publish(SMALL)
+    return load_evaluator("text_mot_match", SPEC, "checkpoints")
+
+
+def motions(*lengths: int) -> list[np.ndarray]:
+    return [np.random.default_rng(length).normal(size=(length, SPEC.dim_pose)) for length in lengths]
+
+
+def caption(*words: str) -> list[str]:
+    return [f"{word}/NOUN" for word in words]
+
+
+def test_the_published_layout_loads_and_runs_at_full_size(home: Path) -> None:
+    assert home
+    model = publish(EvaluatorConfig())
+    loaded = load_evaluator("text_mot_match", SPEC, "checkpoints")
+    assert loaded.model.config == EvaluatorConfig() and not loaded.model.training
+    assert loaded.source.file == Path("checkpoints/t2m/text_mot_match/model/finest.tar")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert loaded.motions(motions(40, 196)).shape == (2, 512)
+    assert loaded.texts([caption("a", "person"), caption("walk")]).shape == (2, 512)
+
+
+@torch.no_grad()
+def test_motions_are_normalised_cut_to_steps_and_padded_to_196_frames(loaded: LoadedEvaluator) -> None:
+    clip = motions(43)[0]
+    padded = torch.zeros(1, 196, SPEC.dim_pose)
+    padded[0, :40] = torch.from_numpy(loaded.normalisation.apply(clip[:40]))
+    expected = loaded.model.encode_motion(padded, torch.tensor([40]))
+    np.testing.assert_allclose(loaded.motions([clip]), expected, atol=1e-6)
+
+
+def test_motions_come_out_in_the_order_in_which_they_went_in(loaded: LoadedEvaluator) -> None:
+    clips = motions(*(40 + row * 37 % 150 for row in range(70)))  # more than a batch, lengths up and down
+    rows = loaded.motions(clips)
+    assert rows.shape == (70, 9) and rows.dtype == np.float32
+    for row in (0, 1, 63, 64, 69):
+        np.testing.assert_allclose(loaded.motions([clips[row]])[0], rows[row], atol=1e-5)
+    assert len(np.unique(rows.round(4), axis=0)) == 70
+
+
+def test_texts_come_out_in_the_order_in_which_they_went_in(loaded: LoadedEvaluator) -> None:
+    captions = [caption(*["walk"] * (row % 10), *["person"] * (row // 10)) for row in range(70)]
+    rows = loaded.texts(captions)
+    assert rows.shape == (70, 9)
+    for row in (0, 1, 63, 64, 69):
+        np.testing.assert_allclose(loaded.texts([captions[row]])[0], rows[row], atol=1e-5)
+    assert len(np.unique(rows[:15].round(4), axis=0)) == 15
+
+
+def test_twenty_tokens_of_a_caption_count_and_unknown_words_are_one(loaded: LoadedEvaluator) -> None:
+    long = caption(*["person", "walk"] * 10)
+    cut, same, shorter = loaded.texts([[*long, "left/ADV"], long, long[:19]])
+    np.testing.assert_allclose(cut, same, atol=1e-6)
+    assert not np.allclose(same, shorter, atol=1e-4)
+    zebra, okapi, unknown, known = loaded.texts([["zebra/NOUN"], ["okapi/VERB"], ["unk/OTHER"], ["person/NOUN"]])
+    np.testing.assert_allclose(zebra, okapi, atol=1e-6)
+    np.testing.assert_allclose(zebra, unknown, atol=1e-6)
+    assert not np.allclose(zebra, known, atol=1e-4)
+
+
+def test_nothing_gives_no_rows(loaded: LoadedEvaluator) -> None:
+    assert loaded.motions([]).shape == loaded.texts([]).shape == (0, 9)
+
+
+def test_a_motion_that_is_none_is_refused(loaded: LoadedEvaluator) -> None:
+    for clip in (motions(3)[0], np.zeros((40, 251)), np.zeros(263)):
+        with pytest.raises(ValueError, match="4 or more frames of 263"):
+            loaded.motions([*motions(40), clip])
+
+
+def rename(network: str, old: str, new: str) -> Callable[[dict], None]:
+    def spoil(content: dict) -> None:
+        content[network][new] = content[network].pop(old)
+    return spoil
+
+
+def reshape(network: str, name: str, *shape: int) -> Callable[[dict], None]:
+    return lambda content: content[network].update({name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(("spoil", "told"), [
+    (rename("motion_encoder", "gru.bias_hh_l0", "rnn.bias_hh_l0"), "missing: motion_encoder.gru.bias_hh_l0"),
+    (rename("text_encoder", "pos_emb.weight", "pos.weight"), "text_encoder.pos_emb.weight is missing"),
+    (reshape("text_encoder", "output_net.1.bias", 7), "shape: text_encoder.output_net.1.bias (7,) instead of (6,)"),
+    (reshape("movement_encoder", "main.0.weight", 5), "movement_encoder.main.0.weight has shape (5,)"),
+    (reshape("motion_encoder", "extra", 2), "unexpected: motion_encoder.extra"),
+    (lambda content: content.pop("motion_encoder"), "no weights under motion_encoder"),
+    (lambda content: content.update(text_encoder=3), "no weights under text_encoder"),
+])
+def test_a_wrong_file_is_refused_with_the_name_of_the_first_bad_tensor(loaded: LoadedEvaluator, spoil: Callable,
+                                                                       told: str) -> None:
+    assert loaded
+    path = change(spoil)
+    with pytest.raises(InputError) as refused:
+        load_evaluator("text_mot_match", SPEC, "checkpoints")
+    assert told in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_an_evaluator_of_other_data_or_words_is_refused(loaded: LoadedEvaluator) -> None:
+    assert loaded
+    with pytest.raises(InputError, match="263 features, and those of kit have 251"):
+        load_evaluator("checkpoints/t2m/text_mot_match", dataset_spec("kit"), "checkpoints")
+    save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
+    with pytest.raises(InputError, match="word vectors of 8 .* vectors of 5"):
+        load_evaluator("text_mot_match", SPEC, "checkpoints")
+
+
+def test_what_is_missing_is_named(loaded: LoadedEvaluator) -> None:
+    assert loaded
+    Path("glove/our_vab_data.npy").unlink()
+    with pytest.raises(InputError, match=r"glove/our_vab_data.npy is missing; prepare/download_glove.sh"):
+        load_evaluator("text_mot_match", SPEC, "checkpoints")
+    Path("checkpoints/t2m/Comp_v6_KLD005/meta/std.npy").unlink()
+    with pytest.raises(InputError, match=r"Comp_v6_KLD005/meta/std.npy is missing"):
+        load_evaluator("text_mot_match", SPEC, "checkpoints")
+
+
+def test_a_small_file_brings_its_own_normalisation_and_words(loaded: LoadedEvaluator) -> None:
+    folder = Path("checkpoints/t2m/small")
+    save_weights(folder / "model" / "finest.safetensors", loaded.model.state_dict())
+    save_npy(folder / "meta" / "mean.npy", loaded.normalisation.mean)
+    save_npy(folder / "meta" / "std.npy", loaded.normalisation.std)
+    save_npy(folder / "glove" / "our_vab_data.npy", np.stack([loaded.words.vector(word) for word in WORDS]))
+    (folder / "glove" / "our_vab_words.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    for path in Path("glove").iterdir():
+        path.unlink()
+    small, clips, captions = load_evaluator("small", SPEC, "checkpoints"), motions(40, 80), [caption("a", "walk")]
+    np.testing.assert_allclose(small.motions(clips), loaded.motions(clips), atol=0.02)
+    np.testing.assert_allclose(small.texts(captions), loaded.texts(captions), atol=0.02)
