@@ -78,7 +78,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
         parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
     parser.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's decoupled decay")
     parser.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
-                        help="validate and keep as the best a running mean of the weights, such as 0.999; 0: none")
+                        help="validate and keep a running mean of the weights, such as 0.999; 0: none")
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
                         help="bf16 is faster on recent GPUs and on CPUs that have it")
     parser.add_argument("--init_from", metavar="NAME",

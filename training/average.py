@@ -40,17 +40,21 @@ class WeightAverage:
             self._exchange()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on."""
-        return {"steps": self.steps, "values": self.values}
+        """What a checkpoint needs to go on, taken while the mean weights are in place: the weights of the last step."""
+        return {"steps": self.steps, "weights": self.values}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave. Raises ``ValueError`` where it is of other parameters."""
-        values: list[Tensor] = state["values"]
-        if [value.shape for value in values] != [value.shape for value in self.values]:
-            raise ValueError("the mean weights are of other parameters")
+        """Take up what ``state`` gave; the model has the mean weights before and those of the last step after.
+
+        Raises ``ValueError`` where it is of other parameters.
+        """
+        weights: list[Tensor] = state["weights"]
+        if [tensor.shape for tensor in weights] != [value.shape for value in self.values]:
+            raise ValueError("the weights beside their mean are of other parameters")
         self.steps = state["steps"]
-        for own, value in zip(self.values, values, strict=True):
-            own.copy_(value)
+        for own, tensor in zip(self.values, weights, strict=True):
+            own.copy_(tensor)
+        self._exchange()
 
     def restart(self) -> None:
         """Begin anew from the weights as they are."""

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,15 +177,19 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         self.stage.eval()
-        with self.average.in_place() if self.average else nullcontext():
+        with self._mean_weights():
             numbers = self.stage.validate()
-            self._log("val", numbers)
-            for stem, (key, direction) in self.stage.bests.items():
-                value, best = numbers[key], self.progress.best.get(stem)
-                if is_better(value, best, direction):
-                    self.progress.best[stem] = value
-                    self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
+        self._log("val", numbers)
+        for stem, (key, direction) in self.stage.bests.items():
+            value, best = numbers[key], self.progress.best.get(stem)
+            if is_better(value, best, direction):
+                self.progress.best[stem] = value
+                self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
         self.stage.train()
+
+    def _mean_weights(self) -> AbstractContextManager[None]:
+        """A context in which the model has the weights to use, where they are not those of the last step."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
         if not self.accelerator.is_main_process:
@@ -201,19 +205,24 @@ class Trainer:
     def _save(self, path: Path, weights_only: bool = False) -> None:
         if not self.accelerator.is_main_process:
             return
+        with self._mean_weights():
+            save_checkpoint(path, self._content(weights_only))
+
+    def _content(self, weights_only: bool) -> dict[str, object]:
         content = {self.stage.state_key: self.stage.state(), "ep": self.progress.epoch,
                    "total_it": self.progress.total_it, "settings": plain(vars(self.opt))}
-        if not weights_only:
-            content |= {
-                self.stage.optimizer_key: self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
-                "step_in_epoch": self.progress.step_in_epoch, "best": self.progress.best,
-                "random_state": random_state(), "extra": self.stage.extra_state(),
-            }
-            if self.average:
-                content["average"] = self.average.state()
-            if self.accelerator.scaler is not None:  # of fp16
-                content["scaler"] = self.accelerator.scaler.state_dict()
-        save_checkpoint(path, content)
+        if weights_only:
+            return content
+        content |= {
+            self.stage.optimizer_key: self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
+            "step_in_epoch": self.progress.step_in_epoch, "best": self.progress.best,
+            "random_state": random_state(), "extra": self.stage.extra_state(),
+        }
+        if self.average:
+            content["average"] = self.average.state()
+        if self.accelerator.scaler is not None:  # of fp16
+            content["scaler"] = self.accelerator.scaler.state_dict()
+        return content
 
     def _resume(self, path: Path) -> None:
         content = load_checkpoint(path)
@@ -244,7 +253,7 @@ class Trainer:
         self.accelerator.print(f"weights of {source} to start from")
 
     def _resume_average(self, content: dict[str, object], path: Path) -> None:
-        if "average" not in content:  # --ema is new to the run
+        if "average" not in content:  # it is new to the run
             self.average.restart()
             return
         try:
