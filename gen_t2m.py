@@ -29,11 +29,14 @@ def main() -> None:
     folder = Path(opt.output_dir) / opt.ext
 
     pipeline, files = load_text_to_motion(
-        opt.name, opt.len_name if needs_lengths else None, spec, opt.checkpoints_dir, device, opt.which_epoch)
+        opt.name, opt.len_name if needs_lengths else None, spec, opt.checkpoints_dir, device, opt.which_epoch,
+        opt.res_name)
     print(f"models: {', '.join(map(str, files))}")
+    print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     samples = [(number, repeat, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
                for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
-    sampling = Sampling(opt.time_steps, opt.cond_scale, opt.temperature, opt.topkr, opt.gumbel_sample)
+    sampling = Sampling(opt.time_steps, opt.cond_scale, opt.temperature, opt.topkr, opt.gumbel_sample,
+                        opt.res_cond_scale)
     start = time.perf_counter()
     motions = pipeline.generate([sample for _, _, sample in samples], sampling)
     print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.length_estimator import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators
 from models.vq.model import RVQVAE, HumanVQVAE
 from motion.features import features_to_joints
@@ -15,6 +16,7 @@ from motion.skeleton import Skeleton
 from utils.seeding import stream_seed
 
 TextFeatures = Callable[[Sequence[str]], Tensor]
+RESIDUAL_STREAM = 1  # a sample's residual layers draw from a stream beside that of its base layer
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Sampling:
     cond_scale: float = 4.0  # classifier-free guidance; 1 is none
     temperature: float = 1.0
     topkr: float = 0.9       # share of the codes, the least probable, that are never drawn
-    gumbel_sample: bool = True
+    gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
+    res_cond_scale: float = 5.0  # guidance of the residual layers
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,29 @@ class TextToMotion:
         skeleton: of the features; ``metres`` is the length of its unit.
         length_estimator, length_text: needed where a sample has no length, with its text features.
         clean: what was done to captions in training.
+        residual, residual_text: tokens of the layers above the base, with its text features; without it the base
+            layer alone is decoded.
     """
 
     def __init__(self, tokenizer: HumanVQVAE | RVQVAE, denormalise: Callable[[Tensor], Tensor],
                  transformer: MaskTransformer, text: TextFeatures, skeleton: Skeleton, metres: float = 1.0,
                  length_estimator: LengthEstimator | None = None, length_text: TextFeatures | None = None,
-                 clean: Callable[[str], str] = str) -> None:
+                 clean: Callable[[str], str] = str, residual: ResidualTransformer | None = None,
+                 residual_text: TextFeatures | None = None) -> None:
         self.tokenizer, self.denormalise, self.transformer, self.text = tokenizer, denormalise, transformer, text
         self.skeleton, self.metres, self.clean = skeleton, metres, clean
         self.length_estimator, self.length_text = length_estimator, length_text or text
+        self.residual, self.residual_text = residual, residual_text or text
 
     @property
     def unit(self) -> int:
         """Frames of a token."""
         return self.tokenizer.config.unit_length
+
+    @property
+    def layers(self) -> int:
+        """Layers of tokens that are made."""
+        return 1 if self.residual is None else self.residual.config.num_quantizers
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
         """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
@@ -76,15 +88,23 @@ class TextToMotion:
         return [self._decoded(ids)[0].float().cpu().numpy() for ids in self.tokens(samples, sampling)]
 
     def tokens(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[Tensor]:
-        """Base-layer ids (n,) of each sample."""
+        """Ids of each sample: (n, q) of all layers, or (n,) of the base layer where there is no residual model.
+
+        The base layer is the same either way.
+        """
         sampling = sampling or Sampling()
         texts = [self.clean(sample.text) for sample in samples]
         lengths = self.token_lengths(samples)
-        generated = self.transformer.generate(
+        ids = self.transformer.generate(
             self._features(self.text, texts), lengths, sample_generators([stream_seed(s.seed) for s in samples]),
             timesteps=sampling.time_steps, cond_scale=sampling.cond_scale, temperature=sampling.temperature,
-            topk_filter_thres=sampling.topkr, gumbel=sampling.gumbel_sample)
-        return [ids[:length] for ids, length in zip(generated.ids, lengths, strict=True)]
+            topk_filter_thres=sampling.topkr, gumbel=sampling.gumbel_sample).ids
+        if self.residual is not None:
+            streams = sample_generators([stream_seed(s.seed, RESIDUAL_STREAM) for s in samples])
+            ids = self.residual.generate(
+                ids, self._features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
+                temperature=sampling.temperature, topk_filter_thres=sampling.topkr)
+        return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
         """Tokens of each sample: its frames cut to whole tokens, or what the length estimator expects."""

@@ -24,11 +24,14 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
     models = parser.add_argument_group("models")
     models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
+    models.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
+                        "bundled one with a bundled masked transformer, else none")
     models.add_argument("--len_name", default="len_demo", help="length estimator")
     models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
     sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
+    sampling.add_argument("--res_cond_scale", type=non_negative, default=5.0, help="guidance of the residual layers")
     sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
     sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
     sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,

@@ -12,6 +12,14 @@ from utils.errors import InputError
 def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``train_t2m_transformer.py``."""
     parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
+    model = add_token_transformer(parser, cond_drop_prob=0.1)
+    model.add_argument("--attention", choices=ATTENTION_KINDS, default="causal",
+                       help="causal: the paper; full: both ways; additive: what the released weights were trained with")
+    return parse_token_transformer(parser, argv)
+
+
+def add_token_transformer(parser: argparse.ArgumentParser, cond_drop_prob: float) -> argparse._ArgumentGroup:
+    """Flags of training a transformer over motion tokens; gives the group of its sizes, for more of them."""
     add_common(parser)
     add_data(parser)
     add_balance(parser)
@@ -26,10 +34,13 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--n_layers", type=positive_int, default=8, help="layers")
     model.add_argument("--ff_size", type=positive_int, default=1024, help="width of the feed-forward blocks")
     model.add_argument("--dropout", type=share, default=0.2, help="dropout")
-    model.add_argument("--cond_drop_prob", type=share, default=0.1,
+    model.add_argument("--cond_drop_prob", type=share, default=cond_drop_prob,
                        help="share of samples that lose their text, for classifier-free guidance")
-    model.add_argument("--attention", choices=ATTENTION_KINDS, default="causal",
-                       help="causal: the paper; full: both ways; additive: what the released weights were trained with")
+    return model
+
+
+def parse_token_transformer(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, once their sizes go together."""
     opt = parser.parse_args(argv)
     if opt.latent_dim % opt.n_heads:
         raise InputError(f"--latent_dim {opt.latent_dim} must be a multiple of --n_heads {opt.n_heads}")

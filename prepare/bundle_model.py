@@ -1,6 +1,6 @@
 """Pack trained models for pretrained/: float16 safetensors, options without paths of this machine, what else they need.
 
-    python prepare/bundle_model.py vq_demo lamp_demo t2m_demo len_demo
+    python prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo
 """
 import shutil
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the bundled models from nothing: the tokenizer, LaMP, the masked transformer, the length estimator.
+# Train the bundled models from nothing: the tokenizer, LaMP, both transformers, the length estimator.
 #
 #   prepare/train_demo.sh DATA BERT
 #
@@ -51,6 +51,11 @@ stage train_t2m_transformer.py t2m_demo 2600 --vq_name vq_demo --lamp_name lamp_
     --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.5 \
     --lr 5e-4 --warm_up_iter 200 --milestones 1600 2200 --gamma 0.3 --save_latest 200 --eval_every_e 2
 
+# The residual transformer: what each layer adds above those below it.
+stage train_res_transformer.py res_demo 3000 --vq_name vq_demo --lamp_name lamp_demo --condition both \
+    --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 --dropout 0.1 --batch_size 64 --balance 0.5 \
+    --lr 5e-4 --warm_up_iter 200 --milestones 2000 2600 --gamma 0.3 --save_latest 200 --eval_every_e 2
+
 stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
 
-"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo len_demo
+"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo

@@ -19,20 +19,24 @@ def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     run_script("train_vq.py", *data, "--name", "vq", *TINY_VQ, cwd=home)
     run_script("train_lamp.py", *data, "--name", "lamp", "--vq_name", "vq", "--bert", bert, *TINY_LAMP, cwd=home)
     run_script("train_t2m_transformer.py", *data, "--name", "t2m", "--vq_name", "vq", *lamp, *TINY_T2M, cwd=home)
+    run_script("train_res_transformer.py", *data, "--name", "res", "--vq_name", "vq", *lamp, *TINY_T2M, cwd=home)
     run_script("train_len_estimator.py", *data, "--name", "len", *lamp, *TINY_LENGTH, cwd=home)
     return name, home
 
 
 def generate(chain: tuple[str, Path], *arguments: object) -> Path:
     name, home = chain
-    models = ("--dataset_name", name, "--gpu_id", -1, "--name", "t2m", "--len_name", "len")
-    run_script("gen_t2m.py", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
+    models = ("--dataset_name", name, "--gpu_id", -1, "--name", "t2m", "--res_name", "res", "--len_name", "len")
+    result = run_script("gen_t2m.py", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
+    assert f"checkpoints/{name}/res/model/net_best_loss.tar" in result.stdout
+    assert "layers of tokens: 3 of 3" in result.stdout
     return home / "generation"
 
 
 def test_every_stage_leaves_checkpoints_and_options(chain: tuple[str, Path]) -> None:
     name, home = chain
-    for stage, best in (("vq", "net_best_mpjpe"), ("lamp", "net_best_acc"), ("t2m", "net_best_acc"), ("len", "finest")):
+    for stage, best in (("vq", "net_best_mpjpe"), ("lamp", "net_best_acc"), ("t2m", "net_best_acc"),
+                        ("res", "net_best_loss"), ("len", "finest")):
         folder = home / "checkpoints" / name / stage
         assert (folder / "model" / "latest.tar").is_file()
         assert (folder / "model" / f"{best}.tar").is_file()

@@ -13,6 +13,7 @@ import eval_t2m_vq
 import gen_t2m
 import train_lamp
 import train_len_estimator
+import train_res_transformer
 import train_t2m_transformer
 import train_vq
 from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
@@ -23,12 +24,15 @@ from training.loop import RESUMED
 Fails = Callable[..., str]
 CPU = ("--gpu_id", -1)
 DATA = (*CPU, "--data_root", "data")
-MODELS = (*CPU, "--name", "t2m", "--len_name", "len", "--no_video", "--no_bvh", "--quiet", "--time_steps", 2)
+MODELS = (*CPU, "--name", "t2m", "--res_name", "res", "--len_name", "len", "--no_video", "--no_bvh", "--quiet",
+          "--time_steps", 2)
 PROMPT = (*MODELS, "--text_prompt", "a person walks", "--motion_length", 40)
 TRAINING = {
     "vq": (train_vq.main, (*DATA, "--name", "new", *TINY_VQ)),
     "lamp": (train_lamp.main, (*DATA, "--name", "new", "--vq_name", "vq", "--bert", "bert", *TINY_LAMP)),
     "t2m": (train_t2m_transformer.main,
+            (*DATA, "--name", "new", "--vq_name", "vq", "--lamp_name", "lamp", *TINY_T2M)),
+    "res": (train_res_transformer.main,
             (*DATA, "--name", "new", "--vq_name", "vq", "--lamp_name", "lamp", *TINY_T2M)),
     "len": (train_len_estimator.main, (*DATA, "--name", "new", "--lamp_name", "lamp", *TINY_LENGTH)),
 }
@@ -193,7 +197,8 @@ def test_results_that_cannot_be_written_are_named(fails: Fails, home: Path, stag
 @pytest.mark.parametrize(("main", "arguments", "flag"), [
     (gen_t2m.main, PROMPT, "--name"), (gen_t2m.main, (*MODELS, "--text_prompt", "a"), "--len_name"),
     (*TRAINING["lamp"], "--vq_name"), (*TRAINING["t2m"], "--vq_name"), (*TRAINING["t2m"], "--lamp_name"),
-    (*TRAINING["len"], "--lamp_name"), (*EVALUATION["eval_vq"], "--name"), (*EVALUATION["eval_retrieval"], "--name"),
+    (*TRAINING["res"], "--vq_name"), (gen_t2m.main, PROMPT, "--res_name"), (*TRAINING["len"], "--lamp_name"),
+    (*EVALUATION["eval_vq"], "--name"), (*EVALUATION["eval_retrieval"], "--name"),
 ])
 def test_a_model_that_is_not_there_is_named(fails: Fails, main: Callable[[], None], arguments: tuple[object, ...],
                                             flag: str) -> None:
@@ -214,7 +219,7 @@ def test_a_checkpoint_that_is_not_there_is_named(fails: Fails, home: Path) -> No
     assert "checkpoints/t2m/t2m/model holds no" in fails(gen_t2m.main, *PROMPT)
 
 
-@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "len"])
+@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "res", "len"])
 def test_a_checkpoint_that_is_cut_short_is_named(fails: Fails, model: str) -> None:
     path = Path("checkpoints/t2m") / model / "model" / "latest.tar"
     whole = path.read_bytes()
@@ -223,7 +228,7 @@ def test_a_checkpoint_that_is_cut_short_is_named(fails: Fails, model: str) -> No
         assert f"checkpoint {path} is cut short" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
 
 
-@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "len"])
+@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "res", "len"])
 def test_a_checkpoint_of_another_model_is_named(fails: Fails, model: str) -> None:
     other = Path("checkpoints/t2m") / ("t2m" if model == "vq" else "vq") / "model" / "latest.tar"
     path = Path("checkpoints/t2m") / model / "model" / "latest.tar"
@@ -239,6 +244,8 @@ def test_a_checkpoint_of_another_model_is_named(fails: Fails, model: str) -> Non
     ("t2m", "condition", "mood", "condition 'mood' is none of query, cls, both"),
     ("t2m", "attention", "sideways", "attention 'sideways' is none of"),
     ("t2m", "text_encoder", "t5", "text_encoder 't5' is none of lamp, clip"),
+    ("res", "lamp_name", None, "lacks lamp_name"), ("res", "num_quantizers", 1, "num_quantizers 1"),
+    ("res", "share_weight", "yes", "share_weight cannot be 'yes'"),
     ("vq", "nb_code", "many", "nb_code cannot be 'many'"), ("vq", "depth", 1.5, "depth cannot be 1.5"),
     ("vq", "code_dim", 4, "code_dim 4 and output_emb_width 8"), ("vq", "num_quantizers", False, "num_quantizers"),
     ("lamp", "qformer_heads", 3, "hidden 8 is no multiple of the 3 heads"),
@@ -294,6 +301,16 @@ def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails, home: Path) -> Non
     assert "has 16 codes, and its tokenizer checkpoints/t2m/larger/model/latest.tar 32" in fails(gen_t2m.main, *PROMPT)
 
 
+def test_a_residual_transformer_of_other_layers_is_refused(fails: Fails, home: Path) -> None:
+    make_tokenizer(home / "checkpoints" / "t2m" / "deeper", 263, num_quantizers=3)
+    set_option("t2m", "vq_name", "deeper")
+    assert ("t2m/res/model/latest.tar is for 2 layers of 16 codes, and the tokenizer checkpoints/t2m/deeper/model/"
+            "latest.tar has 3 of 16") in fails(gen_t2m.main, *PROMPT)
+    make_tokenizer(home / "checkpoints" / "t2m" / "flat", 263, num_quantizers=1)
+    main, arguments = TRAINING["res"]
+    assert "t2m/flat/model/latest.tar has a single layer of tokens" in fails(main, *arguments, "--vq_name", "flat")
+
+
 def test_a_run_does_not_go_on_with_other_sizes(fails: Fails, home: Path) -> None:
     main, arguments = TRAINING["vq"]
     shutil.copytree(home / "checkpoints" / "t2m" / "vq", home / "checkpoints" / "t2m" / "new")
@@ -336,7 +353,7 @@ def test_a_bert_that_is_damaged_is_named(fails: Fails, name: str, content: bytes
 # Data
 
 
-@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "len", "eval_vq", "eval_retrieval"])
+@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "len", "eval_vq", "eval_retrieval"])
 def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage: str) -> None:
     main, arguments = (TRAINING | EVALUATION)[stage]
     message = fails(main, *arguments, "--data_root", "nowhere")
@@ -345,7 +362,7 @@ def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage:
     assert " makes it" in message
 
 
-@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "eval_vq", "eval_retrieval"])
+@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "eval_vq", "eval_retrieval"])
 def test_a_damaged_feature_file_is_named(fails: Fails, stage: str) -> None:
     main, arguments = (TRAINING | EVALUATION)[stage]
     path = Path("data/new_joint_vecs/0001.npy")  # in train and in test

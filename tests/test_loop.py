@@ -21,7 +21,7 @@ from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelera
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.stage import Stage, to_device, trainable
-from training.t2m_stage import MaskStage
+from training.token_stage import MaskStage
 from utils.errors import InputError
 
 

@@ -9,6 +9,7 @@ from options.evaluate import parse_evaluate_options
 from options.generate import parse_generate_options
 from options.lamp import parse_lamp_options
 from options.length import parse_length_options
+from options.res import parse_res_options
 from options.t2m import parse_t2m_options
 from options.vq import parse_vq_options
 from tests.toy import ROOT
@@ -16,7 +17,8 @@ from utils.errors import InputError
 
 PARSERS = {
     "train_vq.py": parse_vq_options, "train_lamp.py": parse_lamp_options,
-    "train_t2m_transformer.py": parse_t2m_options, "train_len_estimator.py": parse_length_options,
+    "train_t2m_transformer.py": parse_t2m_options, "train_res_transformer.py": parse_res_options,
+    "train_len_estimator.py": parse_length_options,
     "gen_t2m.py": parse_generate_options, "eval_t2m_vq.py": partial(parse_evaluate_options, "", ""),
     "eval_retrieval.py": partial(parse_evaluate_options, "", ""),
 }

@@ -10,8 +10,9 @@ from models.lamp.bert import from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.length_estimator import LengthEstimator
-from models.transformers.config import MaskTransformerConfig
+from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import write_options
 from tests.toy import make_bert
@@ -22,11 +23,12 @@ CODES = 16
 VQ = {"nb_code": CODES, "code_dim": 8, "output_emb_width": 8, "width": 8, "depth": 1, "num_quantizers": 2}
 T2M = {"num_tokens": CODES, "code_dim": 8, "latent_dim": 16, "n_heads": 2, "n_layers": 1, "ff_size": 16,
        "attention": "causal"}
+RES = {"num_quantizers": 2, "share_weight": True, "published_behaviour": False}
 
 
 def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
-    """A tokenizer ``vq``, a LaMP ``lamp``, a masked transformer ``t2m`` and a length estimator ``len``, each naming
-    those before it, under ``folder``."""
+    """A tokenizer ``vq``, a LaMP ``lamp``, a masked transformer ``t2m``, a residual one ``res`` and a length
+    estimator ``len``, each naming those before it, under ``folder``."""
     torch.manual_seed(0)
     home = folder / dataset_name
     tokenizer = make_tokenizer(home / "vq", dataset_spec(dataset_name).dim_pose)
@@ -43,6 +45,8 @@ def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
     settings = T2M | {"cond_dim": qformer.config.hidden}
     save(home / "t2m", {"vq_name": "vq", **text, **settings},
          {"t2m_transformer": MaskTransformer(MaskTransformerConfig(**settings)).state_dict()})
+    residual = ResidualTransformer(ResidualTransformerConfig.from_options(settings | RES))
+    save(home / "res", {"vq_name": "vq", **text, **settings, **RES}, {"res_transformer": residual.state_dict()})
     save(home / "len", text, {"estimator": LengthEstimator(qformer.config.hidden, MAX_TOKENS + 1, (8,)).state_dict()})
     return folder
 

@@ -22,10 +22,12 @@ from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import ATTENTION_KINDS
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
 from training.checkpoint import load_strictly
+from training.load_residual import load_residual_transformer, residual_to_use
 from training.runs import run_folder
 from training.source import Source, find_source, read_state
 from training.text_features import TextEncoder, fingerprint
@@ -126,9 +128,25 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
         model = MaskTransformer(MaskTransformerConfig.from_options(source.options))
     state = read_state(source.file, ("t2m_transformer", "trans"))
     load_strictly(model, state, source.file, optional=("position_enc.pe",))
-    text = _own_text_encoder(source, spec, checkpoints_dir, device)
-    _check_width(source, model.config.cond_dim, text)
+    text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
     return LoadedTransformer(model.to(device).eval().requires_grad_(False), text, source)
+
+
+@dataclass(frozen=True)
+class LoadedResidual:
+    """A residual transformer in eval mode and the text encoder it was trained with."""
+
+    model: ResidualTransformer
+    text: TextEncoder
+    source: Source
+
+
+def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                  beside: LoadedTransformer | None = None) -> LoadedResidual:
+    """A trained residual transformer by name; it shares the text encoder of ``beside`` where it is the same."""
+    model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
+    text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
+    return LoadedResidual(model, text, source)
 
 
 @dataclass(frozen=True)
@@ -150,11 +168,7 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
         model = LengthEstimator.from_state_dict(state)
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         raise InputError(f"{source.file} is not a length estimator") from error
-    if beside is not None and _text_settings(source.options) == _text_settings(beside.source.options):
-        text = beside.text
-    else:
-        text = _own_text_encoder(source, spec, checkpoints_dir, device)
-    _check_width(source, model.output[0].in_features, text)
+    text = _text_encoder_of(source, model.output[0].in_features, spec, checkpoints_dir, device, beside)
     return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
 
 
@@ -162,17 +176,20 @@ def _text_settings(options: Mapping[str, Any]) -> list[Any]:
     return [options.get(key) for key in ("text_encoder", "lamp_name", "condition")]
 
 
-def _own_text_encoder(source: Source, spec: DatasetSpec, checkpoints_dir: str | Path,
-                      device: torch.device | str) -> TextEncoder:
-    if source.one_of("text_encoder", ("lamp", "clip"), "lamp") == "lamp":
-        source.needed("lamp_name")
-        source.one_of("condition", get_args(ConditionKind), PUBLISHED_CONDITION)
-    return load_text_encoder(source.options, spec, checkpoints_dir, device)
-
-
-def _check_width(source: Source, dim: int, text: TextEncoder) -> None:
-    if text.dim != dim:
-        raise InputError(f"{source} reads text features of width {dim}, and those of its text encoder have {text.dim}")
+def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_dir: str | Path,
+                     device: torch.device | str, beside: LoadedTransformer | None = None) -> TextEncoder:
+    """The text encoder that a model's options name; ``width`` is that of the features it reads."""
+    if beside is not None and _text_settings(source.options) == _text_settings(beside.source.options):
+        text = beside.text
+    else:
+        if source.one_of("text_encoder", ("lamp", "clip"), "lamp") == "lamp":
+            source.needed("lamp_name")
+            source.one_of("condition", get_args(ConditionKind), PUBLISHED_CONDITION)
+        text = load_text_encoder(source.options, spec, checkpoints_dir, device)
+    if text.dim != width:
+        raise InputError(f"{source} reads text features of width {width}, and those of its text encoder have "
+                         f"{text.dim}")
+    return text
 
 
 def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
@@ -205,23 +222,37 @@ def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | 
 
 
 def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
-                        device: torch.device | str = "cpu",
-                        which: str | None = None) -> tuple[TextToMotion, list[Path]]:
+                        device: torch.device | str = "cpu", which: str | None = None,
+                        res_name: str | None = None) -> tuple[TextToMotion, list[Path]]:
     """The generation pipeline around a masked transformer, and the files that it was loaded from.
 
-    ``len_name`` None does without a length estimator; then every sample must have a length.
+    ``len_name`` None does without a length estimator; then every sample must have a length. ``res_name`` names a
+    residual transformer, ``none`` does without; None takes the bundled one with a bundled masked transformer.
     """
     transformer = load_mask_transformer(name, spec, checkpoints_dir, device, which)
     tokenizer = load_tokenizer(transformer.source.needed("vq_name"), spec, checkpoints_dir, device)
-    codes, known = tokenizer.model.config.nb_code, transformer.model.config.num_tokens
-    if codes != known:
-        raise InputError(f"{transformer.source} has {known} codes, and its tokenizer {tokenizer.source} {codes}")
+    vq = tokenizer.model.config
+    if vq.nb_code != transformer.model.config.num_tokens:
+        raise InputError(f"{transformer.source} has {transformer.model.config.num_tokens} codes, and its tokenizer "
+                         f"{tokenizer.source} {vq.nb_code}")
     files = [transformer.source.file, tokenizer.source.file]
-    length = None
+    residual = length = None
+    if res_name := residual_to_use(res_name, transformer.source, spec):
+        residual = load_residual(res_name, spec, checkpoints_dir, device, beside=transformer)
+        _check_layers(residual, tokenizer)
+        files.append(residual.source.file)
     if len_name is not None:
         length = load_length_estimator(len_name, spec, checkpoints_dir, device, beside=transformer)
         files.append(length.source.file)
     pipeline = TextToMotion(
         tokenizer.model, tokenizer.normalisation.invert, transformer.model, transformer.text, spec.skeleton,
-        spec.metres, length and length.model, length and length.text, clean_caption)
+        spec.metres, length and length.model, length and length.text, clean_caption, residual and residual.model,
+        residual and residual.text)
     return pipeline, files
+
+
+def _check_layers(residual: LoadedResidual, tokenizer: LoadedTokenizer) -> None:
+    config, vq = residual.model.config, tokenizer.model.config
+    if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
+        raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, and "
+                         f"the tokenizer {tokenizer.source} has {vq.num_quantizers} of {vq.nb_code}")

@@ -1,12 +1,43 @@
-"""Motion tokens of a data set, computed once at the start of a run."""
+"""Motion tokens and text features of a data set, computed once at the start of a run."""
+import argparse
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
-from data.text_motion import Pair
+from data.paraphrase import with_paraphrases
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
+from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
 from training.load import LoadedTokenizer
+from training.runs import run_folder
+from training.text_features import TextEncoder, cached_text_features
 from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class TokenSets:
+    """What the token transformers learn from."""
+
+    train: TextTokens
+    val: TextTokens
+    features: dict[str, Tensor]  # text features (texts, c) by caption number, of "train" and "val"
+
+
+def load_token_sets(opt: argparse.Namespace, spec: DatasetSpec, tokenizer: LoadedTokenizer, text: TextEncoder,
+                    device: torch.device) -> TokenSets:
+    """Tokens of both splits, and the features of their captions, which are kept in the run's folder."""
+    sets, features = {}, {}
+    for split in ("train", "val"):
+        pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
+                                 opt.paraphrases if split == "train" else 0, opt.seed)
+        codes = tokenize_pairs(tokenizer, pairs, device, opt.quiet)
+        sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
+        cache = run_folder(opt) / "cache" / f"text_features_{split}.pt"
+        features[split] = cached_text_features(cache, sets[split].texts, text, opt.quiet)
+    print(f"{len(sets['train'])} training pairs, {len(sets['train'].texts)} captions; {len(sets['val'])} to validate")
+    return TokenSets(**sets, features=features)
 
 
 @torch.no_grad()

@@ -39,9 +39,15 @@ class ResidualTransformerConfig(TransformerConfig):
     """Of the residual transformer.
 
     ``share_weight`` lets the output table of a layer be its input table. ``published`` repeats two slips of the
-    released code: without ``share_weight`` logits are ``2 W h + bias``, and the pad class can be sampled.
+    released code: without ``share_weight`` logits are ``2 W h + bias``, and the pad class can be sampled. Options
+    that do not speak of it are those of a released model, as every run of ours writes it down.
     """
 
     num_quantizers: int = 6
     share_weight: bool = True
     published: bool = False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Pick the settings out of a larger mapping."""
+        return super().from_options({**options, "published": options.get("published_behaviour", True)})

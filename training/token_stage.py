@@ -1,4 +1,4 @@
-"""The masked transformer's stage."""
+"""The stages of the two token transformers: masked (base layer) and residual (the layers above)."""
 import argparse
 from typing import Any
 
@@ -7,38 +7,38 @@ from torch import Tensor
 
 from data.text_motion import TextTokens
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
 from training.stage import Stage, to_device
 from utils.seeding import stream_seed
 
 VALIDATION_BATCH = 128
-VALIDATION_DRAWS = 4  # masks a validation clip is seen under
+VALIDATION_DRAWS = 4  # masks, or layers, a validation clip is seen under
 
 
-class MaskStage(Stage):
-    """Predict hidden base-layer tokens from the rest and the caption's feature.
+class TokenStage(Stage):
+    """Predict hidden tokens from those that are seen and the caption's feature.
 
     Args:
         features: for "train" and "val" the text features (texts, c) by caption number.
         val_set: validation tokens.
     """
 
-    name = "t2m"
-    state_key = "t2m_transformer"
-    optimizer_key = "opt_t2m_transformer"
-    bests = {"net_best_loss": ("loss", "min"), "net_best_acc": ("acc", "max")}
-
-    def __init__(self, model: MaskTransformer, opt: argparse.Namespace, features: dict[str, Tensor],
-                 val_set: TextTokens) -> None:
+    def __init__(self, model: MaskTransformer | ResidualTransformer, opt: argparse.Namespace,
+                 features: dict[str, Tensor], val_set: TextTokens) -> None:
         super().__init__(model)
         self.opt, self.val_set, self.step = opt, val_set, 0
         self.features = dict(features)  # no buffers: several processes would exchange those at every step
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Loss and accuracy on tokens (b, 49, q), of which the base layer counts."""
-        # A generator a step: masks follow from the seed and the step alone, and resume with it.
+        """Loss and accuracy on tokens (b, 49, q)."""
+        # A generator a step: masks and layers follow from the seed and the step alone, and resume with it.
         generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, self.step))
         self.step += 1
         return self._losses(batch, self._conditions("train", batch["caption"]), generator)
+
+    def layers_of(self, tokens: Tensor) -> Tensor:
+        """What the model is shown of tokens (b, n, q)."""
+        return tokens
 
     def _conditions(self, split: str, captions: Tensor) -> Tensor:
         """Features (b, c) of captions (b,) by number, on their device; the table moves there once."""
@@ -47,12 +47,12 @@ class MaskStage(Stage):
 
     def _losses(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         lengths = batch["token_len"]
-        base = batch["tokens"][:, :int(lengths.max()), 0]
-        result = self.model.loss(base, cond, lengths, generator)
+        tokens = self.layers_of(batch["tokens"][:, :int(lengths.max())])
+        result = self.model.loss(tokens, cond, lengths, generator)
         return {"loss": result.loss, "acc": result.accuracy}
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy over the validation clips, under the same masks every time."""
+        """Loss and accuracy over the validation clips, under the same draws every time."""
         generator = torch.Generator().manual_seed(self.opt.seed)
         device = next(self.model.parameters()).device
         sums, count = {"loss": 0.0, "acc": 0.0}, 0
@@ -67,9 +67,31 @@ class MaskStage(Stage):
         return {key: value / count for key, value in sums.items()}
 
     def extra_state(self) -> dict[str, Any]:
-        """How many steps drew masks."""
+        """How many steps have drawn."""
         return {"step": self.step}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on with the masks of the next step."""
+        """Go on with the draws of the next step."""
         self.step = state["step"]
+
+
+class MaskStage(TokenStage):
+    """The base layer, under masks."""
+
+    name = "t2m"
+    state_key = "t2m_transformer"
+    optimizer_key = "opt_t2m_transformer"
+    bests = {"net_best_loss": ("loss", "min"), "net_best_acc": ("acc", "max")}
+
+    def layers_of(self, tokens: Tensor) -> Tensor:
+        """The base layer (b, n)."""
+        return tokens[..., 0]
+
+
+class ResidualStage(TokenStage):
+    """Each layer above from those below it."""
+
+    name = "res"
+    state_key = "res_transformer"
+    optimizer_key = "opt_res_transformer"
+    bests = {"net_best_loss": ("loss", "min")}

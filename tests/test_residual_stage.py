@@ -1,0 +1,107 @@
+"""The residual layers in training and in the generation pipeline."""
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.specs import dataset_spec
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from models.transformers.config import ResidualTransformerConfig
+from models.transformers.residual import ResidualTransformer
+from tests.toy_models import make_models
+from training.load import load_text_to_motion
+from training.load_residual import residual_to_use
+from training.source import Source
+from training.token_stage import ResidualStage
+
+SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
+FIRM = Sampling(time_steps=3, topkr=0.5)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def pipeline(models: Path, res_name: str | None) -> TextToMotion:
+    made, files = load_text_to_motion("t2m", None, dataset_spec("t2m"), models, res_name=res_name)
+    assert any("/res/" in str(file) for file in files) == (res_name == "res")
+    return made
+
+
+def test_same_prompt_same_motion_whatever_the_batch(models: Path) -> None:
+    made = pipeline(models, "res")
+    together = made.generate(SAMPLES, FIRM)
+    for sample, motion in zip(SAMPLES, together, strict=True):
+        np.testing.assert_array_equal(made.generate([sample], FIRM)[0], motion)
+
+
+def test_the_base_layer_is_the_same_with_and_without_the_layers_above(models: Path) -> None:
+    both, alone = pipeline(models, "res"), pipeline(models, "none")
+    assert (both.layers, alone.layers) == (2, 1)
+    for ids, base in zip(both.tokens(SAMPLES, FIRM), alone.tokens(SAMPLES, FIRM), strict=True):
+        assert ids.shape == (len(base), 2)
+        assert torch.equal(ids[:, 0], base)
+        assert int(ids.min()) >= 0
+    assert not np.array_equal(both.generate(SAMPLES, FIRM)[0], alone.generate(SAMPLES, FIRM)[0])
+
+
+def test_guidance_of_the_layers_above_leaves_the_base_layer_alone(models: Path) -> None:
+    made = pipeline(models, "res")
+    with torch.no_grad():  # an untrained model hardly minds the text
+        made.residual.cond_emb.weight.normal_()
+    weak, strong = (torch.cat(made.tokens(SAMPLES, Sampling(3, res_cond_scale=scale))) for scale in (1.0, 30.0))
+    assert torch.equal(weak[:, 0], strong[:, 0])
+    assert not torch.equal(weak[:, 1], strong[:, 1])
+
+
+def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.load_residual.PRETRAINED", tmp_path)
+    spec = dataset_spec("t2m")
+    own, bundled = (Source(folder, {}, folder) for folder in (Path("checkpoints/t2m/a"), tmp_path / "t2m" / "t2m_demo"))
+    assert residual_to_use(None, bundled, spec) is None
+    (tmp_path / "t2m" / "res_demo").mkdir(parents=True)
+    assert residual_to_use(None, bundled, spec) == "res_demo"
+    assert residual_to_use(None, own, spec) is None
+    assert residual_to_use("none", bundled, spec) is None
+    assert residual_to_use("mine", own, spec) == residual_to_use("mine", bundled, spec) == "mine"
+
+
+def test_options_that_do_not_speak_of_it_are_those_of_a_released_model() -> None:
+    assert ResidualTransformerConfig.from_options({"latent_dim": 32}).published
+    assert not ResidualTransformerConfig.from_options({"published_behaviour": False}).published
+
+
+def stage() -> ResidualStage:
+    torch.manual_seed(0)
+    model = ResidualTransformer(ResidualTransformerConfig(
+        num_tokens=8, code_dim=8, cond_dim=4, latent_dim=8, n_heads=2, n_layers=1, ff_size=8, num_quantizers=4))
+    features = {"train": torch.randn(2, 4), "val": torch.randn(2, 4)}
+    return ResidualStage(model.eval(), argparse.Namespace(seed=3), features, [item() for _ in range(3)])
+
+
+def item() -> dict[str, object]:
+    tokens = torch.randint(8, (49, 4))
+    tokens[7:] = -1
+    return {"caption": 1, "tokens": tokens, "token_len": 7}
+
+
+def test_the_layers_to_learn_follow_from_the_seed_and_the_step() -> None:
+    batch = torch.utils.data.default_collate([item() for _ in range(4)])
+    begun = stage()
+    losses = [begun(batch)["loss"].item() for _ in range(4)]
+    assert len(set(losses)) > 1
+    resumed = stage()
+    resumed.load_extra_state({"step": 2})
+    assert [resumed(batch)["loss"].item() for _ in range(2)] == losses[2:]
+    assert begun.extra_state() == resumed.extra_state() == {"step": 4}
+
+
+def test_validation_sees_the_same_layers_every_time() -> None:
+    made = stage()
+    first = made.validate()
+    assert first == made.validate()
+    assert first["loss"] == pytest.approx(np.log(9), abs=0.3)  # untrained: all classes alike

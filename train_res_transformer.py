@@ -1,0 +1,43 @@
+"""Train the residual transformer (stage 4): motion tokens of each layer from those below it and a text feature."""
+from data.specs import dataset_spec
+from data.text_motion import rarity_weights
+from models.transformers.config import ResidualTransformerConfig
+from models.transformers.residual import ResidualTransformer
+from options.res import parse_res_options
+from training.load import load_text_encoder, load_tokenizer, settle_lamp
+from training.loop import Trainer
+from training.runs import run_folder
+from training.schedule import warmup_milestones
+from training.token_stage import ResidualStage
+from training.tokens import load_token_sets
+from utils.device import select_device
+from utils.errors import InputError, script
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_res_options()
+    seed_everything(opt.seed)
+    device = select_device(opt.gpu_id)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
+    if tokenizer.model.config.num_quantizers < 2:
+        raise InputError(f"{tokenizer.source} has a single layer of tokens: there is none above it to predict")
+    settle_lamp(opt, spec, opt.vq_name)
+    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
+    print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
+    sets = load_token_sets(opt, spec, tokenizer, text, device)
+
+    vq = tokenizer.model.config
+    vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
+    model = ResidualTransformer(ResidualTransformerConfig.from_options(vars(opt)))
+    print(f"transformer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
+    stage = ResidualStage(model, opt, sets.features, sets.val)
+    schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
+    weights = rarity_weights(sets.train.pairs, opt.balance) if opt.balance else None
+    Trainer(stage, opt, sets.train, schedule, weights=weights).run()
+
+
+if __name__ == "__main__":
+    main()
