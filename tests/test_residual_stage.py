@@ -100,6 +100,7 @@ def test_the_layers_to_learn_follow_from_the_seed_and_the_step() -> None:
     assert begun.extra_state() == resumed.extra_state() == {"step": 4}
 
 
+@torch.no_grad()
 def test_validation_sees_the_same_layers_every_time() -> None:
     made = stage()
     first = made.validate()
