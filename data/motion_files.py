@@ -1,0 +1,90 @@
+"""Motions from a user's files: features or joints as ``.npy``, or BVH."""
+from pathlib import Path
+
+import numpy as np
+
+from data.specs import DatasetSpec
+from motion.bvh import read_bvh
+from motion.bvh_fit import bvh_to_joints
+from motion.features import joints_to_features
+from motion.skeleton import Skeleton
+from utils.errors import InputError
+from utils.files import read_npy
+
+MOTION_SUFFIXES = (".npy", ".bvh")
+UNITS = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001}  # that joints come in, in metres
+LEG = 0.8            # metres of a thigh and a shin: which unit a file is in shows by its body's size
+SAME_RATE = 0.01     # frame rates that differ by less than this share are one
+
+
+def read_motion(path: str | Path, spec: DatasetSpec) -> np.ndarray:
+    """Features (T, d) float32, in their own units, of a motion file.
+
+    ``.npy`` has either features (T, d) that are not normalised or joints (T, J, 3), y up, at the data set's frame
+    rate; ``.bvh`` has the joint names of ours and any frame rate. Joints may be in metres, centimetres or millimetres,
+    anywhere and of any size. T frames of joints give T rows: the last frame goes on the way it moved.
+
+    Raises ``InputError`` naming the file where it is missing, damaged or no such motion.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in MOTION_SUFFIXES:
+        raise InputError(f"{path}: a motion is a {' or a '.join(MOTION_SUFFIXES)} file")
+    try:
+        if path.suffix.lower() == ".bvh":
+            return _from_joints(_bvh_joints(path, spec), spec)
+        array = read_npy(path)
+        if array.ndim == 2 and array.shape[1] == spec.dim_pose:
+            return _checked(np.asarray(array, np.float32))
+        if array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
+            return _from_joints(array, spec)
+        raise ValueError(f"shape {array.shape}: expected features (frames, {spec.dim_pose}) or joints "
+                         f"(frames, {spec.joints_num}, 3)")
+    except OSError as error:
+        raise InputError(f"cannot read motion {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{str(path) if str(path) not in str(error) else 'motion'}: {error}") from error
+
+
+def _bvh_joints(path: Path, spec: DatasetSpec) -> np.ndarray:
+    """Joints (T, J, 3) of a BVH file, in its unit, at the data set's frame rate."""
+    bvh = read_bvh(path)
+    joints = bvh_to_joints(bvh, spec.skeleton)
+    return resample(joints, 1 / bvh.frame_time, spec.fps)
+
+
+def resample(joints: np.ndarray, from_fps: float, to_fps: float) -> np.ndarray:
+    """Joints (T, J, 3) of one frame rate at another, in straight lines between frames."""
+    if abs(from_fps / to_fps - 1) < SAME_RATE:
+        return joints
+    times = np.arange(int((len(joints) - 1) / from_fps * to_fps + 1e-6) + 1) * from_fps / to_fps  # in frames
+    before = np.minimum(times.astype(int), max(len(joints) - 2, 0))
+    after = np.minimum(before + 1, len(joints) - 1)
+    share = (times - before)[:, None, None]
+    return (1 - share) * joints[before] + share * joints[after]
+
+
+def _from_joints(joints: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    joints = np.asarray(joints, np.float64)
+    if len(joints) < 2:
+        raise ValueError(f"{len(joints)} frames are too few, motion takes at least 2")
+    if not np.isfinite(joints).all():
+        raise ValueError("coordinates that are not finite")
+    joints = joints * (_metres(joints, spec.skeleton) / spec.metres)
+    joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]])
+    return _checked(joints_to_features(joints, spec.skeleton).numpy())
+
+
+def _metres(joints: np.ndarray, skeleton: Skeleton) -> float:
+    """Metres of the unit that ``joints`` (T, J, 3) are in."""
+    legs = list(skeleton.leg_bones)
+    bones = joints[:, legs] - joints[:, [skeleton.parents[joint] for joint in legs]]
+    length = float(np.median(np.linalg.norm(bones, axis=-1).sum(-1)))
+    if length == 0:
+        raise ValueError("the body's legs have no length")
+    return min(UNITS.values(), key=lambda metres: abs(np.log(length * metres / LEG)))
+
+
+def _checked(features: np.ndarray) -> np.ndarray:
+    if len(features) < 2 or not np.isfinite(features).all():
+        raise ValueError("fewer than two frames, or values that are not finite")
+    return features
