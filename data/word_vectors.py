@@ -9,12 +9,12 @@ import numpy as np
 
 from data.specs import require
 from utils.errors import InputError
-from utils.files import read_npy, read_text
+from utils.files import atomic_path, read_npy, read_text, save_npy, write_text
 
 MAX_TOKENS = 20              # of a caption; with sos and eos a sentence has 22 positions
 SENTENCE = MAX_TOKENS + 2
 SOS, EOS, UNKNOWN = "sos/OTHER", "eos/OTHER", "unk/OTHER"
-MADE_BY = "prepare/download_glove.sh"
+MADE_BY = "prepare/word_vectors.py or prepare/download_glove.sh"
 
 WORD_CLASSES = ("VERB", "NOUN", "DET", "ADP", "NUM", "AUX", "PRON", "ADJ", "ADV",
                 "Loc_VIP", "Body_VIP", "Obj_VIP", "Act_VIP", "Desc_VIP", "OTHER")
@@ -66,7 +66,7 @@ class WordVectors:
         data, text = folder / f"{prefix}_data.npy", folder / f"{prefix}_words.txt"
         vectors = read_npy(data, MADE_BY)
         if text.exists():
-            words = read_text(text, "vocabulary").splitlines()
+            words = read_text(text, "vocabulary").removesuffix("\n").split("\n")
             rows = {word: row for row, word in enumerate(words)}
             source, fits = f"{text} does", len(rows) == len(vectors)
         else:
@@ -77,6 +77,17 @@ class WordVectors:
             raise InputError(f"{source} not belong to the vectors {vectors.shape} of {data}")
         return cls(words, vectors[[rows[word] for word in words]])
 
+    def save(self, folder: str | Path, pickles: bool = False, prefix: str = "our_vab") -> None:
+        """Write ``<prefix>_data.npy`` and ``<prefix>_words.txt``; with ``pickles`` also the published files of words,
+        which other programs read."""
+        folder, words = Path(folder), [*self._row]
+        save_npy(folder / f"{prefix}_data.npy", self._vectors)
+        write_text(folder / f"{prefix}_words.txt", "".join(f"{word}\n" for word in words))
+        if pickles:
+            for name, content in (("words", words), ("idx", self._row)):
+                with atomic_path(folder / f"{prefix}_{name}.pkl") as temporary:
+                    temporary.write_bytes(pickle.dumps(content))
+
     @property
     def dim(self) -> int:
         """Length of a vector."""
@@ -84,6 +95,9 @@ class WordVectors:
 
     def __contains__(self, word: str) -> bool:
         return word in self._row
+
+    def __len__(self) -> int:
+        return len(self._row)
 
     def vector(self, word: str) -> np.ndarray:
         """The vector (dim,) of a word, that of ``unk`` for a word that has none."""

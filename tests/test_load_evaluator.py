@@ -159,7 +159,7 @@ def test_an_evaluator_of_other_data_or_words_is_refused(loaded: LoadedEvaluator)
 def test_what_is_missing_is_named(loaded: LoadedEvaluator) -> None:
     assert loaded
     Path("glove/our_vab_data.npy").unlink()
-    with pytest.raises(InputError, match=r"glove/our_vab_data.npy is missing; prepare/download_glove.sh"):
+    with pytest.raises(InputError, match=r"glove/our_vab_data.npy is missing; prepare/word_vectors.py or"):
         load_evaluator("text_mot_match", SPEC, "checkpoints")
     Path("checkpoints/t2m/Comp_v6_KLD005/meta/std.npy").unlink()
     with pytest.raises(InputError, match=r"Comp_v6_KLD005/meta/std.npy is missing"):

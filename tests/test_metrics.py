@@ -14,6 +14,7 @@ from evaluation.retrieval import (
     euclidean_similarity,
     retrieval_protocols,
     retrieval_scores,
+    steady_retrieval,
 )
 
 
@@ -177,6 +178,15 @@ def test_batched_retrieval_is_easier_than_retrieval_among_all_and_leaves_the_res
     assert batched_retrieval(similarity) == batched_retrieval(similarity[:128, :128])
     with pytest.raises(ValueError, match="31 pairs"):
         batched_retrieval(similarity[:31, :31])
+
+
+def test_steady_scores_are_means_over_the_same_shufflings_every_time(rng):
+    similarity = rng.normal(size=(70, 70)) + np.eye(70)
+    scores = [batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(10)]
+    steady = steady_retrieval(similarity)
+    assert steady == steady_retrieval(similarity)
+    assert steady["t2m_R3"] == pytest.approx(np.mean([one["t2m_R3"] for one in scores]))
+    assert steady_retrieval(similarity[:31, :31]) == retrieval_scores(similarity[:31, :31])
 
 
 def test_protocols_come_out_of_one_call(rng):

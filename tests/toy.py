@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from data.word_vectors import WordVectors
 from motion.features import joints_to_features, mean_std
 from motion.skeleton import SKELETONS, T2M
 from tests.figures import bowing, raising, standing, walking, waving
@@ -104,6 +105,14 @@ def make_bert(folder: Path, hidden: int = 32, layers: int = 2, heads: int = 2) -
     return folder
 
 
+def make_glove(folder: Path, dim: int = 6) -> Path:
+    """Random word vectors of the words of the toy captions."""
+    words = sorted({word for caption in MOTIONS for word in caption.split()})
+    words = ["unk", "sos", "eos", *words]
+    WordVectors(words, np.random.default_rng(0).normal(size=(len(words), dim))).save(folder)
+    return folder
+
+
 def run_script(script: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     """Run a script of the project in ``cwd`` as a user would; with ``check`` it must end well."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
@@ -125,3 +134,6 @@ TINY_LAMP = _flags("--batch_size 8 --encoder_width 24 --embed_dim 16 --warm_up_i
 TINY_T2M = _flags("--batch_size 8 --latent_dim 16 --n_heads 2 --n_layers 1 --ff_size 32 --warm_up_iter 2 "
                   "--total_iter 4 --quiet")
 TINY_LENGTH = _flags("--batch_size 8 --total_iter 4 --quiet")
+TINY_EVALUATOR = _flags("--batch_size 8 --movement_iter 3 --movement_batch_size 8 --window_size 32 "
+                        "--dim_movement_enc_hidden 16 --dim_movement_latent 12 --dim_motion_hidden 16 "
+                        "--dim_text_hidden 10 --dim_coemb_hidden 8 --total_iter 4 --quiet")

@@ -3,13 +3,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data.text import mirror_text
 from data.text_motion import TextMotion
-from evaluation.retrieval import BATCH, batched_retrieval, retrieval_scores
+from evaluation.retrieval import steady_retrieval
 from models.lamp.lamp import Decoys, LaMP
 from models.lamp.objectives import similarity
 from models.lamp.text_encoder import text_inputs
@@ -19,7 +18,6 @@ from training.load import LAMP_OPTIONAL
 from training.stage import Stage, to_device
 
 VALIDATION_BATCH = 64
-VALIDATION_DRAWS = 10  # shuffles of the validation clips, so that the best checkpoint is less of a chance
 
 
 class LaMPStage(Stage):
@@ -72,12 +70,7 @@ class LaMPStage(Stage):
         """Recall at 1, 3, 5 and 10, text to motion and motion to text, in random batches of 32 (the same ones every
         time), or among all clips where there are fewer."""
         texts, motions = self.features(self.val_set, next(self.model.parameters()).device)
-        cosines = similarity(texts, motions).cpu().numpy()
-        if len(cosines) < BATCH:
-            scores = retrieval_scores(cosines)
-        else:
-            draws = [batched_retrieval(cosines, rng=np.random.default_rng(seed)) for seed in range(VALIDATION_DRAWS)]
-            scores = {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]}
+        scores = steady_retrieval(similarity(texts, motions).cpu().numpy())
         shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
         firsts = [value for key, value in scores.items() if key.endswith("R1")]
         return {**shown, "mean_R1": sum(firsts) / len(firsts)}

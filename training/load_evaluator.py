@@ -23,13 +23,12 @@ _NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")
 
 
 @dataclass(frozen=True)
-class LoadedEvaluator:
-    """An evaluator in eval mode, the normalisation and the word vectors that it was trained with."""
+class Embedder:
+    """An evaluator, the normalisation and the word vectors that it learns or has learned with."""
 
     model: Evaluator
     normalisation: Normalisation
     words: WordVectors
-    source: Source
 
     @torch.no_grad()
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
@@ -70,6 +69,13 @@ class LoadedEvaluator:
                                  f"{row.shape[1]} features")
             row[:length] = self.normalisation.apply(motion[:length])
         return torch.from_numpy(padded), torch.tensor(lengths)
+
+
+@dataclass(frozen=True)
+class LoadedEvaluator(Embedder):
+    """An evaluator in eval mode with all that it was trained with."""
+
+    source: Source
 
 
 def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,

@@ -21,7 +21,7 @@ from options.opt_file import write_options
 from training.average import WeightAverage
 from training.checkpoint import load_checkpoint, load_strictly, random_state, save_checkpoint, set_random_state
 from training.runs import run_folder
-from training.source import find_source, read_state
+from training.source import find_source
 from training.stage import Stage
 from utils.device import select_device
 from utils.errors import InputError
@@ -209,8 +209,8 @@ class Trainer:
             save_checkpoint(path, self._content(weights_only))
 
     def _content(self, weights_only: bool) -> dict[str, object]:
-        content = {self.stage.state_key: self.stage.state(), "ep": self.progress.epoch,
-                   "total_it": self.progress.total_it, "settings": plain(vars(self.opt))}
+        content = {**self.stage.weights(), "ep": self.progress.epoch, "total_it": self.progress.total_it,
+                   "settings": plain(vars(self.opt))}
         if weights_only:
             return content
         content |= {
@@ -226,10 +226,10 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         content = load_checkpoint(path)
-        missing = {self.stage.state_key, self.stage.optimizer_key, *RESUMED} - content.keys()
+        missing = {*self.stage.weights(), self.stage.optimizer_key, *RESUMED} - content.keys()
         if missing:
             raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
-        load_strictly(self.stage.model, content[self.stage.state_key], path)
+        load_strictly(self.stage.model, self.stage.read_weights(path), path)
         self.stage.load_extra_state(content["extra"])
         try:
             self.optimizer.load_state_dict(content[self.stage.optimizer_key])
@@ -247,7 +247,7 @@ class Trainer:
 
     def _start_from(self, name: str) -> None:
         source = find_source(name, self.opt.dataset_name, self.opt.checkpoints_dir)
-        self.stage.start_from(read_state(source.file, (self.stage.state_key,)), source.file)
+        self.stage.start_from(self.stage.read_weights(source.file), source.file)
         if self.average:
             self.average.restart()
         self.accelerator.print(f"weights of {source} to start from")

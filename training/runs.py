@@ -10,13 +10,19 @@ SETTLED = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_
            "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads")
 
 
+def latest_checkpoint(opt: argparse.Namespace) -> Path:
+    """The file that a run goes on from, whether or not it is there."""
+    return Path(opt.checkpoints_dir) / opt.dataset_name / opt.name / "model" / "latest.tar"
+
+
 def run_folder(opt: argparse.Namespace) -> Path:
     """``checkpoints/<dataset_name>/<name>`` of a run. ``InputError`` where it is to go on and was never begun, or was
     begun with other settings of those that cannot change."""
-    folder = Path(opt.checkpoints_dir) / opt.dataset_name / opt.name
+    latest = latest_checkpoint(opt)
+    folder = latest.parent.parent
     if opt.is_continue:
-        if not (folder / "model" / "latest.tar").is_file():
-            raise InputError(f"--is_continue: {folder / 'model' / 'latest.tar'} is missing")
+        if not latest.is_file():
+            raise InputError(f"--is_continue: {latest} is missing")
         begun = read_options(folder / "opt.txt")
         for key in SETTLED:
             now = getattr(opt, key, None)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import load_strictly
+from training.source import read_state
 
 
 class Stage(nn.Module):
@@ -32,6 +33,14 @@ class Stage(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """What goes into a checkpoint under ``state_key``."""
         return self.model.state_dict()
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds of the model: state dicts by key."""
+        return {self.state_key: self.state()}
+
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The model's state dict out of such a checkpoint."""
+        return read_state(path, (self.state_key,))
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
         """Take the weights of another model, which lie at ``path``. ``InputError`` where they do not fit."""

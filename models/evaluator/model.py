@@ -86,7 +86,8 @@ class Evaluator(nn.Module):
         """
         if int(m_lens.min()) < UNIT_LENGTH:
             raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {UNIT_LENGTH}")
-        return self.motion_encoder(self.movements(motion), m_lens // UNIT_LENGTH)
+        seen = int(m_lens.max()) + UNIT_LENGTH  # frames that reach a step of the longest clip, and more
+        return self.motion_encoder(self.movements(motion[:, :seen]), m_lens // UNIT_LENGTH)
 
     def encode_text(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:
         """Word vectors (b, n, word), one-hot classes (b, n, pos), token counts (b,) to embeddings (b, coemb)."""

@@ -1,0 +1,226 @@
+"""The evaluator's losses and its two stages."""
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_evaluator
+from data.matching import MatchingPairs
+from data.motion_windows import Normalisation
+from data.specs import dataset_spec
+from data.text_motion import load_pairs
+from data.word_vectors import WordVectors
+from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.evaluator.training import MovementAutoEncoder, matching_loss
+from tests.test_resume import assert_equal
+from tests.toy import TINY_EVALUATOR, make_dataset, make_glove
+from training.checkpoint import load_checkpoint
+from training.load_evaluator import load_evaluator
+from utils.errors import InputError
+
+FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a toy data set and word vectors."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "data")
+    make_glove(folder / "glove")
+    return folder
+
+
+@pytest.fixture
+def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs the script in an empty folder with the data."""
+    for name in ("data", "glove"):
+        (tmp_path / name).symlink_to(data / name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *flags: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["train_evaluator.py", "--name", name, *FLAGS, *map(str, flags)])
+        train_evaluator.main()
+
+    return run
+
+
+def latest(name: str) -> dict:
+    """What a run's latest checkpoint holds."""
+    return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
+
+
+# Losses
+
+
+def test_own_motions_are_pulled_and_others_pushed_to_the_margin() -> None:
+    text = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 4.0]])
+    motion = torch.tensor([[3.0, 4.0], [10.0, 1.0], [0.0, 4.0]])
+    loss = matching_loss(text, motion, margin=10.0, shifts=1)
+    assert float(loss.positive) == pytest.approx((25 + 1 + 0) / 3)
+    # text 0 with motion 1, text 1 with motion 2, text 2 with motion 0: 10.05, 10.77 and 3 apart
+    assert float(loss.negative) == pytest.approx(7**2 / 3)
+    assert float(loss.total) == pytest.approx(float(loss.positive + loss.negative))
+    both = matching_loss(text, motion, margin=10.0, shifts=2)  # and text 0 with 2: 4; 1 with 0: 8.06; 2 with 1: 10.44
+    assert float(both.negative) == pytest.approx((7**2 + 6**2 + (10 - 65**0.5)**2) / 6)
+    assert float(matching_loss(text, motion, 10.0, shifts=50).negative) == float(both.negative)
+
+
+def test_equal_embeddings_have_a_finite_slope() -> None:
+    text = torch.ones(3, 4, requires_grad=True)
+    matching_loss(text, torch.ones(3, 4), 10.0, 2).total.backward()
+    assert text.grad.isfinite().all()
+
+
+@torch.no_grad()
+def test_the_auto_encoder_weighs_reconstruction_change_and_size_of_movements() -> None:
+    torch.manual_seed(0)
+    model = MovementAutoEncoder(23, 8, 6).eval()
+    motion = torch.randn(2, 16, 23)
+    movements = model.encoder(motion[..., :-4])
+    assert movements.shape == (2, 4, 6)
+    loss = model.loss(motion, 0.5, 0.25)
+    torch.testing.assert_close(loss.sparsity, movements.abs().mean())
+    torch.testing.assert_close(loss.smoothness, (movements[:, 1:] - movements[:, :-1]).abs().mean())
+    torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.smoothness + 0.25 * loss.sparsity)
+    motion[..., -4:] += 100  # foot contacts, which it does not see
+    torch.testing.assert_close(model.loss(motion, 0.5, 0.25).total, loss.total)
+
+
+def test_the_auto_encoder_learns_to_reconstruct() -> None:
+    torch.manual_seed(0)
+    model, motion = MovementAutoEncoder(23, 32, 32), torch.randn(4, 16, 23)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+
+    @torch.no_grad()
+    def error() -> float:
+        return float(model.eval().loss(motion, 0, 0).reconstruction)
+
+    before = error()
+    model.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.loss(motion, 1e-3, 1e-3).total.backward()
+        optimizer.step()
+    assert error() < 0.8 * before
+
+
+def test_matching_tells_pairs_apart() -> None:
+    torch.manual_seed(0)
+    model = Evaluator(EvaluatorConfig(23, 12, 12, 8, 15, 16, 16, 8))
+    motion, lengths = torch.randn(12, 24, 23), torch.full((12,), 24)
+    text = torch.randn(12, 22, 8), torch.zeros(12, 22, 15), torch.full((12,), 22)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+
+    def right() -> float:
+        model.eval()
+        with torch.no_grad():
+            distances = torch.cdist(model.encode_text(*text), model.encode_motion(motion, lengths))
+        model.train()
+        return float((distances.argmin(1) == torch.arange(12)).float().mean())
+
+    assert right() < 0.5
+    for _ in range(100):
+        optimizer.zero_grad()
+        matching_loss(model.encode_text(*text), model.encode_motion(motion, lengths), 10.0, 11).total.backward()
+        optimizer.step()
+    assert right() > 0.9
+
+
+# Data
+
+
+def test_an_item_has_the_motion_and_the_caption_that_were_drawn(data: Path) -> None:
+    pairs = load_pairs(dataset_spec("t2m", data / "data"), "train")
+    words = WordVectors.load(data / "glove")
+    items = MatchingPairs(pairs, Normalisation(np.zeros(263), np.ones(263)), words, training=True, seed=1)
+    for index in (0, 5):
+        item, crop = items[index], items.crop(index)
+        tokens = pairs[index].tokens[crop.caption]
+        assert item["m_len"] == crop.length and item["cap_len"] == len(tokens) + 2
+        assert item["word_emb"].shape == (22, words.dim) and item["pos_onehot"].shape == (22, 15)
+        second = words.vector(tokens[1].partition("/")[0])
+        np.testing.assert_array_equal(item["word_emb"][2], second)
+        rows = pairs[index].features[crop.start:crop.start + crop.length]
+        np.testing.assert_allclose(item["motion"][:crop.length], rows, atol=1e-6)
+        assert not item["motion"][crop.length:].any()
+
+
+# Runs
+
+
+def test_a_run_leaves_the_published_layout_with_its_normalisation_and_words(train: Callable[..., None]) -> None:
+    train("new")
+    content, movement = latest("new"), latest("new_movement")
+    assert {"movement_encoder", "text_encoder", "motion_encoder", "opt_evaluator"} <= content.keys()
+    assert movement["total_it"] == 3 and content["total_it"] == 4
+    learned = {name.removeprefix("encoder."): tensor for name, tensor in movement["movement_autoencoder"].items()
+               if name.startswith("encoder.")}
+    assert_equal(content["movement_encoder"], learned)  # matching leaves the movements as they are
+    spec = dataset_spec("t2m", "data")
+    loaded = load_evaluator("new", spec, "checkpoints")
+    assert loaded.source.file.name == "finest.tar" and loaded.words.dim == 6
+    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
+    np.testing.assert_allclose(loaded.normalisation.std[0], published.std[0] / 5, rtol=1e-5)
+    pairs = load_pairs(spec, "val")
+    assert loaded.motions([pair.features for pair in pairs]).shape == (len(pairs), 8)
+    assert loaded.texts([pair.tokens[0] for pair in pairs]).shape == (len(pairs), 8)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(train: Callable[..., None]) -> None:
+    train("whole")
+    train("parts", "--total_iter", 2)
+    train("parts", "--is_continue")
+    whole, parts = latest("whole"), latest("parts")
+    assert parts["total_it"] == 4
+    for part in ("movement_encoder", "text_encoder", "motion_encoder", "opt_evaluator"):
+        assert_equal(parts[part], whole[part])
+
+
+def test_a_run_that_was_stopped_among_its_movements_learns_the_rest_of_them(train: Callable[..., None]) -> None:
+    train("whole")
+    train("parts", "--movement_iter", 2)
+    for path in Path("checkpoints/t2m/parts/model").iterdir():
+        path.unlink()
+    train("parts", "--is_continue")
+    assert_equal(latest("parts")["movement_encoder"], latest("whole")["movement_encoder"])
+    assert latest("parts")["total_it"] == 4
+
+
+def test_movements_may_go_on_learning_and_a_run_may_start_from_another(train: Callable[..., None]) -> None:
+    train("first")
+    train("second", "--init_from", "first", "--tune_movement", "--lr", 0.01)
+    assert not Path("checkpoints/t2m/second_movement").exists()
+    first, second = (latest(name)["movement_encoder"]["main.0.weight"] for name in ("first", "second"))
+    assert not torch.equal(first, second)
+    train("third", "--init_from", "first", "--lr", 0)
+    best = load_checkpoint(Path("checkpoints/t2m/first/model/finest.tar"))
+    assert torch.equal(latest("third")["text_encoder"]["gru.weight_hh_l0"], best["text_encoder"]["gru.weight_hh_l0"])
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    (("--is_continue",), "new_movement/model/latest.tar is missing"),
+    (("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),
+    (("--window_size", 30), "--window_size 30 must be a multiple"),
+    (("--window_size", 400), "no clip is longer"),
+    (("--data_root", "nowhere"), "nowhere/Mean.npy is missing"),
+    (("--init_from", "nobody"), "no model named 'nobody'"),
+    (("--batch_size", 1), "--batch_size"),
+])
+def test_what_is_wrong_is_told(train: Callable[..., None], capsys: pytest.CaptureFixture[str], flags: tuple,
+                               told: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train("new", *flags)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_kit_trains_too(train: Callable[..., None]) -> None:
+    kit = make_dataset(Path("kit"), "kit")
+    train("new", "--dataset_name", "kit", "--data_root", kit)
+    loaded = load_evaluator("new", dataset_spec("kit"), "checkpoints")
+    assert loaded.model.config.dim_pose == 251
+    with pytest.raises(InputError, match="251 features, and those of t2m have 263"):
+        load_evaluator("checkpoints/kit/new", dataset_spec("t2m"), "checkpoints")

@@ -1,0 +1,69 @@
+"""Train the evaluator: an auto-encoder of movements, then the matching of captions and motions."""
+import argparse
+
+import torch
+
+from data.matching import MatchingPairs
+from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids
+from data.specs import DatasetSpec, dataset_spec
+from data.text_motion import load_pairs
+from data.word_vectors import WORD_CLASSES, WordVectors
+from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.evaluator.training import MovementAutoEncoder
+from motion.features import biased_std
+from options.evaluator import parse_evaluator_options
+from training.evaluator_stage import MatchingStage, MovementStage, is_begun, movement_options
+from training.load_evaluator import GLOVE
+from training.loop import Trainer
+from training.runs import run_folder
+from training.schedule import warmup_milestones
+from utils.errors import script
+from utils.files import save_npy
+from utils.seeding import seed_everything
+
+
+def learn_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
+                    config: EvaluatorConfig) -> MovementAutoEncoder:
+    """Train the auto-encoder, or the rest of it."""
+    windows, firsts = (MotionWindows(read_features(spec, read_ids(spec, split), opt.quiet), normalisation,
+                                     opt.window_size) for split in ("train", "val"))
+    starts = [0, *firsts.ends[:-1].tolist()]
+    model = MovementAutoEncoder(config.dim_pose, config.dim_movement_enc_hidden, config.dim_movement_latent)
+    stage = MovementStage(model, opt, torch.stack([firsts[start] for start in starts]))
+    print(f"movements: {len(windows)} windows of {spec.root} -> {run_folder(opt)}")
+    Trainer(stage, opt, windows, warmup_milestones(0, [], 1.0)).run()
+    return model
+
+
+@script
+def main() -> None:
+    opt = parse_evaluator_options()
+    seed_everything(opt.seed)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
+    normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
+    words = WordVectors.load(opt.glove)
+    print(f"data set {spec.root}; {len(words)} word vectors of {opt.glove}")
+    config = EvaluatorConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose, "dim_word": words.dim,
+                                           "dim_pos_ohot": len(WORD_CLASSES)})
+    model = Evaluator(config)
+    if not is_begun(opt) and opt.init_from is None:
+        movements = learn_movements(movement_options(opt), spec, normalisation, config)
+        model.movement_encoder.load_state_dict(movements.encoder.state_dict())
+        opt.is_continue = False  # what goes on is the part above
+
+    train_pairs, val_pairs = (load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val"))
+    folder = run_folder(opt)
+    words.save(folder / GLOVE)
+    save_npy(folder / "meta" / "mean.npy", normalisation.mean)
+    save_npy(folder / "meta" / "std.npy", normalisation.std)
+    print(f"{len(train_pairs)} training pairs, {len(val_pairs)} to validate; "
+          f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {folder}")
+    stage = MatchingStage(model, opt, normalisation, words, val_pairs)
+    schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)
+    pairs = MatchingPairs(train_pairs, normalisation, words, training=True, seed=opt.seed)
+    Trainer(stage, opt, pairs, schedule).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The evaluator's two stages: movements first, then texts and motions that match."""
+import argparse
+from pathlib import Path
+
+from torch import Tensor
+
+from data.motion_windows import Normalisation
+from data.text_motion import Pair
+from data.word_vectors import WordVectors
+from evaluation.retrieval import euclidean_similarity, steady_retrieval
+from models.evaluator.model import Evaluator
+from models.evaluator.training import MovementAutoEncoder, matching_loss
+from training.load_evaluator import Embedder, read_networks
+from training.runs import latest_checkpoint
+from training.stage import Stage
+
+
+class MovementStage(Stage):
+    """Reconstruct windows of motion from movements."""
+
+    name = "movement"
+    state_key = "movement_autoencoder"
+    optimizer_key = "opt_movement_autoencoder"
+
+    def __init__(self, model: MovementAutoEncoder, opt: argparse.Namespace, val_windows: Tensor) -> None:
+        super().__init__(model)
+        self.opt, self.val_windows = opt, val_windows
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Losses of windows (b, t, d)."""
+        loss = self.model.loss(batch, self.opt.smoothness, self.opt.sparsity)
+        return {"loss": loss.total, "rec": loss.reconstruction, "smooth": loss.smoothness, "sparse": loss.sparsity}
+
+    def validate(self) -> dict[str, float]:
+        """Reconstruction error of the validation windows."""
+        device = next(self.model.parameters()).device
+        return {key: float(value) for key, value in self(self.val_windows.to(device)).items()}
+
+
+class MatchingStage(Stage):
+    """Bring captions and their motions together, and others apart; the movement encoder stays as it is, unless it is
+    to be tuned. Checkpoints are laid out as the published ones, with a state dict a network."""
+
+    name = "evaluator"
+    state_key = "evaluator"
+    optimizer_key = "opt_evaluator"
+    bests = {"finest": ("t2m_R3", "max")}
+
+    def __init__(self, model: Evaluator, opt: argparse.Namespace, normalisation: Normalisation, words: WordVectors,
+                 val_pairs: list[Pair]) -> None:
+        super().__init__(model)
+        self.opt, self.val_pairs = opt, val_pairs
+        self.embedder = Embedder(model, normalisation, words)
+        model.movement_encoder.requires_grad_(opt.tune_movement)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of a batch of ``MatchingPairs``."""
+        motion = self.model.encode_motion(batch["motion"], batch["m_len"])
+        text = self.model.encode_text(batch["word_emb"], batch["pos_onehot"], batch["cap_len"])
+        loss = matching_loss(text, motion, self.opt.margin, self.opt.negatives)
+        return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
+
+    def validate(self) -> dict[str, float]:
+        """Recall of the first captions and whole clips in random batches of 32, the same ones every time."""
+        texts = self.embedder.texts([pair.tokens[0] for pair in self.val_pairs])
+        motions = self.embedder.motions([pair.features for pair in self.val_pairs])
+        scores = steady_retrieval(euclidean_similarity(texts, motions))
+        return {key: value for key, value in scores.items() if key.endswith(("R1", "R3"))}
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Three state dicts."""
+        return self.model.checkpoint()
+
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """Joined again."""
+        return read_networks(path)
+
+
+def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
+    """Options of the run ``<name>_movement`` that comes first; it goes on by itself where it was begun."""
+    return argparse.Namespace(**{
+        **vars(opt), "name": f"{opt.name}_movement", "total_iter": opt.movement_iter, "max_epoch": opt.movement_iter,
+        "batch_size": opt.movement_batch_size, "lr": opt.movement_lr, "ema": 0.0, "init_from": None})
+
+
+def is_begun(opt: argparse.Namespace) -> bool:
+    """Whether the matching of a run that is to go on has begun, so that movements are learned."""
+    return opt.is_continue and latest_checkpoint(opt).is_file()
