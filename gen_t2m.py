@@ -1,4 +1,4 @@
-"""Make motions from text: joints, BVH and video for every prompt."""
+"""Make motions from text: joints, BVH, GLB and video for every prompt."""
 import time
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def main() -> None:
     motions = pipeline.generate([sample for _, _, sample in samples], sampling)
     print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
 
-    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh)
+    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
     for (number, repeat, sample), joints in tqdm(list(zip(samples, motions, strict=True)), desc="writing",
                                                  disable=opt.quiet or None, leave=False):
         paths = write_motion(folder, number, repeat, joints, sample.text, spec, formats)

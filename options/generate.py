@@ -21,6 +21,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     output.add_argument("--output_dir", default="generation", help="folder of all results")
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
+    output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
     output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
     models = parser.add_argument_group("models")
     models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")

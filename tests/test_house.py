@@ -15,7 +15,7 @@ from tests.house import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".sh", ".html", ""}
+TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".sh", ".html", ".js", ".mjs", ".css", ""}
 LONGEST_SCRIPT = 150
 # Written in pieces, so that this file does not find itself.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:" + "|".join(["work", "home", "root", "Users"]) + r")/\w")
@@ -28,7 +28,8 @@ def house() -> dict[str, str]:
 
 
 def _own_files() -> list[Path]:
-    skipped = {".git", ".venv", "dataset", "checkpoints", "log", "generation", "output", "pretrained"}
+    skipped = {".git", ".venv", "dataset", "checkpoints", "log", "generation", "output", "pretrained",
+               "node_modules"}
     return [path for path in sorted(ROOT.rglob("*"))
             if path.is_file() and path.suffix in TEXT and not skipped & set(path.relative_to(ROOT).parts)
             and not any(part.startswith(".") and part != ".ci" for part in path.relative_to(ROOT).parts)]

@@ -1,4 +1,4 @@
-"""Files of a generated motion: joints, BVH and video, plain and with locked feet."""
+"""Files of a generated motion: joints, BVH, GLB and video, plain and with locked feet."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from data.specs import DatasetSpec
 from motion.bvh_fit import joints_to_bvh
 from motion.foot import plant_feet
 from utils.files import save_npy, write_text
+from visualization.glb import write_glb
 from visualization.video import write_video
 
 
@@ -17,14 +18,15 @@ class Formats:
 
     video: bool = True
     bvh: bool = True
+    glb: bool = False
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
                  formats: Formats) -> list[Path]:
     """Write one motion, joints (T, J, 3) in metres, under ``folder``; the paths, joints first.
 
-    ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh`` and
-    ``.mp4``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
+    ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
+    ``.glb`` and ``.mp4``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     written = []
@@ -33,9 +35,14 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
         written.append(folder / "joints" / str(number) / f"{stem}{suffix}.npy")
         save_npy(written[-1], motion)
         animation = folder / "animation" / str(number) / f"{stem}{suffix}"
+        if formats.bvh or formats.glb:
+            bvh = joints_to_bvh(motion, spec.skeleton, spec.fps)
         if formats.bvh:
             written.append(animation.with_suffix(".bvh"))
-            write_text(written[-1], joints_to_bvh(motion, spec.skeleton, spec.fps).text())
+            write_text(written[-1], bvh.text())
+        if formats.glb:
+            written.append(animation.with_suffix(".glb"))
+            write_glb(written[-1], bvh, spec.skeleton, stem + suffix)
         if formats.video:
             written.append(animation.with_suffix(".mp4"))
             write_video(written[-1], [motion], [caption], spec.fps)

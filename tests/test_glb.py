@@ -1,0 +1,133 @@
+"""A GLB holds the motion that the joints and the BVH hold, as glTF 2.0 that others open."""
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from pygltflib import GLTF2
+from scipy.spatial.transform import Rotation
+
+from data.specs import dataset_spec
+from motion.bvh import read_bvh
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
+from motion.rig import RIGS
+from motion.skeleton import KIT, T2M, Skeleton
+from tests.sample_motion import sample_motion
+from tests.toy import ROOT
+from visualization.figure import mesh_of, parts_of
+from visualization.glb import write_glb
+from visualization.outputs import Formats, write_motion
+
+VALIDATOR = ROOT / "visualization" / "page" / "node_modules" / "gltf-validator"
+SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton: skeleton.name)
+
+
+def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
+    """A made-up motion in metres."""
+    return sample_motion(skeleton, frames) * (1.0 if skeleton is T2M else 0.001)
+
+
+def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
+    """The float rows of an accessor."""
+    entry = gltf.accessors[accessor]
+    view = gltf.bufferViews[entry.bufferView]
+    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[entry.type]
+    rows = np.frombuffer(gltf.binary_blob(), np.float32, entry.count * width, view.byteOffset)
+    return rows.reshape(entry.count, width)
+
+
+def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
+    """Times (T,) and joints (T, J, 3), in the skeleton's order, that an animation says."""
+    gltf = GLTF2().load(str(path))
+    animation = gltf.animations[0]
+    tracks, times = {}, None
+    for channel in animation.channels:
+        sampler = animation.samplers[channel.sampler]
+        times = numbers(gltf, sampler.input)[:, 0]
+        tracks[gltf.nodes[channel.target.node].name, channel.target.path] = numbers(gltf, sampler.output)
+    joints, rig = np.zeros((len(times), len(skeleton), 3)), RIGS[skeleton.name]
+
+    def walk(number: int, place: np.ndarray, turn: Rotation) -> None:
+        node = gltf.nodes[number]
+        step = tracks.get((node.name, "translation"), np.tile(node.translation, (len(times), 1)))
+        place = place + turn.apply(step)
+        joints[:, rig.order[rig.names.index(node.name)]] = place
+        turn = turn * Rotation.from_quat(tracks[node.name, "rotation"])
+        for child in node.children:
+            walk(child, place, turn)
+
+    walk(gltf.skins[0].skeleton, np.zeros((len(times), 3)), Rotation.identity(len(times)))
+    return times, joints
+
+
+@pytest.mark.parametrize("name", ["t2m", "kit"])
+def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str) -> None:
+    spec = dataset_spec(name)
+    moving = rigid_joints(metres(spec.skeleton), spec.skeleton)
+    paths = write_motion(tmp_path, 0, 0, moving, "a person", spec, Formats(video=False, glb=True))
+    for suffix in ("", "_ik"):
+        files = {path.suffix: path for path in paths if path.stem.endswith("_ik") == bool(suffix)}
+        assert sorted(files) == [".bvh", ".glb", ".npy"]
+        joints, bvh = np.load(files[".npy"]), read_bvh(files[".bvh"])
+        times, glb = read_joints(files[".glb"], spec.skeleton)
+        assert np.abs(bvh_to_joints(bvh, spec.skeleton) - joints).max() < 1e-3
+        assert np.abs(glb - joints).max() < 1e-3
+        assert times == pytest.approx(np.arange(len(joints)) / spec.fps, abs=1e-5)
+
+
+def test_no_turn_takes_the_long_way_round(tmp_path: Path) -> None:
+    moving = sample_motion(T2M, 60, turn=14.0)
+    write_glb(tmp_path / "a.glb", joints_to_bvh(moving, T2M, 20), T2M)
+    gltf = GLTF2().load(str(tmp_path / "a.glb"))
+    turns = [numbers(gltf, sampler.output) for sampler in gltf.animations[0].samplers[1:]]
+    assert all((turn[1:] * turn[:-1]).sum(-1).min() > 0 for turn in turns)
+
+
+@SKELETONS
+def test_others_open_it_with_flesh_around_the_bones(tmp_path: Path, skeleton: Skeleton) -> None:
+    bvh = joints_to_bvh(metres(skeleton), skeleton, 20)
+    write_glb(tmp_path / "a.glb", bvh, skeleton)
+    scene = trimesh.load(tmp_path / "a.glb")
+    assert set(bvh.names) <= set(scene.graph.nodes)
+    place = {name: scene.graph[name][0][:3, 3] for name in bvh.names}
+    for name, parent, offset in zip(bvh.names, bvh.parents, bvh.offsets, strict=True):
+        assert place[name] - (place[bvh.names[parent]] if parent >= 0 else 0) == pytest.approx(offset, abs=1e-6)
+    bones = np.array(list(place.values()))
+    grown = scene.bounds - [bones.min(0), bones.max(0)]
+    assert (grown[0] < 0).all() and (grown[1] > 0).all() and np.abs(grown).max() < 0.25
+    assert len(scene.geometry) == 3
+
+
+@SKELETONS
+def test_every_part_is_a_closed_body_that_looks_outwards(skeleton: Skeleton) -> None:
+    pose = metres(skeleton)[0]
+    for part in parts_of(skeleton):
+        mesh = mesh_of([part], pose)
+        solid = trimesh.Trimesh(mesh.corners, mesh.triangles)  # which joins corners at one place
+        assert solid.is_watertight and solid.volume > 0
+        assert (np.einsum("vi,vi->v", mesh.normals, mesh.corners - mesh.corners.mean(0)) > 0).mean() > 0.9
+        assert set(mesh.joints) == {part.start}
+
+
+@SKELETONS
+def test_left_and_right_are_alike(skeleton: Skeleton) -> None:
+    sides = [sorted((part.radii, part.past is None) for part in parts_of(skeleton) if part.side == side)
+             for side in (1, 2)]
+    assert sides[0] == sides[1] and sides[0]
+
+
+@pytest.mark.skipif(not (shutil.which("node") and VALIDATOR.is_dir()),
+                    reason="Khronos' validator is not there: npm ci --prefix visualization/page")
+@SKELETONS
+def test_it_is_valid_gltf(tmp_path: Path, skeleton: Skeleton) -> None:
+    write_glb(tmp_path / "a.glb", joints_to_bvh(metres(skeleton), skeleton, 20), skeleton)
+    ask = ("require(process.argv[1]).validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[2])))"
+           ".then(report => console.log(JSON.stringify(report.issues)))")
+    told = subprocess.run(["node", "-e", ask, str(VALIDATOR), str(tmp_path / "a.glb")], capture_output=True, text=True,
+                          check=True, timeout=60)
+    issues = json.loads(told.stdout)
+    assert issues["messages"] == []
+    assert issues["numErrors"] == 0

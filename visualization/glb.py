@@ -1,0 +1,135 @@
+"""glTF 2.0 binaries (.glb): a figure that moves in whatever opens 3-D models, from Blender to a phone."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from pygltflib import (
+    ARRAY_BUFFER,
+    ELEMENT_ARRAY_BUFFER,
+    FLOAT,
+    GLTF2,
+    UNSIGNED_BYTE,
+    UNSIGNED_SHORT,
+    Accessor,
+    Animation,
+    AnimationChannel,
+    AnimationChannelTarget,
+    AnimationSampler,
+    Asset,
+    Attributes,
+    Buffer,
+    BufferView,
+    Material,
+    Node,
+    PbrMetallicRoughness,
+    Primitive,
+    Scene,
+    Skin,
+)
+from pygltflib import Mesh as GltfMesh
+
+from motion.bvh import Bvh
+from motion.rig import RIGS
+from motion.rotation import matrix_to_quat, quat_continuous
+from motion.skeleton import Skeleton
+from utils.files import atomic_path
+from visualization.drawing import LEFT as LEFT_COLOUR
+from visualization.drawing import RIGHT as RIGHT_COLOUR
+from visualization.drawing import TRUNK as TRUNK_COLOUR
+from visualization.figure import mesh_of, parts_of
+
+GAMMA = 2.2  # pictures' colours to the linear ones of glTF
+COLOURS = {"trunk": TRUNK_COLOUR, "left": LEFT_COLOUR, "right": RIGHT_COLOUR}  # in the order of the figure's sides
+SIZES = {("f", 4): FLOAT, ("u", 1): UNSIGNED_BYTE, ("u", 2): UNSIGNED_SHORT}  # of a number
+KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
+
+
+def write_glb(path: str | Path, bvh: Bvh, skeleton: Skeleton, name: str = "motion") -> None:
+    """Write what ``joints_to_bvh`` made of a motion in metres: the same bones and turns, with flesh, one key a frame.
+
+    ``name`` is what programs call the animation.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_glb(bvh, skeleton, name))
+
+
+def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
+    pack = _Pack()
+    joints = len(bvh.names)
+    nodes = [Node(name=bone, translation=offset.tolist(),
+                  children=[child for child, parent in enumerate(bvh.parents) if parent == joint])
+             for joint, (bone, offset) in enumerate(zip(bvh.names, bvh.offsets, strict=True))]
+    nodes.append(Node(name="Body", mesh=0, skin=0))
+
+    rest = np.zeros((joints, 3))
+    for joint, parent in enumerate(bvh.parents):
+        rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
+    bind = np.tile(np.eye(4, dtype=np.float32), (joints, 1, 1))
+    bind[:, 3, :3] = -rest  # glTF matrices lie column by column
+    skin = Skin(inverseBindMatrices=pack.add(bind.reshape(joints, 16)), skeleton=0, joints=list(range(joints)))
+
+    animation = Animation(name=name, samplers=[], channels=[])
+    times = pack.add(np.arange(len(bvh.values), dtype=np.float32)[:, None] * np.float32(bvh.frame_time), bounds=True)
+    turns = quat_continuous(matrix_to_quat(torch.from_numpy(bvh.local_rotations()))).numpy()[..., [1, 2, 3, 0]]
+    tracks = [(0, "translation", bvh.local_positions()[:, 0])]
+    tracks += [(joint, "rotation", turns[:, joint]) for joint in range(joints)]
+    for joint, what, values in tracks:
+        animation.samplers.append(AnimationSampler(input=times, output=pack.add(np.float32(values))))
+        target = AnimationChannelTarget(node=joint, path=what)
+        animation.channels.append(AnimationChannel(sampler=len(animation.samplers) - 1, target=target))
+
+    gltf = GLTF2(
+        asset=Asset(version="2.0", generator="lamp-motion"), scene=0, scenes=[Scene(nodes=[0, joints])], nodes=nodes,
+        meshes=[GltfMesh(name="Body", primitives=_body(skeleton, rest, pack))], skins=[skin],
+        animations=[animation],
+        materials=[Material(name=side, doubleSided=False, pbrMetallicRoughness=PbrMetallicRoughness(
+            baseColorFactor=[*(np.array(colour) / 255) ** GAMMA, 1.0], metallicFactor=0.0, roughnessFactor=0.7))
+            for side, colour in COLOURS.items()])
+    pack.into(gltf)
+    return b"".join(gltf.save_to_bytes())
+
+
+def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:
+    """The skinned flesh of a body at ``rest`` (J, 3), in file order: a primitive a side."""
+    order = np.array(RIGS[skeleton.name].order)
+    places = np.argsort(order)  # of each joint in the file
+    primitives = []
+    for side in range(len(COLOURS)):
+        mesh = mesh_of([part for part in parts_of(skeleton) if part.side == side], rest[places])
+        bones = np.zeros((len(mesh.joints), 4), np.uint8)
+        bones[:, 0] = places[mesh.joints]
+        weights = np.zeros_like(bones)
+        weights[:, 0] = 255
+        attributes = Attributes(
+            POSITION=pack.add(np.float32(mesh.corners), ARRAY_BUFFER, bounds=True),
+            NORMAL=pack.add(np.float32(mesh.normals), ARRAY_BUFFER),
+            JOINTS_0=pack.add(bones, ARRAY_BUFFER), WEIGHTS_0=pack.add(weights, ARRAY_BUFFER, normalized=True))
+        corners = pack.add(mesh.triangles.astype(np.uint16).reshape(-1, 1), ELEMENT_ARRAY_BUFFER)
+        primitives.append(Primitive(attributes=attributes, indices=corners, material=side))
+    return primitives
+
+
+class _Pack:
+    """Collects arrays into one binary buffer."""
+
+    def __init__(self) -> None:
+        self.data, self.views, self.accessors = bytearray(), [], []
+
+    def add(self, rows: np.ndarray, target: int | None = None, bounds: bool = False, normalized: bool = False) -> int:
+        """Number of a new accessor to ``rows`` (N, 1, 3, 4 or 16).
+
+        ``bounds`` tells their least and greatest values too; ``normalized`` integers stand for 0 to 1.
+        """
+        self.data += bytes(-len(self.data) % 4)
+        self.views.append(BufferView(buffer=0, byteOffset=len(self.data), byteLength=rows.nbytes, target=target))
+        self.data += rows.tobytes()
+        limits = {"min": rows.min(0).tolist(), "max": rows.max(0).tolist()} if bounds else {}
+        self.accessors.append(Accessor(
+            bufferView=len(self.views) - 1, componentType=SIZES[rows.dtype.kind, rows.dtype.itemsize],
+            count=len(rows), type=KINDS[rows.shape[1]], normalized=normalized, **limits))
+        return len(self.accessors) - 1
+
+    def into(self, gltf: GLTF2) -> None:
+        gltf.bufferViews, gltf.accessors = self.views, self.accessors
+        gltf.buffers = [Buffer(byteLength=len(self.data))]
+        gltf.set_binary_blob(bytes(self.data))
