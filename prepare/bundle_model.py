@@ -1,6 +1,6 @@
 """Pack trained models for pretrained/: float16 safetensors, options without paths of this machine, what else they need.
 
-    python prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo
+    python prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo
 """
 import shutil
 import sys
@@ -8,11 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from torch import Tensor
+
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
 from options.opt_file import write_options
 from training.checkpoint import save_weights
-from training.source import find_source, read_state
+from training.load_evaluator import read_networks
+from training.source import Source, find_source, read_state
 from utils.errors import script
 from utils.files import atomic_path
 from utils.paths import PRETRAINED
@@ -20,8 +23,19 @@ from utils.paths import PRETRAINED
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator")
 # Of one machine or one run; nothing that rebuilds or uses the model.
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
-            "num_workers"}
+            "num_workers", "glove"}
+EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", "glove/our_vab_data.npy", "glove/our_vab_words.txt")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
+
+
+def own_state(source: Source) -> dict[str, Tensor]:
+    """The weights of a model, less what is made anew or lies in its tokenizer's file."""
+    if "dim_coemb_hidden" in source.options:  # an evaluator
+        return read_networks(source.file)
+    own_encoder = source.options.get("published_behaviour", False)
+    tokenizer = ("vq_model.",) if own_encoder else ("vq_model.", "motion_encoder.")
+    return {key: tensor for key, tensor in read_state(source.file, STATE_KEYS).items()
+            if not key.startswith(tokenizer) and not key.endswith(FIXED)}
 
 
 @script
@@ -34,13 +48,9 @@ def main() -> None:
     for name in opt.names:
         source = find_source(name, opt.dataset_name, opt.checkpoints_dir)
         folder = opt.out / opt.dataset_name / source.folder.name
-        own_encoder = source.options.get("published_behaviour", False)
-        tokenizer = ("vq_model.",) if own_encoder else ("vq_model.", "motion_encoder.")
-        state = {key: tensor for key, tensor in read_state(source.file, STATE_KEYS).items()
-                 if not key.startswith(tokenizer) and not key.endswith(FIXED)}
-        save_weights(folder / "model" / f"{source.file.stem}.safetensors", state)
+        save_weights(folder / "model" / f"{source.file.stem}.safetensors", own_state(source))
         write_options(folder / "opt.txt", {key: value for key, value in source.options.items() if key not in LEFT_OUT})
-        for extra in ("meta/mean.npy", "meta/std.npy", "vocab.txt"):
+        for extra in EXTRAS:
             if (source.folder / extra).is_file():
                 with atomic_path(folder / extra) as temporary:
                     shutil.copyfile(source.folder / extra, temporary)

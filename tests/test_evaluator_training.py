@@ -16,7 +16,7 @@ from data.word_vectors import WordVectors
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder, matching_loss
 from tests.test_resume import assert_equal
-from tests.toy import TINY_EVALUATOR, make_dataset, make_glove
+from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, run_script
 from training.checkpoint import load_checkpoint
 from training.load_evaluator import load_evaluator
 from utils.errors import InputError
@@ -198,6 +198,22 @@ def test_movements_may_go_on_learning_and_a_run_may_start_from_another(train: Ca
     train("third", "--init_from", "first", "--lr", 0)
     best = load_checkpoint(Path("checkpoints/t2m/first/model/finest.tar"))
     assert torch.equal(latest("third")["text_encoder"]["gru.weight_hh_l0"], best["text_encoder"]["gru.weight_hh_l0"])
+
+
+def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--data_root", data / "data", "--glove", data / "glove", "--mixed_precision", "bf16")
+    run_script("train_evaluator.py", "--name", "new", *FLAGS, *flags, cwd=tmp_path)
+    spec = dataset_spec("t2m", data / "data")
+    whole, pairs = load_evaluator("new", spec, "checkpoints"), load_pairs(spec, "val")
+    run_script("prepare/bundle_model.py", "new", "--out", "packed", cwd=tmp_path)
+    assert {path.relative_to("packed/t2m/new").as_posix() for path in Path("packed").rglob("*") if path.is_file()} == {
+        "opt.txt", "meta/mean.npy", "meta/std.npy", "glove/our_vab_data.npy", "glove/our_vab_words.txt",
+        "model/finest.safetensors"}
+    packed = load_evaluator("new", spec, "packed")
+    motions, tokens = [pair.features for pair in pairs], [pair.tokens[0] for pair in pairs]
+    np.testing.assert_allclose(packed.motions(motions), whole.motions(motions), atol=0.02)
+    np.testing.assert_allclose(packed.texts(tokens), whole.texts(tokens), atol=0.02)
 
 
 @pytest.mark.parametrize(("flags", "told"), [

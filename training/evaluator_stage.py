@@ -57,7 +57,7 @@ class MatchingStage(Stage):
         """Losses of a batch of ``MatchingPairs``."""
         motion = self.model.encode_motion(batch["motion"], batch["m_len"])
         text = self.model.encode_text(batch["word_emb"], batch["pos_onehot"], batch["cap_len"])
-        loss = matching_loss(text, motion, self.opt.margin, self.opt.negatives)
+        loss = matching_loss(text.float(), motion.float(), self.opt.margin, self.opt.negatives)
         return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
 
     def validate(self) -> dict[str, float]:

@@ -1,0 +1,211 @@
+"""Fetching and unpacking published files, against a server of the test's own."""
+import hashlib
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from data.word_vectors import WordVectors
+from tests.toy import run_script
+from utils.download import direct_address, fetch, unpack
+from utils.errors import InputError
+
+CONTENT = bytes(range(256)) * 1000
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``files`` by path and remembers which ranges it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/file": CONTENT}
+        self.asked: list[str | None] = []
+        self.knows_ranges, self.cut, self.kind = True, 0, "application/octet-stream"
+
+    def address(self, name: str = "file") -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted, content = self.headers["Range"], self.server.files.get(self.path)
+        self.server.asked.append(wanted)
+        if content is None:
+            self.send_error(404)
+            return
+        start = int(wanted[6:-1]) if wanted and self.server.knows_ranges else 0
+        if start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Type", self.server.kind)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:len(content) - self.server.cut])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as made:
+        thread = Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+# Fetching
+
+
+def test_a_file_comes_whole_and_under_its_name(server: Server, tmp_path: Path) -> None:
+    path = fetch(server.address(), tmp_path / "new" / "file", hashlib.sha256(CONTENT).hexdigest())
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_begun_goes_on(server: Server, tmp_path: Path) -> None:
+    server.cut = 1000
+    with pytest.raises(InputError, match=r"stays in .*file\.part"):
+        fetch(server.address(), tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    server.cut = 0
+    assert fetch(server.address(), tmp_path / "file").read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={len(CONTENT) - 1000}-"]
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server: Server, tmp_path: Path) -> None:
+    server.knows_ranges = False
+    (tmp_path / "file.part").write_bytes(b"other")
+    assert fetch(server.address(), tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_whole_part_is_taken_and_a_longer_one_begun_anew(server: Server, tmp_path: Path) -> None:
+    for begun in (CONTENT, CONTENT + b"more"):
+        (tmp_path / "file.part").write_bytes(begun)
+        assert fetch(server.address(), tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_another_file_than_the_one_asked_for_is_refused(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="its sha256 is"):
+        fetch(server.address(), tmp_path / "file", "0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_network_answers_is_told(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="404 Not Found"):
+        fetch(server.address("nothing"), tmp_path / "file")
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(InputError, match="it is a web page"):
+        fetch(server.address(), tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be fetched"):
+        fetch("http://127.0.0.1:1/file", tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be fetched"):
+        fetch("nonsense://a", tmp_path / "file")
+
+
+@pytest.mark.parametrize("link", [
+    "https://drive.google.com/file/d/1aB-c_9/view?usp=sharing", "https://drive.google.com/uc?id=1aB-c_9",
+    "https://drive.google.com/uc?export=download&id=1aB-c_9", "https://drive.google.com/open?id=1aB-c_9",
+])
+def test_share_links_become_addresses_of_files(link: str) -> None:
+    assert "id=1aB-c_9&" in direct_address(link)
+    assert direct_address("https://example.org/a.zip?id=3") == "https://example.org/a.zip?id=3"
+
+
+# Unpacking
+
+
+def make_zip(path: Path, files: dict[str, bytes], mode: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            member = zipfile.ZipInfo(name)
+            member.external_attr = mode << 16
+            archive.writestr(member, content)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(content), kind, "/etc/passwd"
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_archives_are_unpacked(tmp_path: Path, make: Callable[..., Path]) -> None:
+    unpack(make(tmp_path / "archive", {"a/b.txt": b"one", "c.txt": b"two"}), tmp_path / "out")
+    assert (tmp_path / "out/a/b.txt").read_bytes() == b"one" and (tmp_path / "out/c.txt").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize(("make", "name", "more"), [
+    (make_zip, "../evil", ()), (make_zip, "/evil", ()), (make_zip, "a/../../evil", ()), (make_zip, "..\\evil", ()),
+    (make_zip, "link", (stat.S_IFLNK,)), (make_tar, "../evil", ()), (make_tar, "/evil", ()),
+    *((make_tar, "link", (kind,)) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)),
+])
+def test_a_member_outside_is_refused_before_anything_is_written(tmp_path: Path, make: Callable[..., Path], name: str,
+                                                                more: tuple) -> None:
+    archive = make(tmp_path / "archive", {"good.txt": b"", name: b""}, *more)
+    with pytest.raises(InputError, match="no plain file inside"):
+        unpack(archive, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    whole = make_tar(tmp_path / "archive", {"a": bytes(range(256)) * 40}).read_bytes()
+    for content in (b"nonsense", whole[:60]):
+        (tmp_path / "archive").write_bytes(content)
+        with pytest.raises(InputError, match="archive"):
+            unpack(tmp_path / "archive", tmp_path / "out")
+
+
+# The script
+
+
+def test_word_vectors_are_fetched_to_where_they_are_looked_for(server: Server, tmp_path: Path) -> None:
+    WordVectors(["unk", "walk"], np.arange(6).reshape(2, 3)).save(tmp_path / "made", pickles=True)
+    files = {f"glove/{path.name}": path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    server.files["/glove.zip"] = make_zip(tmp_path / "glove.zip", files | {"__MACOSX/._x": b""}).read_bytes()
+    result = run_script("prepare/download.py", "glove", "--source", server.address("glove.zip"), cwd=tmp_path)
+    assert "our_vab_data.npy, our_vab_idx.pkl" in result.stdout
+    assert WordVectors.load(tmp_path / "glove").vector("walk").tolist() == [3, 4, 5]
+    assert all(path.name.startswith("our_vab_") for path in (tmp_path / "glove").iterdir())
+
+
+def test_an_evaluator_goes_beside_other_models_and_their_files_stay(tmp_path: Path) -> None:
+    other = tmp_path / "checkpoints" / "t2m" / "vq" / "opt.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("mine")
+    archive = make_tar(tmp_path / "evaluator.tar.gz", {
+        "t2m/text_mot_match/model/finest.tar": b"1", "t2m/Comp_v6_KLD005/meta/mean.npy": b"2"})
+    run_script("prepare/download.py", "evaluator", "--source", archive, cwd=tmp_path)
+    home = tmp_path / "checkpoints" / "t2m"
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == {
+        "vq/opt.txt", "text_mot_match/model/finest.tar", "Comp_v6_KLD005/meta/mean.npy"}
+    assert other.read_text() == "mine" and archive.exists()
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    ((), "give the address that prepare/download_glove.sh of MoMask names"),
+    (("--source", "nowhere.zip"), "--source nowhere.zip: there is no such file"),
+    (("--source", "empty.zip"), "empty.zip holds no our_vab_data.npy"),
+])
+def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
+    make_zip(tmp_path / "empty.zip", {"a": b""})
+    result = run_script("prepare/download.py", "glove", *flags, cwd=tmp_path, check=False)
+    assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1
