@@ -3,16 +3,11 @@
 ``ROOT/joints/ID.npy`` (T, J, 3) gives ``ROOT/new_joint_vecs/ID.npy`` (T - 1, 12 J - 1), ``ROOT/new_joints/ID.npy``
 (T - 1, J, 3), ``ROOT/Mean.npy`` and ``ROOT/Std.npy``; mirroring adds to ``ROOT/texts`` and the split files.
 """
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from data.text import mirror_text
@@ -20,6 +15,7 @@ from motion.features import ColumnStatistics, features_to_joints, joints_to_feat
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
+from utils.parallel import mapping
 
 SPLITS = ("train", "val", "test", "train_val", "all")
 
@@ -64,7 +60,7 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
     """
     names = _originals(job)
     result = Prepared()
-    with _mapping(min(workers, len(names))) as apply:
+    with mapping(min(workers, len(names))) as apply:
         parts = apply(partial(_prepare_clip, job), names)
         for part in tqdm(parts, total=len(names), desc="motion features", disable=quiet or None, leave=False):
             result.add(part)
@@ -98,21 +94,6 @@ def _originals(job: Job) -> list[str]:
     if not names:
         raise InputError(f"{folder} has no .npy file")
     return sorted(name for name in names if not (job.mirrored and name.startswith("M") and name[1:] in names))
-
-
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable]:
-    """An ordered ``map`` over ``workers`` processes; the plain one for a single worker."""
-    if workers <= 1:
-        yield map
-        return
-    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-        yield partial(pool.map, chunksize=8)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells of an interruption, once
 
 
 def _prepare_clip(job: Job, name: str) -> Prepared:

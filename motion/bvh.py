@@ -3,6 +3,7 @@
 Angles are degrees; a joint's rotations multiply from left to right in channel order and act on columns; a joint's
 position channels take the place of its offset.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,12 +53,7 @@ class Bvh:
 
     def forward_kinematics(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions (T, J, 3) and rotations (T, J, 3, 3) of all joints in the world."""
-        places, turns = self.local_positions(), self.local_rotations()
-        for joint, parent in enumerate(self.parents):
-            if parent >= 0:
-                places[:, joint] = places[:, parent] + np.einsum("tij,tj->ti", turns[:, parent], places[:, joint])
-                turns[:, joint] = turns[:, parent] @ turns[:, joint]
-        return places, turns
+        return chained(self.parents, self.local_positions(), self.local_rotations())
 
     def joints(self) -> np.ndarray:
         """(T, J, 3) positions of the joints in the world, in the file's unit."""
@@ -103,6 +99,19 @@ class Bvh:
         return [(joint, channel, columns.start + place)
                 for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True))
                 for place, channel in enumerate(channels) if channel.endswith(kind)]
+
+
+def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (T, J, 3) and rotations (T, J, 3, 3) in the world of those that each joint has in its parent's frame.
+
+    A parent comes before its children.
+    """
+    places, turns = places.copy(), turns.copy()
+    for joint, parent in enumerate(parents):
+        if parent >= 0:
+            places[:, joint] = places[:, parent] + np.einsum("tij,tj->ti", turns[:, parent], places[:, joint])
+            turns[:, joint] = turns[:, parent] @ turns[:, joint]
+    return places, turns
 
 
 def read_bvh(path: str | Path) -> Bvh:

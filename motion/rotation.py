@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+_NEAR = 1e-4  # radians between quaternions below which the arc is as good as straight
 _OPPOSITE = 1e-12  # squared length of the unnormalised quaternion between unit vectors that are opposite
 
 
@@ -118,6 +119,12 @@ def quat_to_euler(q: Tensor, order: str = "xyz") -> Tensor:
     return torch.stack(angles, -1).rad2deg()
 
 
+def axis_angle_to_quat(turn: Tensor) -> Tensor:
+    """Unit quaternions (..., 4) of turns (..., 3) about their own direction by their length in radians."""
+    half = turn.norm(dim=-1, keepdim=True) / 2
+    return torch.cat((half.cos(), turn / 2 * torch.sinc(half / torch.pi)), -1)
+
+
 def yaw_quat(half_angle: Tensor) -> Tensor:
     """Turns about y (..., 4) by twice ``half_angle`` (...) in radians: the way features store headings."""
     zero = torch.zeros_like(half_angle)
@@ -127,6 +134,18 @@ def yaw_quat(half_angle: Tensor) -> Tensor:
 def lerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     """Straight interpolation, ``a`` at weight 0 and ``b`` at weight 1."""
     return a + weight * (b - a)
+
+
+def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """Unit quaternions (..., 4) on the shorter arc from ``a`` at weight 0 to ``b`` at weight 1 (Shoemake 1985)."""
+    cosine = (a * b).sum(-1, keepdim=True)
+    b, cosine = torch.where(cosine < 0, -b, b), cosine.abs().clamp(max=1)
+    angle = cosine.acos()
+    near = angle < _NEAR
+    sine = torch.where(near, 1.0, angle.sin())
+    from_a = torch.where(near, 1 - weight, ((1 - weight) * angle).sin() / sine)
+    from_b = torch.where(near, weight.expand_as(angle), (weight * angle).sin() / sine)
+    return normalize(from_a * a + from_b * b, dim=-1)
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,219 @@
+"""Motion capture files of other people: BVH, joint arrays, AMASS archives, each as the 22 joints at 20 fps."""
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from motion.bvh import read_bvh
+from motion.recording import FPS, resampled, resampled_joints, t_pose_ends
+from motion.skeleton import T2M
+from motion.smpl import BODY_JOINTS, BodyModel
+from motion.source_rig import Place, Placement, place_joints, points_of
+from utils.errors import InputError
+from utils.files import read_text
+
+SUFFIXES = (".bvh", ".npy", ".npz")
+MAX_BYTES = 1 << 30                 # of a file, or of an array inside an archive
+MAX_COORDINATE = 1e8                # 100 km in millimetres
+SMPL_COUNTS = (22, 24, 52, 55)      # joints of SMPL-like arrays, of which the first 22 are ours
+MODEL_NAMES = ("{gender}/model.npz", "SMPLH_{GENDER}.npz", "SMPLX_{GENDER}.npz", "smplh/{gender}/model.npz",
+               "smplh/SMPLH_{GENDER}.npz", "smplx/SMPLX_{GENDER}.npz")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file's motion, still in its own unit and axes."""
+
+    joints: np.ndarray  # (T, 22, 3) at 20 fps
+    start: float        # seconds into the file of frame 0
+    seconds: float      # that the whole file lasts
+    rig: str
+    up: str | None = None  # where the kind of file says it
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How to read sources."""
+
+    mapping: Mapping[str, str | Place] | None = None
+    array_fps: float = FPS           # of joint arrays, which do not say
+    body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
+    keep_t_pose: bool = False
+
+    @cached_property
+    def _models(self) -> dict[str, BodyModel]:
+        return {}
+
+    def read(self, path: Path) -> Recording:
+        """The motion of a file. Raises ``ValueError`` or ``OSError`` with what is wrong about it."""
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"{size / MAX_BYTES:.1f} GB are too much for one motion file (1 GB at most)")
+        if not size:
+            raise ValueError("the file is empty")
+        kinds = {".bvh": self._read_bvh, ".npy": self._read_array, ".npz": self._read_amass}
+        with np.errstate(all="ignore"):  # numbers too large become infinite, and are refused as such
+            recording = kinds[path.suffix.lower()](path)
+            if not (np.abs(recording.joints) < MAX_COORDINATE).all():
+                raise ValueError("coordinates that are not finite, or too large for any unit")
+        return recording
+
+    def _read_bvh(self, path: Path) -> Recording:
+        try:
+            bvh = read_bvh(path)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix(str(path)).lstrip(",: ")) from error
+        placement = place_joints(bvh, self.mapping)
+        joints = placement.joints(points_of(bvh, bvh.local_positions(), bvh.local_rotations()))
+        first, end = self._ends(joints, bvh.frame_time)
+        return Recording(resampled(bvh, placement, first, end), first * bvh.frame_time,
+                         (len(bvh.values) - 1) * bvh.frame_time, placement.rig)
+
+    def _read_array(self, path: Path) -> Recording:
+        array = read_real_array(path)
+        if array.ndim != 3 or array.shape[2] != 3 or not len(array):
+            raise ValueError(f"an array of shape {array.shape}, expected (frames, joints, 3)")
+        if self.mapping is not None:
+            placement = _array_placement(array.shape[1], self.mapping)
+        elif array.shape[1] in SMPL_COUNTS:
+            placement = Placement(f"{array.shape[1]} joints", np.eye(BODY_JOINTS, array.shape[1]))
+        else:
+            raise ValueError(f"unknown joints: {array.shape[1]} of them, SMPL has "
+                             f"{', '.join(map(str, SMPL_COUNTS))}; give a mapping")
+        return self._of_joints(placement.joints(array.astype(np.float64)), self.array_fps, placement.rig)
+
+    def _read_amass(self, path: Path) -> Recording:
+        arrays = read_archive(path, ("poses", "trans", "betas", "gender", "mocap_framerate", "mocap_frame_rate"))
+        if not {"poses", "trans"} <= arrays.keys():
+            raise ValueError("not an AMASS archive: it has no poses and trans")
+        poses, trans = arrays["poses"], arrays["trans"]
+        rate = arrays.get("mocap_framerate", arrays.get("mocap_frame_rate"))
+        if rate is None or rate.size != 1 or not float(rate) > 0:
+            raise ValueError("the archive names no frame rate above 0")
+        if poses.ndim != 2 or poses.shape[1] < 3 * BODY_JOINTS or trans.shape != (len(poses), 3) or not len(poses):
+            raise ValueError(f"poses of shape {poses.shape} and trans of shape {trans.shape}")
+        model = self._body_model(_text(arrays.get("gender", np.array("neutral"))))
+        joints = model.joints(poses, trans, arrays.get("betas", np.zeros(0)).reshape(-1).astype(float))
+        return self._of_joints(joints, float(rate), "AMASS", up="z", unit="m")
+
+    def _of_joints(self, joints: np.ndarray, fps: float, rig: str, **known: str) -> Recording:
+        first, end = self._ends(joints, 1 / fps)
+        kept = resampled_joints(joints[first:end], 1 / fps)
+        return Recording(kept, first / fps, (len(joints) - 1) / fps, rig, **known)
+
+    def _ends(self, joints: np.ndarray, frame_time: float) -> tuple[int, int]:
+        return (0, len(joints)) if self.keep_t_pose else t_pose_ends(joints, frame_time)
+
+    def _body_model(self, gender: str) -> BodyModel:
+        if self.body_models is None:
+            raise ValueError("AMASS needs a body model (SMPL-H or SMPL-X, from their own site): give its folder "
+                             "with --body_models")
+        if gender not in self._models:
+            self._models[gender] = read_body_model(self.body_models, gender)
+        return self._models[gender]
+
+
+def read_body_model(folder: Path, gender: str) -> BodyModel:
+    """The model of ``gender``, or else the neutral one. Raises ``ValueError`` where there is none or it is none."""
+    wanted = [name.format(gender=kind, GENDER=kind.upper()) for kind in (gender, "neutral") for name in MODEL_NAMES]
+    path = next((folder / name for name in wanted if (folder / name).is_file()), None)
+    if path is None:
+        raise ValueError(f"no body model for {gender} in {folder}: looked for {', '.join(wanted[:3])}")
+    arrays = read_archive(path, ("v_template", "shapedirs", "J_regressor", "kintree_table"))
+    missing = {"v_template", "shapedirs", "J_regressor", "kintree_table"} - arrays.keys()
+    if missing:
+        raise ValueError(f"{path} is no body model: it has no {', '.join(sorted(missing))}")
+    parents = arrays["kintree_table"].astype(np.int64)
+    return BodyModel.of(arrays["v_template"], arrays["shapedirs"], arrays["J_regressor"],
+                        parents[0] if parents.ndim == 2 else parents)
+
+
+def read_real_array(path: Path) -> np.ndarray:
+    """One array of real numbers from ``.npy``. Raises ``ValueError`` where it is not that, also where the header
+    announces more than the file has."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+        raise ValueError(f"not a readable .npy file ({_first_line(error)})") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise ValueError("not one array of real numbers")
+    return np.array(array)
+
+
+def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays ``names`` that an ``.npz`` has. Raises ``ValueError`` where it is no archive of arrays, a member
+    leads out of it or is too large."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        for member in members:
+            parts = PurePosixPath(member.filename.replace("\\", "/"))
+            if parts.is_absolute() or ".." in parts.parts:
+                raise ValueError(f"the member {member.filename!r} leads out of the archive")
+            if member.file_size > MAX_BYTES:
+                raise ValueError(f"the member {member.filename!r} is {member.file_size / MAX_BYTES:.1f} GB large")
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in names if name in arrays}
+    except OSError:
+        raise
+    except Exception as error:  # damaged archives and headers make zipfile and NumPy raise nearly anything
+        raise ValueError(f"not a readable .npz file ({_first_line(error)})") from error
+
+
+def read_mapping(path: Path) -> dict[str, str | Place]:
+    """A mapping file: JSON, for each of our joints the bone ``"NAME"`` (or ``"NAME/tip"``, its end site), or
+    ``{"NAME": weight, ...}``. Spine, collars and feet may be left out. Raises ``InputError``."""
+    try:
+        mapping = json.loads(read_text(path, "mapping"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"mapping {path} is not JSON: {_first_line(error)}") from error
+    if not isinstance(mapping, dict):
+        raise InputError(f"mapping {path} is not a JSON object")
+    places = {}
+    for joint, place in mapping.items():
+        if joint not in T2M.joint_names:
+            raise InputError(f"mapping {path}: {joint} is none of {', '.join(T2M.joint_names)}")
+        places[joint] = _place(path, joint, place)
+    optional = ("spine", "left_collar", "right_collar", "left_foot", "right_foot")
+    missing = [joint for joint in T2M.joint_names if joint not in places and not joint.startswith(optional)]
+    if missing:
+        raise InputError(f"mapping {path} says nothing of {', '.join(missing)}")
+    return places
+
+
+def _place(path: Path, joint: str, place: object) -> str | Place:
+    if isinstance(place, str | int) and not isinstance(place, bool):
+        return str(place)
+    if isinstance(place, dict) and place and all(type(weight) in (int, float) for weight in place.values()):
+        total = sum(place.values())
+        if abs(total - 1) > 1e-6:
+            raise InputError(f"mapping {path}: the weights of {joint} sum to {total:g}, not 1")
+        return {str(name): float(weight) for name, weight in place.items()}
+    raise InputError(f"mapping {path}: {joint} has neither a bone's name nor weights of bones")
+
+
+def _array_placement(count: int, mapping: Mapping[str, str | Place]) -> Placement:
+    weights = np.zeros((BODY_JOINTS, count))
+    for row, joint in enumerate(T2M.joint_names):
+        if joint not in mapping:
+            raise ValueError(f"the mapping says nothing of {joint}; for arrays it has to name all joints")
+        place = mapping[joint]
+        for name, weight in ({place: 1.0} if isinstance(place, str) else place).items():
+            if not name.isdecimal() or int(name) >= count:
+                raise ValueError(f"the mapping's {name} for {joint} is no joint of an array of {count} joints")
+            weights[row, int(name)] = weight
+    return Placement("mapping", weights)
+
+
+def _text(array: np.ndarray) -> str:
+    value = array.reshape(-1)[0] if array.size else "neutral"
+    return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip().lower()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,188 @@
+"""A recording of any rig as the 22 joints: resampled, in metres, y up, without what is not motion.
+
+Joints are (T, 22, 3). A recording has its own unit and axes until ``to_metres`` and ``to_y_up``.
+"""
+import numpy as np
+import torch
+
+from motion.bvh import Bvh
+from motion.features import canonical_positions
+from motion.quality import bone_length_drift
+from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
+from motion.skeleton import T2M
+from motion.source_rig import Placement, points_of
+
+FPS = 20.0
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}  # in metres
+LEG_LENGTHS = (0.5, 1.2)   # metres from hip to ankle that people have: tells the unit
+UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
+UPRIGHT = 0.6              # how much of the way from ankles to head must lie along an axis, on average, to be up
+MAX_SPEED = 18.0           # m/s of a joint; what is faster is a flip of the capture
+MAX_ACCELERATION = 560.0   # m/s^2
+MAX_BONE_DRIFT = 0.05      # mean share by which bones of a joint array may change their length
+T_POSE_ANGLE = 20.0        # degrees between the shoulders' line and a straight arm
+T_POSE_AFTER = 0.1         # seconds that a recording takes at most to leave the T-pose that it starts from
+
+_JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
+
+
+def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
+    """Joints (T, 22, 3) at ``fps`` of the file's frames from ``first`` up to ``end``, in its unit.
+
+    Rotations go the shorter arc and translations straight from frame to frame, before the kinematics, so that bones
+    keep their length.
+    """
+    places, turns = bvh.local_positions()[first:end], bvh.local_rotations()[first:end]
+    low, share = _between_frames(len(places), bvh.frame_time, fps)
+    high = np.minimum(low + 1, len(places) - 1)
+    quats = matrix_to_quat(torch.from_numpy(turns))
+    quats = slerp(quats[low], quats[high], torch.from_numpy(share)[:, None, None])
+    places = places[low] + (places[high] - places[low]) * share[:, None, None]
+    return placement.joints(points_of(bvh, places, quat_to_matrix(quats).numpy()))
+
+
+def resampled_joints(joints: np.ndarray, frame_time: float, fps: float = FPS) -> np.ndarray:
+    """Joints (T, J, 3) at ``fps``, straight from frame to frame: what is left for recordings without rotations."""
+    low, share = _between_frames(len(joints), frame_time, fps)
+    high = np.minimum(low + 1, len(joints) - 1)
+    return joints[low] + (joints[high] - joints[low]) * share[:, None, None]
+
+
+def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each frame at ``fps`` the frame before it and the share of the way to the next."""
+    count = int((frames - 1) * frame_time * fps) + 1
+    place = np.arange(count) / (frame_time * fps)
+    low = np.minimum(place.astype(int), frames - 1)
+    return low, place - low
+
+
+def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
+    """First frame and end of what lies between the T-poses that recordings start or end with; (T, 22, 3), any axes.
+
+    After a T-pose at the start the moment in which the body leaves it goes too.
+    """
+    is_t = _t_poses(joints)
+    if is_t.all():
+        raise ValueError("it is one T-pose from beginning to end")
+    start, end = int(np.argmin(is_t)), len(is_t) - int(np.argmin(is_t[::-1]))
+    if start:
+        start = min(start - 1 + max(round(T_POSE_AFTER / frame_time), 1), end)
+    return start, end
+
+
+def _t_poses(joints: np.ndarray) -> np.ndarray:
+    """(T,) whether arms are stretched out to the sides, both in the line of the shoulders, over straight legs."""
+    across = _unit(_bone(joints, "right_shoulder", "left_shoulder"))
+    cosine = np.cos(np.radians(T_POSE_ANGLE))
+    is_t = np.ones(len(joints), bool)
+    for side, sign in (("left", 1), ("right", -1)):
+        for upper, lower in (("shoulder", "elbow"), ("elbow", "wrist")):
+            along = _unit(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
+            is_t &= sign * (along * across).sum(-1) > cosine
+        thigh, shin = (_unit(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
+                       for upper, lower in (("hip", "knee"), ("knee", "ankle")))
+        is_t &= (thigh * shin).sum(-1) > cosine
+    return is_t
+
+
+def guess_unit(joints: np.ndarray) -> str:
+    """The unit in which the legs of ``joints`` (T, 22, 3) are as long as people's. ``ValueError`` where none fits."""
+    length = leg_length(joints)
+    fitting = [unit for unit, metres in UNITS.items() if LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]]
+    if not fitting:
+        raise ValueError(f"legs {length:.4g} units long are no person's in {', '.join(UNITS)}; give the unit")
+    return fitting[0]
+
+
+def leg_length(joints: np.ndarray) -> float:
+    """Median length from hip over knee to ankle, the mean of both legs."""
+    return float(np.mean([np.median(np.linalg.norm(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"), axis=-1))
+                          for side in ("left", "right") for upper, lower in (("hip", "knee"), ("knee", "ankle"))])) * 2
+
+
+def guess_up(joints: np.ndarray) -> str | None:
+    """The axis of ``UP_AXES`` along which a body (T, 22, 3) stands most of the time, None where that is not clear."""
+    ankles = (joints[:, _JOINT["left_ankle"]] + joints[:, _JOINT["right_ankle"]]) / 2
+    mean = _unit(joints[:, _JOINT["head"]] - ankles).mean(0)
+    axis = int(np.argmax(np.abs(mean)))
+    if abs(mean[axis]) < UPRIGHT:
+        return None
+    return ("-" if mean[axis] < 0 else "") + "xyz"[axis]
+
+
+def to_y_up(joints: np.ndarray, up: str) -> np.ndarray:
+    """Joints (..., 3) turned, not mirrored, so that the axis ``up`` becomes y."""
+    x, y, z = np.moveaxis(joints, -1, 0)
+    turned = {"y": (x, y, z), "z": (x, z, -y), "x": (-y, x, z),
+              "-y": (x, -y, -z), "-z": (x, -z, y), "-x": (y, -x, z)}[up]
+    return np.stack(turned, -1)
+
+
+def check_body(joints: np.ndarray) -> None:
+    """Raise ``ValueError`` where joints (T, 22, 3) in metres cannot be those of a person: limbs without length, bones
+    that change, sides that are swapped."""
+    if not np.isfinite(joints).all():
+        raise ValueError("coordinates that are not finite")
+    parents = list(T2M.parents)
+    lengths = np.median(np.linalg.norm(joints - joints[:, parents], axis=-1), axis=0)
+    for joint in ("left_knee", "right_knee", "left_ankle", "right_ankle", "left_elbow", "right_elbow", "left_wrist",
+                  "right_wrist", "left_foot", "right_foot"):
+        if lengths[_JOINT[joint]] < 0.01:
+            raise ValueError(f"the bone to {joint} has no length")
+    drift = bone_length_drift(joints, T2M)
+    if drift > MAX_BONE_DRIFT:
+        raise ValueError(f"bones change their length by {100 * drift:.0f} % on average")
+    reason = swapped_sides(joints)
+    if reason:
+        raise ValueError(reason)
+
+
+def swapped_sides(joints: np.ndarray) -> str | None:
+    """Why left and right of joints (T, 22, 3), in right-handed axes, must be swapped; None where they seem right.
+
+    A body with its left side on the left has toes that point where its front is; in a mirror they point backwards.
+    """
+    hips, shoulders = (_bone(joints, f"right_{part}", f"left_{part}") for part in ("hip", "shoulder"))
+    if np.mean((_unit(hips) * _unit(shoulders)).sum(-1)) < 0:
+        return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
+    front = np.cross(_unit(hips), _unit(_bone(joints, "pelvis", "neck")))
+    toes = _bone(joints, "left_ankle", "left_foot") + _bone(joints, "right_ankle", "right_foot")
+    if np.mean((_unit(toes) * front).sum(-1)) < 0:
+        return "left and right are swapped, or the axes are left-handed: the feet point backwards"
+    return None
+
+
+def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:
+    """Ranges of at least ``shortest`` frames of joints (T, 22, 3), metres at 20 fps, in which nothing flips."""
+    steps = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(-1)                   # (T - 1,)
+    bends = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).max(-1)                # (T - 2,)
+    bad = np.zeros(len(joints), bool)
+    bad[1:-1] = bends * FPS**2 > MAX_ACCELERATION
+    cuts = np.flatnonzero(steps * FPS > MAX_SPEED) + 1
+    borders = np.unique(np.concatenate([[0, len(joints)], cuts, np.flatnonzero(bad), np.flatnonzero(bad) + 1]))
+    return [(int(start), int(end)) for start, end in zip(borders, borders[1:], strict=False)
+            if end - start >= shortest and not bad[start]]
+
+
+def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int, int]]:
+    """As few ranges of at most ``longest`` frames as cover ``start`` to ``end``, evenly, neighbours sharing at least
+    ``overlap`` frames."""
+    frames = end - start
+    if frames <= longest:
+        return [(start, end)]
+    count = -(-(frames - overlap) // (longest - overlap))
+    starts = np.linspace(start, end - longest, count).astype(int).tolist()
+    return [(first, first + longest) for first in starts]
+
+
+def normalised(joints: np.ndarray) -> np.ndarray:
+    """Joints (T, 22, 3) float32 on the floor, the pelvis at x = z = 0 and the body facing +z in frame 0."""
+    return canonical_positions(torch.as_tensor(np.ascontiguousarray(joints), dtype=torch.float32), T2M).numpy()
+
+
+def _bone(joints: np.ndarray, start: str, end: str) -> np.ndarray:
+    return joints[:, _JOINT[end]] - joints[:, _JOINT[start]]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,104 @@
+"""Import motion capture: a folder of BVH files, joint arrays or AMASS archives to OUT/joints/ID.npy.
+
+    python prepare/import_motion.py SRC OUT [--mapping RIG.json] [--window 9.95] [--overlap 0]
+"""
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.import_motion import (
+    LONGEST,
+    NOT_IMPORTED,
+    SHORTEST,
+    Imported,
+    ImportJob,
+    by_folder,
+    import_motion,
+    shown,
+)
+from data.motion_sources import Reader, read_mapping
+from motion.recording import FPS, UNITS, UP_AXES
+from options.base import Parser, bounded, positive_int
+from utils.errors import InputError, script
+from visualization.video import strip
+
+SHEET_ROWS = 12  # clips on a contact sheet, evenly from all of a folder
+
+
+def build_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(
+        "Make clips of the 22 joints, in metres at 20 fps, out of every .bvh, .npy (frames, joints, 3) and AMASS .npz "
+        "below SRC: OUT/joints/ID.npy, OUT/sources.jsonl (where each is from), OUT/contact_sheets (look at them: left "
+        "limbs are blue, right ones orange). Files that cannot be used are named with the reason.")
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder of motion files, with its subfolders")
+    parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
+    parser.add_argument("--mapping", type=Path, metavar="RIG.json",
+                        help="where the joints are in a rig that is not known: {\"left_hip\": \"BONE\", ...}")
+    parser.add_argument("--window", type=bounded(float, SHORTEST / FPS, LONGEST / FPS), default=LONGEST / FPS,
+                        help="longest clip, seconds; longer recordings become several")
+    parser.add_argument("--overlap", type=bounded(float, 0.0), default=0.0,
+                        help="seconds that neighbouring clips of one recording share at least")
+    parser.add_argument("--unit", choices=tuple(UNITS), help="of the files; found from the length of legs if not given")
+    parser.add_argument("--up", choices=UP_AXES, help="axis of the files; found from how bodies stand if not given "
+                                                      "(write --up=-y)")
+    parser.add_argument("--fps", type=bounded(float, 1.0, 10000.0), default=FPS,
+                        help="frame rate of .npy joint arrays, which do not say")
+    parser.add_argument("--body_models", type=Path, metavar="DIR",
+                        help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
+    parser.add_argument("--keep_t_pose", action="store_true", help="do not cut T-poses off the ends of recordings")
+    parser.add_argument("--no_sheets", action="store_true", help="no contact sheets")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def draw_sheets(imported: Imported, out: Path) -> None:
+    """A contact sheet a source folder, of clips evenly from all of it."""
+    for folder, clips in by_folder(imported.clips).items():
+        chosen = [clips[number] for number in sorted({*np.linspace(0, len(clips) - 1, SHEET_ROWS).astype(int)})]
+        path = out / "contact_sheets" / f"{folder.replace(os.sep, '_') or 'all'}.png"
+        strip(path, [np.load(out / "joints" / f"{clip.id}.npy") for clip in chosen], [clip.id for clip in chosen])
+        print(f"contact sheet {shown(str(path))}")
+
+
+def report(imported: Imported, out: Path) -> None:
+    """Say what became of the files."""
+    for (rig, unit, up), count in Counter((clip.rig, clip.unit, clip.up) for clip in imported.clips).items():
+        print(f"{count} clips of a {rig} rig in {unit}, {up} up")
+    for name, seconds in imported.cut.items():
+        print(f"{shown(name)}: {seconds:.2f} s of T-pose, flips or scraps left out")
+    if imported.others:
+        print(f"{imported.others} files of other kinds passed over")
+    for name, reason in sorted(imported.refused.items()):
+        print(f"not imported: {shown(name)}: {reason}")
+    if imported.refused:
+        print(f"{len(imported.refused)} files not imported (listed in {out / NOT_IMPORTED})")
+    seconds = sum(clip.end - clip.start for clip in imported.clips)
+    print(f"{len(imported.clips)} clips, {seconds / 60:.1f} minutes, written to {out / 'joints'}")
+
+
+@script
+def main() -> None:
+    """Parse, import, draw, report."""
+    opt = build_parser().parse_args()
+    if opt.overlap >= opt.window:
+        raise InputError(f"--overlap {opt.overlap:g} s has to be less than --window {opt.window:g} s")
+    print(f"reading {opt.source}")
+    rig = None if opt.mapping is None else read_mapping(opt.mapping)
+    reader = Reader(rig, opt.fps, opt.body_models, opt.keep_t_pose)
+    job = ImportJob(opt.source, opt.out, reader, opt.unit, opt.up, round(opt.window * FPS), round(opt.overlap * FPS))
+    imported = import_motion(job, opt.workers, opt.quiet)
+    if not opt.no_sheets:
+        draw_sheets(imported, opt.out)
+    report(imported, opt.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""A folder of motion capture becomes clips; what cannot be used is named, one line a file."""
+import io
+import json
+import os
+import re
+import runpy
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.import_motion import LONGEST, Imported, ImportJob, import_motion, read_sources
+from data.motion_sources import Reader, read_mapping
+from motion.bvh_fit import joints_to_bvh
+from motion.recording import normalised, steady_runs, windows
+from motion.skeleton import T2M
+from motion.smpl import BodyModel
+from tests import figures
+from utils.errors import InputError
+
+SCRIPT = Path(__file__).resolve().parent.parent / "prepare" / "import_motion.py"
+WALK = figures.walking(60)
+
+
+def bvh_text(joints: np.ndarray = WALK) -> str:
+    return joints_to_bvh(joints, T2M, 20).text()
+
+
+def imported(source: Path, **given: object) -> Imported:
+    return import_motion(ImportJob(source, source.parent / "out", **given), quiet=True)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with two good files."""
+    folder = tmp_path / "source"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "walk.bvh").write_text(bvh_text())
+    np.save(folder / "sub" / "wave.npy", figures.waving("right", 60))
+    return folder
+
+
+def clip(source: Path, name: str) -> np.ndarray:
+    return np.load(source.parent / "out" / "joints" / f"{name}.npy")
+
+
+def test_clips_are_in_metres_on_the_floor_and_face_z(source: Path) -> None:
+    (source / "large.bvh").write_text(bvh_text(100 * (WALK + [3, 1, 2])))
+    result = imported(source)
+    assert [entry.id for entry in result.clips] == ["large", "sub_wave", "walk"]
+    assert read_sources(source.parent / "out") == result.clips
+    for name in ("walk", "large"):
+        np.testing.assert_allclose(clip(source, name), normalised(WALK), atol=1e-3)
+        assert clip(source, name)[..., 1].min() == pytest.approx(0, abs=1e-6)
+    assert {entry.file: entry.unit for entry in result.clips} == {
+        "walk.bvh": "m", "large.bvh": "cm", "sub/wave.npy": "m"}
+
+
+def test_long_recordings_become_even_windows(source: Path) -> None:
+    np.save(source / "long.npy", figures.walking(450, turn=6.0))
+    result = imported(source, overlap=20)
+    spans = [(entry.start, entry.end) for entry in result.clips if entry.file == "long.npy"]
+    assert len(spans) == 3
+    assert spans[0][0] == 0
+    assert spans[-1][1] == pytest.approx(22.5)
+    assert all(later[0] <= earlier[1] - 1 for earlier, later in zip(spans, spans[1:], strict=False))
+    assert [len(clip(source, f"long_{number:03d}")) for number in range(3)] == [LONGEST] * 3
+
+
+def test_windows_cover_everything_and_share_what_they_must() -> None:
+    for frames in (40, 199, 200, 398, 399, 1000):
+        for overlap in (0, 30):
+            parts = windows(5, 5 + frames, 199, overlap)
+            assert (parts[0][0], parts[-1][1]) == (5, 5 + frames)
+            assert all(end - start <= 199 for start, end in parts)
+            assert all(b[0] <= a[1] - overlap for a, b in zip(parts, parts[1:], strict=False))
+
+
+def test_flips_are_cut_out() -> None:
+    joints = figures.walking(150).copy()
+    joints[70, 5:] += 3
+    assert steady_runs(joints, 41) == [(0, 69), (72, 150)]
+    assert steady_runs(figures.walking(150), 41) == [(0, 150)]
+
+
+def test_t_poses_at_the_ends_are_left_out_and_said(source: Path) -> None:
+    high, low = np.full(30, np.pi / 2), np.full(60, 0.1)
+    angle = np.concatenate([high, np.linspace(high[0], low[0], 20), low, np.linspace(low[0], high[0], 20), high])
+    np.save(source / "t.npy", figures.figure(160, arms=(angle, angle)))
+    result = imported(source)
+    assert 3.0 < result.cut["t.npy"] < 4.2
+    assert len(clip(source, "t")) == pytest.approx(160 - 20 * result.cut["t.npy"], abs=1)
+    imported(source, reader=Reader(keep_t_pose=True))
+    assert len(clip(source, "t")) == 160
+
+
+def test_importing_again_replaces_the_clips_of_a_file_and_keeps_the_others(source: Path, tmp_path: Path) -> None:
+    np.save(source / "long.npy", figures.walking(300))
+    imported(source)
+    (source / "long.npy").unlink()
+    imported(source, window=60)
+    names = {path.stem for path in (tmp_path / "out" / "joints").iterdir()}
+    assert names == {"walk", "sub_wave", "long_000", "long_001"} == {c.id for c in read_sources(tmp_path / "out")}
+    np.save(source / "long.npy", WALK)
+    imported(source)
+    assert {path.stem for path in (tmp_path / "out" / "joints").iterdir()} == {"walk", "sub_wave", "long"}
+
+
+def test_a_lying_body_takes_the_axis_of_its_folder(source: Path) -> None:
+    lying = np.stack([WALK[..., 0], WALK[..., 2], -WALK[..., 1]], -1)
+    np.save(source / "lying.npy", lying)
+    assert "seems to be up" in imported(source).refused["lying.npy"]
+    assert not imported(source, up="y").refused
+
+
+def npz(path: Path, **arrays: object) -> None:
+    np.savez(path, **arrays)
+
+
+def damaged(folder: Path) -> dict[str, str]:
+    """Files that cannot be used, and a word of the reason."""
+    good = bvh_text()
+    lines, head = good.splitlines(), good[:good.index("MOTION")]
+    frames = next(number for number, line in enumerate(lines) if line.startswith("Frame Time"))
+    texts = {
+        "truncated.bvh": (good[:len(good) // 2], "rows|values"),
+        "hierarchy_only.bvh": (head, "ends too early"),
+        "cut_in_hierarchy.bvh": (head[:400], "ends too early|expected|number"),
+        "no_frames.bvh": (good.replace("Frames: 60", "Frames: 0"), "0 frames"),
+        "negative_frames.bvh": (good.replace("Frames: 60", "Frames: -60"), "-60 frames"),
+        "frames_lie.bvh": (good.replace("Frames: 60", "Frames: 2000000000"), "2000000000 frames"),
+        "frame_time_0.bvh": (good.replace("0.050000", "0.0", 1), r"0\.0 s"),
+        "frame_time_nan.bvh": (good.replace("Frame Time: 0.050000", "Frame Time: nan"), "not finite"),
+        "nan.bvh": ("\n".join([*lines[:-1], "nan " + lines[-1].split(" ", 1)[1]]), "not finite"),
+        "infinite.bvh": ("\n".join([*lines[:-1], "1e400 " + lines[-1].split(" ", 1)[1]]), "not finite"),
+        "words.bvh": ("\n".join([*lines[:-1], "one " + lines[-1].split(" ", 1)[1]]), "not a number"),
+        "huge.bvh": ("\n".join([*lines[:-1], "1e308 " + lines[-1].split(" ", 1)[1]]), "finite|steady|drift|bones"),
+        "missing_channels.bvh": (good.replace("CHANNELS 3 Zrotation Yrotation Xrotation", "", 1), "channels"),
+        "channel_lie.bvh": (good.replace("CHANNELS 3", "CHANNELS 2000000000", 1), "unknown channel"),
+        "unknown_channel.bvh": (good.replace("Zrotation", "Wrotation", 1), "unknown channel"),
+        "unknown_joints.bvh": (good.replace("Left", "Sinister"), "unknown joints"),
+        "two_roots.bvh": (head + "ROOT" + good.split("ROOT", 1)[1], "'ROOT' found"),
+        "same_name_twice.bvh": (good.replace("JOINT RightLeg", "JOINT LeftLeg"), "2 bones are named"),
+        "empty.bvh": ("", "empty"),
+        "short.bvh": (bvh_text(WALK[:20]), "steady motion"),
+        "swapped.bvh": (good.replace("Left", "#").replace("Right", "Left").replace("#", "Right"), "swapped"),
+        "mirrored.bvh": (bvh_text(WALK * [-1, 1, 1]), "swapped"),
+        "wrong_axis.bvh": (bvh_text(np.stack([WALK[..., 0], -WALK[..., 2], WALK[..., 1]], -1)), "seems to be up"),
+        "giant.bvh": (bvh_text(7 * WALK), "no person's"),
+        "row_too_long.bvh": ("\n".join([*lines[:frames + 1], lines[-1] + " 0.0", *lines[frames + 2:]]), "values"),
+        "deep.bvh": ("HIERARCHY\nROOT r\n{\nOFFSET 0 0 0\n" + "JOINT j\n{\nOFFSET 0 0 0\n" * 3000, "ends too early"),
+        "collides name.bvh": (good, "have the id"),
+        "---.bvh": ("not bvh", "HIERARCHY expected"),
+    }
+    for name, (text, _) in texts.items():
+        (folder / name).write_text(text)
+    reasons = {name: reason for name, (_, reason) in texts.items()}
+    (folder / "collides_name.bvh").write_text(good)  # the good one of the two; it comes after the other in order
+    reasons["collides_name.bvh"] = reasons.pop("collides name.bvh")
+    (folder / "binary.bvh").write_bytes(b"HIERARCHY\xff\x00\xfe")
+    (folder / "empty.npy").write_bytes(b"")
+    (folder / "pickle.npy").write_bytes(b"\x80\x04K\x01.")
+    np.save(folder / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(folder / "flat.npy", np.zeros((60, 66)))
+    np.save(folder / "few_joints.npy", np.zeros((60, 17, 3)))
+    np.save(folder / "nan.npy", np.where(np.arange(60)[:, None, None] == 30, np.nan, WALK))
+    np.save(folder / "still_zero.npy", np.zeros((60, 22, 3)))
+    np.save(folder / "no_rows.npy", np.zeros((0, 22, 3)))
+    shaky = WALK * np.linspace(0.5, 1.5, 60)[:, None, None]
+    np.save(folder / "bones_change.npy", shaky)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (4000000, 22, 3)})
+    (folder / "header_lie.npy").write_bytes(header.getvalue() + b"\0" * 100)
+    with (folder / "two_gigabytes.npy").open("wb") as file:
+        file.truncate(2 << 30)  # takes no room on the disk
+    with zipfile.ZipFile(folder / "slip.npz", "w") as archive:
+        archive.writestr("../../poses.npy", b"")
+    (folder / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    npz(folder / "no_amass.npz", joints=WALK)
+    npz(folder / "no_rate.npz", poses=np.zeros((60, 156)), trans=np.zeros((60, 3)))
+    npz(folder / "no_model.npz", poses=np.zeros((60, 156)), trans=np.zeros((60, 3)), mocap_framerate=60.0)
+    os.symlink(folder / "loop.bvh", folder / "loop.bvh")
+    os.symlink(folder, folder / "circle")
+    os.symlink(folder / "nowhere", folder / "dangling.npy")
+    return reasons | {
+        "binary.bvh": "not a text file", "empty.npy": "empty", "pickle.npy": "readable", "objects.npy": "readable",
+        "flat.npy": "shape", "few_joints.npy": "17 of them", "nan.npy": "finite", "still_zero.npy": "up|person",
+        "no_rows.npy": "shape|readable", "bones_change.npy": "bones change", "header_lie.npy": "readable",
+        "two_gigabytes.npy": r"2\.0 GB", "slip.npz": "leads out", "broken.npz": "readable",
+        "no_amass.npz": "not an AMASS", "no_rate.npz": "frame rate", "no_model.npz": "body model",
+        "loop.bvh": "cannot be read", "circle": "link to a folder", "dangling.npy": "cannot be read"}
+
+
+def test_every_damaged_file_is_named_with_its_reason_and_the_good_ones_are_imported(source: Path) -> None:
+    reasons = damaged(source)
+    (source / "ходьба ü.bvh").write_text(bvh_text())
+    result = imported(source)
+    assert result.refused.keys() == reasons.keys()
+    assert len(reasons) > 40
+    listed = (source.parent / "out" / "not_imported.txt").read_text().splitlines()
+    for line, (name, reason) in zip(listed, sorted(reasons.items()), strict=True):
+        assert line.startswith(f"{name}: ")
+        assert re.search(reason, line), line
+    assert {entry.id for entry in result.clips} == {"walk", "sub_wave", "collides_name", "ходьба_ü"}
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_can_be_printed(source: Path) -> None:
+    try:
+        (source / os.fsdecode(b"\xff\xfe.bvh")).write_text(bvh_text())
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    result = imported(source)
+    assert list(result.refused.values()) == ["its name is not UTF-8"]
+    assert "\\xdcff" in (source.parent / "out" / "not_imported.txt").read_text()
+
+
+def test_clips_that_would_be_taken_for_mirrored_twins_are_refused(source: Path) -> None:
+    (source / "Mwalk.bvh").write_text(bvh_text())
+    assert list(imported(source).refused) == ["walk.bvh"]
+
+
+def body_model() -> dict[str, np.ndarray]:
+    """A body model with a vertex for each of 52 joints: those of the figure, then fingers."""
+    rest = figures.standing(1)[0] - figures.standing(1)[0, 0]
+    template = np.concatenate([rest, np.repeat(rest[20:], 15, 0)]).astype(np.float64)
+    parents = np.array([*T2M.parents, *[20] * 15, *[21] * 15])
+    shapes = np.zeros((52, 3, 2))
+    shapes[..., 0] = template
+    return {"v_template": template, "shapedirs": shapes, "J_regressor": np.eye(52),
+            "kintree_table": np.stack([parents, np.arange(52)])}
+
+
+def test_amass_archives_become_clips_with_the_users_body_model(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "models" / "neutral").mkdir(parents=True)
+    np.savez(tmp_path / "models" / "neutral" / "model.npz", **body_model())
+    frames = 241
+    poses = np.zeros((frames, 156))
+    poses[:, 0] = np.pi / 2                      # a y-up body stands in AMASS's z-up world
+    poses[:, 3 * 16] = np.linspace(0, 1, frames)  # the left shoulder turns
+    trans = np.zeros((frames, 3))
+    trans[:, 0] = np.linspace(0, 2, frames)
+    npz(source / "amass.npz", poses=poses, trans=trans, betas=np.array([0.1, 0.0, 0.0]), gender="female",
+        mocap_framerate=120.0)
+    result = imported(source, reader=Reader(body_models=tmp_path / "models"))
+    entry = next(entry for entry in result.clips if entry.id == "amass")
+    assert (entry.rig, entry.up, entry.unit) == ("AMASS", "z", "m")
+    joints = clip(source, "amass")
+    assert joints.shape == (41, 22, 3)
+    leg = np.linalg.norm(joints[0, 4] - joints[0, 1])
+    assert leg == pytest.approx(1.1 * np.linalg.norm(figures.standing(1)[0, 4] - figures.standing(1)[0, 1]), abs=1e-4)
+    np.testing.assert_allclose(joints[-1, 0] - joints[0, 0], [2, 0, 0], atol=1e-5)
+
+
+def test_a_body_model_poses_joints_as_a_tree_of_rotations() -> None:
+    model = BodyModel.of(**dict(zip(("template", "shapes", "regressor"), list(body_model().values())[:3],
+                                    strict=True)), parents=body_model()["kintree_table"][0])
+    poses = np.zeros((1, 66))
+    poses[0, 3 * 18 + 2] = np.pi / 2
+    bent = model.joints(poses, np.ones((1, 3)), np.zeros(1))[0]
+    straight = model.joints(np.zeros((1, 66)), np.ones((1, 3)), np.zeros(1))[0]
+    forearm = straight[20] - straight[18]
+    np.testing.assert_allclose(bent[20] - bent[18], [-forearm[1], forearm[0], forearm[2]], atol=1e-6)
+    np.testing.assert_allclose(np.delete(bent, 20, 0), np.delete(straight, 20, 0), atol=1e-9)
+    with pytest.raises(ValueError, match="no body model"):
+        BodyModel.of(np.zeros((5, 3)), np.zeros((5, 3, 2)), np.zeros((22, 4)), np.zeros(22))
+
+
+def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(22)
+    np.save(source / "other.npy", np.concatenate([np.zeros((60, 1, 3)), WALK[:, order]], 1))
+    mapping = {name: int(np.flatnonzero(order == joint)[0]) + 1 for joint, name in enumerate(T2M.joint_names)}
+    (tmp_path / "rig.json").write_text(json.dumps(mapping))
+    result = imported(source, reader=Reader(read_mapping(tmp_path / "rig.json")))
+    assert "other" in {entry.id for entry in result.clips}
+    np.testing.assert_allclose(clip(source, "other"), normalised(WALK), atol=1e-5)
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is none of"), ("{}", "nothing of pelvis"),
+    ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither"), ('{"pelvis": {}}', "neither")])
+def test_a_mapping_that_cannot_be_meant_is_told(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "rig.json").write_text(text)
+    with pytest.raises(InputError, match=reason):
+        read_mapping(tmp_path / "rig.json")
+
+
+def test_folders_without_motion_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a folder"):
+        imported(tmp_path / "nowhere")
+    (tmp_path / "source").mkdir()
+    with pytest.raises(InputError, match="no motion file"):
+        imported(tmp_path / "source")
+    (tmp_path / "source" / "a.bvh").write_text("x")
+    with pytest.raises(InputError, match="none of the 1 motion files.*a.bvh: line 1: HIERARCHY"):
+        imported(tmp_path / "source")
+
+
+def test_several_processes_make_the_same_clips(source: Path, tmp_path: Path) -> None:
+    one = imported(source)
+    two = import_motion(ImportJob(source, tmp_path / "two"), workers=2, quiet=True)
+    assert one == two
+    np.testing.assert_array_equal(clip(source, "walk"), np.load(tmp_path / "two" / "joints" / "walk.npy"))
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), *map(str, flags)])
+    monkeypatch.setattr("sys.path", list(sys.path))
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_the_script_says_what_it_found_and_draws_contact_sheets(source: Path, tmp_path: Path, monkeypatch, capsys):
+    (source / "bad.bvh").write_text("x")
+    _run(monkeypatch, source, tmp_path / "out", "--quiet", "--workers", 1)
+    told = capsys.readouterr().out
+    assert "1 clips of a Mixamo/LAFAN1 rig in m, y up" in told
+    assert "not imported: bad.bvh: line 1: HIERARCHY expected" in told
+    assert f"2 clips, 0.1 minutes, written to {tmp_path / 'out' / 'joints'}" in told
+    assert {path.name for path in (tmp_path / "out" / "contact_sheets").iterdir()} == {"all.png", "sub.png"}
+
+
+@pytest.mark.parametrize("flags", [("--window", "20"), ("--overlap", "12"), ("--unit", "ell"), ("--up", "w"),
+                                   ("--mapping", "nowhere.json")])
+def test_the_script_exits_2_with_one_line_on_bad_flags(source: Path, tmp_path: Path, flags, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as failure:
+        _run(monkeypatch, source, tmp_path / "out", *flags)
+    assert failure.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

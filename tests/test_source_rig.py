@@ -1,0 +1,159 @@
+"""The 22 joints are found in skeletons of other people, by the names of their bones or a mapping."""
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motion.bvh import Bvh, read_bvh
+from motion.bvh_fit import joints_to_bvh
+from motion.recording import guess_unit, guess_up, resampled, t_pose_ends, to_y_up
+from motion.rig import T2M_RIG
+from motion.skeleton import T2M, mirror
+from motion.source_rig import KNOWN_RIGS, KnownRig, place_joints, points_of
+from tests import figures
+
+SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "bvh_samples"
+JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
+WAVE = joints_to_bvh(figures.waving("left", 60), T2M, 20)
+
+
+def renamed(bvh: Bvh, names: dict[str, str]) -> Bvh:
+    return replace(bvh, names=tuple(names.get(name, name) for name in bvh.names))
+
+
+def as_rig(rig: KnownRig, prefix: str = "") -> Bvh:
+    """Our own BVH under the names of another rig."""
+    names = {}
+    for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True):
+        place = rig.places.get(T2M.joint_names[joint])
+        names[bone] = prefix + (place[0] if isinstance(place, tuple) else f"{bone}x")
+    return renamed(WAVE, names | ({"Spine": f"{prefix}abdomen"} if rig.name == "CMU/Daz" else {}))
+
+
+def placed(bvh: Bvh) -> np.ndarray:
+    return place_joints(bvh).joints(points_of(bvh, bvh.local_positions(), bvh.local_rotations()))
+
+
+@pytest.mark.parametrize("prefix", ["", "mixamorig:", "Bip01 "])
+@pytest.mark.parametrize("rig", KNOWN_RIGS, ids=lambda rig: rig.name)
+def test_a_known_rig_is_recognised_by_its_names(rig: KnownRig, prefix: str) -> None:
+    bvh = as_rig(rig, prefix)
+    assert place_joints(bvh).rig == rig.name
+    others = [joint for joint in range(22) if joint != 0 or rig.name != "CMU/Daz"]
+    np.testing.assert_allclose(placed(bvh)[:, others], figures.waving("left", 60)[:, others], atol=1e-4)
+
+
+def without(bvh: Bvh, gone: str) -> Bvh:
+    """``bvh`` without a joint that moves nothing: its children hang in its parent."""
+    at = bvh.names.index(gone)
+    parents = [bvh.parents[at] if parent == at else parent for joint, parent in enumerate(bvh.parents) if joint != at]
+    keep = [joint for joint in range(len(bvh.names)) if joint != at]
+    offsets = bvh.offsets.copy()
+    for joint, parent in enumerate(bvh.parents):
+        if parent == at:
+            offsets[joint] += offsets[at]
+    columns = np.concatenate([np.arange(bvh.columns[joint].start, bvh.columns[joint].stop) for joint in keep])
+    tips = {keep.index(joint): tip for joint, tip in bvh.end_sites.items() if joint != at}
+    return Bvh(tuple(bvh.names[joint] for joint in keep), tuple(parent - (parent > at) for parent in parents),
+               offsets[keep], tuple(bvh.channels[joint] for joint in keep), bvh.values[:, columns], bvh.frame_time,
+               tips)
+
+
+def test_spine_joints_that_a_rig_has_not_are_placed_on_the_bone() -> None:
+    pose = replace(WAVE, values=np.zeros((5, WAVE.values.shape[1])))
+    two, one = without(pose, "Spine1"), without(without(pose, "Spine1"), "Spine")
+    none = without(one, "Spine2")
+    for bvh, kept in ((two, ("spine1", "spine3")), (one, ("spine3",)), (none, ())):
+        joints = placed(bvh)
+        for name in (*kept, "pelvis", "neck", "left_wrist", "right_foot"):
+            np.testing.assert_allclose(joints[:, JOINT[name]], placed(pose)[:, JOINT[name]], atol=1e-6)
+        spine = joints[0, [JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3", "neck")]]
+        along = (spine - spine[0]) @ (spine[-1] - spine[0])
+        assert (np.diff(along) > 0).all()
+
+
+def test_a_rig_with_more_spine_bones_gives_first_middle_and_last() -> None:
+    text = WAVE.names.index("Neck")
+    extra = Bvh(WAVE.names[:text] + ("Spine3",) + WAVE.names[text:],
+                tuple(parent + (parent >= text) for parent in WAVE.parents[:text]) + (WAVE.parents[text],)
+                + (text,) + tuple(parent + (parent >= text) for parent in WAVE.parents[text + 1:]),
+                np.insert(WAVE.offsets, text, [0, 0.05, 0], 0), WAVE.channels[:text] + ((),) + WAVE.channels[text:],
+                WAVE.values, WAVE.frame_time,
+                {joint + (joint >= text): tip for joint, tip in WAVE.end_sites.items()})
+    weights = place_joints(extra).weights
+    named = [extra.names[int(np.argmax(weights[JOINT[name]]))] for name in ("spine1", "spine2", "spine3")]
+    assert named == ["Spine", "Spine2", "Spine3"]
+
+
+def test_a_mapping_names_bones_weights_and_tips() -> None:
+    strange = renamed(WAVE, {name: f"bone{number}" for number, name in enumerate(WAVE.names)})
+    with pytest.raises(ValueError, match="unknown joints"):
+        place_joints(strange)
+    mapping = {T2M.joint_names[joint]: f"bone{number}" for number, joint in enumerate(T2M_RIG.order)}
+    place = place_joints(strange, mapping)
+    assert place.rig == "mapping"
+    between = place_joints(strange, mapping | {"head": {mapping["neck"]: 0.25, mapping["head"]: 0.75}})
+    np.testing.assert_allclose(between.weights[JOINT["head"]],
+                               0.25 * place.weights[JOINT["neck"]] + 0.75 * place.weights[JOINT["head"]])
+    with pytest.raises(ValueError, match="bone99 for head is not in the file"):
+        place_joints(strange, mapping | {"head": "bone99"})
+    with pytest.raises(ValueError, match="left_ankle .* does not hang in left_knee"):
+        place_joints(strange, mapping | {"left_ankle": mapping["right_ankle"]})
+
+
+def test_bones_that_are_named_twice_or_cannot_turn_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 bones are named"):
+        place_joints(renamed(WAVE, {"Spine": "Hips"}))
+    stiff = list(WAVE.channels)
+    stiff[WAVE.names.index("LeftArm")] = ()
+    with pytest.raises(ValueError, match="LeftArm has no rotation channels"):
+        place_joints(replace(WAVE, channels=tuple(stiff)))
+    with pytest.raises(ValueError, match="position channels"):
+        place_joints(replace(WAVE, channels=(WAVE.channels[0][3:], *WAVE.channels[1:])))
+    with pytest.raises(ValueError, match="neither a left toe"):
+        place_joints(renamed(WAVE, {"LeftToe": "x"}))
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the BVH samples are not here")
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.bvh")), ids=lambda path: path.stem)
+def test_sample_files_give_their_reference_joints(path: Path) -> None:
+    bvh, reference = read_bvh(path), np.load(path.with_suffix(".npz"))
+    placement = place_joints(bvh)
+    first, end = t_pose_ends(placed(bvh), bvh.frame_time)
+    assert (first, end) == (reference["first_frame"], len(bvh.values))
+    joints = resampled(bvh, placement, first, end)
+    assert (guess_unit(joints), guess_up(joints)) == ("cm", "y")
+    np.testing.assert_allclose(0.01 * joints, reference["joints22_20fps"], atol=1e-5)
+
+
+def test_resampling_keeps_bones_and_passes_through_the_frames_of_the_file() -> None:
+    bvh = replace(WAVE, frame_time=1 / 30)
+    placement = place_joints(bvh)
+    joints, native = resampled(bvh, placement, 0, 60), placed(bvh)
+    assert len(joints) == int(59 / 30 * 20) + 1
+    np.testing.assert_allclose(joints[::2], native[::3], atol=1e-9)
+    lengths = np.linalg.norm(joints[:, JOINT["left_wrist"]] - joints[:, JOINT["left_elbow"]], axis=-1)
+    assert np.ptp(lengths) < 1e-6
+
+
+@pytest.mark.parametrize("up", ["y", "z", "x", "-y", "-z", "-x"])
+def test_axes_are_found_and_turned_without_mirroring(up: str) -> None:
+    joints = figures.walking(40)
+    stored = {"y": lambda x, y, z: (x, y, z), "z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z),
+              "-y": lambda x, y, z: (x, -y, -z), "-z": lambda x, y, z: (x, z, -y),
+              "-x": lambda x, y, z: (-y, x, z)}[up](*np.moveaxis(joints, -1, 0))
+    stored = np.stack(stored, -1)
+    assert guess_up(stored) == up
+    np.testing.assert_allclose(to_y_up(stored, up), joints)
+    assert guess_up(mirror(stored, T2M)) in (up, up.strip("-"), f"-{up}")
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1, "m"), (100, "cm"), (1000, "mm"), (39.37, "inch")])
+def test_units_are_found_by_the_length_of_legs(factor: float, unit: str) -> None:
+    assert guess_unit(factor * figures.walking(40)) == unit
+
+
+def test_legs_of_no_person_have_no_unit() -> None:
+    with pytest.raises(ValueError, match="no person's"):
+        guess_unit(7 * figures.walking(40))
