@@ -79,6 +79,16 @@ def lock_feet(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     return joints
 
 
+def standing(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
+    """(T, F) whether each of ``foot_joints`` of joints (T, J, 3) stands: slow, and about as low as any of its frame."""
+    feet = joints[:, foot_joints(skeleton)]
+    ground = feet[..., [0, 2]]
+    last_again = ground[[max(len(ground) - 2, 0)]]
+    speed = np.linalg.norm(np.diff(ground, axis=0, append=last_again), axis=-1) * fps
+    height = feet[..., 1] - feet[..., 1].min(1, keepdims=True)
+    return (speed < PLANT_SPEED) & (height < per_foot_joint(skeleton, *PLANT_HEIGHTS))
+
+
 def plant_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
     """Joints (T, J, 3), floor at y = 0, on bones of constant length, with feet that do not slide while they stand.
 
@@ -87,12 +97,7 @@ def plant_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray
     anew from hip to toe. What comes out is what a BVH can hold exactly.
     """
     joints = rigid_joints(joints, skeleton)
-    feet = joints[:, foot_joints(skeleton)]
-    ground = feet[..., [0, 2]]
-    last_again = ground[[max(len(ground) - 2, 0)]]
-    speed = np.linalg.norm(np.diff(ground, axis=0, append=last_again), axis=-1) * fps
-    height = feet[..., 1] - feet[..., 1].min(1, keepdims=True)
-    contacts = (speed < PLANT_SPEED) & (height < per_foot_joint(skeleton, *PLANT_HEIGHTS))
+    contacts = standing(joints, skeleton, fps)
     planted = joints.copy()
     for joint, contact in zip(foot_joints(skeleton), contacts.T, strict=True):
         shift = np.where(contact[:, None], _run_means(joints[:, joint], contact) - joints[:, joint], 0) * [1, 0, 1]
