@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.lamp.qformer import QFormerConfig
 from models.transformers.config import MaskTransformerConfig
-from models.transformers.groups import LENGTH_STEP, fixed_shape_groups
+from models.transformers.groups import CPU_STEP, LENGTH_STEP, fixed_shape_groups
 from models.transformers.lamp_text import LaMPMaskTransformer
 from models.transformers.losses import padding_of
 from models.transformers.mask_transformer import MaskTransformer
@@ -240,11 +240,12 @@ def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
     cpu, other = torch.device("cpu"), torch.device("meta")
     assert [(g.rows, g.size, g.length) for g in fixed_shape_groups([3, 50], cpu)] == [([0], 1, 3), ([1], 1, 50)]
     lens = [3, 50, 49, 7, 99]
-    groups = fixed_shape_groups(lens, other, rows=2)
-    assert sorted(row for group in groups for row in group.rows) == [0, 1, 2, 3, 4]
-    for group in groups:
-        assert group.size == 2
-        assert {-(-lens[row] // LENGTH_STEP) * LENGTH_STEP for row in group.rows} == {group.length}
+    for device, step in ((other, LENGTH_STEP), (cpu, CPU_STEP)):
+        groups = fixed_shape_groups(lens, device, rows=2)
+        assert sorted(row for group in groups for row in group.rows) == [0, 1, 2, 3, 4]
+        for group in groups:
+            assert group.size == 2
+            assert {-(-lens[row] // step) * step for row in group.rows} == {group.length}
 
 
 def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:

@@ -48,6 +48,16 @@ def test_features_are_those_of_the_motion(pipeline: TextToMotion) -> None:
     assert not np.array_equal(pipeline.features(samples[:1], once)[0], features[0])
 
 
+def test_motions_made_in_groups_are_those_made_one_by_one(pipeline: TextToMotion) -> None:
+    grouped = pipeline.features(OTHERS, Sampling(group_rows=4))
+    alone = pipeline.features(OTHERS)
+    assert [len(x) for x in grouped] == [len(x) for x in alone] == [sample.m_len for sample in OTHERS]
+    same = [np.allclose(one, other, atol=1e-3) for one, other in zip(grouped, alone, strict=True)]
+    assert sum(same) >= len(OTHERS) - 2  # rounding may turn over a near tie between two tokens
+    among = pipeline.features([*OTHERS[5:], OTHERS[0]], Sampling(group_rows=4))[-1]
+    np.testing.assert_allclose(among, grouped[0], atol=1e-4)
+
+
 def test_punctuation_and_capitals_do_not_matter(pipeline: TextToMotion) -> None:
     one, other = pipeline.generate([Sample("a person bows", 1, 60), Sample("A PERSON bows!", 1, 60)])
     np.testing.assert_array_equal(one, other)

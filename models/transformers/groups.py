@@ -3,7 +3,8 @@
 Noise from streams of their own is not enough for that: kernels choose their order of summation by the shape of the
 batch, logits then differ in the last digits, and now and then a near tie between two tokens falls the other way.
 So the shape of every pass depends on the sample alone. On the CPU each sample runs by itself at its own length, which
-costs nothing there; elsewhere groups of a fixed number of rows run at a fixed length, short groups filled up.
+costs little where there are few; elsewhere groups of a fixed number of rows run at a fixed length, short groups filled
+up, and so they do on the CPU where the caller has many samples and names a number of rows.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 ROWS = 64            # of a pass on an accelerator
 LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
+CPU_STEP = 3         # the same on the CPU, where padding costs what it is long and another shape costs nothing
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: in
     rows = rows or (1 if device.type == "cpu" else ROWS)
     if rows == 1:
         return [Group([row], 1, length) for row, length in enumerate(token_lens)]
+    step = CPU_STEP if device.type == "cpu" else LENGTH_STEP
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(token_lens):
-        by_length.setdefault(-(-length // LENGTH_STEP) * LENGTH_STEP, []).append(row)
+        by_length.setdefault(-(-length // step) * step, []).append(row)
     return [Group(samples[start:start + rows], rows, length)
             for length, samples in sorted(by_length.items()) for start in range(0, len(samples), rows)]
 
