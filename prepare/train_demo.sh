@@ -37,19 +37,23 @@ stage train_vq.py vq_demo 7200 "${vq[@]}" --milestones 1300 3000 6200 --loss_joi
     --decoder_only --quantize_dropout_prob 0.5
 
 # LaMP, on a BERT of three layers and ten thousand word pieces: first fast, then with dropout and with captions whose
-# sides are exchanged. A part takes the rate that its --lr has come down to on the cosine to its own last step.
+# sides are exchanged; last a run of its own from there, of which the mean weights are kept, on captions in other words
+# too. A part takes the rate that its --lr has come down to on the cosine to its own last step.
 small=checkpoints/small_bert
 [ -f $small/model.safetensors ] || "$python" prepare/small_bert.py "$bert" $small --layers 3 --pieces 10000 --texts "$data/texts"
 lamp=(--vq_name vq_demo --bert $small --freeze_words --encoder_width 512 --embed_dim 256 --attention_dropout 0
     --batch_size 64 --matching_rows 8 --warm_up_iter 60 --save_latest 100 --eval_every_e 2)
-stage train_lamp.py lamp_demo 1000 "${lamp[@]}" --lr 3e-4 --dropout 0
-stage train_lamp.py lamp_demo 1300 "${lamp[@]}" --lr 6e-4 --dropout 0.1 --side_decoys
-stage train_lamp.py lamp_demo 1560 "${lamp[@]}" --lr 1.2e-3 --dropout 0.1 --side_decoys
+stage train_lamp.py lamp_first 1000 "${lamp[@]}" --lr 3e-4 --dropout 0
+stage train_lamp.py lamp_first 1300 "${lamp[@]}" --lr 6e-4 --dropout 0.1 --side_decoys
+stage train_lamp.py lamp_first 1560 "${lamp[@]}" --lr 1.2e-3 --dropout 0.1 --side_decoys
+stage train_lamp.py lamp_demo 320 "${lamp[@]}" --init_from lamp_first --lr 3e-4 --ema 0.99 --dropout 0.15 --side_decoys
+stage train_lamp.py lamp_demo 640 "${lamp[@]}" --init_from lamp_first --lr 3e-4 --ema 0.99 --dropout 0.1 --side_decoys \
+    --paraphrases 1
 
 # The masked transformer; rare actions are drawn more often than they occur.
-stage train_t2m_transformer.py t2m_demo 2600 --vq_name vq_demo --lamp_name lamp_demo --condition both --attention full \
-    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.5 \
-    --lr 5e-4 --warm_up_iter 200 --milestones 1600 2200 --gamma 0.3 --save_latest 200 --eval_every_e 2
+stage train_t2m_transformer.py t2m_demo 2100 --vq_name vq_demo --lamp_name lamp_demo --condition both --attention full \
+    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.7 \
+    --paraphrases 2 --ema 0.995 --lr 5e-4 --warm_up_iter 200 --milestones 1500 1900 --gamma 0.3 --save_latest 200 --eval_every_e 2
 
 # The residual transformer: what each layer adds above those below it.
 stage train_res_transformer.py res_demo 3000 --vq_name vq_demo --lamp_name lamp_demo --condition both \
