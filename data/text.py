@@ -39,11 +39,12 @@ def read_captions(path: Path) -> list[Caption]:
     captions = []
     for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
         if line.strip():
-            captions.append(_parse(line, f"{path}:{number}"))
+            captions.append(parse_caption(line, f"{path}:{number}"))
     return captions
 
 
-def _parse(line: str, where: str) -> Caption:
+def parse_caption(line: str, where: str) -> Caption:
+    """One line of a text file; ``where`` it is, for the ``InputError`` that ``read_captions`` raises."""
     fields = line.strip().split("#")
     if len(fields) != 4:
         raise InputError(f"{where}: a caption line is text#word/POS ...#start#end, this one has {len(fields)} fields")

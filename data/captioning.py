@@ -1,0 +1,226 @@
+"""Captions for imported clips: from a table, from text files, or from the files' names."""
+import csv
+import io
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data.import_motion import ClipSource, read_sources
+from data.specs import DATASETS
+from data.text import Caption, parse_caption
+from data.word_tags import Tagger
+from utils.errors import InputError
+from utils.files import read_text, write_text
+
+COLUMNS = ("file", "start", "end", "text")
+WHOLE = 0.9  # share of a clip that a caption has to cover to speak of the whole
+_SPEC = DATASETS["t2m"]
+_SHORTEST = _SPEC.min_length / _SPEC.fps  # seconds of a clip that a caption has to speak of
+
+
+@dataclass(frozen=True)
+class Row:
+    """A caption for a motion file, or for a part of it; times in seconds of the file."""
+
+    file: str
+    text: str
+    start: float = 0.0
+    end: float = math.inf
+    tokens: str = ""
+    where: str = ""  # of the row itself, for messages
+
+
+@dataclass
+class Captioned:
+    """What became of the captions."""
+
+    texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # lines by clip
+    unused: dict[str, str] = field(default_factory=dict)                            # reason by row
+    bare: list[str] = field(default_factory=list)                                   # clips without a caption
+
+
+def clips_of(root: Path) -> list[ClipSource]:
+    """The clips of a data set and where they are from; a clip that no import made is its own file."""
+    known = {clip.id: clip for clip in read_sources(root)}
+    paths = sorted(path for path in (root / "joints").glob("*.npy") if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{root / 'joints'} has no clip; prepare/import_motion.py makes them")
+    names = {path.stem for path in paths}
+    clips = []
+    for path in paths:
+        name = path.stem
+        if name in known:
+            clips.append(known[name])
+        elif not (name.startswith("M") and name[1:] in names):  # a mirrored twin is captioned by its original
+            try:
+                frames = len(np.load(path, mmap_mode="r"))
+            except Exception as error:  # a damaged header makes NumPy raise nearly anything
+                raise InputError(f"{path} is not a readable .npy file") from error
+            clips.append(ClipSource(name, name, 0.0, frames / _SPEC.fps, "", "m", "y"))
+    return clips
+
+
+def read_table(path: Path) -> list[Row]:
+    """Rows of a ``.csv`` with the columns file, text and, if wanted, start and end, or of a ``.jsonl`` with these keys.
+
+    Raises ``InputError`` naming the line.
+    """
+    text = read_text(path, "captions")
+    if path.suffix.lower() == ".csv":
+        table = csv.DictReader(io.StringIO(text))
+        entries: Iterable[tuple[int, object]] = ((table.line_num, row) for row in table)
+    elif path.suffix.lower() in (".jsonl", ".json"):
+        entries = ((number, _json(line, f"{path}:{number}"))
+                   for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    else:
+        raise InputError(f"{path}: captions come as .csv or .jsonl with {', '.join(COLUMNS)}")
+    try:
+        rows = [_row(entry, f"{path}:{number}") for number, entry in entries]
+    except csv.Error as error:
+        raise InputError(f"{path} is not a CSV file: {error}") from error
+    if not rows:
+        raise InputError(f"{path} has no caption")
+    return rows
+
+
+def read_text_files(folder: Path) -> list[Row]:
+    """Captions of ``NAME.txt``, a line each, plain or with tokens and times as a data set has them; NAME is a clip's
+    id or a file's name."""
+    paths = sorted(folder.rglob("*.txt"))
+    if not paths:
+        raise InputError(f"{folder} has no .txt file")
+    rows = []
+    for path in paths:
+        name = str(path.relative_to(folder).with_suffix(""))
+        for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
+            if line.strip():
+                where = f"{path}:{number}"
+                caption = parse_caption(line, where) if "#" in line else Caption(line.strip(), (), 0.0, 0.0)
+                end = math.inf if caption.whole_clip else caption.end
+                rows.append(Row(name, caption.text, caption.start, end, " ".join(caption.tokens), where))
+    return rows
+
+
+def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[Row]:
+    """Captions by the files' names: what ``pattern`` has in braces goes into the ``templates``.
+
+    ``{take}_{action}_{mood}`` fits ``03_walk-fast_sad``; ``a person does a {action}`` then says "walk fast".
+    Files whose names do not fit get none.
+    """
+    fields = re.findall(r"\{(\w+)\}", pattern)
+    if not fields or len(fields) != len(set(fields)):
+        raise InputError(f"--names {pattern}: it has to have fields in braces, each once, such as {{action}}_{{take}}")
+    for template in templates:
+        unknown = set(re.findall(r"\{(\w+)\}", template)) - set(fields)
+        if unknown or re.search(r"[{}]", re.sub(r"\{\w+\}", "", template)):
+            raise InputError(f"--template {template}: its fields are {', '.join(fields)}")
+    parts = re.split(r"\{\w+\}", pattern)
+    expression = re.escape(parts[0]) + "".join(
+        f"(?P<{name}>.+?){re.escape(part)}" for name, part in zip(fields, parts[1:], strict=True))
+    rows = []
+    for file in dict.fromkeys(clip.file for clip in clips):
+        match = re.fullmatch(expression, Path(file).stem)
+        if match:
+            words = {name: re.sub(r"[-_\s]+", " ", value).strip() for name, value in match.groupdict().items()}
+            rows += [Row(file, re.sub(r"\{(\w+)\}", lambda found, words=words: words[found[1]], template),
+                         where=f"{file}, {template}") for template in templates]
+    if not rows:
+        raise InputError(f"--names {pattern} fits none of the files ({clips[0].file}, ...)")
+    return rows
+
+
+def assign(rows: Sequence[Row], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
+    """Give each clip the captions of its file that speak of it, as lines of ``texts/ID.txt``.
+
+    A caption that covers all but a tenth of the clip, or has no times, is one of the whole clip; one of a part has its
+    times in the clip and needs 2 seconds of it, else no sample could be made of them.
+    """
+    result = Captioned()
+    by_name = _by_name(clips)
+    for row in rows:
+        found = by_name.get(_key(row.file))
+        if not found:
+            result.unused[row.where] = f"{'no clip is from' if found is None else 'several files are'} {row.file}"
+            continue
+        text = " ".join(row.text.replace("#", " ").split())
+        lines = {clip.id: times for clip in found if (times := _times(row, clip))}
+        if not text or not lines:
+            result.unused[row.where] = ("the caption is empty" if not text else
+                                        f"none of the clips has {_SHORTEST:g} s of what it speaks of")
+            continue
+        tokens = row.tokens or tagger(text)
+        for clip, (start, end) in lines.items():
+            line = f"{text}#{tokens}#{start}#{end}"
+            if line not in result.texts[clip]:
+                result.texts[clip].append(line)
+    result.bare = [clip.id for clip in clips if clip.id not in result.texts]
+    return result
+
+
+def write_captions(root: Path, captioned: Captioned, append: bool) -> None:
+    """Write ``texts/ID.txt`` of every clip that has captions; ``append``: behind those that are there."""
+    for clip, lines in captioned.texts.items():
+        path = root / "texts" / f"{clip}.txt"
+        there = read_text(path, "captions").splitlines() if append and path.exists() else []
+        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys([*there, *lines])))
+
+
+def _json(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}") from error
+
+
+def _row(entry: object, where: str) -> Row:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "text")):
+        raise InputError(f"{where}: a caption needs file and text (columns {', '.join(COLUMNS)})")
+    try:
+        start, end = (_number(entry.get(key), default) for key, default in (("start", 0.0), ("end", math.inf)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: start and end must be seconds") from error
+    if end == 0 and start == 0:
+        end = math.inf
+    if not 0 <= start < end:
+        raise InputError(f"{where}: from {start:g} to {end:g} s is no time")
+    return Row(entry["file"], entry["text"], start, end, where=where)
+
+
+def _number(value: object, default: float) -> float:
+    return default if value is None or value == "" else float(value)
+
+
+def _key(name: str) -> str:
+    name = name.replace("\\", "/").removeprefix("./")
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix.lower() in ("bvh", "npy", "npz", "txt") else name
+
+
+def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
+    """Clips by what a caption may call them: an id, a file with its folders, or without where no other is called so.
+
+    A name that means several files has an empty list.
+    """
+    files, bare = defaultdict(list), defaultdict(set)
+    for clip in clips:
+        files[_key(clip.file)].append(clip)
+        bare[_key(clip.file).rpartition("/")[2]].add(_key(clip.file))
+    short = {name: files[next(iter(full))] if len(full) == 1 else [] for name, full in bare.items()}
+    return short | files | {clip.id: [clip] for clip in clips if clip.id not in files}
+
+
+def _times(row: Row, clip: ClipSource) -> tuple[float, float] | None:
+    """From when to when in the clip the caption speaks of it, 0 and 0 for all of it, None where it does not."""
+    named_clip = _key(row.file) == clip.id  # then times are the clip's own
+    offset = 0.0 if named_clip else clip.start
+    length = clip.end - clip.start
+    start, end = max(row.start - offset, 0.0), min(row.end - offset, length)
+    if end - start >= WHOLE * length:
+        return 0.0, 0.0
+    return (round(start, 3), round(end, 3)) if end - start >= _SHORTEST else None

@@ -1,0 +1,66 @@
+"""Caption the clips of a data set: ROOT/texts/ID.txt, from a table, from text files or from file names.
+
+    python prepare/add_captions.py ROOT --table captions.csv
+    python prepare/add_captions.py ROOT --texts DIR
+    python prepare/add_captions.py ROOT --names "{action}_{mood}_{take}" --template "a person does a {action}, {mood}"
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.captioning import assign, clips_of, read_table, read_text_files, rows_from_names, write_captions
+from data.word_tags import make_tagger
+from options.base import Parser
+from utils.errors import InputError, script
+
+SHOWN = 10  # clips without captions that are named
+
+
+def build_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(
+        "Write ROOT/texts/ID.txt: a line 'caption#word/POS ...#start#end' for every caption of a clip. Files are named "
+        "as they lie in the folder that was imported, with or without suffix, or by the ids of clips.")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder, with joints/ and sources.jsonl")
+    parser.add_argument("--table", type=Path, help=".csv or .jsonl with file, text and, for a part of it, start and "
+                                                   "end in seconds of the file")
+    parser.add_argument("--texts", type=Path, metavar="DIR", help="folder with NAME.txt for a file or a clip, one "
+                                                                  "caption a line")
+    parser.add_argument("--names", metavar="PATTERN", help="what file names consist of: \"{action}_{mood}_{take}\"")
+    parser.add_argument("--template", action="append", default=[], help="caption made of the fields of --names; give "
+                                                                        "several for several captions")
+    parser.add_argument("--append", action="store_true", help="keep the captions that clips have and add to them")
+    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    parser.add_argument("--quiet", action="store_true", help="taken by every script; this one is quick")
+    return parser
+
+
+@script
+def main() -> None:
+    """Parse, read, assign, write."""
+    opt = build_parser().parse_args()
+    if sum(source is not None for source in (opt.table, opt.texts, opt.names)) != 1:
+        raise InputError("give one of --table, --texts and --names")
+    if bool(opt.names) != bool(opt.template):
+        raise InputError("--names and --template go together")
+    clips = clips_of(opt.root)
+    if opt.table:
+        rows = read_table(opt.table)
+    else:
+        rows = read_text_files(opt.texts) if opt.texts else rows_from_names(clips, opt.names, opt.template)
+    tagger, kind = make_tagger()
+    print(f"{len(rows)} captions read; parts of speech from {kind}")
+    captioned = assign(rows, clips, tagger)
+    write_captions(opt.root, captioned, opt.append)
+    for where, reason in captioned.unused.items():
+        print(f"not used: {where}: {reason}")
+    if captioned.bare:
+        names = ", ".join(captioned.bare[:SHOWN]) + ", ..." * (len(captioned.bare) > SHOWN)
+        print(f"{len(captioned.bare)} clips have no caption from here: {names}")
+    lines = sum(map(len, captioned.texts.values()))
+    print(f"{lines} captions of {len(captioned.texts)} clips written to {opt.root / 'texts'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Captions reach the clips that they speak of, with parts of speech."""
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.captioning import Row, assign, clips_of, read_table, read_text_files, rows_from_names
+from data.import_motion import ClipSource
+from data.text import read_captions
+from data.word_tags import make_tagger, tag_by_list, tag_by_spacy
+from tests.toy import ROOT
+from utils.errors import InputError
+
+
+def clip(name: str, file: str, start: float = 0.0, end: float = 9.95) -> ClipSource:
+    return ClipSource(name, file, start, end, "", "m", "y")
+
+
+CLIPS = [clip("a_walk", "a/walk.bvh", 0, 5), clip("long_000", "long.bvh"), clip("long_001", "long.bvh", 9.95, 19.9),
+         clip("b_walk", "b/walk.bvh", 0, 5), clip("one", "deep/one.npy", 0, 3)]
+
+
+def assigned(*rows: Row) -> dict[str, list[str]]:
+    return dict(assign(rows, CLIPS, str.upper).texts)
+
+
+def test_a_caption_without_times_is_of_every_clip_of_its_file() -> None:
+    assert assigned(Row("long.bvh", "goes")) == {name: ["goes#GOES#0.0#0.0"] for name in ("long_000", "long_001")}
+
+
+@pytest.mark.parametrize("name", ["deep/one.npy", "deep/one", "one.npy", "one", "./deep/one.npy", "deep\\one.npy"])
+def test_files_are_named_with_or_without_folder_and_suffix(name: str) -> None:
+    assert list(assigned(Row(name, "x"))) == ["one"]
+
+
+def test_times_of_a_file_become_times_of_its_clips() -> None:
+    assert assigned(Row("long.bvh", "first", 0.2, 9.9)) == {"long_000": ["first#FIRST#0.0#0.0"]}
+    assert assigned(Row("long.bvh", "part", 2.0, 12.5)) == {
+        "long_000": ["part#PART#2.0#9.95"], "long_001": ["part#PART#0.0#2.55"]}
+    assert assigned(Row("long_001", "own", 1.0, 4.0)) == {"long_001": ["own#OWN#1.0#4.0"]}
+
+
+def test_captions_that_reach_no_clip_are_told_with_the_reason() -> None:
+    rows = [Row("nowhere.bvh", "x", where="t:2"), Row("walk", "x", where="t:3"),
+            Row("long.bvh", "x", 0.0, 1.0, where="t:4"), Row("one", " # ", where="t:5")]
+    result = assign(rows, CLIPS, str)
+    assert list(result.unused) == ["t:2", "t:3", "t:4", "t:5"]
+    assert [
+        next(word for word in ("no clip", "several files", "none of the clips", "empty") if word in reason)
+        for reason in result.unused.values()] == ["no clip", "several files", "none of the clips", "empty"]
+    assert result.bare == [entry.id for entry in CLIPS]
+
+
+def test_a_sharp_in_a_caption_goes_and_doubles_are_kept_once() -> None:
+    assert assigned(Row("one", "step #1  now"), Row("one", "step 1 now")) == {"one": ["step 1 now#STEP 1 NOW#0.0#0.0"]}
+
+
+def test_tables_are_read_as_csv_or_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('file,start,end,text\none,,,"walks, then turns"\nlong,1,3.5,runs\n')
+    (tmp_path / "t.jsonl").write_text('{"file": "one", "text": "walks, then turns"}\n\n'
+                                      '{"file": "long", "start": 1, "end": 3.5, "text": "runs"}\n')
+    csv, jsonl = (read_table(tmp_path / name) for name in ("t.csv", "t.jsonl"))
+    assert [(row.file, row.text, row.start, row.end) for row in csv] == [
+        (row.file, row.text, row.start, row.end) for row in jsonl]
+    assert (csv[1].text, csv[1].start, csv[1].end) == ("runs", 1.0, 3.5)
+
+
+@pytest.mark.parametrize(("name", "text", "reason"), [
+    ("t.csv", "file,words\na,b\n", "t.csv:2: a caption needs"), ("t.csv", "file,text\n", "no caption"),
+    ("t.csv", "file,start,end,text\na,x,2,b\n", "t.csv:2: start and end"),
+    ("t.csv", "file,start,end,text\na,3,2,b\n", "from 3 to 2 s"), ("t.jsonl", '{"file": 1}', "t.jsonl:1"),
+    ("t.csv", "file,start,end,text\na,nan,2,b\n", "from nan"),
+    ("t.jsonl", "{", "not JSON"), ("t.xlsx", "x", "come as")])
+def test_a_table_that_cannot_be_meant_is_told_with_its_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=reason):
+        read_table(tmp_path / name)
+
+
+def test_text_files_are_plain_or_in_the_form_of_data_sets(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "one.txt").write_text("someone walks\n\nhe turns#he/PRON turn/VERB#0.5#2.75\n")
+    assert assigned(*read_text_files(tmp_path)) == {
+        "one": ["someone walks#SOMEONE WALKS#0.0#0.0", "he turns#he/PRON turn/VERB#0.5#2.75"]}
+
+
+def test_file_names_fill_templates() -> None:
+    clips = [clip("x", "s/dataset-2_walk-turn_old_004.bvh"), clip("y", "other.bvh")]
+    rows = rows_from_names(clips, "{set}_{action}_{mood}_{take}", ["a person does a {action}, {mood}", "{action}"])
+    assert [row.text for row in rows] == ["a person does a walk turn, old", "walk turn"]
+    for pattern, template in (("walk", "x"), ("{a}_{a}", "x"), ("{a}_{b}", "{c}"), ("{a}_{b}_{c}_{d}_{e}_{f}", "{a}"),
+                              ("{a}", "{")):
+        with pytest.raises(InputError, match="--names|--template"):
+            rows_from_names(clips, pattern, [template])
+
+
+@pytest.mark.parametrize(("text", "tokens"), [
+    ("A person walks to the left.", "a/DET person/NOUN walk/VERB to/ADP the/DET left/NOUN"),
+    ("counter-clockwise 3 times!", "counterclockwise/ADV time/NOUN"),
+    ("zorbs briskly", "zorbs/OTHER briskly/ADV")])
+def test_the_word_list_tags_captions(text: str, tokens: str) -> None:
+    assert [token.split("/")[0] for token in tag_by_list(text).split()] == [t.split("/")[0] for t in tokens.split()]
+    assert tag_by_list("a person zorbs briskly") == "a/DET person/NOUN zorbs/OTHER briskly/ADV"
+
+
+class Word:
+    def __init__(self, text: str, lemma: str, pos: str) -> None:
+        self.text, self.lemma_, self.pos_ = text, lemma, pos
+
+
+def test_spacy_gives_lemmas_of_nouns_and_verbs_but_for_left() -> None:
+    words = [Word("hands", "hand", "NOUN"), Word("is", "be", "AUX"), Word("left", "leave", "VERB"),
+             Word(",", ",", "PUNCT"), Word("waved", "wave", "VERB")]
+    seen = []
+    assert tag_by_spacy(lambda text: seen.append(text) or words, "HANDS-on") == (
+        "hand/NOUN is/AUX left/VERB wave/VERB")
+    assert seen == ["handson"]
+
+
+def test_there_is_always_a_tagger_and_it_says_what_it_is() -> None:
+    tagger, kind = make_tagger()
+    assert tagger("a person walks") == "a/DET person/NOUN walk/VERB"
+    assert "spaCy" in kind
+
+
+def test_clips_that_no_import_made_are_their_own_files(tmp_path: Path) -> None:
+    (tmp_path / "joints").mkdir()
+    for name in ("a", "Ma", "Max"):
+        np.save(tmp_path / "joints" / f"{name}.npy", np.zeros((60, 22, 3)))
+    assert [(entry.id, entry.file, entry.end) for entry in clips_of(tmp_path)] == [("Max", "Max", 3.0), ("a", "a", 3.0)]
+
+
+def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "joints").mkdir()
+    for name in ("a", "b"):
+        np.save(tmp_path / "joints" / f"{name}.npy", np.zeros((60, 22, 3)))
+    (tmp_path / "t.csv").write_text("file,text\na,someone walks\nz,x\n")
+    for extra in ((), ("--append",), ()):
+        monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "--table", str(tmp_path / "t.csv"), *extra])
+        monkeypatch.setattr("sys.path", list(sys.path))
+        runpy.run_path(str(ROOT / "prepare" / "add_captions.py"), run_name="__main__")
+        told = capsys.readouterr().out
+        assert f"not used: {tmp_path / 't.csv'}:3: no clip is from z" in told
+        assert "1 clips have no caption from here: b" in told
+        (caption,) = read_captions(tmp_path / "texts" / "a.txt")
+        assert (caption.text, caption.whole_clip, len(caption.tokens)) == ("someone walks", True, 2)
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "prepare" / "add_captions.py"), run_name="__main__")
+    assert "give one of" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""Splits keep groups together, spread kinds evenly and come out the same for the same seed."""
+import json
+import runpy
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.import_motion import ClipSource
+from data.splits import PARTS, Member, split_by_group
+from tests.toy import ROOT
+from utils.errors import InputError
+
+SHARES = {"train": 0.8, "val": 0.05, "test": 0.15}
+
+
+def made(counts: dict[str, int], clips: int = 2) -> list[Member]:
+    return [Member(f"{kind}{group:03d}_{clip}", f"{kind}{group}", kind)
+            for kind, groups in counts.items() for group in range(groups) for clip in range(clips)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 30), min_size=3), st.integers(0, 5))
+def test_every_clip_is_in_one_part_with_its_group(counts: dict[str, int], seed: int) -> None:
+    members = made(counts)
+    parts = split_by_group(members, SHARES, seed)
+    assert sorted(clip for ids in parts.values() for clip in ids) == sorted(member.id for member in members)
+    where = {clip: part for part, ids in parts.items() for clip in ids}
+    assert all(len({where[m.id] for m in members if m.group == group}) == 1 for group in {m.group for m in members})
+    assert all(parts.values())
+
+
+def test_every_kind_has_about_the_same_shares() -> None:
+    members = made({"a": 100, "b": 40, "c": 60})
+    parts = split_by_group(members, SHARES, 0)
+    for kind, total in (("a", 200), ("b", 80), ("c", 120)):
+        counts = {part: Counter(clip[0] for clip in ids)[kind] for part, ids in parts.items()}
+        assert counts == {part: pytest.approx(SHARES[part] * total, abs=4) for part in PARTS}
+
+
+def test_small_kinds_together_have_the_shares_too() -> None:
+    parts = split_by_group(made({f"{number:02d}": 1 for number in range(80)}, clips=1), SHARES, 0)
+    assert {part: len(ids) for part, ids in parts.items()} == {"train": 64, "val": 4, "test": 12}
+
+
+def test_the_seed_decides() -> None:
+    members = made({"a": 50})
+    assert split_by_group(members, SHARES, 1) == split_by_group(members[::-1], SHARES, 1)
+    assert split_by_group(members, SHARES, 1) != split_by_group(members, SHARES, 2)
+
+
+def test_fewer_groups_than_parts_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="2 groups"):
+        split_by_group(made({"a": 2}), SHARES, 0)
+    parts = split_by_group(made({"a": 2}), {"train": 0.5, "val": 0.0, "test": 0.5}, 0)
+    assert [len(ids) for ids in parts.values()] == [2, 0, 2]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Forty clips of ten actors, some with twins, one without captions."""
+    (tmp_path / "joints").mkdir()
+    (tmp_path / "texts").mkdir()
+    lines = []
+    for number in range(40):
+        name = f"c{number:02d}"
+        lines.append(json.dumps(asdict(ClipSource(name, f"actor{number % 10}_{number}.bvh", 0, 3, "", "m", "y"))))
+        np.save(tmp_path / "joints" / f"{name}.npy", np.zeros((60, 22, 3)))
+        np.save(tmp_path / "joints" / f"M{name}.npy", np.zeros((60, 22, 3)))
+        if number:
+            (tmp_path / "texts" / f"{name}.txt").write_text("x#x/NOUN#0.0#0.0\n")
+    (tmp_path / "sources.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
+    monkeypatch.setattr("sys.argv", ["x", *map(str, flags)])
+    monkeypatch.setattr("sys.path", list(sys.path))
+    runpy.run_path(str(ROOT / "prepare" / "split_dataset.py"), run_name="__main__")
+
+
+def test_the_script_keeps_actors_and_twins_together(root: Path, monkeypatch, capsys) -> None:
+    _run(monkeypatch, root, "--group", r"actor\d+", "--test", 0.2, "--val", 0.1)
+    assert "1 clips without captions left out" in capsys.readouterr().out
+    parts = {part: (root / f"{part}.txt").read_text().split() for part in (*PARTS, "all", "train_val")}
+    actors = {part: {int(clip[-2:]) % 10 for clip in parts[part]} for part in PARTS}
+    assert sum(len(found) for found in actors.values()) == len(set.union(*actors.values())) == 10
+    assert all(f"M{clip}" in ids for ids in parts.values() for clip in ids if clip.startswith("c"))
+    assert sorted(parts["all"]) == sorted(parts["train"] + parts["val"] + parts["test"])
+    assert len(parts["all"]) == 78
+    assert parts["train_val"] == parts["train"] + parts["val"]
+
+
+@pytest.mark.parametrize("flags", [("--val", 0.6, "--test", 0.5), ("--group", "("), ("--group", "x\\d+")])
+def test_the_script_exits_2_with_one_line(root: Path, flags, monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit) as failure:
+        _run(monkeypatch, root, *flags)
+    assert failure.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
