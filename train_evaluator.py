@@ -12,7 +12,7 @@ from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder
 from motion.features import biased_std
 from options.evaluator import parse_evaluator_options
-from training.evaluator_stage import MatchingStage, MovementStage, is_begun, movement_options
+from training.evaluator_stage import MatchingStage, MovementStage, matching_options, movement_options
 from training.load_evaluator import GLOVE
 from training.loop import Trainer
 from training.runs import run_folder
@@ -38,25 +38,26 @@ def learn_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: N
 @script
 def main() -> None:
     opt = parse_evaluator_options()
+    movement_opt, opt = movement_options(opt), matching_options(opt)
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
     normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
     words = WordVectors.load(opt.glove)
     print(f"data set {spec.root}; {len(words)} word vectors of {opt.glove}")
-    config = EvaluatorConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose, "dim_word": words.dim,
-                                           "dim_pos_ohot": len(WORD_CLASSES)})
-    model = Evaluator(config)
-    if not is_begun(opt) and opt.init_from is None:
-        movements = learn_movements(movement_options(opt), spec, normalisation, config)
-        model.movement_encoder.load_state_dict(movements.encoder.state_dict())
-        opt.is_continue = False  # what goes on is the part above
-
-    train_pairs, val_pairs = (load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val"))
     folder = run_folder(opt)
     words.save(folder / GLOVE)
     save_npy(folder / "meta" / "mean.npy", normalisation.mean)
     save_npy(folder / "meta" / "std.npy", normalisation.std)
+
+    config = EvaluatorConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose, "dim_word": words.dim,
+                                           "dim_pos_ohot": len(WORD_CLASSES)})
+    model = Evaluator(config)
+    if not opt.is_continue and opt.init_from is None:
+        movements = learn_movements(movement_opt, spec, normalisation, config)
+        model.movement_encoder.load_state_dict(movements.encoder.state_dict())
+
+    train_pairs, val_pairs = (load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val"))
     print(f"{len(train_pairs)} training pairs, {len(val_pairs)} to validate; "
           f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {folder}")
     stage = MatchingStage(model, opt, normalisation, words, val_pairs)

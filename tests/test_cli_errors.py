@@ -11,12 +11,23 @@ import torch
 import eval_retrieval
 import eval_t2m_vq
 import gen_t2m
+import train_evaluator
 import train_lamp
 import train_len_estimator
 import train_res_transformer
 import train_t2m_transformer
 import train_vq
-from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
+from tests.toy import (
+    TINY_EVALUATOR,
+    TINY_LAMP,
+    TINY_LENGTH,
+    TINY_T2M,
+    TINY_VQ,
+    make_bert,
+    make_dataset,
+    make_glove,
+    run_script,
+)
 from tests.toy_models import make_models, make_tokenizer
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import RESUMED
@@ -35,6 +46,7 @@ TRAINING = {
     "res": (train_res_transformer.main,
             (*DATA, "--name", "new", "--vq_name", "vq", "--lamp_name", "lamp", *TINY_T2M)),
     "len": (train_len_estimator.main, (*DATA, "--name", "new", "--lamp_name", "lamp", *TINY_LENGTH)),
+    "evaluator": (train_evaluator.main, (*DATA, "--name", "new", *TINY_EVALUATOR)),
 }
 EVALUATION = {
     "eval_vq": (eval_t2m_vq.main, (*DATA, "--name", "vq", "--quiet")),
@@ -48,6 +60,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("originals")
     make_dataset(folder / "data")
     make_bert(folder / "bert")
+    make_glove(folder / "glove")
     make_models(folder / "checkpoints")
     return folder
 
@@ -55,7 +68,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that scripts run in, with copies of all that may be spoilt."""
-    for name in ("data", "bert", "checkpoints"):
+    for name in ("data", "bert", "glove", "checkpoints"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -353,7 +366,7 @@ def test_a_bert_that_is_damaged_is_named(fails: Fails, name: str, content: bytes
 # Data
 
 
-@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "len", "eval_vq", "eval_retrieval"])
+@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "len", "evaluator", "eval_vq", "eval_retrieval"])
 def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage: str) -> None:
     main, arguments = (TRAINING | EVALUATION)[stage]
     message = fails(main, *arguments, "--data_root", "nowhere")
@@ -362,7 +375,7 @@ def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage:
     assert " makes it" in message
 
 
-@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "eval_vq", "eval_retrieval"])
+@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "evaluator", "eval_vq", "eval_retrieval"])
 def test_a_damaged_feature_file_is_named(fails: Fails, stage: str) -> None:
     main, arguments = (TRAINING | EVALUATION)[stage]
     path = Path("data/new_joint_vecs/0001.npy")  # in train and in test

@@ -217,11 +217,9 @@ def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("flags", "told"), [
-    (("--is_continue",), "new_movement/model/latest.tar is missing"),
     (("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),
     (("--window_size", 30), "--window_size 30 must be a multiple"),
     (("--window_size", 400), "no clip is longer"),
-    (("--data_root", "nowhere"), "nowhere/Mean.npy is missing"),
     (("--init_from", "nobody"), "no model named 'nobody'"),
     (("--batch_size", 1), "--batch_size"),
 ])

@@ -77,12 +77,13 @@ class MatchingStage(Stage):
 
 
 def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Options of the run ``<name>_movement`` that comes first; it goes on by itself where it was begun."""
+    """Options of the run ``<name>_movement`` that comes first."""
     return argparse.Namespace(**{
         **vars(opt), "name": f"{opt.name}_movement", "total_iter": opt.movement_iter, "max_epoch": opt.movement_iter,
         "batch_size": opt.movement_batch_size, "lr": opt.movement_lr, "ema": 0.0, "init_from": None})
 
 
-def is_begun(opt: argparse.Namespace) -> bool:
-    """Whether the matching of a run that is to go on has begun, so that movements are learned."""
-    return opt.is_continue and latest_checkpoint(opt).is_file()
+def matching_options(opt: argparse.Namespace) -> argparse.Namespace:
+    """Options of the run ``<name>`` itself: one that was stopped among its movements does not go on, it begins."""
+    among_movements = latest_checkpoint(movement_options(opt)).is_file() and not latest_checkpoint(opt).is_file()
+    return argparse.Namespace(**{**vars(opt), "is_continue": opt.is_continue and not among_movements})
