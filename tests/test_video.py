@@ -5,7 +5,10 @@ import pytest
 from PIL import Image
 
 from motion.skeleton import KIT, T2M, Skeleton
-from visualization.drawing import GROUND, LEFT, RIGHT, Stage
+from visualization.body import LEFT, RIGHT
+from visualization.canvas import Canvas, ycc
+from visualization.drawing import Stage
+from visualization.floor import GROUND
 from visualization.video import strip, write_video
 
 
@@ -43,7 +46,7 @@ def test_film_has_every_frame_at_its_rate_and_size(tmp_path):
 
 
 def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
-    write_video(tmp_path / "a.mp4", [walker(24, speed=6.0)], size=200)
+    write_video(tmp_path / "a.mp4", [walker(24, speed=6.0)], size=240)
     _, frames = decode(tmp_path / "a.mp4")
     for frame in frames:
         assert share_of(frame, LEFT) > 0.002
@@ -52,7 +55,7 @@ def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
 
 def test_something_moves_from_frame_to_frame():
     stage = Stage(walker(30), T2M, 20, (160, 160))
-    first, last = (np.asarray(stage.draw(frame), int) for frame in (0, 29))
+    first, last = (np.asarray(stage.draw(frame).rgb(), int) for frame in (0, 29))
     assert (np.abs(first - last).sum(-1) > 60).mean() > 0.002
 
 
@@ -83,10 +86,10 @@ def test_odd_sizes_and_single_poses_are_no_trouble(tmp_path):
 @pytest.mark.parametrize("caption", ["word " * 120, "x" * 400, "a person walks slowly, then turns"])
 def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption):
     stage = Stage(walker(2), T2M, 20, (240, 240), caption)
-    ink = np.asarray(stage.caption.strip)[..., 3] > 0
+    ink = np.asarray(stage.caption.mask) > 0
     assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
-    assert stage.body.head[:, 1].min() > stage.caption.strip.height
-    assert stage.caption.strip.height < 120
+    assert stage.body.head[:, 1].min() > stage.caption.mask.height
+    assert stage.caption.mask.height < 120
 
 
 def test_strip_shows_every_pose_of_every_motion(tmp_path):
@@ -100,9 +103,38 @@ def test_strip_shows_every_pose_of_every_motion(tmp_path):
 
 
 def test_left_limbs_are_on_the_right_of_somebody_who_faces_the_camera():
-    picture = np.asarray(Stage(walker(1), T2M, 20, (240, 240)).draw(0), int)
+    picture = np.asarray(Stage(walker(1), T2M, 20, (240, 240)).draw(0).rgb(), int)
     columns = [np.argwhere(np.abs(picture - colour).sum(-1) < 60)[:, 1].mean() for colour in (LEFT, RIGHT)]
     assert columns[0] > columns[1]
+
+
+def test_colours_come_through_as_they_were_given():
+    for rgb in ((46, 116, 214), (232, 98, 56), (252, 252, 253), (0, 0, 0), (255, 255, 255)):
+        canvas = Canvas.of_colour((16, 16), (128, 128, 128))
+        canvas.paint(rgb, (4, 4), Image.new("L", (8, 8), 255))
+        picture = np.asarray(canvas.rgb(), int)
+        assert np.abs(picture[7, 7] - rgb).max() <= 3
+        assert np.abs(picture[0, 0] - 128).max() <= 3
+        assert len(canvas.planes()) == 16 * 16 * 3 // 2
+
+
+def test_what_is_drawn_on_an_enlarged_part_lies_where_it_should():
+    canvas = Canvas.of_colour((32, 32), (255, 255, 255))
+    layer = canvas.enlarged((8, 4, 24, 12))
+    assert layer.size == (32, 16)
+    layer.paste(tuple(np.rint(ycc((200, 0, 0))).astype(int).tolist()), (8, 4, 24, 12))
+    canvas.put_back(layer, (8, 4))
+    red = np.abs(np.asarray(canvas.rgb(), int) - (200, 0, 0)).max(-1) < 40
+    assert (np.argwhere(red).min(0) == (6, 12)).all() and (np.argwhere(red).max(0) == (9, 19)).all()
+
+
+def test_the_camera_moves_the_floor_under_a_walker_and_its_lines_stay_the_same():
+    """Half a metre on, the same picture of the floor: lines are half a metre apart."""
+    stage = Stage(walker(60), T2M, 20, (160, 160))
+    ahead = stage.floor.camera.target[:, 0]
+    frame = int(np.argmin(np.abs(ahead - ahead[20] - 0.5)))
+    grids = [np.asarray(stage.floor.grid(at).y, int).copy() for at in (20, frame, 25)]
+    assert np.abs(grids[0] - grids[1]).mean() < 0.2 * np.abs(grids[0] - grids[2]).mean()
 
 
 @pytest.mark.parametrize(("name", "motions", "captions", "complaint"), [

@@ -9,14 +9,18 @@ from PIL import Image
 
 from motion.skeleton import SKELETONS, Skeleton
 from utils.files import atomic_path
-from visualization.drawing import SKY, Stage, draw_poses
+from visualization.canvas import Canvas
+from visualization.drawing import Stage, draw_poses
+from visualization.floor import SKY
 
 MAX_COLUMNS = 4
+
+FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m", "-color_range", "tv"]
 
 # mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
 ENCODERS = {
     ".mp4": {"codec": "libx264", "pix_fmt_out": "yuv420p", "output_params": [
-        "-crf", "20", "-preset", "veryfast", "-tune", "animation", "-movflags", "+faststart"]},
+        "-crf", "25", "-preset", "superfast", "-tune", "zerolatency", "-movflags", "+faststart", *FLAGS]},
     ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": [
         "-filter_complex", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"]},
 }
@@ -40,12 +44,13 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
     columns = min(len(stages), MAX_COLUMNS)
     sides = size * columns, size * -(-len(stages) // columns)
     with atomic_path(path) as temporary:
-        film = imageio_ffmpeg.write_frames(str(temporary), sides, fps=fps, quality=None, macro_block_size=2,
-                                           ffmpeg_log_level="error", **ENCODERS[path.suffix.lower()])
+        film = imageio_ffmpeg.write_frames(str(temporary), sides, fps=fps, pix_fmt_in="yuv420p", quality=None,
+                                           macro_block_size=2, ffmpeg_log_level="error",
+                                           **ENCODERS[path.suffix.lower()])
         film.send(None)
         try:
             for picture in _pictures(stages, sides, size):
-                film.send(picture.tobytes())
+                film.send(picture.planes())
         finally:
             film.close()
 
@@ -67,14 +72,17 @@ def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str
         sheet.save(temporary, format="PNG")
 
 
-def _pictures(stages: list[Stage], sides: tuple[int, int], size: int) -> Iterator[Image.Image]:
+def _pictures(stages: list[Stage], sides: tuple[int, int], size: int) -> Iterator[Canvas]:
     columns = sides[0] // size
     for frame in range(max(stage.frames for stage in stages)):
-        picture = Image.new("RGB", sides, SKY)
-        for place, stage in enumerate(stages):
-            corner = place % columns * size, place // columns * size
-            picture.paste(stage.draw(min(frame, stage.frames - 1)), corner)
-        yield picture
+        pictures = [stage.draw(min(frame, stage.frames - 1)) for stage in stages]
+        if len(pictures) > 1:
+            sheet = Canvas.of_colour(sides, SKY)
+            for place, picture in enumerate(pictures):
+                sheet.paste(picture, (place % columns * size, place // columns * size))
+            yield sheet
+        else:
+            yield pictures[0]
 
 
 def _checked(motions: Sequence[ArrayLike],
