@@ -10,6 +10,7 @@ from models.hub import model_folder
 from utils.errors import InputError
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
+CLIP_WIDTH = 512  # of its text features
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them is enough
 FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *TOKENIZER_FILES)
 

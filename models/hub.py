@@ -7,11 +7,11 @@ from utils.errors import InputError
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def model_folder(source: str | Path, what: str, files: Sequence[str]) -> Path:
+def model_folder(source: str | Path, what: str, files: Sequence[str], weights: bool = True) -> Path:
     """The folder of a model: ``source`` itself where it is one, else the hub's copy of the model of that name.
 
-    Only ``files`` and its weights are fetched. Raises ``InputError``, which speaks of a ``what``, where there is none;
-    without a network that takes no longer than looking into the cache.
+    Only ``files`` and, with ``weights``, its weights are fetched. Raises ``InputError``, which speaks of a ``what``,
+    where there is none; without a network that takes no longer than looking into the cache.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -19,7 +19,7 @@ def model_folder(source: str | Path, what: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # only names need it, and it is slow to import
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[*files, *WEIGHT_FILES]))
+        return Path(snapshot_download(str(source), allow_patterns=[*files, *(WEIGHT_FILES if weights else ())]))
     except Exception as error:  # the hub's client raises its own, httpx's and OS errors alike
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"no folder {source}, and no {what} of that name could be fetched: {reason}") from error

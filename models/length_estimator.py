@@ -1,4 +1,5 @@
 """How many tokens a motion should have, from its text feature."""
+import re
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -32,13 +33,14 @@ class LengthEstimator(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
-        """Rebuild the network that ``state`` belongs to, with its sizes, and load it, in eval mode."""
-        matrices = {int(name.split(".")[1]): tensor.shape for name, tensor in state.items() if tensor.dim() == 2}
+    def sized_like(cls, state: Mapping[str, Tensor]) -> Self:
+        """A new network of the sizes of the one that ``state`` belongs to. ``ValueError`` where it is of none."""
+        matrices = {int(name.split(".")[1]): tensor.shape for name, tensor in state.items()
+                    if re.fullmatch(r"output\.\d+\.weight", name) and tensor.dim() == 2}
+        if not matrices:
+            raise ValueError("no layers output.<number>.weight")
         widths = [matrices[index] for index in sorted(matrices)]  # files need not keep the order of the layers
-        estimator = cls(widths[0][1], widths[-1][0], [rows for rows, _ in widths[:-1]])
-        estimator.load_state_dict(state)
-        return estimator.eval()
+        return cls(widths[0][1], widths[-1][0], [rows for rows, _ in widths[:-1]])
 
     def forward(self, text_emb: Tensor) -> Tensor:
         """Logits (b, classes) for text features (b, c)."""

@@ -111,11 +111,12 @@ class TextToMotion:
         sampling = sampling or Sampling()
         texts = [self.clean(sample.text) for sample in samples]
         lengths = self.token_lengths(samples)
+        alone = self.transformer.config.attention == "additive"  # which looks at padding
         ids = self.transformer.generate(
             self._features(self.text, texts), lengths, sample_generators([stream_seed(s.seed) for s in samples]),
             timesteps=sampling.time_steps, cond_scale=sampling.cond_scale, temperature=sampling.temperature,
             topk_filter_thres=sampling.topkr, gumbel=sampling.gumbel_sample,
-            group_rows=sampling.group_rows).ids
+            group_rows=1 if alone else sampling.group_rows).ids
         if self.residual is not None:
             streams = sample_generators([stream_seed(s.seed, RESIDUAL_STREAM) for s in samples])
             ids = self.residual.generate(

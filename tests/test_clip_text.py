@@ -10,35 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.clip_text import ClipText
+from tests.toy_clip import LONGEST, VOCABULARY, make_clip
 from utils.errors import InputError
 
-transformers = pytest.importorskip("transformers", reason="CLIP text features need transformers")
-LONGEST = 12
-LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "wa", "lk</w>", "walk</w>", "<|startoftext|>",
-              "<|endoftext|>"]
+pytest.importorskip("transformers", reason="CLIP text features need transformers")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised CLIP text model with its tokenizer."""
-    made = tmp_path_factory.mktemp("clip")
-    ids = {piece: number for number, piece in enumerate(VOCABULARY)}
-    (made / "vocab.json").write_text(json.dumps(ids))
-    (made / "merges.txt").write_text("#version: 0.2\nw a\nl k</w>\nwa lk</w>\n")
-    (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
-    end = ids["<|endoftext|>"]
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(ids), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=LONGEST, projection_dim=10, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end)
-    torch.manual_seed(0)
-    model = transformers.CLIPTextModelWithProjection(config)
-    for parameter in model.parameters():  # far from the small start, so that every word tells
-        torch.nn.init.normal_(parameter, std=0.3)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, made / "model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(made)
-    return made
+    return make_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from tests.toy_models import make_models
 from training.load import load_text_to_motion
-from training.load_residual import residual_to_use
+from training.load_transformers import residual_to_use
 from training.source import Source
 from training.token_stage import ResidualStage
 
@@ -59,7 +59,7 @@ def test_guidance_of_the_layers_above_leaves_the_base_layer_alone(models: Path) 
 
 def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.load_residual.PRETRAINED", tmp_path)
+    monkeypatch.setattr("training.load_transformers.PRETRAINED", tmp_path)
     spec = dataset_spec("t2m")
     own, bundled = (Source(folder, {}, folder) for folder in (Path("checkpoints/t2m/a"), tmp_path / "t2m" / "t2m_demo"))
     assert residual_to_use(None, bundled, spec) is None

@@ -1,6 +1,6 @@
 """Models by name: find the folder, read ``opt.txt``, rebuild the network, take its weights strictly."""
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,30 +11,37 @@ from torch import Tensor
 from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
 from data.text import clean_caption
-from models.clip_text import ClipText
+from models.clip_text import CLIP_NAME, ClipText
+from models.hub import model_folder
 from models.lamp.features import ConditionKind, LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.lamp.text_encoder import LaMPText, text_inputs
-from models.lamp.tokenizer import WordPieces
+from models.lamp.tokenizer import VOCAB_FILE, WordPieces
 from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
-from models.transformers.config import MaskTransformerConfig
+from models.transformers.lamp_text import LaMPMaskTransformer, ReleasedText
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import ATTENTION_KINDS
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import read_options
 from training.checkpoint import load_strictly
-from training.load_residual import load_residual_transformer, residual_to_use
+from training.load_transformers import (
+    load_masked,
+    load_residual_transformer,
+    residual_to_use,
+    with_text_encoder,
+)
 from training.runs import run_folder
+from training.sizes import lamp_sizes, tokenizer_sizes, usual_heads
 from training.source import Source, find_source, read_state
 from training.text_features import TextEncoder, fingerprint
 from utils.errors import InputError
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
+PUBLISHED_BERT = "bert-base-uncased"  # whose word pieces the released models read
 PUBLISHED_TEXT_LEN = 32
 PUBLISHED_CONDITION = "query"
 SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
@@ -52,10 +59,12 @@ class LoadedTokenizer:
 def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedTokenizer:
     """A trained tokenizer by name."""
-    source = find_source(name, spec.name, checkpoints_dir, which)
+    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
+    state = read_state(source.file, ("vq_model", "net"))
+    source = source.read_off(tokenizer_sizes(state))
     with source.building(VQConfig):
         model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
-    load_strictly(model, read_state(source.file, ("vq_model", "net")), source.file)
+    load_strictly(model, state, source.file)
     for quantizer in model.quantizers:
         quantizer.seed_running_state()
     meta = source.folder / "meta"
@@ -85,22 +94,45 @@ class LoadedLaMP:
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
     """A trained LaMP model by name, with the tokenizer that its options name."""
-    source = find_source(name, spec.name, checkpoints_dir, which)
-    tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir)
+    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
+    tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
+    state = read_state(source.file, ("motion_qformer",))
+    sizes = lamp_sizes(state)
+    source = source.read_off(sizes, usual_heads(sizes, QFORMER_PREFIX))
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = LaMPConfig.from_options(source.options, tokenizer.model.config)
         model = LaMP(config, tokenizer.model)
-    state = read_state(source.file, ("motion_qformer",))
     if source.file.suffix == ".safetensors":  # small files leave out what the tokenizer's file has already
         frozen = {"vq_model": tokenizer.model, "motion_encoder": tokenizer.model.motion_encoder}
         for prefix, part in frozen.items():
             state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
     load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
-    pieces = WordPieces(source.folder)
-    if len(pieces) > config.qformer.vocab:
-        raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, and the model {config.qformer.vocab - 1}")
+    pieces = _word_pieces(source, config.qformer, checkpoints_dir, published=config.published)
     return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
                       _text_length(source, config.qformer.max_positions), source)
+
+
+def _word_pieces(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
+    """The word pieces of a model: those in its folder; a published model has none there, and reads BERT's."""
+    folder = source.folder
+    if published and not (folder / VOCAB_FILE).is_file():
+        folder = _fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(
+            place, "vocabulary", (VOCAB_FILE,), weights=False))
+    pieces = WordPieces(folder)
+    if len(pieces) > sizes.vocab:
+        raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, and the model {sizes.vocab - 1}")
+    return pieces
+
+
+def _fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
+    """What ``load`` makes of the folder ``checkpoints_dir/<last part of name>``, or of the hub's ``name``."""
+    own = Path(checkpoints_dir) / Path(name).name
+    if own.is_dir():
+        return load(own)
+    try:
+        return load(name)
+    except InputError as error:
+        raise InputError(f"{error}; its files may also lie in {own}") from error
 
 
 def _text_length(source: Source, most: int) -> int:
@@ -121,15 +153,15 @@ class LoadedTransformer:
 
 def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                           which: str | None = None) -> LoadedTransformer:
-    """A trained masked transformer by name, with the LaMP model (or CLIP) that its options name."""
-    source = find_source(name, spec.name, checkpoints_dir, which)
-    source.one_of("attention", ATTENTION_KINDS, MaskTransformerConfig.attention)
-    with source.building(MaskTransformerConfig):
-        model = MaskTransformer(MaskTransformerConfig.from_options(source.options))
-    state = read_state(source.file, ("t2m_transformer", "trans"))
-    load_strictly(model, state, source.file, optional=("position_enc.pe",))
+    """A trained masked transformer by name, with what gives its text features: the LaMP model that its options name,
+    CLIP, or for a released LaMP transformer itself."""
+    model, source = load_masked(name, spec, checkpoints_dir, device, which)
+    source.needed("vq_name")
+    if isinstance(model, LaMPMaskTransformer):
+        pieces = _word_pieces(source, model.Qformer.config, checkpoints_dir, published=True)
+        return LoadedTransformer(model, ReleasedText(model, pieces, fingerprint(source.file)), source)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
-    return LoadedTransformer(model.to(device).eval().requires_grad_(False), text, source)
+    return LoadedTransformer(model, text, source)
 
 
 @dataclass(frozen=True)
@@ -162,13 +194,16 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
                           device: torch.device | str = "cpu",
                           beside: LoadedTransformer | None = None) -> LoadedLengthEstimator:
     """A trained length estimator by name; it shares the text encoder of ``beside`` where it is the same."""
-    source = find_source(name, spec.name, checkpoints_dir)
+    source = find_source(name, spec.name, checkpoints_dir, bare=True)
     state = read_state(source.file, ("estimator",))
     try:
-        model = LengthEstimator.from_state_dict(state)
-    except (RuntimeError, KeyError, IndexError, ValueError) as error:
-        raise InputError(f"{source.file} is not a length estimator") from error
-    text = _text_encoder_of(source, model.output[0].in_features, spec, checkpoints_dir, device, beside)
+        model = LengthEstimator.sized_like(state)
+    except ValueError as error:
+        raise InputError(f"{source} is not a length estimator: {error}") from error
+    load_strictly(model, state, source.file)
+    width = model.output[0].in_features
+    source = with_text_encoder(source, width)
+    text = _text_encoder_of(source, width, spec, checkpoints_dir, device, beside)
     return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
 
 
@@ -196,7 +231,7 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
                       device: torch.device | str = "cpu") -> TextEncoder:
     """The frozen text encoder that a run's options name: LaMP (default) or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
-        return ClipText(device=device)
+        return _fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
     return lamp.text_encoder(options.get("condition", PUBLISHED_CONDITION))
 

@@ -1,9 +1,9 @@
 """Where a model's settings and weights lie, and what is wrong with them where it cannot be built."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -12,7 +12,8 @@ from training.checkpoint import load_checkpoint, load_weights
 from utils.errors import InputError
 from utils.paths import find_model_dir
 
-PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "latest")
+PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "net_best_mm",
+             "net_best_top1", "net_best_matching", "net_best_div", "net_last", "latest")
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
 
 
@@ -35,8 +36,19 @@ class Source:
     def needed(self, key: str) -> Any:
         """An option that the model cannot do without."""
         if key not in self.options:
+            if not self.options_file.exists():
+                raise InputError(f"{self.options_file} is missing; it needs a line '{key}: NAME'")
             raise InputError(f"{self.options_file} lacks {key}")
         return self.options[key]
+
+    def read_off(self, sizes: Mapping[str, Any], otherwise: Mapping[str, Any] | None = None) -> Self:
+        """The same with options as the tensors tell them (``training.sizes``), and those of ``otherwise`` where neither
+        they nor ``opt.txt`` do. Raises ``InputError`` where one in the file is of another kind than the tensors tell.
+        """
+        for key, size in sizes.items():
+            if key in self.options and not _fits(self.options[key], size):
+                raise InputError(f"{self.options_file}: {key} cannot be {self.options[key]!r}")
+        return replace(self, options={**(otherwise or {}), **self.options, **sizes})
 
     def one_of(self, key: str, choices: Sequence[str], default: str) -> str:
         """An option that has only so many values."""

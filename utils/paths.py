@@ -10,12 +10,14 @@ PRETRAINED = ROOT / "pretrained"
 
 def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
     """The folder of the model ``name``: a path as it stands, else ``checkpoints_dir/<dataset>/<name>``, else
-    ``pretrained/<dataset>/<name>``. Raises ``InputError`` naming every place that was tried.
+    ``pretrained/<dataset>/<name>``. A folder that holds nothing but one of its own name, as the released length
+    estimator may, stands for that. Raises ``InputError`` naming every place that was tried.
     """
     tried = [Path(name)] if "/" in str(name) else []
     tried += [Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
     for folder in tried:
         if os.path.isdir(folder):  # unlike Path.is_dir it takes a name that is too long for one that is not there
-            return folder
+            inner = folder / folder.name
+            return inner if (inner / "model").is_dir() and not (folder / "model").is_dir() else folder
     places = ", ".join(str(place) for place in tried)
     raise InputError(f"no model named {name!r}: looked for {places}")

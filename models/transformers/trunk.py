@@ -13,6 +13,7 @@ from models.transformers.config import TransformerConfig
 
 ATTENTION_KINDS = ("causal", "additive", "full")
 POSITIONS = 5000
+FIXED_TABLE = "position_enc.pe"  # never learned, so a file may lack it
 INIT_STD = 0.02
 
 
