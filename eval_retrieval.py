@@ -7,7 +7,9 @@ from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.language import score_language
 from evaluation.report import write_report
-from options.evaluate import parse_evaluate_options
+from evaluation.sentences import SentenceEncoder, word_vectors
+from evaluation.timing import hardware, seconds_each
+from options.evaluate import parse_retrieval_evaluation
 from training.load import load_lamp
 from utils.device import select_device
 from utils.errors import script
@@ -16,23 +18,30 @@ from utils.seeding import seed_everything
 
 @script
 def main() -> None:
-    opt = parse_evaluate_options("Evaluate retrieval both ways on whole clips of a split.", "LaMP model")
+    opt = parse_retrieval_evaluation()
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    sentences = {"words": word_vectors, "lamp": lambda captions: lamp.text_features(captions).cpu().numpy()}.get(
+        opt.sentences) or SentenceEncoder(opt.sentences)
     pairs = load_pairs(spec, opt.split, whole_clips_only=True, quiet=opt.quiet)
-    print(f"{lamp.source} on {len(pairs)} clips of {spec.root}, {opt.split}")
+    print(f"{lamp.source} on {len(pairs)} clips of {spec.root}, {opt.split}; captions are alike by {opt.sentences}")
 
     def motion_features(motion: torch.Tensor, m_lens: torch.Tensor) -> torch.Tensor:
         return lamp.model.motion_query_features(motion.to(device), m_lens.to(device))
 
-    scores = score_language(pairs, lamp.normalisation.apply, lamp.text_features, motion_features, opt.seed)
+    scores = score_language(pairs, lamp.normalisation.apply, lamp.text_features, motion_features, opt.seed, sentences,
+                            opt.repeat_times)
     tables = dict(scores.retrieval)
     if scores.sides is not None:
         tables["sides"] = {"right_percent": scores.sides, "captions": scores.sided}
+    settings = {
+        "checkpoint": lamp.source, "clips": len(pairs), **vars(opt),
+        "seconds_per_sentence": seconds_each(lamp.text_features, [[pair.captions[0]] for pair in pairs]),
+        "hardware": hardware(device)}
     folder = Path(opt.checkpoints_dir) / spec.name / lamp.source.folder.name / "eval"
-    write_report(folder, opt.ext, {"checkpoint": lamp.source, "clips": len(pairs), **vars(opt)}, tables)
+    write_report(folder, opt.ext, settings, tables)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,52 @@
 """Evaluate the tokenizer: how well whole clips come back from all its layers, and from the base layer alone."""
-from dataclasses import asdict
 from pathlib import Path
 
 from data.motion_windows import read_whole_clips
 from data.specs import dataset_spec
-from evaluation.reconstruction import score_reconstruction
+from data.text_motion import load_pairs
+from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
+from evaluation.reconstruction import reconstruct_clips, score_reconstruction
 from evaluation.report import write_report
-from options.evaluate import parse_evaluate_options
+from evaluation.timing import hardware, seconds_each
+from options.evaluate import parse_tokenizer_evaluation
+from training.judge import load_judge
 from training.load import load_tokenizer
 from utils.device import select_device
 from utils.errors import script
 from utils.seeding import seed_everything
 
+LAYERS = {"all layers": None, "base layer alone": 1}
+
 
 @script
 def main() -> None:
-    opt = parse_evaluate_options("Evaluate a tokenizer on whole clips of a split.", "tokenizer")
+    opt = parse_tokenizer_evaluation()
     seed_everything(opt.seed)
+    device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
-    tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
+    tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    judge = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device)
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")
-    tables = {}
-    for row, layers in (("all layers", None), ("base layer alone", 1)):
-        scores = score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers)
-        tables[row] = asdict(scores)
+
+    scores = {row: score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers).table()
+              for row, layers in LAYERS.items()}
+    tables, notes = scores, ["no evaluator, so no FID and no real motion to compare with"]
+    if judge is not None:
+        print(f"evaluator {judge.source}")
+        evaluation = Evaluation(load_pairs(spec, opt.split), judge, spec, Plan(opt.repeat_times), opt.seed, opt.quiet)
+        rows = {REAL: evaluation.real()}
+        for row, layers in LAYERS.items():
+            rows[row] = evaluation.fixed(
+                reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation, layers))
+        tables = {name: row.table() | scores.get(name, {}) for name, row in rows.items()}
+        notes = [*evaluation.left_out, *fault_notes(rows), *evaluation.legend]
+    settings = {
+        "checkpoint": tokenizer.source, "clips": len(clips), **vars(opt), "evaluator": judge and judge.source,
+        "seconds_per_clip": seconds_each(lambda clip: reconstruct_clips(
+            tokenizer.model, [clip], tokenizer.normalisation), clips), "hardware": hardware(device)}
     folder = Path(opt.checkpoints_dir) / spec.name / tokenizer.source.folder.name / "eval"
-    write_report(folder, opt.ext, {"checkpoint": tokenizer.source, "clips": len(clips), **vars(opt)}, tables)
+    write_report(folder, opt.ext, settings, tables, notes)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
 from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids, read_whole_clips
 from data.specs import dataset_spec
+from data.text_motion import whole_crop
+from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
 from motion.features import biased_std
 from options.vq import parse_vq_options
+from training.judge import validation_fid
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.vq_stage import VQStage
+from utils.device import select_device
 from utils.errors import script
 from utils.files import save_npy
 from utils.seeding import seed_everything
@@ -33,7 +37,10 @@ def main() -> None:
 
     model = build_tokenizer(VQConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose}))
     print(f"tokenizer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
-    stage = VQStage(model, opt, spec, normalisation, val_clips)
+    shown = [clip[:whole_crop(len(clip)).length] for clip in val_clips]
+    fid = validation_fid(opt, spec, select_device(opt.gpu_id), shown, lambda model, rows: reconstruct_clips(
+        model, [shown[row] for row in rows], normalisation), otherwise="mpjpe_mm")
+    stage = VQStage(model, opt, spec, normalisation, val_clips, fid)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)
     Trainer(stage, opt, windows, schedule).run()
 

@@ -9,8 +9,11 @@ from torch import Tensor
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
 from data.text import mirror_text
 from data.text_motion import Pair
+from evaluation.estimates import Estimate, estimates
 from evaluation.retrieval import retrieval_protocols
+from evaluation.sentences import Sentences, word_vectors
 from models.lamp.objectives import similarity
+from utils.errors import InputError
 
 BATCH = 64
 REPEATS = 20  # draws of a caption a clip, and of batches
@@ -20,7 +23,7 @@ REPEATS = 20  # draws of a caption a clip, and of batches
 class LanguageScores:
     """Retrieval under every protocol, and what becomes of captions whose sides are exchanged."""
 
-    retrieval: dict[str, dict[str, float]]  # protocol -> score -> mean over the repeats
+    retrieval: dict[str, dict[str, Estimate]]  # protocol -> score
     sides: float | None  # per cent of captions naming a side that are nearer to their motion than their mirror image;
                          # None where no caption names one
     sided: int           # how many captions name a side
@@ -37,25 +40,30 @@ def caption_similarity(captions: Sequence[str], motions: Sequence[np.ndarray],
 
 def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.ndarray],
                    text_features: Callable[[list[str]], Tensor], motion_features: Callable[[Tensor, Tensor], Tensor],
-                   seed: int = 0) -> LanguageScores:
+                   seed: int = 0, sentences: Sentences = word_vectors, repeats: int = REPEATS) -> LanguageScores:
     """Score LaMP (or anything that gives features) on pairs.
 
     Args:
         text_features: captions to (b, e); motion_features: zero-padded motion (b, t, d) and lengths (b,) to (b, e) or
             (b, queries, e), as ``models.lamp.objectives.similarity`` compares them.
+        sentences: captions to unit vectors (n, s): which of them are alike.
+        repeats: draws of a caption a clip.
+
+    Raises ``InputError`` where a similarity is not finite, for it would count as a miss and nobody would see.
     """
     motions = [normalise(pair.features).astype(np.float32) for pair in pairs]
     captions = [caption for pair in pairs for caption in pair.captions]
     owners = np.array([number for number, pair in enumerate(pairs) for _ in pair.captions])
     scores = caption_similarity(captions, motions, text_features, motion_features)
+    for row, column in np.argwhere(~np.isfinite(scores)):
+        raise InputError(f"the similarity of {captions[row]!r} and the motion of {pairs[column].name} is not finite")
 
-    generator = np.random.default_rng(seed)
+    meanings, generator = sentences(captions), np.random.default_rng(seed)
     draws = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         chosen = np.array([generator.choice(np.flatnonzero(owners == clip)) for clip in range(len(pairs))])
-        draws.append(retrieval_protocols(scores[chosen], [captions[row] for row in chosen], generator))
-    retrieval = {protocol: {key: float(np.mean([draw[protocol][key] for draw in draws])) for key in draws[0][protocol]}
-                 for protocol in draws[0]}
+        draws.append(retrieval_protocols(scores[chosen], meanings[chosen], generator))
+    retrieval = {protocol: estimates([draw[protocol] for draw in draws]) for protocol in draws[0]}
 
     sided = [row for row, caption in enumerate(captions) if mirror_text(caption) != caption]
     if not sided:

@@ -1,6 +1,6 @@
 """How well a tokenizer gives whole clips back."""
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,11 @@ class ReconstructionScores:
         """The numbers by name, for logs."""
         return {"mpjpe_mm": self.mpjpe, "root_mm": self.root, "codebook_use": self.codebook_use,
                 "loss": self.feature_loss}
+
+    def table(self) -> dict[str, float]:
+        """The numbers by name, for reports."""
+        return {"mpjpe": self.mpjpe, "root": self.root, "codebook_use": self.codebook_use,
+                "feature_loss": self.feature_loss}
 
 
 def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
@@ -56,6 +61,19 @@ def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
     """Motion (b, t, d) after its codes, with only the first ``layers`` of them where given; and the codes (b, n, q)."""
     codes = codes_of(tokenizer, motion)
     return tokenizer.forward_decoder(codes[..., :layers]), codes
+
+
+@torch.no_grad()
+def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normalisation: Normalisation,
+                      layers: int | None = None) -> list[np.ndarray]:
+    """Feature clips (T, d), not normalised, after their codes, each cut to whole tokens."""
+    device = next(tokenizer.parameters()).device
+    made: list[np.ndarray] = [np.empty(0)] * len(clips)
+    for indices, batch in batches_of_equal_length(list(clips), unit=tokenizer.config.unit_length):
+        recon, _ = reconstruct(tokenizer, torch.from_numpy(normalisation.apply(batch)).to(device), layers)
+        for index, clip in zip(indices, normalisation.invert(recon).cpu().numpy(), strict=True):
+            made[index] = clip
+    return made
 
 
 @torch.no_grad()

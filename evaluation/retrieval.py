@@ -8,6 +8,8 @@ from evaluation.metrics import euclidean_distances
 
 RANKS = (1, 2, 3, 5, 10)
 BATCH = 32
+ALIKE = 0.95      # captions that count as one, 0 being opposite and 1 the same
+DISSIMILAR = 100  # samples of the subset that are least alike
 
 
 def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
@@ -69,20 +71,40 @@ def steady_retrieval(similarity: np.ndarray, draws: int = 10) -> dict[str, float
     return {key: float(np.mean([one[key] for one in scores])) for key in scores[0]}
 
 
-def retrieval_protocols(similarity: np.ndarray, captions: list[str],
+def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
                         rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Every protocol in one call, for similarities (n, n) of captions and their motions.
+    """The four protocols of TMR in one call, for similarities (n, n) of captions and their motions, and unit vectors
+    (n, s) of what the captions mean.
 
     - ``all``: every sample against all others.
-    - ``captions``: the same, but samples with one and the same caption count as right for each other.
+    - ``threshold``: the same, but samples whose captions are nearly alike (0.95 on a scale from 0 to 1, so a cosine of
+      0.9) count as right for each other.
+    - ``dissimilar``: the 100 samples whose captions are least alike, against each other; left out where there are not
+      more than 100. TMR approximates the choice otherwise, see ``least_alike``.
     - ``batches``: random batches of 32, as R-precision is measured; left out where there is not one full batch.
     """
-    _, number = np.unique(captions, return_inverse=True)
+    alike = sentences @ sentences.T
+    np.fill_diagonal(alike, 1.0)
     scores = {"all": retrieval_scores(similarity),
-              "captions": retrieval_scores(similarity, number[:, None] == number)}
+              "threshold": retrieval_scores(similarity, (1 + alike) / 2 >= ALIKE)}
+    if len(similarity) > DISSIMILAR:
+        chosen = least_alike(alike, DISSIMILAR)
+        scores["dissimilar"] = retrieval_scores(similarity[np.ix_(chosen, chosen)])
     if len(similarity) >= BATCH:
         scores["batches"] = batched_retrieval(similarity, rng=rng)
     return scores
+
+
+def least_alike(alike: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of the rows of likenesses (n, n): first the one that is least like all others together, then again and
+    again the one that is least like the most like of those chosen."""
+    chosen = [int(alike.mean(1).argmin())]
+    nearest = alike[chosen[0]].astype(np.float64)
+    while len(chosen) < count:
+        nearest[chosen[-1]] = np.inf
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, alike[chosen[-1]])
+    return np.array(chosen)
 
 
 def cosine_similarity(text: np.ndarray, motion: np.ndarray) -> np.ndarray:

@@ -63,6 +63,20 @@ def add_paraphrases(parser: argparse.ArgumentParser) -> None:
                         help="learn from N more wordings of every caption (assets/paraphrases.txt) too")
 
 
+def add_evaluator(parser: argparse.ArgumentParser) -> None:
+    """Who judges motions."""
+    parser.add_argument("--evaluator", metavar="NAME|none",
+                        help="evaluator to measure with; by default text_mot_match where it is among the checkpoints, "
+                             "else the bundled one, else none")
+
+
+def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
+    """What the best checkpoint is chosen by."""
+    add_evaluator(parser)
+    parser.add_argument("--fid_clips", type=natural, default=128,
+                        help="validation clips whose FID chooses the best checkpoint; 0 leaves it to the losses")
+
+
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
     """Flags of the training loop, with a stage's own defaults; without ``gamma`` none of a schedule of milestones."""

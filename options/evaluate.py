@@ -2,16 +2,47 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, add_data
+from options.base import Parser, add_common, add_data, add_evaluator, natural, positive_int
+from options.generate import add_sampling
 
 
-def parse_evaluate_options(description: str, what: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of a script that evaluates one named model, which is a ``what``."""
+def parse_tokenizer_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``eval_t2m_vq.py``."""
+    parser = _parser("Evaluate a tokenizer on whole clips of a split.", "vq_demo", "tokenizer")
+    add_evaluator(parser)
+    return parser.parse_args(argv)
+
+
+def parse_generation_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``eval_t2m_trans_res.py``."""
+    parser = _parser("Evaluate text to motion on a split, with the base layer alone and with all layers.", "t2m_demo",
+                     "masked transformer; it names its tokenizer and LaMP model", "; all takes every one there is")
+    add_evaluator(parser)
+    parser.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
+                        "bundled one with a bundled masked transformer, else none")
+    parser.add_argument("--mm_texts", type=natural, default=100,
+                        help="texts of multimodality, of each 30 motions; 0 leaves it out")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="motions of a pass, on the CPU")
+    add_sampling(parser)
+    return parser.parse_args(argv)
+
+
+def parse_retrieval_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``eval_retrieval.py``."""
+    parser = _parser("Evaluate retrieval both ways on whole clips of a split.", "lamp_demo", "LaMP model")
+    parser.add_argument("--sentences", default="words", metavar="words|lamp|BERT",
+                        help="which captions are alike: by their words, by the LaMP model itself, or by a sentence "
+                             "encoder with a BERT inside, a folder or a name on the hub")
+    return parser.parse_args(argv)
+
+
+def _parser(description: str, name: str, what: str, epochs: str = "") -> Parser:
     parser = Parser(description)
     add_common(parser)
     add_data(parser)
-    parser.add_argument("--name", required=True, help=what)
-    parser.add_argument("--which_epoch", help="checkpoint to evaluate; the best one by default")
+    parser.add_argument("--name", default=name, help=what)
+    parser.add_argument("--which_epoch", help=f"checkpoint to evaluate; the best one by default{epochs}")
     parser.add_argument("--split", default="test", help="split of the data set")
     parser.add_argument("--ext", default="evaluation", help="results: eval/<ext>.log and .json of the model")
-    return parser.parse_args(argv)
+    parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats that the intervals are over")
+    return parser

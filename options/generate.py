@@ -29,6 +29,17 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
                         "bundled one with a bundled masked transformer, else none")
     models.add_argument("--len_name", default="len_demo", help="length estimator")
     models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
+    add_sampling(parser)
+    opt = parser.parse_args(argv)
+    if (opt.text_prompt is None) == (opt.text_path is None):
+        raise InputError("give either --text_prompt or --text_path")
+    if opt.motion_length is not None and opt.text_path is not None:
+        raise InputError("--motion_length goes with --text_prompt; a prompt file has its lengths in the lines")
+    return opt
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn."""
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
     sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
@@ -37,9 +48,3 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
     sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
                           help="draw by the Gumbel-max trick")
-    opt = parser.parse_args(argv)
-    if (opt.text_prompt is None) == (opt.text_path is None):
-        raise InputError("give either --text_prompt or --text_path")
-    if opt.motion_length is not None and opt.text_path is not None:
-        raise InputError("--motion_length goes with --text_prompt; a prompt file has its lengths in the lines")
-    return opt

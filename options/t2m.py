@@ -5,7 +5,17 @@ from typing import get_args
 
 from models.lamp.features import ConditionKind
 from models.transformers.trunk import ATTENTION_KINDS
-from options.base import Parser, add_balance, add_common, add_data, add_paraphrases, add_training, positive_int, share
+from options.base import (
+    Parser,
+    add_balance,
+    add_chosen_by_fid,
+    add_common,
+    add_data,
+    add_paraphrases,
+    add_training,
+    positive_int,
+    share,
+)
 from utils.errors import InputError
 
 
@@ -13,6 +23,7 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``train_t2m_transformer.py``."""
     parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
     model = add_token_transformer(parser, cond_drop_prob=0.1)
+    add_chosen_by_fid(parser)
     model.add_argument("--attention", choices=ATTENTION_KINDS, default="causal",
                        help="causal: the paper; full: both ways; additive: what the released weights were trained with")
     return parse_token_transformer(parser, argv)

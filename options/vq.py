@@ -3,7 +3,17 @@ import argparse
 from collections.abc import Sequence
 
 from models.vq.encdec import GROUPS
-from options.base import Parser, add_common, add_data, add_training, bounded, non_negative, positive_int, share
+from options.base import (
+    Parser,
+    add_chosen_by_fid,
+    add_common,
+    add_data,
+    add_training,
+    bounded,
+    non_negative,
+    positive_int,
+    share,
+)
 from utils.errors import InputError
 
 
@@ -14,6 +24,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data(parser)
     add_training(parser, batch_size=256, max_epoch=50, lr=2e-4, warm_up_iter=2000, gamma=0.1,
                  milestones=[150000, 250000], weight_decay=0.0)
+    add_chosen_by_fid(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,

@@ -2,11 +2,14 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from data.text_motion import Pair
+from evaluation.estimates import Estimate
 from evaluation.language import LanguageScores, score_language
+from utils.errors import InputError
 
 LEFT, RIGHT, WALK = "raises the left hand", "raises the right hand", "walks forward"
 DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), WALK: (0.0, 0.0, 1.0)}
@@ -28,7 +31,7 @@ def true_text(captions: list[str]) -> Tensor:
 
 def test_features_that_fit_find_every_motion_and_every_side() -> None:
     scores = score([pair(LEFT, 40), pair(RIGHT, 43), pair(WALK, 60)], true_text)
-    assert scores.retrieval["all"]["t2m_R1"] == scores.retrieval["all"]["m2t_R1"] == 100
+    assert scores.retrieval["all"]["t2m_R1"] == scores.retrieval["all"]["m2t_R1"] == Estimate(100, 0, 20)
     assert (scores.sides, scores.sided) == (100, 2)
 
 
@@ -36,6 +39,14 @@ def test_features_that_do_not_know_sides_tell_none_apart() -> None:
     scores = score([pair(LEFT, 40), pair(WALK, 60)],
                    lambda captions: true_text([LEFT if "hand" in caption else WALK for caption in captions]))
     assert (scores.sides, scores.sided) == (0, 1)
+
+
+def test_a_similarity_that_is_no_number_is_named() -> None:
+    def text(captions: list[str]) -> Tensor:
+        return torch.tensor([[torch.nan] * 3 if caption == WALK else DIRECTIONS[caption] for caption in captions])
+
+    with pytest.raises(InputError, match="'walks forward' and the motion of raises the left hand is not finite"):
+        score([pair(LEFT, 40), pair(WALK, 60)], text)
 
 
 def test_captions_without_sides_have_no_score_of_them() -> None:

@@ -1,11 +1,10 @@
 """The commands of the README are ones that the scripts take."""
 import re
 import shlex
-from functools import partial
 
 import pytest
 
-from options.evaluate import parse_evaluate_options
+from options.evaluate import parse_generation_evaluation, parse_retrieval_evaluation, parse_tokenizer_evaluation
 from options.evaluator import parse_evaluator_options
 from options.generate import parse_generate_options
 from options.lamp import parse_lamp_options
@@ -20,8 +19,8 @@ PARSERS = {
     "train_vq.py": parse_vq_options, "train_lamp.py": parse_lamp_options,
     "train_t2m_transformer.py": parse_t2m_options, "train_res_transformer.py": parse_res_options,
     "train_len_estimator.py": parse_length_options, "train_evaluator.py": parse_evaluator_options,
-    "gen_t2m.py": parse_generate_options, "eval_t2m_vq.py": partial(parse_evaluate_options, "", ""),
-    "eval_retrieval.py": partial(parse_evaluate_options, "", ""),
+    "gen_t2m.py": parse_generate_options, "eval_t2m_vq.py": parse_tokenizer_evaluation,
+    "eval_t2m_trans_res.py": parse_generation_evaluation, "eval_retrieval.py": parse_retrieval_evaluation,
 }
 
 

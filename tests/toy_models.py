@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from data.specs import MAX_TOKENS, dataset_spec
+from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.lamp.bert import from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
@@ -15,7 +16,7 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import write_options
-from tests.toy import make_bert
+from tests.toy import make_bert, make_glove
 from training.checkpoint import save_checkpoint
 from utils.files import save_npy
 
@@ -61,6 +62,18 @@ def make_tokenizer(folder: Path, dim: int, **settings: object) -> HumanVQVAE | R
     save_npy(folder / "meta" / "mean.npy", np.zeros(dim, np.float32))
     save_npy(folder / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
     return tokenizer
+
+
+def make_evaluator(folder: Path, dataset_name: str = "t2m") -> Path:
+    """An untrained evaluator with its normalisation and word vectors, in ``folder``."""
+    dim = dataset_spec(dataset_name).dim_pose
+    config = EvaluatorConfig(dim_pose=dim, dim_movement_enc_hidden=8, dim_movement_latent=8, dim_word=6,
+                             dim_motion_hidden=8, dim_text_hidden=8, dim_coemb_hidden=5)
+    save(folder, {}, Evaluator(config).checkpoint())
+    make_glove(folder / "glove")
+    save_npy(folder / "meta" / "mean.npy", np.zeros(dim, np.float32))
+    save_npy(folder / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
+    return folder
 
 
 def save(folder: Path, options: dict[str, object], content: dict[str, object]) -> None:

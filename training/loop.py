@@ -180,11 +180,15 @@ class Trainer:
         with self._mean_weights():
             numbers = self.stage.validate()
         self._log("val", numbers)
+        kept = []
         for stem, (key, direction) in self.stage.bests.items():
             value, best = numbers[key], self.progress.best.get(stem)
             if is_better(value, best, direction):
                 self.progress.best[stem] = value
                 self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
+                kept.append(f"{stem} ({key} {value:.4f})")
+        if kept and self.accelerator.is_main_process:
+            tqdm.write(f"best so far, kept: {', '.join(kept)}")
         self.stage.train()
 
     def _mean_weights(self) -> AbstractContextManager[None]:

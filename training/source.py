@@ -103,6 +103,11 @@ def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which
     raise InputError(f"{folder / 'model'} holds no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
 
 
+def checkpoint_names(source: Source) -> list[str]:
+    """Names, without ending, of all checkpoints beside that of ``source``."""
+    return sorted(path.stem for path in source.file.parent.iterdir() if path.suffix in SUFFIXES)
+
+
 def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
     """The state dict in a file: under the first of ``keys`` that it has, or the whole file for safetensors."""
     if path.suffix == ".safetensors":

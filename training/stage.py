@@ -1,5 +1,5 @@
 """What a training stage adds to the loop."""
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ class Stage(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.fid: Callable[[nn.Module], float] | None = None
+
+    def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
+        """Keep a best checkpoint by the FID that ``fid`` measures of the model, where it is given."""
+        self.fid = fid
+        if fid is not None:
+            self.bests = {"net_best_fid": ("fid", "min"), **self.bests}
+
+    def measured_fid(self) -> dict[str, float]:
+        """FID under its name, for ``validate``."""
+        return {} if self.fid is None else {"fid": self.fid(self.model)}
 
     def validate(self) -> dict[str, float]:
         """Named numbers on the validation split, the model in eval mode and without gradients."""

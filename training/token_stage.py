@@ -1,9 +1,10 @@
 """The stages of the two token transformers: masked (base layer) and residual (the layers above)."""
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.text_motion import TextTokens
 from models.transformers.mask_transformer import MaskTransformer
@@ -21,11 +22,14 @@ class TokenStage(Stage):
     Args:
         features: for "train" and "val" the text features (texts, c) by caption number.
         val_set: validation tokens.
+        fid: judges what the model generates; then the best checkpoint is chosen by it.
     """
 
     def __init__(self, model: MaskTransformer | ResidualTransformer, opt: argparse.Namespace,
-                 features: dict[str, Tensor], val_set: TextTokens) -> None:
+                 features: dict[str, Tensor], val_set: TextTokens,
+                 fid: Callable[[nn.Module], float] | None = None) -> None:
         super().__init__(model)
+        self.choose_by_fid(fid)
         self.opt, self.val_set, self.step = opt, val_set, 0
         self.features = dict(features)  # no buffers: several processes would exchange those at every step
 
@@ -52,7 +56,7 @@ class TokenStage(Stage):
         return {"loss": result.loss, "acc": result.accuracy}
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy over the validation clips, under the same draws every time."""
+        """Loss and accuracy over the validation clips, under the same draws every time; FID where it is measured."""
         generator = torch.Generator().manual_seed(self.opt.seed)
         device = next(self.model.parameters()).device
         sums, count = {"loss": 0.0, "acc": 0.0}, 0
@@ -64,7 +68,7 @@ class TokenStage(Stage):
                 for key, value in losses.items():
                     sums[key] += float(value) * len(items)
                 count += len(items)
-        return {key: value / count for key, value in sums.items()}
+        return {key: value / count for key, value in sums.items()} | self.measured_fid()
 
     def extra_state(self) -> dict[str, Any]:
         """How many steps have drawn."""

@@ -1,11 +1,12 @@
 """The tokenizer's stage."""
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
@@ -24,8 +25,11 @@ class VQStage(Stage):
     bests = {"net_best_mpjpe": ("mpjpe_mm", "min"), "net_best_loss": ("loss", "min")}
 
     def __init__(self, model: HumanVQVAE | RVQVAE, opt: argparse.Namespace, spec: DatasetSpec,
-                 normalisation: Normalisation, val_clips: list[np.ndarray]) -> None:
+                 normalisation: Normalisation, val_clips: list[np.ndarray],
+                 fid: Callable[[nn.Module], float] | None = None) -> None:
+        """``fid`` judges what the model reconstructs; then the best checkpoint is chosen by it."""
         super().__init__(model)
+        self.choose_by_fid(fid)
         self.opt, self.spec, self.normalisation, self.val_clips = opt, spec, normalisation, val_clips
         if opt.decoder_only:
             model.motion_encoder.requires_grad_(False)
@@ -62,8 +66,9 @@ class VQStage(Stage):
         return 10 * self.spec.metres * (joints[0] - joints[1]).square().sum(-1).add(1e-8).sqrt().mean()
 
     def validate(self) -> dict[str, float]:
-        """Position errors of whole validation clips through all layers."""
-        return score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec).lines()
+        """Position errors of whole validation clips through all layers, and FID where there is an evaluator."""
+        scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec).lines()
+        return scores | self.measured_fid()
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
         """As everywhere; the quantizers' running sums start from the codes."""

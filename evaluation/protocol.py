@@ -1,0 +1,236 @@
+"""The one evaluation loop: what motions are measured by, and how often (T2M, Guo et al. 2022, section 5).
+
+A repeat shuffles the clips, draws a caption for each, has a motion made for it at the length of its clip, and ranks
+each text among the motions of its batch of 32. Clips are taken whole from their first frame, so that what does not
+change from repeat to repeat is embedded once. A motion that is not finite is in no number; it is counted and named.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from data.specs import DatasetSpec
+from data.text_motion import Pair, whole_crop
+from evaluation import metrics
+from evaluation.estimates import Estimate, estimates
+from evaluation.physics import UNITS, mean_faults
+from models.text_to_motion import Sample
+from utils.errors import InputError
+from utils.seeding import stream_seed
+
+TOP = 3                # ranks of R-precision
+REAL = "real motion"   # the first row of every table
+CHUNK = 480            # motions of one text after the other that are held at once
+_MODALITY = 1 << 32    # of the seeds: beyond the repeats
+_LEGEND = {"fid_halves": "FID of one random half of the real motions against the other", "R1": "R-precision, per cent",
+           "mm_dist": "distance of text and motion", **UNITS}
+
+# Motions made for samples, by the row that they belong to: several where one generation gives them.
+Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
+
+
+class Embedder(Protocol):
+    """The evaluator."""
+
+    def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings (n, e) of features (T, d) in their own units."""
+
+    def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
+        """Embeddings (n, e) of captions as ``word/POS`` tokens."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is drawn. Diversity is over 300 pairs (``evaluation.metrics.diversity_pairs``)."""
+
+    repeats: int = 20
+    batch: int = 32             # motions that a text is ranked among
+    modality_texts: int = 100   # texts of multimodality; 0 leaves it out
+    modality_motions: int = 30  # of each
+    modality_pairs: int = 10    # of these
+
+
+@dataclass
+class Row:
+    """What was measured of one kind of motion."""
+
+    numbers: dict[str, Estimate]
+    faults: list[str] = field(default_factory=list)  # motions that are not finite: clip, caption, repeat
+
+    def table(self) -> dict[str, float | Estimate]:
+        """The numbers for a report, with how many motions are in none of them."""
+        return {**self.numbers, "not_finite": len(self.faults)}
+
+
+@dataclass
+class _Made:
+    """Motions of one row in one repeat: embeddings of those that are finite, and which these are."""
+
+    embeddings: np.ndarray  # (k, e)
+    kept: np.ndarray        # (n,) bool, k of them
+    motions: list[np.ndarray]
+
+
+class Evaluation:
+    """Real motion and its captions, embedded once, that any number of models is measured against.
+
+    Args:
+        pairs: clips with captions and their tokens.
+        embedder: the evaluator.
+        seed: of every draw; repeat r draws the same captions and batches whatever is measured.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], embedder: Embedder, spec: DatasetSpec, plan: Plan = Plan(),
+                 seed: int = 0, quiet: bool = True) -> None:
+        self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
+        self.seed, self.quiet = seed, quiet
+        self.clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
+        self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # of each clip's captions
+        self._texts = embedder.texts([tokens for pair in pairs for tokens in pair.tokens])
+        if not np.isfinite(self._texts).all():
+            raise InputError("the evaluator gives text embeddings that are not finite, so that nothing can be measured")
+        self._real = self._embed(self.clips)
+
+    @property
+    def left_out(self) -> list[str]:
+        """What so few clips cannot give."""
+        count, needed = len(self.pairs), metrics.diversity_pairs(len(self.pairs))
+        short = [("R-precision", self.plan.batch), ("diversity", needed)]
+        return [f"left out: {what}, which needs {least} clips of the {count} there are"
+                for what, least in short if count < least]
+
+    @property
+    def legend(self) -> list[str]:
+        """What the numbers are."""
+        return [f"{key}: {meaning}" for key, meaning in _LEGEND.items()]
+
+    def real(self) -> Row:
+        """The row of real motion: as any other, but FID is that of two halves, for it would be zero with itself."""
+        faults = mean_faults(self._real.motions, self.spec)
+        draws = []
+        for repeat in range(self.plan.repeats):
+            order, captions = self._draw(repeat)
+            numbers = self._numbers(repeat, captions, order, self._real)
+            halves = np.array_split(self._real.embeddings[_places(self._real.kept, order)], 2)
+            draws.append({"fid_halves": _fid(*halves), **{key: numbers[key] for key in numbers if key != "fid"}})
+        return Row(estimates(draws) | estimates([faults]), self._named(self._real.kept, None))
+
+    def fixed(self, motions: Sequence[np.ndarray]) -> Row:
+        """The row of one motion (T, d) a clip that is the same in every repeat, as a reconstruction is."""
+        made = self._embed(motions)
+        draws = []
+        for repeat in range(self.plan.repeats):
+            order, captions = self._draw(repeat)
+            draws.append(self._numbers(repeat, captions, order, made))
+        return Row(estimates(draws) | estimates([mean_faults(made.motions, self.spec)]), self._named(made.kept, None))
+
+    def generated(self, generate: Generate) -> dict[str, Row]:
+        """The rows of motions that are made anew in every repeat."""
+        draws: dict[str, list[dict[str, float]]] = {}
+        faults: dict[str, list[str]] = {}
+        modality = self._modality(generate, faults)
+        for repeat in tqdm(range(self.plan.repeats), desc="repeats", disable=self.quiet or None, leave=False):
+            order, captions = self._draw(repeat)
+            samples = [self._sample(clip, caption, repeat) for clip, caption in zip(order, captions, strict=True)]
+            for row, motions in generate(samples).items():
+                in_order = [motions[place] for place in np.argsort(order)]
+                made = self._embed(in_order)
+                numbers = self._numbers(repeat, captions, order, made)
+                if row in modality:
+                    rng = np.random.default_rng(stream_seed(self.seed, repeat, _MODALITY))
+                    numbers["multimodality"] = _multimodality(modality[row], self.plan.modality_pairs, rng)
+                draws.setdefault(row, []).append(numbers | mean_faults(made.motions, self.spec))
+                faults.setdefault(row, []).extend(self._named(made.kept, repeat, captions[np.argsort(order)]))
+        return {row: Row(estimates(draws[row]), faults[row]) for row in draws}
+
+    def _draw(self, repeat: int) -> tuple[np.ndarray, np.ndarray]:
+        """Clips (n,) in the order of a repeat, and for each the number of its caption among all."""
+        rng = np.random.default_rng(stream_seed(self.seed, repeat))
+        order = rng.permutation(len(self.pairs))
+        return order, self._firsts[order] + rng.integers(np.diff(self._firsts)[order])
+
+    def _sample(self, clip: int, caption: int, stream: int) -> Sample:
+        text = self.pairs[clip].captions[caption - self._firsts[clip]]
+        return Sample(text, stream_seed(self.seed, stream, int(clip)), len(self.clips[clip]))
+
+    def _embed(self, motions: Sequence[np.ndarray]) -> _Made:
+        kept = np.array([bool(np.isfinite(motion).all()) for motion in motions], dtype=bool)
+        embeddings = self.embedder.motions([motion for motion, good in zip(motions, kept, strict=True) if good])
+        sound = np.isfinite(embeddings).all(1)
+        kept[kept] = sound
+        return _Made(embeddings[sound], kept, [motion for motion, good in zip(motions, kept, strict=True) if good])
+
+    def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Made) -> dict[str, float]:
+        """What a repeat measures of ``made``, which is in the order of the clips."""
+        rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
+        motion = made.embeddings[_places(made.kept, order)]
+        text = self._texts[captions[made.kept[order]]]
+        numbers = {"fid": _fid(self._real.embeddings, motion)}
+        if len(self.pairs) >= self.plan.batch:
+            hits = (metrics.r_precision(text, motion, TOP, self.plan.batch) if len(motion) >= self.plan.batch
+                    else np.full(TOP, np.nan))
+            numbers |= {f"R{k}": float(100 * share) for k, share in enumerate(hits, 1)}
+        numbers["mm_dist"] = metrics.matching_score(text, motion) if len(motion) else float("nan")
+        if len(self.pairs) >= metrics.diversity_pairs(len(self.pairs)):
+            enough = len(motion) >= metrics.diversity_pairs(len(motion))
+            numbers["diversity"] = metrics.diversity(motion, rng) if enough else float("nan")
+        return numbers
+
+    def _modality(self, generate: Generate, faults: dict[str, list[str]]) -> dict[str, np.ndarray]:
+        """Embeddings (texts, motions, e) by row of many motions for some texts, made once for all repeats."""
+        count, each = min(self.plan.modality_texts, len(self.pairs)), self.plan.modality_motions
+        if not count:
+            return {}
+        rng = np.random.default_rng(stream_seed(self.seed, _MODALITY))
+        clips = rng.choice(len(self.pairs), count, replace=False)
+        captions = self._firsts[clips] + rng.integers(np.diff(self._firsts)[clips])
+        rows: dict[str, list[np.ndarray]] = {}
+        step = max(1, CHUNK // each)
+        for start in tqdm(range(0, count, step), desc="multimodality", disable=self.quiet or None, leave=False):
+            chosen = list(zip(clips[start:start + step], captions[start:start + step], strict=True))
+            samples = [self._sample(clip, caption, _MODALITY + take)
+                       for clip, caption in chosen for take in range(each)]
+            for row, motions in generate(samples).items():
+                made = self._embed(motions)
+                whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is none is left out
+                table = np.full((len(samples), made.embeddings.shape[1]), np.nan)
+                table[made.kept] = made.embeddings
+                rows.setdefault(row, []).append(table.reshape(len(chosen), each, -1)[whole])
+                faults.setdefault(row, []).extend(
+                    f"{self.pairs[chosen[place // each][0]].name}, {samples[place].text!r}, multimodality"
+                    for place in np.flatnonzero(~made.kept))
+        return {row: np.concatenate(parts) for row, parts in rows.items()}
+
+    def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
+        """The clips whose motion was left out."""
+        names = []
+        for clip in np.flatnonzero(~kept):
+            said = "" if captions is None else f", {self._sample(clip, captions[clip], 0).text!r}, repeat {repeat}"
+            names.append(self.pairs[clip].name + said)
+        return names
+
+
+def _places(kept: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Where the kept ones of ``order`` stand among those kept."""
+    return (np.cumsum(kept) - 1)[order[kept[order]]]
+
+
+def _fid(real: np.ndarray, made: np.ndarray) -> float:
+    return metrics.fid(real, made) if min(len(real), len(made)) > 1 else float("nan")
+
+
+def _multimodality(embeddings: np.ndarray, pairs: int, rng: np.random.Generator) -> float:
+    return metrics.multimodality(embeddings, rng, pairs) if len(embeddings) else float("nan")
+
+
+def fault_notes(rows: Mapping[str, Row], named: int = 10) -> list[str]:
+    """A line a row that has motions which are not finite, with the first of their names; one line where none has."""
+    notes = []
+    for name, row in rows.items():
+        if row.faults:
+            more = f"; and {len(row.faults) - named} more" if len(row.faults) > named else ""
+            notes.append(f"not finite, in no number: {len(row.faults)} motions of {name}: "
+                         f"{'; '.join(row.faults[:named])}{more}")
+    return notes or ["motions that are not finite: none"]

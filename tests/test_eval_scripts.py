@@ -1,0 +1,200 @@
+"""The evaluation scripts on toy data with untrained toy models, and what training chooses by."""
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import eval_retrieval
+import eval_t2m_trans_res
+import eval_t2m_vq
+import train_t2m_transformer
+import train_vq
+from data.specs import dataset_spec
+from evaluation import metrics
+from options.opt_file import read_options
+from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
+from tests.toy_models import make_evaluator, make_models
+from training.checkpoint import load_checkpoint
+from training.judge import ValidationFid, load_judge
+from training.source import find_source
+from utils.errors import InputError
+
+CPU = ("--gpu_id", "-1", "--data_root", "data", "--quiet")
+FAST = ("--repeat_times", "2", "--mm_texts", "2", "--time_steps", "2", "--name", "t2m")
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
+    make_dataset(folder / "data")
+    make_models(folder / "checkpoints")
+    make_evaluator(folder / "checkpoints" / "t2m" / "judge")
+    make_bert(folder / "bert")
+    return folder
+
+
+@pytest.fixture
+def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a script's main with arguments in a folder with data and models."""
+    for name in ("data", "checkpoints", "bert"):
+        shutil.copytree(originals / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.judge.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
+
+    def call(main: Callable[[], None], *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["script.py", *CPU, *map(str, arguments)])
+        main()
+
+    return call
+
+
+def report(name: str, ext: str = "evaluation") -> dict:
+    folder = Path("checkpoints/t2m") / name / "eval"
+    assert (folder / f"{ext}.log").is_file()
+    return json.loads((folder / f"{ext}.json").read_text())
+
+
+# Evaluation
+
+
+def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[..., None]) -> None:
+    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--res_name", "res", "--ext", "both")
+    both = report("t2m", "both")
+    assert list(both["results"]) == ["real motion", "tokenizer", "base layer", "base + residual"]
+    assert {"fid_halves", "mm_dist", "skating", "penetration", "jerk", "bone_drift", "not_finite"} <= set(
+        both["results"]["real motion"])
+    for row in ("base layer", "base + residual"):
+        numbers = both["results"][row]
+        assert numbers["fid"]["repeats"] == 2 and numbers["fid"]["interval"] is not None
+        assert numbers["multimodality"]["mean"] > 0 and numbers["not_finite"] == 0
+    settings = both["settings"]
+    assert settings["seconds_per_sentence"]["latest"] > 0 and "torch" in settings["hardware"]
+    assert (settings["cond_scale"], settings["time_steps"], settings["evaluator"]) == (
+        4.0, 2, "checkpoints/t2m/judge/model/latest.tar")
+    assert any(note.startswith("left out: R-precision, which needs 32 clips of the 7") for note in both["notes"])
+    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--res_name", "none", "--ext", "base")
+    base = report("t2m", "base")
+    assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]
+    assert base["results"]["base layer"] == both["results"]["base layer"]  # the base is the same in both
+
+
+def test_all_checkpoints_of_the_folder_are_walked(run: Callable[..., None]) -> None:
+    model = Path("checkpoints/t2m/t2m/model")
+    shutil.copy(model / "latest.tar", model / "net_best_acc.tar")
+    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--which_epoch", "all", "--mm_texts", 0)
+    results = report("t2m")["results"]
+    assert list(results) == ["real motion", "tokenizer", "latest: base layer", "net_best_acc: base layer"]
+    assert results["latest: base layer"] == results["net_best_acc: base layer"]
+    assert report("t2m")["settings"]["seconds_per_sentence"].keys() == {"latest", "net_best_acc"}
+
+
+def test_a_model_that_gives_no_numbers_is_told_in_the_report(run: Callable[..., None]) -> None:
+    path = Path("checkpoints/t2m/vq/model/latest.tar")
+    content = torch.load(path, weights_only=True)
+    decoder = [key for key in content["vq_model"] if key.startswith("decoder") and key.endswith("bias")]
+    content["vq_model"][decoder[-1]][:] = math.nan
+    torch.save(content, path)
+    run(eval_t2m_vq.main, "--name", "vq", "--evaluator", "judge", "--repeat_times", 2)
+    read = report("vq")
+    assert read["results"]["all layers"]["not_finite"] == 7
+    assert read["results"]["all layers"]["fid"] == {"mean": None, "interval": None, "repeats": 0, "not_finite": 2}
+    assert read["results"]["real motion"]["mm_dist"]["repeats"] == 2
+    assert any("7 motions of all layers: 0" in note for note in read["notes"])
+
+
+def test_a_tokenizer_is_evaluated_with_and_without_an_evaluator(run: Callable[..., None]) -> None:
+    run(eval_t2m_vq.main, "--name", "vq", "--evaluator", "judge")
+    rows = report("vq")["results"]
+    assert list(rows) == ["real motion", "all layers", "base layer alone"]
+    assert rows["all layers"]["fid"]["repeats"] == 20 and rows["all layers"]["mpjpe"] > 0
+    run(eval_t2m_vq.main, "--name", "vq")
+    read = report("vq")
+    assert read["results"]["all layers"]["mpjpe"] == rows["all layers"]["mpjpe"]
+    assert "fid" not in read["results"]["all layers"] and read["notes"][0].startswith("no evaluator")
+
+
+def test_without_an_evaluator_text_to_motion_cannot_be_evaluated(
+        run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(eval_t2m_trans_res.main, *FAST)
+    assert stopped.value.code == 2
+    assert "no evaluator for t2m; train_evaluator.py makes one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sentences", ["words", "lamp", "bert"])
+def test_retrieval_has_its_protocols_both_ways(run: Callable[..., None], sentences: str) -> None:
+    run(eval_retrieval.main, "--name", "lamp", "--sentences", sentences, "--repeat_times", 3)
+    read = report("lamp")
+    assert list(read["results"]) == ["all", "threshold", "sides"]  # of seven clips
+    names = [f"{way}_{name}" for way in ("t2m", "m2t") for name in ("R1", "R2", "R3", "R5", "R10", "MedR")]
+    for protocol in ("all", "threshold"):
+        assert list(read["results"][protocol]) == names
+    assert read["results"]["threshold"]["t2m_R1"]["mean"] >= read["results"]["all"]["t2m_R1"]["mean"]
+    assert read["settings"]["seconds_per_sentence"] > 0 and read["settings"]["sentences"] == sentences
+
+
+# What training chooses by
+
+
+def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable[..., None]) -> None:
+    assert run
+    spec = dataset_spec("t2m")
+    assert load_judge("judge", spec, "checkpoints").source.folder.name == "judge"
+    assert load_judge(None, spec, "checkpoints") is None
+    shutil.copytree("checkpoints/t2m/judge", "checkpoints/t2m/evaluator_demo")
+    assert load_judge(None, spec, "checkpoints").source.folder.name == "evaluator_demo"
+    shutil.copytree("checkpoints/t2m/judge", "checkpoints/t2m/text_mot_match")
+    assert load_judge(None, spec, "checkpoints").source.folder.name == "text_mot_match"
+    assert load_judge("none", spec, "checkpoints") is None
+    shutil.rmtree("checkpoints/t2m/text_mot_match/meta")
+    with pytest.raises(InputError, match="mean.npy.*--evaluator NAME takes another"):
+        load_judge(None, spec, "checkpoints")
+
+
+def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_says_so(
+        run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run(train_vq.main, "--name", "new", *TINY_VQ, "--evaluator", "judge", "--fid_clips", 5)
+    run(train_t2m_transformer.main, "--name", "newer", "--vq_name", "new", "--lamp_name", "lamp", *TINY_T2M,
+        "--evaluator", "judge")
+    out = capsys.readouterr().out
+    assert "chosen by fid of 5 validation clips by checkpoints/t2m/judge/model/latest.tar" in out
+    assert out.count("best so far, kept: net_best_fid (fid ") >= 2
+    for name in ("new", "newer"):
+        assert find_source(name, "t2m", "checkpoints").file.stem == "net_best_fid"
+        assert read_options(f"checkpoints/t2m/{name}/opt.txt")["chosen_by"].startswith("fid of")
+        best = load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")["best"]
+        assert math.isfinite(best["net_best_fid"])
+
+
+def test_training_without_an_evaluator_chooses_by_its_own_numbers(
+        run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run(train_vq.main, "--name", "new", *TINY_VQ)
+    assert "chosen by mpjpe_mm" in capsys.readouterr().out
+    assert find_source("new", "t2m", "checkpoints").file.stem == "net_best_mpjpe"
+    assert read_options("checkpoints/t2m/new/opt.txt")["chosen_by"] == "mpjpe_mm"
+
+
+class FirstRows:
+    def motions(self, motions: list[np.ndarray]) -> np.ndarray:
+        return np.array([motion[0, :3] for motion in motions])
+
+
+def test_validation_fid_is_that_of_the_same_clips_and_no_number_where_a_motion_is_none() -> None:
+    clips = [np.random.default_rng(row).normal(size=(40, 263)) for row in range(12)]
+    rows = [0, 3, 7, 9, 11]
+    fid = ValidationFid(FirstRows(), clips, rows, lambda model, chosen: [clips[row] + model.shift for row in chosen])
+    model = nn.Module()
+    model.shift = 0.0
+    assert fid(model) == pytest.approx(0, abs=1e-9)
+    model.shift = 2.0
+    real = FirstRows().motions([clips[row] for row in rows])
+    assert fid(model) == pytest.approx(metrics.fid(real, real + 2))
+    model.shift = math.nan
+    assert math.isnan(fid(model))

@@ -1,0 +1,230 @@
+"""The evaluation loop, with an evaluator whose embeddings are known."""
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.specs import dataset_spec
+from data.text_motion import Pair
+from evaluation import metrics
+from evaluation.estimates import Estimate, estimates
+from evaluation.physics import UNITS, mean_faults
+from evaluation.protocol import Evaluation, Plan, Row, fault_notes
+from evaluation.report import table_lines, write_report
+from models.text_to_motion import Sample
+from motion.features import joints_to_features
+from motion.skeleton import T2M
+from tests.figures import standing, walking
+from utils.errors import InputError
+
+SPEC = dataset_spec("t2m")
+WIDTH = 8
+QUICK = Plan(repeats=3, modality_texts=4, modality_motions=12)
+
+
+class Judge:
+    """Embeds a motion as its first row, and a caption as the row that its number stands for."""
+
+    def __init__(self, count: int) -> None:
+        self.rows = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
+        self.embedded = 0
+
+    def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
+        self.embedded += len(motions)
+        return np.array([motion[0, :WIDTH] for motion in motions]).reshape(-1, WIDTH)
+
+    def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
+        return np.array([self.rows[int(caption[0].split("/")[0])] for caption in tokens])
+
+
+def clip(row: np.ndarray, length: int = 40) -> np.ndarray:
+    """Features (length, 263) that the judge embeds as ``row``."""
+    return np.tile(np.pad(row, (0, SPEC.dim_pose - WIDTH)), (length, 1)).astype(np.float32)
+
+
+def world(count: int = 64, plan: Plan = QUICK) -> tuple[Evaluation, Judge]:
+    """Clips that lie where their captions do."""
+    judge = Judge(count)
+    pairs = [Pair(f"clip{number}", clip(judge.rows[number], 40 + number), (f"{number} said", f"{number} told"),
+                  tokens=((f"{number}/NUM",), (f"{number}/NUM", "told/VERB"))) for number in range(count)]
+    return Evaluation(pairs, judge, SPEC, plan, seed=5), judge
+
+
+def number_of(sample: Sample) -> int:
+    return int(sample.text.split()[0])
+
+
+def test_real_motion_that_fits_its_captions_is_always_found() -> None:
+    row = world()[0].real()
+    assert [row.numbers[f"R{k}"] for k in (1, 2, 3)] == [Estimate(100, 0, 3)] * 3
+    assert row.numbers["mm_dist"].mean == pytest.approx(0, abs=1e-6)
+    assert row.numbers["fid_halves"].mean > 0 and "fid" not in row.numbers
+    assert row.faults == [] and UNITS.keys() <= row.numbers.keys()
+
+
+def test_motions_of_other_captions_are_found_by_chance() -> None:
+    evaluation, judge = world(320)
+    row = evaluation.fixed(evaluation.clips[100:] + evaluation.clips[:100])
+    assert row.numbers["fid"].mean == pytest.approx(0, abs=1e-6)  # the same motions, only elsewhere
+    assert row.numbers["R1"].mean == pytest.approx(100 / 32, abs=3)
+    assert row.numbers["R3"].mean == pytest.approx(300 / 32, abs=4)
+    assert judge.embedded == 640  # once each, however many repeats
+
+
+def test_numbers_are_those_of_the_metrics() -> None:
+    evaluation, judge = world(320)
+    made = [clip(row + 1, 44) for row in judge.rows]
+    numbers = evaluation.fixed(made).numbers
+    assert numbers["fid"].mean == pytest.approx(metrics.fid(judge.rows, judge.rows + 1), abs=1e-4)
+    assert numbers["mm_dist"].mean == pytest.approx(math.sqrt(WIDTH), abs=1e-4)
+    distances = metrics.euclidean_distances(judge.rows, judge.rows)
+    assert numbers["diversity"].mean == pytest.approx(distances.mean(), rel=0.1)
+    assert numbers["diversity"].interval > 0
+
+
+def test_motion_is_asked_for_every_clip_once_a_repeat_with_its_length_and_a_seed_of_its_own() -> None:
+    evaluation, judge = world()
+    calls: list[list[Sample]] = []
+
+    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+        calls.append(list(samples))
+        made = [clip(judge.rows[number_of(sample)], sample.m_len) for sample in samples]
+        return {"one": made, "other": [clip(motion[0, :WIDTH] + 1) for motion in made]}
+
+    rows = evaluation.generated(generate)
+    repeats = [call for call in calls if len(call) == 64]
+    assert len(repeats) == 3
+    for call in repeats:
+        assert sorted(map(number_of, call)) == list(range(64))
+        assert all(sample.m_len == (40 + number_of(sample)) // 4 * 4 for sample in call)
+    assert len({sample.seed for call in calls for sample in call}) == 3 * 64 + 4 * 12
+    assert [sample.text for sample in repeats[0]] != [sample.text for sample in repeats[1]]
+    assert {sample.text.split()[1] for sample in repeats[0]} == {"said", "told"}
+    assert rows["one"].numbers["R1"] == Estimate(100, 0, 3) and rows["one"].numbers["fid"].mean < 1e-6
+    assert rows["other"].numbers["fid"].mean == pytest.approx(WIDTH, rel=1e-4)
+    assert rows["one"].numbers["multimodality"] == Estimate(0, 0, 3)  # the same motion for a text every time
+    first = [[(sample.text, sample.seed) for sample in call] for call in calls]
+    calls.clear()
+    evaluation.generated(generate)
+    assert first == [[(sample.text, sample.seed) for sample in call] for call in calls]
+
+
+def test_multimodality_is_the_distance_of_motions_of_one_text() -> None:
+    evaluation, judge = world(plan=Plan(2, modality_texts=20, modality_motions=30))
+    rng = np.random.default_rng(3)
+    rows = evaluation.generated(lambda samples: {"row": [
+        clip(judge.rows[number_of(sample)] + rng.normal(size=WIDTH)) for sample in samples]})
+    expected = np.linalg.norm(rng.normal(size=(4000, WIDTH)) - rng.normal(size=(4000, WIDTH)), axis=1).mean()
+    assert rows["row"].numbers["multimodality"].mean == pytest.approx(expected, rel=0.1)
+    without = Evaluation(evaluation.pairs, judge, SPEC, Plan(2, modality_texts=0))
+    assert "multimodality" not in without.generated(
+        lambda samples: {"row": [clip(judge.rows[0]) for _ in samples]})["row"].numbers
+
+
+def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
+    evaluation, judge = world(plan=Plan(2, modality_texts=0))
+
+    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+        made = [clip(judge.rows[number_of(sample)]) for sample in samples]
+        for sample, motion in zip(samples, made, strict=True):
+            if number_of(sample) == 7:
+                motion[20, 200] = np.nan
+        return {"row": made}
+
+    row = evaluation.generated(generate)["row"]
+    assert len(row.faults) == 2 and row.table()["not_finite"] == 2
+    assert all(name.startswith("clip7, '7 ") and name.endswith(f", repeat {repeat}")
+               for repeat, name in enumerate(row.faults))
+    assert row.numbers["R1"] == Estimate(100, 0, 2)  # the others are still compared with their own
+    assert all(math.isfinite(number.mean) and number.not_finite == 0 for number in row.numbers.values())
+    assert "2 motions of row: clip7" in fault_notes({"row": row})[0]
+    assert fault_notes({"row": Row({})}) == ["motions that are not finite: none"]
+
+
+def test_a_row_of_which_nothing_is_finite_has_no_numbers_and_says_so() -> None:
+    evaluation, _ = world(128)
+    row = evaluation.fixed([np.full((40, SPEC.dim_pose), np.inf, np.float32)] * 128)
+    assert all(number.repeats == 0 and number.not_finite > 0 for number in row.numbers.values())
+    assert len(row.faults) == 128
+    lines = "\n".join(table_lines({"row": row.table()}))
+    assert "not finite" in lines and "nan" not in lines
+
+
+def test_what_few_clips_cannot_give_is_left_out_and_said() -> None:
+    evaluation, _ = world(20)
+    assert [line.split(",")[0] for line in evaluation.left_out] == ["left out: R-precision", "left out: diversity"]
+    assert not {"R1", "diversity"} & evaluation.real().numbers.keys()
+    assert world(120)[0].left_out == []
+
+
+def test_an_evaluator_without_sound_text_embeddings_is_refused() -> None:
+    judge = Judge(3)
+    judge.rows[1] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        Evaluation([Pair(str(k), clip(judge.rows[0]), ("a",), tokens=((f"{k}/NUM",),)) for k in range(3)], judge, SPEC)
+
+
+# Estimates and reports
+
+
+def test_an_estimate_is_a_mean_with_its_interval_over_the_numbers_there_are() -> None:
+    values = np.random.default_rng(0).normal(3, 2, size=20)
+    estimate = Estimate.of(values)
+    assert (estimate.mean, estimate.interval) == pytest.approx((values.mean(), 1.96 * values.std() / math.sqrt(20)))
+    spoilt = Estimate.of([*values, math.nan, math.inf])
+    assert spoilt == Estimate(estimate.mean, estimate.interval, 20, 2)
+    assert str(spoilt).endswith("(2 not finite)")
+    assert Estimate.of([2.0]) == Estimate(2.0, None, 1) and str(Estimate.of([2.0])) == "2"
+    assert str(Estimate.of([math.nan])) == "not finite"
+    assert estimates([{"a": 1, "b": 2}, {"a": 3, "b": 2}]) == {"a": Estimate.of([1, 3]), "b": Estimate.of([2, 2])}
+
+
+def test_a_report_is_a_table_and_json_without_what_json_does_not_know(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = {"real motion": {"R1": Estimate(51.1, 0.5, 20), "jerk": 8.0},
+              "row": {"fid": Estimate(math.nan, None, 0, 20), "R1": 2.0}}
+    settings = {"seed": 3, "at": Path("x"), "seconds": {"latest": 0.5}}
+    log, twin = write_report(tmp_path, "a", settings, tables, ["a note"])
+    assert log.read_text().splitlines() == [
+        "seed: 3", "at: x", "seconds: {'latest': 0.5}", "",
+        "                    fid         R1  jerk", "real motion           -  51.1 ±0.5     8",
+        "row          not finite          2     -", "a note"]
+    assert log.read_text().split("\n\n")[1].splitlines()[0] in capsys.readouterr().out
+    read = json.loads(twin.read_text())
+    assert read["settings"] == {"seed": 3, "at": "x", "seconds": {"latest": 0.5}}
+    assert read["results"]["real motion"]["R1"] == {"mean": 51.1, "interval": 0.5, "repeats": 20, "not_finite": 0}
+    assert read["results"]["row"]["fid"]["mean"] is None and read["results"]["row"]["fid"]["not_finite"] == 20
+    assert read["notes"] == ["a note"]
+
+
+def test_a_wide_table_goes_on_below() -> None:
+    lines = table_lines({row: {f"number {key}": 1.0 for key in range(30)} for row in ("a", "b")})
+    assert max(map(len, lines)) <= 120 and len(lines) % 3 == 0
+    assert " ".join(lines).count("number") == 30
+
+
+# Physical faults
+
+
+def features(joints: np.ndarray) -> np.ndarray:
+    return np.asarray(joints_to_features(joints, T2M), np.float32)
+
+
+def test_physical_faults_of_motions_that_have_them() -> None:
+    good = mean_faults([features(standing(60))], SPEC)
+    assert good["penetration"] < 1 and good["bone_drift"] < 1 and good["jerk"] < 1
+    walk = features(walking(80, 1.0))
+    sunk, jittery, stretched = walk.copy(), walk.copy(), walk.copy()
+    sunk[:, [3, *range(5, 67, 3)]] -= 0.1                                # heights of all joints
+    jittery[:, 4:67] += np.random.default_rng(0).normal(0, 0.01, jittery[:, 4:67].shape)
+    stretched[:, 4:67] *= np.linspace(0.8, 1.2, len(walk))[:, None]
+    usual = mean_faults([walk], SPEC)
+    assert mean_faults([jittery], SPEC)["jerk"] > 2 * usual["jerk"]
+    assert mean_faults([stretched], SPEC)["bone_drift"] > usual["bone_drift"] + 5
+    assert mean_faults([sunk], SPEC)["penetration"] > usual["penetration"] + 40
+    assert mean_faults([walk, sunk], SPEC)["penetration"] == pytest.approx(
+        (usual["penetration"] + mean_faults([sunk], SPEC)["penetration"]) / 2)
+    assert math.isnan(mean_faults([], SPEC)["jerk"])

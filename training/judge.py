@@ -1,0 +1,91 @@
+"""Which evaluator judges a run, and the FID that training chooses its best checkpoint by."""
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.specs import DatasetSpec
+from data.text_motion import TextTokens
+from evaluation.metrics import frechet_distance, mean_and_covariance
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from training.load import LoadedTokenizer
+from training.load_evaluator import LoadedEvaluator, load_evaluator
+from utils.errors import InputError
+from utils.paths import PRETRAINED
+from utils.seeding import stream_seed
+
+NO_EVALUATOR = "none"
+PUBLISHED = "text_mot_match"
+BUNDLED = "evaluator_demo"
+FEWEST = 2  # clips that have a covariance
+ROWS = 8    # motions of a pass
+
+# Motions (T, d) in their own units that a model makes for some of the validation clips, by number.
+Make = Callable[[nn.Module, Sequence[int]], Sequence[np.ndarray]]
+
+
+def load_judge(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
+               device: torch.device | str = "cpu") -> LoadedEvaluator | None:
+    """The evaluator ``name``; ``none`` is none. By default the published one where it lies in the checkpoints, else the
+    bundled one, else none."""
+    if name == NO_EVALUATOR:
+        return None
+    if name is not None:
+        return load_evaluator(name, spec, checkpoints_dir, device)
+    places = {PUBLISHED: [Path(checkpoints_dir)], BUNDLED: [Path(checkpoints_dir), PRETRAINED]}
+    for found, folders in places.items():
+        if any((folder / spec.name / found).is_dir() for folder in folders):
+            try:
+                return load_evaluator(found, spec, checkpoints_dir, device)
+            except InputError as error:
+                raise InputError(f"{error} (--evaluator NAME takes another evaluator, none does without)") from error
+    return None
+
+
+class ValidationFid:
+    """FID of what a model makes for the same few validation clips every time."""
+
+    def __init__(self, evaluator: LoadedEvaluator, clips: Sequence[np.ndarray], rows: Sequence[int],
+                 make: Make) -> None:
+        self.evaluator, self.rows, self.make = evaluator, rows, make
+        self.real = mean_and_covariance(evaluator.motions([clips[row] for row in rows]))
+
+    def __call__(self, model: nn.Module) -> float:
+        """FID; NaN, which is never the best, where a motion is not finite."""
+        motions = self.make(model, self.rows)
+        if not all(np.isfinite(motion).all() for motion in motions):
+            return float("nan")
+        return frechet_distance(*self.real, *mean_and_covariance(self.evaluator.motions(motions)))
+
+
+def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
+                   make: Make, otherwise: str) -> ValidationFid | None:
+    """The FID that a run chooses by, on ``opt.fid_clips`` of the validation clips; None without an evaluator.
+
+    Says which it is, and keeps it in ``opt.chosen_by``, so that ``opt.txt`` and the checkpoints have it.
+    """
+    enough = min(opt.fid_clips, len(clips)) >= FEWEST
+    evaluator = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device) if enough else None
+    rows = np.linspace(0, len(clips) - 1, min(opt.fid_clips, len(clips))).round().astype(int).tolist()
+    opt.chosen_by = otherwise if evaluator is None else f"fid of {len(rows)} validation clips by {evaluator.source}"
+    print(f"the best checkpoint is chosen by {opt.chosen_by}")
+    return None if evaluator is None else ValidationFid(evaluator, clips, rows, make)
+
+
+def generates(tokenizer: LoadedTokenizer, spec: DatasetSpec, val_set: TextTokens, features: Tensor, seed: int) -> Make:
+    """How a masked transformer in training makes motions: for the first caption of each clip, at its length, always
+    from the same random streams. ``features`` (texts, c) are those of the captions by number."""
+    device = next(tokenizer.model.parameters()).device
+
+    def text(captions: Sequence[str]) -> Tensor:
+        return features[[val_set.text_ids[caption] for caption in captions]].to(device)
+
+    def make(model: nn.Module, rows: Sequence[int]) -> list[np.ndarray]:
+        pipeline = TextToMotion(tokenizer.model, tokenizer.normalisation.invert, model, text, spec.skeleton)
+        return pipeline.features([Sample(val_set.pairs[row].captions[0], stream_seed(seed, row),
+                                         val_set.crop(row).length) for row in rows], Sampling(group_rows=ROWS))
+
+    return make
