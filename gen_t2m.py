@@ -35,10 +35,8 @@ def main() -> None:
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     samples = [(number, repeat, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
                for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
-    sampling = Sampling(opt.time_steps, opt.cond_scale, opt.temperature, opt.topkr, opt.gumbel_sample,
-                        opt.res_cond_scale)
     start = time.perf_counter()
-    motions = pipeline.generate([sample for _, _, sample in samples], sampling)
+    motions = pipeline.generate([sample for _, _, sample in samples], Sampling.from_options(vars(opt)))
     print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
 
     formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)

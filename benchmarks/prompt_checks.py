@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluation.prompt_scores import Prompt, Verdict, judge, read_prompts, summarise
 from motion.skeleton import T2M
-from options.base import Parser, non_negative, positive_int, share
+from options.base import Parser, positive_int
+from options.generate import add_models, add_sampling
 from utils.errors import InputError, script
 from utils.files import save_npy, write_text
 from visualization.video import strip
@@ -30,14 +31,10 @@ def build_parser() -> Parser:
     """The flags of this script."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
-    parser.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
-    parser.add_argument("--len_name", default="len_demo", help="length estimator")
+    add_models(parser)
+    add_sampling(parser)
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models lie that are not bundled")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
-    parser.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
-    parser.add_argument("--cond_scale", type=float, default=4.0, help="classifier-free guidance; 1 is none")
-    parser.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
-    parser.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
     parser.add_argument("--seeds", type=positive_int, default=5, help="motions a prompt, with seeds 0, 1, ...")
     parser.add_argument("--joints", type=Path, metavar="DIR",
                         help="judge DIR/<prompt>_<seed>.npy (frames, 22, 3) instead; prompts are counted from 0")
@@ -57,9 +54,9 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
     from utils.device import select_device
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,
-                                          select_device(args.gpu_id))
+                                          select_device(args.gpu_id), args.which_epoch, args.res_name)
     print(f"models: {', '.join(map(str, files))}")
-    sampling = Sampling(args.time_steps, args.cond_scale, args.temperature, args.topkr)
+    sampling = Sampling.from_options(vars(args))
     by_seed = [pipeline.generate([Sample(text, seed) for text in texts], sampling)
                for seed in tqdm(range(args.seeds), desc="seeds", disable=args.quiet or None, leave=False)]
     return [[motions[index] for motions in by_seed] for index in range(len(texts))]

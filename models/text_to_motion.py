@@ -1,6 +1,7 @@
 """From words to joints: text features, length, tokens, decoder, joint positions."""
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,11 @@ class Sampling:
     gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
     res_cond_scale: float = 5.0  # guidance of the residual layers
     group_rows: int | None = None  # samples a pass; by default 1 on the CPU, where 8 are faster if many are made
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
+        """Pick the settings out of a larger mapping."""
+        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,28 @@ from options.base import Parser, add_common, non_negative, positive_int, share
 from utils.errors import InputError
 
 
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Which models make the motions."""
+    models = parser.add_argument_group("models")
+    models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
+    models.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
+                        "bundled one with a bundled masked transformer, else none")
+    models.add_argument("--len_name", default="len_demo", help="length estimator")
+    models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn: the fields of ``models.text_to_motion.Sampling``."""
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
+    sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
+    sampling.add_argument("--res_cond_scale", type=non_negative, default=5.0, help="guidance of the residual layers")
+    sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
+    sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
+    sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
+                          help="draw by the Gumbel-max trick")
+
+
 def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``gen_t2m.py``."""
     parser = Parser("Make motions from text: joints, BVH and video under generation/<ext>.")
@@ -23,12 +45,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
     output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
     output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
-    models = parser.add_argument_group("models")
-    models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
-    models.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
-                        "bundled one with a bundled masked transformer, else none")
-    models.add_argument("--len_name", default="len_demo", help="length estimator")
-    models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
+    add_models(parser)
     add_sampling(parser)
     opt = parser.parse_args(argv)
     if (opt.text_prompt is None) == (opt.text_path is None):
@@ -36,15 +53,3 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     if opt.motion_length is not None and opt.text_path is not None:
         raise InputError("--motion_length goes with --text_prompt; a prompt file has its lengths in the lines")
     return opt
-
-
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn."""
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
-    sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
-    sampling.add_argument("--res_cond_scale", type=non_negative, default=5.0, help="guidance of the residual layers")
-    sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
-    sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
-    sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
-                          help="draw by the Gumbel-max trick")
