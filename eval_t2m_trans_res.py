@@ -40,8 +40,7 @@ def main() -> None:
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
         reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation))}
-    sampling = Sampling(opt.time_steps, opt.cond_scale, opt.temperature, opt.topkr, opt.gumbel_sample,
-                        opt.res_cond_scale)
+    sampling = Sampling.from_options(vars(opt))
     many = replace(sampling, group_rows=opt.batch_size if device.type == "cpu" else None)
     loaded, seconds = set(), {}
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
