@@ -3,32 +3,23 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import gen_t2m
 from data.specs import dataset_spec
 from models.clip_text import CLIP_WIDTH
-from models.lamp.features import LaMPConfig
-from models.lamp.lamp import LaMP
-from models.lamp.qformer import QFormerConfig
-from models.length_estimator import LengthEstimator
 from models.text_to_motion import Sample, Sampling
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.lamp_text import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
-from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.residual import ResidualTransformer
-from models.vq.model import VQConfig, build_tokenizer
 from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden
-from tests.toy import MOTIONS, make_bert
-from tests.toy_clip import make_clip
+from tests.toy import MOTIONS
+from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put
 from training.load import (
     load_lamp,
     load_length_estimator,
@@ -42,90 +33,11 @@ from utils.errors import InputError
 pytest.importorskip("transformers", reason="CLIP text features need transformers")
 
 SPEC = dataset_spec("t2m")
-RVQ = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
-MOMASK = "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns"
-RESIDUAL = "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2_sw"
-SEPARATE = "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2"
-TRUNK = {"code_dim": 8, "latent_dim": 64, "n_heads": 2, "n_layers": 2, "ff_size": 24, "num_tokens": 16}
-RUN = {"batch_size": 64, "gpu_id": 0, "is_continue": False, "is_train": True, "milestones": [50000], "seed": 3407,
-       "checkpoints_dir": "./checkpoints", "dataset_name": "t2m", "cond_drop_prob": 0.1, "weight_decay": 1e-05,
-       "dropout": 0.2, "force_mask": False, "gumbel_sample": True, "unit_length": 4, "max_motion_length": 196}
-VQ_RUN = {"vq_norm": "None", "vq_act": "relu", "dilation_growth_rate": 3, "mu": 0.99, "quantize_dropout_prob": 0.2,
-          "shared_codebook": False, "feat_bias": 5, "quantizer": "ema_reset"}
-
-
-def put(folder: Path, file: str, content: dict[str, object], options: dict[str, object] | None = None) -> None:
-    """A published folder: ``opt.txt`` as their trainers wrote it, and a file with the rest of their trainers' state."""
-    (folder / "model").mkdir(parents=True)
-    if options is not None:
-        lines = [f"{key}: {value}" for key, value in sorted({"name": folder.name, **RUN, **options}.items())]
-        (folder / "opt.txt").write_text("\n".join(
-            ["------------ Options -------------", *lines, "-------------- End ----------------"]))
-    scheduler = {"milestones": Counter({50000: 1}), "gamma": 0.1, "last_epoch": 3}
-    torch.save({**content, "scheduler": scheduler, "ep": 3, "total_it": 100}, folder / "model" / file)
-
-
-def live(model: nn.Module) -> nn.Module:
-    """Weights large enough that every input tells."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
-    return model
-
-
-def put_tokenizer(folder: Path, file: str, key: str, said: dict[str, object], layers: int) -> VQConfig:
-    config = VQConfig(nb_code=16, code_dim=8, output_emb_width=8, width=8, depth=2, num_quantizers=layers)
-    model = build_tokenizer(config)
-    for quantizer in model.quantizers:
-        quantizer.codebook.normal_()
-    put(folder, file, {key: model.state_dict()}, VQ_RUN | said)
-    (folder / "meta").mkdir()
-    np.save(folder / "meta" / "mean.npy", np.zeros(263, np.float32))
-    np.save(folder / "meta" / "std.npy", np.full(263, 0.1, np.float32))
-    return config
-
-
-def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.endswith(names)}
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Toy models in every published layout, under the published names, where the projects' own pages put them."""
-    torch.manual_seed(0)
-    checkpoints = tmp_path_factory.mktemp("published") / "checkpoints"
-    home = checkpoints / "t2m"
-    sizes = {"width": 8, "code_dim": 8, "output_emb_width": 8, "nb_code": 16, "depth": 2, "stride_t": 2}
-
-    # MoMask
-    put_tokenizer(home / RVQ, "net_best_fid.tar", "vq_model", sizes | {"down_t": 2, "num_quantizers": 3}, layers=3)
-    trunk = MaskTransformerConfig(**TRUNK, cond_dim=CLIP_WIDTH, attention="full")
-    said = {key: TRUNK[key] for key in ("latent_dim", "n_heads", "n_layers", "ff_size")} | {"vq_name": RVQ}
-    put(home / MOMASK, "latest.tar", {"t2m_transformer": live(MaskTransformer(trunk)).state_dict()}, said)
-    for name, shared in ((RESIDUAL, True), (SEPARATE, False)):
-        config = ResidualTransformerConfig(**TRUNK, cond_dim=CLIP_WIDTH, num_quantizers=3, share_weight=shared)
-        put(home / name, "net_best_fid.tar", {"res_transformer": live(ResidualTransformer(config)).state_dict()},
-            said | {"share_weight": shared})
-    estimator = LengthEstimator(CLIP_WIDTH, 50, (16, 8))
-    put(home / "length_estimator" / "length_estimator", "finest.tar", {"estimator": live(estimator).state_dict()})
-    make_clip(checkpoints / "clip-vit-base-patch32", CLIP_WIDTH)
-
-    # LaMP; its options tell another depth of the tokenizer, and layers that it has not
-    vq = put_tokenizer(home / "vq", "net_best_mm.tar", "net", sizes | {"down_t": 6, "num_quantizers": 6}, layers=1)
-    shutil.move(make_bert(home / "bert") / "vocab.txt", checkpoints / "bert-base-uncased.txt")
-    (checkpoints / "bert-base-uncased").mkdir()
-    shutil.move(checkpoints / "bert-base-uncased.txt", checkpoints / "bert-base-uncased" / "vocab.txt")
-    shutil.rmtree(home / "bert")
-    qformer = QFormerConfig(hidden=64, layers=3, heads=1, intermediate=32, max_positions=64, vocab=200,
-                            encoder_width=24, num_query_tokens=49)
-    lamp = LaMP(LaMPConfig(qformer, vq, embed_dim=16, published=True), build_tokenizer(vq))
-    put(home / "h3d-qformer", "net_best_acc.tar",
-        {"motion_qformer": without(live(lamp).state_dict(), "decoder.weight", "decoder.bias")}, {"vq_name": "vq"})
-    released = LaMPMaskTransformer(MaskTransformerConfig(**TRUNK, cond_dim=64, attention="additive"), qformer)
-    state = without(live(released).state_dict(), "clip2qformer.weight", "clip2qformer.bias", "position_enc.pe")
-    put(home / "t2m", "net_best_fid.tar", {"trans": state},
-        {key: TRUNK[key] for key in ("latent_dim", "n_heads", "n_layers", "ff_size")} | {"vq_name": "vq"})
-    return checkpoints
+    return make_published(tmp_path_factory.mktemp("published") / "checkpoints")
 
 
 @pytest.fixture

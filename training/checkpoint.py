@@ -1,6 +1,6 @@
 """Checkpoint files: written whole or not at all, read without running code that lies in them."""
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,26 +70,31 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
-    """Load every tensor; ``InputError`` lists what is missing, left over or of another shape.
+    """Load every tensor; ``InputError`` lists what is missing, left over or of another shape (``misfits``)."""
+    if parts := misfits(model, state, optional):
+        raise InputError(f"{path} does not fit this model; {'; '.join(parts)}")
+    own = model.state_dict()
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+
+
+def misfits(model: nn.Module, state: Mapping[str, Tensor], optional: Sequence[str] = ()) -> list[str]:
+    """What of ``state`` is missing, left over or of another shape than the model's, in words; nothing where it fits.
 
     ``optional`` are name endings that may be absent or present: tied names and fixed buffers. A tensor that the model
     has under several names needs to be there under one of them.
     """
-    own = model.state_dict()
-    given = {_place(own[name]) for name in own if name in state}
+    own = model.state_dict(keep_vars=True)  # so that one tensor under two names is one object
+    given = {id(own[name]) for name in own if name in state}
 
     def free(name: str) -> bool:
         return bool(optional) and name.endswith(tuple(optional))
 
-    missing = [name for name in own if name not in state and not free(name) and _place(own[name]) not in given]
+    missing = [name for name in own if name not in state and not free(name) and id(own[name]) not in given]
     left_over = [name for name in state if name not in own and not free(name)]
     wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
              for name in own if name in state and state[name].shape != own[name].shape]
-    parts = [f"{label}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-             for label, names in (("missing", missing), ("unexpected", left_over), ("shape", wrong)) if names]
-    if parts:
-        raise InputError(f"{path} does not fit this model; {'; '.join(parts)}")
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+    return [f"{label}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            for label, names in (("missing", missing), ("unexpected", left_over), ("shape", wrong)) if names]
 
 
 def _place(tensor: Tensor) -> tuple[int, torch.Size]:
