@@ -114,7 +114,7 @@ class Evaluation:
             order, captions = self._draw(repeat)
             numbers = self._numbers(repeat, captions, order, self._real)
             halves = np.array_split(self._real.embeddings[_places(self._real.kept, order)], 2)
-            draws.append({"fid_halves": _fid(*halves), **{key: numbers[key] for key in numbers if key != "fid"}})
+            draws.append({"fid_halves": _fid(*halves), **numbers})
         return Row(estimates(draws) | estimates([faults]), self._named(self._real.kept, None))
 
     def fixed(self, motions: Sequence[np.ndarray]) -> Row:
@@ -124,7 +124,8 @@ class Evaluation:
         for repeat in range(self.plan.repeats):
             order, captions = self._draw(repeat)
             draws.append(self._numbers(repeat, captions, order, made))
-        return Row(estimates(draws) | estimates([mean_faults(made.motions, self.spec)]), self._named(made.kept, None))
+        once = mean_faults(made.motions, self.spec)
+        return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
         """The rows of motions that are made anew in every repeat."""
@@ -137,7 +138,7 @@ class Evaluation:
             for row, motions in generate(samples).items():
                 in_order = [motions[place] for place in np.argsort(order)]
                 made = self._embed(in_order)
-                numbers = self._numbers(repeat, captions, order, made)
+                numbers = self._fid(made) | self._numbers(repeat, captions, order, made)
                 if row in modality:
                     rng = np.random.default_rng(stream_seed(self.seed, repeat, _MODALITY))
                     numbers["multimodality"] = _multimodality(modality[row], self.plan.modality_pairs, rng)
@@ -162,12 +163,15 @@ class Evaluation:
         kept[kept] = sound
         return _Made(embeddings[sound], kept, [motion for motion, good in zip(motions, kept, strict=True) if good])
 
+    def _fid(self, made: _Made) -> dict[str, float]:
+        return {"fid": _fid(self._real.embeddings, made.embeddings)}
+
     def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Made) -> dict[str, float]:
-        """What a repeat measures of ``made``, which is in the order of the clips."""
+        """What a repeat measures of ``made``, which is in the order of the clips, by its captions and batches."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
         motion = made.embeddings[_places(made.kept, order)]
         text = self._texts[captions[made.kept[order]]]
-        numbers = {"fid": _fid(self._real.embeddings, motion)}
+        numbers = {}
         if len(self.pairs) >= self.plan.batch:
             hits = (metrics.r_precision(text, motion, TOP, self.plan.batch) if len(motion) >= self.plan.batch
                     else np.full(TOP, np.nan))
