@@ -33,9 +33,9 @@ from motion.rig import RIGS
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import Skeleton
 from utils.files import atomic_path
-from visualization.drawing import LEFT as LEFT_COLOUR
-from visualization.drawing import RIGHT as RIGHT_COLOUR
-from visualization.drawing import TRUNK as TRUNK_COLOUR
+from visualization.body import LEFT as LEFT_COLOUR
+from visualization.body import RIGHT as RIGHT_COLOUR
+from visualization.body import TRUNK as TRUNK_COLOUR
 from visualization.figure import mesh_of, parts_of
 
 GAMMA = 2.2  # pictures' colours to the linear ones of glTF
