@@ -1,6 +1,7 @@
 """Fetching and unpacking published files, against a server of the test's own."""
 import hashlib
 import io
+import re
 import stat
 import tarfile
 import zipfile
@@ -11,9 +12,11 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 
 from data.word_vectors import WordVectors
 from tests.toy import run_script
+from training.source import find_source, read_state
 from utils.download import direct_address, fetch, unpack
 from utils.errors import InputError
 
@@ -209,3 +212,37 @@ def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path: Path, flags: tuple
     make_zip(tmp_path / "empty.zip", {"a": b""})
     result = run_script("prepare/download.py", "glove", *flags, cwd=tmp_path, check=False)
     assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1
+
+
+def torch_file(content: object) -> bytes:
+    made = io.BytesIO()
+    torch.save(content, made)
+    return made.getvalue()
+
+
+def test_published_models_are_fetched_bare_or_packed_and_named(server: Server, tmp_path: Path) -> None:
+    weights = {"trans": {"a": torch.arange(3)}}
+    packed = make_tar(tmp_path / "t2m.tar", {"LaMP/readme.txt": b"", "LaMP/net_best_fid.tar": torch_file(weights)})
+    server.files |= {"/vq.tar": torch_file({"net": {"b": torch.ones(2)}}), "/t2m.tar": packed.read_bytes()}
+    home = tmp_path / "checkpoints" / "t2m"
+    (home / "lamp_vq").mkdir(parents=True)
+    (home / "lamp_vq" / "opt.txt").write_text("mine")
+    run_script("prepare/download_models.py", "lamp_vq", "lamp_t2m", "--base", server.address(""), cwd=tmp_path)
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == {
+        "lamp_vq/opt.txt", "lamp_vq/model/latest.tar", "lamp_t2m/opt.txt", "lamp_t2m/model/latest.tar"}
+    assert (home / "lamp_vq" / "opt.txt").read_text() == "mine"
+    source = find_source("lamp_t2m", "t2m", tmp_path / "checkpoints")
+    assert source.needed("vq_name") == "lamp_vq"
+    assert read_state(source.file, ("trans",))["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"nonsense", "holds more than tensors.*neither a zip nor a tar"),
+    (torch_file({"a": Path("x")}), "holds more than tensors"),
+])
+def test_a_published_model_that_is_none_is_refused(server: Server, tmp_path: Path, content: bytes, told: str) -> None:
+    server.files["/vq.tar"] = content
+    flags = ("lamp_vq", "--base", server.address(""))
+    result = run_script("prepare/download_models.py", *flags, cwd=tmp_path, check=False)
+    assert result.returncode == 2 and re.search(told, result.stderr) and result.stderr.count("\n") == 1
+    assert not (tmp_path / "checkpoints" / "t2m" / "lamp_vq" / "model").exists()

@@ -1,0 +1,96 @@
+"""Fetch the weights that the LaMP project published and put each where the scripts look for it.
+
+    prepare/download_models.sh                      all of them, to checkpoints/t2m/ and checkpoints/kit/
+    prepare/download_models.sh lamp_t2m lamp_vq     some of them
+"""
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options.base import Parser
+from options.opt_file import write_options
+from training.checkpoint import load_checkpoint
+from training.source import SUFFIXES
+from utils.download import fetch, unpack
+from utils.errors import InputError, script
+from utils.files import atomic_path
+
+BASE = "https://virutalbuy-public.oss-cn-hangzhou.aliyuncs.com/share/aigc3d/lamp"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One file, the folder it goes to, and what it does not tell of itself."""
+
+    file: str
+    dataset: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+MODELS = {
+    "lamp_vq": Published("vq.tar", "t2m"),
+    "lamp_h3d": Published("h3d-qformer.tar", "t2m", {"vq_name": "lamp_vq"}),
+    "lamp_kit": Published("kit-qformer.tar", "kit"),
+    "lamp_t2m": Published("t2m.tar", "t2m", {"vq_name": "lamp_vq"}),
+    "lamp_m2t": Published("m2t.pth", "t2m"),
+}
+
+
+def install(found: Path, published: Published, folder: Path) -> Path:
+    """Put what was fetched into ``folder`` as ``model/latest.tar``, with options where there are none; the new place.
+
+    A file is a checkpoint itself, or an archive with one checkpoint in it. Raises ``InputError`` where it is neither.
+    """
+    with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
+        checkpoint = found
+        try:
+            load_checkpoint(found)
+        except InputError as error:
+            checkpoint = _inside(found, Path(unpacked), error)
+        place = folder / "model" / "latest.tar"
+        with atomic_path(place) as temporary:
+            shutil.copyfile(checkpoint, temporary)
+    if not (folder / "opt.txt").exists() and published.options:
+        write_options(folder / "opt.txt", {"name": folder.name, **published.options})
+    return place
+
+
+def _inside(archive: Path, folder: Path, otherwise: InputError) -> Path:
+    try:
+        unpack(archive, folder)
+    except InputError as error:
+        raise InputError(f"{otherwise}; {error}") from error
+    inner = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
+    if not inner:
+        raise otherwise
+    if len(inner) > 1:
+        raise InputError(f"{archive} holds {len(inner)} checkpoints, and one was expected: unpack it by hand")
+    load_checkpoint(inner[0])
+    return inner[0]
+
+
+@script
+def main() -> None:
+    parser = Parser("Fetch the weights that the LaMP project published and put each where the scripts look for it.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MODELS)}; all by default")
+    parser.add_argument("--base", default=BASE, help="address of the folder that they lie in")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models lie")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    opt = parser.parse_args()
+    unknown = [name for name in opt.names if name not in MODELS]
+    if unknown:
+        raise InputError(f"no published model {unknown[0]!r}: there are {', '.join(MODELS)}")
+    for name in opt.names or MODELS:
+        published = MODELS[name]
+        folder = Path(opt.checkpoints_dir) / published.dataset / name
+        found = fetch(f"{opt.base.rstrip('/')}/{published.file}", folder / "download" / published.file, quiet=opt.quiet)
+        print(f"{opt.base.rstrip('/')}/{published.file} -> {install(found, published, folder)}")
+        shutil.rmtree(found.parent)
+
+
+if __name__ == "__main__":
+    main()
