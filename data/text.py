@@ -64,9 +64,23 @@ def _seconds(field: str) -> float:
     return seconds
 
 
+def read_texts(path: str | Path) -> list[str]:
+    """Different cleaned texts of a file with one a line, in its order. ``InputError`` where it has none."""
+    texts = list(dict.fromkeys(filter(None, map(clean_caption, read_text(path, "captions").splitlines()))))
+    if not texts:
+        raise InputError(f"{path} holds no caption")
+    return texts
+
+
 def mirror_text(text: str) -> str:
     """A caption, or a line of a text file, with left and right, clockwise and counterclockwise exchanged."""
     return _SIDES.sub(lambda match: _other_side(match.group()), text)
+
+
+def side_words(text: str) -> frozenset[str]:
+    """Which of left, right, clockwise and counterclockwise a text names."""
+    words = {match.group().lower() for match in _SIDES.finditer(text)}
+    return frozenset(word if word in ("left", "right", "clockwise") else "counterclockwise" for word in words)
 
 
 def _other_side(word: str) -> str:

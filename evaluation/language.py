@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
 from data.text import mirror_text
@@ -34,8 +35,15 @@ def caption_similarity(captions: Sequence[str], motions: Sequence[np.ndarray],
                        motion_features: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
     """Similarities (captions, motions) of texts and normalised clips (T, d), cut to at most 196 whole tokens."""
     texts = [text_features(list(captions[start:start + BATCH])) for start in range(0, len(captions), BATCH)]
-    moved = [motion_features(*_padded(motions[start:start + BATCH])) for start in range(0, len(motions), BATCH)]
+    moved = [motion_features(*padded(motions[start:start + BATCH])) for start in range(0, len(motions), BATCH)]
     return similarity(torch.cat(texts), torch.cat(moved)).cpu().numpy()
+
+
+def motion_vectors(motions: Sequence[np.ndarray], motion_features: Callable[[Tensor, Tensor], Tensor],
+                   quiet: bool = True) -> np.ndarray:
+    """Features (n, e) of normalised clips (T, d), cut to at most 196 whole tokens, as ``score_language`` takes them."""
+    starts = tqdm(range(0, len(motions), BATCH), desc="motion features", disable=quiet or None, leave=False)
+    return torch.cat([motion_features(*padded(motions[start:start + BATCH])).cpu() for start in starts]).numpy()
 
 
 def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.ndarray],
@@ -74,7 +82,8 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
     return LanguageScores(retrieval, float(100 * right.mean()), len(sided))
 
 
-def _padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Clips (T, d) as one batch (b, 196, d), zero padded and cut to whole tokens, and their lengths (b,)."""
     lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
     batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
     for row, motion, length in zip(batch, motions, lengths, strict=True):

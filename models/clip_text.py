@@ -1,12 +1,11 @@
 """CLIP's text features, the baseline that LaMP replaces and what released MoMask files were trained with."""
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.hub import model_folder
+from models.hub import model_folder, silent_transformers
 from utils.errors import InputError
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
@@ -32,7 +31,7 @@ class ClipText:
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # the library would make an empty one
             raise InputError(f"CLIP {folder} has no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}")
         try:
-            with _silent():
+            with silent_transformers():
                 self.tokenizer = CLIPTokenizerFast.from_pretrained(folder)
                 model, report = CLIPTextModelWithProjection.from_pretrained(
                     folder, output_loading_info=True, ignore_mismatched_sizes=True)
@@ -54,19 +53,3 @@ class ClipText:
         pieces = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
                                 max_length=self.model.config.max_position_embeddings)
         return self.model(**pieces.to(self.device)).text_embeds
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without the library's progress bars and its reports on the image side, which nobody asked for."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

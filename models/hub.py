@@ -1,5 +1,6 @@
 """Models of the Hugging Face layout: a local folder, or a name on the hub."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import InputError
@@ -23,3 +24,19 @@ def model_folder(source: str | Path, what: str, files: Sequence[str], weights: b
     except Exception as error:  # the hub's client raises its own, httpx's and OS errors alike
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"no folder {source}, and no {what} of that name could be fetched: {reason}") from error
+
+
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Without the library's progress bars and its reports on parts that nobody asked for."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -20,10 +20,10 @@ from utils.errors import script
 from utils.files import atomic_path
 from utils.paths import PRETRAINED
 
-STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator")
+STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
 # Of one machine or one run; nothing that rebuilds or uses the model.
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
-            "num_workers", "glove"}
+            "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", "glove/our_vab_data.npy", "glove/our_vab_words.txt")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
 

@@ -71,4 +71,9 @@ stage train_evaluator.py evaluator_demo 790 --glove checkpoints/glove --movement
     --dim_text_hidden 256 --dim_coemb_hidden 256 --batch_size 64 --negatives 63 --tune_movement --weight_decay 0.05 \
     --lr 1e-3 --warm_up_iter 100 --milestones 712 --gamma 0.3 --save_latest 40
 
-"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo
+# Motion to text: a small GPT behind the frozen LaMP.
+stage train_m2t.py m2t_demo 2600 --vq_name vq_demo --lamp_name lamp_demo --num-layers 4 --embed-dim-gpt 256 --n-head-gpt 4 \
+    --block-size 40 --batch-size 64 --balance 0.5 --ema 0.995 --pkeep 0.9 --weight_decay 0.05 \
+    --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1800 2300 --gamma 0.3 --save_latest 200 --eval_every_e 8
+
+"$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo m2t_demo

@@ -9,7 +9,9 @@ from options.evaluator import parse_evaluator_options
 from options.generate import parse_generate_options
 from options.lamp import parse_lamp_options
 from options.length import parse_length_options
+from options.m2t import parse_caption_options, parse_m2t_evaluation, parse_m2t_options
 from options.res import parse_res_options
+from options.search import parse_search_options
 from options.t2m import parse_t2m_options
 from options.vq import parse_vq_options
 from tests.toy import ROOT
@@ -21,6 +23,8 @@ PARSERS = {
     "train_len_estimator.py": parse_length_options, "train_evaluator.py": parse_evaluator_options,
     "gen_t2m.py": parse_generate_options, "eval_t2m_vq.py": parse_tokenizer_evaluation,
     "eval_t2m_trans_res.py": parse_generation_evaluation, "eval_retrieval.py": parse_retrieval_evaluation,
+    "train_m2t.py": parse_m2t_options, "M2T_eval.py": parse_m2t_evaluation, "gen_m2t.py": parse_caption_options,
+    "search_motion.py": parse_search_options,
 }
 
 

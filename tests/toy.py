@@ -1,11 +1,14 @@
 """A toy data set and a toy BERT, made on the spot: what the tests train on."""
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -113,6 +116,30 @@ def make_glove(folder: Path, dim: int = 6) -> Path:
     return folder
 
 
+def make_llm(folder: Path) -> Path:
+    """A randomly initialised OPT in the Hugging Face layout, whose tokens are bytes and pairs of the toy captions."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+
+    tokens = ByteLevelBPETokenizer()
+    tokens.train_from_iterator(MOTIONS, vocab_size=300, special_tokens=["<s>", "<pad>", "</s>"], show_progress=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="</s>", eos_token="</s>",
+                            pad_token="<pad>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = OPTConfig(vocab_size=304, hidden_size=16, num_hidden_layers=1, ffn_dim=32, num_attention_heads=2,
+                       max_position_embeddings=80, word_embed_proj_dim=16)
+    OPTForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def run_here(main: Callable[[], None], *arguments: object, cwd: Path) -> None:
+    """Run a script's ``main`` in ``cwd`` within this process, which has slow libraries imported already."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
+        patch.setattr(sys, "argv", ["script", *map(str, arguments)])
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        main()
+
+
 def run_script(script: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     """Run a script of the project in ``cwd`` as a user would; with ``check`` it must end well."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
@@ -137,3 +164,5 @@ TINY_LENGTH = _flags("--batch_size 8 --total_iter 4 --quiet")
 TINY_EVALUATOR = _flags("--batch_size 8 --movement_iter 3 --movement_batch_size 8 --window_size 32 "
                         "--dim_movement_enc_hidden 16 --dim_movement_latent 12 --dim_motion_hidden 16 "
                         "--dim_text_hidden 10 --dim_coemb_hidden 8 --total_iter 4 --quiet")
+TINY_M2T = _flags("--num-layers 1 --embed-dim-gpt 16 --n-head-gpt 2 --block-size 24 --batch-size 8 --total-iter 3 "
+                  "--eval-iter 100 --quiet")

@@ -11,6 +11,7 @@ from models.lamp.bert import from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.length_estimator import LengthEstimator
+from models.m2t.decoder import DecoderConfig
 from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
@@ -18,12 +19,15 @@ from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from options.opt_file import write_options
 from tests.toy import make_bert, make_glove
 from training.checkpoint import save_checkpoint
+from training.load import load_lamp
+from training.load_m2t import STATE_KEY, build_captioner, learned_state
 from utils.files import save_npy
 
 CODES = 16
 VQ = {"nb_code": CODES, "code_dim": 8, "output_emb_width": 8, "width": 8, "depth": 1, "num_quantizers": 2}
 T2M = {"num_tokens": CODES, "code_dim": 8, "latent_dim": 16, "n_heads": 2, "n_layers": 1, "ff_size": 16,
        "attention": "causal"}
+M2T = {"decoder": "gpt", "num_layers": 1, "embed_dim_gpt": 16, "n_head_gpt": 2, "block_size": 16, "ff_rate": 2}
 RES = {"num_quantizers": 2, "share_weight": True, "published_behaviour": False}
 
 
@@ -50,6 +54,14 @@ def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
     save(home / "res", {"vq_name": "vq", **text, **settings, **RES}, {"res_transformer": residual.state_dict()})
     save(home / "len", text, {"estimator": LengthEstimator(qformer.config.hidden, MAX_TOKENS + 1, (8,)).state_dict()})
     return folder
+
+
+def make_captioner(folder: Path, dataset_name: str = "t2m") -> None:
+    """A captioning model ``m2t`` on the LaMP that ``make_models`` left under ``folder``."""
+    torch.manual_seed(1)
+    options = M2T | {"lamp_name": "lamp", "vq_name": "vq"}
+    model = build_captioner(DecoderConfig.from_options(options), load_lamp("lamp", dataset_spec(dataset_name), folder))
+    save(folder / dataset_name / "m2t", options, {STATE_KEY: learned_state(model)})
 
 
 def make_tokenizer(folder: Path, dim: int, **settings: object) -> HumanVQVAE | RVQVAE:

@@ -86,6 +86,11 @@ class LoadedLaMP:
         """Unit vectors (b, embed_dim) of texts, for retrieval."""
         return self.model.text_features(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
 
+    def motion_features(self, motion: Tensor, m_lens: Tensor) -> Tensor:
+        """Unit vectors (b, embed_dim) of normalised motions (b, t, d) of ``m_lens`` frames, for retrieval."""
+        device = self.model.query_tokens.device
+        return self.model.motion_features(motion.to(device), m_lens.to(device))
+
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""
         return LaMPText(self.model, self.pieces, kind, self.max_text_len, fingerprint(self.source.file))
@@ -239,7 +244,7 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
     """Fill in ``opt.lamp_name`` where the run needs it and names none: a run that goes on keeps the one it began with,
     another takes ``default_lamp``."""
-    if opt.text_encoder != "lamp" or opt.lamp_name is not None:
+    if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
     opt.lamp_name = begun.get("lamp_name") or default_lamp(spec, opt.checkpoints_dir, vq_name)

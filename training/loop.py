@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from options.opt_file import write_options
 from training.average import WeightAverage
-from training.checkpoint import load_checkpoint, load_strictly, random_state, save_checkpoint, set_random_state
+from training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from training.runs import run_folder
 from training.source import find_source
 from training.stage import Stage
@@ -102,6 +102,7 @@ class Trainer:
                             pin_memory=self.accelerator.device.type == "cuda",
                             generator=torch.Generator())  # own generator: an epoch start must not move the global one
         groups = stage.parameter_groups(opt.weight_decay)
+        self.rates = [group.get("lr", opt.lr) for group in groups]
         optimizer = AdamW(groups, lr=opt.lr, betas=BETAS, fused=self.accelerator.device.type == "cuda" or None)
         self.stage = stage
         self.scheduler = LambdaLR(optimizer, schedule)
@@ -233,7 +234,7 @@ class Trainer:
         missing = {*self.stage.weights(), self.stage.optimizer_key, *RESUMED} - content.keys()
         if missing:
             raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
-        load_strictly(self.stage.model, self.stage.read_weights(path), path)
+        self.stage.load_state(self.stage.read_weights(path), path)
         self.stage.load_extra_state(content["extra"])
         try:
             self.optimizer.load_state_dict(content[self.stage.optimizer_key])
@@ -242,7 +243,7 @@ class Trainer:
         if self.average:
             self._resume_average(content, path)
         self.scheduler.load_state_dict(content["scheduler"])
-        self.scheduler.base_lrs = [self.opt.lr] * len(self.scheduler.base_lrs)  # another --lr counts from here on
+        self.scheduler.base_lrs = self.rates  # another --lr counts from here on
         self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
         if self.accelerator.scaler is not None and "scaler" in content:
             self.accelerator.scaler.load_state_dict(content["scaler"])

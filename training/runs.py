@@ -7,7 +7,8 @@ from utils.errors import InputError
 
 # What a model is besides its weights, or learns from: other values would be trained on, and opt.txt would not say so.
 SETTLED = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
-           "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads")
+           "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads", "decoder", "n_head_gpt", "llm",
+           "lora_alpha")
 
 
 def latest_checkpoint(opt: argparse.Namespace) -> Path:

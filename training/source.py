@@ -12,8 +12,8 @@ from training.checkpoint import load_checkpoint, load_weights
 from utils.errors import InputError
 from utils.paths import find_model_dir
 
-PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_acc", "net_best_loss", "finest", "net_best_mm",
-             "net_best_top1", "net_best_matching", "net_best_div", "net_last", "latest")
+PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_cider", "net_best_acc", "net_best_loss", "finest",
+             "net_best_mm", "net_best_top1", "net_best_matching", "net_best_div", "net_last", "latest")
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
 
 
@@ -86,12 +86,15 @@ def _fits(value: Any, default: Any) -> bool:
 
 def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None,
                 bare: bool = False) -> Source:
-    """The folder, options and weights file of a named model.
+    """The folder, options and weights file of a model, by its name or by the path of its folder or of a checkpoint.
 
     ``which`` is a checkpoint's name with or without ending; by default the best one there is, ``latest`` last.
     Raises ``InputError`` where the folder, ``opt.txt`` or the file is missing; ``bare`` models may lack options, for
     their tensors tell enough.
     """
+    path = Path(name)
+    if path.suffix in SUFFIXES and path.is_file():
+        name, which = str(path.absolute().parent.parent), which or path.stem
     folder = find_model_dir(name, dataset_name, checkpoints_dir)
     options = {} if bare and not (folder / "opt.txt").exists() else read_options(folder / "opt.txt")
     stems = (Path(which).stem,) if which else PREFERRED

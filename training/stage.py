@@ -53,9 +53,13 @@ class Stage(nn.Module):
         """The model's state dict out of such a checkpoint."""
         return read_state(path, (self.state_key,))
 
+    def load_state(self, state: dict[str, Tensor], path: Path) -> None:
+        """Take up what ``state`` gave, which lies at ``path``. ``InputError`` where it does not fit."""
+        load_strictly(self.model, state, path)
+
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
         """Take the weights of another model, which lie at ``path``. ``InputError`` where they do not fit."""
-        load_strictly(self.model, state, path)
+        self.load_state(state, path)
 
     def extra_state(self) -> dict[str, Any]:
         """More that training needs to go on as if it had not stopped."""

@@ -66,6 +66,10 @@ class WordPieces:
             mask[index, :len(row) + 2] = True
         return Pieces(ids, mask)
 
+    def ids(self, text: str) -> list[int]:
+        """Word pieces of one text, without [CLS] and [SEP]."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         special = (self.pad_id, self.cls_id, self.sep_id, self.dec_id)

@@ -25,6 +25,11 @@ class MotionPrefixConfig:
     llm_width: int = OPT_WIDTH
     published: bool = True  # queries are not told where in the motion a latent stands, see models.lamp.lamp
 
+    @classmethod
+    def of_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefixConfig":
+        """The sizes of a LaMP model, before a language model ``llm_width`` wide."""
+        return cls(lamp.config.qformer, lamp.config.vq, llm_width, lamp.config.published)
+
 
 class MotionPrefix(nn.Module):
     """Motion (b, t, d), normalised, to as many prefix embeddings (b, queries, llm_width) as there are queries."""
@@ -45,13 +50,17 @@ class MotionPrefix(nn.Module):
         positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
         self.register_buffer("positions", positions, persistent=False)
 
-    @classmethod
-    def from_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
+    @staticmethod
+    def from_lamp(lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
         """Start from a pretrained LaMP model's copy of everything but the last map."""
-        prefix = cls(MotionPrefixConfig(lamp.config.qformer, lamp.config.vq, llm_width, lamp.config.published))
-        own = prefix.state_dict()
-        prefix.load_state_dict({name: lamp.state_dict().get(name, value) for name, value in own.items()})
+        prefix = MotionPrefix(MotionPrefixConfig.of_lamp(lamp, llm_width))
+        prefix.take(lamp)
         return prefix
+
+    def take(self, lamp: LaMPFeatures) -> None:
+        """Copy a pretrained LaMP model's weights of everything but the last map."""
+        own = self.state_dict()
+        self.load_state_dict({name: value for name, value in lamp.state_dict().items() if name in own}, strict=False)
 
     def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
         """Prefix embeddings. ``mask`` (b, n) is False at tokens of padding; published models look at them too."""
@@ -61,6 +70,14 @@ class MotionPrefix(nn.Module):
         """What queries look at, (b, n, encoder_width), n = t / unit length."""
         states = self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
         return states if self.positions is None else states + self.positions[:states.shape[1]]
+
+    def queried(self) -> list[nn.Parameter]:
+        """The parameters that a motion's queries depend on, those of the motion encoder and the last map left out."""
+        embeddings, encoder = self.Qformer.bert.embeddings, self.Qformer.bert.encoder
+        text_only = (".intermediate.", ".output.dense.", ".output.LayerNorm.")
+        layers = [parameter for layer in encoder.layer for name, parameter in layer.named_parameters()
+                  if not f".{name}".startswith(text_only)]
+        return [self.query_tokens, self.motion_projection, *embeddings.LayerNorm.parameters(), *layers]
 
     def query_motion(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """The queries (b, queries, h) after looking at a motion."""

@@ -1,0 +1,68 @@
+"""Evaluate motion to text: scores of its captions on a split, beside those of two baselines."""
+import json
+from pathlib import Path
+
+from data.lexicon import Lexicon
+from data.specs import dataset_spec
+from data.text_motion import load_pairs, whole_crop
+from evaluation.caption_scores import BertScore, CaptionJudge, most_common_caption, nearest_captions
+from evaluation.language import motion_vectors
+from evaluation.report import write_report
+from models.m2t.captioner import Writing
+from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
+from training.load import load_tokenizer
+from training.load_evaluator import load_evaluator
+from training.load_m2t import check_tokenizer, differing_facts, load_captioner, tokenizer_name
+from utils.device import select_device
+from utils.errors import script
+from utils.files import write_text
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_m2t_evaluation()
+    seed_everything(opt.seed)
+    device = select_device(opt.gpu_id)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    bert = opt.bert_score_model and BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale,
+                                              str(device))
+    evaluator = opt.evaluator_name and load_evaluator(opt.evaluator_name, spec, opt.checkpoints_dir, device)
+    captioner = load_captioner(opt.resume_trans, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    check_tokenizer(captioner.lamp, tokenizer_name(opt, spec))
+    tokenizer = load_tokenizer(captioner.lamp.source.needed("vq_name"), spec, opt.checkpoints_dir)
+    print(f"models: {captioner.source}, {captioner.lamp.source}, {tokenizer.source}")
+    for facts, source in ((TOKENIZER_FACTS, tokenizer.source), (DECODER_FACTS, captioner.source)):
+        for sentence in differing_facts({fact: getattr(opt, fact) for fact in facts}, source):
+            print(sentence)
+
+    pairs = load_pairs(spec, opt.split, whole_clips_only=True, quiet=opt.quiet)
+    known = load_pairs(spec, "train", whole_clips_only=True, quiet=opt.quiet)
+    clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
+    print(f"{len(pairs)} clips of {spec.root}, {opt.split}")
+    writing = Writing(1, opt.num_beams, opt.top_p, opt.temperature, opt.seed, opt.prompt)
+    captions = {"m2t": [made[0] for made in captioner.write(clips, writing, opt.batch_size, opt.quiet)]}
+    if opt.baselines:
+        vectors = [motion_vectors([captioner.normalisation.apply(pair.features) for pair in some],
+                                  captioner.lamp.motion_features, opt.quiet) for some in (pairs, known)]
+        captions["nearest training motion"] = nearest_captions(*vectors, known)
+        captions["most common caption"] = [most_common_caption(known)] * len(pairs)
+    judge = CaptionJudge(pairs, Lexicon(known), opt.references, bert,
+                         evaluator and evaluator.texts, evaluator and evaluator.motions(clips))
+    tables = {row: judge(texts) for row, texts in captions.items()}
+    if evaluator:
+        tables["true captions"] = judge.of_references()
+
+    made = [{"clip": pair.name, **{row: texts[number] for row, texts in captions.items()},
+             "references": list(pair.captions)} for number, pair in enumerate(pairs)]
+    write_text(Path(opt.out_dir) / opt.name / "captions.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    settings = {"checkpoint": captioner.source, "lamp": captioner.lamp.source, "clips": len(pairs),
+                **judge.settings, "evaluator": evaluator and evaluator.source, **vars(opt)}
+    for key in ("reference_style", "words", "bert_score"):
+        print(f"{key}: {settings[key]}")
+    folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"
+    write_report(folder, opt.name, settings, tables)
+
+
+if __name__ == "__main__":
+    main()

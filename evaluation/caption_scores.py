@@ -1,0 +1,186 @@
+"""How well captions tell motions: n-gram scores, BERTScore, matching with the motion, and whether sides are right.
+
+Published captioning numbers move threefold with how references are written and compared, so every result belongs with
+the settings that ``M2T_eval.py`` writes beside it.
+"""
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from data.lexicon import Lexicon, lemmas_of
+from data.text import clean_caption, side_words
+from data.text_motion import Pair
+from evaluation.metrics import matching_score, r_precision
+from models.hub import model_folder, silent_transformers
+from utils.errors import InputError
+
+REFERENCES = ("raw", "lemmatised")
+OPPOSITES = (frozenset({"left", "right"}), frozenset({"clockwise", "counterclockwise"}))
+MATCHING_BATCH = 32
+LONGEST = 512  # tokens that a BERT reads
+_BERT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+               "special_tokens_map.json")
+
+
+def ngram_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """BLEU@1, BLEU@4, ROUGE-L and CIDEr of captions against one or more references each, all times 100.
+
+    The scorers are those of COCO (``pycocoevalcap``). Words are parted at blanks, so texts should be cleaned alike.
+    """
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    made = {number: [caption] for number, caption in enumerate(captions)}
+    true = {number: list(texts) for number, texts in enumerate(references)}
+    bleu, _ = Bleu(4).compute_score(true, made, verbose=0)
+    rouge, _ = Rouge().compute_score(true, made)
+    cider, _ = Cider().compute_score(true, made)
+    return {"bleu1": 100 * float(bleu[0]), "bleu4": 100 * float(bleu[3]), "rouge_l": 100 * float(rouge),
+            "cider": 100 * float(cider)}
+
+
+def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Whether captions that name a side name the right one.
+
+    A motion has a side where its references name it and never its opposite. Of the captions that name either for such
+    a motion, ``sides_right`` is the per cent that name only the motion's (left out without such captions); ``sided`` is
+    their count. A caption may count twice, for left and right and for the sense of a turn.
+    """
+    right = []
+    for caption, texts in zip(captions, references, strict=True):
+        named, true = side_words(caption), frozenset().union(*map(side_words, texts))
+        right += [named & pair == true & pair for pair in OPPOSITES if named & pair and len(true & pair) == 1]
+    return ({"sides_right": 100 * float(np.mean(right))} if right else {}) | {"sided": len(right)}
+
+
+def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
+    """R-precision at 1, 2 and 3 (per cent, batches of 32) and MM-distance of the evaluator's embeddings (n, e) of
+    captions and of their motions. Without one full batch there is no R-precision."""
+    scores = {"mm_dist": matching_score(texts, motions)}
+    if len(texts) < MATCHING_BATCH:
+        return scores
+    hits = 100 * r_precision(texts, motions, batch=MATCHING_BATCH)
+    return {f"r_precision{k}": float(hit) for k, hit in enumerate(hits, 1)} | scores
+
+
+def most_common_caption(pairs: Sequence[Pair]) -> str:
+    """The caption that most often occurs in pairs, the first of those that occur as often."""
+    return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
+
+
+def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: Sequence[Pair]) -> list[str]:
+    """For each motion the first caption of the nearest of ``pairs``, by unit features (n, e) and (pairs, e)."""
+    return [pairs[int(row)].captions[0] for row in (motions @ known.T).argmax(1)]
+
+
+@dataclass(frozen=True)
+class BertScore:
+    """BERTScore (Zhang et al. 2020) of a model: per cent of F1, the best over references.
+
+    Args:
+        source: a name on the hub, or a folder in the Hugging Face layout.
+        layer: whose states are compared; known for usual names.
+        rescale: by the baseline that ``bert-score`` has for the name and layer.
+
+    Raises ``InputError`` where the model, its layer or its baseline is missing.
+    """
+
+    source: str
+    layer: int | None = None
+    rescale: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        from bert_score.utils import model2layers
+
+        if self.layer is None and self.source not in model2layers:
+            raise InputError(f"--bert_score_model {self.source}: give its layer by --bert_score_layer")
+        if self.rescale and not self._baseline().is_file():
+            raise InputError(f"--bert_score_model {self.source}: bert-score has no baseline for it to rescale by")
+
+    @property
+    def settings(self) -> str:
+        """What was compared, for logs."""
+        return (f"{self.source}, layer {self._layer()}, {'rescaled' if self.rescale else 'not rescaled'}, "
+                f"bert-score {version('bert-score')}")
+
+    def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        """Mean over captions."""
+        from bert_score import BERTScorer
+
+        folder = model_folder(self.source, "BERTScore model", _BERT_FILES)
+        try:
+            with silent_transformers():
+                scorer = BERTScorer(str(folder), num_layers=self._layer(), device=self.device, lang="en",
+                                    rescale_with_baseline=self.rescale, baseline_path=str(self._baseline()))
+        except Exception as error:  # the libraries raise many kinds; all mean that this model is of no use
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"--bert_score_model {self.source} layer {self._layer()}: {reason}") from error
+        tokenizer = scorer._tokenizer  # one that does not know its limit overflows
+        tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, _, f1 = scorer.score(list(captions), [list(texts) for texts in references])
+        return 100 * float(f1.mean())
+
+    def _layer(self) -> int:
+        from bert_score.utils import model2layers
+
+        return model2layers[self.source] if self.layer is None else self.layer
+
+    def _baseline(self) -> Path:
+        import bert_score
+
+        return Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{self.source}.tsv"
+
+
+class CaptionJudge:
+    """Scores captions of the clips of a split, one caption a clip.
+
+    Args:
+        pairs: the clips with all their captions.
+        lexicon: lemmas and classes of words that models write.
+        references: ``raw``, captions as written; ``lemmatised``, lemmas on both sides.
+        bert: BERTScore, where it is wanted.
+        embed_texts, motions: the evaluator's embedding of ``word/POS`` captions, and its embeddings (n, e) of the
+            clips, where R-precision and MM-distance are wanted.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], lexicon: Lexicon, references: str = "raw", bert: BertScore | None = None,
+                 embed_texts: Callable[[Sequence[Sequence[str]]], np.ndarray] | None = None,
+                 motions: np.ndarray | None = None) -> None:
+        self.pairs, self.lexicon, self.bert = pairs, lexicon, bert
+        self.embed_texts, self.motions = embed_texts, motions
+        self.lemmatised = references == "lemmatised"
+        self.references = [tuple(map(lemmas_of, pair.tokens)) if self.lemmatised else pair.captions for pair in pairs]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What captions are compared with, and how; for logs."""
+        references = ("lemmas of the text files, captions lemmatised by those of training" if self.lemmatised
+                      else "as written, cleaned")
+        return {"reference_style": f"{references}; all of a clip's, {sum(map(len, self.references))} in all",
+                "words": "lower case, no . ! \" ( ) * # : ; ~, at most 32, parted at blanks; n-gram scores times 100",
+                "bert_score": self.bert.settings if self.bert else "not computed"}
+
+    def __call__(self, captions: Sequence[str]) -> dict[str, float]:
+        """Every score of one caption a clip."""
+        captions = [clean_caption(caption) for caption in captions]
+        told = [self.lexicon.lemmas(caption) for caption in captions] if self.lemmatised else captions
+        scores = ngram_scores(told, self.references)
+        if self.bert is not None:
+            scores["bert_score"] = self.bert(told, self.references)
+        if self.embed_texts is not None:
+            scores |= matching_scores(self.embed_texts([self.lexicon.tokens(caption) for caption in captions]),
+                                      self.motions)
+        return scores | side_scores(captions, [pair.captions for pair in self.pairs])
+
+    def of_references(self) -> dict[str, float]:
+        """R-precision and MM-distance of each clip's own first caption: what the evaluator makes of the truth."""
+        return matching_scores(self.embed_texts([pair.tokens[0] for pair in self.pairs]), self.motions)

@@ -1,0 +1,42 @@
+"""Captions of motions: joints, features or BVH; a long motion is captioned in windows."""
+import json
+from pathlib import Path
+
+from data.motion_parts import motion_files, parts_of, read_clip
+from data.specs import dataset_spec
+from models.m2t.captioner import Writing
+from options.m2t import parse_caption_options
+from training.load_m2t import load_captioner
+from utils.device import select_device
+from utils.errors import script
+from utils.files import write_text
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_caption_options()
+    seed_everything(opt.seed)
+    device = select_device(opt.gpu_id)
+    spec = dataset_spec(opt.dataset_name)
+    files = motion_files(opt.motion)
+    motions = [read_clip(file, spec) for file in files]
+    captioner = load_captioner(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    print(f"models: {captioner.source}, {captioner.lamp.source}")
+
+    parts = parts_of(motions)
+    writing = Writing(opt.num_captions, opt.num_beams, opt.top_p, opt.temperature, opt.seed, opt.prompt)
+    captions = captioner.write([motions[part.motion][part.start:part.end] for part in parts], writing, quiet=opt.quiet)
+
+    found: dict[str, list[dict[str, object]]] = {str(file): [] for file in files}
+    for part, texts in zip(parts, captions, strict=True):
+        file, start, end = str(files[part.motion]), part.start / spec.fps, part.end / spec.fps
+        found[file].append({"start": start, "end": end, "captions": texts})
+        print(f"{file} {start:.1f}-{end:.1f} s: {' | '.join(texts)}")
+    out = Path(opt.output_dir) / opt.ext / "captions.json"
+    write_text(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print(f"-> {out}")
+
+
+if __name__ == "__main__":
+    main()

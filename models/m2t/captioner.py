@@ -1,0 +1,129 @@
+"""Motion to text: LaMP's language-informative motion features as the prefix of a language model (paper, 3.4)."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.m2t.decoder import Decoder
+from models.m2t.front import MotionPrefix, MotionPrefixConfig
+from models.m2t.words import encode_captions, with_noise
+
+IGNORED = -100  # target of a position that does not count
+
+
+@dataclass(frozen=True)
+class CaptionLoss:
+    """What the decoder makes of true captions, both ()."""
+
+    loss: Tensor      # mean cross entropy a word, natural logarithm
+    accuracy: Tensor  # share of words that are its first choice
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How captions are written: by beam search, or by drawing from the nucleus where ``top_p`` is below 1."""
+
+    num_captions: int = 1
+    num_beams: int = 5
+    top_p: float = 1.0
+    temperature: float = 1.0
+    seed: int = 0
+    prompt: str = ""  # words that every caption begins with
+
+
+class MotionCaptioner(MotionPrefix):
+    """Motion (b, t, d), normalised, zero where padded, to captions. ``m_lens`` (b,) are its lengths in frames.
+
+    Parameter names are those of published M2T checkpoints. Motions are padded to the length that LaMP's queries stand
+    for, and padding is hidden from them, so that a caption does not depend on what else is in a batch.
+    """
+
+    def __init__(self, config: MotionPrefixConfig, decoder: Decoder, longest: int) -> None:
+        """``longest``: ids of a caption, start and end among them."""
+        super().__init__(config)
+        self.llm, self.words, self.longest = decoder.model, decoder.words, longest
+        self.freeze_queries()
+
+    def freeze_queries(self, frozen: bool = True) -> None:
+        """Keep LaMP's part as it is, or let those of its parameters learn that the prefix depends on."""
+        for part in (self.query_tokens, self.motion_projection):
+            part.requires_grad_(False)
+        self.Qformer.requires_grad_(False)
+        for parameter in self.queried():
+            parameter.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> "MotionCaptioner":
+        """Switch dropout, but never in the motion encoder, nor in a Q-Former that does not learn."""
+        super().train(mode)
+        self.motion_encoder.eval()
+        if not self.query_tokens.requires_grad:
+            self.Qformer.eval()
+        return self
+
+    def prefix(self, motion: Tensor, m_lens: Tensor) -> Tensor:
+        """What the language model is told of motions, (b, queries, width)."""
+        tokens, unit = self.config.qformer.num_query_tokens, self.config.vq.unit_length
+        if motion.shape[1] > tokens * unit:
+            raise ValueError(f"a motion has {motion.shape[1]} frames, at most {tokens * unit} can be told")
+        motion = F.pad(motion, (0, 0, 0, tokens * unit - motion.shape[1]))
+        mask = None
+        if not self.config.published:
+            counted = (m_lens // unit).clamp_min(1)
+            mask = torch.arange(tokens, device=motion.device) < counted.unsqueeze(1)
+        return self(motion, mask)
+
+    def loss(self, motion: Tensor, m_lens: Tensor, captions: Sequence[str], keep: float = 1.0,
+             generator: torch.Generator | None = None) -> CaptionLoss:
+        """Loss of the captions of motions. ``keep`` is the share of words that the decoder sees as they are; the
+        others are drawn from ``generator``."""
+        prefix = self.prefix(motion, m_lens)
+        encoded = encode_captions(self.words, captions, self.longest)
+        seen = encoded.ids if keep >= 1 else with_noise(self.words, encoded, keep, generator)
+        targets = encoded.ids[:, 1:].masked_fill(~encoded.mask[:, 1:], IGNORED).to(motion.device)
+        given, mask = self._inputs(prefix, seen[:, :-1].to(motion.device), encoded.mask[:, :-1].to(motion.device))
+        logits = self.llm(inputs_embeds=given, attention_mask=mask, use_cache=False,
+                          logits_to_keep=targets.shape[1]).logits.float()
+        hits = (logits.detach().argmax(-1) == targets)[targets != IGNORED]
+        return CaptionLoss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED),
+                           hits.float().mean())
+
+    @torch.no_grad()
+    def write(self, motion: Tensor, m_lens: Tensor, writing: Writing | None = None) -> list[list[str]]:
+        """Captions of motions, ``num_captions`` of each, the best first (as drawn where they are drawn)."""
+        writing = writing or Writing()
+        prefix = self.prefix(motion, m_lens)
+        if writing.top_p >= 1:
+            return self._continue(prefix, writing)
+        captions = []
+        for row in prefix:  # one by one, each from the seed, so that company changes nothing
+            with torch.random.fork_rng(devices=[row.device] if row.is_cuda else []):
+                torch.manual_seed(writing.seed)
+                captions += self._continue(row.unsqueeze(0), writing)
+        return captions
+
+    def _continue(self, prefix: Tensor, writing: Writing) -> list[list[str]]:
+        from transformers import GenerationConfig
+
+        begun = [self.words.start_id, *(self.words.ids(writing.prompt) if writing.prompt else [])]
+        ids = torch.tensor([begun] * len(prefix), device=prefix.device)
+        given, mask = self._inputs(prefix, ids, torch.ones_like(ids, dtype=torch.bool))
+        how = {"num_beams": max(writing.num_beams, writing.num_captions)}
+        if writing.top_p < 1:
+            how = {"do_sample": True, "top_p": writing.top_p, "top_k": 0, "temperature": writing.temperature}
+        settings = GenerationConfig(
+            max_new_tokens=max(1, self.longest - len(begun)), num_return_sequences=writing.num_captions,
+            bos_token_id=self.words.start_id, eos_token_id=self.words.end_id, pad_token_id=self.words.pad_id, **how)
+        made = self.llm.generate(inputs_embeds=given, attention_mask=mask, generation_config=settings).tolist()
+        texts = [f"{writing.prompt} {self._text(row)}".strip() for row in made]
+        return [texts[first:first + writing.num_captions] for first in range(0, len(texts), writing.num_captions)]
+
+    def _text(self, ids: list[int]) -> str:
+        return self.words.text(ids[:ids.index(self.words.end_id)] if self.words.end_id in ids else ids)
+
+    def _inputs(self, prefix: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (b, queries + t, width) of prefix and words, and where they count."""
+        words = self.llm.get_input_embeddings()(ids)
+        return (torch.cat([prefix.to(words.dtype), words], 1),
+                F.pad(mask, (prefix.shape[1], 0), value=True).long())

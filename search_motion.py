@@ -1,0 +1,55 @@
+"""Find motions by words or by a motion, and captions by a motion, with LaMP's features."""
+import json
+import time
+from pathlib import Path
+
+from data.specs import dataset_spec
+from data.text import clean_caption, read_texts
+from evaluation.search import nearest
+from options.search import parse_search_options
+from training.gallery import encode_motions, open_gallery
+from training.load import load_lamp
+from training.text_features import encode_texts
+from utils.device import select_device
+from utils.errors import script
+from utils.files import write_text
+from utils.seeding import seed_everything
+
+
+@script
+def main() -> None:
+    opt = parse_search_options()
+    seed_everything(opt.seed)
+    spec = dataset_spec(opt.dataset_name)
+    lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
+    print(f"models: {lamp.source}")
+    if opt.text is not None:
+        query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()
+    else:
+        query = encode_motions([Path(opt.motion)], lamp, spec).vectors
+
+    if opt.captions is not None:
+        captions = read_texts(opt.captions)
+        vectors = encode_texts(lamp.text_features, captions, opt.quiet).numpy()
+        start = time.perf_counter()
+        hits = nearest(query, vectors, opt.top_k)
+        found = [{"score": hit.score, "caption": captions[hit.row]} for hit in hits]
+    else:
+        gallery = open_gallery(Path(opt.gallery), lamp, spec, opt.cache and Path(opt.cache), opt.quiet)
+        vectors = gallery.vectors
+        start = time.perf_counter()
+        hits = nearest(query, vectors, opt.top_k, [part.motion for part in gallery.parts])
+        found = [{"score": hit.score, "file": str(gallery.files[part.motion]), "start": part.start / spec.fps,
+                  "end": part.end / spec.fps} for hit in hits for part in (gallery.parts[hit.row],)]
+    print(f"{len(vectors)} searched in {1000 * (time.perf_counter() - start):.0f} ms")
+
+    for place, one in enumerate(found, 1):
+        what = one.get("caption") or f"{one['file']}  {one['start']:.1f}-{one['end']:.1f} s"
+        print(f"{place:4d}  {one['score']:.3f}  {what}")
+    out = Path(opt.output_dir) / opt.ext / "search.json"
+    write_text(out, json.dumps({"query": opt.text or opt.motion, "found": found}, indent=1, ensure_ascii=False) + "\n")
+    print(f"-> {out}")
+
+
+if __name__ == "__main__":
+    main()

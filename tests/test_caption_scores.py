@@ -1,0 +1,144 @@
+"""Scores of captions, from captions whose worth is known beforehand."""
+import numpy as np
+import pytest
+
+from data.lexicon import Lexicon, lemmas_of
+from data.text import side_words
+from data.text_motion import Pair
+from evaluation.caption_scores import (
+    BertScore,
+    CaptionJudge,
+    matching_scores,
+    most_common_caption,
+    nearest_captions,
+    ngram_scores,
+    side_scores,
+)
+from tests.toy import make_bert
+from utils.errors import InputError
+
+WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand", "someone turns clockwise twice"
+
+
+def pair(name: str, *captions: str) -> Pair:
+    """A clip whose tokens are the words, an s at the end of them taken off."""
+    tokens = tuple(tuple(f"{word.rstrip('s')}/NOUN" for word in caption.split()) for caption in captions)
+    return Pair(name, np.zeros((40, 3), np.float32), captions, frozenset(), tokens)
+
+
+PAIRS = [pair("0", WALK, "a man walks ahead with small steps"), pair("1", WAVE), pair("2", TURN)]
+REFERENCES = [one.captions for one in PAIRS]
+
+
+def test_true_captions_score_best_and_others_nothing() -> None:
+    best = ngram_scores([WALK, WAVE, TURN], REFERENCES)
+    assert [round(best[key], 3) for key in ("bleu1", "bleu4", "rouge_l")] == [100, 100, 100]
+    worst = ngram_scores(["x y z w"] * 3, REFERENCES)
+    assert max(worst.values()) < 1e-3
+    some = ngram_scores([WALK, WAVE, "someone turns clockwise"], REFERENCES)
+    for key in best:
+        assert worst[key] < some[key] < best[key] or key == "bleu1"
+
+
+def test_any_reference_of_a_clip_is_right() -> None:
+    scores = ngram_scores([REFERENCES[0][1], WAVE, TURN], REFERENCES)
+    assert scores["bleu4"] == pytest.approx(100, abs=1e-3)
+
+
+def test_bleu_is_the_textbook_number() -> None:
+    # 3 of 4 words are found and the caption is as long as its reference: precision 3/4, no brevity penalty.
+    assert ngram_scores(["a b c x"], [["a b c d"]])["bleu1"] == pytest.approx(75, abs=1e-3)
+    # Half as long as the reference: penalty exp(1 - 4/2).
+    assert ngram_scores(["a b"], [["a b c d"]])["bleu1"] == pytest.approx(100 * np.exp(-1), abs=1e-3)
+
+
+@pytest.mark.parametrize(("caption", "references", "expected"), [
+    ("raises the left hand", ["the left arm goes up", "a hand goes up"], (100, 1)),
+    ("raises the right hand", ["the left arm goes up"], (0, 1)),
+    ("raises both the left and the right hand", ["the left arm goes up"], (0, 1)),
+    ("raises a hand", ["the left arm goes up"], (None, 0)),
+    ("raises the left hand", ["left, then right"], (None, 0)),
+    ("raises the left hand", ["raises a hand"], (None, 0)),
+    ("turns anticlockwise", ["a counter-clockwise turn"], (100, 1)),
+    ("turns clockwise with the left arm up", ["counterclockwise, the left arm up"], (50, 2)),
+])
+def test_sides_are_judged_where_the_references_name_one(caption: str, references: list[str],
+                                                        expected: tuple[float | None, int]) -> None:
+    scores = side_scores([caption], [references])
+    assert (scores.get("sides_right"), scores["sided"]) == expected
+
+
+def test_side_words_have_one_spelling() -> None:
+    assert side_words("Left, RIGHT, counter-clockwise and anticlockwise") == {"left", "right", "counterclockwise"}
+    assert side_words("leftover brightness") == frozenset()
+
+
+def test_matching_needs_full_batches_for_its_precision() -> None:
+    motions = 10 * np.eye(32, dtype=np.float32)
+    assert matching_scores(motions, motions) == {"r_precision1": 100, "r_precision2": 100, "r_precision3": 100,
+                                                 "mm_dist": 0}
+    assert matching_scores(motions[:5], motions[:5]) == {"mm_dist": 0}
+    assert matching_scores(np.roll(motions, 1, 0), motions)["r_precision1"] == 0
+
+
+def test_baselines_are_captions_of_training() -> None:
+    assert most_common_caption([*PAIRS, pair("3", WAVE)]) == WAVE
+    known, asked = np.eye(3, dtype=np.float32), np.float32([[0, 0.1, 0.9], [1, 0, 0]])
+    assert nearest_captions(asked, known, PAIRS) == [TURN, WALK]
+
+
+def test_a_lexicon_knows_the_words_of_its_captions() -> None:
+    odd = Pair("4", np.zeros((40, 3), np.float32), ("he's running",), frozenset(), (("he/PRON", "be/AUX", "run/VERB"),))
+    lexicon = Lexicon([*PAIRS, odd])
+    assert lexicon.tokens("a person waves wildly") == ["a/NOUN", "person/NOUN", "wave/NOUN", "wildly/OTHER"]
+    assert lexicon.lemmas("a person waves wildly") == "a person wave wildly"
+    assert "running" not in lexicon
+    assert lemmas_of(["turn/VERB", "and/or/CCONJ"]) == "turn and/or"
+
+
+def test_lemmatised_references_forgive_endings_and_raw_ones_do_not() -> None:
+    told = ["a persons walk forward slowly", "he wave with the left hands", "someone turn clockwise twice"]
+    lexicon = Lexicon([*PAIRS, pair("5", "persons hands")])
+    raw, lemmas = (CaptionJudge(PAIRS, lexicon, style) for style in ("raw", "lemmatised"))
+    assert lemmas(told)["bleu4"] == pytest.approx(100, abs=1e-3)
+    assert raw(told)["bleu4"] < 60
+    assert raw.settings["reference_style"] != lemmas.settings["reference_style"]
+
+
+def test_captions_are_cleaned_before_they_are_compared() -> None:
+    judge = CaptionJudge(PAIRS, Lexicon(PAIRS))
+    assert judge([f"{text.capitalize()}." for text in (WALK, WAVE, TURN)]) == judge([WALK, WAVE, TURN])
+
+
+def test_the_evaluator_reads_captions_as_word_and_class() -> None:
+    seen = []
+
+    def embed(tokens: list[list[str]]) -> np.ndarray:
+        seen.extend(tokens)
+        return np.zeros((len(tokens), 2), np.float32)
+
+    judge = CaptionJudge(PAIRS, Lexicon(PAIRS), embed_texts=embed, motions=np.full((3, 2), 3.0, np.float32))
+    scores = judge([WALK, WAVE, TURN])
+    assert scores["mm_dist"] == pytest.approx(np.sqrt(18))
+    assert seen == [list(one.tokens[0]) for one in PAIRS]
+    assert judge.of_references() == {"mm_dist": scores["mm_dist"]}
+
+
+def test_bert_score_prefers_the_true_caption_and_says_what_it_used(tmp_path) -> None:
+    score = BertScore(str(make_bert(tmp_path / "bert")), layer=2)
+    captions = ["a person walks forward", "a person bows"]
+    true = score(captions, [[captions[0], "a man walks backwards"], [captions[1]]])
+    assert true == pytest.approx(100, abs=0.01)
+    assert score(captions[::-1], [[text] for text in captions]) < true - 0.01
+    assert "layer 2, not rescaled" in score.settings
+
+
+def test_bert_score_needs_a_model_a_layer_and_a_baseline(tmp_path) -> None:
+    bert = str(make_bert(tmp_path / "bert"))
+    with pytest.raises(InputError, match="--bert_score_layer"):
+        BertScore(bert)
+    with pytest.raises(InputError, match="no baseline"):
+        BertScore(bert, 2, rescale=True)
+    with pytest.raises(InputError, match="layer 9"):
+        BertScore(bert, 9)(["a"], [["a"]])
+    assert "layer 17, rescaled" in BertScore("roberta-large", rescale=True).settings

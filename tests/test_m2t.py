@@ -1,0 +1,229 @@
+"""Captioning models: what they are told of a motion, what learns, and how captions are written."""
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.specs import dataset_spec
+from models.lamp.tokenizer import WordPieces
+from models.m2t.captioner import MotionCaptioner, Writing
+from models.m2t.decoder import DecoderConfig, build_decoder
+from models.m2t.words import HubWords, PieceWords, encode_captions, with_noise
+from tests.toy import make_llm
+from tests.toy_models import M2T, make_models
+from training.load import LoadedLaMP, load_lamp
+from training.load_m2t import build_captioner, learned_state, load_learned
+from utils.errors import InputError
+
+FRAMES = 64
+CAPTIONS = ["a person walks forward", "a person bows"]
+
+
+@pytest.fixture(scope="module")
+def lamp(tmp_path_factory: pytest.TempPathFactory) -> LoadedLaMP:
+    loaded = load_lamp("lamp", dataset_spec("t2m"), make_models(tmp_path_factory.mktemp("models")))
+    for parameter in loaded.model.Qformer.parameters():  # untrained, it hardly looks at motions
+        if parameter.dim() > 1:
+            parameter *= 10
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llm(tmp_path_factory.mktemp("llm") / "opt")
+
+
+@pytest.fixture(params=["gpt", "opt"])
+def model(request: pytest.FixtureRequest, lamp: LoadedLaMP, llm: Path) -> MotionCaptioner:
+    torch.manual_seed(0)
+    return build_captioner(settings(request.param, llm), lamp).eval()
+
+
+def settings(decoder: str, llm: Path | None = None) -> DecoderConfig:
+    return DecoderConfig.from_options(M2T | {"decoder": decoder, "llm": str(llm), "drop_out_rate": 0.0,
+                                             "lora_dropout": 0.0})
+
+
+def motions(count: int = 2) -> tuple[Tensor, Tensor]:
+    """Motions (b, 64, 263) that differ so much that an untrained encoder tells them apart, and their lengths."""
+    generator = torch.Generator().manual_seed(3)
+    motion = torch.randn(count, 1, 263, generator=generator) * torch.linspace(0, 120, FRAMES)[None, :, None]
+    return motion, torch.tensor([FRAMES, 40] * count)[:count]
+
+
+def fit(model: MotionCaptioner, steps: int, rate: float) -> float:
+    """Learn two captions of two motions by heart; the last loss."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
+    for _ in range(steps):
+        result = model.train().loss(*motions(), CAPTIONS)
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+    model.eval()
+    return float(result.loss.detach())
+
+
+def test_captions_learned_by_heart_are_written(lamp: LoadedLaMP) -> None:
+    torch.manual_seed(0)
+    model = build_captioner(settings("gpt"), lamp)
+    assert fit(model, 60, 2e-2) < 0.1
+    for beams in (1, 3):
+        assert model.write(*motions(), Writing(num_beams=beams)) == [[caption] for caption in CAPTIONS]
+    assert model.loss(*motions(), CAPTIONS).accuracy == 1
+    assert model.loss(*motions(), CAPTIONS[::-1]).loss > 1
+
+
+def test_adapters_learn_what_a_frozen_language_model_says(lamp: LoadedLaMP, llm: Path) -> None:
+    torch.manual_seed(0)
+    model = build_captioner(settings("opt", llm), lamp)
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    before = float(model.loss(*motions(), CAPTIONS).loss.detach())
+    assert fit(model, 10, 3e-2) < before - 0.05
+    assert all(torch.equal(frozen[name], p) for name, p in model.named_parameters() if name in frozen)
+
+
+@torch.no_grad()
+def test_company_and_padding_change_nothing(model: MotionCaptioner) -> None:
+    motion, m_lens = motions(3)
+    for writing in (Writing(num_captions=2, num_beams=2), Writing(top_p=0.9, seed=5)):
+        together = model.write(motion, m_lens, writing)
+        longer = torch.nn.functional.pad(motion[1:2, :40], (0, 0, 0, 100))
+        assert model.write(longer, m_lens[1:2], writing) == together[1:2]
+    longer[:, 40:] = 0
+    alone = model.loss(longer, m_lens[1:2], ["a person bows"]).loss
+    torch.testing.assert_close(model.loss(motion[1:2, :40], m_lens[1:2], ["a person bows"]).loss, alone)
+
+
+@torch.no_grad()
+def test_tokens_of_padding_are_hidden_from_the_queries(model: MotionCaptioner) -> None:
+    motion, _ = motions(1)
+    full, short = (model.prefix(motion, torch.tensor([frames])) for frames in (FRAMES, 20))
+    assert (full - short).abs().max() > 1e-4
+    motion[:, 40:] += 1  # beyond what a convolution at frame 20 can see
+    torch.testing.assert_close(model.prefix(motion, torch.tensor([4])), model.prefix(motions(1)[0], torch.tensor([4])))
+
+
+def test_a_motion_that_is_too_long_is_refused(model: MotionCaptioner) -> None:
+    with pytest.raises(ValueError, match="200 frames"):
+        model.prefix(torch.zeros(1, 200, 263), torch.tensor([200]))
+
+
+def test_nucleus_captions_follow_their_seed(model: MotionCaptioner) -> None:
+    first, again, other = (model.write(*motions(), Writing(3, top_p=0.95, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert [len(captions) for captions in first] == [3, 3]
+
+
+def test_captions_begin_with_the_prompt(model: MotionCaptioner) -> None:
+    captions, = model.write(*motions(1), Writing(num_captions=2, num_beams=2, prompt="a person"))
+    assert len(captions) == 2
+    assert all(caption.startswith("a person") for caption in captions)
+
+
+def test_the_decoder_alone_learns_or_all_that_the_queries_depend_on(model: MotionCaptioner) -> None:
+    def with_gradient() -> set[str]:
+        model.zero_grad()
+        model.loss(*motions(), CAPTIONS).loss.backward()
+        return {name for name, p in model.named_parameters() if p.grad is not None}
+
+    def learning() -> set[str]:
+        return {name for name, p in model.named_parameters() if p.requires_grad}
+
+    frozen = with_gradient()
+    assert frozen == learning()
+    assert all(name.startswith(("opt_proj.", "llm.")) for name in frozen)
+    model.freeze_queries(False)
+    assert with_gradient() == learning()
+    assert {name.split(".")[0] for name in learning() - frozen} == {"query_tokens", "motion_projection", "Qformer"}
+    assert not any("word_embeddings" in name or "cls." in name for name in learning() if name.startswith("Qformer"))
+
+
+def test_dropout_of_a_frozen_q_former_stays_off(model: MotionCaptioner) -> None:
+    model.train()
+    assert not model.Qformer.training
+    assert not model.motion_encoder.training
+    assert model.llm.training
+    model.freeze_queries(False)
+    model.train()
+    assert model.Qformer.training
+    assert not model.motion_encoder.training
+
+
+def test_what_learned_is_enough_to_come_back(model: MotionCaptioner, lamp: LoadedLaMP, llm: Path,
+                                             tmp_path: Path) -> None:
+    fit(model, 2, 1e-2)
+    state = learned_state(model)
+    torch.manual_seed(9)
+    other = build_captioner(settings("opt" if any("lora" in name for name in state) else "gpt", llm), lamp).eval()
+    with torch.no_grad():
+        assert other.loss(*motions(), CAPTIONS).loss != model.loss(*motions(), CAPTIONS).loss
+        load_learned(other, state, tmp_path)
+        torch.testing.assert_close(other.loss(*motions(), CAPTIONS).loss, model.loss(*motions(), CAPTIONS).loss)
+    state.pop("opt_proj.bias")
+    with pytest.raises(InputError, match="missing: opt_proj.bias"):
+        load_learned(other, state, tmp_path)
+
+
+def test_names_are_those_of_published_files(lamp: LoadedLaMP, llm: Path) -> None:
+    names = build_captioner(settings("opt", llm), lamp).state_dict().keys()
+    layer = "llm.base_model.model.model.decoder.layers.0.self_attn"
+    assert {f"{layer}.q_proj.base_layer.weight", f"{layer}.v_proj.lora_A.default.weight",
+            f"{layer}.q_proj.lora_B.default.weight", "opt_proj.weight", "query_tokens", "motion_projection"} <= names
+
+
+def test_words_come_back_from_ids(lamp: LoadedLaMP, llm: Path) -> None:
+    hub = build_decoder(settings("opt", llm), lamp.pieces, 49).words
+    for words in (PieceWords(lamp.pieces), hub):
+        for caption in CAPTIONS:
+            assert words.text(words.ids(caption)) == caption
+        assert all(0 <= one < len(words) for caption in CAPTIONS for one in words.ids(caption))
+    assert isinstance(hub, HubWords)
+    assert hub.tokenizer.decode([hub.end_id]) == "\n"
+
+
+def test_captions_are_cut_and_ended(lamp: LoadedLaMP) -> None:
+    words = PieceWords(lamp.pieces)
+    captions = encode_captions(words, [CAPTIONS[0], "bows"], longest=5)
+    assert captions.ids.shape == (2, 5)
+    assert captions.ids[:, 0].tolist() == [words.start_id] * 2
+    assert captions.ids[0, -1] == words.end_id
+    assert captions.mask.sum(1).tolist() == [5, 3]
+    assert captions.ids[1, 2:].tolist() == [words.end_id, words.pad_id, words.pad_id]
+
+
+def test_noise_spares_starts_and_padding(lamp: LoadedLaMP) -> None:
+    words = PieceWords(lamp.pieces)
+    captions = encode_captions(words, CAPTIONS * 40, longest=16)
+    noisy = with_noise(words, captions, 0.25, torch.Generator().manual_seed(0))
+    changed = noisy != captions.ids
+    assert not changed[:, 0].any()
+    assert not changed[~captions.mask].any()
+    words_of = captions.mask.clone()
+    words_of[:, 0] = False
+    assert 0.65 < float(changed[words_of].float().mean()) < 0.85
+    assert torch.equal(with_noise(words, captions, 1.0, torch.Generator()), captions.ids)
+
+
+def test_what_cannot_be_built_is_told(lamp: LoadedLaMP, llm: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be loaded"):
+        build_decoder(settings("opt", tmp_path), lamp.pieces, 49)
+    with pytest.raises(InputError, match="reads 80 positions"):
+        build_decoder(settings("opt", llm), lamp.pieces, 70)
+    shutil.copytree(llm, tmp_path / "cut")
+    weights = load_file(llm / "model.safetensors")
+    weights.pop("model.decoder.layers.0.fc1.weight")
+    save_file(weights, tmp_path / "cut" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="lacks .*fc1"):
+        build_decoder(settings("opt", tmp_path / "cut"), lamp.pieces, 49)
+    with pytest.raises(ValueError, match="multiple"):
+        DecoderConfig(embed_dim_gpt=10, n_head_gpt=3)
+
+
+def test_pieces_of_one_text_are_those_of_a_batch(lamp: LoadedLaMP) -> None:
+    pieces: WordPieces = lamp.pieces
+    row = pieces.encode([CAPTIONS[0]]).ids[0].tolist()
+    assert pieces.ids(CAPTIONS[0]) == row[1:-1]

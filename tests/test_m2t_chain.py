@@ -1,0 +1,179 @@
+"""Captioning from training to search, on toy models: the public commands, both decoders, both kinds of data."""
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gen_m2t
+import M2T_eval
+import search_motion
+import train_m2t
+from motion.bvh_fit import joints_to_bvh
+from motion.skeleton import SKELETONS
+from options.opt_file import read_options
+from tests.figures import walking
+from tests.toy import MOTIONS, TINY_M2T, as_kit, make_bert, make_dataset, make_llm, run_here
+from tests.toy_models import make_models
+from training.checkpoint import load_checkpoint, save_checkpoint
+from utils.files import write_text
+
+TOKENIZER = ("--nb-code", 512, "--down-t", 2, "--depth", 3, "--quantizer", "ema_reset", "--dilation-growth-rate", 3,
+             "--vq-act", "relu", "--resume-pth", "vq", "--vq-name", "VQVAE")
+TRAINING = ("--lr-scheduler", 75000, "--lr", 0.00005, "--pkeep", 0.5, "--ff-rate", 4, "--drop-out-rate", 0.1,
+            "--out-dir", "./output")
+
+
+@pytest.fixture(scope="module", params=["t2m", "kit"])
+def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A folder in which both decoders have been trained on an untrained LaMP."""
+    name, home = request.param, tmp_path_factory.mktemp(f"m2t_{request.param}")
+    make_dataset(home / "data", name)
+    sharpen(make_models(home / "checkpoints", name) / name / "lamp" / "model" / "latest.tar")
+    for decoder in ("gpt", "opt"):
+        train(name, home, "--exp-name", decoder, "--decoder", decoder, "--llm",
+              make_llm(home / "llm") if decoder == "opt" else "none")
+    return name, home
+
+
+def sharpen(lamp: Path) -> None:
+    """An untrained Q-Former hardly looks at motions: larger weights make it tell them apart."""
+    content = load_checkpoint(lamp)
+    for key, value in content["motion_qformer"].items():
+        if key == "motion_projection" or (key.startswith("Qformer.") and value.dim() > 1 and value.is_floating_point()):
+            value *= 10
+    save_checkpoint(lamp, content)
+
+
+def train(name: str, home: Path, *arguments: object) -> None:
+    run_here(train_m2t.main, "--dataname", name, "--data_root", "data", "--gpu_id", -1, *TOKENIZER, *TRAINING,
+             *TINY_M2T, *arguments, cwd=home)
+
+
+def walk(name: str, frames: int) -> np.ndarray:
+    joints = walking(frames, 1.0)
+    return joints if name == "t2m" else as_kit(joints)
+
+
+def test_training_leaves_what_learned_and_captions_to_look_at(chain: tuple[str, Path]) -> None:
+    name, home = chain
+    for decoder, learned in (("gpt", "llm.transformer."), ("opt", "lora_")):
+        folder = home / "checkpoints" / name / decoder
+        state = load_checkpoint(folder / "model" / "net_best_cider.tar")["trans"]
+        assert all(learned in key or key.startswith("opt_proj.") for key in state)
+        assert any(learned in key for key in state)
+        options = read_options(folder / "opt.txt")
+        assert (options["decoder"], options["lamp_name"], options["vq_name"]) == (decoder, "lamp", "vq")
+        assert options["nb_code"] == 16  # the tokenizer's own, whatever the command says
+        assert len((home / "output" / decoder / "validation.txt").read_text().splitlines()) == 7
+
+
+def test_a_stopped_run_goes_on_and_another_starts_from_it(chain: tuple[str, Path]) -> None:
+    name, home = chain
+    for decoder in ("gpt", "opt"):
+        flags = ("--exp-name", decoder, "--decoder", decoder, "--llm", home / "llm" if decoder == "opt" else "none")
+        train(name, home, *flags, "--total-iter", 5, "--is_continue")
+        assert load_checkpoint(home / "checkpoints" / name / decoder / "model" / "latest.tar")["total_it"] == 5
+    train(name, home, "--exp-name", "two", "--resume-trans", f"checkpoints/{name}/gpt/model/latest.tar",
+          "--qformer_lr", 0.1)
+    learned = load_checkpoint(home / "checkpoints" / name / "two" / "model" / "latest.tar")["trans"]
+    assert any(key.startswith("Qformer.") for key in learned)
+    assert not any("word_embeddings" in key for key in learned)
+
+
+@pytest.mark.parametrize("decoder", ["gpt", "opt"])
+def test_the_evaluation_takes_the_public_command(chain: tuple[str, Path], decoder: str,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    name, home = chain
+    bert = home / f"bert_{decoder}"
+    run_here(M2T_eval.main, "--exp-name", "Test_M2T", "--num-layers", 9, "--batch-size", 1, "--embed-dim-gpt", 1024,
+             "--n-head-gpt", 16, "--block-size", 51, "--total-iter", 150000, "--eval-iter", 10000, "--resume-trans",
+             decoder, "--dataname", name, *TOKENIZER, *TRAINING, "--data_root", "data", "--gpu_id", -1,
+             "--num_beams", 2, "--references", "lemmatised", "--bert_score_model", make_bert(bert),
+             "--bert_score_layer", 1, "--quiet", cwd=home)
+    told = capsys.readouterr().out
+    assert "has num_layers 1, and that counts: not 9" in told
+    assert "has nb_code 16, and that counts: not 512" in told
+    report = json.loads((home / "checkpoints" / name / decoder / "eval" / "Test_M2T.json").read_text())
+    assert set(report["results"]) == {"m2t", "nearest training motion", "most common caption"}
+    for scores in report["results"].values():
+        assert {"bleu1", "bleu4", "rouge_l", "cider", "bert_score", "sided"} <= scores.keys()
+    # Every test clip is in training, too: the nearest training motion is the clip itself, and its caption right.
+    assert report["results"]["nearest training motion"]["bleu4"] > 99
+    assert "layer 1, not rescaled" in report["settings"]["bert_score"]
+    assert "lemmas" in report["settings"]["reference_style"]
+    made = json.loads((home / "output" / "Test_M2T" / "captions.json").read_text())
+    assert len(made) == 7
+    assert made[0]["references"]
+
+
+def test_files_of_every_kind_are_captioned_in_parts(chain: tuple[str, Path]) -> None:
+    name, home = chain
+    motions = home / "motions"
+    motions.mkdir()
+    np.save(motions / "joints.npy", walk(name, 300))
+    write_text(motions / "short.bvh", joints_to_bvh(walk(name, 60), SKELETONS[name], 20.0).text())
+    features = next((home / "data" / "new_joint_vecs").glob("*.npy"))
+    np.save(motions / "features.npy", np.load(features))
+    for way in (("--num_beams", 2), ("--top_p", 0.9)):
+        run_here(gen_m2t.main, "--dataset_name", name, "--motion", "motions", "--name", "gpt", "--num_captions", 2,
+                 *way, "--gpu_id", -1, "--quiet", cwd=home)
+        found = json.loads((home / "generation" / "motion2text" / "captions.json").read_text())
+        assert [len(found[f"motions/{file}"]) for file in ("features.npy", "joints.npy", "short.bvh")] == [1, 2, 1]
+        assert all(len(part["captions"]) == 2 for parts in found.values() for part in parts)
+    first, second = found["motions/joints.npy"]
+    assert first["start"] == 0
+    assert first["end"] == second["start"]
+    assert second["end"] == pytest.approx(300 / {"t2m": 20.0, "kit": 12.5}[name])
+
+
+def test_motions_and_captions_are_found(chain: tuple[str, Path]) -> None:
+    name, home = chain
+
+    def search(*arguments: object) -> list[dict[str, object]]:
+        run_here(search_motion.main, "--dataset_name", name, "--name", "lamp", "--gpu_id", -1, "--top_k", 3, *arguments,
+                 cwd=home)
+        return json.loads((home / "generation" / "search" / "search.json").read_text())["found"]
+
+    gallery = ("--gallery", "data/new_joint_vecs")
+    assert len(search("--text", "a person walks", *gallery)) == 3
+    asked = "data/new_joint_vecs/0031.npy"
+    alike = search("--motion", asked, *gallery)
+    assert alike[0]["file"] == asked
+    assert alike[0]["score"] == pytest.approx(1, abs=1e-4)
+    (home / "captions.txt").write_text("\n".join([*MOTIONS, "", "A person bows."]))
+    told = search("--motion", asked, "--captions", "captions.txt")
+    assert len(told) == 3
+    assert {one["caption"] for one in told} <= MOTIONS.keys()
+
+
+@pytest.mark.parametrize(("main", "flags", "told"), [
+    (train_m2t.main, ("--exp-name", "new", "--vq-name", "other"), "no model named 'other'"),
+    (train_m2t.main, ("--exp-name", "new", "--vq-name", "len"), "stands on the tokenizer vq, not len"),
+    (train_m2t.main, ("--exp-name", "new", "--embed-dim-gpt", 10, "--n-head-gpt", 3), "--embed-dim-gpt 10 must be"),
+    (train_m2t.main, ("--exp-name", "new", "--block-size", 2), "--block-size"),
+    (train_m2t.main, ("--exp-name", "new", "--decoder", "opt", "--llm", "data"), "language model in data cannot"),
+    (train_m2t.main, ("--exp-name", "new", "--quantizer", "lfq"), "--quantizer"),
+    (M2T_eval.main, ("--resume-trans", "lamp"), "lamp/opt.txt lacks decoder"),
+    (M2T_eval.main, ("--resume-trans", "gpt", "--bert_score_model", "data"), "--bert_score_layer"),
+    (M2T_eval.main, ("--resume-trans", "gpt", "--evaluator_name", "none"), "no model named 'none'"),
+    (gen_m2t.main, ("--motion", "nowhere", "--name", "gpt"), "nowhere is missing"),
+    (gen_m2t.main, ("--motion", "data/Mean.npy", "--name", "gpt"), "data/Mean.npy"),
+    (gen_m2t.main, ("--motion", "data", "--top_p", 0), "--top_p"),
+    (search_motion.main, ("--text", "a", "--motion", "b"), "either --text or --motion"),
+    (search_motion.main, ("--text", "a"), "either --gallery or --captions"),
+    (search_motion.main, ("--text", "a", "--captions", "b"), "--captions goes with --motion"),
+    (search_motion.main, ("--text", "...", "--gallery", "data"), "no words"),
+])
+def test_what_is_wrong_is_told_in_one_line(chain: tuple[str, Path], capsys: pytest.CaptureFixture[str],
+                                           main: Callable[[], None], flags: tuple[object, ...], told: str) -> None:
+    name, home = chain
+    data = () if main in (gen_m2t.main, search_motion.main) else ("--data_root", "data")
+    lamp = ("--lamp_name", "lamp") if main is train_m2t.main else ()
+    with pytest.raises(SystemExit) as ended:
+        run_here(main, "--dataset_name", name, *data, *lamp, "--gpu_id", -1, *flags, cwd=home)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert line.startswith("error: ")
+    assert told in line

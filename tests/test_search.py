@@ -1,0 +1,140 @@
+"""Search: the nearest vectors, and galleries that follow their files."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.motion_parts import Part, motion_files, parts_of, read_clip
+from data.specs import dataset_spec
+from evaluation.search import nearest
+from tests.figures import walking
+from tests.toy_models import make_models
+from training.gallery import encode_motions, open_gallery
+from training.load import LoadedLaMP, load_lamp
+from utils.errors import InputError
+
+SPEC = dataset_spec("t2m")
+
+
+@pytest.fixture(scope="module")
+def lamp(tmp_path_factory: pytest.TempPathFactory) -> LoadedLaMP:
+    return load_lamp("lamp", SPEC, make_models(tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    folder = tmp_path / "motions"
+    (folder / "more").mkdir(parents=True)
+    for name, speed, frames in (("slow", 0.3, 60), ("fast", 1.5, 60), ("more/long", 1.0, 300)):
+        np.save(folder / f"{name}.npy", walking(frames, speed))
+    return folder
+
+
+def unit(*rows: list[float]) -> np.ndarray:
+    vectors = np.float32(rows)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_the_nearest_come_first_and_ties_in_their_order() -> None:
+    vectors = unit([1, 0], [0, 1], [1, 1], [0, 1], [-1, 0])
+    assert [hit.row for hit in nearest(vectors[1], vectors, 4)] == [1, 3, 2, 0]
+    assert [hit.score for hit in nearest(vectors[1], vectors, 3)] == pytest.approx([1, 1, 2**-0.5])
+    assert len(nearest(vectors[0], vectors, 99)) == 5
+
+
+def test_it_finds_what_a_full_sort_finds() -> None:
+    generator = np.random.default_rng(0)
+    vectors = unit(*generator.normal(size=(500, 8)))
+    groups = generator.integers(100, size=500)
+    query = vectors[7]
+    order = np.argsort(-(vectors @ query))
+    assert [hit.row for hit in nearest(query, vectors, 10)] == order[:10].tolist()
+    best = list(dict.fromkeys(groups[order].tolist()))
+    assert [int(groups[hit.row]) for hit in nearest(query, vectors, 10, groups)] == best[:10]
+
+
+def test_of_several_queries_the_nearest_counts() -> None:
+    vectors = unit([1, 0, 0], [0, 1, 0], [0, 0, 1])
+    assert {hit.row for hit in nearest(vectors[:2], vectors, 2)} == {0, 1}
+
+
+def test_long_motions_fall_into_like_parts() -> None:
+    parts = parts_of([np.zeros((frames, 1)) for frames in (4, 196, 197, 500)])
+    assert parts[:4] == [Part(0, 0, 4), Part(1, 0, 196), Part(2, 0, 98), Part(2, 98, 197)]
+    assert [part.end - part.start for part in parts[4:]] == [167, 166, 167]
+    assert (parts[4].start, parts[-1].end) == (0, 500)
+
+
+def test_a_gallery_has_every_part_of_every_motion(gallery: Path, lamp: LoadedLaMP) -> None:
+    found = open_gallery(gallery, lamp, SPEC, quiet=True)
+    assert [path.relative_to(gallery).as_posix() for path in found.files] == ["fast.npy", "more/long.npy", "slow.npy"]
+    assert [part.motion for part in found.parts] == [0, 1, 1, 2]
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+    for number, path in enumerate(found.files):
+        alone = encode_motions([path], lamp, SPEC)
+        rows = [row for row, part in enumerate(found.parts) if part.motion == number]
+        np.testing.assert_allclose(found.vectors[rows], alone.vectors, atol=1e-5)
+
+
+def test_only_files_that_changed_are_encoded_again(gallery: Path, lamp: LoadedLaMP,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    def encoded() -> str:
+        open_gallery(gallery, lamp, SPEC)
+        return capsys.readouterr().out
+
+    assert encoded().startswith("3 of 3 motions encoded")
+    assert gallery.with_name("motions.gallery.pt").is_file()
+    assert encoded() == ""
+    before = open_gallery(gallery, lamp, SPEC).vectors
+    np.save(gallery / "slow.npy", walking(60, -1.0))
+    assert encoded().startswith("1 of 3")
+    after = open_gallery(gallery, lamp, SPEC).vectors
+    assert np.array_equal(before[:3], after[:3])
+    assert not np.allclose(before[3], after[3], atol=1e-6)
+    os.remove(gallery / "fast.npy")
+    assert encoded().startswith("0 of 2")
+    np.save(gallery / "new.npy", walking(50, 0.5))
+    assert encoded().startswith("1 of 3")
+
+
+def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: LoadedLaMP, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "kept.pt"
+    open_gallery(gallery, lamp, SPEC, cache)
+    cache.write_bytes(cache.read_bytes()[:100])
+    capsys.readouterr()
+    open_gallery(gallery, lamp, SPEC, cache)
+    assert capsys.readouterr().out.startswith("3 of 3")
+    content = torch.load(lamp.source.file, weights_only=True)
+    content["motion_qformer"]["motion_proj.bias"] += 1
+    other = tmp_path / "checkpoints" / "t2m"
+    other.parent.mkdir()
+    os.symlink(lamp.source.folder.parent, other)
+    torch.save(content, lamp.source.folder / "model" / "other.pt")
+    open_gallery(gallery, load_lamp("lamp", SPEC, other.parent, which="other"), SPEC, cache)
+    assert capsys.readouterr().out.startswith("3 of 3")
+
+
+def test_files_without_motion_are_left_out_and_said(gallery: Path, lamp: LoadedLaMP,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(gallery / "Mean.npy", np.zeros(263))
+    assert len(open_gallery(gallery, lamp, SPEC).files) == 3
+    assert "left out 1 files" in capsys.readouterr().out
+    for path in motion_files(gallery):
+        np.save(path, np.zeros(3))
+    with pytest.raises(InputError, match="no motion that can be read"):
+        open_gallery(gallery, lamp, SPEC)
+
+
+def test_motions_are_found_in_folders_and_must_be_long_enough(gallery: Path, tmp_path: Path) -> None:
+    assert motion_files(gallery / "slow.npy") == [gallery / "slow.npy"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no motion"):
+        motion_files(tmp_path / "empty")
+    with pytest.raises(InputError, match="missing"):
+        motion_files(tmp_path / "nowhere")
+    np.save(tmp_path / "short.npy", walking(3, 1.0))
+    with pytest.raises(InputError, match="3 frames are too few"):
+        read_clip(tmp_path / "short.npy", SPEC)
