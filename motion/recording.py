@@ -2,14 +2,17 @@
 
 Joints are (T, 22, 3). A recording has its own unit and axes until ``to_metres`` and ``to_y_up``.
 """
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from motion.bvh import Bvh
 from motion.features import canonical_positions
+from motion.foot import legs_of
 from motion.quality import bone_length_drift
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
-from motion.skeleton import T2M
+from motion.skeleton import T2M, Skeleton
 from motion.source_rig import Placement, points_of
 
 FPS = 20.0
@@ -26,8 +29,20 @@ T_POSE_AFTER = 0.1         # seconds that a recording takes at most to leave the
 _JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 
 
-def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
-    """Joints (T, 22, 3) at ``fps`` of the file's frames from ``first`` up to ``end``, in its unit.
+@dataclass(frozen=True)
+class Pose:
+    """A moving hierarchy, each joint in its parent's frame."""
+
+    places: np.ndarray  # (T, J, 3)
+    quats: torch.Tensor  # (T, J, 4) float64
+
+    def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
+        """The 22 joints (T, 22, 3) in the unit of ``bvh``, whose hierarchy this is."""
+        return placement.joints(points_of(bvh, self.places, quat_to_matrix(self.quats).numpy()))
+
+
+def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:
+    """The file's frames from ``first`` up to ``end`` at ``fps``.
 
     Rotations go the shorter arc and translations straight from frame to frame, before the kinematics, so that bones
     keep their length.
@@ -37,8 +52,12 @@ def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float =
     high = np.minimum(low + 1, len(places) - 1)
     quats = matrix_to_quat(torch.from_numpy(turns))
     quats = slerp(quats[low], quats[high], torch.from_numpy(share)[:, None, None])
-    places = places[low] + (places[high] - places[low]) * share[:, None, None]
-    return placement.joints(points_of(bvh, places, quat_to_matrix(quats).numpy()))
+    return Pose(places[low] + (places[high] - places[low]) * share[:, None, None], quats)
+
+
+def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
+    """Joints (T, 22, 3) of ``resampled_pose``, in the file's unit."""
+    return resampled_pose(bvh, first, end, fps).joints(bvh, placement)
 
 
 def resampled_joints(joints: np.ndarray, frame_time: float, fps: float = FPS) -> np.ndarray:
@@ -137,18 +156,23 @@ def check_body(joints: np.ndarray) -> None:
         raise ValueError(reason)
 
 
-def swapped_sides(joints: np.ndarray) -> str | None:
-    """Why left and right of joints (T, 22, 3), in right-handed axes, must be swapped; None where they seem right.
+def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
+    """Why left and right of joints (T, J, 3), in right-handed axes, must be swapped; None where they seem right.
 
-    A body with its left side on the left has toes that point where its front is; in a mirror they point backwards.
+    A body with its left side on the left has toes that point, and knees that bend, to where its front is; in a
+    mirror they do so backwards. Either alone fails: toes of runners, knees of a stiff walk.
     """
-    hips, shoulders = (_bone(joints, f"right_{part}", f"left_{part}") for part in ("hip", "shoulder"))
-    if np.mean((_unit(hips) * _unit(shoulders)).sum(-1)) < 0:
+    right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
+    hips, shoulders = _unit(left_hip - right_hip), _unit(left_shoulder - right_shoulder)
+    if np.mean((hips * shoulders).sum(-1)) < 0:
         return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
-    front = np.cross(_unit(hips), _unit(_bone(joints, "pelvis", "neck")))
-    toes = _bone(joints, "left_ankle", "left_foot") + _bone(joints, "right_ankle", "right_foot")
-    if np.mean((_unit(toes) * front).sum(-1)) < 0:
-        return "left and right are swapped, or the axes are left-handed: the feet point backwards"
+    front = _unit(np.cross(hips, _unit((left_shoulder + right_shoulder) / 2 - joints[:, 0])))
+    forward = 0.0
+    for leg in legs_of(skeleton):
+        hip, knee, ankle, toe = (joints[:, joint] for joint in (leg.hip, leg.knee, leg.foot[0], leg.foot[-1]))
+        forward += np.mean((toe - ankle + 2 * knee - hip - ankle) * front)
+    if forward < 0:
+        return "left and right are swapped, or the axes are left-handed: knees and feet point backwards"
     return None
 
 

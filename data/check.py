@@ -1,0 +1,339 @@
+"""What can be wrong about a data set: everything that trains without a word and comes out bad.
+
+``check_data`` reads a folder in the layout of HumanML3D or KIT-ML and names its faults.
+"""
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.import_motion import read_sources
+from data.motion_sources import read_real_array
+from data.specs import DatasetSpec
+from data.text import Caption, parse_caption
+from motion.features import ColumnStatistics, features_to_joints
+from motion.quality import bone_length_drift
+from motion.recording import swapped_sides
+from utils.errors import InputError
+from utils.files import read_text
+from utils.parallel import mapping
+
+PARTS = ("train", "val", "test")  # which a clip has to be in one of
+SPLITS = (*PARTS, "train_val", "all")
+
+FLOOR = 0.05            # metres that a joint may be under the floor
+BONE_DRIFT = 0.02       # mean share by which bones may change their length
+SAME_JOINTS = 0.01      # metres between stored joints and those that the features stand for
+LATE = 0.25             # seconds that a caption may reach beyond its clip
+STILL = 0.02            # m/s of the fastest joint of a clip in which nothing happens
+USUAL_SPEED = (0.8, 9)  # m/s: median over the clips of the speed that the fastest joint has for a tenth of the time
+MEAN_OFF = 0.1          # deviations by which a mean may differ from that of the features
+STD_OFF = 1.25          # factor by which a deviation may
+DIGITS = 3              # decimals in which copies of a clip agree
+
+# What is wrong, and what to do about it, in the order in which it is told.
+KINDS = {
+    "unreadable features": "make them again with prepare/motion_features.py",
+    "wrong dimension": "make features of the right skeleton with prepare/motion_features.py",
+    "not finite": "the joints are broken there; import them again",
+    "too short": "the loader leaves it out",
+    "too long": "the loader leaves it out; cut it into windows when importing",
+    "under the floor": "put the lowest joint at y = 0 (the importer does)",
+    "bones change length": "import from rotations, or leave it out",
+    "sides swapped": "left and right are exchanged, or the axes are left-handed; import it with other axes",
+    "does not move": "leave it out, unless it is meant",
+    "joints do not fit": "make features and joints anew with prepare/motion_features.py",
+    "wrong frame rate": "resample to the data set's frame rate before making features",
+    "no captions": "prepare/add_captions.py writes them",
+    "caption with #": "a # only separates the four fields of a line",
+    "caption unreadable": "text#word/POS ...#start#end",
+    "caption empty": "remove the line",
+    "caption without tokens": "the evaluator needs them; prepare/add_captions.py writes them",
+    "caption times": "they have to lie in the clip, start before end",
+    "split missing": "prepare/split_dataset.py writes it",
+    "split without file": "features are missing; make them or take the id out",
+    "in no split": "put it into one, or remove it",
+    "in two splits": "what is tested on must not be trained on",
+    "twin in another split": "a mirrored clip belongs where its original is",
+    "copy in another split": "what is tested on must not be trained on",
+    "twice in a split": "it counts double there",
+    "statistics": "prepare/motion_features.py makes Mean.npy and Std.npy of these features",
+}
+# Faults of features for which no sample can, or should, be made of a clip.
+UNUSABLE = ("unreadable features", "wrong dimension", "not finite", "too short", "too long", "sides swapped")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong."""
+
+    kind: str    # of ``KINDS``
+    item: str    # the clip, split or file
+    detail: str = ""
+
+
+@dataclass
+class ClipCheck:
+    """What one clip shows."""
+
+    name: str
+    faults: list[Fault] = field(default_factory=list)
+    captions: list[Fault] = field(default_factory=list)
+    statistics: ColumnStatistics | None = None
+    fingerprint: str = ""
+    speed: float | None = None  # m/s of the fastest joint, 90th percentile over time
+
+    def add(self, kind: str, detail: str = "") -> None:
+        """Note a fault of the motion."""
+        self.faults.append(Fault(kind, self.name, detail))
+
+    @property
+    def usable(self) -> bool:
+        """Whether samples can be made of it."""
+        return not any(fault.kind in UNUSABLE for fault in self.faults)
+
+
+@dataclass
+class Checked:
+    """A data set and its faults."""
+
+    clips: dict[str, ClipCheck]
+    splits: dict[str, list[str]]             # ids of every split that there is
+    faults: list[Fault] = field(default_factory=list)
+    statistics: ColumnStatistics | None = None
+
+
+def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Checked:
+    """All faults of the data set at ``spec.root``. Raises ``InputError`` where there are no features at all."""
+    folder = spec.root / "new_joint_vecs"
+    names = sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
+    if not names:
+        raise InputError(f"{folder} has no .npy file; prepare/motion_features.py makes them of {spec.root / 'joints'}")
+    seconds = {source.id: source.end - source.start for source in read_sources(spec.root)}
+    with mapping(min(workers, len(names))) as apply:
+        checks = apply(partial(_check_clip, spec, seconds), names)
+        clips = {check.name: check for check in tqdm(checks, total=len(names), desc="checking clips",
+                                                     disable=quiet or None, leave=False)}
+    checked = Checked(clips, _read_splits(spec.root))
+    for check in clips.values():
+        checked.faults += check.faults
+        if check.statistics is not None:
+            first = checked.statistics is None
+            checked.statistics = check.statistics if first else checked.statistics + check.statistics
+    split_ids = {name for ids in checked.splits.values() for name in ids}
+    for name, check in clips.items():
+        if name in split_ids and check.usable:
+            checked.faults += check.captions
+    checked.faults += _split_faults(checked, split_ids)
+    checked.faults += _leaks(checked)
+    checked.faults += _rate_faults(clips.values())
+    checked.faults += _statistics_faults(spec, checked.statistics)
+    return checked
+
+
+def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
+    """A line per kind of fault with its count, examples and what to do; "" where nothing is wrong."""
+    by_kind = defaultdict(list)
+    for fault in faults:
+        by_kind[fault.kind].append(fault)
+    lines = []
+    for kind, advice in KINDS.items():
+        if found := by_kind[kind]:
+            examples = "; ".join(f"{fault.item}: {fault.detail}" if fault.detail else fault.item
+                                 for fault in found[:shown])
+            lines.append(f"{kind:<24}{len(found):>6}  {examples}{'; ...' * (len(found) > shown)}  ({advice})\n")
+    return "".join(lines)
+
+
+def _check_clip(spec: DatasetSpec, seconds: Mapping[str, float], name: str) -> ClipCheck:
+    check = ClipCheck(name)
+    frames = None
+    try:
+        features = read_real_array(spec.root / "new_joint_vecs" / f"{name}.npy")
+    except (OSError, ValueError) as error:
+        check.add("unreadable features", str(error))
+    else:
+        if features.ndim != 2 or features.shape[1] != spec.dim_pose:
+            check.add("wrong dimension", f"{features.shape}, expected (frames, {spec.dim_pose})")
+        elif not np.isfinite(features.astype(np.float32)).all():
+            row = int(np.argmin(np.isfinite(features).all(1)))
+            check.add("not finite", f"row {row}")
+        else:
+            frames = len(features)
+            _check_motion(spec, check, features.astype(np.float32), seconds.get(name))
+    _check_captions(spec, check, frames)
+    return check
+
+
+def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, seconds: float | None) -> None:
+    rows = len(features)
+    if rows < spec.min_length:
+        check.add("too short", f"{rows} rows, {spec.min_length} at least")
+    if rows >= spec.max_length:
+        check.add("too long", f"{rows} rows, {spec.max_length - 1} at most")
+    if seconds is not None and abs((rows + 1) / spec.fps - seconds) > 0.1:
+        check.add("wrong frame rate", f"{(rows + 1) / spec.fps:.2f} s at {spec.fps:g} fps, its source says "
+                                      f"{seconds:.2f} s")
+    if rows < 2:
+        return
+    check.statistics = ColumnStatistics.of(features)
+    check.fingerprint = hashlib.sha256(np.round(features, DIGITS).tobytes()).hexdigest()
+    joints = features_to_joints(torch.from_numpy(features), spec.skeleton).numpy().astype(np.float64)
+    _check_stored(spec, check, joints)
+    joints *= spec.metres
+    lowest = float(joints[..., 1].min())
+    if lowest < -FLOOR:
+        check.add("under the floor", f"{-100 * lowest:.0f} cm")
+    drift = bone_length_drift(joints, spec.skeleton)
+    if drift > BONE_DRIFT:
+        check.add("bones change length", f"{100 * drift:.0f} % on average")
+    if swapped_sides(joints, spec.skeleton):
+        check.add("sides swapped")
+    speeds = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(1) * spec.fps
+    check.speed = float(np.percentile(speeds, 90))
+    if speeds.max() < STILL:
+        check.add("does not move")
+
+
+def _check_stored(spec: DatasetSpec, check: ClipCheck, joints: np.ndarray) -> None:
+    """Joints beside the features have to be those that the features stand for, and those they were made of as long."""
+    for folder, more in (("new_joints", 0), ("joints", 1)):
+        path = spec.root / folder / f"{check.name}.npy"
+        if not path.exists():
+            continue
+        try:
+            stored = read_real_array(path)
+        except (OSError, ValueError) as error:
+            check.add("joints do not fit", f"{folder}: {error}")
+            continue
+        expected = (len(joints) + more, *joints.shape[1:])
+        if stored.shape != expected:
+            check.add("joints do not fit", f"{folder} has {stored.shape}, expected {expected}")
+        elif not more and not np.abs(stored - joints).max() * spec.metres < SAME_JOINTS:
+            check.add("joints do not fit", f"{folder} has other positions than the features")
+
+
+def _check_captions(spec: DatasetSpec, check: ClipCheck, rows: int | None) -> None:
+    def add(kind: str, detail: str = "") -> None:
+        check.captions.append(Fault(kind, check.name, detail))
+
+    path = spec.root / "texts" / f"{check.name}.txt"
+    if not path.exists():
+        add("no captions")
+        return
+    try:
+        lines = [(number, line) for number, line in enumerate(read_text(path, "captions").splitlines(), 1)
+                 if line.strip()]
+    except InputError as error:
+        add("caption unreadable", str(error))
+        return
+    if not lines:
+        add("no captions", "the file is empty")
+    for number, line in lines:
+        if line.count("#") > 3:
+            add("caption with #", f"line {number}")
+            continue
+        try:
+            caption = parse_caption(line, f"line {number}")
+        except InputError as error:
+            add("caption unreadable", str(error))
+            continue
+        for kind in _caption_faults(caption, None if rows is None else rows / spec.caption_fps):
+            add(kind, f"line {number}")
+
+
+def _caption_faults(caption: Caption, seconds: float | None) -> Iterable[str]:
+    if not caption.text.strip():
+        yield "caption empty"
+    elif not caption.tokens or not all("/" in token for token in caption.tokens):
+        yield "caption without tokens"
+    late = seconds is not None and caption.end > seconds + LATE
+    if not caption.whole_clip and (caption.start >= caption.end or late):
+        yield "caption times"
+
+
+def _read_splits(root: Path) -> dict[str, list[str]]:
+    return {split: read_text(root / f"{split}.txt", "split").split() for split in SPLITS
+            if (root / f"{split}.txt").exists()}
+
+
+def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
+    for split in PARTS:
+        if not checked.splits.get(split):
+            yield Fault("split missing", f"{split}.txt")
+    for split, ids in checked.splits.items():
+        seen = set()
+        for name in ids:
+            if name in seen:
+                yield Fault("twice in a split", name, split)
+            elif name not in checked.clips:
+                yield Fault("split without file", name, split)
+            seen.add(name)
+    if split_ids:
+        for name, check in checked.clips.items():
+            if name not in split_ids and check.usable and not any(f.kind == "no captions" for f in check.captions):
+                yield Fault("in no split", name)
+
+
+def _leaks(checked: Checked) -> Iterable[Fault]:
+    """Clips that stand, themselves or as another's copy or twin, on both sides of a split."""
+    homes = defaultdict(list)
+    for part in PARTS:
+        for name in dict.fromkeys(checked.splits.get(part, ())):
+            homes[name].append(part)
+    for name, parts in homes.items():
+        if len(parts) > 1:
+            yield Fault("in two splits", name, " and ".join(parts))
+        original = name[1:] if name.startswith("M") else ""
+        if original in homes and homes[original][0] != parts[0]:
+            yield Fault("twin in another split", name, f"{parts[0]}, its original in {homes[original][0]}")
+    copies = defaultdict(list)
+    for name, check in checked.clips.items():
+        if name in homes and check.fingerprint:
+            copies[check.fingerprint].append(name)
+    for names in copies.values():
+        first, *others = names
+        yield from (Fault("copy in another split", name, f"{homes[name][0]}, as {first} in {homes[first][0]}")
+                    for name in others if homes[name][0] != homes[first][0])
+
+
+def _rate_faults(clips: Iterable[ClipCheck]) -> Iterable[Fault]:
+    speeds = [check.speed for check in clips if check.speed is not None]
+    if speeds and not USUAL_SPEED[0] <= np.median(speeds) <= USUAL_SPEED[1]:
+        yield Fault("wrong frame rate", "all clips", f"the fastest joint makes {np.median(speeds):.1f} m/s in a usual "
+                                                     f"clip, people move at {USUAL_SPEED[0]:g} to {USUAL_SPEED[1]:g}")
+
+
+def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -> Iterable[Fault]:
+    stored = {}
+    for name in ("Mean.npy", "Std.npy"):
+        try:
+            array = read_real_array(spec.root / name)
+        except (OSError, ValueError) as error:
+            missing = not (spec.root / name).exists()
+            yield Fault("statistics", name, "missing" if missing else str(error))
+            continue
+        if array.shape != (spec.dim_pose,):
+            yield Fault("statistics", name, f"{array.shape}, expected ({spec.dim_pose},)")
+        elif not np.isfinite(array).all() or (name == "Std.npy" and not (array > 0).all()):
+            yield Fault("statistics", name, "numbers that cannot be statistics")
+        else:
+            stored[name] = array
+    if statistics is None or len(stored) < 2:
+        return
+    mean, std = statistics.mean_std()
+    std = np.where(std > 0, std, 1.0)
+    off = np.abs(stored["Mean.npy"] - mean) / std
+    if off.max() > MEAN_OFF:
+        yield Fault("statistics", "Mean.npy", f"{off.max():.2g} deviations off in column {off.argmax()}: it was made "
+                                              f"of something else")
+    ratio = np.maximum(stored["Std.npy"] / std, std / stored["Std.npy"])
+    if ratio.max() > STD_OFF:
+        yield Fault("statistics", "Std.npy", f"{ratio.max():.2g} times off in column {ratio.argmax()}: it was made of "
+                                             f"something else")

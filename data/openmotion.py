@@ -1,0 +1,134 @@
+"""The openmotion set made from its public sources: its index and captions are here, the recordings are the user's.
+
+``assets/openmotion/index.jsonl.xz`` has a line a clip; ``assets/openmotion/README.md`` tells where recordings are from.
+"""
+import json
+import lzma
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.splits import PARTS, write_splits
+from motion.bvh import Bvh, read_bvh
+from motion.joining import joined
+from motion.recording import UNITS, Pose, normalised, resampled_pose
+from motion.source_rig import Placement, place_joints
+from utils.errors import InputError
+from utils.files import save_npy, write_text
+from utils.parallel import mapping
+from utils.paths import ROOT
+
+INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
+CMU_T_POSE = 12  # frames of a CMU file that are a T-pose and the way out of it
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of the index."""
+
+    id: str
+    source: str                   # bandai-1, bandai-2, cmu
+    recording: str                # name of the BVH file, two with a + between for a joined clip
+    frames: tuple[int, int]       # first and end at 20 fps
+    content: str
+    style: str
+    split: str
+    captions: tuple[str, ...]     # lines of texts/ID.txt
+    joined: tuple[tuple[int, int], ...] = ()  # frames of the clip that the two recordings fill
+
+
+@dataclass
+class Built:
+    """What became of the clips."""
+
+    clips: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # reason by clip
+    missing: set[str] = field(default_factory=set)         # recordings that were not found
+
+
+def read_index(path: Path = INDEX) -> list[Clip]:
+    """All clips, in the order of their ids."""
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        return [Clip(**json.loads(line)) for line in lines]
+
+
+def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet: bool = False) -> Built:
+    """Write joints, texts and splits of every clip whose recordings lie below ``folders``; clips that are there stay.
+
+    Raises ``InputError`` where no recording is there.
+    """
+    files: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder of BVH files")
+        for path in sorted(folder.rglob("*.bvh")):
+            files.setdefault(path.stem, path)
+    result, jobs, known = Built(), [], {}
+    for clip in read_index():
+        names = clip.recording.split("+")
+        absent = [name for name in names if name not in files]
+        result.missing.update(absent)
+        if not absent:
+            jobs.append((clip, tuple(files[name] for name in names)))
+            known[clip.id] = clip
+    if not jobs:
+        raise InputError(f"none of the recordings is in {', '.join(map(str, folders))}; "
+                         f"assets/openmotion/README.md says where they are to be had")
+    with mapping(min(workers, len(jobs))) as apply:
+        outcomes = apply(partial(_build_clip, out), jobs)
+        for (clip, _), reason in tqdm(zip(jobs, outcomes, strict=True), total=len(jobs), desc="openmotion",
+                                      disable=quiet or None, leave=False):
+            if reason:
+                result.refused[clip.id] = reason
+            else:
+                result.clips.append(clip.id)
+    write_splits(out, {part: [name for name in result.clips if known[name].split == part] for part in PARTS})
+    return result
+
+
+def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
+    """Joints (T, 22, 3) of a clip from its recordings. Raises ``ValueError`` where these are not those it is from."""
+    recordings = [_recording(path) for path in paths]
+    bvh, placement, first = recordings[0]
+    if clip.joined:
+        (_, end), (start, _) = clip.joined
+        second = recordings[1][2]
+        if (len(first.places), len(second.places)) != tuple(b - a for a, b in clip.joined):
+            raise ValueError(f"its recordings have {len(first.places)} and {len(second.places)} frames at 20 fps")
+        if recordings[1][0].names != bvh.names:
+            raise ValueError("its recordings are of different rigs")
+        joints = joined(bvh, placement, first, second, start - end)
+    else:
+        joints = first.joints(bvh, placement)[clip.frames[0]:clip.frames[1]]
+        if len(joints) != clip.frames[1] - clip.frames[0]:
+            raise ValueError(f"its recording has {len(first.places)} frames at 20 fps, it ends with {clip.frames[1]}")
+    return normalised(UNITS["cm"] * joints)
+
+
+@lru_cache(maxsize=4)
+def _recording(path: Path) -> tuple[Bvh, Placement, Pose]:
+    bvh = read_bvh(path)
+    placement = place_joints(bvh)
+    first = CMU_T_POSE if placement.rig == "CMU/Daz" else 0
+    if len(bvh.values) <= first:
+        raise ValueError(f"{path} has {len(bvh.values)} frames only")
+    return bvh, placement, resampled_pose(bvh, first, len(bvh.values))
+
+
+def _build_clip(out: Path, job: tuple[Clip, tuple[Path, ...]]) -> str | None:
+    """Write one clip; the reason where that cannot be done. The text is written last and tells that all is there."""
+    clip, paths = job
+    text = out / "texts" / f"{clip.id}.txt"
+    if text.exists() and (out / "joints" / f"{clip.id}.npy").exists():
+        return None
+    try:
+        joints = clip_joints(clip, paths)
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+    save_npy(out / "joints" / f"{clip.id}.npy", joints)
+    write_text(text, "".join(f"{line}\n" for line in clip.captions))
+    return None

@@ -1,0 +1,60 @@
+"""Two recordings of one body made one: the second starts where and as the first ends, and is blended in."""
+import numpy as np
+import torch
+
+from motion.bvh import Bvh, chained
+from motion.recording import Pose
+from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
+from motion.skeleton import T2M
+from motion.source_rig import Placement
+
+
+def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int) -> np.ndarray:
+    """Joints (T, 22, 3), y up: ``first``, ``blend`` frames between, ``second``, both of the hierarchy of ``bvh``.
+
+    The second part is turned about y and moved over the floor until its hips and shoulders face as, and its pelvis
+    stands where, those of the last frame before. Between, rotations of joints go the shorter arc and places straight,
+    both easing in and out. Raises ``ValueError`` where the pelvis is not one bone.
+    """
+    pelvis = np.flatnonzero(placement.weights[0])
+    if len(pelvis) != 1:
+        raise ValueError("recordings of a rig whose pelvis is not one bone cannot be joined")
+    first, second = (_freed(bvh, pose, int(pelvis[0])) for pose in (first, second))
+    last = first.joints(bvh, placement)[-1]
+    start = second.joints(bvh, placement)[0]
+    turn = yaw_quat(torch.tensor((_heading(last) - _heading(start)) / 2, dtype=torch.float64))
+    second = _moved(second, int(pelvis[0]), turn, start[0], last[0])
+    steps = torch.arange(1, blend + 1, dtype=torch.float64)[:, None, None] / (blend + 1)
+    ease = steps**2 * (3 - 2 * steps)
+    between = Pose(lerp(first.places[-1], second.places[0], ease.numpy()),
+                   slerp(first.quats[-1:].expand(blend, -1, -1), second.quats[:1].expand(blend, -1, -1), ease))
+    parts = (first, between, second)
+    whole = Pose(np.concatenate([part.places for part in parts]), torch.cat([part.quats for part in parts]))
+    return whole.joints(bvh, placement)
+
+
+def _freed(bvh: Bvh, pose: Pose, pelvis: int) -> Pose:
+    """The same motion with all travel in the pelvis and none in the joints that it hangs in."""
+    places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
+    freed, quats = pose.places.copy(), pose.quats.clone()
+    freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))
+    above = pelvis
+    while (above := bvh.parents[above]) >= 0:
+        freed[:, above], quats[:, above] = 0, torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    return Pose(freed, quats)
+
+
+def _moved(pose: Pose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> Pose:
+    """Turned about ``origin``, which comes to lie over or under ``place``."""
+    places, quats = pose.places.copy(), pose.quats.clone()
+    places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
+        place[0], origin[1], place[2]]
+    quats[:, pelvis] = quat_multiply(turn.expand(len(quats), 4), quats[:, pelvis])
+    return Pose(places, quats)
+
+
+def _heading(joints: np.ndarray) -> float:
+    """Angle about y, from +z, that a body (22, 3) faces by hips and shoulders together."""
+    a, b, c, d = T2M.face_joints
+    across = joints[b] - joints[a] + joints[d] - joints[c]
+    return float(np.arctan2(-across[2], across[0]))

@@ -1,0 +1,47 @@
+"""Build the openmotion data set from its public sources, as far as they are there.
+
+    python prepare/build_openmotion.py OUT BANDAI_FOLDER CMU_FOLDER
+"""
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.openmotion import build_openmotion
+from options.base import Parser, positive_int
+from utils.errors import script
+
+SHOWN = 10  # recordings that are missing, and clips that are refused, are named
+
+
+def build_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser("Make OUT/joints, OUT/texts and the split files from BVH files of Bandai-Namco-Research-"
+                    "Motiondataset 1 and 2 and of CMU; assets/openmotion/README.md says where they are to be had. A "
+                    "second call goes on where the first one ended.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with BVH files, in any subfolders")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+@script
+def main() -> None:
+    """Parse, build, report."""
+    opt = build_parser().parse_args()
+    print(f"reading {', '.join(map(str, opt.folders))}")
+    built = build_openmotion(opt.folders, opt.out, opt.workers, opt.quiet)
+    if built.missing:
+        names = sorted(built.missing)
+        print(f"{len(names)} recordings are not there: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)}")
+    for name, reason in list(built.refused.items())[:SHOWN]:
+        print(f"refused: {name}: {reason}")
+    print(f"{len(built.clips)} clips written to {opt.out}, {len(built.refused)} refused; "
+          f"prepare/motion_features.py {opt.out} --mirror makes features")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Check a data set before training on it: exit 0 and one line where all is well, exit 1 and a table where not.
+
+    python prepare/check_data.py ROOT [--fix]
+"""
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.check import check_data, fault_table
+from data.check_fix import fix_data
+from data.specs import dataset_spec
+from data.word_tags import make_tagger
+from options.base import Parser, positive_int
+from utils.errors import script
+
+
+def build_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(
+        "Look for everything that trains without a word and comes out bad: features that are not finite or of the "
+        "wrong width, wrong frame rates, feet under the floor, swapped sides, broken captions, leaking splits, "
+        "statistics of something else.")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder")
+    parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="HumanML3D or KIT-ML layout")
+    parser.add_argument("--fix", action="store_true",
+                        help="mend what is safe: split files, lines of captions, statistics; files of clips stay")
+    parser.add_argument("--shown", type=positive_int, default=3, help="examples of each fault")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+@script
+def main() -> None:
+    """Parse, check, mend, tell."""
+    opt = build_parser().parse_args()
+    spec = dataset_spec(opt.dataset_name, opt.root)
+    checked = check_data(spec, opt.workers, opt.quiet)
+    if opt.fix and checked.faults:
+        print("".join(f"fixed: {line}\n" for line in fix_data(spec, checked, make_tagger()[0])), end="")
+        checked = check_data(spec, opt.workers, opt.quiet)
+    if checked.faults:
+        print(fault_table(checked.faults, opt.shown), end="")
+        print(f"{len(checked.faults)} faults in {len(checked.clips)} clips of {opt.root}")
+        sys.exit(1)
+    splits = ", ".join(f"{len(ids)} {split}" for split, ids in checked.splits.items())
+    print(f"{len(checked.clips)} clips of {opt.root} are sound ({splits})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Planted faults of a data set are found, each under its name; a sound one is passed in silence."""
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.check import KINDS, check_data, fault_table
+from data.check_fix import fix_data
+from data.import_motion import ImportJob, import_motion
+from data.prepare_features import Job, prepare_features
+from data.specs import dataset_spec
+from data.text import read_captions
+from data.word_tags import tag_by_list
+from motion.features import joints_to_features
+from motion.skeleton import T2M
+from tests.toy import ROOT, as_kit, clips
+from utils.errors import InputError
+
+PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
+
+
+def moving() -> dict[str, tuple[str, np.ndarray]]:
+    """The toy clips but for those that stand still, which a check would mention."""
+    return {name: clip for name, clip in clips().items() if "still" not in clip[0]}
+
+
+def write_lists(root: Path, names: list[str]) -> None:
+    for part, chosen in PARTS.items():
+        (root / f"{part}.txt").write_text("".join(f"{name}\n" for name in names[chosen]))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen clips, imported, captioned, split, with twins and features."""
+    source, root = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data")
+    names = []
+    for name, (caption, joints) in moving().items():
+        np.save(source / f"c{name}.npy", joints)
+        (root / "texts").mkdir(exist_ok=True)
+        (root / "texts" / f"c{name}.txt").write_text(f"{caption}#{tag_by_list(caption)}#0.0#0.0\n"
+                                                     f"{caption}#{tag_by_list(caption)}#0.5#3.0\n")
+        names.append(f"c{name}")
+    import_motion(ImportJob(source, root), quiet=True)
+    write_lists(root, names)
+    prepare_features(Job(root, T2M, None, mirrored=True), quiet=True)
+    return root
+
+
+@pytest.fixture
+def root(sound: Path, tmp_path: Path) -> Path:
+    """A copy of the sound data set to break."""
+    return Path(shutil.copytree(sound, tmp_path / "data"))
+
+
+def kinds(root: Path, dataset_name: str = "t2m") -> set[str]:
+    return {fault.kind for fault in check_data(dataset_spec(dataset_name, root)).faults}
+
+
+def test_a_sound_data_set_has_no_fault(root: Path) -> None:
+    assert check_data(dataset_spec("t2m", root)).faults == []
+    assert fault_table([]) == ""
+
+
+def change(path: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    def plant(root: Path) -> None:
+        np.save(root / path, edit(np.load(root / path)))
+    return plant
+
+
+def write(path: str, text: str) -> Callable[[Path], None]:
+    return lambda root: (root / path).write_text(text)
+
+
+def append(path: str, text: str) -> Callable[[Path], None]:
+    return lambda root: (root / path).write_text((root / path).read_text() + text)
+
+
+def with_value(array: np.ndarray, place: object, value: float) -> np.ndarray:
+    array = array.copy()
+    array[place] = value
+    return array
+
+
+def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050") -> None:
+    """Features of other joints, as somebody's own script may have made them."""
+    np.save(root / "new_joint_vecs" / f"{name}.npy", joints_to_features(joints, T2M))
+    for folder in ("joints", "new_joints"):
+        (root / folder / f"{name}.npy").unlink()
+
+
+def slow_down(root: Path) -> None:
+    """Motion recorded at 120 fps and taken for 20 fps."""
+    for path in (root / "joints").iterdir():
+        joints = np.load(path)
+        times = np.arange(0, 80) / 6
+        low = times.astype(int)
+        share = (times - low)[:, None, None]
+        np.save(path, joints[low] * (1 - share) + joints[low + 1] * share)
+    (root / "sources.jsonl").unlink()
+    for path in (root / "texts").iterdir():
+        path.write_text(path.read_text().splitlines()[0])
+    prepare_features(Job(root, T2M, None, mirrored=False), quiet=True)
+
+
+FEATURES = "new_joint_vecs/c0050.npy"
+COLUMNS = slice(4, 67)
+FAULTS = {
+    "NaN": (change(FEATURES, lambda x: with_value(x, (7, 9), np.nan)), "not finite"),
+    "infinite": (change(FEATURES, lambda x: with_value(x, (7, 9), np.inf)), "not finite"),
+    "no file of numbers": (write(FEATURES, "x"), "unreadable features"),
+    "wrong dimension": (change(FEATURES, lambda x: x[:, :251]), "wrong dimension"),
+    "too short": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[:30]), "too short"),
+    "too long": (lambda root: replace_clip(root, np.tile(np.load(root / "joints/c0080.npy"), (3, 1, 1))), "too long"),
+    "slow motion": (slow_down, "wrong frame rate"),
+    "other rate than the source": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[::1][:50]),
+                                   "wrong frame rate"),
+    "under the floor": (change(FEATURES, lambda x: x - 0.2 * (np.arange(263) % 3 == 2) * (np.arange(263) < 67)
+                               - 0.2 * (np.arange(263) == 3)), "under the floor"),
+    "bones change": (change(FEATURES, lambda x: np.concatenate(
+        [x[:, :4], x[:, COLUMNS] * np.linspace(0.8, 1.2, len(x))[:, None], x[:, 67:]], 1)), "bones change length"),
+    "swapped sides": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[:, list(T2M.mirror_order)]),
+                      "sides swapped"),
+    "left-handed axes": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy") * [1, 1, -1]),
+                         "sides swapped"),
+    "frozen": (lambda root: replace_clip(root, np.repeat(np.load(root / "joints/c0050.npy")[:1], 72, 0)),
+               "does not move"),
+    "joints of another clip": (change("new_joints/c0050.npy", lambda x: x[::-1]), "joints do not fit"),
+    "joints changed after the features": (change("joints/c0050.npy", lambda x: x[:-9]), "joints do not fit"),
+    "no captions": (lambda root: (root / "texts/c0050.txt").unlink(), "no captions"),
+    "empty captions": (write("texts/c0050.txt", "\n"), "no captions"),
+    "caption with #": (write("texts/c0050.txt", "step #1#step/NOUN#0.0#0.0\n"), "caption with #"),
+    "caption of one field": (write("texts/c0050.txt", "a person walks\n"), "caption unreadable"),
+    "caption without words": (write("texts/c0050.txt", " ##0.0#0.0\n"), "caption empty"),
+    "no tokens": (write("texts/c0050.txt", "a person walks##0.0#0.0\n"), "caption without tokens"),
+    "tokens without tags": (write("texts/c0050.txt", "he walks#he walk#0.0#0.0\n"), "caption without tokens"),
+    "times beyond the clip": (write("texts/c0050.txt", "he walks#he/PRON walk/VERB#1.0#9.0\n"), "caption times"),
+    "times backwards": (write("texts/c0050.txt", "he walks#he/PRON walk/VERB#2.0#1.0\n"), "caption times"),
+    "no train split": (lambda root: (root / "train.txt").unlink(), "split missing"),
+    "id without file": (append("train.txt", "nobody\n"), "split without file"),
+    "file in no split": (lambda root: (root / "train.txt").write_text("c0040\nMc0040\n"), "in no split"),
+    "id in two splits": (append("test.txt", "c0050\n"), "in two splits"),
+    "id twice": (append("train.txt", "c0050\n"), "twice in a split"),
+    "twin elsewhere": (lambda root: [append("test.txt", "Mc0050\n")(root), (root / "train.txt").write_text(
+        (root / "train.txt").read_text().replace("Mc0050\n", ""))], "twin in another split"),
+    "copy elsewhere": (lambda root: [shutil.copy(root / "new_joint_vecs/c0000.npy", root / "new_joint_vecs/copy.npy"),
+                                     shutil.copy(root / "texts/c0000.txt", root / "texts/copy.txt"),
+                                     append("train.txt", "copy\n")(root)], "copy in another split"),
+    "mean of something else": (change("Mean.npy", lambda x: x + 0.1), "statistics"),
+    "deviation of something else": (change("Std.npy", lambda x: 2 * x), "statistics"),
+    "deviation of nothing": (change("Std.npy", lambda x: 0 * x), "statistics"),
+    "no mean": (lambda root: (root / "Mean.npy").unlink(), "statistics"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(root: Path, fault: str) -> None:
+    plant, kind = FAULTS[fault]
+    plant(root)
+    assert kind in KINDS
+    assert kind in kinds(root)
+
+
+def test_every_kind_of_fault_is_planted_somewhere() -> None:
+    assert {kind for _, kind in FAULTS.values()} == set(KINDS)
+
+
+SAFE = ["NaN", "wrong dimension", "too short", "swapped sides", "no captions", "caption with #", "no tokens",
+        "tokens without tags", "times beyond the clip", "id without file", "id in two splits", "id twice",
+        "twin elsewhere", "copy elsewhere", "mean of something else", "no mean"]
+
+
+@pytest.mark.parametrize("fault", SAFE)
+def test_what_is_safe_is_mended(root: Path, fault: str) -> None:
+    spec = dataset_spec("t2m", root)
+    FAULTS[fault][0](root)
+    checked = check_data(spec)
+    assert fix_data(spec, checked, tag_by_list)
+    left = {fault.kind for fault in check_data(spec).faults}
+    # Broken motion stays where it is, out of every split.
+    assert left <= {"not finite", "wrong dimension", "too short", "sides swapped", "wrong frame rate", "in no split"}
+    if FAULTS[fault][1] not in left:
+        assert left <= {"in no split"}
+    assert "c0050" not in (root / "train.txt").read_text().split() or "c0050" not in {
+        fault.item for fault in check_data(spec).faults}
+
+
+def test_mended_captions_say_what_they_said(root: Path) -> None:
+    spec = dataset_spec("t2m", root)
+    (root / "texts" / "c0050.txt").write_text(
+        "step #1 now#step/NOUN#0.0#0.0\na person walks##1.0#9.0\nno fields\n ##0.0#0.0\n")
+    fix_data(spec, check_data(spec), tag_by_list)
+    lines = (root / "texts" / "c0050.txt").read_text().splitlines()
+    assert lines[0] == "step 1 now#step/NOUN#0.0#0.0"
+    assert lines[1].startswith("a person walks#a/DET person/NOUN walk/VERB#1.0#3.")
+    assert len(lines) == 3
+    assert len(read_captions(root / "texts" / "c0051.txt")) == 2
+
+
+def test_kit_is_checked_in_its_own_unit(tmp_path: Path) -> None:
+    (tmp_path / "joints").mkdir()
+    (tmp_path / "texts").mkdir()
+    names = []
+    for name, (caption, joints) in moving().items():
+        np.save(tmp_path / "joints" / f"{name}.npy", 1000 * as_kit(joints))
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"{caption}#{tag_by_list(caption)}#0.0#0.0\n")
+        names.append(name)
+    write_lists(tmp_path, names)
+    prepare_features(Job(tmp_path, dataset_spec("kit").skeleton, None, mirrored=False), quiet=True)
+    assert kinds(tmp_path, "kit") == set()
+    assert "wrong dimension" in kinds(tmp_path)
+
+
+def test_a_folder_without_features_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no .npy file; prepare/motion_features.py makes them"):
+        check_data(dataset_spec("t2m", tmp_path))
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> int:
+    monkeypatch.setattr("sys.argv", ["x", *map(str, flags), "--workers", "1", "--quiet"])
+    monkeypatch.setattr("sys.path", list(sys.path))
+    try:
+        runpy.run_path(str(ROOT / "prepare" / "check_data.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_the_script_exits_1_with_a_table_and_0_once_it_is_mended(root: Path, monkeypatch, capsys) -> None:
+    assert _run(monkeypatch, root) == 0
+    assert "36 clips" in capsys.readouterr().out
+    FAULTS["id without file"][0](root)
+    FAULTS["no mean"][0](root)
+    assert _run(monkeypatch, root) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].split()[:5] == ["split", "without", "file", "1", "nobody:"]
+    assert told[1].split()[:3] == ["statistics", "1", "Mean.npy:"]
+    assert told[2] == f"2 faults in 36 clips of {root}"
+    assert _run(monkeypatch, root, "--fix") == 0
+    assert "fixed: train.txt: 1 ids taken out" in capsys.readouterr().out
+    assert _run(monkeypatch, root / "nowhere") == 2

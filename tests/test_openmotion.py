@@ -1,0 +1,97 @@
+"""The index of openmotion, and clips built from recordings."""
+import runpy
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.openmotion import INDEX, build_openmotion, read_index
+from data.text import parse_caption
+from motion.bvh_fit import joints_to_bvh
+from motion.features import canonical_positions
+from motion.joining import joined
+from motion.recording import normalised, resampled_pose
+from motion.skeleton import T2M
+from motion.source_rig import place_joints
+from tests import figures
+from tests.sample_motion import turned
+from tests.toy import ROOT
+from utils.errors import InputError
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def test_the_index_is_small_and_says_what_every_clip_needs() -> None:
+    clips = read_index()
+    assert INDEX.stat().st_size < 1_500_000
+    assert len(clips) == len({clip.id for clip in clips}) == 3020
+    assert Counter(clip.split for clip in clips) == {"train": 2431, "val": 147, "test": 442}
+    assert sum(len(clip.captions) for clip in clips) == 10965
+    for clip in clips:
+        assert 41 <= clip.frames[1] - clip.frames[0] <= 199
+        assert all(parse_caption(line, clip.id).tokens for line in clip.captions)
+        assert len(clip.joined) == len(clip.recording.split("+")) - 1 or len(clip.joined) == 2
+
+
+@pytest.mark.skipif(not (SHARED / "bvh_samples").is_dir(), reason="the BVH samples are not here")
+def test_sample_recordings_give_the_clips_of_the_set(tmp_path: Path) -> None:
+    built = build_openmotion([SHARED / "bvh_samples"], tmp_path, quiet=True)
+    assert built.refused == {}
+    assert built.clips == ["000092", "002178", "002517", "002997"]
+    index = {clip.id: clip for clip in read_index()}
+    for name in built.clips:
+        joints = np.load(tmp_path / "joints" / f"{name}.npy")
+        reference = np.load(SHARED / "bvh_samples" / f"{index[name].recording}.npz")["joints22_20fps"]
+        np.testing.assert_allclose(joints, normalised(reference), atol=1e-4)
+        assert len((tmp_path / "texts" / f"{name}.txt").read_text().splitlines()) == len(index[name].captions)
+    listed = (tmp_path / "all.txt").read_text().split()
+    assert listed == built.clips
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
+    build_openmotion([SHARED / "bvh_samples"], tmp_path, quiet=True)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
+
+
+def test_recordings_that_are_not_those_of_the_set_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match="none of the recordings"):
+        build_openmotion([tmp_path / "in"], tmp_path / "out")
+    short = joints_to_bvh(100 * figures.walking(50), T2M, 20).text()
+    (tmp_path / "in" / "dataset-1_bow_active_001.bvh").write_text(short)
+    (tmp_path / "in" / "08_01.bvh").write_text("x")
+    built = build_openmotion([tmp_path / "in"], tmp_path / "out", quiet=True)
+    assert built.clips == []
+    assert len(built.refused) == 2
+    assert "50 frames at 20 fps" in built.refused["000000"]
+    with pytest.raises(InputError, match="is not a folder"):
+        build_openmotion([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_joined_recordings_go_on_where_the_first_one_ended() -> None:
+    first, second = figures.walking(50, turn=1.0), turned(figures.waving("left", 60), 2.0) + [5, 0, 5]
+    bvhs = [joints_to_bvh(part, T2M, 20) for part in (first, second)]
+    placement = place_joints(bvhs[0])
+    poses = [resampled_pose(bvh, 0, len(bvh.values)) for bvh in bvhs]
+    joints = joined(bvhs[0], placement, *poses, 7)
+    assert joints.shape == (50 + 7 + 60, 22, 3)
+    np.testing.assert_allclose(joints[:50], first, atol=1e-3)
+    expected = canonical_positions(torch.from_numpy(second).float(), T2M).numpy()
+    got = canonical_positions(torch.from_numpy(joints[57:]).float(), T2M).numpy()
+    np.testing.assert_allclose(got, expected, atol=5e-3)
+    np.testing.assert_allclose(joints[57, 0, [0, 2]], joints[49, 0, [0, 2]], atol=1e-6)
+    steps = np.linalg.norm(np.diff(joints[48:59], axis=0), axis=-1).max(1)
+    assert steps.max() < 0.35
+    across = joints[:, 1] - joints[:, 2] + joints[:, 16] - joints[:, 17]
+    angle = np.degrees(np.arctan2(-across[:, 2], across[:, 0]))
+    assert abs(angle[57] - angle[49]) < 0.5
+
+
+def test_the_script_tells_what_is_missing(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "out"), str(tmp_path), "--quiet"])
+    monkeypatch.setattr("sys.path", list(sys.path))
+    with pytest.raises(SystemExit) as failure:
+        runpy.run_path(str(ROOT / "prepare" / "build_openmotion.py"), run_name="__main__")
+    assert failure.value.code == 2
+    assert "assets/openmotion/README.md" in capsys.readouterr().err
