@@ -37,6 +37,17 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class Amass:
+    """What an AMASS archive says of a motion, z up."""
+
+    poses: np.ndarray  # (T, 66 or more) axis angles
+    trans: np.ndarray  # (T, 3) metres
+    betas: np.ndarray  # (b,) shape
+    fps: float
+    gender: str
+
+
+@dataclass(frozen=True)
 class Reader:
     """How to read sources."""
 
@@ -88,18 +99,9 @@ class Reader:
         return self._of_joints(placement.joints(array.astype(np.float64)), self.array_fps, placement.rig)
 
     def _read_amass(self, path: Path) -> Recording:
-        arrays = read_archive(path, ("poses", "trans", "betas", "gender", "mocap_framerate", "mocap_frame_rate"))
-        if not {"poses", "trans"} <= arrays.keys():
-            raise ValueError("not an AMASS archive: it has no poses and trans")
-        poses, trans = arrays["poses"], arrays["trans"]
-        rate = arrays.get("mocap_framerate", arrays.get("mocap_frame_rate"))
-        if rate is None or rate.size != 1 or not float(rate) > 0:
-            raise ValueError("the archive names no frame rate above 0")
-        if poses.ndim != 2 or poses.shape[1] < 3 * BODY_JOINTS or trans.shape != (len(poses), 3) or not len(poses):
-            raise ValueError(f"poses of shape {poses.shape} and trans of shape {trans.shape}")
-        model = self._body_model(_text(arrays.get("gender", np.array("neutral"))))
-        joints = model.joints(poses, trans, arrays.get("betas", np.zeros(0)).reshape(-1).astype(float))
-        return self._of_joints(joints, float(rate), "AMASS", up="z", unit="m")
+        amass = read_amass(path)
+        joints = self._body_model(amass.gender).joints(amass.poses, amass.trans, amass.betas)
+        return self._of_joints(joints, amass.fps, "AMASS", up="z", unit="m")
 
     def _of_joints(self, joints: np.ndarray, fps: float, rig: str, **known: str) -> Recording:
         first, end = self._ends(joints, 1 / fps)
@@ -116,6 +118,21 @@ class Reader:
         if gender not in self._models:
             self._models[gender] = read_body_model(self.body_models, gender)
         return self._models[gender]
+
+
+def read_amass(path: Path) -> Amass:
+    """An AMASS archive. Raises ``ValueError`` or ``OSError`` where it is none."""
+    arrays = read_archive(path, ("poses", "trans", "betas", "gender", "mocap_framerate", "mocap_frame_rate"))
+    if not {"poses", "trans"} <= arrays.keys():
+        raise ValueError("not an AMASS archive: it has no poses and trans")
+    poses, trans = arrays["poses"], arrays["trans"]
+    rate = arrays.get("mocap_framerate", arrays.get("mocap_frame_rate"))
+    if rate is None or rate.size != 1 or rate.dtype.kind not in "fiu" or not rate.item() > 0:
+        raise ValueError("the archive names no frame rate above 0")
+    if poses.ndim != 2 or poses.shape[1] < 3 * BODY_JOINTS or trans.shape != (len(poses), 3) or not len(poses):
+        raise ValueError(f"poses of shape {poses.shape} and trans of shape {trans.shape}")
+    return Amass(poses, trans, arrays.get("betas", np.zeros(0)).reshape(-1).astype(float), float(rate.item()),
+                 _text(arrays.get("gender", np.array("neutral"))))
 
 
 def read_body_model(folder: Path, gender: str) -> BodyModel:
