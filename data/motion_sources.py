@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data.motion_files import resample
 from motion.bvh import read_bvh
-from motion.recording import FPS, resampled, resampled_joints, t_pose_ends
+from motion.recording import FPS, resampled, t_pose_ends
 from motion.skeleton import T2M
 from motion.smpl import BODY_JOINTS, BodyModel
 from motion.source_rig import Place, Placement, place_joints, points_of
@@ -105,7 +106,7 @@ class Reader:
 
     def _of_joints(self, joints: np.ndarray, fps: float, rig: str, **known: str) -> Recording:
         first, end = self._ends(joints, 1 / fps)
-        kept = resampled_joints(joints[first:end], 1 / fps)
+        kept = resample(joints[first:end], fps, FPS)
         return Recording(kept, first / fps, (len(joints) - 1) / fps, rig, **known)
 
     def _ends(self, joints: np.ndarray, frame_time: float) -> tuple[int, int]:

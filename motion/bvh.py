@@ -120,7 +120,7 @@ def read_bvh(path: str | Path) -> Bvh:
     Raises ``ValueError`` naming the file and the line where it is not BVH, and ``OSError`` where it cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file (byte {error.start})") from error
     return parse_bvh(text, str(path))

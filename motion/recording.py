@@ -60,13 +60,6 @@ def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float =
     return resampled_pose(bvh, first, end, fps).joints(bvh, placement)
 
 
-def resampled_joints(joints: np.ndarray, frame_time: float, fps: float = FPS) -> np.ndarray:
-    """Joints (T, J, 3) at ``fps``, straight from frame to frame: what is left for recordings without rotations."""
-    low, share = _between_frames(len(joints), frame_time, fps)
-    high = np.minimum(low + 1, len(joints) - 1)
-    return joints[low] + (joints[high] - joints[low]) * share[:, None, None]
-
-
 def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:
     """For each frame at ``fps`` the frame before it and the share of the way to the next."""
     count = int((frames - 1) * frame_time * fps) + 1

@@ -4,9 +4,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from motion.rotation import (
+    axis_angle_to_quat,
     cont6d_to_matrix,
     cont6d_to_quat,
     lerp,
@@ -20,6 +21,7 @@ from motion.rotation import (
     quat_to_cont6d,
     quat_to_euler,
     quat_to_matrix,
+    slerp,
     yaw_quat,
 )
 
@@ -127,3 +129,21 @@ def test_lerp_ends_where_it_should():
     _close(lerp(a, b, 0.0), a)
     _close(lerp(a, b, 1.0), b)
     _close(lerp(a, b, 0.25), 0.75 * a + 0.25 * b)
+
+
+def test_axis_angles_are_those_of_scipy():
+    turns = np.random.default_rng(3).normal(size=(50, 3)) * np.linspace(0, 2, 50)[:, None]
+    expected = Rotation.from_rotvec(turns).as_matrix()
+    np.testing.assert_allclose(quat_to_matrix(axis_angle_to_quat(torch.from_numpy(turns))), expected, atol=1e-12)
+
+
+def test_the_shorter_arc_is_that_of_scipy():
+    a, b = (Rotation.random(20, rng=seed) for seed in (0, 1))
+    weights = np.linspace(0, 1, 20)
+    quats = [torch.from_numpy(turn.as_quat()[:, [3, 0, 1, 2]]) for turn in (a, b)]
+    for sign in (1, -1):
+        got = slerp(quats[0], sign * quats[1], torch.from_numpy(weights)[:, None])
+        expected = [Slerp([0, 1], Rotation.concatenate([a[k], b[k]]))(weights[k]).as_matrix() for k in range(20)]
+        np.testing.assert_allclose(quat_to_matrix(got), expected, atol=1e-9)
+    still = slerp(quats[0], quats[0], torch.full((20, 1), 0.3, dtype=torch.float64))
+    np.testing.assert_allclose(quat_to_matrix(still), a.as_matrix(), atol=1e-9)
