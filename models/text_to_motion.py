@@ -60,17 +60,20 @@ class TextToMotion:
         clean: what was done to captions in training.
         residual, residual_text: tokens of the layers above the base, with its text features; without it the base
             layer alone is decoded.
+        normalise: the inverse of ``denormalise``, on arrays; motions are encoded with it.
     """
 
     def __init__(self, tokenizer: HumanVQVAE | RVQVAE, denormalise: Callable[[Tensor], Tensor],
                  transformer: MaskTransformer, text: TextFeatures, skeleton: Skeleton, metres: float = 1.0,
                  length_estimator: LengthEstimator | None = None, length_text: TextFeatures | None = None,
                  clean: Callable[[str], str] = str, residual: ResidualTransformer | None = None,
-                 residual_text: TextFeatures | None = None) -> None:
+                 residual_text: TextFeatures | None = None,
+                 normalise: Callable[[np.ndarray], np.ndarray] = np.asarray) -> None:
         self.tokenizer, self.denormalise, self.transformer, self.text = tokenizer, denormalise, transformer, text
         self.skeleton, self.metres, self.clean = skeleton, metres, clean
         self.length_estimator, self.length_text = length_estimator, length_text or text
         self.residual, self.residual_text = residual, residual_text or text
+        self.normalise = normalise
 
     @property
     def unit(self) -> int:
@@ -114,20 +117,33 @@ class TextToMotion:
 
         The base layer is the same either way.
         """
-        sampling = sampling or Sampling()
-        texts = [self.clean(sample.text) for sample in samples]
         lengths = self.token_lengths(samples)
+        return self.fill([sample.text for sample in samples], lengths, [sample.seed for sample in samples],
+                         sampling=sampling)
+
+    def fill(self, texts: Sequence[str], lengths: Sequence[int], seeds: Sequence[int], known: Tensor | None = None,
+             sampling: Sampling | None = None, stream: int = 0) -> list[Tensor]:
+        """Ids of samples of the given lengths in tokens, as ``tokens`` gives them.
+
+        ``known`` (b, n, q) are ids to keep, negative where they are to be made: in-painting. ``stream`` counts the
+        fillings that share a seed, so that each draws anew.
+        """
+        sampling = sampling or Sampling()
+        texts = [self.clean(text) for text in texts]
+        number = 2 * stream
+        streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
         alone = self.transformer.config.attention == "additive"  # which looks at padding
         ids = self.transformer.generate(
-            self._features(self.text, texts), lengths, sample_generators([stream_seed(s.seed) for s in samples]),
-            timesteps=sampling.time_steps, cond_scale=sampling.cond_scale, temperature=sampling.temperature,
-            topk_filter_thres=sampling.topkr, gumbel=sampling.gumbel_sample,
+            self._features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
+            cond_scale=sampling.cond_scale, temperature=sampling.temperature, topk_filter_thres=sampling.topkr,
+            gumbel=sampling.gumbel_sample, known=None if known is None else known[..., 0],
             group_rows=1 if alone else sampling.group_rows).ids
         if self.residual is not None:
-            streams = sample_generators([stream_seed(s.seed, RESIDUAL_STREAM) for s in samples])
+            streams = sample_generators([stream_seed(seed, number + RESIDUAL_STREAM) for seed in seeds])
             ids = self.residual.generate(
                 ids, self._features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
-                temperature=sampling.temperature, topk_filter_thres=sampling.topkr, group_rows=sampling.group_rows)
+                temperature=sampling.temperature, topk_filter_thres=sampling.topkr, known=known,
+                group_rows=sampling.group_rows)
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
@@ -143,6 +159,12 @@ class TextToMotion:
         if min(lengths, default=1) < 1:
             raise ValueError(f"a motion needs at least {self.unit} frames")
         return lengths
+
+    def encode(self, features: np.ndarray) -> Tensor:
+        """Ids (n, q) of features (T, d) in their own units, T a multiple of ``unit``."""
+        device = next(self.transformer.parameters()).device
+        motion = torch.as_tensor(self.normalise(features), dtype=torch.float32, device=device)
+        return self.tokenizer.encode(motion[None])[0].view(len(features) // self.unit, -1)
 
     def decode(self, ids: Tensor) -> np.ndarray:
         """Joints (T, J, 3) in metres of base-layer ids (n,) or of all layers' (n, q)."""

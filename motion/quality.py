@@ -1,8 +1,12 @@
 """Physical faults of motions (T, J, 3), y up: sliding feet, feet under the floor, bones that change their length."""
+from collections.abc import Sequence
+
 import numpy as np
 
 from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, per_foot_joint
 from motion.skeleton import Skeleton
+
+SEAM_FRAMES = 2  # on either side of a seam
 
 
 def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float) -> float:
@@ -29,3 +33,23 @@ def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
     usual = np.median(lengths, axis=0)
     drift = np.abs(lengths - usual)[:, usual > 0] / usual[usual > 0]
     return float(drift.mean()) if drift.size else 0.0
+
+
+def seam_speed(joints: np.ndarray, seams: Sequence[int], usual: np.ndarray | None = None) -> float:
+    """How fast a motion (T, J, 3) is at its seams, as a multiple of what is fast in it.
+
+    The fastest step from a frame to the next within ``SEAM_FRAMES`` of the frames ``seams``, against the 95th
+    percentile of the steps of ``usual`` (T', J, 3), by default the motion itself; a step is the mean distance over
+    the joints. 0 where there is no seam; ``inf`` where ``usual`` stands still.
+    """
+    steps = _steps(joints)
+    near = [steps[max(seam - SEAM_FRAMES, 0):seam + SEAM_FRAMES] for seam in seams if 0 < seam < len(joints)]
+    if not near:
+        return 0.0
+    fast = float(np.percentile(_steps(joints if usual is None else usual), 95))
+    return float(np.concatenate(near).max()) / fast if fast > 0 else np.inf
+
+
+def _steps(joints: np.ndarray) -> np.ndarray:
+    """Mean distance (T - 1,) of the joints from frame to frame."""
+    return np.linalg.norm(np.diff(np.asarray(joints, np.float64), axis=0), axis=-1).mean(-1)

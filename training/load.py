@@ -287,7 +287,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     pipeline = TextToMotion(
         tokenizer.model, tokenizer.normalisation.invert, transformer.model, transformer.text, spec.skeleton,
         spec.metres, length and length.model, length and length.text, clean_caption, residual and residual.model,
-        residual and residual.text)
+        residual and residual.text, tokenizer.normalisation.apply)
     return pipeline, files
 
 

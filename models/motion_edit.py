@@ -1,0 +1,157 @@
+"""Parts of a motion made anew, and motions longer than a model sees at once: in-painting of tokens.
+
+A model sees a window of tokens. What is to be made in it is masked, everything else is what the new tokens have to go
+with. A long motion is made window by window, each overlapping what is there already.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.text_to_motion import Sampling, TextToMotion
+
+FADE = 12     # frames inside a made part over which it takes over from what was there
+CONTEXT = 10  # tokens of a window, on either side, that show what is there already (2 s at 20 frames a second)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens ``start`` to ``stop`` (exclusive) of a motion, to be made from a text."""
+
+    start: int
+    stop: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens ``start`` to ``stop`` that a model sees at once, of which it makes ``first`` to ``last`` (exclusive)."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    text: str
+
+
+class MotionEditor:
+    """Edits tokens with a generation pipeline, ``window`` of them at a time."""
+
+    def __init__(self, pipeline: TextToMotion, window: int) -> None:
+        if window <= 2 * CONTEXT:
+            raise ValueError(f"windows of {window} tokens have no room between {CONTEXT} on either side")
+        self.pipeline, self.window = pipeline, window
+
+    def encode(self, features: np.ndarray) -> Tensor:
+        """Ids (n, q) of features (T, d) in their own units; frames beyond the last whole token are left out.
+
+        Raises ``ValueError`` where there is not one whole token.
+        """
+        unit = self.pipeline.unit
+        whole = len(features) // unit * unit
+        if not whole:
+            raise ValueError(f"a motion needs at least {unit} frames, not {len(features)}")
+        return self.pipeline.encode(features[:whole])
+
+    def edit(self, ids: Tensor, parts: Sequence[Part], seed: int, sampling: Sampling | None = None) -> Tensor:
+        """Ids (n, q) with ``parts`` made anew; all others stay.
+
+        A part may begin where ``ids`` end: then the motion grows. Parts are made in the order given, each with regard
+        to those before; parts of one text that fit into one window are made together.
+
+        Raises ``ValueError`` for parts that are empty or overlap, and for gaps behind the end of ``ids``.
+        """
+        total = max([len(ids), *(part.stop for part in parts)])
+        unknown = torch.zeros(total, dtype=torch.bool)
+        for part in parts:
+            if not 0 <= part.start < part.stop or unknown[part.start:part.stop].any():
+                raise ValueError(f"tokens {part.start} to {part.stop} are empty or overlap another part")
+            unknown[part.start:part.stop] = True
+        if not unknown[len(ids):].all():
+            raise ValueError(f"the motion ends at token {len(ids)}; a part that lengthens it begins there")
+        made = ids.new_full((total, ids.shape[1]), -1)
+        made[:len(ids)][~unknown[:len(ids)]] = ids[~unknown[:len(ids)]]
+        if total <= self.window and len({part.text for part in parts}) == 1:
+            return self._fill(made, Window(0, total, 0, total, parts[0].text), unknown, seed, 0, sampling)
+        number = 0
+        for part in parts:
+            while unknown[part.start:part.stop].any():
+                window = next_window(unknown, part, self.window)
+                made = self._fill(made, window, unknown, seed, number, sampling)
+                unknown[window.first:window.last] = False
+                number += 1
+        return made
+
+    def generate(self, parts: Sequence[tuple[str, int]], seed: int, sampling: Sampling | None = None) -> Tensor:
+        """Ids (n, q) of a motion of any length: texts one after another, each with its number of tokens."""
+        ends = np.cumsum([count for _, count in parts]).tolist()
+        placed = [Part(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
+        layers = self.pipeline.tokenizer.config.num_quantizers
+        device = next(self.pipeline.transformer.parameters()).device
+        return self.edit(torch.empty(0, layers, dtype=torch.long, device=device), placed, seed, sampling)
+
+    def _fill(self, ids: Tensor, window: Window, unknown: Tensor, seed: int, number: int,
+              sampling: Sampling | None) -> Tensor:
+        """Ids (n, q) with what is ``unknown`` (n,) of a window made."""
+        seen = slice(window.start, window.stop)
+        made = self.pipeline.fill([window.text], [window.stop - window.start], [seed], ids[None, seen], sampling,
+                                  number)[0]
+        made = made.view(len(made), -1)  # (n, layers that are made)
+        filled = ids.clone()
+        new = unknown[seen].to(ids.device)
+        filled[seen, :made.shape[1]][new] = made[new]
+        return filled
+
+
+def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Features (T, d): those of ``source`` (T', d) where nothing is ``unknown`` (T,), else those ``made`` (T, d).
+
+    Inside a made part the features go over from the source's to the new ones within ``FADE`` frames, or a third of the
+    part where that is less, so that a pose is not left in a jump. Where the source has ended already, what is made goes
+    on from its last frame instead.
+    """
+    known = np.flatnonzero(~unknown)
+    spliced = np.array(made)
+    spliced[known] = source[known]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], unknown.astype(int), [0]])))
+    for start, stop in edges.reshape(-1, 2).tolist():
+        fade = min(FADE, (stop - start) // 3)
+        ramp = (np.arange(fade) + 1) / (fade + 1)
+        share = (1 - ramp * ramp * (3 - 2 * ramp))[:, None]  # of what was there
+        if start > 0:
+            if start + fade <= len(source):
+                there = source[start:start + fade]
+            else:
+                there = made[start:start + fade] + source[start - 1] - made[start - 1]
+            spliced[start:start + fade] += share * (there - spliced[start:start + fade])
+        if stop < len(made):
+            spliced[stop - fade:stop] += share[::-1] * (source[stop - fade:stop] - spliced[stop - fade:stop])
+    return spliced
+
+
+def next_window(unknown: Tensor, part: Part, size: int) -> Window:
+    """Where to go on with ``part``: a window of at most ``size`` tokens around its first ``unknown`` (n,) ones.
+
+    It shows what is known on either side: at least ``CONTEXT`` tokens where there are so many, and more where there is
+    room. What does not fit is left for the next window.
+    """
+    first = part.start + int(unknown[part.start:part.stop].nonzero()[0])
+    before = _run(~unknown[:first].flip(0))
+    after = _run(~unknown[part.stop:])
+    shown = min(before, CONTEXT)
+    if shown + part.stop - first + min(after, CONTEXT) <= size:
+        last = part.stop
+        right = min(after, size - shown - (last - first))
+        left = min(before, size - right - (last - first))
+    else:
+        # Leave enough for the last window to be worth its while.
+        last = min(first + size - shown, max(first + 1, part.stop - CONTEXT))
+        right, left = 0, min(before, size - (last - first))
+    return Window(first - left, last + right, first, last, part.text)
+
+
+def _run(flags: Tensor) -> int:
+    """How many of ``flags`` (n,) are True before the first that is not."""
+    return int(flags.long().cumprod(0).sum())
