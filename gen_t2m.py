@@ -1,12 +1,16 @@
-"""Make motions from text: joints, BVH, GLB and video for every prompt."""
+"""Make motions from text: joints, BVH, GLB and video for every prompt, or one long motion of all."""
+import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from data.prompts import make_prompt, read_prompts
-from data.specs import dataset_spec
-from models.text_to_motion import Sample, Sampling
+from data.prompts import Prompt, make_prompt, read_prompts
+from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, DatasetSpec, dataset_spec
+from models.motion_edit import MotionEditor
+from models.text_to_motion import Sample, Sampling, TextToMotion
 from options.generate import parse_generate_options
 from training.load import load_text_to_motion
 from utils.device import select_device
@@ -21,11 +25,14 @@ def main() -> None:
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)
+    frames = None if opt.seconds is None else round(opt.seconds * spec.fps)
+    is_long = opt.timeline or (frames or 0) > MAX_MOTION_LENGTH
     if opt.text_path is not None:
         prompts = read_prompts(opt.text_path)
     else:
-        prompts = [make_prompt(opt.text_prompt, opt.motion_length, "--text_prompt")]
-    needs_lengths = any(prompt.m_len is None for prompt in prompts)
+        prompts = [make_prompt(opt.text_prompt, opt.motion_length if is_long else frames or opt.motion_length,
+                               "--text_prompt")]
+    needs_lengths = any(prompt.m_len is None for prompt in prompts) and (opt.timeline or not is_long)
     folder = Path(opt.output_dir) / opt.ext
 
     pipeline, files = load_text_to_motion(
@@ -33,18 +40,45 @@ def main() -> None:
         opt.res_name)
     print(f"models: {', '.join(map(str, files))}")
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
-    samples = [(number, repeat, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
-               for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
     start = time.perf_counter()
-    motions = pipeline.generate([sample for _, _, sample in samples], Sampling.from_options(vars(opt)))
+    motions = (long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt))
     print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
-
-    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
-    for (number, repeat, sample), joints in tqdm(list(zip(samples, motions, strict=True)), desc="writing",
-                                                 disable=opt.quiet or None, leave=False):
-        paths = write_motion(folder, number, repeat, joints, sample.text, spec, formats)
-        tqdm.write(f"{sample.text!r}: {len(joints) / spec.fps:.1f} s -> {', '.join(map(str, paths[-2:]))}")
+    write(folder, motions, spec, opt)
     print(f"everything lies under {folder}")
+
+
+Made = tuple[int, int, str, np.ndarray]  # prompt number, repeat, caption, joints (T, J, 3)
+
+
+def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
+    """A motion for every prompt and repeat."""
+    jobs = [(number, repeat, prompt.text, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
+            for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
+    motions = pipeline.generate([sample for *_, sample in jobs], Sampling.from_options(vars(opt)))
+    return [(number, repeat, text, joints)
+            for (number, repeat, text, _), joints in zip(jobs, motions, strict=True)]
+
+
+def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,
+                 opt: argparse.Namespace) -> list[Made]:
+    """One motion of all prompts a repeat; ``frames`` is the length where there is one prompt for all of it."""
+    editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
+    if frames is not None:
+        lengths = [frames // pipeline.unit]
+    else:
+        lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
+    parts = [(prompt.text, length) for prompt, length in zip(prompts, lengths, strict=True)]
+    caption = ", then ".join(prompt.text for prompt in prompts)
+    return [(0, repeat, caption, pipeline.decode(editor.generate(parts, opt.seed + repeat, sampling)))
+            for repeat in range(opt.repeat_times)]
+
+
+def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
+    """Write all motions in the formats that are wanted."""
+    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
+    for number, repeat, text, joints in tqdm(motions, desc="writing", disable=opt.quiet or None, leave=False):
+        paths = write_motion(folder, number, repeat, joints, text, spec, formats)
+        tqdm.write(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {', '.join(map(str, paths[-2:]))}")
 
 
 if __name__ == "__main__":

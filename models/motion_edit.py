@@ -84,6 +84,21 @@ class MotionEditor:
                 number += 1
         return made
 
+    def edit_features(self, source: np.ndarray, parts: Sequence[Part], seed: int,
+                      sampling: Sampling | None = None) -> np.ndarray:
+        """Features (T, d) of a motion of features ``source`` (T', d), all in their own units, with ``parts`` made anew.
+
+        Everything else is the source's own, but for frames at its end that are no whole token: they go. Errors are
+        those of ``encode`` and ``edit``.
+        """
+        ids = self.encode(source)
+        edited = self.edit(ids, parts, seed, sampling)
+        unknown = np.zeros(len(edited), bool)
+        for part in parts:
+            unknown[part.start:part.stop] = True
+        unit = self.pipeline.unit
+        return splice(source[:unit * len(ids)], self.pipeline.features_of([edited])[0], unknown.repeat(unit))
+
     def generate(self, parts: Sequence[tuple[str, int]], seed: int, sampling: Sampling | None = None) -> Tensor:
         """Ids (n, q) of a motion of any length: texts one after another, each with its number of tokens."""
         ends = np.cumsum([count for _, count in parts]).tolist()

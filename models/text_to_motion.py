@@ -168,7 +168,11 @@ class TextToMotion:
 
     def decode(self, ids: Tensor) -> np.ndarray:
         """Joints (T, J, 3) in metres of base-layer ids (n,) or of all layers' (n, q)."""
-        return (self.metres * features_to_joints(self._decoded(ids[None]), self.skeleton))[0].float().cpu().numpy()
+        return self.joints(self._decoded(ids[None])[0])
+
+    def joints(self, features: Tensor | np.ndarray) -> np.ndarray:
+        """Joints (T, J, 3) float32 in metres of features (T, d) in their own units."""
+        return (self.metres * features_to_joints(torch.as_tensor(features), self.skeleton)).float().cpu().numpy()
 
     @torch.no_grad()
     def _decoded(self, ids: Tensor) -> Tensor:

@@ -2,17 +2,31 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, non_negative, positive_int, share
+from options.base import Parser, add_common, bounded, non_negative, positive_int, share
 from utils.errors import InputError
 
+MAX_SECONDS = 600.0
 
-def add_models(parser: argparse.ArgumentParser) -> None:
-    """Which models make the motions."""
+
+def add_output(parser: argparse.ArgumentParser, ext: str) -> None:
+    """Where results go and which files they are."""
+    output = parser.add_argument_group("what to write")
+    output.add_argument("--ext", default=ext, help="results go to <output_dir>/<ext>")
+    output.add_argument("--output_dir", default="generation", help="folder of all results")
+    output.add_argument("--no_video", action="store_true", help="write no .mp4")
+    output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
+    output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
+    output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
+
+
+def add_models(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
+    """Which models make the motions; ``lengths``: of any length, which a model may choose."""
     models = parser.add_argument_group("models")
     models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
     models.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
                         "bundled one with a bundled masked transformer, else none")
-    models.add_argument("--len_name", default="len_demo", help="length estimator")
+    if lengths:
+        models.add_argument("--len_name", default="len_demo", help="length estimator")
     models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
 
 
@@ -38,13 +52,11 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     prompt.add_argument("--motion_length", type=int,
                         help="frames (20 a second, kit 12.5), 4 to 196, of --text_prompt; by default the model chooses")
     prompt.add_argument("--repeat_times", type=positive_int, default=1, help="motions a prompt, each with its own seed")
-    output = parser.add_argument_group("what to write")
-    output.add_argument("--ext", default="text2motion", help="results go to <output_dir>/<ext>")
-    output.add_argument("--output_dir", default="generation", help="folder of all results")
-    output.add_argument("--no_video", action="store_true", help="write no .mp4")
-    output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
-    output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
-    output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
+    prompt.add_argument("--seconds", type=bounded(float, 0.2, MAX_SECONDS),
+                        help="length of --text_prompt in seconds instead, longer than a model sees at once if need be")
+    prompt.add_argument("--timeline", action="store_true",
+                        help="one motion of all prompts of --text_path, one after another")
+    add_output(parser, ext="text2motion")
     add_models(parser)
     add_sampling(parser)
     opt = parser.parse_args(argv)
@@ -52,4 +64,8 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
         raise InputError("give either --text_prompt or --text_path")
     if opt.motion_length is not None and opt.text_path is not None:
         raise InputError("--motion_length goes with --text_prompt; a prompt file has its lengths in the lines")
+    if opt.seconds is not None and (opt.text_path is not None or opt.motion_length is not None):
+        raise InputError("--seconds goes with --text_prompt, in place of --motion_length")
+    if opt.timeline and opt.text_path is None:
+        raise InputError("--timeline goes with --text_path")
     return opt

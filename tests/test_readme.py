@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from options.edit import parse_edit_options
 from options.evaluate import parse_generation_evaluation, parse_retrieval_evaluation, parse_tokenizer_evaluation
 from options.evaluator import parse_evaluator_options
 from options.generate import parse_generate_options
@@ -21,7 +22,8 @@ PARSERS = {
     "train_vq.py": parse_vq_options, "train_lamp.py": parse_lamp_options,
     "train_t2m_transformer.py": parse_t2m_options, "train_res_transformer.py": parse_res_options,
     "train_len_estimator.py": parse_length_options, "train_evaluator.py": parse_evaluator_options,
-    "gen_t2m.py": parse_generate_options, "eval_t2m_vq.py": parse_tokenizer_evaluation,
+    "gen_t2m.py": parse_generate_options, "edit_t2m.py": parse_edit_options,
+    "eval_t2m_vq.py": parse_tokenizer_evaluation,
     "eval_t2m_trans_res.py": parse_generation_evaluation, "eval_retrieval.py": parse_retrieval_evaluation,
     "train_m2t.py": parse_m2t_options, "M2T_eval.py": parse_m2t_evaluation, "gen_m2t.py": parse_caption_options,
     "search_motion.py": parse_search_options,

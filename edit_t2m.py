@@ -1,0 +1,42 @@
+"""Make parts of a motion anew from a text: in-between, from the start, to the end, or beyond it."""
+from pathlib import Path
+
+from data.motion_files import read_motion
+from data.prompts import make_prompt
+from data.specs import MAX_TOKENS, dataset_spec
+from models.motion_edit import MotionEditor, Part
+from models.text_to_motion import Sampling
+from options.edit import parse_edit_options
+from training.load import load_text_to_motion
+from utils.device import select_device
+from utils.errors import InputError, script
+from utils.seeding import seed_everything
+from visualization.outputs import Formats, write_motion
+
+
+@script
+def main() -> None:
+    opt = parse_edit_options()
+    seed_everything(opt.seed)
+    device = select_device(opt.gpu_id)
+    spec = dataset_spec(opt.dataset_name)
+    text = make_prompt(opt.text_prompt, None, "--text_prompt").text
+    source = read_motion(opt.source_motion, spec)
+    pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
+                                          opt.res_name)
+    print(f"models: {', '.join(map(str, files))}")
+    editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
+    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
+    try:
+        parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text) for chosen in opt.mask_edit_section]
+        for repeat in range(opt.repeat_times):
+            edited = editor.edit_features(source, parts, opt.seed + repeat, sampling)
+            joints = pipeline.joints(edited)
+            paths = write_motion(Path(opt.output_dir) / opt.ext, 0, repeat, joints, text, spec, formats)
+            print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {', '.join(map(str, paths[-2:]))}")
+    except ValueError as error:
+        raise InputError(f"{opt.source_motion}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

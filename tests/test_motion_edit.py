@@ -1,0 +1,120 @@
+"""What is outside an edited part stays; what is inside is new; motions of any length are made window by window."""
+import numpy as np
+import pytest
+import torch
+
+from data.specs import dataset_spec
+from models.motion_edit import CONTEXT, FADE, MotionEditor, Part, next_window, splice
+from models.text_to_motion import Sampling
+from motion.features import joints_to_features
+from motion.quality import seam_speed
+from motion.skeleton import T2M
+from options.edit import Section, parse_edit_options, section
+from tests.figures import walking
+from tests.toy_models import make_models
+from training.load import load_text_to_motion
+from utils.errors import InputError
+
+WINDOW = 49
+QUICK = Sampling(time_steps=2)
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> MotionEditor:
+    models = make_models(tmp_path_factory.mktemp("models"))
+    return MotionEditor(load_text_to_motion("t2m", None, dataset_spec("t2m"), models, res_name="none")[0], WINDOW)
+
+
+@pytest.fixture(scope="module")
+def source() -> np.ndarray:
+    return joints_to_features(walking(122), T2M).numpy()  # 121 rows: 30 tokens and a frame
+
+
+def test_outside_of_a_part_a_motion_comes_back_as_it_was(editor: MotionEditor, source: np.ndarray) -> None:
+    edited = editor.edit_features(source, [Part(10, 20, "a person bows"), Part(25, 27, "a person bows")], 1, QUICK)
+    assert edited.shape == (120, 263)
+    outside = np.r_[0:40, 80:100, 108:120]
+    np.testing.assert_array_equal(edited[outside], source[outside])
+    assert np.abs(edited[55:65] - source[55:65]).max() > 0.01
+
+
+def test_only_tokens_of_the_part_are_new(editor: MotionEditor, source: np.ndarray) -> None:
+    ids = editor.encode(source)
+    edited = editor.edit(ids, [Part(5, 12, "a person bows")], 3, QUICK)
+    keep = torch.ones(30, dtype=torch.bool)
+    keep[5:12] = False
+    assert torch.equal(edited[keep], ids[keep])
+    assert (edited[5:12, 0] >= 0).all()
+    assert not torch.equal(edited, editor.edit(ids, [Part(5, 12, "a person bows")], 4, QUICK))
+    assert torch.equal(edited, editor.edit(ids, [Part(5, 12, "a person bows")], 3, QUICK))
+
+
+def test_a_part_behind_the_end_lengthens_a_motion(editor: MotionEditor, source: np.ndarray) -> None:
+    longer = editor.edit_features(source, [Part(30, 70, "a person walks")], 1, QUICK)
+    assert longer.shape == (280, 263)
+    np.testing.assert_array_equal(longer[:120], source[:120])
+
+
+@pytest.mark.parametrize("parts", [[Part(4, 4, "a")], [Part(2, 8, "a"), Part(7, 9, "a")], [Part(33, 40, "a")]],
+                         ids=["empty", "overlap", "gap"])
+def test_parts_that_make_no_sense_are_refused(editor: MotionEditor, source: np.ndarray, parts: list[Part]) -> None:
+    with pytest.raises(ValueError, match="token"):
+        editor.edit(editor.encode(source), parts, 1, QUICK)
+
+
+def test_a_motion_can_be_longer_than_a_window_and_follow_several_texts(editor: MotionEditor) -> None:
+    ids = editor.generate([("a person walks", 60), ("a person bows", 20)], 5, QUICK)
+    assert len(ids) == 80
+    assert (ids[:, 0] >= 0).all()
+    assert np.isfinite(editor.pipeline.decode(ids)).all()
+    assert torch.equal(ids, editor.generate([("a person walks", 60), ("a person bows", 20)], 5, QUICK))
+
+
+@pytest.mark.parametrize(("total", "first", "stop"), [(80, 0, 80), (150, 60, 100), (200, 30, 170), (60, 55, 60)])
+def test_windows_fill_a_part_and_show_what_is_beside_it(total: int, first: int, stop: int) -> None:
+    unknown = torch.zeros(total, dtype=torch.bool)
+    unknown[first:stop] = True
+    part, begun = Part(first, stop, "a"), first
+    while unknown.any():
+        window = next_window(unknown, part, WINDOW)
+        assert window.first == begun
+        assert 0 < window.stop - window.start <= WINDOW
+        assert window.first - window.start >= min(CONTEXT, begun)
+        if window.last == stop:
+            assert window.stop - window.last >= min(CONTEXT, total - stop)
+        unknown[window.first:window.last] = False
+        begun = window.last
+    assert begun == stop
+
+
+def test_splicing_leaves_no_jump() -> None:
+    """Two constants side by side: the way from one to the other takes the length of the fade, at either end."""
+    unknown = np.zeros(100, bool)
+    unknown[30:70] = True
+    spliced = splice(np.zeros((100, 1)), np.ones((100, 1)), unknown)[:, 0]
+    assert (spliced[~unknown] == 0).all() and (spliced[30 + FADE:70 - FADE] == 1).all()
+    assert np.abs(np.diff(spliced)).max() < 2 / FADE
+    grown = splice(np.zeros((30, 1)), np.ones((50, 1)), np.arange(50) >= 30)[:, 0]
+    assert (grown[:30] == 0).all() and grown[-1] == 1
+    assert np.abs(np.diff(grown)).max() < 2 / 6 + 0.1
+
+
+def test_the_speed_at_a_seam_is_told_against_the_rest() -> None:
+    joints = np.float64(walking(60))
+    assert 0.3 < seam_speed(joints, [30]) < 1.2
+    joints[30:] += [0, 0, 1]
+    assert seam_speed(joints, [30]) > 5
+    assert seam_speed(joints, [10]) < 1.5
+    assert seam_speed(joints, []) == 0
+
+
+def test_sections_are_shares_or_tokens() -> None:
+    assert section("0.3,0.6").tokens(40) == (12, 24)
+    assert section("20,40").tokens(30) == (20, 40)
+    assert section("0.0,1.0") == Section(0.0, 1.0, True)
+    for wrong in ("20", "a,b", "0.6,0.3", "0.5,1.5", "-1,3"):
+        with pytest.raises(InputError, match="mask_edit_section"):
+            parse_edit_options(["--source_motion", "a.npy", "--text_prompt", "a", f"--mask_edit_section={wrong}"])
+    for wrong in ("0.3,0.301", "50,60"):
+        with pytest.raises(InputError, match="of a motion of 40 tokens"):
+            section(wrong).tokens(40)
