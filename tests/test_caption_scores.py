@@ -81,6 +81,12 @@ def test_matching_needs_full_batches_for_its_precision() -> None:
     assert matching_scores(np.roll(motions, 1, 0), motions)["r_precision1"] == 0
 
 
+def test_clips_that_are_alike_and_neighbours_do_not_fill_a_batch() -> None:
+    alike = np.repeat(10 * np.eye(32, dtype=np.float32), 32, 0)  # 32 kinds of 32 clips, one kind after the other
+    distinct = alike + 1e-3 * np.random.default_rng(0).normal(size=alike.shape).astype(np.float32)
+    assert matching_scores(alike, distinct)["r_precision1"] > 40  # in order it would be 1 of 32
+
+
 def test_baselines_are_captions_of_training() -> None:
     assert most_common_caption([*PAIRS, pair("3", WAVE)]) == WAVE
     known, asked = np.eye(3, dtype=np.float32), np.float32([[0, 0.1, 0.9], [1, 0, 0]])
