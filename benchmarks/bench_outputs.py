@@ -1,0 +1,60 @@
+"""How long the files of a motion take, beside the reference's times for one clip of 196 frames on 2 cores."""
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.motion_files import read_motion
+from data.specs import MAX_MOTION_LENGTH, dataset_spec
+from motion.bvh_fit import joints_to_bvh
+from motion.features import features_to_joints
+from motion.foot import plant_feet
+from utils.errors import InputError, script
+from visualization.video import write_video
+
+REFERENCE = {"mp4, 480 px": 4.8, "bvh": 2.9}  # seconds
+
+
+def seconds(job: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median and best wall time of a job that has run once before."""
+    job()
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        job()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken), min(taken)
+
+
+@script
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("motion", help="a .npy or .bvh of at least 196 frames with the 22 joints")
+    parser.add_argument("--repeats", type=int, default=7, help="runs of each")
+    args = parser.parse_args()
+    spec = dataset_spec("t2m")
+    features = read_motion(args.motion, spec)[:MAX_MOTION_LENGTH]
+    if len(features) < MAX_MOTION_LENGTH:
+        raise InputError(f"{args.motion} has {len(features)} frames, the times are for {MAX_MOTION_LENGTH}")
+    joints = features_to_joints(torch.from_numpy(features), spec.skeleton).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {
+            "mp4, 480 px": lambda: write_video(Path(folder) / "a.mp4", [joints], ["a person moves"], spec.fps),
+            "bvh": lambda: joints_to_bvh(joints, spec.skeleton, spec.fps).text(),
+            "feet planted": lambda: plant_feet(joints, spec.skeleton, spec.fps),
+        }
+        for name, job in jobs.items():
+            median, best = seconds(job, args.repeats)
+            beside = f", reference {REFERENCE[name]} s" if name in REFERENCE else ""
+            print(f"{name:13} median {median:.3f} s, best {best:.3f} s{beside}")
+
+
+if __name__ == "__main__":
+    main()
