@@ -11,6 +11,7 @@ from training.load import load_text_to_motion
 from utils.device import select_device
 from utils.errors import InputError, script
 from utils.seeding import seed_everything
+from visualization.html import write_page
 from visualization.outputs import Formats, write_motion
 
 
@@ -26,16 +27,20 @@ def main() -> None:
                                           opt.res_name)
     print(f"models: {', '.join(map(str, files))}")
     editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
+    folder, shown = Path(opt.output_dir) / opt.ext, []
     formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
     try:
         parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text) for chosen in opt.mask_edit_section]
         for repeat in range(opt.repeat_times):
             edited = editor.edit_features(source, parts, opt.seed + repeat, sampling)
             joints = pipeline.joints(edited)
-            paths = write_motion(Path(opt.output_dir) / opt.ext, 0, repeat, joints, text, spec, formats)
-            print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {', '.join(map(str, paths[-2:]))}")
+            shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats))
+            print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
     except ValueError as error:
         raise InputError(f"{opt.source_motion}: {error}") from error
+    if not opt.no_html:
+        write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
+        print(f"to look at them: {folder / 'index.html'}")
 
 
 if __name__ == "__main__":

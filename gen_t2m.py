@@ -1,4 +1,4 @@
-"""Make motions from text: joints, BVH, GLB and video for every prompt, or one long motion of all."""
+"""Make motions from text: joints, BVH, GLB, video and a page for every prompt, or one long motion of all."""
 import argparse
 import time
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from training.load import load_text_to_motion
 from utils.device import select_device
 from utils.errors import script
 from utils.seeding import seed_everything
+from visualization.html import write_page
 from visualization.outputs import Formats, write_motion
 
 
@@ -74,11 +75,15 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
-    """Write all motions in the formats that are wanted."""
+    """Write all motions in the formats that are wanted, and the page that plays them."""
     formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
+    shown = []
     for number, repeat, text, joints in tqdm(motions, desc="writing", disable=opt.quiet or None, leave=False):
-        paths = write_motion(folder, number, repeat, joints, text, spec, formats)
-        tqdm.write(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {', '.join(map(str, paths[-2:]))}")
+        shown.append(write_motion(folder, number, repeat, joints, text, spec, formats))
+        tqdm.write(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
+    if not opt.no_html:
+        write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
+        print(f"to look at them: {folder / 'index.html'}")
 
 
 if __name__ == "__main__":

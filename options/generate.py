@@ -16,7 +16,7 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> None:
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
     output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
-    output.add_argument("--no_html", action="store_true", help="write no page (there is none to write yet)")
+    output.add_argument("--no_html", action="store_true", help="write no index.html that plays the motions")
 
 
 def add_models(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
@@ -44,7 +44,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``gen_t2m.py``."""
-    parser = Parser("Make motions from text: joints, BVH and video under generation/<ext>.")
+    parser = Parser("Make motions from text: joints, BVH, video and a page that plays them, under generation/<ext>.")
     add_common(parser)
     prompt = parser.add_argument_group("what to make")
     prompt.add_argument("--text_prompt", help="one prompt")

@@ -6,6 +6,7 @@ import pytest
 
 from motion.bvh import read_bvh
 from options.opt_file import read_options
+from tests.browser import data_of
 from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
 
 
@@ -44,7 +45,7 @@ def test_every_stage_leaves_checkpoints_and_options(chain: tuple[str, Path]) -> 
     assert list((home / "log").glob(f"*/{name}/*/events.*"))
 
 
-def test_prompts_become_joints_bvh_and_video(chain: tuple[str, Path]) -> None:
+def test_prompts_become_joints_bvh_video_and_a_page_of_them_all(chain: tuple[str, Path]) -> None:
     prompts = chain[1] / "prompts.txt"
     prompts.write_text("# two prompts\n\na person walks forward#40\na person bows#23\n")
     out = generate(chain, "--ext", "file", "--text_path", prompts, "--repeat_times", 2) / "file"
@@ -60,11 +61,16 @@ def test_prompts_become_joints_bvh_and_video(chain: tuple[str, Path]) -> None:
                 bvh = read_bvh(out / "animation" / str(number) / f"{stem}{suffix}.bvh")
                 assert bvh.joints().shape[0] == frames
                 assert (out / "animation" / str(number) / f"{stem}{suffix}.mp4").stat().st_size > 1000
+    motions = data_of((out / "index.html").read_text())["motions"]
+    assert [motion["caption"] for motion in motions] == ["a person walks forward"] * 2 + ["a person bows"] * 2
+    listed = {out / path for motion in motions for paths in motion["files"].values() for path in paths}
+    assert listed == {path for path in out.rglob("*") if path.is_file()} - {out / "index.html"}
 
 
 def test_length_is_chosen_where_none_is_given(chain: tuple[str, Path]) -> None:
-    out = generate(chain, "--ext", "one", "--text_prompt", "a person waves", "--no_video", "--no_bvh") / "one"
+    joints_only = ("--no_video", "--no_bvh", "--no_html")
+    out = generate(chain, "--ext", "one", "--text_prompt", "a person waves", *joints_only) / "one"
     files = sorted((out / "joints" / "0").iterdir())
     assert len(files) == 2
-    assert not (out / "animation").exists()
+    assert [path.name for path in out.iterdir()] == ["joints"]
     assert len(np.load(files[0])) % 4 == 0

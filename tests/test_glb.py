@@ -67,9 +67,9 @@ def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
 def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str) -> None:
     spec = dataset_spec(name)
     moving = rigid_joints(metres(spec.skeleton), spec.skeleton)
-    paths = write_motion(tmp_path, 0, 0, moving, "a person", spec, Formats(video=False, glb=True))
-    for suffix in ("", "_ik"):
-        files = {path.suffix: path for path in paths if path.stem.endswith("_ik") == bool(suffix)}
+    motion = write_motion(tmp_path, 0, 0, moving, "a person", spec, Formats(video=False, glb=True))
+    for paths in (motion.plain_files, motion.locked_files):
+        files = {Path(path).suffix: tmp_path / path for path in paths}
         assert sorted(files) == [".bvh", ".glb", ".npy"]
         joints, bvh = np.load(files[".npy"]), read_bvh(files[".bvh"])
         times, glb = read_joints(files[".glb"], spec.skeleton)

@@ -9,13 +9,13 @@ TRUNK, LEFT, RIGHT = range(3)  # sides
 SIDES = {"left": LEFT, "right": RIGHT}
 
 # Radii in metres at both ends of a part.
-HIP, GIRDLE = (0.088, 0.082), (0.068, 0.052)
+HIP, GIRDLE = (0.092, 0.070), (0.066, 0.052)
 LEG, FOOT, TOES = ((0.082, 0.055), (0.055, 0.037)), (0.037, 0.036), (0.034, 0.024)
 ARM, HAND = ((0.047, 0.037), (0.037, 0.027)), (0.031, 0.020)
-TORSO = (0.118, 0.106, 0.122, 0.132, 0.052)  # from the pelvis to the neck, at even steps of the joints between
-NECK, HEAD = (0.050, 0.046), (0.082, 0.094)
+TORSO = (0.118, 0.112, 0.120, 0.124, 0.056)  # from the pelvis to the neck, at even steps of the joints between
+NECK, HEAD = (0.050, 0.046), (0.083, 0.088)
 # Metres past a bone's end, on its line, at which an extremity begins and ends.
-TOES_AT, HAND_AT, HEAD_AT = (0.0, 0.055), (0.025, 0.105), (0.025, 0.100)
+TOES_AT, HAND_AT, HEAD_AT = (0.0, 0.035), (0.025, 0.105), (0.040, 0.075)
 DEPTH = 0.7         # of the torso, for a width of 1
 SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
 

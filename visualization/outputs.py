@@ -9,6 +9,7 @@ from motion.bvh_fit import joints_to_bvh
 from motion.foot import plant_feet
 from utils.files import save_npy, write_text
 from visualization.glb import write_glb
+from visualization.html import PageMotion
 from visualization.video import write_video
 
 
@@ -22,28 +23,35 @@ class Formats:
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
-                 formats: Formats) -> list[Path]:
-    """Write one motion, joints (T, J, 3) in metres, under ``folder``; the paths, joints first.
+                 formats: Formats) -> PageMotion:
+    """Write one motion, joints (T, J, 3) in metres, under ``folder``; gives it with the paths of its files from there.
 
     ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
     ``.glb`` and ``.mp4``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
-    written = []
-    for suffix, motion in (("", joints), ("_ik", plant_feet(joints, spec.skeleton, spec.fps))):
-        motion = np.asarray(motion, dtype=np.float32)
-        written.append(folder / "joints" / str(number) / f"{stem}{suffix}.npy")
-        save_npy(written[-1], motion)
-        animation = folder / "animation" / str(number) / f"{stem}{suffix}"
-        if formats.bvh or formats.glb:
-            bvh = joints_to_bvh(motion, spec.skeleton, spec.fps)
-        if formats.bvh:
-            written.append(animation.with_suffix(".bvh"))
-            write_text(written[-1], bvh.text())
-        if formats.glb:
-            written.append(animation.with_suffix(".glb"))
-            write_glb(written[-1], bvh, spec.skeleton, stem + suffix)
-        if formats.video:
-            written.append(animation.with_suffix(".mp4"))
-            write_video(written[-1], [motion], [caption], spec.fps)
-    return written
+    plain, locked = (np.asarray(motion, np.float32)
+                     for motion in (joints, plant_feet(joints, spec.skeleton, spec.fps)))
+    files = [_write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
+             for suffix, motion in (("", plain), ("_ik", locked))]
+    return PageMotion(stem, caption, plain, locked, *files)
+
+
+def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
+           formats: Formats) -> tuple[str, ...]:
+    """Write joints in all formats; the files' paths as seen from ``folder``."""
+    written = [folder / "joints" / str(number) / f"{stem}.npy"]
+    save_npy(written[0], joints)
+    animation = folder / "animation" / str(number) / stem
+    if formats.bvh or formats.glb:
+        bvh = joints_to_bvh(joints, spec.skeleton, spec.fps)
+    if formats.bvh:
+        written.append(animation.with_suffix(".bvh"))
+        write_text(written[-1], bvh.text())
+    if formats.glb:
+        written.append(animation.with_suffix(".glb"))
+        write_glb(written[-1], bvh, spec.skeleton, stem)
+    if formats.video:
+        written.append(animation.with_suffix(".mp4"))
+        write_video(written[-1], [joints], [caption], spec.fps)
+    return tuple(path.relative_to(folder).as_posix() for path in written)

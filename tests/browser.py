@@ -1,0 +1,55 @@
+"""Looking at pages: what lies in them, and a headless Chromium where the machine has one."""
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+# WebGL without a graphics card; a sandbox needs rights that containers lack.
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+PATIENCE = 120_000  # milliseconds: drawing without a graphics card is slow on a busy machine
+
+
+def data_of(page: str) -> dict:
+    """The data that lie in a page."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+@contextmanager
+def open_browser(width: int = 640, height: int = 420, **settings: object) -> Iterator[tuple[Page, list[str]]]:
+    """A page, and what goes wrong in it: errors, warnings of the console, and requests that leave the machine."""
+    faults: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
+        page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}")
+                if message.type in ("error", "warning") and "GPU stall" not in message.text else None)
+        page.on("request", lambda request: faults.append(f"request: {request.url}")
+                if not request.url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")) else None)
+        try:
+            yield page, faults
+        finally:
+            browser.close()
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Address of a small server of a folder's files, on this machine alone."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,260 @@
+"""The page plays every motion it was given, in a browser, from its one file alone."""
+import base64
+import io
+import re
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page
+
+from motion.foot import foot_joints, plant_feet, standing
+from motion.skeleton import KIT, T2M, Skeleton
+from tests.browser import PATIENCE, data_of, needs_chromium, open_browser, serve
+from tests.figures import walking
+from tests.sample_motion import sample_motion
+from visualization.html import FINEST, SCRIPTS, PageMotion, make_page, write_page
+
+EVIL = """</script><img src=x onerror="document.title='taken'"><b id='sly'> & "quotes" {{DATA}} {{STYLE}}"""
+
+
+def page_motion(joints: np.ndarray, caption: str, name: str = "one", skeleton: Skeleton = T2M) -> PageMotion:
+    return PageMotion(name, caption, joints, plant_feet(joints, skeleton, 20.0), (f"joints/0/{name}.npy",),
+                      (f"joints/0/{name}_ik.npy",))
+
+
+def unpacked(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text))
+
+
+def joints_of(track: dict, frames: int, joints: int) -> np.ndarray:
+    """Joints (T, J, 3) of a packed track, read by NumPy."""
+    low, high = np.frombuffer(unpacked(track["steps"]), np.uint8).reshape(2, -1)
+    steps = (low.astype(np.uint16) | high.astype(np.uint16) << 8).view(np.int16).reshape(joints, 3, frames)
+    places = np.moveaxis(steps.astype(np.int64).cumsum(-1), -1, 0) * track["unit"]
+    places[:, 1:] += places[:, :1]
+    return places
+
+
+@pytest.mark.parametrize(("skeleton", "size"), [(T2M, 1.0), (KIT, 0.001), (T2M, 1000.0)],
+                         ids=["t2m", "kit", "leaps of hundreds of metres"])
+def test_the_page_holds_the_joints_and_the_feet_that_stand(skeleton: Skeleton, size: float) -> None:
+    joints = sample_motion(skeleton) * size
+    motion = PageMotion("a", "walks", joints, joints + 1, ("a.npy",), ("a_ik.npy",))
+    [shown] = data_of(make_page([motion], skeleton, 20.0))["motions"]
+    assert (shown["caption"], shown["frames"]) == ("walks", len(joints))
+    for kind, expected in (("plain", joints), ("locked", joints + 1)):
+        track = shown["tracks"][kind]
+        assert track["unit"] == FINEST or size == 1000
+        assert np.abs(joints_of(track, *joints.shape[:2]) - expected).max() <= 1.01 * track["unit"]
+        bits = np.frombuffer(unpacked(track["standing"]), np.uint8)[:, None] >> np.arange(len(foot_joints(skeleton)))
+        assert ((bits & 1) == standing(expected, skeleton, 20.0)).all()
+
+
+def test_twelve_motions_of_full_length_fit_into_a_megabyte_and_a_half(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = [sample_motion(T2M, 196, seed) + rng.normal(0, 0.002, (196, 22, 3)) for seed in range(4)] * 3
+    write_page(tmp_path / "index.html", [page_motion(joints, "a person moves") for joints in made], T2M, 20.0)
+    assert 400_000 < (tmp_path / "index.html").stat().st_size < 1_500_000
+
+
+def test_nothing_of_the_page_lies_elsewhere() -> None:
+    page = make_page([page_motion(walking(20), "walks")], T2M, 20.0)
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:)|@import|url\(""", page.split("<script", 1)[0])
+    assert "default-src 'none'" in page
+    assert "{{" not in page.replace("${{", "")
+    assert "Copyright © 2010" in page and "three.js authors" in page  # the licence travels with the code
+
+
+def test_what_a_prompt_says_stays_text() -> None:
+    harmless = make_page([page_motion(walking(8), "harmless")], T2M, 20.0)
+    page = make_page([page_motion(walking(8), EVIL)], T2M, 20.0, title=EVIL)
+    assert data_of(page)["motions"][0]["caption"] == data_of(page)["title"] == EVIL
+    assert page.count("<script") == harmless.count("<script") == len(SCRIPTS) + 1
+    assert page.count("<img") == 0
+
+
+@pytest.mark.parametrize("joints", [np.zeros((4, 20, 3)), np.zeros((0, 22, 3)), np.full((4, 22, 3), np.nan)])
+def test_what_cannot_be_shown_is_told(tmp_path: Path, joints: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="finite joints"):
+        write_page(tmp_path / "index.html", [PageMotion("a", "", joints, joints)], T2M, 20.0)
+    with pytest.raises(ValueError, match="needs a motion"):
+        write_page(tmp_path / "index.html", [], T2M, 20.0)
+    assert not list(tmp_path.iterdir())
+
+
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[str]]]:
+    """A page of three motions, open in Chromium, standing still."""
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    write_page(path, [page_motion(walking(60, 1.0), "walks", "first"), page_motion(walking(40, 0.5), EVIL, "second"),
+                      page_motion(sample_motion(T2M, 1), "a single pose", "third")], T2M, 20.0, EVIL)
+    (path.parent / "joints" / "0").mkdir(parents=True)
+    (path.parent / "joints" / "0" / "first.npy").write_bytes(b"joints")
+    with open_browser(420, 520, reduced_motion="reduce") as (page, faults):
+        page.goto(path.as_uri())
+        wait_for(page, "window.viewer")
+        page.evaluate("viewer.ready")
+        yield page, faults
+
+
+@pytest.fixture
+def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
+    """The page with its first motion at its start; nothing may go wrong in it."""
+    page, faults = seen
+    page.evaluate("viewer.choose(0).then(() => viewer.jump(0))")
+    yield page
+    assert faults == []
+
+
+def drawn(page: Page) -> np.ndarray:
+    """What the stage shows, (H, W, 3)."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    picture = page.locator("#canvas").screenshot()
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Wait until it holds. (Playwright's own way needs an eval, which the page forbids.)"""
+    end = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
+
+
+def text(page: Page, selector: str) -> str:
+    return page.locator(selector).text_content()
+
+
+@needs_chromium
+def test_the_browser_reads_the_joints_as_they_were_written(page: Page) -> None:
+    places = page.evaluate("Array.from(viewer.stage.track.places)")
+    assert np.abs(np.array(places).reshape(60, 22, 3) - walking(60, 1.0)).max() < 2 * FINEST
+    foot = page.evaluate("viewer.stage.track.standing.length")
+    assert foot == 60
+
+
+@needs_chromium
+def test_the_figure_is_there_with_both_sides_and_moves_as_one_scrubs(page: Page) -> None:
+    first = drawn(page)
+    for colour in ((46, 116, 214), (232, 98, 56)):
+        hue = np.array(colour) / np.linalg.norm(colour)
+        alike = (first @ hue) / np.maximum(np.linalg.norm(first, axis=-1), 1) > 0.985
+        assert (alike & (np.ptp(first, axis=-1) > 60)).mean() > 0.002
+    page.locator("#scrub").fill("30")
+    later = drawn(page)
+    assert page.evaluate("viewer.moment") == 30
+    assert text(page, "#clock") == "1.50 s / 2.95 s · 31/60"
+    assert (np.abs(first - later).sum(-1) > 60).mean() > 0.002
+
+
+@needs_chromium
+def test_it_plays_pauses_and_steps(page: Page) -> None:
+    page.locator("#play").click()
+    wait_for(page, "viewer.playing && viewer.moment > 1")
+    page.locator("#play").click()
+    assert not page.evaluate("viewer.playing")
+    page.locator("#back").click()
+    frame = page.evaluate("viewer.moment")
+    assert frame == round(frame)
+    page.locator("#step").click()
+    page.locator("#step").click()
+    assert page.evaluate("viewer.moment") == frame + 2
+
+
+@needs_chromium
+def test_it_begins_anew_only_if_it_shall_loop(page: Page) -> None:
+    play_on = "viewer.setSpeed(1), viewer.seek(58), viewer.setPlaying(true), viewer.advance(0.2), viewer.moment"
+    assert page.evaluate(play_on) == pytest.approx(3)
+    page.locator("#loop").click()
+    assert page.evaluate(play_on) == 59
+    assert not page.evaluate("viewer.playing")
+    page.locator("#loop").click()
+
+
+@needs_chromium
+def test_keys_do_what_they_say(page: Page) -> None:
+    page.locator("#canvas").focus()
+    for key, expected in (("ArrowRight", 1), ("End", 59), ("ArrowLeft", 58), ("Home", 0)):
+        page.keyboard.press(key)
+        assert page.evaluate("viewer.moment") == expected
+    for key, what in (("t", "stage.trails.visible"), ("c", "stage.prints.visible"), ("f", "stage.follow")):
+        before = page.evaluate(f"viewer.{what}")
+        page.keyboard.press(key)
+        assert page.evaluate(f"viewer.{what}") is not before
+        page.keyboard.press(key)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("viewer.number") == 1
+    before = page.evaluate("viewer.theme")
+    page.keyboard.press("d")
+    assert {before, page.evaluate("document.documentElement.dataset.theme")} == {"dark", "light"}
+    page.keyboard.press("d")
+
+
+@needs_chromium
+def test_captions_in_the_browser_are_text(page: Page) -> None:
+    buttons = page.locator("#list button")
+    assert buttons.count() == 3
+    page.locator("#menu").click()
+    buttons.nth(1).click()
+    assert text(page, "#caption") == EVIL
+    assert text(page, "#title") == EVIL
+    assert page.locator("#sly").count() == 0 and page.title() == EVIL.strip()
+
+
+@needs_chromium
+def test_locked_feet_are_another_motion_with_other_files(page: Page) -> None:
+    page.locator("#locked").click()
+    wait_for(page, "viewer.kind === 'locked'")
+    page.evaluate("viewer.mount()")
+    locked = np.array(page.evaluate("Array.from(viewer.stage.track.places)")).reshape(60, 22, 3)
+    assert np.abs(locked - plant_feet(walking(60, 1.0), T2M, 20.0)).max() < 2 * FINEST
+    assert page.locator("#files a").get_attribute("href") == "joints/0/first_ik.npy"
+    page.locator("#plain").click()
+    page.evaluate("viewer.mount()")
+    assert page.locator("#files a").get_attribute("href") == "joints/0/first.npy"
+
+
+@needs_chromium
+def test_a_file_beside_the_page_is_saved(page: Page) -> None:
+    folder = Path(page.url.removeprefix("file://")).parent
+    with serve(folder) as address:
+        served = page.context.new_page()
+        served.goto(f"{address}/index.html")
+        served.locator("#save summary").click()
+        with served.expect_download() as saved:
+            served.locator("#files a").click()
+        assert saved.value.suggested_filename == "first.npy"
+        assert Path(saved.value.path()).read_bytes() == b"joints"
+        served.close()
+
+
+@needs_chromium
+def test_dragging_turns_and_the_wheel_comes_nearer(page: Page) -> None:
+    page.evaluate("viewer.resetView()")
+    where = "viewer.stage.camera.position.clone().sub(viewer.stage.controls.target).toArray()"
+    before = np.array(page.evaluate(where))
+    box = page.locator("#canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y)
+    page.mouse.up()
+    turned = np.array(page.evaluate(where))
+    assert np.linalg.norm(turned[[0, 2]] - before[[0, 2]]) > 0.3
+    page.mouse.wheel(0, -400)
+    wait_for(page, f"Math.hypot(...{where}) < {0.95 * np.linalg.norm(before)}")
+
+
+@needs_chromium
+def test_a_single_pose_is_no_trouble(page: Page) -> None:
+    page.evaluate("viewer.choose(2).then(() => { viewer.setPlaying(true); viewer.advance(0.1); })")
+    assert page.evaluate("viewer.moment") == 0
+    page.evaluate("viewer.setPlaying(false)")

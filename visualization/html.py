@@ -1,0 +1,91 @@
+"""One self-contained page that plays motions in any browser, without a network: data, styles, code, all inside."""
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from motion.foot import foot_joints, standing
+from motion.skeleton import Skeleton
+from utils.files import write_text
+from visualization.figure import parts_of
+
+PAGE = Path(__file__).resolve().parent / "page"
+SCRIPTS = ("three.min.js", "motions.js", "figure.js", "stage.js", "viewer.js")  # each builds on those before it
+FINEST = 2.5e-4  # metres: coordinates are kept as whole multiples of this, or of more where a motion leaps
+
+
+@dataclass(frozen=True)
+class PageMotion:
+    """A motion for the page, as made and with locked feet: joints (T, J, 3) in metres, floor at y = 0."""
+
+    name: str
+    caption: str
+    plain: np.ndarray
+    locked: np.ndarray
+    plain_files: tuple[str, ...] = ()   # to download, as seen from the page's folder
+    locked_files: tuple[str, ...] = ()
+
+
+def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
+               title: str = "Motions") -> None:
+    """Write the page. Raises ``ValueError`` where there is no motion, or one that is not finite or of another shape."""
+    write_text(path, make_page(motions, skeleton, fps, title))
+
+
+def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, title: str = "Motions") -> str:
+    """The page as text; what is wrong with the motions is raised as by ``write_page``."""
+    if not motions:
+        raise ValueError("a page needs a motion")
+    data = {
+        "title": title, "fps": fps,
+        "skeleton": {"joints": len(skeleton), "parts": [asdict(part) for part in parts_of(skeleton)],
+                     "hips": skeleton.face_joints[1::-1], "shoulders": skeleton.face_joints[:1:-1],
+                     "feet": foot_joints(skeleton),
+                     "left": [joint for joint, name in enumerate(skeleton.joint_names) if name.startswith("left_")],
+                     "tips": [chain[-1] for chain in skeleton.chains if "_" in skeleton.joint_names[chain[-1]]]},
+        "motions": [{
+            "name": motion.name, "caption": motion.caption, "frames": len(motion.plain),
+            "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
+            "files": {"plain": motion.plain_files, "locked": motion.locked_files}} for motion in motions],
+    }
+    page = _read("page.html")
+    # "<" would let a caption end the script element that holds the data.
+    for name, text in (("STYLE", _read("style.css")), ("LICENCE", _read("three.LICENSE.txt")),
+                       ("SCRIPTS", "\n".join(f"<script>\n{_read(name)}</script>" for name in SCRIPTS)),
+                       ("DATA", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))):
+        head, slot, tail = page.partition(f"{{{{{name}}}}}")
+        assert slot, f"page.html has no place for {name}"
+        page = head + text + tail
+    return page
+
+
+def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
+    """Joints (T, J, 3), and which feet stand, for the page's script.
+
+    The root, and the other joints as seen from it, are whole multiples of ``unit`` metres; kept are their differences
+    from frame to frame, low bytes first, then high bytes, compressed by zlib.
+    """
+    joints = np.asarray(joints, np.float64)
+    if joints.shape[1:] != (len(skeleton), 3) or not len(joints) or not np.isfinite(joints).all():
+        raise ValueError(f"a page shows finite joints of shape (frames, {len(skeleton)}, 3)")
+    places = joints - joints[:, :1]
+    places[:, 0] = joints[:, 0]
+    steps = np.diff(places, axis=0, prepend=0)
+    unit = max(FINEST, float(np.abs(steps).max()) / 32000)
+    whole = np.rint(places / unit).astype(np.int64)
+    steps = np.moveaxis(np.diff(whole, axis=0, prepend=0), 0, -1).astype("<i2")  # (J, 3, T): alike stands by alike
+    planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, 2).T
+    bits = standing(joints, skeleton, fps) @ (1 << np.arange(len(foot_joints(skeleton))))
+    return {"unit": unit, "steps": _packed(planes.tobytes()), "standing": _packed(bits.astype(np.uint8).tobytes())}
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def _read(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")

@@ -1,0 +1,244 @@
+// What stands around the figure: floor, shadow, light, trails, footprints, camera.
+"use strict";
+
+const FLOOR = {
+  vertexShader: `
+    varying vec3 place;
+    void main() {
+      place = (modelMatrix * vec4(position, 1.0)).xyz;
+      gl_Position = projectionMatrix * viewMatrix * vec4(place, 1.0);
+    }`,
+  fragmentShader: `
+    varying vec3 place;
+    uniform vec3 focus, line, glow;
+    uniform float strength;
+    float grid(vec2 at, float width) {
+      vec2 spread = fwidth(at), far = abs(fract(at - 0.5) - 0.5);
+      vec2 cover = clamp(width + 0.5 - far / spread, 0.0, 1.0) * clamp(0.45 / spread, 0.0, 1.0);
+      return max(cover.x, cover.y);
+    }
+    void main() {
+      float away = length(place.xz - focus.xz);
+      float fade = exp(-away * away / 14.0);
+      float lines = max(grid(place.xz * 2.0, 0.45) * 0.4, grid(place.xz * 0.5, 0.7));
+      float light = exp(-away * away / 6.0) * 0.55;
+      float cover = max(lines * fade * strength, light);
+      vec3 colour = mix(glow, line, clamp(lines * fade * strength / max(cover, 1e-4), 0.0, 1.0));
+      gl_FragColor = vec4(colour, cover);
+      #include <colorspace_fragment>
+    }`,
+};
+
+const RIBBON = {
+  vertexShader: `
+    attribute vec3 ahead;
+    attribute vec2 mark;  // moment in frames, side
+    uniform float width, flatness;
+    varying float moment, edge;
+    void main() {
+      vec3 along = ahead - position, eye = cameraPosition - position;
+      vec3 across = normalize(mix(cross(along, eye), cross(along, vec3(0.0, 1.0, 0.0)), flatness) + vec3(1e-6));
+      moment = mark.x;
+      edge = mark.y;
+      gl_Position = projectionMatrix * viewMatrix * vec4(position + across * mark.y * width, 1.0);
+    }`,
+  fragmentShader: `
+    varying float moment, edge;
+    uniform vec3 colour;
+    uniform float now, span, cover, later;
+    void main() {
+      float age = (now - moment) / span;
+      float shown = age < 0.0 ? later : cover * (1.0 - clamp(age, 0.0, 1.0));
+      gl_FragColor = vec4(colour, shown * smoothstep(1.0, 0.4, abs(edge)));
+      if (gl_FragColor.a < 0.004) discard;
+      #include <colorspace_fragment>
+    }`,
+};
+
+/** The way of a joint, seen for a while after it was there. */
+class Ribbon {
+  constructor({ width, span, cover, later = 0, flatness = 0 }) {
+    const numbers = { width, span, cover, later, flatness, now: 0 };
+    this.uniforms = { colour: { value: new THREE.Color() } };
+    for (const [name, value] of Object.entries(numbers)) this.uniforms[name] = { value };
+    this.mesh = new THREE.Mesh(undefined, new THREE.ShaderMaterial({
+      ...RIBBON, uniforms: this.uniforms, transparent: true, depthWrite: false, side: THREE.DoubleSide }));
+    this.mesh.frustumCulled = false;
+  }
+
+  /** Lay it through points, a frame apart. */
+  lay(points) {
+    const frames = points.length, place = [], ahead = [], mark = [], corners = [];
+    points.forEach((point, frame) => {
+      const next = points[Math.min(frame + 1, frames - 1)], last = points[Math.max(frame - 1, 0)];
+      for (const side of [-1, 1]) {
+        place.push(...point);
+        ahead.push(...point.map((value, axis) => value + next[axis] - last[axis]));
+        mark.push(frame, side);
+      }
+      if (frame) corners.push(2 * frame - 2, 2 * frame - 1, 2 * frame, 2 * frame, 2 * frame - 1, 2 * frame + 1);
+    });
+    const geometry = new THREE.BufferGeometry();
+    for (const [name, values, size] of [["position", place, 3], ["ahead", ahead, 3], ["mark", mark, 2]]) {
+      geometry.setAttribute(name, new THREE.BufferAttribute(new Float32Array(values), size));
+    }
+    geometry.setIndex(corners);
+    this.mesh.geometry.dispose();
+    this.mesh.geometry = geometry;
+  }
+}
+
+class Stage {
+  constructor(canvas, skeleton, fps) {
+    this.skeleton = skeleton;
+    this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
+    this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
+    this.renderer.shadowMap.enabled = true;
+    this.renderer.shadowMap.type = THREE.VSMShadowMap;
+    this.scene = new THREE.Scene();
+    this.camera = new THREE.PerspectiveCamera(30, 1, 0.05, 200);
+    this.controls = new THREE.OrbitControls(this.camera, canvas);
+    Object.assign(this.controls, { enableDamping: true, dampingFactor: 0.12, maxPolarAngle: Math.PI * 0.53,
+      minDistance: 0.8, maxDistance: 30, zoomSpeed: 0.8 });
+
+    this.figure = new Figure(skeleton);
+    this.sky = new THREE.HemisphereLight();
+    this.sun = this.makeSun();
+    this.fill = new THREE.DirectionalLight();
+    this.floor = new THREE.Mesh(new THREE.PlaneGeometry(60, 60).rotateX(-Math.PI / 2), new THREE.ShaderMaterial({
+      ...FLOOR, transparent: true, depthWrite: false, uniforms: {
+        focus: { value: new THREE.Vector3() }, line: { value: new THREE.Color() }, glow: { value: new THREE.Color() },
+        strength: { value: 1 } } }));
+    this.shadow = new THREE.Mesh(new THREE.PlaneGeometry(60, 60).rotateX(-Math.PI / 2), new THREE.ShadowMaterial());
+    this.shadow.receiveShadow = true;
+    this.shadow.material.depthWrite = false;
+    this.shadow.position.y = 0.001;
+    this.floor.renderOrder = -3;
+    this.shadow.renderOrder = -2;
+    this.scene.add(this.sky, this.sun, this.sun.target, this.fill, this.floor, this.shadow, this.figure.group);
+
+    this.trails = new THREE.Group();
+    this.way = new Ribbon({ width: 0.018, span: 1e9, cover: 0.85, later: 0.16, flatness: 1 });
+    this.tips = skeleton.tips.map(() => new Ribbon({ width: 0.013, span: 1.3 * fps, cover: 0.75 }));
+    this.trails.add(this.way.mesh, ...this.tips.map((tip) => tip.mesh));
+    this.prints = new THREE.Group();
+    this.prints.add(...skeleton.feet.map(() => this.makePrint()));
+    this.scene.add(this.trails, this.prints);
+
+    this.focus = new THREE.Vector3();
+    this.before = new THREE.Vector3();
+    this.point = new THREE.Vector3();
+    this.follow = true;
+    this.resetView();
+  }
+
+  makeSun() {
+    const sun = new THREE.DirectionalLight();
+    sun.castShadow = true;
+    sun.shadow.mapSize.set(512, 512);
+    Object.assign(sun.shadow.camera, { left: -2.4, right: 2.4, top: 2.4, bottom: -2.4, near: 0.5, far: 14 });
+    Object.assign(sun.shadow, { radius: 4, blurSamples: 8, bias: -0.0004 });
+    return sun;
+  }
+
+  makePrint() {
+    const print = new THREE.Mesh(new THREE.PlaneGeometry(0.26, 0.26).rotateX(-Math.PI / 2), new THREE.ShaderMaterial({
+      uniforms: { colour: { value: new THREE.Color() } }, transparent: true, depthWrite: false,
+      vertexShader: "varying vec2 at; void main() { at = uv * 2.0 - 1.0; gl_Position = projectionMatrix * modelViewMatrix * vec4(position, 1.0); }",
+      fragmentShader: `varying vec2 at; uniform vec3 colour;
+        void main() {
+          float r = length(at), ring = smoothstep(0.16, 0.06, abs(r - 0.78)), inside = 0.22 * smoothstep(0.82, 0.7, r);
+          gl_FragColor = vec4(colour, max(ring, inside));
+          #include <colorspace_fragment>
+        }` }));
+    print.renderOrder = -1;
+    return print;
+  }
+
+  /** Colours of a theme: see viewer.js. */
+  paint(theme) {
+    this.figure.colour([theme.trunk, theme.left, theme.right], theme.rim);
+    this.sky.color.set(theme.sky);
+    this.sky.groundColor.set(theme.ground);
+    this.sky.intensity = theme.skyPower;
+    this.sun.intensity = theme.sunPower;
+    this.fill.intensity = theme.fillPower;
+    this.shadow.material.opacity = theme.shadow;
+    const { line, glow, strength } = this.floor.material.uniforms;
+    line.value.set(theme.line);
+    glow.value.set(theme.glow);
+    strength.value = theme.lineStrength;
+    this.way.uniforms.colour.value.set(theme.way);
+    const side = (joint) => (this.skeleton.left.includes(joint) ? theme.left : theme.right);
+    this.tips.forEach((tip, i) => tip.uniforms.colour.value.set(side(this.skeleton.tips[i])));
+    this.prints.children.forEach((print, i) => print.material.uniforms.colour.value.set(side(this.skeleton.feet[i])));
+  }
+
+  /** Put a motion on the stage. */
+  load(track, keepView) {
+    this.track = track;
+    this.figure.fit(track);
+    const points = (find) => Array.from({ length: track.frames }, (_, frame) => find(frame).toArray());
+    this.way.lay(points((frame) => track.focus(frame, this.point).setY(0.004)));
+    this.tips.forEach((tip, i) => tip.lay(points((frame) => track.place(this.skeleton.tips[i], frame, this.point))));
+    if (!keepView) this.resetView();
+  }
+
+  /** Back to where one looks at first: from the side, a little from above, at the figure or, if still, all its way. */
+  resetView() {
+    const target = this.follow || !this.track ? this.focus : this.middle();
+    const tall = Math.max(1, 0.62 / Math.max(this.camera.aspect, 0.1));
+    const distance = (5.1 + (this.follow ? 0 : this.reach())) * tall;
+    this.controls.target.copy(target).setY(0.88);
+    this.camera.position.set(0.62, 0.3, 0.92).normalize().multiplyScalar(distance).add(this.controls.target);
+    this.controls.update();
+  }
+
+  middle() {
+    const { path, frames } = this.track, out = new THREE.Vector3();
+    for (let frame = 0; frame < frames; frame++) out.add(this.point.set(path[2 * frame], 0, path[2 * frame + 1]));
+    return out.divideScalar(frames);
+  }
+
+  reach() {
+    if (!this.track) return 0;
+    const middle = this.middle(), { path, frames } = this.track;
+    let far = 0;
+    for (let frame = 0; frame < frames; frame++) {
+      far = Math.max(far, Math.hypot(path[2 * frame] - middle.x, path[2 * frame + 1] - middle.z));
+    }
+    return 1.6 * far;
+  }
+
+  show(moment) {
+    const { track, focus, point } = this;
+    this.figure.pose(track, moment);
+    this.before.copy(focus);
+    track.focus(moment, focus);
+    if (this.follow) {
+      point.copy(focus).sub(this.before);
+      this.camera.position.add(point);
+      this.controls.target.add(point);
+    }
+    this.floor.material.uniforms.focus.value.copy(focus);
+    for (const plane of [this.floor, this.shadow]) plane.position.set(focus.x, plane.position.y, focus.z);
+    this.sun.position.copy(focus).add(point.set(-1.7, 4.6, 2.0));
+    this.sun.target.position.copy(focus).setY(0.5);
+    this.fill.position.set(2, 1.2, -3);
+    for (const ribbon of [this.way, ...this.tips]) ribbon.uniforms.now.value = moment;
+    this.prints.children.forEach((print, foot) => {
+      print.visible = Boolean(track.stands(foot, Math.round(moment)));
+      track.place(this.skeleton.feet[foot], moment, print.position).y = 0.006 + 0.0004 * foot;
+    });
+  }
+
+  resize(width, height) {
+    this.renderer.setSize(width, height, false);
+    this.camera.aspect = width / height;
+    this.camera.updateProjectionMatrix();
+  }
+
+  draw() {
+    this.renderer.render(this.scene, this.camera);
+  }
+}

@@ -1,0 +1,278 @@
+// The page itself: which motion, which moment, and the buttons and keys that change them.
+"use strict";
+
+const THEMES = {
+  light: {
+    trunk: "#8b95a5", left: "#2e74d6", right: "#e86238", rim: "#3a4048", sky: "#ffffff", ground: "#a9adb8", skyPower: 2.0,
+    sunPower: 1.5, fillPower: 0.5, shadow: 0.3, line: "#8793a6", lineStrength: 0.75, glow: "#ffffff", way: "#eba31f",
+  },
+  dark: {
+    trunk: "#a4adbd", left: "#4b8ffb", right: "#ff774a", rim: "#4a5670", sky: "#c4d2ee", ground: "#2a2f3d", skyPower: 1.5,
+    sunPower: 1.9, fillPower: 0.9, shadow: 0.55, line: "#8796b3", lineStrength: 0.5, glow: "#2b3342", way: "#ffbe4d",
+  },
+};
+const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2, 4];
+const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", mp4: "film", gif: "film" };
+const KEYS = [
+  ["space", "play or pause"], ["← →", "one frame back or on"], ["home, end", "first or last frame"], ["↑ ↓", "motion before or after"],
+  ["< >", "slower or faster"], ["L", "over and over"], ["I", "as made or feet locked"], ["T", "trails"], ["C", "contacts"],
+  ["F", "camera goes along"], ["R", "reset the view"], ["D", "dark or light"], ["?", "these keys"],
+];
+const get = (id) => document.getElementById(id);
+
+class Viewer {
+  constructor(data) {
+    Object.assign(this, { data, fps: data.fps, stage: new Stage(get("canvas"), data.skeleton, data.fps), tracks: new Map() });
+    Object.assign(this, { number: 0, kind: "plain", moment: 0, speed: 1, playing: false, looping: true, stale: true, last: 0 });
+    this.fill();
+    this.listen();
+    const dark = window.matchMedia("(prefers-color-scheme: dark)");
+    this.setTheme(dark.matches ? "dark" : "light");
+    dark.addEventListener("change", () => this.setTheme(dark.matches ? "dark" : "light"));
+    new ResizeObserver(() => this.fitWindow()).observe(get("canvas"));
+    this.fitWindow();
+    this.ready = this.choose(0).then(() => {
+      this.stage.resetView();
+      this.setPlaying(!window.matchMedia("(prefers-reduced-motion: reduce)").matches);
+      requestAnimationFrame((time) => this.tick(time));
+    });
+  }
+
+  get motion() { return this.data.motions[this.number]; }
+  get end() { return this.motion.frames - 1; }
+
+  fill() {
+    const { title, motions, fps } = this.data;
+    document.title = title;
+    get("title").textContent = title;
+    get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} frames a second`;
+    motions.forEach((motion, number) => {
+      const button = document.createElement("button"), words = document.createElement("b"), more = document.createElement("span");
+      words.textContent = motion.caption || motion.name;
+      more.textContent = this.about(motion);
+      button.append(words, more);
+      button.addEventListener("click", () => { this.choose(number); this.setOpen(false); });
+      get("list").appendChild(document.createElement("li")).append(button);
+    });
+    for (const speed of SPEEDS) get("speed").add(new Option(`${speed}×`, speed, speed === 1, speed === 1));
+    for (const [key, what] of KEYS) {
+      get("keylist").appendChild(document.createElement("dt")).textContent = key;
+      get("keylist").appendChild(document.createElement("dd")).textContent = what;
+    }
+  }
+
+  about(motion) {
+    const takes = this.data.motions.filter((other) => other.caption === motion.caption);
+    const take = takes.length > 1 ? ` · take ${takes.indexOf(motion) + 1}` : "";
+    return `${(motion.frames / this.fps).toFixed(1)} s${take}`;
+  }
+
+  listen() {
+    const clicks = {
+      play: () => this.setPlaying(!this.playing), back: () => this.step(-1), step: () => this.step(1),
+      loop: () => this.toggle("loop"), plain: () => this.setKind("plain"), locked: () => this.setKind("locked"),
+      trails: () => this.toggle("trails"), contacts: () => this.toggle("contacts"), follow: () => this.toggle("follow"),
+      view: () => this.resetView(), theme: () => this.setTheme(), keys: () => get("help").showModal(),
+      menu: () => this.setOpen(true), veil: () => this.setOpen(false),
+    };
+    for (const [id, act] of Object.entries(clicks)) get(id).addEventListener("click", act);
+    get("scrub").addEventListener("input", (event) => { this.setPlaying(false); this.seek(Number(event.target.value)); });
+    get("speed").addEventListener("change", (event) => this.setSpeed(Number(event.target.value)));
+    this.stage.controls.addEventListener("change", () => { this.stale = true; });
+    document.addEventListener("click", (event) => { if (!get("save").contains(event.target)) get("save").open = false; });
+    document.addEventListener("keydown", (event) => this.press(event));
+  }
+
+  press(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || get("help").open || event.target instanceof HTMLSelectElement) return;
+    const pace = (way) => this.setSpeed(SPEEDS[Math.min(Math.max(SPEEDS.indexOf(this.speed) + way, 0), SPEEDS.length - 1)]);
+    const acts = {
+      " ": () => this.setPlaying(!this.playing), arrowleft: () => this.step(-1), arrowright: () => this.step(1),
+      arrowup: () => this.choose(this.number - 1), arrowdown: () => this.choose(this.number + 1),
+      home: () => this.jump(0), end: () => this.jump(this.end), "<": () => pace(-1), ">": () => pace(1),
+      l: () => this.toggle("loop"), i: () => this.setKind(this.kind === "plain" ? "locked" : "plain"),
+      t: () => this.toggle("trails"), c: () => this.toggle("contacts"), f: () => this.toggle("follow"),
+      r: () => this.resetView(), d: () => this.setTheme(), "?": () => get("help").showModal(),
+      escape: () => { this.setOpen(false); get("save").open = false; },
+    };
+    const act = acts[event.key.toLowerCase()];
+    if (!act || (event.key === " " && event.target.closest("button, summary"))) return;
+    event.preventDefault();
+    act();
+  }
+
+  async choose(number) {
+    if (!(number in this.data.motions)) return;
+    this.number = number;
+    [...get("list").querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-current", i === number));
+    get("list").children[number].scrollIntoView({ block: "nearest" });
+    get("caption").textContent = this.motion.caption || this.motion.name;
+    get("detail").textContent = `${this.about(this.motion)} · ${number + 1} of ${this.data.motions.length}`;
+    get("scrub").max = this.end;
+    this.listFiles();
+    this.moment = 0;
+    await this.mount();
+  }
+
+  /** Bring the chosen motion, as made or with locked feet, onto the stage. */
+  async mount() {
+    const { number, kind } = this, key = `${number} ${kind}`, { motion } = this;
+    if (!this.tracks.has(key)) {
+      this.tracks.set(key, Track.read(motion.tracks[kind], motion.frames, this.data.skeleton.joints, this.fps));
+    }
+    const track = await this.tracks.get(key);
+    if (number !== this.number || kind !== this.kind) return;  // another one was chosen meanwhile
+    this.stage.load(track);
+    this.drawLanes();
+    this.seek(this.moment);
+  }
+
+  listFiles() {
+    const links = this.motion.files[this.kind].map((path) => {
+      const link = document.createElement("a"), what = document.createElement("span");
+      const name = path.split("/").pop(), format = name.split(".").pop();
+      link.href = path.split("/").map(encodeURIComponent).join("/");
+      link.download = name;
+      link.target = "_blank";  // browsers open what lies on the same disk, and this page shall stay
+      link.textContent = `.${format}`;
+      what.textContent = FORMATS[format] || "";
+      link.append(what);
+      return link;
+    });
+    get("files").replaceChildren(...links);
+    get("save").hidden = !links.length;
+  }
+
+  setKind(kind) {
+    this.kind = kind;
+    for (const id of ["plain", "locked"]) get(id).setAttribute("aria-pressed", id === kind);
+    this.listFiles();
+    this.mount();
+  }
+
+  toggle(id) {
+    const on = get(id).getAttribute("aria-pressed") !== "true";
+    get(id).setAttribute("aria-pressed", on);
+    if (id === "loop") this.looping = on;
+    if (id === "trails") this.stage.trails.visible = on;
+    if (id === "contacts") { this.stage.prints.visible = on; this.drawLanes(); }
+    if (id === "follow") { this.stage.follow = on; this.stage.resetView(); }
+    this.stale = true;
+  }
+
+  setTheme(name) {
+    this.theme = name || (this.theme === "dark" ? "light" : "dark");
+    document.documentElement.dataset.theme = this.theme;
+    this.stage.paint(THEMES[this.theme]);
+    if (this.stage.track) this.drawLanes();
+    this.stale = true;
+  }
+
+  setSpeed(speed) {
+    this.speed = speed;
+    get("speed").value = speed;
+  }
+
+  setPlaying(playing) {
+    if (playing && this.moment >= this.end) this.moment = 0;
+    this.playing = playing;
+    get("play").querySelector("use").setAttribute("href", playing ? "#i-pause" : "#i-play");
+    get("play").setAttribute("aria-label", playing ? "Pause" : "Play");
+  }
+
+  setOpen(open) {
+    document.body.classList.toggle("open", open);
+    get("veil").hidden = !open;
+  }
+
+  resetView() {
+    this.stage.resetView();
+    this.stale = true;
+  }
+
+  step(frames) {
+    this.jump(Math.round(this.moment) + frames);
+  }
+
+  jump(frame) {
+    this.setPlaying(false);
+    this.seek(Math.min(Math.max(frame, 0), this.end));
+  }
+
+  /** Show a moment, in frames; those between two frames are shown too. */
+  seek(moment) {
+    this.moment = moment;
+    this.stage.show(moment);
+    get("scrub").value = moment;
+    get("now").textContent = `${(moment / this.fps).toFixed(2)} s`;
+    get("all").textContent = ` / ${(this.end / this.fps).toFixed(2)} s`;
+    get("frame").textContent = ` · ${Math.round(moment) + 1}/${this.motion.frames}`;
+    this.stale = true;
+  }
+
+  /** What a stretch of time in seconds does to a motion that plays. */
+  advance(seconds) {
+    if (!this.playing || !this.stage.track) return;
+    let moment = this.moment + seconds * this.fps * this.speed;
+    if (moment >= this.end) {
+      moment = this.looping && this.end ? moment % this.end : this.end;
+      if (!this.looping) this.setPlaying(false);
+    }
+    this.seek(moment);
+  }
+
+  tick(time) {
+    this.advance(Math.min((time - this.last) / 1000, 0.25));
+    this.last = time;
+    this.stage.controls.update();
+    if (this.stale) {
+      this.stale = false;
+      this.stage.draw();
+    }
+    requestAnimationFrame((next) => this.tick(next));
+  }
+
+  fitWindow() {
+    const { clientWidth, clientHeight } = get("canvas");
+    if (!clientWidth || !clientHeight) return;
+    this.stage.resize(clientWidth, clientHeight);
+    if (this.stage.track) { this.drawLanes(); this.stage.draw(); }
+  }
+
+  /** Behind the scrubber: when the left foot stands, above, and the right one, below. */
+  drawLanes() {
+    const canvas = get("lanes"), { track } = this.stage, pen = canvas.getContext("2d");
+    const scale = Math.min(window.devicePixelRatio, 2), style = getComputedStyle(document.documentElement);
+    const width = canvas.width = canvas.clientWidth * scale, height = canvas.height = canvas.clientHeight * scale;
+    const { feet, left } = this.data.skeleton, step = width / Math.max(this.end, 1);
+    const lane = 7 * scale, gap = 2.5 * scale, shown = this.stage.prints.visible;
+    for (const row of [0, 1]) {
+      const top = height / 2 + (row ? gap / 2 : -lane - gap / 2);
+      pen.fillStyle = style.getPropertyValue("--line");
+      pen.beginPath();
+      pen.roundRect(0, top, width, lane, lane / 2);
+      pen.fill();
+      pen.fillStyle = style.getPropertyValue(row ? "--right" : "--left");
+      const stands = (frame) => feet.some((joint, foot) => left.includes(joint) === !row && track.stands(foot, frame));
+      for (let frame = 0, begin = -1; shown && frame <= track.frames; frame++) {
+        const down = frame < track.frames && stands(frame);
+        if (down && begin < 0) begin = frame;
+        if (!down && begin >= 0) {
+          const from = Math.max((begin - 0.5) * step, 0), to = Math.min((frame - 0.5) * step, width);
+          pen.beginPath();
+          pen.roundRect(from, top, to - from, lane, lane / 2);
+          pen.fill();
+          begin = -1;
+        }
+      }
+    }
+  }
+}
+
+try {
+  window.viewer = new Viewer(JSON.parse(get("data").textContent));
+} catch (error) {
+  get("fault").textContent = `This browser cannot show the motions: ${error.message}`;
+  get("fault").hidden = false;
+  throw error;
+}
