@@ -57,9 +57,9 @@ stage train_t2m_transformer.py t2m_demo 2100 --vq_name vq_demo --lamp_name lamp_
     --paraphrases 2 --ema 0.995 --lr 5e-4 --warm_up_iter 200 --milestones 1500 1900 --gamma 0.3 --save_latest 200 --eval_every_e 2
 
 # The residual transformer: what each layer adds above those below it.
-stage train_res_transformer.py res_demo 3000 --vq_name vq_demo --lamp_name lamp_demo --condition both \
-    --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 --dropout 0.1 --batch_size 64 --balance 0.5 \
-    --lr 5e-4 --warm_up_iter 200 --milestones 2000 2600 --gamma 0.3 --save_latest 200 --eval_every_e 2
+stage train_res_transformer.py res_demo 1700 --vq_name vq_demo --lamp_name lamp_demo --condition both \
+    --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 --dropout 0 --batch_size 64 --balance 0.7 --paraphrases 2 \
+    --ema 0.995 --lr 6e-4 --warm_up_iter 150 --milestones 1200 1500 --gamma 0.3 --save_latest 200 --eval_every_e 2
 
 stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
 
