@@ -226,10 +226,17 @@ def test_settings_of_the_right_kind_pass() -> None:
     with pytest.raises(InputError, match=r"run/opt\.txt: too wide"), Source(Path("run"), {}, Path("x")).building(
             VQConfig):
         raise ValueError("too wide")
-    with pytest.raises(InputError, match=r"run/opt\.txt lacks vq_name"):
-        Source(Path("run"), {}, Path("x")).needed("vq_name")
     with pytest.raises(InputError, match=r"run/opt\.txt: kind 'c' is none of a, b"):
         Source(Path("run"), {"kind": "c"}, Path("x")).one_of("kind", ("a", "b"), "a")
+
+
+def test_an_option_that_a_model_needs_is_asked_for_where_it_should_stand(tmp_path: Path) -> None:
+    source = Source(tmp_path, {}, Path("x"))
+    with pytest.raises(InputError, match=r"opt\.txt is missing; it needs a line 'vq_name: NAME'"):
+        source.needed("vq_name")
+    write_options(tmp_path / "opt.txt", {"name": "one"})
+    with pytest.raises(InputError, match=r"opt\.txt lacks vq_name"):
+        source.needed("vq_name")
 
 
 # Files
