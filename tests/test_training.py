@@ -26,6 +26,7 @@ from training.source import Source, find_source, read_state
 from training.text_features import BATCH, cached_text_features, encode_texts, fingerprint
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, save_npy, write_text
+from utils.paths import PRETRAINED, find_model_dir
 from utils.seeding import seed_everything, stream_seed
 
 
@@ -392,3 +393,11 @@ def test_a_fingerprint_tells_where_a_part_ends(tmp_path: Path) -> None:
 
 
 # The loop
+
+
+def test_scores_of_a_bundled_model_do_not_hide_it(tmp_path: Path) -> None:
+    scores = tmp_path / "t2m" / "vq_demo" / "eval"
+    scores.mkdir(parents=True)
+    assert find_model_dir("vq_demo", "t2m", tmp_path) == PRETRAINED / "t2m" / "vq_demo"
+    (scores.parent / "model").mkdir()
+    assert find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent

@@ -11,13 +11,18 @@ PRETRAINED = ROOT / "pretrained"
 def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
     """The folder of the model ``name``: a path as it stands, else ``checkpoints_dir/<dataset>/<name>``, else
     ``pretrained/<dataset>/<name>``. A folder that holds nothing but one of its own name, as the released length
-    estimator may, stands for that. Raises ``InputError`` naming every place that was tried.
+    estimator may, stands for that; one that holds nothing of a model, but the scores of a bundled one of that name, is
+    passed over. Raises ``InputError`` naming every place that was tried.
     """
     tried = [Path(name)] if "/" in str(name) else []
     tried += [Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
-    for folder in tried:
-        if os.path.isdir(folder):  # unlike Path.is_dir it takes a name that is too long for one that is not there
-            inner = folder / folder.name
-            return inner if (inner / "model").is_dir() and not (folder / "model").is_dir() else folder
+    folders = [folder for folder in tried if os.path.isdir(folder)]  # unlike is_dir it bears a name that is too long
+    for folder in sorted(folders, key=lambda folder: not _holds_model(folder)):  # stable: the first that holds one
+        inner = folder / folder.name
+        return inner if (inner / "model").is_dir() and not (folder / "model").is_dir() else folder
     places = ", ".join(str(place) for place in tried)
     raise InputError(f"no model named {name!r}: looked for {places}")
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / part).exists() for part in ("opt.txt", "model", folder.name))
