@@ -46,7 +46,7 @@ def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     for name in ("data", "checkpoints", "bert"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("training.judge.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
+    monkeypatch.setattr("utils.paths.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
 
     def call(main: Callable[[], None], *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["script.py", *CPU, *map(str, arguments)])

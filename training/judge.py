@@ -14,7 +14,7 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 from training.load import LoadedTokenizer
 from training.load_evaluator import LoadedEvaluator, load_evaluator
 from utils.errors import InputError
-from utils.paths import PRETRAINED
+from utils.paths import model_dirs
 from utils.seeding import stream_seed
 
 NO_EVALUATOR = "none"
@@ -35,9 +35,8 @@ def load_judge(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
         return None
     if name is not None:
         return load_evaluator(name, spec, checkpoints_dir, device)
-    places = {PUBLISHED: [Path(checkpoints_dir)], BUNDLED: [Path(checkpoints_dir), PRETRAINED]}
-    for found, folders in places.items():
-        if any((folder / spec.name / found).is_dir() for folder in folders):
+    for found in (PUBLISHED, BUNDLED):
+        if model_dirs(found, spec.name, checkpoints_dir):
             try:
                 return load_evaluator(found, spec, checkpoints_dir, device)
             except InputError as error:

@@ -8,20 +8,30 @@ ROOT = Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained"
 
 
+def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
+    """The folders there are under the name of a model, in the order of ``_places``; those that hold one come first."""
+    folders = [place for place in _places(name, dataset_name, checkpoints_dir)
+               if os.path.isdir(place)]  # unlike is_dir it bears a name that is too long
+    return sorted(folders, key=lambda folder: not _holds_model(folder))
+
+
 def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
     """The folder of the model ``name``: a path as it stands, else ``checkpoints_dir/<dataset>/<name>``, else
     ``pretrained/<dataset>/<name>``. A folder that holds nothing but one of its own name, as the released length
     estimator may, stands for that; one that holds nothing of a model, but the scores of a bundled one of that name, is
     passed over. Raises ``InputError`` naming every place that was tried.
     """
-    tried = [Path(name)] if "/" in str(name) else []
-    tried += [Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
-    folders = [folder for folder in tried if os.path.isdir(folder)]  # unlike is_dir it bears a name that is too long
-    for folder in sorted(folders, key=lambda folder: not _holds_model(folder)):  # stable: the first that holds one
+    for folder in model_dirs(name, dataset_name, checkpoints_dir):
         inner = folder / folder.name
         return inner if (inner / "model").is_dir() and not (folder / "model").is_dir() else folder
-    places = ", ".join(str(place) for place in tried)
+    places = ", ".join(map(str, _places(name, dataset_name, checkpoints_dir)))
     raise InputError(f"no model named {name!r}: looked for {places}")
+
+
+def _places(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
+    """Where a model may lie: at a path as it stands, among the user's checkpoints, among the bundled ones."""
+    path = [Path(name)] if "/" in str(name) else []
+    return [*path, Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
 
 
 def _holds_model(folder: Path) -> bool:
