@@ -1,0 +1,145 @@
+"""What every benchmark shares: jobs timed in turns beside a yardstick, a table, JSON, and ratios to other figures.
+
+On a shared machine wall time says as much about its other users as about a job. So every job is timed twice: by the
+processor time of one thread, which others hardly disturb, and by the clock on all cores. Rounds run all jobs in turn,
+so that what disturbs one disturbs all; a product of matrices runs in every round and tells what the machine gave then.
+"""
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.timing import hardware
+from options.base import Parser, positive_int
+from utils.device import select_device
+from utils.errors import InputError
+from utils.files import read_text, write_text
+
+Job = Callable[[], object]
+YARDSTICK = 1024  # rows and columns of the matrices that are multiplied
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Seconds of one job: medians over the rounds, and the best round."""
+
+    wall: float       # by the clock, all threads
+    wall_best: float
+    cpu: float        # of the processor, one thread
+    cpu_best: float
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Float32 GFLOP/s of a matrix product in the same rounds as the jobs, the best one."""
+
+    one_thread: float
+    all_threads: float
+
+
+def benchmark_parser(description: str, repeats: int = 5) -> Parser:
+    """A parser with the flags of every benchmark; it has ``--sizes`` where models are built."""
+    parser = Parser(description)
+    parser.add_argument("--sizes", choices=("bundled", "published"), default="bundled",
+                        help="of the models: the bundled ones, or those of the paper with random weights")
+    parser.add_argument("--repeats", type=positive_int, default=repeats, help="rounds, after one that does not count")
+    parser.add_argument("--threads", type=positive_int, default=len(os.sched_getaffinity(0)),
+                        help="of the rounds that are timed by the clock")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all figures")
+    parser.add_argument("--reference", type=Path, metavar="FILE.json",
+                        help="print ratios to these figures: benchmarks/reference.json, or what --out wrote elsewhere")
+    return parser
+
+
+def measure(jobs: Mapping[str, Job], repeats: int, threads: int, device: torch.device | str = "cpu",
+            ) -> tuple[dict[str, Figure], Yardstick]:
+    """Time jobs in ``repeats`` rounds with one thread and as many with ``threads``, each after one to warm up."""
+    device = torch.device(device)
+    before = torch.get_num_threads()
+    try:
+        _, one_cpu, one_flops = _rounds(jobs, repeats, 1, device)
+        wall, _, all_flops = _rounds(jobs, repeats, threads, device)
+    finally:
+        torch.set_num_threads(before)
+    figures = {name: Figure(statistics.median(wall[name]), min(wall[name]), statistics.median(one_cpu[name]),
+                            min(one_cpu[name])) for name in jobs}
+    return figures, Yardstick(one_flops, all_flops)
+
+
+def _rounds(jobs: Mapping[str, Job], repeats: int, threads: int,
+            device: torch.device) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
+    """Wall and processor seconds of each job by round, and the best GFLOP/s of the yardstick."""
+    torch.set_num_threads(threads)
+    left, right = torch.rand(2, YARDSTICK, YARDSTICK, device=device)
+    everything = {**jobs, "": lambda: left @ right}
+    wall: dict[str, list[float]] = {name: [] for name in everything}
+    cpu: dict[str, list[float]] = {name: [] for name in everything}
+    for number in range(repeats + 1):
+        for name, job in everything.items():
+            _wait(device)
+            start, start_cpu = time.perf_counter(), time.process_time()
+            job()
+            _wait(device)
+            if number:
+                cpu[name].append(time.process_time() - start_cpu)
+                wall[name].append(time.perf_counter() - start)
+    best = min(cpu.pop("") if threads == 1 and device.type == "cpu" else wall[""])
+    wall.pop("")
+    return wall, cpu, 2 * YARDSTICK**3 / best / 1e9
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def run_benchmark(name: str, jobs: Mapping[str, Job], args: argparse.Namespace,
+                  facts: Mapping[str, Any] | None = None) -> dict[str, Figure]:
+    """Measure jobs as the flags of ``benchmark_parser`` say, print the table, and write JSON where it is asked for.
+
+    Figures are known by ``<name>/<sizes>/<job>``; ``facts`` go into the file beside them.
+    """
+    reference = read_reference(args.reference) if args.reference else {}
+    device = select_device(args.gpu_id)
+    figures, yardstick = measure(jobs, args.repeats, args.threads, device)
+    named = {f"{name}/{args.sizes}/{job}": figure for job, figure in figures.items()}
+    print(table(named, yardstick, args.threads, reference))
+    if args.out:
+        report = {"hardware": hardware(device), "threads": args.threads, "repeats": args.repeats, **(facts or {}),
+                  "gflops": asdict(yardstick), "figures": {key: asdict(figure) for key, figure in named.items()}}
+        write_text(args.out, json.dumps(report, indent=1) + "\n")
+    return named
+
+
+def read_reference(path: Path) -> dict[str, float]:
+    """Wall seconds by name of a file of figures. ``InputError`` where it holds none."""
+    try:
+        figures = json.loads(read_text(path, "reference"))["figures"]
+        return {name: float(figure.get("wall_best", figure["wall"])) for name, figure in figures.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} holds no figures of a benchmark: {error!r}") from error
+
+
+def table(figures: Mapping[str, Figure], yardstick: Yardstick, threads: int, reference: Mapping[str, float]) -> str:
+    """Figures in lines, with their ratio to ``reference`` (wall seconds by name): of the wall time, and of the
+    processor time spread over all threads, which is what an idle machine would need at best."""
+    width = max(map(len, figures), default=0)
+    lines = [f"seconds, medians and (best); {threads} threads by the clock, 1 thread by processor time",
+             f"yardstick: {yardstick.all_threads:.0f} GFLOP/s with {threads}, {yardstick.one_thread:.0f} with 1"]
+    for name, figure in figures.items():
+        line = (f"{name:{width}}  wall {figure.wall:7.3f} ({figure.wall_best:7.3f})  "
+                f"cpu {figure.cpu:7.3f} ({figure.cpu_best:7.3f})")
+        if name in reference:
+            known = reference[name]
+            line += (f"  reference {known:.3f}: wall x {figure.wall_best / known:.2f}, "
+                     f"cpu / {threads} x {figure.cpu_best / threads / known:.2f}")
+        lines.append(line)
+    return "\n".join(lines)
