@@ -4,7 +4,9 @@ from pathlib import Path
 
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
+from evaluation.caption_scores import BertScore
 from evaluation.generation import generated_rows, remember_texts
+from evaluation.lamp_bertscore import LEGEND, LampBertScore
 from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
 from evaluation.reconstruction import reconstruct_clips
 from evaluation.report import write_report
@@ -13,6 +15,7 @@ from models.text_to_motion import Sample, Sampling
 from options.evaluate import parse_generation_evaluation
 from training.judge import load_judge
 from training.load import load_text_to_motion, load_tokenizer
+from training.load_m2t import load_captioner
 from training.source import checkpoint_names, find_source
 from utils.device import select_device
 from utils.errors import InputError, script
@@ -40,6 +43,13 @@ def main() -> None:
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
         reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation))}
+    told, captioned = None, {}
+    if opt.lamp_bertscore:
+        bert = BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale, str(device))
+        captioner = load_captioner(opt.m2t_name, spec, opt.checkpoints_dir, device)
+        captioned = {"m2t": captioner.source, "bert_score": bert.settings}
+        told = LampBertScore(pairs, evaluation.clips, captioner.write, bert, opt.seed)
+        told.add_real(rows[REAL])
     sampling = Sampling.from_options(vars(opt))
     many = replace(sampling, group_rows=opt.batch_size if device.type == "cpu" else None)
     loaded, seconds = set(), {}
@@ -51,13 +61,16 @@ def main() -> None:
                                       [[Sample(pair.captions[0], opt.seed, TIMED_LENGTH)] for pair in pairs])
         remember_texts(pipeline)
         prefix = f"{which}: " if opt.which_epoch == ALL else ""
-        rows |= evaluation.generated(generated_rows(pipeline, many, prefix))
+        generate = generated_rows(pipeline, many, prefix)
+        rows |= evaluation.generated(generate)
+        if told is not None:
+            told.add_generated(rows, generate)
     settings = {
         "checkpoint": source, "files": sorted(loaded), "clips": len(pairs), **vars(opt), "evaluator": judge.source,
-        "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds, "hardware": hardware(device)}
+        **captioned, "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds, "hardware": hardware(device)}
     write_report(Path(opt.checkpoints_dir) / spec.name / source.folder.name / "eval", opt.ext, settings,
                  {name: row.table() for name, row in rows.items()},
-                 [*evaluation.left_out, *fault_notes(rows), *evaluation.legend])
+                 [*evaluation.left_out, *fault_notes(rows), *evaluation.legend, *([LEGEND] if told else [])])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from data.text_motion import Pair
 from evaluation.metrics import matching_score, r_precision
 from models.hub import model_folder, silent_transformers
 from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from bert_score import BERTScorer
 
 REFERENCES = ("raw", "lemmatised")
 OPPOSITES = (frozenset({"left", "right"}), frozenset({"clockwise", "counterclockwise"}))
@@ -116,6 +121,13 @@ class BertScore:
 
     def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """Mean over captions."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, _, f1 = self._scorer.score(list(captions), [list(texts) for texts in references])
+        return 100 * float(f1.mean())
+
+    @cached_property
+    def _scorer(self) -> "BERTScorer":
         from bert_score import BERTScorer
 
         folder = model_folder(self.source, "BERTScore model", _BERT_FILES)
@@ -128,10 +140,7 @@ class BertScore:
             raise InputError(f"--bert_score_model {self.source} layer {self._layer()}: {reason}") from error
         tokenizer = scorer._tokenizer  # one that does not know its limit overflows
         tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _, _, f1 = scorer.score(list(captions), [list(texts) for texts in references])
-        return 100 * float(f1.mean())
+        return scorer
 
     def _layer(self) -> int:
         from bert_score.utils import model2layers

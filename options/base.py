@@ -70,6 +70,16 @@ def add_evaluator(parser: argparse.ArgumentParser) -> None:
                              "else the bundled one, else none")
 
 
+def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None) -> None:
+    """What BERTScore is computed by."""
+    parser.add_argument("--bert_score_model", "--bert-score-model", default=model,
+                        help="BERTScore by this model: a name on the hub, or a folder")
+    parser.add_argument("--bert_score_layer", "--bert-score-layer", type=positive_int,
+                        help="layer of it whose states are compared; known for usual names")
+    parser.add_argument("--bert_score_rescale", "--bert-score-rescale", action=argparse.BooleanOptionalAction,
+                        default=False, help="rescale BERTScore by the baseline that bert-score has for the model")
+
+
 def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
     """What the best checkpoint is chosen by."""
     add_evaluator(parser)

@@ -2,8 +2,10 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, add_data, add_evaluator, natural, positive_int
+from options.base import Parser, add_bert_score, add_common, add_data, add_evaluator, natural, positive_int
 from options.generate import add_sampling
+
+BERT = "roberta-large"  # what bert-score takes for English
 
 
 def parse_tokenizer_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -23,6 +25,11 @@ def parse_generation_evaluation(argv: Sequence[str] | None = None) -> argparse.N
     parser.add_argument("--mm_texts", type=natural, default=100,
                         help="texts of multimodality, of each 30 motions; 0 leaves it out")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="motions of a pass, on the CPU")
+    told = parser.add_argument_group("LaMP-BertScore")
+    told.add_argument("--lamp_bertscore", action="store_true",
+                      help="caption real and generated motions, and score the captions against the prompts")
+    told.add_argument("--m2t_name", default="m2t_demo", help="M2T model that captions them")
+    add_bert_score(told, BERT)
     add_sampling(parser)
     return parser.parse_args(argv)
 

@@ -8,6 +8,7 @@ from models.m2t.decoder import DECODERS, PRECISIONS, DecoderConfig
 from options.base import (
     Parser,
     add_balance,
+    add_bert_score,
     add_common,
     add_data,
     add_paraphrases,
@@ -78,12 +79,7 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     scores = parser.add_argument_group("scores")
     scores.add_argument("--references", choices=REFERENCES, default="raw",
                         help="captions as they were written, or lemmas on both sides; published numbers are of either")
-    scores.add_argument("--bert_score_model", "--bert-score-model",
-                        help="BERTScore by this model: a name on the hub, or a folder")
-    scores.add_argument("--bert_score_layer", "--bert-score-layer", type=positive_int,
-                        help="layer of it whose states are compared; known for usual names")
-    scores.add_argument("--bert_score_rescale", "--bert-score-rescale", action=argparse.BooleanOptionalAction,
-                        default=False, help="rescale BERTScore by the baseline that bert-score has for the model")
+    add_bert_score(scores)
     scores.add_argument("--evaluator_name", "--evaluator-name",
                         help="R-precision and MM-distance by this evaluator")
     scores.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True,

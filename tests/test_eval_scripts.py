@@ -20,7 +20,7 @@ from data.specs import dataset_spec
 from evaluation import metrics
 from options.opt_file import read_options
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
-from tests.toy_models import make_evaluator, make_models
+from tests.toy_models import make_captioner, make_evaluator, make_models
 from training.checkpoint import load_checkpoint
 from training.judge import ValidationFid, load_judge
 from training.source import find_source
@@ -83,6 +83,20 @@ def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[...
     base = report("t2m", "base")
     assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]
     assert base["results"]["base layer"] == both["results"]["base layer"]  # the base is the same in both
+
+
+def test_what_motions_are_told_to_be_is_scored_beside_real_motion(run: Callable[..., None]) -> None:
+    make_captioner(Path("checkpoints"))
+    run(eval_t2m_trans_res.main, *FAST, "--repeat_times", 1, "--mm_texts", 0, "--evaluator", "judge", "--res_name",
+        "res", "--lamp_bertscore", "--m2t_name", "m2t", "--bert_score_model", "bert", "--bert_score_layer", 1)
+    read = report("t2m")
+    told = {row: numbers["lamp_bertscore"]["mean"] for row, numbers in read["results"].items()
+            if "lamp_bertscore" in numbers}
+    assert told.keys() == {"real motion", "base layer", "base + residual"}
+    assert all(0 < score < 100 for score in told.values())
+    assert read["settings"]["bert_score"].startswith("bert, layer 1, not rescaled")
+    assert read["settings"]["m2t"].endswith("m2t/model/latest.tar")
+    assert read["notes"][-1].startswith("lamp_bertscore: BERTScore of what")
 
 
 def test_all_checkpoints_of_the_folder_are_walked(run: Callable[..., None]) -> None:
