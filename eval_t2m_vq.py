@@ -1,7 +1,7 @@
 """Evaluate the tokenizer: how well whole clips come back from all its layers, and from the base layer alone."""
 from pathlib import Path
 
-from data.motion_windows import read_whole_clips
+from data.packed import read_whole_clips
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.protocol import REAL, Evaluation, Plan, fault_notes

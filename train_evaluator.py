@@ -4,7 +4,8 @@ import argparse
 import torch
 
 from data.matching import MatchingPairs
-from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids
+from data.motion_windows import MotionWindows, Normalisation
+from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
 from data.word_vectors import WORD_CLASSES, WordVectors
@@ -25,7 +26,7 @@ from utils.seeding import seed_everything
 def learn_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
                     config: EvaluatorConfig) -> MovementAutoEncoder:
     """Train the auto-encoder, or the rest of it."""
-    windows, firsts = (MotionWindows(read_features(spec, read_ids(spec, split), opt.quiet), normalisation,
+    windows, firsts = (MotionWindows(read_features(spec, split, opt.quiet), normalisation,
                                      opt.window_size) for split in ("train", "val"))
     starts = [0, *firsts.ends[:-1].tolist()]
     model = MovementAutoEncoder(config.dim_pose, config.dim_movement_enc_hidden, config.dim_movement_latent)

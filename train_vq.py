@@ -1,5 +1,6 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
-from data.motion_windows import MotionWindows, Normalisation, read_features, read_ids, read_whole_clips
+from data.motion_windows import MotionWindows, Normalisation
+from data.packed import read_features, read_whole_clips
 from data.specs import dataset_spec
 from data.text_motion import whole_crop
 from evaluation.reconstruction import reconstruct_clips
@@ -26,7 +27,7 @@ def main() -> None:
 
     published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
     normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
-    train_clips = read_features(spec, read_ids(spec, "train"), opt.quiet)
+    train_clips = read_features(spec, "train", opt.quiet)
     val_clips = read_whole_clips(spec, "val", opt.quiet)
     windows = MotionWindows(train_clips, normalisation, opt.window_size)
     print(f"{len(train_clips)} training clips, {len(windows)} windows; {len(val_clips)} validation clips")

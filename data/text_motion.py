@@ -1,20 +1,28 @@
 """Pairs of captions and motions: the loader rules of HumanML3D, as items of a data set."""
+import json
 import string
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from data.motion_windows import Normalisation, read_features, read_ids
+from data.cache import kept, state_of
+from data.motion_windows import Normalisation
+from data.packed import read_features
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, require
 from data.text import Caption, clean_caption, read_captions
 from utils.errors import InputError
+from utils.files import write_text
 from utils.seeding import stream_seed
 
 _SHORTER_UNIT_SHARE = 1 / 3  # of the draws lose one more unit, so that lengths vary
+_PAIRS = "pairs.json"
+_FORMAT = 1  # of that file; another one makes it anew
 _NAMES = string.ascii_uppercase[:23]  # A..W, the letters published loaders draw from
 
 
@@ -43,38 +51,56 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
 
     Clips outside [min_length, max_length) are dropped. Captions without times collect on the clip; a caption with
     times makes a pair of its own from the rows it names (subject to the same bounds), unless ``whole_clips_only``.
-    Raises ``InputError`` where the split or all of its texts are missing.
+    Raises ``InputError`` where the split or all of its texts are missing. What the texts say is kept beside the data
+    until one of them changes.
     """
     texts = require(spec.root / "texts", "the data set's own preparation")
-    pairs: list[Pair] = []
-    for name, features in read_features(spec, read_ids(spec, split), quiet).items():
-        if spec.min_length <= len(features) < spec.max_length and (texts / f"{name}.txt").exists():
-            pairs += _pairs_of_clip(spec, name, features, texts / f"{name}.txt", whole_clips_only)
+    clips = {name: clip for name, clip in read_features(spec, split, quiet).items()
+             if spec.min_length <= len(clip) < spec.max_length}
+    lengths = {name: len(clip) for name, clip in clips.items()}
+    state = state_of((texts / f"{name}.txt" for name in clips), _FORMAT, lengths, spec.min_length, spec.max_length,
+                     spec.caption_fps)
+    packed = kept(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet))
+    pairs = [_unpack(entry, clips) for entry in json.loads((packed / _PAIRS).read_text(encoding="utf-8"))
+             if entry["whole"] or not whole_clips_only]
     if not pairs:
         raise InputError(f"{spec.root}: split {split} has no captioned clip of {spec.min_length} to "
                          f"{spec.max_length - 1} rows")
     return pairs
 
 
-def _pairs_of_clip(spec: DatasetSpec, name: str, features: np.ndarray, text_file: Path,
-                   whole_clips_only: bool) -> list[Pair]:
+def _pack(path: Path, spec: DatasetSpec, lengths: dict[str, int], texts: Path, quiet: bool) -> None:
+    entries = []
+    for name in tqdm(lengths, desc=f"captions of {spec.root.name}", disable=quiet or None, leave=False):
+        if (text := texts / f"{name}.txt").exists():
+            entries += _pairs_of_clip(spec, name, lengths[name], text)
+    write_text(path, json.dumps(entries))
+
+
+def _unpack(entry: dict[str, Any], clips: dict[str, np.ndarray]) -> Pair:
+    start, end = entry["rows"]
+    return Pair(entry["name"], clips[entry["clip"]][start:end], tuple(entry["captions"]), frozenset(entry["words"]),
+                tuple(tuple(tokens.split()) for tokens in entry["tokens"]))
+
+
+def _pairs_of_clip(spec: DatasetSpec, name: str, length: int, text_file: Path) -> list[dict[str, Any]]:
     captions = [caption for caption in read_captions(text_file) if clean_caption(caption.text)]
     whole = [caption for caption in captions if caption.whole_clip]
-    pairs = [_pair(name, features, whole)] if whole else []
-    if whole_clips_only:
-        return pairs
+    pairs = [_pair(name, name, (0, length), whole)] if whole else []
     for number, caption in enumerate(c for c in captions if not c.whole_clip):
-        rows = features[int(spec.caption_fps * caption.start):int(spec.caption_fps * caption.end)]
-        if spec.min_length <= len(rows) < spec.max_length:
-            pairs.append(_pair(f"{_NAMES[number % len(_NAMES)]}_{name}", rows, [caption]))
+        start, end = (min(int(spec.caption_fps * seconds), length) for seconds in (caption.start, caption.end))
+        if spec.min_length <= end - start < spec.max_length:
+            pairs.append(_pair(f"{_NAMES[number % len(_NAMES)]}_{name}", name, (start, end), [caption]))
     return pairs
 
 
-def _pair(name: str, features: np.ndarray, captions: list[Caption]) -> Pair:
+def _pair(name: str, clip: str, rows: tuple[int, int], captions: list[Caption]) -> dict[str, Any]:
+    """A pair as it is kept: the clip it is cut from and the rows, and what the captions say."""
     counts = Counter(word for caption in captions for word in {*_content_words(caption)})
-    words = frozenset(word for word, count in counts.items() if 2 * count >= len(captions))
-    return Pair(name, features, tuple(clean_caption(caption.text) for caption in captions), words,
-                tuple(caption.tokens for caption in captions))
+    return {"name": name, "clip": clip, "rows": rows, "whole": name == clip,
+            "captions": [clean_caption(caption.text) for caption in captions],
+            "words": sorted(word for word, count in counts.items() if 2 * count >= len(captions)),
+            "tokens": [" ".join(caption.tokens) for caption in captions]}
 
 
 def _content_words(caption: Caption) -> list[str]:

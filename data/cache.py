@@ -1,0 +1,85 @@
+"""What is made from a data set once and kept beside it: ``ROOT/cache/<kind>-<key>``, safe to delete at any time."""
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from filelock import FileLock
+
+from data.specs import DatasetSpec
+from utils.errors import InputError
+
+_SETTLED = 0.02   # seconds after which a change of a file shows in its times
+_AWAY = Path(".cache")  # for data sets in folders that cannot be written
+
+
+def state_of(paths: Iterable[Path], *facts: object) -> str:
+    """A key that changes whenever one of the files does, or one of the facts.
+
+    Names, sizes and times of change tell it without reading 29,000 files: the system sets the time of change itself, so
+    no content is exchanged without it. A file that was changed a moment ago is waited for, since a second change
+    within the clock's tick would not show.
+    """
+    digest, newest = hashlib.sha256(repr(facts).encode()), 0
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            digest.update(f"{path.name}\0".encode())
+            continue
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        newest = max(newest, stat.st_ctime_ns)
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\0".encode())
+    age = time.time() - newest / 1e9
+    if 0 <= age < _SETTLED:
+        time.sleep(_SETTLED - age)
+    return digest.hexdigest()[:20]
+
+
+def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder that ``make`` filled for this key, now or in an earlier run of any process.
+
+    It appears whole or not at all; processes that want the same wait for the one that makes it. Folders of the same
+    kind under other keys are removed: who has them open keeps what he reads.
+    """
+    cache = _cache_folder(spec)
+    folder = cache / f"{kind}-{key}"
+    if folder.is_dir():
+        return folder
+    try:
+        with FileLock(cache / f".{kind}.lock"):
+            if folder.is_dir():
+                return folder
+            for unfinished in cache.glob(f".{kind}-*"):  # by a process that was killed
+                shutil.rmtree(unfinished, ignore_errors=True)
+            made = Path(tempfile.mkdtemp(dir=cache, prefix=f".{kind}-"))
+            try:
+                make(made)
+                made.chmod(0o755)
+                os.replace(made, folder)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+            for old in cache.glob(f"{kind}-*"):
+                if old != folder:
+                    shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _cache_folder(spec: DatasetSpec) -> Path:
+    """Beside the data; for data that cannot be written to, in the working folder, under a name of its own."""
+    beside = spec.root / "cache"
+    away = _AWAY / f"{spec.root.resolve().name}-{hashlib.sha256(str(spec.root.resolve()).encode()).hexdigest()[:8]}"
+    for folder in (beside, away):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise InputError(f"cannot write {beside} nor {away}, and the data set is read from a packed copy there")

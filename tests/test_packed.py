@@ -1,0 +1,127 @@
+"""The packed copies of a data set: made once, never stale, never half there."""
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.cache import kept, state_of
+from data.packed import read_features
+from data.specs import DatasetSpec, dataset_spec
+from data.text_motion import load_pairs
+from tests.test_text_motion import write_clip
+from utils.errors import InputError
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> DatasetSpec:
+    for number, name in enumerate("abc"):
+        write_clip(tmp_path, name, 60 + number, [f"caption of {name}#x/NOUN#0#0", "a part#y/VERB#0.5#3.0"])
+    return dataset_spec("t2m", tmp_path)
+
+
+def cached(spec: DatasetSpec) -> list[str]:
+    return sorted(path.name for path in (spec.root / "cache").iterdir() if not path.name.startswith("."))
+
+
+def test_clips_come_back_as_their_files_are(spec: DatasetSpec) -> None:
+    for _ in range(2):  # packed, then from the pack
+        clips = read_features(spec, "train")
+        assert list(clips) == ["a", "b", "c"]
+        for name, clip in clips.items():
+            np.testing.assert_array_equal(clip, np.load(spec.root / "new_joint_vecs" / f"{name}.npy"))
+
+
+def test_a_second_start_opens_no_file_of_a_clip(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_pairs(spec, "train")
+    def refuse(path: Path, *_: object) -> None:
+        raise AssertionError(f"{path} was read again")
+    monkeypatch.setattr("data.packed.read_npy", refuse)
+    monkeypatch.setattr("data.text_motion.read_captions", refuse)
+    again = load_pairs(spec, "train")
+    assert [replace(pair, features=None) for pair in again] == [replace(pair, features=None) for pair in first]
+    assert all((one.features == two.features).all() for one, two in zip(first, again, strict=True))
+
+
+def test_a_change_of_any_file_shows_even_under_its_old_size_and_date(spec: DatasetSpec) -> None:
+    load_pairs(spec, "train")
+    motion, text = spec.root / "new_joint_vecs" / "b.npy", spec.root / "texts" / "c.txt"
+    for path, change in ((motion, lambda: np.save(motion, np.full((61, 263), 7, np.float32))),
+                         (text, lambda: text.write_text(text.read_text().replace("caption of c", "Caption by c")))):
+        before = os.stat(path)
+        change()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert os.stat(path).st_size == before.st_size
+    pairs = {pair.name: pair for pair in load_pairs(spec, "train")}
+    assert (pairs["b"].features == 7).all() and (pairs["a"].features[:, 0] == np.arange(60)).all()
+    assert pairs["c"].captions == ("caption by c",)
+
+
+def test_an_added_clip_shows_and_the_old_pack_goes(spec: DatasetSpec) -> None:
+    load_pairs(spec, "train")
+    before = cached(spec)
+    write_clip(spec.root, "d", 64, ["one more#x/NOUN#0#0"])
+    assert [pair.name for pair in load_pairs(spec, "train")][-1] == "d"
+    assert len(before) == len(cached(spec)) == 2 and not set(before) & set(cached(spec))
+
+
+def test_what_writes_to_a_clip_does_not_change_the_pack(spec: DatasetSpec) -> None:
+    read_features(spec, "train")["a"][:] = -1
+    assert read_features(spec, "train")["a"][5, 0] == 5
+
+
+def test_the_bounds_of_another_data_set_make_other_pairs(spec: DatasetSpec) -> None:
+    assert len(load_pairs(spec, "train")) == 6
+    assert len(load_pairs(replace(spec, min_length=61), "train")) == 2
+
+
+def test_processes_that_want_the_same_wait_for_the_one_that_makes_it(spec: DatasetSpec) -> None:
+    made = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        time.sleep(0.2)
+        (folder / "file").write_text("whole")
+
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: kept(spec, "thing", "key", make), range(4)))
+    assert len(made) == 1 and set(folders) == {spec.root / "cache" / "thing-key"}
+    assert (folders[0] / "file").read_text() == "whole"
+
+
+def test_what_was_cut_off_is_not_there_and_is_swept_up(spec: DatasetSpec) -> None:
+    def cut_off(folder: Path) -> None:
+        (folder / "file").write_text("ha")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept(spec, "thing", "key", cut_off)
+    assert cached(spec) == []
+    killed = spec.root / "cache" / ".thing-killed"
+    killed.mkdir()
+    kept(spec, "thing", "key", lambda folder: (folder / "file").write_text("whole"))
+    assert cached(spec) == ["thing-key"] and not killed.exists()
+
+
+def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
+        spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (spec.root / "cache").write_text("a file in the way")
+    monkeypatch.chdir(tmp_path)
+    assert list(read_features(spec, "train")) == ["a", "b", "c"]
+    assert [path.name.split("-")[0] for path in (tmp_path / ".cache").glob("*/features-*")] == ["features"]
+    (tmp_path / ".cache").rename(tmp_path / "gone")
+    (tmp_path / ".cache").write_text("in the way, too")
+    with pytest.raises(InputError, match="cannot write .*cache"):
+        read_features(spec, "train")
+
+
+def test_a_state_follows_from_names_contents_and_facts(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("1")
+    keys = [state_of([one, two]), state_of([one, two]), state_of([two, one]), state_of([one, two], "fact")]
+    two.write_text("2")
+    keys.append(state_of([one, two]))
+    assert keys[0] == keys[1] and len(set(keys)) == 4
