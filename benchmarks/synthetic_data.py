@@ -10,8 +10,8 @@ CLIPS = {"bundled": 2_431, "published": 29_000}  # openmotion's training split; 
 CAPTIONS = 3
 _TAGGED = [
     "a/DET", "person/NOUN", "slowly/ADV", "walk/VERB", "forward/ADV", "and/CCONJ", "then/ADV", "turn/VERB", "to/ADP",
-    "the/DET", "left/NOUN", "while/SCONJ", "hold/VERB", "both/DET", "hand/NOUN", "up/ADP", "in/ADP", "front/NOUN", "of/ADP",
-    "chest/NOUN"]
+    "the/DET", "left/NOUN", "while/SCONJ", "hold/VERB", "both/DET", "hand/NOUN", "up/ADP", "in/ADP", "front/NOUN",
+    "of/ADP", "chest/NOUN"]
 
 
 def make_synthetic(root: Path, spec: DatasetSpec, clips: int, seed: int = 0, quiet: bool = False) -> None:
