@@ -4,6 +4,7 @@ from data.text_motion import rarity_weights
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from options.res import parse_res_options
+from training.judge import completes, validation_fid
 from training.load import load_text_encoder, load_tokenizer, settle_lamp
 from training.loop import Trainer
 from training.runs import run_folder
@@ -33,7 +34,10 @@ def main() -> None:
     vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
     model = ResidualTransformer(ResidualTransformerConfig.from_options(vars(opt)))
     print(f"transformer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
-    stage = ResidualStage(model, opt, sets.features, sets.val)
+    shown = [pair.features[:sets.val.crop(row).length] for row, pair in enumerate(sets.val.pairs)]
+    fid = validation_fid(opt, spec, device, shown, completes(tokenizer, sets.val, sets.features["val"], opt.seed),
+                         otherwise="loss")
+    stage = ResidualStage(model, opt, sets.features, sets.val, fid)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
     weights = rarity_weights(sets.train.pairs, opt.balance) if opt.balance else None
     Trainer(stage, opt, sets.train, schedule, weights=weights).run()

@@ -77,6 +77,18 @@ def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normali
 
 
 @torch.no_grad()
+def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisation: Normalisation) -> list[np.ndarray]:
+    """Feature clips (T, d), not normalised, of the codes (n, q) of each."""
+    device = next(tokenizer.parameters()).device
+    made: list[np.ndarray] = [np.empty(0)] * len(codes)
+    for indices, batch in batches_of_equal_length([one.cpu().numpy() for one in codes], unit=1):
+        clips = normalisation.invert(tokenizer.forward_decoder(torch.from_numpy(batch).to(device)))
+        for index, clip in zip(indices, clips.cpu().numpy(), strict=True):
+            made[index] = clip
+    return made
+
+
+@torch.no_grad()
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
                          layers: int | None = None) -> ReconstructionScores:
     """Score feature clips (T, d), not normalised, through ``tokenizer`` (left in the mode it has)."""

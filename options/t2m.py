@@ -23,7 +23,6 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``train_t2m_transformer.py``."""
     parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
     model = add_token_transformer(parser, cond_drop_prob=0.1)
-    add_chosen_by_fid(parser)
     model.add_argument("--attention", choices=ATTENTION_KINDS, default="full",
                        help="full: both ways, the best of the three on openmotion; causal: the paper; additive: the "
                             "released weights")
@@ -36,6 +35,7 @@ def add_token_transformer(parser: argparse.ArgumentParser, cond_drop_prob: float
     add_data(parser)
     add_balance(parser)
     add_paraphrases(parser)
+    add_chosen_by_fid(parser)
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
                  weight_decay=1e-5)
     parser.add_argument("--vq_name", required=True, help="tokenizer whose tokens are predicted")

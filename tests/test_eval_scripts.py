@@ -14,6 +14,7 @@ from torch import nn
 import eval_retrieval
 import eval_t2m_trans_res
 import eval_t2m_vq
+import train_res_transformer
 import train_t2m_transformer
 import train_vq
 from data.specs import dataset_spec
@@ -177,12 +178,12 @@ def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable
 def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_says_so(
         run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     run(train_vq.main, "--name", "new", *TINY_VQ, "--evaluator", "judge", "--fid_clips", 5)
-    run(train_t2m_transformer.main, "--name", "newer", "--vq_name", "new", "--lamp_name", "lamp", *TINY_T2M,
-        "--evaluator", "judge")
+    for main, name in ((train_t2m_transformer.main, "newer"), (train_res_transformer.main, "upper")):
+        run(main, "--name", name, "--vq_name", "new", "--lamp_name", "lamp", *TINY_T2M, "--evaluator", "judge")
     out = capsys.readouterr().out
     assert "chosen by fid of 5 validation clips by checkpoints/t2m/judge/model/latest.tar" in out
-    assert out.count("best so far, kept: net_best_fid (fid ") >= 2
-    for name in ("new", "newer"):
+    assert out.count("best so far, kept: net_best_fid (fid ") >= 3
+    for name in ("new", "newer", "upper"):
         assert find_source(name, "t2m", "checkpoints").file.stem == "net_best_fid"
         assert read_options(f"checkpoints/t2m/{name}/opt.txt")["chosen_by"].startswith("fid of")
         best = load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")["best"]

@@ -5,16 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from data.specs import dataset_spec
+from data.text_motion import Pair, TextTokens
+from evaluation.reconstruction import reconstruct_clips
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from tests.toy_models import make_models
-from training.load import load_text_to_motion
+from training.judge import completes
+from training.load import load_text_to_motion, load_tokenizer
 from training.load_transformers import residual_to_use
 from training.source import Source
 from training.token_stage import ResidualStage
+from training.tokens import tokenize_pairs
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
 FIRM = Sampling(time_steps=3, topkr=0.5)
@@ -73,6 +78,37 @@ def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
 def test_options_that_do_not_speak_of_it_are_those_of_a_released_model() -> None:
     assert ResidualTransformerConfig.from_options({"latent_dim": 32}).published
     assert not ResidualTransformerConfig.from_options({"published_behaviour": False}).published
+
+
+class Knowing:
+    """A residual model that gives back the tokens it was told, and keeps what it was asked."""
+
+    def __init__(self, tokens: list[torch.Tensor]) -> None:
+        self.tokens = tokens
+
+    def generate(self, base: torch.Tensor, cond: torch.Tensor, lengths: list[int], streams: list[torch.Generator],
+                 group_rows: int) -> torch.Tensor:
+        assert group_rows > 1
+        self.base, self.cond, self.draws = base, cond, [torch.rand(1, generator=one).item() for one in streams]
+        return pad_sequence([tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)], True, -1)
+
+
+def test_in_training_the_layers_above_are_judged_on_top_of_the_true_base_layer(models: Path) -> None:
+    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), models)
+    clips = [np.random.default_rng(rows).normal(size=(rows, 263)).astype(np.float32) for rows in (40, 96, 42)]
+    pairs = [Pair(str(row), clip, (f"caption {2 - row}",)) for row, clip in enumerate(clips)]
+    val_set = TextTokens(pairs, tokenize_pairs(tokenizer, pairs, torch.device("cpu")), training=False)
+    features, rows = torch.arange(3.0)[:, None], [2, 1]
+    model = Knowing([val_set[row]["tokens"] for row in rows])
+    make = completes(tokenizer, val_set, features, seed=4)
+    expected = reconstruct_clips(tokenizer.model, [clips[row] for row in rows], tokenizer.normalisation)
+    for motion, clip in zip(make(model, rows), expected, strict=True):
+        np.testing.assert_allclose(motion, clip, atol=1e-5)
+    assert torch.equal(model.base, torch.stack([val_set[row]["tokens"][:, 0] for row in rows]))
+    assert model.cond.flatten().tolist() == [0, 1]  # captions are numbered by their order
+    first = model.draws
+    make(model, rows)
+    assert model.draws == first and len(set(first)) == 2
 
 
 def stage() -> ResidualStage:

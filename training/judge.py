@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from data.specs import DatasetSpec
 from data.text_motion import TextTokens
 from evaluation.metrics import frechet_distance, mean_and_covariance
+from evaluation.reconstruction import decode_clips
 from models.text_to_motion import Sample, Sampling, TextToMotion
+from models.transformers.residual import ResidualTransformer
+from models.transformers.sampling import sample_generators
 from training.load import LoadedTokenizer
 from training.load_evaluator import LoadedEvaluator, load_evaluator
+from training.stage import to_device
 from utils.errors import InputError
 from utils.paths import model_dirs
 from utils.seeding import stream_seed
@@ -86,5 +91,23 @@ def generates(tokenizer: LoadedTokenizer, spec: DatasetSpec, val_set: TextTokens
         pipeline = TextToMotion(tokenizer.model, tokenizer.normalisation.invert, model, text, spec.skeleton)
         return pipeline.features([Sample(val_set.pairs[row].captions[0], stream_seed(seed, row),
                                          val_set.crop(row).length) for row in rows], Sampling(group_rows=ROWS))
+
+    return make
+
+
+def completes(tokenizer: LoadedTokenizer, val_set: TextTokens, features: Tensor, seed: int) -> Make:
+    """How a residual transformer in training makes motions: the layers above the true base layer of each clip, so that
+    no masked transformer is needed and nothing but these layers is judged. Captions, lengths and random streams are as
+    in ``generates``."""
+    device = next(tokenizer.model.parameters()).device
+
+    def make(model: ResidualTransformer, rows: Sequence[int]) -> list[np.ndarray]:
+        batch = to_device(default_collate([val_set[row] for row in rows]), device)
+        lengths = batch["token_len"].tolist()
+        cond = features[batch["caption"].to(features.device)].to(device)
+        streams = sample_generators([stream_seed(seed, row) for row in rows])
+        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, group_rows=ROWS)
+        return decode_clips(tokenizer.model, [one[:length] for one, length in zip(ids, lengths, strict=True)],
+                            tokenizer.normalisation)
 
     return make
