@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import bench_search
+from benchmarks.measure import read_reference
 from data.motion_parts import Part, motion_files, parts_of, read_clip
 from data.specs import dataset_spec
 from evaluation.search import nearest
@@ -60,6 +62,13 @@ def test_of_several_queries_the_nearest_counts() -> None:
     assert {hit.row for hit in nearest(vectors[:2], vectors, 2)} == {0, 1}
 
 
+def test_the_benchmark_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--motions", "50", "--width", "8", "--repeats", "1", "--threads", "1", "--gpu_id", "-1"]
+    monkeypatch.setattr("sys.argv", ["bench_search.py", *flags, "--out", str(tmp_path / "figures.json")])
+    bench_search.main()
+    assert len(read_reference(tmp_path / "figures.json")) == 4
+
+
 def test_long_motions_fall_into_like_parts() -> None:
     parts = parts_of([np.zeros((frames, 1)) for frames in (4, 196, 197, 500)])
     assert parts[:4] == [Part(0, 0, 4), Part(1, 0, 196), Part(2, 0, 98), Part(2, 98, 197)]
@@ -97,6 +106,13 @@ def test_only_files_that_changed_are_encoded_again(gallery: Path, lamp: LoadedLa
     assert encoded().startswith("0 of 2")
     np.save(gallery / "new.npy", walking(50, 0.5))
     assert encoded().startswith("1 of 3")
+
+
+def test_files_that_come_out_of_the_cache_have_the_vectors_they_had(gallery: Path, lamp: LoadedLaMP) -> None:
+    np.save(gallery / "Mean.npy", np.zeros(263))
+    made, kept = (open_gallery(gallery, lamp, SPEC) for _ in range(2))
+    assert (kept.files, kept.parts) == (made.files, made.parts)
+    assert np.array_equal(kept.vectors, made.vectors)
 
 
 def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: LoadedLaMP, tmp_path: Path,

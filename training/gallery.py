@@ -63,7 +63,7 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
                 made[name] = {"error": str(error)}
         made |= dict(zip(motions, _encode(list(motions.values()), lamp, quiet), strict=True))
         fresh |= {name: {**one, "stamp": stamps[name]} for name, one in made.items()}
-        save_checkpoint(cache, {"key": key, "motions": fresh})
+        _write(cache, key, fresh)
         print(f"{len(made)} of {len(stamps)} motions encoded -> {cache}")
     broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
     if broken:
@@ -85,11 +85,26 @@ def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> lis
     return [{"parts": one["parts"], "vectors": torch.stack(one["vectors"])} for one in encoded]
 
 
+def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
+    """Keep what was made of files. All vectors lie in one tensor: thousands of small ones take seconds to read."""
+    vectors = [one["vectors"] for one in motions.values() if "vectors" in one]
+    rest = {name: {key: value for key, value in one.items() if key != "vectors"} for name, one in motions.items()}
+    save_checkpoint(cache, {"key": key, "motions": rest, "vectors": torch.cat(vectors or [torch.zeros(0, 0)])})
+
+
 def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
+    """What ``_write`` kept; nothing where there is no such file, or of another LaMP."""
     if not cache.is_file():
         return {}
     try:
         content = load_checkpoint(cache)
     except InputError:  # cut short by a full disk, say: it is only a cache, and is written anew
         return {}
-    return content["motions"] if content.get("key") == key else {}
+    if content.get("key") != key or "vectors" not in content:
+        return {}
+    motions, row = content["motions"], 0
+    for one in motions.values():
+        if "parts" in one:
+            one["vectors"] = content["vectors"][row:row + len(one["parts"])]
+            row += len(one["parts"])
+    return motions
