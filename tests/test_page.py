@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
+from motion.bvh import read_bvh
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.foot import foot_joints, plant_feet, standing
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.browser import PATIENCE, data_of, needs_chromium, open_browser, serve
@@ -23,8 +25,9 @@ EVIL = """</script><img src=x onerror="document.title='taken'"><b id='sly'> & "q
 
 
 def page_motion(joints: np.ndarray, caption: str, name: str = "one", skeleton: Skeleton = T2M) -> PageMotion:
-    return PageMotion(name, caption, joints, plant_feet(joints, skeleton, 20.0), (f"joints/0/{name}.npy",),
-                      (f"joints/0/{name}_ik.npy",))
+    locked = plant_feet(joints, skeleton, 20.0)
+    return PageMotion(name, caption, joints, locked, (f"joints/0/{name}.npy",), (f"joints/0/{name}_ik.npy",),
+                      *(joints_to_bvh(motion, skeleton, 20.0) for motion in (joints, locked)))
 
 
 def unpacked(text: str) -> bytes:
@@ -53,6 +56,18 @@ def test_the_page_holds_the_joints_and_the_feet_that_stand(skeleton: Skeleton, s
         assert np.abs(joints_of(track, *joints.shape[:2]) - expected).max() <= 1.01 * track["unit"]
         bits = np.frombuffer(unpacked(track["standing"]), np.uint8)[:, None] >> np.arange(len(foot_joints(skeleton)))
         assert ((bits & 1) == standing(expected, skeleton, 20.0)).all()
+
+
+def test_angles_that_go_round_are_packed_without_a_leap() -> None:
+    spin = walking(200, 0.5, turn=30.0)
+    [motion] = data_of(make_page([page_motion(spin, "spins")], T2M, 20.0))["motions"]
+    packed, bvh = motion["bvh"]["plain"], joints_to_bvh(spin, T2M, 20.0)
+    low, high = np.frombuffer(unpacked(packed["steps"]), np.uint8).reshape(2, -1)
+    steps = (low.astype(np.uint16) | high.astype(np.uint16) << 8).view(np.int16).reshape(-1, 200).astype(int)
+    angles = steps.cumsum(-1).T * packed["unit"]
+    away = (angles - bvh.values[:, 3:] + 180) % 360 - 180
+    assert np.abs(away).max() <= 0.5 * packed["unit"] + 1e-9
+    assert unpacked(packed["head"]).decode() == bvh.text()[:bvh.text().index("Frame Time")] + "Frame Time: 0.050000\n"
 
 
 def test_twelve_motions_of_full_length_fit_into_a_megabyte_and_a_half(tmp_path: Path) -> None:
@@ -216,24 +231,55 @@ def test_locked_feet_are_another_motion_with_other_files(page: Page) -> None:
     page.evaluate("viewer.mount()")
     locked = np.array(page.evaluate("Array.from(viewer.stage.track.places)")).reshape(60, 22, 3)
     assert np.abs(locked - plant_feet(walking(60, 1.0), T2M, 20.0)).max() < 2 * FINEST
-    assert page.locator("#files a").get_attribute("href") == "joints/0/first_ik.npy"
     page.locator("#plain").click()
     page.evaluate("viewer.mount()")
-    assert page.locator("#files a").get_attribute("href") == "joints/0/first.npy"
+
+
+def saved(page: Page, entry: str) -> tuple[str, Path]:
+    """Name and content of the file that an entry of the page's menu saves."""
+    page.locator("#save").evaluate("menu => menu.open = true")
+    with page.expect_download() as download:
+        page.locator("#files > *", has_text=entry).click()
+    return download.value.suggested_filename, Path(download.value.path())
 
 
 @needs_chromium
-def test_a_file_beside_the_page_is_saved(page: Page) -> None:
+@pytest.mark.parametrize("kind", ["plain", "locked"])
+def test_a_page_alone_on_a_disk_saves_joints_and_bvh_out_of_itself(page: Page, kind: str) -> None:
+    page.evaluate(f"viewer.setKind('{kind}')")
+    expected, suffix = (walking(60, 1.0), "") if kind == "plain" else (plant_feet(walking(60, 1.0), T2M, 20.0), "_ik")
+    name, file = saved(page, ".npy")
+    assert name == f"first{suffix}.npy"
+    joints = np.load(file)
+    assert (joints.dtype, joints.shape) == (np.float32, (60, 22, 3))
+    assert np.abs(joints - expected).max() < 2 * FINEST
+    name, file = saved(page, ".bvh")
+    assert name == f"first{suffix}.bvh"
+    bvh, whole = read_bvh(file), joints_to_bvh(expected, T2M, 20.0)
+    assert (bvh.names, bvh.frame_time) == (whole.names, whole.frame_time)
+    assert np.linalg.norm(bvh_to_joints(bvh, T2M) - bvh_to_joints(whole, T2M), axis=-1).max() < 1e-3
+    page.evaluate("viewer.setKind('plain')")
+
+
+@needs_chromium
+def test_a_page_on_a_server_saves_the_files_beside_it(page: Page) -> None:
     folder = Path(page.url.removeprefix("file://")).parent
     with serve(folder) as address:
         served = page.context.new_page()
         served.goto(f"{address}/index.html")
-        served.locator("#save summary").click()
-        with served.expect_download() as saved:
-            served.locator("#files a").click()
-        assert saved.value.suggested_filename == "first.npy"
-        assert Path(saved.value.path()).read_bytes() == b"joints"
+        name, file = saved(served, ".npy")
+        assert (name, file.read_bytes()) == ("first.npy", b"joints")
+        assert saved(served, ".bvh")[0] == "first.bvh"
         served.close()
+
+
+@needs_chromium
+def test_what_only_lies_beside_the_page_opens_in_another_tab(page: Page) -> None:
+    page.evaluate("viewer.motion.files.plain.push('animation/0/a film.mp4'); viewer.listFiles()")
+    film = page.locator("#files a")
+    assert film.get_attribute("href") == "animation/0/a%20film.mp4"
+    assert film.get_attribute("target") == "_blank"
+    page.evaluate("viewer.motion.files.plain.pop(); viewer.listFiles()")
 
 
 @needs_chromium

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from motion.bvh import Bvh
 from motion.foot import foot_joints, standing
 from motion.skeleton import Skeleton
 from utils.files import write_text
 from visualization.figure import parts_of
 
 PAGE = Path(__file__).resolve().parent / "page"
-SCRIPTS = ("three.min.js", "motions.js", "figure.js", "stage.js", "viewer.js")  # each builds on those before it
+SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "stage.js", "viewer.js")  # each needs those before
 FINEST = 2.5e-4  # metres: coordinates are kept as whole multiples of this, or of more where a motion leaps
+ANGLE = 0.02     # degrees: the same for the angles of a BVH
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class PageMotion:
     locked: np.ndarray
     plain_files: tuple[str, ...] = ()   # to download, as seen from the page's folder
     locked_files: tuple[str, ...] = ()
+    plain_bvh: Bvh | None = None        # ``motion.bvh_fit.joints_to_bvh`` of the joints, where the page shall offer it
+    locked_bvh: Bvh | None = None
 
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
@@ -50,7 +54,8 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
         "motions": [{
             "name": motion.name, "caption": motion.caption, "frames": len(motion.plain),
             "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
-            "files": {"plain": motion.plain_files, "locked": motion.locked_files}} for motion in motions],
+            "files": {"plain": motion.plain_files, "locked": motion.locked_files},
+            "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh)}} for motion in motions],
     }
     page = _read("page.html")
     # "<" would let a caption end the script element that holds the data.
@@ -77,10 +82,27 @@ def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, obje
     steps = np.diff(places, axis=0, prepend=0)
     unit = max(FINEST, float(np.abs(steps).max()) / 32000)
     whole = np.rint(places / unit).astype(np.int64)
-    steps = np.moveaxis(np.diff(whole, axis=0, prepend=0), 0, -1).astype("<i2")  # (J, 3, T): alike stands by alike
-    planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, 2).T
     bits = standing(joints, skeleton, fps) @ (1 << np.arange(len(foot_joints(skeleton))))
-    return {"unit": unit, "steps": _packed(planes.tobytes()), "standing": _packed(bits.astype(np.uint8).tobytes())}
+    return {"unit": unit, "steps": _steps(whole), "standing": _packed(bits.astype(np.uint8).tobytes())}
+
+
+def _bvh(bvh: Bvh | None) -> dict[str, object] | None:
+    """What the page's script makes a BVH file of: all that stands before the rows, and their angles.
+
+    The root's places, the first three numbers of a row, lie in the track already.
+    """
+    if bvh is None:
+        return None
+    whole = np.rint(np.unwrap(bvh.values[:, 3:], axis=0, period=360) / ANGLE).astype(np.int64)
+    head = "\n".join(bvh.text().split("\n")[:-1 - len(bvh.values)]) + "\n"
+    return {"unit": ANGLE, "head": _packed(head.encode("ascii")), "steps": _steps(whole)}
+
+
+def _steps(whole: np.ndarray) -> str:
+    """Whole numbers (T, ...) as their differences from frame to frame, those of one channel side by side."""
+    steps = np.moveaxis(np.diff(whole, axis=0, prepend=0), 0, -1).astype("<i2")
+    planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, 2).T
+    return _packed(planes.tobytes())
 
 
 def _packed(data: bytes) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data.specs import DatasetSpec
+from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.foot import plant_feet
 from utils.files import save_npy, write_text
@@ -32,19 +33,19 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     plain, locked = (np.asarray(motion, np.float32)
                      for motion in (joints, plant_feet(joints, spec.skeleton, spec.fps)))
-    files = [_write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
-             for suffix, motion in (("", plain), ("_ik", locked))]
-    return PageMotion(stem, caption, plain, locked, *files)
+    (files, bvh), (locked_files, locked_bvh) = (
+        _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
+        for suffix, motion in (("", plain), ("_ik", locked)))
+    return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh)
 
 
 def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
-           formats: Formats) -> tuple[str, ...]:
-    """Write joints in all formats; the files' paths as seen from ``folder``."""
+           formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
+    """Write joints in all formats; the files' paths as seen from ``folder``, and the BVH where it is wanted."""
     written = [folder / "joints" / str(number) / f"{stem}.npy"]
     save_npy(written[0], joints)
     animation = folder / "animation" / str(number) / stem
-    if formats.bvh or formats.glb:
-        bvh = joints_to_bvh(joints, spec.skeleton, spec.fps)
+    bvh = joints_to_bvh(joints, spec.skeleton, spec.fps) if formats.bvh or formats.glb else None
     if formats.bvh:
         written.append(animation.with_suffix(".bvh"))
         write_text(written[-1], bvh.text())
@@ -54,4 +55,4 @@ def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: st
     if formats.video:
         written.append(animation.with_suffix(".mp4"))
         write_video(written[-1], [joints], [caption], spec.fps)
-    return tuple(path.relative_to(folder).as_posix() for path in written)
+    return tuple(path.relative_to(folder).as_posix() for path in written), bvh if formats.bvh else None

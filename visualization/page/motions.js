@@ -7,6 +7,16 @@ async function unpack(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+/** Whole numbers, channel by channel, of which the differences from frame to frame were packed. */
+function* unroll(planes, frames) {
+  const count = planes.length / 2;
+  for (let i = 0, sum = 0; i < count; i++) {
+    if (i % frames === 0) sum = 0;
+    sum += ((planes[i] | (planes[count + i] << 8)) << 16) >> 16;  // the sign of 16 bits
+    yield [i % frames, Math.floor(i / frames), sum];
+  }
+}
+
 /** A motion of T frames of J joints: places in metres, which feet stand, and where a calm camera looks. */
 class Track {
   constructor(places, standing, frames, joints, fps) {
@@ -16,16 +26,8 @@ class Track {
 
   static async read(packed, frames, joints, fps) {
     const [planes, standing] = await Promise.all([unpack(packed.steps), unpack(packed.standing)]);
-    const count = planes.length / 2;
     const places = new Float32Array(frames * joints * 3);
-    for (let channel = 0; channel < joints * 3; channel++) {
-      let sum = 0;
-      for (let frame = 0; frame < frames; frame++) {
-        const i = channel * frames + frame;
-        sum += ((planes[i] | (planes[count + i] << 8)) << 16) >> 16;  // the sign of 16 bits
-        places[frame * joints * 3 + channel] = sum * packed.unit;
-      }
-    }
+    for (const [frame, channel, whole] of unroll(planes, frames)) places[frame * joints * 3 + channel] = whole * packed.unit;
     for (let frame = 0; frame < frames; frame++) {
       const root = frame * joints * 3;
       for (let i = 3; i < joints * 3; i++) places[root + i] += places[root + (i % 3)];

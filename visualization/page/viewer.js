@@ -116,31 +116,46 @@ class Viewer {
 
   /** Bring the chosen motion, as made or with locked feet, onto the stage. */
   async mount() {
-    const { number, kind } = this, key = `${number} ${kind}`, { motion } = this;
-    if (!this.tracks.has(key)) {
-      this.tracks.set(key, Track.read(motion.tracks[kind], motion.frames, this.data.skeleton.joints, this.fps));
-    }
-    const track = await this.tracks.get(key);
+    const { number, kind } = this, track = await this.track(this.motion, kind);
     if (number !== this.number || kind !== this.kind) return;  // another one was chosen meanwhile
     this.stage.load(track);
     this.drawLanes();
     this.seek(this.moment);
   }
 
+  /** What there is to save of the chosen motion: what the page can make itself, and what lies beside it. A page from a
+   * disk makes all that it can, because browsers open what lies beside it instead of saving it. */
   listFiles() {
-    const links = this.motion.files[this.kind].map((path) => {
-      const link = document.createElement("a"), what = document.createElement("span");
-      const name = path.split("/").pop(), format = name.split(".").pop();
-      link.href = path.split("/").map(encodeURIComponent).join("/");
-      link.download = name;
-      link.target = "_blank";  // browsers open what lies on the same disk, and this page shall stay
-      link.textContent = `.${format}`;
-      what.textContent = FORMATS[format] || "";
-      link.append(what);
-      return link;
-    });
-    get("files").replaceChildren(...links);
-    get("save").hidden = !links.length;
+    const { motion, kind } = this, local = location.protocol === "file:";
+    const beside = new Map(motion.files[kind].map((path) => [path.split(".").pop(), path]));
+    const makes = { npy: npyFile, ...(motion.bvh[kind] && { bvh: (track) => bvhFile(track, motion.bvh[kind]) }) };
+    const formats = Object.keys(FORMATS).filter((format) => beside.has(format) || format in makes);
+    get("files").replaceChildren(...formats.map((format) => {
+      const path = beside.get(format), what = document.createElement("span");
+      const name = path ? path.split("/").pop() : `${motion.name}${kind === "locked" ? "_ik" : ""}.${format}`;
+      const makesIt = format in makes && (local || !path);
+      const entry = document.createElement(makesIt ? "button" : "a");
+      entry.textContent = `.${format}`;
+      what.textContent = FORMATS[format];
+      if (makesIt) {
+        entry.addEventListener("click", async () => save(await makes[format](await this.track(motion, kind)), name));
+      } else {
+        entry.href = path.split("/").map(encodeURIComponent).join("/");
+        entry.download = name;
+        if (local) Object.assign(entry, { target: "_blank", title: "It opens; save it from there" });  // the page shall stay
+      }
+      entry.append(what);
+      return entry;
+    }));
+  }
+
+  /** A motion, as made or with locked feet, unpacked once. */
+  track(motion, kind) {
+    const key = `${this.data.motions.indexOf(motion)} ${kind}`;
+    if (!this.tracks.has(key)) {
+      this.tracks.set(key, Track.read(motion.tracks[kind], motion.frames, this.data.skeleton.joints, this.fps));
+    }
+    return this.tracks.get(key);
   }
 
   setKind(kind) {
