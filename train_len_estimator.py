@@ -29,8 +29,7 @@ def main() -> None:
         pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
                                  opt.paraphrases if split == "train" else 0, opt.seed)
         captions = [caption for pair in pairs for caption in pair.captions]
-        cache = run_folder(opt) / "cache" / f"text_features_{split}.pt"
-        sets[split] = CaptionLengths(pairs, cached_text_features(cache, captions, text, opt.quiet))
+        sets[split] = CaptionLengths(pairs, cached_text_features(spec, split, captions, text, opt.quiet))
     print(f"{len(sets['train'])} training captions, {len(sets['val'])} to validate -> {run_folder(opt)}")
 
     model = LengthEstimator(text.dim, MAX_TOKENS + 1)

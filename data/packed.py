@@ -32,7 +32,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     finite, which is said; a file of another width, or a split of which nothing is there, raises ``InputError``.
     """
     folder, ids = require(spec.root / "new_joint_vecs", _MAKER), read_ids(spec, split)
-    state = state_of((folder / f"{name}.npy" for name in ids), FORMAT, spec.dim_pose)
+    state = features_state(spec, split)
     packed = kept(spec, f"features-{split}", state, lambda made: _pack(made, folder, ids, spec, quiet))
     index = json.loads((packed / _INDEX).read_text(encoding="utf-8"))
     if broken := index["not_finite"]:
@@ -41,6 +41,12 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     borders = np.cumsum([0, *index["rows"]]).tolist()
     rows = np.memmap(packed / _ROWS, np.float32, "c", shape=(borders[-1], spec.dim_pose)).view(np.ndarray)
     return {name: rows[start:end] for name, (start, end) in zip(index["names"], pairwise(borders), strict=True)}
+
+
+def features_state(spec: DatasetSpec, split: str) -> str:
+    """A key that changes with the features of a split."""
+    files = (spec.root / "new_joint_vecs" / f"{name}.npy" for name in read_ids(spec, split))
+    return state_of(files, FORMAT, spec.dim_pose)
 
 
 def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:

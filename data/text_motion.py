@@ -35,6 +35,7 @@ class Pair:
     captions: tuple[str, ...]    # cleaned
     words: frozenset[str] = frozenset()  # verbs and nouns, as lemmas, that most of the captions have
     tokens: tuple[tuple[str, ...], ...] = ()  # word/POS of each caption
+    start: int = 0               # row of the clip with which the pair begins
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _pack(path: Path, spec: DatasetSpec, lengths: dict[str, int], texts: Path, q
 def _unpack(entry: dict[str, Any], clips: dict[str, np.ndarray]) -> Pair:
     start, end = entry["rows"]
     return Pair(entry["name"], clips[entry["clip"]][start:end], tuple(entry["captions"]), frozenset(entry["words"]),
-                tuple(tuple(tokens.split()) for tokens in entry["tokens"]))
+                tuple(tuple(tokens.split()) for tokens in entry["tokens"]), start)
 
 
 def _pairs_of_clip(spec: DatasetSpec, name: str, length: int, text_file: Path) -> list[dict[str, Any]]:

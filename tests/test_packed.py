@@ -3,16 +3,21 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.cache import kept, state_of
 from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
 from tests.test_text_motion import write_clip
+from tests.toy_models import make_models
+from training.load import load_tokenizer
+from training.tokens import cached_tokens, tokenize_pairs
 from utils.errors import InputError
 
 
@@ -125,3 +130,32 @@ def test_a_state_follows_from_names_contents_and_facts(tmp_path: Path) -> None:
     two.write_text("2")
     keys.append(state_of([one, two]))
     assert keys[0] == keys[1] and len(set(keys)) == 4
+
+
+def test_motion_tokens_are_made_once_and_anew_for_other_motions_or_another_tokenizer(
+        spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = make_models(tmp_path / "models")
+    tokenizer = load_tokenizer("vq", spec, models)
+    calls = []
+
+    def counted(*args: object) -> list[list[torch.Tensor]]:
+        calls.append(args)
+        return tokenize_pairs(*args)
+
+    monkeypatch.setattr("training.tokens.tokenize_pairs", counted)
+
+    def same_as_made() -> bool:
+        pairs = load_pairs(spec, "train")
+        made = tokenize_pairs(tokenizer, pairs, torch.device("cpu"))
+        found = cached_tokens(spec, "train", tokenizer, pairs, torch.device("cpu"))
+        return all(map(torch.equal, chain(*made), chain(*found))) and list(map(len, made)) == list(map(len, found))
+
+    assert same_as_made() and same_as_made() and len(calls) == 1
+    np.save(spec.root / "new_joint_vecs" / "b.npy", np.ones((61, 263), np.float32))
+    assert same_as_made() and len(calls) == 2
+    text = spec.root / "texts" / "a.txt"  # the same captions of another part: other rows of the same clip
+    text.write_text(text.read_text().replace("#0.5#3.0", "#0.0#2.5"))
+    assert same_as_made() and len(calls) == 3
+    other = replace(tokenizer, normalisation=replace(tokenizer.normalisation, std=tokenizer.normalisation.std * 2))
+    cached_tokens(spec, "train", other, load_pairs(spec, "train"), torch.device("cpu"))
+    assert len(calls) == 4

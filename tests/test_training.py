@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data.specs import dataset_spec
 from models.vq.model import VQConfig
 from options.opt_file import FOOTER, HEADER, read_options, write_options
 from training.checkpoint import (
@@ -360,30 +361,20 @@ def test_text_features_keep_the_order_of_the_texts_though_batches_are_of_like_le
 
 
 def test_text_features_are_computed_once(tmp_path: Path) -> None:
-    path, texts = tmp_path / "cache" / "features.pt", ["a", "bb", "c"]
-    first = cached_text_features(path, texts, CountingEncoder())
+    spec, texts = dataset_spec("t2m", tmp_path), ["a", "bb", "c"]
+    first = cached_text_features(spec, "train", texts, CountingEncoder())
     again = CountingEncoder()
-    assert torch.equal(cached_text_features(path, texts, again), first)
+    assert torch.equal(cached_text_features(spec, "train", texts, again), first)
     assert again.seen == 0
 
 
 def test_text_features_of_other_texts_or_another_encoder_are_computed_anew(tmp_path: Path) -> None:
-    path = tmp_path / "features.pt"
-    cached_text_features(path, ["a", "bb"], CountingEncoder())
+    spec, first = dataset_spec("t2m", tmp_path), CountingEncoder()
+    cached_text_features(spec, "train", ["a", "bb"], first)
     for texts, name in ((["a", "bc"], "one"), (["a", "bb"], "two"), (["bb", "a"], "two")):
         encoder = CountingEncoder(name)
-        assert len(cached_text_features(path, texts, encoder)) == 2
+        assert len(cached_text_features(spec, "train", texts, encoder)) == 2
         assert encoder.seen == 2
-
-
-def test_a_damaged_cache_is_written_anew(tmp_path: Path) -> None:
-    path = tmp_path / "features.pt"
-    first = cached_text_features(path, ["a", "bb"], CountingEncoder())
-    path.write_bytes(path.read_bytes()[:300])
-    encoder = CountingEncoder()
-    assert torch.equal(cached_text_features(path, ["a", "bb"], encoder), first)
-    assert encoder.seen == 2
-    assert load_checkpoint(path)["features"].equal(first)
 
 
 def test_a_fingerprint_tells_where_a_part_ends(tmp_path: Path) -> None:

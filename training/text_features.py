@@ -1,17 +1,19 @@
-"""Frozen text features of a training set: computed once, kept in a file beside the run that uses them."""
+"""Frozen text features of a training set: computed once, for all runs."""
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import load_checkpoint, save_checkpoint
-from utils.errors import InputError
+from data.cache import kept
+from data.specs import DatasetSpec
 
 BATCH = 256
+_FEATURES = "features.npy"
 
 
 class TextEncoder(Protocol):
@@ -34,22 +36,14 @@ def fingerprint(*parts: str | bytes | Path) -> str:
     return digest.hexdigest()
 
 
-def cached_text_features(path: Path, texts: Sequence[str], encoder: TextEncoder, quiet: bool = True) -> Tensor:
-    """Features (len(texts), dim) of texts; read from ``path`` where it holds those of the same texts and encoder."""
-    key = fingerprint(encoder.fingerprint, "\n".join(texts))
-    cached = _read(path) if path.exists() else None
-    if cached is not None and cached.get("key") == key:
-        return cached["features"]
-    features = encode_texts(encoder, texts, quiet)
-    save_checkpoint(path, {"key": key, "features": features})
-    return features
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return load_checkpoint(path)
-    except InputError:  # cut short by a full disk, say: it is only a cache, and is written anew
-        return None
+def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,
+                         quiet: bool = True) -> Tensor:
+    """Features (len(texts), dim) of the texts of a split, computed by the first run that asks for them and kept beside
+    the data until the texts change."""
+    key = fingerprint("\n".join(texts))[:20]
+    packed = kept(spec, f"text-{fingerprint(encoder.fingerprint)[:8]}-{split}", key,
+                  lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()))
+    return torch.from_numpy(np.load(packed / _FEATURES))
 
 
 def encode_texts(encoder: Callable[[Sequence[str]], Tensor], texts: Sequence[str], quiet: bool = True) -> Tensor:
