@@ -56,10 +56,12 @@ stage train_t2m_transformer.py t2m_demo 2100 --vq_name vq_demo --lamp_name lamp_
     --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.7 \
     --paraphrases 2 --ema 0.995 --lr 5e-4 --warm_up_iter 200 --milestones 1500 1900 --gamma 0.3 --save_latest 200 --eval_every_e 2
 
-# The residual transformer: what each layer adds above those below it.
-stage train_res_transformer.py res_demo 1700 --vq_name vq_demo --lamp_name lamp_demo --condition both \
-    --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 --dropout 0 --batch_size 64 --balance 0.7 --paraphrases 2 \
-    --ema 0.995 --lr 6e-4 --warm_up_iter 150 --milestones 1200 1500 --gamma 0.3 --save_latest 200 --eval_every_e 2
+# The residual transformer: what each layer adds above those below it; again from there, with dropout.
+res=(--vq_name vq_demo --lamp_name lamp_demo --condition both --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512
+    --batch_size 64 --balance 0.7 --paraphrases 2 --ema 0.995 --gamma 0.3 --save_latest 200 --eval_every_e 2)
+stage train_res_transformer.py res_first 1700 "${res[@]}" --lr 6e-4 --warm_up_iter 150 --milestones 1200 1500 --dropout 0
+stage train_res_transformer.py res_demo 2600 "${res[@]}" --init_from res_first --lr 5e-4 --warm_up_iter 100 \
+    --milestones 1800 2300 --dropout 0.1
 
 stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
 
@@ -72,8 +74,8 @@ stage train_evaluator.py evaluator_demo 790 --glove checkpoints/glove --movement
     --lr 1e-3 --warm_up_iter 100 --milestones 712 --gamma 0.3 --save_latest 40
 
 # Motion to text: a small GPT behind the frozen LaMP.
-stage train_m2t.py m2t_demo 2600 --vq_name vq_demo --lamp_name lamp_demo --num-layers 4 --embed-dim-gpt 256 --n-head-gpt 4 \
+stage train_m2t.py m2t_demo 1800 --vq_name vq_demo --lamp_name lamp_demo --num-layers 4 --embed-dim-gpt 256 --n-head-gpt 4 \
     --block-size 40 --batch-size 64 --balance 0.5 --ema 0.995 --pkeep 0.9 --weight_decay 0.05 \
-    --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1800 2300 --gamma 0.3 --save_latest 200 --eval_every_e 8
+    --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1250 1600 --gamma 0.3 --save_latest 200 --eval_every_e 8
 
 "$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo m2t_demo

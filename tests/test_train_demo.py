@@ -1,0 +1,53 @@
+"""The recipe of the bundled models: every line of it is one that the scripts take."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_readme import PARSERS
+from tests.toy import ROOT
+
+# Stands in for Python: notes its arguments, and leaves behind what the recipe looks for.
+STAND_IN = """#!{python}
+import json, pathlib, sys
+with open("calls", "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if "--name" in sys.argv:
+    pathlib.Path("checkpoints/t2m", sys.argv[sys.argv.index("--name") + 1], "model").mkdir(parents=True, exist_ok=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "prepare").mkdir()
+    shutil.copy(ROOT / "prepare" / "train_demo.sh", folder / "prepare")
+    (folder / "python").write_text(STAND_IN.format(python=sys.executable))
+    (folder / "python").chmod(0o755)
+    return folder
+
+
+def run(folder: Path) -> list[list[str]]:
+    """Arguments of what the recipe calls."""
+    (folder / "calls").unlink(missing_ok=True)
+    subprocess.run(["bash", "prepare/train_demo.sh", "DATA", "BERT"], cwd=folder, check=True,
+                   env={**os.environ, "PYTHON": str(folder / "python")})
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def test_the_recipe_trains_every_bundled_model_with_flags_that_its_script_takes(folder: Path) -> None:
+    calls = run(folder)
+    trained = {opt.name for script, *flags in calls if script in PARSERS and (opt := PARSERS[script](flags))}
+    packed, *names = calls[-1]
+    assert packed == "prepare/bundle_model.py"
+    assert set(names) <= trained
+    assert {path.name for path in (ROOT / "pretrained" / "t2m").iterdir()} <= set(names)
+
+
+def test_the_recipe_trains_nothing_twice(folder: Path) -> None:
+    run(folder)
+    assert not [script for script, *_ in run(folder) if script in PARSERS]
