@@ -1,8 +1,8 @@
-"""Euler angles of moving joints: angles that go on from frame to frame, where each frame alone may jump."""
-import numpy as np
-import torch
+"""Euler angles of moving joints: angles that go on from frame to frame, where each frame alone may jump.
 
-from motion.rotation import matrix_to_quat, quat_to_euler
+This and ``motion.bvh`` do without torch, so that Blender's Python can read our files with them.
+"""
+import numpy as np
 
 _POLE = 1e-4  # cosine of the middle angle below which only the sum or difference of the other two is certain
 
@@ -28,8 +28,18 @@ def matrix_to_euler(matrix: np.ndarray, order: str) -> np.ndarray:
     added; of these each frame takes what is nearest to the frame before. At a pole, where the middle angle is a
     right angle, the last angle is carried over from the frames around it.
     """
-    angles = quat_to_euler(matrix_to_quat(torch.as_tensor(matrix, dtype=torch.float64)), order).numpy()
+    angles = _principal(matrix, order)
     return np.stack([_continuous(angles[:, joint], matrix[:, joint], order) for joint in range(angles.shape[1])], 1)
+
+
+def _principal(matrix: np.ndarray, order: str) -> np.ndarray:
+    """Angles in degrees (..., 3) of rotations (..., 3, 3), the middle one within a right angle."""
+    i, j, k = ("xyz".index(axis) for axis in order)
+    sign = 1 if (j - i) % 3 == 1 else -1
+    first = np.arctan2(-sign * matrix[..., j, k], matrix[..., k, k])
+    middle = np.arctan2(sign * matrix[..., i, k], np.hypot(matrix[..., i, i], matrix[..., i, j]))
+    last = np.arctan2(-sign * matrix[..., i, j], matrix[..., i, i])
+    return np.degrees(np.stack([first, middle, last], -1))
 
 
 def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarray:
