@@ -1,0 +1,194 @@
+"""Put a generated motion on a Mixamo character, in Blender without its window and without add-ons.
+
+    blender -b -P prepare/retarget_blender.py -- --motion FILE.bvh --character FILE.fbx --out FILE.fbx
+
+Blender's Python runs it, which has NumPy and hardly anything else.
+"""
+import re
+import sys
+from argparse import SUPPRESS, Namespace
+from pathlib import Path
+
+import bpy
+from mathutils import Matrix, Vector
+
+try:
+    import numpy as np
+except ImportError:  # Debian's Blender does not bring it
+    print("error: this Blender has no NumPy (apt-get install python3-numpy)", file=sys.stderr)
+    sys.exit(2)
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from motion.bvh import read_bvh
+from motion.retarget import Character, Recording, Transfer, retarget
+from options.base import Parser
+from utils.errors import InputError, script
+from utils.files import atomic_path
+
+SUFFIXES = (".fbx", ".glb", ".blend")
+HIPS = re.compile(r"(mixamorig\d*[:_]?)Hips")
+TO_BLENDER = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # y up to z up: who looked at us still does
+
+
+def parse_options() -> Namespace:
+    """The flags of this script; in Blender they stand behind ``--``."""
+    parser = Parser("Put a generated motion on a Mixamo character. Arms and legs point where they do in the motion; "
+                    "hips and feet travel by the length of the character's legs; one key a frame, from frame 0 on.")
+    parser.prog = "blender -b -P prepare/retarget_blender.py --"
+    formats = ", ".join(SUFFIXES)
+    for name, text in (
+            ("motion", "a motion of ours (.bvh)"), ("out", f"file to write ({formats})"),
+            ("character", f"somebody with Mixamo's bones ({formats}), at rest with arms held out or lowered")):
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", default=SUPPRESS, help=text)
+    opt = parser.parse_args(sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:])
+    for path in (opt.character, opt.out):
+        if path.suffix.lower() not in SUFFIXES:
+            raise InputError(f"{path} is none of {formats}")
+    return opt
+
+
+def read_motion(path: Path) -> Recording:
+    """The motion of a BVH file, in Blender's axes."""
+    try:
+        bvh = read_bvh(path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    rest = bvh.offsets.copy()
+    for joint, parent in enumerate(bvh.parents):
+        rest[joint] += rest[parent] if parent >= 0 else 0
+    places, turns = bvh.forward_kinematics()
+    turns = TO_BLENDER @ turns @ TO_BLENDER.T
+    rest, places, turns = (dict(zip(bvh.names, each, strict=True)) for each in (
+        rest @ TO_BLENDER.T, (places @ TO_BLENDER.T).swapaxes(0, 1), turns.swapaxes(0, 1)))
+    return Recording(rest, places, turns, 1 / bvh.frame_time)
+
+
+def open_character(path: Path) -> tuple[bpy.types.Object, str]:
+    """Open a file in place of what Blender shows; its armature with Mixamo's bones, and the prefix of their names."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    reader = {".fbx": bpy.ops.import_scene.fbx, ".glb": bpy.ops.import_scene.gltf, ".blend": bpy.ops.wm.open_mainfile}
+    try:
+        reader[path.suffix.lower()](filepath=str(path.resolve()))
+    except RuntimeError as error:
+        raise InputError(f"Blender cannot read {path}: {reason(error)}") from error
+    armatures = [each for each in bpy.context.scene.objects if each.type == "ARMATURE"]
+    for armature in armatures:
+        for bone in armature.data.bones:
+            if named := HIPS.fullmatch(bone.name):
+                return armature, named[1]
+    names = [bone.name for armature in armatures for bone in armature.data.bones][:4]
+    raise InputError(f"{path} is no Mixamo character: there is no bone mixamorig:Hips, "
+                     + (f"only {', '.join(names)}, ..." if names else "nor any other"))
+
+
+def reason(error: RuntimeError) -> str:
+    """What went wrong inside Blender: its words, or of a traceback the line that names the fault."""
+    lines = str(error).removeprefix("Error: ").strip().splitlines()
+    return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception)\b", line)), lines[0])
+
+
+def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
+    """Take all animation and posing off a rig; where those of our ``bones`` that it has begin in the world."""
+    rig.animation_data_clear()
+    rig.data.pose_position = "POSE"
+    for bone in rig.pose.bones:
+        bone.matrix_basis = Matrix()
+    bpy.context.view_layer.update()
+    heads = {bone.name: np.array(rig.matrix_world @ bone.head_local) for bone in rig.data.bones}
+    heights = [head[2] for head in heads.values()]
+    for flesh in bpy.context.scene.objects:
+        if flesh.type == "MESH" and flesh.find_armature() == rig:
+            corners = np.empty(3 * len(flesh.data.vertices), np.float32)
+            flesh.data.vertices.foreach_get("co", corners)
+            heights.extend(corners.reshape(-1, 3) @ np.array(flesh.matrix_world)[2, :3] + flesh.matrix_world[2][3])
+    ours = {mixamo_name(bone, prefix): bone for bone in (*bones, "LeftToeEnd", "RightToeEnd")}
+    return Character({ours[name]: head for name, head in heads.items() if name in ours}, min(heights))
+
+
+def mixamo_name(bone: str, prefix: str) -> str:
+    """What Mixamo calls a bone of ours."""
+    return prefix + (f"{bone}Base" if bone.endswith("Toe") else bone.replace("ToeEnd", "Toe_End"))
+
+
+def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float) -> None:
+    """Key what a character has to do, frame by frame from 0 on, and set the scene's time to it."""
+    ours = {mixamo_name(bone, prefix): turns for bone, turns in transfer.turns.items()}
+    to_world = np.array(rig.matrix_world)
+    spin = to_world[:3, :3] / np.cbrt(np.linalg.det(to_world[:3, :3]))
+    rest = {bone.name: np.array(bone.matrix_local)[:3, :3] for bone in rig.data.bones}
+    posed, basis = {}, {}
+    for bone in sorted(rig.data.bones, key=lambda bone: len(bone.parent_recursive)):
+        hung = rest[bone.name]  # in the rig's axes, as its parent holds it
+        if bone.parent:
+            hung = posed[bone.parent.name] @ rest[bone.parent.name].T @ hung
+        posed[bone.name] = hung
+        if bone.name in ours:
+            posed[bone.name] = spin.T @ ours[bone.name] @ spin @ rest[bone.name]
+            basis[bone.name] = hung.swapaxes(-1, -2) @ posed[bone.name]
+
+    bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
+    for name, turns in basis.items():
+        bone = rig.pose.bones[name]
+        bone.rotation_mode = "QUATERNION"
+        for frame, turn in enumerate(turns):
+            quaternion = Matrix(turn).to_quaternion()
+            quaternion.make_compatible(bone.rotation_quaternion)
+            bone.rotation_quaternion = quaternion
+            bone.keyframe_insert("rotation_quaternion", frame=frame, group=name)
+    hips = rig.pose.bones[f"{prefix}Hips"]
+    to_bone = (rig.matrix_world @ hips.bone.matrix_local).inverted()
+    for frame, place in enumerate(transfer.hips):
+        hips.location = to_bone @ Vector(place)
+        hips.keyframe_insert("location", frame=frame, group=hips.name)
+
+    scene = bpy.context.scene
+    scene.frame_start, scene.frame_end = 0, len(transfer.hips) - 1
+    scene.render.fps = max(round(fps), 1)
+    scene.render.fps_base = scene.render.fps / fps
+    scene.frame_set(0)
+
+
+def write(path: Path) -> None:
+    """Write the scene in the format of the suffix, textures included."""
+    with atomic_path(path) as temporary:
+        name = str(temporary.resolve())
+        if path.suffix.lower() == ".fbx":
+            bpy.ops.export_scene.fbx(
+                filepath=name, object_types={"ARMATURE", "MESH", "EMPTY"}, add_leaf_bones=False,
+                bake_anim_simplify_factor=0.0, bake_anim_use_nla_strips=False, bake_anim_use_all_actions=False,
+                path_mode="COPY", embed_textures=True)
+        elif path.suffix.lower() == ".glb":
+            bpy.ops.export_scene.gltf(filepath=name, export_format="GLB")
+        else:
+            bpy.context.preferences.filepaths.save_version = 0  # no second file beside
+            bpy.ops.file.pack_all()
+            bpy.ops.wm.save_as_mainfile(filepath=name, copy=True)
+
+
+@script
+def main() -> None:
+    """Parse, read both files, retarget, write."""
+    opt = parse_options()
+    recording = read_motion(opt.motion)
+    rig, prefix = open_character(opt.character)
+    character = stand_at_rest(rig, prefix, list(recording.rest))
+    try:
+        transfer = retarget(recording, character)
+    except ValueError as error:
+        raise InputError(f"cannot put {opt.motion} on {opt.character}: {error}") from error
+    key(rig, prefix, transfer, recording.fps)
+    try:
+        write(opt.out)
+    except RuntimeError as error:
+        raise InputError(f"Blender cannot write {opt.out}: {reason(error)}") from error
+    print(f"wrote {opt.out}: {len(transfer.hips)} frames at {recording.fps:g} fps on {rig.name} ({prefix}), whose legs "
+          f"are {transfer.scale:.3f} times as long")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Blender reads our files as they are meant, and ``prepare/retarget_blender.py`` puts them on Mixamo's characters."""
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.specs import dataset_spec
+from motion.rig import T2M_RIG
+from tests.figures import walking
+from tests.toy import ROOT
+from visualization.outputs import Formats, write_motion
+
+BLENDER = shutil.which("blender")
+FRAMES, FPS = 40, 20
+JOINTS = walking(FRAMES, turn=1.0)
+
+pytestmark = pytest.mark.skipif(BLENDER is None, reason="there is no Blender: apt-get install blender python3-numpy")
+
+
+def in_blender(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    # With a virtual environment in front of the path, Debian's Blender would take the packages from there.
+    environment = os.environ | {"PATH": os.defpath}
+    environment.pop("VIRTUAL_ENV", None)
+    return subprocess.run([BLENDER, "-b", "--factory-startup", "-P", str(ROOT / script), "--", *map(str, arguments)],
+                          capture_output=True, text=True, timeout=300, env=environment)
+
+
+def retarget(motion: Path, character: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    return in_blender("prepare/retarget_blender.py", "--motion", motion, "--character", character, "--out", out)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What Blender shows of a file, by our names of the bones."""
+
+    joints: dict[str, np.ndarray]  # (T, 3)
+    lowest: np.ndarray             # (T,) of the flesh
+    frames: np.ndarray             # (T,)
+    fps: float
+
+    @classmethod
+    def load(cls, path: Path) -> "Seen":
+        with np.load(f"{path}.npz") as file:
+            names = [name.split(":")[-1].replace("ToeBase", "Toe") for name in file["names"].tolist()]
+            joints = dict(zip(names, file["joints"].swapaxes(0, 1), strict=True))
+            return cls(joints, file["lowest"], file["frames"], float(file["fps"]))
+
+    def bone(self, start: str, end: str) -> np.ndarray:
+        return self.joints[end] - self.joints[start]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our files of a motion, characters, the motion on them, and what Blender sees in all of these."""
+    folder = tmp_path_factory.mktemp("blender")
+    motion = write_motion(folder, 0, 0, JOINTS, "a person walks", dataset_spec("t2m"), Formats(video=False, glb=True))
+    for path in map(Path, motion.plain_files):
+        (folder / path).rename(folder / f"walk{path.suffix}")
+    built = in_blender("tests/in_blender.py", "build", folder)
+    assert (folder / "robot.blend").is_file(), built.stderr
+    for character, out in (("t_pose.fbx", "t.blend"), ("t_pose.fbx", "t.fbx"), ("a_pose.blend", "a.glb")):
+        done = retarget(folder / "walk.bvh", folder / character, folder / out)
+        assert done.returncode == 0, done.stderr
+        assert f"{FRAMES} frames at {FPS} fps" in done.stdout
+    seen = in_blender("tests/in_blender.py", "look", *(folder / name for name in (
+        "walk.bvh", "walk.glb", "t.blend", "t.fbx", "a.glb")))
+    assert (folder / "a.glb.npz").is_file(), seen.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path) -> Seen:
+    return Seen.load(folder / "walk.bvh")
+
+
+@pytest.fixture(params=["t.blend", "t.fbx", "a.glb"])
+def character(request: pytest.FixtureRequest, folder: Path) -> Seen:
+    return Seen.load(folder / request.param)
+
+
+@pytest.mark.parametrize(("name", "first"), [("walk.bvh", 1), ("walk.glb", 0)])
+def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name: str, first: int) -> None:
+    seen = Seen.load(folder / name)
+    assert seen.fps == pytest.approx(FPS)
+    assert seen.frames.tolist() == list(range(first, first + FRAMES))
+    joints = np.stack([seen.joints[bone] for bone in T2M_RIG.names], 1)  # (T, J, 3), z up
+    ours = np.load(folder / "walk.npy")[:, list(T2M_RIG.order)]
+    assert np.abs(joints[..., [0, 2, 1]] * [1, 1, -1] - ours).max() < 1e-3
+
+
+def test_a_character_takes_as_many_frames_at_the_same_rate(character: Seen) -> None:
+    assert len(character.frames) == FRAMES
+    assert character.fps == pytest.approx(FPS)
+
+
+def test_a_blend_file_has_the_scene_set_to_the_motion(folder: Path) -> None:
+    assert Seen.load(folder / "t.blend").frames[0] == 0
+
+
+def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Degrees between directions (T, 3)."""
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+@pytest.mark.parametrize("side", ["Left", "Right"])
+@pytest.mark.parametrize(("start", "end", "most"), [
+    ("Arm", "ForeArm", 0.1), ("ForeArm", "Hand", 0.1), ("UpLeg", "Leg", 6), ("Leg", "Foot", 6)])
+def test_limbs_point_where_they_do_in_the_motion(character: Seen, source: Seen, side: str, start: str, end: str,
+                                                 most: float) -> None:
+    ours, theirs = (seen.bone(side + start, side + end) for seen in (source, character))
+    assert angles(ours, theirs).max() < most
+
+
+def leg(seen: Seen) -> float:
+    """Length of a leg, mean of both sides."""
+    return sum(np.linalg.norm(seen.bone(side + start, side + end)[0]) / 2
+               for side in ("Left", "Right") for start, end in (("UpLeg", "Leg"), ("Leg", "Foot")))
+
+
+def test_hips_and_ankles_travel_by_the_length_of_legs(character: Seen, source: Seen) -> None:
+    scale = leg(character) / leg(source)
+    middles = [(seen.joints["LeftUpLeg"] + seen.joints["RightUpLeg"]) / 2 for seen in (source, character)]
+    for ours, theirs in (middles, [seen.joints["LeftFoot"] for seen in (source, character)]):
+        assert np.abs(theirs - theirs[0] - scale * (ours - ours[0])).max() < 2e-3
+
+
+def test_the_characters_differ_in_size(folder: Path, source: Seen) -> None:
+    assert leg(Seen.load(folder / "t.fbx")) == pytest.approx(leg(source), rel=0.05)
+    assert leg(Seen.load(folder / "a.glb")) > 1.15 * leg(source)
+
+
+def test_soles_are_on_the_floor(character: Seen) -> None:
+    assert np.abs(np.median(character.lowest)) < 0.02
+    assert character.lowest.min() > -0.03
+
+
+@pytest.mark.parametrize(("motion", "character", "out", "complaint"), [
+    ("walk.bvh", "nobody.fbx", "x.fbx", "nobody.fbx is missing"),
+    ("walk.bvh", "robot.blend", "x.fbx", "robot.blend is no Mixamo character: there is no bone mixamorig:Hips, only "
+                                         "base, lever"),
+    ("walk.bvh", "empty.fbx", "x.fbx", "cannot read .*empty.fbx"),
+    ("empty.bvh", "t_pose.fbx", "x.fbx", "empty.bvh, line 0: the file ends too early"),
+    ("walk.bvh", "t_pose.fbx", "x.obj", "x.obj is none of .fbx, .glb, .blend")])
+def test_what_cannot_be_done_is_told_in_one_line(folder: Path, motion: str, character: str, out: str,
+                                                 complaint: str) -> None:
+    for name in ("empty.fbx", "empty.bvh"):
+        (folder / name).touch()
+    done = retarget(folder / motion, folder / character, folder / out)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (folder / out).exists()
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(complaint, line)

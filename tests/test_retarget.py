@@ -1,0 +1,172 @@
+"""A motion on another skeleton: from rest pose to rest pose, at its size, feet on the floor. Without Blender."""
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from motion.bvh import Bvh
+from motion.bvh_fit import joints_to_bvh
+from motion.retarget import Character, Recording, Transfer, retarget
+from motion.skeleton import T2M
+from tests.figures import bowing, kicking, sitting, squatting, standing, walking
+
+FPS = 20
+TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+MOTIONS = {"walk": walking(40, turn=2.0), "facing back": walking(40, facing=np.pi), "bow": bowing(),
+           "sit": sitting(), "squat": squatting(), "stand": standing(20)}
+
+
+def recording(bvh: Bvh) -> Recording:
+    rest = np.zeros((len(bvh.names), 3))
+    for joint, parent in enumerate(bvh.parents):
+        rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
+    places, turns = bvh.forward_kinematics()
+    return Recording(dict(zip(bvh.names, rest @ TO_Z_UP.T, strict=True)),
+                     dict(zip(bvh.names, (places @ TO_Z_UP.T).swapaxes(0, 1), strict=True)),
+                     dict(zip(bvh.names, (TO_Z_UP @ turns @ TO_Z_UP.T).swapaxes(0, 1), strict=True)), FPS)
+
+
+BVHS = {name: joints_to_bvh(joints, T2M, FPS) for name, joints in MOTIONS.items()}
+NAMES, PARENTS = BVHS["walk"].names, BVHS["walk"].parents
+PARENT = {name: NAMES[parent] for name, parent in zip(NAMES, PARENTS, strict=True) if parent >= 0}
+SOURCES = {name: recording(bvh) for name, bvh in BVHS.items()}
+EVERY_MOTION = pytest.mark.parametrize("name", MOTIONS)
+
+
+def about(axis: int, degrees: float) -> np.ndarray:
+    a, b, angle = (axis + 1) % 3, (axis + 2) % 3, np.radians(degrees)
+    matrix = np.eye(3)
+    matrix[a, a] = matrix[b, b] = np.cos(angle)
+    matrix[b, a] = np.sin(angle)
+    matrix[a, b] = -matrix[b, a]
+    return matrix
+
+
+def somebody(source: Recording, arms_down: float = 0.0, facing: float = 0.0, unit: float = 1.0,
+             longer: Mapping[str, float] | None = None) -> Character:
+    """The source's own body: arms lowered and turned as a whole by degrees, in a unit, bones longer by a factor."""
+    parents = PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}
+    rest = {"Hips": np.zeros(3)}
+    for bone, parent in parents.items():
+        offset = np.array([0, -0.08, 0]) if bone.endswith("End") else source.rest[bone] - source.rest[parent]
+        side = 1 if bone.startswith("Left") else -1
+        if parent.endswith(("Arm", "Hand")):
+            offset = about(1, side * arms_down) @ offset
+        rest[bone] = rest[parent] + offset * (longer or {}).get(bone.removeprefix("Left").removeprefix("Right"), 1)
+    floor = min(place[2] for place in rest.values()) - 0.02
+    return Character({bone: unit * about(2, facing) @ place for bone, place in rest.items()}, unit * floor)
+
+
+def posed(character: Character, transfer: Transfer) -> dict[str, np.ndarray]:
+    """Where the bones of a character come to lie, (T, 3) each; what is not told to turn turns with its parent."""
+    places, turns = {"Hips": transfer.hips}, dict(transfer.turns)
+    for bone, parent in (PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}).items():
+        if bone in character.rest:
+            places[bone] = places[parent] + turns[parent] @ (character.rest[bone] - character.rest[parent])
+            turns.setdefault(bone, turns[parent])
+    return places
+
+
+@EVERY_MOTION
+def test_the_same_body_does_the_same(name: str) -> None:
+    source = SOURCES[name]
+    character = somebody(source)
+    transfer = retarget(source, character)
+    assert transfer.scale == pytest.approx(1)
+    places = posed(character, transfer)
+    lift = places["Hips"][0] - source.places["Hips"][0]
+    np.testing.assert_allclose(lift[:2], 0, atol=1e-6)
+    for bone in set(NAMES) - {"LeftToe", "RightToe"}:
+        np.testing.assert_allclose(places[bone] - lift, source.places[bone], atol=1e-4)
+
+
+@EVERY_MOTION
+@pytest.mark.parametrize("other", [{"arms_down": 50.0}, {"facing": 140.0}, {"facing": -90.0, "arms_down": 30.0}])
+def test_rest_pose_and_heading_of_a_character_do_not_matter(name: str, other: dict) -> None:
+    source = SOURCES[name]
+    expected, found = (posed(character, retarget(source, character))
+                       for character in (somebody(source), somebody(source, **other)))
+    for bone in set(NAMES) - {"LeftHand", "RightHand"}:
+        np.testing.assert_allclose(found[bone], expected[bone], atol=1e-6)
+
+
+@EVERY_MOTION
+def test_a_character_in_centimetres_walks_a_hundred_times_as_far(name: str) -> None:
+    source = SOURCES[name]
+    metres, centimetres = (retarget(source, somebody(source, unit=unit)) for unit in (1, 100))
+    assert centimetres.scale == pytest.approx(100 * metres.scale)
+    np.testing.assert_allclose(centimetres.hips, 100 * metres.hips, atol=1e-6)
+    for bone, turns in metres.turns.items():
+        np.testing.assert_allclose(centimetres.turns[bone], turns, atol=1e-6)
+
+
+@EVERY_MOTION
+def test_ankles_travel_by_the_length_of_legs_whatever_the_proportions(name: str) -> None:
+    source = SOURCES[name]
+    character = somebody(source, longer={"Leg": 1.3, "Foot": 1.1, "UpLeg": 1.2, "Spine1": 0.8})
+    transfer = retarget(source, character)
+    assert transfer.scale == pytest.approx(1.2, abs=0.01)
+    places = posed(character, transfer)
+    for bone in ("LeftFoot", "RightFoot"):
+        ours, theirs = source.places[bone], places[bone]
+        np.testing.assert_allclose(theirs - theirs[0], transfer.scale * (ours - ours[0]), atol=0.01)
+
+
+@EVERY_MOTION
+def test_bones_keep_their_length_and_turns_are_rotations(name: str) -> None:
+    source = SOURCES[name]
+    character = somebody(source, arms_down=45.0, longer={"Leg": 1.3, "Toe": 0.8})
+    for turns in retarget(source, character).turns.values():
+        np.testing.assert_allclose(turns @ turns.swapaxes(-1, -2), np.broadcast_to(np.eye(3), turns.shape), atol=1e-9)
+        np.testing.assert_allclose(np.linalg.det(turns), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
+def test_a_standing_foot_is_as_level_and_as_high_as_at_rest(pitch: float) -> None:
+    """However the source's foot joints lie when it stands: sources differ in that by 25 degrees."""
+    joints = MOTIONS["stand"].copy()
+    for ankle, toe in ((7, 10), (8, 11)):
+        length = np.linalg.norm(joints[0, toe] - joints[0, ankle])
+        joints[:, toe] = joints[:, ankle] + about(0, pitch) @ [0, 0, length]
+    source = recording(joints_to_bvh(joints, T2M, FPS))
+    character = somebody(source)
+    places = posed(character, retarget(source, character))
+    for bone in ("LeftFoot", "LeftToe", "RightFoot", "RightToe", "LeftToeEnd"):
+        np.testing.assert_allclose(places[bone][:, 2], character.rest[bone][2] - character.floor, atol=0.01)
+
+
+def test_toes_bend_on_the_floor_and_not_in_the_air() -> None:
+    source = recording(joints_to_bvh(np.concatenate([MOTIONS["walk"], kicking("left")]), T2M, FPS))
+    character = somebody(source)
+    transfer = retarget(source, character)
+    places = posed(character, transfer)
+    height = character.rest["LeftToeEnd"][2] - character.floor
+    stiff = places["LeftToe"] + transfer.turns["LeftFoot"] @ (character.rest["LeftToeEnd"] - character.rest["LeftToe"])
+    assert stiff[:, 2].min() < height - 0.02
+    assert places["LeftToeEnd"][:, 2].min() > height - 1e-6
+    above = stiff[:, 2] > height + 1e-6
+    assert above.any()
+    np.testing.assert_allclose(places["LeftToeEnd"][above], stiff[above], atol=1e-6)
+
+
+def test_bones_that_not_everybody_has_may_be_missing() -> None:
+    source = SOURCES["walk"]
+    character = somebody(source)
+    few = Character({bone: place for bone, place in character.rest.items()
+                     if bone not in ("Spine1", "Spine2", "LeftShoulder", "RightToeEnd")}, character.floor)
+    turns = retarget(source, few).turns
+    assert set(retarget(source, character).turns) - set(turns) == {"Spine1", "Spine2", "LeftShoulder", "RightToe"}
+
+
+@pytest.mark.parametrize(("whose", "complaint"), [("motion", "the motion has no bone LeftLeg"),
+                                                  ("character", "the character has no bone LeftLeg")])
+def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) -> None:
+    source = SOURCES["walk"]
+    character = somebody(source)
+    fewer = {bone: place for bone, place in source.rest.items() if bone != "LeftLeg"}
+    if whose == "motion":
+        source = Recording(fewer, source.places, source.turns, FPS)
+    else:
+        character = Character(fewer, character.floor)
+    with pytest.raises(ValueError, match=complaint):
+        retarget(source, character)
