@@ -9,7 +9,7 @@ from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
 from options.lamp import parse_lamp_options
 from training.lamp_stage import LaMPStage
-from training.load import load_tokenizer
+from training.load import lamp_to_start_from, load_tokenizer
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_cosine
@@ -23,8 +23,14 @@ def main() -> None:
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir)
-    bert = bert_folder(opt.bert)
-    print(f"data set {spec.root}; tokenizer {tokenizer.source}; BERT {bert}")
+    dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
+    if opt.init_from:
+        qformer, pieces = lamp_to_start_from(opt.init_from, spec, opt.checkpoints_dir, **dropouts)
+    else:
+        pieces = WordPieces(bert_folder(opt.bert))
+        qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,
+                            cross_attention_freq=opt.cross_attention_freq, num_query_tokens=MAX_TOKENS, **dropouts)
+    print(f"data set {spec.root}; tokenizer {tokenizer.source}; word pieces {pieces.path}")
 
     pairs = {split: load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val")}
     pairs["train"] = with_paraphrases(pairs["train"], opt.paraphrases, opt.seed)
@@ -34,18 +40,14 @@ def main() -> None:
     if min(opt.batch_size, len(train_set)) < 2 and {"ptc", "ptm"} & set(opt.objectives):
         raise InputError("the objectives ptc and ptm compare pairs: a batch needs at least two")
 
-    qformer = from_bert(bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width, dropout=opt.dropout,
-                        attention_dropout=opt.attention_dropout, cross_attention_freq=opt.cross_attention_freq,
-                        num_query_tokens=MAX_TOKENS)
     if opt.max_text_len > qformer.config.max_positions:
-        raise InputError(f"--max_text_len {opt.max_text_len}: {bert} reads at most {qformer.config.max_positions}")
+        raise InputError(f"--max_text_len {opt.max_text_len}: the model reads at most {qformer.config.max_positions}")
     if opt.random_start:
         qformer = QFormer(qformer.config)
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
     model = LaMP(config, tokenizer.model, qformer)
     model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not opt.freeze_words)
     vars(opt).update(config.to_options())
-    pieces = WordPieces(bert)
     pieces.save(run_folder(opt))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"LaMP with {trained / 1e6:.1f} M trained parameters -> {run_folder(opt)}")

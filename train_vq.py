@@ -1,17 +1,16 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
-from data.motion_windows import MotionWindows, Normalisation
+from data.motion_windows import MotionWindows
 from data.packed import read_features, read_whole_clips
 from data.specs import dataset_spec
 from data.text_motion import whole_crop
 from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
-from motion.features import biased_std
 from options.vq import parse_vq_options
 from training.judge import validation_fid
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
-from training.vq_stage import VQStage
+from training.vq_stage import VQStage, tokenizer_normalisation
 from utils.device import select_device
 from utils.errors import script
 from utils.files import save_npy
@@ -25,8 +24,7 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     print(f"data set {spec.root}")
 
-    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
-    normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
+    normalisation = tokenizer_normalisation(opt, spec)
     train_clips = read_features(spec, "train", opt.quiet)
     val_clips = read_whole_clips(spec, "val", opt.quiet)
     windows = MotionWindows(train_clips, normalisation, opt.window_size)

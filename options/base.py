@@ -1,10 +1,12 @@
 """Flags that several stages share, declared once."""
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
+from options.opt_file import read_options
 from utils.errors import InputError
+from utils.paths import find_model_dir
 
 
 class Parser(argparse.ArgumentParser):
@@ -12,6 +14,29 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self._inherited: set[str] = set()
+
+    def inherit(self, keys: Collection[str]) -> None:
+        """With ``--init_from`` the options ``keys`` are those of that model, where the command line is silent."""
+        self._inherited |= set(keys)
+
+    def parse_args(self, args: Sequence[str] | None = None,
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """As everywhere. Raises ``InputError`` also where the model to start from is not there, or its ``opt.txt``
+        has what this parser would not take."""
+        opt = super().parse_args(args, namespace)
+        if getattr(opt, "init_from", None) is None:
+            return opt
+        path = find_model_dir(opt.init_from, opt.dataset_name, opt.checkpoints_dir) / "opt.txt"
+        theirs = read_options(path) if path.exists() else {}
+        for action in self._actions:
+            value = theirs.get(action.dest, "None")  # written where an option was not given
+            if action.dest not in self._inherited or value == "None":
+                continue
+            if action.choices is not None and value not in action.choices:
+                raise InputError(f"{path}: {action.dest} {value!r} is none of {', '.join(map(str, action.choices))}")
+            self.set_defaults(**{action.dest: value})
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the flags)")
@@ -106,7 +131,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
                         help="bf16 is faster on recent GPUs and on CPUs that have it")
     parser.add_argument("--init_from", metavar="NAME",
-                        help="start from the weights of this model of the same sizes, a run's or a bundled one")
+                        help="start from the weights of this model, a run's or a bundled one, with its sizes")
     parser.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
     parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
     parser.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")

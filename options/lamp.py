@@ -28,7 +28,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")
     text = parser.add_argument_group("text")
     text.add_argument("--bert", default="bert-base-uncased",
-                      help="BERT to start from: a folder, or a name on the hub; all sizes are read from it")
+                      help="BERT to start from: a folder, or a name on the hub; all sizes are read from it. With "
+                           "--init_from none is read: sizes and word pieces are those of that model")
     text.add_argument("--bert_layers", type=natural, default=0, help="keep only so many of its layers; 0 keeps all")
     text.add_argument("--random_start", action="store_true", help="take only sizes and vocabulary from --bert")
     text.add_argument("--freeze_words", action="store_true",
@@ -51,4 +52,5 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="contrastive: a motion's own caption against the same with left and right exchanged, too")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="rows of a batch that take part in matching (three passes a row); 0 takes all")
+    parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))
     return parser.parse_args(argv)

@@ -1,6 +1,7 @@
 """Options of motion to text. Public commands write them with dashes, and some under names of their own."""
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from evaluation.caption_scores import REFERENCES
@@ -58,6 +59,7 @@ def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_tokenizer(parser)
     _add_decoder(parser)
     _add_out_dir(parser, "captions of the validation clips")
+    parser.inherit(["lamp_name", *(field.name for field in fields(DecoderConfig))])
     opt = parser.parse_args(argv)
     _check_decoder(opt)
     return opt

@@ -1,9 +1,11 @@
 """Options of the masked transformer."""
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import get_args
 
 from models.lamp.features import ConditionKind
+from models.transformers.config import MaskTransformerConfig, TransformerConfig
 from models.transformers.trunk import ATTENTION_KINDS
 from options.base import (
     Parser,
@@ -22,15 +24,18 @@ from utils.errors import InputError
 def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``train_t2m_transformer.py``."""
     parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
-    model = add_token_transformer(parser, cond_drop_prob=0.1)
+    model = add_token_transformer(parser, 0.1, MaskTransformerConfig)
     model.add_argument("--attention", choices=ATTENTION_KINDS, default="full",
                        help="full: both ways, the best of the three on openmotion; causal: the paper; additive: the "
                             "released weights")
     return parse_token_transformer(parser, argv)
 
 
-def add_token_transformer(parser: argparse.ArgumentParser, cond_drop_prob: float) -> argparse._ArgumentGroup:
-    """Flags of training a transformer over motion tokens; gives the group of its sizes, for more of them."""
+def add_token_transformer(parser: Parser, cond_drop_prob: float,
+                          config: type[TransformerConfig]) -> argparse._ArgumentGroup:
+    """Flags of training a transformer over motion tokens that is built from a ``config``; gives the group of its sizes,
+    for more of them."""
+    parser.inherit([field.name for field in fields(config)])
     add_common(parser)
     add_data(parser)
     add_balance(parser)
@@ -59,8 +64,9 @@ def parse_token_transformer(parser: argparse.ArgumentParser, argv: Sequence[str]
     return opt
 
 
-def add_text_condition(parser: argparse.ArgumentParser) -> None:
+def add_text_condition(parser: Parser) -> None:
     """Which text features a model is conditioned on."""
+    parser.inherit(("text_encoder", "lamp_name", "condition"))
     parser.add_argument("--text_encoder", choices=("lamp", "clip"), default="lamp", help="source of text features")
     parser.add_argument("--lamp_name", help="LaMP model that gives them; by default the one trained last")
     parser.add_argument("--condition", choices=get_args(ConditionKind), default="both",

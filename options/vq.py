@@ -1,8 +1,10 @@
 """Options of the tokenizer."""
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 
 from models.vq.encdec import GROUPS
+from models.vq.model import VQConfig
 from options.base import (
     Parser,
     add_chosen_by_fid,
@@ -28,7 +30,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,
-                      help="how many times more root motion and foot contacts weigh")
+                      help="how many times more root motion and foot contacts weigh (with --init_from: as there)")
     model = parser.add_argument_group("model")
     model.add_argument("--num_quantizers", type=positive_int, default=6,
                        help="residual layers; 1 is the published LaMP tokenizer")
@@ -59,6 +61,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--loss_joint", type=non_negative, default=0.0,
                       help="weight of the recovered joints' position error, which sees how root errors add up")
     loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
+    parser.inherit([field.name for field in fields(VQConfig)])
     opt = parser.parse_args(argv)
     frames = opt.stride_t**opt.down_t
     if opt.window_size % frames:

@@ -17,6 +17,7 @@ from data.text import read_captions
 from data.word_tags import tag_by_list
 from motion.features import joints_to_features
 from motion.skeleton import T2M
+from tests.figures import raising, walking
 from tests.toy import ROOT, as_kit, clips
 from utils.errors import InputError
 
@@ -63,6 +64,14 @@ def kinds(root: Path, dataset_name: str = "t2m") -> set[str]:
 def test_a_sound_data_set_has_no_fault(root: Path) -> None:
     assert check_data(dataset_spec("t2m", root)).faults == []
     assert fault_table([]) == ""
+
+
+def test_slow_people_are_no_wrong_frame_rate(tmp_path: Path) -> None:
+    (tmp_path / "new_joint_vecs").mkdir()
+    for number in range(10):
+        joints = walking(80, 0.8) if number < 4 else raising("left", 120)[30:90]
+        np.save(tmp_path / "new_joint_vecs" / f"{number}.npy", joints_to_features(joints, T2M))
+    assert "wrong frame rate" not in kinds(tmp_path)
 
 
 def change(path: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:

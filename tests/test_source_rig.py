@@ -44,6 +44,47 @@ def test_a_known_rig_is_recognised_by_its_names(rig: KnownRig, prefix: str) -> N
     np.testing.assert_allclose(placed(bvh)[:, others], figures.waving("left", 60)[:, others], atol=1e-4)
 
 
+# Bones as programs and data sets name them: rig, trunk from the hips to the head, left leg, left arm.
+NAMES = {
+    "Mixamo": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "LeftUpLeg LeftLeg LeftFoot LeftToeBase",
+               "LeftShoulder LeftArm LeftForeArm LeftHand"),
+    "LAFAN1": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "LeftUpLeg LeftLeg LeftFoot LeftToe",
+               "LeftShoulder LeftArm LeftForeArm LeftHand"),
+    "Bandai-Namco": ("Bandai-Namco", "Hips Spine Chest Chest2 Neck Head", "UpperLeg_L LowerLeg_L Foot_L Toes_L",
+                     "Shoulder_L UpperArm_L LowerArm_L Hand_L"),
+    "CMU in Daz names": ("CMU/Daz", "hip abdomen chest chest2 neck head", "lThigh lShin lFoot lToe",
+                         "lCollar lShldr lForeArm lHand"),
+    "Xsens BVH": ("Xsens BVH", "Hips Chest Chest2 Chest3 Neck Head", "LeftHip LeftKnee LeftAnkle LeftToe",
+                  "LeftCollar LeftShoulder LeftElbow LeftWrist"),
+    "Xsens MVN": ("Xsens MVN", "Pelvis L5 L3 T8 Neck Head", "LeftUpperLeg LeftLowerLeg LeftFoot LeftToe",
+                  "LeftShoulder LeftUpperArm LeftForeArm LeftHand"),
+    "Rokoko": ("Rokoko", "Hips Spine1 Spine2 Spine3 Neck Head", "LeftThigh LeftShin LeftFoot LeftToe",
+               "LeftShoulder LeftArm LeftForeArm LeftHand"),
+    "SMPL": ("SMPL, short", "Pelvis Spine1 Spine2 Spine3 Neck Head", "L_Hip L_Knee L_Ankle L_Foot",
+             "L_Collar L_Shoulder L_Elbow L_Wrist"),
+    "SMPL, whole words": ("SMPL", "pelvis spine1 spine2 spine3 neck head", "left_hip left_knee left_ankle left_foot",
+                          "left_collar left_shoulder left_elbow left_wrist"),
+}
+SIDES = (("left", "right"), ("Left", "Right"), ("L_", "R_"), ("_L", "_R"), ("l", "r"))
+
+
+def other_side(names: str) -> str:
+    left, right = next(words for words in SIDES if all(words[0] in name for name in names.split()))
+    return " ".join(name.replace(left, right, 1) for name in names.split())
+
+
+@pytest.mark.parametrize("prefix", ["", "mixamorig:"])
+@pytest.mark.parametrize("kind", NAMES)
+def test_common_programs_name_bones_as_a_known_rig(kind: str, prefix: str) -> None:
+    rig, trunk, leg, arm = NAMES[kind]
+    hips, *spine = trunk.split()
+    names = [hips, *f"{leg} {other_side(leg)}".split(), *spine, *f"{arm} {other_side(arm)}".split()]
+    bvh = renamed(WAVE, {ours: prefix + name for ours, name in zip(WAVE.names, names, strict=True)})
+    assert place_joints(bvh).rig == rig
+    below = [joint for joint in range(22) if joint]  # Daz has the root above the hips
+    np.testing.assert_allclose(placed(bvh)[:, below], figures.waving("left", 60)[:, below], atol=1e-4)
+
+
 def without(bvh: Bvh, gone: str) -> Bvh:
     """``bvh`` without a joint that moves nothing: its children hang in its parent."""
     at = bvh.names.index(gone)

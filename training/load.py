@@ -1,7 +1,7 @@
 """Models by name: find the folder, read ``opt.txt``, rebuild the network, take its weights strictly."""
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from models.hub import model_folder
 from models.lamp.features import ConditionKind, LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
-from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.lamp.text_encoder import LaMPText, text_inputs
 from models.lamp.tokenizer import VOCAB_FILE, WordPieces
 from models.length_estimator import LengthEstimator
@@ -99,11 +99,8 @@ class LoadedLaMP:
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
     """A trained LaMP model by name, with the tokenizer that its options name."""
-    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
+    source, state = _read_lamp(name, spec, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
-    state = read_state(source.file, ("motion_qformer",))
-    sizes = lamp_sizes(state)
-    source = source.read_off(sizes, usual_heads(sizes, QFORMER_PREFIX))
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = LaMPConfig.from_options(source.options, tokenizer.model.config)
         model = LaMP(config, tokenizer.model)
@@ -115,6 +112,26 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
     pieces = _word_pieces(source, config.qformer, checkpoints_dir, published=config.published)
     return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
                       _text_length(source, config.qformer.max_positions), source)
+
+
+def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+                       **dropouts: float) -> tuple[QFormer, WordPieces]:
+    """A Q-Former with the sizes of a trained LaMP model and other ``dropouts``, its weights still to come, and that
+    model's word pieces."""
+    source, _ = _read_lamp(name, spec, checkpoints_dir)
+    with source.building(QFormerConfig, QFORMER_PREFIX):
+        qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
+    published = source.options.get("published_behaviour", True)
+    return qformer, _word_pieces(source, qformer.config, checkpoints_dir, published)
+
+
+def _read_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+               which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
+    """Where a LaMP model comes from, all its sizes among its options, and its weights."""
+    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
+    state = read_state(source.file, ("motion_qformer",))
+    sizes = lamp_sizes(state)
+    return source.read_off(sizes, usual_heads(sizes, QFORMER_PREFIX)), state
 
 
 def _word_pieces(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:

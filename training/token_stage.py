@@ -1,6 +1,7 @@
 """The stages of the two token transformers: masked (base layer) and residual (the layers above)."""
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from data.text_motion import TextTokens
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
+from models.transformers.trunk import FIXED_TABLE
+from training.checkpoint import load_strictly
 from training.stage import Stage, to_device
 from utils.seeding import stream_seed
 
@@ -32,6 +35,10 @@ class TokenStage(Stage):
         self.choose_by_fid(fid)
         self.opt, self.val_set, self.step = opt, val_set, 0
         self.features = dict(features)  # no buffers: several processes would exchange those at every step
+
+    def load_state(self, state: dict[str, Tensor], path: Path) -> None:
+        """As everywhere; small files leave out the fixed table of positions."""
+        load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Loss and accuracy on tokens (b, 49, q)."""

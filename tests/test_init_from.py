@@ -1,0 +1,130 @@
+"""A run that starts from another model takes its sizes, its statistics and its word pieces with the weights."""
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from options.length import parse_length_options
+from options.opt_file import read_options, write_options
+from options.t2m import parse_t2m_options
+from options.vq import parse_vq_options
+from tests.toy import (
+    TINY_LAMP,
+    TINY_LENGTH,
+    TINY_M2T,
+    TINY_T2M,
+    TINY_VQ,
+    make_bert,
+    make_dataset,
+    run_here,
+)
+from training.checkpoint import load_checkpoint
+from training.source import find_source, read_state
+from utils.errors import InputError
+from utils.paths import PRETRAINED
+
+STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",
+          "m2t": "m2t"}
+STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
+FEW = ("--batch_size", 8, "--total_iter", 1, "--quiet", "--gpu_id", -1)
+
+
+def model(options: dict[str, object]) -> None:
+    write_options(Path("checkpoints/t2m/first/opt.txt"), options)
+
+
+@pytest.mark.usefixtures("home")
+def test_sizes_are_those_of_the_model_unless_they_are_given() -> None:
+    model({"latent_dim": 64, "n_heads": 4, "attention": "causal", "condition": "cls", "lamp_name": "words", "lr": 9.0})
+    flags = ["--name", "second", "--vq_name", "vq"]
+    opt = parse_t2m_options([*flags, "--init_from", "first", "--n_heads", "2"])
+    assert (opt.latent_dim, opt.n_heads, opt.attention) == (64, 2, "causal")
+    assert (opt.condition, opt.lamp_name) == ("cls", "words")
+    assert opt.lr == parse_t2m_options(flags).lr
+    assert parse_t2m_options(flags).latent_dim == 512
+
+
+@pytest.mark.usefixtures("home")
+def test_what_a_model_was_not_given_stays_the_default() -> None:
+    model({"vq_norm": None, "width": 32, "lamp_name": None})
+    assert parse_vq_options(["--name", "second", "--init_from", "first"]).vq_norm is None
+    assert parse_length_options(["--name", "second", "--init_from", "first"]).lamp_name is None
+
+
+@pytest.mark.usefixtures("home")
+def test_a_model_that_is_not_there_or_has_impossible_options_is_told() -> None:
+    flags = ["--name", "second", "--vq_name", "vq", "--init_from"]
+    with pytest.raises(InputError, match="no model named 'nobody'"):
+        parse_t2m_options([*flags, "nobody"])
+    model({"attention": "sideways"})
+    with pytest.raises(InputError, match="first/opt.txt: attention 'sideways' is none of"):
+        parse_t2m_options([*flags, "first"])
+    model({"latent_dim": "wide"})
+    with pytest.raises(InputError, match="--latent_dim: invalid"):
+        parse_t2m_options([*flags, "first"])
+
+
+def train(stage: str, *flags: object, cwd: Path) -> None:
+    run_here(importlib.import_module(f"train_{stage}").main, *flags, cwd=cwd)
+
+
+def latest(home: Path, name: str) -> dict[str, torch.Tensor]:
+    content = load_checkpoint(home / "checkpoints" / "t2m" / name / "model" / "latest.tar")
+    return next(content[key] for key in STATE_KEYS if key in content)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage trained on toy data, then again from there, by name alone, on data with other statistics."""
+    home = tmp_path_factory.mktemp("chain")
+    data = ("--data_root", make_dataset(home / "data"))
+    bert = make_bert(home / "bert")
+    tiny = {"vq": TINY_VQ, "lamp": ("--bert", bert, *TINY_LAMP), "t2m": (*TINY_T2M, "--attention", "causal"),
+            "res": TINY_T2M, "len": TINY_LENGTH, "m2t": TINY_M2T}
+    on_vq = {name: () if name in ("vq", "len") else ("--vq_name", "vq") for name in STAGES}
+    for name, script in STAGES.items():
+        train(script, "--name", name, *data, *on_vq[name], *tiny[name], "--gpu_id", -1, cwd=home)
+    for file in ("Mean.npy", "Std.npy"):
+        np.save(home / "data" / file, 1.5 * np.load(home / "data" / file))
+    for name, script in STAGES.items():
+        train(script, "--name", f"{name}2", *data, *on_vq[name], "--init_from", name, "--lr", 0, *FEW, cwd=home)
+    return home
+
+
+def assert_not_moved(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    for entry, tensor in first.items():
+        if not entry.endswith("codebook"):  # running means follow the data whatever the learning rate
+            torch.testing.assert_close(second[entry], tensor.to(second[entry].dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["vq", "lamp", "t2m", "res", "len", "m2t"])
+def test_every_stage_starts_from_another_model_by_its_name_alone(chain: Path, name: str) -> None:
+    first = read_state(find_source(name, "t2m", chain / "checkpoints").file, STATE_KEYS)
+    second = latest(chain, f"{name}2")
+    assert first.keys() == second.keys()
+    assert_not_moved(first, second)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if (PRETRAINED / "t2m" / f"{stage}_demo").is_dir()])
+def test_bundled_models_are_a_start(tmp_path: Path, stage: str) -> None:
+    name = f"{stage}_demo"
+    flags = () if stage in ("vq", "len") else ("--vq_name", "vq_demo")
+    train(STAGES[stage], "--name", "own", "--data_root", make_dataset(tmp_path / "data"), *flags, "--init_from", name,
+          "--lr", 0, *FEW, cwd=tmp_path)
+    assert_not_moved(read_state(find_source(name, "t2m", tmp_path).file, STATE_KEYS), latest(tmp_path, "own"))
+
+
+def test_the_statistics_of_the_first_model_stay_with_its_weights(chain: Path) -> None:
+    for file in ("mean.npy", "std.npy"):
+        first, second = (np.load(chain / "checkpoints" / "t2m" / name / "meta" / file) for name in ("vq", "vq2"))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_word_pieces_and_what_tensors_do_not_tell_are_kept(chain: Path) -> None:
+    first, second = (chain / "checkpoints" / "t2m" / name for name in ("lamp", "lamp2"))
+    assert (first / "vocab.txt").read_text() == (second / "vocab.txt").read_text()
+    assert read_options(second / "opt.txt")["qformer_heads"] == read_options(first / "opt.txt")["qformer_heads"]
+    assert read_options(second.parent / "t2m2" / "opt.txt")["attention"] == "causal"
+    assert read_options(second.parent / "t2m2" / "opt.txt")["lamp_name"] == "lamp"
