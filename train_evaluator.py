@@ -11,9 +11,9 @@ from data.text_motion import load_pairs
 from data.word_vectors import WORD_CLASSES, WordVectors
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder
-from motion.features import biased_std
 from options.evaluator import parse_evaluator_options
 from training.evaluator_stage import MatchingStage, MovementStage, matching_options, movement_options
+from training.load import starting_normalisation
 from training.load_evaluator import GLOVE
 from training.loop import Trainer
 from training.runs import run_folder
@@ -42,8 +42,7 @@ def main() -> None:
     movement_opt, opt = movement_options(opt), matching_options(opt)
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
-    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
-    normalisation = Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
+    normalisation = starting_normalisation(opt, spec)
     words = WordVectors.load(opt.glove)
     print(f"data set {spec.root}; {len(words)} word vectors of {opt.glove}")
     folder = run_folder(opt)

@@ -7,10 +7,11 @@ from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
 from options.vq import parse_vq_options
 from training.judge import validation_fid
+from training.load import starting_normalisation
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
-from training.vq_stage import VQStage, tokenizer_normalisation
+from training.vq_stage import VQStage
 from utils.device import select_device
 from utils.errors import script
 from utils.files import save_npy
@@ -24,7 +25,7 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     print(f"data set {spec.root}")
 
-    normalisation = tokenizer_normalisation(opt, spec)
+    normalisation = starting_normalisation(opt, spec)
     train_clips = read_features(spec, "train", opt.quiet)
     val_clips = read_whole_clips(spec, "val", opt.quiet)
     windows = MotionWindows(train_clips, normalisation, opt.window_size)

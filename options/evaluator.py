@@ -1,8 +1,9 @@
 """Options of the evaluator's training."""
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 
-from models.evaluator.model import UNIT_LENGTH
+from models.evaluator.model import UNIT_LENGTH, EvaluatorConfig
 from options.base import Parser, add_common, add_data, add_training, bounded, non_negative, positive_int
 from utils.errors import InputError
 
@@ -36,6 +37,7 @@ def parse_evaluator_options(argv: Sequence[str] | None = None) -> argparse.Names
     model.add_argument("--dim_motion_hidden", type=positive_int, default=1024, help="width of the motion GRU")
     model.add_argument("--dim_text_hidden", type=positive_int, default=512, help="width of the text GRU")
     model.add_argument("--dim_coemb_hidden", type=positive_int, default=512, help="width of the embeddings")
+    parser.inherit([field.name for field in fields(EvaluatorConfig)])
     opt = parser.parse_args(argv)
     if opt.window_size % UNIT_LENGTH:
         raise InputError(f"--window_size {opt.window_size} must be a multiple of a movement's {UNIT_LENGTH} frames")

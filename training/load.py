@@ -25,6 +25,7 @@ from models.transformers.lamp_text import LaMPMaskTransformer, ReleasedText
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
+from motion.features import biased_std
 from options.opt_file import read_options
 from training.checkpoint import load_strictly
 from training.load_transformers import (
@@ -45,6 +46,16 @@ PUBLISHED_BERT = "bert-base-uncased"  # whose word pieces the released models re
 PUBLISHED_TEXT_LEN = 32
 PUBLISHED_CONDITION = "query"
 SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
+
+
+def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
+    """What a run normalises motions by: statistics of the data set, in which root motion and contacts weigh more; or
+    those of the model that it starts from, which is what its weights are about."""
+    if opt.init_from:
+        meta = find_source(opt.init_from, spec.name, opt.checkpoints_dir).folder / "meta"
+        return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "the training of that model")
+    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
+    return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
 
 
 @dataclass(frozen=True)

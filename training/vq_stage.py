@@ -12,19 +12,8 @@ from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
 from evaluation.reconstruction import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
-from motion.features import biased_std, features_to_joints
-from training.source import find_source
+from motion.features import features_to_joints
 from training.stage import Stage
-
-
-def tokenizer_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
-    """What motions are normalised by: statistics of the data set, in which root motion and contacts weigh more; or
-    those of the model that a run starts from, which is what its weights and codes are about."""
-    if opt.init_from:
-        meta = find_source(opt.init_from, spec.name, opt.checkpoints_dir).folder / "meta"
-        return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "train_vq.py")
-    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
-    return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
 
 
 class VQStage(Stage):
