@@ -7,6 +7,7 @@ Blender's Python runs it, which has NumPy and hardly anything else.
 import re
 import sys
 from argparse import SUPPRESS, Namespace
+from functools import partial
 from pathlib import Path
 
 import bpy
@@ -38,8 +39,9 @@ def parse_options() -> Namespace:
     parser.prog = "blender -b -P prepare/retarget_blender.py --"
     formats = ", ".join(SUFFIXES)
     for name, text in (
-            ("motion", "a motion of ours (.bvh)"), ("out", f"file to write ({formats})"),
-            ("character", f"somebody with Mixamo's bones ({formats}), at rest with arms held out or lowered")):
+            ("motion", "a motion of ours (.bvh)"),
+            ("character", f"somebody with Mixamo's bones ({formats}), at rest with arms held out or lowered"),
+            ("out", f"file to write ({formats})")):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", default=SUPPRESS, help=text)
     opt = parser.parse_args(sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:])
     for path in (opt.character, opt.out):
@@ -71,7 +73,8 @@ def open_character(path: Path) -> tuple[bpy.types.Object, str]:
     if not path.is_file():
         raise InputError(f"{path} is missing")
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    reader = {".fbx": bpy.ops.import_scene.fbx, ".glb": bpy.ops.import_scene.gltf, ".blend": bpy.ops.wm.open_mainfile}
+    reader = {".fbx": bpy.ops.import_scene.fbx, ".glb": bpy.ops.import_scene.gltf,
+              ".blend": partial(bpy.ops.wm.open_mainfile, use_scripts=False)}
     try:
         reader[path.suffix.lower()](filepath=str(path.resolve()))
     except RuntimeError as error:
@@ -95,6 +98,9 @@ def reason(error: RuntimeError) -> str:
 def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
     """Take all animation and posing off a rig; where those of our ``bones`` that it has begin in the world."""
     rig.animation_data_clear()
+    for action in list(bpy.data.actions):
+        if action.users == action.use_fake_user:  # a GLB would hold it, too
+            bpy.data.actions.remove(action)
     rig.data.pose_position = "POSE"
     for bone in rig.pose.bones:
         bone.matrix_basis = Matrix()
@@ -115,9 +121,8 @@ def mixamo_name(bone: str, prefix: str) -> str:
     return prefix + (f"{bone}Base" if bone.endswith("Toe") else bone.replace("ToeEnd", "Toe_End"))
 
 
-def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float) -> None:
-    """Key what a character has to do, frame by frame from 0 on, and set the scene's time to it."""
-    ours = {mixamo_name(bone, prefix): turns for bone, turns in transfer.turns.items()}
+def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """(T, 3, 3) rotations since rest as a pose has them, from where parents hold the bones, of those in the world."""
     to_world = np.array(rig.matrix_world)
     spin = to_world[:3, :3] / np.cbrt(np.linalg.det(to_world[:3, :3]))
     rest = {bone.name: np.array(bone.matrix_local)[:3, :3] for bone in rig.data.bones}
@@ -127,24 +132,30 @@ def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float) -> N
         if bone.parent:
             hung = posed[bone.parent.name] @ rest[bone.parent.name].T @ hung
         posed[bone.name] = hung
-        if bone.name in ours:
-            posed[bone.name] = spin.T @ ours[bone.name] @ spin @ rest[bone.name]
+        if bone.name in turns:
+            posed[bone.name] = spin.T @ turns[bone.name] @ spin @ rest[bone.name]
             basis[bone.name] = hung.swapaxes(-1, -2) @ posed[bone.name]
+    return basis
 
+
+def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float, name: str) -> None:
+    """Key what a character has to do, frame by frame from 0 on, as an action ``name``; set the scene's time to it."""
     bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
-    for name, turns in basis.items():
-        bone = rig.pose.bones[name]
+    ours = {mixamo_name(bone, prefix): turns for bone, turns in transfer.turns.items()}
+    for bone_name, turns in in_bone_axes(rig, ours).items():
+        bone = rig.pose.bones[bone_name]
         bone.rotation_mode = "QUATERNION"
         for frame, turn in enumerate(turns):
             quaternion = Matrix(turn).to_quaternion()
             quaternion.make_compatible(bone.rotation_quaternion)
             bone.rotation_quaternion = quaternion
-            bone.keyframe_insert("rotation_quaternion", frame=frame, group=name)
+            bone.keyframe_insert("rotation_quaternion", frame=frame, group=bone_name)
     hips = rig.pose.bones[f"{prefix}Hips"]
     to_bone = (rig.matrix_world @ hips.bone.matrix_local).inverted()
     for frame, place in enumerate(transfer.hips):
         hips.location = to_bone @ Vector(place)
         hips.keyframe_insert("location", frame=frame, group=hips.name)
+    rig.animation_data.action.name = name
 
     scene = bpy.context.scene
     scene.frame_start, scene.frame_end = 0, len(transfer.hips) - 1
@@ -154,7 +165,7 @@ def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float) -> N
 
 
 def write(path: Path) -> None:
-    """Write the scene in the format of the suffix, textures included."""
+    """Write the scene in the format of the suffix; FBX and GLB hold their textures."""
     with atomic_path(path) as temporary:
         name = str(temporary.resolve())
         if path.suffix.lower() == ".fbx":
@@ -166,7 +177,6 @@ def write(path: Path) -> None:
             bpy.ops.export_scene.gltf(filepath=name, export_format="GLB")
         else:
             bpy.context.preferences.filepaths.save_version = 0  # no second file beside
-            bpy.ops.file.pack_all()
             bpy.ops.wm.save_as_mainfile(filepath=name, copy=True)
 
 
@@ -181,7 +191,7 @@ def main() -> None:
         transfer = retarget(recording, character)
     except ValueError as error:
         raise InputError(f"cannot put {opt.motion} on {opt.character}: {error}") from error
-    key(rig, prefix, transfer, recording.fps)
+    key(rig, prefix, transfer, recording.fps, opt.motion.stem)
     try:
         write(opt.out)
     except RuntimeError as error:

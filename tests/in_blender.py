@@ -70,7 +70,7 @@ def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], faci
     doll.modifiers.new("Armature", "ARMATURE").object = rig
     rig.matrix_world = (Matrix.Rotation(math.radians(facing), 4, "Z") @ Matrix.Rotation(math.pi / 2, 4, "X")
                         @ Matrix.Scale(0.01, 4))
-    rig.keyframe_insert("location", frame=7)  # an animation of its own, which has to go
+    rig.pose.bones[0].keyframe_insert("location", frame=7)  # an animation of its own, which has to go
     if path.suffix == ".fbx":
         bpy.ops.export_scene.fbx(filepath=str(path), add_leaf_bones=False)
     else:

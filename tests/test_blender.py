@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pygltflib import GLTF2
 
 from data.specs import dataset_spec
 from motion.rig import T2M_RIG
@@ -96,6 +97,10 @@ def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name
 def test_a_character_takes_as_many_frames_at_the_same_rate(character: Seen) -> None:
     assert len(character.frames) == FRAMES
     assert character.fps == pytest.approx(FPS)
+
+
+def test_nothing_is_left_of_what_the_character_did_before(folder: Path) -> None:
+    assert [animation.name for animation in GLTF2().load(str(folder / "a.glb")).animations] == ["walk"]
 
 
 def test_a_blend_file_has_the_scene_set_to_the_motion(folder: Path) -> None:
