@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.hub import silent_transformers
 from models.m2t.decoder import Decoder
 from models.m2t.front import MotionPrefix, MotionPrefixConfig
 from models.m2t.words import encode_captions, with_noise
@@ -115,7 +116,8 @@ class MotionCaptioner(MotionPrefix):
         settings = GenerationConfig(
             max_new_tokens=max(1, self.longest - len(begun)), num_return_sequences=writing.num_captions,
             bos_token_id=self.words.start_id, eos_token_id=self.words.end_id, pad_token_id=self.words.pad_id, **how)
-        made = self.llm.generate(inputs_embeds=given, attention_mask=mask, generation_config=settings).tolist()
+        with silent_transformers():  # it would warn that a mask is missing wherever a finished caption is padded
+            made = self.llm.generate(inputs_embeds=given, attention_mask=mask, generation_config=settings).tolist()
         texts = [f"{writing.prompt} {self._text(row)}".strip() for row in made]
         return [texts[first:first + writing.num_captions] for first in range(0, len(texts), writing.num_captions)]
 
