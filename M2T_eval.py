@@ -10,8 +10,8 @@ from evaluation.language import motion_vectors
 from evaluation.report import write_report
 from models.m2t.captioner import Writing
 from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
+from training.judge import load_judge
 from training.load import load_tokenizer
-from training.load_evaluator import load_evaluator
 from training.load_m2t import check_tokenizer, differing_facts, load_captioner, tokenizer_name
 from utils.device import select_device
 from utils.errors import script
@@ -27,7 +27,7 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     bert = opt.bert_score_model and BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale,
                                               str(device))
-    evaluator = opt.evaluator_name and load_evaluator(opt.evaluator_name, spec, opt.checkpoints_dir, device)
+    evaluator = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device)
     captioner = load_captioner(opt.resume_trans, spec, opt.checkpoints_dir, device, opt.which_epoch)
     check_tokenizer(captioner.lamp, tokenizer_name(opt, spec))
     tokenizer = load_tokenizer(captioner.lamp.source.needed("vq_name"), spec, opt.checkpoints_dir)
@@ -57,8 +57,8 @@ def main() -> None:
              "references": list(pair.captions)} for number, pair in enumerate(pairs)]
     write_text(Path(opt.out_dir) / opt.name / "captions.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     settings = {"checkpoint": captioner.source, "lamp": captioner.lamp.source, "clips": len(pairs),
-                **judge.settings, "evaluator": evaluator and evaluator.source, **vars(opt)}
-    for key in ("reference_style", "words", "bert_score"):
+                **judge.settings, **vars(opt), "evaluator": evaluator and evaluator.source}
+    for key in ("reference_style", "words", "bert_score", "evaluator"):
         print(f"{key}: {settings[key]}")
     folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"
     write_report(folder, opt.name, settings, tables)

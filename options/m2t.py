@@ -12,6 +12,7 @@ from options.base import (
     add_bert_score,
     add_common,
     add_data,
+    add_evaluator,
     add_paraphrases,
     add_training,
     bounded,
@@ -82,8 +83,7 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     scores.add_argument("--references", choices=REFERENCES, default="raw",
                         help="captions as they were written, or lemmas on both sides; published numbers are of either")
     add_bert_score(scores)
-    scores.add_argument("--evaluator_name", "--evaluator-name",
-                        help="R-precision and MM-distance by this evaluator")
+    add_evaluator(scores)
     scores.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True,
                         help="score the most common caption, and that of the nearest training motion, too")
     _add_tokenizer(parser)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Train the bundled models from nothing: the tokenizer, LaMP, both transformers, the length estimator, the evaluator.
+# Train the bundled models from nothing: the tokenizer, LaMP, both transformers, the length estimator, the evaluator, and
+# the captioning model.
 #
 #   prepare/train_demo.sh DATA BERT
 #
@@ -74,8 +75,8 @@ stage train_evaluator.py evaluator_demo 790 --glove checkpoints/glove --movement
     --lr 1e-3 --warm_up_iter 100 --milestones 712 --gamma 0.3 --save_latest 40
 
 # Motion to text: a small GPT behind the frozen LaMP.
-stage train_m2t.py m2t_demo 1800 --vq_name vq_demo --lamp_name lamp_demo --num-layers 4 --embed-dim-gpt 256 --n-head-gpt 4 \
+stage train_m2t.py m2t_demo 1500 --vq_name vq_demo --lamp_name lamp_demo --num-layers 4 --embed-dim-gpt 256 --n-head-gpt 4 \
     --block-size 40 --batch-size 64 --balance 0.5 --ema 0.995 --pkeep 0.9 --weight_decay 0.05 \
-    --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1250 1600 --gamma 0.3 --save_latest 200 --eval_every_e 8
+    --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1200 1400 --gamma 0.3 --save_latest 200 --eval_every_e 4
 
 "$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo m2t_demo
