@@ -28,7 +28,7 @@ def main() -> None:
     print(f"models: {', '.join(map(str, files))}")
     editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
     folder, shown = Path(opt.output_dir) / opt.ext, []
-    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
+    formats = Formats.from_options(vars(opt))
     try:
         parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text) for chosen in opt.mask_edit_section]
         for repeat in range(opt.repeat_times):

@@ -76,7 +76,7 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
     """Write all motions in the formats that are wanted, and the page that plays them."""
-    formats = Formats(video=not opt.no_video, bvh=not opt.no_bvh, glb=opt.glb)
+    formats = Formats.from_options(vars(opt))
     shown = []
     for number, repeat, text, joints in tqdm(motions, desc="writing", disable=opt.quiet or None, leave=False):
         shown.append(write_motion(folder, number, repeat, joints, text, spec, formats))

@@ -15,7 +15,7 @@ from data.motion_files import read_motion
 from data.specs import MAX_MOTION_LENGTH, dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints
-from motion.foot import plant_feet
+from motion.planting import plant_feet
 from utils.errors import InputError, script
 from visualization.video import write_video
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from motion.contact import stretches
 from motion.quality import foot_skating
 from motion.skeleton import T2M
 
@@ -41,12 +42,6 @@ def _smooth(values: np.ndarray, width: int = _SMOOTHING) -> np.ndarray:
     padded = np.concatenate([np.repeat(values[:1], half, 0), values, np.repeat(values[-1:], half, 0)])
     total = np.cumsum(np.concatenate([np.zeros_like(padded[:1]), padded]), 0)
     return (total[width:] - total[:-width]) / width
-
-
-def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Unbroken stretches of true frames in ``mask`` (T,), as (first, one past the last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
-    return [(int(first), int(end)) for first, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def longest(mask: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Feet that stand still: the published foot locking, and a gentler one that keeps the legs' bones.
+"""The joints of legs and feet, the floor under them, and the published foot locking.
 
 Joints are (T, J, 3) in metres with y up, as NumPy arrays; foot joints are a leg's joints from the ankle on.
 """
@@ -6,18 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motion.bvh_fit import rigid_joints
 from motion.skeleton import Skeleton
 
 # Published contact rule: squared displacement to the next frame (m^2) and height (m), ankle and toe.
 STEP_LIMITS = (0.05, 0.2)
 HEIGHT_LIMITS = (0.06, 0.03)
 BLEND_FRAMES = 5
-
-# Our contact rule: horizontal speed (m/s), and height over the lowest foot joint of the same frame (m), ankle and toe,
-# so that it needs no floor and holds on stairs.
-PLANT_SPEED = 1.2
-PLANT_HEIGHTS = (0.12, 0.05)
 
 
 @dataclass(frozen=True)
@@ -79,61 +73,6 @@ def lock_feet(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     return joints
 
 
-def standing(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """(T, F) whether each of ``foot_joints`` of joints (T, J, 3) stands: slow, and about as low as any of its frame."""
-    feet = joints[:, foot_joints(skeleton)]
-    ground = feet[..., [0, 2]]
-    last_again = ground[[max(len(ground) - 2, 0)]]
-    speed = np.linalg.norm(np.diff(ground, axis=0, append=last_again), axis=-1) * fps
-    height = feet[..., 1] - feet[..., 1].min(1, keepdims=True)
-    return (speed < PLANT_SPEED) & (height < per_foot_joint(skeleton, *PLANT_HEIGHTS))
-
-
-def plant_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """Joints (T, J, 3), floor at y = 0, on bones of constant length, with feet that do not slide while they stand.
-
-    A foot joint that is slow and as low as any is held at its mean place over the contact, at the heights it has but
-    not under the floor; the way it was moved fades out within a few frames on either side. Then each leg is solved
-    anew from hip to toe. What comes out is what a BVH can hold exactly.
-    """
-    joints = rigid_joints(joints, skeleton)
-    contacts = standing(joints, skeleton, fps)
-    planted = joints.copy()
-    for joint, contact in zip(foot_joints(skeleton), contacts.T, strict=True):
-        shift = np.where(contact[:, None], _run_means(joints[:, joint], contact) - joints[:, joint], 0) * [1, 0, 1]
-        planted[:, joint] += _blend(shift, contact)
-        planted[:, joint, 1] = np.maximum(planted[:, joint, 1], 0)
-    return solve_legs(planted, joints, skeleton)
-
-
-def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) with legs as long as in ``pattern`` (T, J, 3): hips and toes stay, what is between gives way.
-
-    From the toe back each foot bone keeps its direction; the knee bends, the way it does in ``pattern``, until thigh
-    and shin fit between hip and ankle. An ankle out of reach comes as near as the stretched leg lets it, with its
-    foot.
-    """
-    solved = np.array(joints, np.float64)
-    for leg in legs_of(skeleton):
-        chain = (leg.hip, leg.knee, *leg.foot)
-        thigh, shin, *foot = (_length(pattern, a, b) for a, b in zip(chain, chain[1:], strict=False))
-        bones = list(zip(leg.foot, leg.foot[1:], foot, strict=False))
-        for near, far, length in reversed(bones):
-            solved[:, near] = solved[:, far] + length * _unit(joints[:, near] - joints[:, far])
-        hip, ankle = solved[:, leg.hip], leg.foot[0]
-        reach = np.linalg.norm(solved[:, ankle] - hip, axis=-1, keepdims=True)
-        along = _unit(solved[:, ankle] - hip)
-        fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
-        solved[:, leg.foot] += (along * (fitting - reach))[:, None]
-        # The knee is where spheres of thigh and shin meet, on the side on which it was.
-        down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
-        out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
-        bend = pattern[:, leg.knee] - hip
-        bend = bend - (bend * along).sum(-1, keepdims=True) * along
-        solved[:, leg.knee] = hip + down * along + out * _unit(bend)
-    return solved
-
-
 def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
     """Values (T, 3) replaced by their mean over each run of equal ``contact`` (T,)."""
     run = np.cumsum(np.concatenate([[0], np.diff(contact) != 0]))
@@ -165,11 +104,3 @@ def _ease(u: np.ndarray) -> np.ndarray:
 
 def _mix(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (1 - weight[:, None]) * a + weight[:, None] * b
-
-
-def _length(joints: np.ndarray, a: int, b: int) -> float:
-    return float(np.median(np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

@@ -16,6 +16,8 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> None:
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
     output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
+    output.add_argument("--foot_locking", choices=("ours", "published"), default="ours",
+                        help="of the _ik files: ours keeps bones and stairs, the published rule is for comparison")
     output.add_argument("--no_html", action="store_true", help="write no index.html that plays the motions")
 
 

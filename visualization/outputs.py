@@ -1,13 +1,16 @@
 """Files of a generated motion: joints, BVH, GLB and video, plain and with locked feet."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.specs import DatasetSpec
 from motion.bvh import Bvh
-from motion.bvh_fit import joints_to_bvh
-from motion.foot import plant_feet
+from motion.bvh_fit import joints_to_bvh, rigid_joints
+from motion.foot import lock_feet
+from motion.planting import plant_feet
 from utils.files import save_npy, write_text
 from visualization.glb import write_glb
 from visualization.html import PageMotion
@@ -21,6 +24,13 @@ class Formats:
     video: bool = True
     bvh: bool = True
     glb: bool = False
+    published_feet: bool = False  # feet locked as published, not as we do
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Formats":
+        """Formats as the flags of ``options.generate.add_output`` say."""
+        return cls(video=not options["no_video"], bvh=not options["no_bvh"], glb=options["glb"],
+                   published_feet=options["foot_locking"] == "published")
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
@@ -31,8 +41,9 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     ``.glb`` and ``.mp4``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
-    plain, locked = (np.asarray(motion, np.float32)
-                     for motion in (joints, plant_feet(joints, spec.skeleton, spec.fps)))
+    locked = (rigid_joints(lock_feet(joints, spec.skeleton), spec.skeleton) if formats.published_feet
+              else plant_feet(joints, spec.skeleton, spec.fps))
+    plain, locked = np.asarray(joints, np.float32), np.asarray(locked, np.float32)
     (files, bvh), (locked_files, locked_bvh) = (
         _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
         for suffix, motion in (("", plain), ("_ik", locked)))
