@@ -13,14 +13,15 @@ from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder
 from options.evaluator import parse_evaluator_options
 from training.evaluator_stage import MatchingStage, MovementStage, matching_options, movement_options
+from training.launch import start_run
 from training.load import starting_normalisation
 from training.load_evaluator import GLOVE
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
+from utils import ranks
 from utils.errors import script
 from utils.files import save_npy
-from utils.seeding import seed_everything
 
 
 def learn_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
@@ -40,15 +41,16 @@ def learn_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: N
 def main() -> None:
     opt = parse_evaluator_options()
     movement_opt, opt = movement_options(opt), matching_options(opt)
-    seed_everything(opt.seed)
+    start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     normalisation = starting_normalisation(opt, spec)
     words = WordVectors.load(opt.glove)
     print(f"data set {spec.root}; {len(words)} word vectors of {opt.glove}")
     folder = run_folder(opt)
-    words.save(folder / GLOVE)
-    save_npy(folder / "meta" / "mean.npy", normalisation.mean)
-    save_npy(folder / "meta" / "std.npy", normalisation.std)
+    if ranks.is_main():
+        words.save(folder / GLOVE)
+        save_npy(folder / "meta" / "mean.npy", normalisation.mean)
+        save_npy(folder / "meta" / "std.npy", normalisation.std)
 
     config = EvaluatorConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose, "dim_word": words.dim,
                                            "dim_pos_ohot": len(WORD_CLASSES)})

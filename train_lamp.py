@@ -9,18 +9,19 @@ from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
 from options.lamp import parse_lamp_options
 from training.lamp_stage import LaMPStage
+from training.launch import start_run
 from training.load import lamp_to_start_from, load_tokenizer
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_cosine
+from utils import ranks
 from utils.errors import InputError, script
-from utils.seeding import seed_everything
 
 
 @script
 def main() -> None:
     opt = parse_lamp_options()
-    seed_everything(opt.seed)
+    start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir)
     dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
@@ -37,8 +38,8 @@ def main() -> None:
     train_set = TextMotion(pairs["train"], tokenizer.normalisation, training=True, seed=opt.seed)
     val_set = TextMotion(pairs["val"], tokenizer.normalisation, training=False)
     print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
-    if min(opt.batch_size, len(train_set)) < 2 and {"ptc", "ptm"} & set(opt.objectives):
-        raise InputError("the objectives ptc and ptm compare pairs: a batch needs at least two")
+    if min(opt.batch_size, len(train_set)) < 2 * opt.grad_accum and {"ptc", "ptm"} & set(opt.objectives):
+        raise InputError("the objectives ptc and ptm compare pairs: a batch, or a part of it, needs at least two")
 
     if opt.max_text_len > qformer.config.max_positions:
         raise InputError(f"--max_text_len {opt.max_text_len}: the model reads at most {qformer.config.max_positions}")
@@ -48,7 +49,8 @@ def main() -> None:
     model = LaMP(config, tokenizer.model, qformer)
     model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not opt.freeze_words)
     vars(opt).update(config.to_options())
-    pieces.save(run_folder(opt))
+    if ranks.is_main():
+        pieces.save(run_folder(opt))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"LaMP with {trained / 1e6:.1f} M trained parameters -> {run_folder(opt)}")
 

@@ -4,24 +4,23 @@ from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import load_pairs
 from models.length_estimator import LengthEstimator
 from options.length import parse_length_options
+from training.launch import start_run
 from training.length_stage import CaptionLengths, LengthStage
 from training.load import load_text_encoder, settle_lamp
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.text_features import cached_text_features
-from utils.device import select_device
 from utils.errors import script
-from utils.seeding import seed_everything
 
 
 @script
 def main() -> None:
     opt = parse_length_options()
-    seed_everything(opt.seed)
+    device = start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     settle_lamp(opt, spec)
-    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, select_device(opt.gpu_id))
+    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
     print(f"data set {spec.root}; text features of {opt.lamp_name or opt.text_encoder}")
 
     sets = {}

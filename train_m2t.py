@@ -4,22 +4,20 @@ from data.specs import dataset_spec
 from data.text_motion import TextMotion, load_pairs, rarity_weights
 from models.m2t.decoder import DecoderConfig
 from options.m2t import TOKENIZER_FACTS, parse_m2t_options
+from training.launch import start_run
 from training.load import load_lamp, load_tokenizer, settle_lamp
 from training.load_m2t import build_captioner, check_tokenizer, differing_facts, tokenizer_name
 from training.loop import Trainer
 from training.m2t_stage import CaptionStage
 from training.runs import run_folder
 from training.schedule import warmup_milestones
-from utils.device import select_device
 from utils.errors import script
-from utils.seeding import seed_everything
 
 
 @script
 def main() -> None:
     opt = parse_m2t_options()
-    seed_everything(opt.seed)
-    select_device(opt.gpu_id)
+    start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     facts = {fact: vars(opt).pop(fact) for fact in TOKENIZER_FACTS}
     opt.vq_name = tokenizer_name(opt, spec)

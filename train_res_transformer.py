@@ -5,22 +5,20 @@ from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from options.res import parse_res_options
 from training.judge import completes, validation_fid
+from training.launch import start_run
 from training.load import load_text_encoder, load_tokenizer, settle_lamp
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.token_stage import ResidualStage
 from training.tokens import load_token_sets
-from utils.device import select_device
 from utils.errors import InputError, script
-from utils.seeding import seed_everything
 
 
 @script
 def main() -> None:
     opt = parse_res_options()
-    seed_everything(opt.seed)
-    device = select_device(opt.gpu_id)
+    device = start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
     if tokenizer.model.config.num_quantizers < 2:

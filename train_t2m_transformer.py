@@ -5,22 +5,20 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from options.t2m import parse_t2m_options
 from training.judge import generates, validation_fid
+from training.launch import start_run
 from training.load import load_text_encoder, load_tokenizer, settle_lamp
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.token_stage import MaskStage
 from training.tokens import load_token_sets
-from utils.device import select_device
 from utils.errors import script
-from utils.seeding import seed_everything
 
 
 @script
 def main() -> None:
     opt = parse_t2m_options()
-    seed_everything(opt.seed)
-    device = select_device(opt.gpu_id)
+    device = start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
     settle_lamp(opt, spec, opt.vq_name)

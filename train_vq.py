@@ -7,21 +7,21 @@ from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
 from options.vq import parse_vq_options
 from training.judge import validation_fid
+from training.launch import start_run
 from training.load import starting_normalisation
 from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.vq_stage import VQStage
-from utils.device import select_device
+from utils import ranks
 from utils.errors import script
 from utils.files import save_npy
-from utils.seeding import seed_everything
 
 
 @script
 def main() -> None:
     opt = parse_vq_options()
-    seed_everything(opt.seed)
+    device = start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     print(f"data set {spec.root}")
 
@@ -32,13 +32,14 @@ def main() -> None:
     print(f"{len(train_clips)} training clips, {len(windows)} windows; {len(val_clips)} validation clips")
 
     meta = run_folder(opt) / "meta"
-    save_npy(meta / "mean.npy", normalisation.mean)
-    save_npy(meta / "std.npy", normalisation.std)
+    if ranks.is_main():
+        save_npy(meta / "mean.npy", normalisation.mean)
+        save_npy(meta / "std.npy", normalisation.std)
 
     model = build_tokenizer(VQConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose}))
     print(f"tokenizer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
     shown = [clip[:whole_crop(len(clip)).length] for clip in val_clips]
-    fid = validation_fid(opt, spec, select_device(opt.gpu_id), shown, lambda model, rows: reconstruct_clips(
+    fid = validation_fid(opt, spec, device, shown, lambda model, rows: reconstruct_clips(
         model, [shown[row] for row in rows], normalisation), otherwise="mpjpe_mm")
     stage = VQStage(model, opt, spec, normalisation, val_clips, fid)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)

@@ -11,6 +11,7 @@ from data.motion_windows import Normalisation
 from data.specs import UNIT_LENGTH, DatasetSpec
 from evaluation.metrics import mpjpe
 from motion.features import features_to_joints
+from utils import ranks
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,23 @@ def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
 
     Convolutions mix padding into the last tokens of a clip; equal lengths need none.
     """
+    for chosen in groups_of_equal_length(clips, batch_size, unit):
+        yield chosen, _stacked(clips, chosen, unit)
+
+
+def groups_of_equal_length(clips: Sequence[np.ndarray], batch_size: int = 64, unit: int = UNIT_LENGTH,
+                           ) -> list[list[int]]:
+    """Which clips have the same number of whole ``unit`` rows, at most ``batch_size`` a group."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
-        groups[len(clip) // unit * unit].append(index)
-    for length, members in sorted(groups.items()):
-        for start in range(0, len(members), batch_size):
-            chosen = members[start:start + batch_size]
-            yield chosen, np.stack([clips[index][:length] for index in chosen])
+        groups[len(clip) // unit].append(index)
+    return [members[start:start + batch_size] for _, members in sorted(groups.items())
+            for start in range(0, len(members), batch_size)]
+
+
+def _stacked(clips: Sequence[np.ndarray], chosen: list[int], unit: int) -> np.ndarray:
+    length = len(clips[chosen[0]]) // unit * unit
+    return np.stack([clips[index][:length] for index in chosen])
 
 
 @torch.no_grad()
@@ -92,17 +103,25 @@ def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisat
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
                          layers: int | None = None) -> ReconstructionScores:
     """Score feature clips (T, d), not normalised, through ``tokenizer`` (left in the mode it has)."""
-    device = next(tokenizer.parameters()).device
-    to_mm = 1000 * spec.metres
-    aligned, root, losses, used = [], [], [], set()
-    for _, batch in batches_of_equal_length(clips, unit=tokenizer.config.unit_length):
-        motion = torch.from_numpy(normalisation.apply(batch)).to(device)
-        recon, codes = reconstruct(tokenizer, motion, layers)
-        losses.append((recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1]).cpu().numpy())
-        true, made = (features_to_joints(normalisation.invert(x), spec.skeleton).cpu().numpy() for x in (motion, recon))
-        aligned.append(mpjpe(true.reshape(-1, *true.shape[2:]), made.reshape(-1, *made.shape[2:])))
-        root.append(np.linalg.norm(true[:, :, 0] - made[:, :, 0], axis=-1).ravel())
-        used.update(np.unique(codes[..., 0].cpu().numpy()).tolist())
+    unit, to_mm = tokenizer.config.unit_length, 1000 * spec.metres
+
+    def score(groups: list[list[int]]) -> list[tuple[np.ndarray, ...]]:
+        return [_frame_errors(tokenizer, _stacked(clips, group, unit), normalisation, spec, layers) for group in groups]
+
+    aligned, root, losses, used = zip(*ranks.divide(groups_of_equal_length(clips, unit=unit), score), strict=True)
     return ReconstructionScores(
         mpjpe=to_mm * float(np.concatenate(aligned).mean()), root=to_mm * float(np.concatenate(root).mean()),
-        codebook_use=len(used) / tokenizer.config.nb_code, feature_loss=float(np.concatenate(losses).mean()))
+        codebook_use=len(np.unique(np.concatenate(used))) / tokenizer.config.nb_code,
+        feature_loss=float(np.concatenate(losses).mean()))
+
+
+def _frame_errors(tokenizer: nn.Module, batch: np.ndarray, normalisation: Normalisation, spec: DatasetSpec,
+                  layers: int | None) -> tuple[np.ndarray, ...]:
+    """Of clips (b, t, d): position error, root error and feature loss of every frame, and the base codes in use."""
+    motion = torch.from_numpy(normalisation.apply(batch)).to(next(tokenizer.parameters()).device)
+    recon, codes = reconstruct(tokenizer, motion, layers)
+    loss = (recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1])
+    true, made = (features_to_joints(normalisation.invert(x), spec.skeleton).cpu().numpy() for x in (motion, recon))
+    return (mpjpe(true.reshape(-1, *true.shape[2:]), made.reshape(-1, *made.shape[2:])),
+            np.linalg.norm(true[:, :, 0] - made[:, :, 0], axis=-1).ravel(), loss.cpu().numpy(),
+            np.unique(codes[..., 0].cpu().numpy()))

@@ -12,6 +12,7 @@ from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.front import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer
+from utils.draws import choose
 from utils.errors import InputError
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24
@@ -174,9 +175,9 @@ def test_published_retrieval_vectors_have_any_length(model, batch):
 
 
 def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[Tensor, Tensor]:
-    generator = seeded()
-    drawn = [model.draw_negatives(scores, ids, len(ids), generator) for _ in range(times)]
-    return torch.stack([one.motion for one in drawn]), torch.stack([one.text for one in drawn])
+    uniform = torch.rand(2, times, len(ids), generator=seeded())
+    return tuple(torch.stack([choose(model.negative_chances(way, ids), row) for row in numbers])
+                 for way, numbers in zip((scores, scores.T), uniform, strict=True))
 
 
 def test_true_pair_is_never_a_hard_negative(model, batch):

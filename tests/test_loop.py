@@ -12,16 +12,20 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from options.opt_file import read_options, write_options
 from tests.toy_run import Numbers, Pull, always, options
+from training.batches import EpochBatches
 from training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from training.launch import make_accelerator
 from training.load import settle_lamp
-from training.loop import EpochBatches, Meter, Trainer, is_better, make_accelerator
+from training.loop import Trainer, is_better
+from training.meter import Meter
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.stage import Stage, to_device, trainable
 from training.token_stage import MaskStage
+from utils.draws import WHOLE
 from utils.errors import InputError
 
 
@@ -194,7 +198,7 @@ def test_a_table_of_text_features_is_not_exchanged_between_processes() -> None:
     assert {name for name, _ in stage.named_buffers()} == {f"model.{name}" for name, _ in model.named_buffers()}
     batch = {"caption": torch.tensor([2, 0]), "tokens": torch.zeros(2, 5, 1, dtype=torch.int64),
              "token_len": torch.tensor([5, 3])}
-    assert stage(batch)["loss"].isfinite()
+    assert stage(batch, torch.Generator(), WHOLE)["loss"].isfinite()
 
 
 def test_a_log_that_cannot_be_written_is_named(home: Path) -> None:

@@ -198,14 +198,14 @@ def test_captions_are_cut_and_ended(lamp: LoadedLaMP) -> None:
 def test_noise_spares_starts_and_padding(lamp: LoadedLaMP) -> None:
     words = PieceWords(lamp.pieces)
     captions = encode_captions(words, CAPTIONS * 40, longest=16)
-    noisy = with_noise(words, captions, 0.25, torch.Generator().manual_seed(0))
+    noisy = with_noise(words, captions, 0.25, 16, torch.Generator().manual_seed(0))
     changed = noisy != captions.ids
     assert not changed[:, 0].any()
     assert not changed[~captions.mask].any()
     words_of = captions.mask.clone()
     words_of[:, 0] = False
     assert 0.65 < float(changed[words_of].float().mean()) < 0.85
-    assert torch.equal(with_noise(words, captions, 1.0, torch.Generator()), captions.ids)
+    assert torch.equal(with_noise(words, captions, 1.0, 16, torch.Generator()), captions.ids)
 
 
 def test_what_cannot_be_built_is_told(lamp: LoadedLaMP, llm: Path, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """The tokenizers: shapes, round trips, and the life of a codebook."""
-import random
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from models.vq.encdec import Decoder, Encoder, ResidualBlock
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, build_tokenizer, tokenizer_loss
-from models.vq.quantizer import EmaQuantizer
+from models.vq.quantizer import EmaQuantizer, perplexity
 from models.vq.residual import ResidualQuantizer
 
 DIM = 11
@@ -111,7 +109,7 @@ def test_each_layer_brings_the_code_sum_nearer_to_the_latent() -> None:
 
 
 def test_quantizer_dropout_skips_the_last_layers_in_training_alone() -> None:
-    random.seed(0)
+    torch.manual_seed(0)
     quantizer = ResidualQuantizer(3, 8, 4, dropout_prob=1.0)
     latent = torch.randn(2, 4, 20)
     layers_run = set()
@@ -127,7 +125,7 @@ def test_quantizer_dropout_skips_the_last_layers_in_training_alone() -> None:
 
 def test_a_skipped_layer_does_not_learn() -> None:
     quantizer = ResidualQuantizer(3, 8, 4, dropout_prob=1.0)
-    quantizer._last_layer = lambda: 0
+    quantizer._last_layer = lambda _: 0
     quantizer.train()(torch.randn(2, 4, 20))
     assert [layer.initialised for layer in quantizer.layers] == [True, False, False]
 
@@ -148,7 +146,7 @@ def test_noise_draws_codes_by_their_distance() -> None:
     quantizer = seeded(3, 2)
     quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.5]]))
     row = torch.tensor([[0.3, 0.2]])
-    ids = quantizer.nearest(row.expand(200_000, 2), temperature=0.5)
+    ids = quantizer.sample(row.expand(200_000, 2), 0.5, torch.rand(200_000))
     share = torch.bincount(ids, minlength=3) / len(ids)
     expected = torch.softmax(-(row - quantizer.codebook).square().sum(1) / 0.5, 0)
     torch.testing.assert_close(share, expected, atol=0.005, rtol=0)
@@ -216,7 +214,7 @@ def test_a_small_batch_still_fills_the_codebook_with_different_codes() -> None:
     torch.manual_seed(0)
     quantizer = EmaQuantizer(16, 2).train()
     rows = torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 5.0]])
-    quantizer._initialise(rows)
+    quantizer._initialise(rows, torch.default_generator)
     assert len(quantizer.codebook.unique(dim=0)) == 16
     nearest = torch.cdist(quantizer.codebook, rows).amin(1)
     assert float(nearest.max()) < 0.1
@@ -299,9 +297,8 @@ def test_a_shared_codebook_is_stored_once() -> None:
 
 @pytest.mark.parametrize("codes", [2, 16])
 def test_perplexity_is_the_number_of_codes_where_all_are_used_alike(codes: int) -> None:
-    quantizer = EmaQuantizer(codes, 2)
-    assert float(quantizer._perplexity(torch.arange(codes).repeat(5))) == pytest.approx(codes, rel=1e-4)
-    assert float(quantizer._perplexity(torch.zeros(9, dtype=torch.int64))) == pytest.approx(1, rel=1e-4)
+    assert float(perplexity(torch.full((codes,), 5.0))) == pytest.approx(codes, rel=1e-4)
+    assert float(perplexity(torch.tensor([9.0, 0.0]))) == pytest.approx(1, rel=1e-4)
 
 
 def test_quantizing_is_exact_inside_mixed_precision() -> None:

@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from data.motion_windows import Normalisation
@@ -13,6 +14,7 @@ from models.evaluator.training import MovementAutoEncoder, matching_loss
 from training.load_evaluator import Embedder, read_networks
 from training.runs import latest_checkpoint
 from training.stage import Stage
+from utils import ranks
 
 
 class MovementStage(Stage):
@@ -26,7 +28,7 @@ class MovementStage(Stage):
         super().__init__(model)
         self.opt, self.val_windows = opt, val_windows
 
-    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: Tensor, *_: object) -> dict[str, Tensor]:
         """Losses of windows (b, t, d)."""
         loss = self.model.loss(batch, self.opt.smoothness, self.opt.sparsity)
         return {"loss": loss.total, "rec": loss.reconstruction, "smooth": loss.smoothness, "sparse": loss.sparsity}
@@ -53,18 +55,19 @@ class MatchingStage(Stage):
         self.embedder = Embedder(model, normalisation, words)
         model.movement_encoder.requires_grad_(opt.tune_movement)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of a batch of ``MatchingPairs``."""
+    def forward(self, batch: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
+        """Losses of a batch of ``MatchingPairs``, held against the motions of all processes."""
         motion = self.model.encode_motion(batch["motion"], batch["m_len"])
         text = self.model.encode_text(batch["word_emb"], batch["pos_onehot"], batch["cap_len"])
-        loss = matching_loss(text.float(), motion.float(), self.opt.margin, self.opt.negatives)
+        loss = matching_loss(text.float(), ranks.gather_with_gradient(motion.float()), self.opt.margin,
+                             self.opt.negatives, first=ranks.number() * len(text))
         return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
 
     def validate(self) -> dict[str, float]:
         """Recall of the first captions and whole clips in random batches of 32, the same ones every time."""
-        texts = self.embedder.texts([pair.tokens[0] for pair in self.val_pairs])
-        motions = self.embedder.motions([pair.features for pair in self.val_pairs])
-        scores = steady_retrieval(euclidean_similarity(texts, motions))
+        texts = ranks.divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
+        motions = ranks.divide([pair.features for pair in self.val_pairs], self.embedder.motions)
+        scores = steady_retrieval(euclidean_similarity(np.stack(texts), np.stack(motions)))
         return {key: value for key, value in scores.items() if key.endswith(("R1", "R3"))}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from models.transformers.sampling import sample_generators
 from training.load import LoadedTokenizer
 from training.load_evaluator import LoadedEvaluator, load_evaluator
 from training.stage import to_device
+from utils import ranks
 from utils.errors import InputError
 from utils.paths import model_dirs
 from utils.seeding import stream_seed
@@ -59,7 +60,7 @@ class ValidationFid:
 
     def __call__(self, model: nn.Module) -> float:
         """FID; NaN, which is never the best, where a motion is not finite."""
-        motions = self.make(model, self.rows)
+        motions = ranks.divide(self.rows, lambda rows: self.make(model, rows))
         if not all(np.isfinite(motion).all() for motion in motions):
             return float("nan")
         return frechet_distance(*self.real, *mean_and_covariance(self.evaluator.motions(motions)))

@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.text import mirror_text
 from data.text_motion import TextMotion
 from evaluation.retrieval import steady_retrieval
-from models.lamp.lamp import Decoys, LaMP
+from models.lamp.lamp import OBJECTIVES, Decoys, LaMP
 from models.lamp.objectives import similarity
 from models.lamp.text_encoder import text_inputs
 from models.lamp.tokenizer import WordPieces
 from training.checkpoint import load_strictly
 from training.load import LAMP_OPTIONAL
 from training.stage import Stage, to_device
+from utils import ranks
+from utils.draws import Share
 
 VALIDATION_BATCH = 64
 
@@ -31,13 +33,14 @@ class LaMPStage(Stage):
     def __init__(self, model: LaMP, opt: argparse.Namespace, pieces: WordPieces, val_set: TextMotion) -> None:
         super().__init__(model)
         self.opt, self.pieces, self.val_set = opt, pieces, val_set
+        self.find_unused = set(opt.objectives) != set(OBJECTIVES)
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Any], generator: torch.Generator, share: Share) -> dict[str, Tensor]:
         """Losses of captions and motions (b, 196, d) with lengths."""
         motion, m_lens = batch["motion"], batch["m_len"]
         text = self.encode_text(batch["caption"])
         result = self.model(motion, *text, m_lens, objectives=self.opt.objectives,
-                            matching_rows=self.opt.matching_rows or None,
+                            matching_rows=self.opt.matching_rows or None, generator=generator, share=share,
                             decoys=self.other_sides(batch["caption"], motion.device) if self.opt.side_decoys else None)
         shown = {f"{name}_acc": value for name, value in result.accuracies.items()}
         return {"loss": result.loss, **result.losses, **shown}
@@ -55,22 +58,31 @@ class LaMPStage(Stage):
         ids, mask = self.encode_text([mirrored[row] for row in rows])
         return Decoys(ids, mask, torch.tensor(rows, device=device))
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The Q-Former's layers."""
+        return [*self.model.Qformer.bert.encoder.layer]
+
     @torch.no_grad()
     def features(self, dataset: TextMotion, device: torch.device) -> tuple[Tensor, Tensor]:
         """Retrieval features of a data set's items: texts (n, e), motions (n, queries, e)."""
-        texts, motions = [], []
-        for start in range(0, len(dataset), VALIDATION_BATCH):
-            items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
-            batch = to_device(torch.utils.data.default_collate(items), device)
-            texts.append(self.model.text_features(*self.encode_text(batch["caption"])))
-            motions.append(self.model.motion_query_features(batch["motion"], batch["m_len"]))
+
+        def make(starts: list[int]) -> list[tuple[Tensor, Tensor]]:
+            made = []
+            for start in starts:
+                items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
+                batch = to_device(torch.utils.data.default_collate(items), device)
+                motion = self.model.motion_query_features(batch["motion"], batch["m_len"])
+                made.append((self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()))
+            return made
+
+        texts, motions = zip(*ranks.divide(range(0, len(dataset), VALIDATION_BATCH), make), strict=True)
         return torch.cat(texts), torch.cat(motions)
 
     def validate(self) -> dict[str, float]:
         """Recall at 1, 3, 5 and 10, text to motion and motion to text, in random batches of 32 (the same ones every
         time), or among all clips where there are fewer."""
         texts, motions = self.features(self.val_set, next(self.model.parameters()).device)
-        scores = steady_retrieval(similarity(texts, motions).cpu().numpy())
+        scores = steady_retrieval(similarity(texts, motions).numpy())
         shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
         firsts = [value for key, value in scores.items() if key.endswith("R1")]
         return {**shown, "mean_R1": sum(firsts) / len(firsts)}

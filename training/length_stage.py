@@ -41,7 +41,7 @@ class LengthStage(Stage):
         super().__init__(model)
         self.val_set = val_set
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
         """Cross entropy of features (b, c)."""
         return {"loss": self.model.loss(batch["feature"], batch["token_len"])}
 

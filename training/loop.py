@@ -1,7 +1,6 @@
 """The training loop of every stage: epochs of steps, validation, checkpoints, and exact resume."""
 import argparse
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,50 +9,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from options.opt_file import write_options
 from training.average import WeightAverage
+from training.batches import EpochBatches
 from training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from training.clock import StepClock
+from training.feed import Feed
+from training.launch import make_accelerator
+from training.meter import Meter, Shown
 from training.runs import run_folder
 from training.source import find_source
-from training.stage import Stage
-from utils.device import select_device
+from training.stage import Stage, compile_parts
+from utils import ranks
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
 BETAS = (0.9, 0.99)
 RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # beside the stage's own
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Shuffled whole batches of one epoch. The order follows from (seed, epoch) alone, so that a run which resumes in
-    the middle of an epoch goes on with the batches that were left.
-
-    With ``weights`` (length,) an epoch is that many draws with replacement, else every sample once.
-    """
-
-    def __init__(self, length: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> None:
-        self.length, self.batch_size, self.seed = length, min(batch_size, length), seed
-        self.weights = None if weights is None else torch.from_numpy(weights)
-        self.epoch, self.start = 0, 0
-
-    def __len__(self) -> int:
-        return self.length // self.batch_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
-        if self.weights is None:
-            order = torch.randperm(self.length, generator=generator).tolist()
-        else:
-            order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator).tolist()
-        for batch in range(self.start, len(self)):
-            yield order[batch * self.batch_size:(batch + 1) * self.batch_size]
 
 
 @dataclass
@@ -64,19 +43,6 @@ class Progress:
     step_in_epoch: int = 0
     total_it: int = 0
     best: dict[str, float] = field(default_factory=dict)
-
-
-def make_accelerator(opt: argparse.Namespace) -> Accelerator:
-    """The process group and precision that the flags ask for; ``opt.gpu_id`` picks the device of a single process."""
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not distributed:
-        device = select_device(opt.gpu_id)
-        if device.type == "cpu" and opt.mixed_precision == "fp16":
-            raise InputError("--mixed_precision fp16 needs a GPU; CPUs have bf16")
-        if device.type == "cuda":
-            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-        return Accelerator(cpu=device.type == "cpu", mixed_precision=opt.mixed_precision)
-    return Accelerator(cpu=opt.gpu_id == -1 or not torch.cuda.is_available(), mixed_precision=opt.mixed_precision)
 
 
 class Trainer:
@@ -95,18 +61,22 @@ class Trainer:
                  clip_norm: float | None = None, weights: np.ndarray | None = None) -> None:
         self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
-        self.accelerator = make_accelerator(opt)
-        batch_size = opt.batch_size // self.accelerator.num_processes or 1
-        self.batches = EpochBatches(len(dataset), batch_size, opt.seed, weights)
-        loader = DataLoader(dataset, batch_sampler=self.batches, num_workers=opt.num_workers,
-                            pin_memory=self.accelerator.device.type == "cuda",
-                            generator=torch.Generator())  # own generator: an epoch start must not move the global one
+        self.accelerator = make_accelerator(opt, stage.find_unused)
+        device = self.accelerator.device
+        self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
+                                    rank=ranks.number(), ranks=ranks.count())
+        self.feed = Feed(dataset, self.batches, device, opt.num_workers)
         groups = stage.parameter_groups(opt.weight_decay)
         self.rates = [group.get("lr", opt.lr) for group in groups]
-        optimizer = AdamW(groups, lr=opt.lr, betas=BETAS, fused=self.accelerator.device.type == "cuda" or None)
+        optimizer = AdamW(groups, lr=opt.lr, betas=BETAS, fused=device.type == "cuda" or None)
+        if ranks.count() > 1 and device.type == "cuda":
+            stage.model = nn.SyncBatchNorm.convert_sync_batchnorm(stage.model)
         self.stage = stage
         self.scheduler = LambdaLR(optimizer, schedule)
-        self.wrapped, self.optimizer, self.loader = self.accelerator.prepare(stage, optimizer, loader)
+        self.wrapped, self.optimizer = self.accelerator.prepare(stage, optimizer)
+        if opt.compile:
+            compile_parts(stage.compiled_parts())
+        self.clock = StepClock(device)
         self.average = WeightAverage(stage.model, opt.ema) if opt.ema else None
         self.progress = Progress()
         self.writer: SummaryWriter | None = None
@@ -118,9 +88,9 @@ class Trainer:
             self._resume(latest)
         elif self.opt.init_from:
             self._start_from(self.opt.init_from)
-        if not self.opt.is_continue and self.accelerator.is_main_process:
+        if not self.opt.is_continue and ranks.is_main():
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
-        if self.accelerator.is_main_process:
+        if ranks.is_main():
             log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
             try:
                 self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
@@ -138,34 +108,48 @@ class Trainer:
 
     def _epoch(self) -> None:
         progress = self.progress
-        processes = self.accelerator.num_processes  # a step takes a batch for each
-        steps = len(self.batches) // processes
-        self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch * processes
-        self.loader.set_epoch(progress.epoch)  # and the data set's; left alone, it counts from 0 in a resumed run
+        self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch
         self.wrapped.train()
-        meter = Meter()
-        bar = tqdm(self.loader, desc=f"{self.stage.name} epoch {progress.epoch}", initial=progress.step_in_epoch,
-                   total=steps, disable=self.opt.quiet or not self.accelerator.is_main_process or None,
-                   leave=False)
-        for batch in bar:
-            meter.add(self._step(batch))
+        meter, samples, parts = Meter(), iter(self.feed), self.batches.parts
+        bar = tqdm(range(progress.step_in_epoch, len(self.batches)), desc=f"{self.stage.name} epoch {progress.epoch}",
+                   initial=progress.step_in_epoch, total=len(self.batches),
+                   disable=self.opt.quiet or not ranks.is_main() or None, leave=False)
+        self.clock.start()
+        for _ in bar:
+            meter.add(self._step(next(samples) for _ in range(parts)))
             progress.step_in_epoch += 1
             progress.total_it += 1
             if progress.total_it % self.opt.log_every == 0:
                 self._log("train", meter.flush(), lr=self.scheduler.get_last_lr()[0])
+                self._log_time()
             if self._done():
                 break
             if progress.total_it % self.opt.save_latest == 0:
                 self._save(self.folder / "model" / "latest.tar")
-        if progress.step_in_epoch >= steps:
+                self.clock.start()
+        if progress.step_in_epoch >= len(self.batches):
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         if progress.epoch % self.opt.eval_every_e == 0 or self._done():
             self._validate()
         self._save(self.folder / "model" / "latest.tar")
 
-    def _step(self, batch: object) -> dict[str, torch.Tensor]:
-        losses = self.wrapped(batch)
-        self.accelerator.backward(losses["loss"])
+    def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
+        """One step on the parts of a batch; what this process adds to the step's numbers."""
+        step_seed = stream_seed(self.opt.seed, self.progress.total_it)
+        if ranks.count() > 1:  # dropout: another on each process, the same where a run goes on
+            torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, ranks.number()))
+        shares = self.batches.shares()
+        shown = Shown(len(shares) * ranks.count())
+        for number, share in enumerate(shares, 1):
+            part = next(parts)
+            self.clock.lap("data")
+            with nullcontext() if number == len(shares) else self.accelerator.no_sync(self.wrapped):
+                losses = self.wrapped(part, torch.Generator().manual_seed(step_seed), share)
+                loss = shown.add(losses)
+                self.clock.lap("forward")
+                self.accelerator.backward(loss)
+                self.clock.lap("backward")
+        numbers = shown.settle(self.stage.parameters())
         if self.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.clip_norm)
         self.optimizer.step()
@@ -173,12 +157,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update()
-        return losses
+        self.clock.lap("optimizer")
+        self.clock.step()
+        return numbers
 
     @torch.no_grad()
     def _validate(self) -> None:
         self.stage.eval()
-        with self._mean_weights():
+        with self._mean_weights(), torch.compiler.set_stance("force_eager") if self.opt.compile else nullcontext():
             numbers = self.stage.validate()
         self._log("val", numbers)
         kept = []
@@ -188,7 +174,7 @@ class Trainer:
                 self.progress.best[stem] = value
                 self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
                 kept.append(f"{stem} ({key} {value:.4f})")
-        if kept and self.accelerator.is_main_process:
+        if kept and ranks.is_main():
             tqdm.write(f"best so far, kept: {', '.join(kept)}")
         self.stage.train()
 
@@ -196,8 +182,17 @@ class Trainer:
         """A context in which the model has the weights to use, where they are not those of the last step."""
         return self.average.in_place() if self.average else nullcontext()
 
+    def _log_time(self) -> None:
+        """Milliseconds of a step by part, and samples a second, for TensorBoard."""
+        times = self.clock.flush()
+        if self.writer and times:
+            seconds = sum(times.values()) / 1000
+            times = {f"{part}_ms": value for part, value in times.items()}
+            for key, value in {**times, "samples_per_s": self.batches.batch_size / seconds}.items():
+                self.writer.add_scalar(f"time/{key}", value, self.progress.total_it)
+
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
-        if not self.accelerator.is_main_process:
+        if not ranks.is_main():
             return
         step = self.progress.total_it
         for key, value in numbers.items():
@@ -208,7 +203,7 @@ class Trainer:
                    f"{text}{rate}")
 
     def _save(self, path: Path, weights_only: bool = False) -> None:
-        if not self.accelerator.is_main_process:
+        if not ranks.is_main():
             return
         with self._mean_weights():
             save_checkpoint(path, self._content(weights_only))
@@ -272,25 +267,6 @@ def is_better(value: float, best: float | None, direction: str) -> bool:
     if math.isnan(value):
         return False
     return best is None or (value < best if direction == "min" else value > best)
-
-
-class Meter:
-    """Running means of named scalars; keeps tensors until they are asked for, so that no step waits for the device."""
-
-    def __init__(self) -> None:
-        self.sums, self.count = {}, 0
-
-    def add(self, numbers: dict[str, torch.Tensor]) -> None:
-        """Take one step's scalars."""
-        for key, value in numbers.items():
-            self.sums[key] = self.sums.get(key, 0) + value.detach()
-        self.count += 1
-
-    def flush(self) -> dict[str, float]:
-        """Means since the last flush."""
-        means = {key: float(value) / self.count for key, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
 
 
 def plain(settings: dict[str, object]) -> dict[str, object]:

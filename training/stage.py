@@ -9,18 +9,23 @@ from torch import Tensor, nn
 from training.checkpoint import load_strictly
 from training.source import read_state
 
+COMPILED_SHAPES = 64  # of a module: a layer is run in several ways, on texts of several lengths
+
 
 class Stage(nn.Module):
     """One stage: a model, its loss on a batch, its validation. Subclasses fill in the rest.
 
-    ``forward(batch)`` gives named scalars with the loss under ``"loss"``; it runs inside the mixed-precision
-    context and, on several processes, inside the distributed wrapper.
+    ``forward(batch, generator, share)`` gives named scalars with the loss under ``"loss"``, and a ``"weight"`` where
+    ``training.meter.Shown`` needs one; it runs inside the mixed-precision context and, on several processes, inside
+    the distributed wrapper. ``generator`` is the step's, alike in all processes, and ``share`` tells which rows of the
+    step's batch are at hand: all draws but dropout come from them, so that they follow from the seed and the step.
     """
 
     name: str                 # of the stage: the folder under log/
     state_key: str            # of the model's state dict in a checkpoint
     optimizer_key: str        # of the optimizer's state
     bests: Mapping[str, tuple[str, str]] = {}  # file stem -> (validation number, "min" or "max")
+    find_unused = False       # whether some trainable parameters have no part in the loss
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,6 +45,10 @@ class Stage(nn.Module):
     def validate(self) -> dict[str, float]:
         """Named numbers on the validation split, the model in eval mode and without gradients."""
         return {}
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Modules whose ``forward`` --compile compiles, each by itself."""
+        return []
 
     def state(self) -> dict[str, Tensor]:
         """What goes into a checkpoint under ``state_key``."""
@@ -76,6 +85,13 @@ class Stage(nn.Module):
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Those that take part in training."""
     return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def compile_parts(parts: Iterable[nn.Module]) -> None:
+    """Compile modules where they are, so that no parameter gets another name."""
+    torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+    for part in parts:
+        part.compile()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

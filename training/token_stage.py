@@ -4,15 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.text_motion import TextTokens
+from models.transformers.losses import TokenLoss
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from training.checkpoint import load_strictly
 from training.stage import Stage, to_device
+from utils import ranks
+from utils.draws import WHOLE, Share
 from utils.seeding import stream_seed
 
 VALIDATION_BATCH = 128
@@ -33,19 +37,21 @@ class TokenStage(Stage):
                  fid: Callable[[nn.Module], float] | None = None) -> None:
         super().__init__(model)
         self.choose_by_fid(fid)
-        self.opt, self.val_set, self.step = opt, val_set, 0
+        self.opt, self.val_set = opt, val_set
         self.features = dict(features)  # no buffers: several processes would exchange those at every step
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
         """As everywhere; small files leave out the fixed table of positions."""
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Loss and accuracy on tokens (b, 49, q)."""
-        # A generator a step: masks and layers follow from the seed and the step alone, and resume with it.
-        generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, self.step))
-        self.step += 1
-        return self._losses(batch, self._conditions("train", batch["caption"]), generator)
+    def forward(self, batch: dict[str, Any], generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+        """Loss and accuracy on tokens (b, 49, q), and how many positions of a sample they are means over."""
+        result = self._result(batch, self._conditions("train", batch["caption"]), generator, share)
+        return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The stack of layers."""
+        return [self.model.seqTransEncoder]
 
     def layers_of(self, tokens: Tensor) -> Tensor:
         """What the model is shown of tokens (b, n, q)."""
@@ -56,34 +62,28 @@ class TokenStage(Stage):
         self.features[split] = self.features[split].to(captions.device)
         return self.features[split][captions]
 
-    def _losses(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        lengths = batch["token_len"]
-        tokens = self.layers_of(batch["tokens"][:, :int(lengths.max())])
-        result = self.model.loss(tokens, cond, lengths, generator)
-        return {"loss": result.loss, "acc": result.accuracy}
+    def _result(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator,
+                share: Share = WHOLE) -> TokenLoss:
+        tokens = self.layers_of(batch["tokens"])
+        return self.model.loss(tokens, cond, batch["token_len"], generator, share=share)
 
     def validate(self) -> dict[str, float]:
         """Loss and accuracy over the validation clips, under the same draws every time; FID where it is measured."""
-        generator = torch.Generator().manual_seed(self.opt.seed)
-        device = next(self.model.parameters()).device
-        sums, count = {"loss": 0.0, "acc": 0.0}, 0
-        for _ in range(VALIDATION_DRAWS):
-            for start in range(0, len(self.val_set), VALIDATION_BATCH):
-                items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
-                batch = to_device(torch.utils.data.default_collate(items), device)
-                losses = self._losses(batch, self._conditions("val", batch["caption"]), generator)
-                for key, value in losses.items():
-                    sums[key] += float(value) * len(items)
-                count += len(items)
-        return {key: value / count for key, value in sums.items()} | self.measured_fid()
+        starts = range(0, len(self.val_set), VALIDATION_BATCH)
+        passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
+        sums = np.sum(ranks.divide(passes, self._validate), 0)  # of loss, accuracy and clips
+        return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
-    def extra_state(self) -> dict[str, Any]:
-        """How many steps have drawn."""
-        return {"step": self.step}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on with the draws of the next step."""
-        self.step = state["step"]
+    def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
+        """Loss and accuracy, times clips, and clips of passes (draw, first clip)."""
+        device, made = next(self.model.parameters()).device, []
+        for draw, start in passes:
+            items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
+            batch = to_device(torch.utils.data.default_collate(items), device)
+            generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
+            result = self._result(batch, self._conditions("val", batch["caption"]), generator)
+            made.append((float(result.loss) * len(items), float(result.accuracy) * len(items), len(items)))
+        return made
 
 
 class MaskStage(TokenStage):

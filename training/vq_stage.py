@@ -14,6 +14,7 @@ from evaluation.reconstruction import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints
 from training.stage import Stage
+from utils.draws import Share
 
 
 class VQStage(Stage):
@@ -46,9 +47,9 @@ class VQStage(Stage):
         """All parameters, frozen ones too: so that a run can go on with the decoder alone."""
         return [{"params": list(self.model.parameters()), "weight_decay": weight_decay}]
 
-    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: Tensor, generator: torch.Generator, share: Share) -> dict[str, Tensor]:
         """Losses of windows (b, t, d)."""
-        result = self.model(batch)
+        result = self.model(batch, generator, share)
         with torch.autocast(batch.device.type, enabled=False):
             parts = tokenizer_loss(result, batch, self.spec.joints_num, self.opt.recons_loss, self.opt.loss_vel,
                                    self.opt.commit)
@@ -64,6 +65,10 @@ class VQStage(Stage):
         feature losses it sees what small errors of the root's speed add up to."""
         joints = [features_to_joints(self.normalisation.invert(x), self.spec.skeleton) for x in (made, true)]
         return 10 * self.spec.metres * (joints[0] - joints[1]).square().sum(-1).add(1e-8).sqrt().mean()
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Encoder and decoder."""
+        return [part for name, part in self.model.named_modules() if name.endswith(("encoder", "decoder"))]
 
     def validate(self) -> dict[str, float]:
         """Position errors of whole validation clips through all layers, and FID where there is an evaluator."""

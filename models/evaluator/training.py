@@ -50,15 +50,16 @@ class MatchingLoss:
     negative: Tensor  # mean squared shortfall of the distance from other motions
 
 
-def matching_loss(text: Tensor, motion: Tensor, margin: float, shifts: int) -> MatchingLoss:
-    """Contrastive margin loss (Hadsell et al. 2006) of paired embeddings (b, e).
+def matching_loss(text: Tensor, motion: Tensor, margin: float, shifts: int, first: int = 0) -> MatchingLoss:
+    """Contrastive margin loss (Hadsell et al. 2006) of texts (b, e) and the motions (n, e) of the whole batch, in which
+    the texts' own ones begin at row ``first``.
 
-    Negatives come from shifting the motions along the batch by 1, 2, ... ``shifts`` rows, at most b - 1: pairs that do
+    Negatives come from shifting the motions along the batch by 1, 2, ... ``shifts`` rows, at most n - 1: pairs that do
     not belong together shall be ``margin`` apart.
     """
-    rows = torch.arange(len(text), device=text.device)
-    steps = torch.arange(min(shifts, len(text) - 1) + 1, device=text.device)
-    shifted = motion[(rows[:, None] + steps) % len(text)]                    # (b, 1 + shifts, e), own motion first
+    rows = torch.arange(first, first + len(text), device=text.device)
+    steps = torch.arange(min(shifts, len(motion) - 1) + 1, device=text.device)
+    shifted = motion[(rows[:, None] + steps) % len(motion)]                  # (b, 1 + shifts, e), own motion first
     squares = (text[:, None] - shifted).square().sum(-1)
     positive = squares[:, 0].mean()
     distances = squares[:, 1:].clamp(min=1e-12).sqrt()                       # the root has no slope at zero

@@ -14,6 +14,9 @@ and comparisons; without it
 - queries are told where in a motion a latent stands, and so can tell what came first;
 - padding of motions and texts is hidden from every attention and loss, where ``m_lens`` tells it;
 - gen reads the hidden states of the text-only pass (published: the embeddings of the words).
+
+Where several processes train together, ptc compares with the pairs of all of them and ptm draws its negatives among
+those, so that the losses of each, averaged, are the loss of the whole batch.
 """
 import math
 from collections.abc import Collection, Mapping
@@ -31,12 +34,15 @@ from models.lamp.objectives import (
     contrastive_loss,
     negative_weights,
     next_word_targets,
+    own_column,
     same_caption,
     similarity,
     smoothed_cross_entropy,
 )
 from models.lamp.qformer import QFormer, QueryPass
 from models.vq.model import RVQVAE, HumanVQVAE
+from utils import ranks
+from utils.draws import WHOLE, Share, choose
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
 TEMP_INIT = math.log(1 / 0.07)
@@ -45,10 +51,11 @@ MAX_SCALE = 100.0  # of similarities, as in CLIP: keeps the softmax from hardeni
 
 @dataclass(frozen=True)
 class Negatives:
-    """Which other rows stand in for the partners of the first rows of a batch."""
+    """Which other rows of the whole batch stand in for the partners of some rows of the batch at hand."""
 
     motion: Tensor  # (r,) int64 motion that does not belong to text i
     text: Tensor    # (r,) int64 text that does not belong to motion i
+    rows: Tensor | None = None  # (r,) int64 which rows these are; None: the first ones
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,14 @@ class LaMP(LaMPFeatures):
     def forward(self, motion: Tensor | EncodedMotion, ids: Tensor, mask: Tensor, m_lens: Tensor | None = None, *,
                 objectives: Collection[str] | Mapping[str, float] = OBJECTIVES, matching_rows: int | None = None,
                 negatives: Negatives | None = None, decoys: Decoys | None = None,
-                generator: torch.Generator | None = None) -> LaMPResult:
+                generator: torch.Generator | None = None, share: Share = WHOLE) -> LaMPResult:
         """Losses of a batch of pairs: motion i belongs to text i.
 
         ``motion`` may come encoded (``encode_motion``), then ``m_lens`` is not read. ``objectives`` chooses among
-        ``OBJECTIVES``, as a mapping with a weight each. ``matching_rows`` limits ptm to the first rows, as it costs
-        three passes a row. ``negatives`` fixes what ptm else draws with ``generator``. ``decoys`` are more candidates
-        that ptc has to tell from a motion's own text.
+        ``OBJECTIVES``, as a mapping with a weight each. ``matching_rows`` limits ptm to so many rows of the whole
+        batch, as it costs three passes a row. ``negatives`` fixes what ptm else draws with ``generator``, which is to
+        be alike in all processes; ``share`` is which pairs of the whole batch these are. ``decoys`` are more
+        candidates that ptc has to tell from a motion's own text.
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
@@ -100,8 +108,8 @@ class LaMP(LaMPFeatures):
         if "ptc" in weights:
             outcomes["ptc"] = self._contrast(passes, decoys)
         if "ptm" in weights:
-            rows = min(matching_rows or len(ids), len(ids))
-            outcomes["ptm"] = self._match(passes, negatives or self.draw_negatives(passes.scores, ids, rows, generator))
+            drawn = negatives or self._negatives(passes, matching_rows, generator or torch.default_generator, share)
+            outcomes["ptm"] = self._match(passes, drawn)
         if "lm" in weights:
             outcomes["lm"] = self._tell(passes)
         if "gen" in weights:
@@ -115,26 +123,21 @@ class LaMP(LaMPFeatures):
         scale = self.temp if self.config.published else self.temp.exp().clamp(max=MAX_SCALE)
         return cosines * scale
 
-    def draw_negatives(self, scores: Tensor, ids: Tensor, rows: int,
-                       generator: torch.Generator | None = None) -> Negatives:
-        """Hard negatives of the first rows by scaled scores (texts, motions): the likelier, the more alike.
+    def negative_chances(self, scores: Tensor, ids: Tensor, others: Tensor | None = None, first: int = 0) -> Tensor:
+        """Chances (b, n) of each of n motions to be the negative of a text, or of texts to be that of a motion, by
+        scaled scores (b, n): the likelier, the more alike.
 
-        Raises ``ValueError`` where a batch of one pair offers none.
+        ``ids`` (b, t) are the texts of the rows, ``others`` (n, t) those of the columns, by default the same; row 0's
+        own partner is column ``first``. Raises ``ValueError`` where a batch of one pair offers none.
         """
-        motion, text = self.negative_chances(scores, ids)
-        return Negatives(torch.multinomial(motion[:rows], 1, generator=generator).squeeze(1),
-                         torch.multinomial(text[:rows], 1, generator=generator).squeeze(1))
-
-    def negative_chances(self, scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Chances (b, b) of each motion to be the negative of a text (row), and of each text for a motion (row)."""
-        if len(ids) < 2:
+        rows, columns = scores.shape
+        if columns < 2:
             raise ValueError("a batch of one pair has no negatives to match")
-        excluded = None
-        if not self.config.published:
-            own = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-            excluded = same_caption(ids)
-            excluded = torch.where(excluded.all(1, keepdim=True), own, excluded)
-        return negative_weights(scores, excluded), negative_weights(scores.T, excluded)
+        if self.config.published:
+            return negative_weights(scores)
+        excluded = same_caption(ids, others)
+        own = own_column(rows, columns, first, ids.device)
+        return negative_weights(scores, torch.where(excluded.all(1, keepdim=True), own, excluded))
 
     def match_logits(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (b, 2) of captions and motion states (b, n, encoder_width); class 1: they belong together."""
@@ -145,7 +148,7 @@ class LaMP(LaMPFeatures):
                  negatives: Negatives) -> tuple[Tensor, Tensor]:
         """Logits (3r, 2) and targets (3r,): r pairs, then other motions with their texts, then other texts."""
         rows = len(negatives.motion)
-        own = torch.arange(rows, device=ids.device)
+        own = torch.arange(rows, device=ids.device) if negatives.rows is None else negatives.rows
         motion = torch.cat([own, negatives.motion, own])
         text = torch.cat([own, own, negatives.text])
         targets = (torch.arange(3 * rows, device=ids.device) < rows).long()
@@ -178,12 +181,11 @@ class LaMP(LaMPFeatures):
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
     def _contrast(self, passes: "_Passes", decoys: Decoys | None) -> tuple[Tensor, Tensor]:
-        scores, ids = passes.scores, passes.ids
-        excluded = None if self.config.published else same_caption(ids)
-        own = torch.arange(len(ids), device=ids.device)
+        excluded = None if self.config.published else same_caption(passes.all_ids[passes.own], passes.all_ids)
         wrong = None if decoys is None else self._decoy_scores(passes, decoys)
-        loss = (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded, wrong)) / 2
-        return loss, (accuracy(scores, own) + accuracy(scores.T, own)) / 2
+        loss = (contrastive_loss(passes.text_scores, excluded, first=passes.first)
+                + contrastive_loss(passes.motion_scores, excluded, wrong, passes.first)) / 2
+        return loss, (accuracy(passes.text_scores, passes.own) + accuracy(passes.motion_scores, passes.own)) / 2
 
     def _decoy_scores(self, passes: "_Passes", decoys: Decoys) -> Tensor:
         """Scaled scores (b,) of each motion's decoy, -inf where it has none."""
@@ -193,14 +195,34 @@ class LaMP(LaMPFeatures):
         cosines = (motion * text[:, None]).sum(-1).amax(1)
         return scores.index_put((decoys.rows,), self.scaled(cosines))
 
+    def _negatives(self, passes: "_Passes", limit: int | None, generator: torch.Generator, share: Share) -> Negatives:
+        """Negatives for as many rows of the whole batch as ``limit`` says, spread so that every process has some."""
+        size, everyone = len(passes.ids), passes.all_ids
+        rows = passes.own - passes.first
+        if limit is not None and limit < len(everyone):
+            chosen = torch.arange(max(limit, ranks.count()), device=rows.device)
+            chosen = chosen * len(everyone) // len(chosen) - passes.first
+            rows = chosen[(chosen >= 0) & (chosen < size)]
+        uniform = share.rand(generator, size, 2).to(rows.device)[rows]
+        drawn = [choose(self.negative_chances(scores, everyone[passes.own], everyone, passes.first)[rows], numbers)
+                 for scores, numbers in zip((passes.text_scores, passes.motion_scores), uniform.T, strict=True)]
+        return Negatives(*drawn, rows)
+
     def _match(self, passes: "_Passes", negatives: Negatives) -> tuple[Tensor, Tensor]:
-        logits, targets = self.matching(passes.states, passes.encoded.mask, passes.ids, passes.mask, negatives)
-        return F.cross_entropy(logits, targets), accuracy(logits, targets)
+        logits, targets = self.matching(*passes.candidates(negatives))
+        return self._shared(F.cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def _tell(self, passes: "_Passes") -> tuple[Tensor, Tensor]:
         where, targets = next_word_targets(passes.ids, passes.mask)
         logits = self.caption_logits(passes.ids, passes.mask, passes.query, where)
-        return smoothed_cross_entropy(logits, targets), accuracy(logits, targets)
+        return self._shared(smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
+
+    def _shared(self, loss: Tensor, share_right: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over targets (m,), which processes may have different numbers of."""
+        if ranks.count() == 1:
+            return loss, share_right
+        weight = ranks.share_of(torch.tensor(float(len(targets)), device=loss.device))
+        return weight * loss, weight * share_right
 
     def _predict_motion(self, passes: "_Passes") -> tuple[Tensor, Tensor]:
         encoded = passes.encoded
@@ -210,7 +232,7 @@ class LaMP(LaMPFeatures):
         logits = self.generation_logits(states, passes.mask)
         where = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask
         logits, targets = logits[where], encoded.ids[where]
-        return smoothed_cross_entropy(logits, targets), accuracy(logits, targets)
+        return self._shared(smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def _with_dec(self, ids: Tensor) -> Tensor:
         ids = ids.clone()
@@ -219,10 +241,13 @@ class LaMP(LaMPFeatures):
 
 
 class _Passes:
-    """The passes over one batch that objectives share, each run when first asked for."""
+    """The passes over one batch that objectives share, each run when first asked for; and what other processes have of
+    the whole batch, which is asked for in the same order everywhere."""
 
     def __init__(self, model: LaMP, encoded: EncodedMotion, ids: Tensor, mask: Tensor) -> None:
         self.model, self.encoded, self.ids, self.mask = model, encoded, ids, mask
+        self.first = ranks.number() * len(ids)  # row of the whole batch
+        self.own = torch.arange(self.first, self.first + len(ids), device=ids.device)
 
     @cached_property
     def states(self) -> Tensor:
@@ -241,7 +266,43 @@ class _Passes:
         return self.model.motion_directions(self.query.hidden)
 
     @cached_property
-    def scores(self) -> Tensor:
-        """Scaled similarities (texts, motions)."""
-        text = self.model.text_directions(self.text_hidden)
-        return self.model.scaled(similarity(text, self.motion_directions))
+    def text_directions(self) -> Tensor:
+        return self.model.text_directions(self.text_hidden)
+
+    @cached_property
+    def all_ids(self) -> Tensor:
+        """Ids (all, t) of every process."""
+        return ranks.gather(self.ids, self.width)
+
+    @cached_property
+    def width(self) -> int:
+        """Word pieces of the longest text of every process."""
+        return ranks.widest(self.ids.shape[1], self.ids.device)
+
+    @cached_property
+    def text_scores(self) -> Tensor:
+        """Scaled similarities (b, all) of the texts here to the motions of every process."""
+        motion = ranks.gather_with_gradient(self.motion_directions)
+        return self.model.scaled(similarity(self.text_directions, motion))
+
+    @cached_property
+    def motion_scores(self) -> Tensor:
+        """Scaled similarities (b, all) of the motions here to the texts of every process."""
+        if ranks.count() == 1:
+            return self.text_scores.T
+        text = ranks.gather_with_gradient(self.text_directions)
+        return self.model.scaled(similarity(text, self.motion_directions)).T
+
+    def candidates(self, negatives: Negatives) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Negatives]:
+        """Arguments of ``LaMP.matching``: the pairs here, and behind them, where other processes have some of the
+        negatives, all of these, which gradients reach no further than through the maps that read them."""
+        if ranks.count() == 1:
+            return self.states, self.encoded.mask, self.ids, self.mask, negatives
+        latents = ranks.gather(self.encoded.latents)[negatives.motion]
+        seen = None if self.encoded.mask is None else torch.cat(
+            [self.encoded.mask, ranks.gather(self.encoded.mask)[negatives.motion]])
+        mask = ranks.gather(self.mask, self.width)
+        behind = len(self.ids) + torch.arange(len(negatives.motion), device=self.ids.device)
+        return (torch.cat([self.states, self.model.motion_states(EncodedMotion(latents, None, None))]), seen,
+                torch.cat([self.all_ids[self.own], self.all_ids[negatives.text]]),
+                torch.cat([mask[self.own], mask[negatives.text]]), Negatives(behind, behind, negatives.rows))

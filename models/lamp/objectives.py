@@ -18,27 +18,36 @@ def similarity(text: Tensor, motion: Tensor) -> Tensor:
         return (motion.flatten(0, 1) @ text.T).unflatten(0, motion.shape[:2]).amax(1).T
 
 
-def same_caption(ids: Tensor) -> Tensor:
-    """(b, b) True where two rows of ids (b, t) are the same text, the diagonal among them."""
-    return (ids[:, None] == ids[None]).all(-1)
+def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
+    """(b, n) True where a row of ids (b, t) is the same text as one of ``others`` (n, t); by default of ids itself."""
+    others = ids if others is None else others
+    return (ids[:, None] == others[None]).all(-1)
 
 
-def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, decoys: Tensor | None = None) -> Tensor:
-    """Cross entropy of each row of scores (b, b) against its own column, smoothed, mean over rows.
+def own_column(rows: int, columns: int, first: int, device: torch.device) -> Tensor:
+    """(rows, columns) True where the column is the row's own partner, the partner of row 0 being column ``first``."""
+    return torch.arange(columns, device=device) == torch.arange(first, first + rows, device=device).unsqueeze(1)
 
-    Entries of ``excluded`` (b, b) count as no candidates, except on the diagonal. ``decoys`` (b,) are scores of one
-    wrong candidate more for each row, -inf where it has none.
+
+def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, decoys: Tensor | None = None,
+                     first: int = 0) -> Tensor:
+    """Cross entropy of each row of scores (b, n) against its own column, smoothed, mean over rows.
+
+    Row 0's own column is ``first``, and so on. Entries of ``excluded`` (b, n) count as no candidates, except the own
+    one. ``decoys`` (b,) are scores of one wrong candidate more for each row, -inf where it has none.
     """
-    if len(scores) < 2:
+    rows, columns = scores.shape
+    if columns < 2:
         raise ValueError("the contrastive objective needs at least two pairs in a batch")
     candidates = torch.ones_like(scores, dtype=torch.bool) if excluded is None else ~excluded
-    candidates = candidates | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    candidates = candidates | own_column(rows, columns, first, scores.device)
     if decoys is not None:
         scores = torch.cat([scores, decoys[:, None]], 1)
         candidates = torch.cat([candidates, decoys[:, None].isfinite()], 1)
     log_shares = scores.float().masked_fill(~candidates, float("-inf")).log_softmax(1)
     smooth = log_shares.masked_fill(~candidates, 0).sum(1) / candidates.sum(1)
-    return -((1 - LABEL_SMOOTHING) * log_shares.diagonal() + LABEL_SMOOTHING * smooth).mean()
+    own = log_shares.diagonal(first)[:rows]
+    return -((1 - LABEL_SMOOTHING) * own + LABEL_SMOOTHING * smooth).mean()
 
 
 def negative_weights(scores: Tensor, excluded: Tensor | None = None) -> Tensor:

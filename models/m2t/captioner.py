@@ -10,16 +10,18 @@ from models.hub import silent_transformers
 from models.m2t.decoder import Decoder
 from models.m2t.front import MotionPrefix, MotionPrefixConfig
 from models.m2t.words import encode_captions, with_noise
+from utils.draws import WHOLE, Share
 
 IGNORED = -100  # target of a position that does not count
 
 
 @dataclass(frozen=True)
 class CaptionLoss:
-    """What the decoder makes of true captions, both ()."""
+    """What the decoder makes of true captions, all ()."""
 
     loss: Tensor      # mean cross entropy a word, natural logarithm
     accuracy: Tensor  # share of words that are its first choice
+    words: Tensor     # how many there are
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,21 @@ class MotionCaptioner(MotionPrefix):
         return self(motion, mask)
 
     def loss(self, motion: Tensor, m_lens: Tensor, captions: Sequence[str], keep: float = 1.0,
-             generator: torch.Generator | None = None) -> CaptionLoss:
+             generator: torch.Generator | None = None, share: Share = WHOLE) -> CaptionLoss:
         """Loss of the captions of motions. ``keep`` is the share of words that the decoder sees as they are; the
-        others are drawn from ``generator``."""
+        others are drawn from ``generator``. ``share`` is which pairs of the whole batch these are."""
         prefix = self.prefix(motion, m_lens)
         encoded = encode_captions(self.words, captions, self.longest)
-        seen = encoded.ids if keep >= 1 else with_noise(self.words, encoded, keep, generator)
+        seen = encoded.ids if keep >= 1 else with_noise(
+            self.words, encoded, keep, self.longest, generator, share)
         targets = encoded.ids[:, 1:].masked_fill(~encoded.mask[:, 1:], IGNORED).to(motion.device)
         given, mask = self._inputs(prefix, seen[:, :-1].to(motion.device), encoded.mask[:, :-1].to(motion.device))
         logits = self.llm(inputs_embeds=given, attention_mask=mask, use_cache=False,
                           logits_to_keep=targets.shape[1]).logits.float()
-        hits = (logits.detach().argmax(-1) == targets)[targets != IGNORED]
+        words = (targets != IGNORED).sum()
+        hits = (logits.detach().argmax(-1) == targets).sum()  # none where a word does not count
         return CaptionLoss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED),
-                           hits.float().mean())
+                           hits / words, words)
 
     @torch.no_grad()
     def write(self, motion: Tensor, m_lens: Tensor, writing: Writing | None = None) -> list[list[str]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.lamp.tokenizer import WordPieces
+from utils.draws import WHOLE, Share
 
 
 class Words(Protocol):
@@ -90,12 +91,15 @@ def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Caption
     return Captions(ids, mask)
 
 
-def with_noise(words: Words, captions: Captions, keep: float, generator: torch.Generator) -> Tensor:
-    """Ids (b, t) of captions in which each word stays with the chance ``keep``, and is any other id otherwise.
+def with_noise(words: Words, captions: Captions, keep: float, longest: int, generator: torch.Generator,
+               share: Share = WHOLE) -> Tensor:
+    """Ids (b, t) of captions, t <= ``longest``, in which each word stays with the chance ``keep``, and is any other id
+    otherwise. ``share`` is which captions of the whole batch these are.
 
     A decoder that reads them while it learns leans on the motion more than on the words before (T2M-GPT, section 3.2).
     """
-    noise = torch.randint(len(words), captions.ids.shape, generator=generator)
-    replaced = (torch.rand(captions.ids.shape, generator=generator) >= keep) & captions.mask
+    rows, length = captions.ids.shape
+    noise = share.randint(generator, len(words), rows, longest)[:, :length]
+    replaced = (share.rand(generator, rows, longest)[:, :length] >= keep) & captions.mask
     replaced[:, 0] = False
     return torch.where(replaced, noise, captions.ids)

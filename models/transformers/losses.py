@@ -13,6 +13,7 @@ class TokenLoss:
     loss: Tensor         # () mean over the positions
     accuracy: Tensor     # () share of them where the best class is the target
     predictions: Tensor  # (b, n) best class everywhere
+    count: Tensor        # () positions that count
 
 
 def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
@@ -21,10 +22,19 @@ def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=ignore)
     predictions = logits.argmax(-1)
     counted = labels != ignore
-    accuracy = ((predictions == labels) & counted).sum() / counted.sum().clamp_min(1)
-    return TokenLoss(loss, accuracy, predictions)
+    count = counted.sum()
+    accuracy = ((predictions == labels) & counted).sum() / count.clamp_min(1)
+    return TokenLoss(loss, accuracy, predictions, count)
 
 
 def padding_of(token_lens: Tensor, length: int) -> Tensor:
     """(b, length), True from each sample's end on; ``token_lens`` (b,)."""
     return torch.arange(length, device=token_lens.device) >= token_lens[:, None]
+
+
+def needed_width(token_lens: Tensor, length: int) -> int:
+    """How many of ``length`` positions are worth computing for samples of ``token_lens`` (b,).
+
+    The CPU saves what lies behind the longest; elsewhere shapes stay the same, and nothing waits to learn the lengths.
+    """
+    return min(length, int(token_lens.max())) if token_lens.device.type == "cpu" else length

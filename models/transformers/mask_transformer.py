@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups, one_group
-from models.transformers.losses import TokenLoss, padding_of, token_loss
+from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
 from models.transformers.sampling import cosine_mask_ratio, lowest, sample_tokens, top_k_filter
 from models.transformers.trunk import Trunk, attention_mask, initialise
+from utils.draws import WHOLE, Share
 
 KEPT = 1e5           # score of a token that is not to be masked again
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
@@ -24,6 +25,10 @@ class Corrupted:
     ids: Tensor      # (b, n) what the model sees
     labels: Tensor   # (b, n) the true id where it is asked for, the mask id elsewhere
     padding: Tensor  # (b, n) True at padding
+
+    def cut(self, length: int) -> "Corrupted":
+        """The first ``length`` positions."""
+        return Corrupted(self.ids[:, :length], self.labels[:, :length], self.padding[:, :length])
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,18 @@ class MaskTransformer(Trunk):
         conditional, unconditional = both.chunk(2)
         return unconditional + cond_scale * (conditional - unconditional)
 
-    def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator) -> Corrupted:
+    def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator,
+                share: Share = WHOLE) -> Corrupted:
         """Hide part of ``ids`` (b, n) for training; whatever lies behind ``token_lens`` (b,) becomes padding.
+        ``share`` is which samples of the whole batch these are.
 
         Each sample has max(1, round(length cos(u pi / 2))) of its own tokens chosen, u uniform. Of these 10 % become
         a random code, of the rest 88 % the mask.
         """
         b, n = ids.shape
-        uniform = torch.rand(4, b, n, generator=generator, device=generator.device).to(ids.device)
-        progress = torch.rand(b, generator=generator, device=generator.device).to(ids.device)
-        codes = torch.randint(self.config.num_tokens, (b, n), generator=generator, device=generator.device)
+        uniform = share.rand(generator, b, 3, n).to(ids.device).unbind(1)
+        progress = share.rand(generator, b).to(ids.device)
+        codes = share.randint(generator, self.config.num_tokens, b, n)
         padding = padding_of(token_lens, n)
         counts = (cosine_mask_ratio(progress) * token_lens).round().clamp_min(1)
         chosen = lowest(uniform[0].masked_fill(padding, KEPT), counts) & ~padding
@@ -91,13 +98,16 @@ class MaskTransformer(Trunk):
         seen = torch.where(at_random, codes.to(ids.device), seen).masked_fill(at_mask, self.mask_id)
         return Corrupted(seen, torch.where(chosen, ids, self.mask_id), padding)
 
-    def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator) -> TokenLoss:
+    def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
+             share: Share = WHOLE) -> TokenLoss:
         """Loss of predicting hidden tokens: ids (b, n), text features (b, c), lengths in tokens (b,).
 
         In training mode some samples lose their text (``cond_drop_prob``).
         """
-        batch = self.corrupt(ids, token_lens, generator)
-        logits = self(batch.ids, self.drop_condition(cond, generator), batch.padding)
+        batch = self.corrupt(ids, token_lens, generator, share)
+        if self.config.attention != "additive":  # which sees the padding
+            batch = batch.cut(needed_width(token_lens, ids.shape[1]))
+        logits = self(batch.ids, self.drop_condition(cond, generator, share), batch.padding)
         return token_loss(logits, batch.labels, self.mask_id)
 
     @torch.no_grad()

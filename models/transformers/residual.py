@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups
-from models.transformers.losses import TokenLoss, padding_of, token_loss
+from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
 from models.transformers.sampling import cosine_mask_ratio, sample_tokens, top_k_filter
 from models.transformers.trunk import INIT_STD, Trunk, attention_mask, initialise
+from utils.draws import WHOLE, Share
 
 
 class ResidualTransformer(Trunk):
@@ -88,22 +89,23 @@ class ResidualTransformer(Trunk):
         used = (below < layers[:, None]).to(tables.dtype)     # (b, q-1)
         return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
 
-    def draw_layers(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw_layers(self, count: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
         """Layers (count,) in 1 .. q-1 to train on, low ones more often."""
-        progress = torch.rand(count, generator=generator, device=generator.device)
+        progress = share.rand(generator, count)
         return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
-             layers: Tensor | None = None) -> TokenLoss:
+             layers: Tensor | None = None, share: Share = WHOLE) -> TokenLoss:
         """Loss of predicting one layer a sample, drawn at random or given as ``layers`` (b,).
 
         Ids (b, n, q), text features (b, c), lengths in tokens (b,); whatever lies behind a length counts as padding.
         """
         if layers is None:
-            layers = self.draw_layers(len(ids), generator).to(ids.device)
+            layers = self.draw_layers(len(ids), generator, share).to(ids.device)
+        ids = ids[:, :needed_width(token_lens, ids.shape[1])]
         padding = padding_of(token_lens, ids.shape[1])
         ids = ids.masked_fill(padding[..., None], self.pad_id)
-        cond = self.drop_condition(cond, generator)
+        cond = self.drop_condition(cond, generator, share)
         logits = self.project(self(self.history_of(ids, layers), layers, cond, padding), layers)
         labels = ids.gather(2, layers[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
         return token_loss(logits, labels, self.pad_id)

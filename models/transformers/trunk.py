@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.sinusoid import sinusoid_table
 from models.transformers.config import TransformerConfig
+from utils.draws import WHOLE, Share
 
 ATTENTION_KINDS = ("causal", "additive", "full")
 POSITIONS = 5000
@@ -137,14 +138,14 @@ class Trunk(nn.Module):
         x = self.seqTransEncoder(torch.cat([prefix.to(x.dtype), x], 1), mask)
         return self.output_process(x[:, prefix.shape[1]:])
 
-    def drop_condition(self, cond: Tensor, generator: torch.Generator) -> Tensor:
+    def drop_condition(self, cond: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
         """In training mode zero whole rows of ``cond`` (b, c) with probability ``cond_drop_prob``.
 
         The rows still pass ``cond_emb``, so "no text" is its bias (Ho and Salimans 2022, classifier-free guidance).
         """
         if not self.training or self.config.cond_drop_prob == 0:
             return cond
-        draw = torch.rand(len(cond), 1, generator=generator, device=generator.device).to(cond.device)
+        draw = share.rand(generator, len(cond), 1).to(cond.device)
         return cond * (draw >= self.config.cond_drop_prob)
 
 

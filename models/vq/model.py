@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from models.vq.encdec import DROPOUT, Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from models.vq.residual import SAMPLE_TEMPERATURE, ResidualQuantizer
+from utils.draws import WHOLE, Share
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ class RVQVAE(nn.Module):
         """Every distinct codebook."""
         return list(dict.fromkeys(self.quantizer.layers))
 
-    def forward(self, motion: Tensor) -> Reconstruction:
-        """Motion features (b, t, d), normalised, through the codes and back."""
-        quantized = self.quantizer(self.encoder(motion))
+    def forward(self, motion: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
+                ) -> Reconstruction:
+        """Motion features (b, t, d), normalised, through the codes and back. ``generator`` and ``share`` are those of
+        ``EmaQuantizer``."""
+        quantized = self.quantizer(self.encoder(motion), generator, share)
         recon = self.decoder(quantized.latent).float()
         return Reconstruction(recon, quantized.codes, quantized.commitment, quantized.perplexity)
 
@@ -135,9 +138,11 @@ class HumanVQVAE(nn.Module):
         """Every distinct codebook."""
         return [self.vqvae.quantizer]
 
-    def forward(self, motion: Tensor) -> Reconstruction:
-        """Motion features (b, t, d), normalised, through the codes and back."""
-        quantized = self.vqvae.quantizer(self.vqvae.encoder(motion))
+    def forward(self, motion: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
+                ) -> Reconstruction:
+        """Motion features (b, t, d), normalised, through the codes and back. ``generator`` and ``share`` are those of
+        ``EmaQuantizer``."""
+        quantized = self.vqvae.quantizer(self.vqvae.encoder(motion), generator=generator, share=share)
         recon = self.vqvae.decoder(quantized.latent).float()
         return Reconstruction(recon, quantized.codes.unsqueeze(-1), quantized.commitment, quantized.perplexity)
 

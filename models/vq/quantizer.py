@@ -4,11 +4,16 @@ Two rules for what a dead code becomes. By default it takes a random row of the 
 has enough) and its running sums start again, so that it has a fair chance to be used. ``published`` repeats the
 released code: code k takes row k of the batch and its sums go on decaying, so it is replaced at every step until a
 row falls to it. A code is dead when its running count is below one use a step on average (both rules).
+
+The batch is that of all processes of a run: they add up what they saw, and keep the same codebook.
 """
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from utils import ranks
+from utils.draws import WHOLE, Share, choose
 
 ALIVE = 1.0  # running count, in rows a step, from which on a code counts as in use
 TILE_NOISE = 0.01  # spread of the copies where a batch has fewer rows than the codebook, over sqrt(dim)
@@ -40,36 +45,47 @@ class EmaQuantizer(nn.Module):
         self.register_buffer("code_count", torch.zeros(codes), persistent=False)
         self.initialised = False
 
-    def forward(self, latent: Tensor, temperature: float = 0.0) -> Quantized:
+    def forward(self, latent: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None,
+                share: Share = WHOLE) -> Quantized:
         """Quantize (b, dim, n); in training mode also update the codebook, after using it.
 
-        ``temperature`` > 0 adds Gumbel noise to ``-distance / temperature`` before the choice.
+        ``temperature`` > 0 draws the codes, as ``sample`` does. ``generator``, alike in all processes, by default
+        torch's own, draws them and what dead codes become; ``share`` is which clips of the whole batch these are.
         """
         b, dim, n = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
             latent = latent.float()
             rows = latent.transpose(1, 2).reshape(-1, dim)
+            generator = generator or torch.default_generator
             if self.training and not self.initialised:
-                self._initialise(rows.detach())
-            ids = self.nearest(rows, temperature)
+                self._initialise(rows.detach(), generator)
+            ids = (self.sample(rows, temperature, share.rand(generator, b, n).flatten().to(rows.device))
+                   if temperature > 0 else self.nearest(rows))
             chosen = self.codebook[ids]
             if self.training:
-                self._update(rows.detach(), ids)
+                counts = self._update(rows.detach(), ids, generator)
+            else:
+                counts = torch.bincount(ids, minlength=len(self.codebook))
             chosen = chosen.view(b, n, dim).transpose(1, 2)
             commitment = (latent - chosen.detach()).square().mean()
             straight = latent + (chosen - latent).detach()
-            return Quantized(straight, ids.view(b, n), commitment, self._perplexity(ids))
+            return Quantized(straight, ids.view(b, n), commitment, perplexity(counts))
 
     @torch.no_grad()
-    def nearest(self, rows: Tensor, temperature: float = 0.0) -> Tensor:
+    def nearest(self, rows: Tensor) -> Tensor:
         """Ids (r,) of the codes nearest to rows (r, dim), the lowest id among equals."""
-        distance = (rows.square().sum(1, keepdim=True) - 2 * rows @ self.codebook.T
-                    + self.codebook.square().sum(1))
-        if temperature > 0:
-            # The negative log of an exponential variable is Gumbel noise, at half the cost of two logs.
-            noise = torch.empty_like(distance).exponential_().clamp_min_(1e-20).log_()
-            distance = (distance / temperature).add_(noise)
-        return distance.argmin(1)
+        return self._distances(rows).argmin(1)
+
+    @torch.no_grad()
+    def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+        """Ids (r,) drawn by the softmax of ``-distance / temperature``, as Gumbel noise on it would; ``uniform`` (r,)
+        in [0, 1) decides."""
+        return choose((self._distances(rows) / -temperature).softmax(1), uniform)
+
+    def _distances(self, rows: Tensor) -> Tensor:
+        """Squared distances (r, codes)."""
+        return (rows.square().sum(1, keepdim=True) - 2 * rows @ self.codebook.T
+                + self.codebook.square().sum(1))
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Vectors (..., dim) of ids (...); id -1 is the zero vector."""
@@ -93,36 +109,51 @@ class EmaQuantizer(nn.Module):
         self.code_count.fill_(1.0)
         self.initialised = True
 
-    def _perplexity(self, ids: Tensor) -> Tensor:
-        share = torch.bincount(ids, minlength=len(self.codebook)).float() / ids.numel()
-        return torch.exp(-(share * torch.log(share + 1e-7)).sum())
-
-    def _candidates(self, rows: Tensor) -> Tensor:
-        """One row a code, (codes, dim): what a code is set to when it starts or is reset."""
+    def _candidates(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """What a code is set to when it starts or is reset, one row of the whole batch a code: (codes, dim) with the
+        rows that are here, zero where another process has them, so that the sum over the processes has all."""
         codes, dim = self.codebook.shape
-        if len(rows) < codes:
-            copies = -(-codes // len(rows))
-            rows = rows.repeat(copies, 1)
-            rows = rows + torch.randn_like(rows) * (TILE_NOISE / dim**0.5)
+        whole = ranks.count() * len(rows)
+        copies = -(-codes // whole)
         if self.published:
-            return rows[:codes]
-        return rows[torch.randperm(len(rows), device=rows.device)[:codes]]
+            chosen = torch.arange(codes)
+        else:
+            chosen = torch.randperm(copies * whole, generator=generator, device=generator.device)[:codes]
+        here = chosen.to(rows.device) % whole - ranks.number() * len(rows)
+        fresh = rows[here.clamp(0, len(rows) - 1)]
+        if copies > 1:
+            noise = torch.randn(codes, dim, generator=generator, device=generator.device).to(rows)
+            fresh = fresh + noise * (TILE_NOISE / dim**0.5)
+        if ranks.count() == 1:
+            return fresh
+        return torch.where(((here >= 0) & (here < len(rows))).unsqueeze(1), fresh, 0)
 
     @torch.no_grad()
-    def _initialise(self, rows: Tensor) -> None:
-        self.codebook.copy_(self._candidates(rows))
+    def _initialise(self, rows: Tensor, generator: torch.Generator) -> None:
+        self.codebook.copy_(ranks.total(self._candidates(rows, generator)))
         self.seed_running_state()
 
     @torch.no_grad()
-    def _update(self, rows: Tensor, ids: Tensor) -> None:
+    def _update(self, rows: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Learn from rows (r, dim) and the codes (r,) they fell to; gives how many of the whole batch fell to each."""
+        codes, dim = self.codebook.shape
         sums = torch.zeros_like(self.code_sum).index_add_(0, ids, rows)
-        counts = torch.bincount(ids, minlength=len(self.codebook)).to(rows.dtype)
+        counts = torch.bincount(ids, minlength=codes).to(rows.dtype)
+        seen = torch.cat([sums, self._candidates(rows, generator), counts.unsqueeze(1)], 1)  # together: one exchange
+        sums, fresh, counts = ranks.total(seen).split([dim, dim, 1], 1)
+        counts = counts.squeeze(1)
         self.code_sum.mul_(self.mu).add_(sums, alpha=1 - self.mu)
         self.code_count.mul_(self.mu).add_(counts, alpha=1 - self.mu)
         alive = (self.code_count >= ALIVE).unsqueeze(1)
-        fresh = self._candidates(rows)
         means = self.code_sum / self.code_count.clamp_min(1e-12).unsqueeze(1)
         self.codebook.copy_(torch.where(alive, means, fresh))
         if not self.published:
             self.code_sum.copy_(torch.where(alive, self.code_sum, fresh))
             self.code_count.copy_(torch.where(alive.squeeze(1), self.code_count, torch.ones_like(counts)))
+        return counts
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Exp of the entropy () of how often codes (codes,) were used."""
+    shares = counts / counts.sum()
+    return torch.exp(-(shares * torch.log(shares + 1e-7)).sum())

@@ -1,13 +1,13 @@
 """Residual quantization: each layer quantizes what the layers before it left over."""
-import random
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.vq.quantizer import EmaQuantizer
+from utils.draws import WHOLE, Share
 
-SAMPLE_TEMPERATURE = 0.5  # of the Gumbel noise on the choice of codes while training; 0 is none
+SAMPLE_TEMPERATURE = 0.5  # of the noise on the choice of codes while training; 0 is none
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,18 @@ class ResidualQuantizer(nn.Module):
         self.dropout_prob = dropout_prob
         self.temperature = temperature
 
-    def forward(self, latent: Tensor) -> ResidualQuantized:
-        """Quantize (b, dim, n). Training: Gumbel noise on the choice, and with ``dropout_prob`` only the first
-        1..q layers run (one draw a batch), so that every prefix of the layers decodes."""
+    def forward(self, latent: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
+                ) -> ResidualQuantized:
+        """Quantize (b, dim, n). Training: noise on the choice, and with ``dropout_prob`` only the first 1..q layers run
+        (one draw a batch), so that every prefix of the layers decodes. ``generator`` and ``share`` are those of
+        ``EmaQuantizer``."""
+        generator = generator or torch.default_generator
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)
         codes, commitments, perplexities = [], [], []
-        last = self._last_layer() if self.training else len(self.layers) - 1
+        last = self._last_layer(generator) if self.training else len(self.layers) - 1
         temperature = self.temperature if self.training else 0.0
         for layer in self.layers[:last + 1]:
-            result = layer(residual, temperature)
+            result = layer(residual, temperature, generator, share)
             residual = residual - result.latent.detach()
             total = total + result.latent
             codes.append(result.codes)
@@ -51,11 +54,9 @@ class ResidualQuantizer(nn.Module):
         return ResidualQuantized(total, torch.stack(codes, -1), torch.stack(commitments).mean(),
                                  torch.stack(perplexities).mean())
 
-    def _last_layer(self) -> int:
-        # Python's generator: one draw a batch, the same on every rank that was seeded alike.
-        if random.random() < self.dropout_prob:
-            return random.randrange(len(self.layers))
-        return len(self.layers) - 1
+    def _last_layer(self, generator: torch.Generator) -> int:
+        drops, last = torch.rand(2, generator=generator, device=generator.device).tolist()
+        return int(last * len(self.layers)) if drops < self.dropout_prob else len(self.layers) - 1
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Vectors of each layer (q', b, n, dim) for codes (b, n, q'), q' <= q; -1 is the zero vector."""

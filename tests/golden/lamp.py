@@ -113,7 +113,7 @@ def _check_features(model: LaMP, encoded: EncodedMotion, ids: Tensor, mask: Tens
     report.close("retrieval_motion", model.motion_embedding(encoded), TOLERANCE)
     cosines = similarity(text, model.motion_query_features(encoded))
     report.close("sim_m2t", cosines.T, TOLERANCE)
-    to_motion, to_text = model.negative_chances(model.scaled(cosines), ids)
+    to_motion, to_text = (model.negative_chances(way, ids) for way in (model.scaled(cosines), model.scaled(cosines.T)))
     report.close("weights_t2m", to_motion, TOLERANCE)
     report.close("weights_m2t", to_text, TOLERANCE)
     report.equal("each row's own caption", same_caption(ids).diagonal().all().item(), True)

@@ -1,0 +1,128 @@
+"""Two processes that share a batch train as one does."""
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from tests.toy import (
+    ROOT,
+    TINY_EVALUATOR,
+    TINY_LAMP,
+    TINY_LENGTH,
+    TINY_M2T,
+    TINY_T2M,
+    TINY_VQ,
+    make_bert,
+    make_dataset,
+    make_glove,
+    run_here,
+)
+from tests.two_processes import without_dropout
+from training.checkpoint import load_checkpoint
+
+# Sums come in another order, which is all that may differ: float32 has 7 digits, and a loss few terms.
+CLOSE = {"rel": 2e-4, "abs": 1e-5}
+SHARED = ("--gpu_id", "-1", "--log_every", "1", "--seed", "7")
+STAGES = {
+    "vq": ("train_vq", [*TINY_VQ, "--quantize_dropout_prob", "0.5"]),
+    "lamp": ("train_lamp", [*TINY_LAMP, "--bert", "bert", "--vq_name", "vq_one", "--side_decoys",
+                            "--attention_dropout", "0"]),
+    "ptc": ("train_lamp", [*TINY_LAMP, "--bert", "bert", "--vq_name", "vq_one", "--objectives", "ptc",
+                           "--attention_dropout", "0"]),
+    "t2m": ("train_t2m_transformer", [*TINY_T2M, "--vq_name", "vq_one", "--lamp_name", "lamp_one", "--dropout", "0"]),
+    "res": ("train_res_transformer", [*TINY_T2M, "--vq_name", "vq_one", "--lamp_name", "lamp_one", "--dropout", "0"]),
+    "len": ("train_len_estimator", [*TINY_LENGTH, "--lamp_name", "lamp_one"]),
+    "evaluator": ("train_evaluator", [*TINY_EVALUATOR, "--negatives", "3"]),
+    "m2t": ("train_m2t", [*TINY_M2T, "--lamp_name", "lamp_one", "--pkeep", "0.7"]),
+}
+LOGS = {"ptc": "lamp"}
+
+
+def job(stage: str, suffix: str, *more: str) -> list[str]:
+    """A script and its arguments: the run ``<stage>_<suffix>``."""
+    script, arguments = STAGES[stage]
+    return [script, "--name", f"{stage}_{suffix}", "--data_root", "data", *SHARED, *arguments, *more]
+
+
+def alone(folder: Path, line: list[str]) -> None:
+    run_here(importlib.import_module(line[0]).main, *line[1:], cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage was trained by one process and by two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    make_dataset(folder / "data")
+    make_bert(folder / "bert")
+    make_glove(folder / "glove")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Dropout, "forward", nn.Dropout.forward)  # so that it comes back
+        without_dropout()
+        for stage in STAGES:
+            alone(folder, job(stage, "one"))
+        for stage in ("vq", "t2m"):
+            alone(folder, job(stage, "parts", "--grad_accum", "2"))
+        alone(folder, job("vq", "begun_alone", "--total_iter", "3"))
+        (folder / "jobs.json").write_text(json.dumps([
+            *(job(stage, "two") for stage in STAGES), job("vq", "begun_alone", "--is_continue"),
+            job("vq", "begun_by_two", "--total_iter", "3")]))
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                    "--main_process_port", "0"]
+        made = subprocess.run([*launcher, str(ROOT / "tests" / "two_processes.py"), str(folder / "jobs.json")],
+                              env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, cwd=folder,
+                              capture_output=True, text=True, timeout=600, check=False)
+        assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
+        (folder / "output.txt").write_text(made.stdout)
+        alone(folder, job("vq", "begun_by_two", "--is_continue"))
+    return folder
+
+
+def curve(folder: Path, stage: str, suffix: str, part: str = "train") -> dict[str, list[float]]:
+    """Numbers of a run by name, a value a step."""
+    log = EventAccumulator(str(folder / "log" / LOGS.get(stage, stage) / "t2m" / f"{stage}_{suffix}"))
+    log.Reload()
+    return {key: [event.value for event in log.Scalars(key)] for key in log.Tags()["scalars"] if key.startswith(part)}
+
+
+def latest(folder: Path, run: str) -> dict:
+    return load_checkpoint(folder / "checkpoints" / "t2m" / run / "model" / "latest.tar")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_two_processes_have_the_numbers_of_one(runs: Path, stage: str, part: str) -> None:
+    one, two = (curve(runs, stage, suffix, part) for suffix in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert f"{part}/loss" in one or stage in ("lamp", "ptc", "evaluator")
+    for key, values in one.items():
+        assert two[key] == pytest.approx(values, **CLOSE), key
+
+
+@pytest.mark.parametrize("stage", ["vq", "t2m"])
+def test_a_batch_in_parts_has_the_gradient_of_the_batch(runs: Path, stage: str) -> None:
+    """The first step, that is: codes are learned a part at a time."""
+    one, parts = (curve(runs, stage, suffix) for suffix in ("one", "parts"))
+    steps = slice(None) if stage == "t2m" else slice(1)
+    assert parts["train/loss"][steps] == pytest.approx(one["train/loss"][steps], **CLOSE)
+
+
+@pytest.mark.parametrize("run", ["vq_begun_alone", "vq_begun_by_two"])
+def test_a_run_goes_on_with_another_number_of_processes(runs: Path, run: str) -> None:
+    whole, resumed = latest(runs, "vq_one"), latest(runs, run)
+    assert resumed["total_it"] == whole["total_it"] == 6
+    for name, tensor in whole["vq_model"].items():
+        torch.testing.assert_close(resumed["vq_model"][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_main_process_alone_speaks_and_writes(runs: Path) -> None:
+    text = (runs / "output.txt").read_text()
+    assert text.count("training clips") == len([line for line in STAGES if line == "vq"]) + 2
+    assert len(list((runs / "log" / "vq" / "t2m" / "vq_two").iterdir())) == 1

@@ -1,0 +1,29 @@
+"""Runs training scripts one after another in the processes that a launcher has started: ``JOBS.json`` has their lines."""
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.toy import run_here
+
+
+def without_dropout() -> None:
+    """Dropout is the one draw that differs between processes, so none may be where their numbers are compared."""
+    nn.Dropout.forward = lambda _, x: x
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    without_dropout()
+    jobs = Path(sys.argv[1])
+    for script, *arguments in json.loads(jobs.read_text()):
+        run_here(importlib.import_module(script).main, *arguments, cwd=jobs.parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""How a run starts: its processes, their devices, and which of them speaks."""
+import argparse
+import os
+import sys
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from utils import ranks
+from utils.device import select_device
+from utils.errors import InputError
+from utils.seeding import seed_everything
+
+PATIENCE = timedelta(hours=2)  # of processes for one that computes text features
+
+
+def start_run(opt: argparse.Namespace) -> torch.device:
+    """Seed everything, join the other processes where there are some, and let the main one alone speak.
+
+    Gives the device of this process. Raises ``InputError`` where it is not there.
+    """
+    seed_everything(opt.seed)
+    device = make_accelerator(opt).device
+    if not ranks.is_main():
+        opt.quiet = True
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
+    return device
+
+
+def make_accelerator(opt: argparse.Namespace, find_unused: bool = False) -> Accelerator:
+    """The process group and precision that the flags ask for; ``opt.gpu_id`` picks the device of a single process.
+
+    ``find_unused``: some parameters have no part in the loss.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        cpu = opt.gpu_id == -1 or not torch.cuda.is_available()
+    else:
+        device = select_device(opt.gpu_id)
+        cpu = device.type == "cpu"
+        if not cpu:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    if cpu and opt.mixed_precision == "fp16":
+        raise InputError("--mixed_precision fp16 needs a GPU; CPUs have bf16")
+    # The processes come to the same buffers by themselves, so none needs to be sent.
+    wrapper = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused,
+                                            gradient_as_bucket_view=True)
+    return Accelerator(cpu=cpu, mixed_precision=opt.mixed_precision,
+                       kwargs_handlers=[wrapper, InitProcessGroupKwargs(timeout=PATIENCE)])
