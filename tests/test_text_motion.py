@@ -10,7 +10,7 @@ from data.prompts import Prompt, read_prompts
 from data.specs import dataset_spec
 from data.text import clean_caption, read_captions
 from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
-from training.loop import EpochBatches
+from training.batches import EpochBatches
 from utils.errors import InputError
 
 DIM = 263

@@ -1,4 +1,4 @@
-"""Runs training scripts one after another in the processes that a launcher has started: ``JOBS.json`` has their lines."""
+"""Runs training scripts one after another in the processes that a launcher started: ``JOBS.json`` has their lines."""
 import importlib
 import json
 import sys
