@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from data.specs import dataset_spec
@@ -20,7 +21,7 @@ from training.checkpoint import (
 from training.launch import make_accelerator
 from training.load import settle_lamp
 from training.loop import Trainer, is_better
-from training.meter import Meter
+from training.meter import Meter, Shown
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.stage import Stage, to_device, trainable
@@ -40,6 +41,36 @@ def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:
     assert content["settings"]["lr"] == 0.1
     assert read_options(home / "opt.txt")["is_train"] is True
     assert list(Path("log").glob("pull/t2m/run/events.*"))
+
+
+def test_parts_of_a_batch_are_its_samples_with_its_draws(home: Path) -> None:
+    whole, parts = Pull(), Pull()
+    for stage, count in ((whole, 1), (parts, 2)):
+        Trainer(stage, options(total_iter=3, batch_size=4, grad_accum=count), Numbers(10), always).run()
+    for made, expected in ((parts.batches, whole.batches), (parts.draws, whole.draws)):
+        assert [made[0] + made[1], made[2] + made[3], made[4] + made[5]] == expected
+    assert torch.equal(parts.model.weight, whole.model.weight)
+    assert home.is_dir()
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"batch_size": 6, "grad_accum": 4}, "--batch_size 6 is no multiple of 1 processes x --grad_accum 4"),
+    ({"batch_size": 8, "grad_accum": 4}, "3 training samples are too few for 1 processes x --grad_accum 4")])
+def test_batches_that_cannot_be_cut_are_refused(home: Path, given: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Trainer(Pull(), options(**given), Numbers(3), always)
+    assert not home.exists()
+
+
+def test_processes_take_the_rows_of_a_batch_in_turn_part_by_part() -> None:
+    whole = list(EpochBatches(25, 12, seed=3))
+    for parts, ranks in ((1, 2), (2, 1), (2, 3)):
+        shares = [EpochBatches(25, 12, seed=3, parts=parts, rank=rank, ranks=ranks) for rank in range(ranks)]
+        taken = [list(share) for share in shares]
+        assert sum(([*part] for step in zip(*taken, strict=True) for part in step), []) == sum(whole, [])
+        assert {len(share) for share in shares} == {2}
+        firsts = sorted(share.first for one in shares for share in one.shares())
+        assert firsts == list(range(0, 12, 12 // parts // ranks))
 
 
 def test_a_run_ends_after_max_epoch_epochs_of_whole_batches(home: Path) -> None:
@@ -132,6 +163,8 @@ def test_a_run_goes_on_where_it_stopped(home: Path) -> None:
     progress = Trainer(rest, options(total_iter=12, is_continue=True), Numbers(10), always).run()
     assert progress.total_it == 12
     assert rest.batches == whole.batches[6:]
+    assert rest.draws == whole.draws[6:]
+    assert len({tuple(draws) for draws in whole.draws}) == 12
     assert torch.equal(rest.model.weight, whole.model.weight)
     assert load_checkpoint(home / "model" / "latest.tar")["total_it"] == 12
 
@@ -231,6 +264,29 @@ def test_a_meter_tells_means_since_it_was_last_asked() -> None:
     assert meter.flush() == {"loss": 3.0, "acc": 0.5}
     meter.add({"loss": torch.tensor(4.0)})
     assert meter.flush() == {"loss": 4.0}
+
+
+def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
+    """Pieces of 1 and 3 masked tokens, say: each token counts alike."""
+    weight = nn.Parameter(torch.tensor(0.0))
+    shown = Shown(2)
+    for loss, count in ((8.0, 1.0), (4.0, 3.0)):
+        shown.add({"loss": loss * (1 + weight), "acc": torch.tensor(loss / 10),
+                   "weight": torch.tensor(count)}).backward()
+    numbers = shown.settle([weight])
+    assert {key: float(value) for key, value in numbers.items()} == pytest.approx({"loss": 5.0, "acc": 0.5})
+    assert float(weight.grad) == pytest.approx(5.0)
+
+
+def test_the_time_of_a_step_is_told_part_by_part(home: Path) -> None:
+    Trainer(Pull(), options(total_iter=6, log_every=3), Numbers(4), always).run()
+    log = EventAccumulator("log/pull/t2m/run")
+    log.Reload()
+    for key in ("data_ms", "forward_ms", "backward_ms", "optimizer_ms", "samples_per_s"):
+        times = log.Scalars(f"time/{key}")
+        assert [time.step for time in times] == [3, 6]
+        assert all(time.value > 0 for time in times)
+    assert home.is_dir()
 
 
 def test_nested_batches_move_with_their_structure() -> None:

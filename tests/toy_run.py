@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from training.stage import Stage
+from utils.draws import Share
 
 
 class Numbers(Dataset):
@@ -38,11 +39,12 @@ class Pull(Stage):
         nn.init.zeros_(model.weight)
         super().__init__(model)
         self.slope, self.numbers = slope, list(numbers)
-        self.gradients, self.batches = [], []
+        self.gradients, self.batches, self.draws = [], [], []
         model.weight.register_hook(lambda gradient: self.gradients.append(float(gradient)))
 
-    def forward(self, batch: Tensor, *_: object) -> dict[str, Tensor]:
+    def forward(self, batch: Tensor, generator: torch.Generator, share: Share) -> dict[str, Tensor]:
         self.batches.append(batch.tolist())
+        self.draws.append(share.rand(generator, len(batch)).tolist())
         return {"loss": self.slope * self.model.weight.sum()}
 
     def validate(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from utils.device import select_device
 from utils.errors import InputError
 from utils.seeding import seed_everything
 
-PATIENCE = timedelta(hours=2)  # of processes for one that computes text features
+PATIENCE = timedelta(hours=1)  # of processes for one whose part of a validation takes longer
 
 
 def start_run(opt: argparse.Namespace) -> torch.device:

@@ -1,6 +1,5 @@
 """What the processes of one run do together. A run of a single process may call all of it, and nothing is exchanged."""
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -95,15 +94,3 @@ def divide(items: Sequence[Item], make: Callable[[list[Item]], Sequence[Made]]) 
     parts: list[Sequence[Made]] = [[]] * count()
     dist.all_gather_object(parts, make(list(items[number()::count()])))
     return [parts[index % count()][index // count()] for index in range(len(items))]
-
-
-@contextmanager
-def main_first() -> Iterator[None]:
-    """Run a block in the main process, then in the others, which find what it has left on the disk."""
-    if not is_main():
-        dist.barrier()
-    try:
-        yield
-    finally:
-        if is_main() and count() > 1:
-            dist.barrier()
