@@ -11,7 +11,7 @@ $(VENV)/.ready: requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt visualization/page/package-lock.json $(VENV)/.ready
+$(VENV)/.ready-dev: requirements-dev.txt requirements-app.txt visualization/page/package-lock.json $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	command -v npm >/dev/null && npm ci --silent --prefix visualization/page \
 		|| echo "no packages of npm: the tests that need them are skipped"

@@ -69,12 +69,13 @@ def test_no_file_contains(pattern):
     ("models.vq.model", "from evaluation.metrics import fid", "models.vq.model imports evaluation.metrics"),
     ("models.vq.model", "import options", "models.vq.model imports options"),
     ("data.specs", "from prepare.motions import export", "data.specs imports prepare.motions"),
+    ("visualization.html", "import serving.rooms", "visualization.html imports serving.rooms"),
     ("training.loop", "from train_vq import main", "training.loop imports the script train_vq"),
     ("gen_t2m", "import train_vq", "gen_t2m imports the script train_vq"),
 ])
 def test_a_broken_direction_is_found(module, text, broken):
     made_up = {"motion.skeleton": "import numpy", "utils.files": "import os", "data.specs": "", "train_vq": "",
-               "evaluation.metrics": "", "options": "", "prepare.motions": ""}
+               "evaluation.metrics": "", "options": "", "prepare.motions": "", "serving.rooms": ""}
     assert broken_directions(made_up) == []
     assert broken_directions(made_up | {module: text}) == [broken]
 

@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from options.app import parse_app_options
 from options.edit import parse_edit_options
 from options.evaluate import parse_generation_evaluation, parse_retrieval_evaluation, parse_tokenizer_evaluation
 from options.evaluator import parse_evaluator_options
@@ -26,7 +27,7 @@ PARSERS = {
     "eval_t2m_vq.py": parse_tokenizer_evaluation,
     "eval_t2m_trans_res.py": parse_generation_evaluation, "eval_retrieval.py": parse_retrieval_evaluation,
     "train_m2t.py": parse_m2t_options, "M2T_eval.py": parse_m2t_evaluation, "gen_m2t.py": parse_caption_options,
-    "search_motion.py": parse_search_options,
+    "search_motion.py": parse_search_options, "app.py": parse_app_options,
 }
 
 

@@ -45,6 +45,7 @@ class Viewer {
     const { title, motions, fps } = this.data;
     document.title = title;
     get("title").textContent = title;
+    document.body.classList.toggle("single", motions.length === 1);  // a list of one says nothing new
     get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} frames a second`;
     motions.forEach((motion, number) => {
       const button = document.createElement("button"), words = document.createElement("b"), more = document.createElement("span");

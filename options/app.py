@@ -1,0 +1,31 @@
+"""Options of the app in the browser."""
+import argparse
+from collections.abc import Sequence
+
+from options.base import Parser, add_common, bounded, positive_int
+from options.generate import add_models, add_sampling
+
+
+def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``app.py``."""
+    parser = Parser("Make, edit, caption and find motions in a browser.")
+    add_common(parser)
+    page = parser.add_argument_group("page")
+    page.add_argument("--host", default="127.0.0.1",
+                      help="address to listen at; 0.0.0.0 lets other machines in, and there are no passwords")
+    page.add_argument("--port", type=bounded(int, 1, 65535), default=7860, help="port to listen at")
+    page.add_argument("--share", action="store_true",
+                      help="a public address for some days, through Gradio's servers: all who know it may come in")
+    page.add_argument("--max_waiting", type=positive_int, default=16,
+                      help="requests that may wait; more are turned away")
+    page.add_argument("--keep_minutes", type=positive_int, default=120,
+                      help="how long files are kept; all go when the app ends")
+    search = parser.add_argument_group("search")
+    search.add_argument("--gallery", help="folder of motions to search in; encoded once, and again where files change")
+    search.add_argument("--cache", help="file that keeps the encoded gallery; <gallery>.gallery.pt by default")
+    add_models(parser)
+    models = parser.add_argument_group("models of the other tabs")
+    models.add_argument("--m2t_name", help="M2T model that captions; by default m2t_demo, where it is there")
+    models.add_argument("--lamp_name", help="LaMP model that searches; by default lamp_demo, where it is there")
+    add_sampling(parser)
+    return parser.parse_args(argv)

@@ -1,0 +1,1 @@
+"""What app.py serves: the work behind the tabs, the page, and the files that it lends out for a while."""

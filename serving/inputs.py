@@ -1,0 +1,102 @@
+"""What comes from the page, checked: it is bounded, and what is wrong is told in a line that names no path."""
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.motion_parts import read_clip
+from data.prompts import make_prompt
+from data.specs import DatasetSpec
+from models.motion_edit import Part
+from options.edit import section
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for."""
+
+    letters: int = 300        # of a text
+    seconds: float = 30.0     # of a motion that is made
+    samples: int = 4
+    guidance: float = 10.0
+    seed: int = 2**31 - 1
+    sections: int = 8
+    upload_bytes: int = 16 << 20
+    upload_seconds: float = 120.0
+    captions: int = 5
+    found: int = 12
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A motion that was made here: joints (T, J, 3) in a ``.npy``."""
+
+    label: str
+    path: Path
+
+
+def checked_text(text: str | None, letters: int, what: str) -> str:
+    """A text that has words and is not too long."""
+    text = (text or "").strip()
+    if len(text) > letters:
+        raise InputError(f"{what} has {len(text)} letters; {letters} are the most")
+    return make_prompt(text, None, what).text
+
+
+def checked_number(value: float | None, low: float, high: float, what: str) -> float:
+    """A number from ``low`` to ``high``."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+        raise InputError(f"{what} must be from {low:g} to {high:g}, not {'nothing' if value is None else value}")
+    return value
+
+
+def checked_count(value: float | None, high: int, what: str, low: int = 1) -> int:
+    """A whole number from ``low`` to ``high``."""
+    number = checked_number(value, low, high, what)
+    if number != int(number):
+        raise InputError(f"{what} must be a whole number, not {number:g}")
+    return int(number)
+
+
+def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], spec: DatasetSpec,
+                limits: Limits) -> tuple[str, np.ndarray]:
+    """Name and features (T, d) of the motion that was uploaded or, without an upload, chosen among those made here."""
+    if upload is not None:
+        path, name = Path(upload), Path(upload).name
+        if path.stat().st_size > limits.upload_bytes:
+            raise InputError(f"{name} is larger than {limits.upload_bytes >> 20} MB")
+    else:
+        one = next((one for one in kept if one.label == chosen), None)
+        if one is None:
+            raise InputError("upload a motion, or choose one that was made here")
+        if not one.path.is_file():
+            raise InputError(f"{one.label} has been cleaned away; make it again")
+        path, name = one.path, one.label
+    try:
+        features = read_clip(path, spec)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), name)) from error
+    if len(features) > limits.upload_seconds * spec.fps:
+        raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; {limits.upload_seconds:.0f} are the most")
+    return name, features
+
+
+def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[Part]:
+    """The parts of a motion of ``frames`` frames that ``sections`` names, shares or tokens as for ``edit_t2m.py``."""
+    words = (sections or "").split()
+    if not 1 <= len(words) <= limits.sections:
+        raise InputError(f"name 1 to {limits.sections} parts, such as 0.3,0.6")
+    parts = []
+    for word in words:
+        try:
+            chosen = section(word)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"a part {error}") from error
+        if chosen.stop * unit > limits.upload_seconds * fps:
+            raise InputError(f"part {word} ends after more than {limits.upload_seconds:.0f} s")
+        parts.append(Part(*chosen.tokens(frames // unit), text))
+    return parts

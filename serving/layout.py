@@ -1,0 +1,220 @@
+"""The page of the app: four tabs, and the viewer beside each. Needs Gradio."""
+import functools
+import html
+import logging
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from serving.inputs import Kept
+from serving.workshop import ARCHIVE, FORMATS, PAGE, Result, Workshop
+from utils.errors import InputError
+
+ADDRESS = "made"  # where rooms are served, as seen from the page
+EXAMPLES = (
+    "a person walks in a circle to the left", "someone waves with the right hand",
+    "a tired old man sits down on a chair", "a footballer kicks a ball with the left foot",
+    "an actor bows deeply to the audience")
+EMPTY = '<div class="stage"><p>{}</p></div>'
+INTRO = "# LaMP\nWords to motion, and motion to words."
+
+# On a small screen the viewer lies below what was filled in.
+SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
+  { block: "nearest", behavior: "smooth" })"""
+STYLE = Path(__file__).with_name("style.css")
+
+
+def theme() -> gr.themes.Base:
+    """Colours of the viewer, and the letters of the visitor's own system: nothing is fetched."""
+    letters = ["ui-sans-serif", "system-ui", "sans-serif"]
+    return gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
+                             font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
+
+
+def told(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what is wrong appear in the page as one line; what nobody thought of goes to the terminal."""
+
+    @functools.wraps(work)
+    def wrapped(*given: Any) -> Any:
+        try:
+            return work(*given)
+        except InputError as error:
+            line = " ".join(str(error).split())
+        except Exception:
+            logging.getLogger(__name__).exception("a request failed")
+            line = "this did not work; the terminal of the app says why"
+        raise gr.Error(html.escape(line), duration=None, print_exception=False)
+
+    return wrapped
+
+
+def viewer(result: Result) -> str:
+    """What is said of a result, and the page that plays it, in a frame."""
+    room = f"{ADDRESS}/{result.room.name}"
+    links = [f'<a href="{room}/{PAGE}" target="_blank">In a tab of its own</a>']
+    if result.has_archive:
+        links.append(f'<a href="{room}/{ARCHIVE}" download>All files (.zip)</a>')
+    return (f'<div class="told"><span>{html.escape(result.said)}</span>{"".join(links)}</div>'
+            f'<div class="stage"><iframe src="{room}/{PAGE}" title="The motion" allow="fullscreen"></iframe></div>')
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Captions, and when they hold."""
+    lines = "".join(f"<tr><td>{html.escape(when)}</td><td>{html.escape(text)}</td></tr>" for when, text in rows)
+    return f'<table class="rows">{lines}</table>'
+
+
+class Layout:
+    """Builds the page over a workshop; every tab's button calls one of its methods."""
+
+    def __init__(self, workshop: Workshop, seed: int) -> None:
+        self.workshop, self.limits, self.seed = workshop, workshop.limits, min(seed, workshop.limits.seed)
+
+    def build(self) -> gr.Blocks:
+        """The page."""
+        models = self.workshop.models
+        with gr.Blocks(title="LaMP", analytics_enabled=False, fill_width=True) as page:
+            gr.Markdown(INTRO)
+            self.kept = gr.State(())
+            self.choices: list[gr.Dropdown] = []
+            with gr.Tab("Generate"):
+                generate = self._generate()
+            with gr.Tab("Edit"):
+                edit = self._edit()
+            with gr.Tab("Caption"):
+                if models.captioner is None:
+                    gr.Markdown("There is no captioning model here. Name one with `--m2t_name`.")
+                else:
+                    self._caption()
+            with gr.Tab("Search"):
+                if models.lamp is None:
+                    gr.Markdown("There is no model to search with here. Name a LaMP model with `--lamp_name`.")
+                else:
+                    self._search()
+            # All drop-down lists exist by now: what one tab makes, the others offer.
+            for begin in (generate, edit):
+                begin()
+        return page
+
+    def _generate(self) -> Callable[[], None]:
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                prompt = self._prompt("What does the person do?", EXAMPLES[0])
+                button = gr.Button("Generate", variant="primary")
+                gr.Examples([[example] for example in EXAMPLES], [prompt], label="For example")
+                with gr.Accordion("Settings", open=False):
+                    auto = gr.Checkbox(True, label="Let the model choose the length")
+                    seconds = gr.Slider(1, self.limits.seconds, 6, step=0.5, label="Seconds", visible=False)
+                    auto.change(lambda chosen: gr.update(visible=not chosen), auto, seconds, queue=False,
+                                api_visibility="private")
+                    draws = self._draws()
+            stage = self._stage("The motion will play here.")
+
+        def work(kept: tuple[Kept, ...], text: str, by_model: bool, length: float, *how: Any) -> Result:
+            return self.workshop.generate(text, None if by_model else length, *how, kept)
+
+        return functools.partial(self._makes, [button.click, prompt.submit], work,
+                                 [self.kept, prompt, auto, seconds, *draws], stage)
+
+    def _edit(self) -> Callable[[], None]:
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                source = self._source("A motion to edit")
+                sections = gr.Textbox("0.3,0.6", label="Parts to make anew", max_lines=1, max_length=200,
+                                      info="Shares of the motion such as 0.3,0.6, or tokens of 4 frames such as 20,40")
+                prompt = self._prompt("What happens in these parts?", "a person kicks with the left leg")
+                button = gr.Button("Edit", variant="primary")
+                with gr.Accordion("Settings", open=False):
+                    draws = self._draws()
+            stage = self._stage("The edited motion will play here, and the one before.")
+
+        def work(kept: tuple[Kept, ...], upload: str | None, chosen: str | None, *what: Any) -> Result:
+            return self.workshop.edit(upload, chosen, kept, *what)
+
+        return functools.partial(self._makes, [button.click, prompt.submit], work,
+                                 [self.kept, *source, sections, prompt, *draws], stage)
+
+    def _caption(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                source = self._source("A motion to tell")
+                count = gr.Slider(1, self.limits.captions, 3, step=1, label="Captions")
+                drawn = gr.Checkbox(False, label="Draw them, instead of searching for the likeliest")
+                seed = gr.Number(self.seed, precision=0, label="Seed")
+                button = gr.Button("Caption", variant="primary")
+                told_so = gr.HTML()
+            stage = self._stage("The motion will play here, under its caption.")
+
+        @told
+        def work(kept: tuple[Kept, ...], upload: str | None, chosen: str | None, *how: Any) -> tuple[Any, ...]:
+            result = self.workshop.caption(upload, chosen, kept, *how)
+            return viewer(result), table(result.rows)
+
+        self._runs([button.click], work, [self.kept, *source, count, drawn, seed], [stage, told_so])
+
+    def _search(self) -> None:
+        places = [*(["the gallery"] if self.workshop.models.gallery else []), "what was made here"]
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                text = self._prompt("What do you look for?", "someone waves")
+                source = self._source("Or a motion, without words")
+                place = gr.Radio(places, value=places[0], label="Among")
+                top_k = gr.Slider(1, self.limits.found, 6, step=1, label="How many")
+                button = gr.Button("Search", variant="primary")
+            stage = self._stage("What is found will play here.")
+
+        @told
+        def work(kept: tuple[Kept, ...], words: str, upload: str | None, chosen: str | None, among: str,
+                 count: float) -> str:
+            return viewer(self.workshop.search(words, upload, chosen, kept, among == places[-1], count))
+
+        self._runs([button.click, text.submit], work, [self.kept, text, *source, place, top_k], [stage])
+
+    def _makes(self, events: Sequence[Callable[..., Any]], work: Callable[..., Result], inputs: Sequence[Any],
+               stage: gr.HTML) -> None:
+        """Run ``work`` on ``events``; the first input is what was made before, and what is made now is added to it."""
+
+        @told
+        def run(kept: tuple[Kept, ...], *given: Any) -> tuple[Any, ...]:
+            result = work(kept, *given)
+            kept = (*kept, *result.kept)
+            labels = [one.label for one in kept]
+            return viewer(result), kept, *(gr.update(choices=labels, value=labels[-1]) for _ in self.choices)
+
+        self._runs(events, run, inputs, [stage, self.kept, *self.choices])
+
+    def _runs(self, events: Sequence[Callable[..., Any]], work: Callable[..., Any], inputs: Sequence[Any],
+              outputs: Sequence[Any]) -> None:
+        """One request at a time: the models are there once."""
+        done = gr.on(list(events), work, list(inputs), list(outputs), concurrency_limit=1, concurrency_id="models",
+                     api_visibility="private", show_progress_on=outputs[0])
+        done.success(None, js=SHOW, api_visibility="private")
+
+    def _prompt(self, label: str, example: str) -> gr.Textbox:
+        return gr.Textbox(label=label, placeholder=example, max_length=self.limits.letters, lines=2, max_lines=4)
+
+    def _draws(self) -> list[Any]:
+        """Seed, guidance, samples and formats."""
+        count = gr.Slider(1, self.limits.samples, 1, step=1, label="Samples")
+        guidance = gr.Slider(0, self.limits.guidance, self.workshop.sampling.cond_scale, step=0.5,
+                             label="Guidance by the text")
+        seed = gr.Number(self.seed, precision=0, minimum=0, maximum=self.limits.seed, label="Seed")
+        other = gr.Button("Another seed", size="sm")
+        other.click(lambda: random.randrange(1_000_000), None, seed, queue=False, api_visibility="private")
+        formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
+                                   label="Files to take away, beside .npy")
+        return [seed, guidance, count, formats]
+
+    def _source(self, label: str) -> list[Any]:
+        """An upload, or something made here."""
+        upload = gr.File(label=f"{label}: .npy or .bvh", file_types=[".npy", ".bvh"], height=160)
+        chosen = gr.Dropdown([], label="Or one that was made here", value=None)
+        self.choices.append(chosen)
+        return [upload, chosen]
+
+    def _stage(self, empty: str) -> gr.HTML:
+        with gr.Column(scale=5, min_width=340):
+            return gr.HTML(EMPTY.format(empty))

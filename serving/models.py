@@ -1,0 +1,50 @@
+"""The models behind the tabs. Only the first tab's are needed; another tab says so where its model is missing."""
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.specs import DatasetSpec, dataset_spec
+from models.text_to_motion import TextToMotion
+from training.gallery import open_gallery
+from training.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
+from training.load_m2t import LoadedCaptioner, load_captioner
+from utils.device import select_device
+from utils.paths import model_dirs
+
+BUNDLED_CAPTIONER = "m2t_demo"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the tabs work with, in eval mode on one device."""
+
+    spec: DatasetSpec
+    pipeline: TextToMotion
+    captioner: LoadedCaptioner | None
+    lamp: LoadedLaMP | None
+    gallery: Path | None
+    cache: Path | None
+    files: list[Path]  # that they were loaded from
+
+
+def load_models(opt: argparse.Namespace) -> Models:
+    """All models that the options of ``app.py`` name, and the bundled ones that are there. ``InputError`` where one
+    that was named is missing, or one that is there cannot be used."""
+    spec, device = dataset_spec(opt.dataset_name), select_device(opt.gpu_id)
+
+    def load(loader: Callable[..., Any], name: str | None, bundled: str) -> Any:
+        if name is None and not model_dirs(bundled, spec.name, opt.checkpoints_dir):
+            return None
+        return loader(name or bundled, spec, opt.checkpoints_dir, device)
+
+    pipeline, files = load_text_to_motion(opt.name, opt.len_name, spec, opt.checkpoints_dir, device, opt.which_epoch,
+                                          opt.res_name)
+    captioner = load(load_captioner, opt.m2t_name, BUNDLED_CAPTIONER)
+    lamp = load(load_lamp, opt.lamp_name, BUNDLED_LAMP)
+    gallery, cache = opt.gallery and Path(opt.gallery), opt.cache and Path(opt.cache)
+    if gallery and lamp:
+        open_gallery(gallery, lamp, spec, cache, opt.quiet)
+    return Models(spec, pipeline, captioner, lamp, gallery, cache,
+                  [*files, *(one.source.file for one in (captioner, lamp) if one is not None)])

@@ -1,0 +1,91 @@
+"""Serving the app: on this machine alone unless told otherwise, with files in one temporary folder that goes in the
+end."""
+import argparse
+import importlib.util
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.text_to_motion import Sampling
+from serving.inputs import Limits
+from serving.models import load_models
+from serving.rooms import Rooms
+from serving.workshop import Workshop
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gradio import Blocks
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+SWEEP_SECONDS = 60
+# What is lent out is not kept by the browser, and its pages are framed by the app alone.
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+           "Content-Security-Policy": "frame-ancestors 'self'"}
+
+
+def require_gradio() -> None:
+    """``InputError`` where Gradio is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("the app needs Gradio: pip install -r requirements-app.txt")
+
+
+def serve(opt: argparse.Namespace) -> None:
+    """Load the models, open the page, and stay until the process is interrupted or asked to end."""
+    require_gradio()
+    models = load_models(opt)
+    print(f"models: {', '.join(map(str, models.files))}")
+    with tempfile.TemporaryDirectory(prefix="lamp_app_") as folder:
+        rooms = Rooms(Path(folder), 60 * opt.keep_minutes)
+        workshop = Workshop(models, rooms, Sampling.from_options(vars(opt)), Limits())
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        page = open_page(workshop, opt)
+        try:
+            while not stop.wait(SWEEP_SECONDS):
+                rooms.sweep()
+        finally:
+            page.close(verbose=False)
+
+
+def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
+    """The app's page, served from threads of its own. ``InputError`` where the address is not to be had."""
+    # Read when Gradio is imported, and when it keeps an upload: nothing is reported, and all lies in one folder.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
+                   "GRADIO_TEMP_DIR": str(workshop.rooms.uploads)}
+    from starlette.routing import Route
+
+    from serving.layout import ADDRESS, STYLE, Layout, theme
+
+    page = Layout(workshop, opt.seed).build()
+    page.queue(max_size=opt.max_waiting, api_open=False)
+    lend = Route(f"/{ADDRESS}/{{room}}/{{file:path}}", lender(workshop.rooms))
+    try:
+        _, address, public = page.launch(
+            server_name=opt.host, server_port=opt.port, share=opt.share, prevent_thread_lock=True, quiet=True,
+            ssr_mode=False, footer_links=[], max_file_size=workshop.limits.upload_bytes, theme=theme(), css_paths=STYLE,
+            app_kwargs={"routes": [lend]})
+    except OSError as error:
+        raise InputError(f"--host {opt.host} --port {opt.port}: {error}") from error
+    print(f"open {public or address} in a browser; Ctrl-C ends it", flush=True)
+    return page
+
+
+def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
+    """What answers a request for a file of a room: pages are shown, everything else is saved."""
+    from starlette.responses import FileResponse, PlainTextResponse
+
+    async def lend(request: "Request") -> "Response":
+        path = rooms.find(**request.path_params)
+        if path is None:
+            return PlainTextResponse("This has been cleaned away; make it again.", 404)
+        kind = "inline" if path.suffix == ".html" else "attachment"
+        return FileResponse(path, headers=HEADERS, filename=path.name, content_disposition_type=kind)
+
+    return lend
