@@ -23,6 +23,7 @@ _STANDING_REACH = 0.05  # metres above the lowest toe of the clip, for stairs an
 _STRAIGHT = 0.01        # metres of a knee off the line from hip to ankle below which the pelvis says where it points
 
 _TOES_UP = 0.5          # sine of the steepest way up that toes bend to
+_HINGED = (0.2, 0.8)    # radians of bend from which an elbow or knee begins to be, and is, a hinge
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ def retarget(source: Recording, character: Character) -> Transfer:
     """Let ``character`` do what ``source`` does.
 
     Arms and legs point where the source's do, so that a rest pose with lowered arms and one with arms held out come
-    out alike; the trunk turns by as much as the source's. Pelvis and ankles travel as the source's, scaled by the
-    length of legs and lifted so that a standing foot lies as high over 0 and as level as the character's at rest; knees
-    take up the difference in proportions, and toes, of which the source knows nothing, bend where they would be under
-    the floor.
+    out alike, and roll about themselves so that elbows and knees bend as hinges do. The trunk turns by as much as the
+    source's. Pelvis and ankles travel as the source's, scaled by the length of legs and lifted so that a standing foot
+    lies as high over 0 and as level as the character's at rest; knees take up the difference in proportions, and toes,
+    of which the source knows nothing, bend where they would be under the floor.
 
     Raises ``ValueError`` naming a bone of ``NEEDED`` that either lacks.
     """
@@ -83,6 +84,8 @@ def retarget(source: Recording, character: Character) -> Transfer:
         _reach(side, hip, ankle, source, rest, turns)
         if f"{side}ToeEnd" in rest:
             turns[f"{side}Toe"] = _toes(side, ankle, character.floor, rest, turns)
+        _hinge(f"{side}UpLeg", f"{side}Leg", -_forward(rest), rest, turns)
+        _hinge(f"{side}Arm", f"{side}ForeArm", _forward(rest), rest, turns)
     return Transfer({bone: turn @ heading for bone, turn in turns.items()}, hips, scale)
 
 
@@ -155,14 +158,41 @@ def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndar
     return _between(stiff, np.sqrt((1 - rise**2).clip(0)) * ahead + rise * [0, 0, 1]) @ turns[foot]
 
 
+def _hinge(upper: str, lower: str, flexed: np.ndarray, rest: Mapping[str, np.ndarray],
+           turns: dict[str, np.ndarray]) -> None:
+    """Roll both bones of a limb about themselves, so that it bends to where, at rest, it would to ``flexed`` (3,)."""
+    start, end = (_unit(rest[AIMS[bone]] - rest[bone]) for bone in (upper, lower))
+    hinge = turns[upper] @ np.cross(start, flexed)
+    start, end = turns[upper] @ start, turns[lower] @ end
+    across = np.cross(start, end)
+    bend = np.arctan2(np.linalg.norm(across, axis=-1), (start * end).sum(-1))
+    roll = np.arctan2((np.cross(hinge, across) * start).sum(-1), (hinge * across).sum(-1))
+    share = ((bend - _HINGED[0]) / (_HINGED[1] - _HINGED[0])).clip(0, 1)
+    roll = roll * share**2 * (3 - 2 * share)
+    for bone, axis in ((upper, start), (lower, end)):
+        turns[bone] = _about(axis, roll) @ turns[bone]
+
+
+def _about(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) rotations about unit vectors (..., 3) by radians (...)."""
+    cross = _cross(axis)
+    angle = angle[..., None, None]
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
 def _between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """(..., 3, 3) the shortest rotation from the direction ``start`` (..., 3) to that of ``end`` (..., 3)."""
     start, end = np.broadcast_arrays(_unit(start), _unit(end))
-    x, y, z = np.moveaxis(np.cross(start, end), -1, 0)
-    cross = np.zeros((*x.shape, 3, 3))
-    cross[..., 2, 1], cross[..., 0, 2], cross[..., 1, 0] = x, y, z
-    cross -= cross.swapaxes(-1, -2)
+    cross = _cross(np.cross(start, end))
     return np.eye(3) + cross + cross @ cross / (1 + (start * end).sum(-1))[..., None, None].clip(1e-9)
+
+
+def _cross(vector: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) the matrices that multiply crosswise by ``vector`` (..., 3)."""
+    x, y, z = np.moveaxis(vector, -1, 0)
+    matrix = np.zeros((*x.shape, 3, 3))
+    matrix[..., 2, 1], matrix[..., 0, 2], matrix[..., 1, 0] = x, y, z
+    return matrix - matrix.swapaxes(-1, -2)
 
 
 def _across(places: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
@@ -147,6 +148,37 @@ def test_toes_bend_on_the_floor_and_not_in_the_air() -> None:
     above = stiff[:, 2] > height + 1e-6
     assert above.any()
     np.testing.assert_allclose(places["LeftToeEnd"][above], stiff[above], atol=1e-6)
+
+
+def forearms(bend: float) -> np.ndarray:
+    """Joints of somebody with both arms held out, the forearms raised by degrees."""
+    joints = MOTIONS["stand"].copy()
+    upper, lower = (np.linalg.norm(joints[0, joint] - joints[0, parent]) for joint, parent in ((18, 16), (20, 18)))
+    for side, (shoulder, elbow, wrist) in ((1, (16, 18, 20)), (-1, (17, 19, 21))):
+        joints[:, elbow] = joints[:, shoulder] + [side * upper, 0, 0]
+        joints[:, wrist] = joints[:, elbow] + about(2, side * bend) @ [side * lower, 0, 0]
+    return joints
+
+
+@pytest.mark.parametrize("arms_down", [0.0, 50.0])
+@pytest.mark.parametrize(("bend", "palms"), [(0, (0, 0, -1)), (90, (0, -1, 0))])
+def test_raised_forearms_come_from_rolled_elbows_with_palms_ahead(arms_down: float, bend: float,
+                                                                  palms: tuple[float, ...]) -> None:
+    source = recording(joints_to_bvh(forearms(bend), T2M, FPS))
+    turns = retarget(source, somebody(source, arms_down=arms_down)).turns
+    for side, sign in (("Left", 1), ("Right", -1)):
+        at_rest = about(1, sign * arms_down) @ [0, 0, -1]  # palms look down, or inwards
+        assert ((turns[f"{side}ForeArm"] @ at_rest) @ palms).min() > 0.9  # unrolled ones look to the side
+
+
+@EVERY_MOTION
+def test_nothing_jumps(name: str) -> None:
+    source = SOURCES[name]
+    character = somebody(source, arms_down=50.0)
+    for bone, turns in retarget(source, character).turns.items():
+        ours, theirs = (np.degrees(Rotation.from_matrix(turn[1:] @ turn[:-1].swapaxes(-1, -2)).magnitude()).max()
+                        for turn in (turns, source.turns[bone]))
+        assert ours < 15 + 1.5 * theirs
 
 
 def test_bones_that_not_everybody_has_may_be_missing() -> None:
