@@ -2,6 +2,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.caption_scores import BertScore
@@ -39,7 +41,8 @@ def main() -> None:
     print(f"{source.folder} on {len(pairs)} clips of {spec.root}, {opt.split}; evaluator {judge.source}")
 
     plan = Plan(opt.repeat_times, modality_texts=opt.mm_texts)
-    evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet)
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
         reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation))}
@@ -52,14 +55,14 @@ def main() -> None:
         told.add_real(rows[REAL])
     sampling = Sampling.from_options(vars(opt))
     many = replace(sampling, group_rows=opt.batch_size if device.type == "cpu" else None)
-    loaded, seconds = set(), {}
+    loaded, seconds, texts = set(), {}, {}
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
         pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, which, opt.res_name)
         print(f"models: {', '.join(map(str, files))}")
         loaded |= set(map(str, files))
         seconds[which] = seconds_each(lambda samples, pipeline=pipeline: pipeline.features(samples, sampling),
                                       [[Sample(pair.captions[0], opt.seed, TIMED_LENGTH)] for pair in pairs])
-        remember_texts(pipeline)
+        remember_texts(pipeline, texts)
         prefix = f"{which}: " if opt.which_epoch == ALL else ""
         generate = generated_rows(pipeline, many, prefix)
         rows |= evaluation.generated(generate)

@@ -1,22 +1,35 @@
 """What a text-to-motion pipeline makes, as the evaluation loop asks for it."""
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.protocol import Generate
-from models.text_to_motion import Sample, Sampling, TextFeatures, TextToMotion
+from models.text_to_motion import Sample, Sampling, TextToMotion
 
 BASE = "base layer"
 ALL = "base + residual"
 
 
-class RememberedTexts:
-    """Text features that are computed once for every text: the repeats of an evaluation ask for the same ones."""
+class Encoder(Protocol):
+    """What gives text features, and a fingerprint of everything that they depend on."""
 
-    def __init__(self, encoder: TextFeatures) -> None:
-        self.encoder, self.known = encoder, {}
+    fingerprint: str
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features (b, c) of texts."""
+
+
+class RememberedTexts:
+    """Text features that are computed once for every text: the repeats of an evaluation ask for the same ones.
+
+    ``known`` has those of before, (1, c) by text, and takes up the others.
+    """
+
+    def __init__(self, encoder: Encoder, known: dict[str, Tensor]) -> None:
+        self.encoder, self.known = encoder, known
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Features (b, c) of texts."""
@@ -26,11 +39,11 @@ class RememberedTexts:
         return torch.cat([self.known[text] for text in texts])
 
 
-def remember_texts(pipeline: TextToMotion) -> None:
-    """Let a pipeline keep all text features it computes; models that share an encoder share them."""
-    shared = pipeline.residual_text is pipeline.text
-    pipeline.text = RememberedTexts(pipeline.text)
-    pipeline.residual_text = pipeline.text if shared else RememberedTexts(pipeline.residual_text)
+def remember_texts(pipeline: TextToMotion, known: dict[str, dict[str, Tensor]]) -> None:
+    """Let a pipeline keep all text features it computes in ``known``, under its encoder's fingerprint: both its models,
+    and the next pipeline, have them where the encoder is the same."""
+    pipeline.text, pipeline.residual_text = (RememberedTexts(encoder, known.setdefault(encoder.fingerprint, {}))
+                                             for encoder in (pipeline.text, pipeline.residual_text))
 
 
 def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "") -> Generate:

@@ -4,9 +4,10 @@ A repeat shuffles the clips, draws a caption for each, has a motion made for it 
 each text among the motions of its batch of 32. Clips are taken whole from their first frame, so that what does not
 change from repeat to repeat is embedded once. A motion that is not finite is in no number; it is counted and named.
 """
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from evaluation.estimates import Estimate, estimates
 from evaluation.physics import UNITS, mean_faults
 from models.text_to_motion import Sample
 from utils.errors import InputError
+from utils.parallel import side_by_side
 from utils.seeding import stream_seed
 
 TOP = 3                # ranks of R-precision
@@ -27,6 +29,7 @@ _MODALITY = 1 << 32    # of the seeds: beyond the repeats
 _LEGEND = {"fid_halves": "FID of one random half of the real motions against the other", "R1": "R-precision, per cent",
            "mm_dist": "distance of text and motion", **UNITS}
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 # Motions made for samples, by the row that they belong to: several where one generation gives them.
 Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
@@ -80,12 +83,13 @@ class Evaluation:
         pairs: clips with captions and their tokens.
         embedder: the evaluator.
         seed: of every draw; repeat r draws the same captions and batches whatever is measured.
+        workers: repeats that are generated side by side, each on a core of its own.
     """
 
     def __init__(self, pairs: Sequence[Pair], embedder: Embedder, spec: DatasetSpec, plan: Plan = Plan(),
-                 seed: int = 0, quiet: bool = True) -> None:
+                 seed: int = 0, quiet: bool = True, workers: int = 1) -> None:
         self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
-        self.seed, self.quiet = seed, quiet
+        self.seed, self.quiet, self.workers = seed, quiet, workers
         self.clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
         self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # of each clip's captions
         self._texts = embedder.texts([tokens for pair in pairs for tokens in pair.tokens])
@@ -128,23 +132,35 @@ class Evaluation:
         return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
-        """The rows of motions that are made anew in every repeat."""
+        """The rows of motions that are made anew in every repeat. ``generate`` is called by ``workers`` threads."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
         modality = self._modality(generate, faults)
-        for repeat in tqdm(range(self.plan.repeats), desc="repeats", disable=self.quiet or None, leave=False):
-            order, captions = self._draw(repeat)
-            samples = [self._sample(clip, caption, repeat) for clip, caption in zip(order, captions, strict=True)]
-            for row, motions in generate(samples).items():
-                in_order = [motions[place] for place in np.argsort(order)]
-                made = self._embed(in_order)
-                numbers = self._fid(made) | self._numbers(repeat, captions, order, made)
+        for repeat, rows in enumerate(self._spread(partial(self._repeat, generate), range(self.plan.repeats),
+                                                   "repeats")):
+            for row, (numbers, named) in rows.items():
                 if row in modality:
                     rng = np.random.default_rng(stream_seed(self.seed, repeat, _MODALITY))
                     numbers["multimodality"] = _multimodality(modality[row], self.plan.modality_pairs, rng)
-                draws.setdefault(row, []).append(numbers | mean_faults(made.motions, self.spec))
-                faults.setdefault(row, []).extend(self._named(made.kept, repeat, captions[np.argsort(order)]))
+                draws.setdefault(row, []).append(numbers)
+                faults.setdefault(row, []).extend(named)
         return {row: Row(estimates(draws[row]), faults[row]) for row in draws}
+
+    def _repeat(self, generate: Generate, repeat: int) -> dict[str, tuple[dict[str, float], list[str]]]:
+        """What a repeat measures of each row, and which motions are in none of it."""
+        order, captions = self._draw(repeat)
+        samples = [self._sample(clip, caption, repeat) for clip, caption in zip(order, captions, strict=True)]
+        rows, back = {}, np.argsort(order)
+        for row, motions in generate(samples).items():
+            made = self._embed([motions[place] for place in back])
+            numbers = self._fid(made) | self._numbers(repeat, captions, order, made)
+            rows[row] = numbers | mean_faults(made.motions, self.spec), self._named(made.kept, repeat, captions[back])
+        return rows
+
+    def _spread(self, work: Callable[[Item], Result], items: Sequence[Item], desc: str) -> Iterator[Result]:
+        """What ``work`` makes of each item, in their order, over the workers."""
+        with side_by_side(min(self.workers, len(items))) as spread:
+            yield from tqdm(spread(work, items), total=len(items), desc=desc, disable=self.quiet or None, leave=False)
 
     def _draw(self, repeat: int) -> tuple[np.ndarray, np.ndarray]:
         """Clips (n,) in the order of a repeat, and for each the number of its caption among all."""
@@ -191,21 +207,28 @@ class Evaluation:
         clips = rng.choice(len(self.pairs), count, replace=False)
         captions = self._firsts[clips] + rng.integers(np.diff(self._firsts)[clips])
         rows: dict[str, list[np.ndarray]] = {}
-        step = max(1, CHUNK // each)
-        for start in tqdm(range(0, count, step), desc="multimodality", disable=self.quiet or None, leave=False):
-            chosen = list(zip(clips[start:start + step], captions[start:start + step], strict=True))
-            samples = [self._sample(clip, caption, _MODALITY + take)
-                       for clip, caption in chosen for take in range(each)]
-            for row, motions in generate(samples).items():
-                made = self._embed(motions)
-                whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is none is left out
-                table = np.full((len(samples), made.embeddings.shape[1]), np.nan)
-                table[made.kept] = made.embeddings
-                rows.setdefault(row, []).append(table.reshape(len(chosen), each, -1)[whole])
-                faults.setdefault(row, []).extend(
-                    f"{self.pairs[chosen[place // each][0]].name}, {samples[place].text!r}, multimodality"
-                    for place in np.flatnonzero(~made.kept))
-        return {row: np.concatenate(parts) for row, parts in rows.items()}
+        step, chosen = max(1, CHUNK // each), list(zip(clips, captions, strict=True))
+        parts = [chosen[start:start + step] for start in range(0, count, step)]
+        for part in self._spread(partial(self._many_each, generate), parts, "multimodality"):
+            for row, (table, named) in part.items():
+                rows.setdefault(row, []).append(table)
+                faults.setdefault(row, []).extend(named)
+        return {row: np.concatenate(tables) for row, tables in rows.items()}
+
+    def _many_each(self, generate: Generate,
+                   chosen: Sequence[tuple[int, int]]) -> dict[str, tuple[np.ndarray, list[str]]]:
+        """Embeddings (texts, motions, e) by row of many motions for some captions of clips, and motions in none."""
+        each, rows = self.plan.modality_motions, {}
+        samples = [self._sample(clip, caption, _MODALITY + take) for clip, caption in chosen for take in range(each)]
+        for row, motions in generate(samples).items():
+            made = self._embed(motions)
+            whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is none is left out
+            table = np.full((len(samples), made.embeddings.shape[1]), np.nan)
+            table[made.kept] = made.embeddings
+            rows[row] = table.reshape(len(chosen), each, -1)[whole], [
+                f"{self.pairs[chosen[place // each][0]].name}, {samples[place].text!r}, multimodality"
+                for place in np.flatnonzero(~made.kept)]
+        return rows
 
     def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
         """The clips whose motion was left out."""

@@ -1,11 +1,14 @@
 """The evaluation loop, with an evaluator whose embeddings are known."""
 import json
 import math
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.specs import dataset_spec
 from data.text_motion import Pair
@@ -110,6 +113,21 @@ def test_motion_is_asked_for_every_clip_once_a_repeat_with_its_length_and_a_seed
     calls.clear()
     evaluation.generated(generate)
     assert first == [[(sample.text, sample.seed) for sample in call] for call in calls]
+
+
+def test_repeats_side_by_side_give_what_they_give_one_after_the_other() -> None:
+    evaluation, judge = world(plan=Plan(4, modality_texts=0))
+    beside, threads = Evaluation(evaluation.pairs, judge, SPEC, evaluation.plan, 5, workers=2), torch.get_num_threads()
+    together = threading.Barrier(2)  # which one alone does not pass
+
+    def generate(samples: Sequence[Sample], wait: bool = False) -> dict[str, list[np.ndarray]]:
+        if wait:
+            assert torch.get_num_threads() == 1
+            together.wait(timeout=60)
+        return {"row": [clip(judge.rows[number_of(sample)] * (sample.seed % 7)) for sample in samples]}
+
+    assert beside.generated(partial(generate, wait=True)) == evaluation.generated(generate)
+    assert torch.get_num_threads() == threads
 
 
 def test_multimodality_is_the_distance_of_motions_of_one_text() -> None:

@@ -1,7 +1,7 @@
-"""Work on many files in several processes."""
+"""Work in several processes, or in several threads."""
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,6 +16,23 @@ def mapping(workers: int) -> Iterator[Callable]:
         return
     with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
         yield partial(pool.map, chunksize=8)
+
+
+@contextmanager
+def side_by_side(workers: int) -> Iterator[Callable]:
+    """An ordered ``map`` over ``workers`` threads, in which each operation of torch keeps to its own core: for many
+    small networks that is faster than several cores an operation. The plain ``map`` for a single worker."""
+    if workers <= 1:
+        yield map
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _start_worker() -> None:

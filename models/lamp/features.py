@@ -199,12 +199,14 @@ def _motion_encoder(vq: VQConfig) -> Encoder:
 def _inference(model: nn.Module) -> Iterator[None]:
     """No gradient, no dropout; training mode comes back afterwards."""
     training = model.training
-    model.eval()
+    if training:  # else spared: switching hundreds of modules is felt where texts come one by one
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        if training:
+            model.train()
 
 
 def _complete_state(model: LaMPFeatures, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
