@@ -17,7 +17,7 @@ from training.launch import start_run
 from training.load import starting_normalisation
 from training.load_evaluator import GLOVE
 from training.loop import Trainer
-from training.runs import run_folder
+from training.runs import latest_checkpoint, run_folder
 from training.schedule import warmup_milestones
 from utils import ranks
 from utils.errors import script
@@ -56,6 +56,8 @@ def main() -> None:
                                            "dim_pos_ohot": len(WORD_CLASSES)})
     model = Evaluator(config)
     if not opt.is_continue and opt.init_from is None:
+        # What a former run of this name left: this one, stopped among its movements, would go on from it.
+        latest_checkpoint(opt).unlink(missing_ok=True)
         movements = learn_movements(movement_opt, spec, normalisation, config)
         model.movement_encoder.load_state_dict(movements.encoder.state_dict())
 

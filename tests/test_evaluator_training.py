@@ -189,6 +189,25 @@ def test_a_run_that_was_stopped_among_its_movements_learns_the_rest_of_them(trai
     assert latest("parts")["total_it"] == 4
 
 
+def test_a_run_begun_anew_does_not_go_on_from_what_a_former_one_left(train: Callable[..., None],
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole")
+    train("again", "--lr", 0.1)
+    with monkeypatch.context() as stopping:  # after the movements, before the first checkpoint of the rest
+        stopping.setattr(train_evaluator, "MatchingStage", Interruption)
+        with pytest.raises(InterruptedError):
+            train("again")
+    train("again", "--is_continue")
+    assert_equal(latest("again")["text_encoder"], latest("whole")["text_encoder"])
+
+
+class Interruption:
+    """A stage that does not begin."""
+
+    def __init__(self, *_: object) -> None:
+        raise InterruptedError
+
+
 def test_movements_may_go_on_learning_and_a_run_may_start_from_another(train: Callable[..., None]) -> None:
     train("first")
     train("second", "--init_from", "first", "--tune_movement", "--lr", 0.01)
