@@ -1,6 +1,7 @@
 """The evaluation scripts on toy data with untrained toy models, and what training chooses by."""
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -181,11 +182,12 @@ def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_says_so(
     for main, name in ((train_t2m_transformer.main, "newer"), (train_res_transformer.main, "upper")):
         run(main, "--name", name, "--vq_name", "new", "--lamp_name", "lamp", *TINY_T2M, "--evaluator", "judge")
     out = capsys.readouterr().out
-    assert "chosen by fid of 5 validation clips by checkpoints/t2m/judge/model/latest.tar" in out
+    assert "chosen by fid of 5 validation clips by judge: checkpoints/t2m/judge/model/latest.tar" in out
     assert out.count("best so far, kept: net_best_fid (fid ") >= 3
     for name in ("new", "newer", "upper"):
         assert find_source(name, "t2m", "checkpoints").file.stem == "net_best_fid"
-        assert read_options(f"checkpoints/t2m/{name}/opt.txt")["chosen_by"].startswith("fid of")
+        chosen_by = read_options(f"checkpoints/t2m/{name}/opt.txt")["chosen_by"]
+        assert re.fullmatch(r"fid of \d+ validation clips by judge", chosen_by)
         best = load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")["best"]
         assert math.isfinite(best["net_best_fid"])
 

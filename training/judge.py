@@ -75,9 +75,13 @@ def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.dev
     enough = min(opt.fid_clips, len(clips)) >= FEWEST
     evaluator = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device) if enough else None
     rows = np.linspace(0, len(clips) - 1, min(opt.fid_clips, len(clips))).round().astype(int).tolist()
-    opt.chosen_by = otherwise if evaluator is None else f"fid of {len(rows)} validation clips by {evaluator.source}"
-    print(f"the best checkpoint is chosen by {opt.chosen_by}")
-    return None if evaluator is None else ValidationFid(evaluator, clips, rows, make)
+    if evaluator is None:
+        opt.chosen_by = otherwise
+        print(f"the best checkpoint is chosen by {opt.chosen_by}")
+        return None
+    opt.chosen_by = f"fid of {len(rows)} validation clips by {evaluator.source.folder.name}"  # no path: it is bundled
+    print(f"the best checkpoint is chosen by {opt.chosen_by}: {evaluator.source}")
+    return ValidationFid(evaluator, clips, rows, make)
 
 
 def generates(tokenizer: LoadedTokenizer, spec: DatasetSpec, val_set: TextTokens, features: Tensor, seed: int) -> Make:
