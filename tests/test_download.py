@@ -1,8 +1,11 @@
 """Fetching and unpacking published files, against a server of the test's own."""
 import hashlib
 import io
+import os
 import re
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,7 +18,7 @@ import pytest
 import torch
 
 from data.word_vectors import WordVectors
-from tests.toy import run_script
+from tests.toy import ROOT, run_script
 from training.source import find_source, read_state
 from utils.download import direct_address, fetch, unpack
 from utils.errors import InputError
@@ -177,15 +180,24 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
             unpack(tmp_path / "archive", tmp_path / "out")
 
 
-# The script
+# The scripts
+
+
+def run_shell(name: str, *arguments: object, cwd: Path) -> str:
+    """What a shell script under prepare/ prints, once it has ended well."""
+    command = ["bash", ROOT / "prepare" / name, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHON": sys.executable}, capture_output=True,
+                            text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_word_vectors_are_fetched_to_where_they_are_looked_for(server: Server, tmp_path: Path) -> None:
     WordVectors(["unk", "walk"], np.arange(6).reshape(2, 3)).save(tmp_path / "made", pickles=True)
     files = {f"glove/{path.name}": path.read_bytes() for path in (tmp_path / "made").iterdir()}
     server.files["/glove.zip"] = make_zip(tmp_path / "glove.zip", files | {"__MACOSX/._x": b""}).read_bytes()
-    result = run_script("prepare/download.py", "glove", "--source", server.address("glove.zip"), cwd=tmp_path)
-    assert "our_vab_data.npy, our_vab_idx.pkl" in result.stdout
+    told = run_shell("download_glove.sh", "--source", server.address("glove.zip"), cwd=tmp_path)
+    assert "our_vab_data.npy, our_vab_idx.pkl" in told
     assert WordVectors.load(tmp_path / "glove").vector("walk").tolist() == [3, 4, 5]
     assert all(path.name.startswith("our_vab_") for path in (tmp_path / "glove").iterdir())
 
@@ -196,7 +208,7 @@ def test_an_evaluator_goes_beside_other_models_and_their_files_stay(tmp_path: Pa
     other.write_text("mine")
     archive = make_tar(tmp_path / "evaluator.tar.gz", {
         "t2m/text_mot_match/model/finest.tar": b"1", "t2m/Comp_v6_KLD005/meta/mean.npy": b"2"})
-    run_script("prepare/download.py", "evaluator", "--source", archive, cwd=tmp_path)
+    run_shell("download_evaluator.sh", "--source", archive, cwd=tmp_path)
     home = tmp_path / "checkpoints" / "t2m"
     assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == {
         "vq/opt.txt", "text_mot_match/model/finest.tar", "Comp_v6_KLD005/meta/mean.npy"}
@@ -227,7 +239,7 @@ def test_published_models_are_fetched_bare_or_packed_and_named(server: Server, t
     home = tmp_path / "checkpoints" / "t2m"
     (home / "lamp_vq").mkdir(parents=True)
     (home / "lamp_vq" / "opt.txt").write_text("mine")
-    run_script("prepare/download_models.py", "lamp_vq", "lamp_t2m", "--base", server.address(""), cwd=tmp_path)
+    run_shell("download_models.sh", "lamp_vq", "lamp_t2m", "--base", server.address(""), cwd=tmp_path)
     assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == {
         "lamp_vq/opt.txt", "lamp_vq/model/latest.tar", "lamp_t2m/opt.txt", "lamp_t2m/model/latest.tar"}
     assert (home / "lamp_vq" / "opt.txt").read_text() == "mine"
