@@ -36,7 +36,7 @@ MODELS = {
     "lamp_h3d": Published("h3d-qformer.tar", "t2m", {"vq_name": "lamp_vq"}),
     "lamp_kit": Published("kit-qformer.tar", "kit"),
     "lamp_t2m": Published("t2m.tar", "t2m", {"vq_name": "lamp_vq"}),
-    "lamp_m2t": Published("m2t.pth", "t2m"),
+    "lamp_m2t": Published("m2t.pth", "t2m", {"lamp_name": "lamp_h3d"}),
 }
 
 

@@ -14,19 +14,26 @@ from torch import Tensor
 import gen_t2m
 from data.specs import dataset_spec
 from models.clip_text import CLIP_WIDTH
+from models.m2t.captioner import MotionCaptioner, Writing
+from models.m2t.decoder import Decoder
+from models.m2t.front import OPT_WIDTH, MotionPrefixConfig
 from models.text_to_motion import Sample, Sampling
 from models.transformers.lamp_text import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
 from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden
-from tests.toy import MOTIONS
-from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put
+from tests.toy import MOTIONS, make_llm
+from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
+from training.checkpoint import misfits
+from training.identify import identify
 from training.load import (
+    LAMP_OPTIONAL,
     load_lamp,
     load_length_estimator,
     load_mask_transformer,
     load_text_to_motion,
     load_tokenizer,
 )
+from training.load_m2t import living_part, load_captioner
 from training.load_transformers import load_masked, load_residual_transformer
 from utils.errors import InputError
 
@@ -137,12 +144,18 @@ LOADERS: dict[str, Callable[[str, object, Path], object]] = {
 
 
 def spoil(home: Path, name: str, change: Callable[[dict[str, Tensor]], None]) -> Path:
-    file, = (home / name).rglob("*.tar")
+    file, = (home / name).rglob("model/*")
     content = torch.load(file, weights_only=True)
     state = next(value for key, value in content.items() if isinstance(value, dict) and key != "scheduler")
     change(state)
     torch.save(content, file)
     return file
+
+
+def damages(tensor: str) -> dict[str, Callable[[dict[str, Tensor]], None]]:
+    """What can be wrong with a tensor, under the word that tells it."""
+    return {"missing": lambda state: state.pop(tensor), "shape": lambda state: state.update({tensor: torch.zeros(3)}),
+            "unexpected": lambda state: state.update({f"{tensor}_of_another": torch.zeros(3)})}
 
 
 @pytest.mark.parametrize(("name", "tensor"), [
@@ -152,10 +165,7 @@ def spoil(home: Path, name: str, change: Callable[[dict[str, Tensor]], None]) ->
 ])
 def test_a_wrong_file_is_refused_by_its_first_bad_tensor(home: Path, name: str, tensor: str) -> None:
     whole = {file: file.read_bytes() for file in (home / name).rglob("*.tar")}
-    changes = {"missing": lambda state: state.pop(tensor),
-               "shape": lambda state: state.update({tensor: torch.zeros(3)}),
-               "unexpected": lambda state: state.update({f"{tensor}_of_another": torch.zeros(3)})}
-    for told, change in changes.items():
+    for told, change in damages(tensor).items():
         file = spoil(home, name, change)
         with pytest.raises(InputError, match=rf"{told}: {tensor}") as caught:
             LOADERS[name](name, SPEC, home.parent)
@@ -186,6 +196,48 @@ def test_what_a_published_model_needs_beside_it_is_told(home: Path, monkeypatch:
         shutil.rmtree(home.parent / needed)
         with pytest.raises(InputError, match=f"could be fetched.*its files may also lie in .*{needed}"):
             load_mask_transformer(name, SPEC, home.parent)
+
+
+# Motion to text
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft", reason="the adapters of M2T need peft")
+    return make_llm(tmp_path_factory.mktemp("llm") / "opt")
+
+
+@pytest.mark.parametrize("old_names", [False, True])
+def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: Path, old_names: bool) -> None:
+    living = put_captioner(home.parent, llm, old_names)
+    loaded = load_captioner(str(home / "M2T" / "model" / "m2t.pth"), SPEC, home.parent)
+    assert loaded.model.config.published and loaded.source.options["lora_r"] == 16
+    own = loaded.model.state_dict()
+    assert own.keys() == living.keys()
+    for name, tensor in living.items():  # the language model is kept in half precision, the rest is not
+        kept = tensor.half() if name.startswith("llm.") and "lora" not in name else tensor
+        torch.testing.assert_close(own[name].float(), kept.float())
+    loaded.model.float()  # CPUs are slow in half precision
+    caption, = loaded.write([np.random.default_rng(1).normal(size=(60, 263))], Writing(prompt="a person"))
+    assert caption[0].startswith("a person")
+    assert "captioning model" in identify(home / "M2T" / "model" / "m2t.pth").what
+
+
+def test_a_wrong_captioner_is_refused_by_its_first_bad_tensor(home: Path, llm: Path) -> None:
+    put_captioner(home.parent, llm)
+    adapter = "llm.base_model.model.model.decoder.layers.0.self_attn.v_proj.lora_B.default.weight"
+    whole = (home / "M2T" / "model" / "m2t.pth").read_bytes()
+    for tensor in ("opt_proj.bias", "motion_encoder.model.0.bias", adapter):
+        for told, change in damages(tensor).items():
+            file = spoil(home, "M2T", change)
+            with pytest.raises(InputError, match=rf"{told}: {tensor}"):
+                load_captioner("M2T", SPEC, home.parent, which="m2t")
+            file.write_bytes(whole)
+    file = spoil(home, "M2T", lambda state: state.pop("motion_encoder.model.0.bias"))
+    assert identify(file).misfits == ("missing: motion_encoder.model.0.bias",)
+    (home / "M2T" / "opt.txt").unlink()
+    with pytest.raises(InputError, match="opt.txt is missing; it needs a line 'lamp_name: NAME'"):
+        load_captioner("M2T", SPEC, home.parent, which="m2t")
 
 
 FULL_SIZE = {
@@ -219,3 +271,34 @@ def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: P
     model = loaded[0] if isinstance(loaded, tuple) else loaded.model
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}.items() >= {
         name: shape for name, shape in parameters.items() if not name.endswith("position_ids")}.items()
+
+
+@with_golden
+def test_the_published_length_estimator_loads_at_its_full_size(home: Path) -> None:
+    parameters = shapes_of(json.loads((GOLDEN / "models" / "length_estimator.json").read_text()))
+    state = {name: torch.zeros(1).expand(shape) for name, shape in parameters.items()}
+    put(home / "full", "finest.tar", {"estimator": state})
+    own = load_length_estimator("full", SPEC, home.parent).model.state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in own.items()} == dict(parameters)
+
+
+@with_golden
+def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
+    """Its documented names and shapes, the layers of its stacks all like the first, against OPT-2.7B with adapters."""
+    peft = pytest.importorskip("peft", reason="the adapters of M2T need peft")
+    from transformers import OPTConfig, OPTForCausalLM
+
+    manifest = json.loads((GOLDEN / "models" / "m2t_front.json").read_text())
+    state = {}
+    for name, shape, _ in manifest["parameters"] + list(map(json.loads, manifest["other_parameters"])):
+        for layer in range(32) if ".layers.0." in name else (0,):
+            state[name.replace(".layers.0.", f".layers.{layer}.")] = torch.zeros(1).expand(shape)
+    torch.save({"trans": state}, tmp_path / "m2t.pth")
+    assert (found := identify(tmp_path / "m2t.pth")).misfits == () and found.dataset == "t2m"
+    sizes = OPTConfig(hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10240, vocab_size=50272,
+                      max_position_embeddings=2048, word_embed_proj_dim=2560)
+    adapters = peft.LoraConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    with torch.device("meta"):
+        decoder = Decoder(peft.get_peft_model(OPTForCausalLM(sizes), adapters), None, OPT_WIDTH)
+        model = MotionCaptioner(MotionPrefixConfig(), decoder, longest=51)
+    assert misfits(model, living_part(state), LAMP_OPTIONAL) == []

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.specs import dataset_spec
 from models.clip_text import CLIP_WIDTH
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
 from models.length_estimator import LengthEstimator
+from models.m2t.decoder import DecoderConfig
 from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.lamp_text import LaMPMaskTransformer
 from models.transformers.mask_transformer import MaskTransformer
@@ -19,6 +21,8 @@ from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
 from tests.toy import make_bert
 from tests.toy_clip import make_clip
+from training.load import load_lamp
+from training.load_m2t import build_captioner
 
 RVQ = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
 MOMASK = "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns"
@@ -102,3 +106,22 @@ def make_published(checkpoints: Path) -> Path:
     put(home / "t2m", "net_best_fid.tar", {"trans": state},
         {key: TRUNK[key] for key in ("latent_dim", "n_heads", "n_layers", "ff_size")} | {"vq_name": "vq"})
     return checkpoints
+
+
+def put_captioner(checkpoints: Path, llm: Path, old_names: bool = False) -> dict[str, Tensor]:
+    """M2T as it was released, ``M2T/model/m2t.pth`` beside the others: the language model in it twice, adapters in
+    both, and parts that nothing calls. ``old_names`` are those of early releases of peft. What it computes with."""
+    torch.manual_seed(2)
+    lamp = load_lamp("h3d-qformer", dataset_spec("t2m"), checkpoints)
+    settings = {"llm": str(llm), "block_size": 24}
+    model = live(build_captioner(DecoderConfig(decoder="opt", **settings), lamp))
+    living = model.state_dict()
+    state = {name.replace(".base_layer.", "." if old_names else ".base_layer."): tensor
+             for name, tensor in living.items()}
+    state |= {name.replace("llm.base_model.model.", "opt_model."): tensor for name, tensor in state.items()
+              if name.startswith("llm.")}
+    state |= {f"vq_model.{name}": torch.zeros(3) for name in ("vqvae.quantizer.codebook", "vqvae.encoder.model.0.bias")}
+    state |= {"trans_base.tok_emb.weight": torch.zeros(2), "trans_head.blocks.0.attn.mask": torch.zeros(1)}
+    shutil.rmtree(checkpoints / "t2m" / "M2T", ignore_errors=True)
+    put(checkpoints / "t2m" / "M2T", "m2t.pth", {"trans": state}, {"lamp_name": "h3d-qformer", **settings})
+    return living

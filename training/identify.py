@@ -13,6 +13,7 @@ from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX, POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.length_estimator import LengthEstimator
+from models.m2t.front import MotionPrefix, MotionPrefixConfig
 from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.lamp_text import UNUSED, LaMPMaskTransformer
 from models.transformers.mask_transformer import MaskTransformer
@@ -21,6 +22,7 @@ from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import VQConfig, build_tokenizer
 from training.checkpoint import load_checkpoint, load_weights, misfits
 from training.load_evaluator import PUBLISHED_META, read_networks
+from training.load_m2t import is_released, living_part
 from training.sizes import lamp_sizes, qformer_sizes, residual_sizes, tokenizer_sizes, transformer_sizes, usual_heads
 from utils.errors import InputError
 
@@ -90,6 +92,16 @@ def _evaluator(state: State) -> tuple[str, dict[str, Any], nn.Module]:
     return "an evaluator (text-motion matching)", dict(vars(config)), Evaluator(config)
 
 
+def _captioner(state: State) -> tuple[str, dict[str, Any], nn.Module]:
+    encoder = tokenizer_sizes({name.removeprefix("motion_"): tensor for name, tensor in state.items()})
+    encoder |= {"code_dim": encoder["output_emb_width"], "dim_pose": state["motion_encoder.model.0.weight"].shape[1]}
+    sizes, width = qformer_sizes(state), state["opt_proj.weight"].shape[0]
+    qformer = QFormerConfig.from_options({**usual_heads(sizes, OPTION_PREFIX), **sizes})
+    model = MotionPrefix(MotionPrefixConfig(qformer, VQConfig.from_options(encoder), width))
+    return (f"the captioning model (M2T) of LaMP, with a language model of {width} numbers a word inside",
+            {**sizes, "dim_pose": encoder["dim_pose"]}, model)
+
+
 def _text(width: int) -> str:
     return f"text features of {width} numbers{', as wide as those of CLIP' if width == CLIP_WIDTH else ''}"
 
@@ -104,6 +116,8 @@ class _Kind:
 
 # The first whose telling tensor is there decides: some models hold others.
 _KINDS = (
+    _Kind(("opt_proj.weight",), _captioner, ("M2T_eval.py --resume-trans NAME", "gen_m2t.py --name NAME"),
+          ("opt.txt with a line 'lamp_name: ' and the name of its LaMP model",)),
     _Kind(("motion_projection",), _lamp, ("eval_retrieval.py --name NAME", "train_t2m_transformer.py --lamp_name NAME"),
           ("opt.txt with a line 'vq_name: ' and the name of its tokenizer", "vocab.txt, of the BERT it began with")),
     _Kind(("token_emb.weight",), _masked, ("gen_t2m.py --name NAME",),
@@ -120,7 +134,9 @@ _KINDS = (
 def identify(path: Path) -> Identity:
     """What lies in a file: a torch file or safetensors. Raises ``InputError`` where it is none that is known."""
     state = _state(path)
-    if "opt_proj.weight" in state:  # a language model hangs on it
+    if is_released(state):  # the language model in it is checked by loading, beside the files that describe it
+        state = {name: tensor for name, tensor in living_part(state).items() if not name.startswith("llm.")}
+    elif "opt_proj.weight" in state:  # of our own: only what learned, which fits its LaMP and language model or not
         return Identity("a captioning model (M2T)", {}, None, ("M2T_eval.py --resume-trans FILE",), (), ())
     kind = next((kind for kind in _KINDS if any(name in state for name in kind.telling)), None)
     if kind is None:

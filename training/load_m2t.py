@@ -1,5 +1,6 @@
 """Captioning models by name, with the LaMP model that they stand on."""
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,16 @@ from models.m2t.captioner import MotionCaptioner, Writing
 from models.m2t.decoder import DECODERS, PRECISIONS, DecoderConfig, build_decoder
 from models.m2t.front import MotionPrefixConfig
 from training.checkpoint import load_strictly
-from training.load import LoadedLaMP, load_lamp
+from training.load import LAMP_OPTIONAL, LoadedLaMP, load_lamp
 from training.source import Source, find_source, read_state
 from utils.errors import InputError
 
 STATE_KEY = "trans"  # of published files too
 BATCH = 32
+# Of a released file: stacks that nothing calls, a tokenizer that nothing asks, and the language model a second time.
+DEAD_PARTS = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")
+_ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # as old releases of peft name what they adapt
+_RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,39 @@ def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path
     load_strictly(model, rest | dict(state), path)
 
 
+def is_released(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is that of the released M2T model, which holds the whole language model."""
+    return any(name.startswith("opt_model.") for name in state)
+
+
+def living_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a released model computes with, under the names that peft gives today."""
+    return {_ADAPTED.sub(r"\1.base_layer.\2", name): tensor for name, tensor in state.items()
+            if not name.startswith(DEAD_PARTS)}
+
+
+def _released_options(source: Source, state: Mapping[str, Tensor]) -> Source:
+    rank = next((tensor.shape[0] for name, tensor in state.items() if _RANK.fullmatch(name)), DecoderConfig.lora_r)
+    return source.read_off({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16"})
+
+
 def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedCaptioner:
-    """A trained captioning model by name, with the LaMP model that its options name."""
-    source = find_source(name, spec.name, checkpoints_dir, which)
+    """A trained captioning model by name, ours or the released one, with the LaMP model that its options name."""
+    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
+    state = read_state(source.file, (STATE_KEY,))
+    if released := is_released(state):
+        source, state = _released_options(source, state), living_part(state)
     source.needed("decoder")
     source.one_of("decoder", DECODERS, DecoderConfig.decoder)
     source.one_of("llm_precision", tuple(PRECISIONS), DecoderConfig.llm_precision)
     lamp = load_lamp(source.needed("lamp_name"), spec, checkpoints_dir, device)
     with source.building(DecoderConfig):
         model = build_captioner(DecoderConfig.from_options(source.options), lamp)
-    load_learned(model, read_state(source.file, (STATE_KEY,)), source.file)
+    if released:
+        load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
+    else:
+        load_learned(model, state, source.file)
     return LoadedCaptioner(model.to(device).eval().requires_grad_(False), lamp, source)
 
 
