@@ -167,6 +167,7 @@ def test_a_run_goes_on_where_it_stopped(home: Path) -> None:
     assert len({tuple(draws) for draws in whole.draws}) == 12
     assert torch.equal(rest.model.weight, whole.model.weight)
     assert load_checkpoint(home / "model" / "latest.tar")["total_it"] == 12
+    assert read_options(home / "opt.txt")["total_iter"] == 12  # what it went on with
 
 
 def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:

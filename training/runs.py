@@ -5,7 +5,7 @@ from pathlib import Path
 from options.opt_file import read_options
 from utils.errors import InputError
 
-# What a model is besides its weights, or learns from: other values would be trained on, and opt.txt would not say so.
+# What a model is besides its weights, or learns from: with other values it would be another one half-way.
 SETTLED = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
            "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads", "decoder", "n_head_gpt", "llm",
            "lora_alpha")
