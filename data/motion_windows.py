@@ -1,4 +1,5 @@
 """Normalised motion: the statistics, and fixed windows of clips for the tokenizer."""
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,3 +66,22 @@ class MotionWindows(Dataset):
         clip = int(np.searchsorted(self.ends, index, side="right"))
         start = index - (int(self.ends[clip - 1]) if clip else 0)
         return torch.from_numpy(self.normalisation.apply(self.clips[clip][start:start + self.window]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all clips."""
+        return sum(clip.nbytes for clip in self.clips)
+
+    def on_device(self, device: torch.device) -> Callable[[Sequence[int]], Tensor]:
+        """Move all clips to ``device``; gives what takes items by their numbers out of them, as one batch
+        (b, window, d) there."""
+        rows = torch.cat([torch.from_numpy(self.normalisation.apply(clip)).to(device) for clip in self.clips])
+        ends, within = torch.from_numpy(self.ends), torch.arange(self.window)
+
+        def take(numbers: Sequence[int]) -> Tensor:
+            items = torch.tensor(numbers)
+            # A clip has as many rows more than windows as a window has.
+            first = items + self.window * torch.searchsorted(ends, items, right=True)
+            return rows[(first[:, None] + within).to(device)]
+
+        return take

@@ -1,0 +1,177 @@
+"""Training steps of every stage on made-up batches, as jobs to time or to count the operations of."""
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
+from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.evaluator.training import matching_loss
+from models.lamp.features import LaMPConfig
+from models.lamp.lamp import LaMP
+from models.lamp.qformer import QFormerConfig
+from models.length_estimator import LengthEstimator
+from models.m2t.captioner import IGNORED
+from models.m2t.front import MotionPrefix, MotionPrefixConfig
+from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
+from models.vq.model import VQConfig, build_tokenizer, tokenizer_loss
+
+JOINTS, FEATURES = 22, 263
+TEXT = 32            # word pieces of the longest caption
+CAPTION = 24         # words that a captioning model reads of one
+WORDS, CLASSES = 22, 15  # of the evaluator's sentences
+
+Loss = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the networks and batches of all stages; the defaults are the published ones."""
+
+    vq: VQConfig = VQConfig()
+    qformer: QFormerConfig = QFormerConfig()
+    embed_dim: int = 512
+    t2m: MaskTransformerConfig = MaskTransformerConfig(
+        latent_dim=384, n_heads=6, n_layers=8, ff_size=1024)
+    res: ResidualTransformerConfig = ResidualTransformerConfig(
+        latent_dim=384, n_heads=6, n_layers=8, ff_size=1024)
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+    gpt: tuple[int, int, int] = (12, 1024, 16)  # layers, width, heads
+    vocab: int = 30523
+
+
+PUBLISHED = Sizes()
+BUNDLED = Sizes(
+    VQConfig(code_dim=256, output_emb_width=256, width=256),
+    QFormerConfig(hidden=384, layers=3, intermediate=1536, vocab=10001, encoder_width=512, attention_dropout=0.0), 256,
+    MaskTransformerConfig(code_dim=256, cond_dim=384, latent_dim=256, n_heads=4, n_layers=6, ff_size=768,
+                          attention="full"),
+    ResidualTransformerConfig(code_dim=256, cond_dim=384, latent_dim=192, n_heads=3, n_layers=5, ff_size=512),
+    EvaluatorConfig(dim_movement_enc_hidden=256, dim_movement_latent=256, dim_motion_hidden=256, dim_text_hidden=256,
+                    dim_coemb_hidden=256), (4, 384, 6), 10001)
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """A stage's network in training mode, and its loss on one batch."""
+
+    model: nn.Module
+    loss: Loss
+
+    def forward_backward(self) -> Tensor:
+        """Loss and gradients."""
+        self.model.zero_grad(set_to_none=True)
+        loss = self.loss()
+        loss.backward()
+        return loss
+
+    def step(self, half: bool = False) -> Callable[[], None]:
+        """A whole step: loss, gradients, AdamW; with ``half`` in bfloat16."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = AdamW(trained, lr=1e-5, fused=trained[0].is_cuda or None)
+
+        def run() -> None:
+            with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=half):
+                self.forward_backward()
+            optimizer.step()
+
+        return run
+
+
+def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str, Callable[[int], StageJob]]:
+    """Makers of a stage's job by its name; each takes the batch size and builds the network when it is called."""
+    builder = _Builder(sizes, torch.device(device))
+    return {"vq": builder.vq, "lamp": builder.lamp, "t2m": builder.t2m, "res": builder.res, "len": builder.length,
+            "evaluator": builder.evaluator, "m2t": builder.m2t}
+
+
+class _Builder:
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        self.sizes, self.device = sizes, device
+        self.generator = torch.Generator().manual_seed(0)
+
+    def vq(self, batch: int) -> StageJob:
+        model = build_tokenizer(self.sizes.vq).to(self.device).train()
+        motion = self._randn(batch, 64, FEATURES)
+        return StageJob(model, lambda: tokenizer_loss(model(motion), motion, JOINTS).total)
+
+    def lamp(self, batch: int) -> StageJob:
+        config = LaMPConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), self.sizes.embed_dim)
+        model = LaMP(config, build_tokenizer(config.vq)).to(self.device).train()
+        motion, lengths = self._motion(batch)
+        ids, mask = self._words(batch, TEXT, config.qformer.vocab)
+        return StageJob(model, lambda: model(motion, ids, mask, lengths).loss)
+
+    def t2m(self, batch: int) -> StageJob:
+        model = MaskTransformer(self.sizes.t2m).to(self.device).train()
+        tokens, lengths = self._tokens(batch, 1)
+        cond = self._randn(batch, self.sizes.t2m.cond_dim)
+        return StageJob(model, lambda: model.loss(tokens[..., 0], cond, lengths, self.generator).loss)
+
+    def res(self, batch: int) -> StageJob:
+        model = ResidualTransformer(self.sizes.res).to(self.device).train()
+        tokens, lengths = self._tokens(batch, self.sizes.res.num_quantizers)
+        cond = self._randn(batch, self.sizes.res.cond_dim)
+        return StageJob(model, lambda: model.loss(tokens, cond, lengths, self.generator).loss)
+
+    def length(self, batch: int) -> StageJob:
+        model = LengthEstimator(self.sizes.t2m.cond_dim, MAX_TOKENS + 1).to(self.device).train()
+        features, lengths = self._randn(batch, self.sizes.t2m.cond_dim), self._tokens(batch, 1)[1]
+        return StageJob(model, lambda: model.loss(features, lengths))
+
+    def evaluator(self, batch: int) -> StageJob:
+        model = Evaluator(self.sizes.evaluator).to(self.device).train()
+        model.movement_encoder.requires_grad_(False)
+        motion, lengths = self._motion(batch)
+        words = self._randn(batch, WORDS, self.sizes.evaluator.dim_word)
+        classes = torch.zeros(batch, WORDS, CLASSES, device=self.device)
+        counts = torch.full((batch,), WORDS)
+        return StageJob(model, lambda: matching_loss(
+            model.encode_text(words, classes, counts), model.encode_motion(motion, lengths), 10.0, 1).total)
+
+    def m2t(self, batch: int) -> StageJob:
+        from transformers import GPT2Config, GPT2LMHeadModel  # slow to import
+
+        layers, width, heads = self.sizes.gpt
+        config = MotionPrefixConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), width,
+                                    published=False)
+        prefix = MotionPrefix(config)
+        prefix.requires_grad_(False)
+        prefix.opt_proj.requires_grad_(True)
+        gpt = GPT2LMHeadModel(GPT2Config(
+            vocab_size=self.sizes.vocab, n_positions=MAX_TOKENS + 51, n_embd=width, n_layer=layers, n_head=heads,
+            attn_pdrop=0.0, bos_token_id=None, eos_token_id=None))
+        model = nn.ModuleDict({"prefix": prefix, "gpt": gpt}).to(self.device).train()
+        motion, _ = self._motion(batch)
+        ids, mask = self._words(batch, CAPTION + 1, self.sizes.vocab)
+        targets = ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
+
+        def loss() -> Tensor:
+            given = torch.cat([prefix(motion), gpt.get_input_embeddings()(ids[:, :-1])], 1)
+            logits = gpt(inputs_embeds=given, use_cache=False, logits_to_keep=CAPTION).logits.float()
+            return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+        return StageJob(model, loss)
+
+    def _randn(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator).to(self.device)
+
+    def _motion(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Motion (b, 196, d) and lengths (b,) that fill it on average by three quarters."""
+        return self._randn(batch, MAX_MOTION_LENGTH, FEATURES), UNIT_LENGTH * self._lengths(batch, MAX_TOKENS)
+
+    def _tokens(self, batch: int, layers: int) -> tuple[Tensor, Tensor]:
+        tokens = torch.randint(self.sizes.vq.nb_code, (batch, MAX_TOKENS, layers), generator=self.generator)
+        return tokens.to(self.device), self._lengths(batch, MAX_TOKENS)
+
+    def _words(self, batch: int, longest: int, vocab: int) -> tuple[Tensor, Tensor]:
+        ids = torch.randint(1, vocab - 1, (batch, longest), generator=self.generator).to(self.device)
+        return ids, torch.arange(longest, device=self.device) < self._lengths(batch, longest)[:, None]
+
+    def _lengths(self, batch: int, longest: int) -> Tensor:
+        """From half of the longest to the longest, evenly."""
+        return torch.linspace(longest / 2, longest, batch).round().long().to(self.device)

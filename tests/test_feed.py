@@ -1,0 +1,48 @@
+"""Batches as a training step gets them."""
+import numpy as np
+import pytest
+import torch
+
+from data.motion_windows import MotionWindows, Normalisation
+from tests.toy_run import Numbers
+from training.batches import EpochBatches
+from training.feed import Feed, fits
+
+CPU = torch.device("cpu")
+
+
+def windows() -> MotionWindows:
+    generator = np.random.default_rng(0)
+    clips = {str(length): generator.normal(size=(length, 3)).astype(np.float32) for length in (9, 4, 6, 12)}
+    return MotionWindows(clips, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), 5)
+
+
+def test_windows_taken_on_the_device_are_the_items() -> None:
+    data = windows()
+    numbers = [*range(len(data))][::-1]
+    assert torch.equal(data.on_device(CPU)(numbers), torch.stack([data[number] for number in numbers]))
+    assert data.nbytes == 4 * 3 * (9 + 6 + 12)
+
+
+def test_a_data_set_on_the_device_gives_the_batches_of_the_loader() -> None:
+    data, batches = windows(), EpochBatches(12, 4, seed=1)
+    loaded, resident = Feed(data, batches, CPU), Feed(data, batches, CPU)
+    resident.take = data.on_device(CPU)
+    assert loaded.take is None
+    for one, other in zip(loaded, resident, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_epoch_has_all_of_its_batches_and_begins_anew_with_the_next() -> None:
+    batches = EpochBatches(10, 3, seed=1)
+    feed = Feed(Numbers(10), batches, CPU)
+    for batches.epoch in (0, 4):
+        assert [batch.tolist() for batch in feed] == [[100 * batches.epoch + n for n in batch] for batch in batches]
+
+
+@pytest.mark.parametrize(("free", "expected"), [(10000, True), (1000, False)])
+def test_a_data_set_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch, free: int, expected: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    assert fits(windows(), torch.device("cuda")) is expected
+    assert not fits(windows(), CPU)
+    assert not fits(Numbers(3), torch.device("cuda"))
