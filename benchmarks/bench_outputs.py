@@ -17,6 +17,7 @@ from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints
 from motion.planting import plant_feet
 from utils.errors import InputError, script
+from visualization.glb import write_glb
 from visualization.video import write_video
 
 REFERENCE = {"mp4, 480 px": 4.8, "bvh": 2.9}  # seconds
@@ -44,10 +45,12 @@ def main() -> None:
     if len(features) < MAX_MOTION_LENGTH:
         raise InputError(f"{args.motion} has {len(features)} frames, the times are for {MAX_MOTION_LENGTH}")
     joints = features_to_joints(torch.from_numpy(features), spec.skeleton).numpy()
+    bvh = joints_to_bvh(joints, spec.skeleton, spec.fps)
     with tempfile.TemporaryDirectory() as folder:
         jobs = {
             "mp4, 480 px": lambda: write_video(Path(folder) / "a.mp4", [joints], ["a person moves"], spec.fps),
             "bvh": lambda: joints_to_bvh(joints, spec.skeleton, spec.fps).text(),
+            "glb of a bvh": lambda: write_glb(Path(folder) / "a.glb", bvh, spec.skeleton),
             "feet planted": lambda: plant_feet(joints, spec.skeleton, spec.fps),
         }
         for name, job in jobs.items():

@@ -21,7 +21,6 @@ TURNED = ("Hips", "Spine", "Spine1", "Spine2", "Neck", "Head",
 _STANDING_SPEED = 0.25  # metres a second of a foot that stands
 _STANDING_REACH = 0.05  # metres above the lowest toe of the clip, for stairs and noise
 _STRAIGHT = 0.01        # metres of a knee off the line from hip to ankle below which the pelvis says where it points
-
 _TOES_UP = 0.5          # sine of the steepest way up that toes bend to
 _HINGED = (0.2, 0.8)    # radians of bend from which an elbow or knee begins to be, and is, a hinge
 
@@ -67,7 +66,7 @@ def retarget(source: Recording, character: Character) -> Transfer:
     for name, rest in (("motion", source.rest), ("character", character.rest)):
         if missing := [bone for bone in NEEDED if bone not in rest]:
             raise ValueError(f"the {name} has no bone {', '.join(missing)}")
-    heading = _between(_level(_across(character.rest)), _level(_across(source.rest)))
+    heading = _about(np.array([0.0, 0, 1]), np.array(_bearing(source.rest) - _bearing(character.rest)))
     rest = {bone: heading @ place for bone, place in character.rest.items()}
     scale = _leg(rest) / _leg(source.rest)
     standing = _standing(source)
@@ -198,6 +197,12 @@ def _cross(vector: np.ndarray) -> np.ndarray:
 def _across(places: Mapping[str, np.ndarray]) -> np.ndarray:
     """(..., 3) from the right hip to the left."""
     return places["LeftUpLeg"] - places["RightUpLeg"]
+
+
+def _bearing(rest: Mapping[str, np.ndarray]) -> float:
+    """Radians about z by which a skeleton at rest is turned."""
+    x, y, _ = _across(rest)
+    return np.arctan2(y, x)
 
 
 def _forward(rest: Mapping[str, np.ndarray]) -> np.ndarray:
