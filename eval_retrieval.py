@@ -9,6 +9,7 @@ from evaluation.language import score_language
 from evaluation.report import write_report
 from evaluation.sentences import SentenceEncoder, word_vectors
 from evaluation.timing import hardware, seconds_each
+from models.speed import speed_up
 from options.evaluate import parse_retrieval_evaluation
 from training.load import load_lamp
 from utils.device import select_device
@@ -23,6 +24,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    speed_up([lamp.model], opt.precision, opt.compile)
     sentences = {"words": word_vectors, "lamp": lambda captions: lamp.text_features(captions).cpu().numpy()}.get(
         opt.sentences) or SentenceEncoder(opt.sentences)
     pairs = load_pairs(spec, opt.split, whole_clips_only=True, quiet=opt.quiet)

@@ -13,6 +13,7 @@ from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
 from evaluation.reconstruction import reconstruct_clips
 from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
+from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling
 from options.evaluate import parse_generation_evaluation
 from training.judge import load_judge
@@ -44,6 +45,7 @@ def main() -> None:
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
+    speed_up([tokenizer.model], opt.precision, opt.compile)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
         reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation))}
     told, captioned = None, {}
@@ -58,6 +60,7 @@ def main() -> None:
     loaded, seconds, texts = set(), {}, {}
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
         pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, which, opt.res_name)
+        speed_up(pipeline.networks, opt.precision, opt.compile)
         print(f"models: {', '.join(map(str, files))}")
         loaded |= set(map(str, files))
         seconds[which] = seconds_each(lambda samples, pipeline=pipeline: pipeline.features(samples, sampling),

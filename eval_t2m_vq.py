@@ -8,6 +8,7 @@ from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
 from evaluation.reconstruction import reconstruct_clips, score_reconstruction
 from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
+from models.speed import speed_up
 from options.evaluate import parse_tokenizer_evaluation
 from training.judge import load_judge
 from training.load import load_tokenizer
@@ -25,6 +26,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    speed_up([tokenizer.model], opt.precision, opt.compile)
     judge = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device)
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from data.prompts import Prompt, make_prompt, read_prompts
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, DatasetSpec, dataset_spec
 from models.motion_edit import MotionEditor
+from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from options.generate import parse_generate_options
 from training.load import load_text_to_motion
@@ -39,6 +40,7 @@ def main() -> None:
     pipeline, files = load_text_to_motion(
         opt.name, opt.len_name if needs_lengths else None, spec, opt.checkpoints_dir, device, opt.which_epoch,
         opt.res_name)
+    speed_up(pipeline.networks, opt.precision, opt.compile)
     print(f"models: {', '.join(map(str, files))}")
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     start = time.perf_counter()

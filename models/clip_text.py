@@ -52,4 +52,4 @@ class ClipText:
         """Features (b, dim) float32; texts beyond CLIP's 77 tokens are cut."""
         pieces = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
                                 max_length=self.model.config.max_position_embeddings)
-        return self.model(**pieces.to(self.device)).text_embeds
+        return self.model(**pieces.to(self.device)).text_embeds.float()

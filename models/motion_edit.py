@@ -104,8 +104,7 @@ class MotionEditor:
         ends = np.cumsum([count for _, count in parts]).tolist()
         placed = [Part(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
         layers = self.pipeline.tokenizer.config.num_quantizers
-        device = next(self.pipeline.transformer.parameters()).device
-        return self.edit(torch.empty(0, layers, dtype=torch.long, device=device), placed, seed, sampling)
+        return self.edit(torch.empty(0, layers, dtype=torch.long, device=self.pipeline.device), placed, seed, sampling)
 
     def _fill(self, ids: Tensor, window: Window, unknown: Tensor, seed: int, number: int,
               sampling: Sampling | None) -> Tensor:

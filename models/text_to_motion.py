@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from models.length_estimator import LengthEstimator
+from models.transformers.groups import ROWS, fixed_shape_groups
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators
@@ -76,6 +78,18 @@ class TextToMotion:
         self.normalise = normalise
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All networks that a generation runs through, but for the small length estimator."""
+        encoders = (getattr(text, "model", None) for text in (self.text, self.residual_text, self.length_text))
+        return [part for part in (self.tokenizer, self.transformer, self.residual, *encoders)
+                if isinstance(part, nn.Module)]
+
+    @property
     def unit(self) -> int:
         """Frames of a token."""
         return self.tokenizer.config.unit_length
@@ -88,28 +102,29 @@ class TextToMotion:
     def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
         """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
 
-        A sample's motion follows from its text, seed and length alone, not from what else is made with it: texts are
-        encoded and tokens decoded one by one, and each sample draws from a random stream of its own.
+        A sample's motion follows from its text, seed and length alone, not from what else is made with it: passes have
+        a shape of their own (``models.transformers.groups``), and each sample draws from a random stream of its own.
         """
-        return [self.decode(ids) for ids in self.tokens(samples, sampling)]
+        return [self.joints(features) for features in self.features(samples, sampling)]
 
     def features(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
         """Features (T, d) float32, in their own units, of the motions that ``generate`` makes."""
         return self.features_of(self.tokens(samples, sampling), sampling and sampling.group_rows)
 
     def features_of(self, tokens: Sequence[Tensor], rows: int | None = None) -> list[np.ndarray]:
-        """Features (T, d) of base-layer ids (n,) or of all layers' (n, q), decoded one by one, or in batches of at most
-        ``rows`` of the same length."""
-        by_length: dict[int, list[int]] = {}
-        for number, ids in enumerate(tokens):
-            by_length.setdefault(len(ids), []).append(number)
+        """Features (T, d) of base-layer ids (n,) or of all layers' (n, q), decoded ``rows`` at a time; by default
+        one by one on the CPU and many elsewhere."""
+        if not tokens:
+            return []
+        lengths = list(map(len, tokens))
+        padded = pad_sequence(list(tokens), batch_first=True, padding_value=-1)
+        rows = 1 if self.tokenizer.config.vq_norm == "GN" else rows  # which padding would disturb
         made: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        for numbers in by_length.values():
-            for start in range(0, len(numbers), rows or 1):
-                chosen = numbers[start:start + (rows or 1)]
-                batch = self._decoded(torch.stack([tokens[number] for number in chosen])).float().cpu().numpy()
-                for number, features in zip(chosen, batch, strict=True):
-                    made[number] = features
+        for group in fixed_shape_groups(lengths, padded.device, rows):
+            ends = None if group.size == 1 else torch.tensor(group.pick(lengths), device=padded.device)
+            batch = self._decoded(group.take_tokens(padded), ends).float().cpu().numpy()
+            for number, features in zip(group.rows, batch, strict=False):  # rows beyond are fillers
+                made[number] = features[:self.unit * lengths[number]]
         return made
 
     def tokens(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[Tensor]:
@@ -117,43 +132,49 @@ class TextToMotion:
 
         The base layer is the same either way.
         """
-        lengths = self.token_lengths(samples)
+        features = _Features(self.device)
+        lengths = self.token_lengths(samples, features)
         return self.fill([sample.text for sample in samples], lengths, [sample.seed for sample in samples],
-                         sampling=sampling)
+                         sampling=sampling, features=features)
 
     def fill(self, texts: Sequence[str], lengths: Sequence[int], seeds: Sequence[int], known: Tensor | None = None,
-             sampling: Sampling | None = None, stream: int = 0) -> list[Tensor]:
+             sampling: Sampling | None = None, stream: int = 0, features: "_Features | None" = None) -> list[Tensor]:
         """Ids of samples of the given lengths in tokens, as ``tokens`` gives them.
 
         ``known`` (b, n, q) are ids to keep, negative where they are to be made: in-painting. ``stream`` counts the
-        fillings that share a seed, so that each draws anew.
+        fillings that share a seed, so that each draws anew. ``features`` are those of texts that are known already.
         """
-        sampling = sampling or Sampling()
+        sampling, features = sampling or Sampling(), features or _Features(self.device)
         texts = [self.clean(text) for text in texts]
         number = 2 * stream
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
         alone = self.transformer.config.attention == "additive"  # which looks at padding
         ids = self.transformer.generate(
-            self._features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
+            features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
             cond_scale=sampling.cond_scale, temperature=sampling.temperature, topk_filter_thres=sampling.topkr,
             gumbel=sampling.gumbel_sample, known=None if known is None else known[..., 0],
             group_rows=1 if alone else sampling.group_rows).ids
         if self.residual is not None:
             streams = sample_generators([stream_seed(seed, number + RESIDUAL_STREAM) for seed in seeds])
             ids = self.residual.generate(
-                ids, self._features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
+                ids, features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
                 temperature=sampling.temperature, topk_filter_thres=sampling.topkr, known=known,
                 group_rows=sampling.group_rows)
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
-    def token_lengths(self, samples: Sequence[Sample]) -> list[int]:
+    def condition(self, texts: Sequence[str]) -> Tensor:
+        """Text features (len(texts), c) that the masked transformer is told."""
+        return _Features(self.device)(self.text, [self.clean(text) for text in texts])
+
+    def token_lengths(self, samples: Sequence[Sample], features: "_Features | None" = None) -> list[int]:
         """Tokens of each sample: its frames cut to whole tokens, or what the length estimator expects."""
         unknown = sorted({self.clean(sample.text) for sample in samples if sample.m_len is None})
         expected: dict[str, int] = {}
         if unknown:
             if self.length_estimator is None:
                 raise ValueError("a sample without a length needs a length estimator")
-            estimates = self.length_estimator.expected(self._features(self.length_text, unknown))
+            known = features or _Features(self.device)
+            estimates = self.length_estimator.expected(known(self.length_text, unknown))
             expected = dict(zip(unknown, estimates.tolist(), strict=True))
         lengths = [expected[self.clean(s.text)] if s.m_len is None else s.m_len // self.unit for s in samples]
         if min(lengths, default=1) < 1:
@@ -162,8 +183,7 @@ class TextToMotion:
 
     def encode(self, features: np.ndarray) -> Tensor:
         """Ids (n, q) of features (T, d) in their own units, T a multiple of ``unit``."""
-        device = next(self.transformer.parameters()).device
-        motion = torch.as_tensor(self.normalise(features), dtype=torch.float32, device=device)
+        motion = torch.as_tensor(self.normalise(features), dtype=torch.float32, device=self.device)
         return self.tokenizer.encode(motion[None])[0].view(len(features) // self.unit, -1)
 
     def decode(self, ids: Tensor) -> np.ndarray:
@@ -175,11 +195,28 @@ class TextToMotion:
         return (self.metres * features_to_joints(torch.as_tensor(features), self.skeleton)).float().cpu().numpy()
 
     @torch.no_grad()
-    def _decoded(self, ids: Tensor) -> Tensor:
-        """Features (b, T, d) in their own units of ids (b, n) or (b, n, q)."""
-        return self.denormalise(self.tokenizer.forward_decoder(ids.view(*ids.shape[:2], -1)))
+    def _decoded(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Features (b, T, d) in their own units of ids (b, n) or (b, n, q), valid up to each row's end."""
+        return self.denormalise(self.tokenizer.forward_decoder(ids.view(*ids.shape[:2], -1), token_lens))
 
-    def _features(self, encoder: TextFeatures, texts: Sequence[str]) -> Tensor:
-        """Features (len(texts), c), every distinct text encoded alone."""
-        made = {text: encoder([text]) for text in dict.fromkeys(texts)}
-        return torch.cat([made[text] for text in texts])
+
+class _Features:
+    """Text features, each text encoded once by each encoder.
+
+    On the CPU texts are encoded one by one. Elsewhere ``ROWS`` of them share a pass, short passes filled up, so that
+    the shape of a pass, and with it a feature's last digits, do not depend on what else is encoded.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.rows = 1 if device.type == "cpu" else ROWS
+        self.known: dict[TextFeatures, dict[str, Tensor]] = {}
+
+    def __call__(self, encoder: TextFeatures, texts: Sequence[str]) -> Tensor:
+        """Features (len(texts), c)."""
+        known = self.known.setdefault(encoder, {})
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        for start in range(0, len(new), self.rows):
+            chosen = new[start:start + self.rows]
+            filled = chosen + [chosen[-1]] * (self.rows - len(chosen))
+            known |= zip(chosen, encoder(filled).split(1), strict=False)
+        return torch.cat([known[text] for text in texts])

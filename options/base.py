@@ -71,6 +71,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """How trained networks run."""
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
+                        help="of the networks: bf16 on GPUs and CPUs that have it, fp16 on GPUs")
+    parser.add_argument("--compile", action="store_true",
+                        help="compile the networks first, which takes a minute and needs a C++ compiler")
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Flags of scripts that read a data set."""
     parser.add_argument("--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")

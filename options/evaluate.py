@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_bert_score, add_common, add_data, add_evaluator, natural, positive_int
+from options.base import Parser, add_bert_score, add_common, add_data, add_evaluator, add_speed, natural, positive_int
 from options.generate import add_sampling
 
 BERT = "roberta-large"  # what bert-score takes for English
@@ -46,6 +46,7 @@ def parse_retrieval_evaluation(argv: Sequence[str] | None = None) -> argparse.Na
 def _parser(description: str, name: str, what: str, epochs: str = "") -> Parser:
     parser = Parser(description)
     add_common(parser)
+    add_speed(parser)
     add_data(parser)
     parser.add_argument("--name", default=name, help=what)
     parser.add_argument("--which_epoch", help=f"checkpoint to evaluate; the best one by default{epochs}")

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, bounded, non_negative, positive_int, share
+from options.base import Parser, add_common, add_speed, bounded, non_negative, positive_int, share
 from utils.errors import InputError
 
 MAX_SECONDS = 600.0
@@ -61,6 +61,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     add_output(parser, ext="text2motion")
     add_models(parser)
     add_sampling(parser)
+    add_speed(parser)
     opt = parser.parse_args(argv)
     if (opt.text_prompt is None) == (opt.text_path is None):
         raise InputError("give either --text_prompt or --text_path")

@@ -11,7 +11,7 @@ from models.transformers.groups import CPU_STEP, LENGTH_STEP, fixed_shape_groups
 from models.transformers.lamp_text import LaMPMaskTransformer
 from models.transformers.losses import padding_of
 from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.sampling import sample_generators, sample_tokens, top_k_filter
+from models.transformers.sampling import draw_uniform, sample_generators, sample_tokens, top_k_filter
 from models.transformers.trunk import EncoderLayer, PositionalEncoding, attention_mask
 
 K, COND = 64, 6
@@ -147,6 +147,16 @@ def test_text_is_dropped_for_whole_samples_in_training_only() -> None:
     assert dropped[:, 0].float().mean() == pytest.approx(0.3, abs=0.04)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["causal", "additive", "full"])
+def test_logits_of_some_positions_are_those_of_a_whole_pass(kind: str) -> None:
+    model, ids, cond = make(kind), tokens(3, 9), texts(3)
+    padding, at = padding_of(torch.tensor([9, 4, 7]), 9), torch.tensor([[5, 0], [8, 8], [3, 6]])
+    whole = model.guided_logits(ids, cond, padding, 2.5)
+    asked = model.guided_logits(ids, cond, padding, 2.5, at)
+    torch.testing.assert_close(asked, whole[torch.arange(3)[:, None], at], rtol=0, atol=1e-5)
+
+
 # --- corruption and loss
 
 def test_corruption_follows_the_recipe() -> None:
@@ -269,7 +279,7 @@ def test_the_least_certain_tokens_are_masked_again() -> None:
     masked = [step[0] == model.mask_id for step in steps]
     replay = sample_generators([3])
     logits = model(steps[0], cond).float()  # (1, 20, K)
-    drawn = sample_tokens(top_k_filter(logits, 0.9), 1.0, True, replay, [20])
+    drawn = sample_tokens(logits, 0.9, 1.0, True, noise(replay, [20], (1, 20, K)))
     certainty = logits.softmax(-1).gather(-1, drawn[..., None])[0, :, 0]
     again = masked[1]
     assert certainty[again].max() <= certainty[~again].min()
@@ -278,6 +288,18 @@ def test_the_least_certain_tokens_are_masked_again() -> None:
 def test_one_step_is_enough_to_fill_a_clip() -> None:
     ids = make().generate(texts(1), [6], sample_generators([0]), timesteps=1).ids
     assert (ids >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize("gumbel", [True, False])
+def test_nothing_of_a_generation_is_read_back_by_the_host(kind: str, gumbel: bool) -> None:
+    model = make(kind).to("meta")  # where there is nothing to read: a value that the host asks for raises
+    ids = model.generate(texts(3).to("meta"), [5, 40, 60], sample_generators(range(3)), gumbel=gumbel,
+                         known=torch.full((3, 60), -1, device="meta")).ids
+    assert ids.shape == (3, 60)
+    assert ids.is_meta
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool(ids.sum() > 0)
 
 
 def test_seeds_repeat_and_differ() -> None:
@@ -329,6 +351,10 @@ def test_generation_refuses_what_cannot_work() -> None:
 
 # --- sampling
 
+def noise(generators: list[torch.Generator], lengths: list[int], size: tuple[int, ...]) -> Tensor:
+    return draw_uniform(generators, lengths, 1, size, torch.device("cpu"))[:, 0]
+
+
 def test_filter_keeps_the_best_share() -> None:
     logits = torch.randn(2, 3, 100, generator=stream())
     for thres, left in [(0.9, 10), (0.95, 5), (0.99, 1), (1.0, 1), (0.0, 100), (0.905, 10)]:
@@ -340,20 +366,24 @@ def test_filter_keeps_the_best_share() -> None:
 @pytest.mark.parametrize("gumbel", [True, False])
 def test_draws_follow_the_softmax_at_the_temperature(gumbel: bool) -> None:
     logits, count = torch.tensor([0.0, 1.0, 2.0, -math.inf, 0.5]), 20000
-    drawn = sample_tokens(logits.expand(1, count, 5), 0.7, gumbel, sample_generators([0]), [count])
+    size = (1, count, 5) if gumbel else (1, count)
+    drawn = sample_tokens(logits.expand(1, count, 5), 0.0, 0.7, gumbel, noise(sample_generators([0]), [count], size))
     share = torch.bincount(drawn[0], minlength=5) / count
     torch.testing.assert_close(share, (logits / 0.7).softmax(0), rtol=0, atol=0.015)
     assert share[3] == 0
-    assert (sample_tokens(logits.expand(1, 50, 5), 0.0, gumbel, sample_generators([0]), [50]) == 2).all()
+    cold = sample_tokens(logits.expand(1, 50, 5), 0.0, 0.0, gumbel,
+                         noise(sample_generators([0]), [50], (1, 50, *size[2:])))
+    assert (cold == 2).all()
 
 
 @pytest.mark.parametrize("gumbel", [True, False])
 def test_draws_of_a_sample_do_not_depend_on_its_padding(gumbel: bool) -> None:
     logits = torch.randn(2, 9, K, generator=stream())
     alone, padded = sample_generators([7]), sample_generators([7, 8])
+    classes = (K,) if gumbel else ()
     for _ in range(3):  # from the second step on the streams would have drifted apart
-        one = sample_tokens(logits[:1, :4], 1.0, gumbel, alone, [4])
-        many = sample_tokens(logits, 1.0, gumbel, padded, [4, 9])
+        one = sample_tokens(logits[:1, :4], 0.0, 1.0, gumbel, noise(alone, [4], (1, 4, *classes)))
+        many = sample_tokens(logits, 0.0, 1.0, gumbel, noise(padded, [4, 9], (2, 9, *classes)))
         assert torch.equal(one[0], many[0, :4])
 
 

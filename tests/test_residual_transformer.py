@@ -183,3 +183,11 @@ def test_generation_refuses_what_cannot_work() -> None:
         model.generate(base, texts(1), [3, 3], sample_generators([0, 1]))
     with pytest.raises(RuntimeError, match="eval mode"):
         model.train().generate(base, texts(2), [3, 3], sample_generators([0, 1]))
+
+
+def test_nothing_of_a_generation_is_read_back_by_the_host() -> None:
+    model = make().to("meta")  # where there is nothing to read: a value that the host asks for raises
+    base, known = tokens(3, 60)[..., 0].to("meta"), torch.full((3, 60, Q), -1, device="meta")
+    ids = model.generate(base, texts(3).to("meta"), [5, 40, 60], sample_generators(range(3)), known=known)
+    assert ids.shape == (3, 60, Q)
+    assert ids.is_meta

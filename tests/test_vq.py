@@ -87,6 +87,26 @@ def test_a_clip_alone_is_as_it_is_in_a_batch(layers: int) -> None:
         torch.testing.assert_close(model.forward_decoder(alone), together[row:row + 1])
 
 
+@pytest.mark.parametrize(("layers", "norm"), [(1, None), (3, "LN"), (2, "BN")])
+def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int, norm: str | None) -> None:
+    model = tokenizer(layers, vq_norm=norm)
+    for part in model.modules():  # norms and convolutions that make something of nothing
+        if getattr(part, "bias", None) is not None:
+            torch.nn.init.normal_(part.bias)
+    ids, lengths = model.encode(motion()), [6, 2, 5]
+    together = model.forward_decoder(ids, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        alone = model.forward_decoder(ids[row:row + 1, :length])[0]
+        torch.testing.assert_close(together[row, :4 * length], alone, rtol=0, atol=1e-5)
+    assert not torch.allclose(model.forward_decoder(ids)[1, :8], together[1, :8], atol=1e-3)
+
+
+def test_group_norm_takes_one_length_at_a_time() -> None:
+    model = tokenizer(1, vq_norm="GN", width=32)
+    with pytest.raises(ValueError, match="group norm"):
+        model.forward_decoder(torch.zeros(2, 3, dtype=torch.long), torch.tensor([3, 2]))
+
+
 def test_id_minus_one_adds_nothing() -> None:
     model = tokenizer(3)
     ids = model.encode(motion())

@@ -115,7 +115,7 @@ class LaMPFeatures(nn.Module):
 
     def motion_states(self, encoded: EncodedMotion) -> Tensor:
         """What queries look at in motions, (b, n, encoder_width)."""
-        states = encoded.latents @ self.motion_projection
+        states = encoded.latents.to(self.motion_projection.dtype) @ self.motion_projection
         return states if self.positions is None else states + self.positions
 
     def query_motion(self, encoded: EncodedMotion, states: Tensor | None = None) -> QueryPass:
@@ -166,15 +166,19 @@ class LaMPFeatures(nn.Module):
         let the queries look at padding too, so there texts must be padded as they were in training.
         """
         with _inference(self):
-            hidden = self.Qformer.text(ids, mask)
-            parts = []
-            if kind in ("query", "both"):
-                parts.append(self.query_text(hidden, None if self.config.published else mask).hidden.mean(1))
-            if kind in ("cls", "both"):
-                parts.append(hidden[:, 0])
-            if not parts:
-                raise ValueError(f"condition kind {kind!r} is none of query, cls, both")
-            return torch.cat(parts, -1).float()
+            return self.make_condition(ids, mask, kind)
+
+    def make_condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind) -> Tensor:
+        """``condition`` with the gradient and in the mode that there are."""
+        hidden = self.Qformer.text(ids, mask)
+        parts = []
+        if kind in ("query", "both"):
+            parts.append(self.query_text(hidden, None if self.config.published else mask).hidden.mean(1))
+        if kind in ("cls", "both"):
+            parts.append(hidden[:, 0])
+        if not parts:
+            raise ValueError(f"condition kind {kind!r} is none of query, cls, both")
+        return torch.cat(parts, -1).float()
 
     def _token_ids(self, padded: Tensor, latents: Tensor) -> Tensor:
         """Tokens (b, n) of the first quantizer; distances always in float32."""

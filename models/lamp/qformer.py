@@ -89,14 +89,14 @@ class Attention(nn.Module):
         own = self._split(self.self["key"](source)), self._split(self.self["value"](source))
         key, value = own if prefix is None else (torch.cat(pair, 2) for pair in zip(prefix, own, strict=True))
         dropout = self.dropout if self.training else 0.0
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and query.dtype != torch.float32:
             # The CPU's bfloat16 kernel is an order of magnitude slower than its float32 one at these sizes.
             query, key, value = query.float(), key.float(), value.float()
             with torch.autocast("cpu", enabled=False):
                 context = F.scaled_dot_product_attention(query, key, value, mask, dropout)
         else:
             context = F.scaled_dot_product_attention(query, key, value, mask, dropout)
-        return self.output(context.transpose(1, 2).flatten(2), x), own
+        return self.output(context.transpose(1, 2).flatten(2).to(x.dtype), x), own
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, n, h / heads)

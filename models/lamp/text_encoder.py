@@ -8,9 +8,13 @@ from models.lamp.tokenizer import WordPieces
 
 
 def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask (b, t) of texts on the model's device; the published behaviour pads all of them to ``longest``."""
-    made = pieces.encode(texts, longest, longest if model.config.published else None)
+    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them.
+
+    The published behaviour pads all of them to ``longest``; so do accelerators, where it costs nothing and keeps the
+    shape of a pass, and with it the last digits of a text's features, from depending on the other texts.
+    """
     device = model.query_tokens.device
+    made = pieces.encode(texts, longest, longest if model.config.published or device.type != "cpu" else None)
     return made.ids.to(device), made.mask.to(device)
 
 

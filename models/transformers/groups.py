@@ -30,6 +30,10 @@ class Group:
         filled = self.rows + [self.rows[-1]] * (self.size - len(self.rows))
         return x[torch.tensor(filled, device=x.device)]
 
+    def pick(self, lengths: Sequence[int]) -> list[int]:
+        """The same of one number a sample."""
+        return [lengths[row] for row in self.rows] + [lengths[self.rows[-1]]] * (self.size - len(self.rows))
+
     def take_tokens(self, ids: Tensor) -> Tensor:
         """The group's rows of ids (b, n, ...), cut or filled up with -1 to (size, length, ...)."""
         rows = self.take(ids)[:, :self.length]

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups, one_group
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
-from models.transformers.sampling import cosine_mask_ratio, lowest, sample_tokens, top_k_filter
-from models.transformers.trunk import Trunk, attention_mask, initialise
+from models.transformers.sampling import cosine_mask_ratio, draw_uniform, lowest, sample_tokens
+from models.transformers.trunk import Trunk, attention_mask, initialise, take_positions
 from utils.draws import WHOLE, Share
 
 KEPT = 1e5           # score of a token that is not to be masked again
@@ -55,26 +55,29 @@ class MaskTransformer(Trunk):
         self.token_emb = nn.Embedding(config.num_tokens + 2, config.code_dim)
         self.apply(initialise)
 
-    def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Logits (b, n, K) for ids (b, n) and text features ``cond`` (b, c); zeros in ``cond`` mean no text.
 
-        ``padding`` (b, n), True at padding; ignored by ``additive`` attention.
+        ``padding`` (b, n), True at padding; ignored by ``additive`` attention. With ``at`` (b, c) logits (b, c, K) of
+        these positions alone.
         """
         mask = attention_mask(self.config.attention, 1, ids.shape[1], padding, ids.device)
-        return self.encode(self.token_emb(ids), self.cond_emb(cond)[:, None], mask)
+        return self.encode(self.token_emb(ids), self.embed_condition(cond)[:, None], mask, at)
 
-    def guided_logits(self, ids: Tensor, cond: Tensor, padding: Tensor | None, cond_scale: float) -> Tensor:
+    def guided_logits(self, ids: Tensor, cond: Tensor, padding: Tensor | None,
+                      cond_scale: float | Tensor, at: Tensor | None = None) -> Tensor:
         """Float32 logits ``u + cond_scale (c - u)`` (b, n, K), both parts from one pass (classifier-free guidance).
 
-        Scale 1 is the conditional part alone, 0 the unconditional one.
+        Scale 1 is the conditional part alone, 0 the unconditional one. ``at`` as in ``forward``.
         """
-        if cond_scale == 1:
-            return self(ids, cond, padding).float()
-        if cond_scale == 0:
-            return self(ids, torch.zeros_like(cond), padding).float()
+        known = None if isinstance(cond_scale, Tensor) else cond_scale  # a tensor is not looked into
+        if known == 1:
+            return self(ids, cond, padding, at).float()
+        if known == 0:
+            return self(ids, torch.zeros_like(cond), padding, at).float()
         both = self(ids.repeat(2, 1), torch.cat([cond, torch.zeros_like(cond)]),
-                    None if padding is None else padding.repeat(2, 1)).float()
-        conditional, unconditional = both.chunk(2)
+                    None if padding is None else padding.repeat(2, 1), None if at is None else at.repeat(2, 1)).float()
+        conditional, unconditional = both.unflatten(0, (2, -1))
         return unconditional + cond_scale * (conditional - unconditional)
 
     def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator,
@@ -142,23 +145,26 @@ class MaskTransformer(Trunk):
             raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths, {len(generators)} random streams")
         groups = (one_group(token_lens) if self.config.attention == "additive" and group_rows is None
                   else fixed_shape_groups(token_lens, cond.device, group_rows))
-        lens, longest = torch.tensor(token_lens, device=cond.device), max(token_lens)
+        longest = max(token_lens)
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
         steps = ids.repeat(timesteps, 1, 1)
         for group in groups:
-            part = self._generate_group(group, cond, lens, generators, known, timesteps, cond_scale, temperature,
-                                        topk_filter_thres, gumbel)
+            part = self._generate_group(group, cond, token_lens, generators, known, timesteps, cond_scale,
+                                        temperature, topk_filter_thres, gumbel)
             width = min(longest, group.length)
             ids[group.rows, :width] = part.ids[:len(group.rows), :width]
             steps[:, group.rows, :width] = part.steps[:, :len(group.rows), :width]
-        return Generated(ids.masked_fill(padding_of(lens, longest), padding_value), steps)
+        padding = padding_of(torch.tensor(token_lens, device=ids.device), longest)
+        return Generated(ids.masked_fill(padding, padding_value), steps)
 
-    def _generate_group(self, group: Group, cond: Tensor, token_lens: Tensor, generators: Sequence[torch.Generator],
-                        known: Tensor | None, timesteps: int, cond_scale: float, temperature: float,
-                        topk_filter_thres: float, gumbel: bool) -> Generated:
-        cond, lens = group.take(cond), group.take(token_lens)
-        streams, lengths = [generators[row] for row in group.rows], lens.tolist()
-        padding = padding_of(lens, group.length)
+    def _generate_group(self, group: Group, cond: Tensor, token_lens: Sequence[int],
+                        generators: Sequence[torch.Generator], known: Tensor | None, timesteps: int, cond_scale: float,
+                        temperature: float, topk_filter_thres: float, gumbel: bool) -> Generated:
+        cond, lengths, streams = group.take(cond), group.pick(token_lens), [generators[row] for row in group.rows]
+        shares = cosine_mask_ratio(torch.linspace(0, 1, timesteps))
+        classes = (self.config.num_tokens,) if gumbel else ()
+        noise = draw_uniform(streams, lengths, timesteps, (group.size, group.length, *classes), cond.device)
+        padding = padding_of(torch.tensor(lengths, device=cond.device), group.length)
         ids = torch.full(padding.shape, self.mask_id, device=cond.device).masked_fill(padding, self.pad_id)
         if known is not None:
             given = group.take_tokens(known)
@@ -167,14 +173,18 @@ class MaskTransformer(Trunk):
         free = (~fixed).sum(1)
         scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
         steps = []
-        for share in cosine_mask_ratio(torch.linspace(0, 1, timesteps)).tolist():
+        # From here on nothing waits for the device: how many positions a step asks for, at most, follows from the
+        # group's length, and which of these are masked is told by a tensor.
+        most = (shares * group.length).round().clamp_min(1).long().tolist()
+        for step, share in enumerate(shares.tolist()):
+            at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) the least certain positions
             counts = (share * free).round().clamp_min(1)
-            masked = lowest(scores, counts) & ~fixed
-            ids = ids.masked_fill(masked, self.mask_id)
+            masked = (torch.arange(most[step], device=ids.device) < counts[:, None]) & ~fixed.gather(1, at)
+            ids = ids.scatter(1, at, torch.where(masked, self.mask_id, ids.gather(1, at)))
             steps.append(ids)
-            logits = self.guided_logits(ids, cond, padding, cond_scale)
-            drawn = sample_tokens(top_k_filter(logits, topk_filter_thres), temperature, gumbel, streams, lengths)
-            ids = torch.where(masked, drawn, ids)
+            logits = self.guided_logits(ids, cond, padding, cond_scale, at)
+            drawn = sample_tokens(logits, topk_filter_thres, temperature, gumbel, take_positions(noise[:, step], at))
+            ids = ids.scatter(1, at, torch.where(masked, drawn, ids.gather(1, at)))
             certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)
-            scores = torch.where(masked, certainty, KEPT)
+            scores = torch.full_like(scores, KEPT).scatter(1, at, torch.where(masked, certainty, KEPT))
         return Generated(ids, torch.stack(steps))

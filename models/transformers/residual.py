@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
-from models.transformers.sampling import cosine_mask_ratio, sample_tokens, top_k_filter
+from models.transformers.sampling import cosine_mask_ratio, draw_uniform, sample_tokens
 from models.transformers.trunk import INIT_STD, Trunk, attention_mask, initialise
 from utils.draws import WHOLE, Share
 
@@ -59,27 +59,29 @@ class ResidualTransformer(Trunk):
         ``history`` (b, n, code_dim) is the sum of the embeddings of the layers below, ``cond`` (b, c) the text
         feature, ``padding`` (b, n) True at padding.
         """
-        layer = self.quant_emb(F.one_hot(layers, self.config.num_quantizers).to(history.dtype))
-        prefix = torch.stack([self.cond_emb(cond), layer], 1)
+        layer = self.quant_emb(F.one_hot(layers, self.config.num_quantizers).to(self.quant_emb.weight.dtype))
+        prefix = torch.stack([self.embed_condition(cond), layer], 1)
         return self.encode(history, prefix, attention_mask("full", 2, history.shape[1], padding, history.device))
 
     def project(self, hidden: Tensor, layers: Tensor) -> Tensor:
         """Float32 logits (b, n, K+1) of hidden states (b, n, code_dim) for layers (b,)."""
-        logits = (hidden @ self.output_tables()[layers - 1].transpose(1, 2)).float()
+        tables = self.output_tables()[layers - 1]
+        logits = (hidden.to(tables.dtype) @ tables.transpose(1, 2)).float()
         if self.config.share_weight:
             return logits
         doubled = 2 if self.config.published else 1
         return doubled * logits + self.output_proj_bias[layers - 1][:, None]
 
     def guided_logits(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None,
-                      cond_scale: float) -> Tensor:
+                      cond_scale: float | Tensor) -> Tensor:
         """Float32 logits ``u + cond_scale (c - u)`` (b, n, K+1), both parts from one pass; scale 1 is ``c`` alone."""
-        if cond_scale == 1:
+        if not isinstance(cond_scale, Tensor) and cond_scale == 1:
             return self.project(self(history, layers, cond, padding), layers)
         hidden = self(history.repeat(2, 1, 1), layers.repeat(2), torch.cat([cond, torch.zeros_like(cond)]),
-                      None if padding is None else padding.repeat(2, 1))
-        conditional, unconditional = self.project(hidden, layers.repeat(2)).chunk(2)
-        return unconditional + cond_scale * (conditional - unconditional)
+                      None if padding is None else padding.repeat(2, 1)).float()
+        conditional, unconditional = hidden.unflatten(0, (2, -1))
+        # Logits are affine in the hidden states, so mixing these is the same, and there is one projection to make.
+        return self.project(unconditional + cond_scale * (conditional - unconditional), layers)
 
     def history_of(self, ids: Tensor, layers: Tensor) -> Tensor:
         """Sum (b, n, code_dim) of the embeddings of ids (b, n, q) over each sample's layers below ``layers`` (b,)."""
@@ -126,29 +128,30 @@ class ResidualTransformer(Trunk):
             raise ValueError(f"{len(base)} rows of ids, {len(cond)} text features, {len(token_lens)} lengths, "
                              f"{len(generators)} random streams")
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
-        lens = torch.tensor(token_lens, device=base.device)
         for group in fixed_shape_groups(token_lens, base.device, group_rows):
-            part = self._generate_group(group, base, cond, lens, generators, known, cond_scale, temperature,
+            part = self._generate_group(group, base, cond, token_lens, generators, known, cond_scale, temperature,
                                         topk_filter_thres)
             width = min(base.shape[1], group.length)
             ids[group.rows, :width] = part[:len(group.rows), :width]
         return ids
 
-    def _generate_group(self, group: Group, base: Tensor, cond: Tensor, token_lens: Tensor,
+    def _generate_group(self, group: Group, base: Tensor, cond: Tensor, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], known: Tensor | None, cond_scale: float,
                         temperature: float, topk_filter_thres: float) -> Tensor:
-        cond, lens = group.take(cond), group.take(token_lens)
-        streams, lengths = [generators[row] for row in group.rows], lens.tolist()
-        padding = padding_of(lens, group.length)
+        cond, lengths, streams = group.take(cond), group.pick(token_lens), [generators[row] for row in group.rows]
+        layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
+        noise = draw_uniform(streams, lengths, layers, (group.size, group.length, classes), cond.device)
+        padding = padding_of(torch.tensor(lengths, device=cond.device), group.length)
         given = None if known is None else group.take_tokens(known)
         ids = [group.take_tokens(base).masked_fill(padding, self.pad_id)]
         history, tables = 0, self.input_tables()
         for layer in range(1, self.config.num_quantizers):
             history = history + tables[layer - 1][ids[-1]]
-            logits = self.guided_logits(history, torch.full_like(lens, layer), cond, padding, cond_scale)
+            numbers = torch.full((group.size,), layer, device=cond.device)
+            logits = self.guided_logits(history, numbers, cond, padding, cond_scale)
             if not self.config.published:
                 logits = logits[..., :-1]
-            drawn = sample_tokens(top_k_filter(logits, topk_filter_thres), temperature, True, streams, lengths)
+            drawn = sample_tokens(logits, topk_filter_thres, temperature, True, noise[:, layer - 1])
             if given is not None:
                 drawn = torch.where(given[..., layer] >= 0, given[..., layer], drawn)
             ids.append(drawn.masked_fill(padding, self.pad_id))

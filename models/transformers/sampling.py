@@ -26,36 +26,44 @@ def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def kept_classes(classes: int, thres: float) -> int:
+    """How many of ``classes`` may be drawn: ``ceil((1 - thres) * classes)``, at least one."""
+    return max(1, math.ceil((1 - thres) * classes - ROUNDING))
+
+
 def top_k_filter(logits: Tensor, thres: float) -> Tensor:
-    """Keep the ``ceil((1 - thres) * classes)`` largest of (..., classes), at least one; -inf elsewhere."""
-    k = max(1, math.ceil((1 - thres) * logits.shape[-1] - ROUNDING))
-    values, indices = logits.topk(k, dim=-1)
+    """Keep the ``kept_classes`` largest of (..., classes); -inf elsewhere."""
+    values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
     return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
 
 
-def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], out: Tensor) -> Tensor:
-    """Fill ``out`` (b, n, ...) with uniform noise: row k gets ``lengths[k]`` draws of ``generators[k]``, so that what a
-    sample draws does not depend on how far it is padded. Everything else is 0.5, rows without a generator too."""
-    out.fill_(0.5)
-    for row, generator, length in zip(out, generators, lengths, strict=False):
-        row[:length] = torch.rand(length, *row.shape[1:], generator=generator, device=generator.device)
-    return out
+def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], rounds: int, size: Sequence[int],
+                 device: torch.device) -> Tensor:
+    """Uniform noise (b, rounds, n, ...) on ``device`` for rows of ``size`` (b, n, ...), all rounds in one transfer.
 
-
-def sample_tokens(logits: Tensor, temperature: float, gumbel: bool, generators: Sequence[torch.Generator],
-                  lengths: Sequence[int]) -> Tensor:
-    """Ids (b, n) drawn from softmax(logits / temperature) of (b, n, classes).
-
-    With ``gumbel`` by the Gumbel-max trick (Maddison et al. 2014), else by inverting the cumulative distribution: the
-    same distribution from different draws. Row k draws for its first ``lengths[k]`` positions from ``generators[k]``;
-    rows without a generator get some id.
+    Row k gets ``lengths[k]`` draws a round of ``generators[k]``, round after round, so that what a sample draws does
+    not depend on how far it is padded. Everything else is 0.5, rows without a generator too.
     """
-    scaled = logits.float() / max(temperature, SMALLEST_TEMPERATURE)
+    rows, length, *rest = size
+    noise = torch.full((rows, rounds, length, *rest), 0.5)
+    for row, generator, own in zip(noise, generators, lengths, strict=False):
+        row[:, :own] = torch.rand(rounds, own, *rest, generator=generator, device=generator.device)
+    return noise.to(device)
+
+
+def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
+    """Ids (b, n) drawn from softmax(logits / temperature) of (b, n, classes), filtered as ``top_k_filter`` does.
+
+    With ``gumbel`` by the Gumbel-max trick (Maddison et al. 2014) from ``uniform`` (b, n, classes), else by inverting
+    the cumulative distribution from ``uniform`` (b, n): the same distribution from different draws.
+    """
+    temperature = max(temperature, SMALLEST_TEMPERATURE)
     if gumbel:
-        uniform = draw_uniform(generators, lengths, torch.empty(logits.shape)).to(logits.device)
-        noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
-        return (scaled + noise).argmax(-1)
-    uniform = draw_uniform(generators, lengths, torch.empty(logits.shape[:2])).to(logits.device)
+        values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
+        chosen = uniform.gather(-1, indices).clamp_min(torch.finfo(torch.float32).tiny)
+        best = (values.float() / temperature - torch.log(-torch.log(chosen))).argmax(-1, keepdim=True)
+        return indices.gather(-1, best).squeeze(-1)
+    scaled = top_k_filter(logits, thres).float() / temperature
     cumulative = F.softmax(scaled.double(), -1).cumsum(-1)
     target = uniform[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)

@@ -32,14 +32,23 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False hides, a number is added to the score."""
-        b, s, dim = x.shape
-        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = packed.view(b, s, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).reshape(b, s, dim))
+    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
+        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False hides, a number is added to the score.
+
+        With ``asked`` (b, c, dim) only these look, at all of ``x``, and the mask is for them: (b, heads, c, s).
+        """
+        dim, dropout = x.shape[-1], self.dropout if self.training else 0.0
+        if asked is None:
+            query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        else:
+            query = F.linear(asked, self.in_proj_weight[:dim], self.in_proj_bias[:dim])
+            key, value = F.linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, -1)
+        mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=mask,
+                                               dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, s, dim / heads)
 
 
 class EncoderLayer(nn.Module):
@@ -54,8 +63,9 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
+    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
+        """Outputs of ``x`` (b, s, dim), or of ``asked`` (b, c, dim), positions of it."""
+        x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
         h = self.linear2(self.dropout(F.gelu(self.linear1(x))))
         return self.norm2(x + self.dropout(h))
 
@@ -67,10 +77,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(dim, heads, ff_size, dropout) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        for layer in self.layers:
+    def forward(self, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """Outputs of ``x`` (b, s, dim) at all positions, or at those of ``at`` (b, c), which saves work."""
+        *below, last = self.layers
+        for layer in below:
             x = layer(x, mask)
-        return x
+        if at is None:
+            return last(x, mask)
+        if mask is not None and mask.shape[2] > 1:  # a row for every query
+            mask = mask.expand(len(x), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
+        return last(x, mask, take_positions(x, at))
 
 
 class InputProcess(nn.Module):
@@ -113,6 +129,7 @@ class OutputProcess(nn.Module):
         self.poseFinal = nn.Linear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.precision
         return self.poseFinal(self.LayerNorm(F.gelu(self.dense(x))))
 
 
@@ -129,14 +146,23 @@ class Trunk(nn.Module):
         self.cond_emb = nn.Linear(config.cond_dim, dim)
         self.output_process = OutputProcess(dim, out_dim)
 
-    def encode(self, x: Tensor, prefix: Tensor, mask: Tensor | None) -> Tensor:
+    def encode(self, x: Tensor, prefix: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
         """Motion-token embeddings ``x`` (b, n, code_dim) behind ``prefix`` (b, p, dim) to outputs (b, n, out_dim).
 
-        ``mask`` over all p + n positions, as ``attention_mask`` makes it.
+        ``mask`` over all p + n positions, as ``attention_mask`` makes it. With ``at`` (b, c) outputs (b, c, out_dim) of
+        these motion tokens alone.
         """
-        x = self.position_enc(self.input_process(x))
-        x = self.seqTransEncoder(torch.cat([prefix.to(x.dtype), x], 1), mask)
-        return self.output_process(x[:, prefix.shape[1]:])
+        x = self.position_enc(self.input_process(x.to(self.input_process.poseEmbedding.weight.dtype)))
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(x.dtype)
+        x = torch.cat([prefix.to(x.dtype), x], 1)
+        if at is not None:
+            return self.output_process(self.seqTransEncoder(x, mask, at + prefix.shape[1]))
+        return self.output_process(self.seqTransEncoder(x, mask)[:, prefix.shape[1]:])
+
+    def embed_condition(self, cond: Tensor) -> Tensor:
+        """Text features (b, c) as the trunk takes them, (b, dim)."""
+        return self.cond_emb(cond.to(self.cond_emb.weight.dtype))
 
     def drop_condition(self, cond: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
         """In training mode zero whole rows of ``cond`` (b, c) with probability ``cond_drop_prob``.
@@ -147,6 +173,11 @@ class Trunk(nn.Module):
             return cond
         draw = share.rand(generator, len(cond), 1).to(cond.device)
         return cond * (draw >= self.config.cond_drop_prob)
+
+
+def take_positions(x: Tensor, at: Tensor) -> Tensor:
+    """Rows (b, c, ...) of ``x`` (b, s, ...) at the positions ``at`` (b, c)."""
+    return x[torch.arange(len(x), device=x.device)[:, None], at]
 
 
 def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:

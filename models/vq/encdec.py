@@ -1,4 +1,7 @@
 """Convolutional encoder and decoder of both tokenizers, under the published parameter names."""
+import itertools
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +31,11 @@ def _norm(kind: str | None, width: int) -> nn.Module:
     return makers[kind]()
 
 
+def _cut(x: Tensor, valid: Tensor | None) -> Tensor:
+    """``x`` (b, c, t) with zeros where ``valid`` (b, 1, t) has them."""
+    return x if valid is None else x * valid.to(x.dtype)
+
+
 class ResidualBlock(nn.Module):
     """``x + dropout(conv1x1(act(norm(conv3(act(norm(x)))))))`` with a dilated first convolution."""
 
@@ -42,8 +50,9 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv1d(width, width, 1)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.activation(self.norm1(x)))
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(b, width, t) to the same; ``valid`` (b, 1, t) is zero at padding, which then is to the rest as nothing."""
+        h = self.conv1(_cut(self.activation(self.norm1(x)), valid))
         h = self.conv2(self.activation(self.norm2(h)))
         return x + self.dropout(h)
 
@@ -58,8 +67,10 @@ class ResidualStack(nn.Module):
             ResidualBlock(width, growth**level, activation, norm, dropout) for level in reversed(range(depth))
         ))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        for block in self.model:
+            x = block(x, valid)
+        return x
 
 
 class Encoder(nn.Module):
@@ -79,7 +90,11 @@ class Encoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, motion: Tensor) -> Tensor:
-        return self.model(motion.transpose(1, 2).float())
+        *inner, last = self.model
+        x = motion.transpose(1, 2).to(inner[0].weight.dtype)
+        for layer in inner:
+            x = layer(x)
+        return last(x.to(last.weight.dtype))
 
 
 class Decoder(nn.Module):
@@ -99,5 +114,23 @@ class Decoder(nn.Module):
         layers += [nn.Conv1d(width, width, 3, padding=1), nn.ReLU(), nn.Conv1d(width, input_width, 3, padding=1)]
         self.model = nn.Sequential(*layers)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.model(latent).transpose(1, 2)
+    def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """With ``lengths`` (b,) in latents, rows of different lengths: whatever lies behind a row's end is to it as the
+        nothing that convolutions see behind a motion. Frames there are of no use. ``ValueError`` with group norm,
+        which takes its statistics from all of a row.
+        """
+        *inner, last = self.model
+        x = latent.to(inner[0].weight.dtype)
+        valid = None
+        if lengths is not None:
+            if any(isinstance(part, nn.GroupNorm) for part in self.modules()):
+                raise ValueError("a decoder with group norm takes motions of one length at a time")
+            valid = (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None].to(x.dtype)  # (b, 1, n)
+        for layer in [inner[0], inner[1], *itertools.chain(*inner[2:-2]), *inner[-2:], last]:
+            if isinstance(layer, ResidualStack):
+                x = layer(x, valid)
+            elif isinstance(layer, nn.Upsample):
+                x, valid = layer(x), None if valid is None else layer(valid)
+            else:
+                x = layer(_cut(x.to(last.weight.dtype) if layer is last else x, valid))
+        return x.transpose(1, 2)

@@ -106,9 +106,10 @@ class RVQVAE(nn.Module):
             residual = residual - layer.lookup(ids[-1])
         return torch.stack(ids, -1)
 
-    def forward_decoder(self, ids: Tensor) -> Tensor:
-        """Motion (b, t, d) of ids (b, n, q'), the first q' <= q layers; id -1 adds nothing."""
-        return self.decoder(self.quantizer.lookup(ids).sum(0).transpose(1, 2)).float()
+    def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Motion (b, t, d) of ids (b, n, q'), the first q' <= q layers; id -1 adds nothing. With ``token_lens``
+        (b,) each row is decoded as if it ended there, up to rounding."""
+        return self.decoder(self.quantizer.lookup(ids).sum(0).transpose(1, 2), token_lens).float()
 
 
 class _VQVAE(nn.Module):
@@ -152,10 +153,11 @@ class HumanVQVAE(nn.Module):
         latent = self.vqvae.encoder(motion).float().transpose(1, 2)
         return self.vqvae.quantizer.nearest(latent.flatten(0, 1)).view(latent.shape[:2])
 
-    def forward_decoder(self, ids: Tensor) -> Tensor:
-        """Motion (b, t, d) of ids (b, n) or (b, n, 1), each row decoded on its own."""
+    def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Motion (b, t, d) of ids (b, n) or (b, n, 1), each row decoded on its own, with ``token_lens`` (b,) as if it
+        ended there, up to rounding."""
         ids = ids.squeeze(-1) if ids.dim() == 3 else ids
-        return self.vqvae.decoder(self.vqvae.quantizer.lookup(ids).transpose(1, 2)).float()
+        return self.vqvae.decoder(self.vqvae.quantizer.lookup(ids).transpose(1, 2), token_lens).float()
 
 
 def build_tokenizer(config: VQConfig) -> HumanVQVAE | RVQVAE:

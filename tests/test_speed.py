@@ -1,0 +1,134 @@
+"""Networks in lower precision and compiled: how far from the plain ones they may be."""
+from functools import partialmethod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gen_t2m
+from data.specs import dataset_spec
+from models.lamp.text_encoder import LaMPText
+from models.speed import speed_up
+from models.text_to_motion import Sample, TextToMotion
+from models.transformers.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.sampling import sample_generators
+from models.vq.model import VQConfig, build_tokenizer
+from tests.toy import run_here
+from tests.toy_models import make_models
+from training.load import load_text_to_motion
+from utils.errors import InputError
+
+TEXTS = ["a person walks forward and turns left", "someone waves with the right hand"]
+
+
+def load() -> TextToMotion:
+    return load_text_to_motion("t2m_demo", None, dataset_spec("t2m"), "no_checkpoints")[0]
+
+
+@pytest.fixture(scope="module")
+def plain() -> TextToMotion:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def bf16() -> TextToMotion:
+    made = load()
+    speed_up(made.networks, "bf16")
+    return made
+
+
+@pytest.fixture(scope="module")
+def tokens(plain: TextToMotion) -> list[torch.Tensor]:
+    """Of motions of 30 and 20 tokens, (n, q)."""
+    return plain.tokens([Sample(TEXTS[0], 1, 120), Sample(TEXTS[1], 2, 80)])
+
+
+@torch.no_grad()
+def test_bf16_features_of_texts_and_motions_are_within_two_per_cent(plain: TextToMotion, bf16: TextToMotion,
+                                                                    tokens: list[torch.Tensor]) -> None:
+    motion = torch.as_tensor(plain.normalise(plain.features_of(tokens[:1])[0]))[None]
+    for features in (lambda made: made.condition(TEXTS), lambda made: _lamp(made).motion_features(motion)):
+        one, other = features(plain), features(bf16)
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert (one - other).norm() < 0.02 * one.norm()
+
+
+def _lamp(pipeline: TextToMotion) -> torch.nn.Module:
+    assert isinstance(pipeline.text, LaMPText)
+    return pipeline.text.model
+
+
+@torch.no_grad()
+def test_bf16_logits_are_within_a_tenth_of_their_spread(plain: TextToMotion, bf16: TextToMotion,
+                                                        tokens: list[torch.Tensor]) -> None:
+    cond, ids, layers = plain.condition(TEXTS[:1]), tokens[0][None], torch.tensor([2])
+    for logits in (
+            lambda made: made.transformer.guided_logits(ids[..., 0], cond, None, 4.0),
+            lambda made: made.residual.guided_logits(made.residual.history_of(ids, layers), layers, cond, None, 5.0)):
+        one, other = logits(plain), logits(bf16)
+        assert other.dtype == torch.float32
+        assert (one - other).square().mean().sqrt() < 0.1 * one.std()
+
+
+def test_bf16_decodes_to_the_same_motion_within_millimetres(plain: TextToMotion, bf16: TextToMotion,
+                                                            tokens: list[torch.Tensor]) -> None:
+    for one, other in zip(plain.features_of(tokens), bf16.features_of(tokens), strict=True):
+        apart = np.abs(plain.joints(one) - plain.joints(other))
+        assert 0 < apart.mean() < 0.002
+        assert apart.max() < 0.02
+
+
+def test_bf16_motions_do_not_depend_on_what_else_is_made(bf16: TextToMotion) -> None:
+    samples = [Sample(TEXTS[0], 1, 60), Sample(TEXTS[1], 2, 40)]
+    together, alone = bf16.generate(samples), bf16.generate(samples[1:])
+    np.testing.assert_array_equal(together[1], alone[0])
+
+
+def test_a_codebook_keeps_its_precision(plain: TextToMotion, bf16: TextToMotion, tokens: list[torch.Tensor]) -> None:
+    for one, other in zip(plain.tokenizer.quantizers, bf16.tokenizer.quantizers, strict=True):
+        assert torch.equal(one.codebook, other.codebook)
+    features = plain.features_of(tokens[:1])[0]
+    assert (plain.encode(features) == bf16.encode(features)).float().mean() > 0.85
+
+
+def test_half_precision_is_refused_on_the_cpu(plain: TextToMotion) -> None:
+    with pytest.raises(InputError, match="fp16 needs a CUDA device"):
+        speed_up(plain.networks, "fp16")
+
+
+def test_compiled_networks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_module = torch.nn.Module.compile
+    # All but the C++ compiler, which takes longer than everything else here.
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="aot_eager"))
+    torch.manual_seed(0)
+    model = MaskTransformer(MaskTransformerConfig(num_tokens=16, code_dim=8, cond_dim=6, latent_dim=16, n_heads=2,
+                                                  n_layers=2, ff_size=16)).eval()
+    tokenizer = build_tokenizer(VQConfig(dim_pose=5, nb_code=16, code_dim=8, output_emb_width=8, width=8, depth=1,
+                                         num_quantizers=1)).eval()
+    cond, lens = torch.randn(2, 6), [7, 12]
+
+    def results() -> tuple[torch.Tensor, torch.Tensor]:
+        ids = model.generate(cond, lens, sample_generators([1, 2]), timesteps=3).ids
+        with torch.no_grad():
+            return ids, tokenizer.forward_decoder(ids[1:])
+
+    before = results()
+    speed_up([model, tokenizer], compiled=True)
+    ids, motion = results()
+    assert torch.equal(ids, before[0])
+    torch.testing.assert_close(motion, before[1], rtol=0, atol=1e-5)
+
+
+def test_generation_takes_the_precision_from_the_command_line(tmp_path: Path) -> None:
+    make_models(tmp_path / "checkpoints")
+    flags = ["--name", "t2m", "--res_name", "res", "--text_prompt", TEXTS[0], "--motion_length", "40", "--no_video",
+             "--no_bvh", "--no_html"]
+    for precision in ("fp32", "bf16"):
+        run_here(gen_t2m.main, *flags, "--ext", precision, "--precision", precision, cwd=tmp_path)
+    one, other = (np.load(tmp_path / "generation" / precision / "joints" / "0" / "sample0_repeat0_len40.npy")
+                  for precision in ("fp32", "bf16"))
+    assert one.shape == other.shape
+    assert not np.array_equal(one, other)
