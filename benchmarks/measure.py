@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,17 +60,23 @@ def benchmark_parser(description: str, repeats: int = 5) -> Parser:
 
 
 def measure(jobs: Mapping[str, Job], repeats: int, threads: int, device: torch.device | str = "cpu",
-            ) -> tuple[dict[str, Figure], Yardstick]:
-    """Time jobs in ``repeats`` rounds with one thread and as many with ``threads``, each after one to warm up."""
+            sums: Mapping[str, Sequence[str]] | None = None) -> tuple[dict[str, Figure], Yardstick]:
+    """Time jobs in ``repeats`` rounds with one thread and as many with ``threads``, each after one to warm up.
+
+    ``sums`` names further figures, each the jobs of a round together.
+    """
     device = torch.device(device)
     before = torch.get_num_threads()
     try:
-        _, one_cpu, one_flops = _rounds(jobs, repeats, 1, device)
+        _, cpu, one_flops = _rounds(jobs, repeats, 1, device)
         wall, _, all_flops = _rounds(jobs, repeats, threads, device)
     finally:
         torch.set_num_threads(before)
-    figures = {name: Figure(statistics.median(wall[name]), min(wall[name]), statistics.median(one_cpu[name]),
-                            min(one_cpu[name])) for name in jobs}
+    for name, parts in (sums or {}).items():
+        for taken in (wall, cpu):
+            taken[name] = [sum(one) for one in zip(*(taken[part] for part in parts), strict=True)]
+    figures = {name: Figure(statistics.median(wall[name]), min(wall[name]), statistics.median(cpu[name]),
+                            min(cpu[name])) for name in wall}
     return figures, Yardstick(one_flops, all_flops)
 
 
@@ -102,14 +108,15 @@ def _wait(device: torch.device) -> None:
 
 
 def run_benchmark(name: str, jobs: Mapping[str, Job], args: argparse.Namespace,
-                  facts: Mapping[str, Any] | None = None) -> dict[str, Figure]:
+                  facts: Mapping[str, Any] | None = None,
+                  sums: Mapping[str, Sequence[str]] | None = None) -> dict[str, Figure]:
     """Measure jobs as the flags of ``benchmark_parser`` say, print the table, and write JSON where it is asked for.
 
-    Figures are known by ``<name>/<sizes>/<job>``; ``facts`` go into the file beside them.
+    Figures are known by ``<name>/<sizes>/<job>``; ``facts`` go into the file beside them; ``sums`` as in ``measure``.
     """
     reference = read_reference(args.reference) if args.reference else {}
     device = select_device(args.gpu_id)
-    figures, yardstick = measure(jobs, args.repeats, args.threads, device)
+    figures, yardstick = measure(jobs, args.repeats, args.threads, device, sums)
     named = {f"{name}/{args.sizes}/{job}": figure for job, figure in figures.items()}
     print(table(named, yardstick, args.threads, reference))
     if args.out:

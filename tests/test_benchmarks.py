@@ -1,12 +1,14 @@
 """Benchmarks: what they share, and that each of them runs."""
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+from benchmarks import bench_codec, bench_evaluate, bench_generate
 from benchmarks.measure import Figure, Yardstick, benchmark_parser, measure, read_reference, run_benchmark, table
-from tests.toy import ROOT
+from tests.toy import ROOT, run_here
 from utils.errors import InputError
 
 
@@ -18,6 +20,8 @@ def test_jobs_run_in_turns_with_one_thread_and_with_all() -> None:
     assert calls == [("a", 1), ("b", 1)] * 3 + [("a", 2), ("b", 2)] * 3
     assert torch.get_num_threads() == before
     assert figures.keys() == jobs.keys()
+    both, _ = measure(jobs, 2, 1, sums={"a + b": ("a", "b")})
+    assert both["a + b"].wall_best >= both["a"].wall_best + both["b"].wall_best
     assert all(0 <= figure.wall_best <= figure.wall for figure in figures.values())
     assert yardstick.one_thread > 0
 
@@ -54,3 +58,18 @@ def test_a_file_without_figures_is_told_in_one_line(tmp_path: Path, text: str) -
 
 def test_the_committed_reference_is_one() -> None:
     assert min(read_reference(ROOT / "benchmarks" / "reference.json").values()) > 0
+
+
+@pytest.mark.parametrize(("benchmark", "flags", "figures"), [
+    (bench_generate, ["--batches", "1"], {"text of 1", "base of 1", "residual of 1", "decode of 1", "outputs of 1",
+                                          "text + base of 1"}),
+    (bench_codec, ["--batch", "2"], {"encode 2 x 196", "decode 2 x 196", "encode + decode 2 x 196"}),
+    (bench_evaluate, ["--clips", "32"], {"embed 32 motions", "embed 32 captions", "a repeat over 32 motions"}),
+])
+def test_a_benchmark_runs_on_the_bundled_models(benchmark: ModuleType, flags: list[str], figures: set[str],
+                                                tmp_path: Path) -> None:
+    flags = [*flags, "--repeats", "1", "--threads", "1", "--gpu_id", "-1", "--out", tmp_path / "figures.json"]
+    run_here(benchmark.main, *flags, cwd=tmp_path)
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert {name.rpartition("/")[2] for name in written["figures"]} == figures
+    assert all(figure["wall_best"] > 0 for figure in written["figures"].values())

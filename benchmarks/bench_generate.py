@@ -1,0 +1,70 @@
+"""How long a generation takes, part by part: text, base layer, residual layers, decoding, files.
+
+    python benchmarks/bench_generate.py --sizes published --reference benchmarks/reference.json
+"""
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import Job, benchmark_parser, run_benchmark
+from benchmarks.networks import SPEC, make_pipeline
+from data.specs import MAX_TOKENS
+from models.speed import speed_up
+from models.text_to_motion import Sampling, TextToMotion
+from models.transformers.sampling import sample_generators
+from options.base import add_speed, positive_int
+from utils.device import select_device
+from utils.errors import script
+from visualization.outputs import Formats, write_motion
+
+
+def jobs_of(pipeline: TextToMotion, count: int, rows: int | None, folder: Path) -> dict[str, Job]:
+    """The parts of making ``count`` motions of ``MAX_TOKENS`` tokens; files of the first of them alone."""
+    texts = [f"a person walks forward {number} steps and then turns around to sit down" for number in range(count)]
+    lengths, sampling = [MAX_TOKENS] * count, Sampling()
+    cond, streams = pipeline.condition(texts), sample_generators(range(count))
+
+    def base() -> torch.Tensor:
+        return pipeline.transformer.generate(cond, lengths, streams, timesteps=sampling.time_steps,
+                                             cond_scale=sampling.cond_scale, group_rows=rows).ids
+
+    ids = base()
+
+    def residual() -> torch.Tensor:
+        return pipeline.residual.generate(ids, cond, lengths, streams, cond_scale=sampling.res_cond_scale,
+                                          group_rows=rows)
+
+    layers = list(residual())
+    jobs = {"text": lambda: pipeline.condition(texts), "base": base, "residual": residual,
+            "decode": lambda: pipeline.features_of(layers, rows)}
+    if count == 1:
+        joints = pipeline.joints(pipeline.features_of(layers)[0])
+        jobs["outputs"] = lambda: write_motion(folder, 0, 0, joints, texts[0], SPEC, Formats())
+    return {f"{name} of {count}": job for name, job in jobs.items()}
+
+
+@script
+def main() -> None:
+    parser = benchmark_parser(__doc__.splitlines()[0], repeats=3)
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[1, 32], help="motions made at once")
+    parser.add_argument("--rows", type=positive_int, help="samples of a pass; by default 1 on the CPU and 64 elsewhere")
+    add_speed(parser)
+    args = parser.parse_args()
+    device = select_device(args.gpu_id)
+    pipeline = make_pipeline(args.sizes, device)
+    speed_up(pipeline.networks, args.precision, args.compile)
+    rows = args.rows or (1 if device.type == "cpu" else None)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {name: job for count in args.batches
+                for name, job in jobs_of(pipeline, count, rows, Path(folder)).items()}
+        sums = {f"text + base of {count}": (f"text of {count}", f"base of {count}") for count in args.batches}
+        facts = {"precision": args.precision, "compile": args.compile, "rows": rows}
+        run_benchmark("generate", jobs, args, facts, sums)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The networks that benchmarks run: the bundled ones, or those of the paper with random weights."""
+import torch
+
+from data.specs import dataset_spec
+from models.lamp.qformer import QFormerConfig
+from models.lamp.tokenizer import WordPieces
+from models.text_to_motion import TextToMotion
+from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.transformers.lamp_text import LaMPMaskTransformer, ReleasedText
+from models.transformers.residual import ResidualTransformer
+from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
+from training.load import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
+from utils.paths import find_model_dir
+
+SPEC = dataset_spec("t2m")
+CHECKPOINTS = "checkpoints"
+
+
+def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
+    """Generation with the ``bundled`` models, or at ``published`` sizes: LaMP's masked transformer, 8 layers, 512 wide,
+    with its Q-Former of 12 layers, 768 wide, the residual transformer of MoMask, 8 layers, 384 wide, and its tokenizer.
+    """
+    if sizes == "bundled":
+        return load_text_to_motion("t2m_demo", "len_demo", SPEC, CHECKPOINTS, device)[0]
+    torch.manual_seed(0)
+    transformer = LaMPMaskTransformer(MaskTransformerConfig(attention="additive"), QFormerConfig())
+    residual = ResidualTransformer(ResidualTransformerConfig(latent_dim=384, n_heads=6))
+    for network in (transformer, residual):
+        network.to(device).eval().requires_grad_(False)
+    pieces = WordPieces(find_model_dir(BUNDLED_LAMP, SPEC.name, CHECKPOINTS))
+    return TextToMotion(make_tokenizer(sizes, device), lambda features: features, transformer,
+                        ReleasedText(transformer, pieces), SPEC.skeleton, residual=residual)
+
+
+def make_tokenizer(sizes: str, device: torch.device) -> HumanVQVAE | RVQVAE:
+    """The bundled tokenizer, or MoMask's: six codebooks of 512 codes, 512 wide."""
+    if sizes == "bundled":
+        return load_tokenizer("vq_demo", SPEC, CHECKPOINTS, device).model
+    model = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))
+    for quantizer in model.quantizers:
+        quantizer.codebook.normal_()
+    return model.to(device).eval().requires_grad_(False)
