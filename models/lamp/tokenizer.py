@@ -75,6 +75,10 @@ class WordPieces:
         special = (self.pad_id, self.cls_id, self.sep_id, self.dec_id)
         return self._tokenizer.decode([piece for piece in ids if piece not in special])
 
+    def save_tokenizer(self, path: str | Path) -> None:
+        """Write the file that the package ``tokenizers`` reads, for programs without this one."""
+        self._tokenizer.save(str(path))
+
     def save(self, folder: str | Path) -> None:
         """Put the vocabulary into a model's folder, so that the model needs no other."""
         with atomic_path(Path(folder) / VOCAB_FILE) as temporary:

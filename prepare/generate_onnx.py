@@ -1,0 +1,125 @@
+"""Make a motion from text without torch: numpy, onnxruntime and tokenizers, and what export_onnx.py wrote.
+
+    python prepare/generate_onnx.py onnx "a person waves with the left hand" 120 --out wave.npy
+
+One file that imports nothing of this project: an example for other programs. A seed gives the motion that it gives
+``gen_t2m.py``, up to rounding, since NumPy has the random numbers of torch.
+"""
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+RESIDUAL_STREAM = 1
+MAX_WORDS = 32
+KEPT = 1e5  # score of a token that is not to be masked again
+
+
+class Generator:
+    """The graphs of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text())
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.graphs = {path.stem: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+                       for path in folder.glob("*.onnx")}
+
+    def __call__(self, text: str, frames: int, seed: int, cond_scale: float = 4.0, res_cond_scale: float = 5.0,
+                 temperature: float = 1.0, topkr: float = 0.9) -> np.ndarray:
+        """Joints (T, J, 3) in metres of a text, T the frames cut to whole tokens."""
+        length = frames // self.settings["frames_of_a_token"]
+        cond = self.condition(text)
+        keep = (temperature, topkr)
+        ids = np.zeros((1, length, self.settings["layers"]), np.int64)
+        ids[..., 0] = self.base(cond, length, stream(seed), cond_scale, *keep)
+        if self.settings["layers"] > 1:
+            self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), res_cond_scale, *keep)
+        return self.run("decoder", ids=ids, token_lens=np.array([length]))[1][0]
+
+    def condition(self, text: str) -> np.ndarray:
+        """What the transformers are told of a text, (1, c)."""
+        words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()[:MAX_WORDS]
+        longest = self.settings["longest_text"]
+        pieces = self.tokenizer.encode(" ".join(words), add_special_tokens=False).ids[:longest - 2]
+        first, last, padding = (self.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]"))
+        ids = np.array([[first, *pieces, last]])
+        ids = np.pad(ids, ((0, 0), (0, longest - ids.shape[1] if self.settings["pad_texts"] else 0)),
+                     constant_values=padding)
+        return self.run("text_encoder", ids=ids, mask=np.arange(ids.shape[1])[None] < len(pieces) + 2)[0]
+
+    def base(self, cond: np.ndarray, length: int, random: np.random.RandomState, cond_scale: float,
+             temperature: float, topkr: float) -> np.ndarray:
+        """Tokens (1, n) of the base layer, by iterative unmasking."""
+        mask_id, codes = self.settings["mask_id"], self.settings["codes"]
+        ids, scores = np.full((1, length), mask_id), np.zeros(length)
+        for share in self.settings["mask_shares"]:
+            count = max(1, round(float(np.float32(share) * np.float32(length))))
+            masked = scores.argsort(kind="stable")[:count]
+            ids[0, masked] = mask_id
+            logits = self.run("masked_step", ids=ids, cond=cond, padding=np.zeros((1, length), bool),
+                              cond_scale=np.float32(cond_scale))[0][0]
+            drawn = draw(logits, uniform(random, length, codes), temperature, topkr)
+            ids[0, masked] = drawn[masked]
+            scores = np.full(length, KEPT)
+            odds = np.exp(logits - logits.max(-1, keepdims=True))
+            scores[masked] = (odds[np.arange(length), drawn] / odds.sum(-1))[masked]
+        return ids
+
+    def fill_residual(self, ids: np.ndarray, cond: np.ndarray, random: np.random.RandomState, cond_scale: float,
+                      temperature: float, topkr: float) -> None:
+        """Write the layers above the base into ``ids`` (1, n, q), one after another."""
+        length = ids.shape[1]
+        for layer in range(1, ids.shape[2]):
+            logits = self.run("residual_step", ids=ids, layer=np.array([layer]), cond=cond,
+                              padding=np.zeros((1, length), bool), cond_scale=np.float32(cond_scale))[0][0]
+            ids[0, :, layer] = draw(logits, uniform(random, *logits.shape), temperature, topkr)
+        if self.settings["pad_is_drawn"]:  # released models may draw their padding, which stands for nothing
+            ids[ids == self.settings["codes"]] = -1
+
+    def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of a graph."""
+        return self.graphs[name].run(None, {key: np.asarray(value) for key, value in inputs.items()})
+
+
+def stream(*keys: int) -> np.random.RandomState:
+    """The random stream of a seed, and of the residual layers of a seed, as gen_t2m.py has them."""
+    words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
+    low = np.random.SeedSequence(words).generate_state(2, np.uint32)[1]
+    return np.random.RandomState(low)  # the Mersenne twister of torch, which looks at the low 32 bits of a seed
+
+
+def uniform(random: np.random.RandomState, *shape: int) -> np.ndarray:
+    """Float32 numbers in [0, 1) as torch makes them: the low 24 bits of each word."""
+    words = np.frombuffer(random.bytes(4 * math.prod(shape)), "<u4")
+    return ((words & 0xFFFFFF) / np.float32(1 << 24)).astype(np.float32).reshape(shape)
+
+
+def draw(logits: np.ndarray, noise: np.ndarray, temperature: float, topkr: float) -> np.ndarray:
+    """Ids (n,) of logits (n, K) by the Gumbel-max trick, the least probable share ``topkr`` left out."""
+    keep = max(1, math.ceil((1 - topkr) * logits.shape[-1] - 1e-9))
+    least = np.partition(logits, -keep, -1)[:, [-keep]]
+    noise = -np.log(-np.log(np.maximum(noise, np.finfo(np.float32).tiny)))
+    return np.where(logits >= least, logits / max(temperature, 1e-10) + noise, -np.inf).argmax(-1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a motion from text without torch.")
+    parser.add_argument("folder", type=Path, help="what export_onnx.py wrote")
+    parser.add_argument("text", help="what to do")
+    parser.add_argument("frames", type=int, help="4 to 196, cut to a multiple of 4")
+    parser.add_argument("--seed", type=int, default=3407)
+    parser.add_argument("--out", type=Path, default=Path("motion.npy"), help="joints (T, J, 3) in metres")
+    args = parser.parse_args()
+    joints = Generator(args.folder)(args.text, args.frames, args.seed)
+    np.save(args.out, joints)
+    print(f"{args.text!r}: {len(joints)} frames -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()

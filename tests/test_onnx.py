@@ -1,0 +1,84 @@
+"""Export to ONNX: the graphs, and a generation that runs on them without torch."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.specs import dataset_spec
+from models.text_to_motion import Sample
+from prepare import export_onnx
+from tests.toy import ROOT, run_here
+from tests.toy_models import make_models
+from training.load import load_text_to_motion
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None  # an import of it fails
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy models and, under ``onnx``, their export."""
+    for package in export_onnx.PACKAGES:
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("export")
+    make_models(folder / "checkpoints")
+    run_here(export_onnx.main, "--name", "t2m", "--res_name", "res", cwd=folder)
+    return folder
+
+
+def test_graphs_give_torchs_numbers_at_other_sizes_than_they_were_traced_with(exported: Path) -> None:
+    # The export compares them itself, and writes nothing that is further apart than its tolerance.
+    assert {path.name for path in (exported / "onnx").iterdir()} == {
+        "text_encoder.onnx", "masked_step.onnx", "residual_step.onnx", "decoder.onnx", "tokenizer.json",
+        "settings.json"}
+    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
+    for name, graph in export_onnx.graphs_of(pipeline, batch=1, tokens=49).items():
+        assert export_onnx.difference(exported / "onnx" / f"{name}.onnx", graph) < 1e-4, name
+
+
+def test_a_seed_gives_the_same_motion_without_torch(exported: Path) -> None:
+    text, frames, seed = "A person waves, with the left hand!", 66, 2**33 + 5
+    command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "prepare" / "generate_onnx.py", exported / "onnx", text,
+               frames, "--seed", seed, "--out", exported / "motion.npy"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=300)
+    made = np.load(exported / "motion.npy")
+    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
+    expected = pipeline.generate([Sample(text, seed, frames)])[0]
+    assert made.shape == expected.shape == (64, 22, 3)
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+    other = pipeline.generate([Sample(text, seed + 1, frames)])[0]
+    assert np.abs(made - other).max() > 1e-2
+
+
+def test_graphs_that_differ_from_torch_are_not_written(exported: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(export_onnx, "difference", lambda *_: float("nan"))
+    with pytest.raises(SystemExit, match="2"):
+        run_here(export_onnx.main, "--name", "t2m", "--res_name", "none", "--checkpoints_dir",
+                 exported / "checkpoints", cwd=tmp_path)
+    assert "text_encoder gives other numbers in onnxruntime than in torch" in capsys.readouterr().err
+    assert list((tmp_path / "onnx").iterdir()) == []
+
+
+def test_missing_packages_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(SystemExit, match="2"):
+        run_here(export_onnx.main, cwd=tmp_path)
+    assert "needs the package onnxscript: pip install onnxscript" in capsys.readouterr().err
+
+
+def test_settings_are_those_of_the_models(exported: Path) -> None:
+    settings = json.loads((exported / "onnx" / "settings.json").read_text())
+    assert settings["layers"] == 2
+    assert settings["frames_of_a_token"] == 4
+    assert len(settings["mask_shares"]) == 10
+    assert not settings["pad_texts"]
