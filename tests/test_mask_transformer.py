@@ -298,7 +298,7 @@ def test_nothing_of_a_generation_is_read_back_by_the_host(kind: str, gumbel: boo
                          known=torch.full((3, 60), -1, device="meta")).ids
     assert ids.shape == (3, 60)
     assert ids.is_meta
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         bool(ids.sum() > 0)
 
 
