@@ -17,7 +17,7 @@ from evaluation.search import nearest
 from models.m2t.captioner import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
-from motion.foot import plant_feet
+from motion.planting import plant_feet
 from serving.inputs import Kept, Limits, checked_count, checked_number, checked_text, parse_parts, read_source
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
