@@ -31,7 +31,8 @@ class Sampling:
     temperature: float = 1.0
     topkr: float = 0.9       # share of the codes, the least probable, that are never drawn
     gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
-    res_cond_scale: float = 5.0  # guidance of the residual layers
+    res_cond_scale: float = 2.0  # guidance of the residual layers
+    res_temperature: float = 0.1
     group_rows: int | None = None  # samples a pass; by default 1 on the CPU, where 8 are faster if many are made
 
     @classmethod
@@ -158,7 +159,7 @@ class TextToMotion:
             streams = sample_generators([stream_seed(seed, number + RESIDUAL_STREAM) for seed in seeds])
             ids = self.residual.generate(
                 ids, features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
-                temperature=sampling.temperature, topk_filter_thres=sampling.topkr, known=known,
+                temperature=sampling.res_temperature, topk_filter_thres=sampling.topkr, known=known,
                 group_rows=sampling.group_rows)
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 

@@ -37,8 +37,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
     sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
-    sampling.add_argument("--res_cond_scale", type=non_negative, default=5.0, help="guidance of the residual layers")
+    sampling.add_argument("--res_cond_scale", type=non_negative, default=2.0,
+                          help="guidance of the residual layers; published: 5")
     sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
+    sampling.add_argument("--res_temperature", type=non_negative, default=0.1,
+                          help="of the draws of the residual layers; published: 1")
     sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
     sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
                           help="draw by the Gumbel-max trick")

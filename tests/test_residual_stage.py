@@ -54,13 +54,15 @@ def test_the_base_layer_is_the_same_with_and_without_the_layers_above(models: Pa
     assert not np.array_equal(both.generate(SAMPLES, FIRM)[0], alone.generate(SAMPLES, FIRM)[0])
 
 
-def test_guidance_of_the_layers_above_leaves_the_base_layer_alone(models: Path) -> None:
+@pytest.mark.parametrize(("setting", "values"), [("res_cond_scale", (1.0, 30.0)), ("res_temperature", (1e-6, 1.0))])
+def test_how_the_layers_above_are_drawn_leaves_the_base_layer_alone(
+        models: Path, setting: str, values: tuple[float, float]) -> None:
     made = pipeline(models, "res")
     with torch.no_grad():  # an untrained model hardly minds the text
         made.residual.cond_emb.weight.normal_()
-    weak, strong = (torch.cat(made.tokens(SAMPLES, Sampling(3, res_cond_scale=scale))) for scale in (1.0, 30.0))
-    assert torch.equal(weak[:, 0], strong[:, 0])
-    assert not torch.equal(weak[:, 1], strong[:, 1])
+    one, other = (torch.cat(made.tokens(SAMPLES, Sampling(3, **{setting: value}))) for value in values)
+    assert torch.equal(one[:, 0], other[:, 0])
+    assert not torch.equal(one[:, 1], other[:, 1])
 
 
 def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
@@ -88,7 +90,7 @@ class Knowing:
         self.tokens = tokens
 
     def generate(self, base: torch.Tensor, cond: torch.Tensor, lengths: list[int], streams: list[torch.Generator],
-                 group_rows: int) -> torch.Tensor:
+                 group_rows: int, **_: float) -> torch.Tensor:
         assert group_rows > 1
         self.base, self.cond, self.draws = base, cond, [torch.rand(1, generator=one).item() for one in streams]
         return pad_sequence([tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)], True, -1)

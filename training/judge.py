@@ -111,7 +111,8 @@ def completes(tokenizer: LoadedTokenizer, val_set: TextTokens, features: Tensor,
         lengths = batch["token_len"].tolist()
         cond = features[batch["caption"].to(features.device)].to(device)
         streams = sample_generators([stream_seed(seed, row) for row in rows])
-        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, group_rows=ROWS)
+        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, cond_scale=Sampling.res_cond_scale,
+                             temperature=Sampling.res_temperature, group_rows=ROWS)
         return decode_clips(tokenizer.model, [one[:length] for one, length in zip(ids, lengths, strict=True)],
                             tokenizer.normalisation)
 
