@@ -114,7 +114,8 @@ def parse_caption_options(argv: Sequence[str] | None = None) -> argparse.Namespa
 def add_writing(parser: argparse.ArgumentParser) -> None:
     """How captions are written."""
     writing = parser.add_argument_group("writing")
-    writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=5, help="width of the beam search")
+    writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=1,
+                         help="width of the beam search; 1 takes the likeliest word each time")
     writing.add_argument("--top_p", "--top-p", type=bounded(float, 0.01, 1.0), default=1.0,
                          help="below 1: draw words from the likeliest that make up this share, instead of searching")
     writing.add_argument("--temperature", type=bounded(float, 0.01), default=1.0, help="of the draws")

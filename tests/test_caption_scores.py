@@ -57,6 +57,7 @@ def test_bleu_is_the_textbook_number() -> None:
     ("raises the right hand", ["the left arm goes up"], (0, 1)),
     ("raises both the left and the right hand", ["the left arm goes up"], (0, 1)),
     ("raises a hand", ["the left arm goes up"], (None, 0)),
+    ("raises a hand with no energy left", ["the left arm goes up"], (None, 0)),
     ("raises the left hand", ["left, then right"], (None, 0)),
     ("raises the left hand", ["raises a hand"], (None, 0)),
     ("turns anticlockwise", ["a counter-clockwise turn"], (100, 1)),

@@ -29,7 +29,7 @@ class Writing:
     """How captions are written: by beam search, or by drawing from the nucleus where ``top_p`` is below 1."""
 
     num_captions: int = 1
-    num_beams: int = 5
+    num_beams: int = 1  # more find likelier captions: longer ones of stock phrases, which say less of the motion
     top_p: float = 1.0
     temperature: float = 1.0
     seed: int = 0
