@@ -9,9 +9,10 @@ from utils.files import read_text
 
 MAX_WORDS = 32
 _REMOVED = re.compile(r'[.!"()*#:;~]')
-# Not those of "no strength left", in captions nor in their word/POS.
+# Not what is meant in "no strength left" and "a right angle", in captions nor in their word/POS.
 _REMAINS = "".join(f"(?<!{word}{end} )" for word in ("energy", "strength") for end in ("", "/NOUN"))
-_SIDES = re.compile(rf"\b{_REMAINS}(?:left|right|(?:counter-?|anti-?)?clockwise)\b", re.IGNORECASE)
+_ANGLE = r"(?!(?:/\w+)? angles?\b)"
+_SIDES = re.compile(rf"\b{_REMAINS}(?:left|right|(?:counter-?|anti-?)?clockwise)\b{_ANGLE}", re.IGNORECASE)
 _OTHER_SIDE = {"left": "right", "right": "left", "clockwise": "counterclockwise"}
 
 

@@ -139,6 +139,8 @@ def test_a_twin_is_refused_where_the_captions_are_no_text(root: Path):
     ("upright, bright and copyright", "upright, bright and copyright"),
     ("no strength left in the left arm#no/DET strength/NOUN left/VERB", "no strength left in the right arm#no/DET "
      "strength/NOUN left/VERB"),
+    ("right, by a right angle#right/ADV by/ADP a/DET right/ADJ angle/NOUN",
+     "left, by a right angle#left/ADV by/ADP a/DET right/ADJ angle/NOUN"),
     ("left-handed, right/ADJ#0.0#1.5", "right-handed, left/ADJ#0.0#1.5"),
 ])
 def test_mirrored_captions_change_sides(text: str, mirrored: str):
