@@ -63,16 +63,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in map(Path, motion.plain_files):
         (folder / path).rename(folder / f"walk{path.suffix}")
     built = in_blender("tests/in_blender.py", "build", folder)
-    if "No module named 'numpy'" in built.stderr:
+    if "No module named 'numpy'" in built.stdout + built.stderr:
         pytest.skip("this Blender has no NumPy: apt-get install python3-numpy")
-    assert (folder / "robot.blend").is_file(), built.stderr
+    assert (folder / "robot.blend").is_file(), built.stdout + built.stderr
     for character, out in (("t_pose.fbx", "t.blend"), ("t_pose.fbx", "t.fbx"), ("a_pose.blend", "a.glb")):
         done = retarget(folder / "walk.bvh", folder / character, folder / out)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         assert f"{FRAMES} frames at {FPS} fps" in done.stdout
     seen = in_blender("tests/in_blender.py", "look", *(folder / name for name in (
         "walk.bvh", "walk.glb", "t.blend", "t.fbx", "a.glb")))
-    assert (folder / "a.glb.npz").is_file(), seen.stderr
+    assert (folder / "a.glb.npz").is_file(), seen.stdout + seen.stderr
     return folder
 
 
