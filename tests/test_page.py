@@ -284,21 +284,53 @@ def test_what_only_lies_beside_the_page_opens_in_another_tab(page: Page) -> None
     page.evaluate("viewer.motion.files.plain.pop(); viewer.listFiles()")
 
 
-@needs_chromium
-def test_dragging_turns_and_the_wheel_comes_nearer(page: Page) -> None:
-    page.evaluate("viewer.resetView()")
-    where = "viewer.stage.camera.position.clone().sub(viewer.stage.controls.target).toArray()"
-    before = np.array(page.evaluate(where))
+def drag(page: Page, across: int, button: str) -> None:
     box = page.locator("#canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 60, y)
-    page.mouse.up()
+    page.mouse.down(button=button)
+    page.mouse.move(x + across, y)
+    page.mouse.up(button=button)
+
+
+@needs_chromium
+def test_dragging_turns_or_moves_and_the_wheel_comes_nearer(page: Page) -> None:
+    page.evaluate("viewer.resetView()")
+    where, target = "viewer.stage.camera.position.clone().sub(viewer.stage.controls.target).toArray()", \
+        "viewer.stage.controls.target.toArray()"
+    before, middle = np.array(page.evaluate(where)), np.array(page.evaluate(target))
+    drag(page, 60, "left")
     turned = np.array(page.evaluate(where))
     assert np.linalg.norm(turned[[0, 2]] - before[[0, 2]]) > 0.3
+    assert page.evaluate(target) == pytest.approx(middle)
+    drag(page, 60, "right")
+    assert np.linalg.norm(np.array(page.evaluate(target)) - middle) > 0.1
     page.mouse.wheel(0, -400)
     wait_for(page, f"Math.hypot(...{where}) < {0.95 * np.linalg.norm(before)}")
+    page.locator("#view").click()
+    assert page.evaluate(target) == pytest.approx(middle)
+
+
+@needs_chromium
+def test_the_speed_is_chosen_from_a_list_or_by_keys(page: Page) -> None:
+    play_on = "viewer.seek(0), viewer.setPlaying(true), viewer.advance(0.2), viewer.setPlaying(false), viewer.moment"
+    for choose, frames in ((lambda: page.locator("#speed").select_option("0.5"), 2),
+                           (lambda: (page.locator("#canvas").focus(), page.keyboard.press(">")), 4),
+                           (lambda: page.keyboard.press("<"), 2)):
+        choose()
+        assert page.evaluate(play_on) == pytest.approx(frames)
+    page.evaluate("viewer.setSpeed(1)")
+
+
+@needs_chromium
+def test_a_page_of_one_motion_has_no_list(page: Page, tmp_path: Path) -> None:
+    write_page(tmp_path / "one.html", [page_motion(walking(20, 1.0), "walks")], T2M, 20.0)
+    alone = page.context.new_page()
+    alone.goto((tmp_path / "one.html").as_uri())
+    alone.set_viewport_size({"width": 1100, "height": 500})
+    assert not alone.locator("#drawer").is_visible() and not alone.locator("#menu").is_visible()
+    assert alone.locator("#canvas").bounding_box()["width"] == 1100
+    alone.close()
 
 
 @needs_chromium

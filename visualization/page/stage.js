@@ -186,6 +186,9 @@ class Stage {
 
   /** Back to where one looks at first: from the side, a little from above, at the figure or, if still, all its way. */
   resetView() {
+    this.controls.enableDamping = false;
+    this.controls.update();  // which uses up the swing that a drag has left
+    this.controls.enableDamping = true;
     const target = this.follow || !this.track ? this.focus : this.middle();
     const tall = Math.max(1, 0.62 / Math.max(this.camera.aspect, 0.1));
     const distance = (5.1 + (this.follow ? 0 : this.reach())) * tall;
