@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data.specs import dataset_spec
 from data.text_motion import Pair
 from evaluation import metrics
 from evaluation.estimates import Estimate, estimates
+from evaluation.generation import remember_texts
 from evaluation.physics import UNITS, mean_faults
 from evaluation.protocol import Evaluation, Plan, Row, fault_notes
 from evaluation.report import table_lines, write_report
@@ -128,6 +130,27 @@ def test_repeats_side_by_side_give_what_they_give_one_after_the_other() -> None:
 
     assert beside.generated(partial(generate, wait=True)) == evaluation.generated(generate)
     assert torch.get_num_threads() == threads
+
+
+class Counting:
+    """A text encoder that counts the texts it is asked for."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint, self.asked = fingerprint, 0
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        self.asked += len(texts)
+        return torch.tensor([[float(len(text))] for text in texts])
+
+
+def test_a_text_is_encoded_once_by_all_models_with_the_same_encoder() -> None:
+    known: dict[str, dict[str, torch.Tensor]] = {}
+    first, same, other = Counting("a"), Counting("a"), Counting("b")
+    for pipeline in (SimpleNamespace(text=first, residual_text=first), SimpleNamespace(text=same, residual_text=other)):
+        remember_texts(pipeline, known)
+        for encoder in (pipeline.text, pipeline.residual_text):
+            assert encoder(["walk", "bow", "walk"]).tolist() == [[4], [3], [4]]
+    assert (first.asked, same.asked, other.asked) == (2, 0, 2)
 
 
 def test_multimodality_is_the_distance_of_motions_of_one_text() -> None:
