@@ -7,6 +7,7 @@ from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
+from options.base import origin
 from options.lamp import parse_lamp_options
 from training.lamp_stage import LaMPStage
 from training.launch import start_run
@@ -25,8 +26,8 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir)
     dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
-    if opt.init_from:
-        qformer, pieces = lamp_to_start_from(opt.init_from, spec, opt.checkpoints_dir, **dropouts)
+    if name := origin(opt):
+        qformer, pieces = lamp_to_start_from(name, spec, opt.checkpoints_dir, **dropouts)
     else:
         pieces = WordPieces(bert_folder(opt.bert))
         qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,

@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         opt = super().parse_args(args, namespace)
         if getattr(opt, "init_from", None) is None:
             return opt
-        path = find_model_dir(opt.init_from, opt.dataset_name, opt.checkpoints_dir) / "opt.txt"
+        path = find_model_dir(origin(opt), opt.dataset_name, opt.checkpoints_dir) / "opt.txt"
         theirs = read_options(path) if path.exists() else {}
         for action in self._actions:
             value = theirs.get(action.dest, "None")  # written where an option was not given
@@ -40,6 +40,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the flags)")
+
+
+def origin(opt: argparse.Namespace) -> str | None:
+    """The model whose sizes and statistics a run with ``--init_from`` has: once it goes on, itself."""
+    return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
 def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:

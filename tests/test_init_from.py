@@ -122,6 +122,18 @@ def test_the_statistics_of_the_first_model_stay_with_its_weights(chain: Path) ->
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("name", ["vq", "lamp"])
+def test_a_run_goes_on_without_the_model_that_it_started_from(chain: Path, name: str) -> None:
+    first, hidden = (chain / "checkpoints" / "t2m" / folder for folder in (name, f"{name}.hidden"))
+    flags = ("--data_root", chain / "data", *(("--vq_name", "vq") if name == "lamp" else ()))
+    first.rename(hidden)
+    try:
+        train(name, "--name", f"{name}2", *flags, "--init_from", name, "--is_continue", "--lr", 0, *FEW, cwd=chain)
+    finally:
+        hidden.rename(first)
+    assert load_checkpoint(chain / "checkpoints" / "t2m" / f"{name}2" / "model" / "latest.tar")["total_it"] == 1
+
+
 def test_word_pieces_and_what_tensors_do_not_tell_are_kept(chain: Path) -> None:
     first, second = (chain / "checkpoints" / "t2m" / name for name in ("lamp", "lamp2"))
     assert (first / "vocab.txt").read_text() == (second / "vocab.txt").read_text()

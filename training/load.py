@@ -26,6 +26,7 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from motion.features import biased_std
+from options.base import origin
 from options.opt_file import read_options
 from training.checkpoint import load_strictly
 from training.load_transformers import (
@@ -51,8 +52,8 @@ SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
 def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
     """What a run normalises motions by: statistics of the data set, in which root motion and contacts weigh more; or
     those of the model that it starts from, which is what its weights are about."""
-    if opt.init_from:
-        meta = find_source(opt.init_from, spec.name, opt.checkpoints_dir).folder / "meta"
+    if name := origin(opt):
+        meta = find_source(name, spec.name, opt.checkpoints_dir).folder / "meta"
         return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "the training of that model")
     published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
     return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
