@@ -61,6 +61,7 @@ class StageJob:
 
     model: nn.Module
     loss: Loss
+    generator: torch.Generator  # of its draws, but for dropout
 
     def forward_backward(self) -> Tensor:
         """Loss and gradients."""
@@ -90,6 +91,8 @@ def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str,
 
 
 class _Builder:
+    """Networks and batches of a stage, with what they draw from."""
+
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
         self.generator = torch.Generator().manual_seed(0)
@@ -97,31 +100,31 @@ class _Builder:
     def vq(self, batch: int) -> StageJob:
         model = build_tokenizer(self.sizes.vq).to(self.device).train()
         motion = self._randn(batch, 64, FEATURES)
-        return StageJob(model, lambda: tokenizer_loss(model(motion), motion, JOINTS).total)
+        return self._job(model, lambda: tokenizer_loss(model(motion, self.generator), motion, JOINTS).total)
 
     def lamp(self, batch: int) -> StageJob:
         config = LaMPConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), self.sizes.embed_dim)
         model = LaMP(config, build_tokenizer(config.vq)).to(self.device).train()
         motion, lengths = self._motion(batch)
         ids, mask = self._words(batch, TEXT, config.qformer.vocab)
-        return StageJob(model, lambda: model(motion, ids, mask, lengths).loss)
+        return self._job(model, lambda: model(motion, ids, mask, lengths, generator=self.generator).loss)
 
     def t2m(self, batch: int) -> StageJob:
         model = MaskTransformer(self.sizes.t2m).to(self.device).train()
         tokens, lengths = self._tokens(batch, 1)
         cond = self._randn(batch, self.sizes.t2m.cond_dim)
-        return StageJob(model, lambda: model.loss(tokens[..., 0], cond, lengths, self.generator).loss)
+        return self._job(model, lambda: model.loss(tokens[..., 0], cond, lengths, self.generator).loss)
 
     def res(self, batch: int) -> StageJob:
         model = ResidualTransformer(self.sizes.res).to(self.device).train()
         tokens, lengths = self._tokens(batch, self.sizes.res.num_quantizers)
         cond = self._randn(batch, self.sizes.res.cond_dim)
-        return StageJob(model, lambda: model.loss(tokens, cond, lengths, self.generator).loss)
+        return self._job(model, lambda: model.loss(tokens, cond, lengths, self.generator).loss)
 
     def length(self, batch: int) -> StageJob:
         model = LengthEstimator(self.sizes.t2m.cond_dim, MAX_TOKENS + 1).to(self.device).train()
         features, lengths = self._randn(batch, self.sizes.t2m.cond_dim), self._tokens(batch, 1)[1]
-        return StageJob(model, lambda: model.loss(features, lengths))
+        return self._job(model, lambda: model.loss(features, lengths))
 
     def evaluator(self, batch: int) -> StageJob:
         model = Evaluator(self.sizes.evaluator).to(self.device).train()
@@ -130,7 +133,7 @@ class _Builder:
         words = self._randn(batch, WORDS, self.sizes.evaluator.dim_word)
         classes = torch.zeros(batch, WORDS, CLASSES, device=self.device)
         counts = torch.full((batch,), WORDS)
-        return StageJob(model, lambda: matching_loss(
+        return self._job(model, lambda: matching_loss(
             model.encode_text(words, classes, counts), model.encode_motion(motion, lengths), 10.0, 1).total)
 
     def m2t(self, batch: int) -> StageJob:
@@ -155,7 +158,10 @@ class _Builder:
             logits = gpt(inputs_embeds=given, use_cache=False, logits_to_keep=CAPTION).logits.float()
             return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
-        return StageJob(model, loss)
+        return self._job(model, loss)
+
+    def _job(self, model: nn.Module, loss: Loss) -> StageJob:
+        return StageJob(model, loss, self.generator)
 
     def _randn(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator).to(self.device)
