@@ -45,8 +45,8 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
 
 def features_state(spec: DatasetSpec, split: str) -> str:
     """A key that changes with the features of a split."""
-    files = (spec.root / "new_joint_vecs" / f"{name}.npy" for name in read_ids(spec, split))
-    return state_of(files, FORMAT, spec.dim_pose)
+    files = (f"{name}.npy" for name in read_ids(spec, split))
+    return state_of(spec.root / "new_joint_vecs", files, FORMAT, spec.dim_pose)
 
 
 def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:

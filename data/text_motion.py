@@ -59,7 +59,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
     clips = {name: clip for name, clip in read_features(spec, split, quiet).items()
              if spec.min_length <= len(clip) < spec.max_length}
     lengths = {name: len(clip) for name, clip in clips.items()}
-    state = state_of((texts / f"{name}.txt" for name in clips), _FORMAT, lengths, spec.min_length, spec.max_length,
+    state = state_of(texts, (f"{name}.txt" for name in clips), _FORMAT, lengths, spec.min_length, spec.max_length,
                      spec.caption_fps)
     packed = kept(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet))
     pairs = [_unpack(entry, clips) for entry in json.loads((packed / _PAIRS).read_text(encoding="utf-8"))

@@ -124,11 +124,11 @@ def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
 
 
 def test_a_state_follows_from_names_contents_and_facts(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_text("1")
-    keys = [state_of([one, two]), state_of([one, two]), state_of([two, one]), state_of([one, two], "fact")]
-    two.write_text("2")
-    keys.append(state_of([one, two]))
+    (tmp_path / "one").write_text("1")
+    keys = [state_of(tmp_path, names, *facts) for names, facts in (
+        (["one", "two"], ()), (["one", "two"], ()), (["two", "one"], ()), (["one", "two"], ("fact",)))]
+    (tmp_path / "two").write_text("2")
+    keys.append(state_of(tmp_path, ["one", "two"]))
     assert keys[0] == keys[1] and len(set(keys)) == 4
 
 
