@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from data.prompts import Prompt, make_prompt, read_prompts
@@ -18,7 +17,7 @@ from utils.device import select_device
 from utils.errors import script
 from utils.seeding import seed_everything
 from visualization.html import write_page
-from visualization.outputs import Formats, write_motion
+from visualization.outputs import Formats, Made, write_motions
 
 
 @script
@@ -50,9 +49,6 @@ def main() -> None:
     print(f"everything lies under {folder}")
 
 
-Made = tuple[int, int, str, np.ndarray]  # prompt number, repeat, caption, joints (T, J, 3)
-
-
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
     """A motion for every prompt and repeat."""
     jobs = [(number, repeat, prompt.text, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
@@ -79,10 +75,10 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
     """Write all motions in the formats that are wanted, and the page that plays them."""
     formats = Formats.from_options(vars(opt))
-    shown = []
-    for number, repeat, text, joints in tqdm(motions, desc="writing", disable=opt.quiet or None, leave=False):
-        shown.append(write_motion(folder, number, repeat, joints, text, spec, formats))
-        tqdm.write(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
+    shown, written = [], write_motions(folder, motions, spec, formats)
+    for motion in tqdm(written, desc="writing", total=len(motions), disable=opt.quiet or None, leave=False):
+        shown.append(motion)
+        tqdm.write(f"{motion.caption!r}: {len(motion.plain) / spec.fps:.1f} s -> {folder / motion.locked_files[-1]}")
     if not opt.no_html:
         write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
         print(f"to look at them: {folder / 'index.html'}")

@@ -14,6 +14,9 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> None:
     output.add_argument("--ext", default=ext, help="results go to <output_dir>/<ext>")
     output.add_argument("--output_dir", default="generation", help="folder of all results")
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
+    output.add_argument("--gif", action="store_true", help="write .gif too")
+    output.add_argument("--fps", type=bounded(float, 1, 60),
+                        help="pictures a second of videos, with poses in between; by default the frames of the motion")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
     output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
     output.add_argument("--foot_locking", choices=("ours", "published"), default="ours",

@@ -9,7 +9,7 @@ from visualization.body import LEFT, RIGHT
 from visualization.canvas import Canvas, ycc
 from visualization.drawing import Stage
 from visualization.floor import GROUND
-from visualization.video import strip, write_video
+from visualization.video import _at_rate, strip, write_video
 
 
 def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndarray:
@@ -70,6 +70,17 @@ def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(t
 def test_more_motions_than_a_row_holds_go_into_the_next_row(tmp_path):
     write_video(tmp_path / "a.mp4", [walker(3)] * 5, size=64)
     assert decode(tmp_path / "a.mp4")[1].shape == (3, 128, 256, 3)
+
+
+@pytest.mark.parametrize("rate", [50, 12.5, 30])
+def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_path, rate):
+    write_video(tmp_path / "a.mp4", [walker(40)], fps=20, size=64, film_fps=rate)
+    meta, frames = decode(tmp_path / "a.mp4")
+    assert meta["fps"] == rate
+    assert len(frames) == 2 * rate
+    spread = walker(3)
+    spread[:, 0, 0] = 0, 1, 4
+    np.testing.assert_allclose(_at_rate(spread, 20, 40)[:, 0, 0], [0, 0.25, 1, 2.25, 4, 4], atol=1e-9)
 
 
 def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path):

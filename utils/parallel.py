@@ -9,13 +9,16 @@ import torch
 
 
 @contextmanager
-def mapping(workers: int) -> Iterator[Callable]:
-    """An ordered ``map`` over ``workers`` processes; the plain one for a single worker."""
+def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
+    """An ordered ``map`` over ``workers`` processes; the plain one for a single worker.
+
+    Each process takes ``chunksize`` jobs at a time: few where a job is long.
+    """
     if workers <= 1:
         yield map
         return
     with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-        yield partial(pool.map, chunksize=8)
+        yield partial(pool.map, chunksize=chunksize)
 
 
 @contextmanager

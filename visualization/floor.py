@@ -30,6 +30,7 @@ class Floor:
     def __init__(self, camera: Camera, shadow: np.ndarray, path: np.ndarray):
         """``shadow`` (T, B, 2, 3) is where the bones' shadows are seen, ``path`` (T, 3) the root's, on the floor."""
         self.camera, self.shadow, self.ribbon = camera, shadow, _ribbon(path)
+        self.way = self.ribbon.mean(1)[:, [0, 2]]
         width, height = camera.size
         ramp = np.linspace(0, 1, height)[:, None] ** 1.5
         shades = np.rint(ycc(np.array(SKY) * (1 - ramp) + np.array(GROUND) * ramp)).astype(np.uint8)  # (H, 3)
@@ -69,8 +70,9 @@ class Floor:
                 np.abs(away.view(np.int16), out=away.view(np.int16))  # to the nearest line, before it or behind
                 np.multiply(away, slope, out=lines)
             np.minimum(first, second, out=first)
+            np.minimum(first, self.full, out=first)
             np.subtract(self.full, first, out=first)
-            np.clip(first, 0, self.most, out=first)
+            np.minimum(first, self.most, out=first)
             np.copyto(cover, first, casting="unsafe")
             picture = self.background.copy()
             picture.shade(brightness(GRID), (0, self.top), Image.fromarray(cover))
@@ -81,8 +83,9 @@ class Floor:
         past = self.ribbon[: frame // TRACE_STEP + 1]
         if len(past) < 2:
             return
-        away = np.linalg.norm(past.mean(1) - self.camera.target[frame] * [1, 0, 1], axis=-1)
-        seen = np.flatnonzero(_fade(away) > 0.02)
+        away = np.hypot(*(self.way[:len(past)] - self.camera.target[frame, [0, 2]]).T)
+        faded = _fade(away)
+        seen = np.flatnonzero(faded > 0.02)
         if not len(seen):
             return
         first, last = int(seen[0]), int(seen[-1])
@@ -95,7 +98,7 @@ class Floor:
         edges = (edges - box[:2]) * SUPERSAMPLE
         cuts = np.unique(np.linspace(0, len(edges) - 1, TRACE_PIECES + 1).astype(int))
         age = np.linspace(0.4, 1, len(past))[first : last + 1]
-        cover = (230 * _fade(away[first : last + 1]) * age).astype(int).tolist()
+        cover = (230 * faded[first : last + 1] * age).astype(int).tolist()
         for start, end in zip(cuts, cuts[1:], strict=False):
             piece = edges[start : end + 1]
             outline = np.concatenate([piece[:, 0], piece[::-1, 1]])
@@ -131,5 +134,5 @@ def _ribbon(path: np.ndarray) -> np.ndarray:
 
 def _fade(distance: np.ndarray) -> np.ndarray:
     """1 under the camera's target, 0 from ``FLOOR_RADIUS`` on."""
-    fade = np.clip(1 - distance / FLOOR_RADIUS, 0, 1)
+    fade = np.maximum(1 - distance / FLOOR_RADIUS, 0)
     return fade * fade * (3 - 2 * fade)

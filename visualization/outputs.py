@@ -1,6 +1,8 @@
 """Files of a generated motion: joints, BVH, GLB and video, plain and with locked feet."""
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from motion.bvh_fit import joints_to_bvh, rigid_joints
 from motion.foot import lock_feet
 from motion.planting import plant_feet
 from utils.files import save_npy, write_text
+from utils.parallel import mapping
 from visualization.glb import write_glb
 from visualization.html import PageMotion
 from visualization.video import write_video
@@ -22,15 +25,32 @@ class Formats:
     """Which files are wanted beside the joints."""
 
     video: bool = True
+    gif: bool = False
     bvh: bool = True
     glb: bool = False
+    fps: float | None = None      # pictures a second of videos, None: those of the motion
     published_feet: bool = False  # feet locked as published, not as we do
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
         """Formats as the flags of ``options.generate.add_output`` say."""
-        return cls(video=not options["no_video"], bvh=not options["no_bvh"], glb=options["glb"],
+        return cls(video=not options["no_video"], gif=options["gif"], bvh=not options["no_bvh"],
+                   glb=options["glb"], fps=options["fps"],
                    published_feet=options["foot_locking"] == "published")
+
+
+Made = tuple[int, int, str, np.ndarray]  # number of the prompt, repeat, caption, joints (T, J, 3)
+
+
+def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
+    """``write_motion`` for each, in order, as many at a time as there are cores."""
+    with mapping(min(len(motions), os.cpu_count() or 1), chunksize=1) as each:
+        yield from each(partial(_write_made, folder, spec, formats), motions)
+
+
+def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -> PageMotion:
+    number, repeat, caption, joints = made
+    return write_motion(folder, number, repeat, joints, caption, spec, formats)
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
@@ -38,7 +58,7 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     """Write one motion, joints (T, J, 3) in metres, under ``folder``; gives it with the paths of its files from there.
 
     ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
-    ``.glb`` and ``.mp4``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
+    ``.glb``, ``.mp4`` and ``.gif``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     locked = (rigid_joints(lock_feet(joints, spec.skeleton), spec.skeleton) if formats.published_feet
@@ -63,7 +83,8 @@ def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: st
     if formats.glb:
         written.append(animation.with_suffix(".glb"))
         write_glb(written[-1], bvh, spec.skeleton, stem)
-    if formats.video:
-        written.append(animation.with_suffix(".mp4"))
-        write_video(written[-1], [joints], [caption], spec.fps)
+    for suffix, wanted in ((".mp4", formats.video), (".gif", formats.gif)):
+        if wanted:
+            written.append(animation.with_suffix(suffix))
+            write_video(written[-1], [joints], [caption], spec.fps, film_fps=formats.fps)
     return tuple(path.relative_to(folder).as_posix() for path in written), bvh if formats.bvh else None

@@ -6,6 +6,7 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
+from scipy.interpolate import CubicSpline
 
 from motion.skeleton import SKELETONS, Skeleton
 from utils.files import atomic_path
@@ -14,24 +15,28 @@ from visualization.drawing import Stage, draw_poses
 from visualization.floor import SKY
 
 MAX_COLUMNS = 4
+MAX_GIF_FPS = 50  # whole hundredths of a second a picture, two at least
 
 FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m", "-color_range", "tv"]
 
 # mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
 ENCODERS = {
     ".mp4": {"codec": "libx264", "pix_fmt_out": "yuv420p", "output_params": [
-        "-crf", "25", "-preset", "superfast", "-tune", "zerolatency", "-movflags", "+faststart", *FLAGS]},
+        "-crf", "28", "-preset", "ultrafast", "-x264-params", "no-deblock=0", "-threads", "1",
+        "-movflags", "+faststart", *FLAGS]},
     ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": [
         "-filter_complex", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"]},
 }
 
 
 def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
-                size: int = 480) -> None:
+                size: int = 480, film_fps: float | None = None) -> None:
     """Write ``motions``, each (T, 22, 3) or (T, 21, 3) in metres with the floor at y = 0, side by side as one film.
 
     The suffix of ``path`` says which kind, ``.mp4`` or ``.gif``. Every motion has a square of ``size`` pixels, at
     most four in a row, with its caption; a motion that is over before the longest one stays in its last pose.
+    ``fps`` is the rate of the motions, ``film_fps`` that of the film where it is another one: the film takes as long
+    as the motion, with poses in between. Of a GIF it is at most 50, since players slow faster ones down.
     Raises ``ValueError`` for another suffix, no motion, other shapes, coordinates that are not finite, or a number
     of captions that is neither 0 nor the number of motions.
     """
@@ -39,12 +44,15 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
     if path.suffix.lower() not in ENCODERS:
         raise ValueError(f"{path}: films are written as {' or '.join(ENCODERS)}")
     size += size % 2  # yuv420p has even sides only
-    stages = [Stage(joints, skeleton, fps, (size, size), caption)
+    rate = film_fps or fps
+    if path.suffix.lower() == ".gif":
+        rate = min(rate, MAX_GIF_FPS)
+    stages = [Stage(_at_rate(joints, fps, rate), skeleton, rate, (size, size), caption)
               for joints, skeleton, caption in _checked(motions, captions)]
     columns = min(len(stages), MAX_COLUMNS)
     sides = size * columns, size * -(-len(stages) // columns)
     with atomic_path(path) as temporary:
-        film = imageio_ffmpeg.write_frames(str(temporary), sides, fps=fps, pix_fmt_in="yuv420p", quality=None,
+        film = imageio_ffmpeg.write_frames(str(temporary), sides, fps=rate, pix_fmt_in="yuv420p", quality=None,
                                            macro_block_size=2, ffmpeg_log_level="error",
                                            **ENCODERS[path.suffix.lower()])
         film.send(None)
@@ -70,6 +78,14 @@ def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str
         sheet.paste(picture, (0, row * height))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
+    """Joints (T, J, 3) of ``fps`` frames a second at ``rate`` frames a second, for as long: smooth curves between."""
+    if rate == fps or len(joints) == 1:
+        return joints
+    frames = np.arange(max(round(len(joints) / fps * rate), 1)) * fps / rate
+    return CubicSpline(np.arange(len(joints)), joints)(frames.clip(max=len(joints) - 1))
 
 
 def _pictures(stages: list[Stage], sides: tuple[int, int], size: int) -> Iterator[Canvas]:
