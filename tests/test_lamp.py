@@ -12,7 +12,7 @@ from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.front import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer
-from utils.draws import choose
+from utils.draws import Share, choose
 from utils.errors import InputError
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24
@@ -236,6 +236,16 @@ def test_matching_limited_to_rows_is_matching_of_those_rows(model, batch):
     close(model(*batch, objectives=["ptm"], negatives=negatives).loss, F.cross_entropy(logits, targets))
     drawn = model(*batch, objectives=["ptm"], matching_rows=1, generator=seeded())
     assert drawn.accuracies["ptm"].item() * 3 == pytest.approx(round(drawn.accuracies["ptm"].item() * 3))
+
+
+@torch.no_grad()
+def test_rows_of_matching_are_spread_over_the_parts_of_a_batch(model, batch):
+    """Two rows of eight: one in either half of the batch."""
+    for first in (0, 4):
+        part = model(*batch, objectives=["ptm"], matching_rows=2, generator=seeded(), share=Share(first, 8))
+        assert part.accuracies["ptm"].item() * 3 == pytest.approx(round(part.accuracies["ptm"].item() * 3))
+    whole = model(*batch, objectives=["ptm"], matching_rows=4, generator=seeded(), share=Share(0, 4)).losses["ptm"]
+    close(model(*batch, objectives=["ptm"], generator=seeded()).losses["ptm"], whole)
 
 
 def test_scale_is_exp_of_temp_and_published_temp_itself():

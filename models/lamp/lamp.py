@@ -199,6 +199,8 @@ class LaMP(LaMPFeatures):
         """Negatives for as many rows of the whole batch as ``limit`` says, spread so that every process has some."""
         size, everyone = len(passes.ids), passes.all_ids
         rows = passes.own - passes.first
+        if limit is not None and share.total is not None:  # this is a part of the batch, and takes its part of them
+            limit = limit * len(everyone) // share.total
         if limit is not None and limit < len(everyone):
             chosen = torch.arange(max(limit, ranks.count()), device=rows.device)
             chosen = chosen * len(everyone) // len(chosen) - passes.first
