@@ -22,8 +22,7 @@ FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_tr
 # mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
 ENCODERS = {
     ".mp4": {"codec": "libx264", "pix_fmt_out": "yuv420p", "output_params": [
-        "-crf", "28", "-preset", "ultrafast", "-x264-params", "no-deblock=0", "-threads", "1",
-        "-movflags", "+faststart", *FLAGS]},
+        "-crf", "25", "-preset", "superfast", "-tune", "zerolatency", "-movflags", "+faststart", *FLAGS]},
     ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": [
         "-filter_complex", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"]},
 }
