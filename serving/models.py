@@ -11,6 +11,7 @@ from training.gallery import open_gallery
 from training.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
 from training.load_m2t import LoadedCaptioner, load_captioner
 from utils.device import select_device
+from utils.errors import InputError
 from utils.paths import model_dirs
 
 BUNDLED_CAPTIONER = "m2t_demo"
@@ -31,7 +32,7 @@ class Models:
 
 def load_models(opt: argparse.Namespace) -> Models:
     """All models that the options of ``app.py`` name, and the bundled ones that are there. ``InputError`` where one
-    that was named is missing, or one that is there cannot be used."""
+    that was named is missing, one that is there cannot be used, or the gallery cannot be read."""
     spec, device = dataset_spec(opt.dataset_name), select_device(opt.gpu_id)
 
     def load(loader: Callable[..., Any], name: str | None, bundled: str) -> Any:
@@ -44,7 +45,9 @@ def load_models(opt: argparse.Namespace) -> Models:
     captioner = load(load_captioner, opt.m2t_name, BUNDLED_CAPTIONER)
     lamp = load(load_lamp, opt.lamp_name, BUNDLED_LAMP)
     gallery, cache = opt.gallery and Path(opt.gallery), opt.cache and Path(opt.cache)
-    if gallery and lamp:
+    if gallery:
+        if lamp is None:
+            raise InputError(f"--gallery needs a LaMP model: name one (--lamp_name), {BUNDLED_LAMP} is not there")
         open_gallery(gallery, lamp, spec, cache, opt.quiet)
     return Models(spec, pipeline, captioner, lamp, gallery, cache,
                   [*files, *(one.source.file for one in (captioner, lamp) if one is not None)])

@@ -72,7 +72,8 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
             ssr_mode=False, footer_links=[], max_file_size=workshop.limits.upload_bytes, theme=theme(), css_paths=STYLE,
             app_kwargs={"routes": [lend]})
     except OSError as error:
-        raise InputError(f"--host {opt.host} --port {opt.port}: {error}") from error
+        raise InputError(f"cannot listen at --host {opt.host} --port {opt.port}: the port is in use, or the address is "
+                         "not this machine's") from error
     print(f"open {public or address} in a browser; Ctrl-C ends it", flush=True)
     return page
 

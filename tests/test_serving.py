@@ -206,6 +206,10 @@ def test_models_that_were_named_must_be_there_and_others_may_be_missing(tmp_path
     for flag in ("--m2t_name", "--lamp_name"):
         with pytest.raises(InputError, match="no model named 'mine'"):
             load_models(parse_app_options([*given, flag, "mine"]))
+    with pytest.raises(InputError, match="--gallery needs a LaMP model"):
+        load_models(parse_app_options([*given, "--gallery", str(tmp_path)]))
+    with pytest.raises(InputError, match="nowhere is missing"):
+        load_models(parse_app_options([*given, "--lamp_name", "lamp", "--gallery", "nowhere"]))
 
 
 def test_old_rooms_and_uploads_go_and_young_ones_stay(tmp_path: Path) -> None:
