@@ -29,6 +29,7 @@ from training.source import find_source
 from training.stage import Stage, compile_parts
 from utils import ranks
 from utils.errors import InputError
+from utils.memory import peak_gib
 from utils.seeding import stream_seed
 
 BETAS = (0.9, 0.99)
@@ -100,6 +101,7 @@ class Trainer:
             self._epoch()
         if self.writer:
             self.writer.close()
+        self.accelerator.print(f"peak memory {peak_gib(self.accelerator.device):.1f} GiB")
         return self.progress
 
     def _done(self) -> bool:
