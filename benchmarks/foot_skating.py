@@ -1,0 +1,72 @@
+"""How much feet slide before and after locking, ours and the published one, and what locking does to the rest.
+
+    python benchmarks/foot_skating.py FOLDER [FILE.npy ...]      # joints (frames, 22, 3) in metres
+
+``skating`` is the mean speed of feet near the clip's floor, which feet that swing by so low are part of; ``standing``
+that of the feet which HumanML3D's contact labels of the input call standing, near the floor too. ``others`` is how far
+joints other than the feet go from the input, and from its plain BVH, on whose bones ours are. ``hardest`` is the
+greatest acceleration of any joint. All are means over the clips.
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from motion.bvh_fit import rigid_joints
+from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet, per_foot_joint
+from motion.planting import plant_feet
+from motion.quality import foot_skating
+from motion.skeleton import T2M
+from options.base import Parser
+from utils.errors import InputError, script
+
+FPS = 20
+FEET = foot_joints(T2M)
+OTHERS = [joint for joint in range(len(T2M)) if joint not in FEET]
+
+
+def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
+    """Mean speed over the ground (m/s) in ``joints`` of the feet that are low and slow in ``source``; 0 without any."""
+    before, after = source[:, FEET], joints[:, FEET]
+    low = before[:-1, :, 1] - floor_height(source, T2M) < per_foot_joint(T2M, *HEIGHT_LIMITS)
+    stands = low & (np.square(np.diff(before, axis=0)).sum(-1) < T2M.contact_threshold)
+    speed = np.linalg.norm(np.diff(after[..., [0, 2]], axis=0), axis=-1) * FPS
+    return float(speed[stands].mean()) if stands.any() else 0.0
+
+
+def row(source: np.ndarray) -> list[float]:
+    """The numbers of one clip (T, 22, 3), in the order in which ``main`` prints them."""
+    plain, ours, published = rigid_joints(source, T2M), plant_feet(source, T2M, FPS), lock_feet(source, T2M)
+    motions = (source, ours, published)
+    away = [1000 * np.linalg.norm((ours - other)[:, OTHERS], axis=-1).mean() for other in (source, plain)]
+    hardest = [np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() * FPS**2 for motion in motions]
+    return [*(foot_skating(motion, T2M, FPS) for motion in motions),
+            *(standing_speed(motion, source) for motion in motions), *away, *hardest]
+
+
+@script
+def main() -> None:
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("motions", nargs="+", type=Path, help=".npy files of joints, or folders of them")
+    args = parser.parse_args()
+    files = [file for path in args.motions for file in (sorted(path.rglob("*.npy")) if path.is_dir() else [path])]
+    try:
+        clips = [np.load(file).astype(np.float64) for file in files]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot read the motions: {error}") from error
+    wrong = [file for file, clip in zip(files, clips, strict=True) if clip.shape[1:] != (22, 3) or len(clip) < 3]
+    if wrong or not clips:
+        raise InputError(f"{wrong[0] if wrong else args.motions[0]}: no joints (frames, 22, 3) there")
+    mean = np.mean([row(clip) for clip in clips], axis=0)
+    print(f"{len(clips)} clips     input   ours  published")
+    for name, values, unit in (("skating", mean[:3], "m/s"), ("standing", mean[3:6], "m/s"),
+                               ("hardest", mean[8:], "m/s^2")):
+        print(f"{name:12s} {values[0]:6.3f} {values[1]:6.3f}  {values[2]:6.3f}  {unit}"
+              f"  ours {100 * (values[1] / values[0] - 1):+.0f} %")
+    print(f"others       {mean[6]:.1f} mm from the input, {mean[7]:.1f} mm from its plain BVH")
+
+
+if __name__ == "__main__":
+    main()
