@@ -157,7 +157,7 @@ def test_motions_and_captions_are_found(chain: tuple[str, Path]) -> None:
     (train_m2t.main, ("--exp-name", "new", "--block-size", 2), "--block-size"),
     (train_m2t.main, ("--exp-name", "new", "--decoder", "opt", "--llm", "data"), "language model in data cannot"),
     (train_m2t.main, ("--exp-name", "new", "--quantizer", "lfq"), "--quantizer"),
-    (M2T_eval.main, ("--resume-trans", "lamp"), "lamp/opt.txt lacks decoder"),
+    (M2T_eval.main, ("--resume-trans", "lamp"), "has no weights under trans"),
     (M2T_eval.main, ("--resume-trans", "gpt", "--bert_score_model", "data"), "--bert_score_layer"),
     (M2T_eval.main, ("--resume-trans", "gpt", "--evaluator", "nobody"), "no model named 'nobody'"),
     (gen_m2t.main, ("--motion", "nowhere", "--name", "gpt"), "nowhere is missing"),

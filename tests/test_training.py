@@ -392,3 +392,5 @@ def test_scores_of_a_bundled_model_do_not_hide_it(tmp_path: Path) -> None:
     assert find_model_dir("vq_demo", "t2m", tmp_path) == PRETRAINED / "t2m" / "vq_demo"
     (scores.parent / "model").mkdir()
     assert find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent
+    (scores.parent / "model" / "latest.tar").touch()
+    assert find_model_dir(str(scores.parent / "model" / "latest.tar"), "t2m", tmp_path) == scores.parent

@@ -16,11 +16,13 @@ def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> lis
 
 
 def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
-    """The folder of the model ``name``: a path as it stands, else ``checkpoints_dir/<dataset>/<name>``, else
-    ``pretrained/<dataset>/<name>``. A folder that holds nothing but one of its own name, as the released length
-    estimator may, stands for that; one that holds nothing of a model, but the scores of a bundled one of that name, is
-    passed over. Raises ``InputError`` naming every place that was tried.
+    """The folder of the model ``name``: a path as it stands, of the folder or of a checkpoint in its ``model/``, else
+    ``checkpoints_dir/<dataset>/<name>``, else ``pretrained/<dataset>/<name>``. A folder that holds nothing but one of
+    its own name, as the released length estimator may, stands for that; one that holds nothing of a model, but the
+    scores of a bundled one of that name, is passed over. Raises ``InputError`` naming every place that was tried.
     """
+    if "/" in str(name) and os.path.isfile(name):
+        return Path(name).absolute().parent.parent
     for folder in model_dirs(name, dataset_name, checkpoints_dir):
         inner = folder / folder.name
         return inner if (inner / "model").is_dir() and not (folder / "model").is_dir() else folder
