@@ -46,7 +46,7 @@ def told(work: Callable[..., Any]) -> Callable[..., Any]:
         except Exception:
             logging.getLogger(__name__).exception("a request failed")
             line = "this did not work; the terminal of the app says why"
-        raise gr.Error(html.escape(line), duration=None, print_exception=False)
+        raise gr.Error(html.escape(line, quote=False), duration=None, print_exception=False)
 
     return wrapped
 
