@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,8 +21,8 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     """A key that changes whenever one of the files of a folder does, or one of the facts.
 
     Names, sizes and times of change tell it without reading 29,000 files: the system sets the time of change itself, so
-    no content is exchanged without it. A file that was changed a moment ago is waited for, since a second change
-    within the clock's tick would not show.
+    no content is exchanged without it (but on Windows, where a size or a date has to change). A file that was changed a
+    moment ago is waited for, since a second change within the clock's tick would not show.
     """
     digest, newest = hashlib.sha256(repr(facts).encode()), 0
     for name in names:
@@ -43,32 +44,37 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
 def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder that ``make`` filled for this key, now or in an earlier run of any process.
 
-    It appears whole or not at all; processes that want the same wait for the one that makes it. Folders of the same
-    kind under other keys are removed: who has them open keeps what he reads.
+    It appears whole or not at all, and goes so; processes that want the same wait for the one that makes it. Folders of
+    the same kind under other keys are removed: who has them open keeps what he reads.
     """
+    if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # beside data that only others may write to, too
+        return ready
     cache = _cache_folder(spec)
     folder = cache / f"{kind}-{key}"
     if folder.is_dir():
         return folder
     try:
-        with FileLock(cache / f".{kind}.lock"):
+        with FileLock(cache / f".{kind}.lock", mode=0o666):  # as the umask allows: a group may share a data set
             if folder.is_dir():
                 return folder
-            for unfinished in cache.glob(f".{kind}-*"):  # by a process that was killed
+            for unfinished in _of_kind(cache, f".{kind}"):  # by a process that was killed
                 shutil.rmtree(unfinished, ignore_errors=True)
-            made = Path(tempfile.mkdtemp(dir=cache, prefix=f".{kind}-"))
-            try:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=f".{kind}-", ignore_cleanup_errors=True) as aside:
+                (made := Path(aside, "made")).mkdir()  # unlike its parent with the permissions of all other folders
                 make(made)
-                made.chmod(0o755)
+                old = _of_kind(cache, kind)
                 os.replace(made, folder)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
-            for old in cache.glob(f"{kind}-*"):
-                if old != folder:
-                    shutil.rmtree(old, ignore_errors=True)
+                for number, one in enumerate(old):
+                    with suppress(OSError):  # Windows does not move what somebody reads: it stays, and stays whole
+                        one.rename(Path(aside, str(number)))
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _of_kind(cache: Path, kind: str) -> list[Path]:
+    """Folders of a kind under any key; one of another kind, whose name goes on, is none of them."""
+    return [path for path in cache.iterdir() if path.name.rpartition("-")[0] == kind]
 
 
 def _cache_folder(spec: DatasetSpec) -> Path:

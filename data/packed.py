@@ -70,7 +70,7 @@ def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bo
                     lengths.append(len(features))
                 else:
                     broken.append(name)
-    if not names:
+    if not any(lengths):  # nothing, or clips without a row
         raise InputError(f"{folder} holds none of the {len(ids)} clips of the split; {_MAKER} makes them")
     write_text(made / _INDEX, json.dumps({"names": names, "rows": lengths, "not_finite": broken}))
 

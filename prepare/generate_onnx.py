@@ -25,21 +25,20 @@ class Generator:
     """The graphs of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text())
+        self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.graphs = {path.stem: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
                        for path in folder.glob("*.onnx")}
 
-    def __call__(self, text: str, frames: int, seed: int, cond_scale: float = 4.0, res_cond_scale: float = 5.0,
-                 temperature: float = 1.0, topkr: float = 0.9) -> np.ndarray:
+    def __call__(self, text: str, frames: int, seed: int, cond_scale: float = 4.0, res_cond_scale: float = 2.0,
+                 temperature: float = 1.0, res_temperature: float = 0.1, topkr: float = 0.9) -> np.ndarray:
         """Joints (T, J, 3) in metres of a text, T the frames cut to whole tokens."""
         length = frames // self.settings["frames_of_a_token"]
         cond = self.condition(text)
-        keep = (temperature, topkr)
         ids = np.zeros((1, length, self.settings["layers"]), np.int64)
-        ids[..., 0] = self.base(cond, length, stream(seed), cond_scale, *keep)
+        ids[..., 0] = self.base(cond, length, stream(seed), cond_scale, temperature, topkr)
         if self.settings["layers"] > 1:
-            self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), res_cond_scale, *keep)
+            self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), res_cond_scale, res_temperature, topkr)
         return self.run("decoder", ids=ids, token_lens=np.array([length]))[1][0]
 
     def condition(self, text: str) -> np.ndarray:

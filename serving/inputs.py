@@ -67,6 +67,8 @@ def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], sp
     """Name and features (T, d) of the motion that was uploaded or, without an upload, chosen among those made here."""
     if upload is not None:
         path, name = Path(upload), Path(upload).name
+        if not path.is_file():
+            raise InputError(f"{name} has been cleaned away; upload it again")
         if path.stat().st_size > limits.upload_bytes:
             raise InputError(f"{name} is larger than {limits.upload_bytes >> 20} MB")
     else:

@@ -25,9 +25,12 @@ class Rooms:
     def find(self, room: str, file: str) -> Path | None:
         """A file of a room, None where there is none: no room of that name, no such file, or one outside."""
         folder = self.made / room
-        path = (folder / file).resolve()
-        inside = folder.parent == self.made and path.is_relative_to(folder.resolve())
-        return path if inside and room not in ("", ".", "..") and path.is_file() else None
+        try:
+            path = (folder / file).resolve()
+            inside = folder.parent == self.made and path.is_relative_to(folder.resolve())
+            return path if inside and room not in ("", ".", "..") and path.is_file() else None
+        except (OSError, ValueError):  # what no file can be called: too long, or with a zero byte
+            return None
 
     def sweep(self) -> None:
         """Remove what is too old."""

@@ -1,4 +1,5 @@
 """Export to ONNX: the graphs, and a generation that runs on them without torch."""
+import inspect
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.specs import dataset_spec
-from models.text_to_motion import Sample
+from models.text_to_motion import Sample, Sampling
 from prepare import export_onnx
 from tests.toy import ROOT, run_here
 from tests.toy_models import make_models
@@ -55,6 +56,16 @@ def test_a_seed_gives_the_same_motion_without_torch(exported: Path) -> None:
     np.testing.assert_allclose(made, expected, atol=1e-4)
     other = pipeline.generate([Sample(text, seed + 1, frames)])[0]
     assert np.abs(made - other).max() > 1e-2
+
+
+def test_what_is_not_told_is_as_in_gen_t2m() -> None:
+    pytest.importorskip("onnxruntime")
+    from prepare.generate_onnx import Generator
+
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Generator.__call__).parameters.items()
+                if parameter.default is not parameter.empty}
+    assert defaults == {name: getattr(Sampling, name) for name in defaults}
+    assert {"cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr"} == set(defaults)
 
 
 def test_graphs_that_differ_from_torch_are_not_written(exported: Path, tmp_path: Path,

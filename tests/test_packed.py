@@ -111,6 +111,39 @@ def test_what_was_cut_off_is_not_there_and_is_swept_up(spec: DatasetSpec) -> Non
     assert cached(spec) == ["thing-key"] and not killed.exists()
 
 
+def test_a_pack_of_another_kind_and_one_that_cannot_go_stay_whole(
+        spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "file").write_text("whole")
+
+    kept(spec, "thing-more", "key", fill)
+    kept(spec, "thing", "first", fill)
+    kept(spec, "thing", "second", fill)
+    assert cached(spec) == ["thing-more-key", "thing-second"]
+
+    def in_use(self: Path, _: Path) -> None:
+        raise PermissionError(f"{self} is open")  # as Windows has it
+
+    monkeypatch.setattr(Path, "rename", in_use)
+    kept(spec, "thing", "third", fill)
+    assert cached(spec) == ["thing-more-key", "thing-second", "thing-third"]
+    assert (spec.root / "cache" / "thing-second" / "file").read_text() == "whole"
+
+
+def test_a_pack_beside_data_that_others_keep_is_taken(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_features(spec, "train")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    again = read_features(spec, "train")
+    assert all((again[name] == clip).all() for name, clip in first.items())
+
+
+def test_clips_without_a_row_are_no_clips(spec: DatasetSpec) -> None:
+    for name in "abc":
+        np.save(spec.root / "new_joint_vecs" / f"{name}.npy", np.zeros((0, 263), np.float32))
+    with pytest.raises(InputError, match="holds none of the 3 clips"):
+        read_features(spec, "train")
+
+
 def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
         spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (spec.root / "cache").write_text("a file in the way")

@@ -159,6 +159,7 @@ WRONG: dict[str, tuple[Ask, str]] = {
     "no motion": (lambda shop, _: shop.edit(None, None, (), "0.1,0.2", "bow", *HOW, []), "upload a motion, or choose"),
     "not ours": (lambda shop, _: shop.edit(None, "/etc/passwd", (), "0.1,0.2", "bow", *HOW, []), "upload a motion, or"),
     "gone": (lambda shop, at: shop.caption(None, "1: x", (Kept("1: x", at / "x.npy"),), 1, False, 0), "cleaned away"),
+    "upload gone": (lambda shop, at: shop.caption(str(at / "x.npy"), None, (), 1, False, 0), "x.npy has been cleaned"),
     "no parts": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "", "bow", *HOW, []), "name 1 to 8 parts"),
     "odd part": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "end", "bow", *HOW, []),
                  "a.npy: a part must be like 0.3,0.6"),
@@ -237,7 +238,8 @@ def test_rooms_lend_their_own_files_alone(tmp_path: Path) -> None:
     assert rooms.find(room.name, "a/page.html") == (room / "a" / "page.html").resolve()
     for name, file in ((room.name, "a"), (room.name, "../../secret"), (room.name, str(tmp_path / "secret")),
                        (room.name, "link"), ("..", "secret"), ("", "secret"), (".", f"{room.name}/a/page.html"),
-                       ("other", "a/page.html"), (f"{room.name}/a", "page.html")):
+                       ("other", "a/page.html"), (f"{room.name}/a", "page.html"), (room.name, "a\0b"), ("a\0b", "x"),
+                       (room.name, "a" * 300)):
         assert rooms.find(name, file) is None
 
 

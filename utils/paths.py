@@ -21,7 +21,7 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
     its own name, as the released length estimator may, stands for that; one that holds nothing of a model, but the
     scores of a bundled one of that name, is passed over. Raises ``InputError`` naming every place that was tried.
     """
-    if "/" in str(name) and os.path.isfile(name):
+    if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute().parent.parent
     for folder in model_dirs(name, dataset_name, checkpoints_dir):
         inner = folder / folder.name
@@ -32,7 +32,7 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
 
 def _places(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
     """Where a model may lie: at a path as it stands, among the user's checkpoints, among the bundled ones."""
-    path = [Path(name)] if "/" in str(name) else []
+    path = [Path(name)] if os.path.dirname(name) else []
     return [*path, Path(checkpoints_dir) / dataset_name / name, PRETRAINED / dataset_name / name]
 
 
