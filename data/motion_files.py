@@ -34,7 +34,8 @@ def read_motion(path: str | Path, spec: DatasetSpec) -> np.ndarray:
             return _from_joints(_bvh_joints(path, spec), spec)
         array = read_npy(path)
         if array.ndim == 2 and array.shape[1] == spec.dim_pose:
-            return _checked(np.asarray(array, np.float32))
+            with np.errstate(over="ignore"):  # too large becomes infinite, which is refused
+                return _checked(np.asarray(array, np.float32))
         if array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
             return _from_joints(array, spec)
         raise ValueError(f"shape {array.shape}: expected features (frames, {spec.dim_pose}) or joints "

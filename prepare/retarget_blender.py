@@ -91,7 +91,7 @@ def open_character(path: Path) -> tuple[bpy.types.Object, str]:
 
 def reason(error: RuntimeError) -> str:
     """What went wrong inside Blender: its words, or of a traceback the line that names the fault."""
-    lines = str(error).removeprefix("Error: ").strip().splitlines()
+    lines = str(error).removeprefix("Error: ").strip().splitlines() or ["it does not say why"]
     return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception)\b", line)), lines[0])
 
 
