@@ -4,8 +4,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -70,6 +70,15 @@ def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None]) -
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Around reading what ``kept`` gave: ``InputError`` where files are cut short, as a power cut may leave them."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError(f"{folder} is damaged: delete it, and it is made anew ({error})") from error
 
 
 def _of_kind(cache: Path, kind: str) -> list[Path]:

@@ -130,6 +130,16 @@ def test_a_pack_of_another_kind_and_one_that_cannot_go_stay_whole(
     assert (spec.root / "cache" / "thing-second" / "file").read_text() == "whole"
 
 
+@pytest.mark.parametrize("pattern", ["features-*/features.float32", "features-*/clips.json", "pairs-*/pairs.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_pack_is_told_in_one_line(spec: DatasetSpec, pattern: str, share: float) -> None:
+    load_pairs(spec, "train")
+    [file] = (spec.root / "cache").glob(pattern)
+    os.truncate(file, int(share * file.stat().st_size))
+    with pytest.raises(InputError, match=rf"{file.parent.name} is damaged: delete it"):
+        load_pairs(spec, "train")
+
+
 def test_a_pack_beside_data_that_others_keep_is_taken(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_features(spec, "train")
     monkeypatch.setattr(os, "access", lambda *_: False)
