@@ -68,6 +68,21 @@ def test_what_is_not_told_is_as_in_gen_t2m() -> None:
     assert {"cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr"} == set(defaults)
 
 
+def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(exported: Path) -> None:
+    from prepare.generate_onnx import Generator
+
+    sample = Sample("a person waves", 7, 64)
+    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
+    generator = Generator(exported / "onnx")
+    usual = pipeline.generate([sample])[0]
+    # Logits of toys are nearly alike: next to no temperature lets them, not the draws, decide.
+    for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
+                {"topkr": 0.0}):
+        expected = pipeline.generate([sample], Sampling(**how))[0]
+        np.testing.assert_allclose(generator(sample.text, sample.m_len, sample.seed, **how), expected, atol=1e-4)
+        assert np.abs(expected - usual).max() > 1e-2, how
+
+
 def test_graphs_that_differ_from_torch_are_not_written(exported: Path, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch,
                                                       capsys: pytest.CaptureFixture) -> None:
