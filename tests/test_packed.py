@@ -14,8 +14,9 @@ from data.cache import kept, state_of
 from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
+from options.opt_file import write_options
 from tests.test_text_motion import write_clip
-from tests.toy_models import make_models
+from tests.toy_models import VQ, make_models
 from training.load import load_tokenizer
 from training.tokens import cached_tokens, tokenize_pairs
 from utils.errors import InputError
@@ -202,3 +203,7 @@ def test_motion_tokens_are_made_once_and_anew_for_other_motions_or_another_token
     other = replace(tokenizer, normalisation=replace(tokenizer.normalisation, std=tokenizer.normalisation.std * 2))
     cached_tokens(spec, "train", other, load_pairs(spec, "train"), torch.device("cpu"))
     assert len(calls) == 4
+    write_options(models / "t2m" / "vq" / "opt.txt", VQ | {"vq_act": "silu"})  # of which the weights tell nothing
+    other = load_tokenizer("vq", spec, models)
+    cached_tokens(spec, "train", other, load_pairs(spec, "train"), torch.device("cpu"))
+    assert len(calls) == 5

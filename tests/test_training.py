@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.specs import dataset_spec
 from models.vq.model import VQConfig
 from options.opt_file import FOOTER, HEADER, read_options, write_options
+from tests.toy_models import make_models
 from training.checkpoint import (
     load_checkpoint,
     load_strictly,
@@ -22,6 +23,7 @@ from training.checkpoint import (
     save_weights,
     set_random_state,
 )
+from training.load import load_lamp
 from training.schedule import warmup_cosine, warmup_milestones
 from training.source import Source, find_source, read_state
 from training.text_features import BATCH, cached_text_features, encode_texts, fingerprint
@@ -375,6 +377,17 @@ def test_text_features_of_other_texts_or_another_encoder_are_computed_anew(tmp_p
         encoder = CountingEncoder(name)
         assert len(cached_text_features(spec, "train", texts, encoder)) == 2
         assert encoder.seen == 2
+
+
+def test_text_features_are_others_under_other_settings_or_word_pieces(tmp_path: Path) -> None:
+    folder = make_models(tmp_path) / "t2m" / "lamp"
+    made = [load_lamp("lamp", dataset_spec("t2m"), tmp_path).text_encoder("query").fingerprint for _ in range(2)]
+    write_options(folder / "opt.txt", read_options(folder / "opt.txt") | {"published_behaviour": True})
+    made.append(load_lamp("lamp", dataset_spec("t2m"), tmp_path).text_encoder("query").fingerprint)
+    *pieces, one, other = (folder / "vocab.txt").read_text().splitlines()
+    (folder / "vocab.txt").write_text("\n".join([*pieces, other, one]) + "\n")
+    made.append(load_lamp("lamp", dataset_spec("t2m"), tmp_path).text_encoder("query").fingerprint)
+    assert made[0] == made[1] and len(set(made)) == 3
 
 
 def test_a_fingerprint_tells_where_a_part_ends(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
     cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
     paths = motion_files(folder)
     stamps = {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-    key = fingerprint(lamp.source.file, spec.name)
+    key = fingerprint(lamp.fingerprint, spec.name)
     known = _read(cache, key)
     fresh = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
     if fresh.keys() != stamps.keys() or known.keys() != stamps.keys():

@@ -67,6 +67,12 @@ class LoadedTokenizer:
     normalisation: Normalisation
     source: Source
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that codes depend on; not every setting shows in the weights."""
+        mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
+        return fingerprint(self.source.file, repr(self.model.config), mean, std)
+
 
 def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedTokenizer:
@@ -105,7 +111,13 @@ class LoadedLaMP:
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""
-        return LaMPText(self.model, self.pieces, kind, self.max_text_len, fingerprint(self.source.file))
+        return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that features depend on but the length of texts; not every setting shows in the weights."""
+        mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
+        return fingerprint(self.source.file, repr(self.model.config), self.pieces.path, mean, std)
 
 
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
@@ -193,7 +205,8 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
     source.needed("vq_name")
     if isinstance(model, LaMPMaskTransformer):
         pieces = _word_pieces(source, model.Qformer.config, checkpoints_dir, published=True)
-        return LoadedTransformer(model, ReleasedText(model, pieces, fingerprint(source.file)), source)
+        made_of = fingerprint(source.file, repr(model.Qformer.config), pieces.path)
+        return LoadedTransformer(model, ReleasedText(model, pieces, made_of), source)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
     return LoadedTransformer(model, text, source)
 

@@ -48,8 +48,7 @@ def load_token_sets(opt: argparse.Namespace, spec: DatasetSpec, tokenizer: Loade
 def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                   quiet: bool = True) -> list[list[torch.Tensor]]:
     """What ``tokenize_pairs`` makes of the pairs of a split, kept beside the data until they change."""
-    mean, std = (array.tobytes() for array in (tokenizer.normalisation.mean, tokenizer.normalisation.std))
-    by = fingerprint(tokenizer.source.file, mean, std)[:8]
+    by = tokenizer.fingerprint[:8]
     rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
     key = fingerprint(features_state(spec, split), rows)[:20]
 
