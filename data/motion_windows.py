@@ -82,6 +82,6 @@ class MotionWindows(Dataset):
             items = torch.tensor(numbers)
             # A clip has as many rows more than windows as a window has.
             first = items + self.window * torch.searchsorted(ends, items, right=True)
-            return rows[(first[:, None] + within).to(device)]
+            return rows[(first[:, None] + within).to(device, non_blocking=True)]
 
         return take

@@ -56,7 +56,7 @@ class LaMPStage(Stage):
         if not rows:
             return None
         ids, mask = self.encode_text([mirrored[row] for row in rows])
-        return Decoys(ids, mask, torch.tensor(rows, device=device))
+        return Decoys(ids, mask, torch.tensor(rows).to(device, non_blocking=True))
 
     def compiled_parts(self) -> list[nn.Module]:
         """The Q-Former's layers."""

@@ -12,6 +12,9 @@ class Share:
 
     Numbers are drawn for the whole batch, from generators that are alike everywhere, and each share takes those of its
     rows: so two processes with half a batch each do what one does with all of it.
+
+    They come on the generator's device, in training the CPU. Who needs them elsewhere should copy them with
+    ``non_blocking``: else a step waits at each until the device has done all that it was given before.
     """
 
     first: int = 0             # row of the whole batch

@@ -202,10 +202,10 @@ class LaMP(LaMPFeatures):
         if limit is not None and share.total is not None:  # this is a part of the batch, and takes its part of them
             limit = limit * len(everyone) // share.total
         if limit is not None and limit < len(everyone):
-            chosen = torch.arange(max(limit, ranks.count()), device=rows.device)
+            chosen = torch.arange(max(limit, ranks.count()))  # on the CPU, as how many are left is asked for
             chosen = chosen * len(everyone) // len(chosen) - passes.first
-            rows = chosen[(chosen >= 0) & (chosen < size)]
-        uniform = share.rand(generator, size, 2).to(rows.device)[rows]
+            rows = chosen[(chosen >= 0) & (chosen < size)].to(rows.device, non_blocking=True)
+        uniform = share.rand(generator, size, 2).to(rows.device, non_blocking=True)[rows]
         drawn = [choose(self.negative_chances(scores, everyone[passes.own], everyone, passes.first)[rows], numbers)
                  for scores, numbers in zip((passes.text_scores, passes.motion_scores), uniform.T, strict=True)]
         return Negatives(*drawn, rows)

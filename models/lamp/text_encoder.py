@@ -15,7 +15,7 @@ def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], l
     """
     device = model.query_tokens.device
     made = pieces.encode(texts, longest, longest if model.config.published or device.type != "cpu" else None)
-    return made.ids.to(device), made.mask.to(device)
+    return made.ids.to(device, non_blocking=True), made.mask.to(device, non_blocking=True)
 
 
 class LaMPText:

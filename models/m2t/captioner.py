@@ -85,8 +85,10 @@ class MotionCaptioner(MotionPrefix):
         encoded = encode_captions(self.words, captions, self.longest)
         seen = encoded.ids if keep >= 1 else with_noise(
             self.words, encoded, keep, self.longest, generator, share)
-        targets = encoded.ids[:, 1:].masked_fill(~encoded.mask[:, 1:], IGNORED).to(motion.device)
-        given, mask = self._inputs(prefix, seen[:, :-1].to(motion.device), encoded.mask[:, :-1].to(motion.device))
+        targets = encoded.ids[:, 1:].masked_fill(~encoded.mask[:, 1:], IGNORED)
+        targets, seen, mask = (part.to(motion.device, non_blocking=True)
+                               for part in (targets, seen[:, :-1], encoded.mask[:, :-1]))
+        given, mask = self._inputs(prefix, seen, mask)
         logits = self.llm(inputs_embeds=given, attention_mask=mask, use_cache=False,
                           logits_to_keep=targets.shape[1]).logits.float()
         words = (targets != IGNORED).sum()

@@ -89,16 +89,16 @@ class MaskTransformer(Trunk):
         a random code, of the rest 88 % the mask.
         """
         b, n = ids.shape
-        uniform = share.rand(generator, b, 3, n).to(ids.device).unbind(1)
-        progress = share.rand(generator, b).to(ids.device)
-        codes = share.randint(generator, self.config.num_tokens, b, n)
+        uniform = share.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
+        progress = share.rand(generator, b).to(ids.device, non_blocking=True)
+        codes = share.randint(generator, self.config.num_tokens, b, n).to(ids.device, non_blocking=True)
         padding = padding_of(token_lens, n)
         counts = (cosine_mask_ratio(progress) * token_lens).round().clamp_min(1)
         chosen = lowest(uniform[0].masked_fill(padding, KEPT), counts) & ~padding
         at_random = chosen & (uniform[1] < RANDOM_SHARE)
         at_mask = chosen & ~at_random & (uniform[2] < MASK_SHARE)
         seen = ids.masked_fill(padding, self.pad_id)
-        seen = torch.where(at_random, codes.to(ids.device), seen).masked_fill(at_mask, self.mask_id)
+        seen = torch.where(at_random, codes, seen).masked_fill(at_mask, self.mask_id)
         return Corrupted(seen, torch.where(chosen, ids, self.mask_id), padding)
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,

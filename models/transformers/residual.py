@@ -103,7 +103,7 @@ class ResidualTransformer(Trunk):
         Ids (b, n, q), text features (b, c), lengths in tokens (b,); whatever lies behind a length counts as padding.
         """
         if layers is None:
-            layers = self.draw_layers(len(ids), generator, share).to(ids.device)
+            layers = self.draw_layers(len(ids), generator, share).to(ids.device, non_blocking=True)
         ids = ids[:, :needed_width(token_lens, ids.shape[1])]
         padding = padding_of(token_lens, ids.shape[1])
         ids = ids.masked_fill(padding[..., None], self.pad_id)

@@ -129,7 +129,7 @@ class OutputProcess(nn.Module):
         self.poseFinal = nn.Linear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.precision
+        x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.speed
         return self.poseFinal(self.LayerNorm(F.gelu(self.dense(x))))
 
 
@@ -171,7 +171,7 @@ class Trunk(nn.Module):
         """
         if not self.training or self.config.cond_drop_prob == 0:
             return cond
-        draw = share.rand(generator, len(cond), 1).to(cond.device)
+        draw = share.rand(generator, len(cond), 1).to(cond.device, non_blocking=True)
         return cond * (draw >= self.config.cond_drop_prob)
 
 

@@ -59,13 +59,13 @@ class EmaQuantizer(nn.Module):
             generator = generator or torch.default_generator
             if self.training and not self.initialised:
                 self._initialise(rows.detach(), generator)
-            ids = (self.sample(rows, temperature, share.rand(generator, b, n).flatten().to(rows.device))
-                   if temperature > 0 else self.nearest(rows))
-            chosen = self.codebook[ids]
-            if self.training:
-                counts = self._update(rows.detach(), ids, generator)
+            if temperature > 0:
+                uniform = share.rand(generator, b, n).flatten().to(rows.device, non_blocking=True)
+                ids = self.sample(rows, temperature, uniform)
             else:
-                counts = torch.bincount(ids, minlength=len(self.codebook))
+                ids = self.nearest(rows)
+            chosen = self.codebook[ids]
+            counts = self._update(rows.detach(), ids, generator) if self.training else self._uses(ids)
             chosen = chosen.view(b, n, dim).transpose(1, 2)
             commitment = (latent - chosen.detach()).square().mean()
             straight = latent + (chosen - latent).detach()
@@ -109,6 +109,10 @@ class EmaQuantizer(nn.Module):
         self.code_count.fill_(1.0)
         self.initialised = True
 
+    def _uses(self, ids: Tensor) -> Tensor:
+        """How many of ids (r,) are each code's, float32 (codes,); ``bincount`` would wait for the device."""
+        return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
+
     def _candidates(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """What a code is set to when it starts or is reset, one row of the whole batch a code: (codes, dim) with the
         rows that are here, zero where another process has them, so that the sum over the processes has all."""
@@ -119,10 +123,10 @@ class EmaQuantizer(nn.Module):
             chosen = torch.arange(codes)
         else:
             chosen = torch.randperm(copies * whole, generator=generator, device=generator.device)[:codes]
-        here = chosen.to(rows.device) % whole - ranks.number() * len(rows)
+        here = chosen.to(rows.device, non_blocking=True) % whole - ranks.number() * len(rows)
         fresh = rows[here.clamp(0, len(rows) - 1)]
         if copies > 1:
-            noise = torch.randn(codes, dim, generator=generator, device=generator.device).to(rows)
+            noise = torch.randn(codes, dim, generator=generator, device=generator.device).to(rows, non_blocking=True)
             fresh = fresh + noise * (TILE_NOISE / dim**0.5)
         if ranks.count() == 1:
             return fresh
@@ -136,10 +140,10 @@ class EmaQuantizer(nn.Module):
     @torch.no_grad()
     def _update(self, rows: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Learn from rows (r, dim) and the codes (r,) they fell to; gives how many of the whole batch fell to each."""
-        codes, dim = self.codebook.shape
+        dim = self.codebook.shape[1]
         sums = torch.zeros_like(self.code_sum).index_add_(0, ids, rows)
-        counts = torch.bincount(ids, minlength=codes).to(rows.dtype)
-        seen = torch.cat([sums, self._candidates(rows, generator), counts.unsqueeze(1)], 1)  # together: one exchange
+        # Together, for there to be one exchange.
+        seen = torch.cat([sums, self._candidates(rows, generator), self._uses(ids).unsqueeze(1)], 1)
         sums, fresh, counts = ranks.total(seen).split([dim, dim, 1], 1)
         counts = counts.squeeze(1)
         self.code_sum.mul_(self.mu).add_(sums, alpha=1 - self.mu)
