@@ -124,5 +124,5 @@ def test_a_run_goes_on_with_another_number_of_processes(runs: Path, run: str) ->
 
 def test_the_main_process_alone_speaks_and_writes(runs: Path) -> None:
     text = (runs / "output.txt").read_text()
-    assert text.count("training clips") == len([line for line in STAGES if line == "vq"]) + 2
+    assert text.count("training clips") == 3  # as many runs as there are of train_vq.py
     assert len(list((runs / "log" / "vq" / "t2m" / "vq_two").iterdir())) == 1

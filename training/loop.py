@@ -245,7 +245,7 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in content:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
-        if self.accelerator.is_main_process:  # with the flags it goes on with; those that may not change have not
+        if ranks.is_main():  # with the flags it goes on with; those that may not change have not
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
 

@@ -91,6 +91,7 @@ def divide(items: Sequence[Item], make: Callable[[list[Item]], Sequence[Made]]) 
     """
     if count() == 1:
         return list(make(list(items)))
+    own = list(items[number()::count()])
     parts: list[Sequence[Made]] = [[]] * count()
-    dist.all_gather_object(parts, make(list(items[number()::count()])))
+    dist.all_gather_object(parts, make(own) if own else [])  # few items may leave a process without any
     return [parts[index % count()][index // count()] for index in range(len(items))]
