@@ -3,15 +3,23 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+KEEP_BYTES = 4 << 30
 
 
 class Rooms:
-    """Folders under ``root`` that go ``keep_seconds`` after they were last written to; uploads beside them, too."""
+    """Folders under ``root`` that go ``keep_seconds`` after they were last written to; uploads beside them, too.
 
-    def __init__(self, root: Path, keep_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    Of either kind, what was written first goes earlier where all together have more than ``keep_bytes``: nobody fills
+    the disk.
+    """
+
+    def __init__(self, root: Path, keep_seconds: float, keep_bytes: int = KEEP_BYTES,
+                 clock: Callable[[], float] = time.time) -> None:
         self.made, self.uploads = root / "made", root / "uploads"
-        self.keep_seconds, self.clock = keep_seconds, clock
+        self.keep_seconds, self.keep_bytes, self.clock = keep_seconds, keep_bytes, clock
         for folder in (self.made, self.uploads):
             folder.mkdir(parents=True)
 
@@ -33,17 +41,28 @@ class Rooms:
             return None
 
     def sweep(self) -> None:
-        """Remove what is too old."""
+        """Remove what is too old, or too much."""
         oldest = self.clock() - self.keep_seconds
         for place in (self.made, self.uploads):
-            for folder in place.iterdir():
-                if folder.is_dir() and _touched(folder) < oldest:
-                    shutil.rmtree(folder, ignore_errors=True)
+            held = 0
+            for touched, size, path in sorted(map(_state, place.iterdir()), reverse=True):
+                held += size
+                if touched < oldest or held > self.keep_bytes:
+                    _remove(path)
 
 
-def _touched(folder: Path) -> float:
-    """When a folder, or a file in it, was last written to."""
+def _state(path: Path) -> tuple[float, int, Path]:
+    """When a folder or anything in it was last written to, how many bytes it has, and the folder; or that of a file."""
     try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+        stats = [each.stat() for each in (path, *path.rglob("*"))]
+        return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats), path
     except FileNotFoundError:  # a writer renames its temporary files
-        return float("inf")
+        return float("inf"), 0, path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # what a broken upload has left may have gone, or still be open
+            path.unlink()

@@ -1,5 +1,6 @@
 """The work behind the app's tabs, without a browser: what is asked for is made, what is wrong is told, old files go."""
 import os
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -218,6 +219,8 @@ def test_old_rooms_and_uploads_go_and_young_ones_stay(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path, 60, clock=lambda: now)
     old, written, young = rooms.new(), rooms.new(), rooms.new()
     (rooms.uploads / "ab").mkdir()
+    (rooms.uploads / "broken").write_text("half of a")
+    os.utime(rooms.uploads / "broken", (now - 90, now - 90))
     for folder, age in ((old, 90), (written, 90), (young, 30), (rooms.uploads / "ab", 90)):
         (folder / "file").write_text("")
         for path in (folder / "file", folder):
@@ -226,6 +229,18 @@ def test_old_rooms_and_uploads_go_and_young_ones_stay(tmp_path: Path) -> None:
     rooms.new()
     assert [folder.is_dir() for folder in (old, written, young)] == [False, True, True]
     assert list(rooms.uploads.iterdir()) == []
+
+
+def test_where_there_is_too_much_the_oldest_goes(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, 60, keep_bytes=300_000)
+    folders = [rooms.new(), rooms.new(), rooms.new(), *(rooms.uploads / name for name in "ab")]
+    for age, folder in enumerate(reversed(folders)):  # the first one is the oldest
+        folder.mkdir(exist_ok=True)
+        (folder / "file").write_bytes(bytes(120_000))
+        for path in (folder / "file", folder):
+            os.utime(path, (time.time() - age, time.time() - age))
+    rooms.sweep()
+    assert [folder.is_dir() for folder in folders] == [False, True, True, True, True]
 
 
 def test_rooms_lend_their_own_files_alone(tmp_path: Path) -> None:
