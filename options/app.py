@@ -19,7 +19,7 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     page.add_argument("--max_waiting", type=positive_int, default=16,
                       help="requests that may wait; more are turned away")
     page.add_argument("--keep_minutes", type=positive_int, default=120,
-                      help="how long files are kept; all go when the app ends")
+                      help="how long files are kept, less where they fill 4 GiB; all go when the app ends")
     search = parser.add_argument_group("search")
     search.add_argument("--gallery", help="folder of motions to search in; encoded once, and again where files change")
     search.add_argument("--cache", help="file that keeps the encoded gallery; <gallery>.gallery.pt by default")
