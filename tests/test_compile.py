@@ -1,5 +1,6 @@
 """``--compile``: the networks compute what they did, under the names that they had."""
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,19 @@ STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are traced, and run as they are: a compiler behind them takes minutes."""
-    compiled = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled(module, backend="eager"))
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Graphs are traced, and run as they are: a compiler behind them takes minutes. Gets an item a run of a graph."""
+    compiled, runs = nn.Module.compile, []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        return lambda *inputs: runs.append(True) or graph(*inputs)
+
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled(module, backend=backend))
+    return runs
 
 
 @pytest.mark.parametrize("kind", STAGES)
-def test_compiled_parts_give_the_same_loss_and_gradient(kind: str) -> None:
+def test_compiled_parts_give_the_same_loss_and_gradient(kind: str, ran: list[bool]) -> None:
     torch.manual_seed(0)
     job = stage_jobs(TINY)[kind](4)
     stage: Stage = STAGES[kind](job.model)
@@ -46,13 +52,31 @@ def test_compiled_parts_give_the_same_loss_and_gradient(kind: str) -> None:
 
     before = measured()
     compile_parts(stage.compiled_parts())
+    assert not ran
     assert measured() == pytest.approx(before, rel=1e-4)
+    assert ran
     assert list(stage.state()) == names
 
 
-def test_a_run_that_compiles_validates_as_it_is(home: Path) -> None:
-    stage = Pull()
+class Product(nn.Linear):
+    """Not of torch itself, whose modules are run as they are where they are compiled alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T
+
+
+def test_a_run_that_compiles_validates_as_it_is(home: Path, ran: list[bool]) -> None:
+    stage, runs = Pull(), []
+    stage.model = Product(1, 1, bias=False)
     stage.compiled_parts = lambda: [stage.model]
-    stage.validate = lambda: {"low": float(stage.model(torch.ones(1)).detach()), "high": 0.0}
+
+    def validate() -> dict[str, float]:
+        runs.append(len(ran))
+        low = float(stage.model(torch.ones(1)).detach())
+        runs.append(len(ran))
+        return {"low": low, "high": 0.0}
+
+    stage.validate = validate
     Trainer(stage, options(total_iter=2, compile=True), Numbers(4), always).run()
+    assert runs == [2, 2]  # a graph a step, and none while validating
     assert (home / "model" / "latest.tar").is_file()

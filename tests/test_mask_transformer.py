@@ -205,6 +205,11 @@ def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_nothing_of_a_loss_is_read_back_by_the_host() -> None:
+    lens = torch.tensor([9, 4, 7], device="meta")  # where there is nothing to read: a value that is asked for raises
+    assert make().to("meta").train().loss(tokens(3, 9).to("meta"), texts(3).to("meta"), lens, stream()).loss.is_meta
+
+
 def test_it_learns_tokens_that_follow_from_the_text() -> None:
     torch.manual_seed(0)
     model = MaskTransformer(MaskTransformerConfig(**SIZES, dropout=0.0))

@@ -120,6 +120,11 @@ def test_loss_is_of_the_layer_above_and_of_real_tokens_only() -> None:
     assert model.loss(above, texts(3), lens, stream(), layers).loss != loss.loss
 
 
+def test_nothing_of_a_loss_is_read_back_by_the_host() -> None:
+    lens = torch.tensor([8, 3, 5], device="meta")  # where there is nothing to read: a value that is asked for raises
+    assert make().to("meta").train().loss(tokens(3, 8).to("meta"), texts(3).to("meta"), lens, stream()).loss.is_meta
+
+
 def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
     for share_weight in (True, False):
         model = make(share_weight=share_weight).train()

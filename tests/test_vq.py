@@ -101,6 +101,12 @@ def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int
     assert not torch.allclose(model.forward_decoder(ids)[1, :8], together[1, :8], atol=1e-3)
 
 
+def test_codes_learn_without_a_value_being_read_back_by_the_host() -> None:
+    quantizer = EmaQuantizer(4, 2).to("meta")  # where there is nothing to read: a value that the host asks for raises
+    rows, ids = torch.empty(9, 2, device="meta"), torch.empty(9, dtype=torch.long, device="meta")
+    assert quantizer._update(rows, ids, torch.Generator()).is_meta
+
+
 def test_group_norm_takes_one_length_at_a_time() -> None:
     model = tokenizer(1, vq_norm="GN", width=32)
     with pytest.raises(ValueError, match="group norm"):
