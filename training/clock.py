@@ -13,7 +13,7 @@ class StepClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.device, self.cuda = device, device.type == "cuda"
         self.laps: list[tuple[str, float | torch.cuda.Event]] = []
         self.steps = 0
 
@@ -25,7 +25,7 @@ class StepClock:
         """Count the time since the last call as that of ``part``."""
         if self.cuda:
             now = torch.cuda.Event(enable_timing=True)
-            now.record()
+            now.record(torch.cuda.current_stream(self.device))  # which need not be the default device
         else:
             now = time.perf_counter()
         self.laps.append((part, now))
