@@ -4,14 +4,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
 from data.specs import DatasetSpec
 from utils.errors import InputError
+
+Read = TypeVar("Read")
 
 _SETTLED = 0.02   # seconds after which a change of a file shows in its times
 _AWAY = Path(".cache")  # for data sets in folders that cannot be written
@@ -39,6 +42,19 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     if 0 <= age < _SETTLED:
         time.sleep(_SETTLED - age)
     return digest.hexdigest()[:20]
+
+
+def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read]) -> Read:
+    """What ``read`` makes of the folder that ``kept`` gives. Raises ``InputError`` where its files are cut short, as a
+    power cut may leave them."""
+    while True:
+        folder = kept(spec, kind, key, make)
+        try:
+            return read(folder)
+        except (OSError, EOFError, ValueError, LookupError) as error:
+            if folder.is_dir():
+                raise InputError(f"{folder} is damaged: delete it, and it is made anew ({error})") from error
+            # Gone since: a process that wants another key has made that.
 
 
 def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None]) -> Path:
@@ -70,15 +86,6 @@ def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None]) -
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Around reading what ``kept`` gave: ``InputError`` where files are cut short, as a power cut may leave them."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder} is damaged: delete it, and it is made anew ({error})") from error
 
 
 def _of_kind(cache: Path, kind: str) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.cache import kept, reading, state_of
+from data.cache import load, state_of
 from data.specs import DatasetSpec, require
 from utils.errors import InputError
 from utils.files import read_npy, read_text, write_text
@@ -33,11 +33,15 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     """
     folder, ids = require(spec.root / "new_joint_vecs", _MAKER), read_ids(spec, split)
     state = features_state(spec, split)
-    packed = kept(spec, f"features-{split}", state, lambda made: _pack(made, folder, ids, spec, quiet))
-    with reading(packed):
+
+    def read(packed: Path) -> tuple[dict[str, list], list[int], np.ndarray]:
         index = json.loads((packed / _INDEX).read_text(encoding="utf-8"))
         borders = np.cumsum([0, *index["rows"]]).tolist()
         rows = np.memmap(packed / _ROWS, np.float32, "c", shape=(borders[-1], spec.dim_pose)).view(np.ndarray)
+        return index, borders, rows
+
+    index, borders, rows = load(spec, f"features-{split}", state,
+                                lambda made: _pack(made, folder, ids, spec, quiet), read)
     if broken := index["not_finite"]:
         print(f"left out {len(broken)} clips with numbers that are not finite: "
               f"{', '.join(str(folder / f'{name}.npy') for name in broken[:3])}{' ...' * (len(broken) > 3)}")

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.cache import kept, reading, state_of
+from data.cache import load, state_of
 from data.motion_windows import Normalisation
 from data.packed import read_features
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, require
@@ -61,10 +61,9 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
     lengths = {name: len(clip) for name, clip in clips.items()}
     state = state_of(texts, (f"{name}.txt" for name in clips), _FORMAT, lengths, spec.min_length, spec.max_length,
                      spec.caption_fps)
-    packed = kept(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet))
-    with reading(packed):
-        pairs = [_unpack(entry, clips) for entry in json.loads((packed / _PAIRS).read_text(encoding="utf-8"))
-                 if entry["whole"] or not whole_clips_only]
+    entries = load(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet),
+                   lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
+    pairs = [_unpack(entry, clips) for entry in entries if entry["whole"] or not whole_clips_only]
     if not pairs:
         raise InputError(f"{spec.root}: split {split} has no captioned clip of {spec.min_length} to "
                          f"{spec.max_length - 1} rows")

@@ -1,5 +1,6 @@
 """The packed copies of a data set: made once, never stale, never half there."""
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import kept, state_of
+from data.cache import kept, load, state_of
 from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
@@ -129,6 +130,24 @@ def test_a_pack_of_another_kind_and_one_that_cannot_go_stay_whole(
     kept(spec, "thing", "third", fill)
     assert cached(spec) == ["thing-more-key", "thing-second", "thing-third"]
     assert (spec.root / "cache" / "thing-second" / "file").read_text() == "whole"
+
+
+def test_a_pack_that_goes_before_it_is_read_is_made_again(spec: DatasetSpec) -> None:
+    looks = []
+
+    def read(folder: Path) -> str:
+        looks.append(folder)
+        if len(looks) == 1:
+            shutil.rmtree(folder)  # as another process does that wants another key
+        return (folder / "file").read_text()
+
+    assert load(spec, "thing", "key", lambda folder: (folder / "file").write_text("whole"), read) == "whole"
+    assert len(looks) == 2
+
+
+def test_an_array_that_was_cut_off_is_damaged(spec: DatasetSpec) -> None:
+    with pytest.raises(InputError, match="thing-key is damaged"):
+        load(spec, "thing", "key", lambda folder: (folder / "x.npy").touch(), lambda folder: np.load(folder / "x.npy"))
 
 
 @pytest.mark.parametrize("pattern", ["features-*/features.float32", "features-*/clips.json", "pairs-*/pairs.json"])

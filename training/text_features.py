@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.cache import kept
+from data.cache import load
 from data.specs import DatasetSpec
 
 BATCH = 256
@@ -41,9 +41,10 @@ def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], en
     """Features (len(texts), dim) of the texts of a split, computed by the first run that asks for them and kept beside
     the data until the texts change."""
     key = fingerprint("\n".join(texts))[:20]
-    packed = kept(spec, f"text-{fingerprint(encoder.fingerprint)[:8]}-{split}", key,
-                  lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()))
-    return torch.from_numpy(np.load(packed / _FEATURES))
+    features = load(spec, f"text-{fingerprint(encoder.fingerprint)[:8]}-{split}", key,
+                    lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
+                    lambda packed: np.load(packed / _FEATURES))
+    return torch.from_numpy(features)
 
 
 def encode_texts(encoder: Callable[[Sequence[str]], Tensor], texts: Sequence[str], quiet: bool = True) -> Tensor:

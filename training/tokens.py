@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.cache import kept
+from data.cache import load
 from data.packed import features_state
 from data.paraphrase import with_paraphrases
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
@@ -57,9 +57,9 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
         np.save(made / _CODES, torch.cat(codes).numpy())
         np.save(made / _LENGTHS, [len(some) for some in codes])
 
-    packed = kept(spec, f"tokens-{by}-{split}", key, make)
-    lengths = np.load(packed / _LENGTHS).tolist()
-    codes = torch.from_numpy(np.load(packed / _CODES)).split(lengths)
+    lengths, codes = load(spec, f"tokens-{by}-{split}", key, make,
+                          lambda packed: (np.load(packed / _LENGTHS).tolist(), np.load(packed / _CODES)))
+    codes = torch.from_numpy(codes).split(lengths)
     return [list(codes[first:first + UNIT_LENGTH]) for first in range(0, len(codes), UNIT_LENGTH)]
 
 
