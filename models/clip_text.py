@@ -1,4 +1,5 @@
 """CLIP's text features, the baseline that LaMP replaces and what released MoMask files were trained with."""
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,9 @@ class ClipText:
         self.model = model.float().to(device).eval().requires_grad_(False)
         self.device = device
         self.dim = self.model.config.projection_dim
-        self.fingerprint = f"clip {source}"
+        projection = self.model.text_projection.weight.cpu().numpy().tobytes()
+        # The name of a folder does not tell which weights lie in it.
+        self.fingerprint = f"clip {source} {hashlib.sha256(projection).hexdigest()}"
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -59,6 +59,14 @@ def test_half_precision_files_give_single_precision(damaged: Path) -> None:
     assert {parameter.dtype for parameter in clip.model.parameters()} == {torch.float32}
 
 
+def test_a_fingerprint_tells_which_weights_lie_in_a_folder(damaged: Path) -> None:
+    state = load_file(damaged / "model.safetensors")
+    made = [ClipText(damaged).fingerprint for _ in range(2)]
+    save_file({name: 2 * tensor if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+              damaged / "model.safetensors", metadata={"format": "pt"})
+    assert made[0] == made[1] != ClipText(damaged).fingerprint
+
+
 def test_loading_is_silent_and_leaves_the_library_as_it_was(
         folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
