@@ -36,7 +36,7 @@ def jobs_of(pipeline: TextToMotion, count: int, rows: int | None, folder: Path) 
 
     def residual() -> torch.Tensor:
         return pipeline.residual.generate(ids, cond, lengths, streams, cond_scale=sampling.res_cond_scale,
-                                          group_rows=rows)
+                                          temperature=sampling.res_temperature, group_rows=rows)
 
     layers = list(residual())
     jobs = {"text": lambda: pipeline.condition(texts), "base": base, "residual": residual,

@@ -32,7 +32,7 @@ class Sampling:
     topkr: float = 0.9       # share of the codes, the least probable, that are never drawn
     gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
     res_cond_scale: float = 2.0  # guidance of the residual layers
-    res_temperature: float = 0.1
+    res_temperature: float = 0.1  # of the residual layers, whose likeliest codes are the best ones
     group_rows: int | None = None  # samples a pass; by default 1 on the CPU, where 8 are faster if many are made
 
     @classmethod

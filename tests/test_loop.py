@@ -14,10 +14,7 @@ from models.transformers.mask_transformer import MaskTransformer
 from options.opt_file import read_options, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.batches import EpochBatches
-from training.checkpoint import (
-    load_checkpoint,
-    save_checkpoint,
-)
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.launch import make_accelerator
 from training.load import settle_lamp
 from training.loop import Trainer, is_better
