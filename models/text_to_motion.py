@@ -28,7 +28,7 @@ class Sampling:
 
     time_steps: int = 10     # of iterative unmasking
     cond_scale: float = 4.0  # classifier-free guidance; 1 is none
-    temperature: float = 1.0
+    temperature: float = 1.0  # of the base layer
     topkr: float = 0.9       # share of the codes, the least probable, that are never drawn
     gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
     res_cond_scale: float = 2.0  # guidance of the residual layers

@@ -42,7 +42,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
     sampling.add_argument("--res_cond_scale", type=non_negative, default=2.0,
                           help="guidance of the residual layers; published: 5")
-    sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws")
+    sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws of the base layer")
     sampling.add_argument("--res_temperature", type=non_negative, default=0.1,
                           help="of the draws of the residual layers; published: 1")
     sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
