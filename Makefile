@@ -1,12 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
-PROMPT ?= a person walks forward and waves with the right hand
+PROMPT ?= a person walks forward and turns left
 BIN = $(VENV)/bin
 
 .PHONY: demo test lint clean
 
 # The stamps make a second call start at once; a changed requirements file sets up again.
 $(VENV)/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@echo "setting up $(VENV): some minutes, nearly all of them for PyTorch (2 GB on disk)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

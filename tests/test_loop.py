@@ -167,6 +167,15 @@ def test_a_run_goes_on_where_it_stopped(home: Path) -> None:
     assert read_options(home / "opt.txt")["total_iter"] == 12  # what it went on with
 
 
+def test_a_run_of_the_same_name_neither_loses_nor_takes_the_checkpoints_of_the_former(
+        home: Path, capsys: pytest.CaptureFixture) -> None:
+    for low in (1.0, 2.0):
+        Trainer(Pull(numbers=[(low, 0.0)]), options(max_epoch=1), Numbers(8), always).run()
+    assert "checkpoints of an earlier run are now in checkpoints/t2m/run/model_before" in capsys.readouterr().out
+    bests = [load_checkpoint(home / name / "latest.tar")["best"]["net_best_low"] for name in ("model_before", "model")]
+    assert bests == [1.0, 2.0]
+
+
 def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:
     with pytest.raises(InputError, match="--is_continue: .*latest.tar is missing"):
         Trainer(Pull(), options(is_continue=True), Numbers(4), always)
@@ -200,8 +209,10 @@ def test_a_run_does_not_go_on_as_another_model(home: Path, key: str) -> None:
 def test_a_run_goes_on_with_the_text_features_it_began_with(home: Path) -> None:
     bare = {"text_encoder": "lamp", "lamp_name": None}
     Trainer(Pull(), options(total_iter=1, text_encoder="lamp", lamp_name="first"), Numbers(4), always).run()
-    later = home.parent / "later"
-    write_options(later / "opt.txt", {"qformer_hidden": 8, "vq_name": "vq"})
+    for name in ("later", "without a checkpoint yet"):
+        write_options(home.parent / name / "opt.txt", {"qformer_hidden": 8, "vq_name": "vq"})
+    (home.parent / "later" / "model").mkdir()
+    (home.parent / "later" / "model" / "latest.tar").touch()
     chosen = {}
     for is_continue in (True, False):
         opt = options(is_continue=is_continue, **bare)

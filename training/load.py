@@ -294,11 +294,12 @@ def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None 
 
 def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
     """The LaMP model to take where none is named: the one trained last, on the tokenizer ``vq_name`` where that is
-    given; the bundled one where there is none."""
+    given; the bundled one where there is none. A run that has not come to a checkpoint yet does not count."""
     found = []
     for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
         options = read_options(path)
-        if "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
+        begun = any((path.parent / "model").glob("[!.]*"))
+        if begun and "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
             found.append((path.stat().st_mtime, path.parent.name))
     return max(found)[1] if found else BUNDLED_LAMP
 

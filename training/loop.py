@@ -1,6 +1,7 @@
 """The training loop of every stage: epochs of steps, validation, checkpoints, and exact resume."""
 import argparse
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -90,6 +91,7 @@ class Trainer:
         elif self.opt.init_from:
             self._start_from(self.opt.init_from)
         if not self.opt.is_continue and ranks.is_main():
+            self._put_aside()
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         if ranks.is_main():
             log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
@@ -103,6 +105,14 @@ class Trainer:
             self.writer.close()
         self.accelerator.print(f"peak memory {peak_gib(self.accelerator.device):.1f} GiB")
         return self.progress
+
+    def _put_aside(self) -> None:
+        """Checkpoints of an earlier run of this name are neither lost nor taken for this one's."""
+        model, before = self.folder / "model", self.folder / "model_before"
+        if model.is_dir() and any(model.iterdir()):
+            shutil.rmtree(before, ignore_errors=True)
+            model.rename(before)
+            print(f"checkpoints of an earlier run are now in {before}")
 
     def _done(self) -> bool:
         enough = bool(self.opt.total_iter) and self.progress.total_it >= self.opt.total_iter
