@@ -32,7 +32,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     finite, which is said; a file of another width, or a split of which nothing is there, raises ``InputError``.
     """
     folder, ids = require(spec.root / "new_joint_vecs", _MAKER), read_ids(spec, split)
-    state = features_state(spec, split)
+    state = _state(spec, ids)
 
     def read(packed: Path) -> tuple[dict[str, list], list[int], np.ndarray]:
         index = json.loads((packed / _INDEX).read_text(encoding="utf-8"))
@@ -50,8 +50,11 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
 
 def features_state(spec: DatasetSpec, split: str) -> str:
     """A key that changes with the features of a split."""
-    files = (f"{name}.npy" for name in read_ids(spec, split))
-    return state_of(spec.root / "new_joint_vecs", files, FORMAT, spec.dim_pose)
+    return _state(spec, read_ids(spec, split))
+
+
+def _state(spec: DatasetSpec, ids: list[str]) -> str:
+    return state_of(spec.root / "new_joint_vecs", (f"{name}.npy" for name in ids), FORMAT, spec.dim_pose)
 
 
 def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:

@@ -111,7 +111,10 @@ class Trainer:
         model, before = self.folder / "model", self.folder / "model_before"
         if model.is_dir() and any(model.iterdir()):
             shutil.rmtree(before, ignore_errors=True)
-            model.rename(before)
+            try:
+                model.rename(before)
+            except OSError as error:
+                raise InputError(f"cannot move {model} to {before}: {error.strerror}") from error
             print(f"checkpoints of an earlier run are now in {before}")
 
     def _done(self) -> bool:
