@@ -36,7 +36,8 @@ def main() -> None:
     stage = MaskStage(model, opt, sets.features, sets.val, fid)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
     weights = rarity_weights(sets.train.pairs, opt.balance) if opt.balance else None
-    Trainer(stage, opt, sets.train, schedule, weights=weights).run()
+    lengths = sets.train.lengths() if opt.group_by_length else None
+    Trainer(stage, opt, sets.train, schedule, weights=weights, lengths=lengths).run()
 
 
 if __name__ == "__main__":

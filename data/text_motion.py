@@ -148,6 +148,10 @@ class _CroppedPairs(Dataset):
         """Move the random draws to those of ``epoch``."""
         self.epoch = epoch
 
+    def lengths(self) -> np.ndarray:
+        """Rows of the clips (pairs,), of which a crop leaves out a few at most."""
+        return np.array([min(len(pair.features), MAX_MOTION_LENGTH) for pair in self.pairs])
+
     def crop(self, index: int) -> Crop:
         """The crop of item ``index`` in this epoch."""
         pair = self.pairs[index]

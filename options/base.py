@@ -95,6 +95,12 @@ def add_balance(parser: argparse.ArgumentParser) -> None:
                         help="sample by the rarity of actions: 0 every clip alike, 1 every action alike")
 
 
+def add_group_by_length(parser: argparse.ArgumentParser) -> None:
+    """What is spent on padding."""
+    parser.add_argument("--group_by_length", action="store_true",
+                        help="clips of like length share a batch: steps on a CPU take as long as their clips")
+
+
 def add_paraphrases(parser: argparse.ArgumentParser) -> None:
     """How many wordings a stage learns from."""
     parser.add_argument("--paraphrases", type=natural, default=0, metavar="N",

@@ -13,6 +13,7 @@ from options.base import (
     add_chosen_by_fid,
     add_common,
     add_data,
+    add_group_by_length,
     add_paraphrases,
     add_training,
     positive_int,
@@ -39,6 +40,7 @@ def add_token_transformer(parser: Parser, cond_drop_prob: float,
     add_common(parser)
     add_data(parser)
     add_balance(parser)
+    add_group_by_length(parser)
     add_paraphrases(parser)
     add_chosen_by_fid(parser)
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],

@@ -70,6 +70,23 @@ def test_processes_take_the_rows_of_a_batch_in_turn_part_by_part() -> None:
         assert firsts == list(range(0, 12, 12 // parts // ranks))
 
 
+def test_samples_of_like_length_share_a_batch_and_each_still_comes_once() -> None:
+    lengths = np.random.default_rng(0).integers(10, 50, 333)
+    grouped = EpochBatches(333, 8, seed=3, lengths=lengths)
+    plain = [lengths[batch].max() for batch in EpochBatches(333, 8, seed=3)]
+    batches = list(grouped)
+    assert len(batches) == 333 // 8 and len({*sum(batches, [])}) == 328
+    widest = [lengths[batch].max() for batch in batches]
+    assert sum(widest) < 0.75 * sum(plain) and np.mean(widest) < 1.1 * lengths.mean()
+    assert np.any(np.diff(widest) < 0)  # shuffled: short ones and long ones take turns
+    grouped.start = 5
+    assert list(grouped) == batches[5:]
+    grouped.epoch, grouped.start = 1, 0
+    assert list(grouped) != batches
+    halves = [list(EpochBatches(333, 8, seed=3, rank=rank, ranks=2, lengths=lengths)) for rank in range(2)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == batches
+
+
 def test_a_run_ends_after_max_epoch_epochs_of_whole_batches(home: Path) -> None:
     stage = Pull()
     progress = Trainer(stage, options(max_epoch=2, batch_size=3), Numbers(10), always).run()

@@ -9,6 +9,8 @@ from utils.draws import Share
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
+POOL = 16  # batches among which samples of like length are brought together
+
 
 class EpochBatches(Sampler[list[int]]):
     """Shuffled whole batches of one epoch. The order follows from (seed, epoch) alone, so that a run which resumes in
@@ -16,13 +18,14 @@ class EpochBatches(Sampler[list[int]]):
 
     A batch is cut into ``parts`` that follow one another within a step, and each part among ``ranks`` processes; this
     gives what falls to process ``rank``, a list a part. With ``weights`` (length,) an epoch is that many draws with
-    replacement, else every sample once.
+    replacement, else every sample once. With ``lengths`` (length,) samples of like length share a batch, so that less
+    of it is padding: those of every 16 batches are exchanged, and the batches shuffled.
 
     Raises ``InputError`` where a batch cannot be cut so.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, weights: np.ndarray | None = None, *, parts: int = 1,
-                 rank: int = 0, ranks: int = 1) -> None:
+                 rank: int = 0, ranks: int = 1, lengths: np.ndarray | None = None) -> None:
         pieces = parts * ranks
         if batch_size % pieces:
             raise InputError(f"--batch_size {batch_size} is no multiple of {ranks} processes x --grad_accum {parts}")
@@ -31,6 +34,7 @@ class EpochBatches(Sampler[list[int]]):
         self.length, self.seed, self.parts, self.rank, self.ranks = length, seed, parts, rank, ranks
         self.batch_size = min(batch_size, length // pieces * pieces)
         self.weights = None if weights is None else torch.from_numpy(weights)
+        self.lengths = lengths
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
@@ -42,10 +46,19 @@ class EpochBatches(Sampler[list[int]]):
             order = torch.randperm(self.length, generator=generator).tolist()
         else:
             order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator).tolist()
+        if self.lengths is not None:
+            order = self._by_length(np.array(order), generator)
         for batch in range(self.start, len(self)):
             for share in self.shares():
                 first = batch * self.batch_size + share.first
                 yield order[first:first + self.batch_size // (self.parts * self.ranks)]
+
+    def _by_length(self, order: np.ndarray, generator: torch.Generator) -> list[int]:
+        """The samples of an epoch, in whole batches of like length."""
+        order = order[:len(self) * self.batch_size]
+        pools = np.arange(len(order)) // (POOL * self.batch_size)
+        batches = order[np.lexsort((self.lengths[order], pools))].reshape(len(self), -1)
+        return batches[torch.randperm(len(self), generator=generator).numpy()].ravel().tolist()
 
     def shares(self) -> list[Share]:
         """Which rows of a step's batch the parts are."""

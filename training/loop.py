@@ -57,16 +57,18 @@ class Trainer:
         schedule: factor of the learning rate by step.
         clip_norm: largest norm of the gradient, no limit by default.
         weights: how often to draw each sample; all alike by default.
+        lengths: of each sample, where batches are to be of like lengths.
     """
 
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
-                 clip_norm: float | None = None, weights: np.ndarray | None = None) -> None:
+                 clip_norm: float | None = None, weights: np.ndarray | None = None,
+                 lengths: np.ndarray | None = None) -> None:
         self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt, stage.find_unused)
         device = self.accelerator.device
         self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
-                                    rank=ranks.number(), ranks=ranks.count())
+                                    rank=ranks.number(), ranks=ranks.count(), lengths=lengths)
         self.feed = Feed(dataset, self.batches, device, opt.num_workers)
         groups = stage.parameter_groups(opt.weight_decay)
         self.rates = [group.get("lr", opt.lr) for group in groups]
