@@ -31,6 +31,8 @@ def main() -> None:
     vq = tokenizer.model.config
     vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
     model = ResidualTransformer(ResidualTransformerConfig.from_options(vars(opt)))
+    if opt.codebook_start:
+        model.start_from(tokenizer.model.codebooks)
     print(f"transformer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
     shown = [pair.features[:sets.val.crop(row).length] for row, pair in enumerate(sets.val.pairs)]
     fid = validation_fid(opt, spec, device, shown, completes(tokenizer, sets.val, sets.features["val"], opt.seed),

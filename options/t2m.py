@@ -55,6 +55,8 @@ def add_token_transformer(parser: Parser, cond_drop_prob: float,
     model.add_argument("--dropout", type=share, default=0.2, help="dropout")
     model.add_argument("--cond_drop_prob", type=share, default=cond_drop_prob,
                        help="share of samples that lose their text, for classifier-free guidance")
+    model.add_argument("--codebook_start", action=argparse.BooleanOptionalAction, default=True,
+                       help="begin with the tokenizer's codes as embeddings; without, at random as published runs do")
     return model
 
 

@@ -422,3 +422,19 @@ def test_released_lamp_names_are_the_transformers_and_the_text_sides() -> None:
     model, state = make_released(), make_released().state_dict()
     del state["clip2qformer.weight"], state["clip2qformer.bias"]
     model.load_state_dict(state)
+
+
+# --- the start of training
+
+def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positions() -> None:
+    torch.manual_seed(0)
+    model = MaskTransformer(MaskTransformerConfig(**{**SIZES, "code_dim": 64, "latent_dim": 64}))
+    codebooks = 3 + 0.1 * torch.randn(2, K, 64)
+    before = model.input_process(model.token_emb(torch.arange(K))).std()
+    model.start_from(codebooks)
+    table = model.token_emb.weight.detach()
+    spread = (codebooks[0] - codebooks[0].mean(0)).std()
+    torch.testing.assert_close(table[:K] - table[0], (codebooks[0] - codebooks[0, 0]) / spread, rtol=1e-3, atol=1e-3)
+    shown = model.input_process(model.token_emb(torch.arange(K + 2)))
+    assert before < 0.02 and 0.8 < shown[:K].std() < 1.25 and 0.5 < shown[K:].std() < 2
+    assert model.token_emb.weight.requires_grad

@@ -55,6 +55,10 @@ class MaskTransformer(Trunk):
         self.token_emb = nn.Embedding(config.num_tokens + 2, config.code_dim)
         self.apply(initialise)
 
+    def start_from(self, codebooks: Tensor) -> None:
+        """Begin training with the tokenizer's ``codebooks`` (q, K, code_dim) as embeddings; only the first counts."""
+        self.start_codes([self.token_emb.weight], codebooks[:1])
+
     def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Logits (b, n, K) for ids (b, n) and text features ``cond`` (b, c); zeros in ``cond`` mean no text.
 

@@ -41,6 +41,18 @@ class ResidualTransformer(Trunk):
     def _table(self, layers: int) -> nn.Parameter:
         return nn.Parameter(torch.randn(layers, self.config.num_tokens + 1, self.config.code_dim) * INIT_STD)
 
+    def start_from(self, codebooks: Tensor) -> None:
+        """Begin training with the tokenizer's ``codebooks`` (q, K, code_dim) as embeddings and class weights: the
+        history of a token is then the latent that the layers below give."""
+        if self.config.share_weight:
+            tables = [*self.token_embed_weight_, *self.embed_proj_shared_weight, *self.output_proj_weight_]
+        else:
+            tables = [*self.token_embed_weight, self.output_proj_weight[-1]]
+        self.start_codes(tables, codebooks)
+        if not self.config.share_weight:
+            with torch.no_grad():
+                self.output_proj_weight[:-1] = self.token_embed_weight[1:]
+
     def input_tables(self) -> Tensor:
         """Embeddings (q-1, K+1, code_dim) of the ids of layers 0 .. q-2."""
         if self.config.share_weight:

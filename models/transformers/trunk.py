@@ -2,6 +2,7 @@
 
 Inside, sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
 """
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -159,6 +160,21 @@ class Trunk(nn.Module):
         if at is not None:
             return self.output_process(self.seqTransEncoder(x, mask, at + prefix.shape[1]))
         return self.output_process(self.seqTransEncoder(x, mask)[:, prefix.shape[1]:])
+
+    @torch.no_grad()
+    def start_codes(self, tables: Iterable[Tensor], codebooks: Tensor) -> None:
+        """Let each of the embedding ``tables`` (more than K, code_dim) begin with the codes (K, code_dim) of its layer.
+
+        Codes are taken around their layer's mean, in units of the first layer's spread, and enter the trunk at that
+        strength: drawn as ``initialise`` does, tokens are a hundredth of the positions beside them, and a model needs
+        thousands of steps to see them. The other rows, mask and padding, are drawn alike.
+        """
+        centred = (codebooks - codebooks.mean(1, keepdim=True)).float()
+        centred = centred / centred[0].std()
+        for table, codes in zip(tables, centred, strict=True):
+            table[:len(codes)] = codes
+            nn.init.normal_(table[len(codes):])
+        nn.init.normal_(self.input_process.poseEmbedding.weight, std=self.config.code_dim**-0.5)
 
     def embed_condition(self, cond: Tensor) -> Tensor:
         """Text features (b, c) as the trunk takes them, (b, dim)."""

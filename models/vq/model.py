@@ -88,6 +88,11 @@ class RVQVAE(nn.Module):
         """Every distinct codebook."""
         return list(dict.fromkeys(self.quantizer.layers))
 
+    @property
+    def codebooks(self) -> Tensor:
+        """The vectors (q, K, code_dim) of every layer."""
+        return torch.stack([layer.codebook for layer in self.quantizer.layers])
+
     def forward(self, motion: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
                 ) -> Reconstruction:
         """Motion features (b, t, d), normalised, through the codes and back. ``generator`` and ``share`` are those of
@@ -138,6 +143,11 @@ class HumanVQVAE(nn.Module):
     def quantizers(self) -> list[EmaQuantizer]:
         """Every distinct codebook."""
         return [self.vqvae.quantizer]
+
+    @property
+    def codebooks(self) -> Tensor:
+        """The vectors (1, K, code_dim) of the one layer."""
+        return self.vqvae.quantizer.codebook[None]
 
     def forward(self, motion: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
                 ) -> Reconstruction:
