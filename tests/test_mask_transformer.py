@@ -437,4 +437,7 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     torch.testing.assert_close(table[:K] - table[0], (codebooks[0] - codebooks[0, 0]) / spread, rtol=1e-3, atol=1e-3)
     shown = model.input_process(model.token_emb(torch.arange(K + 2)))
     assert before < 0.02 and 0.8 < shown[:K].std() < 1.25 and 0.5 < shown[K:].std() < 2
-    assert model.token_emb.weight.requires_grad
+    weight = model.output_process.poseFinal.weight.detach()
+    classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]
+    assert classes > 0.5 and 0.03 < weight.std() < 0.07  # like codes are like classes
+    assert all(parameter.requires_grad for parameter in model.parameters())

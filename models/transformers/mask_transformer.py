@@ -15,6 +15,7 @@ from utils.draws import WHOLE, Share
 
 KEPT = 1e5           # score of a token that is not to be masked again
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
+CLASS_STD = 0.05     # of the class weights that training begins with
 MASK_SHARE = 0.88    # of the other chosen positions: the mask; the rest stays as it is (BERT's recipe, adapted)
 
 
@@ -55,9 +56,17 @@ class MaskTransformer(Trunk):
         self.token_emb = nn.Embedding(config.num_tokens + 2, config.code_dim)
         self.apply(initialise)
 
+    @torch.no_grad()
     def start_from(self, codebooks: Tensor) -> None:
-        """Begin training with the tokenizer's ``codebooks`` (q, K, code_dim) as embeddings; only the first counts."""
+        """Begin training with the tokenizer's ``codebooks`` (q, K, code_dim), of which the first counts.
+
+        They become the embeddings, and a random projection of them the class weights: what is learned of a code then
+        holds for like ones.
+        """
         self.start_codes([self.token_emb.weight], codebooks[:1])
+        weight = self.output_process.poseFinal.weight
+        projection = torch.randn(self.config.code_dim, weight.shape[1]) * self.config.code_dim**-0.5
+        weight.copy_(CLASS_STD * self.token_emb.weight[:len(weight)] @ projection)
 
     def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Logits (b, n, K) for ids (b, n) and text features ``cond`` (b, c); zeros in ``cond`` mean no text.
