@@ -1,10 +1,9 @@
 """A body of tapered tubes, the farther ones first and paler."""
 import numpy as np
-from PIL import ImageDraw
 
 from motion.skeleton import Skeleton
 from visualization.camera import Camera
-from visualization.canvas import SUPERSAMPLE, Canvas, even_box, ycc
+from visualization.canvas import SUPERSAMPLE, Canvas, Layer, even_box, ycc
 from visualization.floor import GROUND, shadow_of
 
 LEFT, RIGHT, TRUNK = (46, 116, 214), (232, 98, 56), (62, 72, 90)
@@ -14,7 +13,9 @@ SIDES = {"left": LEFT, "right": RIGHT}
 LEG, SPINE, ARM, HEAD = (0.064, 0.040), (0.070, 0.046), (0.052, 0.034), 0.105
 LIGHT = np.array([-0.6, -0.8])  # where light comes from in the picture
 EDGE, TUBE, GLOSS = range(3)    # a limb's outlines, from the back to the front
-CAP = np.linspace(-np.pi / 2, np.pi / 2, 8)  # corners of a tube's round end, from side to side
+SWELL = 1.17                    # width of a tube's dark edges, for a width of 1
+# Corners of a tube's round end, from side to side: for brightness, and for colours, which films hold more coarsely.
+CAP, COARSE_CAP = np.linspace(-np.pi / 2, np.pi / 2, 8), np.linspace(-np.pi / 2, np.pi / 2, 6)
 
 
 class Body:
@@ -23,43 +24,58 @@ class Body:
     def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera):
         bones, radii, colours = _tubes(skeleton)
         ends = camera.project(joints)[:, bones]                            # (T, B, 2, 3)
-        self.head = camera.project(_crown(joints, skeleton)[:, None])[:, 0]  # (T, 3)
-        self.shadow = camera.project(shadow_of(joints))[:, bones]          # (T, B, 2, 3)
+        self.head = camera.project(_crown(joints, skeleton)[:, None])[:, 0] * [1, 1, HEAD]  # (T, 3) with the radius
+        self.shadow = camera.project(shadow_of(joints))                    # (T, J, 3)
         nearness = ends[..., 2].mean(-1)                                   # (T, B)
         self.order = np.argsort(nearness, axis=1).tolist()
-        self.head_rank = (nearness < self.head[:, 2:]).sum(1).tolist()
-        self.outlines, self.relief = _outlines(ends[..., :2], ends[..., 2] * radii)
+        self.head_rank = (nearness * HEAD < self.head[:, 2:]).sum(1).tolist()
+        (*outlines, self.skin), self.relief = _outlines(ends[..., :2], ends[..., 2] * radii)
+        ends_at = np.cumsum([2 * outline.shape[2] for outline in outlines]).tolist()
+        self.parts = [slice(first, last) for first, last in zip([0, *ends_at], ends_at, strict=False)]
+        self.outlines = np.concatenate(outlines, 2)                        # (T, B, N, 2)
+        balls = np.concatenate([ends.reshape(len(joints), -1, 3) * [1, 1, max(*LEG, *SPINE, *ARM)],
+                                self.head[:, None]], 1) * [1, 1, SWELL]
+        self.reach = np.concatenate([balls[..., :2] - balls[..., 2:], balls[..., :2] + balls[..., 2:]], 1)
         depth = nearness / camera.project(joints[:, :1])[..., 2] - 1
         pale = 0.34 * np.clip(0.45 - 4 * depth, 0, 1)[..., None]
         base = colours * (1 - pale) + np.array(GROUND) * pale              # (T, B, 3)
-        self.shades = np.rint(ycc(np.stack([base * 0.62, base, base * 0.74 + 66], 2))).astype(int)  # as the outlines
-        self.ball = [tuple(shade) for shade in np.rint(ycc(np.array(TRUNK) * [[0.62], [1.0], [1.25]])).astype(int)]
+        self.shades = np.rint(ycc(np.stack([base * 0.62, base, base * 0.74 + 66], 2))[..., 0]).astype(int)
+        self.hues = np.rint(ycc(base)[..., 1:]).astype(int)                # (T, B, 2)
+        self.ball = np.rint(ycc(np.array(TRUNK) * [[0.62], [1.0], [1.25]])).astype(int)[:, 0].tolist()
+        self.ball_hue = np.rint(ycc(TRUNK)[1:]).astype(int).tolist()
 
     def draw(self, frame: int, picture: Canvas) -> None:
         """Draw one frame's body onto ``picture``."""
-        head, radius = self.head[frame, :2], HEAD * self.head[frame, 2]
-        corners = [self.outlines[part][frame].reshape(-1, 2) for part in (EDGE, TUBE)]
-        box = even_box(np.concatenate([*corners, [head - 1.1 * radius, head + 1.1 * radius]]), 1, picture.size)
+        box = even_box(self.reach[frame], 1, picture.size)
         if box is None:
             return
-        layer, low = picture.enlarged(box), box[:2]
-        pen = ImageDraw.Draw(layer)
-        outlines = [((outline[frame] - low) * SUPERSAMPLE).reshape(len(outline[frame]), -1).tolist()
-                    for outline in self.outlines]
-        shades, relief = self.shades[frame].tolist(), self.relief[frame].tolist()
+        layer = Layer(picture, box)
+        bright, colours = layer.pens
+        outlines, skin = (((part[frame] - box[:2]) * scale).reshape(len(part[frame]), -1).tolist()
+                          for part, scale in ((self.outlines, SUPERSAMPLE), (self.skin, 1)))
+        head = (self.head[frame] - [*box[:2], 0]) * SUPERSAMPLE
+        shades, hues, relief = (values[frame].tolist() for values in (self.shades, self.hues, self.relief))
         for rank, bone in enumerate([*self.order[frame], None]):
             if rank == self.head_rank[frame]:
-                self._draw_head(pen, (head - low) * SUPERSAMPLE, radius * SUPERSAMPLE)
+                for shift, share, shade in zip((0, 0, 0.28), (1.08, 1.0, 0.55), self.ball, strict=True):
+                    bright.ellipse(_circle(head, shift, share), fill=shade)
+                colours.ellipse(_circle(head / 2, 0, 1.08), fill=_pair(self.ball_hue))
             if bone is not None:
                 for part in (EDGE, TUBE, GLOSS) if relief[bone] else (TUBE,):
-                    pen.polygon(outlines[part][bone], fill=tuple(shades[bone][part]))
-        picture.put_back(layer, low)
+                    bright.polygon(outlines[bone][self.parts[part]], fill=shades[bone][part])
+                colours.polygon(skin[bone], fill=_pair(hues[bone]))
+        layer.put_back()
 
-    def _draw_head(self, pen: ImageDraw.ImageDraw, centre: np.ndarray, radius: float) -> None:
-        x, y = centre
-        for shift, share, shade in zip((0, 0, 0.28), (1.08, 1.0, 0.55), self.ball, strict=True):
-            r, cx, cy = share * radius, x - shift * radius, y - shift * radius
-            pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=shade)
+
+def _pair(hue: list[int]) -> tuple[int, int, int, int]:
+    cb, cr = hue
+    return cb, 0, cr, 0
+
+
+def _circle(ball: np.ndarray, shift: float, share: float) -> list[float]:
+    x, y, radius = ball.tolist()
+    x, y, r = x - shift * radius, y - shift * radius, share * radius
+    return [x - r, y - r, x + r, y + r]
 
 
 def _tubes(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,8 +99,8 @@ def _crown(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _outlines(place: np.ndarray, radius: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Corners (T, B, N, 2) of each bone's dark edge, tube and light streak, from its two ends (T, B, 2, 2) and radii
-    there (T, B, 2); and whether edge and streak show at all (T, B)."""
+    """Corners (T, B, N, 2) of each bone's dark edge, tube, light streak, and all of them together, from its two ends
+    (T, B, 2, 2) and radii there (T, B, 2); and whether edge and streak show at all (T, B)."""
     along = place[:, :, 1:] - place[:, :, :1]                              # (T, B, 1, 2)
     length = np.linalg.norm(along, axis=-1, keepdims=True)
     ahead = along / np.maximum(length, 1e-6)
@@ -96,14 +112,19 @@ def _outlines(place: np.ndarray, radius: np.ndarray) -> tuple[tuple[np.ndarray, 
     inner = place + 0.2 * along * [[1.0], [-1.0]]
     first, last = place[:, :, :1], place[:, :, 1:]
 
-    turns = np.stack([np.sin(CAP), np.cos(CAP)], -1)                       # (N, 2) along the side, ahead
-    round_ends = [end + reach[..., None] * (turns[:, :1] * side + sign * turns[:, 1:] * ahead)
-                  for end, reach, sign in ((first, radius[:, :, :1], -1), (last, radius[:, :, 1:], 1))]
-    tube = np.concatenate([round_ends[0], round_ends[1][:, :, ::-1]], 2)
-    swell = 1 + 0.17 * relief
+    def round_ends(cap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        turns = np.stack([np.sin(cap), np.cos(cap)], -1)                   # (N, 2) along the side, ahead
+        behind, front = (end + reach[..., None] * (turns[:, :1] * side + sign * turns[:, 1:] * ahead)
+                         for end, reach, sign in ((first, radius[:, :, :1], -1), (last, radius[:, :, 1:], 1)))
+        return behind, front[:, :, ::-1]
+
+    tube = np.concatenate(round_ends(CAP), 2)
+    swell = 1 + (SWELL - 1) * relief
     up, down = inner + wide * swell, inner - wide * swell
     edge = np.concatenate([first + wide[:, :, :1], up, last + wide[:, :, 1:],
                            last - wide[:, :, 1:], down[:, :, ::-1], first - wide[:, :, :1]], 2)
     low, high = 0.42 - 0.2 * relief, 0.42 + 0.2 * relief
     gloss = np.concatenate([inner + wide * high, inner[:, :, ::-1] + wide[:, :, ::-1] * low], 2)
-    return (edge, tube, gloss), relief[..., 0, 0] > 0
+    behind, front = round_ends(COARSE_CAP)
+    skin = np.concatenate([behind, up, front, down[:, :, ::-1]], 2)
+    return (edge, tube, gloss, skin), relief[..., 0, 0] > 0

@@ -46,11 +46,11 @@ class Camera:
     def floor_points(self) -> np.ndarray:
         """Where pixels see the floor, relative to the target: (H, W, 2) x and z, far away above the horizon."""
         width, height = self.size
-        x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height) - 0.5)
-        rays = np.stack([x, y, np.full_like(x, -self.focal * height)], axis=-1) @ self.axes
-        eye = self.distance * self.axes[2] + [0, self.target[0, 1], 0]
-        steps = eye[1] / np.maximum(-rays[..., 1:2], 1e-6)
-        return eye[[0, 2]] + rays[..., [0, 2]] * steps
+        x, y = np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height)[:, None] - 0.5
+        down = self.focal * height * self.axes[2, 1] - y * self.axes[1, 1]  # of a row's rays: the camera does not tilt
+        steps = (self.distance * self.axes[2, 1] + self.target[0, 1]) / np.maximum(down, 1e-6)
+        return np.stack([self.distance * back + steps * (x * right + (y * up - self.focal * height * back))
+                         for right, up, back in self.axes.T[[0, 2]]], -1)
 
 
 def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: float = 0.0) -> Camera:

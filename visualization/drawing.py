@@ -24,8 +24,7 @@ class Stage:
         camera = follow(joints, fps, size, self.caption.share)
         self.frames = len(joints)
         self.body = Body(joints, skeleton, camera)
-        self.floor = Floor(camera, self.body.shadow, joints[:, 0] * [1, 0, 1])
-        self.caption.draw(self.floor.background)  # nothing else comes so high
+        self.floor = Floor(camera, self.caption, skeleton.chains, self.body.shadow, joints[:, 0] * [1, 0, 1])
 
     def draw(self, frame: int) -> Canvas:
         """One frame."""
@@ -40,11 +39,10 @@ def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], cap
     text = Caption(caption, large)
     camera = line_up(poses, large, text.share)
     body = Body(poses, skeleton, camera)
-    floor = Floor(camera, body.shadow, poses[:, 0])
+    floor = Floor(camera, text, skeleton.chains, body.shadow, poses[:, 0])
     picture = floor.grid(len(poses) // 2).copy()
     for pose in range(len(poses)):
         floor.shade(pose, picture)
     for pose in range(len(poses)):
         body.draw(pose, picture)
-    text.draw(picture)
     return picture.rgb().reduce(SHEET_SAMPLES)

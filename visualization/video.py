@@ -22,7 +22,8 @@ FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_tr
 # mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
 ENCODERS = {
     ".mp4": {"codec": "libx264", "pix_fmt_out": "yuv420p", "output_params": [
-        "-crf", "25", "-preset", "superfast", "-tune", "zerolatency", "-movflags", "+faststart", *FLAGS]},
+        "-crf", "25", "-preset", "superfast", "-tune", "zerolatency", "-threads", "1",
+        "-x264-params", "cabac=0:8x8dct=0", "-movflags", "+faststart", *FLAGS]},
     ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": [
         "-filter_complex", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"]},
 }
@@ -57,7 +58,7 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
         film.send(None)
         try:
             for picture in _pictures(stages, sides, size):
-                film.send(picture.planes())
+                film.send(picture.planes)
         finally:
             film.close()
 
