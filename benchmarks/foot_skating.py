@@ -2,10 +2,13 @@
 
     python benchmarks/foot_skating.py FOLDER [FILE.npy ...]      # joints (frames, 22, 3) in metres
 
-``skating`` is the mean speed of feet near the clip's floor, which feet that swing by so low are part of; ``standing``
-that of the feet which HumanML3D's contact labels of the input call standing, near the floor too. ``others`` is how far
-joints other than the feet go from the input, and from its plain BVH, on whose bones ours are. ``hardest`` is the
-greatest acceleration of any joint. All are means over the clips.
+``skating`` is the mean speed of feet near the clip's floor, which feet that swing by so low are part of; ``weighted``
+that of feet within 2.5 cm of it, the less the higher they are (Zhang et al. 2018); ``standing`` that of the feet which
+HumanML3D's contact labels of the input call standing, near the floor too. ``bound`` is what were left if every foot
+joint that stands (``motion.contact``) stood perfectly still and no other moved: nothing gets below it but by holding
+or lifting feet that swing. ``others`` is how far joints other than the feet go from the input, and from its plain
+BVH, on whose bones ours are. ``hardest`` is the greatest acceleration of any joint. All are means over the clips.
+The last line says whose speeds ``skating`` of the input is made of.
 """
 import sys
 from pathlib import Path
@@ -15,9 +18,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from motion.bvh_fit import rigid_joints
+from motion.contact import still_steps
 from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet, per_foot_joint
 from motion.planting import plant_feet
-from motion.quality import foot_skating
+from motion.quality import foot_skating, weighted_skating
 from motion.skeleton import T2M
 from options.base import Parser
 from utils.errors import InputError, script
@@ -36,14 +40,27 @@ def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
     return float(speed[stands].mean()) if stands.any() else 0.0
 
 
-def row(source: np.ndarray) -> list[float]:
-    """The numbers of one clip (T, 22, 3), in the order in which ``main`` prints them."""
+def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
+    """Whose speeds skating is made of: m/s of the joints that stand, that turn about the other one of their foot, which
+    stands, and that swing."""
+    on_other = still.reshape(len(still), -1, 2)[..., ::-1].reshape(still.shape) & ~still
+    kinds = (still, on_other, ~still & ~on_other)
+    whole = foot_skating(joints, T2M, FPS)
+    return [whole - foot_skating(joints, T2M, FPS, held=kind) for kind in kinds]
+
+
+def row(source: np.ndarray) -> dict[str, list[float]]:
+    """The numbers of one clip (T, 22, 3)."""
     plain, ours, published = rigid_joints(source, T2M), plant_feet(source, T2M, FPS), lock_feet(source, T2M)
-    motions = (source, ours, published)
-    away = [1000 * np.linalg.norm((ours - other)[:, OTHERS], axis=-1).mean() for other in (source, plain)]
-    hardest = [np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() * FPS**2 for motion in motions]
-    return [*(foot_skating(motion, T2M, FPS) for motion in motions),
-            *(standing_speed(motion, source) for motion in motions), *away, *hardest]
+    motions, still = (source, ours, published), still_steps(source, T2M, FPS)
+    return {
+        **{name: [*(measure(motion, T2M, FPS) for motion in motions), measure(source, T2M, FPS, held=still)]
+           for name, measure in (("skating", foot_skating), ("weighted", weighted_skating))},
+        "standing": [*(standing_speed(motion, source) for motion in motions)],
+        "hardest": [np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() * FPS**2 for motion in motions],
+        "others": [1000 * np.linalg.norm((ours - other)[:, OTHERS], axis=-1).mean() for other in (source, plain)],
+        "shares": shares(source, still),
+    }
 
 
 @script
@@ -59,13 +76,16 @@ def main() -> None:
     wrong = [file for file, clip in zip(files, clips, strict=True) if clip.shape[1:] != (22, 3) or len(clip) < 3]
     if wrong or not clips:
         raise InputError(f"{wrong[0] if wrong else args.motions[0]}: no joints (frames, 22, 3) there")
-    mean = np.mean([row(clip) for clip in clips], axis=0)
-    print(f"{len(clips)} clips     input   ours  published")
-    for name, values, unit in (("skating", mean[:3], "m/s"), ("standing", mean[3:6], "m/s"),
-                               ("hardest", mean[8:], "m/s^2")):
-        print(f"{name:12s} {values[0]:6.3f} {values[1]:6.3f}  {values[2]:6.3f}  {unit}"
-              f"  ours {100 * (values[1] / values[0] - 1):+.0f} %")
-    print(f"others       {mean[6]:.1f} mm from the input, {mean[7]:.1f} mm from its plain BVH")
+    rows = [row(clip) for clip in clips]
+    mean = {name: np.mean([numbers[name] for numbers in rows], axis=0) for name in rows[0]}
+    print(f"{len(clips)} clips     input            ours       published           bound")
+    for name, unit in (("skating", "m/s"), ("weighted", "m/s"), ("standing", "m/s"), ("hardest", "m/s^2")):
+        before, *after = mean[name]
+        print(f"{name:12s} {before:6.3f}",
+              *(f"{value:8.3f} {100 * (value / before - 1):+5.0f} %" for value in after), unit)
+    print("others       {:.1f} mm from the input, {:.1f} mm from its plain BVH".format(*mean["others"]))
+    print("of skating   {:.0f} % feet that stand, {:.0f} % that turn about a toe or heel, {:.0f} % that swing".format(
+        *100 * mean["shares"] / mean["shares"].sum()))
 
 
 if __name__ == "__main__":

@@ -6,19 +6,40 @@ import numpy as np
 from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, per_foot_joint
 from motion.skeleton import Skeleton
 
-SEAM_FRAMES = 2  # on either side of a seam
+SEAM_FRAMES = 2          # on either side of a seam
+WEIGHTED_HEIGHT = 0.025  # m at which a foot has ceased to skate
 
 
-def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float) -> float:
+def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
     """Mean horizontal speed (m/s) of foot joints while they count as in contact; 0 where none ever does.
 
     In contact is an ankle below 0.06 m and a toe below 0.03 m over the clip's floor, as published foot locking has
-    it. Swinging feet that pass so low count too, so that real motion has 0.2 m/s or so.
+    it. Swinging feet that pass so low count too, so that real motion has 0.2 m/s or so. Steps of ``held``
+    (T - 1, F) count as if they were of no length.
     """
-    feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
-    contact = feet[:-1, :, 1] - floor_height(joints, skeleton) < per_foot_joint(skeleton, *HEIGHT_LIMITS)
-    speed = np.linalg.norm(np.diff(feet[..., [0, 2]], axis=0), axis=-1) * fps
+    height, speed = _foot_steps(joints, skeleton, fps, held)
+    contact = height < per_foot_joint(skeleton, *HEIGHT_LIMITS)
     return float(speed[contact].mean()) if contact.any() else 0.0
+
+
+def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
+    """Mean over foot joints and frames of v (2 - 2^(h / H)), in m/s, while h < H = 0.025 m (Zhang et al. 2018, MANN).
+
+    v is the speed over the ground, h the height of a toe over the clip's floor, and of an ankle over the height at
+    which one stands. So feet count less the higher they are. ``held`` as in ``foot_skating``.
+    """
+    height, speed = _foot_steps(joints, skeleton, fps, held)
+    ankle, toe = HEIGHT_LIMITS
+    over = np.clip((height - per_foot_joint(skeleton, ankle - toe, 0)) / WEIGHTED_HEIGHT, 0, 1)
+    return float((speed * (2 - 2**over)).mean())
+
+
+def _foot_steps(joints: np.ndarray, skeleton: Skeleton, fps: float,
+                held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Heights (m) over the clip's floor before each step (T - 1, F) of the foot joints, and their horizontal speeds."""
+    feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
+    speed = np.linalg.norm(np.diff(feet[..., [0, 2]], axis=0), axis=-1) * fps
+    return feet[:-1, :, 1] - floor_height(joints, skeleton), speed if held is None else np.where(held, 0, speed)
 
 
 def floor_penetration(joints: np.ndarray, floor: float = 0.0) -> float:

@@ -4,9 +4,9 @@ import pytest
 
 from motion.bvh_fit import rigid_joints
 from motion.contact import standing, still_steps
-from motion.foot import foot_joints, legs_of, lock_feet, published_contacts
+from motion.foot import foot_joints, legs_of, lock_feet, per_foot_joint, published_contacts
 from motion.planting import plant_feet, solve_legs
-from motion.quality import bone_length_drift, floor_penetration, foot_skating
+from motion.quality import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.skeleton import KIT, T2M
 from tests import figures
 from tests.sample_motion import sample_motion
@@ -235,6 +235,27 @@ def test_skating_is_the_speed_of_low_feet():
     raised[:, [7, 8, 10, 11], 1] += np.linspace(0.2, 0.4, 40)[:, None]
     raised[:20, [7, 8, 10, 11], 1] = 0
     assert foot_skating(raised, T2M, FPS) == 0
+
+
+def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
+    """One foot at 0.2 m/s: wholly where feet stand, 2 - sqrt(2) of it half way up, none above."""
+    for height, weight in ((0, 1), (WEIGHTED_HEIGHT / 2, 2 - 2**0.5), (WEIGHTED_HEIGHT, 0)):
+        joints = np.float64(figures.standing(40))
+        joints[:, foot_joints(T2M), 1] = per_foot_joint(T2M, 0.03, 0)
+        moving = list(legs_of(T2M)[0].foot)
+        joints[:, moving, 0] += 0.01 * np.arange(40)[:, None]
+        joints[:, moving, 1] += height
+        assert weighted_skating(joints, T2M, FPS) == pytest.approx(0.2 * weight / 2, abs=1e-9)
+
+
+def test_held_steps_count_as_if_they_were_of_no_length():
+    joints = np.float64(figures.standing(40))
+    joints[..., 0] += 0.01 * np.arange(40)[:, None]
+    held = np.zeros((39, 4), bool)
+    held[:13] = True
+    for measure in (foot_skating, weighted_skating):
+        assert measure(joints, T2M, FPS, held=held) == pytest.approx(2 / 3 * measure(joints, T2M, FPS))
+        assert measure(joints, T2M, FPS, held=np.ones_like(held)) == 0
 
 
 def test_drift_is_a_share_of_the_bone():
