@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from motion.skeleton import KIT, T2M, Skeleton
+from utils.errors import InputError
+from visualization import video
 from visualization.body import LEFT, RIGHT
 from visualization.canvas import Canvas, Layer, whole_ycc
 from visualization.drawing import Stage
@@ -183,4 +185,22 @@ def test_the_camera_moves_the_floor_under_a_walker_and_its_lines_stay_the_same()
 def test_what_cannot_be_drawn_is_told_and_leaves_no_file(tmp_path, name, motions, captions, complaint):
     with pytest.raises(ValueError, match=complaint):
         write_video(tmp_path / name, motions, captions)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_fails_is_quoted_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(video.ENCODERS, ".mp4", ["-vcodec", "no_such_codec"])
+    with pytest.raises(InputError, match="a.mp4.*no_such_codec"):
+        write_video(tmp_path / "a.mp4", [walker(40)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_film_leaves_no_file_and_no_encoder(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(video.subprocess, "Popen", lambda *args, made=video.subprocess.Popen, **flags:
+                        started.append(made(*args, **flags)) or started[-1])
+    monkeypatch.setattr(Stage, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_video(tmp_path / "a.mp4", [walker(4)])
+    assert started[0].returncode is not None
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,13 @@
 """Motions as films and contact sheets of stick figures."""
+import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
-import imageio_ffmpeg
 import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
 from numpy.typing import ArrayLike
 from PIL import Image
 from scipy.interpolate import CubicSpline
@@ -21,12 +25,12 @@ FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_tr
 
 # mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
 ENCODERS = {
-    ".mp4": {"codec": "libx264", "pix_fmt_out": "yuv420p", "output_params": [
-        "-crf", "25", "-preset", "superfast", "-tune", "zerolatency", "-threads", "1",
-        "-x264-params", "cabac=0:8x8dct=0", "-movflags", "+faststart", *FLAGS]},
-    ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": [
-        "-filter_complex", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"]},
+    ".mp4": ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "25", "-preset", "superfast", "-tune", "zerolatency",
+             "-threads", "1", "-x264-params", "cabac=0:8x8dct=0", "-movflags", "+faststart", *FLAGS],
+    ".gif": ["-vcodec", "gif", "-pix_fmt", "pal8", "-filter_complex",
+             "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"],
 }
+PIPE_BYTES = 2**20  # as many as a user may ask for: fewer turns between who draws and who encodes
 
 
 def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
@@ -51,16 +55,34 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
               for joints, skeleton, caption in _checked(motions, captions)]
     columns = min(len(stages), MAX_COLUMNS)
     sides = size * columns, size * -(-len(stages) // columns)
-    with atomic_path(path) as temporary:
-        film = imageio_ffmpeg.write_frames(str(temporary), sides, fps=rate, pix_fmt_in="yuv420p", quality=None,
-                                           macro_block_size=2, ffmpeg_log_level="error",
-                                           **ENCODERS[path.suffix.lower()])
-        film.send(None)
-        try:
-            for picture in _pictures(stages, sides, size):
-                film.send(picture.planes)
-        finally:
-            film.close()
+    with atomic_path(path) as temporary, _encoder(temporary, path.suffix.lower(), sides, rate) as film:
+        for picture in _pictures(stages, sides, size):
+            film.write(picture.planes)
+
+
+@contextmanager
+def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iterator[BinaryIO]:
+    """ffmpeg that makes a film of the pictures, ``yuv420p``, that are written to it.
+
+    Raises ``OSError`` with what ffmpeg says where it fails.
+    """
+    taken = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{sides[0]}x{sides[1]}",
+             "-r", str(Fraction(rate).limit_denominator()), "-i", "-"]
+    # A group of its own: an interruption is for who draws, and that one ends it.
+    process = subprocess.Popen([get_ffmpeg_exe(), "-y", "-v", "error", *taken, *ENCODERS[kind], str(path)],
+                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0, pipesize=PIPE_BYTES)
+    ended = False
+    try:
+        with suppress(BrokenPipeError):
+            yield process.stdin
+            ended = True
+        complaint = process.communicate()[1]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
+    if process.returncode or not ended:
+        raise OSError(f"ffmpeg: {complaint.decode(errors='replace').strip()}")
 
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
