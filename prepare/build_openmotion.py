@@ -2,7 +2,6 @@
 
     python prepare/build_openmotion.py OUT BANDAI_FOLDER CMU_FOLDER
 """
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.openmotion import build_openmotion
 from options.base import Parser, positive_int
+from utils.cores import usable_cores
 from utils.errors import script
 
 SHOWN = 10  # recordings that are missing, and clips that are refused, are named
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
                     "second call goes on where the first one ended.")
     parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with BVH files, in any subfolders")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

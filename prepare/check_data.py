@@ -2,7 +2,6 @@
 
     python prepare/check_data.py ROOT [--fix]
 """
-import os
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from data.check_fix import fix_data
 from data.specs import dataset_spec
 from data.word_tags import make_tagger
 from options.base import Parser, positive_int
+from utils.cores import usable_cores
 from utils.errors import script
 
 
@@ -27,7 +27,7 @@ def build_parser() -> Parser:
     parser.add_argument("--fix", action="store_true",
                         help="mend what is safe: split files, lines of captions, statistics; files of clips stay")
     parser.add_argument("--shown", type=positive_int, default=3, help="examples of each fault")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -2,7 +2,6 @@
 
     python prepare/humanml3d.py ROOT --index index.csv --amass DIR --humanact12 DIR --body_models DIR
 """
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.humanml3d import Sources, make_joints, missing_by_source, read_cuts
 from options.base import Parser, positive_int
+from utils.cores import usable_cores
 from utils.errors import InputError, script
 from utils.files import write_text
 
@@ -23,7 +23,7 @@ def build_parser() -> Parser:
     parser.add_argument("--amass", type=Path, help="folder of AMASS's sets (SMPL+H G): KIT/..., CMU/...")
     parser.add_argument("--humanact12", type=Path, help="folder of HumanAct12's .npy files")
     parser.add_argument("--body_models", type=Path, help="SMPL-H models: male/model.npz, female/model.npz, ...")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -24,6 +24,7 @@ from data.import_motion import (
 from data.motion_sources import Reader, read_mapping
 from motion.recording import FPS, UNITS, UP_AXES
 from options.base import Parser, bounded, positive_int
+from utils.cores import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip
 
@@ -53,7 +54,7 @@ def build_parser() -> Parser:
                         help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
     parser.add_argument("--keep_t_pose", action="store_true", help="do not cut T-poses off the ends of recordings")
     parser.add_argument("--no_sheets", action="store_true", help="no contact sheets")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

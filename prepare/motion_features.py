@@ -2,7 +2,6 @@
 
     python prepare/motion_features.py ROOT [--dataset_name kit] [--mirror]
 """
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.prepare_features import Job, Prepared, prepare_features, reference_offsets, refused_table
 from motion.skeleton import SKELETONS
 from options.base import Parser, positive_int
+from utils.cores import usable_cores
 from utils.errors import script
 
 
@@ -29,7 +29,7 @@ def build_parser() -> Parser:
                              "HumanML3D, and kit leaves each clip its own (its published body is that of clip 03950)")
     parser.add_argument("--published_yaw", action="store_true",
                         help="keep the published error in the yaw speed where a body turns past half way round")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -1,5 +1,4 @@
 """Files of a generated motion: joints, BVH, GLB and video, plain and with locked feet."""
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
 from motion.foot import lock_feet
 from motion.planting import plant_feet
+from utils.cores import usable_cores
 from utils.files import save_npy, write_text
 from utils.parallel import mapping
 from visualization.glb import write_glb
@@ -44,7 +44,7 @@ Made = tuple[int, int, str, np.ndarray]  # number of the prompt, repeat, caption
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
     """``write_motion`` for each, in order, as many at a time as there are cores."""
-    with mapping(min(len(motions), os.cpu_count() or 1), chunksize=1) as each:
+    with mapping(min(len(motions), usable_cores()), chunksize=1) as each:
         yield from each(partial(_write_made, folder, spec, formats), motions)
 
 
