@@ -16,6 +16,7 @@ from training.load_m2t import check_tokenizer, differing_facts, load_captioner, 
 from utils.device import select_device
 from utils.errors import script
 from utils.files import write_text
+from utils.paths import model_names
 from utils.seeding import seed_everything
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     captioner = load_captioner(opt.resume_trans, spec, opt.checkpoints_dir, device, opt.which_epoch)
     check_tokenizer(captioner.lamp, tokenizer_name(opt, spec))
     tokenizer = load_tokenizer(captioner.lamp.source.needed("vq_name"), spec, opt.checkpoints_dir)
-    print(f"models: {captioner.source}, {captioner.lamp.source}, {tokenizer.source}")
+    print(f"models: {model_names(one.source.file for one in (captioner, captioner.lamp, tokenizer))}")
     for facts, source in ((TOKENIZER_FACTS, tokenizer.source), (DECODER_FACTS, captioner.source)):
         for sentence in differing_facts({fact: getattr(opt, fact) for fact in facts}, source):
             print(sentence)

@@ -10,6 +10,7 @@ from options.edit import parse_edit_options
 from training.load import load_text_to_motion
 from utils.device import select_device
 from utils.errors import InputError, script
+from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page
 from visualization.outputs import Formats, write_motion
@@ -25,7 +26,7 @@ def main() -> None:
     source = read_motion(opt.source_motion, spec)
     pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
                                           opt.res_name)
-    print(f"models: {', '.join(map(str, files))}")
+    print(f"models: {model_names(files)}")
     editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
     folder, shown = Path(opt.output_dir) / opt.ext, []
     formats = Formats.from_options(vars(opt))

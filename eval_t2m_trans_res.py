@@ -22,6 +22,7 @@ from training.load_m2t import load_captioner
 from training.source import checkpoint_names, find_source
 from utils.device import select_device
 from utils.errors import InputError, script
+from utils.paths import model_names
 from utils.seeding import seed_everything
 
 ALL = "all"          # of --which_epoch
@@ -61,7 +62,7 @@ def main() -> None:
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
         pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, which, opt.res_name)
         speed_up(pipeline.networks, opt.precision, opt.compile)
-        print(f"models: {', '.join(map(str, files))}")
+        print(f"models: {model_names(files)}")
         loaded |= set(map(str, files))
         seconds[which] = seconds_each(lambda samples, pipeline=pipeline: pipeline.features(samples, sampling),
                                       [[Sample(pair.captions[0], opt.seed, TIMED_LENGTH)] for pair in pairs])

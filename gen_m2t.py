@@ -10,6 +10,7 @@ from training.load_m2t import load_captioner
 from utils.device import select_device
 from utils.errors import script
 from utils.files import write_text
+from utils.paths import model_names
 from utils.seeding import seed_everything
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     files = motion_files(opt.motion)
     motions = [read_clip(file, spec) for file in files]
     captioner = load_captioner(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
-    print(f"models: {captioner.source}, {captioner.lamp.source}")
+    print(f"models: {model_names([captioner.source.file, captioner.lamp.source.file])}")
 
     parts = parts_of(motions)
     writing = Writing(opt.num_captions, opt.num_beams, opt.top_p, opt.temperature, opt.seed, opt.prompt)

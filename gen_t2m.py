@@ -15,6 +15,7 @@ from options.generate import parse_generate_options
 from training.load import load_text_to_motion
 from utils.device import select_device
 from utils.errors import script
+from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page
 from visualization.outputs import Formats, Made, write_motions
@@ -40,7 +41,7 @@ def main() -> None:
         opt.name, opt.len_name if needs_lengths else None, spec, opt.checkpoints_dir, device, opt.which_epoch,
         opt.res_name)
     speed_up(pipeline.networks, opt.precision, opt.compile)
-    print(f"models: {', '.join(map(str, files))}")
+    print(f"models: {model_names(files)}")
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     start = time.perf_counter()
     motions = (long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt))

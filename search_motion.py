@@ -13,6 +13,7 @@ from training.text_features import encode_texts
 from utils.device import select_device
 from utils.errors import script
 from utils.files import write_text
+from utils.paths import model_names
 from utils.seeding import seed_everything
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name)
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
-    print(f"models: {lamp.source}")
+    print(f"models: {model_names([lamp.source.file])}")
     if opt.text is not None:
         query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()
     else:

@@ -22,6 +22,7 @@ from options.base import Parser, positive_int
 from options.generate import add_models, add_sampling
 from utils.errors import InputError, script
 from utils.files import save_npy, write_text
+from utils.paths import model_names
 from visualization.video import strip
 
 PROMPTS = Path(__file__).with_name("prompts.json")
@@ -55,7 +56,7 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,
                                           select_device(args.gpu_id), args.which_epoch, args.res_name)
-    print(f"models: {', '.join(map(str, files))}")
+    print(f"models: {model_names(files)}")
     sampling = Sampling.from_options(vars(args))
     by_seed = [pipeline.generate([Sample(text, seed) for text in texts], sampling)
                for seed in tqdm(range(args.seeds), desc="seeds", disable=args.quiet or None, leave=False)]

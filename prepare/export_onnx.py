@@ -19,6 +19,7 @@ from options.generate import add_models
 from training.load import load_text_to_motion
 from utils.errors import InputError, script
 from utils.files import atomic_path, write_text
+from utils.paths import model_names
 
 TOLERANCE = 1e-3  # absolute: of logits, features and metres
 OTHER_SIZES = {"batch": 3, "tokens": 12}  # than those that graphs are traced with
@@ -38,7 +39,7 @@ def main() -> None:
                          f"pip install {' '.join(absent)}")
     pipeline, files = load_text_to_motion(opt.name, None, dataset_spec(opt.dataset_name), opt.checkpoints_dir,
                                           which=opt.which_epoch, res_name=opt.res_name)
-    print(f"models: {', '.join(map(str, files))}")
+    print(f"models: {model_names(files)}")
     others = graphs_of(pipeline, **OTHER_SIZES)
     for name, graph in graphs_of(pipeline).items():
         path = opt.out / f"{name}.onnx"

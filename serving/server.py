@@ -15,6 +15,7 @@ from serving.models import load_models
 from serving.rooms import Rooms
 from serving.workshop import Workshop
 from utils.errors import InputError
+from utils.paths import model_names
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +40,7 @@ def serve(opt: argparse.Namespace) -> None:
     """Load the models, open the page, and stay until the process is interrupted or asked to end."""
     require_gradio()
     models = load_models(opt)
-    print(f"models: {', '.join(map(str, models.files))}")
+    print(f"models: {model_names(models.files)}")
     with tempfile.TemporaryDirectory(prefix="lamp_app_") as folder:
         rooms = Rooms(Path(folder), 60 * opt.keep_minutes)
         workshop = Workshop(models, rooms, Sampling.from_options(vars(opt)), Limits())

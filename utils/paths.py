@@ -1,5 +1,6 @@
 """Where named models lie: in the user's checkpoints first, then among the bundled ones."""
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from utils.errors import InputError
@@ -28,6 +29,20 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
         return inner if (inner / "model").is_dir() and not (folder / "model").is_dir() else folder
     places = ", ".join(map(str, _places(name, dataset_name, checkpoints_dir)))
     raise InputError(f"no model named {name!r}: looked for {places}")
+
+
+def model_names(files: Iterable[Path]) -> str:
+    """Checkpoints ``.../<name>/model/<file>`` by model and file, and where they are from: ``t2m_demo/net_best_acc
+    (bundled)``, or ``mine/latest (checkpoints/t2m)`` as seen from the working directory."""
+    named = []
+    for file in files:
+        folder = file.absolute().parent.parent
+        place = folder.parent
+        if place.is_relative_to(Path.cwd()):
+            place = place.relative_to(Path.cwd())
+        where = "bundled" if folder.is_relative_to(PRETRAINED) else place
+        named.append(f"{folder.name}/{file.stem} ({where})")
+    return ", ".join(named)
 
 
 def _places(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
