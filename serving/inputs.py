@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data.motion_parts import read_clip
-from data.prompts import make_prompt
 from data.specs import DatasetSpec
+from data.text import clean_caption
 from models.motion_edit import Part
 from options.edit import section
 from utils.errors import InputError
@@ -44,7 +44,9 @@ def checked_text(text: str | None, letters: int, what: str) -> str:
     text = (text or "").strip()
     if len(text) > letters:
         raise InputError(f"{what} has {len(text)} letters; {letters} are the most")
-    return make_prompt(text, None, what).text
+    if not clean_caption(text):
+        raise InputError(f"{what} has no words")
+    return text
 
 
 def checked_number(value: float | None, low: float, high: float, what: str) -> float:

@@ -15,7 +15,7 @@ from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from options.app import parse_app_options
-from serving.inputs import Kept, Limits
+from serving.inputs import Kept, Limits, checked_text
 from serving.models import Models, load_models
 from serving.rooms import Rooms
 from serving.server import require_gradio
@@ -186,6 +186,13 @@ def test_what_is_wrong_is_told_in_one_line_without_a_path(shop: Workshop, tmp_pa
     assert told in str(raised.value)
     assert str(tmp_path) not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("what", ["the prompt", "the text"])
+def test_a_text_without_words_is_called_so_once(what: str) -> None:
+    with pytest.raises(InputError) as raised:
+        checked_text(" .. ", 300, what)
+    assert str(raised.value) == f"{what} has no words"
 
 
 def test_a_tab_without_its_model_says_so(shop: Workshop, models: Models, tmp_path: Path) -> None:
