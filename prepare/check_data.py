@@ -42,6 +42,7 @@ def main() -> None:
     if opt.fix and checked.faults:
         print("".join(f"fixed: {line}\n" for line in fix_data(spec, checked, make_tagger()[0])), end="")
         checked = check_data(spec, opt.workers, opt.quiet)
+    print("".join(f"note: {line}\n" for line in checked.notes), end="")
     if checked.faults:
         print(fault_table(checked.faults, opt.shown), end="")
         print(f"{len(checked.faults)} faults in {len(checked.clips)} clips of {opt.root}")

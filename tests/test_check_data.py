@@ -14,6 +14,7 @@ from data.import_motion import ImportJob, import_motion
 from data.prepare_features import Job, prepare_features
 from data.specs import dataset_spec
 from data.text import read_captions
+from data.text_motion import load_pairs
 from data.word_tags import tag_by_list
 from motion.features import joints_to_features
 from motion.skeleton import T2M
@@ -251,3 +252,17 @@ def test_the_script_exits_1_with_a_table_and_0_once_it_is_mended(root: Path, mon
     assert _run(monkeypatch, root, "--fix") == 0
     assert "fixed: train.txt: 1 ids taken out" in capsys.readouterr().out
     assert _run(monkeypatch, root / "nowhere") == 2
+
+
+def test_a_split_without_captions_of_whole_clips_is_told_and_is_no_fault(root: Path, monkeypatch, capsys) -> None:
+    spec = dataset_spec("t2m", root)
+    assert check_data(spec).notes == []
+    for name in (root / "test.txt").read_text().split():
+        path = root / "texts" / f"{name}.txt"
+        path.write_text(path.read_text().replace("#0.0#0.0", "#0.0#2.5"))
+    assert _run(monkeypatch, root) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "note: no clip of test has a caption of all of it (#0.0#0.0): eval_retrieval.py needs some")
+    assert load_pairs(spec, "test")
+    with pytest.raises(InputError, match="split test has no clip of .* with a caption of all of it"):
+        load_pairs(spec, "test", whole_clips_only=True)
