@@ -44,47 +44,55 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     return digest.hexdigest()[:20]
 
 
-def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read]) -> Read:
+def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read],
+         keep: int = 1) -> Read:
     """What ``read`` makes of the folder that ``kept`` gives. Raises ``InputError`` where its files are cut short, as a
     power cut may leave them."""
     while True:
-        folder = kept(spec, kind, key, make)
+        folder = kept(spec, kind, key, make, keep)
         try:
             return read(folder)
         except (OSError, EOFError, ValueError, LookupError) as error:
             if folder.is_dir():
                 raise InputError(f"{folder} is damaged: delete it, and it is made anew ({error})") from error
-            # Gone since: a process that wants another key has made that.
+            # Gone since: processes that want other keys have made those.
 
 
-def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
     """The folder that ``make`` filled for this key, now or in an earlier run of any process.
 
-    It appears whole or not at all, and goes so; processes that want the same wait for the one that makes it. Folders of
-    the same kind under other keys are removed: who has them open keeps what he reads.
+    It appears whole or not at all, and goes so; processes that want the same wait for the one that makes it. Of one
+    kind ``keep`` folders stay, those used last: who has another one open keeps what he reads.
     """
     if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # beside data that only others may write to, too
-        return ready
+        return _used(ready)
     cache = _cache_folder(spec)
     folder = cache / f"{kind}-{key}"
     if folder.is_dir():
-        return folder
+        return _used(folder)
     try:
         with FileLock(cache / f".{kind}.lock", mode=0o666):  # as the umask allows: a group may share a data set
             if folder.is_dir():
-                return folder
+                return _used(folder)
             for unfinished in _of_kind(cache, f".{kind}"):  # by a process that was killed
                 shutil.rmtree(unfinished, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix=f".{kind}-", ignore_cleanup_errors=True) as aside:
                 (made := Path(aside, "made")).mkdir()  # unlike its parent with the permissions of all other folders
                 make(made)
-                old = _of_kind(cache, kind)
+                latest_first = sorted(_of_kind(cache, kind), key=lambda one: -one.stat().st_mtime_ns)
                 os.replace(made, folder)
-                for number, one in enumerate(old):
+                for number, one in enumerate(latest_first[keep - 1:]):
                     with suppress(OSError):  # Windows does not move what somebody reads: it stays, and stays whole
                         one.rename(Path(aside, str(number)))
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _used(folder: Path) -> Path:
+    """The folder, whose date says from now on that it was used now."""
+    with suppress(OSError):  # somebody else's
+        os.utime(folder)
     return folder
 
 

@@ -132,6 +132,20 @@ def test_a_pack_of_another_kind_and_one_that_cannot_go_stay_whole(
     assert (spec.root / "cache" / "thing-second" / "file").read_text() == "whole"
 
 
+def test_of_several_packs_those_used_last_stay(spec: DatasetSpec) -> None:
+    def ask(key: str, date: int) -> None:
+        folder = kept(spec, "thing", key, lambda folder: (folder / "file").write_text(key), keep=2)
+        assert (folder / "file").read_text() == key
+        assert abs(folder.stat().st_mtime - time.time()) < 60  # asked for, so used now
+        os.utime(folder, (date, date))
+
+    ask("first", 1)
+    ask("second", 2)
+    ask("first", 3)
+    ask("third", 4)
+    assert cached(spec) == ["thing-first", "thing-third"]
+
+
 def test_a_pack_that_goes_before_it_is_read_is_made_again(spec: DatasetSpec) -> None:
     looks = []
 

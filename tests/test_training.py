@@ -26,7 +26,7 @@ from training.checkpoint import (
 from training.load import load_lamp
 from training.schedule import warmup_cosine, warmup_milestones
 from training.source import Source, find_source, read_state
-from training.text_features import BATCH, cached_text_features, encode_texts, fingerprint
+from training.text_features import BATCH, KEPT, cached_text_features, encode_texts, fingerprint
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, save_npy, write_text
 from utils.paths import PRETRAINED, find_model_dir
@@ -377,6 +377,18 @@ def test_text_features_of_other_texts_or_another_encoder_are_computed_anew(tmp_p
         encoder = CountingEncoder(name)
         assert len(cached_text_features(spec, "train", texts, encoder)) == 2
         assert encoder.seen == 2
+
+
+def test_text_features_of_several_encoders_and_wordings_live_side_by_side(tmp_path: Path) -> None:
+    spec = dataset_spec("t2m", tmp_path)
+    for seen in (True, False):
+        for texts, name in ((["a", "bb"], "one"), (["a", "bb", "c"], "one"), (["a", "bb"], "two")):
+            encoder = CountingEncoder(name)
+            cached_text_features(spec, "train", texts, encoder)
+            assert bool(encoder.seen) is seen
+    for number in range(KEPT + 2):
+        cached_text_features(spec, "train", [f"text {number}"], CountingEncoder())
+    assert len(list((tmp_path / "cache").glob("text-*"))) == KEPT
 
 
 def test_text_features_are_others_under_other_settings_or_word_pieces(tmp_path: Path) -> None:

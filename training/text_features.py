@@ -13,6 +13,7 @@ from data.cache import load
 from data.specs import DatasetSpec
 
 BATCH = 256
+KEPT = 4  # of a split: runs differ in encoders, and in paraphrases
 _FEATURES = "features.npy"
 
 
@@ -39,11 +40,11 @@ def fingerprint(*parts: str | bytes | Path) -> str:
 def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,
                          quiet: bool = True) -> Tensor:
     """Features (len(texts), dim) of the texts of a split, computed by the first run that asks for them and kept beside
-    the data until the texts change."""
-    key = fingerprint("\n".join(texts))[:20]
-    features = load(spec, f"text-{fingerprint(encoder.fingerprint)[:8]}-{split}", key,
+    the data, with those of other encoders and texts, the last ``KEPT`` of a split."""
+    key = fingerprint(encoder.fingerprint, "\n".join(texts))[:20]
+    features = load(spec, f"text-{split}", key,
                     lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
-                    lambda packed: np.load(packed / _FEATURES))
+                    lambda packed: np.load(packed / _FEATURES), KEPT)
     return torch.from_numpy(features)
 
 

@@ -15,7 +15,7 @@ from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
 from training.load import LoadedTokenizer
-from training.text_features import TextEncoder, cached_text_features, fingerprint
+from training.text_features import KEPT, TextEncoder, cached_text_features, fingerprint
 from utils.errors import InputError
 
 _CODES, _LENGTHS = "codes.npy", "lengths.npy"
@@ -47,18 +47,18 @@ def load_token_sets(opt: argparse.Namespace, spec: DatasetSpec, tokenizer: Loade
 
 def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                   quiet: bool = True) -> list[list[torch.Tensor]]:
-    """What ``tokenize_pairs`` makes of the pairs of a split, kept beside the data until they change."""
-    by = tokenizer.fingerprint[:8]
+    """What ``tokenize_pairs`` makes of the pairs of a split, kept beside the data, with those of other tokenizers and
+    motions, the last ``KEPT`` of a split."""
     rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
-    key = fingerprint(features_state(spec, split), rows)[:20]
+    key = fingerprint(tokenizer.fingerprint, features_state(spec, split), rows)[:20]
 
     def make(made: Path) -> None:
         codes = [codes for by_start in tokenize_pairs(tokenizer, pairs, device, quiet) for codes in by_start]
         np.save(made / _CODES, torch.cat(codes).numpy())
         np.save(made / _LENGTHS, [len(some) for some in codes])
 
-    lengths, codes = load(spec, f"tokens-{by}-{split}", key, make,
-                          lambda packed: (np.load(packed / _LENGTHS).tolist(), np.load(packed / _CODES)))
+    lengths, codes = load(spec, f"tokens-{split}", key, make,
+                          lambda packed: (np.load(packed / _LENGTHS).tolist(), np.load(packed / _CODES)), KEPT)
     codes = torch.from_numpy(codes).split(lengths)
     return [list(codes[first:first + UNIT_LENGTH]) for first in range(0, len(codes), UNIT_LENGTH)]
 
