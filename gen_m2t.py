@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 
-from data.motion_parts import motion_files, parts_of, read_clip
+from data.motion_parts import motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from models.m2t.captioner import Writing
 from options.m2t import parse_caption_options
@@ -32,8 +32,9 @@ def main() -> None:
     found: dict[str, list[dict[str, object]]] = {str(file): [] for file in files}
     for part, texts in zip(parts, captions, strict=True):
         file, start, end = str(files[part.motion]), part.start / spec.fps, part.end / spec.fps
-        found[file].append({"start": start, "end": end, "captions": texts})
-        print(f"{file} {start:.1f}-{end:.1f} s: {' | '.join(texts)}")
+        prompt = prompt_of(files[part.motion])
+        found[file].append({"start": start, "end": end, "captions": texts} | ({"prompt": prompt} if prompt else {}))
+        print(f"{file} {start:.1f}-{end:.1f} s: {' | '.join(texts)}" + (f"  (made from {prompt!r})" if prompt else ""))
     out = Path(opt.output_dir) / opt.ext / "captions.json"
     write_text(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"-> {out}")

@@ -3,6 +3,7 @@ import json
 import time
 from pathlib import Path
 
+from data.motion_parts import prompt_of
 from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
 from evaluation.search import nearest
@@ -41,11 +42,13 @@ def main() -> None:
         start = time.perf_counter()
         hits = nearest(query, vectors, opt.top_k, [part.motion for part in gallery.parts])
         found = [{"score": hit.score, "file": str(gallery.files[part.motion]), "start": part.start / spec.fps,
-                  "end": part.end / spec.fps} for hit in hits for part in (gallery.parts[hit.row],)]
+                  "end": part.end / spec.fps, "prompt": prompt_of(gallery.files[part.motion])}
+                 for hit in hits for part in (gallery.parts[hit.row],)]
     print(f"{len(vectors)} searched in {1000 * (time.perf_counter() - start):.0f} ms")
 
     for place, one in enumerate(found, 1):
         what = one.get("caption") or f"{one['file']}  {one['start']:.1f}-{one['end']:.1f} s"
+        what += f"  {one['prompt']!r}" if one.get("prompt") else ""
         print(f"{place:4d}  {one['score']:.3f}  {what}")
     out = Path(opt.output_dir) / opt.ext / "search.json"
     write_text(out, json.dumps({"query": opt.text or opt.motion, "found": found}, indent=1, ensure_ascii=False) + "\n")

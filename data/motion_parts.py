@@ -8,6 +8,9 @@ import numpy as np
 from data.motion_files import MOTION_SUFFIXES, read_motion
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from utils.errors import InputError
+from utils.files import read_text
+
+LOCKED = "_ik"  # ends the names of motions with locked feet, beside those as made
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,10 @@ class Part:
 
 
 def motion_files(path: str | Path) -> list[Path]:
-    """The file, or every motion in the folder and those in it, in order. ``InputError`` where there is none."""
+    """The file, or every motion in the folder and those in it, in order. ``InputError`` where there is none.
+
+    Of a motion that lies there as made and with locked feet (``..._ik``), the one as made.
+    """
     path = Path(path)
     if path.is_file():
         return [path]
@@ -30,7 +36,20 @@ def motion_files(path: str | Path) -> list[Path]:
                    and not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files:
         raise InputError(f"{path} holds no motion ({', '.join(MOTION_SUFFIXES)})")
-    return files
+    there = set(files)
+    return [file for file in files if _as_made(file) == file or _as_made(file) not in there]
+
+
+def _as_made(path: Path) -> Path:
+    return path.with_stem(path.stem.removesuffix(LOCKED) or path.stem)
+
+
+def prompt_of(path: Path) -> str | None:
+    """What a motion was made from, where a ``.txt`` of its name beside it tells: its first line."""
+    file = _as_made(path).with_suffix(".txt")
+    if not file.is_file():
+        return None
+    return next(iter(read_text(file, "prompt").splitlines()), "").strip() or None
 
 
 def read_clip(path: Path, spec: DatasetSpec) -> np.ndarray:

@@ -65,13 +65,16 @@ def test_prompts_become_joints_bvh_video_and_a_page_of_them_all(chain: tuple[str
     motions = data_of((out / "index.html").read_text())["motions"]
     assert [motion["caption"] for motion in motions] == ["a person walks forward"] * 2 + ["a person bows"] * 2
     listed = {out / path for motion in motions for paths in motion["files"].values() for path in paths}
-    assert listed == {path for path in out.rglob("*") if path.is_file()} - {out / "index.html"}
+    told = {out / "joints" / file for file in ("0/sample0_repeat0_len40.txt", "1/sample1_repeat1_len20.txt")}
+    assert [path.read_text() for path in sorted(told)] == ["a person walks forward\n", "a person bows\n"]
+    written = {path for path in out.rglob("*") if path.is_file()}
+    assert listed == {path for path in written if path.suffix != ".txt"} - {out / "index.html"}
 
 
 def test_length_is_chosen_where_none_is_given(chain: tuple[str, Path]) -> None:
     joints_only = ("--no_video", "--no_bvh", "--no_html")
     out = generate(chain, "--ext", "one", "--text_prompt", "a person waves", *joints_only) / "one"
-    files = sorted((out / "joints" / "0").iterdir())
+    files = sorted((out / "joints" / "0").glob("*.npy"))
     assert len(files) == 2
     assert [path.name for path in out.iterdir()] == ["joints"]
     assert len(np.load(files[0])) % 4 == 0

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import bench_search
 from benchmarks.measure import read_reference
-from data.motion_parts import Part, motion_files, parts_of, read_clip
+from data.motion_parts import Part, motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from evaluation.search import nearest
 from tests.figures import walking
@@ -16,6 +16,7 @@ from tests.toy_models import make_models
 from training.gallery import encode_motions, open_gallery
 from training.load import LoadedLaMP, load_lamp
 from utils.errors import InputError
+from visualization.outputs import Formats, write_motion
 
 SPEC = dataset_spec("t2m")
 
@@ -154,3 +155,21 @@ def test_motions_are_found_in_folders_and_must_be_long_enough(gallery: Path, tmp
     np.save(tmp_path / "short.npy", walking(3, 1.0))
     with pytest.raises(InputError, match="3 frames are too few"):
         read_clip(tmp_path / "short.npy", SPEC)
+
+
+def test_of_twins_the_motion_as_made_is_taken_and_its_prompt_is_known(tmp_path: Path) -> None:
+    for name in ("a.npy", "a_ik.npy", "more/b_ik.npy", "_ik.npy", "a_ik.bvh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    taken = [path.relative_to(tmp_path).as_posix() for path in motion_files(tmp_path)]
+    assert taken == ["_ik.npy", "a.npy", "a_ik.bvh", "more/b_ik.npy"]
+    assert motion_files(tmp_path / "a_ik.npy") == [tmp_path / "a_ik.npy"]
+    (tmp_path / "a.txt").write_text("a person walks\n")
+    assert prompt_of(tmp_path / "a.npy") == prompt_of(tmp_path / "a_ik.npy") == "a person walks"
+    assert prompt_of(tmp_path / "_ik.npy") is None
+
+
+def test_what_is_written_tells_what_it_was_made_from(tmp_path: Path) -> None:
+    made = write_motion(tmp_path, 2, 0, walking(40), "a person walks", SPEC, Formats(video=False, bvh=False))
+    assert [prompt_of(path) for path in motion_files(tmp_path)] == ["a person walks"]
+    assert prompt_of(tmp_path / made.locked_files[0]) == "a person walks"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data.motion_parts import LOCKED
 from data.specs import DatasetSpec
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
@@ -59,6 +60,7 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
 
     ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
     ``.glb``, ``.mp4`` and ``.gif``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
+    The caption lies beside the joints, as ``.txt``.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     locked = (rigid_joints(lock_feet(joints, spec.skeleton), spec.skeleton) if formats.published_feet
@@ -66,7 +68,8 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     plain, locked = np.asarray(joints, np.float32), np.asarray(locked, np.float32)
     (files, bvh), (locked_files, locked_bvh) = (
         _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
-        for suffix, motion in (("", plain), ("_ik", locked)))
+        for suffix, motion in (("", plain), (LOCKED, locked)))
+    write_text(folder / "joints" / str(number) / f"{stem}.txt", f"{caption}\n")
     return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh)
 
 
