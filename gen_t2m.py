@@ -2,6 +2,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from tqdm import tqdm
@@ -55,7 +56,7 @@ def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argpar
     jobs = [(number, repeat, prompt.text, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
             for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
     motions = pipeline.generate([sample for *_, sample in jobs], Sampling.from_options(vars(opt)))
-    return [(number, repeat, text, joints)
+    return [Made(number, repeat, text, joints)
             for (number, repeat, text, _), joints in zip(jobs, motions, strict=True)]
 
 
@@ -69,7 +70,9 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
         lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
     parts = [(prompt.text, length) for prompt, length in zip(prompts, lengths, strict=True)]
     caption = ", then ".join(prompt.text for prompt in prompts)
-    return [(0, repeat, caption, pipeline.decode(editor.generate(parts, opt.seed + repeat, sampling)))
+    starts = (pipeline.unit * start for start in accumulate(lengths[:-1], initial=0))
+    marks = tuple(zip(starts, [prompt.text for prompt in prompts], strict=True)) if len(prompts) > 1 else ()
+    return [Made(0, repeat, caption, pipeline.decode(editor.generate(parts, opt.seed + repeat, sampling)), marks)
             for repeat in range(opt.repeat_times)]
 
 

@@ -5,6 +5,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -331,6 +332,30 @@ def test_a_page_of_one_motion_has_no_list(page: Page, tmp_path: Path) -> None:
     assert not alone.locator("#drawer").is_visible() and not alone.locator("#menu").is_visible()
     assert alone.locator("#canvas").bounding_box()["width"] == 1100
     alone.close()
+
+
+@needs_chromium
+def test_prompts_that_follow_one_another_are_told_as_they_play_and_marked_in_time(page: Page, tmp_path: Path) -> None:
+    whole = page_motion(walking(60, 1.0), f"walks, then {EVIL}, then bows")
+    parts = ((0, "walks"), (20, EVIL), (45, "bows"))
+    write_page(tmp_path / "line.html", [replace(whole, parts=parts), whole], T2M, 20.0)
+    line = page.context.new_page()
+    line.goto((tmp_path / "line.html").as_uri())
+    wait_for(line, "window.viewer")
+    line.evaluate("viewer.ready")
+    assert line.locator("#list b").all_text_contents() == ["walks, then 2 more", whole.caption]
+    for moment, number in ((0, 0), (19.2, 0), (20, 1), (44, 1), (45, 2), (59, 2)):
+        line.evaluate(f"viewer.seek({moment})")
+        assert text(line, "#caption") == parts[number][1]
+        assert text(line, "#detail").endswith(f"1 of 2 · prompt {number + 1} of 3")
+    marked = """viewer.drawLanes(), [...lanes.getContext("2d").getImageData(0, 1, lanes.width, 1).data]
+        .flatMap((value, i) => i % 4 === 3 && value > 127 ? [Math.floor(i / 4) / lanes.width * 59] : [])"""
+    seen = np.unique(np.rint(line.evaluate(f"(() => {{ const lanes = get('lanes'); return {marked}; }})()")))
+    assert seen.tolist() == [20, 45]
+    line.evaluate("viewer.choose(1)")
+    assert text(line, "#caption") == whole.caption
+    assert text(line, "#detail").endswith("2 of 2")
+    line.close()
 
 
 @needs_chromium

@@ -33,6 +33,7 @@ class PageMotion:
     locked_files: tuple[str, ...] = ()
     plain_bvh: Bvh | None = None        # ``motion.bvh_fit.joints_to_bvh`` of the joints, where the page shall offer it
     locked_bvh: Bvh | None = None
+    parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each, where several follow one another
 
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
@@ -56,7 +57,8 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
             "name": motion.name, "caption": motion.caption, "frames": len(motion.plain),
             "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
             "files": {"plain": motion.plain_files, "locked": motion.locked_files},
-            "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh)}} for motion in motions],
+            "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh)},
+            "parts": motion.parts} for motion in motions],
     }
     page = _read("page.html")
     # "<" would let a caption end the script element that holds the data.

@@ -3,7 +3,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,14 @@ class Formats:
                    published_feet=options["foot_locking"] == "published")
 
 
-Made = tuple[int, int, str, np.ndarray]  # number of the prompt, repeat, caption, joints (T, J, 3)
+class Made(NamedTuple):
+    """A motion that is to be written."""
+
+    number: int         # of the prompt
+    repeat: int
+    caption: str
+    joints: np.ndarray  # (T, J, 3) in metres
+    parts: tuple[tuple[int, str], ...] = ()  # as of ``PageMotion``
 
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
@@ -50,12 +57,12 @@ def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, form
 
 
 def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -> PageMotion:
-    number, repeat, caption, joints = made
-    return write_motion(folder, number, repeat, joints, caption, spec, formats)
+    number, repeat, caption, joints, parts = made
+    return write_motion(folder, number, repeat, joints, caption, spec, formats, parts)
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
-                 formats: Formats) -> PageMotion:
+                 formats: Formats, parts: tuple[tuple[int, str], ...] = ()) -> PageMotion:
     """Write one motion, joints (T, J, 3) in metres, under ``folder``; gives it with the paths of its files from there.
 
     ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
@@ -70,7 +77,7 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
         _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
         for suffix, motion in (("", plain), (LOCKED, locked)))
     write_text(folder / "joints" / str(number) / f"{stem}.txt", f"{caption}\n")
-    return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh)
+    return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh, parts)
 
 
 def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,

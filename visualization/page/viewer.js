@@ -49,7 +49,7 @@ class Viewer {
     get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} frames a second`;
     motions.forEach((motion, number) => {
       const button = document.createElement("button"), words = document.createElement("b"), more = document.createElement("span");
-      words.textContent = motion.caption || motion.name;
+      words.textContent = this.title(motion);
       more.textContent = this.about(motion);
       button.append(words, more);
       button.addEventListener("click", () => { this.choose(number); this.setOpen(false); });
@@ -60,6 +60,11 @@ class Viewer {
       get("keylist").appendChild(document.createElement("dt")).textContent = key;
       get("keylist").appendChild(document.createElement("dd")).textContent = what;
     }
+  }
+
+  title(motion) {
+    const { parts } = motion;
+    return parts.length > 1 ? `${parts[0][1]}, then ${parts.length - 1} more` : motion.caption || motion.name;
   }
 
   about(motion) {
@@ -107,12 +112,20 @@ class Viewer {
     this.number = number;
     [...get("list").querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-current", i === number));
     get("list").children[number].scrollIntoView({ block: "nearest" });
-    get("caption").textContent = this.motion.caption || this.motion.name;
-    get("detail").textContent = `${this.about(this.motion)} · ${number + 1} of ${this.data.motions.length}`;
     get("scrub").max = this.end;
     this.listFiles();
     this.moment = 0;
+    this.tell();
     await this.mount();
+  }
+
+  /** The prompt of the moment, of those that follow one another. */
+  tell() {
+    const { motion, number } = this, { parts } = motion;
+    const part = parts.findLastIndex(([start]) => start <= Math.round(this.moment));
+    const which = part < 0 ? "" : ` · prompt ${part + 1} of ${parts.length}`;
+    get("caption").textContent = part < 0 ? this.title(motion) : parts[part][1];
+    get("detail").textContent = `${this.about(motion)} · ${number + 1} of ${this.data.motions.length}${which}`;
   }
 
   /** Bring the chosen motion, as made or with locked feet, onto the stage. */
@@ -219,6 +232,7 @@ class Viewer {
   seek(moment) {
     this.moment = moment;
     this.stage.show(moment);
+    this.tell();
     get("scrub").value = moment;
     get("now").textContent = `${(moment / this.fps).toFixed(2)} s`;
     get("all").textContent = ` / ${(this.end / this.fps).toFixed(2)} s`;
@@ -255,7 +269,7 @@ class Viewer {
     if (this.stage.track) { this.drawLanes(); this.stage.draw(); }
   }
 
-  /** Behind the scrubber: when the left foot stands, above, and the right one, below. */
+  /** Behind the scrubber: when the left foot stands, above, and the right one, below; and where the next prompt begins. */
   drawLanes() {
     const canvas = get("lanes"), { track } = this.stage, pen = canvas.getContext("2d");
     const scale = Math.min(window.devicePixelRatio, 2), style = getComputedStyle(document.documentElement);
@@ -282,6 +296,8 @@ class Viewer {
         }
       }
     }
+    pen.fillStyle = style.getPropertyValue("--mark");
+    for (const [start] of this.motion.parts.slice(1)) pen.fillRect(start * step - scale, 0, 2 * scale, height);
   }
 }
 
