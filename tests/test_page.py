@@ -359,6 +359,21 @@ def test_prompts_that_follow_one_another_are_told_as_they_play_and_marked_in_tim
 
 
 @needs_chromium
+def test_a_browser_without_3d_graphics_is_told_so_in_words(page: Page, tmp_path: Path) -> None:
+    write_page(tmp_path / "index.html", [page_motion(walking(20), what) for what in ("walks", "runs")], T2M, 20.0)
+    flat = page.context.browser.new_page()
+    flat.add_init_script("""const usual = HTMLCanvasElement.prototype.getContext;
+        HTMLCanvasElement.prototype.getContext = function (kind) {
+            return kind === "2d" ? usual.call(this, kind) : null;
+        };""")
+    flat.goto((tmp_path / "index.html").as_uri())
+    told = text(flat, "#fault")
+    assert flat.locator("#fault").is_visible() and "no 3-D graphics (WebGL)" in told and "another browser" in told
+    assert not any(flat.locator(dead).is_visible() for dead in ("#drawer", "#bar", "#menu", "#view"))
+    flat.close()
+
+
+@needs_chromium
 def test_a_single_pose_is_no_trouble(page: Page) -> None:
     page.evaluate("viewer.choose(2).then(() => { viewer.setPlaying(true); viewer.advance(0.1); })")
     assert page.evaluate("viewer.moment") == 0

@@ -18,6 +18,8 @@ const KEYS = [
   ["< >", "slower or faster"], ["L", "over and over"], ["I", "as made or feet locked"], ["T", "trails"], ["C", "contacts"],
   ["F", "camera goes along"], ["R", "reset the view"], ["D", "dark or light"], ["?", "these keys"],
 ];
+const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot play here. Switch its hardware acceleration "
+  + "on, or open the page in another browser. Films and other files that lie beside the page do without.";
 const get = (id) => document.getElementById(id);
 
 class Viewer {
@@ -304,7 +306,9 @@ class Viewer {
 try {
   window.viewer = new Viewer(JSON.parse(get("data").textContent));
 } catch (error) {
-  get("fault").textContent = `This browser cannot show the motions: ${error.message}`;
+  const draws = document.createElement("canvas").getContext("webgl2");
+  get("fault").textContent = draws ? `This browser cannot show the motions: ${error.message}` : NO_WEBGL;
   get("fault").hidden = false;
+  document.body.classList.add("single", "failed");
   throw error;
 }
