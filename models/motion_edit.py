@@ -13,7 +13,9 @@ from torch import Tensor
 from models.text_to_motion import Sampling, TextToMotion
 
 FADE = 12     # frames inside a made part over which it takes over from what was there
-CONTEXT = 10  # tokens of a window, on either side, that show what is there already (2 s at 20 frames a second)
+# Tokens of a window, on either side, that show what is there already: 0.8 s at 20 frames a second. The model learned to
+# make whole motions: the more of a window is given, the more of what it makes floats in the air.
+CONTEXT = 4
 
 
 @dataclass(frozen=True)

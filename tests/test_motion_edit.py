@@ -87,6 +87,14 @@ def test_windows_fill_a_part_and_show_what_is_beside_it(total: int, first: int, 
     assert begun == stop
 
 
+def test_a_model_has_nine_tenths_of_each_window_to_itself_while_a_long_part_goes_on() -> None:
+    unknown = torch.ones(300, dtype=torch.bool)
+    while unknown.any():
+        window = next_window(unknown, Part(0, 300, "a"), WINDOW)
+        assert window.last == 300 or window.last - window.first >= 0.9 * (window.stop - window.start)
+        unknown[window.first:window.last] = False
+
+
 def test_splicing_leaves_no_jump() -> None:
     """Two constants side by side: the way from one to the other takes the length of the fade, at either end."""
     unknown = np.zeros(100, bool)
