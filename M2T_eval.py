@@ -1,4 +1,10 @@
 """Evaluate motion to text: scores of its captions on a split, beside those of two baselines."""
+from options.m2t import parse_m2t_evaluation
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_m2t_evaluation)()  # --help and wrong flags are answered before torch is imported
+
 import json
 from pathlib import Path
 
@@ -9,12 +15,11 @@ from evaluation.caption_scores import BertScore, CaptionJudge, most_common_capti
 from evaluation.language import motion_vectors
 from evaluation.report import write_report
 from models.m2t.captioner import Writing
-from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
+from options.m2t import DECODER_FACTS, TOKENIZER_FACTS
 from training.judge import load_judge
 from training.load import load_tokenizer
 from training.load_m2t import check_tokenizer, differing_facts, load_captioner, tokenizer_name
 from utils.device import select_device
-from utils.errors import script
 from utils.files import write_text
 from utils.paths import model_names
 from utils.seeding import seed_everything

@@ -1,7 +1,11 @@
 """The app in the browser: make, edit, caption and find motions, each played at once."""
 from options.app import parse_app_options
-from serving.server import serve
 from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_app_options)()  # --help and wrong flags are answered before torch is imported
+
+from serving.server import serve
 
 
 @script

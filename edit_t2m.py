@@ -1,4 +1,10 @@
 """Make parts of a motion anew from a text: in-between, from the start, to the end, or beyond it."""
+from options.edit import parse_edit_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_edit_options)()  # --help and wrong flags are answered before torch is imported
+
 from pathlib import Path
 
 from data.motion_files import read_motion
@@ -6,10 +12,9 @@ from data.prompts import make_prompt
 from data.specs import MAX_TOKENS, dataset_spec
 from models.motion_edit import MotionEditor, Part
 from models.text_to_motion import Sampling
-from options.edit import parse_edit_options
 from training.load import load_text_to_motion
 from utils.device import select_device
-from utils.errors import InputError, script
+from utils.errors import InputError
 from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page

@@ -1,4 +1,10 @@
 """Evaluate LaMP: retrieval by text and by motion, and whether left and right are told apart."""
+from options.evaluate import parse_retrieval_evaluation
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_retrieval_evaluation)()  # --help and wrong flags are answered before torch is imported
+
 from pathlib import Path
 
 import torch
@@ -10,10 +16,8 @@ from evaluation.report import write_report
 from evaluation.sentences import SentenceEncoder, word_vectors
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
-from options.evaluate import parse_retrieval_evaluation
 from training.load import load_lamp
 from utils.device import select_device
-from utils.errors import script
 from utils.seeding import seed_everything
 
 

@@ -1,4 +1,10 @@
 """Evaluate text to motion: real motion, the tokenizer, the base layer alone, and all layers, under one protocol."""
+from options.evaluate import parse_generation_evaluation
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_generation_evaluation)()  # --help and wrong flags are answered before torch is imported
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +21,12 @@ from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling
-from options.evaluate import parse_generation_evaluation
 from training.judge import load_judge
 from training.load import load_text_to_motion, load_tokenizer
 from training.load_m2t import load_captioner
 from training.source import checkpoint_names, find_source
 from utils.device import select_device
-from utils.errors import InputError, script
+from utils.errors import InputError
 from utils.paths import model_names
 from utils.seeding import seed_everything
 

@@ -1,4 +1,10 @@
 """Evaluate the tokenizer: how well whole clips come back from all its layers, and from the base layer alone."""
+from options.evaluate import parse_tokenizer_evaluation
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_tokenizer_evaluation)()  # --help and wrong flags are answered before torch is imported
+
 from pathlib import Path
 
 from data.packed import read_whole_clips
@@ -9,11 +15,9 @@ from evaluation.reconstruction import reconstruct_clips, score_reconstruction
 from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
-from options.evaluate import parse_tokenizer_evaluation
 from training.judge import load_judge
 from training.load import load_tokenizer
 from utils.device import select_device
-from utils.errors import script
 from utils.seeding import seed_everything
 
 LAYERS = {"all layers": None, "base layer alone": 1}

@@ -1,14 +1,18 @@
 """Captions of motions: joints, features or BVH; a long motion is captioned in windows."""
+from options.m2t import parse_caption_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_caption_options)()  # --help and wrong flags are answered before torch is imported
+
 import json
 from pathlib import Path
 
 from data.motion_parts import motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from models.m2t.captioner import Writing
-from options.m2t import parse_caption_options
 from training.load_m2t import load_captioner
 from utils.device import select_device
-from utils.errors import script
 from utils.files import write_text
 from utils.paths import model_names
 from utils.seeding import seed_everything

@@ -1,4 +1,10 @@
 """Make motions from text: joints, BVH, GLB, video and a page for every prompt, or one long motion of all."""
+from options.generate import parse_generate_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_generate_options)()  # --help and wrong flags are answered before torch is imported
+
 import argparse
 import time
 from collections.abc import Sequence
@@ -12,10 +18,8 @@ from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, DatasetSpec, dataset_spec
 from models.motion_edit import MotionEditor
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from options.generate import parse_generate_options
 from training.load import load_text_to_motion
 from utils.device import select_device
-from utils.errors import script
 from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page

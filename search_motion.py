@@ -1,4 +1,10 @@
 """Find motions by words or by a motion, and captions by a motion, with LaMP's features."""
+from options.search import parse_search_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_search_options)()  # --help and wrong flags are answered before torch is imported
+
 import json
 import time
 from pathlib import Path
@@ -7,12 +13,10 @@ from data.motion_parts import prompt_of
 from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
 from evaluation.search import nearest
-from options.search import parse_search_options
 from training.gallery import encode_motions, open_gallery
 from training.load import load_lamp
 from training.text_features import encode_texts
 from utils.device import select_device
-from utils.errors import script
 from utils.files import write_text
 from utils.paths import model_names
 from utils.seeding import seed_everything

@@ -1,4 +1,10 @@
 """Train the evaluator: an auto-encoder of movements, then the matching of captions and motions."""
+from options.evaluator import parse_evaluator_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_evaluator_options)()  # --help and wrong flags are answered before torch is imported
+
 import argparse
 
 import torch
@@ -11,7 +17,6 @@ from data.text_motion import load_pairs
 from data.word_vectors import WORD_CLASSES, WordVectors
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder
-from options.evaluator import parse_evaluator_options
 from training.evaluator_stage import MatchingStage, MovementStage, matching_options, movement_options
 from training.launch import start_run
 from training.load import starting_normalisation
@@ -20,7 +25,6 @@ from training.loop import Trainer
 from training.runs import latest_checkpoint, run_folder
 from training.schedule import warmup_milestones
 from utils import ranks
-from utils.errors import script
 from utils.files import save_npy
 
 

@@ -1,4 +1,10 @@
 """Pretrain LaMP (stage 2): one Q-Former that reads captions and motions."""
+from options.lamp import parse_lamp_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_lamp_options)()  # --help and wrong flags are answered before torch is imported
+
 from data.paraphrase import with_paraphrases
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import TextMotion, load_pairs, rarity_weights
@@ -8,7 +14,6 @@ from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
 from options.base import origin
-from options.lamp import parse_lamp_options
 from training.lamp_stage import LaMPStage
 from training.launch import start_run
 from training.load import lamp_to_start_from, load_tokenizer
@@ -16,7 +21,7 @@ from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_cosine
 from utils import ranks
-from utils.errors import InputError, script
+from utils.errors import InputError
 
 
 @script

@@ -1,9 +1,14 @@
 """Train the length estimator: text features to how many tokens a motion should have."""
+from options.length import parse_length_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_length_options)()  # --help and wrong flags are answered before torch is imported
+
 from data.paraphrase import with_paraphrases
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import load_pairs
 from models.length_estimator import LengthEstimator
-from options.length import parse_length_options
 from training.launch import start_run
 from training.length_stage import CaptionLengths, LengthStage
 from training.load import load_text_encoder, settle_lamp
@@ -11,7 +16,6 @@ from training.loop import Trainer
 from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.text_features import cached_text_features
-from utils.errors import script
 
 
 @script

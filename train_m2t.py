@@ -1,9 +1,15 @@
 """Train motion to text: LaMP's features of a motion as the prefix of a language model that tells it."""
+from options.m2t import parse_m2t_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_m2t_options)()  # --help and wrong flags are answered before torch is imported
+
 from data.paraphrase import with_paraphrases
 from data.specs import dataset_spec
 from data.text_motion import TextMotion, load_pairs, rarity_weights
-from models.m2t.decoder import DecoderConfig
-from options.m2t import TOKENIZER_FACTS, parse_m2t_options
+from models.m2t.config import DecoderConfig
+from options.m2t import TOKENIZER_FACTS
 from training.launch import start_run
 from training.load import load_lamp, load_tokenizer, settle_lamp
 from training.load_m2t import build_captioner, check_tokenizer, differing_facts, tokenizer_name
@@ -11,7 +17,6 @@ from training.loop import Trainer
 from training.m2t_stage import CaptionStage
 from training.runs import run_folder
 from training.schedule import warmup_milestones
-from utils.errors import script
 
 
 @script

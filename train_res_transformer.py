@@ -1,9 +1,14 @@
 """Train the residual transformer (stage 4): motion tokens of each layer from those below it and a text feature."""
+from options.res import parse_res_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_res_options)()  # --help and wrong flags are answered before torch is imported
+
 from data.specs import dataset_spec
 from data.text_motion import rarity_weights
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
-from options.res import parse_res_options
 from training.judge import completes, validation_fid
 from training.launch import start_run
 from training.load import load_text_encoder, load_tokenizer, settle_lamp
@@ -12,7 +17,7 @@ from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.token_stage import ResidualStage
 from training.tokens import load_token_sets
-from utils.errors import InputError, script
+from utils.errors import InputError
 
 
 @script

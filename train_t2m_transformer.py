@@ -1,9 +1,14 @@
 """Train the masked transformer (stage 3): text features of a frozen LaMP to motion tokens of the base layer."""
+from options.t2m import parse_t2m_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_t2m_options)()  # --help and wrong flags are answered before torch is imported
+
 from data.specs import dataset_spec
 from data.text_motion import rarity_weights
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
-from options.t2m import parse_t2m_options
 from training.judge import generates, validation_fid
 from training.launch import start_run
 from training.load import load_text_encoder, load_tokenizer, settle_lamp
@@ -12,7 +17,6 @@ from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.token_stage import MaskStage
 from training.tokens import load_token_sets
-from utils.errors import script
 
 
 @script

@@ -1,11 +1,16 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
+from options.vq import parse_vq_options
+from utils.errors import script
+
+if __name__ == "__main__":
+    script(parse_vq_options)()  # --help and wrong flags are answered before torch is imported
+
 from data.motion_windows import MotionWindows
 from data.packed import read_features, read_whole_clips
 from data.specs import dataset_spec
 from data.text_motion import whole_crop
 from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
-from options.vq import parse_vq_options
 from training.judge import validation_fid
 from training.launch import start_run
 from training.load import starting_normalisation
@@ -14,7 +19,6 @@ from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.vq_stage import VQStage
 from utils import ranks
-from utils.errors import script
 from utils.files import save_npy
 
 

@@ -8,6 +8,7 @@ from utils.errors import InputError
 from utils.files import read_text
 
 MAX_WORDS = 32
+REFERENCES = ("raw", "lemmatised")  # how the captions are written that others are compared with
 _REMOVED = re.compile(r'[.!"()*#:;~]')
 # Not what is meant in "no strength left" and "a right angle", in captions nor in their word/POS.
 _REMAINS = "".join(f"(?<!{word}{end} )" for word in ("energy", "strength") for end in ("", "/NOUN"))

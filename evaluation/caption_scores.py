@@ -24,7 +24,6 @@ from utils.errors import InputError
 if TYPE_CHECKING:
     from bert_score import BERTScorer
 
-REFERENCES = ("raw", "lemmatised")
 OPPOSITES = (frozenset({"left", "right"}), frozenset({"clockwise", "counterclockwise"}))
 MATCHING_BATCH = 32
 SHUFFLES = 20

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from evaluation.caption_scores import REFERENCES
-from models.m2t.decoder import DECODERS, PRECISIONS, DecoderConfig
+from data.text import REFERENCES
+from models.m2t.config import DECODERS, PRECISIONS, DecoderConfig
 from options.base import (
     Parser,
     add_balance,

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import get_args
 
-from models.lamp.features import ConditionKind
-from models.transformers.config import MaskTransformerConfig, TransformerConfig
-from models.transformers.trunk import ATTENTION_KINDS
+from models.lamp.config import ConditionKind
+from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig, TransformerConfig
 from options.base import (
     Parser,
     add_balance,

@@ -3,8 +3,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 
-from models.vq.encdec import GROUPS
-from models.vq.model import VQConfig
+from models.vq.config import GROUPS, VQConfig
 from options.base import (
     Parser,
     add_chosen_by_fid,

@@ -15,7 +15,8 @@ from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
 from evaluation.language import padded
 from models.m2t.captioner import MotionCaptioner, Writing
-from models.m2t.decoder import DECODERS, PRECISIONS, DecoderConfig, build_decoder
+from models.m2t.config import DECODERS, PRECISIONS, DecoderConfig
+from models.m2t.decoder import build_decoder
 from models.m2t.front import MotionPrefixConfig
 from training.checkpoint import load_strictly
 from training.load import LAMP_OPTIONAL, LoadedLaMP, load_lamp

@@ -9,11 +9,11 @@ from data.specs import DatasetSpec
 from models.clip_text import CLIP_WIDTH
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.lamp_text import UNUSED, LaMPMaskTransformer
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import ATTENTION_KINDS, FIXED_TABLE
+from models.transformers.trunk import FIXED_TABLE
 from training.checkpoint import load_strictly
 from training.sizes import qformer_sizes, residual_sizes, transformer_sizes, usual_heads
 from training.source import Source, find_source, read_state

@@ -2,19 +2,18 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.lamp.config import ConditionKind
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
 from models.sinusoid import sinusoid_table
 from models.vq.encdec import Encoder
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
 from utils.errors import InputError
-
-ConditionKind = Literal["query", "cls", "both"]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.lamp.config import OBJECTIVES
 from models.lamp.features import EncodedMotion, LaMPConfig, LaMPFeatures
 from models.lamp.objectives import (
     accuracy,
@@ -44,7 +45,6 @@ from models.vq.model import RVQVAE, HumanVQVAE
 from utils import ranks
 from utils.draws import WHOLE, Share, choose
 
-OBJECTIVES = ("ptc", "ptm", "lm", "gen")
 TEMP_INIT = math.log(1 / 0.07)
 MAX_SCALE = 100.0  # of similarities, as in CLIP: keeps the softmax from hardening into an arg-max
 

@@ -3,52 +3,21 @@
 ``gpt``: a small GPT-2 with the word pieces of LaMP, trained from nothing. ``opt``: a pretrained model of the hub
 (OPT-2.7B in the paper), frozen, with low-rank adapters (Hu et al. 2021, LoRA) that learn.
 """
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from models.hub import model_folder, silent_transformers
 from models.lamp.tokenizer import WordPieces
+from models.m2t.config import PRECISIONS, DecoderConfig
 from models.m2t.words import HubWords, PieceWords, Words
 from utils.errors import InputError
 
-DecoderKind = Literal["gpt", "opt"]
-DECODERS = get_args(DecoderKind)
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
               "merges.txt", "special_tokens_map.json", "*.safetensors", "*.safetensors.index.json",
               "pytorch_model*.bin", "pytorch_model.bin.index.json", "tokenizer.model")
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Settings that rebuild either decoder; the defaults are those of the public command and of the paper."""
-
-    decoder: DecoderKind = "gpt"
-    num_layers: int = 12
-    embed_dim_gpt: int = 1024   # width
-    n_head_gpt: int = 16
-    block_size: int = 51        # ids of a caption, start and end among them; the motion's prefix comes on top
-    ff_rate: int = 4
-    drop_out_rate: float = 0.1
-    llm: str = "facebook/opt-2.7b"
-    llm_precision: str = "fp32"
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.embed_dim_gpt % self.n_head_gpt:
-            raise ValueError(f"embed_dim_gpt {self.embed_dim_gpt} is no multiple of n_head_gpt {self.n_head_gpt}")
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "DecoderConfig":
-        """Pick the settings out of a larger mapping."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
 
 @dataclass(frozen=True)
@@ -93,7 +62,8 @@ def _pretrained(config: DecoderConfig, prefix: int) -> Decoder:
         with silent_transformers():
             words = HubWords(AutoTokenizer.from_pretrained(folder, local_files_only=True))
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, dtype=PRECISIONS[config.llm_precision], output_loading_info=True)
+                folder, local_files_only=True, dtype=getattr(torch, PRECISIONS[config.llm_precision]),
+                output_loading_info=True)
     except Exception as error:  # both raise many kinds; all mean that this folder is of no use
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the language model in {Path(folder)} cannot be loaded: {reason}") from error

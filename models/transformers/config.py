@@ -3,6 +3,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+ATTENTION_KINDS = ("causal", "additive", "full")
+
 
 @dataclass(frozen=True)
 class TransformerConfig:

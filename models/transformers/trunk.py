@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.sinusoid import sinusoid_table
-from models.transformers.config import TransformerConfig
+from models.transformers.config import ATTENTION_KINDS, TransformerConfig
 from utils.draws import WHOLE, Share
 
-ATTENTION_KINDS = ("causal", "additive", "full")
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # never learned, so a file may lack it
 INIT_STD = 0.02

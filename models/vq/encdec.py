@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DROPOUT = 0.2
-GROUPS = 32  # of group norm
+from models.vq.config import DROPOUT, GROUPS
+
 NORM_EPS = 1e-6  # of group and batch norm
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 

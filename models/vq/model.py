@@ -1,51 +1,15 @@
 """The two tokenizers: HumanVQVAE (one codebook, LaMP) and RVQVAE (residual codebooks, MoMask)."""
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vq.encdec import DROPOUT, Decoder, Encoder
+from models.vq.config import VQConfig
+from models.vq.encdec import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
-from models.vq.residual import SAMPLE_TEMPERATURE, ResidualQuantizer
+from models.vq.residual import ResidualQuantizer
 from utils.draws import WHOLE, Share
-
-
-@dataclass(frozen=True)
-class VQConfig:
-    """Settings that rebuild a tokenizer; the names are those of ``opt.txt``."""
-
-    dim_pose: int = 263
-    nb_code: int = 512
-    code_dim: int = 512
-    output_emb_width: int = 512
-    down_t: int = 2
-    stride_t: int = 2
-    width: int = 512
-    depth: int = 3
-    dilation_growth_rate: int = 3
-    vq_act: str = "relu"
-    vq_norm: str | None = None
-    mu: float = 0.99
-    num_quantizers: int = 6
-    shared_codebook: bool = False
-    quantize_dropout_prob: float = 0.2
-    vq_dropout: float = DROPOUT
-    sample_codebook_temp: float = SAMPLE_TEMPERATURE
-    published_reset: bool = False
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "VQConfig":
-        """Pick the settings out of a larger mapping; ``None`` written as text counts as None."""
-        known = {field.name: options[field.name] for field in fields(cls) if field.name in options}
-        return cls(**{key: None if value == "None" else value for key, value in known.items()})
-
-    @property
-    def unit_length(self) -> int:
-        """Frames a token stands for."""
-        return self.stride_t**self.down_t
 
 
 @dataclass(frozen=True)

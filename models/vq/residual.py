@@ -4,10 +4,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.vq.config import SAMPLE_TEMPERATURE
 from models.vq.quantizer import EmaQuantizer
 from utils.draws import WHOLE, Share
-
-SAMPLE_TEMPERATURE = 0.5  # of the noise on the choice of codes while training; 0 is none
 
 
 @dataclass(frozen=True)

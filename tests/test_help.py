@@ -1,0 +1,28 @@
+"""Help and wrong flags are answered at once: without torch, which takes seconds to import."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+RUN = """
+import contextlib, io, json, runpy, sys
+sys.modules["torch"] = None  # importing it raises
+for name in sys.argv[2:]:
+    for flag in ("--help", "--no_such_flag"):
+        sys.argv = [name, flag]
+        told = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+                runpy.run_path(name, run_name="__main__")
+        except SystemExit as end:
+            print(json.dumps([name, flag, end.code, told.getvalue().split(":")[0]]))
+"""
+
+
+def test_every_script_answers_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", RUN, "", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == [[name, flag, *answer] for name in SCRIPTS
+                       for flag, answer in (("--help", (0, "usage")), ("--no_such_flag", (2, "error")))], done.stderr
