@@ -23,7 +23,7 @@ from utils.device import select_device
 from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page
-from visualization.outputs import Formats, Made, write_motions
+from visualization.outputs import Formats, Made, write_motions, write_side_by_side
 
 
 @script
@@ -87,6 +87,9 @@ def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argpars
     for motion in tqdm(written, desc="writing", total=len(motions), disable=opt.quiet or None, leave=False):
         shown.append(motion)
         tqdm.write(f"{motion.caption!r}: {len(motion.plain) / spec.fps:.1f} s -> {folder / motion.locked_files[-1]}")
+    if opt.side_by_side:
+        for film in write_side_by_side(folder, motions, shown, spec, formats):
+            print(f"side by side: {film}")
     if not opt.no_html:
         write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
         print(f"to look at them: {folder / 'index.html'}")

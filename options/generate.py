@@ -8,8 +8,8 @@ from utils.errors import InputError
 MAX_SECONDS = 600.0
 
 
-def add_output(parser: argparse.ArgumentParser, ext: str) -> None:
-    """Where results go and which files they are."""
+def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentGroup:
+    """Where results go and which files they are; gives their group, for more of them."""
     output = parser.add_argument_group("what to write")
     output.add_argument("--ext", default=ext, help="results go to <output_dir>/<ext>")
     output.add_argument("--output_dir", default="generation", help="folder of all results")
@@ -22,6 +22,7 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> None:
     output.add_argument("--foot_locking", choices=("ours", "published"), default="ours",
                         help="of the _ik files: ours keeps bones and stairs, the published rule is for comparison")
     output.add_argument("--no_html", action="store_true", help="write no index.html that plays the motions")
+    return output
 
 
 def add_models(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
@@ -64,7 +65,9 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
                         help="length of --text_prompt in seconds instead, longer than a model sees at once if need be")
     prompt.add_argument("--timeline", action="store_true",
                         help="one motion of all prompts of --text_path, one after another")
-    add_output(parser, ext="text2motion")
+    add_output(parser, ext="text2motion").add_argument(
+        "--side_by_side", action="store_true",
+        help="one more .mp4 a prompt: all its --repeat_times motions next to one another, feet locked")
     add_models(parser)
     add_sampling(parser)
     add_speed(parser)
@@ -77,4 +80,6 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
         raise InputError("--seconds goes with --text_prompt, in place of --motion_length")
     if opt.timeline and opt.text_path is None:
         raise InputError("--timeline goes with --text_path")
+    if opt.side_by_side and opt.repeat_times < 2:
+        raise InputError("--side_by_side goes with --repeat_times 2 or more")
     return opt

@@ -159,6 +159,7 @@ def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tupl
     (("--text_prompt", "a", "--motion_length", "4.5"), "--motion_length"),
     (("--text_prompt", "a", "--motion_length", "long"), "--motion_length"),
     (("--text_prompt", "a", "--repeat_times", 0), "--repeat_times"),
+    (("--text_prompt", "a", "--side_by_side"), "--side_by_side goes with --repeat_times 2 or more"),
     (("--text_prompt", "a", "--topkr", 1.5), "--topkr"), (("--text_prompt", "a", "--time_steps", 0), "--time_steps"),
     (("--text_prompt", "a", "--cond_scale", "nan"), "--cond_scale"),
 ])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.specs import dataset_spec
 from motion.skeleton import KIT, T2M, Skeleton
 from utils.errors import InputError
 from visualization import video
@@ -11,6 +12,7 @@ from visualization.body import LEFT, RIGHT
 from visualization.canvas import Canvas, Layer, whole_ycc
 from visualization.drawing import Stage
 from visualization.floor import GROUND
+from visualization.outputs import Formats, Made, write_motions, write_side_by_side
 from visualization.video import _at_rate, strip, write_video
 
 
@@ -45,6 +47,17 @@ def test_film_has_every_frame_at_its_rate_and_size(tmp_path):
     meta, frames = decode(tmp_path / "a.mp4")
     assert frames.shape == (33, 160, 160, 3)
     assert meta["fps"] == 20
+
+
+def test_the_motions_of_a_prompt_are_filmed_side_by_side(tmp_path):
+    spec, formats = dataset_spec("t2m"), Formats(video=False, bvh=False)
+    takes = ((0, 0, 5), (0, 1, 8), (1, 0, 4))
+    made = [Made(number, repeat, "glides", walker(frames)) for number, repeat, frames in takes]
+    written = list(write_motions(tmp_path, made, spec, formats))
+    first, second = write_side_by_side(tmp_path, made, written, spec, formats)
+    assert first == tmp_path / "animation" / "0" / "sample0_side_by_side.mp4"
+    assert decode(first)[1].shape == (8, 480, 960, 3)
+    assert decode(second)[1].shape == (4, 480, 480, 3)
 
 
 def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):

@@ -2,6 +2,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,18 @@ def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, form
     """``write_motion`` for each, in order, as many at a time as there are cores."""
     with mapping(min(len(motions), usable_cores()), chunksize=1) as each:
         yield from each(partial(_write_made, folder, spec, formats), motions)
+
+
+def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[PageMotion], spec: DatasetSpec,
+                       formats: Formats) -> list[Path]:
+    """A film for each prompt: the motions of it that were ``written``, with locked feet, next to one another."""
+    paths = []
+    for number, pairs in groupby(zip(made, written, strict=True), key=lambda pair: pair[0].number):
+        takes = [motion for _, motion in pairs]
+        paths.append(folder / "animation" / str(number) / f"sample{number}_side_by_side.mp4")
+        write_video(paths[-1], [take.locked for take in takes], [take.caption for take in takes], spec.fps,
+                    film_fps=formats.fps)
+    return paths
 
 
 def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -> PageMotion:
