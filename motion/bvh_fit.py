@@ -2,7 +2,8 @@
 
 Joints tell where bones point, not how they are turned about themselves. Two joints have several children (pelvis and
 chest): there a rigid fit settles the whole rotation. Every other bone swings the shortest way out of the frame it hangs
-in, so it has no twist of its own; along the spine that frame goes evenly from the pelvis's to the chest's.
+in, so it has no twist of its own; along the spine that frame goes evenly from the pelvis's to the chest's. Where bones
+change their length over the clip, the joints along a limb share the misfit.
 """
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from motion.skeleton import Skeleton
 
 _EULER_ORDER = "zyx"
 _SHAPE_ROUNDS = 5  # alternations between a cluster's shape and its rotations; a rigid one is exact after one
+_CHAIN_ROUNDS = 8  # times that each bone of a chain is turned to where the joints beyond it fit best
 
 
 def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
@@ -90,21 +92,55 @@ def _rigid_fit(shape: Tensor, bones: Tensor) -> Tensor:
 
 
 def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> Tensor:
-    """Local rotations (T, J, 4). A bone points from where its joint has come to lie to where its child should be."""
+    """Local rotations (T, J, 4), by which bones point as ``_directions`` says."""
     parents = rig.parents
+    directions = _directions(joints, rig, offsets, clusters)
     frames = _twist_frames(rig, clusters)
-    world, place, local = {}, {0: joints[:, 0]}, []
+    world, local = {}, []
     for joint, parent in enumerate(parents):
-        if parent >= 0:
-            place[joint] = place[parent] + quat_rotate(world[parent], offsets[joint])
         children = [child for child, other in enumerate(parents) if other == joint]
         world[joint] = clusters[joint] if joint in clusters else frames.get(joint, world.get(parent))
         if len(children) == 1:
-            aim = joints[:, children[0]] - place[joint]
-            swing = quat_between(quat_rotate(world[joint], offsets[children[0]]), aim)
+            swing = quat_between(quat_rotate(world[joint], offsets[children[0]]), directions[children[0]])
             world[joint] = quat_multiply(swing, world[joint])
         local.append(world[joint] if parent < 0 else quat_multiply(quat_conjugate(world[parent]), world[joint]))
     return torch.stack(local, 1)
+
+
+def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Directions (T, 3) in which the bones to joints with no siblings point, chain by chain from the root on."""
+    place, directions = {0: joints[:, 0]}, {}
+    for joint, parent in enumerate(rig.parents):
+        if joint in place:
+            continue
+        if parent in clusters:
+            place[joint] = place[parent] + quat_rotate(clusters[parent], offsets[joint])
+            continue
+        chain = [joint]
+        while chain[-1] not in clusters and chain[-1] in rig.parents:
+            chain.append(rig.parents.index(chain[-1]))
+        lengths = offsets[chain].norm(dim=-1, keepdim=True)
+        fitted = _chain_directions(place[parent], joints[:, chain], lengths)
+        directions |= dict(zip(chain, fitted.unbind(1), strict=True))
+        places = place[parent][:, None] + (fitted * lengths).cumsum(1)
+        place |= dict(zip(chain, places.unbind(1), strict=True))
+    return directions
+
+
+def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """Directions (T, N, 3) of a chain of bones from ``start`` (T, 3), ``lengths`` (N, 1), whose ends come nearest to
+    ``targets`` (T, N, 3): each bone's in turn while the others stay, from those that follow the targets one by one."""
+    place, directions = start, []
+    for target, length in zip(targets.unbind(1), lengths, strict=True):
+        directions.append(normalize(target - place, dim=-1))
+        place = place + length * directions[-1]
+    for _ in range(_CHAIN_ROUNDS):
+        for bone in range(len(directions)):
+            places = start[:, None] + (torch.stack(directions, 1) * lengths).cumsum(1)
+            missing = (targets - places)[:, bone:].sum(1)
+            beyond = len(directions) - bone
+            directions[bone] = normalize(missing + beyond * lengths[bone] * directions[bone], dim=-1)
+    return torch.stack(directions, 1)
 
 
 def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
