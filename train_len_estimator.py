@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
 from data.paraphrase import with_paraphrases
 from data.specs import MAX_TOKENS, dataset_spec
-from data.text_motion import load_pairs
+from data.text_motion import caption_texts, load_pairs
 from models.length_estimator import LengthEstimator
 from training.launch import start_run
 from training.length_stage import CaptionLengths, LengthStage
@@ -31,8 +31,9 @@ def main() -> None:
     for split in ("train", "val"):
         pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
                                  opt.paraphrases if split == "train" else 0, opt.seed)
-        captions = [caption for pair in pairs for caption in pair.captions]
-        sets[split] = CaptionLengths(pairs, cached_text_features(spec, split, captions, text, opt.quiet))
+        texts = caption_texts(pairs)
+        features = cached_text_features(spec, split, texts, text, opt.quiet)
+        sets[split] = CaptionLengths(pairs, dict(zip(texts, features, strict=True)))
     print(f"{len(sets['train'])} training captions, {len(sets['val'])} to validate -> {run_folder(opt)}")
 
     model = LengthEstimator(text.dim, MAX_TOKENS + 1)

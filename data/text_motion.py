@@ -110,6 +110,11 @@ def _content_words(caption: Caption) -> list[str]:
     return [word for word, tag in tagged if tag in ("VERB", "NOUN")]
 
 
+def caption_texts(pairs: list[Pair]) -> list[str]:
+    """Every caption once, in the order in which features of them are kept."""
+    return sorted({caption for pair in pairs for caption in pair.captions})
+
+
 def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
     """How often to sample each pair, mean 1: by the rarest of its words, ``(pairs that have it)^-power``.
 
@@ -187,7 +192,7 @@ class TextTokens(_CroppedPairs):
     def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:
         super().__init__(pairs, training, seed)
         self.codes = codes
-        self.texts = sorted({caption for pair in pairs for caption in pair.captions})
+        self.texts = caption_texts(pairs)
         self.text_ids = {text: number for number, text in enumerate(self.texts)}
 
     def __getitem__(self, index: int) -> dict[str, object]:

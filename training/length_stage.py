@@ -1,4 +1,5 @@
 """The length estimator's stage."""
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ class CaptionLengths(Dataset):
     """Items ``feature`` (c,) and ``token_len``: every caption with the length of its clip in tokens.
 
     Args:
-        features: (captions of all pairs in their order, c).
+        features: (c,) by caption.
     """
 
-    def __init__(self, pairs: list[Pair], features: Tensor) -> None:
-        self.features = features
+    def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor]) -> None:
+        self.features = torch.stack([features[caption] for pair in pairs for caption in pair.captions])
         self.lengths = [len(pair.features) // UNIT_LENGTH for pair in pairs for _ in pair.captions]
 
     def __len__(self) -> int:
