@@ -15,6 +15,7 @@ from options.base import (
     add_group_by_length,
     add_paraphrases,
     add_training,
+    non_negative,
     positive_int,
     share,
 )
@@ -54,6 +55,9 @@ def add_token_transformer(parser: Parser, cond_drop_prob: float,
     model.add_argument("--dropout", type=share, default=0.2, help="dropout")
     model.add_argument("--cond_drop_prob", type=share, default=cond_drop_prob,
                        help="share of samples that lose their text, for classifier-free guidance")
+    model.add_argument("--cond_noise", type=non_negative, default=0.0, metavar="STD",
+                       help="noise on text features in training, in deviations of theirs, so that a text in words of "
+                            "no caption is taken for what lies near it")
     model.add_argument("--codebook_start", action=argparse.BooleanOptionalAction, default=True,
                        help="begin with the tokenizer's codes as embeddings; without, at random as published runs do")
     return model

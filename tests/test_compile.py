@@ -16,7 +16,7 @@ from training.stage import Stage, compile_parts
 from training.token_stage import MaskStage
 from training.vq_stage import VQStage
 
-OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"])
+OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"], cond_noise=0)
 STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),
           "lamp": lambda model: LaMPStage(model, OPTIONS, None, None),
           "t2m": lambda model: MaskStage(model, OPTIONS, {}, [])}

@@ -10,6 +10,7 @@ from torch import nn
 
 from data.specs import dataset_spec
 from models.transformers.config import MaskTransformerConfig
+from models.transformers.losses import TokenLoss
 from models.transformers.mask_transformer import MaskTransformer
 from options.opt_file import read_options, write_options
 from tests.toy_run import Numbers, Pull, always, options
@@ -23,7 +24,7 @@ from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.stage import Stage, to_device, trainable
 from training.token_stage import MaskStage
-from utils.draws import WHOLE
+from utils.draws import WHOLE, Share
 from utils.errors import InputError
 
 
@@ -253,11 +254,38 @@ def test_a_table_of_text_features_is_not_exchanged_between_processes() -> None:
     features = {"train": torch.zeros(3, 8), "val": torch.ones(2, 8)}
     model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=8, latent_dim=8, n_heads=2,
                                                   n_layers=1, ff_size=8))
-    stage = MaskStage(model, options(), features, [])
+    stage = MaskStage(model, options(cond_noise=0), features, [])
     assert {name for name, _ in stage.named_buffers()} == {f"model.{name}" for name, _ in model.named_buffers()}
     batch = {"caption": torch.tensor([2, 0]), "tokens": torch.zeros(2, 5, 1, dtype=torch.int64),
              "token_len": torch.tensor([5, 3])}
     assert stage(batch, torch.Generator(), WHOLE)["loss"].isfinite()
+
+
+def test_text_features_are_shown_with_noise_of_their_own_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = torch.tensor([1.0, 3.0] * 32)
+    table = torch.randn(400, 64, generator=torch.Generator().manual_seed(0)) * spread
+    captions = torch.arange(400)
+    batch = {"caption": captions, "tokens": torch.zeros(400, 5, 1, dtype=torch.int64),
+             "token_len": torch.full((400,), 5)}
+    shown = []
+
+    def loss(*given: object, **_: object) -> TokenLoss:
+        shown.append(given[2])
+        return TokenLoss(*torch.zeros(4).unbind())
+
+    monkeypatch.setattr(MaskTransformer, "loss", loss)
+    model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=64, latent_dim=8, n_heads=2,
+                                                  n_layers=1, ff_size=8))
+    for strength in (0.0, 0.5):
+        stage = MaskStage(model, options(cond_noise=strength), {"train": table}, [])
+        stage(batch, torch.Generator().manual_seed(1), WHOLE)
+        noise = shown[-1] - table
+        torch.testing.assert_close(noise.std(0), strength * table.std(0), rtol=0.1, atol=0)
+        torch.testing.assert_close(noise.mean(0) / spread, torch.zeros(64), rtol=0, atol=0.1)
+    halves = [Share(0, 400), Share(200, 400)]
+    for share, part in zip(halves, (slice(0, 200), slice(200, 400)), strict=True):
+        stage({key: value[part] for key, value in batch.items()}, torch.Generator().manual_seed(1), share)
+    torch.testing.assert_close(torch.cat(shown[-2:]), shown[-3])
 
 
 def test_a_log_that_cannot_be_written_is_named(home: Path) -> None:

@@ -19,6 +19,7 @@ from utils import ranks
 from utils.draws import WHOLE, Share
 from utils.seeding import stream_seed
 
+UNIT = 12**0.5  # a uniform draw from as wide an interval has unit variance
 VALIDATION_BATCH = 128
 VALIDATION_DRAWS = 4  # masks, or layers, a validation clip is seen under
 
@@ -38,6 +39,7 @@ class TokenStage(Stage):
         super().__init__(model)
         self.choose_by_fid(fid)
         self.opt, self.val_set = opt, val_set
+        self.spread = features["train"].std(0) if opt.cond_noise else None
         self.features = dict(features)  # no buffers: several processes would exchange those at every step
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
@@ -46,7 +48,11 @@ class TokenStage(Stage):
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, share: Share) -> dict[str, Tensor]:
         """Loss and accuracy on tokens (b, 49, q), and how many positions of a sample they are means over."""
-        result = self._result(batch, self._conditions("train", batch["caption"]), generator, share)
+        cond = self._conditions("train", batch["caption"])
+        if self.opt.cond_noise:
+            noise = UNIT * (share.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
+            cond = cond + self.opt.cond_noise * self.spread.to(cond.device) * noise
+        result = self._result(batch, cond, generator, share)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
 
     def compiled_parts(self) -> list[nn.Module]:
