@@ -9,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import published
 from benchmarks.measure import benchmark_parser, run_benchmark
 from benchmarks.networks import SPEC, make_tokenizer
 from data.specs import MAX_MOTION_LENGTH
@@ -30,12 +31,17 @@ def main() -> None:
     motion = torch.randn(args.batch, MAX_MOTION_LENGTH, SPEC.dim_pose, device=device)
     ids = tokenizer.encode(motion)
     size = f"{args.batch} x {MAX_MOTION_LENGTH}"
+    jobs = {f"encode {size}": lambda: tokenizer.encode(motion),
+            f"decode {size}": lambda: tokenizer.forward_decoder(ids)}
+    ways = [""]
+    if args.sizes == "published" and device.type == "cpu":
+        plain = make_tokenizer(args.sizes, device)
+        jobs |= {f"encode {size}{published.WAY}": lambda: published.encode(plain, motion),
+                 f"decode {size}{published.WAY}": lambda: plain.forward_decoder(ids)}
+        ways.append(published.WAY)
+    sums = {f"encode + decode {size}{way}": (f"encode {size}{way}", f"decode {size}{way}") for way in ways}
     with torch.inference_mode():
-        run_benchmark(
-            "codec", {f"encode {size}": lambda: tokenizer.encode(motion),
-                      f"decode {size}": lambda: tokenizer.forward_decoder(ids)}, args,
-            {"precision": args.precision, "compile": args.compile},
-            {f"encode + decode {size}": (f"encode {size}", f"decode {size}")})
+        run_benchmark("codec", jobs, args, {"precision": args.precision, "compile": args.compile}, sums)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import Job, benchmark_parser, run_benchmark
-from benchmarks.train_jobs import BUNDLED, PUBLISHED, stage_jobs
+from benchmarks.published import WAY
+from benchmarks.train_jobs import BUNDLED, PUBLISHED, published_jobs, stage_jobs
 from options.base import positive_int
 from utils.device import select_device
 from utils.errors import script
@@ -18,14 +19,21 @@ STEPS = {"vq, step, 64 x 64": ("vq", 64), "lamp, step, batch 8": ("lamp", 8), "t
 
 
 def jobs(args: argparse.Namespace) -> dict[str, Job]:
-    """The steps that were asked for, each of a network of its own."""
-    makers = stage_jobs(PUBLISHED if args.sizes == "published" else BUNDLED, select_device(args.gpu_id))
+    """The steps that were asked for, each of a network of its own; on the CPU, at published sizes, beside the published
+    way."""
+    device, sizes = select_device(args.gpu_id), PUBLISHED if args.sizes == "published" else BUNDLED
+    makers = stage_jobs(sizes, device)
+    plain = published_jobs(sizes) if sizes is PUBLISHED and device.type == "cpu" else {}
     chosen: dict[str, Job] = {}
     for name, (stage, batch) in STEPS.items():
         if stage in args.stages:
             made = makers[stage](args.batch_size or batch)
             if stage == "lamp":
                 chosen[LAMP] = made.forward_backward
+                if stage in plain:
+                    chosen[LAMP + WAY] = plain[stage](args.batch_size or batch).forward_backward
+            elif stage in plain:
+                chosen[name + WAY] = plain[stage](args.batch_size or batch).step()
             chosen[name] = made.step(half=args.mixed_precision == "bf16")
     return chosen
 

@@ -10,12 +10,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.profiling import profile_table
+from benchmarks.published import WAY
 from evaluation.timing import hardware
 from options.base import Parser, positive_int
 from utils.device import select_device
@@ -28,12 +30,15 @@ YARDSTICK = 1024  # rows and columns of the matrices that are multiplied
 
 @dataclass(frozen=True)
 class Figure:
-    """Seconds of one job: medians over the rounds, and the best round."""
+    """Seconds of one job: medians over the rounds, and the best round; where the published way of it ran in the same
+    rounds, the medians of the ratio to that."""
 
     wall: float       # by the clock, all threads
     wall_best: float
     cpu: float        # of the processor, one thread
     cpu_best: float
+    wall_ratio: float | None = None
+    cpu_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,26 @@ def benchmark_parser(description: str, repeats: int = 5) -> Parser:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all figures")
     parser.add_argument("--reference", type=Path, metavar="FILE.json",
                         help="print ratios to these figures: benchmarks/reference.json, or what --out wrote elsewhere")
+    parser.add_argument("--profile", action="store_true",
+                        help="print what the jobs spend their time in, by kinds of operators, instead of timing them")
     return parser
 
 
 def measure(jobs: Mapping[str, Job], repeats: int, threads: int, device: torch.device | str = "cpu",
             sums: Mapping[str, Sequence[str]] | None = None) -> tuple[dict[str, Figure], Yardstick]:
-    """Time jobs in ``repeats`` rounds with one thread and as many with ``threads``, each after one to warm up.
+    """Time jobs in ``repeats`` rounds with one thread and as many with ``threads``, if these are more, each after one
+    to warm up.
 
-    ``sums`` names further figures, each the jobs of a round together.
+    ``sums`` names further figures, each the jobs of a round together. A job beside another of its name and ``WAY``
+    has its ratio to that.
     """
     device = torch.device(device)
     before = torch.get_num_threads()
     try:
-        _, cpu, one_flops = _rounds(jobs, repeats, 1, device)
-        wall, _, all_flops = _rounds(jobs, repeats, threads, device)
+        wall, cpu, one_flops = _rounds(jobs, repeats, 1, device)
+        all_flops = one_flops
+        if threads > 1:
+            wall, _, all_flops = _rounds(jobs, repeats, threads, device)
     finally:
         torch.set_num_threads(before)
     for name, parts in (sums or {}).items():
@@ -77,7 +88,16 @@ def measure(jobs: Mapping[str, Job], repeats: int, threads: int, device: torch.d
             taken[name] = [sum(one) for one in zip(*(taken[part] for part in parts), strict=True)]
     figures = {name: Figure(statistics.median(wall[name]), min(wall[name]), statistics.median(cpu[name]),
                             min(cpu[name])) for name in wall}
+    for name in figures:
+        if name + WAY in figures:
+            figures[name] = replace(figures[name], wall_ratio=_ratio(wall[name], wall[name + WAY]),
+                                    cpu_ratio=_ratio(cpu[name], cpu[name + WAY]))
     return figures, Yardstick(one_flops, all_flops)
+
+
+def _ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Median over the rounds."""
+    return statistics.median(one / other for one, other in zip(seconds, others, strict=True))
 
 
 def _rounds(jobs: Mapping[str, Job], repeats: int, threads: int,
@@ -113,9 +133,13 @@ def run_benchmark(name: str, jobs: Mapping[str, Job], args: argparse.Namespace,
     """Measure jobs as the flags of ``benchmark_parser`` say, print the table, and write JSON where it is asked for.
 
     Figures are known by ``<name>/<sizes>/<job>``; ``facts`` go into the file beside them; ``sums`` as in ``measure``.
+    With ``--profile`` jobs are profiled instead, and there are no figures.
     """
     reference = read_reference(args.reference) if args.reference else {}
     device = select_device(args.gpu_id)
+    if args.profile:
+        print(profile_table(jobs, measure({}, args.repeats, 1)[1].one_thread))
+        return {}
     figures, yardstick = measure(jobs, args.repeats, args.threads, device, sums)
     named = {f"{name}/{args.sizes}/{job}": figure for job, figure in figures.items()}
     print(table(named, yardstick, args.threads, reference))
@@ -136,14 +160,17 @@ def read_reference(path: Path) -> dict[str, float]:
 
 
 def table(figures: Mapping[str, Figure], yardstick: Yardstick, threads: int, reference: Mapping[str, float]) -> str:
-    """Figures in lines, with their ratio to ``reference`` (wall seconds by name): of the wall time, and of the
-    processor time spread over all threads, which is what an idle machine would need at best."""
+    """Figures in lines, with their ratios to the published way here, and to ``reference`` (wall seconds by name): of
+    the wall time, and of the processor time spread over all threads, which is what an idle machine would need at best.
+    """
     width = max(map(len, figures), default=0)
     lines = [f"seconds, medians and (best); {threads} threads by the clock, 1 thread by processor time",
              f"yardstick: {yardstick.all_threads:.0f} GFLOP/s with {threads}, {yardstick.one_thread:.0f} with 1"]
     for name, figure in figures.items():
         line = (f"{name:{width}}  wall {figure.wall:7.3f} ({figure.wall_best:7.3f})  "
                 f"cpu {figure.cpu:7.3f} ({figure.cpu_best:7.3f})")
+        if figure.cpu_ratio is not None:
+            line += f"  published way: wall x {figure.wall_ratio:.2f}, cpu x {figure.cpu_ratio:.2f}"
         if name in reference:
             known = reference[name]
             line += (f"  reference {known:.3f}: wall x {figure.wall_best / known:.2f}, "

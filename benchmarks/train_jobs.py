@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from benchmarks.published import draw_by_gumbel, lamp_loss
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import matching_loss
@@ -90,6 +91,12 @@ def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str,
             "evaluator": builder.evaluator, "m2t": builder.m2t}
 
 
+def published_jobs(sizes: Sizes) -> Mapping[str, Callable[[int], StageJob]]:
+    """Makers of the jobs of ``vq`` and ``lamp`` the published way, on the CPU."""
+    builder = _Builder(sizes, torch.device("cpu"))
+    return {"vq": builder.published_vq, "lamp": builder.published_lamp}
+
+
 class _Builder:
     """Networks and batches of a stage, with what they draw from."""
 
@@ -108,6 +115,20 @@ class _Builder:
         motion, lengths = self._motion(batch)
         ids, mask = self._words(batch, TEXT, config.qformer.vocab)
         return self._job(model, lambda: model(motion, ids, mask, lengths, generator=self.generator).loss)
+
+    def published_vq(self, batch: int) -> StageJob:
+        model = build_tokenizer(replace(self.sizes.vq, published_reset=True)).train()
+        draw_by_gumbel(model)
+        motion = self._randn(batch, 64, FEATURES)
+        return self._job(model, lambda: tokenizer_loss(model(motion), motion, JOINTS).total)
+
+    def published_lamp(self, batch: int) -> StageJob:
+        config = LaMPConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), self.sizes.embed_dim,
+                            published=True)
+        model = LaMP(config, build_tokenizer(config.vq)).train()
+        motion, _ = self._motion(batch)
+        ids, mask = self._words(batch, TEXT, config.qformer.vocab)
+        return self._job(model, lambda: lamp_loss(model, motion, ids, mask))
 
     def t2m(self, batch: int) -> StageJob:
         model = MaskTransformer(self.sizes.t2m).to(self.device).train()

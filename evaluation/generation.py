@@ -11,6 +11,7 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 
 BASE = "base layer"
 ALL = "base + residual"
+BATCH = 64  # texts that are encoded together
 
 
 class Encoder(Protocol):
@@ -32,10 +33,11 @@ class RememberedTexts:
         self.encoder, self.known = encoder, known
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, c) of texts."""
-        for text in texts:
-            if text not in self.known:
-                self.known[text] = self.encoder([text])
+        """Features (b, c) of texts; of those that are new in batches of like length."""
+        new = sorted({text for text in texts if text not in self.known}, key=lambda text: (len(text), text))
+        for start in range(0, len(new), BATCH):
+            chosen = new[start:start + BATCH]
+            self.known |= zip(chosen, self.encoder(chosen).split(1), strict=True)
         return torch.cat([self.known[text] for text in texts])
 
 
@@ -51,6 +53,9 @@ def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "")
     rows out of one generation, named ``prefix`` + ``BASE`` and ``ALL``."""
 
     def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+        for text in (pipeline.text, pipeline.residual_text):
+            if isinstance(text, RememberedTexts):
+                text([pipeline.clean(sample.text) for sample in samples])
         tokens = pipeline.tokens(samples, sampling)
         base = [ids if ids.dim() == 1 else ids[:, 0] for ids in tokens]
         rows = {prefix + BASE: pipeline.features_of(base, sampling.group_rows)}

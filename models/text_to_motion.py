@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from models.length_estimator import LengthEstimator
-from models.transformers.groups import ROWS, fixed_shape_groups
+from models.transformers.groups import fixed_shape_groups
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators
@@ -33,7 +33,7 @@ class Sampling:
     gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
     res_cond_scale: float = 2.0  # guidance of the residual layers
     res_temperature: float = 0.1  # of the residual layers, whose likeliest codes are the best ones
-    group_rows: int | None = None  # samples a pass; by default 1 on the CPU, where 8 are faster if many are made
+    group_rows: int | None = None  # samples, or texts, a pass; by default 1 on the CPU, where 8 are faster for many
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
@@ -133,7 +133,7 @@ class TextToMotion:
 
         The base layer is the same either way.
         """
-        features = _Features(self.device)
+        features = _Features(self.device, sampling and sampling.group_rows)
         lengths = self.token_lengths(samples, features)
         return self.fill([sample.text for sample in samples], lengths, [sample.seed for sample in samples],
                          sampling=sampling, features=features)
@@ -145,16 +145,18 @@ class TextToMotion:
         ``known`` (b, n, q) are ids to keep, negative where they are to be made: in-painting. ``stream`` counts the
         fillings that share a seed, so that each draws anew. ``features`` are those of texts that are known already.
         """
-        sampling, features = sampling or Sampling(), features or _Features(self.device)
+        sampling = sampling or Sampling()
+        features = features or _Features(self.device, sampling.group_rows)
         texts = [self.clean(text) for text in texts]
         number = 2 * stream
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
-        alone = self.transformer.config.attention == "additive"  # which looks at padding
+        # Additive attention looks at padding, so that samples of one length alone may share a pass.
+        base_rows = sampling.group_rows or (1 if self.transformer.config.attention == "additive" else None)
         ids = self.transformer.generate(
             features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
             cond_scale=sampling.cond_scale, temperature=sampling.temperature, topk_filter_thres=sampling.topkr,
             gumbel=sampling.gumbel_sample, known=None if known is None else known[..., 0],
-            group_rows=1 if alone else sampling.group_rows).ids
+            group_rows=base_rows).ids
         if self.residual is not None:
             streams = sample_generators([stream_seed(seed, number + RESIDUAL_STREAM) for seed in seeds])
             ids = self.residual.generate(
@@ -163,9 +165,9 @@ class TextToMotion:
                 group_rows=sampling.group_rows)
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
-    def condition(self, texts: Sequence[str]) -> Tensor:
-        """Text features (len(texts), c) that the masked transformer is told."""
-        return _Features(self.device)(self.text, [self.clean(text) for text in texts])
+    def condition(self, texts: Sequence[str], rows: int | None = None) -> Tensor:
+        """Text features (len(texts), c) that the masked transformer is told, ``rows`` of them a pass."""
+        return _Features(self.device, rows)(self.text, [self.clean(text) for text in texts])
 
     def token_lengths(self, samples: Sequence[Sample], features: "_Features | None" = None) -> list[int]:
         """Tokens of each sample: its frames cut to whole tokens, or what the length estimator expects."""
@@ -204,20 +206,24 @@ class TextToMotion:
 class _Features:
     """Text features, each text encoded once by each encoder.
 
-    On the CPU texts are encoded one by one. Elsewhere ``ROWS`` of them share a pass, short passes filled up, so that
-    the shape of a pass, and with it a feature's last digits, do not depend on what else is encoded.
+    By default texts are encoded one by one on the CPU and 64 a pass elsewhere; ``rows`` says otherwise. Passes
+    have a shape of their own: short ones are filled up, and an encoder that tells the ``lengths`` of texts, because it
+    pads them to the longest of a pass, is given texts of like length and what to pad them to. So a feature's last
+    digits do not depend on what else is encoded.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.rows = 1 if device.type == "cpu" else ROWS
+    def __init__(self, device: torch.device, rows: int | None = None) -> None:
+        self.device, self.rows = device, rows
         self.known: dict[TextFeatures, dict[str, Tensor]] = {}
 
     def __call__(self, encoder: TextFeatures, texts: Sequence[str]) -> Tensor:
         """Features (len(texts), c)."""
         known = self.known.setdefault(encoder, {})
         new = [text for text in dict.fromkeys(texts) if text not in known]
-        for start in range(0, len(new), self.rows):
-            chosen = new[start:start + self.rows]
-            filled = chosen + [chosen[-1]] * (self.rows - len(chosen))
-            known |= zip(chosen, encoder(filled).split(1), strict=False)
+        padded = self.device.type == "cpu" and hasattr(encoder, "lengths")
+        lengths = encoder.lengths(new) if padded and new else [1] * len(new)
+        for group in fixed_shape_groups(lengths, self.device, self.rows):
+            chosen = group.pick(new)
+            features = encoder(chosen, group.length) if padded else encoder(chosen)
+            known |= zip(chosen[:len(group.rows)], features.split(1), strict=False)
         return torch.cat([known[text] for text in texts])

@@ -231,9 +231,9 @@ def test_it_learns_tokens_that_follow_from_the_text() -> None:
 LENS = [5, 12, 1, 9, 30, 7, 7, 22, 3, 16, 2, 11, 28, 4, 19, 6, 13]
 
 
-@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize(("kind", "group_rows"), [
+    ("causal", None), ("causal", 4), ("full", None), ("full", 4), ("additive", 1), ("additive", 4)])
 @pytest.mark.parametrize("gumbel", [True, False])
-@pytest.mark.parametrize("group_rows", [None, 4])
 def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, group_rows: int | None) -> None:
     model, cond, seeds = make(kind), texts(len(LENS)), [1000 + k for k in range(len(LENS))]
 
@@ -261,6 +261,8 @@ def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
         for group in groups:
             assert group.size == 2
             assert {-(-lens[row] // step) * step for row in group.rows} == {group.length}
+    exact = fixed_shape_groups([7, 6, 7, 7], cpu, rows=2, exact=True)
+    assert [(g.rows, g.size, g.length) for g in exact] == [([1], 2, 6), ([0, 2], 2, 7), ([3], 2, 7)]
 
 
 def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:

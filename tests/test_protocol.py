@@ -133,12 +133,13 @@ def test_repeats_side_by_side_give_what_they_give_one_after_the_other() -> None:
 
 
 class Counting:
-    """A text encoder that counts the texts it is asked for."""
+    """A text encoder that counts the texts it is asked for, and how often."""
 
     def __init__(self, fingerprint: str) -> None:
-        self.fingerprint, self.asked = fingerprint, 0
+        self.fingerprint, self.asked, self.passes = fingerprint, 0, 0
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        self.passes += 1
         self.asked += len(texts)
         return torch.tensor([[float(len(text))] for text in texts])
 
@@ -151,6 +152,7 @@ def test_a_text_is_encoded_once_by_all_models_with_the_same_encoder() -> None:
         for encoder in (pipeline.text, pipeline.residual_text):
             assert encoder(["walk", "bow", "walk"]).tolist() == [[4], [3], [4]]
     assert (first.asked, same.asked, other.asked) == (2, 0, 2)
+    assert (first.passes, other.passes) == (1, 1)
 
 
 def test_multimodality_is_the_distance_of_motions_of_one_text() -> None:

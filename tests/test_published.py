@@ -111,9 +111,10 @@ def test_a_released_transformer_makes_its_text_condition_itself(published: Path)
     assert not torch.allclose(one, other, atol=1e-3)
 
 
-def test_a_released_transformer_gives_the_same_motion_whatever_the_batch(published: Path) -> None:
+@pytest.mark.parametrize("rows", [None, 4])
+def test_a_released_transformer_gives_the_same_motion_whatever_the_batch(published: Path, rows: int | None) -> None:
     pipeline, _ = load_text_to_motion("t2m", None, SPEC, published)
-    samples, sampling = [Sample("a man walks", 1, 40), Sample("a person bows", 2, 120)], Sampling(3)
+    samples, sampling = [Sample("a man walks", 1, 40), Sample("a person bows", 2, 120)], Sampling(3, group_rows=rows)
     together = pipeline.tokens(samples, sampling)
     for sample, ids in zip(samples, together, strict=True):
         assert torch.equal(pipeline.tokens([sample], sampling)[0], ids)

@@ -1,10 +1,12 @@
 """The generation pipeline with the bundled models."""
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from data.specs import dataset_spec
-from models.text_to_motion import Sample, Sampling, TextToMotion
+from models.text_to_motion import Sample, Sampling, TextToMotion, _Features
 from motion.features import features_to_joints
 from motion.skeleton import T2M
 from training.load import load_text_to_motion
@@ -27,6 +29,32 @@ def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> N
     np.testing.assert_array_equal(alone, among)
     other_seed = pipeline.generate([Sample(sample.text, 8, 100)])[0]
     assert np.abs(alone - other_seed).max() > 0.01
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+def test_same_text_same_feature_whatever_else_is_encoded(pipeline: TextToMotion, rows: int | None) -> None:
+    texts = ["a man bows", "someone waves", "a person kicks twice", *(sample.text for sample in OTHERS)]
+    among = pipeline.condition(texts, rows)
+    assert torch.equal(pipeline.condition(texts[::-1], rows).flip(0), among)
+    for text, feature in zip(texts[:4], among, strict=False):
+        assert torch.equal(pipeline.condition([text], rows)[0], feature)
+    torch.testing.assert_close(among, pipeline.condition(texts), atol=1e-5, rtol=1e-5)  # of passes of other shapes
+
+
+def test_texts_that_share_a_pass_are_of_like_length() -> None:
+    asked = []
+
+    class Encoder:
+        def lengths(self, texts: Sequence[str]) -> list[int]:
+            return [len(text) for text in texts]
+
+        def __call__(self, texts: Sequence[str], width: int) -> torch.Tensor:
+            asked.append((texts, width))
+            return torch.tensor([[float(len(text))] for text in texts])
+
+    features = _Features(torch.device("cpu"), 2)
+    assert features(Encoder(), ["walk", "r", "sit", "leaps", "walk"]).flatten().tolist() == [4, 1, 3, 5, 4]
+    assert asked == [(["r", "sit"], 3), (["walk", "leaps"], 6)]
 
 
 def test_the_bundled_models_raise_the_hand_that_they_are_told(pipeline: TextToMotion) -> None:
@@ -55,7 +83,7 @@ def test_motions_made_in_groups_are_those_made_one_by_one(pipeline: TextToMotion
     same = [np.allclose(one, other, atol=1e-3) for one, other in zip(grouped, alone, strict=True)]
     assert sum(same) >= len(OTHERS) - 2  # rounding may turn over a near tie between two tokens
     among = pipeline.features([*OTHERS[5:], OTHERS[0]], Sampling(group_rows=4))[-1]
-    np.testing.assert_allclose(among, grouped[0], atol=1e-4)
+    np.testing.assert_array_equal(among, grouped[0])
 
 
 def test_punctuation_and_capitals_do_not_matter(pipeline: TextToMotion) -> None:

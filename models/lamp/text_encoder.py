@@ -7,14 +7,15 @@ from models.lamp.features import ConditionKind, LaMPFeatures
 from models.lamp.tokenizer import WordPieces
 
 
-def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them.
+def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int,
+                width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them or to ``width``.
 
     The published behaviour pads all of them to ``longest``; so do accelerators, where it costs nothing and keeps the
     shape of a pass, and with it the last digits of a text's features, from depending on the other texts.
     """
     device = model.query_tokens.device
-    made = pieces.encode(texts, longest, longest if model.config.published or device.type != "cpu" else None)
+    made = pieces.encode(texts, longest, longest if model.config.published or device.type != "cpu" else width)
     return made.ids.to(device, non_blocking=True), made.mask.to(device, non_blocking=True)
 
 
@@ -28,6 +29,11 @@ class LaMPText:
         self.dim = model.config.qformer.hidden * (2 if kind == "both" else 1)
         self.fingerprint = f"lamp {fingerprint} {kind} {max_text_len}"
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, dim) float32 of texts, on the model's device."""
-        return self.model.condition(*text_inputs(self.model, self.pieces, texts, self.max_text_len), self.kind)
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Word pieces of each text, as many as are read."""
+        return self.pieces.encode(texts, self.max_text_len).mask.sum(1).tolist()
+
+    def __call__(self, texts: Sequence[str], width: int | None = None) -> Tensor:
+        """Features (b, dim) float32 of texts, on the model's device; ``width`` as in ``text_inputs``."""
+        inputs = text_inputs(self.model, self.pieces, texts, self.max_text_len, width)
+        return self.model.condition(*inputs, self.kind)

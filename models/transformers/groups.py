@@ -8,6 +8,7 @@ up, and so they do on the CPU where the caller has many samples and names a numb
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 ROWS = 64            # of a pass on an accelerator
 LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
 CPU_STEP = 3         # the same on the CPU, where padding costs what it is long and another shape costs nothing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Group:
         filled = self.rows + [self.rows[-1]] * (self.size - len(self.rows))
         return x[torch.tensor(filled, device=x.device)]
 
-    def pick(self, lengths: Sequence[int]) -> list[int]:
-        """The same of one number a sample."""
-        return [lengths[row] for row in self.rows] + [lengths[self.rows[-1]]] * (self.size - len(self.rows))
+    def pick(self, things: Sequence[T]) -> list[T]:
+        """The same of one thing a sample."""
+        return [things[row] for row in self.rows] + [things[self.rows[-1]]] * (self.size - len(self.rows))
 
     def take_tokens(self, ids: Tensor) -> Tensor:
         """The group's rows of ids (b, n, ...), cut or filled up with -1 to (size, length, ...)."""
@@ -41,17 +44,19 @@ class Group:
         return torch.cat([rows, filler], 1)
 
 
-def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: int | None = None) -> list[Group]:
+def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: int | None = None,
+                       exact: bool = False) -> list[Group]:
     """Groups of equal shape for samples of the given lengths; ``rows`` 1 on the CPU and 64 elsewhere by default.
 
-    Raises ``ValueError`` for a length below 1.
+    With ``exact`` none runs longer than it is, for models that look at padding. Raises ``ValueError`` for a length
+    below 1.
     """
     if min(token_lens, default=1) < 1:
         raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
     rows = rows or (1 if device.type == "cpu" else ROWS)
     if rows == 1:
         return [Group([row], 1, length) for row, length in enumerate(token_lens)]
-    step = CPU_STEP if device.type == "cpu" else LENGTH_STEP
+    step = 1 if exact else CPU_STEP if device.type == "cpu" else LENGTH_STEP
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(token_lens):
         by_length.setdefault(-(-length // step) * step, []).append(row)

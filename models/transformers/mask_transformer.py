@@ -140,7 +140,7 @@ class MaskTransformer(Trunk):
             token_lens: tokens of each sample, at least 1.
             generators: one random stream a sample; a sample's tokens depend on its own stream, text and length only,
                 never on the rest of the batch (except with ``additive`` attention, which looks at the padding unless
-                ``group_rows`` is 1).
+                ``group_rows`` is given).
             timesteps: number of steps.
             cond_scale: guidance; 1 is none.
             topk_filter_thres: share of the codes, the least probable, that are never drawn.
@@ -156,8 +156,9 @@ class MaskTransformer(Trunk):
         token_lens = list(map(int, token_lens))
         if not len(cond) == len(token_lens) == len(generators):
             raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths, {len(generators)} random streams")
-        groups = (one_group(token_lens) if self.config.attention == "additive" and group_rows is None
-                  else fixed_shape_groups(token_lens, cond.device, group_rows))
+        sees_padding = self.config.attention == "additive"
+        groups = (one_group(token_lens) if sees_padding and group_rows is None
+                  else fixed_shape_groups(token_lens, cond.device, group_rows, exact=sees_padding))
         longest = max(token_lens)
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
         steps = ids.repeat(timesteps, 1, 1)

@@ -1,0 +1,77 @@
+"""What a job spends its time in, by kinds of operators, and how fast its products are."""
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+# Parts of the names of ATen's operators; the first kind that fits counts.
+KINDS = {
+    "products": ("addmm", "aten::mm", "bmm", "convolution", "linear"),
+    "attention": ("attention",),
+    "copies": ("copy", "cat", "clone", "index", "gather", "scatter", "stack", "fill", "zero", "repeat", "embedding",
+               "take", "select", "pad", "upsample"),
+    "draws": ("rand", "uniform", "bernoulli", "dropout", "topk", "sort", "exponential", "multinomial", "searchsorted"),
+    "sums": ("aten::add", "aten::sum", "aten::mean", "accumulategrad"),
+    "elementwise": ("norm", "gelu", "relu", "softmax", "mul", "div", "sub", "exp", "log", "where", "erf", "max", "min",
+                    "smooth", "nll", "sqrt", "clamp", "threshold", "addcmul", "addcdiv", "lerp", "pow"),
+}
+OTHER = "other"  # shapes, memory, and what calls the rest
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a job goes, with one thread."""
+
+    seconds: float            # of the processor, not profiled
+    shares: dict[str, float]  # of the time inside operators by kind, 1 together
+    flops: float              # of the products; attention's own are not counted
+
+    @property
+    def rate(self) -> float:
+        """GFLOP/s of the products while they ran."""
+        busy = self.seconds * self.shares["products"]
+        return self.flops / busy / 1e9 if busy else 0.0
+
+
+def kind_of(operator: str) -> str:
+    """Which of ``KINDS`` an operator's name belongs to."""
+    name = operator.lower()
+    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), OTHER)
+
+
+def profile_job(job: Callable[[], object]) -> Profile:
+    """Run a job three times with one thread: counted, timed, profiled."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            job()
+        start = time.process_time()
+        job()
+        seconds = time.process_time() - start
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as recorded:
+            job()
+    finally:
+        torch.set_num_threads(before)
+    taken = dict.fromkeys([*KINDS, OTHER], 0.0)
+    for event in recorded.key_averages():
+        taken[kind_of(event.key)] += event.self_cpu_time_total
+    total = sum(taken.values())
+    return Profile(seconds, {kind: spent / total for kind, spent in taken.items()}, counter.get_total_flops())
+
+
+def profile_table(jobs: Mapping[str, Callable[[], object]], yardstick: float) -> str:
+    """A line a job: processor seconds, shares by kind, and the products' rate beside ``yardstick`` GFLOP/s."""
+    width = max(map(len, jobs), default=0)
+    kinds = "  ".join([*KINDS, OTHER])
+    lines = ["processor seconds with 1 thread, and shares of the time inside operators",
+             f"{'':{width}}  seconds  {kinds}  GFLOP of products, GFLOP/s, of the yardstick's {yardstick:.0f}"]
+    for name, job in jobs.items():
+        found = profile_job(job)
+        shares = "  ".join(f"{100 * share:{len(kind) - 1}.1f}%" for kind, share in found.shares.items())
+        lines.append(f"{name:{width}}  {found.seconds:7.2f}  {shares}  {found.flops / 1e9:9.1f}  {found.rate:5.0f}  "
+                     f"{found.rate / yardstick:4.2f}")
+    return "\n".join(lines)

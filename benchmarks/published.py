@@ -1,0 +1,127 @@
+"""The published way of computing, on the modules of this project: what the benchmarks set theirs beside.
+
+It is not the released code, which is not at hand: it is the computation that the publications and their code describe,
+with our layers, in float32. With and without text are passes of their own, all positions go through the last layer and
+are drawn, over all classes; all rows share one pass, as long as the longest; the losses look at padding. Where ours
+computes the same numbers, tests hold the two against each other.
+"""
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.lamp.lamp import LaMP, Negatives
+from models.lamp.objectives import LABEL_SMOOTHING
+from models.transformers.losses import padding_of
+from models.transformers.mask_transformer import KEPT, MaskTransformer
+from models.transformers.residual import ResidualTransformer
+from models.transformers.sampling import cosine_mask_ratio, lowest, top_k_filter
+from models.vq.model import RVQVAE, HumanVQVAE
+from models.vq.quantizer import EmaQuantizer
+
+WAY = ", the published way"  # behind a job's name: the same job computed so
+
+Draw = Callable[[Sequence[int]], Tensor]
+IGNORED = -100  # of cross entropy
+
+
+def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Ids (...) drawn from logits (..., classes) with Gumbel noise on all classes."""
+    return (logits - torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))).argmax(-1)
+
+
+@torch.no_grad()
+def base_tokens(model: MaskTransformer, cond: Tensor, token_lens: Sequence[int], timesteps: int = 10,
+                cond_scale: float = 4.0, thres: float = 0.9, draw: Draw = torch.rand) -> Tensor:
+    """Ids (b, n) for text features (b, c) and lengths in tokens, -1 at padding; ``draw`` is asked for uniform noise of
+    all positions and classes at every step."""
+    lengths = torch.tensor(token_lens)
+    padding = padding_of(lengths, max(token_lens))
+    ids = torch.full(padding.shape, model.mask_id).masked_fill(padding, model.pad_id)
+    scores = torch.zeros(ids.shape).masked_fill(padding, KEPT)
+    for share in cosine_mask_ratio(torch.linspace(0, 1, timesteps)).tolist():
+        masked = lowest(scores, (share * lengths).round().clamp_min(1)) & ~padding
+        ids = ids.masked_fill(masked, model.mask_id)
+        conditional = model(ids, cond, padding)
+        unconditional = model(ids, torch.zeros_like(cond), padding)
+        logits = unconditional + cond_scale * (conditional - unconditional)
+        drawn = gumbel_argmax(top_k_filter(logits, thres), draw(logits.shape))
+        ids = torch.where(masked, drawn, ids)
+        certainty = logits.softmax(-1).gather(-1, ids.clamp_max(logits.shape[-1] - 1)[..., None]).squeeze(-1)
+        scores = certainty.masked_fill(~masked, KEPT)
+    return ids.masked_fill(padding, -1)
+
+
+@torch.no_grad()
+def all_tokens(model: ResidualTransformer, base: Tensor, cond: Tensor, token_lens: Sequence[int],
+               cond_scale: float = 2.0, thres: float = 0.9, draw: Draw = torch.rand) -> Tensor:
+    """Ids (b, n, q) above base-layer ids (b, n), -1 at padding; ``draw`` as in ``base_tokens``, a layer a call."""
+    padding = padding_of(torch.tensor(token_lens), base.shape[1])
+    ids = [base.masked_fill(padding, model.pad_id)]
+    history, tables = 0, model.input_tables()
+    for layer in range(1, model.config.num_quantizers):
+        history = history + tables[layer - 1][ids[-1]]
+        layers = torch.full((len(base),), layer)
+        conditional = model.project(model(history, layers, cond, padding), layers)
+        unconditional = model.project(model(history, layers, torch.zeros_like(cond), padding), layers)
+        logits = unconditional + cond_scale * (conditional - unconditional)
+        if not model.config.published:
+            logits = logits[..., :-1]
+        drawn = gumbel_argmax(top_k_filter(logits, thres), draw(logits.shape))
+        ids.append(drawn.masked_fill(padding, model.pad_id))
+    made = torch.stack(ids, -1)
+    return made.masked_fill(made == model.pad_id, -1)
+
+
+@torch.no_grad()
+def encode(model: RVQVAE, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids (b, n, q) of motion (b, t, d), and the vectors (q, b, code_dim, n) of each layer."""
+    residual = model.motion_encoder(motion).transpose(1, 2)
+    ids, vectors = [], []
+    for layer in model.quantizer.layers:
+        ids.append(layer.nearest(residual.flatten(0, 1)).view(residual.shape[:2]))
+        vectors.append(layer.lookup(ids[-1]))
+        residual = residual - vectors[-1]
+    return torch.stack(ids, -1), torch.stack(vectors).transpose(2, 3)
+
+
+def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives: Negatives | None = None) -> Tensor:
+    """Sum of the four losses of a LaMP model with published behaviour: motion (b, t, d), texts (b, t) padded to one
+    length; words are predicted at all positions, padding too."""
+    encoded = model.encode_motion(motion)
+    states = model.motion_states(encoded)
+    query = model.query_motion(encoded, states)
+    motions, texts = model.motion_directions(query.hidden), model.text_directions(model.Qformer.text(ids, mask))
+    by_motion = model.scaled(torch.einsum("mqe,te->mtq", motions, texts).amax(-1))
+    by_text = model.scaled(torch.einsum("te,mqe->tmq", texts, motions).amax(-1))
+    own = torch.arange(len(ids))
+    contrast = sum(F.cross_entropy(scores, own, label_smoothing=LABEL_SMOOTHING) for scores in (by_motion, by_text)) / 2
+    if negatives is None:
+        chosen = [scores.detach().softmax(1).multinomial(1).squeeze(1) for scores in (by_text, by_motion)]
+        negatives = Negatives(*chosen)
+    match = F.cross_entropy(*model.matching(states, None, ids, mask, negatives))
+    words = model.caption_logits(ids, mask, query)[:, :-1]
+    following = ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
+    tell = F.cross_entropy(words.flatten(0, 1), following.flatten(), ignore_index=IGNORED,
+                           label_smoothing=LABEL_SMOOTHING)
+    codes = model.generation_logits(model.word_states(ids), mask)
+    move = F.cross_entropy(codes.flatten(0, 1), encoded.ids.flatten(), label_smoothing=LABEL_SMOOTHING)
+    return contrast + match + tell + move
+
+
+class GumbelQuantizer(EmaQuantizer):
+    """A quantizer that draws codes with noise on all of them."""
+
+    @torch.no_grad()
+    def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+        """As ``EmaQuantizer.sample``; ``uniform`` (r,) is not read."""
+        del uniform
+        scores = self._distances(rows) / -temperature
+        return gumbel_argmax(scores, torch.rand_like(scores))
+
+
+def draw_by_gumbel(model: HumanVQVAE | RVQVAE) -> None:
+    """Let a tokenizer draw its codes in training with Gumbel noise."""
+    for quantizer in model.quantizers:
+        quantizer.__class__ = GumbelQuantizer
