@@ -100,7 +100,9 @@ def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives:
     if negatives is None:
         chosen = [scores.detach().softmax(1).multinomial(1).squeeze(1) for scores in (by_text, by_motion)]
         negatives = Negatives(*chosen)
-    match = F.cross_entropy(*model.matching(states, None, ids, mask, negatives))
+    motion, text = torch.cat([own, negatives.motion, own]), torch.cat([own, own, negatives.text])
+    belong = (torch.arange(3 * len(own)) < len(own)).long()
+    match = F.cross_entropy(model.match_logits(states[motion], None, ids[text], mask[text]), belong)
     words = model.caption_logits(ids, mask, query)[:, :-1]
     following = ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
     tell = F.cross_entropy(words.flatten(0, 1), following.flatten(), ignore_index=IGNORED,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.lamp.qformer import QFormerConfig
 from models.transformers.config import MaskTransformerConfig
-from models.transformers.groups import CPU_STEP, LENGTH_STEP, fixed_shape_groups
+from models.transformers.groups import fixed_shape_groups
 from models.transformers.lamp_text import LaMPMaskTransformer
 from models.transformers.losses import padding_of
 from models.transformers.mask_transformer import MaskTransformer
@@ -255,12 +255,12 @@ def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
     cpu, other = torch.device("cpu"), torch.device("meta")
     assert [(g.rows, g.size, g.length) for g in fixed_shape_groups([3, 50], cpu)] == [([0], 1, 3), ([1], 1, 50)]
     lens = [3, 50, 49, 7, 99]
-    for device, step in ((other, LENGTH_STEP), (cpu, CPU_STEP)):
+    for device, padded in ((other, [49, 98, 49, 49, 147]), (cpu, [3, 51, 49, 9, 99])):
         groups = fixed_shape_groups(lens, device, rows=2)
         assert sorted(row for group in groups for row in group.rows) == [0, 1, 2, 3, 4]
         for group in groups:
             assert group.size == 2
-            assert {-(-lens[row] // step) * step for row in group.rows} == {group.length}
+            assert {padded[row] for row in group.rows} == {group.length}
     exact = fixed_shape_groups([7, 6, 7, 7], cpu, rows=2, exact=True)
     assert [(g.rows, g.size, g.length) for g in exact] == [([1], 2, 6), ([0, 2], 2, 7), ([3], 2, 7)]
 

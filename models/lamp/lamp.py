@@ -139,21 +139,27 @@ class LaMP(LaMPFeatures):
         own = own_column(rows, columns, first, ids.device)
         return negative_weights(scores, torch.where(excluded.all(1, keepdim=True), own, excluded))
 
-    def match_logits(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits (b, 2) of captions and motion states (b, n, encoder_width); class 1: they belong together."""
-        hidden = self.Qformer.joint(self.query_tokens, ids, mask, states, states_mask)
+    def match_logits(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
+                     rows: Tensor | None = None) -> Tensor:
+        """Logits (b, 2) of captions and motion states (b, n, encoder_width); class 1: they belong together. With
+        ``rows`` (b,) of these among fewer states, which are projected once however often they occur."""
+        hidden = self.Qformer.joint(self.query_tokens, ids, mask, states, states_mask, rows)
         return self.itm_head(hidden[:, :self.query_tokens.shape[1]]).float().mean(1)
 
     def matching(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
                  negatives: Negatives) -> tuple[Tensor, Tensor]:
         """Logits (3r, 2) and targets (3r,): r pairs, then other motions with their texts, then other texts."""
-        rows = len(negatives.motion)
-        own = torch.arange(rows, device=ids.device) if negatives.rows is None else negatives.rows
+        count = len(negatives.motion)
+        own = torch.arange(count, device=ids.device) if negatives.rows is None else negatives.rows
         motion = torch.cat([own, negatives.motion, own])
         text = torch.cat([own, own, negatives.text])
-        targets = (torch.arange(3 * rows, device=ids.device) < rows).long()
+        targets = (torch.arange(3 * count, device=ids.device) < count).long()
         states_mask = None if states_mask is None else states_mask[motion]
-        return self.match_logits(states[motion], states_mask, ids[text], mask[text]), targets
+        if len(motion) <= len(states):
+            states, rows = states[motion], None
+        else:
+            rows = motion
+        return self.match_logits(states, states_mask, ids[text], mask[text], rows), targets
 
     def caption_logits(self, ids: Tensor, mask: Tensor, query: QueryPass, where: Tensor | None = None) -> Tensor:
         """Logits (b, t, vocab) of the word piece after each position of ids (b, t), whose first becomes [DEC].

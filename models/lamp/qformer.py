@@ -78,15 +78,18 @@ class Attention(nn.Module):
         })
         self.output = ResidualNorm(config, config.hidden)
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None,
-                prefix: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Attend from x (b, n, h) to source (b, s, w), after a remembered prefix if there is one.
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None, prefix: Cache | None = None,
+                rows: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Attend from x (b, n, h) to source (b, s, w), after a remembered prefix if there is one; with ``rows`` (b,) to
+        these of source (m, s, w).
 
         ``mask`` is boolean, (b or 1, 1, n or 1, prefix + s), True where a key may be seen. Also gives the keys and
         values of the source.
         """
         query = self._split(self.self["query"](x))
         own = self._split(self.self["key"](source)), self._split(self.self["value"](source))
+        if rows is not None:
+            own = own[0][rows], own[1][rows]
         key, value = own if prefix is None else (torch.cat(pair, 2) for pair in zip(prefix, own, strict=True))
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and query.dtype != torch.float32:
@@ -138,14 +141,14 @@ class Layer(nn.Module):
         self.intermediate_query = Intermediate(config)
         self.output_query = ResidualNorm(config, config.intermediate)
 
-    def forward(self, x: Tensor, queries: int, mask: Tensor | None, states: Tensor | None,
-                states_mask: Tensor | None, prefix: Cache | None) -> tuple[Tensor, Cache]:
+    def forward(self, x: Tensor, queries: int, mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None,
+                prefix: Cache | None, rows: Tensor | None = None) -> tuple[Tensor, Cache]:
         x, cache = self.attention(x, x, mask, prefix)  # (b, queries + text, h)
         parts = []
         if queries:
             query = x[:, :queries]
             if self.crossattention is not None:
-                query, _ = self.crossattention(query, states, states_mask)
+                query, _ = self.crossattention(query, states, states_mask, rows=rows)
             parts.append(self.output_query(self.intermediate_query(query), query))
         if queries < x.shape[1]:
             text = x[:, queries:]
@@ -250,13 +253,14 @@ class QFormer(nn.Module):
         return QueryPass(hidden, cache)
 
     def joint(self, queries: Tensor, ids: Tensor, mask: Tensor | None, states: Tensor,
-              states_mask: Tensor | None = None) -> Tensor:
-        """Hidden states (b, n + t, h) of queries and then text, all seeing all; queries also look at the states."""
-        queries = queries.expand(len(states), -1, -1)
+              states_mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """Hidden states (b, n + t, h) of queries and then text, all seeing all; queries also look at the states (b, s,
+        encoder_width), or with ``rows`` (b,) at these of fewer states (m, s, encoder_width), mask (b, s) as before."""
+        queries = queries.expand(len(ids), -1, -1)
         if mask is not None:
             mask = F.pad(mask.bool(), (queries.shape[1], 0), value=True)
         hidden, _ = self._run(
-            self.bert.embeddings(ids, queries), queries.shape[1], _keys(mask), states, _keys(states_mask))
+            self.bert.embeddings(ids, queries), queries.shape[1], _keys(mask), states, _keys(states_mask), rows=rows)
         return hidden
 
     def language_model(self, ids: Tensor, mask: Tensor | None, prefix: list[Cache]) -> Tensor:
@@ -282,10 +286,11 @@ class QFormer(nn.Module):
             layer.output_query.load_state_dict(layer.output.state_dict())
 
     def _run(self, x: Tensor, queries: int, mask: Tensor | None, states: Tensor | None = None,
-             states_mask: Tensor | None = None, prefix: list[Cache] | None = None) -> tuple[Tensor, list[Cache]]:
+             states_mask: Tensor | None = None, prefix: list[Cache] | None = None,
+             rows: Tensor | None = None) -> tuple[Tensor, list[Cache]]:
         caches = []
         for index, layer in enumerate(self.bert.encoder.layer):
-            x, cache = layer(x, queries, mask, states, states_mask, None if prefix is None else prefix[index])
+            x, cache = layer(x, queries, mask, states, states_mask, None if prefix is None else prefix[index], rows)
             caches.append(cache)
         return x, caches
 

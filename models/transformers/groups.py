@@ -59,7 +59,9 @@ def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: in
     step = 1 if exact else CPU_STEP if device.type == "cpu" else LENGTH_STEP
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(token_lens):
-        by_length.setdefault(-(-length // step) * step, []).append(row)
+        padded = -(-length // step) * step
+        # The longest clips are many, and no multiple of the CPU's step.
+        by_length.setdefault(LENGTH_STEP if length <= LENGTH_STEP < padded else padded, []).append(row)
     return [Group(samples[start:start + rows], rows, length)
             for length, samples in sorted(by_length.items()) for start in range(0, len(samples), rows)]
 
