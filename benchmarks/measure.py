@@ -53,7 +53,8 @@ def benchmark_parser(description: str, repeats: int = 5) -> Parser:
     """A parser with the flags of every benchmark; it has ``--sizes`` where models are built."""
     parser = Parser(description)
     parser.add_argument("--sizes", choices=("bundled", "published"), default="bundled",
-                        help="of the models: the bundled ones, or those of the paper with random weights")
+                        help="of the models: the bundled ones, or those of the paper with random weights, which run "
+                             "beside the published way of computing on the CPU")
     parser.add_argument("--repeats", type=positive_int, default=repeats, help="rounds, after one that does not count")
     parser.add_argument("--threads", type=positive_int, default=len(os.sched_getaffinity(0)),
                         help="of the rounds that are timed by the clock")
