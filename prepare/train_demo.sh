@@ -52,17 +52,18 @@ stage train_lamp.py lamp_demo 320 "${lamp[@]}" --init_from lamp_first --lr 3e-4 
 stage train_lamp.py lamp_demo 640 "${lamp[@]}" --init_from lamp_first --lr 3e-4 --ema 0.99 --dropout 0.1 --side_decoys \
     --paraphrases 1
 
-# The masked transformer; rare actions are drawn more often than they occur.
-stage train_t2m_transformer.py t2m_demo 2100 --vq_name vq_demo --lamp_name lamp_demo --condition both --attention full \
-    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --dropout 0 --batch_size 64 --balance 0.7 \
-    --paraphrases 2 --ema 0.995 --lr 5e-4 --warm_up_iter 200 --milestones 1500 1900 --gamma 0.3 --save_latest 200 --eval_every_e 2
+# Both token transformers, in parts: all clips; then rare actions oftener than they occur; the masked one last with noise
+# on its text features, without which it forgets what it makes of words that no caption has.
+tokens=(--vq_name vq_demo --lamp_name lamp_demo --condition both --dropout 0.1 --batch_size 32 --group_by_length
+    --paraphrases 3 --ema 0.998 --warm_up_iter 200 --gamma 0.3 --save_latest 500 --eval_every_e 5)
+t2m=("${tokens[@]}" --attention full --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --lr 5e-4 --milestones 14600 15700)
+stage train_t2m_transformer.py t2m_demo 9900 "${t2m[@]}" --balance 0.5
+stage train_t2m_transformer.py t2m_demo 12600 "${t2m[@]}" --balance 0.7
+stage train_t2m_transformer.py t2m_demo 16200 "${t2m[@]}" --balance 0.7 --cond_noise 0.5
 
-# The residual transformer: what each layer adds above those below it; again from there, with dropout.
-res=(--vq_name vq_demo --lamp_name lamp_demo --condition both --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512
-    --batch_size 64 --balance 0.7 --paraphrases 2 --ema 0.995 --gamma 0.3 --save_latest 200 --eval_every_e 2)
-stage train_res_transformer.py res_first 1700 "${res[@]}" --lr 6e-4 --warm_up_iter 150 --milestones 1200 1500 --dropout 0
-stage train_res_transformer.py res_demo 2600 "${res[@]}" --init_from res_first --lr 5e-4 --warm_up_iter 100 \
-    --milestones 1800 2300 --dropout 0.1
+res=("${tokens[@]}" --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 --lr 6e-4 --milestones 9500 11000)
+stage train_res_transformer.py res_demo 8300 "${res[@]}" --balance 0.5
+stage train_res_transformer.py res_demo 12000 "${res[@]}" --balance 0.7
 
 stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --paraphrases 3 --batch_size 128 --lr 3e-4
 
