@@ -32,7 +32,7 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
 
 
 def model_names(files: Iterable[Path]) -> str:
-    """Checkpoints ``.../<name>/model/<file>`` by model and file, and where they are from: ``t2m_demo/net_best_acc
+    """Checkpoints ``.../<name>/model/<file>`` by model and file, and where they are from: ``t2m_demo/net_best_loss
     (bundled)``, or ``mine/latest (checkpoints/t2m)`` as seen from the working directory."""
     named = []
     for file in files:
