@@ -208,6 +208,19 @@ def test_an_encoder_that_fails_is_quoted_and_leaves_no_file(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_films_are_made_where_pipes_may_not_be_wider(tmp_path, monkeypatch):
+    """As for a user whose other films have all that the system lets him have."""
+    asked = []
+
+    def refuse(*arguments: object) -> None:
+        asked.append(arguments)
+        raise PermissionError
+
+    monkeypatch.setattr(video, "fcntl", refuse)
+    write_video(tmp_path / "a.mp4", [walker(4)])
+    assert asked and len(decode(tmp_path / "a.mp4")[1]) == 4
+
+
 def test_an_interrupted_film_leaves_no_file_and_no_encoder(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(video.subprocess, "Popen", lambda *args, made=video.subprocess.Popen, **flags:

@@ -18,6 +18,11 @@ from visualization.canvas import Canvas
 from visualization.drawing import Stage, draw_poses
 from visualization.floor import SKY
 
+try:
+    from fcntl import F_SETPIPE_SZ, fcntl
+except ImportError:  # not Linux
+    fcntl = None
+
 MAX_COLUMNS = 4
 MAX_GIF_FPS = 50  # whole hundredths of a second a picture, two at least
 
@@ -30,7 +35,7 @@ ENCODERS = {
     ".gif": ["-vcodec", "gif", "-pix_fmt", "pal8", "-filter_complex",
              "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"],
 }
-PIPE_BYTES = 2**20  # as many as a user may ask for: fewer turns between who draws and who encodes
+PIPE_BYTES = 2**20  # of one pipe: fewer turns between who draws and who encodes
 
 
 def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
@@ -70,7 +75,8 @@ def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iter
              "-r", str(Fraction(rate).limit_denominator()), "-i", "-"]
     # A group of its own: an interruption is for who draws, and that one ends it.
     process = subprocess.Popen([get_ffmpeg_exe(), "-y", "-v", "error", *taken, *ENCODERS[kind], str(path)],
-                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0, pipesize=PIPE_BYTES)
+                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+    _widen(process.stdin)
     ended = False
     try:
         with suppress(BrokenPipeError):
@@ -83,6 +89,13 @@ def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iter
             process.communicate()
     if process.returncode or not ended:
         raise OSError(f"ffmpeg: {complaint.decode(errors='replace').strip()}")
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """Let a pipe hold ``PIPE_BYTES``, where it may: the system bounds what all pipes of a user hold together."""
+    if fcntl:
+        with suppress(OSError):
+            fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
