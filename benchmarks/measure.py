@@ -6,7 +6,6 @@ so that what disturbs one disturbs all; a product of matrices runs in every roun
 """
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from benchmarks.profiling import profile_table
 from benchmarks.published import WAY
 from evaluation.timing import hardware
 from options.base import Parser, positive_int
+from utils.cores import usable_cores
 from utils.device import select_device
 from utils.errors import InputError
 from utils.files import read_text, write_text
@@ -56,7 +56,7 @@ def benchmark_parser(description: str, repeats: int = 5) -> Parser:
                         help="of the models: the bundled ones, or those of the paper with random weights, which run "
                              "beside the published way of computing on the CPU")
     parser.add_argument("--repeats", type=positive_int, default=repeats, help="rounds, after one that does not count")
-    parser.add_argument("--threads", type=positive_int, default=len(os.sched_getaffinity(0)),
+    parser.add_argument("--threads", type=positive_int, default=usable_cores(),
                         help="of the rounds that are timed by the clock")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all figures")

@@ -1,5 +1,4 @@
 """How long one thing takes by itself, and on what."""
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+
+from utils.cores import usable_cores
 
 Item = TypeVar("Item")
 TIMED = 10  # items
@@ -33,7 +34,7 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+        name = f"{_processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads"
     return f"{name}, torch {torch.__version__}"
 
 

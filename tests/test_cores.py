@@ -22,4 +22,5 @@ def test_a_process_bound_to_one_core_counts_one() -> None:
 
 
 def test_cores_are_counted_in_one_place() -> None:
-    assert [module for module, text in HOUSE.items() if "cpu_count" in text] == ["utils.cores"]
+    counting = [module for module, text in HOUSE.items() if "cpu_count" in text or "sched_getaffinity" in text]
+    assert counting == ["utils.cores"]
