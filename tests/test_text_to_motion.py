@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data.specs import dataset_spec
+from models.lamp.text_encoder import text_inputs
 from models.text_to_motion import Sample, Sampling, TextToMotion, _Features
 from motion.features import features_to_joints
 from motion.skeleton import T2M
@@ -39,6 +40,12 @@ def test_same_text_same_feature_whatever_else_is_encoded(pipeline: TextToMotion,
     for text, feature in zip(texts[:4], among, strict=False):
         assert torch.equal(pipeline.condition([text], rows)[0], feature)
     torch.testing.assert_close(among, pipeline.condition(texts), atol=1e-5, rtol=1e-5)  # of passes of other shapes
+
+
+def test_no_text_is_padded_beyond_what_a_model_reads(pipeline: TextToMotion) -> None:
+    text = pipeline.text
+    ids, mask = text_inputs(text.model, text.pieces, ["walks " * 50], text.max_text_len, text.max_text_len + 1)
+    assert ids.shape == mask.shape == (1, text.max_text_len)
 
 
 def test_texts_that_share_a_pass_are_of_like_length() -> None:

@@ -39,7 +39,7 @@ class TokenStage(Stage):
         super().__init__(model)
         self.choose_by_fid(fid)
         self.opt, self.val_set = opt, val_set
-        self.spread = features["train"].std(0) if opt.cond_noise else None
+        self.spread = features["train"].std(0, correction=0) if opt.cond_noise else None
         self.features = dict(features)  # no buffers: several processes would exchange those at every step
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
@@ -51,7 +51,8 @@ class TokenStage(Stage):
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
             noise = UNIT * (share.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
-            cond = cond + self.opt.cond_noise * self.spread.to(cond.device) * noise
+            self.spread = self.spread.to(cond.device)
+            cond = cond + self.opt.cond_noise * self.spread * noise
         result = self._result(batch, cond, generator, share)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
 

@@ -9,13 +9,16 @@ from models.lamp.tokenizer import WordPieces
 
 def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int,
                 width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them or to ``width``.
+    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them or to ``width``, which is
+    cut to ``longest`` too.
 
     The published behaviour pads all of them to ``longest``; so do accelerators, where it costs nothing and keeps the
     shape of a pass, and with it the last digits of a text's features, from depending on the other texts.
     """
     device = model.query_tokens.device
-    made = pieces.encode(texts, longest, longest if model.config.published or device.type != "cpu" else width)
+    if model.config.published or device.type != "cpu":
+        width = longest
+    made = pieces.encode(texts, longest, width and min(width, longest))
     return made.ids.to(device, non_blocking=True), made.mask.to(device, non_blocking=True)
 
 
