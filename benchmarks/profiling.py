@@ -13,10 +13,11 @@ KINDS = {
     "attention": ("attention",),
     "copies": ("copy", "cat", "clone", "index", "gather", "scatter", "stack", "fill", "zero", "repeat", "embedding",
                "take", "select", "pad", "upsample"),
-    "draws": ("rand", "uniform", "bernoulli", "dropout", "topk", "sort", "exponential", "multinomial", "searchsorted"),
+    "draws": ("rand", "normal_", "uniform", "bernoulli", "dropout", "topk", "sort", "exponential", "multinomial",
+              "searchsorted"),
+    "elementwise": ("norm", "gelu", "relu", "softmax", "aten::mul", "div", "sub", "exp", "log", "where", "erf", "max",
+                    "min", "smooth", "nll", "sqrt", "clamp", "threshold", "addcmul", "addcdiv", "lerp", "pow"),
     "sums": ("aten::add", "aten::sum", "aten::mean", "accumulategrad"),
-    "elementwise": ("norm", "gelu", "relu", "softmax", "mul", "div", "sub", "exp", "log", "where", "erf", "max", "min",
-                    "smooth", "nll", "sqrt", "clamp", "threshold", "addcmul", "addcdiv", "lerp", "pow"),
 }
 OTHER = "other"  # shapes, memory, and what calls the rest
 
