@@ -286,6 +286,7 @@ def test_text_features_are_shown_with_noise_of_their_own_spread(monkeypatch: pyt
     for share, part in zip(halves, (slice(0, 200), slice(200, 400)), strict=True):
         stage({key: value[part] for key, value in batch.items()}, torch.Generator().manual_seed(1), share)
     torch.testing.assert_close(torch.cat(shown[-2:]), shown[-3])
+    assert not MaskStage(model, options(cond_noise=0.5), {"train": table[:1]}, []).spread.any()  # no NaN of one caption
 
 
 def test_a_log_that_cannot_be_written_is_named(home: Path) -> None:
