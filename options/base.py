@@ -61,6 +61,13 @@ def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], f
     return parse
 
 
+def plain_name(text: str) -> str:
+    """An argparse type: a name of one file or folder, which lies where it is made."""
+    if text in ("", ".", "..") or set(text) & set("/\\"):
+        raise argparse.ArgumentTypeError(f"must be a plain name, not {text!r}")
+    return text
+
+
 positive_int = bounded(int, 1)
 natural = bounded(int, 0)
 non_negative = bounded(float, 0.0)

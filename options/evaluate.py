@@ -2,7 +2,17 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_bert_score, add_common, add_data, add_evaluator, add_speed, natural, positive_int
+from options.base import (
+    Parser,
+    add_bert_score,
+    add_common,
+    add_data,
+    add_evaluator,
+    add_speed,
+    natural,
+    plain_name,
+    positive_int,
+)
 from options.generate import add_sampling
 
 BERT = "roberta-large"  # what bert-score takes for English
@@ -51,6 +61,7 @@ def _parser(description: str, name: str, what: str, epochs: str = "") -> Parser:
     parser.add_argument("--name", default=name, help=what)
     parser.add_argument("--which_epoch", help=f"checkpoint to evaluate; the best one by default{epochs}")
     parser.add_argument("--split", default="test", help="split of the data set")
-    parser.add_argument("--ext", default="evaluation", help="results: eval/<ext>.log and .json of the model")
+    parser.add_argument("--ext", type=plain_name, default="evaluation",
+                        help="results: eval/<ext>.log and .json of the model")
     parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats that the intervals are over")
     return parser

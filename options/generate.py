@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, add_speed, bounded, non_negative, positive_int, share
+from options.base import Parser, add_common, add_speed, bounded, non_negative, plain_name, positive_int, share
 from utils.errors import InputError
 
 MAX_SECONDS = 600.0
@@ -11,7 +11,7 @@ MAX_SECONDS = 600.0
 def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentGroup:
     """Where results go and which files they are; gives their group, for more of them."""
     output = parser.add_argument_group("what to write")
-    output.add_argument("--ext", default=ext, help="results go to <output_dir>/<ext>")
+    output.add_argument("--ext", type=plain_name, default=ext, help="results go to <output_dir>/<ext>")
     output.add_argument("--output_dir", default="generation", help="folder of all results")
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
     output.add_argument("--gif", action="store_true", help="write .gif too")

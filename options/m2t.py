@@ -17,6 +17,7 @@ from options.base import (
     add_training,
     bounded,
     non_negative,
+    plain_name,
     positive_int,
     share,
 )
@@ -105,7 +106,7 @@ def parse_caption_options(argv: Sequence[str] | None = None) -> argparse.Namespa
     parser.add_argument("--name", default="m2t_demo", help="M2T model; it names its LaMP model")
     parser.add_argument("--which_epoch", help="checkpoint of it; the best one by default")
     parser.add_argument("--num_captions", type=positive_int, default=1, help="captions a motion")
-    parser.add_argument("--ext", default="motion2text", help="results go to <output_dir>/<ext>")
+    parser.add_argument("--ext", type=plain_name, default="motion2text", help="results go to <output_dir>/<ext>")
     parser.add_argument("--output_dir", default="generation", help="folder of all results")
     add_writing(parser)
     return parser.parse_args(argv)

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 
 from data.text import clean_caption
-from options.base import Parser, add_common, positive_int
+from options.base import Parser, add_common, plain_name, positive_int
 from utils.errors import InputError
 
 
@@ -21,7 +21,7 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--top_k", type=positive_int, default=10, help="how many to show")
     parser.add_argument("--name", default="lamp_demo", help="LaMP model")
     parser.add_argument("--which_epoch", help="checkpoint of it; the best one by default")
-    parser.add_argument("--ext", default="search", help="results go to <output_dir>/<ext>/search.json")
+    parser.add_argument("--ext", type=plain_name, default="search", help="results go to <output_dir>/<ext>/search.json")
     parser.add_argument("--output_dir", default="generation", help="folder of all results")
     opt = parser.parse_args(argv)
     if (opt.text is None) == (opt.motion is None):

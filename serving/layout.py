@@ -16,7 +16,7 @@ from utils.errors import InputError
 ADDRESS = "made"  # where rooms are served, as seen from the page
 EXAMPLES = (
     "a person walks in a circle to the left", "someone waves with the right hand",
-    "a tired old man sits down on a chair", "a footballer kicks a ball with the left foot",
+    "a man jogs forward in a straight line", "a person kicks with the left leg",
     "an actor bows deeply to the audience")
 EMPTY = '<div class="stage"><p>{}</p></div>'
 INTRO = "# LaMP\nWords to motion, and motion to words."

@@ -1,8 +1,13 @@
 """Help and wrong flags are answered at once: without torch, which takes seconds to import."""
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from options.base import plain_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -26,3 +31,10 @@ def test_every_script_answers_without_torch() -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert answers == [[name, flag, *answer] for name in SCRIPTS
                        for flag, answer in (("--help", (0, "usage")), ("--no_such_flag", (2, "error")))], done.stderr
+
+
+def test_results_stay_in_the_output_folder() -> None:
+    assert plain_name("run 1.b") == "run 1.b"
+    for name in ("../x", "a/b", "a\\b", "..", ".", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="plain name"):
+            plain_name(name)
