@@ -70,9 +70,9 @@ def test_momask_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert len(motion) % 4 == 0
     assert np.isfinite(motion).all()
     told = capsys.readouterr().out
-    for file in (f"{MOMASK}/model/latest.tar", f"{residual}/model/net_best_fid.tar", f"{RVQ}/model/net_best_fid.tar",
-                 "length_estimator/length_estimator/model/finest.tar", "layers of tokens: 3 of 3"):
-        assert file in told
+    for model in (f"{MOMASK}/latest", f"{residual}/net_best_fid", f"{RVQ}/net_best_fid", "length_estimator/finest"):
+        assert f"{model} (checkpoints/t2m" in told
+    assert "layers of tokens: 3 of 3" in told
     assert home.is_dir()
 
 

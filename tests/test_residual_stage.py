@@ -119,7 +119,7 @@ def stage() -> ResidualStage:
     model = ResidualTransformer(ResidualTransformerConfig(
         num_tokens=8, code_dim=8, cond_dim=4, latent_dim=8, n_heads=2, n_layers=1, ff_size=8, num_quantizers=4))
     features = {"train": torch.randn(2, 4), "val": torch.randn(2, 4)}
-    return ResidualStage(model.eval(), argparse.Namespace(seed=3), features, [item() for _ in range(3)])
+    return ResidualStage(model.eval(), argparse.Namespace(seed=3, cond_noise=0), features, [item() for _ in range(3)])
 
 
 def item() -> dict[str, object]:
