@@ -15,8 +15,8 @@ from utils.draws import WHOLE, Share
 
 KEPT = 1e5           # score of a token that is not to be masked again
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
-CLASS_STD = 0.05     # of the class weights that training begins with
 MASK_SHARE = 0.88    # of the other chosen positions: the mask; the rest stays as it is (BERT's recipe, adapted)
+CLASS_STD = 0.05     # of the class weights that training begins with
 
 
 @dataclass(frozen=True)
