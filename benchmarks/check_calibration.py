@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.physical_checks import CHECKS
 from data.specs import require
-from evaluation.physical_checks import CHECKS
 from motion.skeleton import T2M, mirror
 from options.base import Parser
 from utils.errors import InputError, script

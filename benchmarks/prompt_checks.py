@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evaluation.prompt_scores import Prompt, Verdict, judge, read_prompts, summarise
+from benchmarks.prompt_scores import Prompt, Verdict, judge, read_prompts, summarise
 from motion.skeleton import T2M
 from options.base import Parser, positive_int
 from options.generate import add_models, add_sampling

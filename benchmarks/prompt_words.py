@@ -10,10 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.prompt_scores import read_prompts
 from data.packed import read_ids
 from data.specs import dataset_spec, require
 from data.text import read_captions
-from evaluation.prompt_scores import read_prompts
 from options.base import Parser
 from utils.errors import script
 

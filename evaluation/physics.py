@@ -5,9 +5,8 @@ import numpy as np
 import torch
 
 from data.specs import DatasetSpec
-from evaluation.physical_measures import roughness
 from motion.features import features_to_joints
-from motion.quality import bone_length_drift, floor_penetration, foot_skating
+from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
 
 UNITS = {"skating": "m/s of feet on the floor", "penetration": "mm of the lowest joint under the floor",
          "jerk": "m/s^3, mean of all joints", "bone_drift": "per cent of a bone's length"}

@@ -56,6 +56,15 @@ def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
     return float(drift.mean()) if drift.size else 0.0
 
 
+def roughness(joints: np.ndarray) -> float:
+    """Mean size in the joints' unit of a joint's jerk over one frame (its third difference), large where it jitters.
+
+    Captured people at 20 frames a second: 0.001 m standing and gesturing, 0.010 walking, 0.03 running.
+    """
+    jerk = np.diff(np.asarray(joints, np.float64), 3, axis=0)
+    return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
+
+
 def seam_speed(joints: np.ndarray, seams: Sequence[int], usual: np.ndarray | None = None) -> float:
     """How fast a motion (T, J, 3) is at its seams, as a multiple of what is fast in it.
 

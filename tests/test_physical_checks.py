@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evaluation.physical_checks import CHECKS, SIDES
-from evaluation.physical_measures import (
+from benchmarks.physical_checks import CHECKS, SIDES
+from benchmarks.physical_measures import (
     count_swings,
     displacement,
     heading,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import check_calibration, prompt_checks, prompt_words
-from evaluation.physical_checks import CHECKS
-from evaluation.prompt_scores import judge, read_prompts, summarise, told_apart
+from benchmarks.physical_checks import CHECKS
+from benchmarks.prompt_scores import judge, read_prompts, summarise, told_apart
 from tests import figures
 from utils.errors import InputError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from motion.contact import stretches
-from motion.quality import foot_skating
+from motion.quality import foot_skating, roughness
 from motion.skeleton import T2M
 
 FPS = 20
@@ -251,17 +251,6 @@ def jump_rises(joints: np.ndarray) -> list[float]:
     usual = np.median(height[:, PELVIS])
     return [float(height[first:end, PELVIS].max() - usual) for first, end in stretches(air)
             if AIR_TIME[0] <= (end - first) / FPS <= AIR_TIME[1]]
-
-
-# Whether it jitters
-
-def roughness(joints: np.ndarray) -> float:
-    """Mean size in m of a joint's jerk over one frame (its third difference), large where the motion jitters.
-
-    Captured people: 0.001 standing and gesturing, 0.010 walking, 0.03 running.
-    """
-    jerk = np.diff(joints.astype(np.float64), 3, axis=0)
-    return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
 
 
 # In short

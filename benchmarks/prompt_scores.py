@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.physical_checks import CHECKS, SIDES
-from evaluation.physical_measures import measures
+from benchmarks.physical_checks import CHECKS, SIDES
+from benchmarks.physical_measures import measures
 from utils.errors import InputError
 from utils.files import read_text
 

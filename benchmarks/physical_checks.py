@@ -1,6 +1,6 @@
 """Yes/no questions about a motion by name, ``CHECKS``, and signed measures that tell left from right, ``SIDES``.
 
-Both take joints (T, 22, 3) as ``evaluation.physical_measures`` does. The thresholds were set on real motion capture:
+Both take joints (T, 22, 3) as ``benchmarks.physical_measures`` does. The thresholds were set on real motion capture:
 ``benchmarks/check_calibration.py`` counts how often each check says yes on clips of its own content and on others.
 """
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.physical_measures import (
+from benchmarks.physical_measures import (
     IN_FRONT,
     FootReach,
     farthest,
