@@ -155,8 +155,8 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
     parser.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
                         help="validate and keep a running mean of the weights, such as 0.999; 0: none")
     parser.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",
-                        help="take a batch in so many parts, one after another, for less memory; what compares the "
-                             "pairs of a batch, or learns codes from it, sees a part at a time")
+                        help="process each batch in PARTS parts, one after another, to save memory; LaMP's contrastive "
+                             "and matching losses compare the pairs of one part")
     parser.add_argument("--compile", action="store_true", help="compile the networks: slow to start, faster steps")
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
                         help="bf16 is faster on recent GPUs and on CPUs that have it")

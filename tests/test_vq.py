@@ -7,6 +7,7 @@ from models.vq.encdec import Decoder, Encoder, ResidualBlock
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, build_tokenizer, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer, perplexity
 from models.vq.residual import ResidualQuantizer
+from utils.draws import WHOLE, Share
 
 DIM = 11
 TINY = {"dim_pose": DIM, "nb_code": 16, "code_dim": 8, "output_emb_width": 8, "width": 12, "depth": 2}
@@ -104,7 +105,7 @@ def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int
 def test_codes_learn_without_a_value_being_read_back_by_the_host() -> None:
     quantizer = EmaQuantizer(4, 2).to("meta")  # where there is nothing to read: a value that the host asks for raises
     rows, ids = torch.empty(9, 2, device="meta"), torch.empty(9, dtype=torch.long, device="meta")
-    assert quantizer._update(rows, ids, torch.Generator()).is_meta
+    assert quantizer._learn(rows, ids, quantizer._uses(ids), torch.Generator(), WHOLE, 3, 0).is_meta
 
 
 def test_group_norm_takes_one_length_at_a_time() -> None:
@@ -257,6 +258,55 @@ def test_the_first_training_batch_sets_the_codebook_and_evaluation_leaves_it() -
     before = quantizer.codebook.clone()
     quantizer.eval()(latent)
     assert torch.equal(quantizer.codebook, before)
+
+
+def zipf_batches(steps: int) -> list[torch.Tensor]:
+    """Latents (8, 4, 80) around 256 centres, the k-th of which is used 1/k as often as the first."""
+    draws = torch.Generator().manual_seed(6)
+    centres = torch.randn(256, 4, generator=draws)
+    shares = 1 / torch.arange(1, 257, dtype=torch.float)
+    kinds = [torch.multinomial(shares, 8 * 80, True, generator=draws) for _ in range(steps)]
+    return [(centres[kind] + 0.05 * torch.randn(640, 4, generator=draws)).view(8, 80, 4).transpose(1, 2)
+            for kind in kinds]
+
+
+def train_quantizer(model: ResidualQuantizer, parts: int, batches: list[torch.Tensor]) -> None:
+    """Steps on batches that are cut into parts."""
+    model.train()
+    for step, batch in enumerate(batches):
+        for number, part in enumerate(batch.chunk(parts)):
+            share = Share(number * len(part), len(batch), last=number == parts - 1)
+            model(part, generator=torch.Generator().manual_seed(step), share=share)
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_updates_codebooks_as_the_whole_does(parts: int, published: bool) -> None:
+    codebooks = []
+    for pieces in (1, parts):
+        torch.manual_seed(0)
+        model = ResidualQuantizer(3, 64, 4, dropout_prob=0.3, published=published)
+        for layer in model.layers:
+            layer.codebook.normal_()
+            layer.seed_running_state()
+        train_quantizer(model, pieces, zipf_batches(4))
+        codebooks.append(torch.stack([layer.codebook for layer in model.layers]))
+    torch.testing.assert_close(*codebooks, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_codes_die_by_their_use_in_whole_batches(shared: bool) -> None:
+    """The threshold is one use a step: applied to quarters of a batch it would reset codes that are in use."""
+    batches, resets = zipf_batches(50), {}
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        model = ResidualQuantizer(2, 128, 4, dropout_prob=0.0, temperature=0.0, shared=shared)
+        train_quantizer(model, parts, batches[:30])
+        resets[parts] = 0
+        for batch in batches[30:]:
+            train_quantizer(model, parts, [batch])
+            resets[parts] += sum(int((layer.code_count == 1).sum()) for layer in model.layers)
+    assert resets[4] <= 1.5 * resets[1] + 10
 
 
 def test_a_resumed_step_goes_on_with_the_codebook() -> None:

@@ -63,4 +63,5 @@ class EpochBatches(Sampler[list[int]]):
     def shares(self) -> list[Share]:
         """Which rows of a step's batch the parts are."""
         rows = self.batch_size // (self.parts * self.ranks)
-        return [Share((part * self.ranks + self.rank) * rows, self.batch_size) for part in range(self.parts)]
+        return [Share((part * self.ranks + self.rank) * rows, self.batch_size, last=part == self.parts - 1)
+                for part in range(self.parts)]

@@ -19,6 +19,7 @@ class Share:
 
     first: int = 0             # row of the whole batch
     total: int | None = None   # rows of the whole batch; None: those at hand are all
+    last: bool = True          # whether no later part of the step's batch follows
 
     def rand(self, generator: torch.Generator, rows: int, *shape: int) -> Tensor:
         """Uniform numbers (rows, *shape) in [0, 1)."""

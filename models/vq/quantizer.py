@@ -5,7 +5,8 @@ has enough) and its running sums start again, so that it has a fair chance to be
 released code: code k takes row k of the batch and its sums go on decaying, so it is replaced at every step until a
 row falls to it. A code is dead when its running count is below one use a step on average (both rules).
 
-The batch is that of all processes of a run: they add up what they saw, and keep the same codebook.
+The batch is that of all processes of a run: they add up what they saw, and keep the same codebook. With gradient
+accumulation the parts of a step are added up too, and the codebook changes once, after the last of them.
 """
 from dataclasses import dataclass
 
@@ -44,28 +45,39 @@ class EmaQuantizer(nn.Module):
         self.register_buffer("code_sum", torch.zeros(codes, dim), persistent=False)
         self.register_buffer("code_count", torch.zeros(codes), persistent=False)
         self.initialised = False
+        self._pending: dict[int, Tensor] = {}  # statistics of the step's earlier parts, by layer
+        self._starting: int | None = None      # the layer that set the codebook with an earlier part of this step
 
     def forward(self, latent: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None,
-                share: Share = WHOLE) -> Quantized:
+                share: Share = WHOLE, layer: int = 0) -> Quantized:
         """Quantize (b, dim, n); in training mode also update the codebook, after using it.
 
-        ``temperature`` > 0 draws the codes, as ``sample`` does. ``generator``, alike in all processes, by default
-        torch's own, draws them and what dead codes become; ``share`` is which clips of the whole batch these are.
+        Args:
+            latent: vectors to quantize, of b clips.
+            temperature: above 0 the codes are sampled, as ``sample`` does.
+            generator: of the sampled codes and of the replacements of dead codes; the same in all processes and
+                parts of a step. By default torch's own.
+            share: which clips of the whole batch these are. The codebook is updated with the last part of a step.
+            layer: which of the layers that share this codebook is quantized.
+
+        The perplexity of a part but the last is that of the part alone.
         """
         b, dim, n = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
             latent = latent.float()
             rows = latent.transpose(1, 2).reshape(-1, dim)
             generator = generator or torch.default_generator
-            if self.training and not self.initialised:
-                self._initialise(rows.detach(), generator)
+            if self.training and (not self.initialised or self._starting == layer):
+                self._initialise(rows.detach(), generator, share, layer)
             if temperature > 0:
                 uniform = share.rand(generator, b, n).flatten().to(rows.device, non_blocking=True)
                 ids = self.sample(rows, temperature, uniform)
             else:
                 ids = self.nearest(rows)
             chosen = self.codebook[ids]
-            counts = self._update(rows.detach(), ids, generator) if self.training else self._uses(ids)
+            counts = self._uses(ids)
+            if self.training:
+                counts = self._learn(rows.detach(), ids, counts, generator, share, n, layer)
             chosen = chosen.view(b, n, dim).transpose(1, 2)
             commitment = (latent - chosen.detach()).square().mean()
             straight = latent + (chosen - latent).detach()
@@ -113,39 +125,61 @@ class EmaQuantizer(nn.Module):
         """How many of ids (r,) are each code's, float32 (codes,); ``bincount`` would wait for the device."""
         return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
 
-    def _candidates(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """What a code is set to when it starts or is reset, one row of the whole batch a code: (codes, dim) with the
-        rows that are here, zero where another process has them, so that the sum over the processes has all."""
+    def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
+        """Replacements for all codes, a row of the whole batch each: (codes, dim) with those among ``rows`` (r, dim),
+        which are rows ``start`` ... of ``whole``, and zero elsewhere, so that the sum over all pieces is complete."""
         codes, dim = self.codebook.shape
-        whole = ranks.count() * len(rows)
         copies = -(-codes // whole)
         if self.published:
             chosen = torch.arange(codes)
         else:
             chosen = torch.randperm(copies * whole, generator=generator, device=generator.device)[:codes]
-        here = chosen.to(rows.device, non_blocking=True) % whole - ranks.number() * len(rows)
+        here = chosen.to(rows.device, non_blocking=True) % whole - start
         fresh = rows[here.clamp(0, len(rows) - 1)]
         if copies > 1:
             noise = torch.randn(codes, dim, generator=generator, device=generator.device).to(rows, non_blocking=True)
             fresh = fresh + noise * (TILE_NOISE / dim**0.5)
-        if ranks.count() == 1:
+        if len(rows) == whole:
             return fresh
         return torch.where(((here >= 0) & (here < len(rows))).unsqueeze(1), fresh, 0)
 
     @torch.no_grad()
-    def _initialise(self, rows: Tensor, generator: torch.Generator) -> None:
-        self.codebook.copy_(ranks.total(self._candidates(rows, generator)))
-        self.seed_running_state()
+    def _initialise(self, rows: Tensor, generator: torch.Generator, share: Share = WHOLE, layer: int = 0) -> None:
+        """Set the codebook to rows of the first part of a step. Later parts of that step take the same random numbers,
+        so that their generators stay alike."""
+        whole = ranks.count() * len(rows)
+        fresh = self._candidates(rows, generator, ranks.number() * len(rows), whole)
+        if self._starting is None:
+            self.codebook.copy_(ranks.total(fresh))
+            self.seed_running_state()
+        self._starting = None if share.last else layer
 
     @torch.no_grad()
-    def _update(self, rows: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Learn from rows (r, dim) and the codes (r,) they fell to; gives how many of the whole batch fell to each."""
+    def _learn(self, rows: Tensor, ids: Tensor, uses: Tensor, generator: torch.Generator, share: Share, n: int,
+               layer: int) -> Tensor:
+        """Collect the statistics of rows (r, dim), n of a clip, of the codes ids (r,) they fell to and of their
+        ``uses`` (codes,), and with the last part of a step update the codebook. Returns how often each code was used:
+        in the whole batch, or, before the last part, here."""
         dim = self.codebook.shape[1]
+        if share.total is None:
+            start, whole = ranks.number() * len(rows), ranks.count() * len(rows)
+        else:
+            start, whole = n * share.first, n * share.total
         sums = torch.zeros_like(self.code_sum).index_add_(0, ids, rows)
         # Together, for there to be one exchange.
-        seen = torch.cat([sums, self._candidates(rows, generator), self._uses(ids).unsqueeze(1)], 1)
+        seen = torch.cat([sums, self._candidates(rows, generator, start, whole), uses.unsqueeze(1)], 1)
+        if layer in self._pending:
+            seen += self._pending.pop(layer)
+        if not share.last:
+            self._pending[layer] = seen
+            return uses
         sums, fresh, counts = ranks.total(seen).split([dim, dim, 1], 1)
-        counts = counts.squeeze(1)
+        self._update(sums, fresh, counts.squeeze(1))
+        return counts.squeeze(1)
+
+    def _update(self, sums: Tensor, fresh: Tensor, counts: Tensor) -> None:
+        """One step of the running sums by the sums (codes, dim) and counts (codes,) of a batch; a dead code becomes
+        its row of ``fresh`` (codes, dim)."""
         self.code_sum.mul_(self.mu).add_(sums, alpha=1 - self.mu)
         self.code_count.mul_(self.mu).add_(counts, alpha=1 - self.mu)
         alive = (self.code_count >= ALIVE).unsqueeze(1)
@@ -154,7 +188,6 @@ class EmaQuantizer(nn.Module):
         if not self.published:
             self.code_sum.copy_(torch.where(alive, self.code_sum, fresh))
             self.code_count.copy_(torch.where(alive.squeeze(1), self.code_count, torch.ones_like(counts)))
-        return counts
 
 
 def perplexity(counts: Tensor) -> Tensor:

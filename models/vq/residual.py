@@ -42,8 +42,8 @@ class ResidualQuantizer(nn.Module):
         codes, commitments, perplexities = [], [], []
         last = self._last_layer(generator) if self.training else len(self.layers) - 1
         temperature = self.temperature if self.training else 0.0
-        for layer in self.layers[:last + 1]:
-            result = layer(residual, temperature, generator, share)
+        for number, layer in enumerate(self.layers[:last + 1]):
+            result = layer(residual, temperature, generator, share, number)
             residual = residual - result.latent.detach()
             total = total + result.latent
             codes.append(result.codes)
