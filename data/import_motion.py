@@ -18,11 +18,10 @@ from data.motion_sources import SUFFIXES, Reader, Recording
 from data.specs import DATASETS
 from motion.recording import (
     FPS,
-    UNITS,
     UP_AXES,
     check_body,
-    guess_unit,
     guess_up,
+    metres_per_unit,
     normalised,
     steady_runs,
     to_y_up,
@@ -45,8 +44,8 @@ class ImportJob:
     source: Path
     out: Path
     reader: Reader = field(default_factory=Reader)
-    unit: str | None = None  # of ``UNITS``; None: found out for each file
-    up: str | None = None    # of ``UP_AXES``; None: what most files of a folder show
+    unit: str | float | None = None  # of ``UNITS``, or metres; None: found out for each file
+    up: str | None = None            # of ``UP_AXES``; None: what most files of a folder show
     window: int = LONGEST    # frames of a clip at most
     overlap: int = 0         # frames that neighbouring clips of a file share at least
 
@@ -181,8 +180,8 @@ def _vote(recordings: dict[str, Recording]) -> dict[str, str]:
 def _import_one(job: ImportJob, name: str, recording: Recording, voted: str | None, ids: "_Ids",
                 result: Imported) -> None:
     up = job.up or recording.up or _up(recording.joints, voted)
-    unit = job.unit or recording.unit or guess_unit(recording.joints)
-    joints = to_y_up(recording.joints, up) * UNITS[unit]
+    unit, metres = metres_per_unit(recording.joints, job.unit or recording.unit)
+    joints = to_y_up(recording.joints, up) * metres
     check_body(joints)
     runs = steady_runs(joints, SHORTEST)
     if not runs:

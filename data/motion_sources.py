@@ -34,7 +34,7 @@ class Recording:
     seconds: float      # that the whole file lasts
     rig: str
     up: str | None = None  # where the kind of file says it
-    unit: str | None = None
+    unit: str | float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Reader:
     """How to read sources."""
 
     mapping: Mapping[str, str | Place] | None = None
-    array_fps: float = FPS           # of joint arrays, which do not say
+    fps: float | None = None         # of BVH in place of its frame time, and of joint arrays (20 where None)
     body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
     keep_t_pose: bool = False
 
@@ -77,7 +77,7 @@ class Reader:
 
     def _read_bvh(self, path: Path) -> Recording:
         try:
-            bvh = read_bvh(path)
+            bvh = read_bvh(path, self.fps)
         except ValueError as error:
             raise ValueError(str(error).removeprefix(str(path)).lstrip(",: ")) from error
         placement = place_joints(bvh, self.mapping)
@@ -97,7 +97,7 @@ class Reader:
         else:
             raise ValueError(f"unknown joints: {array.shape[1]} of them, SMPL has "
                              f"{', '.join(map(str, SMPL_COUNTS))}; give a mapping")
-        return self._of_joints(placement.joints(array.astype(np.float64)), self.array_fps, placement.rig)
+        return self._of_joints(placement.joints(array.astype(np.float64)), self.fps or FPS, placement.rig)
 
     def _read_amass(self, path: Path) -> Recording:
         amass = read_amass(path)

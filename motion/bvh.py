@@ -14,6 +14,7 @@ from motion.euler import euler_to_matrix
 
 POSITIONS = ("Xposition", "Yposition", "Zposition")
 ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")
+MAX_FRAME_TIME = 0.5  # seconds; above it the header has milliseconds or a rate
 _CHANNELS = {name.lower(): name for name in POSITIONS + ROTATIONS}
 
 
@@ -114,8 +115,8 @@ def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tu
     return places, turns
 
 
-def read_bvh(path: str | Path) -> Bvh:
-    """Read a BVH file with any hierarchy and any channels.
+def read_bvh(path: str | Path, fps: float | None = None) -> Bvh:
+    """Read a BVH file with any hierarchy and any channels; ``fps`` replaces the frame time in the file.
 
     Raises ``ValueError`` naming the file and the line where it is not BVH, and ``OSError`` where it cannot be read.
     """
@@ -123,12 +124,12 @@ def read_bvh(path: str | Path) -> Bvh:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file (byte {error.start})") from error
-    return parse_bvh(text, str(path))
+    return parse_bvh(text, str(path), fps)
 
 
-def parse_bvh(text: str, source: str = "BVH") -> Bvh:
+def parse_bvh(text: str, source: str = "BVH", fps: float | None = None) -> Bvh:
     """Read the content of a BVH file; ``source`` names it in errors. Raises ``ValueError`` as ``read_bvh`` does."""
-    return _Parser(text, source).parse()
+    return _Parser(text, source, fps).parse()
 
 
 def _numbers(row: np.ndarray) -> str:
@@ -138,8 +139,8 @@ def _numbers(row: np.ndarray) -> str:
 class _Parser:
     """Reads the hierarchy word by word and the motion line by line."""
 
-    def __init__(self, text: str, source: str):
-        self.source = source
+    def __init__(self, text: str, source: str, fps: float | None):
+        self.source, self.fps = source, fps
         self.lines = text.splitlines()
         self.words = ((number, word) for number, line in enumerate(self.lines, 1) for word in line.split())
         self.line = 1
@@ -158,12 +159,21 @@ class _Parser:
         frames = self.number(int)
         self.expect("Frame")
         self.expect("Time:")
-        frame_time = self.number(float)
-        if frames < 1 or frame_time <= 0:
-            raise self.error(f"{frames} frames of {frame_time} s")
+        frame_time = self.frame_time(frames)
         values = self.motion(frames)
         return Bvh(tuple(self.names), tuple(self.parents), np.array(self.offsets), tuple(self.channels), values,
                    frame_time, self.end_sites)
+
+    def frame_time(self, frames: int) -> float:
+        """Seconds per frame: as given to the parser, else as the file has it."""
+        stated = self.number(float)
+        frame_time = stated if self.fps is None else 1 / self.fps
+        if frames < 1 or frame_time <= 0:
+            raise self.error(f"{frames} frames of {frame_time} s")
+        if frame_time > MAX_FRAME_TIME:
+            raise self.error(f"a frame time of {stated:g} s, more than {MAX_FRAME_TIME:g} s: it is in milliseconds "
+                             f"({1000 / stated:g} fps) or a rate ({stated:g} fps); correct it or give --fps")
+        return frame_time
 
     def joint(self, parent: int) -> None:
         """What follows ROOT or JOINT, up to its closing brace; nested joints one by one, to any depth."""

@@ -16,8 +16,10 @@ from motion.skeleton import T2M, Skeleton
 from motion.source_rig import Placement, points_of
 
 FPS = 20.0
-UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}  # in metres
-LEG_LENGTHS = (0.5, 1.2)   # metres from hip to ankle that people have: tells the unit
+# In metres. "cmu" is the unit of the CMU database and of its usual BVH conversion.
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254, "cmu": 0.0254 / 0.45}
+LEG_LENGTHS = (0.5, 1.2)   # metres from hip over knee to ankle that people have
+TYPICAL_LEG = 0.82         # metres; decides where two units fit
 UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
 UPRIGHT = 0.6              # how much of the way from ankles to head must lie along an axis, on average, to be up
 MAX_SPEED = 18.0           # m/s of a joint; what is faster is a flip of the capture
@@ -100,10 +102,39 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 def guess_unit(joints: np.ndarray) -> str:
     """The unit in which the legs of ``joints`` (T, 22, 3) are as long as people's. ``ValueError`` where none fits."""
     length = leg_length(joints)
+    unit = _fitting_unit(length)
+    if unit is None:
+        raise ValueError(f"legs {length:.4g} units long are no person's in {', '.join(UNITS)}; {_scale_advice(length)}")
+    return unit
+
+
+def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tuple[str, float]:
+    """Name and metres of the unit of ``joints`` (T, 22, 3): ``unit``, one of ``UNITS`` or metres, or what legs suggest.
+
+    Raises ``ValueError`` where legs are no person's in it.
+    """
+    if unit is None:
+        unit = guess_unit(joints)
+    metres = UNITS[unit] if isinstance(unit, str) else unit
+    name = next((name for name, size in UNITS.items() if np.isclose(metres, size)), f"units of {metres:g} m")
+    length = leg_length(joints)
+    if not LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]:
+        likely = _fitting_unit(length)
+        advice = f"the unit is likely {likely} ({length * UNITS[likely]:.2f} m)" if likely else _scale_advice(length)
+        raise ValueError(f"legs {length:.4g} units long are {length * metres:.3g} m in {name}, no person's; {advice}")
+    return name, metres
+
+
+def _fitting_unit(length: float) -> str | None:
+    """The unit in which a leg of ``length`` is a person's; of several the one in which it is nearest to the usual."""
     fitting = [unit for unit, metres in UNITS.items() if LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]]
-    if not fitting:
-        raise ValueError(f"legs {length:.4g} units long are no person's in {', '.join(UNITS)}; give the unit")
-    return fitting[0]
+    return min(fitting, key=lambda unit: abs(np.log(length * UNITS[unit] / TYPICAL_LEG)), default=None)
+
+
+def _scale_advice(length: float) -> str:
+    if not length > 0:
+        return "they have no length"
+    return f"give the metres of one unit (--unit), about {TYPICAL_LEG / length:.2g}"
 
 
 def leg_length(joints: np.ndarray) -> float:

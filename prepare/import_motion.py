@@ -4,6 +4,7 @@
 """
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from data.import_motion import (
     shown,
 )
 from data.motion_sources import Reader, read_mapping
+from motion.bvh import MAX_FRAME_TIME
 from motion.recording import FPS, UNITS, UP_AXES
 from options.base import Parser, bounded, positive_int
 from utils.cores import usable_cores
@@ -45,11 +47,14 @@ def build_parser() -> Parser:
                         help="longest clip, seconds; longer recordings become several")
     parser.add_argument("--overlap", type=bounded(float, 0.0), default=0.0,
                         help="seconds that neighbouring clips of one recording share at least")
-    parser.add_argument("--unit", choices=tuple(UNITS), help="of the files; found from the length of legs if not given")
+    parser.add_argument("--unit", type=unit, metavar="NAME|METRES",
+                        help=f"of the files: {', '.join(UNITS)} (2.54/0.45 cm), or the metres of one unit; found from "
+                             "the length of legs if not given")
     parser.add_argument("--up", choices=UP_AXES, help="axis of the files; found from how bodies stand if not given "
                                                       "(write --up=-y)")
-    parser.add_argument("--fps", type=bounded(float, 1.0, 10000.0), default=FPS,
-                        help="frame rate of .npy joint arrays, which do not say")
+    parser.add_argument("--fps", type=bounded(float, 1 / MAX_FRAME_TIME, 10000.0),
+                        help="frame rate of all .npy joint arrays (20 if not given) and, in place of their frame time, "
+                             "of all .bvh files")
     parser.add_argument("--body_models", type=Path, metavar="DIR",
                         help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
     parser.add_argument("--keep_t_pose", action="store_true", help="do not cut T-poses off the ends of recordings")
@@ -58,6 +63,19 @@ def build_parser() -> Parser:
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def unit(text: str) -> str | float:
+    """The unit that ``text`` names, or the metres of one."""
+    if text in UNITS:
+        return text
+    try:
+        metres = float(text)
+    except ValueError:
+        metres = 0.0
+    if not 0 < metres < np.inf:
+        raise ArgumentTypeError(f"{text!r} is neither {', '.join(UNITS)} nor a number of metres")
+    return metres
 
 
 def draw_sheets(imported: Imported, out: Path) -> None:

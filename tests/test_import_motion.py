@@ -13,6 +13,7 @@ import pytest
 
 from data.import_motion import LONGEST, Imported, ImportJob, import_motion, read_sources
 from data.motion_sources import Reader, read_mapping
+from motion.bvh import parse_bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.recording import normalised, steady_runs, windows
 from motion.skeleton import T2M
@@ -94,6 +95,32 @@ def test_t_poses_at_the_ends_are_left_out_and_said(source: Path) -> None:
     assert len(clip(source, "t")) == pytest.approx(160 - 20 * result.cut["t.npy"], abs=1)
     imported(source, reader=Reader(keep_t_pose=True))
     assert len(clip(source, "t")) == 160
+
+
+@pytest.mark.parametrize("stated", ["50", "20", "0.51", "0"])
+def test_a_frame_rate_replaces_frame_times_that_are_none(source: Path, stated: str) -> None:
+    (source / "rate.bvh").write_text(bvh_text().replace("Frame Time: 0.050000", f"Frame Time: {stated}"))
+    refused = imported(source).refused
+    assert re.search(rf"line \d+: .*{stated}.* s", refused["rate.bvh"])
+    assert not imported(source, reader=Reader(fps=20.0)).refused
+    np.testing.assert_array_equal(clip(source, "rate"), clip(source, "walk"))
+    slow = imported(source, reader=Reader(fps=10.0))
+    assert {entry.id: entry.end for entry in slow.clips} == {"rate": 5.95, "walk": 5.95, "sub_wave": 5.95}
+
+
+def test_a_frame_time_of_half_a_second_is_read_and_says_what_a_longer_one_may_be() -> None:
+    text = bvh_text()
+    assert parse_bvh(text.replace("0.050000", "0.5", 1)).frame_time == 0.5
+    with pytest.raises(ValueError, match=r"frame time of 40 s, .* milliseconds \(25 fps\) or a rate \(40 fps\).*--fps"):
+        parse_bvh(text.replace("0.050000", "40", 1))
+
+
+def test_legs_are_measured_in_the_given_unit(source: Path) -> None:
+    (source / "walk.bvh").write_text(bvh_text(WALK / 0.0564444))
+    assert {entry.unit for entry in imported(source).clips if entry.id == "walk"} == {"cmu"}
+    np.testing.assert_allclose(clip(source, "walk"), normalised(WALK), atol=1e-3)
+    assert imported(source, unit=0.06).clips[-1].unit == "units of 0.06 m"
+    assert "likely cmu" in imported(source, unit="m").refused["walk.bvh"]
 
 
 def test_importing_again_replaces_the_clips_of_a_file_and_keeps_the_others(source: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from motion.bvh import Bvh, read_bvh
 from motion.bvh_fit import joints_to_bvh
-from motion.recording import guess_unit, guess_up, resampled, t_pose_ends, to_y_up
+from motion.recording import guess_unit, guess_up, metres_per_unit, resampled, t_pose_ends, to_y_up
 from motion.rig import T2M_RIG
 from motion.skeleton import T2M, mirror
 from motion.source_rig import KNOWN_RIGS, KnownRig, place_joints, points_of
@@ -190,11 +190,29 @@ def test_axes_are_found_and_turned_without_mirroring(up: str) -> None:
     assert guess_up(mirror(stored, T2M)) in (up, up.strip("-"), f"-{up}")
 
 
-@pytest.mark.parametrize(("factor", "unit"), [(1, "m"), (100, "cm"), (1000, "mm"), (39.37, "inch")])
+@pytest.mark.parametrize(("factor", "unit"), [(1, "m"), (100, "cm"), (1000, "mm"), (39.37, "inch"), (17.717, "cmu"),
+                                              (11, "cmu"), (25.8, "cmu"), (26.4, "inch")])
 def test_units_are_found_by_the_length_of_legs(factor: float, unit: str) -> None:
     assert guess_unit(factor * figures.walking(40)) == unit
 
 
-def test_legs_of_no_person_have_no_unit() -> None:
-    with pytest.raises(ValueError, match="no person's"):
-        guess_unit(7 * figures.walking(40))
+def test_legs_of_no_person_have_no_unit_but_the_advice_to_give_one_that_fits() -> None:
+    giant = 7 * figures.walking(40)
+    with pytest.raises(ValueError, match=r"legs 5\.7\d+ units long are no person's .* \(--unit\), about 0\.14$"):
+        guess_unit(giant)
+    assert metres_per_unit(giant, 0.14) == ("units of 0.14 m", 0.14)
+
+
+@pytest.mark.parametrize(("unit", "reason"), [
+    ("inch", r"14\.5\d units long are 0\.3\d+ m in inch, .*likely cmu \(0\.82 m\)"),
+    ("cm", r"0\.145 m in cm.*likely cmu"), (1, r"14\.5 m in m.*likely cmu"),
+    (0.03, r"in units of 0\.03 m.*likely cmu")])
+def test_a_unit_that_makes_dwarfs_or_giants_is_refused_with_the_likely_one(unit: str | float, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        metres_per_unit(17.717 * figures.walking(40), unit)
+
+
+def test_a_number_of_metres_is_named_where_it_has_a_name() -> None:
+    walk = figures.walking(40)
+    assert metres_per_unit(17.717 * walk, 0.0564444) == ("cmu", 0.0564444)
+    assert metres_per_unit(100 * walk, 0.01) == ("cm", 0.01)
