@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from motion.bvh import POSITIONS, Bvh
+from motion.coincident import spread_joints
 from motion.euler import matrix_to_euler
 from motion.rig import RIGS, Rig
 from motion.rotation import (
@@ -45,9 +46,11 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
         raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
     if not joints.isfinite().all():
         raise ValueError("joints that are not finite")
-    joints = joints[:, list(rig.order)]
-    offsets, clusters = _rest_pose(joints, rig)
-    local = _rotations(joints, rig, offsets, clusters)
+    spread, short = spread_joints(joints, skeleton)
+    joints, spread = joints[:, list(rig.order)], spread[:, list(rig.order)]
+    offsets, clusters = _rest_pose(spread, rig)
+    local = _rotations(spread, rig, offsets, clusters)
+    offsets[short[list(rig.order)]] = 0
     angles = matrix_to_euler(quat_to_matrix(local).numpy(), _EULER_ORDER)
     turns = tuple(f"{axis.upper()}rotation" for axis in _EULER_ORDER)
     tips = set(range(len(rig.order))) - set(rig.parents)

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import conv1d, normalize, pad
 
+from motion.coincident import bone_directions
 from motion.rotation import (
     cont6d_to_matrix,
     quat_between,
@@ -164,14 +165,6 @@ def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
     kernel = (kernel / kernel.sum())[None, None]
     padded = pad(values.double().T[:, None], (radius, radius), mode="replicate")  # (C, 1, T + 2 radius)
     return conv1d(padded, kernel)[:, 0].T.to(values.dtype)
-
-
-def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Unit vectors (T, J, 3) from each joint's parent to it; the rest pose's for the root and bones of no length."""
-    bones = joints - joints[:, list(skeleton.parents)]
-    bones[:, 0] = 0
-    lengths = bones.norm(dim=-1, keepdim=True)
-    return torch.where(lengths > 0, bones / lengths.clamp_min(torch.finfo(bones.dtype).tiny), _raw(skeleton, joints))
 
 
 def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:

@@ -1,0 +1,103 @@
+"""Directions of bones, including bones of no length: joints that coincide with their parent, as some rigs' collars do.
+
+A rest direction in world axes would stay where it is while the body turns, so theirs follows from the joints around.
+"""
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from motion.skeleton import Skeleton
+
+COINCIDENT = 0.005  # share of a leg's length below which a bone has no direction to measure
+_SPREAD = 0.1       # share of a leg's length that such a bone is given while rotations are fitted
+_NARROW = 0.05      # share of a leg's length below which hips or shoulders are too narrow to give a direction
+
+
+def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Unit vectors (T, J, 3) from each joint's parent to it, the root's zero.
+
+    Of bones of no length, those that point sideways at rest (hips, collars) stay on the line of the shoulders or, where
+    these coincide, of the hips; toes point forward at a right angle to the shin, and any other bone as the nearest one
+    of its chain that has a length, first those towards the root.
+    """
+    bones = _bones(joints, skeleton)
+    lengths = bones.norm(dim=-1, keepdim=True)
+    directions = torch.where(lengths > 0, bones / lengths.clamp_min(torch.finfo(bones.dtype).tiny),
+                             joints.new_tensor(skeleton.raw_offsets))
+    short = lengths[..., 0] <= COINCIDENT * _leg_length(lengths[..., 0], skeleton)
+    short[:, 0] = False
+    filled = directions.clone() if short.any() else directions
+    for joint in short.any(0).nonzero().flatten().tolist():
+        chosen = _stand_in(joint, directions, short, joints, skeleton)
+        filled[:, joint] = torch.where(short[:, joint, None], chosen, directions[:, joint])
+    return filled
+
+
+def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """(J,) whether each joint of ``joints`` (T, J, 3) is where its parent is, in most frames."""
+    lengths = _bones(joints, skeleton).norm(dim=-1)
+    short = lengths.median(0).values <= COINCIDENT * _leg_length(lengths, skeleton)
+    short[0] = False
+    return short
+
+
+def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Joints (T, J, 3) with a tenth of a leg for every bone of no length, and which bones these are (J,).
+
+    All bones keep their directions. A body without such bones stays as it is.
+    """
+    short = coincident(joints, skeleton)
+    if not short.any():
+        return joints, short
+    bones = _bones(joints, skeleton)
+    length = _SPREAD * _leg_length(bones.norm(dim=-1), skeleton)
+    bones = torch.where(short[:, None], length * bone_directions(joints, skeleton), bones)
+    placed = {0: joints[:, 0]}
+    for chain in skeleton.chains:
+        for parent, joint in zip(chain, chain[1:], strict=False):
+            placed[joint] = placed[parent] + bones[:, joint]
+    return torch.stack([placed[joint] for joint in range(len(skeleton))], 1), short
+
+
+def _bones(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    bones = joints - joints[:, list(skeleton.parents)]
+    bones[:, 0] = 0
+    return bones
+
+
+def _leg_length(lengths: Tensor, skeleton: Skeleton) -> Tensor:
+    return lengths[:, list(skeleton.leg_bones)].sum(-1).median()
+
+
+def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Direction (T, 3) of a bone that has no length."""
+    side, _, ahead = skeleton.raw_offsets[joint]
+    if side:
+        return side * _across(joints, skeleton, upper=True)
+    shin = skeleton.parents[joint]
+    if ahead and joint in skeleton.feet and not skeleton.raw_offsets[shin][2]:
+        return normalize(torch.linalg.cross(directions[:, shin], _across(joints, skeleton, upper=False)), dim=-1)
+    chain = _chain(skeleton, joint)
+    inward, outward = chain[chain.index(joint) - 1:0:-1], chain[chain.index(joint) + 1:]
+    chosen = directions[:, joint]
+    for other in reversed((*inward, *outward)):
+        chosen = torch.where(short[:, other, None], chosen, directions[:, other])
+    return chosen
+
+
+def _across(joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
+    """Unit vectors (T, 3) to the body's left: from the shoulders (``upper``) or the hips, or from the other pair where
+    these two all but coincide."""
+    right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, face] for face in skeleton.face_joints)
+    first, second = left_shoulder - right_shoulder, left_hip - right_hip
+    if not upper:
+        first, second = second, first
+    least = _NARROW * _leg_length(_bones(joints, skeleton).norm(dim=-1), skeleton)
+    return normalize(first if first.norm(dim=-1).median() > least else second, dim=-1)
+
+
+@cache
+def _chain(skeleton: Skeleton, joint: int) -> tuple[int, ...]:
+    return next(chain for chain in skeleton.chains if joint in chain[1:])

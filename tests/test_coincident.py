@@ -1,0 +1,103 @@
+"""Joints that coincide with their parent turn with the body, in features and in BVH files."""
+import numpy as np
+import pytest
+import torch
+
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh
+from motion.coincident import bone_directions, coincident
+from motion.features import features_to_joints, joints_to_features
+from motion.skeleton import KIT, T2M, Skeleton
+from tests.figures import figure
+from tests.sample_motion import sample_motion, turned
+
+T2M_CASES = {
+    "collars": ("left_collar", "right_collar"),
+    "one collar": ("left_collar",),
+    "neck": ("neck",),
+    "neck and collars": ("neck", "left_collar", "right_collar"),
+    "head": ("head",),
+    "spine": ("spine1", "spine2"),
+    "whole spine": ("spine1", "spine2", "spine3"),
+    "shoulders": ("left_shoulder", "right_shoulder"),
+    "hips": ("left_hip", "right_hip"),
+    "toes": ("left_foot", "right_foot"),
+}
+KIT_CASES = {
+    "neck": ("neck",),
+    "shoulders": ("left_shoulder", "right_shoulder"),
+    "hips": ("left_hip", "right_hip"),
+    "toes": ("left_toe", "right_toe"),
+    "heels": ("left_heel", "right_heel"),
+}
+CASES = [(skeleton, case) for skeleton, cases in ((T2M, T2M_CASES), (KIT, KIT_CASES)) for case in cases]
+
+
+def with_coinciding(joints: np.ndarray, skeleton: Skeleton, case: str) -> np.ndarray:
+    """``joints`` (T, J, 3) with those of a case, and all that hangs in them, moved by their bone."""
+    names = (T2M_CASES if skeleton is T2M else KIT_CASES)[case]
+    moved = joints.copy()
+    for joint in map(skeleton.joint_names.index, names):
+        bone = moved[:, joint] - moved[:, skeleton.parents[joint]]
+        for other in range(len(skeleton)):
+            above = other
+            while above > 0 and above != joint:
+                above = skeleton.parents[above]
+            if above == joint:
+                moved[:, other] -= bone
+        moved[:, joint] = moved[:, skeleton.parents[joint]]
+    return moved
+
+
+@pytest.mark.parametrize(("skeleton", "case"), CASES)
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_bones_of_no_length_turn_with_the_body(skeleton: Skeleton, case: str, noise: float) -> None:
+    joints = np.float64(with_coinciding(sample_motion(skeleton, sway=0.2), skeleton, case))
+    joints += noise * np.random.default_rng(0).standard_normal(joints.shape)
+    angle = np.linspace(0, 4, len(joints))[:, None]
+    directions = bone_directions(torch.from_numpy(joints), skeleton)
+    of_turned = bone_directions(torch.from_numpy(turned(joints, angle)), skeleton).numpy()
+    np.testing.assert_allclose(of_turned, turned(directions.numpy(), angle), atol=1e-4 if noise else 1e-9)
+    np.testing.assert_allclose(np.linalg.norm(of_turned[:, 1:], axis=-1), 1)
+
+
+@pytest.mark.parametrize(("skeleton", "case"), CASES)
+def test_features_do_not_depend_on_where_a_body_faces(skeleton: Skeleton, case: str) -> None:
+    joints = np.float64(with_coinciding(sample_motion(skeleton, sway=0.2), skeleton, case))
+    features = joints_to_features(joints, skeleton)
+    np.testing.assert_allclose(joints_to_features(turned(joints, 2.5), skeleton), features,
+                               atol=5e-3 if skeleton is KIT else 1e-4)
+
+
+@pytest.mark.parametrize("case", T2M_CASES)
+def test_such_bones_point_about_where_they_do_in_other_bodies(case: str) -> None:
+    joints = figure(60, yaw=np.linspace(0, 3, 60), pitch=0.3)
+    usual = bone_directions(torch.from_numpy(joints), T2M)
+    found = bone_directions(torch.from_numpy(with_coinciding(joints, T2M, case)), T2M)
+    named = [T2M.joint_names.index(name) for name in T2M_CASES[case]]
+    limit = {"head": 0.0, "shoulders": 0.0}.get(case, 0.7)  # these two have right angles at rest
+    assert ((usual * found).sum(-1)[:, named] > limit - 1e-3).all()
+
+
+def test_shoulders_of_a_turning_body_without_collars_stay_over_its_hips() -> None:
+    turning = with_coinciding(figure(80, yaw=np.linspace(0, np.pi, 80)), T2M, "collars")
+    joints = features_to_joints(joints_to_features(turning, T2M), T2M).numpy()
+    hips, shoulders = joints[:, 1] - joints[:, 2], joints[:, 16] - joints[:, 17]
+    cosine = (hips * shoulders).sum(-1) / np.linalg.norm(hips, axis=-1) / np.linalg.norm(shoulders, axis=-1)
+    assert cosine.min() > 0.999
+
+
+def test_bodies_with_ordinary_bones_keep_their_directions_to_the_bit() -> None:
+    joints = torch.from_numpy(sample_motion(T2M))
+    bones = joints - joints[:, list(T2M.parents)]
+    assert not coincident(joints, T2M).any()
+    assert torch.equal(bone_directions(joints, T2M)[:, 1:], (bones / bones.norm(dim=-1, keepdim=True))[:, 1:])
+
+
+@pytest.mark.parametrize("case", T2M_CASES)
+def test_bvh_files_of_such_bodies_keep_joints_and_turn_smoothly(case: str) -> None:
+    yaw, lean = np.linspace(0, 3, 60), 0.4 * np.sin(np.linspace(0, 6, 60))
+    joints = with_coinciding(figure(60, yaw=yaw, pitch=lean, thighs=(lean, -lean)), T2M, case)
+    bvh = joints_to_bvh(joints, T2M, 20)
+    np.testing.assert_allclose(bvh_to_joints(bvh, T2M), joints, atol=1e-4)
+    cosine = (np.einsum("tjkl,tjkl->tj", bvh.local_rotations()[1:], bvh.local_rotations()[:-1]) - 1) / 2
+    assert cosine.min() > np.cos(0.2)
