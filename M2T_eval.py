@@ -16,12 +16,12 @@ from evaluation.language import motion_vectors
 from evaluation.report import write_report
 from models.m2t.captioner import Writing
 from options.m2t import DECODER_FACTS, TOKENIZER_FACTS
+from storage.load import load_tokenizer
+from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
+from storage.source import model_names
 from training.judge import load_judge
-from training.load import load_tokenizer
-from training.load_m2t import check_tokenizer, differing_facts, load_captioner, tokenizer_name
 from utils.device import select_device
 from utils.files import write_text
-from utils.paths import model_names
 from utils.seeding import seed_everything
 
 

@@ -12,10 +12,10 @@ from data.prompts import make_prompt
 from data.specs import MAX_TOKENS, dataset_spec
 from models.motion_edit import MotionEditor, Part
 from models.text_to_motion import Sampling
-from training.load import load_text_to_motion
+from storage.load import load_text_to_motion
+from storage.source import model_names
 from utils.device import select_device
 from utils.errors import InputError
-from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page
 from visualization.outputs import Formats, write_motion

@@ -16,7 +16,7 @@ from evaluation.report import write_report
 from evaluation.sentences import SentenceEncoder, word_vectors
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
-from training.load import load_lamp
+from storage.load import load_lamp
 from utils.device import select_device
 from utils.seeding import seed_everything
 

@@ -21,13 +21,12 @@ from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling
+from storage.load import load_text_to_motion, load_tokenizer
+from storage.load_captioner import load_captioner
+from storage.source import checkpoint_names, find_source, model_names
 from training.judge import load_judge
-from training.load import load_text_to_motion, load_tokenizer
-from training.load_m2t import load_captioner
-from training.source import checkpoint_names, find_source
 from utils.device import select_device
 from utils.errors import InputError
-from utils.paths import model_names
 from utils.seeding import seed_everything
 
 ALL = "all"          # of --which_epoch

@@ -15,8 +15,8 @@ from evaluation.reconstruction import reconstruct_clips, score_reconstruction
 from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
+from storage.load import load_tokenizer
 from training.judge import load_judge
-from training.load import load_tokenizer
 from utils.device import select_device
 from utils.seeding import seed_everything
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from data.motion_parts import motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from models.m2t.captioner import Writing
-from training.load_m2t import load_captioner
+from storage.load_captioner import load_captioner
+from storage.source import model_names
 from utils.device import select_device
 from utils.files import write_text
-from utils.paths import model_names
 from utils.seeding import seed_everything
 
 

@@ -18,9 +18,9 @@ from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, DatasetSpec, dataset_spec
 from models.motion_edit import MotionEditor
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from training.load import load_text_to_motion
+from storage.load import load_text_to_motion
+from storage.source import model_names
 from utils.device import select_device
-from utils.paths import model_names
 from utils.seeding import seed_everything
 from visualization.html import write_page
 from visualization.outputs import Formats, Made, write_motions, write_side_by_side

@@ -13,12 +13,12 @@ from data.motion_parts import prompt_of
 from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
 from evaluation.search import nearest
+from storage.load import load_lamp
+from storage.source import model_names
 from training.gallery import encode_motions, open_gallery
-from training.load import load_lamp
 from training.text_features import encode_texts
 from utils.device import select_device
 from utils.files import write_text
-from utils.paths import model_names
 from utils.seeding import seed_everything
 
 

@@ -17,12 +17,12 @@ from data.text_motion import load_pairs
 from data.word_vectors import WORD_CLASSES, WordVectors
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder
+from storage.load import starting_normalisation
+from storage.load_evaluator import GLOVE
+from storage.source import latest_checkpoint, run_folder
 from training.evaluator_stage import MatchingStage, MovementStage, matching_options, movement_options
 from training.launch import start_run
-from training.load import starting_normalisation
-from training.load_evaluator import GLOVE
 from training.loop import Trainer
-from training.runs import latest_checkpoint, run_folder
 from training.schedule import warmup_milestones
 from utils import ranks
 from utils.files import save_npy
@@ -44,8 +44,8 @@ def learn_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: N
 @script
 def main() -> None:
     opt = parse_evaluator_options()
-    movement_opt, opt = movement_options(opt), matching_options(opt)
     start_run(opt)
+    movement_opt, opt = movement_options(opt), matching_options(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     normalisation = starting_normalisation(opt, spec)
     words = WordVectors.load(opt.glove)

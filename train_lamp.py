@@ -13,12 +13,11 @@ from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
-from options.base import origin
+from storage.load import lamp_to_start_from, load_tokenizer
+from storage.source import origin, run_folder
 from training.lamp_stage import LaMPStage
 from training.launch import start_run
-from training.load import lamp_to_start_from, load_tokenizer
 from training.loop import Trainer
-from training.runs import run_folder
 from training.schedule import warmup_cosine
 from utils import ranks
 from utils.errors import InputError

@@ -9,11 +9,11 @@ from data.paraphrase import with_paraphrases
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text_motion import caption_texts, load_pairs
 from models.length_estimator import LengthEstimator
+from storage.load import load_text_encoder, settle_lamp
+from storage.source import run_folder
 from training.launch import start_run
 from training.length_stage import CaptionLengths, LengthStage
-from training.load import load_text_encoder, settle_lamp
 from training.loop import Trainer
-from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.text_features import cached_text_features
 
@@ -37,6 +37,7 @@ def main() -> None:
     print(f"{len(sets['train'])} training captions, {len(sets['val'])} to validate -> {run_folder(opt)}")
 
     model = LengthEstimator(text.dim, MAX_TOKENS + 1)
+    opt.cond_dim = text.dim
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)
     Trainer(LengthStage(model, sets["val"]), opt, sets["train"], schedule, clip_norm=0.5).run()
 

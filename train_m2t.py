@@ -10,12 +10,12 @@ from data.specs import dataset_spec
 from data.text_motion import TextMotion, load_pairs, rarity_weights
 from models.m2t.config import DecoderConfig
 from options.m2t import TOKENIZER_FACTS
+from storage.load import load_lamp, load_tokenizer, settle_lamp
+from storage.load_captioner import build_captioner, check_tokenizer, differing_facts, tokenizer_name
+from storage.source import run_folder
 from training.launch import start_run
-from training.load import load_lamp, load_tokenizer, settle_lamp
-from training.load_m2t import build_captioner, check_tokenizer, differing_facts, tokenizer_name
 from training.loop import Trainer
 from training.m2t_stage import CaptionStage
-from training.runs import run_folder
 from training.schedule import warmup_milestones
 
 

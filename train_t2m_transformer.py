@@ -9,11 +9,11 @@ from data.specs import dataset_spec
 from data.text_motion import rarity_weights
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
+from storage.load import load_text_encoder, load_tokenizer, settle_lamp
+from storage.source import run_folder
 from training.judge import generates, validation_fid
 from training.launch import start_run
-from training.load import load_text_encoder, load_tokenizer, settle_lamp
 from training.loop import Trainer
-from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.token_stage import MaskStage
 from training.tokens import load_token_sets

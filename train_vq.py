@@ -11,11 +11,11 @@ from data.specs import dataset_spec
 from data.text_motion import whole_crop
 from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
+from storage.load import starting_normalisation
+from storage.source import run_folder
 from training.judge import validation_fid
 from training.launch import start_run
-from training.load import starting_normalisation
 from training.loop import Trainer
-from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.vq_stage import VQStage
 from utils import ranks

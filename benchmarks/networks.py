@@ -9,8 +9,8 @@ from models.transformers.config import MaskTransformerConfig, ResidualTransforme
 from models.transformers.lamp_text import LaMPMaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
-from training.load import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
-from utils.paths import find_model_dir
+from storage.load import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
+from storage.source import find_model_dir
 
 SPEC = dataset_spec("t2m")
 CHECKPOINTS = "checkpoints"

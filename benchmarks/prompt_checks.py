@@ -20,9 +20,9 @@ from benchmarks.prompt_scores import Prompt, Verdict, judge, read_prompts, summa
 from motion.skeleton import T2M
 from options.base import Parser, positive_int
 from options.generate import add_models, add_sampling
+from storage.source import model_names
 from utils.errors import InputError, script
 from utils.files import save_npy, write_text
-from utils.paths import model_names
 from visualization.video import strip
 
 PROMPTS = Path(__file__).with_name("prompts.json")
@@ -51,7 +51,7 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
     # Here, since motions that are there already can be judged without torch.
     from data.specs import dataset_spec
     from models.text_to_motion import Sample, Sampling
-    from training.load import load_text_to_motion
+    from storage.load import load_text_to_motion
     from utils.device import select_device
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,

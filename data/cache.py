@@ -44,6 +44,16 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     return digest.hexdigest()[:20]
 
 
+def fingerprint(*parts: str | bytes | Path) -> str:
+    """Hash of texts, bytes and the contents of files."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
 def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read],
          keep: int = 1) -> Read:
     """What ``read`` makes of the folder that ``kept`` gives. Raises ``InputError`` where its files are cut short, as a

@@ -1,4 +1,4 @@
-"""Normalised motion: the statistics, and fixed windows of clips for the tokenizer."""
+"""Normalised motion: statistics, padded batches, and the windows that the tokenizer is trained on."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
 from utils.errors import InputError
 from utils.files import read_npy
 
@@ -85,3 +86,12 @@ class MotionWindows(Dataset):
             return rows[(first[:, None] + within).to(device, non_blocking=True)]
 
         return take
+
+
+def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Clips (T, d) as one batch (b, 196, d), cut to whole tokens and zero-padded, and their lengths (b,)."""
+    lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
+    batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
+    for row, motion, length in zip(batch, motions, lengths, strict=True):
+        row[:length] = motion[:length]
+    return torch.from_numpy(batch), torch.tensor(lengths)

@@ -18,9 +18,8 @@ from motion.joining import joined
 from motion.recording import UNITS, Pose, normalised, resampled_pose
 from motion.source_rig import Placement, place_joints
 from utils.errors import InputError
-from utils.files import save_npy, write_text
+from utils.files import ROOT, save_npy, write_text
 from utils.parallel import mapping
-from utils.paths import ROOT
 
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
 CMU_T_POSE = 12  # frames of a CMU file that are a T-pose and the way out of it

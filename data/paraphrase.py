@@ -8,8 +8,7 @@ import numpy as np
 
 from data.text_motion import Pair
 from utils.errors import InputError
-from utils.files import read_text
-from utils.paths import ROOT
+from utils.files import ROOT, read_text
 from utils.seeding import stream_seed
 
 PARAPHRASES = ROOT / "assets" / "paraphrases.txt"

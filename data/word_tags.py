@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 
-from utils.files import read_text
-from utils.paths import ROOT
+from utils.files import ROOT, read_text
 
 TAGS = ROOT / "assets" / "word_tags.txt"
 SPACY_MODEL = "en_core_web_sm"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
+from data.motion_windows import padded
 from data.text import mirror_text
 from data.text_motion import Pair
 from evaluation.estimates import Estimate, estimates
@@ -80,12 +80,3 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
     places = np.arange(len(sided)), owners[sided]
     right = scores[sided][places] > wrong[places]
     return LanguageScores(retrieval, float(100 * right.mean()), len(sided))
-
-
-def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Clips (T, d) as one batch (b, 196, d), zero padded and cut to whole tokens, and their lengths (b,)."""
-    lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
-    batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
-    for row, motion, length in zip(batch, motions, lengths, strict=True):
-        row[:length] = motion[:length]
-    return torch.from_numpy(batch), torch.tensor(lengths)

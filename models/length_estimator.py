@@ -1,7 +1,5 @@
 """How many tokens a motion should have, from its text feature."""
-import re
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +29,6 @@ class LengthEstimator(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=INIT_STD)
                 nn.init.zeros_(layer.bias)
-
-    @classmethod
-    def sized_like(cls, state: Mapping[str, Tensor]) -> Self:
-        """A new network of the sizes of the one that ``state`` belongs to. ``ValueError`` where it is of none."""
-        matrices = {int(name.split(".")[1]): tensor.shape for name, tensor in state.items()
-                    if re.fullmatch(r"output\.\d+\.weight", name) and tensor.dim() == 2}
-        if not matrices:
-            raise ValueError("no layers output.<number>.weight")
-        widths = [matrices[index] for index in sorted(matrices)]  # files need not keep the order of the layers
-        return cls(widths[0][1], widths[-1][0], [rows for rows, _ in widths[:-1]])
 
     def forward(self, text_emb: Tensor) -> Tensor:
         """Logits (b, classes) for text features (b, c)."""

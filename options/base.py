@@ -4,47 +4,33 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
-from options.opt_file import read_options
 from utils.errors import InputError
-from utils.paths import find_model_dir
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults in its help and answers bad flags with one line and status 2."""
+    """An argument parser that shows defaults in its help and raises ``InputError`` for bad flags."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         self._inherited: set[str] = set()
 
     def inherit(self, keys: Collection[str]) -> None:
-        """With ``--init_from`` the options ``keys`` are those of that model, where the command line is silent."""
+        """With --init_from, take the options ``keys`` from that model unless the command line gives them."""
         self._inherited |= set(keys)
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        """As everywhere. Raises ``InputError`` also where the model to start from is not there, or its ``opt.txt``
-        has what this parser would not take."""
+        """Parse as usual. With --init_from, ``inherited`` maps each option to take from that model to its choices."""
         opt = super().parse_args(args, namespace)
-        if getattr(opt, "init_from", None) is None:
-            return opt
-        path = find_model_dir(origin(opt), opt.dataset_name, opt.checkpoints_dir) / "opt.txt"
-        theirs = read_options(path) if path.exists() else {}
-        for action in self._actions:
-            value = theirs.get(action.dest, "None")  # written where an option was not given
-            if action.dest not in self._inherited or value == "None":
-                continue
-            if action.choices is not None and value not in action.choices:
-                raise InputError(f"{path}: {action.dest} {value!r} is none of {', '.join(map(str, action.choices))}")
-            self.set_defaults(**{action.dest: value})
-        return super().parse_args(args, namespace)
+        if getattr(opt, "init_from", None) is not None:
+            absent = object()
+            given = super().parse_args(args, argparse.Namespace(**dict.fromkeys(vars(opt), absent)))
+            opt.inherited = {action.dest: action.choices for action in self._actions
+                             if action.dest in self._inherited and getattr(given, action.dest) is absent}
+        return opt
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the flags)")
-
-
-def origin(opt: argparse.Namespace) -> str | None:
-    """The model whose sizes and statistics a run with ``--init_from`` has: once it goes on, itself."""
-    return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
 def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:

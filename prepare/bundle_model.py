@@ -12,13 +12,11 @@ from torch import Tensor
 
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
-from options.opt_file import write_options
-from training.checkpoint import save_weights
-from training.load_evaluator import read_networks
-from training.source import Source, find_source, read_state
+from storage.checkpoint import read_state, save_weights
+from storage.load_evaluator import read_networks
+from storage.source import PRETRAINED, Source, find_source, write_options
 from utils.errors import script
 from utils.files import atomic_path
-from utils.paths import PRETRAINED
 
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
 # Of one machine or one run; nothing that rebuilds or uses the model.

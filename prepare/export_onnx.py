@@ -16,10 +16,10 @@ from data.specs import dataset_spec
 from models.onnx_export import SETTINGS_FILE, TOKENIZER_FILE, Graph, export, graphs_of, settings_of
 from options.base import Parser, add_common, positive_int
 from options.generate import add_models
-from training.load import load_text_to_motion
+from storage.load import load_text_to_motion
+from storage.source import model_names
 from utils.errors import InputError, script
 from utils.files import atomic_path, write_text
-from utils.paths import model_names
 
 TOLERANCE = 1e-3  # absolute: of logits, features and metres
 OTHER_SIZES = {"batch": 3, "tokens": 12}  # than those that graphs are traced with

@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser
-from training.identify import identify
-from training.source import PREFERRED, SUFFIXES
+from storage.released import identify
+from storage.source import PREFERRED, SUFFIXES
 from utils.errors import InputError, script
 
 
@@ -30,8 +30,8 @@ def main() -> None:
     for need in found.needs:
         print(f"beside model/ it needs: {need}")
     print(f"used by: {'; '.join(found.use)}")
-    if found.misfits:
-        raise InputError(f"{opt.file} will be refused: {'; '.join(found.misfits)}")
+    if found.incompatible:
+        raise InputError(f"{opt.file} will be refused: {'; '.join(found.incompatible)}")
     if found.sizes:
         print("complete: every tensor is there and has its shape")
 

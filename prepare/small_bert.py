@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.text import clean_caption
 from options.base import Parser, positive_int
 from utils.errors import InputError, script
-from utils.files import atomic_path, read_text, write_text
-from utils.paths import ROOT
+from utils.files import ROOT, atomic_path, read_text, write_text
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PLAIN = re.compile(r"(##)?[a-z]+")

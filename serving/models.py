@@ -7,12 +7,12 @@ from typing import Any
 
 from data.specs import DatasetSpec, dataset_spec
 from models.text_to_motion import TextToMotion
+from storage.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
+from storage.load_captioner import LoadedCaptioner, load_captioner
+from storage.source import model_dirs
 from training.gallery import open_gallery
-from training.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
-from training.load_m2t import LoadedCaptioner, load_captioner
 from utils.device import select_device
 from utils.errors import InputError
-from utils.paths import model_dirs
 
 BUNDLED_CAPTIONER = "m2t_demo"
 

@@ -14,8 +14,8 @@ from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms
 from serving.workshop import Workshop
+from storage.source import model_names
 from utils.errors import InputError
-from utils.paths import model_names
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

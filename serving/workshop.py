@@ -21,8 +21,8 @@ from motion.planting import plant_feet
 from serving.inputs import Kept, Limits, checked_count, checked_number, checked_text, parse_parts, read_source
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
+from storage.load import BUNDLED_LAMP, LoadedLaMP
 from training.gallery import Gallery, encode_motions, open_gallery
-from training.load import BUNDLED_LAMP, LoadedLaMP
 from utils.errors import InputError
 from utils.files import atomic_path
 from visualization.html import PageMotion, write_page

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from options.opt_file import write_options
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.source import write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.average import WeightAverage
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Trainer
 from utils.errors import InputError
 

@@ -9,9 +9,9 @@ from data.motion_files import read_motion
 from data.specs import dataset_spec
 from data.text import side_words
 from evaluation.caption_scores import ngram_scores, side_scores
+from storage.load_captioner import LoadedCaptioner, load_captioner
 from tests.figures import walking
 from tests.toy import ROOT
-from training.load_m2t import LoadedCaptioner, load_captioner
 
 OPENMOTION = ROOT.parent / "shared" / "data" / "openmotion"
 SHARD, CLIPS = "joints_06.npz", 20  # with raised hands, waves and turns

@@ -11,9 +11,9 @@ from data.text_motion import load_pairs
 from evaluation.metrics import euclidean_distances, r_precision
 from motion.features import joints_to_features
 from motion.skeleton import T2M
+from storage.load_evaluator import LoadedEvaluator, load_evaluator
 from tests.figures import raising
 from tests.toy import ROOT
-from training.load_evaluator import LoadedEvaluator, load_evaluator
 
 OPENMOTION = ROOT.parent / "shared" / "data" / "openmotion"
 CLIPS, BATCH, CHANCE = 160, 32, 3 / 32

@@ -17,6 +17,7 @@ import train_len_estimator
 import train_res_transformer
 import train_t2m_transformer
 import train_vq
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.toy import (
     TINY_EVALUATOR,
     TINY_LAMP,
@@ -29,7 +30,6 @@ from tests.toy import (
     run_script,
 )
 from tests.toy_models import make_models, make_tokenizer
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import RESUMED
 
 Fails = Callable[..., str]

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from data.word_vectors import WordVectors
+from storage.checkpoint import read_state
+from storage.source import find_source
 from tests.toy import ROOT, run_script
-from training.source import find_source, read_state
 from utils.download import direct_address, fetch, unpack
 from utils.errors import InputError
 

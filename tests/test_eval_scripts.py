@@ -20,12 +20,11 @@ import train_t2m_transformer
 import train_vq
 from data.specs import dataset_spec
 from evaluation import metrics
-from options.opt_file import read_options
+from storage.checkpoint import load_checkpoint
+from storage.source import find_source, read_options
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
 from tests.toy_models import make_captioner, make_evaluator, make_models
-from training.checkpoint import load_checkpoint
 from training.judge import ValidationFid, load_judge
-from training.source import find_source
 from utils.errors import InputError
 
 CPU = ("--gpu_id", "-1", "--data_root", "data", "--quiet")
@@ -48,7 +47,7 @@ def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     for name in ("data", "checkpoints", "bert"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("utils.paths.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
+    monkeypatch.setattr("storage.source.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
 
     def call(main: Callable[[], None], *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["script.py", *CPU, *map(str, arguments)])

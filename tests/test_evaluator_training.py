@@ -15,10 +15,10 @@ from data.text_motion import load_pairs
 from data.word_vectors import WordVectors
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder, matching_loss
+from storage.checkpoint import load_checkpoint
+from storage.load_evaluator import load_evaluator
 from tests.test_resume import assert_equal
 from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, run_script
-from training.checkpoint import load_checkpoint
-from training.load_evaluator import load_evaluator
 from utils.errors import InputError
 
 FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)

@@ -1,5 +1,7 @@
 """A run that starts from another model takes its sizes, its statistics and its word pieces with the weights."""
+import argparse
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 import torch
 
 from options.length import parse_length_options
-from options.opt_file import read_options, write_options
 from options.t2m import parse_t2m_options
 from options.vq import parse_vq_options
+from storage.checkpoint import load_checkpoint, read_state, save_checkpoint
+from storage.source import PRETRAINED, find_source, inherit_settings, read_options, write_options
 from tests.toy import (
     TINY_LAMP,
     TINY_LENGTH,
@@ -20,10 +23,7 @@ from tests.toy import (
     make_dataset,
     run_here,
 )
-from training.checkpoint import load_checkpoint
-from training.source import find_source, read_state
 from utils.errors import InputError
-from utils.paths import PRETRAINED
 
 STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",
           "m2t": "m2t"}
@@ -32,38 +32,45 @@ FEW = ("--batch_size", 8, "--total_iter", 1, "--quiet", "--gpu_id", -1)
 
 
 def model(options: dict[str, object]) -> None:
-    write_options(Path("checkpoints/t2m/first/opt.txt"), options)
+    """A model whose settings are in its checkpoint; ``opt.txt`` is that of another run."""
+    path = Path("checkpoints/t2m/first/opt.txt")
+    write_options(path, {key: value if key.endswith("_name") else 1 for key, value in options.items()})
+    save_checkpoint(Path("checkpoints/t2m/first/model/latest.tar"), {"settings": options})
+
+
+def parsed(parse: Callable[[list[str]], argparse.Namespace], *flags: str) -> argparse.Namespace:
+    opt = parse(["--name", "second", *flags])
+    inherit_settings(opt)
+    return opt
 
 
 @pytest.mark.usefixtures("home")
 def test_sizes_are_those_of_the_model_unless_they_are_given() -> None:
     model({"latent_dim": 64, "n_heads": 4, "attention": "causal", "condition": "cls", "lamp_name": "words", "lr": 9.0})
-    flags = ["--name", "second", "--vq_name", "vq"]
-    opt = parse_t2m_options([*flags, "--init_from", "first", "--n_heads", "2"])
+    opt = parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "first", "--n_heads", "2")
     assert (opt.latent_dim, opt.n_heads, opt.attention) == (64, 2, "causal")
     assert (opt.condition, opt.lamp_name) == ("cls", "words")
-    assert opt.lr == parse_t2m_options(flags).lr
-    assert parse_t2m_options(flags).latent_dim == 512
+    fresh = parsed(parse_t2m_options, "--vq_name", "vq")
+    assert (opt.lr, fresh.latent_dim) == (fresh.lr, 512)
 
 
 @pytest.mark.usefixtures("home")
 def test_what_a_model_was_not_given_stays_the_default() -> None:
     model({"vq_norm": None, "width": 32, "lamp_name": None})
-    assert parse_vq_options(["--name", "second", "--init_from", "first"]).vq_norm is None
-    assert parse_length_options(["--name", "second", "--init_from", "first"]).lamp_name is None
+    assert parsed(parse_vq_options, "--init_from", "first").vq_norm is None
+    assert parsed(parse_length_options, "--init_from", "first").lamp_name is None
 
 
 @pytest.mark.usefixtures("home")
 def test_a_model_that_is_not_there_or_has_impossible_options_is_told() -> None:
-    flags = ["--name", "second", "--vq_name", "vq", "--init_from"]
     with pytest.raises(InputError, match="no model named 'nobody'"):
-        parse_t2m_options([*flags, "nobody"])
+        parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "nobody")
     model({"attention": "sideways"})
-    with pytest.raises(InputError, match="first/opt.txt: attention 'sideways' is none of"):
-        parse_t2m_options([*flags, "first"])
+    with pytest.raises(InputError, match="first/model/latest.tar: attention 'sideways' is none of"):
+        parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "first")
     model({"latent_dim": "wide"})
-    with pytest.raises(InputError, match="--latent_dim: invalid"):
-        parse_t2m_options([*flags, "first"])
+    with pytest.raises(InputError, match="latent_dim cannot be 'wide'"):
+        parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "first")
 
 
 def train(stage: str, *flags: object, cwd: Path) -> None:

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from models.evaluator.model import Evaluator, EvaluatorConfig
+from storage.released import PUBLISHED_META, Identity, identify
 from tests.toy import run_script
 from tests.toy_models import make_models
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, make_published
-from training.identify import Identity, identify
-from training.load_evaluator import PUBLISHED_META
 from utils.errors import InputError
 
 pytest.importorskip("transformers", reason="CLIP text features need transformers")
@@ -27,7 +26,7 @@ def of(folder: Path, name: str) -> tuple[Path, Identity]:
 
 @pytest.mark.parametrize(("name", "what", "use"), [
     (RVQ, "tokenizer with 3 layers", "eval_t2m_vq.py"), ("vq", "tokenizer with one codebook", "eval_t2m_vq.py"),
-    (MOMASK, "masked transformer on text features of 512 numbers, as wide as those of CLIP", "gen_t2m.py --name"),
+    (MOMASK, "masked transformer on text features of width 512, that of CLIP", "gen_t2m.py --name"),
     (RESIDUAL, "residual transformer", "gen_t2m.py --res_name"),
     ("t2m", "masked transformer of LaMP", "gen_t2m.py --name"), ("h3d-qformer", "LaMP model", "eval_retrieval.py"),
     ("length_estimator", "length estimator", "gen_t2m.py --len_name"),
@@ -36,7 +35,7 @@ def test_published_files_are_known(published: Path, name: str, what: str, use: s
     _, found = of(published, name)
     assert what in found.what
     assert use in found.use[0]
-    assert found.misfits == ()
+    assert found.incompatible == ()
     assert (found.dataset == "t2m") == (name in (RVQ, "vq", "h3d-qformer"))
 
 
@@ -46,7 +45,7 @@ def test_files_of_our_own_runs_are_known(tmp_path: Path) -> None:
     for name, what in kinds.items():
         _, found = of(folder, name)
         assert what in found.what
-        assert found.misfits == ()
+        assert found.incompatible == ()
 
 
 def test_what_is_wrong_with_a_file_is_told(published: Path, tmp_path: Path) -> None:
@@ -61,7 +60,7 @@ def test_what_is_wrong_with_a_file_is_told(published: Path, tmp_path: Path) -> N
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    for content, told in (({"a": {"b": torch.zeros(1)}}, "it has a"), ({"net": {"b": torch.zeros(1)}}, "b among them"),
+    for content, told in (({"a": {"b": torch.zeros(1)}}, "it has a"), ({"net": {"b": torch.zeros(1)}}, "such as b"),
                           ({"estimator": {"output.0.weight": torch.zeros(3)}}, "cannot be a whole model")):
         torch.save(content, tmp_path / "a.tar")
         with pytest.raises(InputError, match=told):
@@ -76,5 +75,5 @@ def test_an_evaluator_is_known_and_what_it_needs(tmp_path: Path) -> None:
         networks.setdefault(network, {})[rest] = tensor
     torch.save({**networks, "epoch": 1}, tmp_path / "finest.tar")
     found = identify(tmp_path / "finest.tar")
-    assert (found.what, found.dataset, found.misfits) == ("an evaluator (text-motion matching)", "t2m", ())
+    assert (found.what, found.dataset, found.incompatible) == ("an evaluator (text-motion matching)", "t2m", ())
     assert PUBLISHED_META in found.needs[0]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from models.length_estimator import LengthEstimator
 from models.transformers.sampling import sample_generators
+from storage.released import length_estimator
 
 
 def make(output_size: int = 12) -> LengthEstimator:
@@ -36,12 +37,12 @@ def test_network_is_rebuilt_from_a_state_dict_in_any_order() -> None:
     torch.manual_seed(0)
     model = LengthEstimator(24, 17).eval()
     state = dict(sorted(model.state_dict().items()))  # output.11 comes before output.4
-    rebuilt = LengthEstimator.sized_like(state).eval()
+    rebuilt = length_estimator(state).eval()
     rebuilt.load_state_dict(state)
     x = torch.randn(3, 24)
     assert torch.equal(rebuilt(x), model(x))
     with pytest.raises(ValueError, match="no layers"):
-        LengthEstimator.sized_like({"output.0.bias": torch.zeros(3), "output.x.weight": torch.zeros(3, 3)})
+        length_estimator({"output.0.bias": torch.zeros(3), "output.x.weight": torch.zeros(3, 3)})
 
 
 def test_an_empty_motion_is_never_chosen() -> None:

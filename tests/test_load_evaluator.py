@@ -9,8 +9,8 @@ import torch
 
 from data.specs import dataset_spec
 from models.evaluator.model import Evaluator, EvaluatorConfig
-from training.checkpoint import save_checkpoint, save_weights
-from training.load_evaluator import LoadedEvaluator, load_evaluator
+from storage.checkpoint import save_checkpoint, save_weights
+from storage.load_evaluator import LoadedEvaluator, load_evaluator
 from utils.errors import InputError
 from utils.files import save_npy
 

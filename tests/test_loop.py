@@ -12,15 +12,14 @@ from data.specs import dataset_spec
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.losses import TokenLoss
 from models.transformers.mask_transformer import MaskTransformer
-from options.opt_file import read_options, write_options
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.load import settle_lamp
+from storage.source import read_options, run_folder, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.batches import EpochBatches
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.launch import make_accelerator
-from training.load import settle_lamp
 from training.loop import Trainer, is_better
 from training.meter import Meter, Shown
-from training.runs import run_folder
 from training.schedule import warmup_milestones
 from training.stage import Stage, to_device, trainable
 from training.token_stage import MaskStage

@@ -12,10 +12,10 @@ from models.lamp.tokenizer import WordPieces
 from models.m2t.captioner import MotionCaptioner, Writing
 from models.m2t.decoder import DecoderConfig, build_decoder
 from models.m2t.words import HubWords, PieceWords, encode_captions, with_noise
+from storage.load import LoadedLaMP, load_lamp
+from storage.load_captioner import build_captioner, learned_state, load_learned
 from tests.toy import make_llm
 from tests.toy_models import M2T, make_models
-from training.load import LoadedLaMP, load_lamp
-from training.load_m2t import build_captioner, learned_state, load_learned
 from utils.errors import InputError
 
 FRAMES = 64

@@ -12,11 +12,11 @@ import search_motion
 import train_m2t
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import SKELETONS
-from options.opt_file import read_options
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.source import read_options
 from tests.figures import walking
 from tests.toy import MOTIONS, TINY_M2T, as_kit, make_bert, make_dataset, make_llm, run_here
 from tests.toy_models import make_models
-from training.checkpoint import load_checkpoint, save_checkpoint
 from utils.files import write_text
 
 TOKENIZER = ("--nb-code", 512, "--down-t", 2, "--depth", 3, "--quantizer", "ema_reset", "--dilation-growth-rate", 3,
@@ -93,8 +93,8 @@ def test_the_evaluation_takes_the_public_command(chain: tuple[str, Path], decode
              "--num_beams", 2, "--references", "lemmatised", "--bert_score_model", make_bert(bert),
              "--bert_score_layer", 1, "--quiet", cwd=home)
     told = capsys.readouterr().out
-    assert "has num_layers 1, and that counts: not 9" in told
-    assert "has nb_code 16, and that counts: not 512" in told
+    assert "has num_layers 1, which is used instead of 9" in told
+    assert "has nb_code 16, which is used instead of 512" in told
     report = json.loads((home / "checkpoints" / name / decoder / "eval" / "Test_M2T.json").read_text())
     judged = {"true captions"} if name == "t2m" else set()
     assert report["results"].keys() == {"m2t", "nearest training motion", "most common caption"} | judged
@@ -152,7 +152,7 @@ def test_motions_and_captions_are_found(chain: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize(("main", "flags", "told"), [
     (train_m2t.main, ("--exp-name", "new", "--vq-name", "other"), "no model named 'other'"),
-    (train_m2t.main, ("--exp-name", "new", "--vq-name", "len"), "stands on the tokenizer vq, not len"),
+    (train_m2t.main, ("--exp-name", "new", "--vq-name", "len"), "was trained on the tokenizer vq, not len"),
     (train_m2t.main, ("--exp-name", "new", "--embed-dim-gpt", 10, "--n-head-gpt", 3), "--embed-dim-gpt 10 must be"),
     (train_m2t.main, ("--exp-name", "new", "--block-size", 2), "--block-size"),
     (train_m2t.main, ("--exp-name", "new", "--decoder", "opt", "--llm", "data"), "language model in data cannot"),

@@ -10,9 +10,9 @@ from motion.features import joints_to_features
 from motion.quality import seam_speed
 from motion.skeleton import T2M
 from options.edit import Section, parse_edit_options, section
+from storage.load import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
-from training.load import load_text_to_motion
 from utils.errors import InputError
 
 WINDOW = 49

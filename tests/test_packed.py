@@ -15,10 +15,10 @@ from data.cache import kept, load, state_of
 from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
-from options.opt_file import write_options
+from storage.load import load_tokenizer
+from storage.source import write_options
 from tests.test_text_motion import write_clip
 from tests.toy_models import VQ, make_models
-from training.load import load_tokenizer
 from training.tokens import cached_tokens, tokenize_pairs
 from utils.errors import InputError
 

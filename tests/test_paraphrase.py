@@ -10,7 +10,7 @@ from data.paraphrase import PARAPHRASES, Paraphraser, with_paraphrases
 from data.text import mirror_text
 from data.text_motion import Pair
 from utils.errors import InputError
-from utils.paths import ROOT
+from utils.files import ROOT
 
 SPECIAL = "doer: nurse / cook\ndoing: shy / tall\nscene: at home / at night\n"
 CAPTIONS = ("a person walks forward and turns left", "he waves both arms like a man with the right hand first",

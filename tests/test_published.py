@@ -19,22 +19,23 @@ from models.m2t.decoder import Decoder
 from models.m2t.front import OPT_WIDTH, MotionPrefixConfig
 from models.text_to_motion import Sample, Sampling
 from models.transformers.lamp_text import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
-from tests.golden.manifest import shapes_of
-from tests.test_golden import GOLDEN, with_golden
-from tests.toy import MOTIONS, make_llm
-from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
-from training.checkpoint import misfits
-from training.identify import identify
-from training.load import (
+from storage.checkpoint import incompatible_keys
+from storage.load import (
     LAMP_OPTIONAL,
     load_lamp,
     load_length_estimator,
     load_mask_transformer,
+    load_masked,
+    load_residual_transformer,
     load_text_to_motion,
     load_tokenizer,
 )
-from training.load_m2t import living_part, load_captioner
-from training.load_transformers import load_masked, load_residual_transformer
+from storage.load_captioner import load_captioner
+from storage.released import identify, used_part
+from tests.golden.manifest import shapes_of
+from tests.test_golden import GOLDEN, with_golden
+from tests.toy import MOTIONS, make_llm
+from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
 from utils.errors import InputError
 
 pytest.importorskip("transformers", reason="CLIP text features need transformers")
@@ -195,7 +196,7 @@ def test_what_a_published_model_needs_beside_it_is_told(home: Path, monkeypatch:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for needed, name in (("clip-vit-base-patch32", MOMASK), ("bert-base-uncased", "t2m")):
         shutil.rmtree(home.parent / needed)
-        with pytest.raises(InputError, match=f"could be fetched.*its files may also lie in .*{needed}"):
+        with pytest.raises(InputError, match=f"could be fetched.*its files may also be in .*{needed}"):
             load_mask_transformer(name, SPEC, home.parent)
 
 
@@ -235,7 +236,7 @@ def test_a_wrong_captioner_is_refused_by_its_first_bad_tensor(home: Path, llm: P
                 load_captioner("M2T", SPEC, home.parent, which="m2t")
             file.write_bytes(whole)
     file = spoil(home, "M2T", lambda state: state.pop("motion_encoder.model.0.bias"))
-    assert identify(file).misfits == ("missing: motion_encoder.model.0.bias",)
+    assert identify(file).incompatible == ("missing: motion_encoder.model.0.bias",)
     (home / "M2T" / "opt.txt").unlink()
     with pytest.raises(InputError, match="opt.txt is missing; it needs a line 'lamp_name: NAME'"):
         load_captioner("M2T", SPEC, home.parent, which="m2t")
@@ -295,11 +296,11 @@ def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
         for layer in range(32) if ".layers.0." in name else (0,):
             state[name.replace(".layers.0.", f".layers.{layer}.")] = torch.zeros(1).expand(shape)
     torch.save({"trans": state}, tmp_path / "m2t.pth")
-    assert (found := identify(tmp_path / "m2t.pth")).misfits == () and found.dataset == "t2m"
+    assert (found := identify(tmp_path / "m2t.pth")).incompatible == () and found.dataset == "t2m"
     sizes = OPTConfig(hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10240, vocab_size=50272,
                       max_position_embeddings=2048, word_embed_proj_dim=2560)
     adapters = peft.LoraConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     with torch.device("meta"):
         decoder = Decoder(peft.get_peft_model(OPTForCausalLM(sizes), adapters), None, OPT_WIDTH)
         model = MotionCaptioner(MotionPrefixConfig(), decoder, longest=51)
-    assert misfits(model, living_part(state), LAMP_OPTIONAL) == []
+    assert incompatible_keys(model, used_part(state), LAMP_OPTIONAL) == []

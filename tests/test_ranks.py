@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from storage.checkpoint import load_checkpoint
 from tests.toy import (
     ROOT,
     TINY_EVALUATOR,
@@ -25,7 +26,6 @@ from tests.toy import (
     run_here,
 )
 from tests.two_processes import without_dropout
-from training.checkpoint import load_checkpoint
 
 # Sums come in another order, which is all that may differ: float32 has 7 digits, and a loss few terms.
 CLOSE = {"rel": 2e-4, "abs": 1e-5}

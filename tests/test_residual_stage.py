@@ -13,11 +13,10 @@ from evaluation.reconstruction import reconstruct_clips
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
+from storage.load import load_text_to_motion, load_tokenizer, residual_to_use
+from storage.source import Source
 from tests.toy_models import make_models
 from training.judge import completes
-from training.load import load_text_to_motion, load_tokenizer
-from training.load_transformers import residual_to_use
-from training.source import Source
 from training.token_stage import ResidualStage
 from training.tokens import tokenize_pairs
 from utils.draws import WHOLE
@@ -67,7 +66,7 @@ def test_how_the_layers_above_are_drawn_leaves_the_base_layer_alone(
 
 def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.load_transformers.PRETRAINED", tmp_path)
+    monkeypatch.setattr("storage.load.PRETRAINED", tmp_path)
     spec = dataset_spec("t2m")
     own, bundled = (Source(folder, {}, folder) for folder in (Path("checkpoints/t2m/a"), tmp_path / "t2m" / "t2m_demo"))
     assert residual_to_use(None, bundled, spec) is None

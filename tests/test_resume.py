@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.toy import ROOT, TINY_VQ, make_dataset, run_script
 from training.batches import EpochBatches
-from training.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import InputError
 
 STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")

@@ -11,10 +11,10 @@ from benchmarks.measure import read_reference
 from data.motion_parts import Part, motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from evaluation.search import nearest
+from storage.load import LoadedLaMP, load_lamp
 from tests.figures import walking
 from tests.toy_models import make_models
 from training.gallery import encode_motions, open_gallery
-from training.load import LoadedLaMP, load_lamp
 from utils.errors import InputError
 from visualization.outputs import Formats, write_motion
 

@@ -15,9 +15,9 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.sampling import sample_generators
 from models.vq.model import VQConfig, build_tokenizer
+from storage.load import load_text_to_motion
 from tests.toy import run_here
 from tests.toy_models import make_models
-from training.load import load_text_to_motion
 from utils.errors import InputError
 
 TEXTS = ["a person walks forward and turns left", "someone waves with the right hand"]

@@ -10,7 +10,7 @@ from models.lamp.text_encoder import text_inputs
 from models.text_to_motion import Sample, Sampling, TextToMotion, _Features
 from motion.features import features_to_joints
 from motion.skeleton import T2M
-from training.load import load_text_to_motion
+from storage.load import load_text_to_motion
 
 OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
 

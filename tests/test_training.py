@@ -10,26 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data.cache import fingerprint
 from data.specs import dataset_spec
 from models.vq.model import VQConfig
-from options.opt_file import FOOTER, HEADER, read_options, write_options
+from storage.checkpoint import load_checkpoint, load_strictly, load_weights, read_state, save_checkpoint, save_weights
+from storage.load import load_lamp
+from storage.source import FOOTER, HEADER, PRETRAINED, Source, find_model_dir, find_source, read_options, write_options
 from tests.toy_models import make_models
-from training.checkpoint import (
-    load_checkpoint,
-    load_strictly,
-    load_weights,
-    random_state,
-    save_checkpoint,
-    save_weights,
-    set_random_state,
-)
-from training.load import load_lamp
+from training.loop import random_state, set_random_state
 from training.schedule import warmup_cosine, warmup_milestones
-from training.source import Source, find_source, read_state
-from training.text_features import BATCH, KEPT, cached_text_features, encode_texts, fingerprint
+from training.text_features import BATCH, KEPT, cached_text_features, encode_texts
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, save_npy, write_text
-from utils.paths import PRETRAINED, find_model_dir
 from utils.seeding import seed_everything, stream_seed
 
 
@@ -200,9 +192,6 @@ def test_what_a_named_model_lacks_is_told(tmp_path: Path) -> None:
         find_source("b", "t2m", tmp_path)
     with pytest.raises(InputError, match="no model named"):
         find_source("b" * 300, "t2m", tmp_path)
-    (tmp_path / "t2m" / "b").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"b/opt\.txt"):
-        find_source("b", "t2m", tmp_path)
     put(tmp_path / "t2m" / "b")
     with pytest.raises(InputError, match="b/model holds no net_best_fid or .* or latest"):
         find_source("b", "t2m", tmp_path)

@@ -16,11 +16,11 @@ from models.transformers.config import MaskTransformerConfig, ResidualTransforme
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
-from options.opt_file import write_options
+from storage.checkpoint import save_checkpoint
+from storage.load import load_lamp
+from storage.load_captioner import STATE_KEY, build_captioner, learned_state
+from storage.source import write_options
 from tests.toy import make_bert, make_glove
-from training.checkpoint import save_checkpoint
-from training.load import load_lamp
-from training.load_m2t import STATE_KEY, build_captioner, learned_state
 from utils.files import save_npy
 
 CODES = 16

@@ -19,10 +19,10 @@ from models.transformers.lamp_text import LaMPMaskTransformer
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
+from storage.load import load_lamp
+from storage.load_captioner import build_captioner
 from tests.toy import make_bert
 from tests.toy_clip import make_clip
-from training.load import load_lamp
-from training.load_m2t import build_captioner
 
 RVQ = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
 MOMASK = "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns"

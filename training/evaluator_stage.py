@@ -11,8 +11,8 @@ from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
 from models.evaluator.model import Evaluator
 from models.evaluator.training import MovementAutoEncoder, matching_loss
-from training.load_evaluator import Embedder, read_networks
-from training.runs import latest_checkpoint
+from storage.load_evaluator import Embedder, read_networks
+from storage.source import latest_checkpoint
 from training.stage import Stage
 from utils import ranks
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.cache import fingerprint
 from data.motion_parts import Part, motion_files, parts_of, read_clip
 from data.specs import DatasetSpec
 from evaluation.language import motion_vectors
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.load import LoadedLaMP
-from training.text_features import fingerprint
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.load import LoadedLaMP
 from utils.errors import InputError
 
 CACHE_SUFFIX = ".gallery.pt"

@@ -15,12 +15,12 @@ from evaluation.reconstruction import decode_clips
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators
-from training.load import LoadedTokenizer
-from training.load_evaluator import LoadedEvaluator, load_evaluator
+from storage.load import LoadedTokenizer
+from storage.load_evaluator import LoadedEvaluator, load_evaluator
+from storage.source import model_dirs
 from training.stage import to_device
 from utils import ranks
 from utils.errors import InputError
-from utils.paths import model_dirs
 from utils.seeding import stream_seed
 
 NO_EVALUATOR = "none"

@@ -13,8 +13,8 @@ from models.lamp.lamp import OBJECTIVES, Decoys, LaMP
 from models.lamp.objectives import similarity
 from models.lamp.text_encoder import text_inputs
 from models.lamp.tokenizer import WordPieces
-from training.checkpoint import load_strictly
-from training.load import LAMP_OPTIONAL
+from storage.checkpoint import load_strictly
+from storage.load import LAMP_OPTIONAL
 from training.stage import Stage, to_device
 from utils import ranks
 from utils.draws import Share

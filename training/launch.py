@@ -1,4 +1,4 @@
-"""How a run starts: its processes, their devices, and which of them speaks."""
+"""Process setup: ranks, devices, precision, and which rank prints."""
 import argparse
 import os
 import sys
@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from storage.source import inherit_settings
 from utils import ranks
 from utils.device import select_device
 from utils.errors import InputError
@@ -16,10 +17,11 @@ PATIENCE = timedelta(hours=1)  # of processes for one whose part of a validation
 
 
 def start_run(opt: argparse.Namespace) -> torch.device:
-    """Seed everything, join the other processes where there are some, and let the main one alone speak.
+    """Complete the options (``inherit_settings``), seed everything, join the process group, and let only rank 0 print.
 
-    Gives the device of this process. Raises ``InputError`` where it is not there.
+    Returns the device of this process. Raises ``InputError`` if it does not exist.
     """
+    inherit_settings(opt)
     seed_everything(opt.seed)
     device = make_accelerator(opt).device
     if not ranks.is_main():

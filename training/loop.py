@@ -1,12 +1,14 @@
 """The training loop of every stage: epochs of steps, validation, checkpoints, and exact resume."""
 import argparse
 import math
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +19,14 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from options.opt_file import write_options
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.source import find_source, run_folder, write_options
 from training.average import WeightAverage
 from training.batches import EpochBatches
-from training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from training.clock import StepClock
 from training.feed import Feed
 from training.launch import make_accelerator
 from training.meter import Meter, Shown
-from training.runs import run_folder
-from training.source import find_source
 from training.stage import Stage, compile_parts
 from utils import ranks
 from utils.errors import InputError
@@ -293,3 +293,24 @@ def plain(settings: dict[str, object]) -> dict[str, object]:
     simple = (bool, int, float, str, list, type(None))
     return {key: value if isinstance(value, simple) else str(value) for key, value in settings.items()}
 
+
+def random_state() -> dict[str, Any]:
+    """State of the global generators of Python, NumPy and torch, as plain numbers and tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {"python": [version, list(words), gauss], "torch": torch.get_rng_state(),
+             "numpy": [kind, keys.tolist(), position, has_gauss, cached]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore a ``random_state``."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from data.text_motion import TextMotion
 from evaluation.caption_scores import ngram_scores, side_scores
 from models.m2t.captioner import MotionCaptioner, Writing
-from training.load_m2t import STATE_KEY, learned_state, load_learned
+from storage.load_captioner import STATE_KEY, learned_state, load_learned
 from training.stage import Stage, to_device, trainable
 from utils import ranks
 from utils.draws import Share

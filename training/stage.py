@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import load_strictly
-from training.source import read_state
+from storage.checkpoint import load_strictly, read_state
 
 COMPILED_SHAPES = 64  # of a module: a layer is run in several ways, on texts of several lengths
 

@@ -1,40 +1,18 @@
 """Frozen text features of a training set: computed once, for all runs."""
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.cache import load
+from data.cache import fingerprint, load
 from data.specs import DatasetSpec
+from models.lamp.text_encoder import TextEncoder
 
 BATCH = 256
 KEPT = 4  # of a split: runs differ in encoders, and in paraphrases
 _FEATURES = "features.npy"
-
-
-class TextEncoder(Protocol):
-    """What gives text features: a width, a fingerprint of everything that they depend on, and the features."""
-
-    dim: int
-    fingerprint: str
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, dim) float32 of texts."""
-
-
-def fingerprint(*parts: str | bytes | Path) -> str:
-    """A hash of texts and of the contents of files."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,

@@ -13,7 +13,7 @@ from models.transformers.losses import TokenLoss
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
-from training.checkpoint import load_strictly
+from storage.checkpoint import load_strictly
 from training.stage import Stage, to_device
 from utils import ranks
 from utils.draws import WHOLE, Share

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.cache import load
+from data.cache import fingerprint, load
 from data.packed import features_state
 from data.paraphrase import with_paraphrases
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
-from training.load import LoadedTokenizer
-from training.text_features import KEPT, TextEncoder, cached_text_features, fingerprint
+from models.lamp.text_encoder import TextEncoder
+from storage.load import LoadedTokenizer
+from training.text_features import KEPT, cached_text_features
 from utils.errors import InputError
 
 _CODES, _LENGTHS = "codes.npy", "lengths.npy"

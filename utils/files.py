@@ -1,4 +1,4 @@
-"""Writing without loss: a file appears whole under its name, or not at all."""
+"""Reading and atomic writing of files."""
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 
 @contextmanager

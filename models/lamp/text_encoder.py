@@ -1,10 +1,21 @@
-"""Frozen LaMP as a text encoder: what text-to-motion, length and search models are told of a text."""
+"""Text encoders: the interface that text-to-motion and length models need, and frozen LaMP as one."""
 from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from models.lamp.features import ConditionKind, LaMPFeatures
 from models.lamp.tokenizer import WordPieces
+
+
+class TextEncoder(Protocol):
+    """Text features with their width, and a fingerprint of everything they depend on."""
+
+    dim: int
+    fingerprint: str
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features (b, dim) float32 of texts."""
 
 
 def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int,

@@ -1,4 +1,4 @@
-"""The evaluator by name: its networks, its own normalisation and its word vectors."""
+"""The evaluator by name, with its normalisation and word vectors."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,19 @@ from data.motion_windows import Normalisation
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from data.text_motion import whole_crop
 from data.word_vectors import WORD_CLASSES, WordVectors
-from models.evaluator.model import Evaluator, EvaluatorConfig
-from training.checkpoint import load_checkpoint, load_strictly, load_weights
-from training.source import Source, find_source
+from models.evaluator.model import Evaluator
+from storage.checkpoint import load_checkpoint, load_strictly, load_weights
+from storage.released import PUBLISHED_META, evaluator_config, join_networks
+from storage.source import Source, find_source
 from utils.errors import InputError
 
-PUBLISHED_META = "Comp_v6_KLD005"  # the folder beside the published evaluator that has its normalisation
-GLOVE = "glove"                    # of word vectors: in the model's folder, else in the working folder
+GLOVE = "glove"  # folder of word vectors, in the model's folder or in the working directory
 BATCH = 64
-_NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """An evaluator, the normalisation and the word vectors that it learns or has learned with."""
+    """An evaluator with its normalisation and word vectors."""
 
     model: Evaluator
     normalisation: Normalisation
@@ -32,10 +31,10 @@ class Embedder:
 
     @torch.no_grad()
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of motions (T, d) in their own units, row by row in the given order.
+        """Embeddings (n, e) of unnormalised motions (T, d), in the given order.
 
-        A clip counts in whole steps of 4 frames, 49 of them at most, and is padded with zeros to 196 frames, as
-        published. Raises ``ValueError`` for a clip shorter than a step, or of another width.
+        Clips are cut to whole steps of 4 frames, 49 at most, and zero-padded to 196 frames, as published. Raises
+        ``ValueError`` for a clip shorter than a step or of another width.
         """
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(motions), BATCH):
@@ -45,7 +44,7 @@ class Embedder:
 
     @torch.no_grad()
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embeddings (n, e) of captions, each a list of ``word/POS`` tokens of which the first 20 count."""
+        """Embeddings (n, e) of captions, each a list of ``word/POS`` tokens; the first 20 are used."""
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(tokens), BATCH):
             sentences = [self.words.sentence(caption) for caption in tokens[start:start + BATCH]]
@@ -60,7 +59,7 @@ class Embedder:
         return next(self.model.parameters()).device
 
     def _padded(self, motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Normalised motions (b, 196, d), zero from their lengths (b,) on."""
+        """Normalised motions (b, 196, d), zero-padded from their lengths (b,)."""
         lengths = [whole_crop(len(motion)).length for motion in motions]
         padded = np.zeros((len(motions), MAX_MOTION_LENGTH, len(self.normalisation.mean)), np.float32)
         for row, motion, length in zip(padded, motions, lengths, strict=True):
@@ -73,7 +72,7 @@ class Embedder:
 
 @dataclass(frozen=True)
 class LoadedEvaluator(Embedder):
-    """An evaluator in eval mode with all that it was trained with."""
+    """A trained evaluator in eval mode."""
 
     source: Source
 
@@ -82,14 +81,14 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator:
     """A trained evaluator by name, or the published ``text_mot_match``.
 
-    All sizes are read from the tensors. The normalisation lies in ``meta/`` of its folder, that of the published one
-    in ``Comp_v6_KLD005/meta/`` beside it; word vectors lie in ``glove/`` of its folder, else of the working folder.
-    Raises ``InputError`` naming what is missing or does not fit.
+    The normalisation is in ``meta/`` of its folder, that of the published one in ``Comp_v6_KLD005/meta/`` beside it;
+    word vectors are in ``glove/`` of its folder or of the working directory. Raises ``InputError`` naming what is
+    missing or does not fit.
     """
-    source = find_source(name, spec.name, checkpoints_dir, bare=True)
+    source = find_source(name, spec.name, checkpoints_dir)
     state = read_networks(source.file)
     try:
-        model = Evaluator(EvaluatorConfig.from_state_dict(state))
+        model = Evaluator(evaluator_config(state))
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{source} is not an evaluator: {error}") from error
     load_strictly(model, state, source.file)
@@ -99,30 +98,17 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
     own = source.folder / "meta"
     meta = own if own.is_dir() else source.folder.parent / PUBLISHED_META / "meta"
     normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "train_evaluator.py")
-    words = load_words(source.folder)
+    own_words = source.folder / GLOVE
+    words = WordVectors.load(own_words if own_words.is_dir() else Path(GLOVE))
     if (words.dim, len(WORD_CLASSES)) != (model.config.dim_word, model.config.dim_pos_ohot):
         raise InputError(f"{source} reads word vectors of {model.config.dim_word} and {model.config.dim_pos_ohot} word "
                          f"classes; there are vectors of {words.dim} and {len(WORD_CLASSES)} classes")
     return LoadedEvaluator(model.to(device).eval().requires_grad_(False), normalisation, words, source)
 
 
-def load_words(folder: Path) -> WordVectors:
-    """Word vectors of the model in ``folder``: its own, else those in the working folder's ``glove/``."""
-    return WordVectors.load(folder / GLOVE if (folder / GLOVE).is_dir() else Path(GLOVE))
-
-
 def read_networks(path: Path) -> dict[str, Tensor]:
-    """State of an ``Evaluator`` from a file laid out as the published one, a state dict a network, or from safetensors.
+    """The state dict of an evaluator from a torch file with a state dict per network, or from safetensors.
 
-    Raises ``InputError`` for a file that lacks one of the networks.
+    Raises ``InputError`` if a network is missing.
     """
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    content = load_checkpoint(path)
-    state = {}
-    for network in _NETWORKS:
-        tensors = content.get(network)
-        if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise InputError(f"checkpoint {path} has no weights under {network}; it has {', '.join(map(str, content))}")
-        state |= {f"{network}.{name}": tensor for name, tensor in tensors.items()}
-    return state
+    return load_weights(path) if path.suffix == ".safetensors" else join_networks(load_checkpoint(path), path)

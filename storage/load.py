@@ -1,6 +1,6 @@
-"""Models by name: find the folder, read ``opt.txt``, rebuild the network, take its weights strictly."""
+"""Models by name: find the checkpoint, rebuild the network from its settings, load the weights strictly."""
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -8,8 +8,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from data.cache import fingerprint
 from data.motion_windows import Normalisation
-from data.specs import DatasetSpec
+from data.specs import MAX_TOKENS, DatasetSpec
 from data.text import clean_caption
 from models.clip_text import CLIP_NAME, ClipText
 from models.hub import model_folder
@@ -17,32 +18,26 @@ from models.lamp.features import ConditionKind, LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
-from models.lamp.text_encoder import LaMPText, text_inputs
+from models.lamp.text_encoder import LaMPText, TextEncoder, text_inputs
 from models.lamp.tokenizer import VOCAB_FILE, WordPieces
 from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
-from models.transformers.lamp_text import LaMPMaskTransformer, ReleasedText
+from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
+from models.transformers.lamp_text import UNUSED, LaMPMaskTransformer, ReleasedText
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
+from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from motion.features import biased_std
-from options.base import origin
-from options.opt_file import read_options
-from training.checkpoint import load_strictly
-from training.load_transformers import (
-    load_masked,
-    load_residual_transformer,
-    residual_to_use,
-    with_text_encoder,
-)
-from training.runs import run_folder
-from training.sizes import lamp_sizes, tokenizer_sizes, usual_heads
-from training.source import Source, find_source, read_state
-from training.text_features import TextEncoder, fingerprint
+from storage import released
+from storage.checkpoint import load_strictly
+from storage.source import PRETRAINED, Source, find_source, open_source, origin, read_options, run_folder
 from utils.errors import InputError
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
+BUNDLED_RESIDUAL = "res_demo"
+NO_RESIDUAL = "none"
 PUBLISHED_BERT = "bert-base-uncased"  # whose word pieces the released models read
 PUBLISHED_TEXT_LEN = 32
 PUBLISHED_CONDITION = "query"
@@ -50,8 +45,8 @@ SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
 
 
 def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
-    """What a run normalises motions by: statistics of the data set, in which root motion and contacts weigh more; or
-    those of the model that it starts from, which is what its weights are about."""
+    """Normalisation of a training run: that of the model in --init_from, else the data set's statistics with the std
+    of root motion and foot contacts divided by ``opt.feat_bias``."""
     if name := origin(opt):
         meta = find_source(name, spec.name, opt.checkpoints_dir).folder / "meta"
         return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "the training of that model")
@@ -69,7 +64,7 @@ class LoadedTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that codes depend on; not every setting shows in the weights."""
+        """Hash of everything that codes depend on: weights, settings and normalisation."""
         mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
         return fingerprint(self.source.file, repr(self.model.config), mean, std)
 
@@ -77,9 +72,8 @@ class LoadedTokenizer:
 def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedTokenizer:
     """A trained tokenizer by name."""
-    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
-    state = read_state(source.file, ("vq_model", "net"))
-    source = source.read_off(tokenizer_sizes(state))
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"))
+    source = source.with_sizes(released.tokenizer_sizes(state))
     with source.building(VQConfig):
         model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
     load_strictly(model, state, source.file)
@@ -92,7 +86,7 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
 
 @dataclass(frozen=True)
 class LoadedLaMP:
-    """A LaMP model in eval mode, its word pieces, and the tokenizer's normalisation that its motions must have."""
+    """A LaMP model in eval mode, its word pieces, and the tokenizer's normalisation, which its motions need."""
 
     model: LaMP
     pieces: WordPieces
@@ -101,11 +95,11 @@ class LoadedLaMP:
     source: Source
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (b, embed_dim) of texts, for retrieval."""
+        """Normalised embeddings (b, embed_dim) of texts, for retrieval."""
         return self.model.text_features(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
 
     def motion_features(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """Unit vectors (b, embed_dim) of normalised motions (b, t, d) of ``m_lens`` frames, for retrieval."""
+        """Normalised embeddings (b, embed_dim) of normalised motions (b, t, d) of ``m_lens`` frames, for retrieval."""
         device = self.model.query_tokens.device
         return self.model.motion_features(motion.to(device), m_lens.to(device))
 
@@ -115,7 +109,7 @@ class LoadedLaMP:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that features depend on but the length of texts; not every setting shows in the weights."""
+        """Hash of everything that features depend on, except ``max_text_len``."""
         mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
         return fingerprint(self.source.file, repr(self.model.config), self.pieces.path, mean, std)
 
@@ -123,12 +117,12 @@ class LoadedLaMP:
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
     """A trained LaMP model by name, with the tokenizer that its options name."""
-    source, state = _read_lamp(name, spec, checkpoints_dir, which)
+    source, state = _open_lamp(name, spec, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = LaMPConfig.from_options(source.options, tokenizer.model.config)
         model = LaMP(config, tokenizer.model)
-    if source.file.suffix == ".safetensors":  # small files leave out what the tokenizer's file has already
+    if source.file.suffix == ".safetensors":  # bundled files leave out the tokenizer's weights
         frozen = {"vq_model": tokenizer.model, "motion_encoder": tokenizer.model.motion_encoder}
         for prefix, part in frozen.items():
             state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
@@ -140,26 +134,24 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
 
 def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                        **dropouts: float) -> tuple[QFormer, WordPieces]:
-    """A Q-Former with the sizes of a trained LaMP model and other ``dropouts``, its weights still to come, and that
-    model's word pieces."""
-    source, _ = _read_lamp(name, spec, checkpoints_dir)
+    """An untrained Q-Former with the sizes of a trained LaMP model and the given ``dropouts``, and that model's word
+    pieces."""
+    source, _ = _open_lamp(name, spec, checkpoints_dir)
     with source.building(QFormerConfig, QFORMER_PREFIX):
         qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
     published = source.options.get("published_behaviour", True)
     return qformer, _word_pieces(source, qformer.config, checkpoints_dir, published)
 
 
-def _read_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+def _open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
-    """Where a LaMP model comes from, all its sizes among its options, and its weights."""
-    source = find_source(name, spec.name, checkpoints_dir, which, bare=True)
-    state = read_state(source.file, ("motion_qformer",))
-    sizes = lamp_sizes(state)
-    return source.read_off(sizes, usual_heads(sizes, QFORMER_PREFIX)), state
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",))
+    sizes = released.lamp_sizes(state)
+    return source.with_sizes(sizes, released.usual_heads(sizes)), state
 
 
 def _word_pieces(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
-    """The word pieces of a model: those in its folder; a published model has none there, and reads BERT's."""
+    """The word pieces in a model's folder; a published model without any uses BERT's."""
     folder = source.folder
     if published and not (folder / VOCAB_FILE).is_file():
         folder = _fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(
@@ -171,97 +163,113 @@ def _word_pieces(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Pa
 
 
 def _fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
-    """What ``load`` makes of the folder ``checkpoints_dir/<last part of name>``, or of the hub's ``name``."""
+    """Apply ``load`` to the folder ``checkpoints_dir/<last part of name>`` if it exists, else to the hub's ``name``."""
     own = Path(checkpoints_dir) / Path(name).name
     if own.is_dir():
         return load(own)
     try:
         return load(name)
     except InputError as error:
-        raise InputError(f"{error}; its files may also lie in {own}") from error
+        raise InputError(f"{error}; its files may also be in {own}") from error
 
 
 def _text_length(source: Source, most: int) -> int:
     length = source.options.get("max_text_len", PUBLISHED_TEXT_LEN)
     if not isinstance(length, int) or not SHORTEST_TEXT <= length <= most:
-        raise InputError(f"{source.options_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
+        raise InputError(f"{source.settings_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
     return length
 
 
 @dataclass(frozen=True)
 class LoadedTransformer:
-    """A masked transformer in eval mode and the text encoder it was trained with."""
+    """A masked or residual transformer in eval mode with the text encoder it was trained with."""
 
-    model: MaskTransformer
+    model: MaskTransformer | ResidualTransformer
     text: TextEncoder
     source: Source
-
-
-def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                          which: str | None = None) -> LoadedTransformer:
-    """A trained masked transformer by name, with what gives its text features: the LaMP model that its options name,
-    CLIP, or for a released LaMP transformer itself."""
-    model, source = load_masked(name, spec, checkpoints_dir, device, which)
-    source.needed("vq_name")
-    if isinstance(model, LaMPMaskTransformer):
-        pieces = _word_pieces(source, model.Qformer.config, checkpoints_dir, published=True)
-        made_of = fingerprint(source.file, repr(model.Qformer.config), pieces.path)
-        return LoadedTransformer(model, ReleasedText(model, pieces, made_of), source)
-    text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
-    return LoadedTransformer(model, text, source)
-
-
-@dataclass(frozen=True)
-class LoadedResidual:
-    """A residual transformer in eval mode and the text encoder it was trained with."""
-
-    model: ResidualTransformer
-    text: TextEncoder
-    source: Source
-
-
-def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                  beside: LoadedTransformer | None = None) -> LoadedResidual:
-    """A trained residual transformer by name; it shares the text encoder of ``beside`` where it is the same."""
-    model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
-    text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
-    return LoadedResidual(model, text, source)
 
 
 @dataclass(frozen=True)
 class LoadedLengthEstimator:
-    """A length estimator in eval mode and the text encoder it was trained with."""
+    """A length estimator in eval mode with the text encoder it was trained with."""
 
     model: LengthEstimator
     text: TextEncoder
     source: Source
 
 
+def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                which: str | None = None) -> tuple[MaskTransformer, Source]:
+    """A masked transformer by name, in eval mode, without its text encoder. Released LaMP files, which contain a
+    Q-Former, become a ``LaMPMaskTransformer``."""
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"))
+    source = released.with_masked_sizes(source, state)
+    source.one_of("attention", ATTENTION_KINDS, MaskTransformerConfig.attention)
+    with source.building(MaskTransformerConfig), source.building(QFormerConfig, QFORMER_PREFIX):
+        config = MaskTransformerConfig.from_options(source.options)
+        model = (LaMPMaskTransformer(config, QFormerConfig.from_options(source.options))
+                 if released.has_qformer(state) else MaskTransformer(config))
+    load_strictly(model, state, source.file, optional=(FIXED_TABLE, *LAMP_OPTIONAL, *UNUSED))
+    return model.to(device).eval().requires_grad_(False), source
+
+
+def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                          which: str | None = None) -> LoadedTransformer:
+    """A masked transformer by name with its text encoder: the LaMP model that its options name, CLIP, or, for a
+    released LaMP transformer, the Q-Former inside."""
+    model, source = load_masked(name, spec, checkpoints_dir, device, which)
+    source.needed("vq_name")
+    if isinstance(model, LaMPMaskTransformer):
+        pieces = _word_pieces(source, model.Qformer.config, checkpoints_dir, published=True)
+        key = fingerprint(source.file, repr(model.Qformer.config), pieces.path)
+        return LoadedTransformer(model, ReleasedText(model, pieces, key), source)
+    text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
+    return LoadedTransformer(model, text, source)
+
+
+def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+                              device: torch.device | str = "cpu") -> tuple[ResidualTransformer, Source]:
+    """A residual transformer by name, in eval mode, without its text encoder."""
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("res_transformer",))
+    source = released.with_residual_sizes(source, state)
+    with source.building(ResidualTransformerConfig):
+        model = ResidualTransformer(ResidualTransformerConfig.from_options(source.options))
+    load_strictly(model, state, source.file, optional=(FIXED_TABLE,))
+    return model.to(device).eval().requires_grad_(False), source
+
+
+def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                  beside: LoadedTransformer | None = None) -> LoadedTransformer:
+    """A residual transformer by name with its text encoder, shared with ``beside`` if both use the same."""
+    model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
+    text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
+    return LoadedTransformer(model, text, source)
+
+
 def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                           device: torch.device | str = "cpu",
                           beside: LoadedTransformer | None = None) -> LoadedLengthEstimator:
-    """A trained length estimator by name; it shares the text encoder of ``beside`` where it is the same."""
-    source = find_source(name, spec.name, checkpoints_dir, bare=True)
-    state = read_state(source.file, ("estimator",))
-    try:
-        model = LengthEstimator.sized_like(state)
-    except ValueError as error:
-        raise InputError(f"{source} is not a length estimator: {error}") from error
+    """A length estimator by name with its text encoder, shared with ``beside`` if both use the same."""
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",))
+    if source.has_settings and "cond_dim" in source.options:
+        model = LengthEstimator(source.options["cond_dim"], MAX_TOKENS + 1)
+    else:
+        try:
+            model = released.length_estimator(state)
+        except ValueError as error:
+            raise InputError(f"{source} is not a length estimator: {error}") from error
     load_strictly(model, state, source.file)
     width = model.output[0].in_features
-    source = with_text_encoder(source, width)
+    source = released.with_text_encoder(source, width)
     text = _text_encoder_of(source, width, spec, checkpoints_dir, device, beside)
     return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
 
 
-def _text_settings(options: Mapping[str, Any]) -> list[Any]:
-    return [options.get(key) for key in ("text_encoder", "lamp_name", "condition")]
-
-
 def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_dir: str | Path,
                      device: torch.device | str, beside: LoadedTransformer | None = None) -> TextEncoder:
-    """The text encoder that a model's options name; ``width`` is that of the features it reads."""
-    if beside is not None and _text_settings(source.options) == _text_settings(beside.source.options):
+    """The text encoder named in a model's options; ``width`` is that of the features the model takes."""
+    keys = ("text_encoder", "lamp_name", "condition")
+    if beside is not None and all(source.options.get(key) == beside.source.options.get(key) for key in keys):
         text = beside.text
     else:
         if source.one_of("text_encoder", ("lamp", "clip"), "lamp") == "lamp":
@@ -274,9 +282,9 @@ def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_
     return text
 
 
-def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
+def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
                       device: torch.device | str = "cpu") -> TextEncoder:
-    """The frozen text encoder that a run's options name: LaMP (default) or CLIP."""
+    """The frozen text encoder named in a run's options: LaMP (default) or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
         return _fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
@@ -284,8 +292,8 @@ def load_text_encoder(options: Mapping[str, Any], spec: DatasetSpec, checkpoints
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Fill in ``opt.lamp_name`` where the run needs it and names none: a run that goes on keeps the one it began with,
-    another takes ``default_lamp``."""
+    """Set ``opt.lamp_name`` if the run needs a LaMP model and names none: the run's own on resume, else
+    ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
@@ -293,8 +301,8 @@ def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None 
 
 
 def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
-    """The LaMP model to take where none is named: the one trained last, on the tokenizer ``vq_name`` where that is
-    given; the bundled one where there is none. A run that has not come to a checkpoint yet does not count."""
+    """The most recent LaMP run that has a checkpoint, trained on the tokenizer ``vq_name`` if given; else the bundled
+    model."""
     found = []
     for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
         options = read_options(path)
@@ -304,13 +312,25 @@ def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | 
     return max(found)[1] if found else BUNDLED_LAMP
 
 
+def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:
+    """The residual transformer for a masked transformer; None for the base layer alone.
+
+    If ``res_name`` is None, a bundled masked transformer takes the bundled residual one, and others take none.
+    """
+    if res_name is not None:
+        return None if res_name == NO_RESIDUAL else res_name
+    bundled = PRETRAINED / spec.name
+    there = transformer.folder.parent == bundled and (bundled / BUNDLED_RESIDUAL).is_dir()
+    return BUNDLED_RESIDUAL if there else None
+
+
 def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                         device: torch.device | str = "cpu", which: str | None = None,
                         res_name: str | None = None) -> tuple[TextToMotion, list[Path]]:
-    """The generation pipeline around a masked transformer, and the files that it was loaded from.
+    """The generation pipeline around a masked transformer, and the files it was loaded from.
 
-    ``len_name`` None does without a length estimator; then every sample must have a length. ``res_name`` names a
-    residual transformer, ``none`` does without; None takes the bundled one with a bundled masked transformer.
+    Without ``len_name`` there is no length estimator, and every sample needs a length. ``res_name`` as in
+    ``residual_to_use``.
     """
     transformer = load_mask_transformer(name, spec, checkpoints_dir, device, which)
     tokenizer = load_tokenizer(transformer.source.needed("vq_name"), spec, checkpoints_dir, device)
@@ -334,7 +354,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     return pipeline, files
 
 
-def _check_layers(residual: LoadedResidual, tokenizer: LoadedTokenizer) -> None:
+def _check_layers(residual: LoadedTransformer, tokenizer: LoadedTokenizer) -> None:
     config, vq = residual.model.config, tokenizer.model.config
     if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
         raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, and "
