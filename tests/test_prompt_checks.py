@@ -119,7 +119,7 @@ def test_motions_are_generated_by_prompt_and_seed(monkeypatch: pytest.MonkeyPatc
             assert (sampling.time_steps, sampling.cond_scale) == (3, 2.0)
             return [figures.standing(len(sample.text)) + sample.seed for sample in samples]
 
-    monkeypatch.setattr("training.load.load_text_to_motion", lambda *_args, **_named: (Pipeline(), [Path("a.tar")]))
+    monkeypatch.setattr("storage.load.load_text_to_motion", lambda *_args, **_named: (Pipeline(), [Path("a.tar")]))
     args = prompt_checks.build_parser().parse_args(["--seeds", "3", "--time_steps", "3", "--cond_scale", "2",
                                                     "--gpu_id", "-1", "--quiet"])
     made = prompt_checks.generate(args, ["bow", "wave"])
