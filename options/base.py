@@ -138,6 +138,9 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
                             help="steps at which the rate is multiplied by gamma")
         parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
     parser.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's decoupled decay")
+    parser.add_argument("--betas", type=bounded(float, 0.0, 0.99999), nargs=2, default=[0.9, 0.99],
+                        metavar=("BETA1", "BETA2"), help="AdamW's decay of its running means of "
+                        "gradients and of their squares")
     parser.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
                         help="validate and keep a running mean of the weights, such as 0.999; 0: none")
     parser.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",

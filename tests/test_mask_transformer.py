@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.lamp.qformer import QFormerConfig
-from models.transformers.config import MaskTransformerConfig
+from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig
 from models.transformers.groups import fixed_shape_groups
 from models.transformers.lamp_text import LaMPMaskTransformer
 from models.transformers.losses import padding_of
@@ -203,6 +203,21 @@ def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+def test_gradients_without_text_are_finite_at_initialisation_and_train_every_parameter(kind: str) -> None:
+    torch.manual_seed(0)
+    model = MaskTransformer(MaskTransformerConfig(**SIZES | {"n_layers": 8}, attention=kind, cond_drop_prob=1.0))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for step in range(2):
+        optimizer.zero_grad()
+        model.loss(tokens(6, 12, step), texts(6), torch.full((6,), 12), stream(step)).loss.backward()
+        optimizer.step()
+    largest = {name: float(parameter.grad.abs().max()) for name, parameter in model.named_parameters()}
+    assert max(largest.values()) < 10, largest
+    assert all(state["exp_avg_sq"].isfinite().all() for state in optimizer.state.values())
+    assert all(parameter.any() for parameter in model.parameters())  # biases too have left zero
 
 
 def test_nothing_of_a_loss_is_read_back_by_the_host() -> None:

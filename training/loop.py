@@ -25,6 +25,7 @@ from training.average import WeightAverage
 from training.batches import EpochBatches
 from training.clock import StepClock
 from training.feed import Feed
+from training.gradients import GradientGuard
 from training.launch import make_accelerator
 from training.meter import Meter, Shown
 from training.stage import Stage, compile_parts
@@ -33,7 +34,6 @@ from utils.errors import InputError
 from utils.memory import peak_gib
 from utils.seeding import stream_seed
 
-BETAS = (0.9, 0.99)
 RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # beside the stage's own
 
 
@@ -72,7 +72,7 @@ class Trainer:
         self.feed = Feed(dataset, self.batches, device, opt.num_workers)
         groups = stage.parameter_groups(opt.weight_decay)
         self.rates = [group.get("lr", opt.lr) for group in groups]
-        optimizer = AdamW(groups, lr=opt.lr, betas=BETAS, fused=device.type == "cuda" or None)
+        optimizer = AdamW(groups, lr=opt.lr, betas=tuple(opt.betas), fused=device.type == "cuda" or None)
         if ranks.count() > 1 and device.type == "cuda":
             stage.model = nn.SyncBatchNorm.convert_sync_batchnorm(stage.model)
         self.stage = stage
@@ -82,6 +82,8 @@ class Trainer:
             compile_parts(stage.compiled_parts())
         self.clock = StepClock(device)
         self.average = WeightAverage(stage.model, opt.ema) if opt.ema else None
+        # Under fp16 the scaler looks for infinite gradients, which are part of finding its scale.
+        self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()
         self.writer: SummaryWriter | None = None
 
@@ -137,6 +139,7 @@ class Trainer:
             progress.step_in_epoch += 1
             progress.total_it += 1
             if progress.total_it % self.opt.log_every == 0:
+                self._check_gradients()
                 self._log("train", meter.flush(), lr=self.scheduler.get_last_lr()[0])
                 self._log_time()
             if self._done():
@@ -169,6 +172,8 @@ class Trainer:
         numbers = shown.settle(self.stage.parameters())
         if self.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.clip_norm)
+        if self.guard:
+            self.guard.look(self.progress.total_it)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -178,8 +183,14 @@ class Trainer:
         self.clock.step()
         return numbers
 
+    def _check_gradients(self) -> None:
+        """``InputError`` where those of a step so far were not finite; before anything is logged, judged or saved."""
+        if self.guard:
+            self.guard.check()
+
     @torch.no_grad()
     def _validate(self) -> None:
+        self._check_gradients()
         self.stage.eval()
         with self._mean_weights(), torch.compiler.set_stance("force_eager") if self.opt.compile else nullcontext():
             numbers = self.stage.validate()
@@ -220,6 +231,7 @@ class Trainer:
                    f"{text}{rate}")
 
     def _save(self, path: Path, weights_only: bool = False) -> None:
+        self._check_gradients()
         if not ranks.is_main():
             return
         with self._mean_weights():

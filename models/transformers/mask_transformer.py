@@ -10,7 +10,7 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups, one_group
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
 from models.transformers.sampling import cosine_mask_ratio, draw_uniform, lowest, sample_tokens
-from models.transformers.trunk import Trunk, attention_mask, initialise, take_positions
+from models.transformers.trunk import Trunk, attention_mask, take_positions
 from utils.draws import WHOLE, Share
 
 KEPT = 1e5           # score of a token that is not to be masked again
@@ -54,7 +54,7 @@ class MaskTransformer(Trunk):
         self.mask_id = config.num_tokens
         self.pad_id = config.num_tokens + 1
         self.token_emb = nn.Embedding(config.num_tokens + 2, config.code_dim)
-        self.apply(initialise)
+        self.initialise()
 
     @torch.no_grad()
     def start_from(self, codebooks: Tensor) -> None:

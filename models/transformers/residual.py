@@ -9,7 +9,7 @@ from models.transformers.config import ResidualTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
 from models.transformers.sampling import cosine_mask_ratio, draw_uniform, sample_tokens
-from models.transformers.trunk import INIT_STD, Trunk, attention_mask, initialise
+from models.transformers.trunk import INIT_STD, Trunk, attention_mask
 from utils.draws import WHOLE, Share
 
 
@@ -36,7 +36,7 @@ class ResidualTransformer(Trunk):
             self.token_embed_weight = self._table(q - 1)
             self.output_proj_weight = self._table(q - 1)
             self.output_proj_bias = nn.Parameter(torch.zeros(q, config.num_tokens + 1))  # the last row is never used
-        self.apply(initialise)
+        self.initialise()
 
     def _table(self, layers: int) -> nn.Parameter:
         return nn.Parameter(torch.randn(layers, self.config.num_tokens + 1, self.config.code_dim) * INIT_STD)

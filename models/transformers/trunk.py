@@ -146,6 +146,16 @@ class Trunk(nn.Module):
         self.cond_emb = nn.Linear(config.cond_dim, dim)
         self.output_process = OutputProcess(dim, out_dim)
 
+    def initialise(self) -> None:
+        """Draw the initial weights, once all modules are there.
+
+        The bias of ``cond_emb`` is the embedding of "no text", and with causal attention all that the first position
+        sees. At zero, that position would have no variance in any layer, and every layer norm would multiply its
+        gradient by 1 / sqrt(eps) = 316.
+        """
+        self.apply(initialise)
+        nn.init.normal_(self.cond_emb.bias, std=INIT_STD)
+
     def encode(self, x: Tensor, prefix: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
         """Motion-token embeddings ``x`` (b, n, code_dim) behind ``prefix`` (b, p, dim) to outputs (b, n, out_dim).
 

@@ -1,0 +1,61 @@
+"""Gradients that AdamW cannot use stop a run, and what they touched is not saved."""
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.toy_run import Numbers, Pull, always, options
+from training.checkpoint import load_checkpoint
+from training.gradients import NAMED, GradientGuard
+from training.loop import Trainer
+from utils.draws import Share
+from utils.errors import InputError
+
+
+class Burst(Pull):
+    """Its gradient is 1, and ``burst`` at the first sample of epoch 2."""
+
+    def __init__(self, burst: float) -> None:
+        super().__init__()
+        self.burst = burst
+
+    def forward(self, batch: Tensor, generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+        loss = super().forward(batch, generator, share)["loss"]
+        return {"loss": loss * self.burst if 200.0 in batch.tolist() else loss}
+
+
+@pytest.mark.parametrize("burst", [1e31, math.inf])
+def test_a_run_stops_naming_the_parameter_and_keeps_the_checkpoint_of_before(home: Path, burst: float) -> None:
+    with pytest.raises(InputError, match=r"step 1\d: the gradient is not finite.* in model\.weight; nothing was saved"):
+        Trainer(Burst(burst), options(), Numbers(10), always).run()
+    content = load_checkpoint(home / "model" / "latest.tar")
+    assert content["ep"] == 2
+    assert content["pull_model"]["weight"].isfinite().all()
+    assert content["opt_pull"]["state"][0]["exp_avg_sq"].isfinite().all()
+
+
+def test_the_first_bad_step_is_named_with_its_parameters_alone() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(NAMED)))
+    model[1].bias.requires_grad_(False)
+    guard = GradientGuard(model.named_parameters(), torch.device("cpu"))
+    for step, bad in enumerate(["", "3.weight", "0.bias"]):
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.full_like(parameter, 1e20 if name == bad else 1.0)  # its square is infinite
+        model[2].weight.grad = None
+        guard.look(step)
+        if not bad:
+            guard.check()
+    with pytest.raises(InputError, match=r"^step 1: .* in 3\.weight; "):
+        guard.check()
+
+
+def test_many_parameters_are_counted() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(NAMED)))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    guard = GradientGuard(model.named_parameters(), torch.device("cpu"))
+    guard.look(7)
+    with pytest.raises(InputError, match=rf"7\.bias|and {NAMED} more"):
+        guard.check()
