@@ -120,8 +120,9 @@ def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None)
 def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
     """What the best checkpoint is chosen by."""
     add_evaluator(parser)
-    parser.add_argument("--fid_clips", type=natural, default=128,
-                        help="validation clips whose FID chooses the best checkpoint; 0 leaves it to the losses")
+    parser.add_argument("--fid_clips", type=natural,
+                        help="validation clips whose FID chooses the best checkpoint; all of them by default, for "
+                             "FID is biased upwards on few clips; 0 chooses by the losses")
 
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
@@ -142,7 +143,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
                         metavar=("BETA1", "BETA2"), help="AdamW's decay of its running means of "
                         "gradients and of their squares")
     parser.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
-                        help="validate and keep a running mean of the weights, such as 0.999; 0: none")
+                        help="validate and keep a running mean of the weights (and codebooks), such as 0.999; 0: none")
     parser.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",
                         help="process each batch in PARTS parts, one after another, to save memory; LaMP's contrastive "
                              "and matching losses compare the pairs of one part")

@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from models.vq.model import RVQVAE, VQConfig
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.source import write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.average import WeightAverage
 from training.loop import Trainer
+from training.vq_stage import VQStage
 from utils.errors import InputError
 
 
@@ -35,6 +37,48 @@ def test_frozen_weights_are_not_followed() -> None:
     model = nn.Linear(2, 1)
     model.bias.requires_grad_(False)
     assert [value.shape for value in WeightAverage(model, 0.9).values] == [model.weight.shape]
+
+
+def tokenizer_stage(**settings: object) -> VQStage:
+    model = RVQVAE(VQConfig(dim_pose=11, nb_code=8, code_dim=4, output_emb_width=4, width=8, depth=1,
+                            num_quantizers=2, **settings))
+    return VQStage(model, options(decoder_only=False), None, None, [])
+
+
+def test_codebooks_and_batch_norm_are_averaged_with_the_weights_that_they_belong_to() -> None:
+    stage = tokenizer_stage(vq_norm="BN")
+    average = WeightAverage(stage.model, 0.5, stage.averaged_buffers())
+    books = [layer.codebook for layer in stage.model.quantizers]
+    norms = [part for part in stage.model.modules() if isinstance(part, nn.BatchNorm1d)]
+    for step in range(1, 4):
+        for book in books:
+            book.fill_(step)
+        for norm in norms:
+            norm.running_mean.fill_(step)
+        average.update()
+    expected = 0.0
+    for step in range(1, 4):
+        decay = (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * step
+    with average.in_place():
+        for tensor in [*(layer.codebook for layer in stage.model.quantizers), *(norm.running_mean for norm in norms)]:
+            torch.testing.assert_close(tensor, torch.full_like(tensor, expected))
+    assert all(bool((layer.codebook == 3).all()) for layer in stage.model.quantizers)
+
+
+def test_a_mean_without_codebooks_as_older_runs_have_it_is_resumed() -> None:
+    stage = tokenizer_stage()
+    older = WeightAverage(stage.model, 0.5)
+    older.update()
+    with older.in_place():
+        state = {key: [tensor.clone() for tensor in value] if key == "weights" else value
+                 for key, value in older.state().items()}
+    average = WeightAverage(stage.model, 0.5, stage.averaged_buffers())
+    stage.model.quantizers[0].codebook.fill_(7)
+    average.load_state(state)
+    with average.in_place():
+        assert bool((stage.model.quantizers[0].codebook == 7).all())
+    assert bool((stage.model.quantizers[0].codebook == 7).all())
 
 
 def test_checkpoints_have_the_mean_and_the_run_goes_on_with_the_weights_themselves(home: Path) -> None:

@@ -181,12 +181,14 @@ def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_says_so(
     for main, name in ((train_t2m_transformer.main, "newer"), (train_res_transformer.main, "upper")):
         run(main, "--name", name, "--vq_name", "new", "--lamp_name", "lamp", *TINY_T2M, "--evaluator", "judge")
     out = capsys.readouterr().out
-    assert "chosen by fid of 5 validation clips by judge: checkpoints/t2m/judge/model/latest.tar" in out
+    assert "chosen by fid of 5 of 7 validation clips by judge: checkpoints/t2m/judge/model/latest.tar" in out
+    assert len(re.findall(r"chosen by fid of (\d+) of \1 validation clips by judge", out)) == 2
+    assert "biased upwards" in out
     assert out.count("best so far, kept: net_best_fid (fid ") >= 3
     for name in ("new", "newer", "upper"):
         assert find_source(name, "t2m", "checkpoints").file.stem == "net_best_fid"
         chosen_by = read_options(f"checkpoints/t2m/{name}/opt.txt")["chosen_by"]
-        assert re.fullmatch(r"fid of \d+ validation clips by judge", chosen_by)
+        assert re.fullmatch(r"fid of \d+ of \d+ validation clips by judge", chosen_by)
         best = load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")["best"]
         assert math.isfinite(best["net_best_fid"])
 
@@ -216,3 +218,9 @@ def test_validation_fid_is_that_of_the_same_clips_and_no_number_where_a_motion_i
     assert fid(model) == pytest.approx(metrics.fid(real, real + 2))
     model.shift = math.nan
     assert math.isnan(fid(model))
+
+
+def test_validation_fid_of_fewer_clips_than_dimensions_is_biased() -> None:
+    clips = [np.random.default_rng(row).normal(size=(40, 263)) for row in range(12)]
+    assert ValidationFid(FirstRows(), clips, [0, 4, 8], make=None).biased
+    assert not ValidationFid(FirstRows(), clips, [0, 3, 6, 9], make=None).biased

@@ -1,5 +1,5 @@
 """A running mean of the weights: what a run has learned, without the noise of its last steps."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,13 +14,14 @@ class WeightAverage:
 
     Args:
         model: its parameters that need a gradient are followed, by their order.
+        buffers: of the model, which training changes too, such as codebooks; they are averaged with the parameters.
         decay: share of the mean that one step leaves in place; less in the first steps, ``(1 + n) / (10 + n)``, so
             that the random start is soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, buffers: Iterable[Tensor] = ()) -> None:
         self.decay, self.steps = decay, 0
-        self.parameters = trainable(model.parameters())
+        self.parameters: list[Tensor] = [*trainable(model.parameters()), *buffers]
         self.values = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
@@ -46,14 +47,17 @@ class WeightAverage:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what ``state`` gave; the model has the mean weights before and those of the last step after.
 
-        Raises ``ValueError`` where it is of other parameters.
+        The state of a run that did not average buffers yet lacks these; their mean restarts. Raises ``ValueError``
+        where the state is of other parameters.
         """
         weights: list[Tensor] = state["weights"]
-        if [tensor.shape for tensor in weights] != [value.shape for value in self.values]:
+        bare = sum(isinstance(parameter, nn.Parameter) for parameter in self.parameters)
+        shapes = [value.shape for value in self.values]
+        if [tensor.shape for tensor in weights] not in (shapes, shapes[:bare]):
             raise ValueError("the weights beside their mean are of other parameters")
         self.steps = state["steps"]
-        for own, tensor in zip(self.values, weights, strict=True):
-            own.copy_(tensor)
+        for own, tensor in zip(self.values, [*weights, *self.parameters[len(weights):]], strict=True):
+            own.copy_(tensor.detach())
         self._exchange()
 
     def restart(self) -> None:

@@ -51,12 +51,17 @@ def load_judge(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
 
 
 class ValidationFid:
-    """FID of what a model makes for the same few validation clips every time."""
+    """FID of what a model makes for the same validation clips every time."""
 
     def __init__(self, evaluator: LoadedEvaluator, clips: Sequence[np.ndarray], rows: Sequence[int],
                  make: Make) -> None:
         self.evaluator, self.rows, self.make = evaluator, rows, make
         self.real = mean_and_covariance(evaluator.motions([clips[row] for row in rows]))
+
+    @property
+    def biased(self) -> bool:
+        """Whether there are fewer clips than dimensions, which makes FID far too large."""
+        return len(self.rows) <= len(self.real[0])
 
     def __call__(self, model: nn.Module) -> float:
         """FID; NaN, which is never the best, where a motion is not finite."""
@@ -68,20 +73,25 @@ class ValidationFid:
 
 def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
                    make: Make, otherwise: str) -> ValidationFid | None:
-    """The FID that a run chooses by, on ``opt.fid_clips`` of the validation clips; None without an evaluator.
+    """The FID that a run chooses its best checkpoint by, on ``opt.fid_clips`` of the validation clips, by default on
+    all; None without an evaluator.
 
-    Says which it is, and keeps it in ``opt.chosen_by``, so that ``opt.txt`` and the checkpoints have it.
+    Prints which it is, and keeps it in ``opt.chosen_by``, so that ``opt.txt`` and the checkpoints have it.
     """
-    enough = min(opt.fid_clips, len(clips)) >= FEWEST
-    evaluator = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device) if enough else None
-    rows = np.linspace(0, len(clips) - 1, min(opt.fid_clips, len(clips))).round().astype(int).tolist()
+    count = len(clips) if opt.fid_clips is None else min(opt.fid_clips, len(clips))
+    evaluator = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device) if count >= FEWEST else None
     if evaluator is None:
         opt.chosen_by = otherwise
         print(f"the best checkpoint is chosen by {opt.chosen_by}")
         return None
-    opt.chosen_by = f"fid of {len(rows)} validation clips by {evaluator.source.folder.name}"  # no path: it is bundled
+    rows = np.linspace(0, len(clips) - 1, count).round().astype(int).tolist()
+    fid = ValidationFid(evaluator, clips, rows, make)
+    opt.chosen_by = f"fid of {count} of {len(clips)} validation clips by {evaluator.source.folder.name}"  # no path
     print(f"the best checkpoint is chosen by {opt.chosen_by}: {evaluator.source}")
-    return ValidationFid(evaluator, clips, rows, make)
+    if fid.biased:
+        print(f"its FID is biased upwards: {count} clips are fewer than the {len(fid.real[0])} dimensions of the "
+              "evaluator's embeddings need; compare it within this run only")
+    return fid
 
 
 def generates(tokenizer: LoadedTokenizer, spec: DatasetSpec, val_set: TextTokens, features: Tensor, seed: int) -> Make:

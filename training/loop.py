@@ -81,7 +81,7 @@ class Trainer:
         if opt.compile:
             compile_parts(stage.compiled_parts())
         self.clock = StepClock(device)
-        self.average = WeightAverage(stage.model, opt.ema) if opt.ema else None
+        self.average = WeightAverage(stage.model, opt.ema, stage.averaged_buffers()) if opt.ema else None
         # Under fp16 the scaler looks for infinite gradients, which are part of finding its scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()

@@ -49,6 +49,10 @@ class Stage(nn.Module):
         """Modules whose ``forward`` --compile compiles, each by itself."""
         return []
 
+    def averaged_buffers(self) -> list[Tensor]:
+        """Buffers of the model that training changes and ``--ema`` averages with the parameters."""
+        return []
+
     def state(self) -> dict[str, Tensor]:
         """What goes into a checkpoint under ``state_key``."""
         return self.model.state_dict()

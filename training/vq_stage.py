@@ -70,6 +70,11 @@ class VQStage(Stage):
         """Encoder and decoder."""
         return [part for name, part in self.model.named_modules() if name.endswith(("encoder", "decoder"))]
 
+    def averaged_buffers(self) -> list[Tensor]:
+        """Codebooks, and the statistics of batch norm: those of the last step would not fit the mean weights."""
+        names = ("codebook", "running_mean", "running_var")
+        return [buffer for name, buffer in self.model.named_buffers() if name.endswith(names)]
+
     def validate(self) -> dict[str, float]:
         """Position errors of whole validation clips through all layers, and FID where there is an evaluator."""
         scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec).lines()
