@@ -20,11 +20,11 @@ from models.evaluator.training import MovementAutoEncoder
 from storage.load import starting_normalisation
 from storage.load_evaluator import GLOVE
 from storage.source import latest_checkpoint, run_folder
+from training import distributed
+from training.distributed import start_run
 from training.evaluator_stage import MatchingStage, MovementStage, matching_options, movement_options
-from training.launch import start_run
 from training.loop import Trainer
 from training.schedule import warmup_milestones
-from utils import ranks
 from utils.files import save_npy
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     words = WordVectors.load(opt.glove)
     print(f"data set {spec.root}; {len(words)} word vectors of {opt.glove}")
     folder = run_folder(opt)
-    if ranks.is_main():
+    if distributed.is_main():
         words.save(folder / GLOVE)
         save_npy(folder / "meta" / "mean.npy", normalisation.mean)
         save_npy(folder / "meta" / "std.npy", normalisation.std)

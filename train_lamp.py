@@ -15,11 +15,11 @@ from models.lamp.qformer import QFormer
 from models.lamp.tokenizer import WordPieces
 from storage.load import lamp_to_start_from, load_tokenizer
 from storage.source import origin, run_folder
+from training import distributed
+from training.distributed import start_run
 from training.lamp_stage import LaMPStage
-from training.launch import start_run
 from training.loop import Trainer
 from training.schedule import warmup_cosine
-from utils import ranks
 from utils.errors import InputError
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     model = LaMP(config, tokenizer.model, qformer)
     model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not opt.freeze_words)
     vars(opt).update(config.to_options())
-    if ranks.is_main():
+    if distributed.is_main():
         pieces.save(run_folder(opt))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"LaMP with {trained / 1e6:.1f} M trained parameters -> {run_folder(opt)}")

@@ -11,7 +11,7 @@ from data.text_motion import caption_texts, load_pairs
 from models.length_estimator import LengthEstimator
 from storage.load import load_text_encoder, settle_lamp
 from storage.source import run_folder
-from training.launch import start_run
+from training.distributed import start_run
 from training.length_stage import CaptionLengths, LengthStage
 from training.loop import Trainer
 from training.schedule import warmup_milestones

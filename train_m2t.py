@@ -13,7 +13,7 @@ from options.m2t import TOKENIZER_FACTS
 from storage.load import load_lamp, load_tokenizer, settle_lamp
 from storage.load_captioner import build_captioner, check_tokenizer, differing_facts, tokenizer_name
 from storage.source import run_folder
-from training.launch import start_run
+from training.distributed import start_run
 from training.loop import Trainer
 from training.m2t_stage import CaptionStage
 from training.schedule import warmup_milestones

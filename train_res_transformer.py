@@ -11,8 +11,8 @@ from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from storage.load import load_text_encoder, load_tokenizer, settle_lamp
 from storage.source import run_folder
+from training.distributed import start_run
 from training.judge import completes, validation_fid
-from training.launch import start_run
 from training.loop import Trainer
 from training.schedule import warmup_milestones
 from training.token_stage import ResidualStage

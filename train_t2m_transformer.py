@@ -11,8 +11,8 @@ from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from storage.load import load_text_encoder, load_tokenizer, settle_lamp
 from storage.source import run_folder
+from training.distributed import start_run
 from training.judge import generates, validation_fid
-from training.launch import start_run
 from training.loop import Trainer
 from training.schedule import warmup_milestones
 from training.token_stage import MaskStage

@@ -13,12 +13,12 @@ from evaluation.reconstruction import reconstruct_clips
 from models.vq.model import VQConfig, build_tokenizer
 from storage.load import starting_normalisation
 from storage.source import run_folder
+from training import distributed
+from training.distributed import start_run
 from training.judge import validation_fid
-from training.launch import start_run
 from training.loop import Trainer
 from training.schedule import warmup_milestones
 from training.vq_stage import VQStage
-from utils import ranks
 from utils.files import save_npy
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{len(train_clips)} training clips, {len(windows)} windows; {len(val_clips)} validation clips")
 
     meta = run_folder(opt) / "meta"
-    if ranks.is_main():
+    if distributed.is_main():
         save_npy(meta / "mean.npy", normalisation.mean)
         save_npy(meta / "std.npy", normalisation.std)
 

@@ -92,7 +92,7 @@ def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives:
     encoded = model.encode_motion(motion)
     states = model.motion_states(encoded)
     query = model.query_motion(encoded, states)
-    motions, texts = model.motion_directions(query.hidden), model.text_directions(model.Qformer.text(ids, mask))
+    motions, texts = model.project_motion(query.hidden), model.project_text(model.Qformer.text(ids, mask))
     by_motion = model.scaled(torch.einsum("mqe,te->mtq", motions, texts).amax(-1))
     by_text = model.scaled(torch.einsum("te,mqe->tmq", texts, motions).amax(-1))
     own = torch.arange(len(ids))

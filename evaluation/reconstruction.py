@@ -1,7 +1,8 @@
-"""How well a tokenizer gives whole clips back."""
+"""Reconstruction of whole clips by a tokenizer, and its errors."""
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from data.motion_windows import Normalisation
 from data.specs import UNIT_LENGTH, DatasetSpec
 from evaluation.metrics import mpjpe
 from motion.features import features_to_joints
-from utils import ranks
+
+Divide = Callable[[Sequence[Any], Callable[[list[Any]], Sequence[Any]]], Sequence[Any]]
+
+
+def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> Sequence[Any]:
+    """``make(items)``, in this process."""
+    return make(list(items))
 
 
 @dataclass(frozen=True)
@@ -101,14 +108,17 @@ def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisat
 
 @torch.no_grad()
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
-                         layers: int | None = None) -> ReconstructionScores:
-    """Score feature clips (T, d), not normalised, through ``tokenizer`` (left in the mode it has)."""
+                         layers: int | None = None, divide: Divide = apply) -> ReconstructionScores:
+    """Reconstruction scores of unnormalised feature clips (T, d) through ``tokenizer``, in its current mode.
+
+    ``divide`` applies a function to a list, possibly on several processes (``training.distributed.divide``).
+    """
     unit, to_mm = tokenizer.config.unit_length, 1000 * spec.metres
 
     def score(groups: list[list[int]]) -> list[tuple[np.ndarray, ...]]:
         return [_frame_errors(tokenizer, _stacked(clips, group, unit), normalisation, spec, layers) for group in groups]
 
-    aligned, root, losses, used = zip(*ranks.divide(groups_of_equal_length(clips, unit=unit), score), strict=True)
+    aligned, root, losses, used = zip(*divide(groups_of_equal_length(clips, unit=unit), score), strict=True)
     return ReconstructionScores(
         mpjpe=to_mm * float(np.concatenate(aligned).mean()), root=to_mm * float(np.concatenate(root).mean()),
         codebook_use=len(np.unique(np.concatenate(used))) / tokenizer.config.nb_code,

@@ -17,6 +17,17 @@ from options.base import (
 )
 
 
+def weighted_objective(text: str) -> tuple[str, float]:
+    """An argparse type: an objective with its weight, ``ptc`` or ``ptc=0.5``."""
+    name, separator, weight = text.partition("=")
+    if name not in OBJECTIVES:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(OBJECTIVES)}")
+    try:
+        return name, bounded(float, 0.0)(weight) if separator else 1.0
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: the weight is not a number") from error
+
+
 def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``train_lamp.py``."""
     parser = Parser("Pretrain LaMP: one Q-Former between captions and motions, four objectives.")
@@ -46,11 +57,15 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="repeat the released code: true pairs among the negatives, temperature that "
                             "multiplies, random motion encoder, no masks")
     loss = parser.add_argument_group("objectives")
-    loss.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES),
-                      help="contrastive, matching, motion to text, text to motion")
-    loss.add_argument("--side_decoys", action="store_true",
-                      help="contrastive: a motion's own caption against the same with left and right exchanged, too")
+    loss.add_argument("--objectives", nargs="+", type=weighted_objective, metavar="NAME[=WEIGHT]",
+                      default=[(name, 1.0) for name in OBJECTIVES],
+                      help="contrastive (ptc), matching (ptm), motion to text (lm), text to motion (gen), and their "
+                           "weights: --objectives ptc=1 lm=0.5")
+    loss.add_argument("--mirrored_negatives", "--side_decoys", dest="side_decoys", action="store_true",
+                      help="contrastive: add each caption with left and right exchanged as a negative")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="rows of a batch that take part in matching (three passes a row); 0 takes all")
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))
-    return parser.parse_args(argv)
+    opt = parser.parse_args(argv)
+    opt.objectives = dict(opt.objectives)
+    return opt

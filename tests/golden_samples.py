@@ -238,7 +238,8 @@ def lamp() -> Sample:
         ([1, 2, 0], [2, 0, 1]), ([0, 2, 1], [1, 1, 2])))
     text, query = model.text_features(ids, mask), model.query_motion(encoded)
     cosines = similarity(text, model.motion_query_features(encoded))
-    to_motion, to_text = (model.negative_chances(way, ids) for way in (model.scaled(cosines), model.scaled(cosines.T)))
+    scaled = model.scaled(cosines)
+    to_motion, to_text = (model.negative_probabilities(way, ids) for way in (scaled, scaled.T))
     result, second = model(encoded, ids, mask, negatives=chosen), model(encoded, ids, mask, negatives=other)
     result.loss.backward()
     gradients = {"query": model.query_tokens, "motion_projection": model.motion_projection,

@@ -5,8 +5,7 @@ import torch
 
 from data.motion_windows import MotionWindows, Normalisation
 from tests.toy_run import Numbers
-from training.batches import EpochBatches
-from training.feed import Feed, fits
+from training.batches import BatchLoader, EpochBatches, fits
 
 CPU = torch.device("cpu")
 
@@ -26,7 +25,7 @@ def test_windows_taken_on_the_device_are_the_items() -> None:
 
 def test_a_data_set_on_the_device_gives_the_batches_of_the_loader() -> None:
     data, batches = windows(), EpochBatches(12, 4, seed=1)
-    loaded, resident = Feed(data, batches, CPU), Feed(data, batches, CPU)
+    loaded, resident = BatchLoader(data, batches, CPU), BatchLoader(data, batches, CPU)
     resident.take = data.on_device(CPU)
     assert loaded.take is None
     for one, other in zip(loaded, resident, strict=True):
@@ -35,7 +34,7 @@ def test_a_data_set_on_the_device_gives_the_batches_of_the_loader() -> None:
 
 def test_an_epoch_has_all_of_its_batches_and_begins_anew_with_the_next() -> None:
     batches = EpochBatches(10, 3, seed=1)
-    feed = Feed(Numbers(10), batches, CPU)
+    feed = BatchLoader(Numbers(10), batches, CPU)
     for batches.epoch in (0, 4):
         assert [batch.tolist() for batch in feed] == [[100 * batches.epoch + n for n in batch] for batch in batches]
 

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, Decoys, LaMP, Negatives
+from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives
 from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.front import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer
-from utils.draws import Share, choose
+from utils.batch_slice import BatchSlice, sample_columns
 from utils.errors import InputError
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24
@@ -81,23 +81,23 @@ def test_each_objective_stands_alone(objective, published, batch):
     assert all(parameter.grad is None for parameter in model.vq_model.parameters())
 
 
-def test_a_decoy_is_one_more_wrong_text_of_its_motion_alone(model, batch):
+def test_a_mirrored_caption_is_one_more_wrong_text_of_its_motion_alone(model, batch):
     motion, ids, mask, m_lens = batch
-    decoys = Decoys(ids[[1, 3]].flip(1), torch.ones(2, 7, dtype=torch.bool), torch.tensor([1, 3]))
+    mirrored = MirroredNegatives(ids[[1, 3]].flip(1), torch.ones(2, 7, dtype=torch.bool), torch.tensor([1, 3]))
     plain = model(*batch, objectives=["ptc"]).loss
-    decoyed = model(*batch, objectives=["ptc"], decoys=decoys).loss
+    mirrored_loss = model(*batch, objectives=["ptc"], mirrored=mirrored).loss
 
     text = model.text_features(ids, mask)
     motions = model.motion_query_features(motion, m_lens)
     scores = model.scaled(similarity(text, motions)).T  # (motions, texts)
-    wrong = model.scaled(similarity(model.text_features(decoys.ids, decoys.mask), motions))
+    wrong = model.scaled(similarity(model.text_features(mirrored.ids, mirrored.mask), motions))
     rows = torch.full((4, 1), float("-inf"))
     rows[1], rows[3] = wrong[0, 1], wrong[1, 3]
     shares = torch.cat([scores, rows], 1).log_softmax(1)
     count = torch.tensor([4, 5, 4, 5])
     per_row = 0.9 * shares.diagonal() + 0.1 * shares.masked_fill(shares.isinf(), 0).sum(1) / count
-    close(decoyed, (contrastive_loss(scores.T) - per_row.mean()) / 2)
-    assert decoyed > plain
+    close(mirrored_loss, (contrastive_loss(scores.T) - per_row.mean()) / 2)
+    assert mirrored_loss > plain
 
 
 def test_unknown_objectives_are_refused(model, batch):
@@ -176,7 +176,7 @@ def test_published_retrieval_vectors_have_any_length(model, batch):
 
 def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[Tensor, Tensor]:
     uniform = torch.rand(2, times, len(ids), generator=seeded())
-    return tuple(torch.stack([choose(model.negative_chances(way, ids), row) for row in numbers])
+    return tuple(torch.stack([sample_columns(model.negative_probabilities(way, ids), row) for row in numbers])
                  for way, numbers in zip((scores, scores.T), uniform, strict=True))
 
 
@@ -242,10 +242,10 @@ def test_matching_limited_to_rows_is_matching_of_those_rows(model, batch):
 def test_rows_of_matching_are_spread_over_the_parts_of_a_batch(model, batch):
     """Two rows of eight: one in either half of the batch."""
     for first in (0, 4):
-        part = model(*batch, objectives=["ptm"], matching_rows=2, generator=seeded(), share=Share(first, 8))
+        part = model(*batch, objectives=["ptm"], matching_rows=2, generator=seeded(), batch_slice=BatchSlice(first, 8))
         assert part.accuracies["ptm"].item() * 3 == pytest.approx(round(part.accuracies["ptm"].item() * 3))
-    whole = model(*batch, objectives=["ptm"], matching_rows=4, generator=seeded(), share=Share(0, 4)).losses["ptm"]
-    close(model(*batch, objectives=["ptm"], generator=seeded()).losses["ptm"], whole)
+    whole = model(*batch, objectives=["ptm"], matching_rows=4, generator=seeded(), batch_slice=BatchSlice(0, 4))
+    close(model(*batch, objectives=["ptm"], generator=seeded()).losses["ptm"], whole.losses["ptm"])
 
 
 def test_scale_is_exp_of_temp_and_published_temp_itself():

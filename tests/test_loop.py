@@ -17,13 +17,13 @@ from storage.load import settle_lamp
 from storage.source import read_options, run_folder, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.batches import EpochBatches
-from training.launch import make_accelerator
+from training.distributed import make_accelerator
 from training.loop import Trainer, is_better
-from training.meter import Meter, Shown
+from training.metrics import Meter, StepMetrics
 from training.schedule import warmup_milestones
-from training.stage import Stage, to_device, trainable
+from training.stage import Stage, trainable
 from training.token_stage import MaskStage
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 from utils.errors import InputError
 
 
@@ -66,7 +66,7 @@ def test_processes_take_the_rows_of_a_batch_in_turn_part_by_part() -> None:
         taken = [list(share) for share in shares]
         assert sum(([*part] for step in zip(*taken, strict=True) for part in step), []) == sum(whole, [])
         assert {len(share) for share in shares} == {2}
-        firsts = sorted(share.first for one in shares for share in one.shares())
+        firsts = sorted(part.first for one in shares for part in one.slices())
         assert firsts == list(range(0, 12, 12 // parts // ranks))
 
 
@@ -281,7 +281,7 @@ def test_text_features_are_shown_with_noise_of_their_own_spread(monkeypatch: pyt
         noise = shown[-1] - table
         torch.testing.assert_close(noise.std(0), strength * table.std(0), rtol=0.1, atol=0)
         torch.testing.assert_close(noise.mean(0) / spread, torch.zeros(64), rtol=0, atol=0.1)
-    halves = [Share(0, 400), Share(200, 400)]
+    halves = [BatchSlice(0, 400), BatchSlice(200, 400)]
     for share, part in zip(halves, (slice(0, 200), slice(200, 400)), strict=True):
         stage({key: value[part] for key, value in batch.items()}, torch.Generator().manual_seed(1), share)
     torch.testing.assert_close(torch.cat(shown[-2:]), shown[-3])
@@ -323,11 +323,11 @@ def test_a_meter_tells_means_since_it_was_last_asked() -> None:
 def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
     """Pieces of 1 and 3 masked tokens, say: each token counts alike."""
     weight = nn.Parameter(torch.tensor(0.0))
-    shown = Shown(2)
+    metrics = StepMetrics(2)
     for loss, count in ((8.0, 1.0), (4.0, 3.0)):
-        shown.add({"loss": loss * (1 + weight), "acc": torch.tensor(loss / 10),
+        metrics.add({"loss": loss * (1 + weight), "acc": torch.tensor(loss / 10),
                    "weight": torch.tensor(count)}).backward()
-    numbers = shown.settle([weight])
+    numbers = metrics.average([weight])
     assert {key: float(value) for key, value in numbers.items()} == pytest.approx({"loss": 5.0, "acc": 0.5})
     assert float(weight.grad) == pytest.approx(5.0)
 
@@ -341,14 +341,6 @@ def test_the_time_of_a_step_is_told_part_by_part(home: Path) -> None:
         assert [time.step for time in times] == [3, 6]
         assert all(time.value > 0 for time in times)
     assert home.is_dir()
-
-
-def test_nested_batches_move_with_their_structure() -> None:
-    batch = {"a": torch.zeros(2), "b": [torch.ones(1), ("text", torch.ones(1))]}
-    moved = to_device(batch, torch.device("meta"))
-    assert moved["a"].is_meta
-    assert moved["b"][1][1].is_meta
-    assert (type(moved["b"]), type(moved["b"][1]), moved["b"][1][0]) == (list, tuple, "text")
 
 
 def test_frozen_parameters_are_left_out_of_training() -> None:

@@ -19,7 +19,7 @@ from tests.toy_models import make_models
 from training.judge import completes
 from training.token_stage import ResidualStage
 from training.tokens import tokenize_pairs
-from utils.draws import WHOLE
+from utils.batch_slice import WHOLE
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
 FIRM = Sampling(time_steps=3, topkr=0.5)

@@ -7,7 +7,7 @@ from models.vq.encdec import Decoder, Encoder, ResidualBlock
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, build_tokenizer, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer, perplexity
 from models.vq.residual import ResidualQuantizer
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 DIM = 11
 TINY = {"dim_pose": DIM, "nb_code": 16, "code_dim": 8, "output_emb_width": 8, "width": 12, "depth": 2}
@@ -275,8 +275,8 @@ def train_quantizer(model: ResidualQuantizer, parts: int, batches: list[torch.Te
     model.train()
     for step, batch in enumerate(batches):
         for number, part in enumerate(batch.chunk(parts)):
-            share = Share(number * len(part), len(batch), last=number == parts - 1)
-            model(part, generator=torch.Generator().manual_seed(step), share=share)
+            batch_slice = BatchSlice(number * len(part), len(batch), last=number == parts - 1)
+            model(part, generator=torch.Generator().manual_seed(step), batch_slice=batch_slice)
 
 
 @pytest.mark.parametrize("published", [False, True])

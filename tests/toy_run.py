@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from training.stage import Stage
-from utils.draws import Share
+from utils.batch_slice import BatchSlice
 
 
 class Numbers(Dataset):
@@ -42,9 +42,9 @@ class Pull(Stage):
         self.gradients, self.batches, self.draws = [], [], []
         model.weight.register_hook(lambda gradient: self.gradients.append(float(gradient)))
 
-    def forward(self, batch: Tensor, generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         self.batches.append(batch.tolist())
-        self.draws.append(share.rand(generator, len(batch)).tolist())
+        self.draws.append(batch_slice.rand(generator, len(batch)).tolist())
         return {"loss": self.slope * self.model(torch.ones(1)).sum()}
 
     def validate(self) -> dict[str, float]:

@@ -13,8 +13,9 @@ from models.evaluator.model import Evaluator
 from models.evaluator.training import MovementAutoEncoder, matching_loss
 from storage.load_evaluator import Embedder, read_networks
 from storage.source import latest_checkpoint
+from training import distributed
 from training.stage import Stage
-from utils import ranks
+from utils.batch_slice import BatchSlice
 
 
 class MovementStage(Stage):
@@ -55,18 +56,18 @@ class MatchingStage(Stage):
         self.embedder = Embedder(model, normalisation, words)
         model.movement_encoder.requires_grad_(opt.tune_movement)
 
-    def forward(self, batch: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
-        """Losses of a batch of ``MatchingPairs``, held against the motions of all processes."""
+    def forward(self, batch: dict[str, Tensor], _: object, batch_slice: BatchSlice) -> dict[str, Tensor]:
+        """Losses of a batch of ``MatchingPairs`` against the motions of all processes."""
         motion = self.model.encode_motion(batch["motion"], batch["m_len"])
         text = self.model.encode_text(batch["word_emb"], batch["pos_onehot"], batch["cap_len"])
-        loss = matching_loss(text.float(), ranks.gather_with_gradient(motion.float()), self.opt.margin,
-                             self.opt.negatives, first=ranks.number() * len(text))
+        loss = matching_loss(text.float(), batch_slice.gather_with_gradient(motion.float()), self.opt.margin,
+                             self.opt.negatives, first=batch_slice.rank * len(text))
         return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
 
     def validate(self) -> dict[str, float]:
         """Recall of the first captions and whole clips in random batches of 32, the same ones every time."""
-        texts = ranks.divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
-        motions = ranks.divide([pair.features for pair in self.val_pairs], self.embedder.motions)
+        texts = distributed.divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
+        motions = distributed.divide([pair.features for pair in self.val_pairs], self.embedder.motions)
         scores = steady_retrieval(euclidean_similarity(np.stack(texts), np.stack(motions)))
         return {key: value for key, value in scores.items() if key.endswith(("R1", "R3"))}
 

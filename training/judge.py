@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -18,8 +19,7 @@ from models.transformers.sampling import sample_generators
 from storage.load import LoadedTokenizer
 from storage.load_evaluator import LoadedEvaluator, load_evaluator
 from storage.source import model_dirs
-from training.stage import to_device
-from utils import ranks
+from training import distributed
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
@@ -65,7 +65,7 @@ class ValidationFid:
 
     def __call__(self, model: nn.Module) -> float:
         """FID; NaN, which is never the best, where a motion is not finite."""
-        motions = ranks.divide(self.rows, lambda rows: self.make(model, rows))
+        motions = distributed.divide(self.rows, lambda rows: self.make(model, rows))
         if not all(np.isfinite(motion).all() for motion in motions):
             return float("nan")
         return frechet_distance(*self.real, *mean_and_covariance(self.evaluator.motions(motions)))
@@ -117,7 +117,7 @@ def completes(tokenizer: LoadedTokenizer, val_set: TextTokens, features: Tensor,
     device = next(tokenizer.model.parameters()).device
 
     def make(model: ResidualTransformer, rows: Sequence[int]) -> list[np.ndarray]:
-        batch = to_device(default_collate([val_set[row] for row in rows]), device)
+        batch = send_to_device(default_collate([val_set[row] for row in rows]), device)
         lengths = batch["token_len"].tolist()
         cond = features[batch["caption"].to(features.device)].to(device)
         streams = sample_generators([stream_seed(seed, row) for row in rows])

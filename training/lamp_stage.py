@@ -4,20 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from data.text import mirror_text
 from data.text_motion import TextMotion
 from evaluation.retrieval import steady_retrieval
-from models.lamp.lamp import OBJECTIVES, Decoys, LaMP
+from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives
 from models.lamp.objectives import similarity
 from models.lamp.text_encoder import text_inputs
 from models.lamp.tokenizer import WordPieces
 from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL
-from training.stage import Stage, to_device
-from utils import ranks
-from utils.draws import Share
+from training import distributed
+from training.stage import Stage
+from utils.batch_slice import BatchSlice
 
 VALIDATION_BATCH = 64
 
@@ -35,28 +36,29 @@ class LaMPStage(Stage):
         self.opt, self.pieces, self.val_set = opt, pieces, val_set
         self.find_unused = set(opt.objectives) != set(OBJECTIVES)
 
-    def forward(self, batch: dict[str, Any], generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Losses of captions and motions (b, 196, d) with lengths."""
         motion, m_lens = batch["motion"], batch["m_len"]
         text = self.encode_text(batch["caption"])
         result = self.model(motion, *text, m_lens, objectives=self.opt.objectives,
-                            matching_rows=self.opt.matching_rows or None, generator=generator, share=share,
-                            decoys=self.other_sides(batch["caption"], motion.device) if self.opt.side_decoys else None)
-        shown = {f"{name}_acc": value for name, value in result.accuracies.items()}
-        return {"loss": result.loss, **result.losses, **shown}
+                            matching_rows=self.opt.matching_rows or None, generator=generator,
+                            mirrored=self.mirrored(batch["caption"], motion.device) if self.opt.side_decoys else None,
+                            batch_slice=batch_slice)
+        accuracies = {f"{name}_acc": value for name, value in result.accuracies.items()}
+        return {"loss": result.loss, **result.losses, **accuracies}
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask (b, t) of captions."""
         return text_inputs(self.model, self.pieces, captions, self.opt.max_text_len)
 
-    def other_sides(self, captions: list[str], device: torch.device) -> Decoys | None:
-        """The captions that name a side, with the other one."""
-        mirrored = [mirror_text(caption) for caption in captions]
-        rows = [row for row, (one, other) in enumerate(zip(captions, mirrored, strict=True)) if one != other]
+    def mirrored(self, captions: list[str], device: torch.device) -> MirroredNegatives | None:
+        """The captions that name a side, with left and right exchanged."""
+        others = [mirror_text(caption) for caption in captions]
+        rows = [row for row, (one, other) in enumerate(zip(captions, others, strict=True)) if one != other]
         if not rows:
             return None
-        ids, mask = self.encode_text([mirrored[row] for row in rows])
-        return Decoys(ids, mask, torch.tensor(rows).to(device, non_blocking=True))
+        ids, mask = self.encode_text([others[row] for row in rows])
+        return MirroredNegatives(ids, mask, torch.tensor(rows).to(device, non_blocking=True))
 
     def compiled_parts(self) -> list[nn.Module]:
         """The Q-Former's layers."""
@@ -70,12 +72,12 @@ class LaMPStage(Stage):
             made = []
             for start in starts:
                 items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
-                batch = to_device(torch.utils.data.default_collate(items), device)
+                batch = send_to_device(torch.utils.data.default_collate(items), device)
                 motion = self.model.motion_query_features(batch["motion"], batch["m_len"])
                 made.append((self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()))
             return made
 
-        texts, motions = zip(*ranks.divide(range(0, len(dataset), VALIDATION_BATCH), make), strict=True)
+        texts, motions = zip(*distributed.divide(range(0, len(dataset), VALIDATION_BATCH), make), strict=True)
         return torch.cat(texts), torch.cat(motions)
 
     def validate(self) -> dict[str, float]:

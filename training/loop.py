@@ -21,15 +21,13 @@ from tqdm import tqdm
 
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.source import find_source, run_folder, write_options
+from training import distributed
 from training.average import WeightAverage
-from training.batches import EpochBatches
-from training.clock import StepClock
-from training.feed import Feed
+from training.batches import BatchLoader, EpochBatches
+from training.distributed import make_accelerator
 from training.gradients import GradientGuard
-from training.launch import make_accelerator
-from training.meter import Meter, Shown
+from training.metrics import Meter, StepClock, StepMetrics
 from training.stage import Stage, compile_parts
-from utils import ranks
 from utils.errors import InputError
 from utils.memory import peak_gib
 from utils.seeding import stream_seed
@@ -68,12 +66,12 @@ class Trainer:
         self.accelerator = make_accelerator(opt, stage.find_unused)
         device = self.accelerator.device
         self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
-                                    rank=ranks.number(), ranks=ranks.count(), lengths=lengths)
-        self.feed = Feed(dataset, self.batches, device, opt.num_workers)
+                                    rank=distributed.rank(), ranks=distributed.world_size(), lengths=lengths)
+        self.loader = BatchLoader(dataset, self.batches, device, opt.num_workers)
         groups = stage.parameter_groups(opt.weight_decay)
         self.rates = [group.get("lr", opt.lr) for group in groups]
         optimizer = AdamW(groups, lr=opt.lr, betas=tuple(opt.betas), fused=device.type == "cuda" or None)
-        if ranks.count() > 1 and device.type == "cuda":
+        if distributed.world_size() > 1 and device.type == "cuda":
             stage.model = nn.SyncBatchNorm.convert_sync_batchnorm(stage.model)
         self.stage = stage
         self.scheduler = LambdaLR(optimizer, schedule)
@@ -94,10 +92,10 @@ class Trainer:
             self._resume(latest)
         elif self.opt.init_from:
             self._start_from(self.opt.init_from)
-        if not self.opt.is_continue and ranks.is_main():
+        if not self.opt.is_continue and distributed.is_main():
             self._put_aside()
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
-        if ranks.is_main():
+        if distributed.is_main():
             log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
             try:
                 self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
@@ -129,10 +127,10 @@ class Trainer:
         progress = self.progress
         self.batches.epoch, self.batches.start = progress.epoch, progress.step_in_epoch
         self.wrapped.train()
-        meter, samples, parts = Meter(), iter(self.feed), self.batches.parts
+        meter, samples, parts = Meter(), iter(self.loader), self.batches.parts
         bar = tqdm(range(progress.step_in_epoch, len(self.batches)), desc=f"{self.stage.name} epoch {progress.epoch}",
                    initial=progress.step_in_epoch, total=len(self.batches),
-                   disable=self.opt.quiet or not ranks.is_main() or None, leave=False)
+                   disable=self.opt.quiet or not distributed.is_main() or None, leave=False)
         self.clock.start()
         for _ in bar:
             meter.add(self._step(next(samples) for _ in range(parts)))
@@ -156,20 +154,20 @@ class Trainer:
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
         """One step on the parts of a batch; what this process adds to the step's numbers."""
         step_seed = stream_seed(self.opt.seed, self.progress.total_it)
-        if ranks.count() > 1:  # dropout: another on each process, the same where a run goes on
-            torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, ranks.number()))
-        shares = self.batches.shares()
-        shown = Shown(len(shares) * ranks.count())
-        for number, share in enumerate(shares, 1):
+        if distributed.world_size() > 1:  # dropout: another on each process, the same where a run goes on
+            torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, distributed.rank()))
+        slices = self.batches.slices()
+        metrics = StepMetrics(len(slices) * distributed.world_size())
+        for batch_slice in slices:
             part = next(parts)
             self.clock.lap("data")
-            with nullcontext() if number == len(shares) else self.accelerator.no_sync(self.wrapped):
-                losses = self.wrapped(part, torch.Generator().manual_seed(step_seed), share)
-                loss = shown.add(losses)
+            with nullcontext() if batch_slice.last else self.accelerator.no_sync(self.wrapped):
+                losses = self.wrapped(part, torch.Generator().manual_seed(step_seed), batch_slice)
+                loss = metrics.add(losses)
                 self.clock.lap("forward")
                 self.accelerator.backward(loss)
                 self.clock.lap("backward")
-        numbers = shown.settle(self.stage.parameters())
+        numbers = metrics.average(self.stage.parameters())
         if self.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.clip_norm)
         if self.guard:
@@ -180,7 +178,6 @@ class Trainer:
         if self.average:
             self.average.update()
         self.clock.lap("optimizer")
-        self.clock.step()
         return numbers
 
     def _check_gradients(self) -> None:
@@ -202,7 +199,7 @@ class Trainer:
                 self.progress.best[stem] = value
                 self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
                 kept.append(f"{stem} ({key} {value:.4f})")
-        if kept and ranks.is_main():
+        if kept and distributed.is_main():
             tqdm.write(f"best so far, kept: {', '.join(kept)}")
         self.stage.train()
 
@@ -220,7 +217,7 @@ class Trainer:
                 self.writer.add_scalar(f"time/{key}", value, self.progress.total_it)
 
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
         step = self.progress.total_it
         for key, value in numbers.items():
@@ -232,7 +229,7 @@ class Trainer:
 
     def _save(self, path: Path, weights_only: bool = False) -> None:
         self._check_gradients()
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
         with self._mean_weights():
             save_checkpoint(path, self._content(weights_only))
@@ -272,7 +269,7 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in content:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
-        if ranks.is_main():  # with the flags it goes on with; those that may not change have not
+        if distributed.is_main():  # with the flags it goes on with; those that may not change have not
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
 

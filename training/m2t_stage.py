@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -11,9 +12,9 @@ from data.text_motion import TextMotion
 from evaluation.caption_scores import ngram_scores, side_scores
 from models.m2t.captioner import MotionCaptioner, Writing
 from storage.load_captioner import STATE_KEY, learned_state, load_learned
-from training.stage import Stage, to_device, trainable
-from utils import ranks
-from utils.draws import Share
+from training import distributed
+from training.stage import Stage, trainable
+from utils.batch_slice import BatchSlice
 from utils.files import write_text
 
 VALIDATION_BATCH = 64
@@ -32,22 +33,23 @@ class CaptionStage(Stage):
         model.freeze_queries(opt.qformer_lr == 0)
         self.opt, self.val_set = opt, val_set
 
-    def forward(self, batch: dict[str, Any], generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Loss and accuracy of captions and motions (b, 196, d) with lengths, and how many words a caption has."""
-        result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"], self.opt.pkeep, generator, share)
+        result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"], self.opt.pkeep, generator,
+                                 batch_slice)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.words / len(batch["caption"])}
 
     def validate(self) -> dict[str, float]:
         """Loss and accuracy of the clips' first captions; scores of captions written greedily against all of a clip's,
         which go to a file, too."""
-        made = ranks.divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
+        made = distributed.divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
             self._validate(start) for start in starts])
         loss, accuracy = (sum(part[number] for part in made) / len(self.val_set) for number in (0, 1))
         captions = [caption for part in made for caption in part[2]]
         references = [pair.captions for pair in self.val_set.pairs]
         lines = [f"{pair.name}: {made}  |  {' | '.join(pair.captions)}\n"
                  for pair, made in zip(self.val_set.pairs, captions, strict=True)]
-        if ranks.is_main():
+        if distributed.is_main():
             write_text(Path(self.opt.out_dir) / self.opt.name / "validation.txt", "".join(lines))
         return {"loss": loss, "acc": accuracy, **ngram_scores(captions, references),
                 **side_scores(captions, references)}
@@ -56,7 +58,7 @@ class CaptionStage(Stage):
         """Sums of loss and accuracy over a batch of clips, and the captions written of them."""
         device = next(self.model.parameters()).device
         items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
-        batch = to_device(default_collate(items), device)
+        batch = send_to_device(default_collate(items), device)
         result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"])
         captions = self.model.write(batch["motion"], batch["m_len"], Writing(num_beams=1))
         return float(result.loss) * len(items), float(result.accuracy) * len(items), [made[0] for made in captions]

@@ -12,12 +12,11 @@ COMPILED_SHAPES = 64  # of a module: a layer is run in several ways, on texts of
 
 
 class Stage(nn.Module):
-    """One stage: a model, its loss on a batch, its validation. Subclasses fill in the rest.
+    """One training stage: a model, its loss on a batch, and its validation, for subclasses to implement.
 
-    ``forward(batch, generator, share)`` gives named scalars with the loss under ``"loss"``, and a ``"weight"`` where
-    ``training.meter.Shown`` needs one; it runs inside the mixed-precision context and, on several processes, inside
-    the distributed wrapper. ``generator`` is the step's, alike in all processes, and ``share`` tells which rows of the
-    step's batch are at hand: all draws but dropout come from them, so that they follow from the seed and the step.
+    ``forward(batch, generator, batch_slice)`` returns named scalars: ``"loss"`` and optionally ``"weight"`` (see
+    ``training.metrics.StepMetrics``). It runs in mixed precision and inside the distributed wrapper. All random numbers
+    but dropout come from ``generator`` through ``batch_slice``, so that they depend on the seed and the step only.
     """
 
     name: str                 # of the stage: the folder under log/
@@ -95,14 +94,3 @@ def compile_parts(parts: Iterable[nn.Module]) -> None:
     torch._dynamo.config.recompile_limit = COMPILED_SHAPES
     for part in parts:
         part.compile()
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch (nested lists, tuples and dicts)."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch

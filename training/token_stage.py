@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from data.text_motion import TextTokens
@@ -14,9 +15,9 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from storage.checkpoint import load_strictly
-from training.stage import Stage, to_device
-from utils import ranks
-from utils.draws import WHOLE, Share
+from training import distributed
+from training.stage import Stage
+from utils.batch_slice import WHOLE, BatchSlice
 from utils.seeding import stream_seed
 
 UNIT = 12**0.5  # a uniform draw from as wide an interval has unit variance
@@ -46,14 +47,14 @@ class TokenStage(Stage):
         """As everywhere; small files leave out the fixed table of positions."""
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
-    def forward(self, batch: dict[str, Any], generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Loss and accuracy on tokens (b, 49, q), and how many positions of a sample they are means over."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
-            noise = UNIT * (share.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
+            noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
             self.spread = self.spread.to(cond.device)
             cond = cond + self.opt.cond_noise * self.spread * noise
-        result = self._result(batch, cond, generator, share)
+        result = self._result(batch, cond, generator, batch_slice)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -70,15 +71,15 @@ class TokenStage(Stage):
         return self.features[split][captions]
 
     def _result(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator,
-                share: Share = WHOLE) -> TokenLoss:
+                batch_slice: BatchSlice = WHOLE) -> TokenLoss:
         tokens = self.layers_of(batch["tokens"])
-        return self.model.loss(tokens, cond, batch["token_len"], generator, share=share)
+        return self.model.loss(tokens, cond, batch["token_len"], generator, batch_slice=batch_slice)
 
     def validate(self) -> dict[str, float]:
         """Loss and accuracy over the validation clips, under the same draws every time; FID where it is measured."""
         starts = range(0, len(self.val_set), VALIDATION_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
-        sums = np.sum(ranks.divide(passes, self._validate), 0)  # of loss, accuracy and clips
+        sums = np.sum(distributed.divide(passes, self._validate), 0)  # of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
@@ -86,7 +87,7 @@ class TokenStage(Stage):
         device, made = next(self.model.parameters()).device, []
         for draw, start in passes:
             items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
-            batch = to_device(torch.utils.data.default_collate(items), device)
+            batch = send_to_device(torch.utils.data.default_collate(items), device)
             generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
             result = self._result(batch, self._conditions("val", batch["caption"]), generator)
             made.append((float(result.loss) * len(items), float(result.accuracy) * len(items), len(items)))

@@ -13,8 +13,9 @@ from data.specs import DatasetSpec
 from evaluation.reconstruction import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints
+from training import distributed
 from training.stage import Stage
-from utils.draws import Share
+from utils.batch_slice import BatchSlice
 
 
 class VQStage(Stage):
@@ -47,9 +48,9 @@ class VQStage(Stage):
         """All parameters, frozen ones too: so that a run can go on with the decoder alone."""
         return [{"params": list(self.model.parameters()), "weight_decay": weight_decay}]
 
-    def forward(self, batch: Tensor, generator: torch.Generator, share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Losses of windows (b, t, d)."""
-        result = self.model(batch, generator, share)
+        result = self.model(batch, generator, batch_slice)
         with torch.autocast(batch.device.type, enabled=False):
             parts = tokenizer_loss(result, batch, self.spec.joints_num, self.opt.recons_loss, self.opt.loss_vel,
                                    self.opt.commit)
@@ -77,7 +78,8 @@ class VQStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """Position errors of whole validation clips through all layers, and FID where there is an evaluator."""
-        scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec).lines()
+        scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec,
+                                      divide=distributed.divide).lines()
         return scores | self.measured_fid()
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a LaMP model is used for once trained: features of texts and motions, and the condition of generation."""
+"""A trained LaMP model: features of texts and motions, and the text condition for generation."""
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,15 +26,14 @@ class LaMPConfig:
     published: bool = False  # repeat the released code's behaviour, see models.lamp.lamp
 
     def to_options(self) -> dict[str, Any]:
-        """What is LaMP's own of a run's flat options; the tokenizer has its own file."""
+        """Flat options of LaMP without those of its tokenizer, which has its own file."""
         return {"embed_dim": self.embed_dim, "published_behaviour": self.published, **self.qformer.to_options()}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> "LaMPConfig":
         """Settings from a run's flat options and its tokenizer's.
 
-        What is missing takes the published size, and options that do not speak of published behaviour are those of a
-        released model, as every run of ours writes it down.
+        Missing sizes are the published ones. Options without ``published_behaviour`` are those of a released model.
         """
         return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
                    options.get("published_behaviour", True))
@@ -42,7 +41,7 @@ class LaMPConfig:
 
 @dataclass(frozen=True)
 class EncodedMotion:
-    """What the frozen parts make of a batch of motions; worth keeping where a motion is used often."""
+    """Output of the frozen parts for a batch of motions; worth keeping for motions that are used often."""
 
     latents: Tensor      # (b, n, code_dim) of the motion encoder
     ids: Tensor | None   # (b, n) int64 tokens of the first quantizer; None without a tokenizer
@@ -50,11 +49,11 @@ class EncodedMotion:
 
 
 class LaMPFeatures(nn.Module):
-    """The parts of a LaMP model that make features. Motion is (b, t, d), normalised, zero where padded; ``m_lens`` (b,)
-    are its lengths in frames. Text is ids (b, t) with a mask that is 1 or True at words.
+    """The parts of a LaMP model that compute features. Motion is (b, t, d), normalised, zero where padded;
+    ``m_lens`` (b,) are its lengths in frames. Text is ids (b, t) with a mask that is 1 or True at words.
 
-    Motions are padded to ``num_query_tokens`` tokens, the length that the convolutions were shown in training, so
-    features do not depend on what else is in a batch. Methods that give features run without gradient or dropout.
+    Motions are padded to ``num_query_tokens`` tokens, the length in training, so features do not depend on the rest
+    of the batch. Methods that give features run without gradient or dropout.
     """
 
     def __init__(self, config: LaMPConfig, vq_model: HumanVQVAE | RVQVAE | None = None,
@@ -76,7 +75,7 @@ class LaMPFeatures(nn.Module):
             _motion_encoder(config.vq) if vq_model is None or config.published else vq_model.motion_encoder)
         self.text_proj = nn.Linear(sizes.hidden, config.embed_dim)
         self.motion_proj = nn.Linear(sizes.hidden, config.embed_dim)
-        # Published queries look at an unordered set of latents, and cannot tell what came first.
+        # Published queries attend to an unordered set of latents.
         positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
         self.register_buffer("positions", positions, persistent=False)
         for part in self._frozen():
@@ -85,7 +84,7 @@ class LaMPFeatures(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "LaMPFeatures":
-        """Switch dropout, but never in the frozen parts (published: it stays in the motion encoder)."""
+        """Switch dropout except in the frozen parts (published: also in the motion encoder)."""
         super().train(mode)
         for part in self._frozen():
             if not (self.config.published and part is self.motion_encoder):
@@ -113,62 +112,62 @@ class LaMPFeatures(nn.Module):
         return EncodedMotion(latents, ids, positions < (m_lens // unit).clamp_min(1).unsqueeze(1))
 
     def motion_states(self, encoded: EncodedMotion) -> Tensor:
-        """What queries look at in motions, (b, n, encoder_width)."""
+        """What queries attend to in motions, (b, n, encoder_width)."""
         states = encoded.latents.to(self.motion_projection.dtype) @ self.motion_projection
         return states if self.positions is None else states + self.positions
 
     def query_motion(self, encoded: EncodedMotion, states: Tensor | None = None) -> QueryPass:
-        """The queries after looking at motions: LaMP's language-informative motion features."""
+        """The queries after attending to motions: LaMP's language-informative motion features."""
         states = self.motion_states(encoded) if states is None else states
         return self.Qformer.query(self.query_tokens, states, encoded.mask)
 
     def query_text(self, hidden: Tensor, mask: Tensor | None = None) -> QueryPass:
-        """The queries after looking at hidden states of text (b, t, h)."""
+        """The queries after attending to hidden states of text (b, t, h)."""
         return self.Qformer.query(self.query_tokens, hidden @ self.text_projection, mask)
 
-    def text_directions(self, hidden: Tensor) -> Tensor:
-        """Unit vectors (b, embed_dim) of text from its hidden states (b, t, h)."""
+    def project_text(self, hidden: Tensor) -> Tensor:
+        """Normalised embeddings (b, embed_dim) of texts from their hidden states (b, t, h)."""
         return F.normalize(self.text_proj(hidden[:, 0]).float(), dim=-1)
 
-    def motion_directions(self, hidden: Tensor) -> Tensor:
-        """Unit vectors (b, queries, embed_dim) of motion from its queries' hidden states."""
+    def project_motion(self, hidden: Tensor) -> Tensor:
+        """Normalised embeddings (b, queries, embed_dim) of motions from their queries' hidden states."""
         return F.normalize(self.motion_proj(hidden).float(), dim=-1)
 
     def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors (b, embed_dim) of texts, to compare with either feature of motions by ``similarity``."""
+        """Normalised embeddings (b, embed_dim) of texts, comparable with either kind of motion by ``similarity``."""
         with _inference(self):
-            return self.text_directions(self.Qformer.text(ids, mask))
+            return self.project_text(self.Qformer.text(ids, mask))
 
     def motion_features(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
-        """Unit vectors (b, embed_dim) of motions: the mean direction of their queries."""
+        """Normalised embeddings (b, embed_dim) of motions: the normalised mean over their queries."""
         return F.normalize(self.motion_query_features(motion, m_lens).mean(1), dim=-1)
 
     def motion_query_features(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
-        """Unit vectors (b, queries, embed_dim); the nearest of a motion's queries is what training compares."""
+        """Normalised embeddings (b, queries, embed_dim); training compares the nearest query of a motion."""
         with _inference(self):
-            return self.motion_directions(self.query_motion(self._encoded(motion, m_lens)).hidden)
+            return self.project_motion(self.query_motion(self._encoded(motion, m_lens)).hidden)
 
     def text_embedding(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(b, embed_dim) of any length, which the published retrieval compares by Euclidean distance."""
+        """Embeddings (b, embed_dim), not normalised; the published retrieval compares their Euclidean distances."""
         with _inference(self):
             return self.text_proj(self.Qformer.text(ids, mask)[:, 0]).float()
 
     def motion_embedding(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
-        """(b, embed_dim) of any length, mean over queries; the partner of ``text_embedding``."""
+        """Embeddings (b, embed_dim), not normalised, mean over queries; the counterpart of ``text_embedding``."""
         with _inference(self):
             return self.motion_proj(self.query_motion(self._encoded(motion, m_lens)).hidden).float().mean(1)
 
     def condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind = "query") -> Tensor:
-        """What a text-to-motion transformer is told of texts: (b, h), or (b, 2h) for ``both``.
+        """Text condition of a text-to-motion transformer: (b, h), or (b, 2h) for ``both``.
 
-        ``query``: mean of the queries after looking at the text. ``cls``: the text's [CLS] state. Published models
-        let the queries look at padding too, so there texts must be padded as they were in training.
+        ``query``: mean of the queries after attending to the text. ``cls``: the text's [CLS] state. Published models
+        let the queries attend to padding too, so texts must be padded as in training.
         """
         with _inference(self):
             return self.make_condition(ids, mask, kind)
 
     def make_condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind) -> Tensor:
-        """``condition`` with the gradient and in the mode that there are."""
+        """``condition`` with gradient, in the current mode."""
         hidden = self.Qformer.text(ids, mask)
         parts = []
         if kind in ("query", "both"):
@@ -200,9 +199,9 @@ def _motion_encoder(vq: VQConfig) -> Encoder:
 
 @contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """No gradient, no dropout; training mode comes back afterwards."""
+    """No gradient and no dropout; training mode is restored afterwards."""
     training = model.training
-    if training:  # else spared: switching hundreds of modules is felt where texts come one by one
+    if training:  # switching hundreds of modules is slow for single texts
         model.eval()
     try:
         with torch.no_grad():
@@ -213,7 +212,7 @@ def _inference(model: nn.Module) -> Iterator[None]:
 
 
 def _complete_state(model: LaMPFeatures, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Where the motion encoder is the tokenizer's, its weights may lie under either name, but must not differ."""
+    """If the motion encoder is the tokenizer's, its weights may have either name, but must not differ."""
     if model.vq_model is None or model.motion_encoder is not model.vq_model.motion_encoder:
         return
     inner = next(name for name, part in model.vq_model.named_modules() if part is model.motion_encoder)
@@ -221,7 +220,7 @@ def _complete_state(model: LaMPFeatures, state: dict[str, Tensor], prefix: str, 
         names = f"{prefix}motion_encoder.{name}", f"{prefix}vq_model.{inner}.{name}"
         given = [state[key] for key in names if key in state]
         if len(given) == 2 and not torch.equal(given[0].to(given[1]), given[1]):
-            raise InputError("these LaMP weights have a motion encoder of their own, as released ones do: "
+            raise InputError("these LaMP weights have a separate motion encoder, as released ones do: "
                              "load them with published_behaviour")
         if given:
             state[names[0]] = state[names[1]] = given[0]

@@ -29,31 +29,31 @@ def own_column(rows: int, columns: int, first: int, device: torch.device) -> Ten
     return torch.arange(columns, device=device) == torch.arange(first, first + rows, device=device).unsqueeze(1)
 
 
-def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, decoys: Tensor | None = None,
+def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tensor | None = None,
                      first: int = 0) -> Tensor:
     """Cross entropy of each row of scores (b, n) against its own column, smoothed, mean over rows.
 
-    Row 0's own column is ``first``, and so on. Entries of ``excluded`` (b, n) count as no candidates, except the own
-    one. ``decoys`` (b,) are scores of one wrong candidate more for each row, -inf where it has none.
+    Row 0's own column is ``first``, and so on. Entries of ``excluded`` (b, n) are no candidates, except the own
+    one. ``extra`` (b,) are scores of one more wrong candidate for each row, -inf for none.
     """
     rows, columns = scores.shape
     if columns < 2:
         raise ValueError("the contrastive objective needs at least two pairs in a batch")
     candidates = torch.ones_like(scores, dtype=torch.bool) if excluded is None else ~excluded
     candidates = candidates | own_column(rows, columns, first, scores.device)
-    if decoys is not None:
-        scores = torch.cat([scores, decoys[:, None]], 1)
-        candidates = torch.cat([candidates, decoys[:, None].isfinite()], 1)
+    if extra is not None:
+        scores = torch.cat([scores, extra[:, None]], 1)
+        candidates = torch.cat([candidates, extra[:, None].isfinite()], 1)
     log_shares = scores.float().masked_fill(~candidates, float("-inf")).log_softmax(1)
     smooth = log_shares.masked_fill(~candidates, 0).sum(1) / candidates.sum(1)
     own = log_shares.diagonal(first)[:rows]
     return -((1 - LABEL_SMOOTHING) * own + LABEL_SMOOTHING * smooth).mean()
 
 
-def negative_weights(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Chances (r, n) with which each column serves as the negative of a row: a softmax of scores (r, n).
+def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Probabilities (r, n) of each column to be the negative of a row: a softmax of scores (r, n).
 
-    Entries of ``excluded`` (r, n) are never drawn, so each row must leave a candidate.
+    Entries of ``excluded`` (r, n) are never sampled; each row needs another candidate.
     """
     scores = scores.detach().float()
     if excluded is not None:

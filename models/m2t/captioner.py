@@ -10,7 +10,7 @@ from models.hub import silent_transformers
 from models.m2t.decoder import Decoder
 from models.m2t.front import MotionPrefix, MotionPrefixConfig
 from models.m2t.words import encode_captions, with_noise
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 IGNORED = -100  # target of a position that does not count
 
@@ -78,13 +78,13 @@ class MotionCaptioner(MotionPrefix):
         return self(motion, mask)
 
     def loss(self, motion: Tensor, m_lens: Tensor, captions: Sequence[str], keep: float = 1.0,
-             generator: torch.Generator | None = None, share: Share = WHOLE) -> CaptionLoss:
+             generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE) -> CaptionLoss:
         """Loss of the captions of motions. ``keep`` is the share of words that the decoder sees as they are; the
-        others are drawn from ``generator``. ``share`` is which pairs of the whole batch these are."""
+        others are drawn from ``generator``. ``batch_slice`` is which pairs of the whole batch these are."""
         prefix = self.prefix(motion, m_lens)
         encoded = encode_captions(self.words, captions, self.longest)
         seen = encoded.ids if keep >= 1 else with_noise(
-            self.words, encoded, keep, self.longest, generator, share)
+            self.words, encoded, keep, self.longest, generator, batch_slice)
         targets = encoded.ids[:, 1:].masked_fill(~encoded.mask[:, 1:], IGNORED)
         targets, seen, mask = (part.to(motion.device, non_blocking=True)
                                for part in (targets, seen[:, :-1], encoded.mask[:, :-1]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.lamp.tokenizer import WordPieces
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 
 class Words(Protocol):
@@ -92,14 +92,14 @@ def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Caption
 
 
 def with_noise(words: Words, captions: Captions, keep: float, longest: int, generator: torch.Generator,
-               share: Share = WHOLE) -> Tensor:
+               batch_slice: BatchSlice = WHOLE) -> Tensor:
     """Ids (b, t) of captions, t <= ``longest``, in which each word stays with the chance ``keep``, and is any other id
-    otherwise. ``share`` is which captions of the whole batch these are.
+    otherwise. ``batch_slice`` is which captions of the whole batch these are.
 
     A decoder that reads them while it learns leans on the motion more than on the words before (T2M-GPT, section 3.2).
     """
     rows, length = captions.ids.shape
-    noise = share.randint(generator, len(words), rows, longest)[:, :length]
-    replaced = (share.rand(generator, rows, longest)[:, :length] >= keep) & captions.mask
+    noise = batch_slice.randint(generator, len(words), rows, longest)[:, :length]
+    replaced = (batch_slice.rand(generator, rows, longest)[:, :length] >= keep) & captions.mask
     replaced[:, 0] = False
     return torch.where(replaced, noise, captions.ids)

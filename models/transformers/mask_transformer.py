@@ -11,7 +11,7 @@ from models.transformers.groups import Group, fixed_shape_groups, one_group
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
 from models.transformers.sampling import cosine_mask_ratio, draw_uniform, lowest, sample_tokens
 from models.transformers.trunk import Trunk, attention_mask, take_positions
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 KEPT = 1e5           # score of a token that is not to be masked again
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
@@ -94,17 +94,17 @@ class MaskTransformer(Trunk):
         return unconditional + cond_scale * (conditional - unconditional)
 
     def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator,
-                share: Share = WHOLE) -> Corrupted:
+                batch_slice: BatchSlice = WHOLE) -> Corrupted:
         """Hide part of ``ids`` (b, n) for training; whatever lies behind ``token_lens`` (b,) becomes padding.
-        ``share`` is which samples of the whole batch these are.
+        ``batch_slice`` is which samples of the whole batch these are.
 
         Each sample has max(1, round(length cos(u pi / 2))) of its own tokens chosen, u uniform. Of these 10 % become
         a random code, of the rest 88 % the mask.
         """
         b, n = ids.shape
-        uniform = share.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
-        progress = share.rand(generator, b).to(ids.device, non_blocking=True)
-        codes = share.randint(generator, self.config.num_tokens, b, n).to(ids.device, non_blocking=True)
+        uniform = batch_slice.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
+        progress = batch_slice.rand(generator, b).to(ids.device, non_blocking=True)
+        codes = batch_slice.randint(generator, self.config.num_tokens, b, n).to(ids.device, non_blocking=True)
         padding = padding_of(token_lens, n)
         counts = (cosine_mask_ratio(progress) * token_lens).round().clamp_min(1)
         chosen = lowest(uniform[0].masked_fill(padding, KEPT), counts) & ~padding
@@ -115,15 +115,15 @@ class MaskTransformer(Trunk):
         return Corrupted(seen, torch.where(chosen, ids, self.mask_id), padding)
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
-             share: Share = WHOLE) -> TokenLoss:
+             batch_slice: BatchSlice = WHOLE) -> TokenLoss:
         """Loss of predicting hidden tokens: ids (b, n), text features (b, c), lengths in tokens (b,).
 
         In training mode some samples lose their text (``cond_drop_prob``).
         """
-        batch = self.corrupt(ids, token_lens, generator, share)
+        batch = self.corrupt(ids, token_lens, generator, batch_slice)
         if self.config.attention != "additive":  # which sees the padding
             batch = batch.cut(needed_width(token_lens, ids.shape[1]))
-        logits = self(batch.ids, self.drop_condition(cond, generator, share), batch.padding)
+        logits = self(batch.ids, self.drop_condition(cond, generator, batch_slice), batch.padding)
         return token_loss(logits, batch.labels, self.mask_id)
 
     @torch.no_grad()

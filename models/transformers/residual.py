@@ -10,7 +10,7 @@ from models.transformers.groups import Group, fixed_shape_groups
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
 from models.transformers.sampling import cosine_mask_ratio, draw_uniform, sample_tokens
 from models.transformers.trunk import INIT_STD, Trunk, attention_mask
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 
 class ResidualTransformer(Trunk):
@@ -103,23 +103,23 @@ class ResidualTransformer(Trunk):
         used = (below < layers[:, None]).to(tables.dtype)     # (b, q-1)
         return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
 
-    def draw_layers(self, count: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+    def draw_layers(self, count: int, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
         """Layers (count,) in 1 .. q-1 to train on, low ones more often."""
-        progress = share.rand(generator, count)
+        progress = batch_slice.rand(generator, count)
         return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
-             layers: Tensor | None = None, share: Share = WHOLE) -> TokenLoss:
+             layers: Tensor | None = None, batch_slice: BatchSlice = WHOLE) -> TokenLoss:
         """Loss of predicting one layer a sample, drawn at random or given as ``layers`` (b,).
 
         Ids (b, n, q), text features (b, c), lengths in tokens (b,); whatever lies behind a length counts as padding.
         """
         if layers is None:
-            layers = self.draw_layers(len(ids), generator, share).to(ids.device, non_blocking=True)
+            layers = self.draw_layers(len(ids), generator, batch_slice).to(ids.device, non_blocking=True)
         ids = ids[:, :needed_width(token_lens, ids.shape[1])]
         padding = padding_of(token_lens, ids.shape[1])
         ids = ids.masked_fill(padding[..., None], self.pad_id)
-        cond = self.drop_condition(cond, generator, share)
+        cond = self.drop_condition(cond, generator, batch_slice)
         logits = self.project(self(self.history_of(ids, layers), layers, cond, padding), layers)
         labels = ids.gather(2, layers[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
         return token_loss(logits, labels, self.pad_id)

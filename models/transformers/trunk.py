@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.sinusoid import sinusoid_table
 from models.transformers.config import ATTENTION_KINDS, TransformerConfig
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # never learned, so a file may lack it
@@ -189,14 +189,14 @@ class Trunk(nn.Module):
         """Text features (b, c) as the trunk takes them, (b, dim)."""
         return self.cond_emb(cond.to(self.cond_emb.weight.dtype))
 
-    def drop_condition(self, cond: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+    def drop_condition(self, cond: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
         """In training mode zero whole rows of ``cond`` (b, c) with probability ``cond_drop_prob``.
 
         The rows still pass ``cond_emb``, so "no text" is its bias (Ho and Salimans 2022, classifier-free guidance).
         """
         if not self.training or self.config.cond_drop_prob == 0:
             return cond
-        draw = share.rand(generator, len(cond), 1).to(cond.device, non_blocking=True)
+        draw = batch_slice.rand(generator, len(cond), 1).to(cond.device, non_blocking=True)
         return cond * (draw >= self.config.cond_drop_prob)
 
 

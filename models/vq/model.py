@@ -9,7 +9,7 @@ from models.vq.config import VQConfig
 from models.vq.encdec import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from models.vq.residual import ResidualQuantizer
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,10 @@ class RVQVAE(nn.Module):
         """The vectors (q, K, code_dim) of every layer."""
         return torch.stack([layer.codebook for layer in self.quantizer.layers])
 
-    def forward(self, motion: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
+    def forward(self, motion: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> Reconstruction:
-        """Motion features (b, t, d), normalised, through the codes and back. ``generator`` and ``share`` are those of
-        ``EmaQuantizer``."""
-        quantized = self.quantizer(self.encoder(motion), generator, share)
+        """Reconstruct normalised motion (b, t, d). ``generator`` and ``batch_slice`` as in ``EmaQuantizer``."""
+        quantized = self.quantizer(self.encoder(motion), generator, batch_slice)
         recon = self.decoder(quantized.latent).float()
         return Reconstruction(recon, quantized.codes, quantized.commitment, quantized.perplexity)
 
@@ -113,11 +112,10 @@ class HumanVQVAE(nn.Module):
         """The vectors (1, K, code_dim) of the one layer."""
         return self.vqvae.quantizer.codebook[None]
 
-    def forward(self, motion: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
+    def forward(self, motion: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> Reconstruction:
-        """Motion features (b, t, d), normalised, through the codes and back. ``generator`` and ``share`` are those of
-        ``EmaQuantizer``."""
-        quantized = self.vqvae.quantizer(self.vqvae.encoder(motion), generator=generator, share=share)
+        """Reconstruct normalised motion (b, t, d). ``generator`` and ``batch_slice`` as in ``EmaQuantizer``."""
+        quantized = self.vqvae.quantizer(self.vqvae.encoder(motion), generator=generator, batch_slice=batch_slice)
         recon = self.vqvae.decoder(quantized.latent).float()
         return Reconstruction(recon, quantized.codes.unsqueeze(-1), quantized.commitment, quantized.perplexity)
 

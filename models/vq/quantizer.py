@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from utils import ranks
-from utils.draws import WHOLE, Share, choose
+from utils.batch_slice import WHOLE, BatchSlice, sample_columns
 
 ALIVE = 1.0  # running count, in rows a step, from which on a code counts as in use
 TILE_NOISE = 0.01  # spread of the copies where a batch has fewer rows than the codebook, over sqrt(dim)
@@ -49,7 +48,7 @@ class EmaQuantizer(nn.Module):
         self._starting: int | None = None      # the layer that set the codebook with an earlier part of this step
 
     def forward(self, latent: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None,
-                share: Share = WHOLE, layer: int = 0) -> Quantized:
+                batch_slice: BatchSlice = WHOLE, layer: int = 0) -> Quantized:
         """Quantize (b, dim, n); in training mode also update the codebook, after using it.
 
         Args:
@@ -57,7 +56,7 @@ class EmaQuantizer(nn.Module):
             temperature: above 0 the codes are sampled, as ``sample`` does.
             generator: of the sampled codes and of the replacements of dead codes; the same in all processes and
                 parts of a step. By default torch's own.
-            share: which clips of the whole batch these are. The codebook is updated with the last part of a step.
+            batch_slice: clips of the whole batch. The codebook is updated after the last micro-batch of a step.
             layer: which of the layers that share this codebook is quantized.
 
         The perplexity of a part but the last is that of the part alone.
@@ -68,16 +67,16 @@ class EmaQuantizer(nn.Module):
             rows = latent.transpose(1, 2).reshape(-1, dim)
             generator = generator or torch.default_generator
             if self.training and (not self.initialised or self._starting == layer):
-                self._initialise(rows.detach(), generator, share, layer)
+                self._initialise(rows.detach(), generator, batch_slice, layer)
             if temperature > 0:
-                uniform = share.rand(generator, b, n).flatten().to(rows.device, non_blocking=True)
+                uniform = batch_slice.rand(generator, b, n).flatten().to(rows.device, non_blocking=True)
                 ids = self.sample(rows, temperature, uniform)
             else:
                 ids = self.nearest(rows)
             chosen = self.codebook[ids]
             counts = self._uses(ids)
             if self.training:
-                counts = self._learn(rows.detach(), ids, counts, generator, share, n, layer)
+                counts = self._learn(rows.detach(), ids, counts, generator, batch_slice, n, layer)
             chosen = chosen.view(b, n, dim).transpose(1, 2)
             commitment = (latent - chosen.detach()).square().mean()
             straight = latent + (chosen - latent).detach()
@@ -92,7 +91,7 @@ class EmaQuantizer(nn.Module):
     def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         """Ids (r,) drawn by the softmax of ``-distance / temperature``, as Gumbel noise on it would; ``uniform`` (r,)
         in [0, 1) decides."""
-        return choose((self._distances(rows) / -temperature).softmax(1), uniform)
+        return sample_columns((self._distances(rows) / -temperature).softmax(1), uniform)
 
     def _distances(self, rows: Tensor) -> Tensor:
         """Squared distances (r, codes)."""
@@ -144,36 +143,37 @@ class EmaQuantizer(nn.Module):
         return torch.where(((here >= 0) & (here < len(rows))).unsqueeze(1), fresh, 0)
 
     @torch.no_grad()
-    def _initialise(self, rows: Tensor, generator: torch.Generator, share: Share = WHOLE, layer: int = 0) -> None:
+    def _initialise(self, rows: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE,
+                    layer: int = 0) -> None:
         """Set the codebook to rows of the first part of a step. Later parts of that step take the same random numbers,
         so that their generators stay alike."""
-        whole = ranks.count() * len(rows)
-        fresh = self._candidates(rows, generator, ranks.number() * len(rows), whole)
+        whole = batch_slice.world_size * len(rows)
+        fresh = self._candidates(rows, generator, batch_slice.rank * len(rows), whole)
         if self._starting is None:
-            self.codebook.copy_(ranks.total(fresh))
+            self.codebook.copy_(batch_slice.sum(fresh))
             self.seed_running_state()
-        self._starting = None if share.last else layer
+        self._starting = None if batch_slice.last else layer
 
     @torch.no_grad()
-    def _learn(self, rows: Tensor, ids: Tensor, uses: Tensor, generator: torch.Generator, share: Share, n: int,
-               layer: int) -> Tensor:
+    def _learn(self, rows: Tensor, ids: Tensor, uses: Tensor, generator: torch.Generator, batch_slice: BatchSlice,
+               n: int, layer: int) -> Tensor:
         """Collect the statistics of rows (r, dim), n of a clip, of the codes ids (r,) they fell to and of their
         ``uses`` (codes,), and with the last part of a step update the codebook. Returns how often each code was used:
         in the whole batch, or, before the last part, here."""
         dim = self.codebook.shape[1]
-        if share.total is None:
-            start, whole = ranks.number() * len(rows), ranks.count() * len(rows)
+        if batch_slice.total is None:
+            start, whole = 0, len(rows)
         else:
-            start, whole = n * share.first, n * share.total
+            start, whole = n * batch_slice.first, n * batch_slice.total
         sums = torch.zeros_like(self.code_sum).index_add_(0, ids, rows)
         # Together, for there to be one exchange.
         seen = torch.cat([sums, self._candidates(rows, generator, start, whole), uses.unsqueeze(1)], 1)
         if layer in self._pending:
             seen += self._pending.pop(layer)
-        if not share.last:
+        if not batch_slice.last:
             self._pending[layer] = seen
             return uses
-        sums, fresh, counts = ranks.total(seen).split([dim, dim, 1], 1)
+        sums, fresh, counts = batch_slice.sum(seen).split([dim, dim, 1], 1)
         self._update(sums, fresh, counts.squeeze(1))
         return counts.squeeze(1)
 

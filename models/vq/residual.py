@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.vq.config import SAMPLE_TEMPERATURE
 from models.vq.quantizer import EmaQuantizer
-from utils.draws import WHOLE, Share
+from utils.batch_slice import WHOLE, BatchSlice
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ResidualQuantizer(nn.Module):
         self.dropout_prob = dropout_prob
         self.temperature = temperature
 
-    def forward(self, latent: Tensor, generator: torch.Generator | None = None, share: Share = WHOLE,
+    def forward(self, latent: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> ResidualQuantized:
         """Quantize (b, dim, n). Training: noise on the choice, and with ``dropout_prob`` only the first 1..q layers run
-        (one draw a batch), so that every prefix of the layers decodes. ``generator`` and ``share`` are those of
+        (one draw a batch), so that every prefix of the layers decodes. ``generator`` and ``batch_slice`` are those of
         ``EmaQuantizer``."""
         generator = generator or torch.default_generator
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)
@@ -43,7 +43,7 @@ class ResidualQuantizer(nn.Module):
         last = self._last_layer(generator) if self.training else len(self.layers) - 1
         temperature = self.temperature if self.training else 0.0
         for number, layer in enumerate(self.layers[:last + 1]):
-            result = layer(residual, temperature, generator, share, number)
+            result = layer(residual, temperature, generator, batch_slice, number)
             residual = residual - result.latent.detach()
             total = total + result.latent
             codes.append(result.codes)
