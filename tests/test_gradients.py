@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from storage.checkpoint import load_checkpoint
 from tests.toy_run import Numbers, Pull, always, options
-from training.checkpoint import load_checkpoint
 from training.gradients import NAMED, GradientGuard
 from training.loop import Trainer
-from utils.draws import Share
+from utils.batch_slice import BatchSlice
 from utils.errors import InputError
 
 
@@ -21,8 +21,8 @@ class Burst(Pull):
         super().__init__()
         self.burst = burst
 
-    def forward(self, batch: Tensor, generator: torch.Generator, share: Share) -> dict[str, Tensor]:
-        loss = super().forward(batch, generator, share)["loss"]
+    def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
+        loss = super().forward(batch, generator, batch_slice)["loss"]
         return {"loss": loss * self.burst if 200.0 in batch.tolist() else loss}
 
 
