@@ -5,9 +5,12 @@
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
 
 from benchmarks import published
 from benchmarks.measure import benchmark_parser, run_benchmark

@@ -7,9 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
 
 from benchmarks import published
 from benchmarks.measure import Job, benchmark_parser, run_benchmark

@@ -17,6 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
 from motion.bvh_fit import rigid_joints
 from motion.contact import still_steps
 from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet, per_foot_joint

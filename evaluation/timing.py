@@ -1,14 +1,12 @@
 """How long one thing takes by itself, and on what."""
-import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from utils.cores import usable_cores
+from utils.cores import processor, usable_cores
 
 Item = TypeVar("Item")
 TIMED = 10  # items
@@ -34,12 +32,5 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads"
+        name = f"{processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads"
     return f"{name}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(errors="replace").splitlines() if facts.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

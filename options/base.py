@@ -64,6 +64,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Flags of every script: where it runs, where models lie, how much it says."""
     parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="HumanML3D or KIT-ML layout")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
+    parser.add_argument("--cpu_linear", choices=("auto", "mkl", "onednn"), default="auto",
+                        help="library of linear layers on the CPU; auto measures once which is faster on this CPU")
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="where runs and their models lie")
     parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="of every random stream")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

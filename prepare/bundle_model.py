@@ -8,6 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
 from torch import Tensor
 
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES

@@ -10,6 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
 import torch
 
 from data.specs import dataset_spec

@@ -60,7 +60,8 @@ def options(**given: object) -> argparse.Namespace:
         "name": "run", "dataset_name": "t2m", "checkpoints_dir": "checkpoints", "gpu_id": -1, "seed": 1,
         "batch_size": 2, "betas": (0.9, 0.99), "max_epoch": 10, "total_iter": 0, "lr": 0.1, "weight_decay": 0.0,
         "mixed_precision": "no", "is_continue": False, "log_every": 1000, "save_latest": 1000, "eval_every_e": 1,
-        "num_workers": 0, "quiet": True, "ema": 0.0, "init_from": None, "grad_accum": 1, "compile": False} | given)
+        "num_workers": 0, "quiet": True, "ema": 0.0, "init_from": None, "grad_accum": 1, "compile": False,
+        "cpu_linear": "mkl"} | given)
 
 
 def always(_: int) -> float:

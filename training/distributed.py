@@ -17,6 +17,7 @@ from accelerate.utils import gather, gather_object, pad_across_processes, reduce
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from models.linear import choose_linear
 from storage.source import inherit_settings
 from utils.batch_slice import BatchSlice
 from utils.device import select_device
@@ -36,6 +37,7 @@ def start_run(opt: argparse.Namespace) -> torch.device:
     inherit_settings(opt)
     seed_everything(opt.seed)
     device = make_accelerator(opt).device
+    choose_linear(opt.cpu_linear)
     if not is_main():
         opt.quiet = True
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)

@@ -3,6 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from models.linear import Linear
+
 
 class MovementEncoder(nn.Module):
     """Strided convolutions from features to one movement vector for every four frames."""
@@ -12,7 +14,7 @@ class MovementEncoder(nn.Module):
         self.main = nn.Sequential(
             nn.Conv1d(input_size, hidden_size, 4, stride=2, padding=1), nn.Dropout(0.2), nn.LeakyReLU(0.2),
             nn.Conv1d(hidden_size, output_size, 4, stride=2, padding=1), nn.Dropout(0.2), nn.LeakyReLU(0.2))
-        self.out_net = nn.Linear(output_size, output_size)
+        self.out_net = Linear(output_size, output_size)
         self.apply(_initialise)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -25,11 +27,11 @@ class SequenceEncoder(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__()
-        self.input_emb = nn.Linear(input_size, hidden_size)
+        self.input_emb = Linear(input_size, hidden_size)
         self.gru = nn.GRU(hidden_size, hidden_size, batch_first=True, bidirectional=True)
         self.output_net = nn.Sequential(
-            nn.Linear(2 * hidden_size, hidden_size), nn.LayerNorm(hidden_size), nn.LeakyReLU(0.2),
-            nn.Linear(hidden_size, output_size))
+            Linear(2 * hidden_size, hidden_size), nn.LayerNorm(hidden_size), nn.LeakyReLU(0.2),
+            Linear(hidden_size, output_size))
         self.hidden = nn.Parameter(torch.randn(2, 1, hidden_size))
         self.apply(_initialise)
 
@@ -49,7 +51,7 @@ class TextEncoder(SequenceEncoder):
 
     def __init__(self, word_size: int, pos_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__(word_size, hidden_size, output_size)
-        self.pos_emb = nn.Linear(pos_size, word_size)
+        self.pos_emb = Linear(pos_size, word_size)
         self.pos_emb.apply(_initialise)
 
     def forward(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:

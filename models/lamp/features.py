@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.lamp.config import ConditionKind
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
+from models.linear import Linear
 from models.sinusoid import sinusoid_table
 from models.vq.encdec import Encoder
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
@@ -73,8 +74,8 @@ class LaMPFeatures(nn.Module):
         self.Qformer = qformer or QFormer(sizes)
         self.motion_encoder = (
             _motion_encoder(config.vq) if vq_model is None or config.published else vq_model.motion_encoder)
-        self.text_proj = nn.Linear(sizes.hidden, config.embed_dim)
-        self.motion_proj = nn.Linear(sizes.hidden, config.embed_dim)
+        self.text_proj = Linear(sizes.hidden, config.embed_dim)
+        self.motion_proj = Linear(sizes.hidden, config.embed_dim)
         # Published queries attend to an unordered set of latents.
         positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
         self.register_buffer("positions", positions, persistent=False)

@@ -40,6 +40,7 @@ from models.lamp.objectives import (
     smoothed_cross_entropy,
 )
 from models.lamp.qformer import QFormer, QueryPass
+from models.linear import Linear
 from models.vq.model import RVQVAE, HumanVQVAE
 from utils.batch_slice import WHOLE, BatchSlice, sample_columns
 
@@ -118,8 +119,8 @@ class LaMP(LaMPFeatures):
         super().__init__(config, vq_model, qformer)
         hidden = config.qformer.hidden
         self.temp = nn.Parameter(torch.tensor(TEMP_INIT))
-        self.itm_head = nn.Linear(hidden, 2)
-        self.motion_cls = nn.Linear(hidden, config.vq.nb_code, bias=False)
+        self.itm_head = Linear(hidden, 2)
+        self.motion_cls = Linear(hidden, config.vq.nb_code, bias=False)
 
     def forward(self, motion: Tensor | EncodedMotion, ids: Tensor, mask: Tensor, m_lens: Tensor | None = None, *,
                 objectives: Collection[str] | Mapping[str, float] = OBJECTIVES, matching_rows: int | None = None,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.linear import Linear
+
 INIT_STD = 0.02
 OPTION_PREFIX = "qformer_"
 PAD_ID = 0  # [PAD] of every BERT vocabulary
@@ -72,9 +74,9 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.dropout = config.attention_dropout
         self.self = nn.ModuleDict({
-            "query": nn.Linear(config.hidden, config.hidden),
-            "key": nn.Linear(source_width, config.hidden),
-            "value": nn.Linear(source_width, config.hidden),
+            "query": Linear(config.hidden, config.hidden),
+            "key": Linear(source_width, config.hidden),
+            "value": Linear(source_width, config.hidden),
         })
         self.output = ResidualNorm(config, config.hidden)
 
@@ -110,7 +112,7 @@ class ResidualNorm(nn.Module):
 
     def __init__(self, config: QFormerConfig, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, config.hidden)
+        self.dense = Linear(width, config.hidden)
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -123,7 +125,7 @@ class Intermediate(nn.Module):
 
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden, config.intermediate)
+        self.dense = Linear(config.hidden, config.intermediate)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.dense(x))
@@ -192,7 +194,7 @@ class _Bert(nn.Module):
 class _Transform(nn.Module):
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden, config.hidden)
+        self.dense = Linear(config.hidden, config.hidden)
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ class _Predictions(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(config.vocab))
         self.transform = _Transform(config)
-        self.decoder = nn.Linear(config.hidden, config.vocab)
+        self.decoder = Linear(config.hidden, config.vocab)
         self.decoder.weight = words
         self.decoder.bias = self.bias
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.linear import Linear
 from models.sinusoid import sinusoid_table
 from models.vq.encdec import Encoder
 from models.vq.model import VQConfig
@@ -46,7 +47,7 @@ class MotionPrefix(nn.Module):
             vq.dim_pose, vq.output_emb_width, vq.down_t, vq.stride_t, vq.width, vq.depth, vq.dilation_growth_rate,
             vq.vq_act, vq.vq_norm, dropout=0.0)
         self.motion_encoder.requires_grad_(False)
-        self.opt_proj = nn.Linear(sizes.hidden, config.llm_width)
+        self.opt_proj = Linear(sizes.hidden, config.llm_width)
         positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
         self.register_buffer("positions", positions, persistent=False)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.clip_text import CLIP_WIDTH
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
 from models.lamp.tokenizer import WordPieces
+from models.linear import Linear
 from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 
@@ -36,8 +37,8 @@ class LaMPMaskTransformer(MaskTransformer):
         super().__init__(config)
         self.Qformer = QFormer(qformer)
         self.query_tokens = nn.Parameter(torch.randn(1, qformer.num_query_tokens, qformer.hidden) * INIT_STD)
-        self.text2former = nn.Linear(qformer.hidden, qformer.encoder_width)
-        self.clip2qformer = nn.Linear(CLIP_WIDTH, qformer.hidden)
+        self.text2former = Linear(qformer.hidden, qformer.encoder_width)
+        self.clip2qformer = Linear(CLIP_WIDTH, qformer.hidden)
         self.register_load_state_dict_pre_hook(_complete_state)
 
     def text_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.linear import Linear
 from models.transformers.config import ResidualTransformerConfig
 from models.transformers.groups import Group, fixed_shape_groups
 from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
@@ -27,7 +28,7 @@ class ResidualTransformer(Trunk):
         q = config.num_quantizers
         if q < 2:
             raise ValueError(f"num_quantizers {q}: there is no residual layer to predict")
-        self.quant_emb = nn.Linear(q, config.latent_dim)
+        self.quant_emb = Linear(q, config.latent_dim)
         if config.share_weight:
             self.token_embed_weight_ = self._table(1)
             self.embed_proj_shared_weight = self._table(q - 2)

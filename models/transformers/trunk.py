@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.linear import Linear, linear
 from models.sinusoid import sinusoid_table
 from models.transformers.config import ATTENTION_KINDS, TransformerConfig
 from utils.batch_slice import WHOLE, BatchSlice
@@ -29,7 +30,7 @@ class SelfAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
@@ -39,10 +40,10 @@ class SelfAttention(nn.Module):
         """
         dim, dropout = x.shape[-1], self.dropout if self.training else 0.0
         if asked is None:
-            query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            query, key, value = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         else:
-            query = F.linear(asked, self.in_proj_weight[:dim], self.in_proj_bias[:dim])
-            key, value = F.linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, -1)
+            query = linear(asked, self.in_proj_weight[:dim], self.in_proj_bias[:dim])
+            key, value = linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, -1)
         mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=mask,
                                                dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -57,8 +58,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, dim: int, heads: int, ff_size: int, dropout: float) -> None:
         super().__init__()
         self.self_attn = SelfAttention(dim, heads, dropout)
-        self.linear1 = nn.Linear(dim, ff_size)
-        self.linear2 = nn.Linear(ff_size, dim)
+        self.linear1 = Linear(dim, ff_size)
+        self.linear2 = Linear(ff_size, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -94,7 +95,7 @@ class InputProcess(nn.Module):
 
     def __init__(self, code_dim: int, dim: int) -> None:
         super().__init__()
-        self.poseEmbedding = nn.Linear(code_dim, dim)
+        self.poseEmbedding = Linear(code_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.poseEmbedding(x)
@@ -124,9 +125,9 @@ class OutputProcess(nn.Module):
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(dim, dim)
+        self.dense = Linear(dim, dim)
         self.LayerNorm = nn.LayerNorm(dim, eps=1e-12)
-        self.poseFinal = nn.Linear(dim, out_dim)
+        self.poseFinal = Linear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.speed
@@ -143,7 +144,7 @@ class Trunk(nn.Module):
         self.input_process = InputProcess(config.code_dim, dim)
         self.position_enc = PositionalEncoding(dim, config.dropout)
         self.seqTransEncoder = Encoder(config.n_layers, dim, config.n_heads, config.ff_size, config.dropout)
-        self.cond_emb = nn.Linear(config.cond_dim, dim)
+        self.cond_emb = Linear(config.cond_dim, dim)
         self.output_process = OutputProcess(dim, out_dim)
 
     def initialise(self) -> None:

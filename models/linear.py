@@ -1,0 +1,119 @@
+"""Linear maps by the faster of two libraries on the CPU.
+
+torch computes float32 products of matrices with MKL, which picks its kernels by the vendor of the CPU: on AMD it leaves
+AVX-512 unused. Convolutions go through oneDNN, which looks at the instruction set alone. A linear map is a convolution
+of kernel size 1, forward and backward, with the same parameters. bfloat16 products are oneDNN's in any case.
+"""
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.cores import processor
+from utils.errors import InputError
+from utils.files import write_text
+
+KINDS = ("mkl", "onednn")
+LEAST = 20480    # numbers of an input from which torch gives a single picture to oneDNN
+PICTURES = 16    # ... and pictures from which it does so with one thread
+PICTURE_ROWS = 8  # below which a picture costs more than it saves
+
+ROWS, WIDTH = 400, 768  # of the product that is measured
+ROUNDS = 9
+GAIN = 0.15
+
+_kind = "mkl"
+
+
+def use_linear(kind: str) -> None:
+    """Set the library of this process's linear maps on the CPU, one of ``KINDS``. torch's own choice is ``mkl``."""
+    global _kind
+    if kind not in KINDS:
+        raise ValueError(f"linear {kind!r} is none of {', '.join(KINDS)}")
+    _kind = kind
+
+
+def choose_linear(setting: str = "auto") -> str:
+    """Set the library by ``--cpu_linear``: one of ``KINDS``, or ``auto``, which measures. Gives the kind.
+
+    The first measurement on a kind of CPU is kept in the user's cache folder, so that later runs compute alike.
+    """
+    kind = _remembered() if setting == "auto" else setting
+    use_linear(kind)
+    return kind
+
+
+def faster_linear(seconds: Callable[[str], float] | None = None) -> str:
+    """The kind that takes clearly less time for a product of usual size: ``onednn`` for a gain of ``GAIN``."""
+    seconds = seconds or _product_seconds()
+    rounds = [{kind: seconds(kind) for kind in KINDS} for _ in range(ROUNDS + 1)][1:]
+    best = {kind: min(taken[kind] for taken in rounds) for kind in KINDS}
+    return "onednn" if best["onednn"] < (1 - GAIN) * best["mkl"] else "mkl"
+
+
+def _product_seconds() -> Callable[[str], float]:
+    x, weight = torch.ones(ROWS, WIDTH), torch.ones(WIDTH, WIDTH)
+
+    def seconds(kind: str) -> float:
+        start = time.perf_counter()
+        _BY_KIND[kind](x, weight, None)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def _remembered() -> str:
+    """What ``faster_linear`` found on a CPU like this, measured once."""
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamp-motion" / "linear.json"
+    key = (f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
+           f"torch {torch.__version__}")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known.get(key) in KINDS:
+            return known[key]
+    except (OSError, ValueError, AttributeError):  # none yet, or damaged
+        known = {}
+    kind = faster_linear()
+    with contextlib.suppress(InputError):  # no place to write to: it is measured every time
+        write_text(path, json.dumps({**known, key: kind}, indent=1) + "\n")
+    return kind
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` of x (..., in) and weight (out, in), as ``torch.nn.functional.linear``."""
+    if (_kind == "mkl" or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() <= LEAST
+            or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return F.linear(x, weight, bias)
+    return _convolution(x, weight, bias)
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = x.numel() // x.shape[-1]
+    pictures = 1 if torch.get_num_threads() > 1 else _pictures(rows)
+    if pictures is None:
+        return F.linear(x, weight, bias)
+    # (pictures, in, rows, 1) in channels-last order, which is how x is stored
+    image = x.reshape(pictures, rows // pictures, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    made = F.conv2d(image, weight[:, :, None, None], bias)
+    return made.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def _pictures(rows: int) -> int | None:
+    """The fewest equal pictures, at least ``PICTURES``, that rows can be cut into."""
+    return next((count for count in range(PICTURES, rows // PICTURE_ROWS + 1) if rows % count == 0), None)
+
+
+_BY_KIND = {"mkl": F.linear, "onednn": _convolution}
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, with the same parameters, by ``linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)

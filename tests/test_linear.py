@@ -1,0 +1,100 @@
+"""Linear maps by oneDNN: the numbers, the gradients and the parameters of torch's own, and who decides."""
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import linear as module
+from models.linear import KINDS, Linear, choose_linear, faster_linear, linear, use_linear
+
+SHAPES = [(8, 49, 96), (500, 48), (1, 150, 192), (3, 7, 2, 512)]
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    kind, threads = module._kind, torch.get_num_threads()
+    yield
+    use_linear(kind)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: bool, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape), torch.randn(40, shape[-1]) / shape[-1]**0.5, *([torch.randn(40)] if bias else [])]
+    found = []
+    for kind in KINDS:
+        use_linear(kind)
+        leaves = [each.clone().requires_grad_() for each in inputs]
+        made = linear(*leaves)
+        made.square().mean().backward()
+        found.append([made.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
+
+
+def test_large_float32_products_run_as_convolutions_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    convolution = module._convolution
+    monkeypatch.setattr(module, "_convolution", lambda *given: called.append(1) or convolution(*given))
+    layer, x = Linear(64, 64), torch.randn(400, 64)
+    use_linear("mkl")
+    layer(x)
+    assert not called
+    use_linear("onednn")
+    layer(x[:2])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert not called
+    layer(x)
+    assert called
+
+
+def test_parameters_and_files_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    ours = Linear(6, 4)
+    torch.manual_seed(0)
+    theirs = nn.Linear(6, 4)
+    assert isinstance(ours, nn.Linear)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [({"mkl": 1.0, "onednn": 0.5}, "onednn"),
+                                               ({"mkl": 1.0, "onednn": 0.95}, "mkl"),
+                                               ({"mkl": 1.0, "onednn": 2.0}, "mkl")])
+def test_the_clearly_faster_library_is_taken(seconds: dict[str, float], kind: str) -> None:
+    assert faster_linear(seconds.__getitem__) == kind
+
+
+def test_it_is_measured_once_for_a_kind_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    answers = ["onednn", "mkl"]
+    monkeypatch.setattr(module, "faster_linear", lambda: answers.pop(0))
+    assert [choose_linear(), choose_linear()] == ["onednn", "onednn"]
+    assert module._kind == "onednn"
+    assert choose_linear("mkl") == module._kind == "mkl"
+    (kept,) = tmp_path.rglob("*.json")
+    assert list(json.loads(kept.read_text()).values()) == ["onednn"]
+    kept.write_text("[")
+    assert choose_linear() == "mkl"
+
+
+def test_without_a_place_for_the_cache_it_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    answers = ["onednn", "mkl"]
+    monkeypatch.setattr(module, "faster_linear", lambda: answers.pop(0))
+    assert [choose_linear(), choose_linear()] == ["onednn", "mkl"]
+
+
+def test_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="'blis' is none of mkl, onednn"):
+        use_linear("blis")
