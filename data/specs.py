@@ -1,8 +1,8 @@
-"""One row a data set: every fact that differs between them."""
+"""Data sets: one row of ``DATASETS`` each, with every fact that differs between them."""
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from motion.skeleton import SKELETONS, Skeleton
+from motion.skeleton import KIT, T2M, Skeleton
 from utils.errors import InputError
 
 MAX_MOTION_LENGTH = 196  # frames a model sees at most; shorter clips are padded to it
@@ -12,33 +12,36 @@ MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Facts about a data set; ``root`` is its folder."""
+    """Facts about a data set."""
 
     name: str
     root: Path
-    joints_num: int
-    dim_pose: int       # features a frame, 12 * joints - 1
+    skeleton: Skeleton
     fps: float
-    unit: str           # of the joints on disk
-    metres: float       # one unit in metres
-    min_length: int     # clips with fewer rows are dropped
-    max_length: int     # clips with this many rows or more are dropped
-    caption_fps: float  # rows a second that caption times are turned into rows with (20 for both, as published)
+    metres: float              # one unit of the joints on disk
+    min_length: int            # clips with fewer rows are dropped
+    max_length: int = 200      # clips with this many rows or more are dropped
+    caption_fps: float = 20.0  # rows per second of caption times; 20 for KIT-ML too, as published
 
     @property
-    def skeleton(self) -> Skeleton:
-        """The skeleton table of this data set."""
-        return SKELETONS[self.name]
+    def joints_num(self) -> int:
+        """Number of joints."""
+        return len(self.skeleton)
+
+    @property
+    def dim_pose(self) -> int:
+        """Features per frame."""
+        return self.skeleton.feature_count
 
 
-DATASETS = {
-    "t2m": DatasetSpec("t2m", Path("dataset/HumanML3D"), 22, 263, 20.0, "metre", 1.0, 40, 200, 20.0),
-    "kit": DatasetSpec("kit", Path("dataset/KIT-ML"), 21, 251, 12.5, "millimetre", 0.001, 24, 200, 20.0),
-}
+DATASETS = {spec.name: spec for spec in (
+    DatasetSpec("t2m", Path("dataset/HumanML3D"), T2M, fps=20.0, metres=1.0, min_length=40),
+    DatasetSpec("kit", Path("dataset/KIT-ML"), KIT, fps=12.5, metres=0.001, min_length=24),
+)}
 
 
 def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
-    """The row ``name``, its folder replaced by ``data_root`` where given. Raises ``InputError`` for an unknown name."""
+    """The row ``name``, with ``data_root`` as its folder if given. Raises ``InputError`` for an unknown name."""
     if name not in DATASETS:
         raise InputError(f"--dataset_name {name}: known data sets are {', '.join(DATASETS)}")
     spec = DATASETS[name]
@@ -46,7 +49,7 @@ def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
 
 
 def require(path: Path, made_by: str) -> Path:
-    """``path`` if it exists; else ``InputError`` naming it and the script that makes it."""
+    """``path`` if it exists. Raises ``InputError`` naming it and the script that creates it."""
     if not path.exists():
         raise InputError(f"{path} is missing; {made_by} makes it")
     return path

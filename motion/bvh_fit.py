@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from motion.bvh import POSITIONS, Bvh
 from motion.coincident import spread_joints
 from motion.euler import matrix_to_euler
-from motion.rig import RIGS, Rig
+from motion.rig import Rig, rig_of
 from motion.rotation import (
     lerp,
     matrix_to_quat,
@@ -40,7 +40,7 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
 
     Raises ``ValueError`` for another shape and for coordinates that are not finite.
     """
-    rig = RIGS[skeleton.name]
+    rig = rig_of(skeleton)
     joints = torch.as_tensor(joints, dtype=torch.float64)
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3) or not len(joints):
         raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
@@ -168,7 +168,7 @@ def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
 
     Raises ``ValueError`` where a name is missing.
     """
-    rig = RIGS[skeleton.name]
+    rig = rig_of(skeleton)
     missing = [name for name in rig.names if name not in bvh.names]
     if missing:
         raise ValueError(f"not a BVH of the {skeleton.name} skeleton: it has no joint {', '.join(missing)}")

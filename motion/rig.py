@@ -1,4 +1,4 @@
-"""The skeletons as animation programs know them: bone names, file order, and a T-pose to rest in."""
+"""Rigs: skeletons with the bone names, file order and rest pose that animation programs use."""
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,7 @@ from motion.skeleton import KIT, T2M, Skeleton
 
 @dataclass(frozen=True)
 class Rig:
-    """A skeleton with the names, the order and the rest pose that its BVH files have."""
+    """A skeleton with the bone names, order and rest pose of its BVH files."""
 
     skeleton: Skeleton
     bones: tuple[tuple[str, int, tuple[float, float, float]], ...]  # name, joint, offset at rest; file order
@@ -86,4 +86,12 @@ KIT_RIG = Rig(KIT, (
     ("RightHand", 10, (-1, 0, 0)),
 ))
 
-RIGS = {rig.skeleton.name: rig for rig in (T2M_RIG, KIT_RIG)}
+_RIGS = {rig.skeleton.name: rig for rig in (T2M_RIG, KIT_RIG)}
+
+
+def rig_of(skeleton: Skeleton) -> Rig:
+    """The rig of a skeleton: its own, or one with the joints' names and rest directions."""
+    if skeleton.name in _RIGS:
+        return _RIGS[skeleton.name]
+    order = dict.fromkeys(joint for chain in skeleton.chains for joint in chain)
+    return Rig(skeleton, tuple((skeleton.joint_names[joint], joint, skeleton.raw_offsets[joint]) for joint in order))

@@ -1,6 +1,6 @@
-"""The skeletons: joint names, chains, constants. A new one is one more ``Skeleton`` in ``SKELETONS``.
+"""Skeletons: joint names, chains and constants. To add one, add a ``Skeleton`` to ``SKELETONS``.
 
-Joint coordinates are y up; a person who faces +z has their left side at +x.
+Joint coordinates are y up; a person facing +z has their left side at +x.
 """
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Everything the processing of joints and features needs to know of one joint layout."""
+    """All facts about one joint layout."""
 
     name: str
     joint_names: tuple[str, ...]
@@ -27,6 +27,11 @@ class Skeleton:
 
     def __len__(self) -> int:
         return len(self.joint_names)
+
+    @property
+    def feature_count(self) -> int:
+        """Motion features per frame (``motion.features``)."""
+        return 12 * len(self) - 1
 
     @cached_property
     def parents(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
+from data.specs import DATASETS
 from utils.errors import InputError
 
 
@@ -62,7 +63,7 @@ share = bounded(float, 0.0, 1.0)
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Flags of every script: where it runs, where models lie, how much it says."""
-    parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="HumanML3D or KIT-ML layout")
+    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="HumanML3D or KIT-ML layout")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
     parser.add_argument("--cpu_linear", choices=("auto", "mkl", "onednn"), default="auto",
                         help="library of linear layers on the CPU; auto measures once which is faster on this CPU")

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.check import check_data, fault_table
 from data.check_fix import fix_data
-from data.specs import dataset_spec
+from data.specs import DATASETS, dataset_spec
 from data.word_tags import make_tagger
 from options.base import Parser, positive_int
 from utils.cores import usable_cores
@@ -23,7 +23,7 @@ def build_parser() -> Parser:
         "wrong width, wrong frame rates, feet under the floor, swapped sides, broken captions, leaking splits, "
         "statistics of something else.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder")
-    parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="HumanML3D or KIT-ML layout")
+    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="HumanML3D or KIT-ML layout")
     parser.add_argument("--fix", action="store_true",
                         help="mend what is safe: split files, lines of captions, statistics; files of clips stay")
     parser.add_argument("--shown", type=positive_int, default=3, help="examples of each fault")

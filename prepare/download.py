@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.specs import DATASETS
 from options.base import Parser
 from utils.download import fetch, move_into, unpack
 from utils.errors import InputError, script
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("what", choices=tuple(ARCHIVES), help="what to fetch")
     parser.add_argument("--source", help="address, share link of Google Drive, or archive on this machine")
     parser.add_argument("--sha256", help="refuse any other file than the one with this checksum")
-    parser.add_argument("--dataset_name", default="t2m", choices=("t2m", "kit"), help="whose evaluator")
+    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="whose evaluator")
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models lie")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     opt = parser.parse_args()

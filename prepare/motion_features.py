@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.prepare_features import Job, Prepared, prepare_features, reference_offsets, refused_table
-from motion.skeleton import SKELETONS
+from data.specs import DATASETS
 from options.base import Parser, positive_int
 from utils.cores import usable_cores
 from utils.errors import script
@@ -20,7 +20,7 @@ def build_parser() -> Parser:
         "Compute motion features (ROOT/new_joint_vecs) and the joints they stand for (ROOT/new_joints) of every clip "
         "ROOT/joints/ID.npy (frames, joints, 3), and Mean.npy and Std.npy over all of them, whatever their split.")
     parser.add_argument("root", type=Path, help="data set folder")
-    parser.add_argument("--dataset_name", default="t2m", choices=tuple(SKELETONS),
+    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS),
                         help="t2m: 22 joints, metres, 20 fps; kit: 21 joints, millimetres, 12.5 fps")
     parser.add_argument("--mirror", action="store_true",
                         help="also make a mirrored twin M<ID> of every clip, in joints, texts and the split files")
@@ -47,7 +47,7 @@ def report(prepared: Prepared, root: Path) -> None:
 def main() -> None:
     """Parse, prepare, report."""
     opt = build_parser().parse_args()
-    skeleton = SKELETONS[opt.dataset_name]
+    skeleton = DATASETS[opt.dataset_name].skeleton
     print(f"reading {opt.root / 'joints'}")
     offsets = None if opt.reference is None else reference_offsets(opt.reference, skeleton)
     job = Job(opt.root, skeleton, offsets, opt.mirror, opt.published_yaw)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.specs import DATASETS
 from models.clip_text import CLIP_WIDTH
 from models.evaluator.config import FOOT_CONTACTS
 from models.evaluator.model import Evaluator, EvaluatorConfig
@@ -35,7 +36,6 @@ HEAD_WIDTH = 64  # of published transformers; the number of heads does not show 
 PUBLISHED_META = "Comp_v6_KLD005"  # folder beside the published evaluator with its normalisation
 STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "res_transformer", "estimator")
 NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # of an evaluator, a state dict each
-DATASETS = {263: "t2m", 251: "kit"}  # features of a frame -> data set
 # Of the released M2T file: stacks that are never called, a tokenizer, and a second copy of the language model.
 M2T_UNUSED = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")
 _ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # names of adapted layers in old releases of peft
@@ -316,7 +316,8 @@ def identify(path: Path) -> Identity:
     except (ValueError, RuntimeError, KeyError, StopIteration) as error:
         raise InputError(f"{path} cannot be a whole model: {error or 'tensors are missing'}") from error
     optional = (FIXED_TABLE, *TIED_NAMES, POSITION_IDS, *UNUSED)
-    return Identity(what, sizes, DATASETS.get(sizes.get("dim_pose", 0)), kind.use, kind.needs,
+    dataset = next((spec.name for spec in DATASETS.values() if spec.dim_pose == sizes.get("dim_pose")), None)
+    return Identity(what, sizes, dataset, kind.use, kind.needs,
                     tuple(incompatible_keys(model, state, optional)))
 
 

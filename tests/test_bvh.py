@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 from motion.bvh import Bvh, parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.euler import euler_to_matrix, matrix_to_euler
-from motion.rig import RIGS, T2M_RIG
+from motion.rig import T2M_RIG, rig_of
 from motion.skeleton import KIT, SKELETONS, T2M
 from tests import figures
 from tests.sample_motion import sample_motion, turned
@@ -155,7 +155,7 @@ def test_file_has_the_names_order_channels_and_rest_pose_of_the_published_ones()
 
 @pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
 def test_every_skeleton_has_a_rig_whose_parents_come_first(skeleton):
-    rig = RIGS[skeleton.name]
+    rig = rig_of(skeleton)
     assert sorted(rig.order) == list(range(len(skeleton)))
     assert all(parent < bone for bone, parent in enumerate(rig.parents))
     assert len(set(rig.names)) == len(skeleton)

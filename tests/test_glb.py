@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from data.specs import dataset_spec
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
-from motion.rig import RIGS
+from motion.rig import rig_of
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
@@ -48,7 +48,7 @@ def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
         sampler = animation.samplers[channel.sampler]
         times = numbers(gltf, sampler.input)[:, 0]
         tracks[gltf.nodes[channel.target.node].name, channel.target.path] = numbers(gltf, sampler.output)
-    joints, rig = np.zeros((len(times), len(skeleton), 3)), RIGS[skeleton.name]
+    joints, rig = np.zeros((len(times), len(skeleton), 3)), rig_of(skeleton)
 
     def walk(number: int, place: np.ndarray, turn: Rotation) -> None:
         node = gltf.nodes[number]

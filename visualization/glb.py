@@ -29,7 +29,7 @@ from pygltflib import (
 from pygltflib import Mesh as GltfMesh
 
 from motion.bvh import Bvh
-from motion.rig import RIGS
+from motion.rig import rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import Skeleton
 from utils.files import atomic_path
@@ -91,7 +91,7 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
 
 def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:
     """The skinned flesh of a body at ``rest`` (J, 3), in file order: a primitive a side."""
-    order = np.array(RIGS[skeleton.name].order)
+    order = np.array(rig_of(skeleton).order)
     places = np.argsort(order)  # of each joint in the file
     primitives = []
     for side in range(len(COLOURS)):

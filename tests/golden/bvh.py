@@ -7,7 +7,7 @@ import numpy as np
 from motion.bvh import parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.foot import lock_feet
-from motion.rig import RIGS
+from motion.rig import rig_of
 from motion.skeleton import T2M, Skeleton
 from tests.golden.kinds import MotionCheck, skeleton_of
 from tests.golden.report import Report
@@ -28,7 +28,7 @@ def _through_file(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 def _bone_lengths(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """(T, J - 1) in the order of the file."""
-    rig = RIGS[skeleton.name]
+    rig = rig_of(skeleton)
     bones = joints[:, list(rig.order)] - joints[:, [rig.order[parent] for parent in rig.parents]]
     return np.linalg.norm(bones, axis=-1)[:, 1:]
 
@@ -63,7 +63,7 @@ def check_conversion(report: Report) -> None:
 
 def _check_published_fit(name: str, source: np.ndarray, fitted: np.ndarray, skeleton: Skeleton,
                          report: Report) -> None:
-    rest = np.linalg.norm(RIGS[skeleton.name].rest, axis=-1)[1:]
+    rest = np.linalg.norm(rig_of(skeleton).rest, axis=-1)[1:]
     stretch = np.abs(_bone_lengths(fitted, skeleton) - rest).max()
     report.equal(f"{name} has the bones of our T-pose", bool(stretch < FILE_TOLERANCE), True)
     report.equal(f"{name} comes back through our file", _distance(_through_file(fitted, skeleton), fitted) < 1e-5, True)
@@ -80,7 +80,7 @@ def check_bvh(path: Path, joints_path: Path | None, report: Report) -> None:
     same = np.allclose(again.values, bvh.values, atol=1e-6) and np.allclose(again.offsets, bvh.offsets, atol=1e-6)
     report.equal("numbers written and read again are the same", same, True)
     if joints_path is not None:
-        ours = bvh_to_joints(bvh, T2M) if set(RIGS["t2m"].names) <= set(bvh.names) else bvh.joints()
+        ours = bvh_to_joints(bvh, T2M) if set(rig_of(T2M).names) <= set(bvh.names) else bvh.joints()
         report.close("joints", ours, FILE_TOLERANCE)
 
 
