@@ -3,6 +3,7 @@
 ``check_data`` reads a folder in the layout of HumanML3D or KIT-ML and names its faults.
 """
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.check_body import BodyCheck, body_faults
 from data.import_motion import read_sources
 from data.motion_sources import read_real_array
 from data.specs import DatasetSpec
 from data.text import Caption, parse_caption
 from motion.features import ColumnStatistics, features_to_joints
 from motion.quality import bone_length_drift
-from motion.recording import swapped_sides
 from utils.errors import InputError
 from utils.files import read_text
 from utils.parallel import mapping
@@ -49,6 +50,8 @@ KINDS = {
     "under the floor": "put the lowest joint at y = 0 (the importer does)",
     "bones change length": "import from rotations, or leave it out",
     "sides swapped": "left and right are exchanged, or the axes are left-handed; import it with other axes",
+    "lies throughout": "another axis than y is up; import it with other axes, or leave it if the body really lies",
+    "bones do not turn": "joints coincide with their parents; make features again with prepare/motion_features.py",
     "does not move": "leave it out, unless it is meant",
     "joints do not fit": "make features and joints anew with prepare/motion_features.py",
     "wrong frame rate": "resample to the data set's frame rate before making features",
@@ -62,6 +65,7 @@ KINDS = {
     "split without file": "features are missing; make them or take the id out",
     "in no split": "put it into one, or remove it",
     "in two splits": "what is tested on must not be trained on",
+    "twin without original": "its original was imported again as other clips; remove it",
     "twin in another split": "a mirrored clip belongs where its original is",
     "copy in another split": "what is tested on must not be trained on",
     "twice in a split": "it counts double there",
@@ -89,6 +93,7 @@ class ClipCheck:
     captions: list[Fault] = field(default_factory=list)
     statistics: ColumnStatistics | None = None
     fingerprint: str = ""
+    body: BodyCheck | None = None
     speed: float | None = None  # m/s of the fastest joint, 90th percentile over time
     told_whole: bool = False    # whether a caption is of all of it
 
@@ -126,11 +131,15 @@ def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Chec
     names = sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
     if not names:
         raise InputError(f"{folder} has no .npy file; prepare/motion_features.py makes them of {spec.root / 'joints'}")
-    seconds = {source.id: source.end - source.start for source in read_sources(spec.root)}
+    sources = read_sources(spec.root)
+    seconds = {source.id: source.end - source.start for source in sources}
     with mapping(min(workers, len(names))) as apply:
         checks = apply(partial(_check_clip, spec, seconds), names)
         clips = {check.name: check for check in tqdm(checks, total=len(names), desc="checking clips",
                                                      disable=quiet or None, leave=False)}
+    bodies = {name: check.body for name, check in clips.items() if check.body is not None}
+    for name, kind, detail in body_faults(bodies, {source.id: source.file for source in sources}):
+        clips[name].add(kind, detail)
     checked = Checked(clips, _read_splits(spec.root))
     for check in clips.values():
         checked.faults += check.faults
@@ -141,6 +150,7 @@ def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Chec
     for name, check in clips.items():
         if name in split_ids and check.usable:
             checked.faults += check.captions
+    checked.faults += _orphans(clips, {source.id for source in sources})
     checked.faults += _split_faults(checked, split_ids)
     checked.faults += _leaks(checked)
     checked.faults += _rate_faults(clips.values())
@@ -204,8 +214,7 @@ def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, sec
     drift = bone_length_drift(joints, spec.skeleton)
     if drift > BONE_DRIFT:
         check.add("bones change length", f"{100 * drift:.0f} % on average")
-    if swapped_sides(joints, spec.skeleton):
-        check.add("sides swapped")
+    check.body = BodyCheck.of(joints, spec.skeleton)
     speeds = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(1) * spec.fps
     check.speed = float(np.percentile(speeds, 90))
     if speeds.max() < STILL:
@@ -291,6 +300,19 @@ def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
         for name, check in checked.clips.items():
             if name not in split_ids and check.usable and not any(f.kind == "no captions" for f in check.captions):
                 yield Fault("in no split", name)
+
+
+def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
+    """Twins of what an earlier import made of a file, which would pass for originals."""
+    stems = {_stem(name) for name in imported}
+    for name in clips:
+        if name.startswith("M") and not {name, name[1:]} & imported and _stem(name[1:]) in stems:
+            yield Fault("twin without original", name)
+
+
+def _stem(clip: str) -> str:
+    """What ids of all clips of a file begin with."""
+    return re.sub(r"_\d{3,}$", "", clip)
 
 
 def _leaks(checked: Checked) -> Iterable[Fault]:

@@ -10,7 +10,8 @@ from data.word_tags import Tagger
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 
-_TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin in another split", "copy in another split"}
+_TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin without original", "twin in another split",
+              "copy in another split"}
 
 
 def fix_data(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[str]:

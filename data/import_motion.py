@@ -2,11 +2,14 @@
 
 A file that cannot be used is left out with a reason; ``OUT/sources.jsonl`` says where every clip is from.
 """
+import hashlib
 import json
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,27 +17,29 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.motion_sources import SUFFIXES, Reader, Recording
+from data.clip_files import remove_clips, remove_features, twin_of
+from data.motion_sources import SUFFIXES, Reader, Recording, read_real_array
 from data.specs import DATASETS
+from motion.orientation import UP_AXES, Stance, find_stance, to_y_up
 from motion.recording import (
     FPS,
-    UP_AXES,
     check_body,
-    guess_up,
     metres_per_unit,
     normalised,
     steady_runs,
-    to_y_up,
     windows,
 )
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
-from utils.parallel import mapping
+from utils.parallel import in_own_process, mapping
 
 # A clip's features have one row fewer than the clip has frames.
 SHORTEST, LONGEST = DATASETS["t2m"].min_length + 1, DATASETS["t2m"].max_length - 1
 SOURCES = "sources.jsonl"
 NOT_IMPORTED = "not_imported.txt"
+LONGEST_STEM = 200  # bytes; file systems take names of 255, temporary ones included
+
+Read = tuple[Recording, Stance]
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Imported:
     clips: list[ClipSource] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by file
     cut: dict[str, float] = field(default_factory=dict)    # seconds left out of a file: no motion, or scraps
+    removed: list[str] = field(default_factory=list)       # clips that only an earlier import of a file had
     others: int = 0                                        # files of other kinds
 
 
@@ -80,22 +86,20 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
     """
     result = Imported()
     files = _motion_files(job.source, result)
-    recordings: dict[str, Recording] = {}
-    with mapping(min(workers, len(files))) as apply:
-        read = apply(partial(_read, job.reader, job.source), files)
-        for name, outcome in tqdm(zip(files, read, strict=True), total=len(files), desc="reading motion",
-                                  disable=quiet or None, leave=False):
-            if isinstance(outcome, str):
-                result.refused[name] = outcome
-            else:
-                recordings[name] = outcome
-    votes = _vote(recordings)
+    read = {}
+    for name, outcome in _read_all(job, files, workers, quiet):
+        if isinstance(outcome, str):
+            result.refused[name] = outcome
+        else:
+            read[name] = outcome
+    votes = _vote({name: stance for name, (recording, stance) in read.items() if not recording.up})
     ids = _Ids(job.out)
-    for name, recording in recordings.items():
+    for name, (recording, stance) in read.items():
         try:
-            _import_one(job, name, recording, votes.get(os.path.dirname(name)), ids, result)
-        except ValueError as error:
-            result.refused[name] = " ".join(str(error).split())
+            up = job.up or recording.up or _up(stance, votes.get(os.path.dirname(name)))
+            _import_one(job, name, recording, up, ids, result)
+        except Exception as error:  # whatever is wrong with one file, the others are imported
+            result.refused[name] = _reason(error)
     _write_report(job.out, ids, result)
     if not result.clips:
         name, reason = next(iter(result.refused.items()))
@@ -157,56 +161,105 @@ def _refuse_folder(source: Path, result: Imported, error: OSError) -> None:
     result.refused[os.path.relpath(error.filename, source)] = f"cannot be listed: {error.strerror}"
 
 
-def _read(reader: Reader, source: Path, name: str) -> Recording | str:
-    """The recording, or why there is none."""
+def _read_all(job: ImportJob, files: Sequence[str], workers: int,
+              quiet: bool) -> Iterator[tuple[str, Read | str]]:
+    """Every file's recording and stance, or why there is none.
+
+    Where a file ends the process that reads it, the others are read all the same.
+    """
+    read, done = partial(_read, job.reader, job.source), 0
+    with tqdm(total=len(files), desc="reading motion", disable=quiet or None, leave=False) as bar:
+        try:
+            with mapping(min(workers, len(files))) as apply:
+                for outcome in apply(read, files):
+                    yield files[done], outcome
+                    done += 1
+                    bar.update()
+        except BrokenProcessPool:
+            for name in files[done:]:
+                try:
+                    yield name, in_own_process(read, name)
+                except BrokenProcessPool:
+                    yield name, "reading it ends the process, as too little memory does"
+                bar.update()
+
+
+def _read(reader: Reader, source: Path, name: str) -> Read | str:
+    """The recording and how its body stands, or why there is none."""
     try:
-        return reader.read(source / name)
-    except OSError as error:
+        recording = reader.read(source / name)
+        return recording, find_stance(recording.joints)
+    except Exception as error:  # whatever is wrong with one file, the others are read
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """An error as one line."""
+    if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    except (ValueError, MemoryError) as error:
-        return " ".join(str(error).split()) or "too large for this machine's memory"
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return text or "too large for this machine's memory"
+    return text if isinstance(error, ValueError | InputError) else f"{type(error).__name__}: {text}"
 
 
-def _vote(recordings: dict[str, Recording]) -> dict[str, str]:
-    """The axis that most files of each folder have up, of equally many the more usual one."""
+def _vote(stances: dict[str, Stance]) -> dict[str, str]:
+    """The axis that most files of each folder have up, of equally many the more usual one. Bodies that may lie do not
+    count, unless there are no others and the floor is below their backs."""
     votes: dict[str, Counter] = defaultdict(Counter)
-    for name, recording in recordings.items():
-        up = None if recording.up else guess_up(recording.joints)
-        if up:
-            votes[os.path.dirname(name)][up] += 1
+    for sure in (True, False):
+        for name, stance in stances.items():
+            folder = os.path.dirname(name)
+            if stance.sure is sure and stance.up is not None and (sure or (folder not in votes and stance.up == "y")):
+                votes[folder][stance.up] += 1
     return {folder: max(UP_AXES, key=count.__getitem__) for folder, count in votes.items()}
 
 
-def _import_one(job: ImportJob, name: str, recording: Recording, voted: str | None, ids: "_Ids",
-                result: Imported) -> None:
-    up = job.up or recording.up or _up(recording.joints, voted)
+def _import_one(job: ImportJob, name: str, recording: Recording, up: str, ids: "_Ids", result: Imported) -> None:
     unit, metres = metres_per_unit(recording.joints, job.unit or recording.unit)
     joints = to_y_up(recording.joints, up) * metres
     check_body(joints)
     runs = steady_runs(joints, SHORTEST)
     if not runs:
         raise ValueError(f"no {SHORTEST / FPS:g} s of steady motion: {len(joints) / FPS:.2f} s in all")
-    clips = [clip for run in runs for clip in windows(*run, job.window, job.overlap)]
-    stem = ids.stem(name)
-    for number, (start, end) in enumerate(clips):
-        clip = stem if len(clips) == 1 else f"{stem}_{number:03d}"
-        ids.take(clip, name)
-        save_npy(job.out / "joints" / f"{clip}.npy", normalised(joints[start:end]))
+    parts = [part for run in runs for part in windows(*run, job.window, job.overlap)]
+    clips = []
+    for clip, (start, end) in zip(ids.take(name, len(parts)), parts, strict=True):
+        _save(job.out, clip, normalised(joints[start:end]))
         seconds = (round(recording.start + frame / FPS, 4) for frame in (start, end))
-        result.clips.append(ClipSource(clip, name, *seconds, recording.rig, unit, up))
+        clips.append(ClipSource(clip, name, *seconds, recording.rig, unit, up))
+    result.clips += clips
     left_out = recording.seconds - sum(end - start - 1 for start, end in runs) / FPS
     if left_out >= 1 / FPS:
         result.cut[name] = left_out
 
 
-def _up(joints: np.ndarray, voted: str | None) -> str:
-    own = guess_up(joints)
+def _save(out: Path, clip: str, joints: np.ndarray) -> None:
+    """Write a clip. What was computed from other joints of that id is removed."""
+    path = out / "joints" / f"{clip}.npy"
+    if path.exists() and not _holds(path, joints):
+        remove_features(out, clip)
+    save_npy(path, joints)
+
+
+def _holds(path: Path, joints: np.ndarray) -> bool:
+    try:
+        return np.array_equal(read_real_array(path), joints)
+    except (ValueError, OSError):
+        return False
+
+
+def _up(stance: Stance, voted: str | None) -> str:
     if voted is None:
-        raise ValueError("cannot tell which axis is up; give it")
-    if own not in (None, voted):
-        raise ValueError(f"{own} seems to be up, {voted} is in the other files of its folder; give the axis if the "
-                         f"body really lies")
+        raise ValueError(f"cannot tell which axis is up{_what_body_does(stance)}; give it (--up)")
+    if stance.sure and stance.up != voted:
+        raise ValueError(f"{stance.up} seems to be up, {voted} is in the other files of its folder; give the axis if "
+                         f"the body really lies")
     return voted
+
+
+def _what_body_does(stance: Stance) -> str:
+    return f" (the body lies, or stands with {stance.up} up)" if stance.up else ""
 
 
 class _Ids:
@@ -224,27 +277,34 @@ class _Ids:
         stem = re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", os.path.splitext(name)[0])).strip("_")
         if not stem:
             raise ValueError("its name has no letter or digit to make an id of")
+        if len(stem.encode()) > LONGEST_STEM:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+            stem = f"{stem.encode()[:LONGEST_STEM - 13].decode(errors='ignore')}_{digest}"
         return stem
 
-    def take(self, clip: str, file: str) -> None:
-        """Give the id ``clip`` to ``file``. ``ValueError`` where it would be mistaken for another clip."""
-        owner = self.files.get(clip)
-        if owner not in (None, file):
-            raise ValueError(f"its clip would have the id {clip}, as that of {owner}")
-        twin = next((other for other in (f"M{clip}", clip[1:] if clip.startswith("M") else "")
-                     if other in self.files), None)
-        if twin:
-            raise ValueError(f"its id {clip} and {twin} would be taken for mirrored twins")
-        self.files[clip] = file
+    def take(self, file: str, count: int) -> list[str]:
+        """Ids for the ``count`` clips of ``file``. ``ValueError`` where one would be mistaken for another clip."""
+        stem = self.stem(file)
+        clips = [stem] if count == 1 else [f"{stem}_{number:03d}" for number in range(count)]
+        for clip in clips:
+            owner = self.files.get(clip)
+            if owner not in (None, file):
+                raise ValueError(f"its clip would have the id {clip}, as that of {owner}")
+            twin = next((other for other in (twin_of(clip), clip[1:] if clip.startswith("M") else "")
+                         if other in self.files), None)
+            if twin:
+                raise ValueError(f"its id {clip} and {twin} would be taken for mirrored twins")
+        self.files |= dict.fromkeys(clips, file)
+        return clips
 
 
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
-    """Write where clips are from and what was refused; drop clips that an earlier import had of the same files."""
+    """Write where clips are from and what was refused; remove clips that only an earlier import had of the same files.
+    """
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]
-    for clip in ids.earlier:
-        if clip.file in redone and clip.id not in now:
-            (out / "joints" / f"{clip.id}.npy").unlink(missing_ok=True)
+    result.removed = [clip.id for clip in ids.earlier if clip.file in redone and clip.id not in now]
+    remove_clips(out, result.removed)
     if result.clips:
         clips = sorted(kept + result.clips, key=lambda clip: clip.id)
         write_text(out / SOURCES, "".join(f"{json.dumps(asdict(clip), ensure_ascii=False)}\n" for clip in clips))

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.clip_files import SPLITS, twin_of
 from data.text import mirror_text
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import mapping
-
-SPLITS = ("train", "val", "test", "train_val", "all")
-
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _prepare_clip(job: Job, name: str) -> Prepared:
         _refuse(job, name, str(error), result)
         return result
     if job.mirrored:
-        twin = f"M{name}"
+        twin = twin_of(name)
         try:
             _write_twin(job, name, twin, joints)
             result.add(_write_clip(job, twin, mirror(joints, job.skeleton)))

@@ -12,6 +12,9 @@ from motion.skeleton import Skeleton
 
 COINCIDENT = 0.005  # share of a leg's length below which a bone has no direction to measure
 _SPREAD = 0.1       # share of a leg's length that such a bone is given while rotations are fitted
+_FIXED = 2e-3       # radians within which a bone keeps its direction
+_TURNS = 0.1        # radians by which its neighbours turn meanwhile
+_AWAY = 0.8         # or cosine to where they point
 _NARROW = 0.05      # share of a leg's length below which hips or shoulders are too narrow to give a direction
 
 
@@ -41,6 +44,33 @@ def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
     short = lengths.median(0).values <= COINCIDENT * _leg_length(lengths, skeleton)
     short[0] = False
     return short
+
+
+def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
+    """Joints of trunk, hips and feet whose bones keep their rest direction, but for one turn about y, in all of
+    ``joints`` (T, J, 3), y up, although the body turns or faces elsewhere.
+
+    Features show this where bones of no length were given a rest direction in world axes.
+    """
+    directions = bone_directions(joints, skeleton)
+    mean = normalize(directions.mean(0), dim=-1)
+    rest = joints.new_tensor(skeleton.raw_offsets)
+    is_fixed = ((directions - mean).norm(dim=-1).amax(0) < _FIXED) & ((mean - rest)[:, 1].abs() < _FIXED)
+    is_fixed &= rest[:, 1] >= 0  # limbs may hang straight down for long
+    is_fixed[0] = False
+    measured = torch.zeros_like(directions[..., 0], dtype=torch.bool)
+    found = []
+    for joint in is_fixed.nonzero().flatten().tolist():
+        if rest[joint, 0]:  # measured by the other girdle, as a bone's own may not turn either
+            usual = _sideways(joint, joints, skeleton, upper=joint in skeleton.face_joints[:2])
+        else:
+            usual = _stand_in(joint, directions, measured, joints, skeleton)
+        # A vertical bone shows how the body leans, the others how it turns.
+        seen = usual[:, 1:2].clamp(-1, 1).acos() if rest[joint, 1] else usual
+        away = rest[joint, 0] != 0 and (normalize(usual.mean(0), dim=-1) * mean[joint]).sum() < _AWAY
+        if away or (seen - seen.mean(0)).norm(dim=-1).amax(0) > _TURNS:
+            found.append(joint)
+    return found
 
 
 def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
@@ -75,7 +105,7 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
     """Direction (T, 3) of a bone that has no length."""
     side, _, ahead = skeleton.raw_offsets[joint]
     if side:
-        return side * _across(joints, skeleton, upper=True)
+        return _sideways(joint, joints, skeleton, upper=True)
     shin = skeleton.parents[joint]
     if ahead and joint in skeleton.feet and not skeleton.raw_offsets[shin][2]:
         return normalize(torch.linalg.cross(directions[:, shin], _across(joints, skeleton, upper=False)), dim=-1)
@@ -85,6 +115,13 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
     for other in reversed((*inward, *outward)):
         chosen = torch.where(short[:, other, None], chosen, directions[:, other])
     return chosen
+
+
+def _sideways(joint: int, joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
+    """``_across``, or its opposite for a ``joint`` on the right side."""
+    chain = _chain(skeleton, joint)
+    place = next(place for place, face in enumerate(skeleton.face_joints) if face in chain)
+    return _across(joints, skeleton, upper) * (1 if place % 2 else -1)
 
 
 def _across(joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 
 from motion.bvh import Bvh
 from motion.features import canonical_positions
-from motion.foot import legs_of
+from motion.orientation import guess_up as guess_up
+from motion.orientation import swapped_sides
+from motion.orientation import to_y_up as to_y_up
 from motion.quality import bone_length_drift
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
-from motion.skeleton import T2M, Skeleton
+from motion.skeleton import T2M
 from motion.source_rig import Placement, points_of
 
 FPS = 20.0
@@ -20,8 +22,6 @@ FPS = 20.0
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254, "cmu": 0.0254 / 0.45}
 LEG_LENGTHS = (0.5, 1.2)   # metres from hip over knee to ankle that people have
 TYPICAL_LEG = 0.82         # metres; decides where two units fit
-UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
-UPRIGHT = 0.6              # how much of the way from ankles to head must lie along an axis, on average, to be up
 MAX_SPEED = 18.0           # m/s of a joint; what is faster is a flip of the capture
 MAX_ACCELERATION = 560.0   # m/s^2
 MAX_BONE_DRIFT = 0.05      # mean share by which bones of a joint array may change their length
@@ -80,7 +80,9 @@ def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
         raise ValueError("it is one T-pose from beginning to end")
     start, end = int(np.argmin(is_t)), len(is_t) - int(np.argmin(is_t[::-1]))
     if start:
-        start = min(start - 1 + max(round(T_POSE_AFTER / frame_time), 1), end)
+        start = start - 1 + max(round(T_POSE_AFTER / frame_time), 1)
+    if start >= end:
+        raise ValueError(f"there is no motion but a T-pose and the {T_POSE_AFTER:g} s in which the body leaves it")
     return start, end
 
 
@@ -143,24 +145,6 @@ def leg_length(joints: np.ndarray) -> float:
                           for side in ("left", "right") for upper, lower in (("hip", "knee"), ("knee", "ankle"))])) * 2
 
 
-def guess_up(joints: np.ndarray) -> str | None:
-    """The axis of ``UP_AXES`` along which a body (T, 22, 3) stands most of the time, None where that is not clear."""
-    ankles = (joints[:, _JOINT["left_ankle"]] + joints[:, _JOINT["right_ankle"]]) / 2
-    mean = _unit(joints[:, _JOINT["head"]] - ankles).mean(0)
-    axis = int(np.argmax(np.abs(mean)))
-    if abs(mean[axis]) < UPRIGHT:
-        return None
-    return ("-" if mean[axis] < 0 else "") + "xyz"[axis]
-
-
-def to_y_up(joints: np.ndarray, up: str) -> np.ndarray:
-    """Joints (..., 3) turned, not mirrored, so that the axis ``up`` becomes y."""
-    x, y, z = np.moveaxis(joints, -1, 0)
-    turned = {"y": (x, y, z), "z": (x, z, -y), "x": (-y, x, z),
-              "-y": (x, -y, -z), "-z": (x, -z, y), "-x": (y, -x, z)}[up]
-    return np.stack(turned, -1)
-
-
 def check_body(joints: np.ndarray) -> None:
     """Raise ``ValueError`` where joints (T, 22, 3) in metres cannot be those of a person: limbs without length, bones
     that change, sides that are swapped."""
@@ -178,26 +162,6 @@ def check_body(joints: np.ndarray) -> None:
     reason = swapped_sides(joints)
     if reason:
         raise ValueError(reason)
-
-
-def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Why left and right of joints (T, J, 3), in right-handed axes, must be swapped; None where they seem right.
-
-    A body with its left side on the left has toes that point, and knees that bend, to where its front is; in a
-    mirror they do so backwards. Either alone fails: toes of runners, knees of a stiff walk.
-    """
-    right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
-    hips, shoulders = _unit(left_hip - right_hip), _unit(left_shoulder - right_shoulder)
-    if np.mean((hips * shoulders).sum(-1)) < 0:
-        return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
-    front = _unit(np.cross(hips, _unit((left_shoulder + right_shoulder) / 2 - joints[:, 0])))
-    forward = 0.0
-    for leg in legs_of(skeleton):
-        hip, knee, ankle, toe = (joints[:, joint] for joint in (leg.hip, leg.knee, leg.foot[0], leg.foot[-1]))
-        forward += np.mean((toe - ankle + 2 * knee - hip - ankle) * front)
-    if forward < 0:
-        return "left and right are swapped, or the axes are left-handed: knees and feet point backwards"
-    return None
 
 
 def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:

@@ -24,12 +24,14 @@ from data.import_motion import (
 )
 from data.motion_sources import Reader, read_mapping
 from motion.bvh import MAX_FRAME_TIME
-from motion.recording import FPS, UNITS, UP_AXES
+from motion.orientation import UP_AXES
+from motion.recording import FPS, UNITS
 from options.base import Parser, bounded, positive_int
 from utils.cores import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip
 
+SHEET_NAME = 80  # letters of a contact sheet's name, the last of its folder's path
 SHEET_ROWS = 12  # clips on a contact sheet, evenly from all of a folder
 
 
@@ -82,7 +84,7 @@ def draw_sheets(imported: Imported, out: Path) -> None:
     """A contact sheet a source folder, of clips evenly from all of it."""
     for folder, clips in by_folder(imported.clips).items():
         chosen = [clips[number] for number in sorted({*np.linspace(0, len(clips) - 1, SHEET_ROWS).astype(int)})]
-        path = out / "contact_sheets" / f"{folder.replace(os.sep, '_') or 'all'}.png"
+        path = out / "contact_sheets" / f"{folder.replace(os.sep, '_')[-SHEET_NAME:] or 'all'}.png"
         strip(path, [np.load(out / "joints" / f"{clip.id}.npy") for clip in chosen], [clip.id for clip in chosen])
         print(f"contact sheet {shown(str(path))}")
 
@@ -93,6 +95,9 @@ def report(imported: Imported, out: Path) -> None:
         print(f"{count} clips of a {rig} rig in {unit}, {up} up")
     for name, seconds in imported.cut.items():
         print(f"{shown(name)}: {seconds:.2f} s of T-pose, flips or scraps left out")
+    if imported.removed:
+        print(f"{len(imported.removed)} clips of an earlier import removed, with their twins, features, captions and "
+              f"split entries")
     if imported.others:
         print(f"{imported.others} files of other kinds passed over")
     for name, reason in sorted(imported.refused.items()):

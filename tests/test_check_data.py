@@ -95,8 +95,14 @@ def with_value(array: np.ndarray, place: object, value: float) -> np.ndarray:
     return array
 
 
-def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050") -> None:
-    """Features of other joints, as somebody's own script may have made them."""
+def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: object = None) -> None:
+    """Features of other joints, as somebody's own script may have made them; ``collars`` are the directions of all
+    bones, of which those to the collars are used."""
+    if collars is not None:
+        joints = joints.copy()
+        for joint, beyond in ((13, (16, 18, 20)), (14, (17, 19, 21))):
+            moved = joints[:, 9] + 0.14 * np.array(collars[joint]) - joints[:, joint]
+            joints[:, [joint, *beyond]] += moved[:, None]
     np.save(root / "new_joint_vecs" / f"{name}.npy", joints_to_features(joints, T2M))
     for folder in ("joints", "new_joints"):
         (root / folder / f"{name}.npy").unlink()
@@ -136,6 +142,12 @@ FAULTS = {
                       "sides swapped"),
     "left-handed axes": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy") * [1, 1, -1]),
                          "sides swapped"),
+    "other axis up": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[..., [0, 2, 1]] * [1, 1, -1]),
+                      "lies throughout"),
+    "collars in world axes": (lambda root: replace_clip(root, walking(80, turn=2.0), collars=T2M.raw_offsets),
+                              "bones do not turn"),
+    "twin of a former clip": (lambda root: shutil.copy(root / FEATURES, root / "new_joint_vecs/Mc0050_001.npy"),
+                              "twin without original"),
     "frozen": (lambda root: replace_clip(root, np.repeat(np.load(root / "joints/c0050.npy")[:1], 72, 0)),
                "does not move"),
     "joints of another clip": (change("new_joints/c0050.npy", lambda x: x[::-1]), "joints do not fit"),

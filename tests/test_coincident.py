@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
-from motion.coincident import bone_directions, coincident
+from motion.coincident import bone_directions, coincident, fixed_bones
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.figures import figure
@@ -76,6 +76,23 @@ def test_such_bones_point_about_where_they_do_in_other_bodies(case: str) -> None
     named = [T2M.joint_names.index(name) for name in T2M_CASES[case]]
     limit = {"head": 0.0, "shoulders": 0.0}.get(case, 0.7)  # these two have right angles at rest
     assert ((usual * found).sum(-1)[:, named] > limit - 1e-3).all()
+
+
+@pytest.mark.parametrize("case", ["hips", "shoulders"])
+def test_left_stays_left_in_the_other_skeleton(case: str) -> None:
+    joints = torch.from_numpy(sample_motion(KIT, turn=3.0, sway=0.1))
+    found = bone_directions(torch.from_numpy(with_coinciding(joints.numpy(), KIT, case)), KIT)
+    named = [KIT.joint_names.index(name) for name in KIT_CASES[case]]
+    assert ((bone_directions(joints, KIT) * found).sum(-1)[:, named] > 0.8).all()
+
+
+def test_bones_in_world_axes_are_found_in_a_body_that_turns_or_leans() -> None:
+    joints = torch.from_numpy(figure(60, yaw=np.linspace(0, 1, 60), pitch=np.linspace(0, 0.4, 60)))
+    assert fixed_bones(joints, T2M) == []
+    for joint in (T2M.joint_names.index(name) for name in ("neck", "left_collar")):
+        broken = joints.clone()
+        broken[:, joint] = joints[:, T2M.parents[joint]] + 0.1 * joints.new_tensor(T2M.raw_offsets[joint])
+        assert joint in fixed_bones(broken, T2M)
 
 
 def test_shoulders_of_a_turning_body_without_collars_stay_over_its_hips() -> None:

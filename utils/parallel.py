@@ -21,6 +21,12 @@ def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
         yield partial(pool.map, chunksize=chunksize)
 
 
+def in_own_process(function: Callable, item: object) -> object:
+    """``function(item)``, computed in a process that ends afterwards. ``BrokenProcessPool`` where it ends before."""
+    with ProcessPoolExecutor(1, initializer=_start_worker) as pool:
+        return pool.submit(function, item).result()
+
+
 @contextmanager
 def side_by_side(workers: int) -> Iterator[Callable]:
     """An ordered ``map`` over ``workers`` threads, in which each operation of torch keeps to its own core: for many

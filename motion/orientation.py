@@ -1,0 +1,174 @@
+"""How the body of a motion stands: the axis that is up, whether it lies, whether left and right are swapped.
+
+Joints are (T, J, 3) of any skeleton, in any unit. Lengths below are shares of a leg's length.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from motion.foot import legs_of
+from motion.skeleton import T2M, Skeleton
+
+UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
+HEAD_OVER_FEET = 0.75  # cosine to an axis of the line from ankles to head in a body that is upright along it
+LEGS_UPRIGHT = 0.85    # the same of the line from ankles to hips, which stays upright in a deep bow
+USUALLY = 0.4          # share of the frames in which a body is upright along the axis that is up
+CLEARLY = 0.2          # by which that share exceeds the one of any other axis
+ON_FLOOR = 0.08        # distance from 0 of a floor at 0
+TRAVEL = 1.25          # distance that a lying body does not travel, other than lengthwise
+LYING = 0.4            # height of a lying body's pelvis over the floor
+AT_ZERO = 0.003        # the same of a floor, or of a pelvis, that was moved to 0
+SOMETIMES = 0.2        # share of the frames in which a body is upright along y that lies down, or gets up
+BACKWARDS = -0.1       # how far knees and toes point to the front, on average, of a body whose sides are swapped
+TWISTED = -0.2         # cosine between the lines of hips and shoulders where one of the two is swapped
+
+
+@dataclass(frozen=True)
+class Stance:
+    """The axis along which a body stands, None where no axis stands out; ``sure`` if the body cannot be lying."""
+
+    up: str | None
+    sure: bool
+
+
+def guess_up(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
+    """The axis of ``UP_AXES`` along which a body is upright in most frames, None where that is not clear."""
+    return _clearly_up(_upright_along(joints, skeleton).mean(0))
+
+
+def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
+    """The axis that is up in a recording.
+
+    A body that is upright along another axis than y either has that axis up or lies. It does not lie where it travels
+    across the direction in which it would, or where the floor at 0 is rather below its feet than below its back.
+    Nobody is upside down throughout, other than in a handstand.
+    """
+    shares = _upright_along(joints, skeleton).mean(0)
+    up = _clearly_up(shares)
+    if up in (None, "y"):
+        return Stance(up, sure=up is not None)
+    if shares[0] > SOMETIMES:
+        return Stance("y", sure=False)
+    leg = _leg_length(joints, skeleton)
+    turned = to_y_up(joints, up)
+    travel = np.ptp(turned[:, 0, [0, 2]], axis=0).max()
+    below_feet, below_back = _floor_at_0(turned, leg), _floor_at_0(joints, leg)
+    if not _may_lie(joints, skeleton, up, leg):
+        below_back = 0
+    if travel > TRAVEL * leg or below_feet > below_back or below_feet == below_back == 1:
+        return Stance(up, sure=True)
+    if below_back > below_feet:
+        return Stance("y", sure=False)
+    return Stance(up, sure=up == "-y" and not below_back)
+
+
+def _clearly_up(shares: np.ndarray) -> str | None:
+    second, best = np.argsort(shares)[-2:]
+    is_clear = shares[best] >= USUALLY and shares[best] - shares[second] >= CLEARLY
+    return UP_AXES[best] if is_clear else None
+
+
+def _floor_at_0(joints: np.ndarray, leg: float) -> int:
+    """Whether the lowest joint, y up, is at 0: 2 exactly, 1 about, 0 not."""
+    distance = abs(joints[..., 1].min())
+    return int(distance < ON_FLOOR * leg) + int(distance < AT_ZERO * leg)
+
+
+def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> bool:
+    """Whether a body, y up, is as low as one that lies, or on its hands if ``up`` is -y.
+
+    A body whose pelvis is the origin of every frame shows neither.
+    """
+    hips, wrist, head = (joints[:, joint] for joint in (
+        0, skeleton.joint_names.index("left_wrist"), skeleton.joint_names.index("head")))
+    if np.abs(hips).max() < AT_ZERO * leg:
+        return False
+    if up == "-y":
+        return bool(np.median(wrist[:, 1]) < np.median(head[:, 1]))
+    return bool(np.median(hips[:, 1]) - joints[..., 1].min() < LYING * leg)
+
+
+def to_y_up(joints: np.ndarray, up: str) -> np.ndarray:
+    """Joints (..., 3) turned, not mirrored, so that the axis ``up`` becomes y."""
+    x, y, z = np.moveaxis(joints, -1, 0)
+    turned = {"y": (x, y, z), "z": (x, z, -y), "x": (-y, x, z),
+              "-y": (x, -y, -z), "-z": (x, -z, y), "-x": (y, -x, z)}[up]
+    return np.stack(turned, -1)
+
+
+def lies_throughout(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
+    """Whether a body, y up, is upright in no frame."""
+    return not _upright_along(joints, skeleton)[:, 0].any()
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Evidence on which side of a body is left, means over ``frames``."""
+
+    frames: int
+    twist: float   # cosine between the lines of hips and shoulders
+    facing: float  # how far knees and toes point to the front, in leg lengths: people 0.3 or more, mirrored ones -0.3
+
+    def __add__(self, other: "Sides") -> "Sides":
+        """Of both recordings."""
+        frames = self.frames + other.frames
+        share = other.frames / frames
+        return Sides(frames, self.twist + share * (other.twist - self.twist),
+                     self.facing + share * (other.facing - self.facing))
+
+    @property
+    def fault(self) -> str | None:
+        """Why left and right must be swapped; None where they seem right."""
+        if self.twist < TWISTED:
+            return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
+        if self.facing < BACKWARDS:
+            return "left and right are swapped, or the axes are left-handed: knees and feet point backwards"
+        return None
+
+
+def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
+    """Evidence on the sides of a body in right-handed axes.
+
+    The front follows from the line of the hips and from the legs, whatever the trunk does. Toes or knees alone would
+    fail: toes of runners, knees of a stiff walk.
+    """
+    legs = legs_of(skeleton)
+    right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
+    hips, shoulders = _unit(left_hip - right_hip), _unit(left_shoulder - right_shoulder)
+    ankles = np.mean([joints[:, leg.foot[0]] for leg in legs], axis=0)
+    front = _unit(np.cross(hips, _unit((left_hip + right_hip) / 2 - ankles)))
+    forward = 0.0
+    for leg in legs:
+        hip, knee, ankle, toe = (joints[:, joint] for joint in (leg.hip, leg.knee, leg.foot[0], leg.foot[-1]))
+        forward += np.mean(((toe - ankle + 2 * knee - hip - ankle) * front).sum(-1))
+    return Sides(len(joints), float(np.mean((hips * shoulders).sum(-1))),
+                 float(forward / max(_leg_length(joints, skeleton), 1e-12)))
+
+
+def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
+    """Why left and right of a recording (T, J, 3), in right-handed axes, must be swapped; None where they seem right.
+    """
+    return find_sides(joints, skeleton).fault
+
+
+def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """(T, 6) how upright a body is along each of ``UP_AXES``: 1 with head over hips over feet, 0.5 with one of them."""
+    legs = legs_of(skeleton)
+    hips, ankles = (np.mean([joints[:, joint] for joint in pair], axis=0)
+                    for pair in ([leg.hip for leg in legs], [leg.foot[0] for leg in legs]))
+    head = _unit(joints[:, skeleton.joint_names.index("head")] - ankles)
+    legs_up = _unit(hips - ankles)
+    axes = ["xyz".index(axis[-1]) for axis in UP_AXES]
+    signs = np.array([-1 if axis.startswith("-") else 1 for axis in UP_AXES])
+    return ((signs * head[:, axes] > HEAD_OVER_FEET) * 0.5 + (signs * legs_up[:, axes] > LEGS_UPRIGHT) * 0.5)
+
+
+def _leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:
+    """Median length from hip over knee to ankle, mean of both legs."""
+    bones = [joints[:, joint] - joints[:, skeleton.parents[joint]]
+             for leg in legs_of(skeleton) for joint in (leg.knee, leg.foot[0])]
+    return float(np.median(np.linalg.norm(bones, axis=-1), axis=-1).sum() / 2)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,153 @@
+"""Axes and sides of bodies: found in what stands, and never in what bows, sits, lies or turns over."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motion.orientation import (
+    UP_AXES,
+    Stance,
+    find_sides,
+    find_stance,
+    guess_up,
+    lies_throughout,
+    swapped_sides,
+    to_y_up,
+)
+from motion.skeleton import KIT, T2M, mirror
+from tests import figures
+from tests.toy import as_kit
+
+OPENMOTION = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "openmotion"
+FROM_Y = {"y": lambda x, y, z: (x, y, z), "z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z),
+          "-y": lambda x, y, z: (x, -y, -z), "-z": lambda x, y, z: (x, z, -y), "-x": lambda x, y, z: (-y, x, z)}
+
+
+def with_up(joints: np.ndarray, up: str) -> np.ndarray:
+    """Joints, y up, in axes in which ``up`` is up."""
+    return np.stack(FROM_Y[up](*np.moveaxis(joints, -1, 0)), -1)
+
+
+def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
+    """The whole body turned about a horizontal axis through its floor point by ``angle`` (T,), lowest joint on 0."""
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    x, y, z = np.moveaxis(joints - joints[:1, :1] * [1, 0, 1], -1, 0)
+    moved = (x, cos * y - sin * z, sin * y + cos * z) if axis == "x" else (cos * x - sin * y, sin * x + cos * y, z)
+    moved = np.stack(moved, -1)
+    return moved - moved[..., 1].min() * np.array([0, 1, 0])
+
+
+def crawling(frames: int = 60) -> np.ndarray:
+    """On hands and knees: the trunk level, thighs and arms down, shins along the floor behind."""
+    swing = 0.3 * np.sin(np.linspace(0, 12, frames))
+    joints = figures.figure(frames, pitch=1.5, thighs=(swing, -swing), knees=(1.5 + swing, 1.5 - swing))
+    for shoulder, rest in ((16, (18, 20)), (17, (19, 21))):  # arms reach down to the floor
+        for number, joint in enumerate(rest, 1):
+            joints[:, joint] = joints[:, shoulder] - number * np.array([0, 0.25, 0])
+    return joints - joints[..., 1].min() * np.array([0, 1, 0], np.float32)
+
+
+QUARTER = np.full(60, np.pi / 2)
+ODD = {
+    "bows": figures.bowing(60, 1.5),
+    "bows deep throughout": figures.figure(60, pitch=1.9),
+    "touches the floor": figures.figure(60, pitch=2.4),
+    "sits": figures.sitting(),
+    "squats": figures.squatting(),
+    "crawls": crawling(),
+    "crawls sideways in the world": crawling() @ np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
+    "lies down and gets up": tilted(
+        figures.standing(60), np.interp(np.arange(60), [0, 20, 40, 59], [0, 1.5, 1.5, 0]), "x"),
+    "falls": tilted(figures.standing(60), np.linspace(0, np.pi / 2, 60), "z"),
+    "turns over sideways": tilted(figures.waving("both", 60), np.linspace(0, 2 * np.pi, 60), "z"),
+    "turns over forwards": tilted(figures.standing(60), np.linspace(0, 2 * np.pi, 60), "x"),
+    "lies on its back": tilted(figures.kicking("left", 60), -QUARTER, "x"),
+    "lies on its front": tilted(figures.standing(60), QUARTER, "x"),
+    "lies on its side": tilted(figures.kicking("right", 60), QUARTER, "z"),
+    "kicks": figures.kicking("left"),
+    "jumps": figures.jumping(),
+    "runs in a circle": figures.walking(80, 4.0, 6.0),
+    "walks backwards": figures.walking(80, -1.2),
+    "stands in a handstand": tilted(figures.figure(60, arms=(3.0, 3.0)), np.full(60, np.pi), "x"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_does_not_stand_is_not_called_turned_or_swapped(what: str) -> None:
+    stance = find_stance(ODD[what])
+    assert stance.up in ("y", None) or not stance.sure
+    assert swapped_sides(ODD[what]) is None
+    assert swapped_sides(mirror(ODD[what], T2M)) is None
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_mirrored_bodies_are_found_whatever_they_do(what: str) -> None:
+    assert "knees and feet point backwards" in swapped_sides(ODD[what] * [-1, 1, 1])
+    assert "knees and feet point backwards" in swapped_sides(ODD[what][:, list(T2M.mirror_order)])
+
+
+@pytest.mark.parametrize("up", UP_AXES)
+@pytest.mark.parametrize("joints", [
+    figures.walking(), figures.waving("both") + [0, 0, 0.3], figures.bowing() + [0.5, 0, 1], figures.sitting()])
+def test_the_axis_of_a_standing_body_is_found(joints: np.ndarray, up: str) -> None:
+    stored = with_up(joints, up)
+    np.testing.assert_array_equal(to_y_up(stored, up), joints)
+    assert find_stance(stored) == Stance(up, sure=True)
+    assert find_stance(80 * stored) == Stance(up, sure=True)
+
+
+@pytest.mark.parametrize("up", ["z", "-z", "x", "-x"])
+def test_a_body_that_may_lie_is_not_sure_to_stand(up: str) -> None:
+    still = with_up(figures.waving("left") - [0.3, 0.9, 0.4], up)  # no floor at 0, and it travels nowhere
+    assert find_stance(still) == Stance(up, sure=False)
+    assert find_stance(still - still[:, :1]) == Stance(up, sure=False)
+    assert find_stance(with_up(figures.walking(80, 1.2) + [9, 9, 9], "z")) == Stance("z", sure=True)
+
+
+def test_axes_of_a_camera_are_found() -> None:
+    joints = with_up(figures.waving("left"), "-y")
+    assert find_stance(joints - joints[:, :1]) == Stance("-y", sure=True)
+
+
+def test_a_moment_of_standing_is_enough_not_to_lie() -> None:
+    assert not lies_throughout(ODD["lies down and gets up"])
+    assert not lies_throughout(ODD["bows deep throughout"])
+    assert lies_throughout(ODD["lies on its back"])
+    assert lies_throughout(with_up(figures.walking(), "z"))
+
+
+def test_arms_on_the_other_sides_are_found() -> None:
+    arms = [13, 14, 16, 17, 18, 19, 20, 21]
+    joints = figures.walking()
+    joints[:, arms] = joints[:, [T2M.mirror_order[joint] for joint in arms]]
+    assert "hips and shoulders point opposite ways" in swapped_sides(joints)
+
+
+def test_evidence_on_sides_adds_up_over_the_parts_of_a_recording() -> None:
+    joints = figures.walking(90)
+    whole, parts = find_sides(joints), find_sides(joints[:20]) + find_sides(joints[20:])
+    assert parts.frames == 90
+    assert (parts.twist, parts.facing) == pytest.approx((whole.twist, whole.facing), abs=0.01)
+
+
+def test_the_other_skeleton_is_judged_alike() -> None:
+    joints = 1000 * as_kit(figures.walking())
+    assert find_stance(joints, KIT) == Stance("y", sure=True)
+    assert find_stance(with_up(joints, "z"), KIT) == Stance("z", sure=True)
+    assert swapped_sides(joints, KIT) is None
+    assert swapped_sides(joints * [-1, 1, 1], KIT)
+
+
+@pytest.mark.skipif(not OPENMOTION.is_dir(), reason="needs the openmotion data set")
+def test_no_real_clip_is_called_turned_or_swapped_and_every_turned_one_is_found() -> None:
+    shards: dict[str, np.ndarray] = {}
+    for number, entry in enumerate(json.loads((OPENMOTION / "index.json").read_text())["clips"][::15]):
+        if entry["shard"] not in shards:
+            shards[entry["shard"]] = np.load(OPENMOTION / entry["shard"])["joints"]
+        joints = shards[entry["shard"]][entry["offset"]:][:entry["length"]].astype(np.float64)
+        up = UP_AXES[number % len(UP_AXES)]
+        assert guess_up(joints) == "y", entry["id"]
+        assert find_stance(with_up(joints, up)) == Stance(up, sure=True), entry["id"]
+        assert swapped_sides(joints) is None, entry["id"]
+        assert swapped_sides(joints * [-1, 1, 1]) is not None, entry["id"]
