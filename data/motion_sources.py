@@ -10,10 +10,11 @@ import numpy as np
 
 from data.motion_files import resample
 from motion.bvh import read_bvh
+from motion.known_rigs import Place
 from motion.recording import FPS, resampled, t_pose_ends
 from motion.skeleton import T2M
 from motion.smpl import BODY_JOINTS, BodyModel
-from motion.source_rig import Place, Placement, place_joints, points_of
+from motion.source_rig import Placement, place_joints
 from utils.errors import InputError
 from utils.files import read_text
 
@@ -81,7 +82,7 @@ class Reader:
         except ValueError as error:
             raise ValueError(str(error).removeprefix(str(path)).lstrip(",: ")) from error
         placement = place_joints(bvh, self.mapping)
-        joints = placement.joints(points_of(bvh, bvh.local_positions(), bvh.local_rotations()))
+        joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
         first, end = self._ends(joints, bvh.frame_time)
         return Recording(resampled(bvh, placement, first, end), first * bvh.frame_time,
                          (len(bvh.values) - 1) * bvh.frame_time, placement.rig)

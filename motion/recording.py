@@ -15,7 +15,7 @@ from motion.orientation import to_y_up as to_y_up
 from motion.quality import bone_length_drift
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
 from motion.skeleton import T2M
-from motion.source_rig import Placement, points_of
+from motion.source_rig import Placement
 
 FPS = 20.0
 # In metres. "cmu" is the unit of the CMU database and of its usual BVH conversion.
@@ -40,7 +40,7 @@ class Pose:
 
     def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
         """The 22 joints (T, 22, 3) in the unit of ``bvh``, whose hierarchy this is."""
-        return placement.joints(points_of(bvh, self.places, quat_to_matrix(self.quats).numpy()))
+        return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
 def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:

@@ -1,0 +1,299 @@
+"""Acclaim motion capture, the format of the CMU database: a skeleton (``.asf``) and its motion (``.amc``).
+
+A bone has an ``axis``, the rotation C from the world to its own axes, and up to three degrees of freedom, the rotation
+R about these axes. In the world it turns by G = G_parent C R C^-1 and ends at its parent's end + length * G direction
+(J. Lander, "Working with Motion Capture File Formats", Game Developer, January 1998). The result is a ``Bvh``, whose
+joints are the starts of the bones and have their names.
+"""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from motion.bvh import POSITIONS, Bvh
+from motion.euler import euler_to_matrix, matrix_to_euler
+
+FPS = 120.0   # of the CMU database; files rarely state it
+INCH = 0.0254
+ROOT = "root"
+_EULER = ("Zrotation", "Yrotation", "Xrotation")
+_MOVES = ("tx", "ty", "tz", "rx", "ry", "rz")
+
+
+@dataclass
+class AsfBone:
+    """A bone at rest; the root has no length."""
+
+    name: str
+    direction: np.ndarray                   # (3,) from its start to its end, in the world
+    axis: np.ndarray                        # (3, 3) the rotation C
+    length: float = 0.0
+    order: str = "xyz"                      # of rotations, the first one first
+    moves: tuple[str, ...] = ()             # degrees of freedom, in the order in which a motion has them
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Asf:
+    """A skeleton. ``bones`` has the root first and every parent before its children."""
+
+    path: Path
+    bones: dict[str, AsfBone]
+    metres: float | None  # of one unit of length, where the file states it
+    degrees: bool
+
+
+def find_asf(amc: Path) -> Path:
+    """The skeleton of a motion file: ``01.asf`` of ``01_02.amc``, in its folder or the one above.
+
+    It has the name of the motion or the beginning of it; a skeleton whose name is not a subject's number may also be
+    the only one. Raises ``ValueError`` where there is none.
+    """
+    for folder in (amc.parent, amc.parent.parent):
+        skeletons = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".asf")
+        fitting = [path for path in skeletons if _begins(amc.stem, path.stem)]
+        if fitting:
+            return max(fitting, key=lambda path: len(path.stem))
+        if len(skeletons) == 1 and not skeletons[0].stem.isdecimal():
+            return skeletons[0]
+    name = amc.stem.rpartition("_")[0] or amc.stem
+    raise ValueError(f"its skeleton is missing: put {name}.asf beside it")
+
+
+def _begins(name: str, start: str) -> bool:
+    name, start = name.lower(), start.lower()
+    return name == start or (name.startswith(start) and not name[len(start)].isalnum())
+
+
+def read_asf(path: str | Path) -> Asf:
+    """Read a skeleton. Raises ``ValueError`` naming the file and the line where it is none, ``OSError`` where it cannot
+    be read."""
+    return _AsfParser(Path(path)).parse()
+
+
+def read_amc(path: str | Path, skeleton: Asf | None = None, fps: float | None = None) -> Bvh:
+    """Read a motion of ``skeleton``, found by ``find_asf`` where not given, in the unit of the skeleton.
+
+    Frames are ``fps`` a second, or as the file states, else 120. Raises ``ValueError`` naming the file and the line
+    where it is no motion of the skeleton, ``OSError`` where a file cannot be read.
+    """
+    path = Path(path)
+    skeleton = skeleton or read_asf(find_asf(path))
+    motion = _AmcParser(path, skeleton)
+    return _bvh(skeleton, motion.parse(), 1 / (fps or motion.fps), motion.degrees)
+
+
+def _bvh(skeleton: Asf, motion: dict[str, np.ndarray], frame_time: float, degrees: bool) -> Bvh:
+    bones, names = list(skeleton.bones.values()), list(skeleton.bones)
+    tips = [bone.length * bone.direction for bone in bones]
+    parents = [-1 if bone.parent is None else names.index(bone.parent) for bone in bones]
+    offsets = np.array([np.zeros(3) if parent < 0 else tips[parent] for parent in parents])
+    frames = max((len(values) for values in motion.values()), default=0)
+    channels, values = [], []
+    for bone, offset in zip(bones, offsets, strict=True):
+        move = dict(zip(bone.moves, motion.get(bone.name, np.zeros((frames, len(bone.moves)))).T, strict=True))
+        kinds = {kind[0] for kind in bone.moves}
+        channels.append((POSITIONS if "t" in kinds else ()) + (_EULER if "r" in kinds else ()))
+        if "t" in kinds:
+            shift = np.stack([move.get(f"t{axis}", np.zeros(frames)) for axis in "xyz"], -1)
+            values.append(offset + shift @ (np.eye(3) if bone.parent is None else bone.axis).T)
+        if "r" in kinds:
+            angles = np.stack([move.get(f"r{axis}", np.zeros(frames)) for axis in reversed(bone.order)], -1)
+            turn = euler_to_matrix(angles if degrees else np.degrees(angles), bone.order[::-1])
+            values.append(matrix_to_euler((bone.axis @ turn @ bone.axis.T)[:, None], "zyx")[:, 0])
+    leaves = set(range(len(bones))) - set(parents)
+    return Bvh(tuple(names), tuple(parents), offsets, tuple(channels), np.concatenate(values, -1), frame_time,
+               {joint: tips[joint] for joint in sorted(leaves)})
+
+
+class _Lines:
+    """Words of the lines that are neither empty nor comments."""
+
+    def __init__(self, path: Path):
+        self.path, self.line = path, 0
+        try:
+            self.text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a text file (byte {error.start})") from error
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for number, line in enumerate(self.text.splitlines(), 1):
+            self.line = number
+            words = line.partition("#")[0].split()
+            if words:
+                yield words
+
+    def error(self, message: str, line: int | None = None) -> ValueError:
+        return ValueError(f"{self.path}, line {line or self.line}: {message}")
+
+    def numbers(self, words: list[str], count: int) -> list[float]:
+        try:
+            values = [float(word) for word in words]
+        except ValueError as error:
+            raise self.error(str(error).replace("could not convert string to float", "not a number")) from None
+        if len(values) != count or not np.isfinite(values).all():
+            raise self.error(f"{count} finite numbers expected, {' '.join(words) or 'nothing'} found")
+        return values
+
+
+class _AsfParser(_Lines):
+    def parse(self) -> Asf:
+        self.degrees, self.metres = True, None
+        self.root = AsfBone(ROOT, np.zeros(3), np.eye(3), moves=_MOVES)
+        self.bones = {ROOT: self.root}
+        self.fields: dict[str, list[str]] | None = None
+        section, children = "", {}
+        for words in self:
+            word = words[0].lower()
+            if word.startswith(":"):
+                section = word
+            elif section == ":units":
+                self.unit(word, words[1:])
+            elif section == ":root":
+                self.root_line(word, words[1:])
+            elif section == ":bonedata":
+                self.bone_line(word, words[1:])
+            elif section == ":hierarchy" and word not in ("begin", "end"):
+                children[words[0]] = [self.known(name) for name in words[1:]]
+        return Asf(self.path, self.hung(children), self.metres, self.degrees)
+
+    def unit(self, word: str, values: list[str]) -> None:
+        if word == "length":
+            (length,) = self.numbers(values, 1)
+            self.metres = INCH / length if length > 0 else None
+        elif word == "angle" and values:
+            self.degrees = values[0].lower().startswith("deg")
+
+    def root_line(self, word: str, values: list[str]) -> None:
+        if word == "order":
+            self.root.moves = self.moves(values)
+        elif word == "axis" and values:
+            self.root.order = self.order(values[0])
+        elif word == "orientation":
+            self.root.axis = self.rotation(values, self.root.order)
+
+    def bone_line(self, word: str, values: list[str]) -> None:
+        if word == "begin":
+            self.fields = {}
+        elif self.fields is None:
+            raise self.error(f"begin expected, {word!r} found")
+        elif word == "end":
+            self.add_bone(self.fields)
+            self.fields = None
+        else:
+            self.fields[word] = values
+
+    def add_bone(self, fields: dict[str, list[str]]) -> None:
+        missing = [name for name in ("name", "direction", "length") if not fields.get(name)]
+        if missing:
+            raise self.error(f"a bone without {', '.join(missing)}")
+        name, axis = fields["name"][0], fields.get("axis", ["0", "0", "0"])
+        if name in self.bones:
+            raise self.error(f"2 bones are named {name}")
+        direction = np.array(self.numbers(fields["direction"], 3))
+        order = self.order(axis[3]) if len(axis) > 3 else "xyz"
+        self.bones[name] = AsfBone(name, direction / max(np.linalg.norm(direction), 1e-12),
+                                   self.rotation(axis[:3], order), self.numbers(fields["length"], 1)[0], order,
+                                   self.moves(fields.get("dof", [])))
+
+    def moves(self, words: list[str]) -> tuple[str, ...]:
+        moves = tuple(word.lower() for word in words)
+        strange = [word for word in moves if word not in _MOVES]
+        if strange or len(set(moves)) < len(moves):
+            raise self.error(f"degrees of freedom {' '.join(words)}: expected some of {' '.join(_MOVES)}")
+        return moves
+
+    def order(self, word: str) -> str:
+        if sorted(word.lower()) != ["x", "y", "z"]:
+            raise self.error(f"{word} is no order of axes")
+        return word.lower()
+
+    def rotation(self, words: list[str], order: str) -> np.ndarray:
+        angles = np.array(self.numbers(words, 3)[::-1])
+        return euler_to_matrix(angles if self.degrees else np.degrees(angles), order[::-1])
+
+    def known(self, name: str) -> str:
+        if name not in self.bones:
+            raise self.error(f"the hierarchy has {name}, the bone data has not")
+        return name
+
+    def hung(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
+        """All bones that hang in the root, parents first."""
+        ordered, waiting = {ROOT: self.root}, [ROOT]
+        while waiting:
+            parent = waiting.pop()
+            for name in children.get(parent, ()):
+                if name in ordered:
+                    raise self.error(f"{name} hangs in the hierarchy twice")
+                self.bones[name].parent = parent
+                ordered[name] = self.bones[name]
+            waiting += reversed(children.get(parent, ()))
+        if len(ordered) < len(self.bones) or len(ordered) == 1:
+            lost = next((name for name in self.bones if name not in ordered), None)
+            raise self.error(f"{lost} hangs in no other bone" if lost else "no bones")
+        return ordered
+
+
+class _AmcParser(_Lines):
+    def __init__(self, path: Path, skeleton: Asf):
+        super().__init__(path)
+        self.skeleton, self.fps, self.degrees = skeleton, FPS, skeleton.degrees
+
+    def parse(self) -> dict[str, np.ndarray]:
+        """Values (T, degrees of freedom) of each bone that moves."""
+        rows: dict[str, list[list[str]]] = {}
+        lines: dict[str, list[int]] = {}
+        frames, previous = 0, None
+        for words in self:
+            if words[0].startswith(":"):
+                self.header(words)
+            elif len(words) == 1 and words[0].isdecimal():
+                number = int(words[0])
+                if previous is not None and number != previous + 1:
+                    raise self.error(f"frame {number} follows frame {previous}")
+                frames, previous = frames + 1, number
+            elif not frames:
+                raise self.error(f"a frame's number expected, {words[0]!r} found")
+            else:
+                name = words[0]
+                if name not in rows:
+                    self.check_bone(name)
+                    rows[name], lines[name] = [], []
+                if len(rows[name]) >= frames:
+                    raise self.error(f"{name} is in the frame twice")
+                if len(rows[name]) < frames - 1:
+                    raise self.error(f"{name} is missing in the frame before")
+                rows[name].append(words[1:])
+                lines[name].append(self.line)
+        for name, values in rows.items():
+            if len(values) != frames:
+                raise self.error(f"{name} is in {len(values)} of {frames} frames")
+        if not frames:
+            raise self.error("no frames")
+        return {name: self.array(name, values, lines[name]) for name, values in rows.items()}
+
+    def header(self, words: list[str]) -> None:
+        word = words[0].lower()
+        if word in (":degrees", ":radians"):
+            self.degrees = word == ":degrees"
+        elif word == ":samples-per-second":
+            (self.fps,) = self.numbers(words[1:], 1)
+            if self.fps <= 0:
+                raise self.error(f"{self.fps:g} samples a second")
+
+    def check_bone(self, name: str) -> None:
+        if name not in self.skeleton.bones:
+            raise self.error(f"{name} is no bone of {self.skeleton.path.name}")
+
+    def array(self, name: str, rows: list[list[str]], lines: list[int]) -> np.ndarray:
+        count = len(self.skeleton.bones[name].moves)
+        try:
+            values = np.array(rows, dtype=np.float64)
+            if values.shape == (len(rows), count) and np.isfinite(values).all():
+                return values
+        except ValueError:
+            pass
+        for self.line, row in zip(lines, rows, strict=True):  # row by row is slow, and finds the culprit
+            self.numbers(row, count)
+        return np.zeros((len(rows), 0))

@@ -1,0 +1,195 @@
+"""Which known rig a hierarchy is, by the names of its bones and by how they hang in each other."""
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from os.path import commonprefix
+
+import numpy as np
+
+from motion.bvh import Bvh
+from motion.known_rigs import COMMON, KNOWN_RIGS, SIDES, SPINE, TIP, KnownRig, Place
+from motion.skeleton import T2M
+
+Affix = tuple[str, str]         # what stands before and after the names of all bones
+Places = dict[str, dict[int, float]]  # of joints: weights of points
+
+BONES = "_bones"                # key of a begun mapping under which all names are
+OPTIONAL = {*SPINE, *(f"{side}_{joint}" for side in SIDES for joint in ("foot", "collar"))}
+MAX_LISTED = 4
+
+_ANCHORS = ("hips", "pelvis", "hip", "head", "neck")
+# Each joint is found above (towards the root from) another, which is found first; a foot below.
+_ABOVE = {"knee": "ankle", "hip": "knee", "elbow": "wrist", "shoulder": "elbow", "collar": "shoulder"}
+_LIMB_ORDER = ("ankle", "knee", "hip", "foot", "wrist", "elbow", "shoulder", "collar")
+_ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head", "neck", *SPINE, "pelvis")
+
+
+class UnknownRig(ValueError):
+    """No known rig has these bones. ``begun`` is a mapping with what was found, "" for the rest, and all bones."""
+
+    def __init__(self, message: str, begun: Mapping[str, object]):
+        super().__init__(message)
+        self.begun = dict(begun)
+
+
+class Bones:
+    """Points of a hierarchy: the joints and then the end sites, by name."""
+
+    def __init__(self, bvh: Bvh):
+        self.bvh = bvh
+        self.tips = {joint: len(bvh.names) + number for number, joint in enumerate(bvh.end_sites)}
+        self.exact: dict[str, list[int]] = defaultdict(list)
+        self.plain: dict[str, list[int]] = defaultdict(list)
+        for joint, name in enumerate(bvh.names):
+            self.exact[name].append(joint)
+            self.plain[_plain(name)].append(joint)
+        below = [_plain(name) for name in bvh.names[1:]]
+        prefix = commonprefix(below) if len(below) > 1 else ""
+        around = {tuple(name.split(anchor, 1)) for anchor in _ANCHORS for name in self.plain if anchor in name}
+        self.affixes = sorted({("", ""), (prefix, ""), *around}, key=lambda affix: (len("".join(affix)), affix))
+
+    def find(self, name: str, affix: Affix | None = None) -> list[int]:
+        """Numbers of the points named ``name``, with any of the affixes that names here have or with ``affix``."""
+        bone = name.removesuffix(TIP)
+        joints = self.exact.get(bone, [])
+        for before, after in (self.affixes if affix is None else (affix,)):
+            joints = joints or self.plain.get(f"{before}{_plain(bone)}{after}", [])
+        return [tip for joint in joints if (tip := self.tip(joint)) is not None] if name.endswith(TIP) else joints
+
+    def only(self, name: str) -> int | None:
+        """Number of the point ``name``, None where there is none. ``ValueError`` where there are several."""
+        found = self.find(name)
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} bones are named {name.removesuffix(TIP)}")
+        return found[0] if found else None
+
+    def tip(self, joint: int) -> int | None:
+        """Point of the end site of ``joint``, None where it has none or one of no length."""
+        return self.tips[joint] if joint in self.tips and np.any(self.bvh.end_sites[joint]) else None
+
+    def above(self, joint: int) -> list[int]:
+        """``joint`` and the joints that it hangs in, up to the root."""
+        path = [joint]
+        while (joint := self.bvh.parents[joint]) >= 0:
+            path.append(joint)
+        return path
+
+    def below(self, joint: int) -> list[int]:
+        """The joints that hang in ``joint`` directly."""
+        return [child for child, parent in enumerate(self.bvh.parents) if parent == joint]
+
+    def name(self, point: int) -> str:
+        """What a mapping calls a point."""
+        if point < len(self.bvh.names):
+            return self.bvh.names[point]
+        return self.bvh.names[list(self.bvh.end_sites)[point - len(self.bvh.names)]] + TIP
+
+
+@cache
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", re.split(r"[:|]", name)[-1].lower())
+
+
+@dataclass
+class Match:
+    """How well a known rig fits."""
+
+    rig: KnownRig
+    places: Places = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    @property
+    def lacking(self) -> int:
+        """Number of joints that are needed and have no place."""
+        return len(self.missing) + len(self.repeated)
+
+
+def recognised(bones: Bones) -> tuple[str, Places]:
+    """Name of the first known rig that has all the joints it needs here, and the places that it names.
+
+    Raises ``UnknownRig`` where there is none.
+    """
+    matches = []
+    for rig in KNOWN_RIGS:
+        for affix in bones.affixes:
+            match = _match(bones, rig, affix)
+            if not match.lacking:
+                return rig.name, match.places
+            matches.append(match)
+    raise _unknown(bones, matches)
+
+
+def _match(bones: Bones, rig: KnownRig, affix: Affix) -> Match:
+    match = Match(rig)
+    marked = not rig.marks or bool(bones.find(rig.marks, affix))
+    for joint in sorted(rig.places, key=_ORDER.index):
+        found = [_resolved(bones, place, affix, match.places) for place in rig.places[joint]]
+        fitting = [place for place in found if isinstance(place, dict) and _hangs(bones, joint, place, match.places)]
+        repeated = [name for name in found if isinstance(name, str)]
+        if fitting and marked:
+            match.places[joint] = fitting[0]
+        elif joint not in OPTIONAL and repeated:
+            match.repeated.append(repeated[0])
+        elif joint not in OPTIONAL:
+            misplaced = any(isinstance(place, dict) for place in found) and marked
+            match.missing.append(" and ".join(rig.places[joint][0]) + " in its place" * misplaced)
+    return match
+
+
+def _resolved(bones: Bones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:
+    """Weights of points; which name several bones have; None where a bone is missing."""
+    weights = {}
+    for name, weight in place.items():
+        points = _above_hips(bones, places) if name == COMMON else bones.find(name, affix)
+        if len(points) != 1:
+            return f"{len(points)} bones are named {name}" if points else None
+        weights[points[0]] = weight
+    return weights
+
+
+def _above_hips(bones: Bones, places: Places) -> list[int]:
+    left, right = (places.get(f"{side}_hip", {}) for side in SIDES)
+    if len(left) != 1 or len(right) != 1:
+        return []
+    paths = [bones.above(*place)[1:] for place in (left, right)]
+    return [joint for joint in paths[0] if joint in paths[1]][:1]
+
+
+def _hangs(bones: Bones, joint: str, place: Mapping[int, float], places: Places) -> bool:
+    """Whether a bone for ``joint`` is above or below those of the joints next to it."""
+    side, _, part = joint.partition("_")
+    if part == "foot":
+        upper, lower = places.get(f"{side}_ankle"), place
+    else:
+        upper, lower = place, places.get("left_hip" if joint == "pelvis" else f"{side}_{_ABOVE.get(part)}")
+    if lower is None or upper is None or len(upper) > 1 or len(lower) > 1:
+        return True
+    (above,), (below,) = upper, lower
+    return above in bones.above(below)[1:]
+
+
+def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
+    nearest = min(matches, key=lambda match: (match.rig.sides is None, match.lacking))
+    general = min((match for match in matches if match.rig.sides is None), key=lambda match: match.lacking)
+    here = ", ".join(bones.bvh.names[:MAX_LISTED])
+    reasons = list(nearest.repeated)
+    if nearest.missing:
+        more = ", ..." * (len(nearest.missing) > MAX_LISTED)
+        reasons.append(f"there is no {', '.join(nearest.missing[:MAX_LISTED])}{more}")
+    used = {point for place in nearest.places.values() for point in place}
+    places = {joint: place for joint, place in general.places.items() if not used & place.keys()} | nearest.places
+    begun = {joint: _written(bones, places.get(joint)) for joint in T2M.joint_names
+             if joint in places or joint not in OPTIONAL}
+    return UnknownRig(f"unknown joints ({here}, ...): the closest rig is {nearest.rig.name}, but "
+                      f"{' and '.join(reasons)}; give a mapping", begun | {BONES: list(bones.bvh.names)})
+
+
+def _written(bones: Bones, place: Mapping[int, float] | None) -> str | dict[str, float]:
+    """A place as a mapping file has it."""
+    if place is None:
+        return ""
+    weights = {bones.name(point): weight for point, weight in place.items()}
+    return weights if len(weights) > 1 else next(iter(weights))

@@ -1,0 +1,281 @@
+"""Skeletons of common programs and data sets are recognised; names are as their documentation has them."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from motion.bvh import Bvh, parse_bvh
+from motion.rig_search import BONES, UnknownRig
+from motion.skeleton import T2M
+from motion.source_rig import place_joints
+from tests.rigs import as_rig, inserted, leaf, moving, renamed, without
+
+JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
+LIMBS = [number for name, number in JOINT.items() if any(
+    name.endswith(part) for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist"))]
+LEFT = ("Left", "Right")
+SMALL = ("left", "right")
+CAPITAL = ("L", "R")
+LETTER = ("l", "r")
+
+# Bones as programs and data sets name them: rig, trunk from the hips to the head, leg, arm, words for the sides.
+# * marks a bone that is none of our joints.
+NAMES = {
+    "Mixamo": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
+               "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "LAFAN1": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "{}UpLeg {}Leg {}Foot {}Toe",
+               "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "Bandai-Namco": ("Bandai-Namco", "Hips Spine Chest Chest2 Neck Head", "UpperLeg_{} LowerLeg_{} Foot_{} Toes_{}",
+                     "Shoulder_{} UpperArm_{} LowerArm_{} Hand_{}", CAPITAL),
+    "CMU in Daz names": ("CMU/Daz", "hip abdomen chest chest2 neck head", "{}Thigh {}Shin {}Foot {}Toe",
+                         "{}Collar {}Shldr {}ForeArm {}Hand", LETTER),
+    "Xsens BVH": ("Xsens BVH", "Hips Chest Chest2 Chest3 *Chest4 Neck Head", "{}Hip {}Knee {}Ankle {}Toe",
+                  "{}Collar {}Shoulder {}Elbow {}Wrist", LEFT),
+    "Xsens MVN": ("Xsens MVN", "Pelvis L5 L3 *T12 T8 Neck Head", "{}UpperLeg {}LowerLeg {}Foot {}Toe",
+                  "{}Shoulder {}UpperArm {}ForeArm {}Hand", LEFT),
+    "Rokoko": ("Rokoko", "Hips Spine1 Spine2 Spine3 *Spine4 Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
+               "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "SMPL": ("SMPL, short", "Pelvis Spine1 Spine2 Spine3 Neck Head", "{}_Hip {}_Knee {}_Ankle {}_Foot",
+             "{}_Collar {}_Shoulder {}_Elbow {}_Wrist", CAPITAL),
+    "SMPL-X": ("SMPL", "pelvis spine1 spine2 spine3 neck head", "{}_hip {}_knee {}_ankle {}_foot",
+               "{}_collar {}_shoulder {}_elbow {}_wrist", SMALL),
+    "SMPL in Maya": ("SMPL, short", "m_avg_Pelvis m_avg_Spine1 m_avg_Spine2 m_avg_Spine3 m_avg_Neck m_avg_Head",
+                     "m_avg_{}_Hip m_avg_{}_Knee m_avg_{}_Ankle m_avg_{}_Foot",
+                     "m_avg_{}_Collar m_avg_{}_Shoulder m_avg_{}_Elbow m_avg_{}_Wrist", CAPITAL),
+    "Unreal 4": ("Unreal", "pelvis spine_01 spine_02 spine_03 neck_01 head", "thigh_{} calf_{} foot_{} ball_{}",
+                 "clavicle_{} upperarm_{} lowerarm_{} hand_{}", LETTER),
+    "Unreal 5": ("Unreal", "pelvis spine_01 spine_02 spine_03 *spine_04 *spine_05 neck_01 *neck_02 head",
+                 "thigh_{} calf_{} foot_{} ball_{}", "clavicle_{} upperarm_{} lowerarm_{} hand_{}", LETTER),
+    "Unreal with a plain neck": ("Unreal", "pelvis spine_01 spine_02 spine_03 neck head",
+                                 "thigh_{} calf_{} foot_{} ball_{}", "clavicle_{} upperarm_{} lowerarm_{} hand_{}",
+                                 LETTER),
+    "3ds Max Biped": ("Biped", "Bip001_Pelvis Bip001_Spine Bip001_Spine1 Bip001_Spine2 Bip001_Neck Bip001_Head",
+                      "Bip001_{}_Thigh Bip001_{}_Calf Bip001_{}_Foot Bip001_{}_Toe0",
+                      "Bip001_{}_Clavicle Bip001_{}_UpperArm Bip001_{}_Forearm Bip001_{}_Hand", CAPITAL),
+    "VRM, VRoid Studio": ("VRM", "J_Bip_C_Hips J_Bip_C_Spine J_Bip_C_Chest J_Bip_C_UpperChest J_Bip_C_Neck "
+                          "J_Bip_C_Head",
+                          "J_Bip_{}_UpperLeg J_Bip_{}_LowerLeg J_Bip_{}_Foot J_Bip_{}_ToeBase",
+                          "J_Bip_{}_Shoulder J_Bip_{}_UpperArm J_Bip_{}_LowerArm J_Bip_{}_Hand", CAPITAL),
+    "Unity humanoid": ("Unity humanoid", "Hips Spine Chest UpperChest Neck Head",
+                       "{}UpperLeg {}LowerLeg {}Foot {}Toes", "{}Shoulder {}UpperArm {}LowerArm {}Hand", LEFT),
+    "VRM humanoid": ("Unity humanoid", "hips spine chest upperChest neck head",
+                     "{}UpperLeg {}LowerLeg {}Foot {}Toes", "{}Shoulder {}UpperArm {}LowerArm {}Hand", SMALL),
+    "BioVision": ("BioVision", "Hips Chest Neck Head", "{}UpLeg {}LowLeg {}Foot", "{}Collar {}UpArm {}LowArm {}Hand",
+                  LEFT),
+    "BioVision, joints": ("Xsens BVH", "Hips Chest Neck Head", "{}Hip {}Knee {}Ankle",
+                          "{}Collar {}Shoulder {}Elbow {}Wrist", LEFT),
+    "Poser": ("Poser", "Hip Abdomen Chest Neck Head", "{}_Thigh {}_Shin {}_Foot {}_Toe",
+              "{}_Collar {}_Shoulder {}_Forearm {}_Hand", LEFT),
+    "Perception Neuron": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 *Spine3 Neck Head", "{}UpLeg {}Leg {}Foot",
+                          "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "Noitom Axis Studio": ("Mixamo/LAFAN1", "Robot_Hips Robot_Spine Robot_Spine1 Robot_Spine2 Robot_Neck *Robot_Neck1 "
+                           "Robot_Head", "Robot_{}UpLeg Robot_{}Leg Robot_{}Foot",
+                           "Robot_{}Shoulder Robot_{}Arm Robot_{}ForeArm Robot_{}Hand", LEFT),
+    "H36M, original": ("Mixamo/LAFAN1", "Hips Spine Spine1 Neck Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
+                       "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "H36M, 17 joints": ("H36M", "Hip Spine Thorax Neck", "{}Hip {}Knee {}Ankle", "{}Shoulder {}Elbow {}Wrist", LEFT),
+    "H36M, 17 short names": ("H36M, short", "Hip Spine Thorax Neck/Nose", "{}Hip {}Knee {}Foot",
+                             "{}Shoulder {}Elbow {}Wrist", CAPITAL),
+    "MakeHuman default": ("MakeHuman", "root spine05 spine04 spine03 *spine02 *spine01 neck01 *neck02 *neck03 head",
+                          "*pelvis.{} upperleg01.{} *upperleg02.{} lowerleg01.{} *lowerleg02.{} foot.{} toe3-1.{}",
+                          "clavicle.{} *shoulder01.{} upperarm01.{} *upperarm02.{} lowerarm01.{} *lowerarm02.{} "
+                          "wrist.{}", CAPITAL),
+    "OptiTrack Motive": ("OptiTrack", "Hip Ab Chest Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
+                         "{}Shoulder {}UArm {}FArm {}Hand", CAPITAL),
+    "OptiTrack Motive, a named skeleton": ("OptiTrack", "Anna_Hip Anna_Ab Anna_Chest Anna_Neck Anna_Head",
+                                           "Anna_{}Thigh Anna_{}Shin Anna_{}Foot Anna_{}Toe",
+                                           "Anna_{}Shoulder Anna_{}UArm Anna_{}FArm Anna_{}Hand", CAPITAL),
+    "iPi": ("iPi", "Hip LowerSpine MiddleSpine Chest Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
+            "{}Clavicle {}Shoulder {}Forearm {}Hand", CAPITAL),
+    "Cascadeur": ("Cascadeur", "pelvis stomach chest neck head", "thigh_{} calf_{} foot_{} toe_{}",
+                  "clavicle_{} arm_{} forearm_{} hand_{}", LETTER),
+    "DeepMotion": ("DeepMotion", "hips_JNT spine_JNT spine1_JNT spine2_JNT neck_JNT head_JNT",
+                   "{}_upleg_JNT {}_leg_JNT {}_foot_JNT {}_toebase_JNT",
+                   "{}_shoulder_JNT {}_arm_JNT {}_forearm_JNT {}_hand_JNT", LETTER),
+    "Move.ai": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck *Neck1 Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
+                "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "MediaPipe, with hips and neck": ("MediaPipe", "hips neck nose", "{}_hip {}_knee {}_ankle {}_foot_index",
+                                      "{}_shoulder {}_elbow {}_wrist", SMALL),
+    "MediaPipe, capital letters": ("MediaPipe", "MID_HIP SPINE MID_SHOULDER NOSE",
+                                   "{}_HIP {}_KNEE {}_ANKLE {}_FOOT_INDEX", "{}_SHOULDER {}_ELBOW {}_WRIST",
+                                   ("LEFT", "RIGHT")),
+    "Kinect 2": ("Kinect", "SpineBase SpineMid SpineShoulder Neck Head", "Hip{} Knee{} Ankle{} Foot{}",
+                 "Shoulder{} Elbow{} Wrist{}", LEFT),
+    "Azure Kinect": ("common names", "PELVIS SPINE_NAVEL SPINE_CHEST NECK HEAD", "HIP_{} KNEE_{} ANKLE_{} FOOT_{}",
+                     "CLAVICLE_{} SHOULDER_{} ELBOW_{} WRIST_{}", ("LEFT", "RIGHT")),
+    "Advanced Skeleton": ("Advanced Skeleton", "Root_M Spine1_M Spine2_M Chest_M Neck_M Head_M",
+                          "Hip_{} Knee_{} Ankle_{} Toes_{}", "Scapula_{} Shoulder_{} Elbow_{} Wrist_{}", CAPITAL),
+    "Rigify": ("Rigify", "DEF-spine DEF-spine.001 DEF-spine.002 DEF-spine.003 DEF-spine.004 *DEF-spine.005 "
+               "DEF-spine.006",
+               "DEF-thigh.{} *DEF-thigh.{}.001 DEF-shin.{} *DEF-shin.{}.001 DEF-foot.{} DEF-toe.{}",
+               "DEF-shoulder.{} DEF-upper_arm.{} DEF-forearm.{} DEF-hand.{}", CAPITAL),
+    "MikuMikuDance": ("MikuMikuDance", "下半身 上半身 上半身2 首 頭", "{}足 {}ひざ {}足首 {}つま先",
+                      "{}肩 {}腕 {}ひじ {}手首", ("左", "右")),
+    "Character Creator": ("common names", "CC_Base_Hip CC_Base_Waist CC_Base_Spine01 CC_Base_Spine02 "
+                          "CC_Base_NeckTwist01 *CC_Base_NeckTwist02 CC_Base_Head",
+                          "CC_Base_{}_Thigh CC_Base_{}_Calf CC_Base_{}_Foot CC_Base_{}_ToeBase",
+                          "CC_Base_{}_Clavicle CC_Base_{}_Upperarm CC_Base_{}_Forearm CC_Base_{}_Hand", CAPITAL),
+    "Daz Genesis 8": ("common names", "hip abdomenLower abdomenUpper chestLower *chestUpper neckLower *neckUpper head",
+                      "{}ThighBend *{}ThighTwist {}Shin {}Foot *{}Metatarsals {}Toe",
+                      "{}Collar {}ShldrBend *{}ShldrTwist {}ForearmBend *{}ForearmTwist {}Hand", LETTER),
+    "Second Life": ("common names", "mPelvis mTorso mChest mNeck mHead", "mHip{} mKnee{} mAnkle{} mFoot{}",
+                    "mCollar{} mShoulder{} mElbow{} mWrist{}", LEFT),
+    "a Blender rig": ("common names", "Hips Spine Chest Neck Head", "Thigh.{} Shin.{} Foot.{} Toe.{}",
+                      "Clavicle.{} UpperArm.{} LowerArm.{} Hand.{}", CAPITAL),
+    "legs, knees, feet": ("common names", "Root Spine Neck Head", "{}_leg {}_knee {}_foot", "{}_arm {}_elbow {}_hand",
+                          SMALL),
+}
+
+
+def placed(bvh: Bvh) -> np.ndarray:
+    return place_joints(bvh).posed(bvh, bvh.local_positions(), bvh.local_rotations())
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_rig_is_recognised_by_the_names_of_its_documentation(kind: str) -> None:
+    rig, trunk, leg, arm, sides = NAMES[kind]
+    ours, joints = moving(4)
+    bvh = parse_bvh(as_rig(ours, trunk, leg, arm, sides).text())
+    assert place_joints(bvh).rig == rig
+    assert place_joints(renamed(bvh, {name: f"Anna:{name}" for name in bvh.names})).rig == rig
+    compared = [*LIMBS, JOINT["head"], JOINT["neck"]] + [0] * ("Daz names" not in kind)
+    np.testing.assert_allclose(placed(bvh)[:, compared], joints[:, compared], atol=1e-4)
+    toes = placed(bvh)[:, [JOINT["left_foot"], JOINT["right_foot"]], 2]
+    assert (toes > placed(bvh)[:, [JOINT["left_ankle"], JOINT["right_ankle"]], 2] + 0.05).all()
+
+
+def mixamo() -> Bvh:
+    return as_rig(moving(4)[0], *NAMES["Mixamo"][1:])
+
+
+def test_cmu_bodies_for_motionbuilder_have_bones_of_no_length_and_still_a_spine() -> None:
+    ours, joints = moving(4)
+    bvh = as_rig(ours, "Hips Spine Spine1 Neck1 Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
+                 "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT)
+    for name, below in (("LHipJoint", "LeftUpLeg"), ("RHipJoint", "RightUpLeg"), ("LowerBack", "Spine"),
+                        ("Neck", "Neck1")):
+        bvh = inserted(bvh, name, below, 0.0)
+    offsets = bvh.offsets.copy()
+    for side in ("Left", "Right"):  # the collar is where the neck begins
+        shoulder, arm = bvh.names.index(f"{side}Shoulder"), bvh.names.index(f"{side}Arm")
+        offsets[arm] += offsets[shoulder]
+        offsets[shoulder] = 0
+    bvh = replace(bvh, offsets=offsets)
+    assert place_joints(bvh).rig == "CMU MotionBuilder"
+    found = placed(bvh)
+    np.testing.assert_allclose(found[:, LIMBS], joints[:, LIMBS], atol=1e-4)
+    lengths = np.linalg.norm(found - found[:, list(T2M.parents)], axis=-1)[:, 1:]
+    assert lengths.min() > 0.03
+
+
+@pytest.mark.parametrize("change", [
+    lambda bvh: renamed(bvh, {name: f"mixamorig1:{name}" for name in bvh.names}),
+    lambda bvh: renamed(bvh, {name: f"Armature|rig:{name}" for name in bvh.names}),
+    lambda bvh: renamed(bvh, {name: f"Character1_{name}" for name in bvh.names}),
+    lambda bvh: renamed(bvh, {name: name.upper() for name in bvh.names}),
+    lambda bvh: renamed(bvh, {name: f"{name}_bind" for name in bvh.names}),
+    lambda bvh: renamed(bvh, {name: name.replace("Left", "left ").replace("Right", "right ") for name in bvh.names}),
+    lambda bvh: renamed(bvh, {name: f"x_{name}" for name in bvh.names if name != "Hips"} | {"Hips": "x_Hips"}),
+    lambda bvh: inserted(bvh, "LeftForeArmRoll", "LeftHand"),
+    lambda bvh: inserted(inserted(bvh, "LeftUpLegTwist", "LeftLeg"), "LeftLegTwist", "LeftFoot"),
+    lambda bvh: leaf(leaf(bvh, "LeftHandThumb1", "LeftHand", (0.05, 0, 0.03)), "weapon", "RightHand", (0, 0.3, 0)),
+    lambda bvh: leaf(bvh, "LeftHandIK", "Hips", (0, 1, 0)),
+    lambda bvh: leaf(leaf(bvh, "LeftHeel", "LeftFoot", (0, -0.05, -0.05)), "LeftToe2", "LeftFoot", (0, 0, 0.1)),
+], ids=["mixamorig1", "two namespaces", "prefix", "upper case", "suffix", "spaces", "short prefix", "roll bone",
+        "twist bones", "fingers", "IK bones", "heel"])
+def test_names_may_be_decorated_and_bones_added(change) -> None:
+    bvh = change(mixamo())
+    assert place_joints(bvh).rig == "Mixamo/LAFAN1"
+    np.testing.assert_allclose(placed(bvh), moving(4)[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("spelling", ["Thigh.{}", "thigh_{}", "{}_Thigh", "{} thigh", "{}Thigh", "THIGH-{}"])
+@pytest.mark.parametrize("sides", [CAPITAL, LETTER, LEFT, SMALL])
+def test_sides_may_be_spelled_in_any_usual_way(spelling: str, sides: tuple[str, str]) -> None:
+    ours, joints = moving(4)
+    words = ("Thigh Shin Foot Toe", "Clavicle UpArm Elbow Wrist")
+    leg, arm = (" ".join(spelling.replace("Thigh", word).replace("thigh", word).replace("THIGH", word).replace(" ", "_")
+                         for word in chain.split()) for chain in words)
+    bvh = as_rig(ours, "Pelvis Spine Chest Neck Head", leg, arm, sides)
+    bvh = renamed(bvh, {name: name.replace("_", " ") for name in bvh.names})
+    np.testing.assert_allclose(placed(bvh)[:, LIMBS], joints[:, LIMBS], atol=1e-4)
+
+
+def test_a_root_on_the_floor_is_not_the_pelvis() -> None:
+    ours, joints = moving(4)
+    bvh = inserted(mixamo(), "Reference", "Hips", 0.0)
+    bvh = replace(bvh, channels=((), *bvh.channels[1:]))
+    np.testing.assert_allclose(placed(bvh)[:, 0], joints[:, 0], atol=1e-4)
+
+
+def test_a_name_that_is_there_twice_does_not_hide_another_rig() -> None:
+    ours, joints = moving(4)
+    bvh = as_rig(ours, "Pelvis Spine Spine1 Spine2 Neck Head", "{}Thigh {}Shin {}Ankle {}Toe",
+                 "{}Collar {}Arm {}Elbow {}Wrist", LEFT)
+    for name in ("LeftShoulder", "LeftUpperLeg", "LeftUpperLeg", "LeftShoulder"):
+        bvh = leaf(bvh, name, "Spine2", (0.1, 0.1, 0.1))
+    np.testing.assert_allclose(placed(bvh)[:, LIMBS], joints[:, LIMBS], atol=1e-4)
+    with pytest.raises(UnknownRig, match="2 bones are named RightHand"):
+        place_joints(renamed(mixamo(), {"LeftHand": "RightHand"}))
+
+
+def test_where_no_rig_fits_the_nearest_is_named_and_a_mapping_is_begun() -> None:
+    bvh = renamed(mixamo(), {"LeftLeg": "Knie links", "LeftForeArm": "Ellbogen links", "Head": "Kopf"})
+    with pytest.raises(UnknownRig) as failure:
+        place_joints(bvh)
+    reason = str(failure.value)
+    assert "closest rig is Mixamo/LAFAN1" in reason
+    assert all(name in reason for name in ("LeftLeg", "LeftForeArm", "Head"))
+    begun = failure.value.begun
+    assert begun.pop(BONES) == list(bvh.names)
+    assert [joint for joint, bone in begun.items() if bone == ""] == ["left_knee", "head", "left_elbow"]
+    assert begun["right_knee"] == "RightLeg"
+    filled = begun | {"left_knee": "Knie links", "left_elbow": "Ellbogen links", "head": "Kopf"}
+    np.testing.assert_allclose(place_joints(bvh, filled).posed(bvh, bvh.local_positions(), bvh.local_rotations()),
+                               moving(4)[1], atol=1e-4)
+
+
+def toe(bvh: Bvh, side: str, mapping: dict[str, str] | None = None) -> np.ndarray:
+    joints = place_joints(bvh, mapping).posed(bvh, bvh.local_positions(), bvh.local_rotations())
+    return joints[:, JOINT[f"{side}_foot"]] - joints[:, JOINT[f"{side}_ankle"]]
+
+
+def test_a_toe_may_have_any_name_and_bones_of_no_length_before_it() -> None:
+    bvh = renamed(mixamo(), {"LeftToeBase": "LeftFoot_Nub", "RightToeBase": "Zehe rechts"})
+    bvh = inserted(bvh, "LeftFoot_sub", "LeftFoot_Nub", 0.0)
+    np.testing.assert_allclose(placed(bvh), moving(4)[1], atol=1e-4)
+
+
+def test_five_toes_are_one_in_the_middle() -> None:
+    bvh = without(mixamo(), "LeftToeBase")
+    for number in range(5):
+        bvh = leaf(bvh, f"toe{number + 1}-1.L", "LeftFoot", (0.02 * number - 0.04, 0, 0.13))
+    np.testing.assert_allclose(toe(bvh, "left")[0], moving(4)[0].local_rotations()[0, 0] @ [0, 0, 0.13], atol=0.13)
+    weights = place_joints(bvh).weights[JOINT["left_foot"]]
+    assert np.count_nonzero(weights) == 5
+
+
+@pytest.mark.parametrize("tip", [None, np.zeros(3)])
+@pytest.mark.parametrize("turn", [np.eye(3), np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])])
+def test_a_foot_without_toes_points_forward_at_a_right_angle_to_the_shin_at_rest(tip, turn: np.ndarray) -> None:
+    bvh = mixamo()
+    for side in ("Left", "Right"):
+        bvh = without(bvh, f"{side}ToeBase")
+        if tip is not None:
+            bvh = replace(bvh, end_sites=bvh.end_sites | {bvh.names.index(f"{side}Foot"): tip})
+    bvh = replace(bvh, offsets=bvh.offsets @ turn.T, values=np.zeros_like(bvh.values[:2]))
+    placement = place_joints(bvh)
+    assert placement.has_made_toes
+    for side in ("left", "right"):
+        forward = toe(bvh, side)[0] @ turn
+        np.testing.assert_allclose(forward[:2], 0, atol=0.001)
+        assert 0.1 < forward[2] < 0.2
+
+
+def test_a_foot_whose_rest_pose_shows_no_front_needs_a_mapping() -> None:
+    bvh = without(without(mixamo(), "LeftToeBase"), "RightToeBase")
+    offsets = bvh.offsets.copy()
+    for name in ("LeftFoot", "RightFoot"):
+        offsets[bvh.names.index(name)] = [0.4, 0, 0]
+    with pytest.raises(ValueError, match="names left_foot"):
+        place_joints(replace(bvh, offsets=offsets))
