@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.clip_files import remove_clips, remove_features, twin_of
-from data.motion_sources import SUFFIXES, Reader, Recording, read_real_array
+from data.motion_sources import REFUSED, SKELETON, SUFFIXES, Reader, Recording, read_real_array
 from data.specs import DATASETS
 from motion.orientation import UP_AXES, Stance, find_stance, to_y_up
 from motion.recording import (
@@ -29,6 +29,7 @@ from motion.recording import (
     steady_runs,
     windows,
 )
+from motion.rig_search import UnknownRig
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import in_own_process, mapping
@@ -37,6 +38,8 @@ from utils.parallel import in_own_process, mapping
 SHORTEST, LONGEST = DATASETS["t2m"].min_length + 1, DATASETS["t2m"].max_length - 1
 SOURCES = "sources.jsonl"
 NOT_IMPORTED = "not_imported.txt"
+MAPPINGS = "mappings"  # folder of mapping files begun for rigs that are not known
+MAX_NAME = 60          # letters of their names
 LONGEST_STEM = 200  # bytes; file systems take names of 255, temporary ones included
 
 Read = tuple[Recording, Stance]
@@ -68,6 +71,14 @@ class ClipSource:
     up: str
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Why a file cannot be read, and the mapping begun where its rig is unknown."""
+
+    reason: str
+    begun: dict[str, object] = field(default_factory=dict)
+
+
 @dataclass
 class Imported:
     """What became of a folder."""
@@ -87,11 +98,13 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
     result = Imported()
     files = _motion_files(job.source, result)
     read = {}
+    unknown: dict[str, dict[str, object]] = {}
     for name, outcome in _read_all(job, files, workers, quiet):
-        if isinstance(outcome, str):
-            result.refused[name] = outcome
+        if isinstance(outcome, _Refused):
+            result.refused[name], unknown[name] = outcome.reason, outcome.begun
         else:
             read[name] = outcome
+    _begin_mappings(job.out, unknown, result)
     votes = _vote({name: stance for name, (recording, stance) in read.items() if not recording.up})
     ids = _Ids(job.out)
     for name, (recording, stance) in read.items():
@@ -148,9 +161,10 @@ def _motion_files(source: Path, result: Imported) -> list[str]:
                 result.refused[str(path.relative_to(source))] = "a link to a folder is not followed"
         for name in sorted(files):
             path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+            suffix = path.suffix.lower()
+            if suffix in (*SUFFIXES, *REFUSED) and suffix != SKELETON and not name.startswith("."):
                 names.append(str(path.relative_to(source)))
-            else:
+            elif suffix != SKELETON:
                 result.others += 1
     if not names:
         raise InputError(f"{source} has no motion file ({', '.join(SUFFIXES)})")
@@ -162,7 +176,7 @@ def _refuse_folder(source: Path, result: Imported, error: OSError) -> None:
 
 
 def _read_all(job: ImportJob, files: Sequence[str], workers: int,
-              quiet: bool) -> Iterator[tuple[str, Read | str]]:
+              quiet: bool) -> Iterator[tuple[str, Read | _Refused]]:
     """Every file's recording and stance, or why there is none.
 
     Where a file ends the process that reads it, the others are read all the same.
@@ -180,17 +194,17 @@ def _read_all(job: ImportJob, files: Sequence[str], workers: int,
                 try:
                     yield name, in_own_process(read, name)
                 except BrokenProcessPool:
-                    yield name, "reading it ends the process, as too little memory does"
+                    yield name, _Refused("reading it ends the process, as too little memory does")
                 bar.update()
 
 
-def _read(reader: Reader, source: Path, name: str) -> Read | str:
+def _read(reader: Reader, source: Path, name: str) -> Read | _Refused:
     """The recording and how its body stands, or why there is none."""
     try:
         recording = reader.read(source / name)
         return recording, find_stance(recording.joints)
     except Exception as error:  # whatever is wrong with one file, the others are read
-        return _reason(error)
+        return _Refused(_reason(error), error.begun if isinstance(error, UnknownRig) else {})
 
 
 def _reason(error: Exception) -> str:
@@ -201,6 +215,19 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return text or "too large for this machine's memory"
     return text if isinstance(error, ValueError | InputError) else f"{type(error).__name__}: {text}"
+
+
+def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> None:
+    """Write a mapping file for each kind of unknown rig, and add its path to the reasons. Existing files stay."""
+    paths: dict[str, Path] = {}
+    for name, begun in unknown.items():
+        if begun:
+            text = json.dumps(begun, indent=1, ensure_ascii=False) + "\n"
+            if text not in paths:
+                paths[text] = out / MAPPINGS / f"{_letters(os.path.splitext(name)[0])[-MAX_NAME:] or 'rig'}.json"
+                if not paths[text].exists():
+                    write_text(paths[text], text)
+            result.refused[name] += f", begun in {paths[text]}"
 
 
 def _vote(stances: dict[str, Stance]) -> dict[str, str]:
@@ -258,6 +285,11 @@ def _up(stance: Stance, voted: str | None) -> str:
     return voted
 
 
+def _letters(name: str) -> str:
+    """``name`` with letters, digits, ``-`` and ``+`` kept."""
+    return re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", name)).strip("_")
+
+
 def _what_body_does(stance: Stance) -> str:
     return f" (the body lies, or stands with {stance.up} up)" if stance.up else ""
 
@@ -274,7 +306,7 @@ class _Ids:
         """What the ids of the file ``name`` begin with: its path, letters, digits, ``-`` and ``+`` kept."""
         if name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") != name:
             raise ValueError("its name is not UTF-8")
-        stem = re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", os.path.splitext(name)[0])).strip("_")
+        stem = _letters(os.path.splitext(name)[0])
         if not stem:
             raise ValueError("its name has no letter or digit to make an id of")
         if len(stem.encode()) > LONGEST_STEM:

@@ -1,24 +1,31 @@
-"""Motion capture files of other people: BVH, joint arrays, AMASS archives, each as the 22 joints at 20 fps."""
+"""Motion capture files of other people: BVH, ASF/AMC, joint arrays, AMASS archives, each as the 22 joints at 20 fps."""
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from data.motion_files import resample
-from motion.bvh import read_bvh
+from motion.asf_amc import find_asf, read_amc, read_asf
+from motion.bvh import Bvh, read_bvh
 from motion.known_rigs import Place
-from motion.recording import FPS, resampled, t_pose_ends
+from motion.orientation import knees_bend_backward
+from motion.recording import FPS, LEG_LENGTHS, leg_length, resampled, t_pose_ends
+from motion.rig_search import BONES
 from motion.skeleton import T2M
 from motion.smpl import BODY_JOINTS, BodyModel
 from motion.source_rig import Placement, place_joints
 from utils.errors import InputError
 from utils.files import read_text
 
-SUFFIXES = (".bvh", ".npy", ".npz")
+SUFFIXES = (".bvh", ".amc", ".npy", ".npz")
+SKELETON = ".asf"                   # belongs to .amc files
+_MARKERS = ("a file of markers, which are not joints; solve a skeleton in the program that captured them "
+            "or in Blender, and export BVH")
+REFUSED = {".c3d": _MARKERS, ".trc": _MARKERS, SKELETON: "a skeleton without motion; give the .amc that goes with it"}
 MAX_BYTES = 1 << 30                 # of a file, or of an array inside an archive
 MAX_COORDINATE = 1e8                # 100 km in millimetres
 SMPL_COUNTS = (22, 24, 52, 55)      # joints of SMPL-like arrays, of which the first 22 are ours
@@ -54,7 +61,7 @@ class Reader:
     """How to read sources."""
 
     mapping: Mapping[str, str | Place] | None = None
-    fps: float | None = None         # of BVH in place of its frame time, and of joint arrays (20 where None)
+    fps: float | None = None         # of BVH and AMC in place of their own, and of joint arrays (20 where None)
     body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
     keep_t_pose: bool = False
 
@@ -64,14 +71,17 @@ class Reader:
 
     def read(self, path: Path) -> Recording:
         """The motion of a file. Raises ``ValueError`` or ``OSError`` with what is wrong about it."""
+        suffix = path.suffix.lower()
+        if suffix in REFUSED:
+            raise ValueError(REFUSED[suffix])
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(f"{size / MAX_BYTES:.1f} GB are too much for one motion file (1 GB at most)")
         if not size:
             raise ValueError("the file is empty")
-        kinds = {".bvh": self._read_bvh, ".npy": self._read_array, ".npz": self._read_amass}
+        kinds = {".bvh": self._read_bvh, ".amc": self._read_amc, ".npy": self._read_array, ".npz": self._read_amass}
         with np.errstate(all="ignore"):  # numbers too large become infinite, and are refused as such
-            recording = kinds[path.suffix.lower()](path)
+            recording = kinds[suffix](path)
             if not (np.abs(recording.joints) < MAX_COORDINATE).all():
                 raise ValueError("coordinates that are not finite, or too large for any unit")
         return recording
@@ -81,8 +91,19 @@ class Reader:
             bvh = read_bvh(path, self.fps)
         except ValueError as error:
             raise ValueError(str(error).removeprefix(str(path)).lstrip(",: ")) from error
+        return self._of_hierarchy(bvh)
+
+    def _read_amc(self, path: Path) -> Recording:
+        skeleton = read_asf(find_asf(path))
+        recording = self._of_hierarchy(read_amc(path, skeleton, self.fps))
+        fits = skeleton.metres and LEG_LENGTHS[0] <= leg_length(recording.joints) * skeleton.metres <= LEG_LENGTHS[1]
+        return replace(recording, unit=skeleton.metres) if fits else recording
+
+    def _of_hierarchy(self, bvh: Bvh) -> Recording:
         placement = place_joints(bvh, self.mapping)
         joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
+        if placement.has_made_toes and knees_bend_backward(joints):
+            raise ValueError("left and right are swapped, or the axes are left-handed: knees bend backward")
         first, end = self._ends(joints, bvh.frame_time)
         return Recording(resampled(bvh, placement, first, end), first * bvh.frame_time,
                          (len(bvh.values) - 1) * bvh.frame_time, placement.rig)
@@ -194,6 +215,10 @@ def read_mapping(path: Path) -> dict[str, str | Place]:
     if not isinstance(mapping, dict):
         raise InputError(f"mapping {path} is not a JSON object")
     places = {}
+    mapping.pop(BONES, None)
+    empty = [joint for joint, place in mapping.items() if place == ""]
+    if empty:
+        raise InputError(f"mapping {path}: give the bone of {', '.join(empty)}")
     for joint, place in mapping.items():
         if joint not in T2M.joint_names:
             raise InputError(f"mapping {path}: {joint} is none of {', '.join(T2M.joint_names)}")

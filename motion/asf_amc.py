@@ -219,16 +219,16 @@ class _AsfParser(_Lines):
         return name
 
     def hung(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
-        """All bones that hang in the root, parents first."""
-        ordered, waiting = {ROOT: self.root}, [ROOT]
+        """All bones from the root on, depth first as in a BVH file."""
+        ordered, waiting = {}, [ROOT]
         while waiting:
-            parent = waiting.pop()
-            for name in children.get(parent, ()):
-                if name in ordered:
-                    raise self.error(f"{name} hangs in the hierarchy twice")
-                self.bones[name].parent = parent
-                ordered[name] = self.bones[name]
-            waiting += reversed(children.get(parent, ()))
+            name = waiting.pop()
+            if name in ordered:
+                raise self.error(f"{name} is in the hierarchy twice")
+            ordered[name] = self.bones[name]
+            for child in reversed(children.get(name, ())):
+                self.bones[child].parent = name
+                waiting.append(child)
         if len(ordered) < len(self.bones) or len(ordered) == 1:
             lost = next((name for name in self.bones if name not in ordered), None)
             raise self.error(f"{lost} hangs in no other bone" if lost else "no bones")

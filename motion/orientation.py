@@ -20,6 +20,7 @@ LYING = 0.4            # height of a lying body's pelvis over the floor
 AT_ZERO = 0.003        # the same of a floor, or of a pelvis, that was moved to 0
 SOMETIMES = 0.2        # share of the frames in which a body is upright along y that lies down, or gets up
 BACKWARDS = -0.1       # how far knees and toes point to the front, on average, of a body whose sides are swapped
+BENT_BACK = -0.04      # the same of the knees alone
 TWISTED = -0.2         # cosine between the lines of hips and shoulders where one of the two is swapped
 
 
@@ -143,6 +144,14 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
         forward += np.mean(((toe - ankle + 2 * knee - hip - ankle) * front).sum(-1))
     return Sides(len(joints), float(np.mean((hips * shoulders).sum(-1))),
                  float(forward / max(_leg_length(joints, skeleton), 1e-12)))
+
+
+def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
+    """Whether the knees of a body clearly bend backward: a sign of swapped sides where toes were not captured."""
+    joints = joints.copy()
+    for leg in legs_of(skeleton):
+        joints[:, leg.foot[-1]] = joints[:, leg.foot[0]]
+    return find_sides(joints, skeleton).facing < BENT_BACK
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:

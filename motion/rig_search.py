@@ -33,6 +33,9 @@ class UnknownRig(ValueError):
         super().__init__(message)
         self.begun = dict(begun)
 
+    def __reduce__(self) -> tuple:
+        return UnknownRig, (str(self), self.begun)
+
 
 class Bones:
     """Points of a hierarchy: the joints and then the end sites, by name."""

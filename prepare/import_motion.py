@@ -1,4 +1,4 @@
-"""Import motion capture: a folder of BVH files, joint arrays or AMASS archives to OUT/joints/ID.npy.
+"""Import motion capture: a folder of BVH, ASF/AMC, joint arrays or AMASS archives to OUT/joints/ID.npy.
 
     python prepare/import_motion.py SRC OUT [--mapping RIG.json] [--window 9.95] [--overlap 0]
 """
@@ -38,13 +38,15 @@ SHEET_ROWS = 12  # clips on a contact sheet, evenly from all of a folder
 def build_parser() -> Parser:
     """The flags of this script."""
     parser = Parser(
-        "Make clips of the 22 joints, in metres at 20 fps, out of every .bvh, .npy (frames, joints, 3) and AMASS .npz "
-        "below SRC: OUT/joints/ID.npy, OUT/sources.jsonl (where each is from), OUT/contact_sheets (look at them: left "
-        "limbs are blue, right ones orange). Files that cannot be used are named with the reason.")
+        "Make clips of the 22 joints, in metres at 20 fps, out of every .bvh, .amc (with its .asf), .npy "
+        "(frames, joints, 3) and AMASS .npz below SRC: OUT/joints/ID.npy, OUT/sources.jsonl (where each is from), "
+        "OUT/contact_sheets (look at them: left limbs are blue, right ones orange). Files that cannot be used are named "
+        "with the reason.")
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of motion files, with its subfolders")
     parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
     parser.add_argument("--mapping", type=Path, metavar="RIG.json",
-                        help="where the joints are in a rig that is not known: {\"left_hip\": \"BONE\", ...}")
+                        help="where the joints are in a rig that is not known: {\"left_hip\": \"BONE\", ...}; "
+                             "OUT/mappings has one begun for each such rig")
     parser.add_argument("--window", type=bounded(float, SHORTEST / FPS, LONGEST / FPS), default=LONGEST / FPS,
                         help="longest clip, seconds; longer recordings become several")
     parser.add_argument("--overlap", type=bounded(float, 0.0), default=0.0,
@@ -55,8 +57,8 @@ def build_parser() -> Parser:
     parser.add_argument("--up", choices=UP_AXES, help="axis of the files; found from how bodies stand if not given "
                                                       "(write --up=-y)")
     parser.add_argument("--fps", type=bounded(float, 1 / MAX_FRAME_TIME, 10000.0),
-                        help="frame rate of all .npy joint arrays (20 if not given) and, in place of their frame time, "
-                             "of all .bvh files")
+                        help="frame rate of .npy joint arrays (else 20), of .amc (else 120) and, in place of their "
+                             "frame time, of .bvh")
     parser.add_argument("--body_models", type=Path, metavar="DIR",
                         help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
     parser.add_argument("--keep_t_pose", action="store_true", help="do not cut T-poses off the ends of recordings")

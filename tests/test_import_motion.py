@@ -19,6 +19,7 @@ from motion.recording import normalised, steady_runs, windows
 from motion.skeleton import T2M
 from motion.smpl import BodyModel
 from tests import figures
+from tests.rigs import moving, renamed, without
 from utils.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "prepare" / "import_motion.py"
@@ -306,11 +307,53 @@ def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is none of"), ("{}", "nothing of pelvis"),
+    ('{"pelvis": "a", "neck": ""}', "the bone of neck"),
     ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither"), ('{"pelvis": {}}', "neither")])
 def test_a_mapping_that_cannot_be_meant_is_told(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "rig.json").write_text(text)
     with pytest.raises(InputError, match=reason):
         read_mapping(tmp_path / "rig.json")
+
+
+def test_a_mapping_begun_for_an_unknown_rig_is_filled_in_and_used(source: Path, tmp_path: Path) -> None:
+    text = bvh_text().replace("LeftLeg", "Knie.li").replace("RightForeArm", "Ellbogen.re")
+    for name in ("own.bvh", "sub/own 2.bvh"):
+        (source / name).write_text(text)
+    refused = imported(source).refused
+    begun = tmp_path / "out" / "mappings" / "own.json"
+    assert refused.keys() == {"own.bvh", "sub/own 2.bvh"}
+    for reason in refused.values():
+        assert re.search(r"closest rig is Mixamo/LAFAN1, but there is no LeftLeg, RightForeArm; .*mapping", reason)
+        assert reason.endswith(f"begun in {begun}")
+    with pytest.raises(InputError, match="give the bone of left_knee, right_elbow"):
+        read_mapping(begun)
+    mapping = json.loads(begun.read_text())
+    assert "Knie.li" in mapping["_bones"]
+    begun.write_text(json.dumps(mapping | {"left_knee": "Knie.li", "right_elbow": "Ellbogen.re"}))
+    imported(source)  # does not begin it again
+    assert {"own", "sub_own_2"} <= {entry.id for entry in imported(source, reader=Reader(read_mapping(begun))).clips}
+    np.testing.assert_allclose(clip(source, "own"), normalised(WALK), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["walk.c3d", "WALK.C3D", "walk.trc"])
+def test_markers_are_no_joints(source: Path, name: str) -> None:
+    (source / name).write_bytes(b"\x02\x50")
+    result = imported(source)
+    assert re.fullmatch(r"a file of markers, which are not joints; solve .* export BVH", result.refused[name])
+    assert result.others == 0
+
+
+def test_swapped_sides_show_in_the_knees_of_a_body_without_toes(source: Path) -> None:
+    bvh, _ = moving(60)
+    for side in ("Left", "Right"):
+        bvh = without(bvh, f"{side}Toe")
+    (source / "no_toes.bvh").write_text(bvh.text())
+    swap = {name: name.replace("Left", "#").replace("Right", "Left").replace("#", "Right") for name in bvh.names}
+    (source / "swapped.bvh").write_text(renamed(bvh, swap).text())
+    result = imported(source)
+    assert list(result.refused) == ["swapped.bvh"]
+    assert "swapped" in result.refused["swapped.bvh"]
+    assert (clip(source, "no_toes")[:, 10, 2] > clip(source, "no_toes")[:, 7, 2]).all()
 
 
 def test_folders_without_motion_are_told(tmp_path: Path) -> None:

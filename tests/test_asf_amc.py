@@ -1,0 +1,210 @@
+"""Acclaim skeletons and motions, the format of the CMU database, are read as hierarchies like those of BVH."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.import_motion import ImportJob, import_motion
+from data.motion_sources import Reader
+from motion.asf_amc import find_asf, read_amc, read_asf
+from motion.bvh import parse_bvh
+from motion.recording import UNITS, normalised
+from motion.skeleton import T2M
+from tests.acclaim import amc_text, asf_text, motion, world
+from utils.errors import InputError
+
+SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "cmu_asfamc"
+WALK = motion()
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Path:
+    """A trial in a folder with its skeleton."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "01.asf").write_text(asf_text())
+    (folder / "01_02.amc").write_text(amc_text(WALK))
+    return folder / "01_02.amc"
+
+
+def expected(ends: dict[str, np.ndarray]) -> np.ndarray:
+    """The 22 joints (T, 22, 3) of ends of bones."""
+    joints = {"pelvis": ends["root"], "spine1": ends["lowerback"], "spine2": ends["upperback"],
+              "spine3": (ends["upperback"] + ends["thorax"]) / 2, "neck": ends["lowerneck"],
+              "head": (ends["upperneck"] + ends["head"]) / 2}
+    for side in ("left", "right"):
+        for joint, bone in (("hip", "hipjoint"), ("knee", "femur"), ("ankle", "tibia"), ("foot", "foot"),
+                            ("shoulder", "clavicle"), ("elbow", "humerus"), ("wrist", "radius")):
+            joints[f"{side}_{joint}"] = ends[f"{side[0]}{bone}"]
+        joints[f"{side}_collar"] = 0.6 * ends["thorax"] + 0.4 * ends[f"{side[0]}clavicle"]
+    return np.stack([joints[name] for name in T2M.joint_names], 1)
+
+
+def test_joints_are_the_ends_of_bones(trial: Path) -> None:
+    bvh = read_amc(trial)
+    assert (bvh.names[0], bvh.parents[0], bvh.frame_time, len(bvh.values)) == ("root", -1, 1 / 120, 300)
+    assert all(parent < joint for joint, parent in enumerate(bvh.parents))
+    ends = world(WALK)
+    starts = dict(zip(bvh.names, np.moveaxis(bvh.joints(), 1, 0), strict=True))
+    for end, start in (("lfemur", "ltibia"), ("rradius", "rwrist"), ("thorax", "lowerneck"), ("lhipjoint", "lfemur")):
+        np.testing.assert_allclose(starts[start], ends[end], atol=1e-4)
+    tips = {bvh.names[joint]: tip for joint, tip in bvh.tips().items()}
+    np.testing.assert_allclose(tips["rtoes"], ends["rtoes"], atol=1e-4)
+    np.testing.assert_allclose(parse_bvh(bvh.text()).joints(), bvh.joints(), atol=1e-4)
+
+
+def test_a_trial_is_imported_at_20_frames_a_second_in_metres(trial: Path) -> None:
+    (clip,) = import_motion(ImportJob(trial.parent, trial.parent.parent / "out"), quiet=True).clips
+    assert (clip.rig, clip.unit, clip.up, clip.end) == ("CMU ASF/AMC", "cmu", "y", 2.5)
+    joints = np.load(trial.parent.parent / "out" / "joints" / "01_02.npy")
+    np.testing.assert_allclose(joints, normalised(UNITS["cmu"] * expected(world(WALK))[::6]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "unit", "name"), [
+    (1, 0.45, "cmu"), (5.6444, 1.0, "cm"), (2.2222, 1.0, "inch"), (0.056444, 1.0, "m"), (2.2222, 0.0, "inch")])
+def test_the_unit_is_the_stated_one_where_legs_are_a_persons_in_it_else_the_likely_one(
+        trial: Path, scale: float, unit: float, name: str) -> None:
+    trial.with_name("01.asf").write_text(asf_text(scale, unit))
+    walk = {bone: values * ([scale] * 3 + [1] * 3 if bone == "root" else 1) for bone, values in WALK.items()}
+    trial.write_text(amc_text(walk))
+    (clip,) = import_motion(ImportJob(trial.parent, trial.parent.parent / "out"), quiet=True).clips
+    assert clip.unit == name
+    with pytest.raises(InputError, match=f"likely {name}"):
+        import_motion(ImportJob(trial.parent, trial.parent.parent / "other", unit="mm"), quiet=True)
+
+
+def test_the_rate_is_the_given_one_or_the_one_in_the_file_or_120(trial: Path) -> None:
+    assert Reader().read(trial).seconds == pytest.approx(299 / 120)
+    assert Reader(fps=60.0).read(trial).seconds == pytest.approx(299 / 60)
+    trial.write_text(amc_text(WALK, header=":FULLY-SPECIFIED\n:DEGREES\n:SAMPLES-PER-SECOND 100\n"))
+    assert Reader().read(trial).seconds == pytest.approx(2.99)
+    assert Reader(fps=60.0).read(trial).seconds == pytest.approx(299 / 60)
+
+
+def variants() -> dict[str, tuple[str, str]]:
+    """Ways of writing the same motion."""
+    amc, asf = amc_text(WALK), asf_text()
+    shuffled = dict(reversed(WALK.items()))
+    radians = {name: np.concatenate([values[:, :3], np.radians(values[:, 3:])], 1) if name == "root" else
+               np.radians(values) for name, values in WALK.items()}
+    still = {name: values for name, values in WALK.items() if name not in ("head", "lowerneck", "lwrist")}
+    lines = asf.splitlines()
+    moved = amc.replace("ltibia ", "ltibia\t")
+    return {
+        "first frame 135": (asf, amc_text(WALK, first=135)),
+        "other order of bones": (asf, amc_text(shuffled)),
+        "Windows, with blank lines": (asf.replace("\n", "\r\n"), "\ufeff" + amc.replace("\n", "\r\n\r\n")),
+        "tabs": (asf.replace("     ", "\t"), moved),
+        "comments": (asf.replace("  end\n", "  end # of a bone\n"), amc.replace("\n2\n", "\n# next\n2\n")),
+        "motion in radians": (asf, amc_text(radians, header=":RADIANS\n")),
+        "skeleton in radians": (asf_text(radians=True), amc),
+        "both in radians, the motion does not state it": (asf_text(radians=True), amc_text(radians, header="")),
+        "no header": (asf, amc_text(WALK, header="")),
+        "bones that do not move left out": (asf, amc_text(still)),
+        "small letters, no limits": ("\n".join(line.replace("TX TY TZ RX RY RZ", "tx ty tz rx ry rz") for line in lines
+                                               if "(" not in line), amc),
+        "bones in another order": (swapped_bones(asf), amc),
+    }
+
+
+def swapped_bones(text: str) -> str:
+    head, data = text.split(":bonedata\n")
+    data, tree = data.split(":hierarchy\n")
+    bones = data.split("  begin\n")[1:]
+    return head + ":bonedata\n" + "".join("  begin\n" + bone for bone in reversed(bones)) + ":hierarchy\n" + tree
+
+
+@pytest.mark.parametrize("kind", variants())
+def test_files_may_be_written_in_other_ways(trial: Path, kind: str) -> None:
+    plain = Reader().read(trial).joints
+    asf, amc = variants()[kind]
+    trial.with_name("01.asf").write_text(asf, newline="")
+    trial.write_text(amc, newline="")
+    np.testing.assert_allclose(Reader().read(trial).joints, plain, atol=1e-3)
+
+
+def test_orders_of_axes_and_of_values_are_those_of_the_skeleton(trial: Path) -> None:
+    plain = Reader().read(trial).joints
+    asf = asf_text().replace("TX TY TZ RX RY RZ", "RX RY RZ TX TY TZ").replace("dof rx ry rz", "dof rz rx ry")
+    full = [name for name, values in WALK.items() if values.shape[1] == 3]
+    turned = WALK | {name: WALK[name][:, [2, 0, 1]] for name in full} | {"root": WALK["root"][:, [3, 4, 5, 0, 1, 2]]}
+    trial.with_name("01.asf").write_text(asf)
+    trial.write_text(amc_text(turned))
+    np.testing.assert_allclose(Reader().read(trial).joints, plain, atol=1e-3)
+    trial.with_name("01.asf").write_text(asf_text().replace("axis XYZ", "axis ZYX"))
+    single = WALK | {"root": WALK["root"] * [1, 1, 1, 0, 1, 0]}  # one angle is the same in any order
+    trial.write_text(amc_text(single))
+    np.testing.assert_allclose(Reader().read(trial).joints, plain, atol=1e-3)
+
+
+def damaged() -> dict[str, tuple[str, str, str]]:
+    """What is wrong, skeleton, motion, and the reason that is given."""
+    asf, amc = asf_text(), amc_text(WALK)
+    first = "ltibia " + amc.split("ltibia ")[1].split("\n")[0]
+    return {
+        "unknown bone": (asf, amc.replace("ltibia", "tail"), r"01_02.*line \d+: tail is no bone of 01.asf"),
+        "too many values": (asf, amc.replace(first, first + " 1 2"), r"line \d+: 1 finite numbers expected"),
+        "a word": (asf, amc.replace(first, "ltibia much"), r"line \d+: not a number: 'much'"),
+        "nan": (asf, amc.replace(first, "ltibia nan"), r"line \d+: 1 finite numbers expected, nan found"),
+        "missing in a frame": (asf, amc.replace("\n" + first, "", 1), r"ltibia is (missing|in 299)"),
+        "twice in a frame": (asf, amc.replace(first, f"{first}\n{first}", 1), r"ltibia is in the frame twice"),
+        "lost frames": (asf, amc.replace("\n7\n", "\n9\n"), r"line \d+: frame 9 follows frame 6"),
+        "no frames": (asf, ":DEGREES\n", "no frames"),
+        "no frame numbers": (asf, "root 1 2 3 4 5 6\n", "a frame's number expected, 'root' found"),
+        "binary": (asf, "\udcff\udcfe", "not a text file"),
+        "missing degrees of freedom": (asf.replace("    dof rx\n", ""), amc, r"0 finite numbers expected"),
+        "strange freedom": (asf.replace("dof rx\n", "dof l\n"), amc, r"01.asf, line \d+: degrees of freedom l"),
+        "no length": (asf.replace("length 7.6", "len 7.6"), amc, r"01.asf, line \d+: a bone without length"),
+        "bad direction": (asf.replace("direction 0.342", "direction x"), amc, r"01.asf, line \d+: .*not a number"),
+        "named twice": (asf.replace("name ltibia", "name lfemur"), amc, "2 bones are named lfemur"),
+        "a bone nowhere": (asf.replace("lfemur ltibia\n", "lfemur\n"), amc, "hangs in no other bone"),
+        "hierarchy unknown": (asf.replace("root lhip", "root tail lhip"), amc, "the hierarchy has tail"),
+        "a circle": (asf.replace("ltibia lfoot", "ltibia lfoot root"), amc, "root"),
+        "no bones": (":version 1.10\n", amc, "no bones"),
+        "axis order": (asf.replace("20  XYZ", "20  XXZ"), amc, "XXZ is no order of axes"),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged())
+def test_what_is_wrong_is_named_with_file_and_line(trial: Path, kind: str) -> None:
+    asf, amc, reason = damaged()[kind]
+    trial.with_name("01.asf").write_text(asf)
+    trial.write_text(amc, errors="surrogateescape")
+    with pytest.raises(ValueError, match=reason):
+        Reader().read(trial)
+
+
+def test_the_skeleton_is_the_subjects_in_the_same_folder_or_the_one_above(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    trial = tmp_path / "trials" / "01_02.amc"
+    with pytest.raises(ValueError, match="skeleton is missing: put 01.asf beside it"):
+        find_asf(trial)
+    for path in ("1.asf", "011.asf", "trials/02.asf"):
+        (tmp_path / path).write_text("")
+    with pytest.raises(ValueError, match="skeleton is missing"):
+        find_asf(trial)
+    for path in ("01.ASF", "trials/01.asf", "trials/01_02.asf"):
+        (tmp_path / path).write_text("")
+        assert find_asf(trial) == tmp_path / path
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "body.asf").write_text("")
+    assert find_asf(tmp_path / "one" / "walk.amc") == tmp_path / "one" / "body.asf"
+
+
+def test_skeletons_alone_are_no_motion_and_not_counted_as_other_files(trial: Path) -> None:
+    result = import_motion(ImportJob(trial.parent, trial.parent.parent / "out"), quiet=True)
+    assert (len(result.clips), result.refused, result.others) == (1, {}, 0)
+    with pytest.raises(ValueError, match=r"give the \.amc"):
+        Reader().read(trial.with_name("01.asf"))
+
+
+def test_a_skeleton_states_its_unit(trial: Path) -> None:
+    assert read_asf(trial.with_name("01.asf")).metres == pytest.approx(UNITS["cmu"])
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the CMU samples are not here")
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.amc")), ids=lambda path: path.stem)
+def test_cmu_trials_give_their_reference_joints(path: Path) -> None:
+    recording = Reader(keep_t_pose=True).read(path)
+    reference = np.load(SAMPLES / "joints_20fps.npz")[path.stem]
+    np.testing.assert_allclose(recording.joints * recording.unit, reference, atol=1e-5)
