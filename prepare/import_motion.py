@@ -40,8 +40,8 @@ def build_parser() -> Parser:
     parser = Parser(
         "Make clips of the 22 joints, in metres at 20 fps, out of every .bvh, .amc (with its .asf), .npy "
         "(frames, joints, 3) and AMASS .npz below SRC: OUT/joints/ID.npy, OUT/sources.jsonl (where each is from), "
-        "OUT/contact_sheets (look at them: left limbs are blue, right ones orange). Files that cannot be used are named "
-        "with the reason.")
+        "OUT/contact_sheets (look at them: left limbs are blue, right ones orange). Files that cannot be used are "
+        "named with the reason.")
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of motion files, with its subfolders")
     parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
     parser.add_argument("--mapping", type=Path, metavar="RIG.json",
