@@ -18,8 +18,8 @@ from models.m2t.captioner import Writing
 from options.m2t import DECODER_FACTS, TOKENIZER_FACTS
 from storage.load import load_tokenizer
 from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
+from storage.load_evaluator import find_evaluator
 from storage.source import model_names
-from training.judge import load_judge
 from utils.device import select_device
 from utils.files import write_text
 from utils.seeding import seed_everything
@@ -33,7 +33,7 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     bert = opt.bert_score_model and BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale,
                                               str(device))
-    evaluator = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device)
+    evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
     captioner = load_captioner(opt.resume_trans, spec, opt.checkpoints_dir, device, opt.which_epoch)
     check_tokenizer(captioner.lamp, tokenizer_name(opt, spec))
     tokenizer = load_tokenizer(captioner.lamp.source.needed("vq_name"), spec, opt.checkpoints_dir)

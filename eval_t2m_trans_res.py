@@ -23,8 +23,8 @@ from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling
 from storage.load import load_text_to_motion, load_tokenizer
 from storage.load_captioner import load_captioner
+from storage.load_evaluator import find_evaluator
 from storage.source import checkpoint_names, find_source, model_names
-from training.judge import load_judge
 from utils.device import select_device
 from utils.errors import InputError
 from utils.seeding import seed_everything
@@ -40,7 +40,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     source = find_source(opt.name, spec.name, opt.checkpoints_dir, None if opt.which_epoch == ALL else opt.which_epoch)
-    judge = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device)
+    judge = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
     if judge is None:
         raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
     pairs = load_pairs(spec, opt.split, quiet=opt.quiet)

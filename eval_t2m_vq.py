@@ -16,7 +16,7 @@ from evaluation.report import write_report
 from evaluation.timing import hardware, seconds_each
 from models.speed import speed_up
 from storage.load import load_tokenizer
-from training.judge import load_judge
+from storage.load_evaluator import find_evaluator
 from utils.device import select_device
 from utils.seeding import seed_everything
 
@@ -31,7 +31,7 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
     speed_up([tokenizer.model], opt.precision, opt.compile)
-    judge = load_judge(opt.evaluator, spec, opt.checkpoints_dir, device)
+    judge = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")
 

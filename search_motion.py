@@ -12,11 +12,10 @@ from pathlib import Path
 from data.motion_parts import prompt_of
 from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
-from evaluation.search import nearest
+from evaluation.search import encode_motions, nearest, open_gallery
+from models.lamp.text_encoder import encode_texts
 from storage.load import load_lamp
 from storage.source import model_names
-from training.gallery import encode_motions, open_gallery
-from training.text_features import encode_texts
 from utils.device import select_device
 from utils.files import write_text
 from utils.seeding import seed_everything

@@ -2,51 +2,28 @@
 from options.res import parse_res_options
 from utils.errors import script
 
-if __name__ == "__main__":
-    script(parse_res_options)()  # --help and wrong flags are answered before torch is imported
-
-from data.specs import dataset_spec
-from data.text_motion import rarity_weights
-from models.transformers.config import ResidualTransformerConfig
-from models.transformers.residual import ResidualTransformer
-from storage.load import load_text_encoder, load_tokenizer, settle_lamp
-from storage.source import run_folder
-from training.distributed import start_run
-from training.judge import completes, validation_fid
-from training.loop import Trainer
-from training.schedule import warmup_milestones
-from training.token_stage import ResidualStage
-from training.tokens import load_token_sets
-from utils.errors import InputError
-
 
 @script
 def main() -> None:
     opt = parse_res_options()
-    device = start_run(opt)
-    spec = dataset_spec(opt.dataset_name, opt.data_root)
-    tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
-    if tokenizer.model.config.num_quantizers < 2:
-        raise InputError(f"{tokenizer.source} has a single layer of tokens: there is none above it to predict")
-    settle_lamp(opt, spec, opt.vq_name)
-    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
-    print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
-    sets = load_token_sets(opt, spec, tokenizer, text, device)
+    from models.transformers.config import ResidualTransformerConfig  # torch is imported after the flags are checked
+    from models.transformers.residual import ResidualTransformer
+    from training.distributed import start_run
+    from training.optimization import warmup_milestones
+    from training.precomputed import load_token_data
+    from training.stages.tokens import ResidualStage
+    from training.trainer import Trainer
+    from training.validation import completes, token_fid
 
-    vq = tokenizer.model.config
-    vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
+    device = start_run(opt)
+    data = load_token_data(opt, device, min_layers=2)
     model = ResidualTransformer(ResidualTransformerConfig.from_options(vars(opt)))
     if opt.codebook_start:
-        model.start_from(tokenizer.model.codebooks)
-    print(f"transformer with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters -> {run_folder(opt)}")
-    shown = [pair.features[:sets.val.crop(row).length] for row, pair in enumerate(sets.val.pairs)]
-    fid = validation_fid(opt, spec, device, shown, completes(tokenizer, sets.val, sets.features["val"], opt.seed),
-                         otherwise="loss")
-    stage = ResidualStage(model, opt, sets.features, sets.val, fid)
+        model.start_from(data.tokenizer.model.codebooks)
+    stage = ResidualStage(model, opt, data.features, data.val,
+                          token_fid(opt, data, device, completes, otherwise="loss"))
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
-    weights = rarity_weights(sets.train.pairs, opt.balance) if opt.balance else None
-    lengths = sets.train.lengths() if opt.group_by_length else None
-    Trainer(stage, opt, sets.train, schedule, weights=weights, lengths=lengths).run()
+    Trainer(stage, opt, data.train, schedule).run()
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from data.motion_windows import MotionWindows, Normalisation
 from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import TextMotion, load_pairs
+from utils.device import peak_gib
 from utils.errors import script
-from utils.memory import peak_gib
 
 BATCH = 256
 

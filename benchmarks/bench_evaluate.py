@@ -21,8 +21,7 @@ from data.text_motion import Pair
 from evaluation.protocol import Evaluation, Plan
 from models.evaluator.model import Evaluator, EvaluatorConfig
 from options.base import bounded
-from storage.load_evaluator import Embedder, load_evaluator
-from training.judge import BUNDLED
+from storage.load_evaluator import BUNDLED, Embedder, load_evaluator
 from utils.device import select_device
 from utils.errors import script
 

@@ -10,22 +10,22 @@ from torch.utils.data import Dataset
 
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
 from utils.errors import InputError
-from utils.files import read_npy
+from utils.files import read_npy, save_npy
 
 _MAKER = "prepare/motion_features.py"
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation a feature column, (d,) float32."""
+    """Mean and std of each feature, (d,) float32."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def load(cls, mean_path: Path, std_path: Path, dim: int, made_by: str = _MAKER) -> "Normalisation":
-        """Read a pair of ``.npy`` files. Raises ``InputError`` where one is missing or damaged, has another width, or
-        holds what cannot be a mean or a deviation."""
+        """Read a pair of ``.npy`` files. Raises ``InputError`` if one is missing, damaged, of another width, or has
+        values that are not finite or not positive."""
         mean, std = (read_npy(path, made_by).astype(np.float32) for path in (mean_path, std_path))
         for path, array in ((mean_path, mean), (std_path, std)):
             if array.shape != (dim,):
@@ -36,12 +36,17 @@ class Normalisation:
             raise InputError(f"{std_path} holds deviations that are not above zero")
         return cls(mean, std)
 
+    def save(self, folder: Path) -> None:
+        """Write ``mean.npy`` and ``std.npy``."""
+        save_npy(folder / "mean.npy", self.mean)
+        save_npy(folder / "std.npy", self.std)
+
     def apply(self, features: np.ndarray) -> np.ndarray:
-        """Features (..., d) to zero mean and unit deviation."""
+        """Normalise features (..., d)."""
         return (features - self.mean) / self.std
 
     def invert(self, features: Tensor) -> Tensor:
-        """Back to features in their own units, (..., d)."""
+        """Unnormalised features (..., d)."""
         return features * torch.as_tensor(self.std, device=features.device) + torch.as_tensor(
             self.mean, device=features.device)
 

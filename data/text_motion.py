@@ -154,8 +154,12 @@ class _CroppedPairs(Dataset):
         """Move the random draws to those of ``epoch``."""
         self.epoch = epoch
 
+    def weights(self, balance: float) -> np.ndarray:
+        """Sampling weights (pairs,), see ``rarity_weights``."""
+        return rarity_weights(self.pairs, balance)
+
     def lengths(self) -> np.ndarray:
-        """Rows of the clips (pairs,), of which a crop leaves out a few at most."""
+        """Rows of the clips (pairs,); crops are a few rows shorter at most."""
         return np.array([min(len(pair.features), MAX_MOTION_LENGTH) for pair in self.pairs])
 
     def crop(self, index: int) -> Crop:

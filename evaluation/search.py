@@ -1,8 +1,113 @@
-"""The nearest of many vectors: a plain matrix product, fast enough below a million."""
+"""Search: galleries of motions encoded by LaMP, cached beside their folder, and the nearest of many embeddings."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+
+from data.cache import fingerprint
+from data.motion_parts import Part, motion_files, parts_of, read_clip
+from data.specs import DatasetSpec
+from evaluation.language import motion_vectors
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.load import LoadedLaMP
+from utils.errors import InputError
+
+CACHE_SUFFIX = ".gallery.pt"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Motions as unit vectors, a part of at most 196 frames each."""
+
+    files: list[Path]
+    parts: list[Part]     # ``motion`` is the number of the file
+    vectors: np.ndarray   # (parts, e) float32
+
+    @classmethod
+    def of(cls, encoded: Sequence[tuple[Path, dict[str, Any]]]) -> "Gallery":
+        """From files and what ``_encode`` made of each."""
+        parts = [Part(number, start, end) for number, (_, one) in enumerate(encoded) for start, end in one["parts"]]
+        vectors = torch.cat([one["vectors"] for _, one in encoded]).numpy()
+        return cls([path for path, _ in encoded], parts, vectors)
+
+
+def encode_motions(paths: Sequence[Path], lamp: LoadedLaMP, spec: DatasetSpec, quiet: bool = True) -> Gallery:
+    """A gallery of motion files. ``InputError`` names one that cannot be read."""
+    motions = [read_clip(path, spec) for path in paths]
+    return Gallery.of(list(zip(paths, _encode(motions, lamp, quiet), strict=True)))
+
+
+def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path | None = None,
+                 quiet: bool = True) -> Gallery:
+    """The gallery of all motions in ``folder`` and the folders in it.
+
+    ``cache`` (by default ``<folder>.gallery.pt``) keeps what LaMP made of each file; a file that is new or has changed
+    since, and every file once LaMP is another, is encoded and the cache written. Files that hold no motion are left
+    out, which is said. Raises ``InputError`` where there is no motion.
+    """
+    cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
+    paths = motion_files(folder)
+    stamps = {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    key = fingerprint(lamp.fingerprint, spec.name)
+    known = _read(cache, key)
+    fresh = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
+    if fresh.keys() != stamps.keys() or known.keys() != stamps.keys():
+        motions, made = {}, {}
+        for name in stamps.keys() - fresh.keys():
+            try:
+                motions[name] = read_clip(folder / name, spec)
+            except InputError as error:
+                made[name] = {"error": str(error)}
+        made |= dict(zip(motions, _encode(list(motions.values()), lamp, quiet), strict=True))
+        fresh |= {name: {**one, "stamp": stamps[name]} for name, one in made.items()}
+        _write(cache, key, fresh)
+        print(f"{len(made)} of {len(stamps)} motions encoded -> {cache}")
+    broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
+    if broken:
+        print(f"left out {len(broken)} files that hold no motion, such as {broken[0]}")
+    if len(broken) == len(stamps):
+        raise InputError(f"{folder} holds no motion that can be read: {broken[0]}")
+    return Gallery.of([(folder / name, fresh[name]) for name in stamps if "error" not in fresh[name]])
+
+
+def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> list[dict[str, Any]]:
+    """For each motion (T, d), not normalised, its ``parts`` and their ``vectors`` (parts, e)."""
+    encoded: list[dict[str, Any]] = [{"parts": [], "vectors": []} for _ in motions]
+    parts = parts_of(motions)
+    clips = [lamp.normalisation.apply(motions[part.motion][part.start:part.end]) for part in parts]
+    rows = motion_vectors(clips, lamp.motion_features, quiet) if clips else np.zeros((0, 0))
+    for part, row in zip(parts, rows, strict=True):
+        encoded[part.motion]["parts"].append((part.start, part.end))
+        encoded[part.motion]["vectors"].append(torch.from_numpy(row))
+    return [{"parts": one["parts"], "vectors": torch.stack(one["vectors"])} for one in encoded]
+
+
+def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
+    """Keep what was made of files. All vectors lie in one tensor: thousands of small ones take seconds to read."""
+    vectors = [one["vectors"] for one in motions.values() if "vectors" in one]
+    rest = {name: {key: value for key, value in one.items() if key != "vectors"} for name, one in motions.items()}
+    save_checkpoint(cache, {"key": key, "motions": rest, "vectors": torch.cat(vectors or [torch.zeros(0, 0)])})
+
+
+def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
+    """What ``_write`` kept; nothing where there is no such file, or of another LaMP."""
+    if not cache.is_file():
+        return {}
+    try:
+        content = load_checkpoint(cache)
+    except InputError:  # cut short by a full disk, say: it is only a cache, and is written anew
+        return {}
+    if content.get("key") != key or "vectors" not in content:
+        return {}
+    motions, row = content["motions"], 0
+    for one in motions.values():
+        if "parts" in one:
+            one["vectors"] = content["vectors"][row:row + len(one["parts"])]
+            row += len(one["parts"])
+    return motions
 
 
 @dataclass(frozen=True)

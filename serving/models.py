@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from data.specs import DatasetSpec, dataset_spec
+from evaluation.search import open_gallery
 from models.text_to_motion import TextToMotion
 from storage.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
 from storage.load_captioner import LoadedCaptioner, load_captioner
 from storage.source import model_dirs
-from training.gallery import open_gallery
 from utils.device import select_device
 from utils.errors import InputError
 

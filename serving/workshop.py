@@ -13,7 +13,7 @@ from data.motion_parts import parts_of, read_clip
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.text import clean_caption
 from evaluation.language import motion_vectors
-from evaluation.search import nearest
+from evaluation.search import Gallery, encode_motions, nearest, open_gallery
 from models.m2t.captioner import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
@@ -22,7 +22,6 @@ from serving.inputs import Kept, Limits, checked_count, checked_number, checked_
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
 from storage.load import BUNDLED_LAMP, LoadedLaMP
-from training.gallery import Gallery, encode_motions, open_gallery
 from utils.errors import InputError
 from utils.files import atomic_path
 from visualization.html import PageMotion, write_page

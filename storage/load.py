@@ -14,6 +14,7 @@ from data.specs import MAX_TOKENS, DatasetSpec
 from data.text import clean_caption
 from models.clip_text import CLIP_NAME, ClipText
 from models.hub import model_folder
+from models.lamp.bert import bert_folder, from_bert
 from models.lamp.features import ConditionKind, LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
@@ -141,6 +142,21 @@ def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path
         qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
     published = source.options.get("published_behaviour", True)
     return qformer, _word_pieces(source, qformer.config, checkpoints_dir, published)
+
+
+def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
+    """The Q-Former and word pieces that a LaMP run starts with: those of BERT, or the sizes of the model in
+    --init_from. Raises ``InputError`` if ``opt.max_text_len`` exceeds the positions."""
+    dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
+    if name := origin(opt):
+        qformer, pieces = lamp_to_start_from(name, spec, opt.checkpoints_dir, **dropouts)
+    else:
+        pieces = WordPieces(bert_folder(opt.bert))
+        qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,
+                            cross_attention_freq=opt.cross_attention_freq, num_query_tokens=MAX_TOKENS, **dropouts)
+    if opt.max_text_len > qformer.config.max_positions:
+        raise InputError(f"--max_text_len {opt.max_text_len}: the model reads at most {qformer.config.max_positions}")
+    return QFormer(qformer.config) if opt.random_start else qformer, pieces
 
 
 def _open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,

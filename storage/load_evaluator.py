@@ -14,11 +14,14 @@ from data.word_vectors import WORD_CLASSES, WordVectors
 from models.evaluator.model import Evaluator
 from storage.checkpoint import load_checkpoint, load_strictly, load_weights
 from storage.released import PUBLISHED_META, evaluator_config, join_networks
-from storage.source import Source, find_source
+from storage.source import Source, find_source, model_dirs
 from utils.errors import InputError
 
 GLOVE = "glove"  # folder of word vectors, in the model's folder or in the working directory
 BATCH = 64
+NO_EVALUATOR = "none"
+PUBLISHED = "text_mot_match"
+BUNDLED = "evaluator_demo"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,23 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
         raise InputError(f"{source} reads word vectors of {model.config.dim_word} and {model.config.dim_pos_ohot} word "
                          f"classes; there are vectors of {words.dim} and {len(WORD_CLASSES)} classes")
     return LoadedEvaluator(model.to(device).eval().requires_grad_(False), normalisation, words, source)
+
+
+def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
+                   device: torch.device | str = "cpu") -> LoadedEvaluator | None:
+    """The evaluator ``name``, or None for "none". By default the published one if it is among the checkpoints, else the
+    bundled one, else None."""
+    if name == NO_EVALUATOR:
+        return None
+    if name is not None:
+        return load_evaluator(name, spec, checkpoints_dir, device)
+    for found in (PUBLISHED, BUNDLED):
+        if model_dirs(found, spec.name, checkpoints_dir):
+            try:
+                return load_evaluator(found, spec, checkpoints_dir, device)
+            except InputError as error:
+                raise InputError(f"{error} (--evaluator NAME takes another evaluator, none does without)") from error
+    return None
 
 
 def read_networks(path: Path) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ from models.vq.model import RVQVAE, VQConfig
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.source import write_options
 from tests.toy_run import Numbers, Pull, always, options
-from training.average import WeightAverage
-from training.loop import Trainer
-from training.vq_stage import VQStage
+from training.optimization import WeightAverage
+from training.stages.vq import VQStage
+from training.trainer import Trainer
 from utils.errors import InputError
 
 

@@ -30,7 +30,7 @@ from tests.toy import (
     run_script,
 )
 from tests.toy_models import make_models, make_tokenizer
-from training.loop import RESUMED
+from training.trainer import RESUMED
 
 Fails = Callable[..., str]
 CPU = ("--gpu_id", -1)

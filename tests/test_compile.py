@@ -10,11 +10,11 @@ from torch import nn
 from benchmarks.train_jobs import stage_jobs
 from tests.test_train_benchmarks import TINY
 from tests.toy_run import Numbers, Pull, always, options
-from training.lamp_stage import LaMPStage
-from training.loop import Trainer
-from training.stage import Stage, compile_parts
-from training.token_stage import MaskStage
-from training.vq_stage import VQStage
+from training.stages.lamp import LaMPStage
+from training.stages.stage import Stage, compile_parts
+from training.stages.tokens import MaskStage
+from training.stages.vq import VQStage
+from training.trainer import Trainer
 
 OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"], cond_noise=0)
 STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),

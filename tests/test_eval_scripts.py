@@ -21,10 +21,11 @@ import train_vq
 from data.specs import dataset_spec
 from evaluation import metrics
 from storage.checkpoint import load_checkpoint
+from storage.load_evaluator import find_evaluator
 from storage.source import find_source, read_options
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
 from tests.toy_models import make_captioner, make_evaluator, make_models
-from training.judge import ValidationFid, load_judge
+from training.validation import ValidationFid
 from utils.errors import InputError
 
 CPU = ("--gpu_id", "-1", "--data_root", "data", "--quiet")
@@ -163,16 +164,16 @@ def test_retrieval_has_its_protocols_both_ways(run: Callable[..., None], sentenc
 def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable[..., None]) -> None:
     assert run
     spec = dataset_spec("t2m")
-    assert load_judge("judge", spec, "checkpoints").source.folder.name == "judge"
-    assert load_judge(None, spec, "checkpoints") is None
+    assert find_evaluator("judge", spec, "checkpoints").source.folder.name == "judge"
+    assert find_evaluator(None, spec, "checkpoints") is None
     shutil.copytree("checkpoints/t2m/judge", "checkpoints/t2m/evaluator_demo")
-    assert load_judge(None, spec, "checkpoints").source.folder.name == "evaluator_demo"
+    assert find_evaluator(None, spec, "checkpoints").source.folder.name == "evaluator_demo"
     shutil.copytree("checkpoints/t2m/judge", "checkpoints/t2m/text_mot_match")
-    assert load_judge(None, spec, "checkpoints").source.folder.name == "text_mot_match"
-    assert load_judge("none", spec, "checkpoints") is None
+    assert find_evaluator(None, spec, "checkpoints").source.folder.name == "text_mot_match"
+    assert find_evaluator("none", spec, "checkpoints") is None
     shutil.rmtree("checkpoints/t2m/text_mot_match/meta")
     with pytest.raises(InputError, match="mean.npy.*--evaluator NAME takes another"):
-        load_judge(None, spec, "checkpoints")
+        find_evaluator(None, spec, "checkpoints")
 
 
 def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_says_so(

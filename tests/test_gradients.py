@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from storage.checkpoint import load_checkpoint
 from tests.toy_run import Numbers, Pull, always, options
-from training.gradients import NAMED, GradientGuard
-from training.loop import Trainer
+from training.optimization import NAMED, GradientGuard
+from training.trainer import Trainer
 from utils.batch_slice import BatchSlice
 from utils.errors import InputError
 

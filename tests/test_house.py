@@ -70,7 +70,7 @@ def test_no_file_contains(pattern):
     ("models.vq.model", "import options", "models.vq.model imports options"),
     ("data.specs", "from prepare.motions import export", "data.specs imports prepare.motions"),
     ("visualization.html", "import serving.rooms", "visualization.html imports serving.rooms"),
-    ("training.loop", "from train_vq import main", "training.loop imports the script train_vq"),
+    ("training.trainer", "from train_vq import main", "training.trainer imports the script train_vq"),
     ("gen_t2m", "import train_vq", "gen_t2m imports the script train_vq"),
 ])
 def test_a_broken_direction_is_found(module, text, broken):

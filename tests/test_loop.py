@@ -18,11 +18,11 @@ from storage.source import read_options, run_folder, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.batches import EpochBatches
 from training.distributed import make_accelerator
-from training.loop import Trainer, is_better
 from training.metrics import Meter, StepMetrics
-from training.schedule import warmup_milestones
-from training.stage import Stage, trainable
-from training.token_stage import MaskStage
+from training.optimization import warmup_milestones
+from training.stages.stage import Stage, trainable
+from training.stages.tokens import MaskStage
+from training.trainer import Trainer, is_better
 from utils.batch_slice import WHOLE, BatchSlice
 from utils.errors import InputError
 

@@ -19,7 +19,7 @@ from storage.load import load_tokenizer
 from storage.source import write_options
 from tests.test_text_motion import write_clip
 from tests.toy_models import VQ, make_models
-from training.tokens import cached_tokens, tokenize_pairs
+from training.precomputed import cached_tokens, tokenize_pairs
 from utils.errors import InputError
 
 
@@ -219,7 +219,7 @@ def test_motion_tokens_are_made_once_and_anew_for_other_motions_or_another_token
         calls.append(args)
         return tokenize_pairs(*args)
 
-    monkeypatch.setattr("training.tokens.tokenize_pairs", counted)
+    monkeypatch.setattr("training.precomputed.tokenize_pairs", counted)
 
     def same_as_made() -> bool:
         pairs = load_pairs(spec, "train")

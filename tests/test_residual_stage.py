@@ -16,9 +16,9 @@ from models.transformers.residual import ResidualTransformer
 from storage.load import load_text_to_motion, load_tokenizer, residual_to_use
 from storage.source import Source
 from tests.toy_models import make_models
-from training.judge import completes
-from training.token_stage import ResidualStage
-from training.tokens import tokenize_pairs
+from training.precomputed import TokenData, tokenize_pairs
+from training.stages.tokens import ResidualStage
+from training.validation import completes
 from utils.batch_slice import WHOLE
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
@@ -102,7 +102,7 @@ def test_in_training_the_layers_above_are_judged_on_top_of_the_true_base_layer(m
     val_set = TextTokens(pairs, tokenize_pairs(tokenizer, pairs, torch.device("cpu")), training=False)
     features, rows = torch.arange(3.0)[:, None], [2, 1]
     model = Knowing([val_set[row]["tokens"] for row in rows])
-    make = completes(tokenizer, val_set, features, seed=4)
+    make = completes(TokenData(dataset_spec("t2m"), tokenizer, val_set, val_set, {"val": features}), seed=4)
     expected = reconstruct_clips(tokenizer.model, [clips[row] for row in rows], tokenizer.normalisation)
     for motion, clip in zip(make(model, rows), expected, strict=True):
         np.testing.assert_allclose(motion, clip, atol=1e-5)

@@ -10,11 +10,10 @@ from benchmarks import bench_search
 from benchmarks.measure import read_reference
 from data.motion_parts import Part, motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
-from evaluation.search import nearest
+from evaluation.search import encode_motions, nearest, open_gallery
 from storage.load import LoadedLaMP, load_lamp
 from tests.figures import walking
 from tests.toy_models import make_models
-from training.gallery import encode_motions, open_gallery
 from utils.errors import InputError
 from visualization.outputs import Formats, write_motion
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from data.cache import fingerprint
 from data.specs import dataset_spec
+from models.lamp.text_encoder import BATCH, encode_texts
 from models.vq.model import VQConfig
 from storage.checkpoint import load_checkpoint, load_strictly, load_weights, read_state, save_checkpoint, save_weights
 from storage.load import load_lamp
 from storage.source import FOOTER, HEADER, PRETRAINED, Source, find_model_dir, find_source, read_options, write_options
 from tests.toy_models import make_models
-from training.loop import random_state, set_random_state
-from training.schedule import warmup_cosine, warmup_milestones
-from training.text_features import BATCH, KEPT, cached_text_features, encode_texts
+from training.optimization import warmup_cosine, warmup_milestones
+from training.precomputed import KEPT, cached_text_features
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, save_npy, write_text
-from utils.seeding import seed_everything, stream_seed
+from utils.seeding import random_state, seed_everything, set_random_state, stream_seed
 
 
 @contextmanager

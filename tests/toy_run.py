@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from training.stage import Stage
+from training.stages.stage import Stage
 from utils.batch_slice import BatchSlice
 
 

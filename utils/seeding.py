@@ -1,5 +1,6 @@
-"""Random streams that depend on what they are for, not on what ran before."""
+"""Seeds, independent random streams, and the state of the global generators."""
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,3 +21,25 @@ def stream_seed(*keys: int) -> int:
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 32 | int(state[1])) & _MASK
+
+
+def random_state() -> dict[str, Any]:
+    """State of the global generators of Python, NumPy and torch, as plain numbers and tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {"python": [version, list(words), gauss], "torch": torch.get_rng_state(),
+             "numpy": [kind, keys.tolist(), position, has_gauss, cached]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore a ``random_state``."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,11 +1,15 @@
 """Text encoders: the interface that text-to-motion and length models need, and frozen LaMP as one."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from models.lamp.features import ConditionKind, LaMPFeatures
 from models.lamp.tokenizer import WordPieces
+
+TEXT_BATCH = 256
 
 
 class TextEncoder(Protocol):
@@ -51,3 +55,14 @@ class LaMPText:
         """Features (b, dim) float32 of texts, on the model's device; ``width`` as in ``text_inputs``."""
         inputs = text_inputs(self.model, self.pieces, texts, self.max_text_len, width)
         return self.model.condition(*inputs, self.kind)
+
+
+def encode_texts(encoder: Callable[[Sequence[str]], Tensor], texts: Sequence[str], quiet: bool = True) -> Tensor:
+    """Features of texts in the given order, on the CPU, computed in batches of texts of similar length."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    rows: list[Tensor] = [torch.empty(0)] * len(texts)
+    for start in tqdm(range(0, len(order), TEXT_BATCH), desc="text features", disable=quiet or None, leave=False):
+        chosen = order[start:start + TEXT_BATCH]
+        for index, feature in zip(chosen, encoder([texts[i] for i in chosen]).cpu(), strict=True):
+            rows[index] = feature
+    return torch.stack(rows)

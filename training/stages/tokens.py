@@ -16,7 +16,7 @@ from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from storage.checkpoint import load_strictly
 from training import distributed
-from training.stage import Stage
+from training.stages.stage import Stage
 from utils.batch_slice import WHOLE, BatchSlice
 from utils.seeding import stream_seed
 

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from data.specs import UNIT_LENGTH
 from data.text_motion import Pair
 from models.length_estimator import LengthEstimator
-from training.stage import Stage
+from training.stages.stage import Stage
 
 
 class CaptionLengths(Dataset):

@@ -3,18 +3,23 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from data.motion_windows import Normalisation
+from data.motion_windows import MotionWindows, Normalisation
+from data.packed import read_features
+from data.specs import DatasetSpec
 from data.text_motion import Pair
 from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
-from models.evaluator.model import Evaluator
+from models.evaluator.model import Evaluator, EvaluatorConfig
 from models.evaluator.training import MovementAutoEncoder, matching_loss
 from storage.load_evaluator import Embedder, read_networks
 from storage.source import latest_checkpoint
 from training import distributed
-from training.stage import Stage
+from training.optimization import warmup_milestones
+from training.stages.stage import Stage
+from training.trainer import Trainer
 from utils.batch_slice import BatchSlice
 
 
@@ -78,6 +83,19 @@ class MatchingStage(Stage):
     def read_weights(self, path: Path) -> dict[str, Tensor]:
         """Joined again."""
         return read_networks(path)
+
+
+def train_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
+                    config: EvaluatorConfig) -> MovementAutoEncoder:
+    """Train the movement auto-encoder, or finish it with --is_continue."""
+    windows, firsts = (MotionWindows(read_features(spec, split, opt.quiet), normalisation,
+                                     opt.window_size) for split in ("train", "val"))
+    starts = [0, *firsts.ends[:-1].tolist()]
+    model = MovementAutoEncoder(config.dim_pose, config.dim_movement_enc_hidden, config.dim_movement_latent)
+    stage = MovementStage(model, opt, torch.stack([firsts[start] for start in starts]))
+    print(f"movements: {len(windows)} windows of {spec.root}")
+    Trainer(stage, opt, windows, warmup_milestones(0, [], 1.0)).run()
+    return model
 
 
 def movement_options(opt: argparse.Namespace) -> argparse.Namespace:

@@ -17,7 +17,7 @@ from models.lamp.tokenizer import WordPieces
 from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL
 from training import distributed
-from training.stage import Stage
+from training.stages.stage import Stage
 from utils.batch_slice import BatchSlice
 
 VALIDATION_BATCH = 64

@@ -1,16 +1,13 @@
-"""The training loop of every stage: epochs of steps, validation, checkpoints, and exact resume."""
+"""The training loop of all stages: epochs, validation, checkpoints, and exact resume."""
 import argparse
 import math
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
@@ -22,22 +19,21 @@ from tqdm import tqdm
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.source import find_source, run_folder, write_options
 from training import distributed
-from training.average import WeightAverage
 from training.batches import BatchLoader, EpochBatches
 from training.distributed import make_accelerator
-from training.gradients import GradientGuard
 from training.metrics import Meter, StepClock, StepMetrics
-from training.stage import Stage, compile_parts
+from training.optimization import GradientGuard, WeightAverage
+from training.stages.stage import Stage, compile_parts, trainable
+from utils.device import peak_gib
 from utils.errors import InputError
-from utils.memory import peak_gib
-from utils.seeding import stream_seed
+from utils.seeding import random_state, set_random_state, stream_seed
 
-RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # beside the stage's own
+RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # and the stage's own
 
 
 @dataclass
 class Progress:
-    """Where a run stands; part of every checkpoint."""
+    """Position of a run; part of every checkpoint."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -46,25 +42,25 @@ class Progress:
 
 
 class Trainer:
-    """Runs a stage.
+    """Trains a stage.
 
     Args:
         stage: model, loss and validation.
-        opt: options of the run; written to ``opt.txt`` and needed for names, rates and intervals.
-        dataset: training samples; ``set_epoch(epoch)`` is called where the data set has it.
+        opt: options of the run, written to ``opt.txt``.
+        dataset: training samples. It may have ``set_epoch(epoch)``, ``weights(balance)`` for --balance, and
+            ``lengths()`` for --group_by_length.
         schedule: factor of the learning rate by step.
-        clip_norm: largest norm of the gradient, no limit by default.
-        weights: how often to draw each sample; all alike by default.
-        lengths: of each sample, where batches are to be of like lengths.
+        clip_norm: maximum norm of the gradient; no limit by default.
     """
 
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
-                 clip_norm: float | None = None, weights: np.ndarray | None = None,
-                 lengths: np.ndarray | None = None) -> None:
+                 clip_norm: float | None = None) -> None:
         self.opt, self.clip_norm = opt, clip_norm
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt, stage.find_unused)
         device = self.accelerator.device
+        weights = dataset.weights(opt.balance) if getattr(opt, "balance", 0) else None
+        lengths = dataset.lengths() if getattr(opt, "group_by_length", False) else None
         self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
                                     rank=distributed.rank(), ranks=distributed.world_size(), lengths=lengths)
         self.loader = BatchLoader(dataset, self.batches, device, opt.num_workers)
@@ -80,13 +76,13 @@ class Trainer:
             compile_parts(stage.compiled_parts())
         self.clock = StepClock(device)
         self.average = WeightAverage(stage.model, opt.ema, stage.averaged_buffers()) if opt.ema else None
-        # Under fp16 the scaler looks for infinite gradients, which are part of finding its scale.
+        # With fp16, infinite gradients are normal: they set the scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()
         self.writer: SummaryWriter | None = None
 
     def run(self) -> Progress:
-        """Train to the end; with ``opt.is_continue`` from where ``latest.tar`` left off."""
+        """Train to the end; with ``opt.is_continue`` resume from ``latest.tar``."""
         latest = self.folder / "model" / "latest.tar"
         if self.opt.is_continue:
             self._resume(latest)
@@ -101,6 +97,8 @@ class Trainer:
                 self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
             except OSError as error:
                 raise InputError(f"cannot write {log}: {error.strerror}") from error
+        trained = sum(parameter.numel() for parameter in trainable(self.stage.parameters()))
+        self.accelerator.print(f"{self.stage.name}: {trained / 1e6:.1f} M trained parameters -> {self.folder}")
         while not self._done():
             self._epoch()
         if self.writer:
@@ -109,7 +107,7 @@ class Trainer:
         return self.progress
 
     def _put_aside(self) -> None:
-        """Checkpoints of an earlier run of this name are neither lost nor taken for this one's."""
+        """Move the checkpoints of an earlier run of this name to ``model_before``."""
         model, before = self.folder / "model", self.folder / "model_before"
         if model.is_dir() and any(model.iterdir()):
             shutil.rmtree(before, ignore_errors=True)
@@ -117,7 +115,7 @@ class Trainer:
                 model.rename(before)
             except OSError as error:
                 raise InputError(f"cannot move {model} to {before}: {error.strerror}") from error
-            print(f"checkpoints of an earlier run are now in {before}")
+            print(f"moved checkpoints of an earlier run to {before}")
 
     def _done(self) -> bool:
         enough = bool(self.opt.total_iter) and self.progress.total_it >= self.opt.total_iter
@@ -152,9 +150,9 @@ class Trainer:
         self._save(self.folder / "model" / "latest.tar")
 
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
-        """One step on the parts of a batch; what this process adds to the step's numbers."""
+        """One step on the micro-batches of a batch. Returns this process's summands of the step's numbers."""
         step_seed = stream_seed(self.opt.seed, self.progress.total_it)
-        if distributed.world_size() > 1:  # dropout: another on each process, the same where a run goes on
+        if distributed.world_size() > 1:  # dropout differs between processes and repeats on resume
             torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, distributed.rank()))
         slices = self.batches.slices()
         metrics = StepMetrics(len(slices) * distributed.world_size())
@@ -181,7 +179,7 @@ class Trainer:
         return numbers
 
     def _check_gradients(self) -> None:
-        """``InputError`` where those of a step so far were not finite; before anything is logged, judged or saved."""
+        """Raise ``InputError`` if gradients were not finite, before anything is logged, validated or saved."""
         if self.guard:
             self.guard.check()
 
@@ -204,11 +202,11 @@ class Trainer:
         self.stage.train()
 
     def _mean_weights(self) -> AbstractContextManager[None]:
-        """A context in which the model has the weights to use, where they are not those of the last step."""
+        """Context in which the model has its averaged weights, with --ema."""
         return self.average.in_place() if self.average else nullcontext()
 
     def _log_time(self) -> None:
-        """Milliseconds of a step by part, and samples a second, for TensorBoard."""
+        """Write milliseconds of a step by part, and samples per second, to TensorBoard."""
         times = self.clock.flush()
         if self.writer and times:
             seconds = sum(times.values()) / 1000
@@ -264,12 +262,12 @@ class Trainer:
         if self.average:
             self._resume_average(content, path)
         self.scheduler.load_state_dict(content["scheduler"])
-        self.scheduler.base_lrs = self.rates  # another --lr counts from here on
+        self.scheduler.base_lrs = self.rates  # --lr may change on resume
         self.progress = Progress(content["ep"], content["step_in_epoch"], content["total_it"], content["best"])
         if self.accelerator.scaler is not None and "scaler" in content:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
-        if distributed.is_main():  # with the flags it goes on with; those that may not change have not
+        if distributed.is_main():  # with the flags of the resumed run
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
 
@@ -281,7 +279,7 @@ class Trainer:
         self.accelerator.print(f"weights of {source} to start from")
 
     def _resume_average(self, content: dict[str, object], path: Path) -> None:
-        if "average" not in content:  # it is new to the run
+        if "average" not in content:  # --ema was added on resume
             self.average.restart()
             return
         try:
@@ -291,35 +289,13 @@ class Trainer:
 
 
 def is_better(value: float, best: float | None, direction: str) -> bool:
-    """Whether a validation number is an improvement, ``direction`` "min" or "max"; what is no number never is."""
+    """Whether a validation number is an improvement, ``direction`` "min" or "max"; NaN never is."""
     if math.isnan(value):
         return False
     return best is None or (value < best if direction == "min" else value > best)
 
 
 def plain(settings: dict[str, object]) -> dict[str, object]:
-    """Settings as numbers, texts and lists, which a weights-only reader accepts."""
+    """Settings as numbers, strings and lists, which ``weights_only`` accepts."""
     simple = (bool, int, float, str, list, type(None))
     return {key: value if isinstance(value, simple) else str(value) for key, value in settings.items()}
-
-
-def random_state() -> dict[str, Any]:
-    """State of the global generators of Python, NumPy and torch, as plain numbers and tensors."""
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    state = {"python": [version, list(words), gauss], "torch": torch.get_rng_state(),
-             "numpy": [kind, keys.tolist(), position, has_gauss, cached]}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore a ``random_state``."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,5 +1,6 @@
-"""Motion tokens and text features of a data set, computed once, for all runs."""
+"""Motion tokens and text features of a data set, computed once and cached for later runs."""
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,30 +12,43 @@ from tqdm import tqdm
 from data.cache import fingerprint, load
 from data.packed import features_state
 from data.paraphrase import with_paraphrases
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
-from models.lamp.text_encoder import TextEncoder
-from storage.load import LoadedTokenizer
-from training.text_features import KEPT, cached_text_features
+from models.lamp.text_encoder import TextEncoder, encode_texts
+from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer, settle_lamp
 from utils.errors import InputError
 
-_CODES, _LENGTHS = "codes.npy", "lengths.npy"
+KEPT = 4  # caches of a split: runs differ in encoders and paraphrases
+_CODES, _LENGTHS, _FEATURES = "codes.npy", "lengths.npy", "features.npy"
 
 
 @dataclass(frozen=True)
-class TokenSets:
-    """What the token transformers learn from."""
+class TokenData:
+    """Tokenizer, motion tokens and text features for training a token transformer."""
 
+    spec: DatasetSpec
+    tokenizer: LoadedTokenizer
     train: TextTokens
     val: TextTokens
-    features: dict[str, Tensor]  # text features (texts, c) by caption number, of "train" and "val"
+    features: dict[str, Tensor]  # text features (texts, c) by caption number, for "train" and "val"
 
 
-def load_token_sets(opt: argparse.Namespace, spec: DatasetSpec, tokenizer: LoadedTokenizer, text: TextEncoder,
-                    device: torch.device) -> TokenSets:
-    """Tokens of both splits and the features of their captions, which are computed by the first run that asks for them
-    and kept beside the data."""
+def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: int = 1) -> TokenData:
+    """Load the tokenizer and text encoder named in ``opt`` and compute or read the data of both splits.
+
+    Adds the sizes that follow from them to ``opt``: ``num_tokens``, ``code_dim``, ``num_quantizers``, ``cond_dim``.
+    Raises ``InputError`` if the tokenizer has fewer than ``min_layers`` layers.
+    """
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
+    if tokenizer.model.config.num_quantizers < min_layers:
+        raise InputError(f"{tokenizer.source} has a single layer of tokens: there is none above it to predict")
+    settle_lamp(opt, spec, opt.vq_name)
+    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
+    print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
+    vq = tokenizer.model.config
+    vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
     sets, features = {}, {}
     for split in ("train", "val"):
         pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
@@ -43,13 +57,22 @@ def load_token_sets(opt: argparse.Namespace, spec: DatasetSpec, tokenizer: Loade
         sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
         features[split] = cached_text_features(spec, split, sets[split].texts, text, opt.quiet)
     print(f"{len(sets['train'])} training pairs, {len(sets['train'].texts)} captions; {len(sets['val'])} to validate")
-    return TokenSets(**sets, features=features)
+    return TokenData(spec, tokenizer, **sets, features=features)
+
+
+def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,
+                         quiet: bool = True) -> Tensor:
+    """Features (len(texts), dim) of the texts of a split, cached beside the data; a split keeps its last ``KEPT``."""
+    key = fingerprint(encoder.fingerprint, "\n".join(texts))[:20]
+    features = load(spec, f"text-{split}", key,
+                    lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
+                    lambda packed: np.load(packed / _FEATURES), KEPT)
+    return torch.from_numpy(features)
 
 
 def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                   quiet: bool = True) -> list[list[torch.Tensor]]:
-    """What ``tokenize_pairs`` makes of the pairs of a split, kept beside the data, with those of other tokenizers and
-    motions, the last ``KEPT`` of a split."""
+    """``tokenize_pairs`` for the pairs of a split, cached beside the data; a split keeps its last ``KEPT``."""
     rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
     key = fingerprint(tokenizer.fingerprint, features_state(spec, split), rows)[:20]
 
@@ -67,9 +90,9 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
 @torch.no_grad()
 def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                    quiet: bool = True) -> list[list[torch.Tensor]]:
-    """Codes of each pair from row 0, 1, 2 and 3 on: lists of (n, q) int32 tensors, as ``TextTokens`` takes them.
+    """Codes of each pair from rows 0, 1, 2 and 3 on: lists of (n, q) int32 tensors, for ``TextTokens``.
 
-    Raises ``InputError`` where a token of this tokenizer does not stand for 4 frames.
+    Raises ``InputError`` if a token of this tokenizer is not 4 frames.
     """
     if tokenizer.model.config.unit_length != UNIT_LENGTH:
         raise InputError(f"{tokenizer.source} has {tokenizer.model.config.unit_length} frames a token, and generation "

@@ -13,7 +13,7 @@ from evaluation.caption_scores import ngram_scores, side_scores
 from models.m2t.captioner import MotionCaptioner, Writing
 from storage.load_captioner import STATE_KEY, learned_state, load_learned
 from training import distributed
-from training.stage import Stage, trainable
+from training.stages.stage import Stage, trainable
 from utils.batch_slice import BatchSlice
 from utils.files import write_text
 

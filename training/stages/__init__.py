@@ -1,0 +1,1 @@
+"""The training stages: one model, its loss and its validation each."""
