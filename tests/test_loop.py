@@ -188,7 +188,7 @@ def test_a_run_of_the_same_name_neither_loses_nor_takes_the_checkpoints_of_the_f
         home: Path, capsys: pytest.CaptureFixture) -> None:
     for low in (1.0, 2.0):
         Trainer(Pull(numbers=[(low, 0.0)]), options(max_epoch=1), Numbers(8), always).run()
-    assert "checkpoints of an earlier run are now in checkpoints/t2m/run/model_before" in capsys.readouterr().out
+    assert "moved checkpoints of an earlier run to checkpoints/t2m/run/model_before" in capsys.readouterr().out
     bests = [load_checkpoint(home / name / "latest.tar")["best"]["net_best_low"] for name in ("model_before", "model")]
     assert bests == [1.0, 2.0]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.cache import fingerprint
 from data.specs import dataset_spec
-from models.lamp.text_encoder import BATCH, encode_texts
+from models.lamp.text_encoder import TEXT_BATCH, encode_texts
 from models.vq.model import VQConfig
 from storage.checkpoint import load_checkpoint, load_strictly, load_weights, read_state, save_checkpoint, save_weights
 from storage.load import load_lamp
@@ -338,13 +338,13 @@ class CountingEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         self.seen += len(texts)
-        assert len(texts) <= BATCH
+        assert len(texts) <= TEXT_BATCH
         self.spread = max(map(len, texts)) - min(map(len, texts))
         return torch.tensor([[float(len(text)), float(ord(text[0]))] for text in texts])
 
 
 def test_text_features_keep_the_order_of_the_texts_though_batches_are_of_like_length() -> None:
-    texts = [chr(97 + number % 26) * (1 + number * 7 % 40) for number in range(2 * BATCH)]
+    texts = [chr(97 + number % 26) * (1 + number * 7 % 40) for number in range(2 * TEXT_BATCH)]
     encoder = CountingEncoder()
     features = encode_texts(encoder, texts)
     assert features.tolist() == [[len(text), ord(text[0])] for text in texts]
