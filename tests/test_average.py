@@ -106,7 +106,7 @@ def test_the_mean_of_another_model_is_refused(home: Path) -> None:
     content = load_checkpoint(latest)
     content["average"]["weights"] = [torch.zeros(3)]
     save_checkpoint(latest, content)
-    with pytest.raises(InputError, match="latest.tar does not fit: the weights beside their mean"):
+    with pytest.raises(InputError, match="latest.tar does not fit: the averaged weights"):
         Trainer(Pull(), options(total_iter=2, ema=0.9, is_continue=True), Numbers(8), always).run()
 
 
