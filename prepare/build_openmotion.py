@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.openmotion import build_openmotion
 from options.base import Parser, positive_int
+from prepare.openmotion import build_openmotion
 from utils.cores import usable_cores
 from utils.errors import script
 

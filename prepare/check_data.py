@@ -7,11 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.check import check_data, fault_table
-from data.check_fix import fix_data
 from data.specs import DATASETS, dataset_spec
-from data.word_tags import make_tagger
 from options.base import Parser, positive_int
+from prepare.checking.check import check_data, fault_table
+from prepare.checking.check_fix import fix_data
+from prepare.word_tags import make_tagger
 from utils.cores import usable_cores
 from utils.errors import script
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.humanml3d import Sources, make_joints, missing_by_source, read_cuts
 from options.base import Parser, positive_int
+from prepare.humanml3d_clips import Sources, make_joints, missing_by_source, read_cuts
 from utils.cores import usable_cores
 from utils.errors import InputError, script
 from utils.files import write_text

@@ -12,7 +12,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.import_motion import (
+from motion.bvh import MAX_FRAME_TIME
+from options.base import Parser, bounded, positive_int
+from prepare.importing.import_motion import (
     LONGEST,
     NOT_IMPORTED,
     SHORTEST,
@@ -22,11 +24,9 @@ from data.import_motion import (
     import_motion,
     shown,
 )
-from data.motion_sources import Reader, read_mapping
-from motion.bvh import MAX_FRAME_TIME
-from motion.orientation import UP_AXES
-from motion.recording import FPS, UNITS
-from options.base import Parser, bounded, positive_int
+from prepare.importing.motion_sources import Reader, read_mapping
+from prepare.importing.orientation import UP_AXES
+from prepare.importing.recording import FPS, UNITS
 from utils.cores import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip

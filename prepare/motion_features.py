@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.prepare_features import Job, Prepared, prepare_features, reference_offsets, refused_table
 from data.specs import DATASETS
 from options.base import Parser, positive_int
+from prepare.features import Job, Prepared, prepare_features, reference_offsets, refused_table
 from utils.cores import usable_cores
 from utils.errors import script
 

@@ -22,8 +22,8 @@ except ImportError:  # Debian's Blender does not bring it
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from motion.bvh import read_bvh
-from motion.retarget import Character, Recording, Transfer, retarget
 from options.base import Parser
+from prepare.importing.retarget import Character, Recording, Transfer, retarget
 from utils.errors import InputError, script
 from utils.files import atomic_path
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.captioning import clips_of
-from data.import_motion import ClipSource
-from data.splits import Member, split_by_group, write_splits
 from options.base import Parser, bounded
+from prepare.captioning import clips_of
+from prepare.importing.import_motion import ClipSource
+from prepare.splits import Member, split_by_group, write_splits
 from utils.errors import InputError, script
 
 

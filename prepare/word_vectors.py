@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.glove import PACKAGE, caption_words, pick_vectors
 from options.base import Parser, natural
+from prepare.glove import PACKAGE, caption_words, pick_vectors
 from utils.errors import script
 
 

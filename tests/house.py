@@ -17,7 +17,7 @@ ALLOWED = {
     "prepare": _MIDDLE | _BELOW | {"prepare"},
     "benchmarks": _MIDDLE | _BELOW | {"benchmarks"},
 }
-LIBRARIES = {"motion": {"numpy", "torch"}}  # the only libraries of a package, where it promises so
+LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # the only libraries of a package, where it promises so
 
 Sources = Mapping[str, str]  # dotted module name -> source text; a name without a dot is a script at the root
 

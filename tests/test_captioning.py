@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.captioning import Row, assign, clips_of, read_table, read_text_files, rows_from_names
-from data.import_motion import ClipSource
 from data.text import read_captions
-from data.word_tags import make_tagger, tag_by_list, tag_by_spacy
+from prepare.captioning import Row, assign, clips_of, read_table, read_text_files, rows_from_names
+from prepare.importing.import_motion import ClipSource
+from prepare.word_tags import make_tagger, tag_by_list, tag_by_spacy
 from tests.toy import ROOT
 from utils.errors import InputError
 

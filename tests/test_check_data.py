@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.check import KINDS, check_data, fault_table
-from data.check_fix import fix_data
-from data.import_motion import ImportJob, import_motion
-from data.prepare_features import Job, prepare_features
 from data.specs import dataset_spec
 from data.text import read_captions
 from data.text_motion import load_pairs
-from data.word_tags import tag_by_list
 from motion.features import joints_to_features
 from motion.skeleton import T2M
+from prepare.checking.check import KINDS, check_data, fault_table
+from prepare.checking.check_fix import fix_data
+from prepare.features import Job, prepare_features
+from prepare.importing.import_motion import ImportJob, import_motion
+from prepare.word_tags import tag_by_list
 from tests.figures import raising, walking
 from tests.toy import ROOT, as_kit, clips
 from utils.errors import InputError

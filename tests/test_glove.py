@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.glove import PACKAGE, SPECIAL, caption_words, pick_vectors
 from data.word_vectors import WordVectors
+from prepare.glove import PACKAGE, SPECIAL, caption_words, pick_vectors
 from tests.toy import run_script
 from utils.errors import InputError
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from motion.bvh import Bvh, parse_bvh
-from motion.rig_search import BONES, UnknownRig
 from motion.skeleton import T2M
-from motion.source_rig import place_joints
+from prepare.importing.rig_search import BONES, UnknownRig
+from prepare.importing.source_rig import place_joints
 from tests.rigs import as_rig, inserted, leaf, moving, renamed, without
 
 JOINT = {name: number for number, name in enumerate(T2M.joint_names)}

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.openmotion import INDEX, build_openmotion, read_index
 from data.text import parse_caption
 from motion.bvh_fit import joints_to_bvh
 from motion.features import canonical_positions
-from motion.joining import joined
-from motion.recording import normalised, resampled_pose
 from motion.skeleton import T2M
-from motion.source_rig import place_joints
+from prepare.importing.joining import joined
+from prepare.importing.recording import normalised, resampled_pose
+from prepare.importing.source_rig import place_joints
+from prepare.openmotion import INDEX, build_openmotion, read_index
 from tests import figures
 from tests.sample_motion import turned
 from tests.toy import ROOT

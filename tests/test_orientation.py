@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.orientation import (
+from motion.skeleton import KIT, T2M, mirror
+from prepare.importing.orientation import (
     UP_AXES,
     Stance,
     find_sides,
@@ -15,7 +16,6 @@ from motion.orientation import (
     swapped_sides,
     to_y_up,
 )
-from motion.skeleton import KIT, T2M, mirror
 from tests import figures
 from tests.toy import as_kit
 

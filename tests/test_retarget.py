@@ -7,8 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
-from motion.retarget import Character, Recording, Transfer, retarget
 from motion.skeleton import T2M
+from prepare.importing.retarget import Character, Recording, Transfer, retarget
 from tests.figures import bowing, kicking, sitting, squatting, standing, walking
 
 FPS = 20

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.import_motion import ClipSource
-from data.splits import PARTS, Member, split_by_group
+from prepare.importing.import_motion import ClipSource
+from prepare.splits import PARTS, Member, split_by_group
 from tests.toy import ROOT
 from utils.errors import InputError
 

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from data.motion_sources import read_amass, read_body_model, read_real_array
 from motion.skeleton import T2M
-from motion.smpl import BodyModel
+from prepare.importing.motion_sources import read_amass, read_body_model, read_real_array
+from prepare.importing.smpl import BodyModel
 from utils.errors import InputError
 from utils.files import read_text, save_npy
 from utils.parallel import mapping

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.clip_files import remove_clips, remove_features, twin_of
-from data.motion_sources import REFUSED, SKELETON, SUFFIXES, Reader, Recording, read_real_array
 from data.specs import DATASETS
-from motion.orientation import UP_AXES, Stance, find_stance, to_y_up
-from motion.recording import (
+from prepare.importing.clip_files import remove_clips, remove_features, twin_of
+from prepare.importing.motion_sources import REFUSED, SKELETON, SUFFIXES, Reader, Recording, read_real_array
+from prepare.importing.orientation import UP_AXES, Stance, find_stance, to_y_up
+from prepare.importing.recording import (
     FPS,
     check_body,
     metres_per_unit,
@@ -29,7 +29,7 @@ from motion.recording import (
     steady_runs,
     windows,
 )
-from motion.rig_search import UnknownRig
+from prepare.importing.rig_search import UnknownRig
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import in_own_process, mapping

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.clip_files import SPLITS, twin_of
 from data.text import mirror_text
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
 from motion.skeleton import Skeleton, mirror, pose_offsets
+from prepare.importing.clip_files import SPLITS, twin_of
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import mapping

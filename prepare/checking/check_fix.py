@@ -3,10 +3,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data.check import PARTS, UNUSABLE, Checked
 from data.specs import DatasetSpec
 from data.text import parse_caption
-from data.word_tags import Tagger
+from prepare.checking.check import PARTS, UNUSABLE, Checked
+from prepare.word_tags import Tagger
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 

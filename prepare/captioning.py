@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.import_motion import ClipSource, read_sources
 from data.specs import DATASETS
 from data.text import Caption, parse_caption
-from data.word_tags import Tagger
+from prepare.importing.import_motion import ClipSource, read_sources
+from prepare.word_tags import Tagger
 from utils.errors import InputError
 from utils.files import read_text, write_text
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.splits import PARTS, write_splits
 from motion.bvh import Bvh, read_bvh
-from motion.joining import joined
-from motion.recording import UNITS, Pose, normalised, resampled_pose
-from motion.source_rig import Placement, place_joints
+from prepare.importing.joining import joined
+from prepare.importing.recording import UNITS, Pose, normalised, resampled_pose
+from prepare.importing.source_rig import Placement, place_joints
+from prepare.splits import PARTS, write_splits
 from utils.errors import InputError
 from utils.files import ROOT, save_npy, write_text
 from utils.parallel import mapping

@@ -1,0 +1,1 @@
+"""Checking a data set, and repairing what is safe to repair."""
