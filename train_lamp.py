@@ -6,7 +6,7 @@ from utils.errors import InputError, script
 @script
 def main() -> None:
     opt = parse_lamp_options()
-    from data.paraphrase import load_text_motion
+    from data.language import load_text_motion
     from data.specs import dataset_spec  # torch is imported after the flags are checked
     from models.lamp.features import LaMPConfig
     from models.lamp.lamp import LaMP
@@ -22,7 +22,7 @@ def main() -> None:
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir)
     qformer, pieces = initial_qformer(opt, spec)
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; word pieces {pieces.path}")
-    train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt.paraphrases, opt.seed, opt.quiet)
+    train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt)
     if min(opt.batch_size, len(train_set)) < 2 * opt.grad_accum and {"ptc", "ptm"} & set(opt.objectives):
         raise InputError("the objectives ptc and ptm compare pairs: a batch, or a part of it, needs at least two")
 

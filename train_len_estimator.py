@@ -6,7 +6,7 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_length_options()
-    from data.paraphrase import with_paraphrases  # torch is imported after the flags are checked
+    from data.language import training_pairs  # torch is imported after the flags are checked
     from data.specs import MAX_TOKENS, dataset_spec
     from data.text_motion import caption_texts, load_pairs
     from models.length_estimator import LengthEstimator
@@ -24,11 +24,10 @@ def main() -> None:
     print(f"data set {spec.root}; text features of {opt.lamp_name or opt.text_encoder}")
     sets = {}
     for split in ("train", "val"):
-        pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
-                                 opt.paraphrases if split == "train" else 0, opt.seed)
+        pairs = training_pairs(spec, opt) if split == "train" else load_pairs(spec, split, quiet=opt.quiet)
         texts = caption_texts(pairs)
         features = cached_text_features(spec, split, texts, text, opt.quiet)
-        sets[split] = CaptionLengths(pairs, dict(zip(texts, features, strict=True)))
+        sets[split] = CaptionLengths(pairs, dict(zip(texts, features, strict=True)), opt.seed)
     print(f"{len(sets['train'])} training captions, {len(sets['val'])} to validate")
 
     model, opt.cond_dim = LengthEstimator(text.dim, MAX_TOKENS + 1), text.dim

@@ -6,7 +6,7 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_m2t_options()
-    from data.paraphrase import load_text_motion
+    from data.language import load_text_motion
     from data.specs import dataset_spec  # torch is imported after the flags are checked
     from models.m2t.config import DecoderConfig
     from storage.load import load_lamp, load_tokenizer, settle_lamp
@@ -29,7 +29,7 @@ def main() -> None:
     for sentence in differing_facts(facts, tokenizer.source):
         print(sentence)
     vars(opt).update((fact, getattr(tokenizer.model.config, fact)) for fact in TOKENIZER_FACTS)
-    train_set, val_set = load_text_motion(spec, lamp.normalisation, opt.paraphrases, opt.seed, opt.quiet)
+    train_set, val_set = load_text_motion(spec, lamp.normalisation, opt)
 
     model = build_captioner(DecoderConfig.from_options(vars(opt)), lamp)
     stage = CaptionStage(model, opt, val_set)

@@ -1,4 +1,6 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
+import math
+
 from options.vq import parse_vq_options
 from utils.errors import script
 
@@ -25,7 +27,7 @@ def main() -> None:
     normalisation = starting_normalisation(opt, spec)
     train_clips = read_features(spec, "train", opt.quiet)
     val_clips = read_whole_clips(spec, "val", opt.quiet)
-    windows = MotionWindows(train_clips, normalisation, opt.window_size)
+    windows = MotionWindows(train_clips, normalisation, math.ceil(opt.window_size * (1 + opt.time_warp)))
     print(f"data set {spec.root}: {len(train_clips)} training clips, {len(windows)} windows; "
           f"{len(val_clips)} validation clips")
     if is_main():

@@ -45,6 +45,11 @@ class Normalisation:
         """Normalise features (..., d)."""
         return (features - self.mean) / self.std
 
+    def apply_tensor(self, features: Tensor) -> Tensor:
+        """``apply`` for a tensor (..., d) on any device."""
+        return (features - torch.as_tensor(self.mean, device=features.device)) / torch.as_tensor(
+            self.std, device=features.device)
+
     def invert(self, features: Tensor) -> Tensor:
         """Unnormalised features (..., d)."""
         return features * torch.as_tensor(self.std, device=features.device) + torch.as_tensor(

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.motion_windows import Normalisation
-from data.specs import DatasetSpec
-from data.text_motion import Pair, TextMotion, load_pairs
+from data.text_motion import Pair
 from utils.errors import InputError
 from utils.files import ROOT, read_text
 from utils.seeding import stream_seed
@@ -93,13 +91,3 @@ def with_paraphrases(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]
         made = [paraphraser(caption, generator) for _ in range(count) for caption in pair.captions]
         extended.append(replace(pair, captions=pair.captions + tuple(made)))
     return extended
-
-
-def load_text_motion(spec: DatasetSpec, normalisation: Normalisation, paraphrases: int, seed: int,
-                     quiet: bool = True) -> tuple[TextMotion, TextMotion]:
-    """Captions and motions for training, with ``paraphrases`` more wordings of each caption, and for validation."""
-    pairs = {split: load_pairs(spec, split, quiet=quiet) for split in ("train", "val")}
-    train_set = TextMotion(with_paraphrases(pairs["train"], paraphrases, seed), normalisation, training=True, seed=seed)
-    val_set = TextMotion(pairs["val"], normalisation, training=False)
-    print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
-    return train_set, val_set

@@ -20,6 +20,7 @@ from utils.errors import InputError
 from utils.files import write_text
 from utils.seeding import stream_seed
 
+SENTENCE_SHARE = 0.5  # of the texts drawn for a clip that has both captions and sentences
 _SHORTER_UNIT_SHARE = 1 / 3  # of the draws lose one more unit, so that lengths vary
 _PAIRS = "pairs.json"
 _FORMAT = 1  # of that file; another one makes it anew
@@ -36,6 +37,15 @@ class Pair:
     words: frozenset[str] = frozenset()  # verbs and nouns, as lemmas, that most of the captions have
     tokens: tuple[tuple[str, ...], ...] = ()  # word/POS of each caption
     start: int = 0               # row of the clip with which the pair begins
+    family: str = ""             # label to sample evenly by; "" where the data set has none
+    sentences: tuple[str, ...] = ()         # more texts that are true of the clip (data.language)
+    sentence_classes: tuple[int, ...] = ()  # the content of each sentence
+    contents: frozenset[int] = frozenset()  # what the clip shows
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Captions, then sentences, as ``Crop.caption`` numbers them."""
+        return self.captions + self.sentences
 
 
 @dataclass(frozen=True)
@@ -112,28 +122,35 @@ def _content_words(caption: Caption) -> list[str]:
 
 def caption_texts(pairs: list[Pair]) -> list[str]:
     """Every caption once, in the order in which features of them are kept."""
-    return sorted({caption for pair in pairs for caption in pair.captions})
+    return sorted({text for pair in pairs for text in pair.texts})
 
 
 def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
-    """How often to sample each pair, mean 1: by the rarest of its words, ``(pairs that have it)^-power``.
+    """How often to sample each pair, mean 1: by its family, or else by the rarest of its words,
+    ``(pairs that have it)^-power``.
 
     Power 0 samples all alike, 1 every word alike; motion data repeats the common actions so often that the rare ones
     would hardly be seen.
     """
     having = Counter(word for pair in pairs for word in pair.words)
-    rarest = np.array([min((having[word] for word in pair.words), default=len(pairs)) for pair in pairs], dtype=float)
+    families = Counter(pair.family for pair in pairs)
+    rarest = np.array([families[pair.family] if pair.family else
+                       min((having[word] for word in pair.words), default=len(pairs)) for pair in pairs], dtype=float)
     weights = rarest**-power
     return weights / weights.mean()
 
 
-def draw_crop(rows: int, captions: int, generator: np.random.Generator) -> Crop:
-    """A random caption and a random crop: the longest multiple of the unit, one time in three one unit less."""
+def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentences: int = 0) -> Crop:
+    """A random caption, or half of the time a sentence, and a random crop: the longest multiple of the unit, one time
+    in three one unit less."""
     length = rows // UNIT_LENGTH * UNIT_LENGTH
     if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:
         length -= UNIT_LENGTH
     length = min(length, MAX_MOTION_LENGTH)
-    return Crop(int(generator.integers(captions)), int(generator.integers(rows - length + 1)), length)
+    caption, start = int(generator.integers(max(captions, 1))), int(generator.integers(rows - length + 1))
+    if sentences and (not captions or generator.random() < SENTENCE_SHARE):
+        caption = captions + int(generator.integers(sentences))
+    return Crop(caption, start, length)
 
 
 def whole_crop(rows: int) -> Crop:
@@ -168,21 +185,33 @@ class _CroppedPairs(Dataset):
         if not self.training:
             return whole_crop(len(pair.features))
         generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index))
-        return draw_crop(len(pair.features), len(pair.captions), generator)
+        return draw_crop(len(pair.features), len(pair.captions), generator, len(pair.sentences))
 
 
 class TextMotion(_CroppedPairs):
-    """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames)."""
+    """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames).
 
-    def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0) -> None:
+    With ``labelled`` classes also ``contents`` (labelled,) bool, what the clip shows, and ``text_class``, the class of
+    a sentence of the bank or -1 for a caption: such a sentence is true of every clip that shows its class.
+    """
+
+    def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0,
+                 labelled: int = 0) -> None:
         super().__init__(pairs, training, seed)
+        self.labelled = labelled
         self.normalisation = normalisation
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
         motion = np.zeros((MAX_MOTION_LENGTH, pair.features.shape[1]), dtype=np.float32)
         motion[:crop.length] = self.normalisation.apply(pair.features[crop.start:crop.start + crop.length])
-        return {"caption": pair.captions[crop.caption], "motion": torch.from_numpy(motion), "m_len": crop.length}
+        item = {"caption": pair.texts[crop.caption], "motion": torch.from_numpy(motion), "m_len": crop.length}
+        if self.labelled:
+            number = crop.caption - len(pair.captions)
+            item["text_class"] = pair.sentence_classes[number] if number >= 0 else -1
+            item["contents"] = torch.zeros(self.labelled, dtype=torch.bool)
+            item["contents"][list(pair.contents)] = True
+        return item
 
 
 class TextTokens(_CroppedPairs):
@@ -206,4 +235,4 @@ class TextTokens(_CroppedPairs):
         codes = codes[first:first + crop.length // UNIT_LENGTH]
         tokens = torch.full((MAX_MOTION_LENGTH // UNIT_LENGTH, codes.shape[1]), -1, dtype=torch.int64)
         tokens[:len(codes)] = codes
-        return {"caption": self.text_ids[pair.captions[crop.caption]], "tokens": tokens, "token_len": len(codes)}
+        return {"caption": self.text_ids[pair.texts[crop.caption]], "tokens": tokens, "token_len": len(codes)}

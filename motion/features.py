@@ -340,3 +340,23 @@ def _z(like: Tensor) -> Tensor:
 
 def _raw(skeleton: Skeleton, like: Tensor) -> Tensor:
     return like.new_tensor(skeleton.raw_offsets)
+
+
+def time_warp(features: Tensor, speed: Tensor, length: int) -> Tensor:
+    """The first ``length`` rows (b, length, d) of features (b, t, d) played ``speed`` (b,) times as fast.
+
+    Rows are interpolated linearly, velocities scaled by the speed, and contacts taken from the nearer row. The features
+    are not normalised, and t must be at least ``length * speed``.
+    """
+    at = torch.arange(length, device=features.device) * speed[:, None]  # (b, length) rows
+    before = at.floor().long().clamp(max=features.shape[1] - 1)
+    after = (before + 1).clamp(max=features.shape[1] - 1)
+    share = (at - before)[..., None]
+    rows = torch.arange(len(features), device=features.device)[:, None]
+    warped = torch.lerp(features[rows, before], features[rows, after], share)
+    groups = feature_groups(joints_of(features.shape[-1]))
+    for columns in (groups.yaw_speed, groups.root_velocity, groups.velocities):
+        warped[..., columns] *= speed[:, None, None]
+    nearer = torch.where(share < 0.5, features[rows, before], features[rows, after])
+    warped[..., groups.contacts] = nearer[..., groups.contacts]
+    return warped

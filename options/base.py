@@ -103,6 +103,13 @@ def add_paraphrases(parser: argparse.ArgumentParser) -> None:
                         help="learn from N more wordings of every caption (assets/paraphrases.txt) too")
 
 
+def add_bank(parser: argparse.ArgumentParser) -> None:
+    """Sentences of the language bank."""
+    parser.add_argument("--bank", action="store_true",
+                        help="half of the time train on sentences of assets/language instead of captions, for clips "
+                             "that DATA_ROOT/contents.json describes")
+
+
 def add_evaluator(parser: argparse.ArgumentParser) -> None:
     """Who judges motions."""
     parser.add_argument("--evaluator", metavar="NAME|none",

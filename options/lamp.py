@@ -6,12 +6,14 @@ from models.lamp.config import OBJECTIVES
 from options.base import (
     Parser,
     add_balance,
+    add_bank,
     add_common,
     add_data,
     add_paraphrases,
     add_training,
     bounded,
     natural,
+    non_negative,
     positive_int,
     share,
 )
@@ -35,6 +37,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data(parser)
     add_balance(parser)
     add_paraphrases(parser)
+    add_bank(parser)
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
     parser.add_argument("--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")
     text = parser.add_argument_group("text")
@@ -45,6 +48,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text.add_argument("--random_start", action="store_true", help="take only sizes and vocabulary from --bert")
     text.add_argument("--freeze_words", action="store_true",
                       help="keep BERT's word embeddings, so that words no caption has stay near those they mean like")
+    text.add_argument("--text_lr", type=non_negative, default=1.0, metavar="FACTOR",
+                      help="learning rate of BERT's own parameters as a factor of --lr; a small one keeps its English")
     text.add_argument("--max_text_len", type=bounded(int, 3), default=32, help="word pieces of a caption")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder_width", type=positive_int, default=1408, help="width that cross attention reads")

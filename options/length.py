@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from options.base import Parser, add_common, add_data, add_paraphrases, add_training
+from options.base import Parser, add_bank, add_common, add_data, add_paraphrases, add_training
 from options.t2m import add_text_condition
 
 
@@ -12,6 +12,7 @@ def parse_length_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     add_common(parser)
     add_data(parser)
     add_paraphrases(parser)
+    add_bank(parser)
     add_training(parser, batch_size=64, max_epoch=300, lr=1e-4, warm_up_iter=0, gamma=0.1, milestones=[],
                  weight_decay=0.0)
     add_text_condition(parser)

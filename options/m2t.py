@@ -9,6 +9,7 @@ from models.m2t.config import DECODERS, PRECISIONS, DecoderConfig
 from options.base import (
     Parser,
     add_balance,
+    add_bank,
     add_bert_score,
     add_common,
     add_data,
@@ -48,6 +49,7 @@ def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data(parser)
     add_balance(parser)
     add_paraphrases(parser)
+    add_bank(parser)
     add_training(parser, batch_size=80, max_epoch=100000, lr=5e-5, warm_up_iter=0, gamma=0.05, milestones=[75000],
                  weight_decay=1e-6)
     parser.set_defaults(total_iter=150000, eval_every_e=0)

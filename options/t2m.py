@@ -9,6 +9,7 @@ from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig, T
 from options.base import (
     Parser,
     add_balance,
+    add_bank,
     add_chosen_by_fid,
     add_common,
     add_data,
@@ -42,6 +43,7 @@ def add_token_transformer(parser: Parser, cond_drop_prob: float,
     add_balance(parser)
     add_group_by_length(parser)
     add_paraphrases(parser)
+    add_bank(parser)
     add_chosen_by_fid(parser)
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
                  weight_decay=1e-5)

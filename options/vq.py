@@ -28,6 +28,8 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_chosen_by_fid(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
+    data.add_argument("--time_warp", type=bounded(float, 0, 0.5), default=0.0,
+                      help="augmentation: play windows at random speeds from 1 - W to 1 + W")
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,
                       help="how many times more root motion and foot contacts weigh (with --init_from: as there)")
     model = parser.add_argument_group("model")
@@ -59,6 +61,8 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--loss_vel", type=non_negative, default=0.5, help="weight of the local joint positions")
     loss.add_argument("--loss_joint", type=non_negative, default=0.0,
                       help="weight of the recovered joints' position error, which sees how root errors add up")
+    loss.add_argument("--loss_jerk", type=non_negative, default=0.0,
+                      help="weight of the error of the joints' third differences, which penalises jitter")
     loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
     parser.inherit([field.name for field in fields(VQConfig)])
     opt = parser.parse_args(argv)

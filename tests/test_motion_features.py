@@ -17,9 +17,11 @@ from motion.features import (
     mean_std,
     process,
     root_motion,
+    time_warp,
 )
 from motion.rotation import cont6d_to_matrix, quat_conjugate, quat_rotate
 from motion.skeleton import KIT, SKELETONS, T2M, Skeleton, mirror, pose_offsets
+from tests.figures import walking
 from tests.sample_motion import sample_lengths, sample_motion, turned
 
 SEEDS = range(4)
@@ -307,3 +309,15 @@ def test_the_bias_divides_root_motion_and_contacts_once():
     assert np.flatnonzero(biased == 0.2).tolist() == [0, 1, 2, 3, 259, 260, 261, 262]
     assert (biased[4:259] == 1).all()
     assert (std == 1).all()
+
+
+def test_a_warped_window_is_the_motion_at_another_speed() -> None:
+    skeleton = SKELETONS["t2m"]
+    features = torch.as_tensor(joints_to_features(walking(90, 1.0, turn=0.5), skeleton))[None]
+    speed = torch.tensor([1.25])
+    warped = time_warp(features, speed, 60)
+    slow, fast = (features_to_joints(x, skeleton)[0, :, 0] for x in (features, warped))
+    assert warped.shape == (1, 60, features.shape[-1])
+    # Frame 56 at 1.25 times the speed is frame 70, up to the sum that stands for the integral of the speed.
+    assert torch.dist(fast[56], slow[70]) < 0.02 * slow[70].norm()
+    assert torch.equal(time_warp(features, torch.ones(1), 60), features[:, :60])

@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.cache import fingerprint, load
+from data.language import training_pairs
 from data.packed import features_state
-from data.paraphrase import with_paraphrases
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
@@ -51,8 +51,7 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
     vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
     sets, features = {}, {}
     for split in ("train", "val"):
-        pairs = with_paraphrases(load_pairs(spec, split, quiet=opt.quiet),
-                                 opt.paraphrases if split == "train" else 0, opt.seed)
+        pairs = training_pairs(spec, opt) if split == "train" else load_pairs(spec, split, quiet=opt.quiet)
         codes = cached_tokens(spec, split, tokenizer, pairs, device, opt.quiet)
         sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
         features[split] = cached_text_features(spec, split, sets[split].texts, text, opt.quiet)

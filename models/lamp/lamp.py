@@ -18,6 +18,7 @@ and comparisons; without it
 With several processes ptc compares the pairs of all of them, and ptm samples negatives from all (``BatchSlice``).
 Averaged over processes, the losses are those of the whole batch.
 """
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -67,6 +68,14 @@ class MirroredNegatives:
 
 
 @dataclass(frozen=True)
+class AlsoTrue:
+    """Pairs of the batch here and the whole batch that are true besides the batch's own, (b, all) bool."""
+
+    text: Tensor    # text i here is true of motion j
+    motion: Tensor  # motion i here is described by text j
+
+
+@dataclass(frozen=True)
 class Objective:
     """The loss and accuracy of one objective, both ()."""
 
@@ -94,6 +103,7 @@ class Pairs:
     all_ids: Tensor  # (all, t') word pieces of the whole batch
     first: int       # row of the whole batch that is row 0 here
     part: BatchSlice
+    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) no negatives of the texts, and of the motions, here
 
     @property
     def own(self) -> Tensor:
@@ -125,7 +135,8 @@ class LaMP(LaMPFeatures):
     def forward(self, motion: Tensor | EncodedMotion, ids: Tensor, mask: Tensor, m_lens: Tensor | None = None, *,
                 objectives: Collection[str] | Mapping[str, float] = OBJECTIVES, matching_rows: int | None = None,
                 negatives: Negatives | None = None, mirrored: MirroredNegatives | None = None,
-                generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE) -> LaMPResult:
+                also_true: AlsoTrue | None = None, generator: torch.Generator | None = None,
+                batch_slice: BatchSlice = WHOLE) -> LaMPResult:
         """Losses of a batch of pairs: motion i belongs to text i.
 
         Args:
@@ -137,12 +148,13 @@ class LaMP(LaMPFeatures):
             negatives: fixes the negatives of ptm, which are otherwise sampled from ``generator``; its state must be the
                 same in all processes.
             mirrored: extra wrong candidates for ptc.
+            also_true: pairs that are neither wrong candidates in ptc nor negatives in ptm.
             batch_slice: the rows of the whole batch that these are.
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
             raise ValueError(f"objectives {sorted(weights)} are not some of {OBJECTIVES}")
-        chosen, pairs = weights.keys(), self._pairs(self._encoded(motion, m_lens), ids, mask, batch_slice)
+        chosen, pairs = weights.keys(), self._pairs(self._encoded(motion, m_lens), ids, mask, batch_slice, also_true)
         query = text = scores = None
         if chosen & {"ptc", "ptm", "lm"}:  # pass 1: queries attend to the motion
             query = self.query_motion(pairs.encoded, pairs.states)
@@ -164,10 +176,9 @@ class LaMP(LaMPFeatures):
 
     def _contrastive(self, pairs: Pairs, scores: Scores, mirrored: MirroredNegatives | None) -> Objective:
         """ptc: cross-entropy of each text against all motions, and of each motion against all texts."""
-        excluded = None if self.config.published else same_caption(pairs.all_ids[pairs.own], pairs.all_ids)
         extra = None if mirrored is None else self._mirrored_scores(scores.query, mirrored)
-        loss = (contrastive_loss(scores.text, excluded, first=pairs.first)
-                + contrastive_loss(scores.motion, excluded, extra, pairs.first)) / 2
+        loss = (contrastive_loss(scores.text, pairs.excluded[0], first=pairs.first)
+                + contrastive_loss(scores.motion, pairs.excluded[1], extra, pairs.first)) / 2
         return Objective(loss, (accuracy(scores.text, pairs.own) + accuracy(scores.motion, pairs.own)) / 2)
 
     def _matching(self, pairs: Pairs, negatives: Negatives) -> Objective:
@@ -198,19 +209,20 @@ class LaMP(LaMPFeatures):
         return cosines * scale
 
     def negative_probabilities(self, scores: Tensor, ids: Tensor, others: Tensor | None = None,
-                               first: int = 0) -> Tensor:
+                               first: int = 0, excluded: Tensor | None = None) -> Tensor:
         """Probabilities (b, n) of each of n motions to be the negative of a text, or of texts to be that of a motion:
         a softmax of scaled scores (b, n), so that negatives are hard.
 
         ``ids`` (b, t) are the texts of the rows, ``others`` (n, t) those of the columns, by default the same; row 0's
-        partner is column ``first``. Raises ``ValueError`` for a batch of one pair.
+        partner is column ``first``. Pairs in ``excluded`` (b, n), by default those with the same text, are no negatives
+        unless a row has no others. Raises ``ValueError`` for a batch of one pair.
         """
         rows, columns = scores.shape
         if columns < 2:
             raise ValueError("a batch of one pair has no negatives to match")
         if self.config.published:
             return negative_probabilities(scores)
-        excluded = same_caption(ids, others)
+        excluded = same_caption(ids, others) if excluded is None else excluded
         own = own_column(rows, columns, first, ids.device)
         return negative_probabilities(scores, torch.where(excluded.all(1, keepdim=True), own, excluded))
 
@@ -254,18 +266,29 @@ class LaMP(LaMPFeatures):
         """Word embeddings of texts (b, t, h), [DEC] first: the input of the published objective gen."""
         return self.Qformer.embed_text(self._with_dec(ids))
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Trainable parameters for an optimiser: matrices decay, vectors do not (published: ``temp`` does)."""
-        decayed, plain = [], []
+    def parameter_groups(self, weight_decay: float, lr: float | None = None,
+                         text_lr: float | None = None) -> list[dict[str, Any]]:
+        """Trainable parameters for an optimiser: matrices decay, vectors do not (published: ``temp`` does).
+
+        With ``text_lr``, parameters that came from BERT have this learning rate and the others ``lr``.
+        """
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 decays = parameter.dim() > 1 or (self.config.published and name == "temp")
-                (decayed if decays else plain).append(parameter)
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+                groups.setdefault((text_lr is not None and is_text(name), decays), []).append(parameter)
+        rates = {} if text_lr is None else {True: {"lr": text_lr}, False: {"lr": lr}}
+        return [{"params": groups[text, decays], "weight_decay": weight_decay if decays else 0.0, **rates.get(text, {})}
+                for text, decays in itertools.product((False, True), (True, False)) if (text, decays) in groups]
 
-    def _pairs(self, encoded: EncodedMotion, ids: Tensor, mask: Tensor, part: BatchSlice) -> Pairs:
-        return Pairs(encoded, self.motion_states(encoded), ids, mask, part.gather(ids, pad=True),
-                     part.rank * len(ids), part)
+    def _pairs(self, encoded: EncodedMotion, ids: Tensor, mask: Tensor, part: BatchSlice,
+               also_true: AlsoTrue | None) -> Pairs:
+        all_ids, first = part.gather(ids, pad=True), part.rank * len(ids)
+        excluded = (None, None)
+        if not self.config.published:
+            same = same_caption(all_ids[first:first + len(ids)], all_ids)
+            excluded = (same, same) if also_true is None else (same | also_true.text, same | also_true.motion)
+        return Pairs(encoded, self.motion_states(encoded), ids, mask, all_ids, first, part, excluded)
 
     def _scores(self, query: QueryPass, text: Tensor, part: BatchSlice) -> Scores:
         motions, texts = self.project_motion(query.hidden), self.project_text(text)
@@ -293,8 +316,8 @@ class LaMP(LaMPFeatures):
             rows = chosen[(chosen >= 0) & (chosen < size)].to(rows.device, non_blocking=True)
         uniform = part.rand(generator, size, 2).to(rows.device, non_blocking=True)[rows]
         own = pairs.all_ids[pairs.own]
-        sampled = [sample_columns(self.negative_probabilities(way, own, pairs.all_ids, pairs.first)[rows], numbers)
-                   for way, numbers in zip((scores.text, scores.motion), uniform.T, strict=True)]
+        sampled = [sample_columns(self.negative_probabilities(way, own, pairs.all_ids, pairs.first, no)[rows], numbers)
+                   for way, no, numbers in zip((scores.text, scores.motion), pairs.excluded, uniform.T, strict=True)]
         return Negatives(*sampled, rows)
 
     def _candidates(self, pairs: Pairs, negatives: Negatives,
@@ -322,3 +345,9 @@ class LaMP(LaMPFeatures):
         ids = ids.clone()
         ids[:, 0] = self.config.qformer.vocab - 1  # [DEC], the last of the vocabulary
         return ids
+
+
+def is_text(name: str) -> bool:
+    """Whether a parameter of LaMP by this name is one of BERT's: queries have separate feed-forward blocks, and only
+    they use cross-attention."""
+    return name.startswith("Qformer.bert.") and "_query" not in name and "crossattention" not in name

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.text import mirror_text
 from data.text_motion import TextMotion
 from evaluation.retrieval import steady_retrieval
-from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives
+from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
 from models.lamp.objectives import similarity
 from models.lamp.text_encoder import text_inputs
 from models.lamp.tokenizer import WordPieces
@@ -43,6 +43,7 @@ class LaMPStage(Stage):
         result = self.model(motion, *text, m_lens, objectives=self.opt.objectives,
                             matching_rows=self.opt.matching_rows or None, generator=generator,
                             mirrored=self.mirrored(batch["caption"], motion.device) if self.opt.side_decoys else None,
+                            also_true=also_true(batch, batch_slice) if "text_class" in batch else None,
                             batch_slice=batch_slice)
         accuracies = {f"{name}_acc": value for name, value in result.accuracies.items()}
         return {"loss": result.loss, **result.losses, **accuracies}
@@ -97,4 +98,15 @@ class LaMPStage(Stage):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """As the model says: matrices decay, vectors do not."""
-        return self.model.parameter_groups(weight_decay)
+        return self.model.parameter_groups(weight_decay, self.opt.lr, self.opt.lr * self.opt.text_lr)
+
+
+def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
+    """The sentences of a batch that are true of more clips than their own, by ``text_class`` and ``contents``."""
+    classes, contents = batch["text_class"], batch["contents"]
+    return AlsoTrue(true_of(classes, batch_slice.gather(contents)), true_of(batch_slice.gather(classes), contents).T)
+
+
+def true_of(classes: Tensor, contents: Tensor) -> Tensor:
+    """(n, m) bool whether a sentence of classes (n,), -1 for captions, is true of clips with contents (m, c) bool."""
+    return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]

@@ -2,6 +2,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -10,24 +11,35 @@ from data.specs import UNIT_LENGTH
 from data.text_motion import Pair
 from models.length_estimator import LengthEstimator
 from training.stages.stage import Stage
+from utils.seeding import stream_seed
 
 
 class CaptionLengths(Dataset):
-    """Items ``feature`` (c,) and ``token_len``: every caption with the length of its clip in tokens.
+    """Items ``feature`` (c,) and ``token_len``: captions with the length of their clip in tokens.
+
+    A clip with sentences of the language bank adds as many of them, sampled once, as it has captions.
 
     Args:
-        features: (c,) by caption.
+        features: (c,) by text.
     """
 
-    def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor]) -> None:
-        self.features = torch.stack([features[caption] for pair in pairs for caption in pair.captions])
-        self.lengths = [len(pair.features) // UNIT_LENGTH for pair in pairs for _ in pair.captions]
+    def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor], seed: int = 0) -> None:
+        texts = [_sampled_texts(pair, np.random.default_rng(stream_seed(seed, row))) for row, pair in enumerate(pairs)]
+        self.features = torch.stack([features[text] for some in texts for text in some])
+        self.lengths = [len(pair.features) // UNIT_LENGTH for pair, some in zip(pairs, texts, strict=True)
+                        for _ in some]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"feature": self.features[index], "token_len": self.lengths[index]}
+
+
+def _sampled_texts(pair: Pair, generator: np.random.Generator) -> list[str]:
+    count = min(len(pair.sentences), max(len(pair.captions), 1))
+    chosen = generator.choice(len(pair.sentences), count, replace=False) if count else []
+    return [*pair.captions, *(pair.sentences[row] for row in chosen)]
 
 
 class LengthStage(Stage):

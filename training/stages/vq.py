@@ -12,7 +12,7 @@ from data.motion_windows import Normalisation
 from data.specs import DatasetSpec
 from evaluation.reconstruction import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
-from motion.features import features_to_joints
+from motion.features import features_to_joints, time_warp
 from training import distributed
 from training.stages.stage import Stage
 from utils.batch_slice import BatchSlice
@@ -50,22 +50,32 @@ class VQStage(Stage):
 
     def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Losses of windows (b, t, d)."""
+        if self.opt.time_warp:
+            batch = self._warped(batch, generator, batch_slice)
         result = self.model(batch, generator, batch_slice)
         with torch.autocast(batch.device.type, enabled=False):
             parts = tokenizer_loss(result, batch, self.spec.joints_num, self.opt.recons_loss, self.opt.loss_vel,
                                    self.opt.commit)
             losses = {"loss": parts.total, "rec": parts.reconstruction, "vel": parts.local_positions,
                       "commit": parts.commitment, "perplexity": result.perplexity}
-            if self.opt.loss_joint > 0:
-                losses["joint"] = self._joint_error(result.motion, batch)
-                losses["loss"] = losses["loss"] + self.opt.loss_joint * losses["joint"]
+            if self.opt.loss_joint > 0 or self.opt.loss_jerk > 0:
+                error = self._joint_errors(result.motion, batch)
+                losses["joint"], losses["jerk"] = _mean_length(error), _mean_length(error.diff(n=3, dim=1))
+                losses["loss"] = (losses["loss"] + self.opt.loss_joint * losses["joint"]
+                                  + self.opt.loss_jerk * losses["jerk"])
         return losses
 
-    def _joint_error(self, made: Tensor, true: Tensor) -> Tensor:
-        """Mean distance, in decimetres, between the joints of two windows placed at the same start. Unlike the
-        feature losses it sees what small errors of the root's speed add up to."""
+    def _joint_errors(self, made: Tensor, true: Tensor) -> Tensor:
+        """Differences (b, t, J, 3), in decimetres, between the joints of two windows placed at the same start. Unlike
+        the feature losses they accumulate small errors of the root velocity."""
         joints = [features_to_joints(self.normalisation.invert(x), self.spec.skeleton) for x in (made, true)]
-        return 10 * self.spec.metres * (joints[0] - joints[1]).square().sum(-1).add(1e-8).sqrt().mean()
+        return 10 * self.spec.metres * (joints[0] - joints[1])
+
+    def _warped(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
+        """Windows (b, window_size, d) from longer ones (b, t, d), each at a speed drawn from 1 +- ``time_warp``."""
+        speed = 1 + self.opt.time_warp * (2 * batch_slice.rand(generator, len(batch)) - 1)
+        features = time_warp(self.normalisation.invert(batch), speed.to(batch.device), self.opt.window_size)
+        return self.normalisation.apply_tensor(features)
 
     def compiled_parts(self) -> list[nn.Module]:
         """Encoder and decoder."""
@@ -96,3 +106,8 @@ class VQStage(Stage):
         """Take up the running sums."""
         for quantizer, saved in zip(self.model.quantizers, state["quantizers"], strict=True):
             quantizer.load_running_state(saved)
+
+
+def _mean_length(vectors: Tensor) -> Tensor:
+    """Mean length () of vectors (..., 3), with a finite gradient at zero."""
+    return vectors.square().sum(-1).add(1e-8).sqrt().mean()

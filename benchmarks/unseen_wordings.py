@@ -1,0 +1,106 @@
+"""How well LaMP understands sentences that no training has read: the held-out fifth of the language bank.
+
+    python benchmarks/unseen_wordings.py --data_root DATA [--lamp_name lamp_demo]
+
+DATA is a data set with ``contents.json``. A sentence counts as understood if the nearest training text (caption or
+sentence of the bank) is true of the same content, and of the same side where the sentence names one. Retrieval: how
+often one of the first clips of the test split shows the content.
+"""
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.language import classes, read_bank, sentences, with_bank
+from data.text_motion import Pair, load_pairs
+from options.base import Parser, add_common, add_data
+from utils.errors import script
+
+SIDES = ("left", "right", "")
+
+
+def training_texts(pairs: list[Pair]) -> dict[str, set[int]]:
+    """Texts of training with the contents that each is true of; captions are true of all that their clips show."""
+    texts: dict[str, set[int]] = {}
+    for pair in pairs:
+        if pair.contents:
+            for caption in pair.captions:
+                texts.setdefault(caption, set()).update(pair.contents)
+            for sentence, content in zip(pair.sentences, pair.sentence_classes, strict=True):
+                texts.setdefault(sentence, set()).add(content)
+    return texts
+
+
+def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
+    """Held-out sentences of the contents that ``pairs`` show, with their classes."""
+    shown = {content for pair in pairs for content in pair.contents}
+    found = {}
+    for (content, side), number in classes().items():
+        if number in shown:
+            for text in sentences(content, side, held_out=True):
+                found.setdefault(text, number)
+    return list(found.items())
+
+
+def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, wanted: list[int]) -> dict[str, float]:
+    """Shares of queries (n, e) whose nearest text of ``vectors`` (m, e) is right."""
+    nearest = (queries @ vectors.T).argmax(1)
+    names = {number: content for (content, _), number in classes().items()}
+    both = [want in texts[near] for want, near in zip(wanted, nearest, strict=True)]
+    content = [names[want] in {names[one] for one in texts[near]} for want, near in zip(wanted, nearest, strict=True)]
+    total, right = Counter(names[want] for want in wanted), Counter()
+    for want, ok in zip(wanted, both, strict=True):
+        right[names[want]] += ok
+    worst = sorted(total, key=lambda name: right[name] / total[name])[:8]
+    print(f"content and side {np.mean(both):.3f}   content {np.mean(content):.3f}   of {len(wanted)} sentences")
+    print("lowest: " + ", ".join(f"{name} {right[name] / total[name]:.2f}" for name in worst))
+    return {"content_and_side": float(np.mean(both)), "content": float(np.mean(content)),
+            "by_content": {name: right[name] / total[name] for name in total}}
+
+
+def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str, float]:
+    """Share of sentences with a clip of their content among the first 1, 3 and 10, by scores (sentences, clips)."""
+    shows = np.array([[want in pair.contents for pair in pairs] for want in wanted])
+    asked = shows.any(1)
+    order = np.argsort(-scores[asked], 1)
+    hits = np.take_along_axis(shows[asked], order, 1)
+    return {f"R@{k}": float(hits[:, :k].any(1).mean()) for k in (1, 3, 10)}
+
+
+@script
+def main(argv: list[str] | None = None) -> None:
+    from data.specs import dataset_spec
+    from evaluation.language import motion_vectors
+    from models.lamp.text_encoder import encode_texts
+    from storage.load import load_lamp
+
+    parser = Parser(__doc__.splitlines()[0])
+    add_common(parser)
+    add_data(parser)
+    parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    opt: argparse.Namespace = parser.parse_args(argv)
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    lamp = load_lamp(opt.lamp_name, spec, opt.checkpoints_dir)
+    train, test = (with_bank(load_pairs(spec, split), spec) for split in ("train", "test"))
+    texts, asked = training_texts(train), unseen(train)
+    vectors, queries = (encode_texts(lamp.text_features, list(some), opt.quiet) for some in (texts, dict(asked)))
+    wanted = [number for _, number in asked]
+    figures = report(vectors.numpy(), list(texts.values()), queries.numpy(), wanted)
+    motions = motion_vectors([lamp.normalisation.apply(pair.features) for pair in test], lamp.motion_features,
+                             opt.quiet)
+    figures |= recall(queries.numpy() @ motions.T, test, wanted)
+    print("test clips of the content among the first: "
+          + "  ".join(f"{key} {figures[key]:.3f}" for key in ("R@1", "R@3", "R@10")))
+    print(f"{len(read_bank())} contents")
+    if opt.out:
+        opt.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The language bank: sentences as people type them, by what a motion shows (``assets/language``).
+
+A data set whose folder has ``contents.json`` gets the sentences that are true of its clips. The file maps clip ids to
+``{"family": str, "contents": [[content, side], ...], "stretches": [[content, side, first row, end row], ...]}``; sides
+are "left", "right" or "". ``prepare/clip_contents.py`` writes it for openmotion.
+"""
+import argparse
+import json
+import lzma
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from data.motion_windows import Normalisation
+from data.paraphrase import with_paraphrases
+from data.specs import DatasetSpec
+from data.text import clean_caption
+from data.text_motion import Pair, TextMotion, load_pairs
+from utils.errors import InputError
+from utils.files import ROOT, read_text
+
+BANK = ROOT / "assets" / "language" / "bank.jsonl.xz"
+CONTENTS = "contents.json"
+HELD_OUT = 5  # every fifth sentence of a content is kept out of training: the unseen wordings
+OTHER_SIDE = {"left": "right", "right": "left", "": ""}
+
+
+@lru_cache
+def read_bank(path: Path = BANK) -> dict[str, tuple[str, ...]]:
+    """Sentence templates by content; ``{side}`` and ``{other}`` stand for left and right."""
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        entries = [json.loads(line) for line in lines]
+    return {entry["content"]: tuple(entry["sentences"]) for entry in entries}
+
+
+def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
+    """Cleaned sentences of a content: those of training, or the unseen wordings.
+
+    Sentences that name a side are left out where ``side`` is "", and those that name none are kept for both sides.
+    """
+    chosen = [text for number, text in enumerate(read_bank().get(content, ()))
+              if (number % HELD_OUT == HELD_OUT - 1) == held_out]
+    return [clean_caption(text.replace("{side}", side).replace("{other}", OTHER_SIDE[side]))
+            for text in chosen if side or "{" not in text]
+
+
+@lru_cache
+def classes() -> dict[tuple[str, str], int]:
+    """Numbers of all (content, side)."""
+    return {(content, side): 3 * number + place for number, content in enumerate(read_bank())
+            for place, side in enumerate(OTHER_SIDE)}
+
+
+def training_pairs(spec: DatasetSpec, opt: argparse.Namespace) -> list[Pair]:
+    """Pairs of the training split with the texts that ``--paraphrases`` and ``--bank`` add."""
+    pairs = with_paraphrases(load_pairs(spec, "train", quiet=opt.quiet), opt.paraphrases, opt.seed)
+    return with_bank(pairs, spec) if opt.bank else pairs
+
+
+def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
+                     opt: argparse.Namespace) -> tuple[TextMotion, TextMotion]:
+    """Texts and motions for training, with those that ``--paraphrases`` and ``--bank`` add, and for validation."""
+    train_set = TextMotion(training_pairs(spec, opt), normalisation, training=True, seed=opt.seed,
+                           labelled=len(classes()) if opt.bank else 0)
+    val_set = TextMotion(load_pairs(spec, "val", quiet=opt.quiet), normalisation, training=False)
+    print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
+    return train_set, val_set
+
+
+def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
+    """Pairs with the sentences of the bank that are true of them, and one more pair for each listed stretch.
+
+    Raises ``InputError`` where the data set has no ``contents.json`` or the file names an unknown content.
+    """
+    path = spec.root / CONTENTS
+    if not path.exists():
+        raise InputError(f"{path} is missing: --bank needs to know what each clip shows (see data/language.py)")
+    listed = json.loads(read_text(path, "contents"))
+    unknown = {content for entry in listed.values() for content, *_ in entry["contents"] + entry["stretches"]}
+    if unknown := unknown - set(read_bank()):
+        raise InputError(f"{path}: unknown contents {', '.join(sorted(unknown)[:5])}")
+    extended = []
+    for pair in pairs:
+        entry = listed.get(pair.name)
+        if entry is None:
+            extended.append(pair)
+            continue
+        extended.append(_described(pair, entry["contents"], entry["family"]))
+        extended += [_described(replace(pair, name=f"{content}_{first}_{pair.name}", captions=(), tokens=(),
+                                        features=pair.features[first:end], start=pair.start + first),
+                                [(content, side)], content)
+                     for content, side, first, end in entry["stretches"]]
+    return extended
+
+
+def _described(pair: Pair, contents: Sequence[Sequence[str]], family: str) -> Pair:
+    found = [(text, classes()[content, side]) for content, side in contents for text in sentences(content, side)]
+    return replace(pair, family=family, contents=frozenset(classes()[content, side] for content, side in contents),
+                   sentences=tuple(text for text, _ in found), sentence_classes=tuple(one for _, one in found))

@@ -1,0 +1,210 @@
+"""What the clips of openmotion show, in the terms of the language bank: contents by label and by measurement.
+
+``assets/language/contents.json`` maps labels (with style and side where needed) to contents. What no label settles is
+measured on the joints: circles, turns, quiet standing, sitting down and getting up, kicks by side, squats, picking up,
+stairs up and down.
+"""
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data.language import OTHER_SIDE
+from motion.contact import stretches
+from motion.skeleton import T2M
+
+FPS = 20
+STYLES = ("angry", "chicken", "drunk", "in-the-dark", "aeroplane", "karate-chop", "t-pose")
+CYCLIC = {"boxing", "jumping-jacks", "direct-traffic", "wash-window", "cartwheel", "arm-circles", "sweep-floor",
+          "jump-up", "jump-forward", "squat", "torso-twist", "bend-stretch", "dance-pop-moves", "ballet-leap",
+          "hop-left-foot", "hop-right-foot", "karate-kata", "karate-lunge-punch", "karate-knife-hand-block", "bow"}
+KICKS = {"kick", "kick-front", "kick-side", "kick-roundhouse", "kick-front-right", "soccer-kick"}
+PELVIS, HEAD = T2M.joint_names.index("pelvis"), T2M.joint_names.index("head")
+HIPS, ANKLES, SHOULDERS, WRISTS = (
+    [T2M.joint_names.index(f"{side}_{name}") for side in ("left", "right")]
+    for name in ("hip", "ankle", "shoulder", "wrist"))
+MIN_ROWS = 40          # of a stretch that becomes a training pair
+MAX_ROWS = 190
+
+
+@dataclass
+class Shown:
+    """Contents of one clip, each with a side ("left", "right" or ""), and of stretches of its rows."""
+
+    family: str                                           # label without style, for sampling evenly
+    contents: list[tuple[str, str]] = field(default_factory=list)
+    stretches: list[tuple[str, str, int, int]] = field(default_factory=list)  # content, side, first row, end row
+
+    def mirrored(self) -> "Shown":
+        """The same for the mirrored twin."""
+        return Shown(mirrored_label(self.family), [(content, OTHER_SIDE[side]) for content, side in self.contents],
+                     [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
+
+
+def mirrored_label(label: str) -> str:
+    """A content label with its sides exchanged."""
+    return re.sub("left|right", lambda found: OTHER_SIDE[found.group()], label)
+
+
+def family(label: str) -> str:
+    """A content label without the part mark and the style."""
+    label = label.removesuffix("-part")
+    for style in STYLES:
+        label = label.removesuffix(f"-{style}")
+    return label
+
+
+def shown(label: str, style: str, joined: list[str], joints: np.ndarray, content_map: Mapping[str, Any]) -> Shown:
+    """Contents of a clip.
+
+    Args:
+        label: the index's content label.
+        joined: labels of the halves of a joined clip, else empty.
+        joints: (T, 22, 3), 20 frames a second, floor at y = 0.
+        content_map: ``assets/language/contents.json``.
+    """
+    result = Shown(family(label))
+    whole = label.removesuffix("-part")
+    if whole == label or whole in CYCLIC:
+        result.contents += _by_label(whole, style, content_map)
+    result.contents += _of_joined(joined)
+    body = Body(joints)
+    result.contents += [content for content in _measured(label, body) if content not in result.contents]
+    result.stretches += _parts(label, body)
+    return result
+
+
+def _by_label(label: str, style: str, content_map: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for content, entry in content_map.items():
+        for condition in entry["true_of"]:
+            fits = condition["content"] == label and style in condition.get("style", [style])
+            if fits and not (label in KICKS and content == "kick"):  # the kicking leg is measured
+                yield content, condition.get("side", "")
+
+
+def _of_joined(joined: list[str]) -> list[tuple[str, str]]:
+    sides = [next((side for side in ("left", "right") if f"-{side}-hand" in label), "") for label in joined]
+    if len(joined) != 2 or not all(sides):
+        return []
+    raised = all(label.startswith("raise") for label in joined)
+    if sides[0] != sides[1]:
+        return [("raise-then-other", sides[0])] if raised else []
+    return [("raise-twice", sides[0])] if raised else []
+
+
+class Body:
+    """Measures of joints (T, 22, 3) that several contents use, one number a frame."""
+
+    def __init__(self, joints: np.ndarray) -> None:
+        self.joints = joints.astype(np.float64)
+        self.height = self.joints[:, PELVIS, 1]
+        self.stand = float(np.quantile(self.height, 0.9))
+        across = (self.joints[:, HIPS[0]] - self.joints[:, HIPS[1]] + self.joints[:, SHOULDERS[0]]
+                  - self.joints[:, SHOULDERS[1]])[:, [0, 2]]
+        self.heading = _smooth(np.degrees(np.unwrap(np.arctan2(-across[:, 1], across[:, 0]))), 9)  # left positive
+        steps = np.linalg.norm(np.diff(_smooth(self.joints[:, PELVIS, [0, 2]], 5), axis=0), axis=-1) * FPS
+        self.speed = np.append(steps, steps[-1])                          # m/s of the pelvis over the ground
+        hands = np.linalg.norm(np.diff(self.joints[:, WRISTS], axis=0), axis=-1).max(1) * FPS
+        self.hand_speed = np.append(hands, hands[-1])
+        self.hands_down = (self.joints[:, WRISTS, 1] < self.joints[:, SHOULDERS, 1] - 0.25).all(1)
+        forward = np.stack([np.sin(np.radians(self.heading)), np.cos(np.radians(self.heading))], -1)
+        path = np.diff(self.joints[:, PELVIS, [0, 2]], axis=0)
+        self.forward = float((path * forward[:-1]).sum() / max(np.linalg.norm(path, axis=-1).sum(), 1e-6))
+        self.turn = float(self.heading[-1] - self.heading[0])
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    padded = np.concatenate([np.repeat(values[:1], width // 2, 0), values, np.repeat(values[-1:], width // 2, 0)])
+    sums = np.cumsum(np.concatenate([np.zeros_like(padded[:1]), padded]), 0)
+    return (sums[width:] - sums[:-width]) / width
+
+
+def _measured(label: str, body: Body) -> Iterator[tuple[str, str]]:
+    moving = float((body.speed > 0.4).mean())
+    side = "left" if body.turn > 0 else "right"
+    if moving > 0.8 and body.forward > 0.8 and abs(body.turn) > 270 and _one_way(body.heading):
+        yield "circle", side
+    if "stairs" in label:
+        rise = body.height[-5:].mean() - body.height[:5].mean()
+        if abs(rise) > 0.3:
+            yield ("climb-stairs" if rise > 0 else "descend-stairs"), ""
+    if label.removesuffix("-part") in KICKS and (leg := _kicking_leg(body)):
+        yield "kick", leg
+        if label != "soccer-kick":
+            yield "kick-any", ""
+    if body.forward > 0.6 and _about_turn(body):
+        yield "about-turn", ""
+    if label == "scoop":
+        yield "pick-up", ""
+
+
+def _one_way(heading: np.ndarray) -> bool:
+    """Whether a body turns in one direction, within the swing of its steps."""
+    sign = np.sign(heading[-1] - heading[0])
+    return bool((sign * (np.maximum.accumulate(sign * heading) - sign * heading) < 30).all()) if sign else False
+
+
+def _about_turn(body: Body) -> bool:
+    """A turn of 150 to 210 degrees between two stretches of walking a straight line."""
+    ends = max(10, len(body.heading) // 6)
+    straight = all(np.ptp(part) < 40 for part in (body.heading[:ends], body.heading[-ends:]))
+    walks = all((part > 0.4).mean() > 0.7 for part in (body.speed[:ends], body.speed[-ends:]))
+    return bool(150 < abs(body.turn) < 210 and straight and walks)
+
+
+def _kicking_leg(body: Body) -> str:
+    """The side whose foot rises at least 0.45 m higher than the other's ever does; "" where both or neither do."""
+    floor = body.joints[:, ANKLES, 1].min()
+    left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
+    if max(left, right) < 0.45 or abs(left - right) < 0.25:
+        return ""
+    return "left" if left > right else "right"
+
+
+def _parts(label: str, body: Body) -> Iterator[tuple[str, str, int, int]]:
+    """Stretches that show one content by themselves."""
+    upright = body.height > 0.93 * body.stand
+    quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
+    if "sit" not in label and "mime" not in label:
+        for first, end in stretches(quiet):
+            if end - first >= MIN_ROWS + 1 and np.ptp(body.heading[first:end]) < 25:
+                yield "stand", "", first, min(end - 1, first + MAX_ROWS)
+    if label == "sit":
+        yield from _sitting(body)
+    if label in ("squat", "squat-part", "playground", "exercise"):
+        for first, end in _dips(body.height < 0.65 * body.stand, upright, len(body.height)):
+            if np.ptp(body.joints[first:end, PELVIS, [0, 2]], axis=0).max() < 0.6:
+                yield "squat", "", int(first), int(end)
+    if label in ("scoop", "playground", "gesture-story", "toe-touch", "toe-touch-part", "mime-mouse"):
+        low = body.joints[:, HEAD, 1] < 0.75 * np.quantile(body.joints[:, HEAD, 1], 0.9)
+        reaching = low & (body.joints[:, WRISTS, 1].min(1) < 0.3)
+        for first, end in _dips(reaching, body.joints[:, HEAD, 1] > 0.9 * np.quantile(body.joints[:, HEAD, 1], 0.9),
+                                len(body.height)):
+            yield "pick-up", "", int(first), int(end)
+
+
+def _dips(low: np.ndarray, upright: np.ndarray, frames: int) -> Iterator[tuple[int, int]]:
+    """Rows (first, end) from upright through each low stretch back to upright."""
+    for first, end in stretches(low):
+        before, after = np.flatnonzero(upright[:first]), np.flatnonzero(upright[end:])
+        if len(before) and len(after):
+            first, end = max(0, before[-1] - 8), min(frames - 1, end + after[0] + 8)
+            pad = max(0, MIN_ROWS - (end - first))
+            first, end = max(0, first - pad // 2), min(frames - 1, end + pad - pad // 2)
+            if MIN_ROWS <= end - first <= MAX_ROWS:
+                yield first, end
+
+
+def _sitting(body: Body) -> Iterator[tuple[str, str, int, int]]:
+    """Sitting down (upright, then low to the end of the stretch) and getting up, each cut at the middle of the rest."""
+    low, upright = body.height < 0.72 * body.stand, body.height > 0.92 * body.stand
+    states = np.where(low, -1, np.where(upright, 1, 0))
+    runs = [(value, first, end) for value in (-1, 1) for first, end in stretches(states == value) if end - first >= 5]
+    runs.sort(key=lambda run: run[1])
+    for (value, first, end), (after, start, stop) in zip(runs, runs[1:], strict=False):
+        if value != after:
+            begin, last = max(first, end - 30), min(stop, start + 40, len(body.height) - 1)
+            if MIN_ROWS <= last - begin <= MAX_ROWS:
+                yield ("sit-down" if value == 1 else "stand-up"), "", begin, last

@@ -1,0 +1,157 @@
+"""Sentences of the language bank in training: which clips get them, and what they are not wrong about."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.language import classes, read_bank, sentences, with_bank
+from data.motion_windows import Normalisation
+from data.specs import dataset_spec
+from data.text_motion import TextMotion, caption_texts, draw_crop, load_pairs, rarity_weights
+from models.lamp.lamp import is_text
+from prepare.openmotion_contents import family, shown
+from tests.figures import standing, walking
+from tests.toy import make_dataset
+from training.stages.lamp import true_of
+from training.stages.length import CaptionLengths
+from utils.errors import InputError
+
+WALKING, RAISING = "0000", "0040"  # clips of the toy data set
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_dataset(tmp_path_factory.mktemp("language") / "set")
+    contents = {
+        WALKING: {"family": "walk", "contents": [["walk", ""]], "stretches": [["stand", "", 10, 60]]},
+        RAISING: {"family": "raise", "contents": [["raise-hand", "left"]], "stretches": []},
+    }
+    (root / "contents.json").write_text(json.dumps(contents))
+    return root
+
+
+def pairs_of(root: Path) -> dict[str, object]:
+    spec = dataset_spec("t2m", root)
+    return {pair.name: pair for pair in with_bank(load_pairs(spec, "train"), spec)}
+
+
+def test_training_and_held_out_sentences_share_none_and_are_all_sentences() -> None:
+    for content, templates in read_bank().items():
+        kept, held = sentences(content, "left"), sentences(content, "left", held_out=True)
+        assert len(kept) + len(held) == len(templates)
+        assert len(held) == len(templates) // 5
+
+
+def test_sides_are_filled_in_and_none_is_guessed() -> None:
+    left, right = (sentences("kick", side) for side in ("left", "right"))
+    assert not any("{" in text for text in left + right)
+    assert all("left" in text for text in left)
+    assert sentences("kick") == []  # every sentence names the leg
+    assert sentences("walk", "left") == sentences("walk", "right") == sentences("walk")
+
+
+def test_a_clip_gets_the_sentences_that_are_true_of_it(root: Path) -> None:
+    pairs = pairs_of(root)
+    assert pairs[RAISING].sentences == tuple(sentences("raise-hand", "left"))
+    assert pairs[RAISING].contents == {classes()["raise-hand", "left"]}
+    assert pairs["0001"].sentences == ()  # not listed
+
+
+def test_a_stretch_becomes_a_pair_of_its_rows(root: Path) -> None:
+    pairs = pairs_of(root)
+    stretch = pairs[f"stand_10_{WALKING}"]
+    assert np.array_equal(stretch.features, pairs[WALKING].features[10:60])
+    assert stretch.captions == () and stretch.sentences == tuple(sentences("stand"))
+    assert stretch.start == pairs[WALKING].start + 10
+
+
+def test_half_of_the_texts_are_sentences_and_a_stretch_has_nothing_else() -> None:
+    drawn = [draw_crop(60, 3, np.random.default_rng(seed), 50).caption for seed in range(400)]
+    assert 0.4 < np.mean([caption >= 3 for caption in drawn]) < 0.6
+    assert max(drawn) < 53
+    assert all(draw_crop(60, 0, np.random.default_rng(seed), 5).caption < 5 for seed in range(20))
+
+
+def test_without_sentences_the_draws_are_as_they_were() -> None:
+    first, second = (draw_crop(90, 4, np.random.default_rng(7), sentences) for sentences in (0, 9))
+    assert (first.start, first.length) == (second.start, second.length)
+
+
+def test_items_say_what_a_sentence_is_true_of(root: Path) -> None:
+    pairs = list(pairs_of(root).values())
+    dim = pairs[0].features.shape[1]
+    dataset = TextMotion(pairs, Normalisation(np.zeros(dim, np.float32), np.ones(dim, np.float32)), True,
+                         labelled=len(classes()))
+    row = next(row for row, pair in enumerate(pairs) if pair.name == RAISING)
+    seen = set()
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        item = dataset[row]
+        own = item["caption"] in pairs[row].sentences
+        assert item["text_class"] == (classes()["raise-hand", "left"] if own else -1)
+        assert item["contents"].nonzero().flatten().tolist() == [classes()["raise-hand", "left"]]
+        seen.add(own)
+    assert seen == {True, False}
+
+
+def test_a_sentence_is_no_negative_of_clips_that_show_its_content() -> None:
+    contents = torch.tensor([[True, False], [True, True], [False, False]])
+    assert true_of(torch.tensor([0, 1, -1]), contents).tolist() == [
+        [True, True, False], [False, True, False], [False, False, False]]
+
+
+def test_a_data_set_that_does_not_say_what_its_clips_show_is_named(tmp_path: Path) -> None:
+    spec = dataset_spec("t2m", make_dataset(tmp_path / "plain"))
+    with pytest.raises(InputError, match="contents.json is missing"):
+        with_bank(load_pairs(spec, "train"), spec)
+    (tmp_path / "plain" / "contents.json").write_text(
+        json.dumps({WALKING: {"family": "", "contents": [["moonwalk", ""]], "stretches": []}}))
+    with pytest.raises(InputError, match="unknown contents moonwalk"):
+        with_bank(load_pairs(spec, "train"), spec)
+
+
+def test_families_are_sampled_evenly(root: Path) -> None:
+    pairs = [pair for pair in pairs_of(root).values() if pair.family]
+    pairs = [pair for pair in pairs if pair.family == "raise"] + 4 * [pair for pair in pairs if pair.family == "walk"]
+    weights = rarity_weights(pairs, 1.0)
+    assert weights[0] == pytest.approx(weights[1:].sum())
+
+
+def test_lengths_are_learned_from_as_many_sentences_as_captions(root: Path) -> None:
+    pairs = list(pairs_of(root).values())
+    features = {text: torch.zeros(2) for text in caption_texts(pairs)}
+    expected = sum((2 if pair.sentences else 1) * len(pair.captions) for pair in pairs) + 1  # the stretch
+    assert len(CaptionLengths(pairs, features)) == expected
+
+
+def test_parameters_of_bert_are_told_from_those_of_the_queries() -> None:
+    assert is_text("Qformer.bert.encoder.layer.0.attention.self.query.weight")
+    assert is_text("Qformer.bert.encoder.layer.0.output.dense.weight")
+    assert not is_text("Qformer.bert.encoder.layer.0.output_query.dense.weight")
+    assert not is_text("Qformer.bert.encoder.layer.0.crossattention.self.key.weight")
+    assert not is_text("text_proj.weight")
+
+
+CONTENT_MAP = {"walk": {"true_of": [{"content": "walk"}]}, "kick": {"true_of": [{"content": "kick", "side": "right"}]},
+               "bow": {"true_of": [{"content": "bow", "style": ["old"]}]}}
+
+
+def test_contents_come_from_labels_styles_and_measures() -> None:
+    walk = walking(80, 1.0)
+    assert ("walk", "") in shown("walk", "normal", [], walk, CONTENT_MAP).contents
+    assert not shown("bow", "young", [], walk, CONTENT_MAP).contents
+    assert shown("bow", "old", [], walk, CONTENT_MAP).contents == [("bow", "")]
+    assert not shown("kick", "", [], walk, CONTENT_MAP).contents  # no foot rises: the side is measured
+    circle = shown("walk", "", [], walking(160, 1.0, turn=6.0), CONTENT_MAP)
+    assert ("circle", "left") in circle.contents
+    assert ("circle", "right") in circle.mirrored().contents
+    quiet = shown("gesture", "", [], standing(90), CONTENT_MAP)
+    assert [(content, side) for content, side, *_ in quiet.stretches] == [("stand", "")]
+    assert not shown("walk", "", [], walk, CONTENT_MAP).stretches
+
+
+def test_families_leave_out_part_and_style() -> None:
+    assert family("walk-back-angry-part") == "walk-back"
+    assert family("hurry-in-the-dark") == "hurry"
