@@ -33,6 +33,7 @@ class Sampling:
     gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
     res_cond_scale: float = 2.0  # guidance of the residual layers
     res_temperature: float = 0.1  # of the residual layers, whose likeliest codes are the best ones
+    negative_prompt: str | None = None  # in place of the empty text in guidance: what motions are led away from
     group_rows: int | None = None  # samples, or texts, a pass; by default 1 on the CPU, where 8 are faster for many
 
     @classmethod
@@ -148,7 +149,7 @@ class TextToMotion:
         sampling = sampling or Sampling()
         features = features or _Features(self.device, sampling.group_rows)
         texts = [self.clean(text) for text in texts]
-        number = 2 * stream
+        number, negative = 2 * stream, [self.clean(sampling.negative_prompt or "")] * len(texts)
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
         # Additive attention looks at padding, so that samples of one length alone may share a pass.
         base_rows = sampling.group_rows or (1 if self.transformer.config.attention == "additive" else None)
@@ -156,13 +157,14 @@ class TextToMotion:
             features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
             cond_scale=sampling.cond_scale, temperature=sampling.temperature, topk_filter_thres=sampling.topkr,
             gumbel=sampling.gumbel_sample, known=None if known is None else known[..., 0],
-            group_rows=base_rows).ids
+            group_rows=base_rows, negative=features(self.text, negative) if sampling.negative_prompt else None).ids
         if self.residual is not None:
             streams = sample_generators([stream_seed(seed, number + RESIDUAL_STREAM) for seed in seeds])
             ids = self.residual.generate(
                 ids, features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
                 temperature=sampling.res_temperature, topk_filter_thres=sampling.topkr, known=known,
-                group_rows=sampling.group_rows)
+                group_rows=sampling.group_rows,
+                negative=features(self.residual_text, negative) if sampling.negative_prompt else None)
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def condition(self, texts: Sequence[str], rows: int | None = None) -> Tensor:

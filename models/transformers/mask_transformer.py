@@ -78,17 +78,19 @@ class MaskTransformer(Trunk):
         return self.encode(self.token_emb(ids), self.embed_condition(cond)[:, None], mask, at)
 
     def guided_logits(self, ids: Tensor, cond: Tensor, padding: Tensor | None,
-                      cond_scale: float | Tensor, at: Tensor | None = None) -> Tensor:
+                      cond_scale: float | Tensor, at: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
         """Float32 logits ``u + cond_scale (c - u)`` (b, n, K), both parts from one pass (classifier-free guidance).
 
-        Scale 1 is the conditional part alone, 0 the unconditional one. ``at`` as in ``forward``.
+        Scale 1 is the conditional part alone, 0 the unconditional one. ``at`` as in ``forward``. ``negative`` (b, c)
+        are text features in place of no text: guidance then leads away from them.
         """
+        negative = torch.zeros_like(cond) if negative is None else negative
         known = None if isinstance(cond_scale, Tensor) else cond_scale  # a tensor is not looked into
         if known == 1:
             return self(ids, cond, padding, at).float()
         if known == 0:
-            return self(ids, torch.zeros_like(cond), padding, at).float()
-        both = self(ids.repeat(2, 1), torch.cat([cond, torch.zeros_like(cond)]),
+            return self(ids, negative, padding, at).float()
+        both = self(ids.repeat(2, 1), torch.cat([cond, negative]),
                     None if padding is None else padding.repeat(2, 1), None if at is None else at.repeat(2, 1)).float()
         conditional, unconditional = both.unflatten(0, (2, -1))
         return unconditional + cond_scale * (conditional - unconditional)
@@ -130,7 +132,7 @@ class MaskTransformer(Trunk):
     def generate(self, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator], *,
                  timesteps: int = 10, cond_scale: float = 4.0, temperature: float = 1.0,
                  topk_filter_thres: float = 0.9, gumbel: bool = True, known: Tensor | None = None,
-                 padding_value: int = -1, group_rows: int | None = None) -> Generated:
+                 padding_value: int = -1, group_rows: int | None = None, negative: Tensor | None = None) -> Generated:
         """Tokens for text features ``cond`` (b, c), by iterative unmasking (MaskGIT, section 3.3).
 
         All tokens start masked; at each step all masked ones are drawn, and the least certain ones are masked again,
@@ -148,6 +150,7 @@ class MaskTransformer(Trunk):
             known: (b, n) ids to keep, negative where tokens are to be made (in-painting).
             padding_value: id behind a sample's end.
             group_rows: samples of one pass, see ``models.transformers.groups``.
+            negative: (b, c) text features in place of no text in guidance.
 
         Raises ``RuntimeError`` in training mode, ``ValueError`` for a length below 1 or too few streams.
         """
@@ -164,7 +167,7 @@ class MaskTransformer(Trunk):
         steps = ids.repeat(timesteps, 1, 1)
         for group in groups:
             part = self._generate_group(group, cond, token_lens, generators, known, timesteps, cond_scale,
-                                        temperature, topk_filter_thres, gumbel)
+                                        temperature, topk_filter_thres, gumbel, negative)
             width = min(longest, group.length)
             ids[group.rows, :width] = part.ids[:len(group.rows), :width]
             steps[:, group.rows, :width] = part.steps[:, :len(group.rows), :width]
@@ -173,7 +176,9 @@ class MaskTransformer(Trunk):
 
     def _generate_group(self, group: Group, cond: Tensor, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], known: Tensor | None, timesteps: int, cond_scale: float,
-                        temperature: float, topk_filter_thres: float, gumbel: bool) -> Generated:
+                        temperature: float, topk_filter_thres: float, gumbel: bool,
+                        negative: Tensor | None) -> Generated:
+        negative = None if negative is None else group.take(negative)
         cond, lengths, streams = group.take(cond), group.pick(token_lens), [generators[row] for row in group.rows]
         shares = cosine_mask_ratio(torch.linspace(0, 1, timesteps))
         classes = (self.config.num_tokens,) if gumbel else ()
@@ -196,7 +201,7 @@ class MaskTransformer(Trunk):
             masked = (torch.arange(most[step], device=ids.device) < counts[:, None]) & ~fixed.gather(1, at)
             ids = ids.scatter(1, at, torch.where(masked, self.mask_id, ids.gather(1, at)))
             steps.append(ids)
-            logits = self.guided_logits(ids, cond, padding, cond_scale, at)
+            logits = self.guided_logits(ids, cond, padding, cond_scale, at, negative)
             drawn = sample_tokens(logits, topk_filter_thres, temperature, gumbel, take_positions(noise[:, step], at))
             ids = ids.scatter(1, at, torch.where(masked, drawn, ids.gather(1, at)))
             certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)

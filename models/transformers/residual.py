@@ -86,11 +86,14 @@ class ResidualTransformer(Trunk):
         return doubled * logits + self.output_proj_bias[layers - 1][:, None]
 
     def guided_logits(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None,
-                      cond_scale: float | Tensor) -> Tensor:
-        """Float32 logits ``u + cond_scale (c - u)`` (b, n, K+1), both parts from one pass; scale 1 is ``c`` alone."""
+                      cond_scale: float | Tensor, negative: Tensor | None = None) -> Tensor:
+        """Float32 logits ``u + cond_scale (c - u)`` (b, n, K+1), both parts from one pass; scale 1 is ``c`` alone.
+
+        ``negative`` (b, c) are text features in place of no text."""
         if not isinstance(cond_scale, Tensor) and cond_scale == 1:
             return self.project(self(history, layers, cond, padding), layers)
-        hidden = self(history.repeat(2, 1, 1), layers.repeat(2), torch.cat([cond, torch.zeros_like(cond)]),
+        negative = torch.zeros_like(cond) if negative is None else negative
+        hidden = self(history.repeat(2, 1, 1), layers.repeat(2), torch.cat([cond, negative]),
                       None if padding is None else padding.repeat(2, 1)).float()
         conditional, unconditional = hidden.unflatten(0, (2, -1))
         # Logits are affine in the hidden states, so mixing these is the same, and there is one projection to make.
@@ -128,7 +131,8 @@ class ResidualTransformer(Trunk):
     @torch.no_grad()
     def generate(self, base: Tensor, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
                  *, cond_scale: float = 5.0, temperature: float = 1.0, topk_filter_thres: float = 0.9,
-                 known: Tensor | None = None, group_rows: int | None = None) -> Tensor:
+                 known: Tensor | None = None, group_rows: int | None = None,
+                 negative: Tensor | None = None) -> Tensor:
         """Ids (b, n, q) from base-layer ids (b, n), layer by layer, drawn by the Gumbel-max trick; -1 at padding.
 
         ``known`` (b, n, q): ids to keep, negative where they are to be made. The other arguments, the independence
@@ -143,14 +147,15 @@ class ResidualTransformer(Trunk):
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
         for group in fixed_shape_groups(token_lens, base.device, group_rows):
             part = self._generate_group(group, base, cond, token_lens, generators, known, cond_scale, temperature,
-                                        topk_filter_thres)
+                                        topk_filter_thres, negative)
             width = min(base.shape[1], group.length)
             ids[group.rows, :width] = part[:len(group.rows), :width]
         return ids
 
     def _generate_group(self, group: Group, base: Tensor, cond: Tensor, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], known: Tensor | None, cond_scale: float,
-                        temperature: float, topk_filter_thres: float) -> Tensor:
+                        temperature: float, topk_filter_thres: float, negative: Tensor | None) -> Tensor:
+        negative = None if negative is None else group.take(negative)
         cond, lengths, streams = group.take(cond), group.pick(token_lens), [generators[row] for row in group.rows]
         layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
         noise = draw_uniform(streams, lengths, layers, (group.size, group.length, classes), cond.device)
@@ -161,7 +166,7 @@ class ResidualTransformer(Trunk):
         for layer in range(1, self.config.num_quantizers):
             history = history + tables[layer - 1][ids[-1]]
             numbers = torch.full((group.size,), layer, device=cond.device)
-            logits = self.guided_logits(history, numbers, cond, padding, cond_scale)
+            logits = self.guided_logits(history, numbers, cond, padding, cond_scale, negative)
             if not self.config.published:
                 logits = logits[..., :-1]
             drawn = sample_tokens(logits, topk_filter_thres, temperature, True, noise[:, layer - 1])

@@ -77,7 +77,15 @@ class RVQVAE(nn.Module):
     def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
         """Motion (b, t, d) of ids (b, n, q'), the first q' <= q layers; id -1 adds nothing. With ``token_lens``
         (b,) each row is decoded as if it ended there, up to rounding."""
-        return self.decoder(self.quantizer.lookup(ids).sum(0).transpose(1, 2), token_lens).float()
+        return self.decode_latents(self.latents(ids), token_lens)
+
+    def latents(self, ids: Tensor) -> Tensor:
+        """What the decoder reads (b, dim, n) for ids (b, n, q'): the sum of all layers' vectors."""
+        return self.quantizer.lookup(ids).sum(0).transpose(1, 2)
+
+    def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Motion (b, t, d) of latents (b, dim, n)."""
+        return self.decoder(latents, token_lens).float()
 
 
 class _VQVAE(nn.Module):
@@ -128,8 +136,16 @@ class HumanVQVAE(nn.Module):
     def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
         """Motion (b, t, d) of ids (b, n) or (b, n, 1), each row decoded on its own, with ``token_lens`` (b,) as if it
         ended there, up to rounding."""
+        return self.decode_latents(self.latents(ids), token_lens)
+
+    def latents(self, ids: Tensor) -> Tensor:
+        """What the decoder reads (b, dim, n) for ids (b, n) or (b, n, 1)."""
         ids = ids.squeeze(-1) if ids.dim() == 3 else ids
-        return self.vqvae.decoder(self.vqvae.quantizer.lookup(ids).transpose(1, 2), token_lens).float()
+        return self.vqvae.quantizer.lookup(ids).transpose(1, 2)
+
+    def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Motion (b, t, d) of latents (b, dim, n)."""
+        return self.vqvae.decoder(latents, token_lens).float()
 
 
 def build_tokenizer(config: VQConfig) -> HumanVQVAE | RVQVAE:

@@ -1,0 +1,133 @@
+"""The last centimetres of constraints, settled on the joints of a motion instead of its latents."""
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.linalg import solveh_banded
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.control.constraints import GROUND, Constraint, JointTarget, Pose, RootPath
+from models.control.decoding import Bones
+from motion.skeleton import Skeleton
+
+EXACT = 1e4          # weight of a place to meet, beside the smoothness of the way there
+SOFT = 0.3           # of a place that another joint is to meet: the body goes along, the joint does the rest
+BEND = 4.0           # of the added path's change of velocity, beside its velocity
+FASTEST = 0.05       # m a frame (1 m/s) that the added path goes at most: farther places stay out of reach
+FAR = 0.15           # m: joints that are farther away than this are out of reach, and not pulled there
+BLUR = 3.0           # frames (std) over which a joint's offset spreads
+FADE = 6             # frames on either side over which a motion goes over into a fixed pose
+NEAR = 0.003         # m: nothing is settled below this error
+RATE = 0.1           # of Adam on the offsets, as a share of the largest error
+
+
+def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
+    """Joints (T, J, 3) moved over the ground so that the pelvis meets its places: the straightest added path."""
+    frames = len(joints)
+    weight, pull = np.zeros(frames), np.zeros((frames, 2))
+    for constraint in constraints:
+        share = SOFT if isinstance(constraint, JointTarget) and constraint.joint else EXACT
+        for frame, missing in _root_errors(constraint, joints, skeleton):
+            weight[frame] += share
+            pull[frame] += share * missing
+    if not weight.any():
+        return joints
+    added = _straightest(weight, pull)
+    fastest = np.linalg.norm(np.diff(added, axis=0), axis=-1).max(initial=0)
+    added *= min(1, FASTEST / max(fastest, 1e-9))
+    shift = torch.zeros(frames, 1, 3, dtype=joints.dtype, device=joints.device)
+    shift[..., GROUND] = torch.from_numpy(added).to(shift)[:, None]
+    return joints + shift
+
+
+def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> list[tuple[int, np.ndarray]]:
+    """Frames and what the pelvis misses there over the ground (2,)."""
+    places = joints[constraint.frames, 0][:, GROUND]
+    if isinstance(constraint, RootPath):
+        missing = constraint.points - places
+        share = constraint.error(joints, skeleton) / missing.norm(dim=-1).clamp_min(1e-9)
+        missing = missing * share[:, None]
+    elif isinstance(constraint, JointTarget):
+        missing = (constraint.places - joints[constraint.frames, constraint.joint])[:, GROUND].nan_to_num()
+    elif isinstance(constraint, Pose) and not constraint.in_body:
+        missing = constraint.poses[:, 0, GROUND] - places
+    else:
+        return []
+    return list(zip(constraint.frames.tolist(), missing.double().cpu().numpy(), strict=True))
+
+
+def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    """The path (T, 2) with the least sum of squared steps, ``BEND`` times squared changes of step, and distances from
+    places: ``weight`` (T,) w and ``pull`` (T, 2) w p at places p. It begins at 0 unless a place is given there."""
+    frames = len(weight)
+    bands = np.zeros((3, frames))  # the matrix's upper diagonals, the main one last, as LAPACK has them
+    bands[2] = weight + 1e-6
+    bands[2, 0] += 0 if weight[0] else EXACT
+    bands[2, :-1] += 1
+    bands[2, 1:] += 1
+    bands[1, 1:] -= 1
+    if frames > 2:
+        for place, factor in enumerate((1, 4, 1)):
+            bands[2, place:frames - 2 + place] += factor * BEND
+        bands[1, 1:-1] -= 2 * BEND
+        bands[1, 2:] -= 2 * BEND
+        bands[0, 2:] += BEND
+    return solveh_banded(bands, pull)
+
+
+def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bones, skeleton: Skeleton,
+                  steps: int) -> Tensor:
+    """Joints (T, J, 3) with smooth offsets, on bones of the same lengths, that meet the constraints within reach."""
+    errors = [(constraint, float(constraint.error(joints, skeleton).max())) for constraint in constraints
+              if not isinstance(constraint, RootPath) and len(constraint.frames)]
+    reachable = [constraint for constraint, error in errors if error < FAR]
+    needed = max((error for _, error in errors if error < FAR), default=0)
+    if needed < NEAR or not steps:
+        return joints
+    fitted = bones.fitted(joints)
+    shift = joints - fitted  # bones of an edited source are its own
+    kernel = _blur(joints)
+    offsets = torch.zeros_like(joints).requires_grad_()
+    adam = torch.optim.Adam([offsets], lr=RATE * needed)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = RATE * needed * (1 - step / steps)
+        smooth = _blurred(offsets, kernel)
+        moved = bones.fitted(fitted + smooth) + shift
+        loss = 0.1 * smooth.square().mean().add(1e-12).sqrt()
+        for constraint in reachable:
+            error = constraint.error(moved, skeleton)
+            loss = loss + error.mean() + error.square().mean().sqrt()
+        root_moved = (moved[:, 0, GROUND] - joints[:, 0, GROUND]).square().mean()  # was settled before
+        adam.zero_grad()
+        (loss + 100 * root_moved).backward()
+        adam.step()
+    with torch.no_grad():
+        return bones.fitted(fitted + _blurred(offsets, kernel)) + shift
+
+
+def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
+    """Joints (T, J, 3) with fixed poses exactly in place, what they differ by faded out over ``FADE`` frames."""
+    for constraint in constraints:
+        if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= FAR:
+            continue
+        frames = constraint.frames
+        away = (torch.arange(len(joints), device=joints.device)[:, None] - frames).abs()  # (T, k)
+        nearest, which = away.min(1)
+        share = (1 - nearest / (FADE + 1)).clamp_min(0)
+        missing = constraint.placed(joints, skeleton) - joints[frames]
+        joints = joints + (share.square() * (3 - 2 * share))[:, None, None] * missing[which]
+    return joints
+
+
+def _blur(joints: Tensor) -> Tensor:
+    reach = round(3 * BLUR)
+    times = torch.arange(-reach, reach + 1, dtype=joints.dtype, device=joints.device)
+    kernel = torch.exp(-0.5 * (times / BLUR).square())
+    return (kernel / kernel.square().sum().sqrt())[None, None]
+
+
+def _blurred(offsets: Tensor, kernel: Tensor) -> Tensor:
+    """Offsets (T, J, 3) smoothed over time."""
+    flat = offsets.flatten(1).T[:, None]
+    return F.conv1d(flat, kernel, padding=kernel.shape[-1] // 2)[:, 0].T.view_as(offsets)

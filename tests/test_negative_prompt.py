@@ -1,0 +1,49 @@
+"""A negative prompt takes the place of the empty text in guidance, and nothing else changes."""
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.specs import dataset_spec
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from storage.load import load_text_to_motion
+from tests.toy_models import make_models
+
+PLAIN = Sampling(time_steps=3, cond_scale=500.0)  # what the toy model sees of a text is little
+AWAY = replace(PLAIN, negative_prompt="a person runs")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToMotion:
+    models: Path = make_models(tmp_path_factory.mktemp("models"))
+    return load_text_to_motion("t2m", None, dataset_spec("t2m"), models, res_name="res")[0]
+
+
+def test_guidance_leads_from_the_negative_text_to_the_prompt(pipeline: TextToMotion) -> None:
+    cond, away = pipeline.condition(["a person walks", "a person runs"]).split(1)
+    ids, model = torch.full((1, 5), pipeline.transformer.mask_id), pipeline.transformer
+    with torch.no_grad():
+        wanted, unwanted = model(ids, cond), model(ids, away)
+        guided = model.guided_logits(ids, cond, None, 3.0, negative=away)
+    torch.testing.assert_close(guided, unwanted + 3 * (wanted - unwanted), rtol=1e-4, atol=1e-5)
+
+
+def test_the_residual_layers_are_guided_too(pipeline: TextToMotion) -> None:
+    cond, away = pipeline.condition(["a person walks", "a person runs"]).split(1)
+    model, layers, history = pipeline.residual, torch.tensor([1]), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        wanted, unwanted = (model.project(model(history, layers, text), layers) for text in (cond, away))
+        guided = model.guided_logits(history, layers, cond, None, 3.0, negative=away)
+    torch.testing.assert_close(guided, unwanted + 3 * (wanted - unwanted), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_depend_on_it_only_where_there_is_guidance(pipeline: TextToMotion) -> None:
+    samples = [Sample("a person walks", 1, 64), Sample("a person waves", 2, 80)]
+    plain, away = pipeline.tokens(samples, PLAIN), pipeline.tokens(samples, AWAY)
+    assert any(not torch.equal(a, b) for a, b in zip(plain, away, strict=True))
+    unguided = {"cond_scale": 1.0, "res_cond_scale": 1.0}
+    for a, b in zip(pipeline.tokens(samples, replace(PLAIN, **unguided)),
+                    pipeline.tokens(samples, replace(AWAY, **unguided)), strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(pipeline.tokens(samples[:1], AWAY)[0], away[0])
