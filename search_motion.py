@@ -13,7 +13,7 @@ from data.motion_parts import prompt_of
 from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
 from evaluation.search import encode_motions, nearest, open_gallery
-from models.lamp.text_encoder import encode_texts
+from models.lamp.features import encode_texts
 from storage.load import load_lamp
 from storage.source import model_names
 from utils.device import select_device

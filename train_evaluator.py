@@ -10,7 +10,7 @@ def main() -> None:
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
     from data.word_vectors import WORD_CLASSES, WordVectors
-    from models.evaluator.model import Evaluator, EvaluatorConfig
+    from models.evaluator import Evaluator, EvaluatorConfig
     from storage.load import starting_normalisation
     from storage.load_evaluator import GLOVE
     from storage.source import latest_checkpoint, run_folder

@@ -8,7 +8,7 @@ def main() -> None:
     opt = parse_m2t_options()
     from data.language import load_text_motion
     from data.specs import dataset_spec  # torch is imported after the flags are checked
-    from models.m2t.config import DecoderConfig
+    from models.config import DecoderConfig
     from storage.load import load_lamp, load_tokenizer, settle_lamp
     from storage.load_captioner import build_captioner, check_tokenizer, differing_facts, tokenizer_name
     from training.distributed import start_run

@@ -6,7 +6,7 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_res_options()
-    from models.transformers.config import ResidualTransformerConfig  # torch is imported after the flags are checked
+    from models.config import ResidualTransformerConfig  # torch is imported after the flags are checked
     from models.transformers.residual import ResidualTransformer
     from training.distributed import start_run
     from training.optimization import warmup_milestones

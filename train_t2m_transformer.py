@@ -6,7 +6,7 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_t2m_options()
-    from models.transformers.config import MaskTransformerConfig  # torch is imported after the flags are checked
+    from models.config import MaskTransformerConfig  # torch is imported after the flags are checked
     from models.transformers.mask_transformer import MaskTransformer
     from training.distributed import start_run
     from training.optimization import warmup_milestones

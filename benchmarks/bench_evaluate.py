@@ -19,7 +19,7 @@ from benchmarks.networks import CHECKPOINTS, SPEC
 from data.specs import MAX_MOTION_LENGTH
 from data.text_motion import Pair
 from evaluation.protocol import Evaluation, Plan
-from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.evaluator import Evaluator, EvaluatorConfig
 from options.base import bounded
 from storage.load_evaluator import BUNDLED, Embedder, load_evaluator
 from utils.device import select_device

@@ -2,11 +2,11 @@
 import torch
 
 from data.specs import dataset_spec
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormerConfig
-from models.lamp.tokenizer import WordPieces
 from models.text_to_motion import TextToMotion
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.transformers.lamp_text import LaMPMaskTransformer, ReleasedText
+from models.transformers.mask_transformer import LaMPMaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
 from storage.load import BUNDLED_LAMP, load_text_to_motion, load_tokenizer

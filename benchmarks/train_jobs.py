@@ -8,15 +8,13 @@ from torch.optim import AdamW
 
 from benchmarks.published import draw_by_gumbel, lamp_loss
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
-from models.evaluator.model import Evaluator, EvaluatorConfig
-from models.evaluator.training import matching_loss
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator, EvaluatorConfig, matching_loss
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
 from models.length_estimator import LengthEstimator
-from models.m2t.captioner import IGNORED
-from models.m2t.front import MotionPrefix, MotionPrefixConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.m2t.captioner import IGNORED, MotionPrefix, MotionPrefixConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer, tokenizer_loss

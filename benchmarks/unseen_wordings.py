@@ -76,7 +76,7 @@ def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str
 def main(argv: list[str] | None = None) -> None:
     from data.specs import dataset_spec
     from evaluation.language import motion_vectors
-    from models.lamp.text_encoder import encode_texts
+    from models.lamp.features import encode_texts
     from storage.load import load_lamp
 
     parser = Parser(__doc__.splitlines()[0])

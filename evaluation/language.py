@@ -13,7 +13,7 @@ from data.text_motion import Pair
 from evaluation.estimates import Estimate, estimates
 from evaluation.retrieval import retrieval_protocols
 from evaluation.sentences import Sentences, word_vectors
-from models.lamp.objectives import similarity
+from models.lamp.lamp import similarity
 from utils.errors import InputError
 
 BATCH = 64
@@ -53,7 +53,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
 
     Args:
         text_features: captions to (b, e); motion_features: zero-padded motion (b, t, d) and lengths (b,) to (b, e) or
-            (b, queries, e), as ``models.lamp.objectives.similarity`` compares them.
+            (b, queries, e), as ``models.lamp.lamp.similarity`` compares them.
         sentences: captions to unit vectors (n, s): which of them are alike.
         repeats: draws of a caption a clip.
 

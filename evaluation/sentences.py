@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from data.text import clean_caption
-from models.lamp.bert import bert_folder, from_bert
-from models.lamp.tokenizer import WordPieces
+from models.lamp.bert import WordPieces, bert_folder, from_bert
 
 Sentences = Callable[[Sequence[str]], np.ndarray]
 BATCH = 128

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.lamp.text_encoder import LaMPText
+from models.lamp.features import LaMPText
 from models.text_to_motion import TextToMotion
-from models.transformers.lamp_text import TEXT_LENGTH, ReleasedText
-from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.mask_transformer import TEXT_LENGTH, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import cosine_mask_ratio
 from motion.features import features_to_joints

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from models.length_estimator import LengthEstimator
-from models.transformers.groups import fixed_shape_groups
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import sample_generators
+from models.transformers.sampling import fixed_shape_groups, sample_generators
 from models.vq.model import RVQVAE, HumanVQVAE
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
@@ -105,7 +104,7 @@ class TextToMotion:
         """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
 
         A sample's motion follows from its text, seed and length alone, not from what else is made with it: passes have
-        a shape of their own (``models.transformers.groups``), and each sample draws from a random stream of its own.
+        a shape of their own (``models.transformers.sampling``), and each sample draws from a random stream of its own.
         """
         return [self.joints(features) for features in self.features(samples, sampling)]
 

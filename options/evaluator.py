@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 
-from models.evaluator.config import UNIT_LENGTH, EvaluatorConfig
+from models.config import UNIT_LENGTH, EvaluatorConfig
 from options.base import Parser, add_common, add_data, add_training, bounded, non_negative, positive_int
 from utils.errors import InputError
 

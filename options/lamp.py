@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from models.lamp.config import OBJECTIVES
+from models.config import OBJECTIVES
 from options.base import (
     Parser,
     add_balance,

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from data.text import REFERENCES
-from models.m2t.config import DECODERS, PRECISIONS, DecoderConfig
+from models.config import DECODERS, PRECISIONS, DecoderConfig
 from options.base import (
     Parser,
     add_balance,

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from models.transformers.config import ResidualTransformerConfig
+from models.config import ResidualTransformerConfig
 from options.base import Parser
 from options.t2m import add_token_transformer, parse_token_transformer
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import get_args
 
-from models.lamp.config import ConditionKind
-from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig, TransformerConfig
+from models.config import ATTENTION_KINDS, ConditionKind, MaskTransformerConfig, TransformerConfig
 from options.base import (
     Parser,
     add_balance,

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 
-from models.vq.config import GROUPS, VQConfig
+from models.config import GROUPS, VQConfig
 from options.base import (
     Parser,
     add_chosen_by_fid,

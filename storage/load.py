@@ -13,19 +13,16 @@ from data.motion_windows import Normalisation
 from data.specs import MAX_TOKENS, DatasetSpec
 from data.text import clean_caption
 from models.clip_text import CLIP_NAME, ClipText
+from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
 from models.hub import model_folder
-from models.lamp.bert import bert_folder, from_bert
-from models.lamp.features import ConditionKind, LaMPConfig
+from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
+from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
-from models.lamp.text_encoder import LaMPText, TextEncoder, text_inputs
-from models.lamp.tokenizer import VOCAB_FILE, WordPieces
 from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
-from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
-from models.transformers.lamp_text import UNUSED, LaMPMaskTransformer, ReleasedText
-from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer

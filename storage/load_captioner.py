@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from data.motion_windows import Normalisation, padded
 from data.specs import DatasetSpec
-from models.m2t.captioner import MotionCaptioner, Writing
-from models.m2t.config import DECODERS, PRECISIONS, DecoderConfig
+from models.config import DECODERS, PRECISIONS, DecoderConfig
+from models.m2t.captioner import MotionCaptioner, MotionPrefixConfig, Writing
 from models.m2t.decoder import build_decoder
-from models.m2t.front import MotionPrefixConfig
 from storage import released
 from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL, LoadedLaMP, load_lamp

@@ -11,7 +11,7 @@ from data.motion_windows import Normalisation
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from data.text_motion import whole_crop
 from data.word_vectors import WORD_CLASSES, WordVectors
-from models.evaluator.model import Evaluator
+from models.evaluator import Evaluator
 from storage.checkpoint import load_checkpoint, load_strictly, load_weights
 from storage.released import PUBLISHED_META, evaluator_config, join_networks
 from storage.source import Source, find_source, model_dirs

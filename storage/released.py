@@ -13,17 +13,14 @@ from torch import Tensor, nn
 
 from data.specs import DATASETS
 from models.clip_text import CLIP_WIDTH
-from models.evaluator.config import FOOT_CONTACTS
-from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.config import FOOT_CONTACTS, DecoderConfig, MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator, EvaluatorConfig
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import OPTION_PREFIX, POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.length_estimator import LengthEstimator
-from models.m2t.config import DecoderConfig
-from models.m2t.front import MotionPrefix, MotionPrefixConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.transformers.lamp_text import UNUSED, LaMPMaskTransformer
-from models.transformers.mask_transformer import MaskTransformer
+from models.m2t.captioner import MotionPrefix, MotionPrefixConfig
+from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import VQConfig, build_tokenizer

@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.evaluator.model import Evaluator, EvaluatorConfig, published_order
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator, EvaluatorConfig, published_order
 from models.lamp.features import LaMPConfig
-from models.lamp.lamp import LaMP, Negatives
-from models.lamp.objectives import similarity
+from models.lamp.lamp import LaMP, Negatives, similarity
 from models.lamp.qformer import TIED_NAMES, QFormer, QFormerConfig
 from models.length_estimator import LengthEstimator
-from models.m2t.front import MotionPrefix, MotionPrefixConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.transformers.lamp_text import LaMPMaskTransformer
-from models.transformers.losses import token_loss
-from models.transformers.mask_transformer import MaskTransformer
+from models.m2t.captioner import MotionPrefix, MotionPrefixConfig
+from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators
+from models.transformers.trunk import token_loss
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer
 from tests.golden.fill import fill, fill_state_dict

@@ -13,8 +13,7 @@ from data.motion_windows import Normalisation
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from data.word_vectors import WordVectors
-from models.evaluator.model import Evaluator, EvaluatorConfig
-from models.evaluator.training import MovementAutoEncoder, matching_loss
+from models.evaluator import Evaluator, EvaluatorConfig, MovementAutoEncoder, matching_loss
 from storage.checkpoint import load_checkpoint
 from storage.load_evaluator import load_evaluator
 from tests.test_resume import assert_equal

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.evaluator import Evaluator, EvaluatorConfig
 from storage.released import PUBLISHED_META, Identity, identify
 from tests.toy import run_script
 from tests.toy_models import make_models

@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from data.specs import dataset_spec
-from models.transformers.config import MaskTransformerConfig
-from models.transformers.losses import TokenLoss
+from models.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.trunk import TokenLoss
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.load import settle_lamp
 from storage.source import read_options, run_folder, write_options

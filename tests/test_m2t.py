@@ -8,10 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.specs import dataset_spec
-from models.lamp.tokenizer import WordPieces
+from models.lamp.bert import WordPieces
 from models.m2t.captioner import MotionCaptioner, Writing
-from models.m2t.decoder import DecoderConfig, build_decoder
-from models.m2t.words import HubWords, PieceWords, encode_captions, with_noise
+from models.m2t.decoder import DecoderConfig, HubWords, PieceWords, build_decoder, encode_captions, with_noise
 from storage.load import LoadedLaMP, load_lamp
 from storage.load_captioner import build_captioner, learned_state, load_learned
 from tests.toy import make_llm

@@ -5,14 +5,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.config import ATTENTION_KINDS, MaskTransformerConfig
 from models.lamp.qformer import QFormerConfig
-from models.transformers.config import ATTENTION_KINDS, MaskTransformerConfig
-from models.transformers.groups import fixed_shape_groups
-from models.transformers.lamp_text import LaMPMaskTransformer
-from models.transformers.losses import padding_of
-from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.sampling import draw_uniform, sample_generators, sample_tokens, top_k_filter
-from models.transformers.trunk import EncoderLayer, PositionalEncoding, attention_mask
+from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
+from models.transformers.sampling import (
+    draw_uniform,
+    fixed_shape_groups,
+    sample_generators,
+    sample_tokens,
+    top_k_filter,
+)
+from models.transformers.trunk import EncoderLayer, PositionalEncoding, attention_mask, padding_of
 
 K, COND = 64, 6
 SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32}

@@ -14,11 +14,10 @@ from torch import Tensor
 import gen_t2m
 from data.specs import dataset_spec
 from models.clip_text import CLIP_WIDTH
-from models.m2t.captioner import MotionCaptioner, Writing
+from models.m2t.captioner import OPT_WIDTH, MotionCaptioner, MotionPrefixConfig, Writing
 from models.m2t.decoder import Decoder
-from models.m2t.front import OPT_WIDTH, MotionPrefixConfig
 from models.text_to_motion import Sample, Sampling
-from models.transformers.lamp_text import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
+from models.transformers.mask_transformer import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
 from storage.checkpoint import incompatible_keys
 from storage.load import (
     LAMP_OPTIONAL,

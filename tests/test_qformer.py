@@ -7,9 +7,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from models.lamp.bert import from_bert
+from models.lamp.bert import WordPieces, from_bert
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
-from models.lamp.tokenizer import WordPieces
 from tests.toy import make_bert
 from utils.errors import InputError
 

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from data.specs import dataset_spec
 from data.text_motion import Pair, TextTokens
 from evaluation.reconstruction import reconstruct_clips
+from models.config import ResidualTransformerConfig
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from models.transformers.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from storage.load import load_text_to_motion, load_tokenizer, residual_to_use
 from storage.source import Source

@@ -8,10 +8,10 @@ import torch
 
 import gen_t2m
 from data.specs import dataset_spec
-from models.lamp.text_encoder import LaMPText
+from models.config import MaskTransformerConfig
+from models.lamp.features import LaMPText
 from models.speed import speed_up
 from models.text_to_motion import Sample, TextToMotion
-from models.transformers.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.sampling import sample_generators
 from models.vq.model import VQConfig, build_tokenizer

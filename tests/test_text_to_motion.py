@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.specs import dataset_spec
-from models.lamp.text_encoder import text_inputs
+from models.lamp.features import text_inputs
 from models.text_to_motion import Sample, Sampling, TextToMotion, _Features
 from motion.features import features_to_joints
 from motion.skeleton import T2M

@@ -9,9 +9,9 @@ import torch
 from benchmarks import bench_train, estimate_training
 from benchmarks.estimate_training import CLIPS, Cost, count, table
 from benchmarks.train_jobs import Sizes, stage_jobs
-from models.evaluator.model import EvaluatorConfig
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import EvaluatorConfig
 from models.lamp.qformer import QFormerConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.vq.model import VQConfig
 
 TINY = Sizes(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.cache import fingerprint
 from data.specs import dataset_spec
-from models.lamp.text_encoder import TEXT_BATCH, encode_texts
+from models.lamp.features import TEXT_BATCH, encode_texts
 from models.vq.model import VQConfig
 from storage.checkpoint import load_checkpoint, load_strictly, load_weights, read_state, save_checkpoint, save_weights
 from storage.load import load_lamp

@@ -5,8 +5,7 @@ from torch.nn import functional as F
 
 from models.vq.encdec import Decoder, Encoder, ResidualBlock
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, build_tokenizer, tokenizer_loss
-from models.vq.quantizer import EmaQuantizer, perplexity
-from models.vq.residual import ResidualQuantizer
+from models.vq.quantizer import EmaQuantizer, ResidualQuantizer, perplexity
 from utils.batch_slice import WHOLE, BatchSlice
 
 DIM = 11

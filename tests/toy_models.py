@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from data.specs import MAX_TOKENS, dataset_spec
-from models.evaluator.model import Evaluator, EvaluatorConfig
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator, EvaluatorConfig
 from models.lamp.bert import from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.length_estimator import LengthEstimator
 from models.m2t.decoder import DecoderConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer

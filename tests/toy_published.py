@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from data.specs import dataset_spec
 from models.clip_text import CLIP_WIDTH
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
 from models.length_estimator import LengthEstimator
 from models.m2t.decoder import DecoderConfig
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.transformers.lamp_text import LaMPMaskTransformer
-from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
 from storage.load import load_lamp

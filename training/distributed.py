@@ -17,7 +17,7 @@ from accelerate.utils import gather, gather_object, pad_across_processes, reduce
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from models.linear import choose_linear
+from models.layers import choose_linear
 from storage.source import inherit_settings
 from utils.batch_slice import BatchSlice
 from utils.device import select_device

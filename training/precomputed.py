@@ -15,7 +15,7 @@ from data.packed import features_state
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
-from models.lamp.text_encoder import TextEncoder, encode_texts
+from models.lamp.features import TextEncoder, encode_texts
 from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer, settle_lamp
 from utils.errors import InputError
 

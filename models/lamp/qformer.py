@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.linear import Linear
+from models.layers import Linear
 
 INIT_STD = 0.02
 OPTION_PREFIX = "qformer_"

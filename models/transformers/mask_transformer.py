@@ -1,16 +1,35 @@
 """Masked transformer over base-layer tokens (MaskGIT for motion; LaMP and MoMask)."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.transformers.config import MaskTransformerConfig
-from models.transformers.groups import Group, fixed_shape_groups, one_group
-from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
-from models.transformers.sampling import cosine_mask_ratio, draw_uniform, lowest, sample_tokens
-from models.transformers.trunk import Trunk, attention_mask, take_positions
+from models.clip_text import CLIP_WIDTH
+from models.config import MaskTransformerConfig
+from models.lamp.bert import WordPieces
+from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.layers import Linear
+from models.transformers.sampling import (
+    Group,
+    cosine_mask_ratio,
+    draw_uniform,
+    fixed_shape_groups,
+    lowest,
+    one_group,
+    sample_tokens,
+)
+from models.transformers.trunk import (
+    TokenLoss,
+    Trunk,
+    attention_mask,
+    needed_width,
+    padding_of,
+    take_positions,
+    token_loss,
+)
 from utils.batch_slice import WHOLE, BatchSlice
 
 KEPT = 1e5           # score of a token that is not to be masked again
@@ -149,7 +168,7 @@ class MaskTransformer(Trunk):
             gumbel: draw by the Gumbel-max trick instead of from the cumulative distribution.
             known: (b, n) ids to keep, negative where tokens are to be made (in-painting).
             padding_value: id behind a sample's end.
-            group_rows: samples of one pass, see ``models.transformers.groups``.
+            group_rows: samples of one pass, see ``models.transformers.sampling``.
             negative: (b, c) text features in place of no text in guidance.
 
         Raises ``RuntimeError`` in training mode, ``ValueError`` for a length below 1 or too few streams.
@@ -207,3 +226,61 @@ class MaskTransformer(Trunk):
             certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)
             scores = torch.full_like(scores, KEPT).scatter(1, at, torch.where(masked, certainty, KEPT))
         return Generated(ids, torch.stack(steps))
+
+
+TEXT_LENGTH = 49  # word pieces that released models pad and cut texts to
+UNUSED = ("clip2qformer.weight", "clip2qformer.bias")  # in every file, used by nothing
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """A text condition and what it was made from."""
+
+    cond: Tensor    # (b, h) what the transformer takes
+    hidden: Tensor  # (b, t, h) text-only pass
+    states: Tensor  # (b, t, encoder_width) what the queries looked at
+
+
+class LaMPMaskTransformer(MaskTransformer):
+    """A ``MaskTransformer`` with the parameter names of released LaMP files (``t2m_transformer``)."""
+
+    def __init__(self, config: MaskTransformerConfig, qformer: QFormerConfig) -> None:
+        super().__init__(config)
+        self.Qformer = QFormer(qformer)
+        self.query_tokens = nn.Parameter(torch.randn(1, qformer.num_query_tokens, qformer.hidden) * INIT_STD)
+        self.text2former = Linear(qformer.hidden, qformer.encoder_width)
+        self.clip2qformer = Linear(CLIP_WIDTH, qformer.hidden)
+        self.register_load_state_dict_pre_hook(_complete_state)
+
+    def text_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
+        """Word-piece ids (b, t) with ``mask`` (b, t), 1 or True at words, to the mean of the queries over the text.
+
+        The queries look at padded word pieces too, so texts must be padded to ``TEXT_LENGTH`` for the released
+        model's numbers.
+        """
+        hidden = self.Qformer.text(ids, mask)
+        states = self.text2former(hidden)
+        return TextCondition(self.Qformer.query(self.query_tokens, states).hidden.mean(1), hidden, states)
+
+
+class ReleasedText:
+    """Text features (b, dim) of a released transformer, which makes them itself."""
+
+    def __init__(self, model: LaMPMaskTransformer, pieces: WordPieces, fingerprint: str = "") -> None:
+        """``fingerprint``: a hash of the weights, for caches."""
+        self.model, self.pieces = model.eval(), pieces
+        self.dim = model.Qformer.config.hidden
+        self.fingerprint = f"released {fingerprint}"
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features (b, dim) float32 of texts, on the model's device."""
+        made = self.pieces.encode(texts, TEXT_LENGTH, TEXT_LENGTH)
+        device = self.model.query_tokens.device
+        return self.model.text_condition(made.ids.to(device), made.mask.to(device)).cond.float()
+
+
+def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A file may leave out what nothing uses."""
+    for name, tensor in module.clip2qformer.state_dict().items():
+        state.setdefault(f"{prefix}clip2qformer.{name}", tensor)

@@ -5,12 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.linear import Linear
-from models.transformers.config import ResidualTransformerConfig
-from models.transformers.groups import Group, fixed_shape_groups
-from models.transformers.losses import TokenLoss, needed_width, padding_of, token_loss
-from models.transformers.sampling import cosine_mask_ratio, draw_uniform, sample_tokens
-from models.transformers.trunk import INIT_STD, Trunk, attention_mask
+from models.config import ResidualTransformerConfig
+from models.layers import Linear
+from models.transformers.sampling import Group, cosine_mask_ratio, draw_uniform, fixed_shape_groups, sample_tokens
+from models.transformers.trunk import INIT_STD, TokenLoss, Trunk, attention_mask, needed_width, padding_of, token_loss
 from utils.batch_slice import WHOLE, BatchSlice
 
 

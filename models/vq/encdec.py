@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vq.config import DROPOUT, GROUPS
+from models.config import DROPOUT, GROUPS
 
 NORM_EPS = 1e-6  # of group and batch norm
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vq.config import VQConfig
+from models.config import VQConfig
 from models.vq.encdec import Decoder, Encoder
-from models.vq.quantizer import EmaQuantizer
-from models.vq.residual import ResidualQuantizer
+from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
 from utils.batch_slice import WHOLE, BatchSlice
 
 

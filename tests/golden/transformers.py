@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.length_estimator import LengthEstimator
-from models.transformers.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.transformers.lamp_text import LaMPMaskTransformer
-from models.transformers.losses import token_loss
-from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators
+from models.transformers.trunk import token_loss
 from tests.golden.kinds import ModelCheck
 from tests.golden.lamp import LOOSE_NAMES, qformer_config
 from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from data.text import mirror_text
 from data.text_motion import TextMotion
 from evaluation.retrieval import steady_retrieval
-from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
-from models.lamp.objectives import similarity
-from models.lamp.text_encoder import text_inputs
-from models.lamp.tokenizer import WordPieces
+from models.lamp.bert import WordPieces
+from models.lamp.features import text_inputs
+from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives, similarity
 from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL
 from training import distributed

@@ -10,10 +10,9 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from data.text_motion import TextTokens
-from models.transformers.losses import TokenLoss
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import FIXED_TABLE
+from models.transformers.trunk import FIXED_TABLE, TokenLoss
 from storage.checkpoint import load_strictly
 from training import distributed
 from training.stages.stage import Stage

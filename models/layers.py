@@ -6,6 +6,7 @@ of kernel size 1, forward and backward, with the same parameters. bfloat16 produ
 """
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -117,3 +118,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def sinusoid_table(positions: int, dim: int) -> Tensor:
+    """Sines and cosines (positions, dim) of falling frequency, alternating (Vaswani et al. 2017, section 3.5)."""
+    rate = torch.exp(torch.arange(0, dim, 2).float() * (-math.log(10000.0) / dim))
+    angle = torch.arange(positions).float()[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]

@@ -1,1 +1,0 @@
-"""The text-motion matching networks (T2M, Guo et al. 2022) that motion generation is measured with."""
