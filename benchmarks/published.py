@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.lamp.lamp import LABEL_SMOOTHING, LaMP, Negatives
+from models.lamp.lamp import LaMP, Negatives
+from models.lamp.objectives import LABEL_SMOOTHING
 from models.transformers.mask_transformer import KEPT, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import cosine_mask_ratio, lowest, top_k_filter

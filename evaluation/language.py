@@ -13,7 +13,7 @@ from data.text_motion import Pair
 from evaluation.estimates import Estimate, estimates
 from evaluation.retrieval import retrieval_protocols
 from evaluation.sentences import Sentences, word_vectors
-from models.lamp.lamp import similarity
+from models.lamp.objectives import similarity
 from utils.errors import InputError
 
 BATCH = 64

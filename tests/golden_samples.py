@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.evaluator import Evaluator, EvaluatorConfig, published_order
 from models.lamp.features import LaMPConfig
-from models.lamp.lamp import LaMP, Negatives, similarity
+from models.lamp.lamp import LaMP, Negatives
+from models.lamp.objectives import similarity
 from models.lamp.qformer import TIED_NAMES, QFormer, QFormerConfig
 from models.length_estimator import LengthEstimator
 from models.m2t.captioner import MotionPrefix, MotionPrefixConfig

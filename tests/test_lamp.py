@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, contrastive_loss, similarity
+from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives
+from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.captioner import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import layers as linear as module
+from models import layers as module
 from models.layers import KINDS, Linear, choose_linear, faster_linear, linear, use_linear
 
 SHAPES = [(8, 49, 96), (500, 48), (1, 150, 192), (3, 7, 2, 512)]

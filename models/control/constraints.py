@@ -35,7 +35,7 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class RootPath:
-    """Places over the ground (k, 2) as (x, z) that the pelvis passes at ``frames``; errors below ``tolerance`` are 0."""
+    """Ground positions (k, 2), (x, z), of the pelvis at ``frames``; errors below ``tolerance`` are 0."""
 
     frames: Tensor
     points: Tensor

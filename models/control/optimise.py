@@ -56,8 +56,8 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
 
     ``source`` are features (T, d) that the tokens stand for, in their own units: an existing motion, of which
     everything else is kept. ``cyclic`` makes a loop, whose first frame follows its last. The motion depends on the
-    arguments alone. Constraints that cannot be met, or contradict each other, give the motion with the least error. Raises
-    ``ValueError`` for a frame outside the motion.
+    arguments alone. Constraints that cannot be met, or contradict each other, give the motion with the least error.
+    Raises ``ValueError`` for a frame outside the motion.
     """
     start = None if source is None else torch.as_tensor(source, dtype=torch.float32, device=pipeline.device)
     decoding = Decoding(pipeline, tokens, start, cyclic)

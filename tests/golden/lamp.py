@@ -7,18 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import (
-    LABEL_SMOOTHING,
-    OBJECTIVES,
-    TEMP_INIT,
-    LaMP,
-    LaMPResult,
-    Negatives,
-    next_word_targets,
-    same_caption,
-    similarity,
-    smoothed_cross_entropy,
-)
+from models.lamp.lamp import OBJECTIVES, TEMP_INIT, LaMP, LaMPResult, Negatives
+from models.lamp.objectives import LABEL_SMOOTHING, next_word_targets, same_caption, similarity, smoothed_cross_entropy
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
 from models.m2t.captioner import MotionPrefix, MotionPrefixConfig
 from models.vq.model import build_tokenizer

@@ -12,7 +12,8 @@ from data.text_motion import TextMotion
 from evaluation.retrieval import steady_retrieval
 from models.lamp.bert import WordPieces
 from models.lamp.features import text_inputs
-from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives, similarity
+from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
+from models.lamp.objectives import similarity
 from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL
 from training import distributed

@@ -1,0 +1,79 @@
+"""The losses of language-motion pretraining as plain functions of scores and logits, all in float32."""
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LABEL_SMOOTHING = 0.1
+
+
+def similarity(text: Tensor, motion: Tensor) -> Tensor:
+    """Scores (texts, motions) of text features (texts, e) and motion features (motions, e) or (motions, queries, e).
+
+    Of several query features of a motion, the one nearest to the text counts. Unit vectors give cosines.
+    """
+    with torch.autocast(text.device.type, enabled=False):
+        text, motion = text.float(), motion.float()
+        if motion.dim() == 2:
+            return text @ motion.T
+        return (motion.flatten(0, 1) @ text.T).unflatten(0, motion.shape[:2]).amax(1).T
+
+
+def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
+    """(b, n) True where a row of ids (b, t) is the same text as one of ``others`` (n, t); by default of ids itself."""
+    others = ids if others is None else others
+    return (ids[:, None] == others[None]).all(-1)
+
+
+def own_column(rows: int, columns: int, first: int, device: torch.device) -> Tensor:
+    """(rows, columns) True where the column is the row's own partner, the partner of row 0 being column ``first``."""
+    return torch.arange(columns, device=device) == torch.arange(first, first + rows, device=device).unsqueeze(1)
+
+
+def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tensor | None = None,
+                     first: int = 0) -> Tensor:
+    """Cross entropy of each row of scores (b, n) against its own column, smoothed, mean over rows.
+
+    Row 0's own column is ``first``, and so on. Entries of ``excluded`` (b, n) are no candidates, except the own
+    one. ``extra`` (b,) are scores of one more wrong candidate for each row, -inf for none.
+    """
+    rows, columns = scores.shape
+    if columns < 2:
+        raise ValueError("the contrastive objective needs at least two pairs in a batch")
+    candidates = torch.ones_like(scores, dtype=torch.bool) if excluded is None else ~excluded
+    candidates = candidates | own_column(rows, columns, first, scores.device)
+    if extra is not None:
+        scores = torch.cat([scores, extra[:, None]], 1)
+        candidates = torch.cat([candidates, extra[:, None].isfinite()], 1)
+    log_shares = scores.float().masked_fill(~candidates, float("-inf")).log_softmax(1)
+    smooth = log_shares.masked_fill(~candidates, 0).sum(1) / candidates.sum(1)
+    own = log_shares.diagonal(first)[:rows]
+    return -((1 - LABEL_SMOOTHING) * own + LABEL_SMOOTHING * smooth).mean()
+
+
+def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Probabilities (r, n) of each column to be the negative of a row: a softmax of scores (r, n).
+
+    Entries of ``excluded`` (r, n) are never sampled; each row needs another candidate.
+    """
+    scores = scores.detach().float()
+    if excluded is not None:
+        scores = scores.masked_fill(excluded, float("-inf"))
+    return scores.softmax(1)
+
+
+def next_word_targets(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where text (b, t) has a next word piece, (b, t) bool, and those next pieces (m,) in the same order."""
+    has_next = F.pad(mask[:, 1:].bool(), (0, 1), value=False)
+    return has_next, ids.roll(-1, 1)[has_next]
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of logits (m, classes) against targets (m,), label smoothing 0.1."""
+    return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of rows of logits (m, classes) whose largest entry is the target."""
+    logits = logits.detach()
+    # Not by arg-max, which takes many times longer than the maximum over a vocabulary.
+    return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) == logits.amax(-1)).float().mean()
