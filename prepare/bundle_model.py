@@ -26,6 +26,7 @@ STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer"
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
             "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", "glove/our_vab_data.npy", "glove/our_vab_words.txt")
+EIGHT_BITS = ("word_embeddings.weight",)  # a third of LaMP's size
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
 
 
@@ -49,7 +50,8 @@ def main() -> None:
     for name in opt.names:
         source = find_source(name, opt.dataset_name, opt.checkpoints_dir)
         folder = opt.out / opt.dataset_name / source.folder.name
-        save_weights(folder / "model" / f"{source.file.stem}.safetensors", own_state(source))
+        save_weights(folder / "model" / f"{source.file.stem}.safetensors", own_state(source),
+                     EIGHT_BITS)
         write_options(folder / "opt.txt", {key: value for key, value in source.options.items() if key not in LEFT_OUT})
         for extra in EXTRAS:
             if (source.folder / extra).is_file():

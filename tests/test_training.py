@@ -109,6 +109,16 @@ def test_weights_are_kept_in_half_precision_and_read_in_single(tmp_path: Path) -
     assert (int(read["count"]), bool(read["flag"])) == (70000, True)
 
 
+def test_matrices_in_eight_bits_come_back_within_a_half_step_of_their_row(tmp_path: Path) -> None:
+    words = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 50)[:, None]
+    words[7] = 0
+    save_weights(tmp_path / "w.safetensors", {"words.weight": words, "other.weight": words.clone()}, ("words.weight",))
+    read = load_weights(tmp_path / "w.safetensors")
+    assert set(read) == {"words.weight", "other.weight"}
+    assert ((read["words.weight"] - words).abs() <= 0.501 * words.abs().amax(1, keepdim=True) / 127).all()
+    assert (tmp_path / "w.safetensors").stat().st_size < 50 * 16 * 3 + 600
+
+
 def test_a_tensor_with_two_names_is_stored_once_and_loads_under_both(tmp_path: Path) -> None:
     def tied() -> nn.Module:
         model = nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3)})
