@@ -15,6 +15,7 @@ from motion.euler import euler_to_matrix
 POSITIONS = ("Xposition", "Yposition", "Zposition")
 ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")
 MAX_FRAME_TIME = 0.5  # seconds; above it the header has milliseconds or a rate
+_NAMING = (b"ROOT", b"JOINT")
 _CHANNELS = {name.lower(): name for name in POSITIONS + ROTATIONS}
 
 
@@ -120,11 +121,7 @@ def read_bvh(path: str | Path, fps: float | None = None) -> Bvh:
 
     Raises ``ValueError`` naming the file and the line where it is not BVH, and ``OSError`` where it cannot be read.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file (byte {error.start})") from error
-    return parse_bvh(text, str(path), fps)
+    return parse_bvh(_text(Path(path)), str(path), fps)
 
 
 def parse_bvh(text: str, source: str = "BVH", fps: float | None = None) -> Bvh:
@@ -132,8 +129,28 @@ def parse_bvh(text: str, source: str = "BVH", fps: float | None = None) -> Bvh:
     return _Parser(text, source, fps).parse()
 
 
+def _text(path: Path) -> str:
+    """Content of a file in UTF-8; in lines with names of joints also in an older encoding."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if b"\0" in data or not all(line.isascii() or line.lstrip().upper().startswith(_NAMING)
+                                    for line in data.splitlines()):
+            raise ValueError(f"{path}: not a text file (byte {error.start})") from error
+    try:
+        return data.decode("shift_jis")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
 def _numbers(row: np.ndarray) -> str:
     return " ".join(["%.6f"] * len(row)) % tuple(row)
+
+
+def _separated(line: str) -> str:
+    """A header line with a space after its colon."""
+    return line.replace(":", ": ") if line.lstrip().lower().startswith(("frames:", "frame time:")) else line
 
 
 class _Parser:
@@ -142,7 +159,7 @@ class _Parser:
     def __init__(self, text: str, source: str, fps: float | None):
         self.source, self.fps = source, fps
         self.lines = text.splitlines()
-        self.words = ((number, word) for number, line in enumerate(self.lines, 1) for word in line.split())
+        self.words = ((number, word) for number, line in enumerate(self.lines, 1) for word in _separated(line).split())
         self.line = 1
         self.names: list[str] = []
         self.parents: list[int] = []
@@ -154,7 +171,7 @@ class _Parser:
         self.expect("HIERARCHY")
         self.expect("ROOT")
         self.joint(-1)
-        self.expect("MOTION")
+        self.expect("MOTION", " (one skeleton a file)")
         self.expect("Frames:")
         frames = self.number(int)
         self.expect("Frame")
@@ -179,14 +196,14 @@ class _Parser:
         """What follows ROOT or JOINT, up to its closing brace; nested joints one by one, to any depth."""
         open_joints = [self.open(parent)]
         while open_joints:
-            joint, word = open_joints[-1], self.next()
+            joint, word = open_joints[-1], self.next().upper()
             if word == "OFFSET":
                 self.offsets[joint] = self.vector()
             elif word == "CHANNELS":
                 self.channels[joint] = tuple(self.channel() for _ in range(self.number(int)))
             elif word == "JOINT":
                 open_joints.append(self.open(joint))
-            elif word == "End":
+            elif word == "END":
                 for expected in ("Site", "{", "OFFSET"):
                     self.expect(expected)
                 self.end_sites[joint] = np.array(self.vector())
@@ -236,9 +253,9 @@ class _Parser:
             raise self.error("the file ends too early") from None
         return word
 
-    def expect(self, expected: str) -> None:
+    def expect(self, expected: str, reason: str = "") -> None:
         if (word := self.next()).lower() != expected.lower():
-            raise self.error(f"{expected} expected, {word!r} found")
+            raise self.error(f"{expected} expected, {word!r} found{reason if word.upper() == 'ROOT' else ''}")
 
     def number(self, kind: type) -> float:
         return self.to_number(self.next(), kind, self.line)

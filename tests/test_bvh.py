@@ -239,6 +239,28 @@ def test_what_is_not_bvh_is_told_with_file_and_line(tmp_path, wrong, right, line
         read_bvh(path)
 
 
+def test_headers_may_be_written_in_other_ways():
+    plain = parse_bvh(MIXED)
+    for text in (MIXED.replace("Frames: ", "Frames:").replace("Frame Time: ", "Frame Time:"),
+                 MIXED.replace("JOINT", "Joint").replace("End Site", "END SITE").replace("OFFSET", "Offset"),
+                 MIXED.replace("\n", "\r\n\r\n"), MIXED.replace("\t", "    ").replace("\n", " \n")):
+        other = parse_bvh(text)
+        assert (other.names, other.frame_time) == (plain.names, plain.frame_time)
+        np.testing.assert_array_equal(other.joints(), plain.joints())
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("左腕", "shift_jis"), ("Straße_é", "latin-1"), ("首", "utf-8")])
+def test_names_may_be_in_an_older_encoding(tmp_path, name, encoding):
+    first = parse_bvh(MIXED).names[1]
+    (tmp_path / "old.bvh").write_bytes(MIXED.replace(f"JOINT {first}", f"JOINT {name}", 1).encode(encoding))
+    assert read_bvh(tmp_path / "old.bvh").names[1] == name
+
+
+def test_a_second_skeleton_is_named():
+    with pytest.raises(ValueError, match="MOTION expected, 'ROOT' found .one skeleton a file"):
+        parse_bvh(MIXED.replace("MOTION", MIXED[MIXED.index("ROOT"):MIXED.index("MOTION")] + "MOTION"))
+
+
 def test_a_file_that_ends_early_or_is_no_text_is_told(tmp_path):
     (tmp_path / "short.bvh").write_text(MIXED[:150])
     with pytest.raises(ValueError, match="short.bvh, line 7: the file ends too early"):

@@ -133,10 +133,10 @@ KNOWN_RIGS = (
              "neck|neck01|neck1|necklower|lowerneck|neckbase|necktwist01|midshoulder|shouldercenter",
              "head|skull|nose|headend|neck/tip|neck1/tip|neck01/tip",
              "thigh|upleg|upperleg|uleg|thighbend|thigh01|upperleg01|upperleg1|legupper|femur|hip|hipjoint|leg "
-             "shin|calf|lowerleg|lowleg|lleg|shin01|lowerleg01|lowerleg1|leglower|knee|tibia|crus|leg "
-             "ankle|foot toebase|toe|toes|ball|toe0|toe1|toe01|footindex|metatarsals "
+             "shin|calf|lowerleg|lowleg|lleg|shin01|lowerleg01|lowerleg1|leglower|knee|kne|tibia|crus|leg "
+             "ankle|ank|foot toebase|toe|toes|ball|toe0|toe1|toe01|bigtoe|footindex|metatarsals "
              "collar|clavicle|clav|scapula|shoulder "
-             "upperarm|uparm|uarm|shldr|shldrbend|upperarm01|upperarm1|armupper|humerus|arm|shoulder "
-             "forearm|lowerarm|lowarm|farm|larm|forearmbend|lowerarm01|lowerarm1|armlower|elbow|radius|arm "
-             "wrist|hand", sides=None),
+             "upperarm|uparm|uarm|shldr|shldrbend|upperarm01|upperarm1|armupper|humerus|arm|shoulder|sho "
+             "forearm|lowerarm|lowarm|farm|larm|forearmbend|lowerarm01|lowerarm1|armlower|elbow|elb|radius|arm "
+             "wrist|wri|hand", sides=None),
 )

@@ -175,7 +175,7 @@ def _hangs(bones: Bones, joint: str, place: Mapping[int, float], places: Places)
 
 
 def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
-    nearest = min(matches, key=lambda match: (match.rig.sides is None, match.lacking))
+    nearest = min(matches, key=lambda match: (match.rig.sides is None, match.lacking, match.rig.marks))
     general = min((match for match in matches if match.rig.sides is None), key=lambda match: match.lacking)
     here = ", ".join(bones.bvh.names[:MAX_LISTED])
     reasons = list(nearest.repeated)
