@@ -17,11 +17,12 @@ SHOWN = 10  # recordings that are missing, and clips that are refused, are named
 
 def build_parser() -> Parser:
     """The flags of this script."""
-    parser = Parser("Make OUT/joints, OUT/texts and the split files from BVH files of Bandai-Namco-Research-"
-                    "Motiondataset 1 and 2 and of CMU; assets/openmotion/README.md says where they are to be had. A "
-                    "second call goes on where the first one ended.")
+    parser = Parser(
+        "Make OUT/joints, OUT/texts, OUT/contents.json and the split files from the recordings of Bandai-Namco-"
+        "Research-Motiondataset 1 and 2 (BVH), CMU (BVH and AMC) and 100STYLE (BVH). assets/openmotion/README.md lists their "
+        "sources. A second call adds what was missing in the first.")
     parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with BVH files, in any subfolders")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with BVH and AMC files, in any subfolder")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -5,24 +5,43 @@
 import json
 import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from data.language import CONTENTS
 from motion.bvh import Bvh, read_bvh
+from prepare.importing.asf_amc import read_amc
 from prepare.importing.joining import joined
 from prepare.importing.recording import UNITS, Pose, normalised, resampled_pose
 from prepare.importing.source_rig import Placement, place_joints
+from prepare.openmotion_contents import shown
 from prepare.splits import PARTS, write_splits
 from utils.errors import InputError
-from utils.files import ROOT, save_npy, write_text
+from utils.files import ROOT, read_text, save_npy, write_text
 from utils.parallel import mapping
 
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
+CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"
 CMU_T_POSE = 12  # frames of a CMU file that are a T-pose and the way out of it
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How a source's recordings are kept."""
+
+    suffix: str
+    metres: float  # of one unit
+
+
+SOURCES = {
+    "bandai-1": Recorded(".bvh", UNITS["cm"]), "bandai-2": Recorded(".bvh", UNITS["cm"]),
+    "cmu": Recorded(".bvh", UNITS["cm"]), "cmu-asf": Recorded(".amc", UNITS["cmu"]),
+    "100style": Recorded(".bvh", UNITS["cm"]),
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +49,8 @@ class Clip:
     """A clip of the index."""
 
     id: str
-    source: str                   # bandai-1, bandai-2, cmu
-    recording: str                # name of the BVH file, two with a + between for a joined clip
+    source: str                   # one of SOURCES
+    recording: str                # name of the file without suffix, two with a + between for a joined clip
     frames: tuple[int, int]       # first and end at 20 fps
     content: str
     style: str
@@ -63,12 +82,12 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
     files: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder of BVH files")
-        for path in sorted(folder.rglob("*.bvh")):
-            files.setdefault(path.stem, path)
+            raise InputError(f"{folder} is not a folder of BVH or AMC files")
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".bvh", ".amc")):
+            files.setdefault(path.name, path)
     result, jobs, known = Built(), [], {}
     for clip in read_index():
-        names = clip.recording.split("+")
+        names = [f"{name}{SOURCES[clip.source].suffix}" for name in clip.recording.split("+")]
         absent = [name for name in names if name not in files]
         result.missing.update(absent)
         if not absent:
@@ -85,8 +104,19 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
                 result.refused[clip.id] = reason
             else:
                 result.clips.append(clip.id)
+    write_contents(out, [known[name] for name in result.clips])
     write_splits(out, {part: [name for name in result.clips if known[name].split == part] for part in PARTS})
     return result
+
+
+def write_contents(out: Path, clips: Sequence[Clip]) -> None:
+    """Write ``contents.json``, which says what each clip and its mirrored twin show (``data.language``)."""
+    content_map, listed = json.loads(read_text(CONTENT_MAP)), {}
+    for clip in clips:
+        halves = [name.split("_")[1] for name in clip.recording.split("+")] if clip.joined else []
+        one = shown(clip.content, clip.style, halves, np.load(out / "joints" / f"{clip.id}.npy"), content_map)
+        listed |= {clip.id: asdict(one), f"M{clip.id}": asdict(one.mirrored())}
+    write_text(out / CONTENTS, json.dumps(listed) + "\n")
 
 
 def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
@@ -105,12 +135,12 @@ def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
         joints = first.joints(bvh, placement)[clip.frames[0]:clip.frames[1]]
         if len(joints) != clip.frames[1] - clip.frames[0]:
             raise ValueError(f"its recording has {len(first.places)} frames at 20 fps, it ends with {clip.frames[1]}")
-    return normalised(UNITS["cm"] * joints)
+    return normalised(SOURCES[clip.source].metres * joints)
 
 
 @lru_cache(maxsize=4)
 def _recording(path: Path) -> tuple[Bvh, Placement, Pose]:
-    bvh = read_bvh(path)
+    bvh = read_amc(path) if path.suffix == ".amc" else read_bvh(path)
     placement = place_joints(bvh)
     first = CMU_T_POSE if placement.rig == "CMU/Daz" else 0
     if len(bvh.values) <= first:

@@ -44,8 +44,8 @@ ROW_SCALE = ".row_scale"  # after the name of a matrix kept in 8 bits
 def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str] = ()) -> None:
     """Write a state dict as float16 safetensors; integer tensors keep their type, shared tensors are written once.
 
-    Matrices whose name ends in one of ``eight_bits`` are written as int8 with one scale a row, which changes a number by
-    at most 0.4 % of the largest one of its row.
+    Matrices whose name ends in one of ``eight_bits`` are written as int8 with one scale a row, with errors of at most
+    0.4 % of the largest number of a row.
 
     Raises ``InputError`` if the file cannot be written.
     """

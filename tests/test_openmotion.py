@@ -1,4 +1,5 @@
 """The index of openmotion, and clips built from recordings."""
+import json
 import runpy
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ from motion.skeleton import T2M
 from prepare.importing.joining import joined
 from prepare.importing.recording import normalised, resampled_pose
 from prepare.importing.source_rig import place_joints
-from prepare.openmotion import INDEX, build_openmotion, read_index
+from prepare.openmotion import INDEX, SOURCES, build_openmotion, read_index
 from tests import figures
 from tests.sample_motion import turned
 from tests.toy import ROOT
@@ -27,9 +28,9 @@ SHARED = ROOT.parent / "shared" / "data"
 def test_the_index_is_small_and_says_what_every_clip_needs() -> None:
     clips = read_index()
     assert INDEX.stat().st_size < 1_500_000
-    assert len(clips) == len({clip.id for clip in clips}) == 3020
-    assert Counter(clip.split for clip in clips) == {"train": 2431, "val": 147, "test": 442}
-    assert sum(len(clip.captions) for clip in clips) == 10965
+    assert len(clips) == len({clip.id for clip in clips}) == 4162
+    assert Counter(clip.split for clip in clips) == {"train": 3449, "val": 176, "test": 537}
+    assert Counter(clip.source for clip in clips).keys() == SOURCES.keys()
     for clip in clips:
         assert 41 <= clip.frames[1] - clip.frames[0] <= 199
         assert all(parse_caption(line, clip.id).tokens for line in clip.captions)
@@ -52,6 +53,20 @@ def test_sample_recordings_give_the_clips_of_the_set(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
     build_openmotion([SHARED / "bvh_samples"], tmp_path, quiet=True)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
+
+
+@pytest.mark.skipif(not (SHARED / "cmu_asfamc").is_dir(), reason="the ASF/AMC samples are not here")
+def test_clips_of_asf_amc_files_have_the_joints_that_were_measured(tmp_path: Path) -> None:
+    built = build_openmotion([SHARED / "cmu_asfamc"], tmp_path, quiet=True)
+    assert built.refused == {}
+    assert built.clips == ["100025", "100295", "100299"]
+    with np.load(SHARED / "cmu_asfamc" / "joints_20fps.npz") as trials:
+        for name, trial in (("100295", "16_01"), ("100299", "16_05")):
+            joints = np.load(tmp_path / "joints" / f"{name}.npy")
+            np.testing.assert_allclose(joints, normalised(trials[trial][:len(joints)]), atol=5e-3)
+    contents = json.loads((tmp_path / "contents.json").read_text())
+    assert contents["100295"] == {"family": "jump-up", "contents": [["jump-up", ""]], "stretches": []}
+    assert contents.keys() == {"100025", "100295", "100299", "M100025", "M100295", "M100299"}
 
 
 def test_recordings_that_are_not_those_of_the_set_are_refused(tmp_path: Path) -> None:
