@@ -1,11 +1,14 @@
 """How far the physical checks can be trusted: how often each says yes on real clips of its content, and on others.
 
-    python benchmarks/check_calibration.py OPENMOTION [--joints PREPARED/new_joints] [--out FILE.json]
+    python benchmarks/check_calibration.py OPENMOTION [OPENMOTION2 ...] [--out FILE.json]
+    python benchmarks/check_calibration.py OPENMOTION --joints PREPARED/new_joints
 
-OPENMOTION is the folder of the openmotion set (``index.json`` with a content label a clip, and the joints' shards).
-With ``--joints`` the motions are those files, for instance moved to the bones that the models make.
-Every clip counts twice, as it is and mirrored, the label's side words swapped. Contents that may or may not hold
-the movement (a dance has turns, a drink is lifted with one hand) are left out of both counts.
+OPENMOTION is a folder of the openmotion format: ``index.json`` with content and captions of every clip, and the
+joints' shards. With ``--joints`` the motions are those files, for instance retargeted to the models' bones.
+Every clip counts twice, as it is and mirrored, with the side words of content and captions swapped.
+``TRUTHS`` decides by content and captions of which clips a check is true, of which it is not, and of which either
+answer is right (a dance has turns, a drink is lifted with one hand); the last are in neither count. A stretch that
+was cut out of a longer clip overlaps it, so it counts only where its captions name the movement.
 """
 import json
 import re
@@ -19,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.check_truths import TRUTHS, Clip
 from benchmarks.physical_checks import CHECKS
 from data.specs import require
 from motion.skeleton import T2M, mirror
@@ -26,73 +30,13 @@ from options.base import Parser
 from utils.errors import InputError, script
 from utils.files import read_text, write_text
 
-# Contents of many movements, about which no check has a right answer.
-FREE_FORM = frozenset(("ballet", "boxing", "dance", "exercise", "laugh", "navigate", "playground", "sword", "traffic"))
 # Contents of one side only that do not say so: the right one, as captured.
 RIGHT_SIDED = frozenset(("bye", "drink", "guide", "kick", "punch-low", "scoop", "soccer-kick", "wash-window"))
 # Raised and waved hands go to any height; these captions, written from measurements, say that they go this high.
 OVERHEAD = re.compile("overhead|(above|over) the head|in the air")
-SWAP = {"left": "right", "right": "left"}
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Contents that a check must say yes to, and patterns of those where either answer is right."""
-
-    yes: str                # regular expressions that match the whole label
-    either: str = ""
-    no: str = ".*"          # of the rest
-
-
-_OTHER_WAYS_FORWARD = "(drib|hop|jump).*|sit|soccer-kick.*|stairs|walk-(left|right|uneven)"
-_OTHER_TURNS = "(drib|hop|ladder|reach|wash).*|kick.*|sit|soccer-kick.*|stairs"
-_TURNS = "walk-turn-(left|right)"
-
-
-def _maybe_this_hand(side: str) -> str:
-    return f"(bye|drink|guide|punch-low|scoop|wash-window)-{side}|byebye|call|respond|sequence.*|wash-self"
-
-
-def _one_hand(side: str, movements: str) -> Expected:
-    return Expected(f"({movements})-{side}-hand( overhead)?", _maybe_this_hand(side))
-
-
-def _one_hand_overhead(side: str) -> Expected:
-    raised = f"(raise-up|wave)-{side}-hand"
-    return Expected(f"{raised} overhead", f"{_maybe_this_hand(side)}|{raised}")
-
-
-_BOTH_HANDS_EITHER = "byebye|call|kick.*|punch|reach-up|sequence.*|shoot-ball|slash|wash-self"
-
-EXPECTED = {
-    "walks_forward": Expected(f"walk|{_TURNS}", _OTHER_WAYS_FORWARD),
-    "goes_forward": Expected(f"dash|run|walk|walk-(left|right)|{_TURNS}", _OTHER_WAYS_FORWARD),
-    "runs": Expected("dash|run", "soccer-kick.*"),
-    "walks_backwards": Expected("walk-back", "dribble-back"),
-    "walks_left": Expected("walk-left", "dribble-side|soccer-kick.*|slash"),
-    "walks_right": Expected("walk-right", "dribble-side|soccer-kick.*|slash"),
-    "turns_left": Expected("walk-turn-left", _OTHER_TURNS),
-    "turns_right": Expected("walk-turn-right", _OTHER_TURNS),
-    "keeps_direction": Expected("bow|dash|raise.*|run|walk|walk-(back|left|right)|wave.*", no=_TURNS),
-    "stays_in_place": Expected("bow|jump-up|raise.*|wave.*", no=f"dash|run|walk|walk-(back|left|right)|{_TURNS}"),
-    "raises_left_hand": _one_hand("left", "raise-up|wave"),
-    "raises_right_hand": _one_hand("right", "raise-up|wave"),
-    "raises_both_hands": Expected("(raise-up|wave)-both-hands.*", f"{_BOTH_HANDS_EITHER}|drink.*|ladder"),
-    "left_hand_overhead": _one_hand_overhead("left"),
-    "right_hand_overhead": _one_hand_overhead("right"),
-    "both_hands_overhead": Expected("reach-up|(raise-up|wave)-both-hands overhead",
-                                    f"(raise-up|wave)-both-hands|{_BOTH_HANDS_EITHER}"),
-    "waves_left_hand": _one_hand("left", "wave"),
-    "waves_right_hand": _one_hand("right", "wave"),
-    "waves_both_hands": Expected("wave-both-hands.*", _BOTH_HANDS_EITHER),
-    "bows": Expected("bow", "byebye|call|dribble.*|guide.*|jump.*|ladder|punch-low.*|respond|scoop.*|shoot-ball|sit|"
-                            "soccer-kick.*|wash.*"),
-    "sits": Expected("sit"),
-    "kicks": Expected("(soccer-)?kick-(left|right)"),
-    "kicks_left": Expected("(soccer-)?kick-left"),
-    "kicks_right": Expected("(soccer-)?kick-right"),
-    "jumps": Expected("(hop|jump)-(forward|up)", "reach-up|shoot-ball"),
-}
+SWAP = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
+PART = "-part"
+OWN, OTHER = 0.9, 0.05  # least share of a check's own clips with a yes, most of the others
 
 
 @dataclass(frozen=True)
@@ -101,11 +45,22 @@ class Rates:
 
     own: tuple[int, int]                     # (yes, clips) of its content
     other: tuple[int, int]                   # (yes, clips) of other contents
-    mistaken: dict[str, tuple[int, int]]     # of these other contents, those with a yes, the most frequent first
+    missed: dict[str, tuple[int, int]]       # of its contents, those with a no, the most frequent first
+    mistaken: dict[str, tuple[int, int]]     # of other contents, those with a yes, the most frequent first
+
+    @property
+    def trusted(self) -> bool:
+        """Whether both rates are within ``OWN`` and ``OTHER``."""
+        return self.own[0] >= OWN * self.own[1] > 0 and self.other[0] <= OTHER * self.other[1]
 
 
-def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """Content label and joints (T, 22, 3) of every clip and of its mirror image; of ``joints_dir``/ID.npy if given."""
+def mirrored_words(text: str) -> str:
+    """The text with its side words swapped."""
+    return re.sub(rf"\b({'|'.join(SWAP)})\b", lambda side: SWAP[side.group()], text)
+
+
+def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Description and joints (T, 22, 3) of every clip and of its mirror image; of ``joints_dir``/ID.npy if given."""
     try:
         entries = json.loads(read_text(root / "index.json", "index"))["clips"]
     except (json.JSONDecodeError, KeyError) as error:
@@ -118,51 +73,61 @@ def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple
             if entry["shard"] != shard:
                 shard, frames = entry["shard"], np.load(root / entry["shard"])["joints"]
             joints = frames[entry["offset"]:entry["offset"] + entry["length"]]
-        label = entry["content"] + ("-right" if entry["content"] in RIGHT_SIDED else "")
-        if label.startswith(("raise", "wave")) and any(OVERHEAD.search(text["text"]) for text in entry["captions"]):
+        captions = tuple(caption["text"].lower() for caption in entry["captions"])
+        label = entry["content"].removesuffix(PART)
+        label += "-right" if label in RIGHT_SIDED else ""
+        if label.startswith(("raise", "wave")) and any(map(OVERHEAD.search, captions)):
             label += " overhead"
-        yield label, joints
-        yield re.sub("left|right", lambda side: SWAP[side.group()], label), mirror(joints, T2M)
+        part = entry["content"].endswith(PART)
+        yield Clip(label, captions, part), joints
+        yield Clip(mirrored_words(label), tuple(map(mirrored_words, captions)), part), mirror(joints, T2M)
 
 
-def count_answers(clips: Iterator[tuple[str, np.ndarray]]) -> dict[str, Rates]:
-    """Rates of every check over labelled motions."""
-    answers: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in CHECKS}
-    for label, joints in clips:
+def count_answers(clips: Iterator[tuple[Clip, np.ndarray]]) -> dict[str, Rates]:
+    """Rates of every check over described motions."""
+    answers: dict[str, dict[bool, dict[str, list[bool]]]] = {
+        name: {True: defaultdict(list), False: defaultdict(list)} for name in CHECKS}
+    for clip, joints in clips:
         for name, check in CHECKS.items():
-            answers[name][label].append(bool(check(joints)))
-    return {name: _rates(EXPECTED[name], by_label) for name, by_label in answers.items()}
+            if (true := TRUTHS[name].holds(clip)) is not None:
+                answers[name][true][clip.label].append(bool(check(joints)))
+    return {name: _rates(found[True], found[False]) for name, found in answers.items()}
 
 
-def _rates(expected: Expected, by_label: dict[str, list[bool]]) -> Rates:
-    own, other, mistaken = [], [], {}
-    for label, answers in by_label.items():
-        if re.fullmatch(expected.yes, label):
-            own += answers
-        elif label not in FREE_FORM and not re.fullmatch(expected.either, label) and re.fullmatch(expected.no, label):
-            other += answers
-            if any(answers):
-                mistaken[label] = (sum(answers), len(answers))
-    ordered = dict(sorted(mistaken.items(), key=lambda item: -item[1][0]))
-    return Rates((sum(own), len(own)), (sum(other), len(other)), ordered)
+def _rates(own: dict[str, list[bool]], other: dict[str, list[bool]]) -> Rates:
+    def total(by_label: dict[str, list[bool]]) -> tuple[int, int]:
+        return sum(map(sum, by_label.values())), sum(map(len, by_label.values()))
+
+    def wrong(by_label: dict[str, list[bool]], answer: bool) -> dict[str, tuple[int, int]]:
+        counts = {label: (answers.count(answer), len(answers)) for label, answers in by_label.items()}
+        return dict(sorted(((label, count) for label, count in counts.items() if count[0]),
+                           key=lambda item: -item[1][0]))
+
+    return Rates(total(own), total(other), wrong(own, False), wrong(other, True))
 
 
 def _share(counts: tuple[int, int]) -> str:
-    return f"{100 * counts[0] / counts[1]:5.1f} % of {counts[1]:4d}" if counts[1] else f"{'-':>14}"
+    return f"{100 * counts[0] / counts[1]:5.1f} % of {counts[1]:4d}" if counts[1] else f"{'-':>15}"
+
+
+def _worst(counts: dict[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{label} {wrong}/{clips}" for label, (wrong, clips) in list(counts.items())[:3])
 
 
 @script
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("openmotion", type=Path, help="folder with index.json and the joints' shards")
+    parser.add_argument("openmotion", type=Path, nargs="+", help="folders with index.json and the joints' shards")
     parser.add_argument("--joints", type=Path, help="folder of ID.npy to read instead of the shards")
     parser.add_argument("--out", type=Path, help="also write the counts as JSON")
     args = parser.parse_args()
-    rates = count_answers(labelled_clips(args.openmotion, args.joints))
-    print(f"{'check':20s} {'yes on its own':15s}  {'yes on others':15s}  most mistaken")
+    rates = count_answers(item for root in args.openmotion for item in labelled_clips(root, args.joints))
+    print(f"{'check':23s} {'yes on its own':>15s}  {'yes on others':>15s}  no on its own; yes on others")
     for name, found in rates.items():
-        worst = ", ".join(f"{label} {yes}/{clips}" for label, (yes, clips) in list(found.mistaken.items())[:3])
-        print(f"{name:20s} {_share(found.own)}  {_share(found.other)}  {worst}")
+        print(f"{name:23s} {_share(found.own)}  {_share(found.other)}{' ' if found.trusted else '!'} "
+              f"{_worst(found.missed)}; {_worst(found.mistaken)}")
+    print(f"{sum(found.trusted for found in rates.values())} of {len(rates)} checks say yes on {OWN:.0%} of their own "
+          f"clips or more and on {OTHER:.0%} of others or fewer; ! marks the rest")
     if args.out:
         write_text(args.out, json.dumps({name: vars(found) for name, found in rates.items()}, indent=2) + "\n")
 

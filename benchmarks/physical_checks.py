@@ -1,15 +1,36 @@
 """Yes/no questions about a motion by name, ``CHECKS``, and signed measures that tell left from right, ``SIDES``.
 
-Both take joints (T, 22, 3) as ``benchmarks.physical_measures`` does. The thresholds were set on real motion capture:
-``benchmarks/check_calibration.py`` counts how often each check says yes on clips of its own content and on others.
+Both take joints (T, 22, 3) as ``physical_measures`` does. The thresholds were set on real motion capture:
+``check_calibration.py`` counts how often each check says yes on clips of its own content and on others.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.action_measures import (
+    broom_strokes,
+    feet_rise,
+    hand_heights,
+    hops,
+    jack_swings,
+    kick_heights,
+    lifted_seconds,
+    lowest_head,
+    mouth_seconds,
+    path_length,
+    punch_speeds,
+    quiet_share,
+    raise_order,
+    spread_seconds,
+    stands,
+    throw_speed,
+    turn_sweep,
+    wipe_swings,
+)
 from benchmarks.physical_measures import (
     IN_FRONT,
+    PELVIS,
     FootReach,
     farthest,
     foot_reach,
@@ -30,19 +51,52 @@ from benchmarks.physical_measures import (
 WALK_DISTANCE = 1.0     # m forward or backward that count as going somewhere
 STRAIGHTNESS = 2.0      # a walk forward goes this many times further forward than sideways
 RUN_SPEED = 1.7         # m/s kept up for a second
+SLOW_SPEED = 1.2        # m/s, the fastest second of a slow walk
+BRISK_SPEED = 1.3       # m/s, the fastest second of a brisk walk
 SIDE_DISTANCE = 0.5     # m to the side, and
 SIDE_SHARE = 0.25       # this share of the way forward (a diagonal counts)
 STAY_DISTANCE = 0.6     # m from the start that count as staying in place
+STILL_DISTANCE = 0.3    # m, standing still, and
+STILL_HEIGHT = 0.15     # m that the pelvis goes up and down,
+STILL_SHARE = 0.75      # of the time quiet,
+STILL_RAISED = 1.0      # s that a hand is up at most
 TURN = 45.0             # degrees
+ABOUT_TURN = 120.0      # degrees; more than 240 is a circle
+CIRCLE = 240.0          # degrees one way, on
+CIRCLE_PATH = 1.5       # m of way
 RAISED_TIME = 0.5       # s
 OVERHEAD_TIME = 0.25    # s
+ORDER_TIME = 0.5        # s between one hand and the other
 SWINGS = 3              # turning points; raising and lowering an arm has at most two
+STROKES = 4             # turning points of a broom or a cloth
 BOW_PITCH = 20.0        # degrees further forward than at first, over
-BOW_LEG = 0.85          # this share of the leg's length: the knees stay (nearly) straight
+BOW_LEG = 0.83          # this share of the leg's length: the knees stay (nearly) straight
 SEAT_TIME = 1.0         # s
+SQUAT_LEG = 0.65        # share of the leg's length that the hips sink to
+FLOOR_HAND = 0.3        # m over the floor that a hand picks things up from, and
+HAND_LIFT = 0.3         # m that it is lifted
 KICK_SPEED = 4.5        # m/s, the foot in front against the pelvis, or
 KICK_HEIGHT = 0.35      # m that it gets over standing
+PUNCH_SPEED = 1.2       # m/s, the fist from the shoulder
+GUARD = -0.36           # m over the shoulder of the lower fist, most of the time
+THROW_SPEED = 1.5       # m/s, the hand forward from behind the shoulder
 JUMP_RISE = 0.12        # m
+JUMP_DISTANCE = 0.6     # m forward
+HOPS = 3                # on one foot
+JACKS = 3               # turning points of hands and feet
+STAIR_RISE = 0.15       # m
+BALANCE_TIME = 1.0      # s on one leg
+MOUTH_TIME = 0.75       # s
+SPREAD_TIME = 0.75      # s
+
+Check = Callable[[np.ndarray], bool]
+
+
+def stands_still(joints: np.ndarray) -> bool:
+    """Stays upright in one place and hardly moves, the hands down."""
+    up = hands_raised(joints)
+    return bool(farthest(joints) < STILL_DISTANCE and quiet_share(joints) >= STILL_SHARE and stands(joints).mean() > 0.5
+                and np.ptp(joints[:, PELVIS, 1]) < STILL_HEIGHT and max(up.left, up.right) < STILL_RAISED)
 
 
 def runs(joints: np.ndarray) -> bool:
@@ -67,9 +121,19 @@ def walks_backwards(joints: np.ndarray) -> bool:
     return -forward >= WALK_DISTANCE and -forward >= STRAIGHTNESS * abs(left)
 
 
-def _steps_aside(joints: np.ndarray, sign: int) -> bool:
+def _drifts(joints: np.ndarray, sign: int) -> bool:
     left = sign * side_travel(joints)
     return left >= SIDE_DISTANCE and left >= SIDE_SHARE * abs(travel(joints)[0])
+
+
+def _steps_aside(joints: np.ndarray, sign: int) -> bool:
+    forward, left = travel(joints)
+    return sign * left >= max(SIDE_DISTANCE, abs(forward))
+
+
+def _circles(joints: np.ndarray, side: int) -> bool:
+    sweeps = turn_sweep(joints)
+    return sweeps[side] >= CIRCLE and sweeps[1 - side] < ABOUT_TURN and path_length(joints) >= CIRCLE_PATH
 
 
 def _waves(joints: np.ndarray, side: int) -> bool:
@@ -84,43 +148,124 @@ def bows(joints: np.ndarray) -> bool:
     return bool(pitch[bent] - pitch[0] >= BOW_PITCH and leg_share(joints)[bent] >= BOW_LEG)
 
 
-def _is_kick(foot: FootReach) -> bool:
-    return foot.forward >= IN_FRONT and (foot.speed >= KICK_SPEED or foot.height >= KICK_HEIGHT)
+def sits_down(joints: np.ndarray) -> bool:
+    """Stands at first and is seated later."""
+    upright = stands(joints)
+    return bool(upright.any()) and seated_seconds(joints[int(upright.argmax()):]) >= SEAT_TIME
+
+
+def gets_up(joints: np.ndarray) -> bool:
+    """Stands after the hips were low in the first half."""
+    low = leg_share(joints)[:len(joints) // 2 + 1] < SQUAT_LEG
+    return bool(low.any() and stands(joints)[int(low.argmax()):].any())
+
+
+def squats(joints: np.ndarray) -> bool:
+    """Lowers the hips over the feet, not onto a seat, and stands before or after."""
+    return bool(leg_share(joints).min() < SQUAT_LEG and stands(joints).any()) and seated_seconds(joints) < SEAT_TIME
+
+
+def picks_up(joints: np.ndarray) -> bool:
+    """Lowers a hand near the floor from standing, and lifts it again."""
+    hand = hand_heights(joints)
+    lowest = int(hand.argmin())
+    return bool(hand[lowest] <= FLOOR_HAND and stands(joints)[:lowest].any()
+                and hand[lowest:].max() - hand[lowest] >= HAND_LIFT)
 
 
 def _kicks(joints: np.ndarray, side: int) -> bool:
-    feet = foot_reach(joints)
-    return _is_kick(feet[side]) and feet[side].speed > feet[1 - side].speed
+    feet, heights = foot_reach(joints), kick_heights(joints)
+    return _is_kick(feet[side], heights[side]) and feet[side].speed > feet[1 - side].speed
 
 
-Check = Callable[[np.ndarray], bool]
+def _is_kick(foot: FootReach, height: float) -> bool:
+    return height >= KICK_HEIGHT or (foot.forward >= IN_FRONT and foot.speed >= KICK_SPEED)
+
+
+def _fastest_punch(joints: np.ndarray) -> tuple[float, float]:
+    left, right = (max(speeds, default=0.0) for speeds in punch_speeds(joints))
+    return left, right
+
+
+def _punches(joints: np.ndarray, side: int) -> bool:
+    speeds = _fastest_punch(joints)
+    return speeds[side] >= PUNCH_SPEED and speeds[side] > speeds[1 - side]
+
+
+def _jumps(joints: np.ndarray) -> bool:
+    return max(jump_rises(joints), default=0.0) >= JUMP_RISE
+
+
+def _hops(joints: np.ndarray, side: int) -> bool:
+    counts = hops(joints)
+    return counts[side] >= HOPS and counts[side] > counts[1 - side]
+
+
+def _balances(joints: np.ndarray, side: int) -> bool:
+    """Stands on one leg, ``side``, in one place."""
+    return lifted_seconds(joints)[1 - side] >= BALANCE_TIME > lifted_seconds(joints)[side]
+
 
 CHECKS: dict[str, Check] = {
+    "stands_still": stands_still,
+    "stays_in_place": lambda joints: farthest(joints) < STAY_DISTANCE,
+    "keeps_direction": lambda joints: abs(turn_angle(joints)) < TURN,
     "walks_forward": walks_forward,
     "goes_forward": goes_forward,
+    "goes_slowly": lambda joints: goes_forward(joints) and top_speed(joints) < SLOW_SPEED,
+    "goes_briskly": lambda joints: goes_forward(joints) and top_speed(joints) >= BRISK_SPEED,
     "runs": runs,
     "walks_backwards": walks_backwards,
-    "walks_left": lambda joints: _steps_aside(joints, 1),
-    "walks_right": lambda joints: _steps_aside(joints, -1),
+    "walks_left": lambda joints: _drifts(joints, 1),
+    "walks_right": lambda joints: _drifts(joints, -1),
+    "steps_left": lambda joints: _steps_aside(joints, 1),
+    "steps_right": lambda joints: _steps_aside(joints, -1),
     "turns_left": lambda joints: turn_angle(joints) >= TURN,
     "turns_right": lambda joints: turn_angle(joints) <= -TURN,
-    "keeps_direction": lambda joints: abs(turn_angle(joints)) < TURN,
-    "stays_in_place": lambda joints: farthest(joints) < STAY_DISTANCE,
+    "turns_around": lambda joints: any(ABOUT_TURN <= sweep <= CIRCLE for sweep in turn_sweep(joints)),
+    "circles_left": lambda joints: _circles(joints, 0),
+    "circles_right": lambda joints: _circles(joints, 1),
+    "climbs": lambda joints: feet_rise(joints) >= STAIR_RISE,
+    "descends": lambda joints: feet_rise(joints) <= -STAIR_RISE,
     "raises_left_hand": lambda joints: hands_raised(joints).only(0, RAISED_TIME),
     "raises_right_hand": lambda joints: hands_raised(joints).only(1, RAISED_TIME),
     "raises_both_hands": lambda joints: hands_raised(joints).both >= RAISED_TIME,
+    "raises_left_then_right": lambda joints: raise_order(joints) >= ORDER_TIME,
+    "raises_right_then_left": lambda joints: raise_order(joints) <= -ORDER_TIME,
     "left_hand_overhead": lambda joints: hands_overhead(joints).only(0, OVERHEAD_TIME),
     "right_hand_overhead": lambda joints: hands_overhead(joints).only(1, OVERHEAD_TIME),
     "both_hands_overhead": lambda joints: hands_overhead(joints).both >= OVERHEAD_TIME,
     "waves_left_hand": lambda joints: _waves(joints, 0),
     "waves_right_hand": lambda joints: _waves(joints, 1),
     "waves_both_hands": lambda joints: min(wave_swings(joints)) >= SWINGS,
+    "spreads_arms": lambda joints: spread_seconds(joints) >= SPREAD_TIME,
     "bows": bows,
     "sits": lambda joints: seated_seconds(joints) >= SEAT_TIME,
-    "kicks": lambda joints: any(map(_is_kick, foot_reach(joints))),
+    "sits_down": sits_down,
+    "gets_up": gets_up,
+    "squats": squats,
+    "picks_up": picks_up,
+    "kicks": lambda joints: any(map(_is_kick, foot_reach(joints), kick_heights(joints))),
     "kicks_left": lambda joints: _kicks(joints, 0),
     "kicks_right": lambda joints: _kicks(joints, 1),
-    "jumps": lambda joints: max(jump_rises(joints), default=0.0) >= JUMP_RISE,
+    "punches": lambda joints: max(_fastest_punch(joints)) >= PUNCH_SPEED,
+    "punches_left": lambda joints: _punches(joints, 0),
+    "punches_right": lambda joints: _punches(joints, 1),
+    "boxes": lambda joints: (max(_fastest_punch(joints)) >= PUNCH_SPEED
+                             and float(np.median(wrist_height(joints).min(1))) >= GUARD),
+    "throws": lambda joints: throw_speed(joints) >= THROW_SPEED,
+    "jumps": _jumps,
+    "jumps_up": lambda joints: _jumps(joints) and farthest(joints) < STAY_DISTANCE,
+    "jumps_forward": lambda joints: _jumps(joints) and travel(joints)[0] >= JUMP_DISTANCE,
+    "hops_on_left_foot": lambda joints: _hops(joints, 0),
+    "hops_on_right_foot": lambda joints: _hops(joints, 1),
+    "does_jumping_jacks": lambda joints: jack_swings(joints) >= JACKS,
+    "balances_on_left_leg": lambda joints: _balances(joints, 0),
+    "balances_on_right_leg": lambda joints: _balances(joints, 1),
+    "turns_upside_down": lambda joints: lowest_head(joints) < 0,
+    "sweeps": lambda joints: broom_strokes(joints) >= STROKES,
+    "wipes": lambda joints: wipe_swings(joints) >= SWINGS,
+    "drinks": lambda joints: mouth_seconds(joints) >= MOUTH_TIME,
 }
 
 
@@ -153,5 +298,9 @@ SIDES: dict[str, Side] = {
     "turn": Side(turn_angle, 20.0),        # degrees
     "travel": Side(side_travel, 0.3),      # m
     "hand": Side(_hand_difference, 0.15),  # m between the highest places of the wrists
+    "order": Side(raise_order, 0.25),      # s between the hands going up, positive where the left one is first
+    "fist": Side(lambda joints: float(np.subtract(*_fastest_punch(joints))), 0.3),  # m/s between the fastest punches
     "foot": Side(_foot_difference, 1.0),   # m/s between the top speeds of the feet
+    "hop": Side(lambda joints: float(np.subtract(*hops(joints))), 1.0),  # hops on either foot
+    "stand": Side(lambda joints: float(-np.subtract(*lifted_seconds(joints))), 0.5),  # s with the other foot lifted
 }

@@ -36,7 +36,7 @@ _SMOOTHING = 5           # frames (0.25 s) that directions are averaged over
 _FLOOR_SHARE = 5.0       # percentile of the lower foot's height that counts as standing on the floor
 
 
-def _smooth(values: np.ndarray, width: int = _SMOOTHING) -> np.ndarray:
+def smooth(values: np.ndarray, width: int = _SMOOTHING) -> np.ndarray:
     """Centred moving average along the first axis, edges repeated; same length."""
     half = width // 2
     padded = np.concatenate([np.repeat(values[:1], half, 0), values, np.repeat(values[-1:], half, 0)])
@@ -57,7 +57,7 @@ def heading(joints: np.ndarray) -> np.ndarray:
     The mean of hips and shoulders, smoothed over a quarter of a second.
     """
     across = sum(joints[:, left] - joints[:, right] for left, right in (HIPS, SHOULDERS))[:, [0, 2]].astype(np.float64)
-    across = _smooth(across / np.linalg.norm(across, axis=-1, keepdims=True).clip(1e-9))
+    across = smooth(across / np.linalg.norm(across, axis=-1, keepdims=True).clip(1e-9))
     return np.unwrap(np.arctan2(-across[:, 1], across[:, 0]))
 
 
@@ -71,6 +71,12 @@ def _in_body_frame(ground: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
     """Ground vectors (..., 2) as (x, z), seen by a body that faces ``angle``: (..., 2) as (forward, left)."""
     sin, cos = np.sin(angle), np.cos(angle)
     return np.stack([ground[..., 0] * sin + ground[..., 1] * cos, ground[..., 0] * cos - ground[..., 1] * sin], -1)
+
+
+def body_frame(joints: np.ndarray, joint: int, origin: int = PELVIS) -> np.ndarray:
+    """Where a joint is, seen from another in the body's frame of that time: (T, 3) as (forward, left, up), metres."""
+    away = (joints[:, joint] - joints[:, origin]).astype(np.float64)
+    return np.concatenate([_in_body_frame(away[:, [0, 2]], heading(joints)), away[:, 1:2]], -1)
 
 
 def displacement(joints: np.ndarray) -> tuple[float, float]:
@@ -153,9 +159,14 @@ def _hands_up(up: np.ndarray) -> HandsUp:
     return HandsUp(longest(up[:, 0]), longest(up[:, 1]), longest(up.all(1)))
 
 
+def hands_raised_frames(joints: np.ndarray) -> np.ndarray:
+    """Whether the (left, right) wrist is beside its shoulder or higher, (T, 2)."""
+    return wrist_height(joints) > RAISED_LEVEL
+
+
 def hands_raised(joints: np.ndarray) -> HandsUp:
     """Times with a wrist up beside its shoulder or higher."""
-    return _hands_up(wrist_height(joints) > RAISED_LEVEL)
+    return _hands_up(hands_raised_frames(joints))
 
 
 def hands_overhead(joints: np.ndarray) -> HandsUp:
@@ -179,29 +190,29 @@ def count_swings(values: np.ndarray, least: float) -> int:
     return turns
 
 
+def swings_while(mask: np.ndarray, values: np.ndarray, least: float) -> int:
+    """Most swings of the values (T,) by ``least`` in any unbroken stretch of true frames in ``mask`` (T,)."""
+    return max((count_swings(values[first:end], least) for first, end in stretches(mask)), default=0)
+
+
 def wave_swings(joints: np.ndarray) -> tuple[int, int]:
     """Turning points of the (left, right) wrist to the side of its shoulder, in the best stretch of it being up.
 
     A wave there and back has two. Only the body's left-right direction counts: an arm that is raised and lowered
     makes none or one, an arm that bobs while walking moves up and down and forward.
     """
-    angle, up = heading(joints), wrist_height(joints) > RAISED_LEVEL
-    counts = []
-    for side, (wrist, shoulder) in enumerate(zip(WRISTS, SHOULDERS, strict=True)):
-        arm = (joints[:, wrist] - joints[:, shoulder])[:, [0, 2]].astype(np.float64)
-        sideways = _in_body_frame(arm, angle)[:, 1]
-        counts.append(max((count_swings(sideways[first:end], SWING) for first, end in stretches(up[:, side])),
-                          default=0))
-    return counts[0], counts[1]
+    up = hands_raised_frames(joints)
+    left, right = (swings_while(up[:, side], body_frame(joints, WRISTS[side], SHOULDERS[side])[:, 1], SWING)
+                   for side in range(2))
+    return left, right
 
 
 # Trunk and legs
 
 def trunk_pitch(joints: np.ndarray) -> np.ndarray:
     """Degrees the line from pelvis to neck leans forward from the vertical, (T,), smoothed; backward is negative."""
-    trunk = (joints[:, NECK] - joints[:, PELVIS]).astype(np.float64)
-    forward = _in_body_frame(trunk[:, [0, 2]], heading(joints))[:, 0]
-    return _smooth(np.degrees(np.arctan2(forward, trunk[:, 1])))
+    forward, _, up = body_frame(joints, NECK).T
+    return smooth(np.degrees(np.arctan2(forward, up)))
 
 
 def leg_share(joints: np.ndarray) -> np.ndarray:
@@ -214,8 +225,7 @@ def leg_share(joints: np.ndarray) -> np.ndarray:
 
 def seated_seconds(joints: np.ndarray) -> float:
     """Longest time in seconds with the hips low and behind the ankles, as on a chair."""
-    feet = (joints[:, list(ANKLES)].mean(1) - joints[:, PELVIS])[:, [0, 2]].astype(np.float64)
-    ahead = _in_body_frame(feet, heading(joints))[:, 0]
+    ahead = np.mean([body_frame(joints, ankle)[:, 0] for ankle in ANKLES], 0)
     return longest((leg_share(joints) < SEAT_LEG) & (ahead > SEAT_BEHIND))
 
 
@@ -230,15 +240,14 @@ class FootReach:
 
 def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
     """Reach of the (left, right) foot."""
-    angle = heading(joints)
     ankles = joints[:, list(ANKLES)].astype(np.float64)
     floor = np.percentile(ankles[..., 1].min(1), _FLOOR_SHARE)
     found = []
     for side in range(2):
         leg = ankles[:, side] - joints[:, PELVIS]
-        forward = _in_body_frame(leg[:, [0, 2]], angle)[:, 0]
+        forward = body_frame(joints, ANKLES[side])[:, 0]
         lifted = np.where(forward >= IN_FRONT, ankles[:, side, 1] - floor, 0.0)
-        speed = np.linalg.norm(np.diff(_smooth(leg, 3), axis=0), axis=-1) * FPS
+        speed = np.linalg.norm(np.diff(smooth(leg, 3), axis=0), axis=-1) * FPS
         found.append(FootReach(float(forward.max()), float(lifted.max()), float(speed.max())))
     return found[0], found[1]
 

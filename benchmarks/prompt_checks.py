@@ -1,10 +1,12 @@
-"""Does the generator do what it is told? Prompts times seeds, physical checks on the joints that come out.
+"""Does the generator follow its prompts? Prompts times seeds, physical checks on the joints that come out.
 
     python benchmarks/prompt_checks.py [--name NAME] [--seeds 5] [--out FILE.json] [--strips DIR] [--save DIR]
     python benchmarks/prompt_checks.py --joints DIR        # motions made elsewhere: DIR/<prompt>_<seed>.npy
 
-A motion passes where all checks of its prompt say yes. A left/right pair is told apart where more than half of the
-motions of either prompt show its own side. ``check_calibration.py`` says how far the checks can be trusted.
+A motion passes where all checks of its prompt say yes; intervals are over the seeds. A left/right pair is
+distinguished where more than half of the motions of either prompt show its own side. ``--data_root`` also reports
+prompts apart that have words which no training caption of that data set has. ``check_calibration.py`` measures how
+far the checks can be trusted.
 """
 import argparse
 import json
@@ -17,6 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.prompt_scores import Prompt, Verdict, judge, read_prompts, summarise
+from benchmarks.prompt_words import training_words
 from motion.skeleton import T2M
 from options.base import Parser, positive_int
 from options.generate import add_models, add_sampling
@@ -34,7 +37,9 @@ def build_parser() -> Parser:
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
     add_models(parser)
     add_sampling(parser)
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models lie that are not bundled")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models are that are not bundled")
+    parser.add_argument("--data_root", type=Path, metavar="DIR",
+                        help="data set to look up which words of the prompts its training captions have")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
     parser.add_argument("--seeds", type=positive_int, default=5, help="motions a prompt, with seeds 0, 1, ...")
     parser.add_argument("--joints", type=Path, metavar="DIR",
@@ -48,7 +53,7 @@ def build_parser() -> Parser:
 
 def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray]]:
     """Motions (T, 22, 3) by text, one a seed, of lengths that the length estimator chooses."""
-    # Here, since motions that are there already can be judged without torch.
+    # Imported here, so that existing motions can be judged without torch.
     from data.specs import dataset_spec
     from models.text_to_motion import Sample, Sampling
     from storage.load import load_text_to_motion
@@ -64,7 +69,7 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
 
 
 def joints_path(folder: Path, prompt: int, seed: int) -> Path:
-    """Where the motion of a prompt (counted from 0) and a seed lies."""
+    """File of the motion of a prompt (counted from 0) and a seed."""
     return folder / f"{prompt:02d}_{seed}.npy"
 
 
@@ -97,28 +102,33 @@ def write_strips(folder: Path, prompts: list[Prompt], motions: list[list[np.ndar
 def report(summary: dict) -> str:
     """The summary as a table."""
     def passed(counts: dict) -> str:
-        return f"{counts['passed']:4d} of {counts['motions']:4d}  {100 * counts['share']:5.1f} %"
+        interval = "" if counts["interval"] is None else f" ±{100 * counts['interval']:4.1f}"
+        return f"{counts['passed']:4d} of {counts['motions']:4d}  {100 * counts['share']:5.1f} %{interval}"
 
     lines = []
     for index, prompt in enumerate(summary["prompts"]):
         missed = [name for motion in prompt["verdicts"] for name, said_yes in motion["checks"].items() if not said_yes]
         reasons = ", ".join(f"{name} {missed.count(name)}x" for name in dict.fromkeys(missed))
-        lines.append(f"{index:02d} {passed(prompt)}  {prompt['text']}{'  [not ' + reasons + ']' if missed else ''}")
+        lines.append(f"{index:03d} {passed(prompt | {'interval': None})}  {prompt['text']}"
+                     f"{'  [not ' + reasons + ']' if missed else ''}")
     lines.append("")
-    lines += [f"{group:16s}{passed(counts)}" for group, counts in summary["groups"].items()]
-    lines += ["", f"{'seen words':16s}{passed(summary['seen_words'])}",
-              f"{'unseen words':16s}{passed(summary['unseen_words'])}", ""]
+    lines += [f"{group:26s}{passed(counts)}" for group, counts in summary["groups"].items()]
+    lines.append("")
     for name, pair in summary["pairs"].items():
-        apart = "told apart" if pair["told_apart"] else "NOT told apart"
+        apart = "distinguished" if pair["distinguished"] else "NOT distinguished"
         shown = (f"{side} {pair[f'{side}_shown'].count(side)} of {len(pair[f'{side}_shown'])}"
                  for side in ("left", "right"))
-        lines.append(f"{name:20s}{apart:16s}{', '.join(shown)}")
+        lines.append(f"{name:28s}{apart:20s}{', '.join(shown)}")
     motions = [motion["measures"] for prompt in summary["prompts"] for motion in prompt["verdicts"]]
     skating, rough = (np.mean([motion[name] for motion in motions]) for name in ("foot_skating", "roughness"))
     lines += ["", f"feet skate at {100 * skating:.1f} cm/s, joints jerk by {1000 * rough:.1f} mm a frame (means)"]
-    apart = sum(pair["told_apart"] for pair in summary["pairs"].values())
-    lines += [f"overall: {passed(summary['overall']).strip()} passed, "
-              f"{apart} of {len(summary['pairs'])} left/right pairs told apart"]
+    lines += [f"{title:14s}{passed(summary[key])}" for key, title in (("seen_words", "known words"),
+                                                                     ("unseen_words", "new words")) if key in summary]
+    low = [group for group, counts in summary["groups"].items() if counts["share"] < 0.5]
+    apart = sum(pair["distinguished"] for pair in summary["pairs"].values())
+    lines += [f"kinds below 50 %: {', '.join(low) or 'none'} ({len(low)} of {len(summary['groups'])})",
+              f"overall: {passed(summary['overall']).strip()} passed, "
+              f"{apart} of {len(summary['pairs'])} left/right pairs distinguished"]
     return "\n".join(lines)
 
 
@@ -136,7 +146,7 @@ def main() -> None:
                 save_npy(joints_path(args.save, index, seed), joints.astype(np.float32))
     if args.strips:
         write_strips(args.strips, prompts, motions, verdicts)
-    summary = summarise(prompts, verdicts)
+    summary = summarise(prompts, verdicts, training_words(args.data_root) if args.data_root else None)
     print(report(summary))
     if args.out:
         write_text(args.out, json.dumps(summary, indent=1) + "\n")

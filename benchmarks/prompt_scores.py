@@ -1,14 +1,16 @@
-"""Prompts with physical checks: read them, judge motions made for them, sum the verdicts up."""
+"""Prompts with physical checks: read them, judge motions made for them, summarise the verdicts."""
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.physical_checks import CHECKS, SIDES
 from benchmarks.physical_measures import measures
+from benchmarks.prompt_words import words
+from evaluation.estimates import Estimate
 from utils.errors import InputError
 from utils.files import read_text
 
@@ -18,12 +20,11 @@ class Prompt:
     """What somebody types, and what must be seen in the motion."""
 
     text: str
-    group: str
-    checks: tuple[str, ...]             # names in ``CHECKS``, all of which must say yes
-    unseen_words: tuple[str, ...] = ()  # that the training captions do not have
-    pair: str | None = None             # two prompts share it that differ in nothing but left and right
-    measure: str | None = None          # name in ``SIDES`` that tells the two of a pair apart
-    side: str | None = None             # "left" or "right", of a pair
+    group: str                  # the kind of motion
+    checks: tuple[str, ...]     # names in ``CHECKS``, all of which must say yes
+    pair: str | None = None     # shared by two prompts that differ in left and right only
+    measure: str | None = None  # name in ``SIDES`` that distinguishes the two of a pair
+    side: str | None = None     # "left" or "right", of a pair
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Verdict:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read a JSON list of prompts. Raises ``InputError`` where one has an unknown check, or a pair is not a pair."""
     try:
-        entries = json.loads(read_text(path, "prompts"))
-        prompts = [_prompt(**entry) for entry in entries]
-    except (json.JSONDecodeError, TypeError) as error:
+        prompts = [Prompt(**entry | {"checks": tuple(entry["checks"])})
+                   for entry in json.loads(read_text(path, "prompts"))]
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a list of prompts: {error}") from error
     pairs = defaultdict(list)
     for prompt in prompts:
@@ -65,59 +66,54 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return prompts
 
 
-def _prompt(text: str, group: str, checks: list[str], unseen: bool = False, unseen_words: Iterable[str] = (),
-            **pair: str) -> Prompt:
-    words = tuple(unseen_words)
-    if unseen != bool(words):
-        raise TypeError(f"{text!r} is marked unseen: {unseen}, with the unseen words {list(words)}")
-    return Prompt(text, group, tuple(checks), words, **pair)
-
-
 def judge(prompt: Prompt, joints: np.ndarray, seed: int = 0) -> Verdict:
     """Check one motion (T, 22, 3), metres, made for ``prompt`` with ``seed``."""
     return Verdict(seed, {name: bool(CHECKS[name](joints)) for name in prompt.checks},
                    SIDES[prompt.measure].shown(joints) if prompt.measure else None, measures(joints))
 
 
-def told_apart(left: list[Verdict], right: list[Verdict]) -> bool:
+def distinguished(left: list[Verdict], right: list[Verdict]) -> bool:
     """Whether more than half of the motions of each of a pair's two prompts show that prompt's side."""
     return all(sum(verdict.shown == side for verdict in verdicts) > len(verdicts) / 2
                for side, verdicts in (("left", left), ("right", right)))
 
 
-def _passed(verdicts: Iterable[Verdict]) -> dict[str, float]:
-    found = [verdict.passed for verdict in verdicts]
-    return {"passed": sum(found), "motions": len(found), "share": sum(found) / len(found) if found else 0.0}
+def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
+    """Counts and share of the motions that pass; the interval of the share is over the seeds."""
+    passed = np.array([[verdict.passed for verdict in found] for found in verdicts], bool)  # (prompts, seeds)
+    interval = Estimate.of(passed.mean(0)).interval if passed.size else None
+    return {"passed": int(passed.sum()), "motions": passed.size, "share": float(passed.mean()) if passed.size else 0.0,
+            "interval": interval}
 
 
-def summarise(prompts: list[Prompt], verdicts: list[list[Verdict]]) -> dict:
-    """Everything that was found, ready for JSON: overall, by words seen or not, by group, by pair, by prompt.
+def summarise(prompts: list[Prompt], verdicts: list[list[Verdict]], known: Collection[str] | None = None) -> dict:
+    """Everything that was found, ready for JSON: overall, by group, by pair, by prompt.
 
-    ``verdicts[i]`` are those of ``prompts[i]``, one a seed.
+    ``verdicts[i]`` are those of ``prompts[i]``, one a seed. With the ``known`` words of a training set, also by
+    whether a prompt has words that are not among them.
     """
     judged = list(zip(prompts, verdicts, strict=True))
 
-    def passed_where(condition: str, value: object) -> dict[str, float]:
-        return _passed(verdict for prompt, found in judged if getattr(prompt, condition) == value for verdict in found)
+    def passed_where(condition: Callable[[Prompt], bool]) -> dict[str, float | int | None]:
+        return _passed([found for prompt, found in judged if condition(prompt)])
 
-    unseen = [verdict for prompt, found in judged if prompt.unseen_words for verdict in found]
     pairs = defaultdict(dict)
     for prompt, found in judged:
         if prompt.pair:
             pairs[prompt.pair][prompt.side] = found
-    return {
-        "overall": _passed(verdict for found in verdicts for verdict in found),
-        "unseen_words": _passed(unseen),
-        "seen_words": passed_where("unseen_words", ()),
-        "groups": {group: passed_where("group", group) for group in dict.fromkeys(prompt.group for prompt in prompts)},
+    summary = {"overall": _passed(verdicts)}
+    if known is not None:
+        summary |= {"seen_words": passed_where(lambda prompt: words(prompt.text) <= set(known)),
+                    "unseen_words": passed_where(lambda prompt: not words(prompt.text) <= set(known))}
+    return summary | {
+        "groups": {group: passed_where(lambda prompt, group=group: prompt.group == group)
+                   for group in dict.fromkeys(prompt.group for prompt in prompts)},
         "pairs": {name: {
-            "told_apart": told_apart(found["left"], found["right"]),
+            "distinguished": distinguished(found["left"], found["right"]),
             "left_shown": [verdict.shown for verdict in found["left"]],
             "right_shown": [verdict.shown for verdict in found["right"]],
         } for name, found in pairs.items()},
-        "prompts": [{
-            "text": prompt.text, "group": prompt.group, "unseen_words": list(prompt.unseen_words), **_passed(found),
-            "verdicts": [{"seed": verdict.seed, "passed": verdict.passed, "checks": verdict.checks,
-                         "shown": verdict.shown, "measures": verdict.measures} for verdict in found],
-        } for prompt, found in judged],
+        "prompts": [{"text": prompt.text, "group": prompt.group, **_passed([found]),
+                     "verdicts": [asdict(verdict) | {"passed": verdict.passed} for verdict in found]}
+                    for prompt, found in judged],
     }

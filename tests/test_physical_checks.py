@@ -18,9 +18,9 @@ from tests import figures
 
 # motion -> the checks that say yes to it, all of them
 MOTIONS = {
-    "stand": (figures.standing(), {"keeps_direction", "stays_in_place"}),
+    "stand": (figures.standing(), {"stands_still", "keeps_direction", "stays_in_place"}),
     "walk": (figures.walking(), {"goes_forward", "walks_forward", "keeps_direction"}),
-    "run": (figures.walking(speed=2.5), {"goes_forward", "runs", "keeps_direction"}),
+    "run": (figures.walking(speed=2.5), {"goes_forward", "goes_briskly", "runs", "keeps_direction"}),
     "walk backwards": (figures.walking(speed=-0.8), {"walks_backwards", "keeps_direction"}),
     "turn left": (figures.walking(turn=np.pi / 2), {"goes_forward", "walks_forward", "turns_left"}),
     "turn right": (figures.walking(turn=-np.pi / 2), {"goes_forward", "walks_forward", "turns_right"}),
@@ -31,21 +31,37 @@ MOTIONS = {
     "raise right to the side": (figures.raising("right", top=1.7),
                                 {"raises_right_hand", "keeps_direction", "stays_in_place"}),
     "raise both": (figures.raising("both"),
-                   {"raises_both_hands", "both_hands_overhead", "keeps_direction", "stays_in_place"}),
+                   {"raises_both_hands", "both_hands_overhead", "spreads_arms", "keeps_direction", "stays_in_place"}),
     "wave right": (figures.waving("right"), {"raises_right_hand", "right_hand_overhead", "waves_right_hand",
                                              "keeps_direction", "stays_in_place"}),
     "wave both": (figures.waving("both"), {"raises_both_hands", "both_hands_overhead", "waves_both_hands",
-                                           "keeps_direction", "stays_in_place"}),
+                                           "spreads_arms", "keeps_direction", "stays_in_place"}),
     "bow": (figures.bowing(), {"bows", "keeps_direction", "stays_in_place"}),
-    "sit": (figures.sitting(), {"sits", "keeps_direction", "stays_in_place"}),
-    "squat": (figures.squatting(), {"keeps_direction", "stays_in_place"}),
+    "sit": (figures.sitting(), {"sits", "sits_down", "keeps_direction", "stays_in_place"}),
+    "squat": (figures.squatting(), {"squats", "gets_up", "keeps_direction", "stays_in_place"}),
     "kick left": (figures.kicking("left"), {"kicks", "kicks_left", "keeps_direction", "stays_in_place"}),
     "kick right": (figures.kicking("right"), {"kicks", "kicks_right", "keeps_direction", "stays_in_place"}),
-    "jump": (figures.jumping(), {"jumps", "keeps_direction", "stays_in_place"}),
+    "jump": (figures.jumping(), {"jumps", "jumps_up", "keeps_direction", "stays_in_place"}),
+}
+# checks that say yes to no motion above but to these
+ACTIONS = {
+    "circles_left": figures.walking(160, 1.0, 2 * np.pi), "circles_right": figures.walking(160, 1.0, -2 * np.pi),
+    "turns_around": figures.walking(turn=np.pi), "steps_right": figures.stepping_aside("right"),
+    "goes_slowly": figures.walking(speed=0.8), "climbs": figures.climbing(), "descends": figures.climbing(rise=-0.6),
+    "raises_left_then_right": figures.raising_in_turn("left"),
+    "raises_right_then_left": figures.raising_in_turn("right"),
+    "punches": figures.punching("left"), "punches_left": figures.punching("left"), "boxes": figures.punching("right"),
+    "punches_right": figures.punching("right"), "throws": figures.throwing(), "sweeps": figures.sweeping(),
+    "wipes": figures.wiping("left"), "drinks": figures.drinking("right"), "jumps_forward": figures.jumping_forward(),
+    "hops_on_left_foot": figures.hopping("left"), "hops_on_right_foot": figures.hopping("right"),
+    "balances_on_left_leg": figures.balancing("left"), "balances_on_right_leg": figures.balancing("right"),
+    "does_jumping_jacks": figures.jumping_jacks(), "turns_upside_down": figures.wheeling(),
 }
 SHOWN = {"turn left": ("turn", "left"), "turn right": ("turn", "right"), "raise left": ("hand", "left"),
          "wave right": ("hand", "right"), "raise both": ("hand", "neither"), "kick left": ("foot", "left"),
          "kick right": ("foot", "right"), "walk": ("turn", "neither")}
+SIDED = {"fist": figures.punching("left"), "hop": figures.hopping("left"), "stand": figures.balancing("left"),
+         "order": figures.raising_in_turn("left"), "travel": figures.stepping_aside("left")}
 
 
 def said_yes(joints: np.ndarray) -> set[str]:
@@ -83,10 +99,31 @@ def test_a_mirrored_motion_gets_the_mirrored_answers(name: str) -> None:
         assert side.measure(mirrored) == pytest.approx(-side.measure(joints), abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ACTIONS)
+def test_an_action_passes_its_check_and_other_motions_do_not(name: str) -> None:
+    assert CHECKS[name](ACTIONS[name])
+    assert not any(name in expected for _, expected in MOTIONS.values())
+    opposite = "_".join({"left": "right", "right": "left"}.get(word, word) for word in name.split("_"))
+    assert CHECKS[opposite](mirror(ACTIONS[name], T2M))
+    assert opposite == name or not CHECKS[opposite](ACTIONS[name])
+
+
+def test_picking_up_and_sitting_down_start_upright() -> None:
+    assert CHECKS["picks_up"](figures.picking_up()) and CHECKS["gets_up"](figures.getting_up())
+    assert not CHECKS["picks_up"](figures.getting_up()) and not CHECKS["sits_down"](figures.getting_up())
+
+
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_shown_side_is_the_side_that_moved(name: str) -> None:
     measure, side = SHOWN[name]
     assert SIDES[measure].shown(MOTIONS[name][0]) == side
+
+
+@pytest.mark.parametrize("measure", SIDED)
+def test_an_action_shows_its_side(measure: str) -> None:
+    assert SIDES[measure].shown(SIDED[measure]) == "left"
+    assert SIDES[measure].shown(mirror(SIDED[measure], T2M)) == "right"
+    assert SIDES[measure].shown(figures.standing()) == "neither"
 
 
 def test_stepping_aside_is_told_from_turning() -> None:
