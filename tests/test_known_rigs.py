@@ -64,6 +64,14 @@ NAMES = {
                   LEFT),
     "BioVision, joints": ("Xsens BVH", "Hips Chest Neck Head", "{}Hip {}Knee {}Ankle",
                           "{}Collar {}Shoulder {}Elbow {}Wrist", LEFT),
+    "Rokoko with a hip": ("Rokoko", "Hip Spine1 Spine2 Spine3 Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
+                          "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
+    "shoulders that are collars": ("common names", "Hips Spine1 Spine2 Spine3 Neck Head",
+                                   "*{}Hip {}Thigh {}Knee {}Ankle", "{}Shoulder {}UpperArm {}Elbow {}Wrist", LEFT),
+    "Left_Thigh": ("common names", "Hip Waist Chest Neck Head", "{}_Thigh {}_Calf {}_Foot {}_Toe",
+                   "{}_Clavicle {}_UpperArm {}_Forearm {}_Hand", LEFT),
+    "Theia": ("common names", "pelvis thorax neck head", "{}_thigh {}_shank {}_foot {}_toes",
+              "{}_clavicle {}_uarm {}_larm {}_hand", LETTER),
     "Poser": ("Poser", "Hip Abdomen Chest Neck Head", "{}_Thigh {}_Shin {}_Foot {}_Toe",
               "{}_Collar {}_Shoulder {}_Forearm {}_Hand", LEFT),
     "Perception Neuron": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 *Spine3 Neck Head", "{}UpLeg {}Leg {}Foot",
@@ -241,6 +249,14 @@ def test_where_no_rig_fits_the_nearest_is_named_and_a_mapping_is_begun() -> None
     filled = begun | {"left_knee": "Knie links", "left_elbow": "Ellbogen links", "head": "Kopf"}
     np.testing.assert_allclose(place_joints(bvh, filled).posed(bvh, bvh.local_positions(), bvh.local_rotations()),
                                moving(4)[1], atol=1e-4)
+
+
+def test_the_head_of_h36m_is_the_top_and_not_the_base_of_the_skull() -> None:
+    _, trunk, leg, arm, sides = NAMES["H36M, 17 joints"]
+    ours, joints = moving(4)
+    bvh = leaf(as_rig(ours, trunk, leg, arm, sides), "Head", "Neck", (0, 0.1, 0))
+    assert place_joints(bvh).rig == "H36M"
+    np.testing.assert_allclose(placed(bvh)[:, JOINT["head"]], joints[:, JOINT["head"]], atol=1e-4)
 
 
 def toe(bvh: Bvh, side: str, mapping: dict[str, str] | None = None) -> np.ndarray:

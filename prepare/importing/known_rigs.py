@@ -30,6 +30,7 @@ class KnownRig:
     sides: tuple[str, str] | None = ("Left", "Right")   # None: any usual word for the side, at either end of a name
     spine: str = ""                                     # of spine1, spine2, spine3; else found between hips and neck
     marks: str = ""                                     # a bone by which it differs from rigs with the same names
+    lacks: str = ""                                     # bones of the left that rigs with the same names have besides
 
     @cached_property
     def places(self) -> dict[str, tuple[Place, ...]]:
@@ -61,28 +62,41 @@ def _place(text: str) -> Place:
     return {name: float(weight or 1) for weight, _, name in parts}
 
 
+_UPPER_ARMS = "{}Arm|{}UpperArm|{}UpArm"  # where they are, the shoulder is a collar
+_UPPER = "{}UpLeg|{}UpperLeg|{}Thigh|" + _UPPER_ARMS
+_CLAVICLES = "{}Collar|{}Clavicle"
+
 # The first row that fits counts. The last one knows the words that bones are commonly named by.
 KNOWN_RIGS = (
     # Neck and shoulders may coincide with the bone below, and the first of the spine with the hips.
     KnownRig("CMU MotionBuilder", "Hips", "Neck1", "Head",
              "{}UpLeg {}Leg {}Foot {}ToeBase 0.6*{}Shoulder+0.4*{}Arm {}Arm {}ForeArm {}Hand", marks="LHipJoint"),
-    KnownRig("Mixamo/LAFAN1", "Hips", "Neck", "Head",
+    KnownRig("Mixamo/LAFAN1", "Hips|Hip", "Neck", "Head",
              "{}UpLeg {}Leg {}Foot {}ToeBase|{}Toe {}Shoulder {}Arm {}ForeArm {}Hand"),
     KnownRig("Bandai-Namco", "Hips", "Neck", "Head",
              "UpperLeg_{} LowerLeg_{} Foot_{} Toes_{} Shoulder_{} UpperArm_{} LowerArm_{} Hand_{}", ("L", "R")),
     # The root is not between the thighs but above them.
     KnownRig("CMU/Daz", "0.275*lThigh+0.275*rThigh+0.45*abdomen", "neck", "head",
              "{}Thigh {}Shin {}Foot {}Toe {}Collar {}Shldr {}ForeArm {}Hand", ("l", "r")),
-    KnownRig("Xsens BVH", "Hips", "Neck", "Head",
-             "{}Hip {}Knee {}Ankle {}Toe {}Collar {}Shoulder {}Elbow {}Wrist"),
+    # The thorax is at the base of the neck, the neck behind the nose.
+    KnownRig("H36M", "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
+             "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist",
+             lacks=f"{_CLAVICLES}|{_UPPER}"),
+    KnownRig("H36M, short", "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
+             "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist", ("L", "R"),
+             lacks=f"{_CLAVICLES}|{_UPPER}"),
+    KnownRig("Xsens BVH", "Hips|Hip", "Neck", "Head",
+             "{}Hip {}Knee {}Ankle {}Toe {}Collar {}Shoulder {}Elbow {}Wrist", lacks=_UPPER),
     KnownRig("Xsens MVN", "Pelvis", "Neck", "Head",
              "{}UpperLeg {}LowerLeg {}Foot {}Toe {}Shoulder {}UpperArm {}ForeArm {}Hand"),
-    KnownRig("Rokoko", "Hips", "Neck", "Head",
+    KnownRig("Rokoko", "Hips|Hip", "Neck", "Head",
              "{}Thigh {}Shin {}Foot {}Toe|{}ToeBase {}Shoulder {}Arm {}ForeArm {}Hand"),
     KnownRig("SMPL", "Pelvis", "Neck", "Head",
-             "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist"),
+             "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist",
+             lacks=_UPPER),
     KnownRig("SMPL, short", "Pelvis", "Neck", "Head",
-             "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist", ("L", "R")),
+             "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist", ("L", "R"),
+             lacks=_UPPER),
     KnownRig("Unreal", "pelvis", "neck_01|neck", "head",
              "thigh_{} calf_{} foot_{} ball_{} clavicle_{} upperarm_{} lowerarm_{} hand_{}", ("l", "r")),
     KnownRig("Biped", "Pelvis", "Neck", "Head",
@@ -93,16 +107,16 @@ KNOWN_RIGS = (
     KnownRig("VRM", "J_Bip_C_Hips", "J_Bip_C_Neck", "J_Bip_C_Head",
              "J_Bip_{}_UpperLeg J_Bip_{}_LowerLeg J_Bip_{}_Foot J_Bip_{}_ToeBase J_Bip_{}_Shoulder J_Bip_{}_UpperArm "
              "J_Bip_{}_LowerArm J_Bip_{}_Hand", ("L", "R")),
-    KnownRig("Unity humanoid", "Hips", "Neck", "Head",
+    KnownRig("Unity humanoid", "Hips|Hip", "Neck", "Head",
              "{}UpperLeg {}LowerLeg {}Foot {}Toes {}Shoulder {}UpperArm {}LowerArm {}Hand"),
-    KnownRig("BioVision", "Hips", "Neck", "Head",
+    KnownRig("BioVision", "Hips|Hip", "Neck", "Head",
              "{}UpLeg {}LowLeg {}Foot {}Toe {}Collar {}UpArm {}LowArm {}Hand"),
-    KnownRig("Poser", "Hip", "Neck", "Head",
-             "{}_Thigh {}_Shin {}_Foot {}_Toe {}_Collar {}_Shoulder {}_Forearm {}_Hand"),
+    KnownRig("Poser", "Hip|Hips", "Neck", "Head",
+             "{}_Thigh {}_Shin {}_Foot {}_Toe {}_Collar {}_Shoulder {}_Forearm {}_Hand", lacks=_UPPER_ARMS),
     KnownRig("OptiTrack", "Hip", "Neck", "Head",
              "{}Thigh {}Shin {}Foot {}Toe {}Shoulder {}UArm {}FArm {}Hand", ("L", "R")),
     KnownRig("iPi", "Hip", "Neck", "Head",
-             "{}Thigh {}Shin {}Foot {}Toe {}Clavicle {}Shoulder {}Forearm {}Hand", ("L", "R")),
+             "{}Thigh {}Shin {}Foot {}Toe {}Clavicle {}Shoulder {}Forearm {}Hand", ("L", "R"), lacks=_UPPER_ARMS),
     KnownRig("Cascadeur", "pelvis", "neck", "head",
              "thigh_{} calf_{} foot_{} toe_{} clavicle_{} arm_{} forearm_{} hand_{}", ("l", "r")),
     KnownRig("DeepMotion", "hips_JNT", "neck_JNT", "head_JNT",
@@ -111,11 +125,6 @@ KNOWN_RIGS = (
     KnownRig("MakeHuman", "root", "neck01", "head",
              "upperleg01.{} lowerleg01.{} foot.{} toe3-1.{}|toe2-1.{} clavicle.{} upperarm01.{} lowerarm01.{} wrist.{}",
              ("L", "R")),
-    # The thorax is at the base of the neck, the neck behind the nose.
-    KnownRig("H36M", "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
-             "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist"),
-    KnownRig("H36M, short", "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
-             "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist", ("L", "R")),
     KnownRig("Kinect", "SpineBase|HipCenter|Hip_Center", "Neck|ShoulderCenter|Shoulder_Center", "Head",
              "Hip{} Knee{} Ankle{} Foot{} Clavicle{} Shoulder{} Elbow{} Wrist{}"),
     KnownRig("MediaPipe", "mid_hip|hip_center|pelvis|hips|0.5*left_hip+0.5*right_hip",
@@ -133,7 +142,7 @@ KNOWN_RIGS = (
              "neck|neck01|neck1|necklower|lowerneck|neckbase|necktwist01|midshoulder|shouldercenter",
              "head|skull|nose|headend|neck/tip|neck1/tip|neck01/tip",
              "thigh|upleg|upperleg|uleg|thighbend|thigh01|upperleg01|upperleg1|legupper|femur|hip|hipjoint|leg "
-             "shin|calf|lowerleg|lowleg|lleg|shin01|lowerleg01|lowerleg1|leglower|knee|kne|tibia|crus|leg "
+             "shin|calf|lowerleg|lowleg|lleg|shin01|lowerleg01|lowerleg1|leglower|knee|kne|shank|tibia|crus|leg "
              "ankle|ank|foot toebase|toe|toes|ball|toe0|toe1|toe01|bigtoe|footindex|metatarsals "
              "collar|clavicle|clav|scapula|shoulder "
              "upperarm|uparm|uarm|shldr|shldrbend|upperarm01|upperarm1|armupper|humerus|arm|shoulder|sho "

@@ -127,7 +127,8 @@ def recognised(bones: Bones) -> tuple[str, Places]:
 
 def _match(bones: Bones, rig: KnownRig, affix: Affix) -> Match:
     match = Match(rig)
-    marked = not rig.marks or bool(bones.find(rig.marks, affix))
+    besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
+    marked = not ((rig.marks and not bones.find(rig.marks, affix)) or any(bones.find(name, affix) for name in besides))
     for joint in sorted(rig.places, key=_ORDER.index):
         found = [_resolved(bones, place, affix, match.places) for place in rig.places[joint]]
         fitting = [place for place in found if isinstance(place, dict) and _hangs(bones, joint, place, match.places)]
