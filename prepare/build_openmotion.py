@@ -19,10 +19,10 @@ def build_parser() -> Parser:
     """The flags of this script."""
     parser = Parser(
         "Make OUT/joints, OUT/texts, OUT/contents.json and the split files from the recordings of Bandai-Namco-"
-        "Research-Motiondataset 1 and 2 (BVH), CMU (BVH and AMC) and 100STYLE (BVH). assets/openmotion/README.md lists their "
-        "sources. A second call adds what was missing in the first.")
+        "Research-Motiondataset 1 and 2 (BVH), CMU (BVH and AMC) and 100STYLE (BVH). assets/openmotion/README.md lists "
+        "their sources. A second call adds what was missing in the first.")
     parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with BVH and AMC files, in any subfolder")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with the recordings, in any subfolder")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
