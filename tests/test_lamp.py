@@ -1,4 +1,5 @@
 """LaMP: its objectives, what is hidden from them, and how the published behaviour differs."""
+import argparse
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.captioner import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer
+from options.lamp import parse_lamp_options
+from training.stages.lamp import LaMPStage
 from utils.batch_slice import BatchSlice, sample_columns
 from utils.errors import InputError
 
@@ -255,6 +258,22 @@ def test_scale_is_exp_of_temp_and_published_temp_itself():
     model = build()
     model.temp.data.fill_(50.0)
     assert model.scaled(torch.ones(())).item() == pytest.approx(100.0)
+
+
+def test_weights_of_objectives_come_from_the_command_line():
+    flags = ["--name", "a", "--vq_name", "vq", "--objectives"]
+    assert parse_lamp_options(flags[:-1]).objectives == dict.fromkeys(OBJECTIVES, 1.0)
+    assert parse_lamp_options([*flags, "ptc", "lm=0.5"]).objectives == {"ptc": 1.0, "lm": 0.5}
+    for wrong in ("all", "ptc=much", "ptc=-1"):
+        with pytest.raises(InputError, match="--objectives"):
+            parse_lamp_options([*flags, wrong])
+
+
+def test_a_run_without_a_rate_for_bert_resumes_the_two_groups_of_older_runs(model):
+    stage = LaMPStage(model, argparse.Namespace(objectives=OBJECTIVES, text_lr=1.0, lr=1e-4), None, None)
+    assert [group.keys() for group in stage.parameter_groups(0.05)] == [{"params", "weight_decay"}] * 2
+    stage.opt.text_lr = 0.1
+    assert {group["lr"] for group in stage.parameter_groups(0.05)} == {1e-4, 1e-4 * 0.1}
 
 
 def test_only_matrices_decay_and_published_temp():

@@ -98,7 +98,8 @@ class LaMPStage(Stage):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """As the model says: matrices decay, vectors do not."""
-        return self.model.parameter_groups(weight_decay, self.opt.lr, self.opt.lr * self.opt.text_lr)
+        separate = None if self.opt.text_lr == 1 else self.opt.lr * self.opt.text_lr  # two groups, as in older runs
+        return self.model.parameter_groups(weight_decay, self.opt.lr, separate)
 
 
 def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
