@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from motion.bvh import Bvh, parse_bvh
+from motion.euler import euler_to_matrix, matrix_to_euler
 from motion.skeleton import T2M
 from prepare.importing.rig_search import BONES, UnknownRig
 from prepare.importing.source_rig import place_joints
@@ -296,10 +297,21 @@ def test_a_foot_without_toes_points_forward_at_a_right_angle_to_the_shin_at_rest
         assert 0.1 < forward[2] < 0.2
 
 
-def test_a_foot_whose_rest_pose_shows_no_front_needs_a_mapping() -> None:
-    bvh = without(without(mixamo(), "LeftToeBase"), "RightToeBase")
+def test_a_foot_whose_rest_pose_is_none_to_stand_in_points_to_the_front_of_the_motion() -> None:
+    bvh, _ = moving(20)
+    bvh = without(without(bvh, "LeftToe"), "RightToe")
+    turns, twist = bvh.local_rotations(), euler_to_matrix(np.array([90.0]), "y")
+    values = bvh.values.copy()
+    for side in ("Left", "Right"):  # at rest the legs are twisted outwards
+        hip, knee = (bvh.names.index(f"{side}{bone}") for bone in ("UpLeg", "Leg"))
+        turns[:, hip], turns[:, knee] = turns[:, hip] @ twist, twist.T @ turns[:, knee] @ twist
+        for joint in (hip, knee):
+            values[:, bvh.columns[joint]] = matrix_to_euler(turns[:, [joint]], "zyx")[:, 0]
+    twisted = replace(bvh, values=values)
+    np.testing.assert_allclose(toe(twisted, "left"), toe(bvh, "left"), atol=1e-3)
+    np.testing.assert_allclose(toe(twisted, "right"), toe(bvh, "right"), atol=1e-3)
     offsets = bvh.offsets.copy()
     for name in ("LeftFoot", "RightFoot"):
         offsets[bvh.names.index(name)] = [0.4, 0, 0]
     with pytest.raises(ValueError, match="names left_foot"):
-        place_joints(replace(bvh, offsets=offsets))
+        place_joints(replace(bvh, offsets=offsets, values=np.zeros_like(bvh.values)))

@@ -21,7 +21,10 @@ _SPINE_SHARES = np.cumsum([_LENGTHS[name] for name in (*SPINE, "neck")])
 _FOOT_SHARE = _LENGTHS["left_foot"] / _LENGTHS["left_ankle"]  # of a shin
 _TOE_WORDS = ("toe", "ball")
 _COINCIDENT = 1e-6  # share of the largest offset below which one is none
-_MIN_ANGLE = 0.3    # sine of the angle between shin and hips below which a rest pose has no front
+_MIN_ANGLE = 0.3    # sine of the angle between shin and hips below which a pose has no front
+_TOE_FRAMES = 50    # of a motion, in which the front is looked for
+_AGREE = 0.7        # cosine between the fronts of rest pose and motion
+_CLEAR = 0.1        # length of a mean unit vector that shows a direction
 
 
 @dataclass(frozen=True)
@@ -126,20 +129,37 @@ def _ends_below(bones: Bones, joint: int, rest: np.ndarray) -> list[int]:
 
 
 def _made_toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> tuple[int, np.ndarray]:
-    """A toe in front of the ankle, at right angles to the shin and to the line of the hips in the rest pose."""
-    turns = np.broadcast_to(np.eye(3), (1, len(rest), 3, 3))
-    at_rest = chained(bones.bvh.parents, rest[None], turns)[0][0]
-    joints = {name: _bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")}
-    if None in joints.values():
+    """A toe in front of the ankle, at right angles to the shin and to the line of the hips, in the rest pose.
+
+    Where these point elsewhere in the motion, the rest pose is none in which people stand, and the motion counts.
+    """
+    bvh = bones.bvh
+    joints = [_bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")]
+    if None in joints:
         raise ValueError(f"the mapping names no {side}_foot, and no single bones for hips, knee and ankle")
-    left, right, knee, ankle = (at_rest[joint] for joint in joints.values())
+    some = replace(bvh, values=bvh.values[::-(-len(bvh.values) // _TOE_FRAMES)])
+    moving = _front_of_ankle(bvh, joints, some.local_positions(), some.local_rotations())
+    resting = _front_of_ankle(bvh, joints, rest[None], np.broadcast_to(np.eye(3), (1, len(rest), 3, 3)))
+    front = resting if resting @ moving > _AGREE * np.linalg.norm(moving) else moving
+    if not np.linalg.norm(front) > _CLEAR:
+        raise ValueError(f"there is no {side} toe, and nothing shows where the foot points; give a mapping that names "
+                         f"{side}_foot")
+    ankle = joints[-1]
+    length = _FOOT_SHARE * np.linalg.norm(rest[ankle])
+    return ankle, length * front / np.linalg.norm(front)
+
+
+def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """(3,) mean unit vector to the front, in the ankle's frame, of poses in parents' frames; 0 where legs and hips are
+    in line. ``joints`` are left hip, right hip, knee, ankle."""
+    places, turns = chained(bvh.parents, places, turns)
+    left, right, knee, ankle = (places[:, joint] for joint in joints)
     front = np.cross(left - right, knee - ankle)
-    size = np.linalg.norm(left - right) * np.linalg.norm(knee - ankle)
-    if not np.linalg.norm(front) > _MIN_ANGLE * size:
-        raise ValueError(f"there is no {side} toe, and in the rest pose legs do not hang from the hips; give a mapping "
-                         f"that names {side}_foot")
-    length = _FOOT_SHARE * np.linalg.norm(knee - ankle)
-    return joints[f"{side}_ankle"], length * front / np.linalg.norm(front)
+    size = np.linalg.norm(left - right, axis=-1) * np.linalg.norm(knee - ankle, axis=-1)
+    clear = np.linalg.norm(front, axis=-1) > _MIN_ANGLE * size
+    front[clear] /= np.linalg.norm(front[clear], axis=-1, keepdims=True)
+    front[~clear] = 0
+    return np.einsum("tji,tj->i", turns[:, joints[-1]], front) / len(front)
 
 
 def _spine(bones: Bones, places: Places, rest: np.ndarray) -> list[dict[int, float]]:
