@@ -13,6 +13,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from motion.bvh import MAX_FRAME_TIME
+from motion.orientation import UP_AXES
+from motion.recording import FPS, UNITS
 from options.base import Parser, bounded, positive_int
 from prepare.importing.import_motion import (
     LONGEST,
@@ -25,8 +27,6 @@ from prepare.importing.import_motion import (
     shown,
 )
 from prepare.importing.motion_sources import Reader, read_mapping
-from prepare.importing.orientation import UP_AXES
-from prepare.importing.recording import FPS, UNITS
 from utils.cores import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip

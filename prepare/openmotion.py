@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from data.language import CONTENTS
 from motion.bvh import Bvh, read_bvh
+from motion.recording import UNITS, Pose, normalised, resampled_pose
+from motion.source_rig import Placement, place_joints
 from prepare.importing.asf_amc import read_amc
 from prepare.importing.joining import joined
-from prepare.importing.recording import UNITS, Pose, normalised, resampled_pose
-from prepare.importing.source_rig import Placement, place_joints
 from prepare.openmotion_contents import shown
 from prepare.splits import PARTS, write_splits
 from utils.errors import InputError

@@ -6,9 +6,9 @@ import pytest
 
 from motion.bvh import Bvh, parse_bvh
 from motion.euler import euler_to_matrix, matrix_to_euler
+from motion.rig_search import BONES, UnknownRig
 from motion.skeleton import T2M
-from prepare.importing.rig_search import BONES, UnknownRig
-from prepare.importing.source_rig import place_joints
+from motion.source_rig import place_joints
 from tests.rigs import as_rig, inserted, leaf, moving, renamed, without
 
 JOINT = {name: number for number, name in enumerate(T2M.joint_names)}

@@ -12,10 +12,10 @@ import torch
 from data.text import parse_caption
 from motion.bvh_fit import joints_to_bvh
 from motion.features import canonical_positions
+from motion.recording import normalised, resampled_pose
 from motion.skeleton import T2M
+from motion.source_rig import place_joints
 from prepare.importing.joining import joined
-from prepare.importing.recording import normalised, resampled_pose
-from prepare.importing.source_rig import place_joints
 from prepare.openmotion import INDEX, SOURCES, build_openmotion, read_index
 from tests import figures
 from tests.sample_motion import turned

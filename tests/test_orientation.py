@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.skeleton import KIT, T2M, mirror
-from prepare.importing.orientation import (
+from motion.orientation import (
     UP_AXES,
     Stance,
     find_sides,
@@ -16,6 +15,7 @@ from prepare.importing.orientation import (
     swapped_sides,
     to_y_up,
 )
+from motion.skeleton import KIT, T2M, mirror
 from tests import figures
 from tests.toy import as_kit
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from motion.coincident import fixed_bones
+from motion.orientation import Sides, find_sides, lies_throughout
 from motion.skeleton import Skeleton
-from prepare.importing.orientation import Sides, find_sides, lies_throughout
 
 LYING, SWAPPED, FIXED = "lies throughout", "sides swapped", "bones do not turn"
 

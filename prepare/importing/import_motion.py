@@ -18,10 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.specs import DATASETS
-from prepare.importing.clip_files import remove_clips, remove_features, twin_of
-from prepare.importing.motion_sources import REFUSED, SKELETON, SUFFIXES, Reader, Recording, read_real_array
-from prepare.importing.orientation import UP_AXES, Stance, find_stance, to_y_up
-from prepare.importing.recording import (
+from motion.orientation import UP_AXES, Stance, find_stance, to_y_up
+from motion.recording import (
     FPS,
     check_body,
     metres_per_unit,
@@ -29,7 +27,9 @@ from prepare.importing.recording import (
     steady_runs,
     windows,
 )
-from prepare.importing.rig_search import UnknownRig
+from motion.rig_search import UnknownRig
+from prepare.importing.clip_files import remove_clips, remove_features, twin_of
+from prepare.importing.motion_sources import REFUSED, SKELETON, SUFFIXES, Reader, Recording, read_real_array
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import in_own_process, mapping

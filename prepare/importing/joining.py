@@ -3,10 +3,10 @@ import numpy as np
 import torch
 
 from motion.bvh import Bvh, chained
+from motion.recording import Pose
 from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
 from motion.skeleton import T2M
-from prepare.importing.recording import Pose
-from prepare.importing.source_rig import Placement
+from motion.source_rig import Placement
 
 
 def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int) -> np.ndarray:

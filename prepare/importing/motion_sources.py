@@ -10,14 +10,14 @@ import numpy as np
 
 from data.motion_files import resample
 from motion.bvh import Bvh, read_bvh
+from motion.known_rigs import Place
+from motion.orientation import knees_bend_backward
+from motion.recording import FPS, LEG_LENGTHS, leg_length, resampled, t_pose_ends
+from motion.rig_search import BONES
 from motion.skeleton import T2M
+from motion.source_rig import Placement, place_joints
 from prepare.importing.asf_amc import find_asf, read_amc, read_asf
-from prepare.importing.known_rigs import Place
-from prepare.importing.orientation import knees_bend_backward
-from prepare.importing.recording import FPS, LEG_LENGTHS, leg_length, resampled, t_pose_ends
-from prepare.importing.rig_search import BONES
 from prepare.importing.smpl import BODY_JOINTS, BodyModel
-from prepare.importing.source_rig import Placement, place_joints
 from utils.errors import InputError
 from utils.files import read_text
 

@@ -9,8 +9,8 @@ from os.path import commonprefix
 import numpy as np
 
 from motion.bvh import Bvh
+from motion.known_rigs import COMMON, KNOWN_RIGS, SIDES, SPINE, TIP, KnownRig, Place
 from motion.skeleton import T2M
-from prepare.importing.known_rigs import COMMON, KNOWN_RIGS, SIDES, SPINE, TIP, KnownRig, Place
 
 Affix = tuple[str, str]         # what stands before and after the names of all bones
 Places = dict[str, dict[int, float]]  # of joints: weights of points

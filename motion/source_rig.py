@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from motion.bvh import Bvh, chained
+from motion.known_rigs import SIDES, SPINE, Place
+from motion.rig_search import Bones, Places, recognised
 from motion.skeleton import T2M
-from prepare.importing.known_rigs import SIDES, SPINE, Place
-from prepare.importing.rig_search import Bones, Places, recognised
 
 _CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
 _LENGTHS = dict(zip(T2M.joint_names, T2M.target_lengths, strict=True))  # of the reference body

@@ -9,13 +9,13 @@ import torch
 
 from motion.bvh import Bvh
 from motion.features import canonical_positions
+from motion.orientation import guess_up as guess_up
+from motion.orientation import swapped_sides
+from motion.orientation import to_y_up as to_y_up
 from motion.quality import bone_length_drift
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
 from motion.skeleton import T2M
-from prepare.importing.orientation import guess_up as guess_up
-from prepare.importing.orientation import swapped_sides
-from prepare.importing.orientation import to_y_up as to_y_up
-from prepare.importing.source_rig import Placement
+from motion.source_rig import Placement
 
 FPS = 20.0
 # In metres. "cmu" is the unit of the CMU database and of its usual BVH conversion.
