@@ -8,11 +8,9 @@ from data.specs import dataset_spec
 from motion.skeleton import KIT, T2M, Skeleton
 from utils.errors import InputError
 from visualization import video
-from visualization.body import LEFT, RIGHT
-from visualization.canvas import Canvas, Layer, whole_ycc
-from visualization.drawing import Stage
-from visualization.floor import GROUND
+from visualization.caption import Caption, drawable
 from visualization.outputs import Formats, Made, write_motions, write_side_by_side
+from visualization.scene import GROUND, LEFT, RIGHT, SHIFT, Scene, follow_scene
 from visualization.video import _at_rate, strip, write_video
 
 
@@ -56,8 +54,8 @@ def test_the_motions_of_a_prompt_are_filmed_side_by_side(tmp_path):
     written = list(write_motions(tmp_path, made, spec, formats))
     first, second = write_side_by_side(tmp_path, made, written, spec, formats)
     assert first == tmp_path / "animation" / "0" / "sample0_side_by_side.mp4"
-    assert decode(first)[1].shape == (8, 480, 960, 3)
-    assert decode(second)[1].shape == (4, 480, 480, 3)
+    assert decode(first)[1].shape == (8, 720, 1440, 3)
+    assert decode(second)[1].shape == (4, 720, 720, 3)
 
 
 def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
@@ -69,8 +67,8 @@ def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
 
 
 def test_something_moves_from_frame_to_frame():
-    stage = Stage(walker(30), T2M, 20, (160, 160))
-    first, last = (np.asarray(stage.draw(frame).rgb(), int) for frame in (0, 29))
+    scene = follow_scene(walker(30), T2M, 20, (160, 160))
+    first, last = (scene.draw(frame).astype(int) for frame in (0, 29))
     assert (np.abs(first - last).sum(-1) > 60).mean() > 0.002
 
 
@@ -115,11 +113,12 @@ def test_odd_sizes_and_single_poses_are_no_trouble(tmp_path):
 
 @pytest.mark.parametrize("caption", ["word " * 120, "x" * 400, "a person walks slowly, then turns"])
 def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption):
-    stage = Stage(walker(2), T2M, 20, (240, 240), caption)
-    ink = np.asarray(stage.caption.mask) > 0
+    text = Caption(caption, (240, 240))
+    ink = np.asarray(text.mask) > 0
     assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
-    assert stage.body.head[:, 1].min() > stage.caption.mask.height
-    assert stage.caption.mask.height < 120
+    assert text.mask.height < 120
+    scene = follow_scene(walker(2), T2M, 20, (240, 240), caption)
+    assert scene.outlines[0][..., 1].min() / 2**SHIFT > text.mask.height
 
 
 def test_strip_shows_every_pose_of_every_motion(tmp_path):
@@ -133,59 +132,36 @@ def test_strip_shows_every_pose_of_every_motion(tmp_path):
 
 
 def test_left_limbs_are_on_the_right_of_somebody_who_faces_the_camera():
-    picture = np.asarray(Stage(walker(1), T2M, 20, (240, 240)).draw(0).rgb(), int)
+    picture = follow_scene(walker(1), T2M, 20, (240, 240)).draw(0)[..., ::-1].astype(int)
     columns = [np.argwhere(np.abs(picture - colour).sum(-1) < 60)[:, 1].mean() for colour in (LEFT, RIGHT)]
     assert columns[0] > columns[1]
 
 
-def test_colours_come_through_as_they_were_given():
-    for rgb in ((46, 116, 214), (232, 98, 56), (252, 252, 253), (0, 0, 0), (255, 255, 255)):
-        canvas = Canvas.of_colour((16, 16), (128, 128, 128))
-        canvas.paint(rgb, (4, 4), Image.new("L", (8, 8), 255))
-        picture = np.asarray(canvas.rgb(), int)
-        assert np.abs(picture[7, 7] - rgb).max() <= 3
-        assert np.abs(picture[0, 0] - 128).max() <= 3
-        assert canvas.planes.shape == (16 * 16 * 3 // 2,)
-
-
-def test_what_is_drawn_on_a_layer_lies_where_it_should_in_its_colour():
-    canvas = Canvas.of_colour((32, 32), (255, 255, 255))
-    layer = Layer(canvas, (8, 4, 24, 12))
-    bright, colours = layer.pens
-    assert (bright.im.size, colours.im.size) == ((32, 16), (16, 8))
-    y, cb, cr = whole_ycc((200, 0, 0))
-    bright.rectangle((8, 4, 23, 11), fill=y)
-    colours.rectangle((4, 2, 11, 5), fill=(cb, 0, cr, 0))
-    layer.put_back()
-    red = np.abs(np.asarray(canvas.rgb(), int) - (200, 0, 0)).max(-1) < 40
-    assert (np.argwhere(red).min(0) == (6, 12)).all() and (np.argwhere(red).max(0) == (9, 19)).all()
-
-
-def test_a_layer_on_which_nothing_is_drawn_changes_nothing():
-    picture = Stage(walker(3), T2M, 20, (160, 160)).draw(1)
-    before = picture.planes.copy()
-    Layer(picture, (20, 40, 120, 150)).put_back()
-    assert (picture.planes == before).all()
-
-
-def test_a_layer_averages_what_falls_onto_one_pixel():
-    canvas = Canvas.of_colour((16, 16), (0, 0, 0))
-    layer = Layer(canvas, (0, 0, 16, 16))
-    y, cb, cr = whole_ycc((255, 255, 255))
-    layer.pens[0].rectangle((0, 0, 0, 31), fill=y)
-    layer.pens[1].rectangle((0, 0, 0, 15), fill=(cb + 100, 0, cr - 100, 0))
-    layer.put_back()
-    assert (canvas.y[:, 0] == (16 + 235 + 1) // 2).all() and (canvas.y[:, 1] == 16).all()
-    assert (canvas.cb[:, 0] == 178).all() and (canvas.cr[:, 0] == 78).all() and (canvas.cb[:, 1] == 128).all()
-
-
 def test_the_camera_moves_the_floor_under_a_walker_and_its_lines_stay_the_same():
-    """Half a metre on, the same picture of the floor: lines are half a metre apart."""
-    stage = Stage(walker(60), T2M, 20, (160, 160))
-    ahead = stage.floor.camera.target[:, 0]
-    frame = int(np.argmin(np.abs(ahead - ahead[20] - 0.5)))
-    grids = [stage.floor.grid(at).y.astype(int) for at in (20, frame, 25)]
+    """Half a metre further, the picture of the floor is the same: lines are half a metre apart."""
+    scene = follow_scene(walker(60, speed=59 / 60), T2M, 20, (160, 160))  # 5 cm a frame
+    grids = [scene.floor(at).astype(int) for at in (25, 35, 30)]
     assert np.abs(grids[0] - grids[1]).mean() < 0.2 * np.abs(grids[0] - grids[2]).mean()
+
+
+def test_what_is_nearer_to_the_camera_is_drawn_later():
+    scene = follow_scene(walker(2), T2M, 20, (240, 240))
+    near = scene.camera.axes[2]
+    left, right = (walker(2)[0, T2M.joint_names.index(f"{side}_wrist")] @ near for side in ("left", "right"))
+    bones = [bone for chain in T2M.chains for bone in zip(chain, chain[1:], strict=False)]
+    hands = [next(number for number, (_, joint) in enumerate(bones) if T2M.joint_names[joint] == f"{side}_wrist")
+             for side in ("left", "right")]
+    ranks = [scene.order[0].index(hand) for hand in hands]
+    assert (left > right) == (ranks[0] > ranks[1])
+
+
+@pytest.mark.parametrize("text", ["écoute, žluťoučký, größer", "plain ascii"])
+def test_captions_keep_letters_that_a_font_has(text):
+    assert drawable(text)[0] == text
+
+
+def test_a_letter_without_a_glyph_becomes_a_question_mark_instead_of_a_box():
+    assert drawable("a \U0010fffc b")[0] == "a ? b"
 
 
 @pytest.mark.parametrize(("name", "motions", "captions", "complaint"), [
@@ -225,7 +201,7 @@ def test_an_interrupted_film_leaves_no_file_and_no_encoder(tmp_path, monkeypatch
     started = []
     monkeypatch.setattr(video.subprocess, "Popen", lambda *args, made=video.subprocess.Popen, **flags:
                         started.append(made(*args, **flags)) or started[-1])
-    monkeypatch.setattr(Stage, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Scene, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_video(tmp_path / "a.mp4", [walker(4)])
     assert started[0].returncode is not None

@@ -33,10 +33,10 @@ from motion.rig import rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import Skeleton
 from utils.files import atomic_path
-from visualization.body import LEFT as LEFT_COLOUR
-from visualization.body import RIGHT as RIGHT_COLOUR
-from visualization.body import TRUNK as TRUNK_COLOUR
 from visualization.figure import mesh_of, parts_of
+from visualization.scene import LEFT as LEFT_COLOUR
+from visualization.scene import RIGHT as RIGHT_COLOUR
+from visualization.scene import TRUNK as TRUNK_COLOUR
 
 GAMMA = 2.2  # pictures' colours to the linear ones of glTF
 COLOURS = {"trunk": TRUNK_COLOUR, "left": LEFT_COLOUR, "right": RIGHT_COLOUR}  # in the order of the figure's sides

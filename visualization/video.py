@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 from numpy.typing import ArrayLike
@@ -14,9 +15,7 @@ from scipy.interpolate import CubicSpline
 
 from motion.skeleton import SKELETONS, Skeleton
 from utils.files import atomic_path
-from visualization.canvas import Canvas
-from visualization.drawing import Stage, draw_poses
-from visualization.floor import SKY
+from visualization.scene import SKY, Scene, draw_poses, follow_scene
 
 try:
     from fcntl import F_SETPIPE_SZ, fcntl
@@ -39,7 +38,7 @@ PIPE_BYTES = 2**20  # of one pipe: fewer turns between who draws and who encodes
 
 
 def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
-                size: int = 480, film_fps: float | None = None) -> None:
+                size: int = 720, film_fps: float | None = None) -> None:
     """Write ``motions``, each (T, 22, 3) or (T, 21, 3) in metres with the floor at y = 0, side by side as one film.
 
     The suffix of ``path`` says which kind, ``.mp4`` or ``.gif``. Every motion has a square of ``size`` pixels, at
@@ -56,13 +55,13 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
     rate = film_fps or fps
     if path.suffix.lower() == ".gif":
         rate = min(rate, MAX_GIF_FPS)
-    stages = [Stage(_at_rate(joints, fps, rate), skeleton, rate, (size, size), caption)
+    scenes = [follow_scene(_at_rate(joints, fps, rate), skeleton, rate, (size, size), caption)
               for joints, skeleton, caption in _checked(motions, captions)]
-    columns = min(len(stages), MAX_COLUMNS)
-    sides = size * columns, size * -(-len(stages) // columns)
+    columns = min(len(scenes), MAX_COLUMNS)
+    sides = size * columns, size * -(-len(scenes) // columns)
     with atomic_path(path) as temporary, _encoder(temporary, path.suffix.lower(), sides, rate) as film:
-        for picture in _pictures(stages, sides, size):
-            film.write(picture.planes)
+        for picture in _pictures(scenes, sides, size):
+            film.write(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420))
 
 
 @contextmanager
@@ -123,14 +122,15 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
     return CubicSpline(np.arange(len(joints)), joints)(frames.clip(max=len(joints) - 1))
 
 
-def _pictures(stages: list[Stage], sides: tuple[int, int], size: int) -> Iterator[Canvas]:
+def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
     columns = sides[0] // size
-    for frame in range(max(stage.frames for stage in stages)):
-        pictures = [stage.draw(min(frame, stage.frames - 1)) for stage in stages]
+    for frame in range(max(scene.frames for scene in scenes)):
+        pictures = [scene.draw(min(frame, scene.frames - 1)) for scene in scenes]
         if len(pictures) > 1:
-            sheet = Canvas.of_colour(sides, SKY)
+            sheet = np.full((sides[1], sides[0], 3), SKY[::-1], np.uint8)
             for place, picture in enumerate(pictures):
-                sheet.paste(picture, (place % columns * size, place // columns * size))
+                top, left = place // columns * size, place % columns * size
+                sheet[top:top + size, left:left + size] = picture
             yield sheet
         else:
             yield pictures[0]

@@ -1,0 +1,211 @@
+"""Draws moving bodies: a camera that follows, a floor that fades out, shaded limbs, a caption.
+
+Pictures are (H, W, 3) uint8 in OpenCV's order, blue first. Whatever can be computed for all frames together
+(projection, limb outlines) is computed once; a frame then takes a few milliseconds.
+"""
+import cv2
+import numpy as np
+from PIL import Image
+
+from motion.skeleton import Skeleton
+from visualization.camera import Camera, follow, line_up
+from visualization.caption import Caption
+
+# Colours are RGB.
+SKY, GROUND, GRID, SHADOW, TRACE = (252, 252, 253), (229, 234, 240), (170, 181, 195), (92, 104, 124), (238, 160, 40)
+LEFT, RIGHT, TRUNK = (46, 116, 214), (232, 98, 56), (62, 72, 90)
+SIDES = {"left": LEFT, "right": RIGHT}
+
+LEG, SPINE, ARM, HEAD = (0.064, 0.040), (0.070, 0.046), (0.052, 0.034), 0.105  # radii in metres, from root to tip
+LIGHT = np.array([-0.6, -0.8])  # direction of the light in the picture
+CAP = np.linspace(-np.pi / 2, np.pi / 2, 12)  # corners of a limb's round end
+
+CELL = 0.5           # metres between floor lines
+FLOOR_RADIUS = 3.4   # metres from the camera's target at which the floor has faded out
+LEAN = np.array([-0.30, 0.0, 0.22])  # offset of a shadow per metre of height
+SHADOW_WIDTH, SHADOW_DEPTH = 0.11, 0.35   # metres, and opacity
+TRACE_WIDTH, TRACE_STEP, TRACE_PIECES = 0.035, 2, 8  # metres, frames between points, shades along the path
+
+SHIFT = 4            # fractional bits of coordinates, for smooth movement
+cv2.setNumThreads(1)  # videos are written by several processes
+
+
+class Scene:
+    """Draws one motion: joints (T, J, 3) in metres, y up, floor at y = 0."""
+
+    def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera, caption: Caption) -> None:
+        self.camera, self.frames = camera, len(joints)
+        self.background = _background(camera.size)
+        caption.draw(self.background)
+        self.fade = (255 * _fade(_distance(camera.floor_points(), camera))).astype(np.uint8)
+        self.chains = [list(chain) for chain in skeleton.chains]
+        shadow = joints + joints[..., 1:2] * LEAN
+        shadow[..., 1] = 0
+        self.shadow = camera.project(shadow) / 2  # (T, J, 3) drawn at half the size: it is blurred
+        self.path = joints[:, 0] * [1, 0, 1]
+        self._limbs(joints, skeleton)
+
+    def draw(self, frame: int) -> np.ndarray:
+        """One frame (H, W, 3)."""
+        picture = self.floor(frame)
+        self.trace(frame, picture)
+        self.cast_shadow(frame, picture)
+        self.body(frame, picture)
+        return picture
+
+    def floor(self, frame: int) -> np.ndarray:
+        """Background and grid (H, W, 3)."""
+        target = self.camera.target[frame] * [1, 0, 1]
+        steps = np.arange(-FLOOR_RADIUS // CELL, FLOOR_RADIUS // CELL + 2) * CELL
+        width, height = self.camera.size
+        reach = np.sqrt(np.maximum(FLOOR_RADIUS**2 - steps**2, 0.01)) * max(1, width / height)
+        lines = []
+        for axis, other in ((0, 2), (2, 0)):
+            ends = np.zeros((len(steps), 2, 3))
+            ends[..., axis] = (np.floor(target[axis] / CELL) * CELL + steps)[:, None]
+            ends[..., other] = target[other] + np.stack([-reach, reach], -1)
+            lines.append(ends)
+        ends = self.camera.project(np.concatenate(lines).reshape(-1, 3), frame)[:, :2].reshape(-1, 2, 1, 2)
+        mask = np.zeros((height, width), np.uint8)
+        cv2.polylines(mask, list(_fixed(ends)), False, 255, max(1, height // 500), cv2.LINE_AA, SHIFT)
+        return _darkened(self.background, cv2.multiply(mask, self.fade, scale=1 / 255), GRID, 1.0)
+
+    def trace(self, frame: int, picture: np.ndarray) -> None:
+        """Draw the path of the root so far."""
+        points = self.path[:frame + 1:TRACE_STEP]
+        away = np.linalg.norm(points - self.camera.target[frame] * [1, 0, 1], axis=-1)
+        seen = np.flatnonzero(away < 0.92 * FLOOR_RADIUS)
+        if len(seen) < 2:
+            return
+        points, away = points[seen[0]:seen[-1] + 1], away[seen[0]:seen[-1] + 1]
+        ahead = np.gradient(points, axis=0)
+        side = ahead[:, [2, 1, 0]] * [1, 0, -1] * TRACE_WIDTH / 2
+        side /= np.maximum(np.linalg.norm(ahead, axis=-1, keepdims=True), 1e-6)
+        edges = self.camera.project(np.concatenate([points - side, points + side]), frame)[:, :2]
+        left, right = edges[:len(points)], edges[len(points):]
+        cuts = np.unique(np.linspace(0, len(points) - 1, TRACE_PIECES + 1).astype(int))
+        for first, last in zip(cuts, cuts[1:], strict=False):
+            middle = (first + last) // 2
+            cover = 0.9 * _fade(away[middle]) * (0.4 + 0.6 * middle / len(points))
+            outline = np.concatenate([left[first:last + 1], right[first:last + 1][::-1]])
+            cv2.fillPoly(picture, [_fixed(outline)], _mixed(TRACE, GROUND, cover), cv2.LINE_AA, SHIFT)
+
+    def cast_shadow(self, frame: int, picture: np.ndarray) -> None:
+        """Draw the soft shadow of the body."""
+        joints, small = self.shadow[frame], np.zeros([side // 2 for side in self.camera.size[::-1]], np.uint8)
+        for chain in self.chains:
+            width = max(1, round(joints[chain, 2].mean() * SHADOW_WIDTH))
+            cv2.polylines(small, [_fixed(joints[chain, :2])], False, 255, width, cv2.LINE_AA, SHIFT)
+        blur = max(3, self.camera.size[1] // 200) | 1
+        mask = cv2.resize(cv2.blur(small, (blur, blur)), self.camera.size, interpolation=cv2.INTER_LINEAR)
+        picture[:] = _darkened(picture, mask, SHADOW, SHADOW_DEPTH)
+
+    def body(self, frame: int, picture: np.ndarray) -> None:
+        """Draw the limbs from back to front, each as a dark edge, a tube and a light streak."""
+        for bone in self.order[frame]:
+            for outlines, shades in zip(self.outlines, self.shades, strict=True):
+                cv2.fillConvexPoly(picture, outlines[frame, bone], shades[frame][bone], cv2.LINE_AA, SHIFT)
+
+    def _limbs(self, joints: np.ndarray, skeleton: Skeleton) -> None:
+        """Outlines of all limbs in all frames, the head as the last one."""
+        bones, radii, colours = _tubes(skeleton)
+        ends = np.concatenate([joints[:, bones], np.repeat(_crown(joints, skeleton)[:, None, None], 2, 2)], 1)
+        radii, colours = np.concatenate([radii, [[HEAD, HEAD]]]), np.concatenate([colours, [TRUNK]])
+        ends = self.camera.project(ends.reshape(len(joints), -1, 3)).reshape(*ends.shape)  # (T, B, 2, 3)
+        nearness, place, radius = ends[..., 2].mean(-1), ends[..., :2], ends[..., 2] * radii
+        self.order = np.argsort(nearness, axis=1).tolist()
+        lit = place + 0.35 * radius[..., None] * LIGHT
+        middle, length = lit.mean(2, keepdims=True), np.linalg.norm(place[:, :, 1] - place[:, :, 0], axis=-1)
+        relief = (length / (2 * radius.mean(-1)) - 0.7).clip(0, 1)[..., None]  # 0 on short bones: a smooth trunk
+        relief[:, -1] = 1
+        self.outlines = [_fixed(_capsules(where, wide)) for where, wide in (
+            (place, (1 + 0.1 * relief) * radius), (place, radius),
+            (middle + 0.6 * (lit - middle), 0.35 * relief * radius))]
+        depth = nearness / self.camera.project(joints[:, :1])[..., 2] - 1
+        pale = 0.34 * np.clip(0.45 - 4 * depth, 0, 1)[..., None]  # of limbs behind the pelvis
+        base = colours * (1 - pale) + np.array(GROUND) * pale     # (T, B, 3)
+        self.shades = [shade.clip(0, 255)[..., ::-1].tolist() for shade in (base * 0.62, base, base * 0.74 + 66)]
+
+
+def follow_scene(joints: np.ndarray, skeleton: Skeleton, fps: float, size: tuple[int, int], caption: str = "") -> Scene:
+    """The scene of one motion (T, J, 3), seen by a camera that follows it."""
+    text = Caption(caption, size)
+    return Scene(joints, skeleton, follow(joints, fps, size, text.share), text)
+
+
+def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], caption: str = "") -> Image.Image:
+    """Poses (P, J, 3) in metres side by side in one RGB picture of ``size`` (width, height)."""
+    text = Caption(caption, size)
+    scene = Scene(poses, skeleton, line_up(poses, size, text.share), text)
+    picture = scene.floor(len(poses) // 2)
+    for draw in (scene.cast_shadow, scene.body):
+        for pose in range(len(poses)):
+            draw(pose, picture)
+    return Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    """Pixels (..., 2) as the integers with ``SHIFT`` fractional bits that OpenCV draws with."""
+    return np.rint(points.clip(-4096, 8192) * 2**SHIFT).astype(np.int32)
+
+
+def _mixed(colour: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[float, ...]:
+    """A BGR colour with ``share`` of the RGB ``colour``."""
+    return tuple((np.array(colour) * share + np.array(other) * (1 - share))[::-1].tolist())
+
+
+def _darkened(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], opacity: float) -> np.ndarray:
+    """A picture of the ground with ``colour`` where ``mask`` (H, W) is set."""
+    depths = opacity * (np.array(GROUND) - colour)[::-1] / 255
+    return cv2.subtract(picture, cv2.merge([cv2.convertScaleAbs(mask, alpha=depth) for depth in depths]))
+
+
+def _background(size: tuple[int, int]) -> np.ndarray:
+    ramp = np.linspace(0, 1, size[1])[:, None, None] ** 1.5
+    column = np.array(SKY) * (1 - ramp) + np.array(GROUND) * ramp  # (H, 1, 3)
+    return np.repeat(np.rint(column[..., ::-1]).astype(np.uint8), size[0], 1)
+
+
+def _distance(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """Distances (...) of floor points (..., 2) from the camera's target; wide pictures have a wide floor."""
+    width, height = camera.size
+    across, ahead = (points @ axis[[0, 2]] for axis in (camera.axes[0], camera.axes[2]))
+    return np.hypot(across * min(1, height / width), ahead / np.cos(camera.elevation))
+
+
+def _fade(distance: np.ndarray) -> np.ndarray:
+    """1 at the camera's target, 0 from ``FLOOR_RADIUS`` on."""
+    fade = np.maximum(1 - distance / FLOOR_RADIUS, 0)
+    return fade * fade * (3 - 2 * fade)
+
+
+def _tubes(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two joints of every bone (B, 2), radii there (B, 2), and colour (B, 3)."""
+    bones, radii, colours = [], [], []
+    for chain in skeleton.chains:
+        sides = [skeleton.joint_names[joint].split("_")[0] for joint in chain]
+        first, last = LEG if chain[-1] in skeleton.feet else ARM if sides[-1] in SIDES else SPINE
+        taper = np.linspace(first, last, len(chain))
+        bones += zip(chain, chain[1:], strict=False)
+        radii += zip(taper, taper[1:], strict=False)
+        colours += [SIDES.get(side, TRUNK) for side in sides[:-1]]
+    return np.array(bones), np.array(radii), np.array(colours, float)
+
+
+def _crown(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Centre of the head (T, 3), a little beyond the last joint of the trunk."""
+    trunk = next(chain for chain in skeleton.chains if "_" not in skeleton.joint_names[chain[-1]])
+    neck = joints[:, trunk[-1]] - joints[:, trunk[-3]]
+    return joints[:, trunk[-1]] + 0.08 * neck / np.maximum(np.linalg.norm(neck, axis=-1, keepdims=True), 1e-6)
+
+
+def _capsules(place: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Outlines (T, B, 2 N, 2) of bones with round ends, from their two ends (T, B, 2, 2) and radii (T, B, 2)."""
+    along = place[:, :, 1:] - place[:, :, :1]
+    length = np.linalg.norm(along, axis=-1, keepdims=True)
+    ahead = np.where(length > 1e-6, along / np.maximum(length, 1e-6), [0.0, 1.0])  # (T, B, 1, 2)
+    side = ahead[..., ::-1] * [-1, 1]
+    turns = np.stack([np.sin(CAP), np.cos(CAP)], -1)  # (N, 2) to the side, ahead
+    first, last = (place[:, :, end:end + 1] + radius[:, :, end, None, None]
+                   * (turns[:, :1] * side + sign * turns[:, 1:] * ahead) for end, sign in ((0, -1), (1, 1)))
+    return np.concatenate([first, last[:, :, ::-1]], 2)
