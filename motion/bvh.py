@@ -189,7 +189,7 @@ class _Parser:
             raise self.error(f"{frames} frames of {frame_time} s")
         if frame_time > MAX_FRAME_TIME:
             raise self.error(f"a frame time of {stated:g} s, more than {MAX_FRAME_TIME:g} s: it is in milliseconds "
-                             f"({1000 / stated:g} fps) or a rate ({stated:g} fps); correct it or give --fps")
+                             f"({1000 / stated:g} fps) or a rate ({stated:g} fps); correct it, or import with --fps")
         return frame_time
 
     def joint(self, parent: int) -> None:
