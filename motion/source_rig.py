@@ -55,11 +55,13 @@ class Placement:
 def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> Placement:
     """Find the 22 joints in a BVH's hierarchy, by ``mapping`` or by the names of a known rig.
 
+    A mapping of which most bones are not here is one for other files.
+
     Raises ``UnknownRig`` where no rig fits, and ``ValueError`` where a bone that is needed is missing or named twice,
     a limb's bones do not hang in each other, or a bone that must turn or travel has no channels for it.
     """
     bones = Bones(bvh)
-    rig, places = ("mapping", _mapped(bones, mapping)) if mapping is not None else recognised(bones)
+    rig, places = ("mapping", _mapped(bones, mapping)) if mapping and _is_of(bones, mapping) else recognised(bones)
     rest = _rest_offsets(bvh)
     added = _complete(bones, places, rest)
     _check_limbs(bones, places)
@@ -68,6 +70,11 @@ def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> 
         for point, weight in places[joint].items():
             weights[row, point] += weight
     return Placement(rig, weights, tuple(added))
+
+
+def _is_of(bones: Bones, mapping: Mapping[str, str | Place]) -> bool:
+    names = [name for place in mapping.values() for name in ([place] if isinstance(place, str) else place)]
+    return sum(bool(bones.find(name)) for name in names) >= len(names) / 2
 
 
 def _mapped(bones: Bones, mapping: Mapping[str, str | Place]) -> Places:

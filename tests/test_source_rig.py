@@ -53,6 +53,7 @@ def test_a_mapping_names_bones_weights_and_tips() -> None:
     between = place_joints(strange, mapping | {"head": {mapping["neck"]: 0.25, mapping["head"]: 0.75}})
     np.testing.assert_allclose(between.weights[JOINT["head"]],
                                0.25 * place.weights[JOINT["neck"]] + 0.75 * place.weights[JOINT["head"]])
+    assert place_joints(WAVE, mapping).rig == "Mixamo/LAFAN1"
     with pytest.raises(ValueError, match="bone99 for head is not in the file"):
         place_joints(strange, mapping | {"head": "bone99"})
     with pytest.raises(ValueError, match="left_ankle .* does not hang in left_knee"):
