@@ -8,10 +8,9 @@ if __name__ == "__main__":
 import json
 from pathlib import Path
 
-from data.lexicon import Lexicon
 from data.specs import dataset_spec
 from data.text_motion import load_pairs, whole_crop
-from evaluation.caption_scores import BertScore, CaptionJudge, most_common_caption, nearest_captions
+from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions
 from evaluation.language import motion_vectors
 from evaluation.report import write_report
 from models.m2t.captioner import Writing

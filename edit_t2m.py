@@ -8,8 +8,8 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from data.motion_files import read_motion
-from data.prompts import make_prompt
 from data.specs import MAX_TOKENS, dataset_spec
+from data.text import make_prompt
 from models.motion_edit import MotionEditor, Part
 from models.text_to_motion import Sampling
 from storage.load import load_text_to_motion

@@ -11,10 +11,8 @@ import torch
 
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
-from evaluation.language import score_language
-from evaluation.report import write_report
-from evaluation.sentences import SentenceEncoder, word_vectors
-from evaluation.timing import hardware, seconds_each
+from evaluation.language import SentenceEncoder, score_language, word_vectors
+from evaluation.report import hardware, seconds_each, write_report
 from models.speed import speed_up
 from storage.load import load_lamp
 from utils.device import select_device

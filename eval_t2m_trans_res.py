@@ -13,12 +13,10 @@ import torch
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.caption_scores import BertScore
-from evaluation.generation import generated_rows, remember_texts
-from evaluation.lamp_bertscore import LEGEND, LampBertScore
+from evaluation.generation import LEGEND, LampBertScore, generated_rows, remember_texts
 from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
 from evaluation.reconstruction import reconstruct_clips
-from evaluation.report import write_report
-from evaluation.timing import hardware, seconds_each
+from evaluation.report import hardware, seconds_each, write_report
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling
 from storage.load import load_text_to_motion, load_tokenizer

@@ -12,8 +12,7 @@ from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
 from evaluation.reconstruction import reconstruct_clips, score_reconstruction
-from evaluation.report import write_report
-from evaluation.timing import hardware, seconds_each
+from evaluation.report import hardware, seconds_each, write_report
 from models.speed import speed_up
 from storage.load import load_tokenizer
 from storage.load_evaluator import find_evaluator

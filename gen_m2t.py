@@ -8,7 +8,7 @@ if __name__ == "__main__":
 import json
 from pathlib import Path
 
-from data.motion_parts import motion_files, parts_of, prompt_of, read_clip
+from data.motion_files import motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from models.m2t.captioner import Writing
 from storage.load_captioner import load_captioner

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.prompts import Prompt, make_prompt, read_prompts
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, DatasetSpec, dataset_spec
+from data.text import Prompt, make_prompt, read_prompts
 from models.motion_edit import MotionEditor
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling, TextToMotion

@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from data.motion_parts import prompt_of
+from data.motion_files import prompt_of
 from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
 from evaluation.search import encode_motions, nearest, open_gallery

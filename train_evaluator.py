@@ -6,10 +6,13 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_evaluator_options()
-    from data.matching import MatchingPairs  # torch is imported after the flags are checked
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
-    from data.word_vectors import WORD_CLASSES, WordVectors
+    from data.word_vectors import (
+        WORD_CLASSES,
+        MatchingPairs,  # torch is imported after the flags are checked
+        WordVectors,
+    )
     from models.evaluator import Evaluator, EvaluatorConfig
     from storage.load import starting_normalisation
     from storage.load_evaluator import GLOVE

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.profiling import profile_table
 from benchmarks.published import WAY
-from evaluation.timing import hardware
+from evaluation.report import hardware
 from options.base import Parser, positive_int
-from utils.cores import usable_cores
+from utils.cpu import usable_cores
 from utils.device import select_device
 from utils.errors import InputError
 from utils.files import read_text, write_text

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.physical_checks import CHECKS, SIDES
 from benchmarks.physical_measures import measures
 from benchmarks.prompt_words import words
-from evaluation.estimates import Estimate
+from evaluation.report import Estimate
 from utils.errors import InputError
 from utils.files import read_text
 

@@ -10,17 +10,36 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from data.specs import DatasetSpec
 from data.text_motion import Pair, whole_crop
 from evaluation import metrics
-from evaluation.estimates import Estimate, estimates
-from evaluation.physics import UNITS, mean_faults
+from evaluation.report import Estimate, estimates
 from models.text_to_motion import Sample
+from motion.features import features_to_joints
+from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
 from utils.errors import InputError
 from utils.parallel import side_by_side
 from utils.seeding import stream_seed
+
+UNITS = {"skating": "m/s of feet on the floor", "penetration": "mm of the lowest joint under the floor",
+         "jerk": "m/s^3, mean of all joints", "bone_drift": "per cent of a bone's length"}
+
+
+def physical_faults(motion: np.ndarray, spec: DatasetSpec) -> dict[str, float]:
+    """The numbers of ``UNITS`` for features (T, d) in the data set's unit, through the joint positions in them."""
+    joints = spec.metres * features_to_joints(torch.from_numpy(motion), spec.skeleton).double().numpy()
+    return {"skating": foot_skating(joints, spec.skeleton, spec.fps), "penetration": 1000 * floor_penetration(joints),
+            "jerk": roughness(joints) * spec.fps**3, "bone_drift": 100 * bone_length_drift(joints, spec.skeleton)}
+
+
+def mean_faults(motions: Sequence[np.ndarray], spec: DatasetSpec) -> dict[str, float]:
+    """Means over motions; NaN where there is none."""
+    found = [physical_faults(motion, spec) for motion in motions]
+    return {key: float(np.mean([one[key] for one in found])) if found else float("nan") for key in UNITS}
+
 
 TOP = 3                # ranks of R-precision
 REAL = "real motion"   # the first row of every table

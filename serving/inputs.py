@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.motion_parts import read_clip
+from data.motion_files import read_clip
 from data.specs import DatasetSpec
 from data.text import clean_caption
 from models.motion_edit import Part

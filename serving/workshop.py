@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.motion_parts import parts_of, read_clip
+from data.motion_files import parts_of, read_clip
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.text import clean_caption
 from evaluation.language import motion_vectors

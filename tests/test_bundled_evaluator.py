@@ -10,7 +10,7 @@ from data.text_motion import load_pairs
 from evaluation.metrics import euclidean_distances, r_precision
 from motion.features import joints_to_features
 from motion.skeleton import T2M
-from prepare.features import Job, prepare_features
+from prepare.motion_features import Job, prepare_features
 from storage.load_evaluator import LoadedEvaluator, load_evaluator
 from tests.figures import raising
 from tests.toy import ROOT

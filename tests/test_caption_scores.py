@@ -2,12 +2,13 @@
 import numpy as np
 import pytest
 
-from data.lexicon import Lexicon, lemmas_of
 from data.text import side_words
 from data.text_motion import Pair
 from evaluation.caption_scores import (
     BertScore,
     CaptionJudge,
+    Lexicon,
+    lemmas_of,
     matching_scores,
     most_common_caption,
     nearest_captions,

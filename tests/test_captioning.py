@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from data.text import read_captions
-from prepare.captioning import Row, assign, clips_of, read_table, read_text_files, rows_from_names
+from prepare.captioning import (
+    Row,
+    assign,
+    clips_of,
+    make_tagger,
+    read_table,
+    read_text_files,
+    rows_from_names,
+    tag_by_list,
+    tag_by_spacy,
+)
 from prepare.importing.import_motion import ClipSource
-from prepare.word_tags import make_tagger, tag_by_list, tag_by_spacy
 from tests.toy import ROOT
 from utils.errors import InputError
 

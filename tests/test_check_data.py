@@ -13,11 +13,11 @@ from data.text import read_captions
 from data.text_motion import load_pairs
 from motion.features import joints_to_features
 from motion.skeleton import T2M
+from prepare.captioning import tag_by_list
 from prepare.checking.check import KINDS, check_data, fault_table
 from prepare.checking.check_fix import fix_data
-from prepare.features import Job, prepare_features
 from prepare.importing.import_motion import ImportJob, import_motion
-from prepare.word_tags import tag_by_list
+from prepare.motion_features import Job, prepare_features
 from tests.figures import raising, walking
 from tests.toy import ROOT, as_kit, clips
 from utils.errors import InputError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.house import read_house
-from utils.cores import usable_cores
+from utils.cpu import usable_cores
 
 HOUSE = read_house(Path(__file__).resolve().parent.parent)
 
@@ -23,4 +23,4 @@ def test_a_process_bound_to_one_core_counts_one() -> None:
 
 def test_cores_are_counted_in_one_place() -> None:
     counting = [module for module, text in HOUSE.items() if "cpu_count" in text or "sched_getaffinity" in text]
-    assert counting == ["utils.cores"]
+    assert counting == ["utils.cpu"]

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from data.word_vectors import WordVectors
+from prepare.download import direct_address, fetch, unpack
 from storage.checkpoint import read_state
 from storage.source import find_source
 from tests.toy import ROOT, run_script
-from utils.download import direct_address, fetch, unpack
 from utils.errors import InputError
 
 CONTENT = bytes(range(256)) * 1000

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import train_evaluator
-from data.matching import MatchingPairs
 from data.motion_windows import Normalisation
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
-from data.word_vectors import WordVectors
+from data.word_vectors import MatchingPairs, WordVectors
 from models.evaluator import Evaluator, EvaluatorConfig, MovementAutoEncoder, matching_loss
 from storage.checkpoint import load_checkpoint
 from storage.load_evaluator import load_evaluator

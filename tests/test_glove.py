@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.word_vectors import WordVectors
-from prepare.glove import PACKAGE, SPECIAL, caption_words, pick_vectors
+from prepare.word_vectors import PACKAGE, SPECIAL, caption_words, pick_vectors
 from tests.toy import run_script
 from utils.errors import InputError
 

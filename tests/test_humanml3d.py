@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prepare.humanml3d_clips import Cut, Sources, cut_joints, make_joints, read_cuts
+from prepare.humanml3d import Cut, Sources, cut_joints, make_joints, read_cuts
 from tests import figures
 from tests.test_import_motion import body_model
 from tests.toy import ROOT

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.text_motion import Pair
-from evaluation.lamp_bertscore import KEY, LampBertScore
+from evaluation.generation import KEY, LampBertScore
 from evaluation.protocol import Row
 from models.text_to_motion import Sample
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from data.text_motion import Pair
-from evaluation.estimates import Estimate
 from evaluation.language import LanguageScores, score_language
+from evaluation.report import Estimate
 from utils.errors import InputError
 
 LEFT, RIGHT, WALK = "raises the left hand", "raises the right hand", "walks forward"

@@ -10,7 +10,7 @@ import pytest
 from data.text import mirror_text
 from motion.features import joints_to_features, mean_std
 from motion.skeleton import KIT, T2M, mirror, pose_offsets
-from prepare.features import Job, Prepared, prepare_features, reference_offsets
+from prepare.motion_features import Job, Prepared, prepare_features, reference_offsets
 from tests.sample_motion import sample_motion
 from utils.errors import InputError
 

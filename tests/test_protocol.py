@@ -14,11 +14,9 @@ import torch
 from data.specs import dataset_spec
 from data.text_motion import Pair
 from evaluation import metrics
-from evaluation.estimates import Estimate, estimates
 from evaluation.generation import remember_texts
-from evaluation.physics import UNITS, mean_faults
-from evaluation.protocol import Evaluation, Plan, Row, fault_notes
-from evaluation.report import table_lines, write_report
+from evaluation.protocol import UNITS, Evaluation, Plan, Row, fault_notes, mean_faults
+from evaluation.report import Estimate, estimates, table_lines, write_report
 from models.text_to_motion import Sample
 from motion.features import joints_to_features
 from motion.skeleton import T2M

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import bench_search
 from benchmarks.measure import read_reference
-from data.motion_parts import Part, motion_files, parts_of, prompt_of, read_clip
+from data.motion_files import Part, motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
 from storage.load import LoadedLaMP, load_lamp

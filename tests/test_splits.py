@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prepare.importing.import_motion import ClipSource
-from prepare.splits import PARTS, Member, split_by_group
+from prepare.split_dataset import PARTS, Member, split_by_group
 from tests.toy import ROOT
 from utils.errors import InputError
 

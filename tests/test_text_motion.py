@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from data.motion_windows import MotionWindows, Normalisation
-from data.prompts import Prompt, read_prompts
 from data.specs import dataset_spec
-from data.text import clean_caption, read_captions
+from data.text import Prompt, clean_caption, read_captions, read_prompts
 from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
 from training.batches import EpochBatches
 from utils.errors import InputError

@@ -1,13 +1,74 @@
-"""The thread policy of OpenMP, which torch's operations on the CPU run on.
+"""The CPU: usable cores, its name, and the thread policy of OpenMP.
 
-By default the threads of a parallel region spin while they wait for each other. When another program holds a core, a
-thread that is waited for does not run, and every small operation costs its neighbours a time slice: a hundred times
-slower together than alone. Threads that sleep instead cost a few per cent on an idle machine.
+The thread policy: by default the threads of a parallel region spin while they wait for each other. If another program
+holds a core, a thread that is waited for does not run, and every small operation costs its neighbours a time slice.
+Threads that sleep instead cost a few per cent on an idle machine.
 """
 import os
+import platform
 from collections.abc import MutableMapping
+from pathlib import Path
 
-from utils.cores import bound_cores, usable_cores
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, or fewer where its container has a CPU quota."""
+    bound = bound_cores()
+    quota = cpu_quota()
+    return bound if quota is None else max(1, min(bound, int(quota)))
+
+
+def bound_cores() -> int:
+    """Cores that this process may be scheduled on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the processor."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(errors="replace").splitlines() if facts.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores that the control groups of this process grant it, the least of all levels; None without a limit.
+
+    Reads version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``) of Linux control groups.
+    """
+    limits = [_limit(folder) for folder in _groups(root, membership)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _groups(root: Path, membership: Path) -> list[Path]:
+    """Folders of the process's CPU control groups and those above them, as seen from inside a container too."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # no Linux
+        return []
+    folders = {root, root / "cpu"}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            top = root / "cpu" if controllers else root
+            folder = top / path.strip("/")
+            folders |= {folder, *(parent for parent in folder.parents if parent.is_relative_to(top))}
+    return list(folders)
+
+
+def _limit(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
+
 
 POLICY = "OMP_WAIT_POLICY"  # of all implementations; where the user sets it, it decides
 WAITING = {

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.motion_parts import LOCKED
+from data.motion_files import LOCKED
 from data.specs import DatasetSpec
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
 from motion.foot import lock_feet
 from motion.planting import plant_feet
-from utils.cores import usable_cores
+from utils.cpu import usable_cores
 from utils.files import save_npy, write_text
 from utils.parallel import mapping
 from visualization.glb import write_glb

@@ -5,8 +5,8 @@ import numpy as np
 
 from data.specs import DatasetSpec
 from data.text import parse_caption
+from prepare.captioning import Tagger
 from prepare.checking.check import PARTS, UNUSABLE, Checked
-from prepare.word_tags import Tagger
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 
