@@ -27,8 +27,6 @@ from prepare.importing.import_motion import (
     shown,
 )
 from prepare.importing.motion_sources import Reader, read_mapping
-from prepare.importing.orientation import UP_AXES
-from prepare.importing.recording import FPS, UNITS
 from utils.cpu import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip
