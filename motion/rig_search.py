@@ -115,20 +115,18 @@ def recognised(bones: Bones) -> tuple[str, Places]:
 
     Raises ``UnknownRig`` where there is none.
     """
-    matches = []
-    for rig in KNOWN_RIGS:
-        for affix in bones.affixes:
-            match = _match(bones, rig, affix)
-            if not match.lacking:
-                return rig.name, match.places
-            matches.append(match)
-    raise _unknown(bones, matches)
+    tried = [(rig, affix) for rig in KNOWN_RIGS for affix in bones.affixes]
+    for rig, affix in tried:
+        match = _match(bones, rig, affix, at_once=True)
+        if not match.lacking:
+            return rig.name, match.places
+    raise _unknown(bones, [_match(bones, rig, affix) for rig, affix in tried])
 
 
-def _match(bones: Bones, rig: KnownRig, affix: Affix) -> Match:
+def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
+    """What of ``rig`` is here; ``at_once`` stops at the first joint that is not."""
     match = Match(rig)
-    besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
-    marked = not ((rig.marks and not bones.find(rig.marks, affix)) or any(bones.find(name, affix) for name in besides))
+    marked = _is_marked(bones, rig, affix)
     for joint in sorted(rig.places, key=_ORDER.index):
         found = [_resolved(bones, place, affix, match.places) for place in rig.places[joint]]
         fitting = [place for place in found if isinstance(place, dict) and _hangs(bones, joint, place, match.places)]
@@ -140,7 +138,15 @@ def _match(bones: Bones, rig: KnownRig, affix: Affix) -> Match:
         elif joint not in OPTIONAL:
             misplaced = any(isinstance(place, dict) for place in found) and marked
             match.missing.append(" and ".join(rig.places[joint][0]) + " in its place" * misplaced)
+        if at_once and match.lacking:
+            break
     return match
+
+
+def _is_marked(bones: Bones, rig: KnownRig, affix: Affix) -> bool:
+    """Whether the bones by which ``rig`` differs from its namesakes are here, and those of the namesakes are not."""
+    besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
+    return bool(not rig.marks or bones.find(rig.marks, affix)) and not any(bones.find(name, affix) for name in besides)
 
 
 def _resolved(bones: Bones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:

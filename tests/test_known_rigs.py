@@ -260,6 +260,15 @@ def test_the_head_of_h36m_is_the_top_and_not_the_base_of_the_skull() -> None:
     np.testing.assert_allclose(placed(bvh)[:, JOINT["head"]], joints[:, JOINT["head"]], atol=1e-4)
 
 
+def test_a_body_without_a_head_joint_has_it_at_the_tip_of_the_neck() -> None:
+    ours, joints = moving(4)
+    bvh = as_rig(ours, "Hips Spine Chest Neck Head", "{}Thigh {}Knee {}Foot", "{}Arm {}Elbow {}Hand", LEFT)
+    tip = bvh.offsets[bvh.names.index("Head")]
+    bvh = without(bvh, "Head")
+    bvh = replace(bvh, end_sites={bvh.names.index("Neck"): tip})
+    np.testing.assert_allclose(placed(bvh)[:, JOINT["head"]], joints[:, JOINT["head"]], atol=1e-4)
+
+
 def toe(bvh: Bvh, side: str, mapping: dict[str, str] | None = None) -> np.ndarray:
     joints = place_joints(bvh, mapping).posed(bvh, bvh.local_positions(), bvh.local_rotations())
     return joints[:, JOINT[f"{side}_foot"]] - joints[:, JOINT[f"{side}_ankle"]]
