@@ -19,7 +19,7 @@ from data.motion_files import read_motion
 from data.specs import MAX_MOTION_LENGTH, dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints
-from motion.planting import plant_feet
+from motion.foot_locking import lock_feet
 from utils.errors import InputError, script
 from visualization.glb import write_glb
 from visualization.video import write_video
@@ -56,8 +56,8 @@ def main() -> None:
             "mp4, 720 px": lambda: write_video(Path(folder) / "a.mp4", [joints], ["a person moves"], spec.fps),
             "bvh": lambda: joints_to_bvh(joints, spec.skeleton, spec.fps).text(),
             "glb of a bvh": lambda: write_glb(Path(folder) / "a.glb", bvh, spec.skeleton),
-            "feet planted": lambda: plant_feet(joints, spec.skeleton, spec.fps),
-            "both of these": lambda: joints_to_bvh(plant_feet(joints, spec.skeleton, spec.fps), spec.skeleton,
+            "feet planted": lambda: lock_feet(joints, spec.skeleton, spec.fps),
+            "both of these": lambda: joints_to_bvh(lock_feet(joints, spec.skeleton, spec.fps), spec.skeleton,
                                                    spec.fps).text(),
         }
         for name, job in jobs.items():

@@ -22,8 +22,8 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 # isort: split
 from motion.bvh_fit import rigid_joints
 from motion.contact import still_steps
-from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet, per_foot_joint
-from motion.planting import plant_feet
+from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet_published, per_foot_joint
+from motion.foot_locking import lock_feet
 from motion.quality import foot_skating, weighted_skating
 from motion.skeleton import T2M
 from options.base import Parser
@@ -54,7 +54,7 @@ def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
 
 def row(source: np.ndarray) -> dict[str, list[float]]:
     """The numbers of one clip (T, 22, 3)."""
-    plain, ours, published = rigid_joints(source, T2M), plant_feet(source, T2M, FPS), lock_feet(source, T2M)
+    plain, ours, published = rigid_joints(source, T2M), lock_feet(source, T2M, FPS), lock_feet_published(source, T2M)
     motions, still = (source, ours, published), still_steps(source, T2M, FPS)
     return {
         **{name: [*(measure(motion, T2M, FPS) for motion in motions), measure(source, T2M, FPS, held=still)]

@@ -1,22 +1,21 @@
-"""Which feet stand: slow, and lower than on the way to there and away from there. No floor is needed, so stairs may be.
+"""Which feet stand: slow ones that are lower than just before and after. Works without a floor, so on stairs too.
 
-Joints are (T, J, 3) in metres with y up, as NumPy arrays; foot joints are those of ``motion.foot.foot_joints``.
+Joints are (T, J, 3) in metres, y up, as NumPy arrays; foot joints are those of ``motion.foot.foot_joints``.
 """
 import numpy as np
 
 from motion.foot import foot_joints, per_foot_joint
 from motion.skeleton import Skeleton
 
-# Speeds in m/s, over the ground and up or down. A foot joint comes to stand below the first and stands until it is
-# faster than the second.
+# Horizontal and vertical speeds in m/s: a stand starts below the first and ends above the second.
 GROUND_SPEEDS = (0.8, 1.1)
 RISE_SPEEDS = (0.4, 0.8)
-ROLL = 0.05               # m from the height at which it stands that a foot joint may get meanwhile
-LOOK = 0.25               # s before and after standing in which a foot joint that has stood is
-DIP = 0.03                # m lower at most
-SLIDE = 0.20              # m from its mean place that a foot joint may get while it stands, else it has stepped on
-STEP = 0.15               # s before and after its fastest moment that such a step takes
-LIFTED = (0.12, 0.05)     # m over the lowest foot joint, ankle and toe, of one that is held up all the time
+ROLL = 0.05               # m that a standing foot joint may leave its height
+LOOK = 0.25               # s before and after a stand in which the foot joint is at most
+DIP = 0.03                # m lower
+SLIDE = 0.20              # m that a standing foot joint may be from its mean place; farther is a step
+STEP = 0.15               # s that such a step takes before and after its fastest moment
+LIFTED = (0.12, 0.05)     # m of ankle and toe above the lowest foot joint, of a foot held up all the time
 
 
 def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -26,10 +25,10 @@ def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def still_steps(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """(T - 1, F) whether each foot joint stands from a frame to the next.
+    """(T - 1, F) whether each foot joint stands between two frames.
 
-    Every stand has a height of its own. A foot joint that is slow at the top of its way, in a jump or a kick, is no
-    more on the ground than one that is held up: it goes lower before or after.
+    Each stand has its own height. A foot joint that is slow at its highest point, in a jump or a kick, does not stand:
+    it is lower just before or after.
     """
     feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
     heights, velocity = feet[..., 1], np.diff(feet, axis=0) * fps
@@ -63,7 +62,7 @@ def still_steps(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarra
 
 
 def _kept(places: np.ndarray, width: int) -> np.ndarray:
-    """(T - 1,) steps of a stand at ``places`` (T, 2) without those in which the foot goes on to another place."""
+    """(T - 1,) steps of a stand at ``places`` (T, 2), without those in which the foot moves to another place."""
     speed = np.linalg.norm(np.diff(places, axis=0), axis=-1)
     kept, waiting = np.zeros(len(speed), bool), [(0, len(speed))]
     while waiting:
@@ -80,11 +79,11 @@ def _kept(places: np.ndarray, width: int) -> np.ndarray:
 
 
 def standing(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """(T, F) whether each foot joint stands: at either end of one of ``still_steps``."""
+    """(T, F) whether each foot joint stands in a frame: at either end of one of ``still_steps``."""
     return _both_ends(still_steps(joints, skeleton, fps))
 
 
 def _both_ends(steps: np.ndarray) -> np.ndarray:
-    """(T, ...) frames that one of ``steps`` (T - 1, ...) begins or ends with."""
+    """(T, ...) frames at either end of ``steps`` (T - 1, ...)."""
     edge = np.zeros_like(steps, shape=(1, *steps.shape[1:]))
     return np.concatenate([steps, edge]) | np.concatenate([edge, steps])

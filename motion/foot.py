@@ -1,4 +1,4 @@
-"""The joints of legs and feet, the floor under them, and the published foot locking.
+"""Joints of legs and feet, floor height, and the published foot locking.
 
 Joints are (T, J, 3) in metres with y up, as NumPy arrays; foot joints are a leg's joints from the ankle on.
 """
@@ -34,14 +34,14 @@ def foot_joints(skeleton: Skeleton) -> list[int]:
 
 
 def per_foot_joint(skeleton: Skeleton, ankle: float, toe: float) -> np.ndarray:
-    """A value for each of ``foot_joints``: ``toe`` for the last of a leg, ``ankle`` for those before it."""
+    """Values (F,) for ``foot_joints``: ``toe`` for the last joint of a leg, ``ankle`` for the others."""
     return np.array([toe if joint == leg.foot[-1] else ankle for leg in legs_of(skeleton) for joint in leg.foot])
 
 
 def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Height of the floor as published: of the lowest foot joint of each frame, the mean from lower quartile to median.
+    """Height of the floor as published: the mean of the lowest foot joint's heights from lower quartile to median.
 
-    A height above half a metre counts as 0: nobody stood anywhere.
+    A height above half a metre is returned as 0, since nobody stands then.
     """
     lowest = np.sort(joints[:, foot_joints(skeleton), 1].min(1))
     first = int(0.25 * len(lowest))
@@ -50,7 +50,7 @@ def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, F) whether each of ``foot_joints`` is low and slow; heights as given, the last frame as the one before."""
+    """(T, F) whether each of ``foot_joints`` is low and slow; the last frame repeats the one before."""
     feet = joints[:, foot_joints(skeleton)]
     steps = np.square(np.diff(feet, axis=0)).sum(-1)
     contacts = ((steps < per_foot_joint(skeleton, *STEP_LIMITS))
@@ -58,11 +58,11 @@ def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     return np.concatenate([contacts, contacts[-1:] if len(contacts) else np.zeros((1, feet.shape[1]), bool)])
 
 
-def lock_feet(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """The published foot locking: joints (T, J, 3) moved onto their floor, feet in contact held on it.
+def lock_feet_published(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Published foot locking: joints (T, J, 3) moved onto their floor, feet in contact held on it.
 
-    Only foot joints move against the body, so shins and feet change their length; whatever the rule takes for a
-    contact is pulled to y = 0, on stairs too.
+    Only foot joints move relative to the body, so shins and feet change their length, and every contact is pulled to
+    y = 0, even on stairs.
     """
     joints = np.array(joints, np.float64)
     contacts = published_contacts(joints, skeleton)
@@ -82,7 +82,7 @@ def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
 
 
 def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """Values (T, 3) that go over, off contact, into those of contact frames up to ``BLEND_FRAMES`` away."""
+    """Values (T, 3), blended outside contacts into those of contact frames up to ``BLEND_FRAMES`` away."""
     frames, far = np.arange(len(values)), len(values) + BLEND_FRAMES
     left = np.maximum.accumulate(np.where(contact, frames, -far))
     right = np.minimum.accumulate(np.where(contact, frames, 2 * far)[::-1])[::-1]

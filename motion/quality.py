@@ -1,4 +1,4 @@
-"""Physical faults of motions (T, J, 3), y up: sliding feet, feet under the floor, bones that change their length."""
+"""Physical faults of motions (T, J, 3), y up: sliding feet, floor penetration, bone length drift, jitter."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,15 +7,14 @@ from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, per_foot_joint
 from motion.skeleton import Skeleton
 
 SEAM_FRAMES = 2          # on either side of a seam
-WEIGHTED_HEIGHT = 0.025  # m at which a foot has ceased to skate
+WEIGHTED_HEIGHT = 0.025  # m above which a foot does not skate
 
 
 def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
-    """Mean horizontal speed (m/s) of foot joints while they count as in contact; 0 where none ever does.
+    """Mean horizontal speed (m/s) of foot joints in contact; 0 without any contact.
 
-    In contact is an ankle below 0.06 m and a toe below 0.03 m over the clip's floor, as published foot locking has
-    it. Swinging feet that pass so low count too, so that real motion has 0.2 m/s or so. Steps of ``held``
-    (T - 1, F) count as if they were of no length.
+    Contact is an ankle below 0.06 m or a toe below 0.03 m above the clip's floor, as in published foot locking. Low
+    swinging feet count too, so real motion has about 0.2 m/s. Steps in ``held`` (T - 1, F) count with length 0.
     """
     height, speed = _foot_steps(joints, skeleton, fps, held)
     contact = height < per_foot_joint(skeleton, *HEIGHT_LIMITS)
@@ -25,8 +24,8 @@ def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.nd
 def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
     """Mean over foot joints and frames of v (2 - 2^(h / H)), in m/s, while h < H = 0.025 m (Zhang et al. 2018, MANN).
 
-    v is the speed over the ground, h the height of a toe over the clip's floor, and of an ankle over the height at
-    which one stands. So feet count less the higher they are. ``held`` as in ``foot_skating``.
+    v is the horizontal speed, h the height of a toe above the clip's floor, or of an ankle above its standing height:
+    the higher a foot, the less it counts. ``held`` as in ``foot_skating``.
     """
     height, speed = _foot_steps(joints, skeleton, fps, held)
     ankle, toe = HEIGHT_LIMITS
@@ -43,12 +42,12 @@ def _foot_steps(joints: np.ndarray, skeleton: Skeleton, fps: float,
 
 
 def floor_penetration(joints: np.ndarray, floor: float = 0.0) -> float:
-    """Mean over the frames of how far the lowest joint is under ``floor``, in the joints' unit."""
+    """Mean depth over the frames of the lowest joint below ``floor``, in the joints' unit."""
     return float(np.maximum(floor - np.asarray(joints, np.float64)[..., 1].min(1), 0).mean())
 
 
 def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Mean over bones and frames of how far a bone's length is from its median, as a share of the median."""
+    """Mean deviation of bone lengths from their medians over bones and frames, as a share of the median."""
     joints = np.asarray(joints, np.float64)
     lengths = np.linalg.norm(joints[:, 1:] - joints[:, list(skeleton.parents[1:])], axis=-1)
     usual = np.median(lengths, axis=0)
@@ -57,20 +56,20 @@ def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 def roughness(joints: np.ndarray) -> float:
-    """Mean size in the joints' unit of a joint's jerk over one frame (its third difference), large where it jitters.
+    """Mean norm of the joints' third differences, in their unit: the jerk per frame, large where joints jitter.
 
-    Captured people at 20 frames a second: 0.001 m standing and gesturing, 0.010 walking, 0.03 running.
+    Captured motion at 20 frames a second: 0.001 m standing and gesturing, 0.010 walking, 0.03 running.
     """
     jerk = np.diff(np.asarray(joints, np.float64), 3, axis=0)
     return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
 
 
 def seam_speed(joints: np.ndarray, seams: Sequence[int], usual: np.ndarray | None = None) -> float:
-    """How fast a motion (T, J, 3) is at its seams, as a multiple of what is fast in it.
+    """Speed of a motion (T, J, 3) at its seams, relative to its fast steps.
 
-    The fastest step from a frame to the next within ``SEAM_FRAMES`` of the frames ``seams``, against the 95th
-    percentile of the steps of ``usual`` (T', J, 3), by default the motion itself; a step is the mean distance over
-    the joints. 0 where there is no seam; ``inf`` where ``usual`` stands still.
+    The longest step between frames within ``SEAM_FRAMES`` of the frames ``seams``, divided by the 95th percentile of
+    the steps of ``usual`` (T', J, 3), by default the motion itself; a step is the mean distance over the joints. 0
+    without seams; ``inf`` where ``usual`` stands still.
     """
     steps = _steps(joints)
     near = [steps[max(seam - SEAM_FRAMES, 0):seam + SEAM_FRAMES] for seam in seams if 0 < seam < len(joints)]
@@ -81,5 +80,5 @@ def seam_speed(joints: np.ndarray, seams: Sequence[int], usual: np.ndarray | Non
 
 
 def _steps(joints: np.ndarray) -> np.ndarray:
-    """Mean distance (T - 1,) of the joints from frame to frame."""
+    """Mean distance (T - 1,) of the joints between frames."""
     return np.linalg.norm(np.diff(np.asarray(joints, np.float64), axis=0), axis=-1).mean(-1)

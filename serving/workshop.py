@@ -17,7 +17,7 @@ from evaluation.search import Gallery, encode_motions, nearest, open_gallery
 from models.m2t.captioner import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
-from motion.planting import plant_feet
+from motion.foot_locking import lock_feet
 from serving.inputs import Kept, Limits, checked_count, checked_number, checked_text, parse_parts, read_source
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
@@ -163,7 +163,7 @@ class Workshop:
         """A motion of features (T, d) for a page, without files."""
         joints = self.pipeline.joints(features)
         name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in caption)[:60]
-        return PageMotion(name, caption, joints, plant_feet(joints, self.spec.skeleton, self.spec.fps))
+        return PageMotion(name, caption, joints, lock_feet(joints, self.spec.skeleton, self.spec.fps))
 
     def _room(self, shown: Sequence[PageMotion], title: str) -> Path:
         """A room with nothing but a page."""

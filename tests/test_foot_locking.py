@@ -4,8 +4,8 @@ import pytest
 
 from motion.bvh_fit import rigid_joints
 from motion.contact import standing, still_steps
-from motion.foot import foot_joints, legs_of, lock_feet, per_foot_joint, published_contacts
-from motion.planting import plant_feet, solve_legs
+from motion.foot import foot_joints, legs_of, lock_feet_published, per_foot_joint, published_contacts
+from motion.foot_locking import lock_feet, solve_legs
 from motion.quality import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.skeleton import KIT, T2M
 from tests import figures
@@ -93,33 +93,33 @@ def locked_frame_by_frame(joints: np.ndarray) -> np.ndarray:
                                     np.float64(sample_motion(T2M, 60, sway=0.2)) + [0, 0.9, 0]],
                          ids=["walk", "stand", "jump", "wild"])
 def test_published_locking_does_what_its_description_says(joints):
-    np.testing.assert_allclose(lock_feet(joints, T2M), locked_frame_by_frame(joints), atol=1e-12)
+    np.testing.assert_allclose(lock_feet_published(joints, T2M), locked_frame_by_frame(joints), atol=1e-12)
 
 
 def test_published_locking_finds_contacts_and_pulls_them_to_the_floor():
     joints = standing_and_shifting()
     contacts = published_contacts(joints, T2M)
     assert 0.3 < contacts.mean() < 1
-    locked = lock_feet(joints, T2M)[:, foot_joints(T2M)]
+    locked = lock_feet_published(joints, T2M)[:, foot_joints(T2M)]
     assert (locked[contacts][:, 1] == 0).all()
 
 
 def test_a_single_frame_can_be_locked_and_planted():
     joints = np.float64(figures.standing(1))
-    assert lock_feet(joints, T2M).shape == (1, 22, 3)
-    np.testing.assert_allclose(plant_feet(joints, T2M, FPS), joints, atol=1e-6)
+    assert lock_feet_published(joints, T2M).shape == (1, 22, 3)
+    np.testing.assert_allclose(lock_feet(joints, T2M, FPS), joints, atol=1e-6)
 
 
 @pytest.mark.parametrize("joints", [walk(slide=0.4), standing_and_shifting()], ids=["walk", "stand"])
 def test_planted_feet_slide_less_and_stay_near_where_they_were(joints):
-    planted = plant_feet(joints, T2M, FPS)
+    planted = lock_feet(joints, T2M, FPS)
     assert foot_skating(planted, T2M, FPS) < 0.6 * foot_skating(joints, T2M, FPS)
     assert np.linalg.norm(planted - joints, axis=-1).mean() < 0.02
 
 
 def test_planting_keeps_all_bones_and_leaves_hips_and_arms_alone():
     joints = rigid_joints(walk(slide=0.4), T2M)
-    planted = plant_feet(joints, T2M, FPS)
+    planted = lock_feet(joints, T2M, FPS)
     assert bone_length_drift(planted, T2M) < 1e-6
     legs = {joint for leg in legs_of(T2M) for joint in (leg.knee, *leg.foot)}
     others = [joint for joint in range(22) if joint not in legs]
@@ -129,17 +129,17 @@ def test_planting_keeps_all_bones_and_leaves_hips_and_arms_alone():
 def test_planting_gives_a_body_of_uneven_bones_bones_of_constant_length():
     uneven = walk(slide=0.4) + np.random.default_rng(0).normal(0, 0.005, (100, 22, 3))
     assert bone_length_drift(uneven, T2M) > 0.01
-    assert bone_length_drift(plant_feet(uneven, T2M, FPS), T2M) < 1e-6
+    assert bone_length_drift(lock_feet(uneven, T2M, FPS), T2M) < 1e-6
 
 
 def test_feet_that_stand_still_already_are_not_moved():
     for joints, tolerance in ((figures.standing(), 1e-6), (walk(), 0.06)):
-        np.testing.assert_allclose(plant_feet(joints, T2M, FPS), joints, atol=tolerance)
+        np.testing.assert_allclose(lock_feet(joints, T2M, FPS), joints, atol=tolerance)
 
 
 def test_a_swinging_foot_keeps_its_path():
     joints = np.float64(figures.kicking("left"))
-    planted = plant_feet(joints, T2M, FPS)
+    planted = lock_feet(joints, T2M, FPS)
     high = joints[:, 10, 1] > 0.4
     np.testing.assert_allclose(planted[high, 10], joints[high, 10], atol=0.02)
 
@@ -147,8 +147,9 @@ def test_a_swinging_foot_keeps_its_path():
 def test_planting_holds_on_stairs():
     """Feet on a step stay on it, at the height of the step, where the published rule pulls them down to the ground."""
     joints = rigid_joints(climbing(), T2M)
-    found, planted = standing(joints, T2M, FPS), plant_feet(joints, T2M, FPS)
-    heights, after, published = (motion[:, foot_joints(T2M), 1] for motion in (joints, planted, lock_feet(joints, T2M)))
+    found, planted = standing(joints, T2M, FPS), lock_feet(joints, T2M, FPS)
+    heights, after, published = (motion[:, foot_joints(T2M), 1]
+                                 for motion in (joints, planted, lock_feet_published(joints, T2M)))
     assert found.mean() > 0.5 and np.ptp(heights[found]) > 0.7
     np.testing.assert_allclose(after, heights, atol=0.03)
     assert np.abs(published - heights).max() > 0.3
@@ -165,7 +166,7 @@ def test_a_foot_in_the_air_does_not_stand_however_slow_it_is():
 
 def test_jumps_and_sitting_are_left_alone():
     for joints in (figures.jumping(), figures.sitting()):
-        planted = plant_feet(joints, T2M, FPS)
+        planted = lock_feet(joints, T2M, FPS)
         assert np.linalg.norm(planted - joints, axis=-1).mean() < 1e-3
 
 
@@ -181,13 +182,13 @@ def test_corrections_are_smooth():
     """Feet start and stop hardly harder than they did."""
     joints = rigid_joints(walk(slide=0.4), T2M)
     before, after = (np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() for motion in
-                     (joints, plant_feet(joints, T2M, FPS)))
+                     (joints, lock_feet(joints, T2M, FPS)))
     assert after < 1.4 * before
 
 
 def test_feet_of_a_long_motion_hold_still_too():
     joints = rigid_joints(np.concatenate([standing_and_shifting()] * 4), T2M)
-    still, feet = still_steps(joints, T2M, FPS), plant_feet(joints, T2M, FPS)[:, foot_joints(T2M)]
+    still, feet = still_steps(joints, T2M, FPS), lock_feet(joints, T2M, FPS)[:, foot_joints(T2M)]
     assert still.mean() > 0.5
     assert np.linalg.norm(np.diff(feet, axis=0), axis=-1)[still].max() < 0.02
 
@@ -195,12 +196,12 @@ def test_feet_of_a_long_motion_hold_still_too():
 def test_feet_do_not_sink_into_the_floor():
     joints = np.float64(figures.walking(60)) - [0, 0.03, 0]
     assert floor_penetration(joints) == pytest.approx(0.03, abs=1e-6)
-    assert floor_penetration(plant_feet(joints, T2M, FPS)) < 2e-3
+    assert floor_penetration(lock_feet(joints, T2M, FPS)) < 2e-3
 
 
 def test_knees_go_on_bending_forward():
     joints = standing_and_shifting()
-    planted = plant_feet(joints, T2M, FPS)
+    planted = lock_feet(joints, T2M, FPS)
     for leg in legs_of(T2M):
         forward = planted[:, leg.knee, 2] - (planted[:, leg.hip, 2] + planted[:, leg.foot[0], 2]) / 2
         assert forward.min() > -0.03
@@ -222,7 +223,7 @@ def test_an_ankle_out_of_reach_is_as_near_as_a_straight_leg_lets_it():
 def test_kit_legs_have_three_foot_joints_and_can_be_planted():
     joints = rigid_joints(sample_motion(KIT, 40) / 1000 + [0, 0.7, 0], KIT)
     assert [len(leg.foot) for leg in legs_of(KIT)] == [3, 3]
-    planted = plant_feet(joints, KIT, 12.5)
+    planted = lock_feet(joints, KIT, 12.5)
     assert planted.shape == joints.shape
     assert bone_length_drift(planted, KIT) < 1e-6
 

@@ -19,7 +19,7 @@ from motion.features import (
     process,
     root_motion,
 )
-from motion.foot import lock_feet
+from motion.foot import lock_feet_published
 from motion.rig import T2M_RIG
 from motion.skeleton import KIT, T2M, Skeleton, mirror, pose_offsets
 from tests.golden.report import Report
@@ -87,9 +87,10 @@ def conversion() -> Sample:
     """A clip on the bones of the published BVH files."""
     joints = sample_motion(T2M, frames=12)
     plain, plain_ik = (bvh_to_joints(replace(joints_to_bvh(source, T2M, 20), offsets=T2M_RIG.rest), T2M)
-                       for source in (joints, lock_feet(joints, T2M)))
+                       for source in (joints, lock_feet_published(joints, T2M)))
     plain_ik += (joints - plain_ik)[:, :1]  # published fits stay where the joints are
-    return Sample({"joints": joints}, {"foot_locked": lock_feet(joints, T2M), "plain": plain, "plain_ik": plain_ik})
+    return Sample({"joints": joints},
+                  {"foot_locked": lock_feet_published(joints, T2M), "plain": plain, "plain_ik": plain_ik})
 
 
 def mirrored() -> Sample:

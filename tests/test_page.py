@@ -17,7 +17,7 @@ from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.contact import standing
 from motion.foot import foot_joints
-from motion.planting import plant_feet
+from motion.foot_locking import lock_feet
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.browser import PATIENCE, data_of, needs_chromium, open_browser, serve
 from tests.figures import walking
@@ -28,7 +28,7 @@ EVIL = """</script><img src=x onerror="document.title='taken'"><b id='sly'> & "q
 
 
 def page_motion(joints: np.ndarray, caption: str, name: str = "one", skeleton: Skeleton = T2M) -> PageMotion:
-    locked = plant_feet(joints, skeleton, 20.0)
+    locked = lock_feet(joints, skeleton, 20.0)
     return PageMotion(name, caption, joints, locked, (f"joints/0/{name}.npy",), (f"joints/0/{name}_ik.npy",),
                       *(joints_to_bvh(motion, skeleton, 20.0) for motion in (joints, locked)))
 
@@ -233,7 +233,7 @@ def test_locked_feet_are_another_motion_with_other_files(page: Page) -> None:
     wait_for(page, "viewer.kind === 'locked'")
     page.evaluate("viewer.mount()")
     locked = np.array(page.evaluate("Array.from(viewer.stage.track.places)")).reshape(60, 22, 3)
-    assert np.abs(locked - plant_feet(walking(60, 1.0), T2M, 20.0)).max() < 2 * FINEST
+    assert np.abs(locked - lock_feet(walking(60, 1.0), T2M, 20.0)).max() < 2 * FINEST
     page.locator("#plain").click()
     page.evaluate("viewer.mount()")
 
@@ -250,7 +250,7 @@ def saved(page: Page, entry: str) -> tuple[str, Path]:
 @pytest.mark.parametrize("kind", ["plain", "locked"])
 def test_a_page_alone_on_a_disk_saves_joints_and_bvh_out_of_itself(page: Page, kind: str) -> None:
     page.evaluate(f"viewer.setKind('{kind}')")
-    expected, suffix = (walking(60, 1.0), "") if kind == "plain" else (plant_feet(walking(60, 1.0), T2M, 20.0), "_ik")
+    expected, suffix = (walking(60, 1.0), "") if kind == "plain" else (lock_feet(walking(60, 1.0), T2M, 20.0), "_ik")
     name, file = saved(page, ".npy")
     assert name == f"first{suffix}.npy"
     joints = np.load(file)

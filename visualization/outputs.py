@@ -12,8 +12,8 @@ from data.motion_files import LOCKED
 from data.specs import DatasetSpec
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
-from motion.foot import lock_feet
-from motion.planting import plant_feet
+from motion.foot import lock_feet_published
+from motion.foot_locking import lock_feet
 from utils.cpu import usable_cores
 from utils.files import save_npy, write_text
 from utils.parallel import mapping
@@ -83,8 +83,8 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     The caption lies beside the joints, as ``.txt``.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
-    locked = (rigid_joints(lock_feet(joints, spec.skeleton), spec.skeleton) if formats.published_feet
-              else plant_feet(joints, spec.skeleton, spec.fps))
+    locked = (rigid_joints(lock_feet_published(joints, spec.skeleton), spec.skeleton) if formats.published_feet
+              else lock_feet(joints, spec.skeleton, spec.fps))
     plain, locked = np.asarray(joints, np.float32), np.asarray(locked, np.float32)
     (files, bvh), (locked_files, locked_bvh) = (
         _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)

@@ -6,7 +6,7 @@ import numpy as np
 
 from motion.bvh import parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
-from motion.foot import lock_feet
+from motion.foot import lock_feet_published
 from motion.rig import rig_of
 from motion.skeleton import T2M, Skeleton
 from tests.golden.kinds import MotionCheck, skeleton_of
@@ -49,7 +49,7 @@ def check_conversion(report: Report) -> None:
     report.inputs("plain", "plain_ik")
     joints = arrays["joints"]
     skeleton = skeleton_of(joints.shape[1])
-    locked = lock_feet(joints, skeleton)
+    locked = lock_feet_published(joints, skeleton)
     report.close("foot_locked", locked, FILE_TOLERANCE)
     if _rigid_distances(joints, skeleton).std(0).max() < RIGID:
         returned = _distance(_through_file(joints, skeleton), joints)

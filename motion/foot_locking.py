@@ -1,30 +1,30 @@
-"""Our foot locking: feet that do not slide while they stand, legs of constant bones, nothing pulled to a floor.
+"""Foot locking: standing feet do not slide, bones keep their length, and nothing is pulled to a floor.
 
-Joints are (T, J, 3) in metres with y up, as NumPy arrays.
+Joints are (T, J, 3) in metres, y up, as NumPy arrays.
 """
 import numpy as np
+from scipy.linalg import solveh_banded
 
 from motion.bvh_fit import rigid_joints
 from motion.contact import still_steps
 from motion.foot import Leg, legs_of
 from motion.skeleton import Skeleton
 
-EASE = 0.1        # s: how far the correction of a stand reaches beyond it
-HOLD = 300.0      # how much a slide costs, beside a correction that changes as much from a frame to the next
-UNITY = 0.3       # what it costs that the joints of one foot are corrected differently while it stands
-TURN_FRAMES = 5   # over which a foot changes from the joint that it stands on to another
-BENT, ROOM = 0.95, 0.035  # stretch of a leg from which, and how much at most, its feet stretch it further
-FORWARD = 0.01    # m: how far a straight leg's knee is taken to be in front
-BLOCK = 32        # unknowns that are eliminated at once
+EASE = 0.1        # s over which a correction fades in before a stand and out after it
+HOLD = 300.0      # weight of sliding, relative to a change of the correction from frame to frame
+UNITY = 0.3       # weight of different corrections of the joints of a standing foot
+TURN_FRAMES = 5   # over which the pivot moves from one joint of a foot to another
+BENT, ROOM = 0.95, 0.035  # stretch of a leg above which feet stretch it less, and by at most this share
+FORWARD = 0.01    # m that the knee of a straight leg is taken to be in front
 
 
-def plant_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
+def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
     """Joints (T, J, 3), floor at y = 0, on bones of constant length, with feet that do not slide while they stand.
 
-    While a foot joint stands (``motion.contact``) it is held, where that takes the smallest and smoothest correction;
-    the correction fades in and out around. Heights stay as they are, but nothing sinks under the floor, and where a
-    leg would have to stretch for it the heel comes up. Then each leg is solved anew from hip to toe; no other joint
-    moves. What comes out is what a BVH can hold exactly.
+    A foot joint that stands (``motion.contact``) is held at the place that needs the smallest and smoothest correction,
+    which fades in before and out after. Heights stay, except that nothing is below the floor, and the heel rises where
+    the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file holds the
+    result exactly.
     """
     joints = rigid_joints(joints, skeleton)
     still, planted, first = still_steps(joints, skeleton, fps), joints.copy(), 0
@@ -39,11 +39,11 @@ def plant_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray
 
 
 def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) with legs as long as in ``pattern`` (T, J, 3): hips and toes stay, what is between gives way.
+    """Joints (T, J, 3) with legs as long as in ``pattern`` (T, J, 3); hips and toes stay.
 
-    From the toe back each foot bone keeps its direction; the knee bends, the way it does in ``pattern`` and forward
-    where that leg is straight, until thigh and shin fit between hip and ankle. An ankle out of reach comes as near as
-    the stretched leg lets it, with its foot.
+    Foot bones keep their directions, from the toe back. The knee bends in the direction of ``pattern``, or forward
+    where that leg is straight, so that thigh and shin fit between hip and ankle. An ankle out of reach moves, with its
+    foot, to the nearest point in reach.
     """
     solved = np.array(joints, np.float64)
     right_hip, left_hip = skeleton.face_joints[:2]
@@ -56,7 +56,7 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
         along = _unit(solved[:, ankle] - hip)
         fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
         solved[:, leg.foot] += (along * (fitting - reach))[:, None]
-        # The knee is where spheres of thigh and shin meet, on the side on which it was.
+        # The knee is at the intersection of the spheres of thigh and shin, on its former side.
         down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
         out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
         before = _unit(pattern[:, ankle] - pattern[:, leg.hip])
@@ -66,11 +66,11 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
 
 
 def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray:
-    """What is added to the joints of a foot (T, N, 3) so that they hold over ``still`` steps (T - 1, N).
+    """Corrections (T, N, 3) of the joints of a foot (T, N, 3) that hold them over ``still`` steps (T - 1, N).
 
-    Of all corrections d (T, N, 3) over the ground the one with the least sum of |d / ease|^2, |Dd|^2, |ease DDd|^2,
-    ``HOLD`` |D(foot + d)|^2 over still steps, and ``UNITY`` times the squared difference of d between neighbours in
-    the foot while any of it stands; D is the difference from a frame to the next, ``ease`` is in frames.
+    The horizontal corrections d minimise the sum of |d / ease|^2, |Dd|^2, |ease DDd|^2, ``HOLD`` |D(foot + d)|^2 over
+    still steps, and ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands. D
+    is the difference between frames; ``ease`` is in frames.
     """
     frames, count, _ = foot.shape
     ground = foot[..., [0, 2]]
@@ -80,7 +80,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray
     anyone[1:] += still.any(1)
     anyone[:-1] += still.any(1)
     link = np.where(anyone > 0, UNITY, 0)[:, None].repeat(count - 1, 1)
-    # The quadratic form's matrix by its diagonals: a frame with itself, the next, the one after, and across the foot.
+    # Diagonals of the quadratic form's matrix: a frame with itself, the next, the one after, and across the foot.
     itself = np.full((frames, count), 1 / ease**2)
     itself[:-1] += change
     itself[1:] += change
@@ -103,47 +103,18 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray
     force = np.zeros_like(ground)
     force[:-1] += pull
     force[1:] -= pull
-    solved = _solve({offset: values.ravel() for offset, values in diagonals.items()}, force.reshape(-1, 2))
+    bands = np.zeros((max(diagonals) + 1, frames * count))  # upper form: row -k is the k-th diagonal, shifted right
+    for offset, values in diagonals.items():
+        bands[-1 - offset, offset:] = values.ravel()[:frames * count - offset]
+    solved = solveh_banded(bands, force.reshape(-1, 2), overwrite_ab=True, check_finite=False)
     correction = np.zeros_like(foot)
     correction[..., [0, 2]] = solved.reshape(ground.shape)
     return correction
 
 
-def _solve(diagonals: dict[int, np.ndarray], right: np.ndarray) -> np.ndarray:
-    """x (N, C) of A x = ``right`` (N, C), A symmetric and positive: entry i of diagonal k, of N, is A[i, i + k].
-
-    By block elimination, whose cost grows with N and not with its cube.
-    """
-    size, block = len(right), max(BLOCK, max(diagonals))
-    blocks = -(-size // block)
-    own, beside = np.zeros((blocks, block, block)), np.zeros((blocks, block, block))
-    padding = np.arange(size, blocks * block)
-    own[padding // block, padding % block, padding % block] = 1
-    for offset, values in diagonals.items():
-        row = np.arange(size - offset)
-        column, value = row + offset, values[:size - offset]
-        for target, chosen in ((own, row // block == column // block), (beside, row // block != column // block)):
-            i, j = row[chosen], column[chosen]
-            target[i // block, i % block, j % block] = value[chosen]
-            if target is own:
-                target[i // block, j % block, i % block] = value[chosen]
-    x = np.zeros((blocks * block, right.shape[1]))
-    x[:size] = right
-    x = x.reshape(blocks, block, -1)
-    for place in range(1, blocks):
-        ratio = np.linalg.solve(own[place - 1], beside[place - 1]).T
-        own[place] -= ratio @ beside[place - 1]
-        x[place] -= ratio @ x[place - 1]
-    for place in range(blocks - 1, -1, -1):
-        if place + 1 < blocks:
-            x[place] -= beside[place] @ x[place + 1]
-        x[place] = np.linalg.solve(own[place], x[place])
-    return x.reshape(-1, right.shape[1])[:size]
-
-
 def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray) -> np.ndarray:
-    """A leg's foot (T, N, 3) on bones as in ``pattern``, where ``joints`` have its toe, or its ankle if that alone
-    stands."""
+    """A leg's foot (T, N, 3) with bones as long as in ``pattern``, its toe where ``joints`` have it, or its ankle while
+    only that stands."""
     foot = _feet_from_toe(joints, pattern, leg)
     on_toe = np.ones(len(joints))
     heel_only = still[:, 0] & ~still[:, -1]
@@ -155,9 +126,9 @@ def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.nda
 
 
 def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """A leg's foot (T, N, 3) turned up about its toe where it would stretch the leg, longer than in ``pattern``, out.
+    """A leg's foot (T, N, 3), turned up about its toe where it would stretch the leg more than in ``pattern``.
 
-    A knee that is nearly straight moves fast with every millimetre: it is spared.
+    A nearly straight knee moves fast with every millimetre, so legs are not stretched out fully.
     """
     foot, hip = joints[:, leg.foot], joints[:, leg.hip]
     longest = _length(pattern, leg.hip, leg.knee) + _length(pattern, leg.knee, leg.foot[0])
@@ -165,7 +136,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
     room = np.minimum(ROOM, 1 - usual).clip(1e-6)
     reach = _distance(foot[:, 0], hip) / longest
     near = longest * (usual + room * np.tanh((reach - usual) / room))
-    # The ankle goes to where spheres around hip and toe meet, on the side on which it is.
+    # The ankle moves to the intersection of spheres around hip and toe, on its own side.
     ankle, to_hip = foot[:, 0] - foot[:, -1], hip - foot[:, -1]
     size, far = np.linalg.norm(ankle, axis=-1, keepdims=True), np.linalg.norm(to_hip, axis=-1, keepdims=True)
     up = to_hip / np.maximum(far, 1e-9)
@@ -181,7 +152,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
 
 
 def _feet_from_toe(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """A leg's foot (T, N, 3) with its toe in place, and bones as long as in ``pattern`` in the directions they have."""
+    """A leg's foot (T, N, 3) with its toe in place, its directions kept, and bones as long as in ``pattern``."""
     foot = np.array(joints[:, leg.foot])
     for near in range(len(leg.foot) - 2, -1, -1):
         direction = _unit(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])
@@ -198,7 +169,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _across(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """The parts of ``vectors`` (T, 3) at right angles to ``unit`` (T, 3)."""
+    """The components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
     return vectors - (vectors * unit).sum(-1, keepdims=True) * unit
 
 
