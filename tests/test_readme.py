@@ -1,6 +1,7 @@
-"""The commands of the README are ones that the scripts take."""
+"""Commands and links in the README and docs/ work."""
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -31,10 +32,14 @@ PARSERS = {
 }
 
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = "\n".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("python ")]
+    return sorted({line for line in lines if line.startswith("python ")})
 
 
 @pytest.mark.parametrize("command", commands())
@@ -44,7 +49,7 @@ def test_a_command_of_the_readme_has_a_script_that_takes_its_flags(command: str)
     if script in PARSERS:
         PARSERS[script](arguments)
     else:
-        assert script.startswith("prepare/")
+        assert script.startswith(("prepare/", "benchmarks/"))
 
 
 def test_the_readme_shows_every_stage() -> None:
@@ -57,7 +62,7 @@ def test_a_flag_that_does_not_exist_is_told_in_one_line() -> None:
         parse_vq_options(["--name", "a", "--no_such_flag"])
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)|src=\"(?!http)([^\"]+)\"", readme):
-        assert (ROOT / "".join(path)).exists(), path
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page: Path) -> None:
+    for path in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)|src=\"(?!http)([^\"]+)\"", page.read_text()):
+        assert (page.parent / "".join(path)).exists(), path
