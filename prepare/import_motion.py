@@ -71,8 +71,8 @@ def build_parser() -> Parser:
 
 def unit(text: str) -> str | float:
     """The unit that ``text`` names, or the metres of one."""
-    if text in UNITS:
-        return text
+    if text.lower() in UNITS:
+        return text.lower()
     try:
         metres = float(text)
     except ValueError:

@@ -83,6 +83,19 @@ def test_the_rate_is_the_given_one_or_the_one_in_the_file_or_120(trial: Path) ->
     assert Reader(fps=60.0).read(trial).seconds == pytest.approx(29 / 60)
 
 
+def test_a_mapping_may_name_the_bones_of_a_skeleton(trial: Path) -> None:
+    plain = Reader().read(trial)
+    mapping = {joint: {trial_bone: 1.0} for joint, trial_bone in (
+        ("pelvis", "root"), ("neck", "upperneck"), ("head", "head/tip"), *(
+            (f"{side}_{joint}", f"{side[0]}{bone}") for side in ("left", "right") for joint, bone in (
+                ("hip", "femur"), ("knee", "tibia"), ("ankle", "foot"), ("shoulder", "humerus"), ("elbow", "radius"),
+                ("wrist", "wrist"))))}
+    mapped = Reader(mapping).read(trial)
+    assert mapped.rig == "mapping"
+    feet = [T2M.joint_names.index(name) for name in ("left_foot", "right_foot", "left_wrist", "neck")]
+    np.testing.assert_allclose(mapped.joints[:, feet], plain.joints[:, feet], atol=1e-9)  # feet are found below
+
+
 def variants() -> dict[str, tuple[str, str]]:
     """Ways of writing the same motion."""
     amc, asf = amc_text(WALK), asf_text()
