@@ -22,6 +22,8 @@ MAX_LISTED = 4
 _ANCHORS = ("hips", "pelvis", "hip", "head", "neck")
 # Each joint is found above (towards the root from) another, which is found first; a foot below.
 _ABOVE = {"knee": "ankle", "hip": "knee", "elbow": "wrist", "shoulder": "elbow", "collar": "shoulder"}
+_BENDING = ("hip", "knee", "shoulder", "elbow")
+_PARTS = ("twist", "roll")  # words for bones that turn a part of another about itself
 _LIMB_ORDER = ("ankle", "knee", "hip", "foot", "wrist", "elbow", "shoulder", "collar")
 _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head", "neck", *SPINE, "pelvis")
 
@@ -126,13 +128,16 @@ def recognised(bones: Bones) -> tuple[str, Places]:
 def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
     """What of ``rig`` is here; ``at_once`` stops at the first joint that is not."""
     match = Match(rig)
-    marked = _is_marked(bones, rig, affix)
+    marked, chosen = _is_marked(bones, rig, affix), {}
     for joint in sorted(rig.places, key=_ORDER.index):
         found = [_resolved(bones, place, affix, match.places) for place in rig.places[joint]]
-        fitting = [place for place in found if isinstance(place, dict) and _hangs(bones, joint, place, match.places)]
+        fitting = [number for number, place in enumerate(found)
+                   if isinstance(place, dict) and _hangs(bones, rig, joint, place, match.places)]
+        if joint.startswith("right") and joint not in OPTIONAL:  # the same words on both sides
+            fitting = [number for number in fitting if number == chosen.get(joint.replace("right", "left"), number)]
         repeated = [name for name in found if isinstance(name, str)]
         if fitting and marked:
-            match.places[joint] = fitting[0]
+            match.places[joint], chosen[joint] = found[fitting[0]], fitting[0]
         elif joint not in OPTIONAL and repeated:
             match.repeated.append(repeated[0])
         elif joint not in OPTIONAL:
@@ -168,8 +173,11 @@ def _above_hips(bones: Bones, places: Places) -> list[int]:
     return [joint for joint in paths[0] if joint in paths[1]][:1]
 
 
-def _hangs(bones: Bones, joint: str, place: Mapping[int, float], places: Places) -> bool:
-    """Whether a bone for ``joint`` is above or below those of the joints next to it."""
+def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
+    """Whether a bone for ``joint`` is above or below those of the joints next to it.
+
+    Where only words tell, no bone may be between the two but parts of the upper one and such as have no length.
+    """
     side, _, part = joint.partition("_")
     if part == "foot":
         upper, lower = places.get(f"{side}_ankle"), place
@@ -178,7 +186,17 @@ def _hangs(bones: Bones, joint: str, place: Mapping[int, float], places: Places)
     if lower is None or upper is None or len(upper) > 1 or len(lower) > 1:
         return True
     (above,), (below,) = upper, lower
-    return above in bones.above(below)[1:]
+    path = bones.above(below)[1:]
+    if above not in path:
+        return False
+    return rig.sides is not None or part not in _BENDING or all(
+        _is_part(bones, joint, above) for joint in path[:path.index(above)])
+
+
+def _is_part(bones: Bones, joint: int, whole: int) -> bool:
+    """Whether a bone only twists another, by its name, or has no length."""
+    word, of = (re.sub(r"\d", "", _plain(bones.bvh.names[bone])) for bone in (joint, whole))
+    return of in word or any(part in word for part in _PARTS) or not np.any(bones.bvh.offsets[joint])
 
 
 def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:

@@ -236,6 +236,14 @@ def test_a_name_that_is_there_twice_does_not_hide_another_rig() -> None:
         place_joints(renamed(mixamo(), {"LeftHand": "RightHand"}))
 
 
+@pytest.mark.parametrize("names", [
+    {"LeftArm": "Oberarm li", "RightArm": "Oberarm re"}, {"RightArm": "LeftArm"}, {"RightArm": "Oberarm re"},
+    {"LeftLeg": "Bein li", "RightLeg": "Bein re"}, {"RightUpLeg": "Right Oberschenkel"}])
+def test_a_bone_of_another_name_is_not_passed_over(names: dict[str, str]) -> None:
+    with pytest.raises(UnknownRig):
+        place_joints(renamed(mixamo(), names))
+
+
 def test_where_no_rig_fits_the_nearest_is_named_and_a_mapping_is_begun() -> None:
     bvh = renamed(mixamo(), {"LeftLeg": "Knie links", "LeftForeArm": "Ellbogen links", "Head": "Kopf"})
     with pytest.raises(UnknownRig) as failure:
