@@ -7,8 +7,6 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-import torch
-
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.language import SentenceEncoder, score_language, word_vectors
@@ -32,11 +30,9 @@ def main() -> None:
     pairs = load_pairs(spec, opt.split, whole_clips_only=True, quiet=opt.quiet)
     print(f"{lamp.source} on {len(pairs)} clips of {spec.root}, {opt.split}; captions are alike by {opt.sentences}")
 
-    def motion_features(motion: torch.Tensor, m_lens: torch.Tensor) -> torch.Tensor:
-        return lamp.model.motion_query_features(motion.to(device), m_lens.to(device))
-
-    scores = score_language(pairs, lamp.normalisation.apply, lamp.text_features, motion_features, opt.seed, sentences,
-                            opt.repeat_times)
+    by = lamp.comparison(opt.similarity)
+    scores = score_language(pairs, lamp.normalisation.apply, by.texts, by.motions, opt.seed, sentences,
+                            opt.repeat_times, by.similarity)
     tables = dict(scores.retrieval)
     if scores.sides is not None:
         tables["sides"] = {"right_percent": scores.sides, "captions": scores.sided}

@@ -19,6 +19,7 @@ from models.lamp.objectives import similarity
 from utils.errors import InputError
 
 Sentences = Callable[[Sequence[str]], np.ndarray]
+Compare = Callable[[Tensor, Tensor], Tensor]
 SENTENCE_BATCH = 128
 
 
@@ -31,7 +32,8 @@ def word_vectors(captions: Sequence[str]) -> np.ndarray:
     for row, bag in zip(rows, bags, strict=True):
         for word, count in bag.items():
             row[columns[word]] = count * np.log((1 + len(bags)) / spread[word])
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+    return rows
 
 
 class SentenceEncoder:
@@ -54,7 +56,8 @@ class SentenceEncoder:
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1).numpy()
 
 
-BATCH = 64
+BATCH = 64     # texts or motions of a pass
+CHUNK = 1024   # texts that are compared with a batch of motions at once
 REPEATS = 20  # draws of a caption a clip, and of batches
 
 
@@ -68,13 +71,9 @@ class LanguageScores:
     sided: int           # how many captions name a side
 
 
-def caption_similarity(captions: Sequence[str], motions: Sequence[np.ndarray],
-                       text_features: Callable[[list[str]], Tensor],
-                       motion_features: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
-    """Similarities (captions, motions) of texts and normalised clips (T, d), cut to at most 196 whole tokens."""
-    texts = [text_features(list(captions[start:start + BATCH])) for start in range(0, len(captions), BATCH)]
-    moved = [motion_features(*padded(motions[start:start + BATCH])) for start in range(0, len(motions), BATCH)]
-    return similarity(torch.cat(texts), torch.cat(moved)).cpu().numpy()
+def text_vectors(captions: Sequence[str], text_features: Callable[[list[str]], Tensor]) -> Tensor:
+    """Features (n, e) of captions."""
+    return torch.cat([text_features(list(captions[start:start + BATCH])) for start in range(0, len(captions), BATCH)])
 
 
 def motion_vectors(motions: Sequence[np.ndarray], motion_features: Callable[[Tensor, Tensor], Tensor],
@@ -86,21 +85,39 @@ def motion_vectors(motions: Sequence[np.ndarray], motion_features: Callable[[Ten
 
 def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.ndarray],
                    text_features: Callable[[list[str]], Tensor], motion_features: Callable[[Tensor, Tensor], Tensor],
-                   seed: int = 0, sentences: Sentences = word_vectors, repeats: int = REPEATS) -> LanguageScores:
+                   seed: int = 0, sentences: Sentences = word_vectors, repeats: int = REPEATS,
+                   compare: Compare = similarity) -> LanguageScores:
     """Score LaMP (or anything that gives features) on pairs.
 
+    Memory grows with captions x clips, 4 bytes each; features of motions are held for one batch at a time.
+
     Args:
-        text_features: captions to (b, e); motion_features: zero-padded motion (b, t, d) and lengths (b,) to (b, e) or
-            (b, queries, e), as ``models.lamp.lamp.similarity`` compares them.
+        normalise: features (T, d) of a clip to what ``motion_features`` reads.
+        text_features: captions to (b, e).
+        motion_features: zero-padded motion (b, t, d) and lengths (b,) to (b, e) or (b, queries, e).
+        seed: of the draws.
         sentences: captions to unit vectors (n, s): which of them are alike.
         repeats: draws of a caption a clip.
+        compare: features of texts and motions to similarities (texts, motions), larger is closer.
 
-    Raises ``InputError`` where a similarity is not finite, for it would count as a miss and nobody would see.
+    Raises ``InputError`` where a similarity is not finite, as it would count as a miss unnoticed.
     """
-    motions = [normalise(pair.features).astype(np.float32) for pair in pairs]
     captions = [caption for pair in pairs for caption in pair.captions]
     owners = np.array([number for number, pair in enumerate(pairs) for _ in pair.captions])
-    scores = caption_similarity(captions, motions, text_features, motion_features)
+    sided = np.array([row for row, caption in enumerate(captions) if mirror_text(caption) != caption], dtype=int)
+    texts = text_vectors(captions, text_features)
+    mirrored = text_vectors([mirror_text(captions[row]) for row in sided], text_features) if len(sided) else None
+
+    scores = np.empty((len(captions), len(pairs)), np.float32)
+    wrong = np.empty(len(sided), np.float32)  # similarity of a caption with its sides exchanged to its own motion
+    for start in range(0, len(pairs), BATCH):
+        features = motion_features(*padded([normalise(pair.features) for pair in pairs[start:start + BATCH]]))
+        for first in range(0, len(captions), CHUNK):
+            scores[first:first + CHUNK, start:start + BATCH] = compare(texts[first:first + CHUNK], features).cpu()
+        rows = np.flatnonzero(owners[sided] // BATCH == start // BATCH)
+        if len(rows):
+            made = compare(mirrored[torch.from_numpy(rows)], features).cpu().numpy()
+            wrong[rows] = made[np.arange(len(rows)), owners[sided][rows] - start]
     for row, column in np.argwhere(~np.isfinite(scores)):
         raise InputError(f"the similarity of {captions[row]!r} and the motion of {pairs[column].name} is not finite")
 
@@ -110,11 +127,5 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
         chosen = np.array([generator.choice(np.flatnonzero(owners == clip)) for clip in range(len(pairs))])
         draws.append(retrieval_protocols(scores[chosen], meanings[chosen], generator))
     retrieval = {protocol: estimates([draw[protocol] for draw in draws]) for protocol in draws[0]}
-
-    sided = [row for row, caption in enumerate(captions) if mirror_text(caption) != caption]
-    if not sided:
-        return LanguageScores(retrieval, None, 0)
-    wrong = caption_similarity([mirror_text(captions[row]) for row in sided], motions, text_features, motion_features)
-    places = np.arange(len(sided)), owners[sided]
-    right = scores[sided][places] > wrong[places]
-    return LanguageScores(retrieval, float(100 * right.mean()), len(sided))
+    right = 100 * float((scores[sided, owners[sided]] > wrong).mean()) if len(sided) else None
+    return LanguageScores(retrieval, right, len(sided))

@@ -96,6 +96,7 @@ class VQConfig:
 
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
+SIMILARITIES = ("mean", "paper", "released")  # of texts and motions; see storage.load.LoadedLaMP.comparison
 ConditionKind = Literal["query", "cls", "both"]
 
 

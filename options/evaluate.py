@@ -2,6 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
+from models.config import SIMILARITIES
 from options.base import (
     Parser,
     add_bert_score,
@@ -50,6 +51,9 @@ def parse_retrieval_evaluation(argv: Sequence[str] | None = None) -> argparse.Na
     parser.add_argument("--sentences", default="words", metavar="words|lamp|BERT",
                         help="which captions are alike: by their words, by the LaMP model itself, or by a sentence "
                              "encoder with a BERT inside, a folder or a name on the hub")
+    parser.add_argument("--similarity", choices=SIMILARITIES, default=SIMILARITIES[0],
+                        help="mean: cosine to the mean of a motion's queries, as in search; paper: to the nearest "
+                             "query; released: Euclidean distance of features that are not normalised")
     return parser.parse_args(argv)
 
 

@@ -18,6 +18,7 @@ from models.hub import model_folder
 from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
 from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
+from models.lamp.objectives import similarity
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.length_estimator import LengthEstimator
@@ -83,6 +84,15 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Features of texts and motions, and how close they are."""
+
+    texts: Callable[[Sequence[str]], Tensor]           # texts to (n, e)
+    motions: Callable[[Tensor, Tensor], Tensor]        # motion (m, t, d), lengths (m,) to (m, e) or (m, q, e)
+    similarity: Callable[[Tensor, Tensor], Tensor]     # of these to (n, m), larger is closer
+
+
+@dataclass(frozen=True)
 class LoadedLaMP:
     """A LaMP model in eval mode, its word pieces, and the tokenizer's normalisation, which its motions need."""
 
@@ -100,6 +110,28 @@ class LoadedLaMP:
         """Normalised embeddings (b, embed_dim) of normalised motions (b, t, d) of ``m_lens`` frames, for retrieval."""
         device = self.model.query_tokens.device
         return self.model.motion_features(motion.to(device), m_lens.to(device))
+
+    def comparison(self, kind: str) -> Comparison:
+        """How texts and motions are compared, by name.
+
+        - ``mean``: cosine of the text and the mean direction of a motion's queries. Search and validation use it.
+        - ``paper``: cosine of the text and the nearest of a motion's queries, as the contrastive objective has it.
+        - ``released``: negative Euclidean distance between projections that are not normalised, the motion's the mean
+          over its queries, as the released evaluation has it.
+        """
+        device = self.model.query_tokens.device
+
+        def on_device(features: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda motion, m_lens: features(motion.to(device), m_lens.to(device))
+
+        if kind == "released":
+            def text_embedding(texts: Sequence[str]) -> Tensor:
+                return self.model.text_embedding(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
+
+            return Comparison(text_embedding, on_device(self.model.motion_embedding),
+                              lambda texts, motions: -torch.cdist(texts, motions))
+        motions = self.model.motion_features if kind == "mean" else self.model.motion_query_features
+        return Comparison(self.text_features, on_device(motions), similarity)
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""

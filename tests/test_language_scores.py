@@ -1,14 +1,20 @@
 """LaMP's scores on a split, from features that are known beforehand."""
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from data.specs import dataset_spec
 from data.text_motion import Pair
 from evaluation.language import LanguageScores, score_language
 from evaluation.report import Estimate
+from models.config import SIMILARITIES
+from models.lamp.features import text_inputs
+from storage.load import load_lamp
+from tests.toy_models import make_models
 from utils.errors import InputError
 
 LEFT, RIGHT, WALK = "raises the left hand", "raises the right hand", "walks forward"
@@ -53,3 +59,41 @@ def test_captions_without_sides_have_no_score_of_them() -> None:
     scores = score([pair(WALK, 40), pair(WALK, 44)], true_text)
     assert scores.sides is None
     assert scores.sided == 0
+
+
+def test_motions_are_compared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [pair(caption, 40 + row) for row, caption in enumerate((LEFT, RIGHT, WALK, LEFT, WALK))]
+    shapes = []
+
+    def compare(texts: Tensor, motions: Tensor) -> Tensor:
+        shapes.append((len(texts), len(motions)))
+        return texts @ motions.T
+
+    def run() -> LanguageScores:
+        return score_language(pairs, lambda features: features, true_text,
+                              lambda motion, m_lens: motion.sum(1) / m_lens[:, None], compare=compare)
+
+    whole = run()
+    monkeypatch.setattr("evaluation.language.BATCH", 2)
+    monkeypatch.setattr("evaluation.language.CHUNK", 3)
+    shapes.clear()
+    assert run() == whole
+    assert max(rows for rows, _ in shapes) == 3
+    assert max(columns for _, columns in shapes) == 2
+
+
+@pytest.mark.parametrize("kind", SIMILARITIES)
+def test_each_similarity_is_its_formula(kind: str, tmp_path: Path) -> None:
+    lamp = load_lamp("lamp", dataset_spec("t2m"), make_models(tmp_path))
+    by, captions = lamp.comparison(kind), ["a person walks", "someone waves with the left hand"]
+    motion, m_lens = torch.randn(3, 196, 263, generator=torch.Generator().manual_seed(0)), torch.tensor([196, 80, 120])
+    queries, text = lamp.model.motion_query_features(motion, m_lens), lamp.text_features(captions)
+    if kind == "released":
+        inputs = text_inputs(lamp.model, lamp.pieces, captions, lamp.max_text_len)
+        texts, motions = lamp.model.text_embedding(*inputs), lamp.model.motion_embedding(motion, m_lens)
+        expected = -(texts[:, None] - motions[None]).norm(dim=-1)
+    elif kind == "paper":
+        expected = torch.einsum("te,mqe->tmq", text, queries).amax(-1)
+    else:
+        expected = text @ torch.nn.functional.normalize(queries.mean(1), dim=-1).T
+    torch.testing.assert_close(by.similarity(by.texts(captions), by.motions(motion, m_lens)), expected)

@@ -67,14 +67,14 @@ class LaMPStage(Stage):
 
     @torch.no_grad()
     def features(self, dataset: TextMotion, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Retrieval features of a data set's items: texts (n, e), motions (n, queries, e)."""
+        """Retrieval features of a data set's items: texts (n, e) and motions (n, e)."""
 
         def make(starts: list[int]) -> list[tuple[Tensor, Tensor]]:
             made = []
             for start in starts:
                 items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
                 batch = send_to_device(torch.utils.data.default_collate(items), device)
-                motion = self.model.motion_query_features(batch["motion"], batch["m_len"])
+                motion = self.model.motion_features(batch["motion"], batch["m_len"])
                 made.append((self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()))
             return made
 
