@@ -64,10 +64,16 @@ class Bones:
         return [tip for joint in joints if (tip := self.tip(joint)) is not None] if name.endswith(TIP) else joints
 
     def only(self, name: str) -> int | None:
-        """Number of the point ``name``, None where there is none. ``ValueError`` where there are several."""
+        """Number of the point ``name``, or ``PARENT/name``, None where there is none. ``ValueError`` where there are
+        several."""
         found = self.find(name)
+        parent, _, own = name.removesuffix(TIP).rpartition("/")
+        if not found and parent:
+            tip = TIP * name.endswith(TIP)
+            bones = [joint for joint in self.find(own) if self.bvh.parents[joint] in self.find(parent)]
+            found = [point for joint in bones if (point := self.tip(joint) if tip else joint) is not None]
         if len(found) > 1:
-            raise ValueError(f"{len(found)} bones are named {name.removesuffix(TIP)}")
+            raise ValueError(f"{len(found)} bones are named {own}; write PARENT/{own}")
         return found[0] if found else None
 
     def tip(self, joint: int) -> int | None:

@@ -244,6 +244,19 @@ def test_a_bone_of_another_name_is_not_passed_over(names: dict[str, str]) -> Non
         place_joints(renamed(mixamo(), names))
 
 
+def test_a_mapping_tells_bones_of_one_name_by_their_parents() -> None:
+    bvh = renamed(mixamo(), {"RightArm": "LeftArm"})
+    mapping = {joint: {f"{side}{bone}": 1.0} for side in LEFT for joint, bone in (
+        (f"{side.lower()}_hip", "UpLeg"), (f"{side.lower()}_knee", "Leg"), (f"{side.lower()}_ankle", "Foot"),
+        (f"{side.lower()}_elbow", "ForeArm"), (f"{side.lower()}_wrist", "Hand"))}
+    mapping |= {"pelvis": "Hips", "neck": "Neck", "head": "Head", "left_shoulder": "LeftShoulder/LeftArm"}
+    with pytest.raises(ValueError, match="2 bones are named LeftArm; write PARENT/LeftArm"):
+        place_joints(bvh, mapping | {"right_shoulder": "LeftArm"})
+    found = place_joints(bvh, mapping | {"right_shoulder": "RightShoulder/LeftArm"})
+    joints = found.posed(bvh, bvh.local_positions(), bvh.local_rotations())
+    np.testing.assert_allclose(joints[:, LIMBS], moving(4)[1][:, LIMBS], atol=1e-4)
+
+
 def test_where_no_rig_fits_the_nearest_is_named_and_a_mapping_is_begun() -> None:
     bvh = renamed(mixamo(), {"LeftLeg": "Knie links", "LeftForeArm": "Ellbogen links", "Head": "Kopf"})
     with pytest.raises(UnknownRig) as failure:
