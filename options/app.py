@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from options.base import Parser, add_common, bounded, positive_int
 from options.generate import add_models, add_sampling
+from utils.errors import InputError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -12,7 +15,9 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_common(parser)
     page = parser.add_argument_group("page")
     page.add_argument("--host", default="127.0.0.1",
-                      help="address to listen at; 0.0.0.0 lets other machines in, and there are no passwords")
+                      help="address to listen at; 0.0.0.0 lets other machines in")
+    page.add_argument("--password", help="ask for this password, user name lamp")
+    page.add_argument("--open", action="store_true", help="allow --host and --share without a password")
     page.add_argument("--port", type=bounded(int, 1, 65535), default=7860, help="port to listen at")
     page.add_argument("--share", action="store_true",
                       help="a public address for some days, through Gradio's servers: all who know it may come in")
@@ -28,4 +33,7 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     models.add_argument("--m2t_name", help="M2T model that captions; by default m2t_demo, where it is there")
     models.add_argument("--lamp_name", help="LaMP model that searches; by default lamp_demo, where it is there")
     add_sampling(parser)
-    return parser.parse_args(argv)
+    opt = parser.parse_args(argv)
+    if (opt.share or opt.host not in LOOPBACK) and not opt.open and opt.password is None:
+        raise InputError("other machines could use the app: give it a --password, or --open for everybody")
+    return opt

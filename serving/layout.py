@@ -14,6 +14,7 @@ from serving.workshop import ARCHIVE, FORMATS, PAGE, Result, Workshop
 from utils.errors import InputError
 
 ADDRESS = "made"  # where rooms are served, as seen from the page
+UPLOADED, MADE_HERE = "a file of yours", "a motion made here"
 EXAMPLES = (
     "a person walks in a circle to the left", "someone waves with the right hand",
     "a man jogs forward in a straight line", "a person kicks with the left leg",
@@ -67,6 +68,11 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     return f'<table class="rows">{lines}</table>'
 
 
+def picked(origin: str, upload: str | None, chosen: str | None) -> tuple[str | None, str | None]:
+    """The upload and the choice, of which only that of ``origin`` counts."""
+    return (upload, None) if origin == UPLOADED else (None, chosen)
+
+
 class Layout:
     """Builds the page over a workshop; every tab's button calls one of its methods."""
 
@@ -80,6 +86,8 @@ class Layout:
             gr.Markdown(INTRO)
             self.kept = gr.State(())
             self.choices: list[gr.Dropdown] = []
+            self.origins: list[gr.Radio] = []
+            self.uploads: list[gr.File] = []
             with gr.Tab("Generate"):
                 generate = self._generate()
             with gr.Tab("Edit"):
@@ -107,7 +115,7 @@ class Layout:
                 gr.Examples([[example] for example in EXAMPLES], [prompt], label="For example")
                 with gr.Accordion("Settings", open=False):
                     auto = gr.Checkbox(True, label="Let the model choose the length")
-                    seconds = gr.Slider(1, self.limits.seconds, 6, step=0.5, label="Seconds", visible=False)
+                    seconds = gr.Number(6, label=f"Seconds, at most {self.limits.seconds:g}", visible=False)
                     auto.change(lambda chosen: gr.update(visible=not chosen), auto, seconds, queue=False,
                                 api_visibility="private")
                     draws = self._draws()
@@ -131,8 +139,8 @@ class Layout:
                     draws = self._draws()
             stage = self._stage("The edited motion will play here, and the one before.")
 
-        def work(kept: tuple[Kept, ...], upload: str | None, chosen: str | None, *what: Any) -> Result:
-            return self.workshop.edit(upload, chosen, kept, *what)
+        def work(kept: tuple[Kept, ...], origin: str, upload: str | None, chosen: str | None, *what: Any) -> Result:
+            return self.workshop.edit(*picked(origin, upload, chosen), kept, *what)
 
         return functools.partial(self._makes, [button.click, prompt.submit], work,
                                  [self.kept, *source, sections, prompt, *draws], stage)
@@ -141,16 +149,17 @@ class Layout:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 source = self._source("A motion to tell")
-                count = gr.Slider(1, self.limits.captions, 3, step=1, label="Captions")
+                count = gr.Number(3, label=f"Captions, at most {self.limits.captions}")
                 drawn = gr.Checkbox(False, label="Draw them, instead of searching for the likeliest")
-                seed = gr.Number(self.seed, precision=0, label="Seed")
+                seed = gr.Number(self.seed, label="Seed")
                 button = gr.Button("Caption", variant="primary")
                 told_so = gr.HTML()
             stage = self._stage("The motion will play here, under its caption.")
 
         @told
-        def work(kept: tuple[Kept, ...], upload: str | None, chosen: str | None, *how: Any) -> tuple[Any, ...]:
-            result = self.workshop.caption(upload, chosen, kept, *how)
+        def work(kept: tuple[Kept, ...], origin: str, upload: str | None, chosen: str | None,
+                 *how: Any) -> tuple[Any, ...]:
+            result = self.workshop.caption(*picked(origin, upload, chosen), kept, *how)
             return viewer(result), table(result.rows)
 
         self._runs([button.click], work, [self.kept, *source, count, drawn, seed], [stage, told_so])
@@ -162,14 +171,15 @@ class Layout:
                 text = self._prompt("What do you look for?", "someone waves")
                 source = self._source("Or a motion, without words")
                 place = gr.Radio(places, value=places[0], label="Among")
-                top_k = gr.Slider(1, self.limits.found, 6, step=1, label="How many")
+                top_k = gr.Number(6, label=f"How many, at most {self.limits.found}")
                 button = gr.Button("Search", variant="primary")
             stage = self._stage("What is found will play here.")
 
         @told
-        def work(kept: tuple[Kept, ...], words: str, upload: str | None, chosen: str | None, among: str,
+        def work(kept: tuple[Kept, ...], words: str, origin: str, upload: str | None, chosen: str | None, among: str,
                  count: float) -> str:
-            return viewer(self.workshop.search(words, upload, chosen, kept, among == places[-1], count))
+            source = picked(origin, upload, chosen)
+            return viewer(self.workshop.search(words, *source, kept, among == places[-1], count))
 
         self._runs([button.click, text.submit], work, [self.kept, text, *source, place, top_k], [stage])
 
@@ -179,12 +189,14 @@ class Layout:
 
         @told
         def run(kept: tuple[Kept, ...], *given: Any) -> tuple[Any, ...]:
+            given, uploads = given[:-len(self.uploads)], given[-len(self.uploads):]
             result = work(kept, *given)
             kept = (*kept, *result.kept)
             labels = [one.label for one in kept]
-            return viewer(result), kept, *(gr.update(choices=labels, value=labels[-1]) for _ in self.choices)
+            return (viewer(result), kept, *(gr.update(choices=labels, value=labels[-1]) for _ in self.choices),
+                    *(gr.update() if upload else gr.update(value=MADE_HERE) for upload in uploads))
 
-        self._runs(events, run, inputs, [stage, self.kept, *self.choices])
+        self._runs(events, run, [*inputs, *self.uploads], [stage, self.kept, *self.choices, *self.origins])
 
     def _runs(self, events: Sequence[Callable[..., Any]], work: Callable[..., Any], inputs: Sequence[Any],
               outputs: Sequence[Any]) -> None:
@@ -194,14 +206,16 @@ class Layout:
         done.success(None, js=SHOW, api_visibility="private")
 
     def _prompt(self, label: str, example: str) -> gr.Textbox:
-        return gr.Textbox(label=label, placeholder=example, max_length=self.limits.letters, lines=2, max_lines=4)
+        # With one line, Enter submits and Shift+Enter makes a line. Too long a text is reported, not cut.
+        return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
 
     def _draws(self) -> list[Any]:
         """Seed, guidance, samples and formats."""
-        count = gr.Slider(1, self.limits.samples, 1, step=1, label="Samples")
-        guidance = gr.Slider(0, self.limits.guidance, self.workshop.sampling.cond_scale, step=0.5,
-                             label="Guidance by the text")
-        seed = gr.Number(self.seed, precision=0, minimum=0, maximum=self.limits.seed, label="Seed")
+        # Numbers without limits in the browser, which would clamp them silently.
+        count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
+        guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
+                             label=f"Guidance by the text, at most {self.limits.guidance:g}")
+        seed = gr.Number(self.seed, label="Seed")
         other = gr.Button("Another seed", size="sm")
         other.click(lambda: random.randrange(1_000_000), None, seed, queue=False, api_visibility="private")
         formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
@@ -209,11 +223,17 @@ class Layout:
         return [seed, guidance, count, formats]
 
     def _source(self, label: str) -> list[Any]:
-        """An upload, or something made here."""
-        upload = gr.File(label=f"{label}: .npy or .bvh", file_types=[".npy", ".bvh"], height=160)
-        chosen = gr.Dropdown([], label="Or one that was made here", value=None)
+        """An upload, or something made here: the visitor says which, and the other is ignored."""
+        origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
+        # Any file is taken, so that a wrong one is reported and never replaced by another motion.
+        upload = gr.File(label=".npy or .bvh", height=160)
+        chosen = gr.Dropdown([], label=MADE_HERE.capitalize(), value=None, visible=False)
         self.choices.append(chosen)
-        return [upload, chosen]
+        origin.change(lambda value: (gr.update(visible=value == UPLOADED), gr.update(visible=value == MADE_HERE)),
+                      origin, [upload, chosen], queue=False, api_visibility="private")
+        self.origins.append(origin)
+        self.uploads.append(upload)
+        return [origin, upload, chosen]
 
     def _stage(self, empty: str) -> gr.HTML:
         with gr.Column(scale=5, min_width=340):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.text_to_motion import Sampling
+from options.app import LOOPBACK
 from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 SWEEP_SECONDS = 60
+USER = "lamp"  # asked for with --password
 # What is lent out is not kept by the browser, and its pages are framed by the app alone.
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
            "Content-Security-Policy": "frame-ancestors 'self'"}
@@ -39,6 +41,8 @@ def require_gradio() -> None:
 def serve(opt: argparse.Namespace) -> None:
     """Load the models, open the page, and stay until the process is interrupted or asked to end."""
     require_gradio()
+    if opt.share or opt.host not in LOOPBACK:
+        print("warning: anybody who can reach the address can use the app; --password asks for one")
     models = load_models(opt)
     print(f"models: {model_names(models.files)}")
     with tempfile.TemporaryDirectory(prefix="lamp_app_") as folder:
@@ -70,7 +74,8 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     try:
         _, address, public = page.launch(
             server_name=opt.host, server_port=opt.port, share=opt.share, prevent_thread_lock=True, quiet=True,
-            ssr_mode=False, footer_links=[], max_file_size=workshop.limits.upload_bytes, theme=theme(), css_paths=STYLE,
+            ssr_mode=False, footer_links=[], max_file_size=4 * workshop.limits.upload_bytes, theme=theme(),
+            css_paths=STYLE, auth=None if opt.password is None else (USER, opt.password),
             app_kwargs={"routes": [lend]})
     except OSError as error:
         raise InputError(f"cannot listen at --host {opt.host} --port {opt.port}: the port is in use, or the address is "

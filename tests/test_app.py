@@ -131,6 +131,29 @@ def test_what_was_made_can_be_captioned(page: Page) -> None:
 
 
 @needs_chromium
+def test_a_rejected_upload_is_never_replaced_by_another_motion(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no motion")
+    page.get_by_role("tab", name="Edit").click()
+    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to make anew"))
+    tab.get_by_label("a file of yours").check()
+    tab.locator("input[type=file]").set_input_files(tmp_path / "notes.txt")
+    tab.get_by_text("9.0 B").wait_for()
+    tab.get_by_label("What happens in these parts?").fill("a person bows")
+    press(page, "Edit")
+    page.get_by_text("notes.txt").last.wait_for()
+    assert tab.locator("iframe").count() == 0
+    tab.get_by_label("Clear").or_(tab.get_by_label("Remove this file")).first.click()
+
+
+@needs_chromium
+def test_too_long_a_prompt_is_refused_with_the_limit(page: Page) -> None:
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_label("What does the person do?").fill("walk " * 100)
+    page.get_by_label("What does the person do?").press("Enter")
+    page.get_by_text("300 are the most").wait_for()
+
+
+@needs_chromium
 def test_a_wrong_upload_is_told_in_one_line(page: Page, tmp_path: Path) -> None:
     np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
     page.get_by_role("tab", name="Edit").click()

@@ -269,3 +269,11 @@ def test_without_gradio_one_line_tells_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install -r requirements-app\.txt"):
         require_gradio()
+
+
+@pytest.mark.parametrize("flags", [["--host", "0.0.0.0"], ["--share"]])
+def test_an_app_for_other_machines_needs_a_password_or_a_word(flags: list[str]) -> None:
+    with pytest.raises(InputError, match="--password, or --open"):
+        parse_app_options(flags)
+    assert parse_app_options([*flags, "--password", "x"]).password == "x"
+    assert parse_app_options([*flags, "--open"]).open
