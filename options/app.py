@@ -11,7 +11,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``app.py``."""
-    parser = Parser("Make, edit, caption and find motions in a browser.")
+    parser = Parser("Generate, edit, caption and search motions in a browser.")
     add_common(parser)
     page = parser.add_argument_group("page")
     page.add_argument("--host", default="127.0.0.1",
@@ -20,18 +20,18 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     page.add_argument("--open", action="store_true", help="allow --host and --share without a password")
     page.add_argument("--port", type=bounded(int, 1, 65535), default=7860, help="port to listen at")
     page.add_argument("--share", action="store_true",
-                      help="a public address for some days, through Gradio's servers: all who know it may come in")
+                      help="a public address for some days, through Gradio's servers")
     page.add_argument("--max_waiting", type=positive_int, default=16,
-                      help="requests that may wait; more are turned away")
+                      help="length of the queue; more requests are refused")
     page.add_argument("--keep_minutes", type=positive_int, default=120,
-                      help="how long files are kept, less where they fill 4 GiB; all go when the app ends")
+                      help="how long files are kept, less if they exceed 4 GiB; all are deleted when the app ends")
     search = parser.add_argument_group("search")
-    search.add_argument("--gallery", help="folder of motions to search in; encoded once, and again where files change")
-    search.add_argument("--cache", help="file that keeps the encoded gallery; <gallery>.gallery.pt by default")
+    search.add_argument("--gallery", help="folder of motions to search in; encoded once, changed files again")
+    search.add_argument("--cache", help="file with the encoded gallery; default: <gallery>.gallery.pt")
     add_models(parser)
     models = parser.add_argument_group("models of the other tabs")
-    models.add_argument("--m2t_name", help="M2T model that captions; by default m2t_demo, where it is there")
-    models.add_argument("--lamp_name", help="LaMP model that searches; by default lamp_demo, where it is there")
+    models.add_argument("--m2t_name", help="captioning model; default: m2t_demo, if it exists")
+    models.add_argument("--lamp_name", help="LaMP model for search; default: lamp_demo, if it exists")
     add_sampling(parser)
     opt = parser.parse_args(argv)
     if (opt.share or opt.host not in LOOPBACK) and not opt.open and opt.password is None:

@@ -1,4 +1,4 @@
-"""What comes from the page, checked: it is bounded, and what is wrong is told in a line that names no path."""
+"""Checks of what the page sends. Errors are one line and name no path of the server."""
 import argparse
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from utils.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for."""
+    """Limits of one request."""
 
     letters: int = 300        # of a text
-    seconds: float = 30.0     # of a motion that is made
+    seconds: float = 30.0     # of a generated motion
     samples: int = 4
     guidance: float = 10.0
     seed: int = 2**31 - 1
@@ -33,14 +33,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Kept:
-    """A motion that was made here: joints (T, J, 3) in a ``.npy``."""
+    """A motion generated in the app: joints (T, J, 3) in a ``.npy``."""
 
     label: str
     path: Path
 
 
 def checked_text(text: str | None, letters: int, what: str) -> str:
-    """A text that has words and is not too long."""
+    """The text without surrounding spaces. Raises ``InputError`` if it has no words or too many letters."""
     text = (text or "").strip()
     if len(text) > letters:
         raise InputError(f"{what} has {len(text)} letters; {letters} are the most")
@@ -50,14 +50,14 @@ def checked_text(text: str | None, letters: int, what: str) -> str:
 
 
 def checked_number(value: float | None, low: float, high: float, what: str) -> float:
-    """A number from ``low`` to ``high``."""
+    """The number. Raises ``InputError`` unless it is from ``low`` to ``high``."""
     if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
         raise InputError(f"{what} must be from {low:g} to {high:g}, not {'nothing' if value is None else value}")
     return value
 
 
 def checked_count(value: float | None, high: int, what: str, low: int = 1) -> int:
-    """A whole number from ``low`` to ``high``."""
+    """The number as an int. Raises ``InputError`` unless it is whole and from ``low`` to ``high``."""
     number = checked_number(value, low, high, what)
     if number != int(number):
         raise InputError(f"{what} must be a whole number, not {number:g}")
@@ -66,11 +66,11 @@ def checked_count(value: float | None, high: int, what: str, low: int = 1) -> in
 
 def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], spec: DatasetSpec,
                 limits: Limits) -> tuple[str, np.ndarray]:
-    """Name and features (T, d) of the motion that was uploaded or, without an upload, chosen among those made here."""
+    """Name and features (T, d) of the uploaded motion or, without an upload, of the chosen one."""
     if upload is not None:
         path, name = Path(upload), Path(upload).name
         if not path.is_file():
-            raise InputError(f"{name} has been cleaned away; upload it again")
+            raise InputError(f"{name} has expired; upload it again")
         if path.stat().st_size > limits.upload_bytes:
             raise InputError(f"{name} is larger than {limits.upload_bytes >> 20} MB")
     else:
@@ -78,7 +78,7 @@ def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], sp
         if one is None:
             raise InputError("upload a motion, or choose one that was made here")
         if not one.path.is_file():
-            raise InputError(f"{one.label} has been cleaned away; make it again")
+            raise InputError(f"{one.label} has expired; generate it again")
         path, name = one.path, one.label
     try:
         features = read_clip(path, spec)
@@ -90,7 +90,7 @@ def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], sp
 
 
 def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[Part]:
-    """The parts of a motion of ``frames`` frames that ``sections`` names, shares or tokens as for ``edit_t2m.py``."""
+    """Parts of a motion of ``frames`` frames, given as shares or tokens as in ``edit_t2m.py``."""
     words = (sections or "").split()
     if not 1 <= len(words) <= limits.sections:
         raise InputError(f"name 1 to {limits.sections} parts, such as 0.3,0.6")

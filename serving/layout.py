@@ -1,4 +1,4 @@
-"""The page of the app: four tabs, and the viewer beside each. Needs Gradio."""
+"""The page of the app: four tabs, each with a viewer. Needs Gradio."""
 import functools
 import html
 import logging
@@ -13,7 +13,7 @@ from serving.inputs import Kept
 from serving.workshop import ARCHIVE, FORMATS, PAGE, Result, Workshop
 from utils.errors import InputError
 
-ADDRESS = "made"  # where rooms are served, as seen from the page
+ADDRESS = "made"  # URL path of the rooms
 UPLOADED, MADE_HERE = "a file of yours", "a motion made here"
 EXAMPLES = (
     "a person walks in a circle to the left", "someone waves with the right hand",
@@ -22,21 +22,21 @@ EXAMPLES = (
 EMPTY = '<div class="stage"><p>{}</p></div>'
 INTRO = "# LaMP\nWords to motion, and motion to words."
 
-# On a small screen the viewer lies below what was filled in.
+# On a small screen the viewer is below the form.
 SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
   { block: "nearest", behavior: "smooth" })"""
 STYLE = Path(__file__).with_name("style.css")
 
 
 def theme() -> gr.themes.Base:
-    """Colours of the viewer, and the letters of the visitor's own system: nothing is fetched."""
+    """Colours of the viewer and system fonts: nothing is downloaded."""
     letters = ["ui-sans-serif", "system-ui", "sans-serif"]
     return gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
                              font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
 
 
-def told(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what is wrong appear in the page as one line; what nobody thought of goes to the terminal."""
+def reports_errors(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Show ``InputError`` in the page as one line; log unexpected errors in the terminal."""
 
     @functools.wraps(work)
     def wrapped(*given: Any) -> Any:
@@ -46,24 +46,24 @@ def told(work: Callable[..., Any]) -> Callable[..., Any]:
             line = " ".join(str(error).split())
         except Exception:
             logging.getLogger(__name__).exception("a request failed")
-            line = "this did not work; the terminal of the app says why"
+            line = "this did not work; the terminal of the app has the details"
         raise gr.Error(html.escape(line, quote=False), duration=None, print_exception=False)
 
     return wrapped
 
 
 def viewer(result: Result) -> str:
-    """What is said of a result, and the page that plays it, in a frame."""
+    """The sentence and links of a result, and its page in a frame."""
     room = f"{ADDRESS}/{result.room.name}"
-    links = [f'<a href="{room}/{PAGE}" target="_blank">In a tab of its own</a>']
+    links = [f'<a href="{room}/{PAGE}" target="_blank">Open in a new tab</a>']
     if result.has_archive:
         links.append(f'<a href="{room}/{ARCHIVE}" download>All files (.zip)</a>')
-    return (f'<div class="told"><span>{html.escape(result.said)}</span>{"".join(links)}</div>'
+    return (f'<div class="summary"><span>{html.escape(result.said)}</span>{"".join(links)}</div>'
             f'<div class="stage"><iframe src="{room}/{PAGE}" title="The motion" allow="fullscreen"></iframe></div>')
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Captions, and when they hold."""
+    """A table of times and captions."""
     lines = "".join(f"<tr><td>{html.escape(when)}</td><td>{html.escape(text)}</td></tr>" for when, text in rows)
     return f'<table class="rows">{lines}</table>'
 
@@ -74,7 +74,7 @@ def picked(origin: str, upload: str | None, chosen: str | None) -> tuple[str | N
 
 
 class Layout:
-    """Builds the page over a workshop; every tab's button calls one of its methods."""
+    """Builds the page; the button of every tab calls one method of the workshop."""
 
     def __init__(self, workshop: Workshop, seed: int) -> None:
         self.workshop, self.limits, self.seed = workshop, workshop.limits, min(seed, workshop.limits.seed)
@@ -94,15 +94,15 @@ class Layout:
                 edit = self._edit()
             with gr.Tab("Caption"):
                 if models.captioner is None:
-                    gr.Markdown("There is no captioning model here. Name one with `--m2t_name`.")
+                    gr.Markdown("There is no captioning model. Name one with `--m2t_name`.")
                 else:
                     self._caption()
             with gr.Tab("Search"):
                 if models.lamp is None:
-                    gr.Markdown("There is no model to search with here. Name a LaMP model with `--lamp_name`.")
+                    gr.Markdown("There is no model for search. Name a LaMP model with `--lamp_name`.")
                 else:
                     self._search()
-            # All drop-down lists exist by now: what one tab makes, the others offer.
+            # All drop-down lists exist by now, so that results of one tab can be offered in the others.
             for begin in (generate, edit):
                 begin()
         return page
@@ -131,13 +131,13 @@ class Layout:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 source = self._source("A motion to edit")
-                sections = gr.Textbox("0.3,0.6", label="Parts to make anew", max_lines=1, max_length=200,
+                sections = gr.Textbox("0.3,0.6", label="Parts to regenerate", max_lines=1, max_length=200,
                                       info="Shares of the motion such as 0.3,0.6, or tokens of 4 frames such as 20,40")
                 prompt = self._prompt("What happens in these parts?", "a person kicks with the left leg")
                 button = gr.Button("Edit", variant="primary")
                 with gr.Accordion("Settings", open=False):
                     draws = self._draws()
-            stage = self._stage("The edited motion will play here, and the one before.")
+            stage = self._stage("The edited motion and the original will play here.")
 
         def work(kept: tuple[Kept, ...], origin: str, upload: str | None, chosen: str | None, *what: Any) -> Result:
             return self.workshop.edit(*picked(origin, upload, chosen), kept, *what)
@@ -148,21 +148,21 @@ class Layout:
     def _caption(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                source = self._source("A motion to tell")
+                source = self._source("A motion to caption")
                 count = gr.Number(3, label=f"Captions, at most {self.limits.captions}")
-                drawn = gr.Checkbox(False, label="Draw them, instead of searching for the likeliest")
+                drawn = gr.Checkbox(False, label="Sample captions instead of taking the most likely words")
                 seed = gr.Number(self.seed, label="Seed")
                 button = gr.Button("Caption", variant="primary")
-                told_so = gr.HTML()
-            stage = self._stage("The motion will play here, under its caption.")
+                captions = gr.HTML()
+            stage = self._stage("The motion will play here, with its caption.")
 
-        @told
+        @reports_errors
         def work(kept: tuple[Kept, ...], origin: str, upload: str | None, chosen: str | None,
                  *how: Any) -> tuple[Any, ...]:
             result = self.workshop.caption(*picked(origin, upload, chosen), kept, *how)
             return viewer(result), table(result.rows)
 
-        self._runs([button.click], work, [self.kept, *source, count, drawn, seed], [stage, told_so])
+        self._runs([button.click], work, [self.kept, *source, count, drawn, seed], [stage, captions])
 
     def _search(self) -> None:
         places = [*(["the gallery"] if self.workshop.models.gallery else []), "what was made here"]
@@ -173,9 +173,9 @@ class Layout:
                 place = gr.Radio(places, value=places[0], label="Among")
                 top_k = gr.Number(6, label=f"How many, at most {self.limits.found}")
                 button = gr.Button("Search", variant="primary")
-            stage = self._stage("What is found will play here.")
+            stage = self._stage("Results will play here.")
 
-        @told
+        @reports_errors
         def work(kept: tuple[Kept, ...], words: str, origin: str, upload: str | None, chosen: str | None, among: str,
                  count: float) -> str:
             source = picked(origin, upload, chosen)
@@ -185,9 +185,9 @@ class Layout:
 
     def _makes(self, events: Sequence[Callable[..., Any]], work: Callable[..., Result], inputs: Sequence[Any],
                stage: gr.HTML) -> None:
-        """Run ``work`` on ``events``; the first input is what was made before, and what is made now is added to it."""
+        """Run ``work`` on ``events``. The first input is the motions made so far, to which new ones are added."""
 
-        @told
+        @reports_errors
         def run(kept: tuple[Kept, ...], *given: Any) -> tuple[Any, ...]:
             given, uploads = given[:-len(self.uploads)], given[-len(self.uploads):]
             result = work(kept, *given)
@@ -200,7 +200,7 @@ class Layout:
 
     def _runs(self, events: Sequence[Callable[..., Any]], work: Callable[..., Any], inputs: Sequence[Any],
               outputs: Sequence[Any]) -> None:
-        """One request at a time: the models are there once."""
+        """Run ``work`` on ``events``, one request at a time: there is one copy of the models."""
         done = gr.on(list(events), work, list(inputs), list(outputs), concurrency_limit=1, concurrency_id="models",
                      api_visibility="private", show_progress_on=outputs[0])
         done.success(None, js=SHOW, api_visibility="private")
@@ -210,7 +210,7 @@ class Layout:
         return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
 
     def _draws(self) -> list[Any]:
-        """Seed, guidance, samples and formats."""
+        """Inputs for seed, guidance, samples and formats."""
         # Numbers without limits in the browser, which would clamp them silently.
         count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
         guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
@@ -219,11 +219,11 @@ class Layout:
         other = gr.Button("Another seed", size="sm")
         other.click(lambda: random.randrange(1_000_000), None, seed, queue=False, api_visibility="private")
         formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
-                                   label="Files to take away, beside .npy")
+                                   label="Files to download, besides .npy")
         return [seed, guidance, count, formats]
 
     def _source(self, label: str) -> list[Any]:
-        """An upload, or something made here: the visitor says which, and the other is ignored."""
+        """Inputs for an upload and for a motion made here; the visitor says which counts."""
         origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
         # Any file is taken, so that a wrong one is reported and never replaced by another motion.
         upload = gr.File(label=".npy or .bvh", height=160)

@@ -1,4 +1,4 @@
-"""The models behind the tabs. Only the first tab's are needed; another tab says so where its model is missing."""
+"""The models behind the tabs. Only those of the first tab are required; other tabs report a missing model."""
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BUNDLED_CAPTIONER = "m2t_demo"
 
 @dataclass(frozen=True)
 class Models:
-    """What the tabs work with, in eval mode on one device."""
+    """Models of all tabs, in eval mode on one device, and the gallery."""
 
     spec: DatasetSpec
     pipeline: TextToMotion
@@ -27,12 +27,14 @@ class Models:
     lamp: LoadedLaMP | None
     gallery: Path | None
     cache: Path | None
-    files: list[Path]  # that they were loaded from
+    files: list[Path]  # the loaded weights
 
 
 def load_models(opt: argparse.Namespace) -> Models:
-    """All models that the options of ``app.py`` name, and the bundled ones that are there. ``InputError`` where one
-    that was named is missing, one that is there cannot be used, or the gallery cannot be read."""
+    """Load the models named in the options of ``app.py``, and bundled ones for the rest.
+
+    Raises ``InputError`` if a named model is missing, a model cannot be used, or the gallery cannot be read.
+    """
     spec, device = dataset_spec(opt.dataset_name), select_device(opt.gpu_id)
 
     def load(loader: Callable[..., Any], name: str | None, bundled: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files that live for a while: a folder a request, under a name that nobody can guess."""
+"""Temporary folders of results, one a request, with unguessable names."""
 import secrets
 import shutil
 import time
@@ -10,10 +10,9 @@ KEEP_BYTES = 4 << 30
 
 
 class Rooms:
-    """Folders under ``root`` that go ``keep_seconds`` after they were last written to; uploads beside them, too.
+    """Folders of results and of uploads under ``root``, deleted ``keep_seconds`` after they were last written to.
 
-    Of either kind, what was written first goes earlier where all together have more than ``keep_bytes``: nobody fills
-    the disk.
+    If results or uploads take more than ``keep_bytes``, the oldest ones are deleted earlier.
     """
 
     def __init__(self, root: Path, keep_seconds: float, keep_bytes: int = KEEP_BYTES,
@@ -24,24 +23,24 @@ class Rooms:
             folder.mkdir(parents=True)
 
     def new(self) -> Path:
-        """An empty folder; what is too old goes."""
+        """Delete old folders and create an empty one."""
         self.sweep()
         folder = self.made / secrets.token_urlsafe(16)
         folder.mkdir()
         return folder
 
     def find(self, room: str, file: str) -> Path | None:
-        """A file of a room, None where there is none: no room of that name, no such file, or one outside."""
+        """The path of a file of a room, None if it does not exist or is outside of the room."""
         folder = self.made / room
         try:
             path = (folder / file).resolve()
             inside = folder.parent == self.made and path.is_relative_to(folder.resolve())
             return path if inside and room not in ("", ".", "..") and path.is_file() else None
-        except (OSError, ValueError):  # what no file can be called: too long, or with a zero byte
+        except (OSError, ValueError):  # a name that is too long, or has a zero byte
             return None
 
     def sweep(self) -> None:
-        """Remove what is too old, or too much."""
+        """Delete what is too old, or too much."""
         oldest = self.clock() - self.keep_seconds
         for place in (self.made, self.uploads):
             held = 0
@@ -52,11 +51,11 @@ class Rooms:
 
 
 def _state(path: Path) -> tuple[float, int, Path]:
-    """When a folder or anything in it was last written to, how many bytes it has, and the folder; or that of a file."""
+    """Time of the last change in a file or folder, its size in bytes, and its path."""
     try:
         stats = [each.stat() for each in (path, *path.rglob("*"))]
         return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats), path
-    except FileNotFoundError:  # a writer renames its temporary files
+    except FileNotFoundError:  # a writer has renamed its temporary file
         return float("inf"), 0, path
 
 
@@ -64,5 +63,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(OSError):  # what a broken upload has left may have gone, or still be open
+        with suppress(OSError):  # the rest of a broken upload may be gone, or still open
             path.unlink()

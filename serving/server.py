@@ -1,5 +1,4 @@
-"""Serving the app: on this machine alone unless told otherwise, with files in one temporary folder that goes in the
-end."""
+"""Serves the app, by default to this machine only, with all files in one temporary folder deleted at the end."""
 import argparse
 import importlib.util
 import os
@@ -27,19 +26,19 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 60
 USER = "lamp"  # asked for with --password
-# What is lent out is not kept by the browser, and its pages are framed by the app alone.
+# Browsers do not cache results, and only the app may frame their pages.
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
            "Content-Security-Policy": "frame-ancestors 'self'"}
 
 
 def require_gradio() -> None:
-    """``InputError`` where Gradio is not installed."""
+    """Raise ``InputError`` if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the app needs Gradio: pip install -r requirements-app.txt")
 
 
 def serve(opt: argparse.Namespace) -> None:
-    """Load the models, open the page, and stay until the process is interrupted or asked to end."""
+    """Load the models and serve the page until the process is interrupted or terminated."""
     require_gradio()
     if opt.share or opt.host not in LOOPBACK:
         print("warning: anybody who can reach the address can use the app; --password asks for one")
@@ -60,8 +59,8 @@ def serve(opt: argparse.Namespace) -> None:
 
 
 def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
-    """The app's page, served from threads of its own. ``InputError`` where the address is not to be had."""
-    # Read when Gradio is imported, and when it keeps an upload: nothing is reported, and all lies in one folder.
+    """Start serving the page in background threads. Raises ``InputError`` if the address is not available."""
+    # Gradio reads these when it is imported and when it stores an upload: no telemetry, all files in one folder.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
                    "GRADIO_TEMP_DIR": str(workshop.rooms.uploads)}
     from starlette.routing import Route
@@ -85,13 +84,13 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
 
 
 def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
-    """What answers a request for a file of a room: pages are shown, everything else is saved."""
+    """A handler for files of rooms: pages are shown, other files are downloaded."""
     from starlette.responses import FileResponse, PlainTextResponse
 
     async def lend(request: "Request") -> "Response":
         path = rooms.find(**request.path_params)
         if path is None:
-            return PlainTextResponse("This has been cleaned away; make it again.", 404)
+            return PlainTextResponse("This has expired; generate it again.", 404)
         kind = "inline" if path.suffix == ".html" else "attachment"
         return FileResponse(path, headers=HEADERS, filename=path.name, content_disposition_type=kind)
 

@@ -1,6 +1,6 @@
-"""The work behind the tabs: from what a visitor asks for to a page that plays it. It knows nothing of the browser.
+"""The work behind the tabs: from a request to a page that plays the result. Independent of the browser.
 
-Every method checks what it is given and raises ``InputError`` with one line that can be shown.
+Every method checks its input and raises ``InputError`` with one line that can be shown.
 """
 import zipfile
 from collections.abc import Sequence
@@ -29,26 +29,26 @@ from visualization.outputs import Formats, write_motion
 
 PAGE, ARCHIVE = "index.html", "motions.zip"
 FORMATS = ("bvh", "mp4", "glb")  # beside .npy
-NUCLEUS = 0.9                    # share of the likeliest words that captions are drawn from
+NUCLEUS = 0.9                    # top-p of sampled captions
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a visitor gets to see: a room with a page, the sentence above it, and motions to go on with."""
+    """What a visitor sees: a folder with a page, a sentence above it, and motions for further requests."""
 
     room: Path
     said: str
     kept: tuple[Kept, ...] = ()
-    rows: tuple[tuple[str, str], ...] = ()  # a table: captions and when
+    rows: tuple[tuple[str, str], ...] = ()  # a table of times and captions
 
     @property
     def has_archive(self) -> bool:
-        """Whether there is one file of everything to take away."""
+        """Whether there is an archive of all files."""
         return (self.room / ARCHIVE).is_file()
 
 
 class Workshop:
-    """Makes, edits, captions and finds motions with ``models``, and puts what comes out into ``rooms``."""
+    """Generates, edits, captions and searches motions with ``models``, and writes results to ``rooms``."""
 
     def __init__(self, models: Models, rooms: Rooms, sampling: Sampling, limits: Limits) -> None:
         self.models, self.rooms, self.sampling, self.limits = models, rooms, sampling, limits
@@ -57,7 +57,7 @@ class Workshop:
 
     def generate(self, prompt: str, seconds: float | None, seed: float, guidance: float, count: float,
                  formats: Sequence[str], known: Sequence[Kept] = ()) -> Result:
-        """``count`` motions of a prompt; ``seconds`` None leaves the length to the model."""
+        """Generate ``count`` motions of a prompt; ``seconds`` None: the model chooses the length."""
         text = checked_text(prompt, self.limits.letters, "the prompt")
         seeds, sampling = self._draws(seed, guidance, count)
         frames = None
@@ -73,7 +73,7 @@ class Workshop:
 
     def edit(self, upload: str | None, chosen: str | None, known: Sequence[Kept], sections: str, prompt: str,
              seed: float, guidance: float, count: float, formats: Sequence[str]) -> Result:
-        """A motion with parts made anew, ``count`` times, and the motion itself to compare with."""
+        """Regenerate parts of a motion ``count`` times; the page also shows the original."""
         text = checked_text(prompt, self.limits.letters, "the prompt")
         seeds, sampling = self._draws(seed, guidance, count)
         name, source = read_source(upload, chosen, known, self.spec, self.limits)
@@ -86,7 +86,7 @@ class Workshop:
 
     def caption(self, upload: str | None, chosen: str | None, known: Sequence[Kept], count: float,
                 drawn: bool, seed: float) -> Result:
-        """Captions of a motion, in parts where it is long; the page plays each part under its best caption."""
+        """Caption a motion, a long one in parts; the page plays each part with its best caption."""
         captioner = self.models.captioner
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")
@@ -103,10 +103,10 @@ class Workshop:
 
     def search(self, text: str, upload: str | None, chosen: str | None, known: Sequence[Kept], made_here: bool,
                top_k: float) -> Result:
-        """The motions nearest to a text or, without one, to a motion: in the gallery, or among those made here."""
+        """Find the motions nearest to a text or, without one, to a motion: in the gallery, or among those made here."""
         lamp = self.models.lamp
         if lamp is None:
-            raise InputError(f"there is no model to search with: neither --lamp_name nor the bundled {BUNDLED_LAMP}")
+            raise InputError(f"no model to search with: neither --lamp_name nor the bundled {BUNDLED_LAMP}")
         top_k = checked_count(top_k, self.limits.found, "the number of motions")
         if (text or "").strip():
             asked = checked_text(text, self.limits.letters, "the text")
@@ -125,7 +125,7 @@ class Workshop:
         return Result(self._room(shown, asked), f"{len(hits)} of {len(gallery.files)} motions, the nearest first")
 
     def _gallery(self, lamp: LoadedLaMP, known: Sequence[Kept], made_here: bool) -> tuple[Gallery, list[str]]:
-        """What to search among, and what its motions are called."""
+        """The motions to search in, and their names."""
         if not made_here:
             if self.models.gallery is None:
                 raise InputError("no gallery was named (--gallery); search among what was made here")
@@ -138,7 +138,7 @@ class Workshop:
         return gallery, list(there.values())
 
     def _draws(self, seed: float, guidance: float, count: float) -> tuple[list[int], Sampling]:
-        """Seeds of the samples, and how they are drawn."""
+        """Seeds and sampling settings of the samples."""
         count = checked_count(count, self.limits.samples, "the number of samples")
         first = checked_count(seed, self.limits.seed, "the seed", low=0)
         scale = checked_number(guidance, 0.0, self.limits.guidance, "guidance")
@@ -146,7 +146,7 @@ class Workshop:
 
     def _written(self, motions: Sequence[np.ndarray], text: str, formats: Sequence[str], known: Sequence[Kept],
                  beside: Sequence[PageMotion] = ()) -> Result:
-        """Files of motions made from a text, a page of them and of what is to be seen ``beside``, and one archive."""
+        """Write generated motions, a page with them and the motions ``beside``, and an archive."""
         wanted = Formats(video="mp4" in formats, bvh="bvh" in formats, glb="glb" in formats)
         room = self.rooms.new()
         shown = [write_motion(room, 0, take, joints, text, self.spec, wanted) for take, joints in enumerate(motions)]
@@ -160,13 +160,13 @@ class Workshop:
         return Result(room, f"“{text}”: {lengths}", kept)
 
     def _shown(self, caption: str, features: np.ndarray) -> PageMotion:
-        """A motion of features (T, d) for a page, without files."""
+        """A motion from features (T, d) for a page, without files."""
         joints = self.pipeline.joints(features)
         name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in caption)[:60]
         return PageMotion(name, caption, joints, lock_feet(joints, self.spec.skeleton, self.spec.fps))
 
     def _room(self, shown: Sequence[PageMotion], title: str) -> Path:
-        """A room with nothing but a page."""
+        """A folder with a page only."""
         room = self.rooms.new()
         write_page(room / PAGE, shown, self.spec.skeleton, self.spec.fps, title)
         return room

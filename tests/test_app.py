@@ -134,7 +134,7 @@ def test_what_was_made_can_be_captioned(page: Page) -> None:
 def test_a_rejected_upload_is_never_replaced_by_another_motion(page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no motion")
     page.get_by_role("tab", name="Edit").click()
-    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to make anew"))
+    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to regenerate"))
     tab.get_by_label("a file of yours").check()
     tab.locator("input[type=file]").set_input_files(tmp_path / "notes.txt")
     tab.get_by_text("9.0 B").wait_for()
@@ -157,7 +157,7 @@ def test_too_long_a_prompt_is_refused_with_the_limit(page: Page) -> None:
 def test_a_wrong_upload_is_told_in_one_line(page: Page, tmp_path: Path) -> None:
     np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
     page.get_by_role("tab", name="Edit").click()
-    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to make anew"))
+    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to regenerate"))
     tab.locator("input[type=file]").set_input_files(tmp_path / "odd.npy")
     tab.get_by_text("408.0 B").wait_for()
     tab.get_by_label("What happens in these parts?").fill("a person bows")
