@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from data.packed import read_whole_clips
+from data.cache import read_whole_clips
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.protocol import REAL, Evaluation, Plan, fault_notes

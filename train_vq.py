@@ -8,8 +8,8 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_vq_options()
+    from data.cache import read_features, read_whole_clips
     from data.motion_windows import MotionWindows  # torch is imported after the flags are checked
-    from data.packed import read_features, read_whole_clips
     from data.specs import dataset_spec
     from data.text_motion import whole_crop
     from evaluation.reconstruction import reconstruct_clips

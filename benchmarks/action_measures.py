@@ -21,7 +21,7 @@ from benchmarks.physical_measures import (
     swings_while,
     wrist_height,
 )
-from motion.contact import stretches
+from motion.foot import stretches
 from motion.skeleton import T2M
 
 ELBOWS = tuple(T2M.joint_names.index(f"{side}_elbow") for side in ("left", "right"))

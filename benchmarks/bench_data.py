@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import benchmark_parser, run_benchmark
 from benchmarks.synthetic_data import CLIPS, make_synthetic
+from data.cache import read_features
 from data.motion_windows import MotionWindows, Normalisation
-from data.packed import read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import TextMotion, load_pairs
 from utils.device import peak_gib

@@ -5,7 +5,7 @@
 ``skating`` is the mean speed of feet near the clip's floor, which feet that swing by so low are part of; ``weighted``
 that of feet within 2.5 cm of it, the less the higher they are (Zhang et al. 2018); ``standing`` that of the feet which
 HumanML3D's contact labels of the input call standing, near the floor too. ``bound`` is what were left if every foot
-joint that stands (``motion.contact``) stood perfectly still and no other moved: nothing gets below it but by holding
+joint that stands (``motion.foot``) stood perfectly still and no other moved: nothing gets below it but by holding
 or lifting feet that swing. ``others`` is how far joints other than the feet go from the input, and from its plain
 BVH, on whose bones ours are. ``hardest`` is the greatest acceleration of any joint. All are means over the clips.
 The last line says whose speeds ``skating`` of the input is made of.
@@ -21,8 +21,7 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 
 # isort: split
 from motion.bvh_fit import rigid_joints
-from motion.contact import still_steps
-from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet_published, per_foot_joint
+from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet_published, per_foot_joint, still_steps
 from motion.foot_locking import lock_feet
 from motion.quality import foot_skating, weighted_skating
 from motion.skeleton import T2M

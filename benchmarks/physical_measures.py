@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motion.contact import stretches
+from motion.foot import stretches
 from motion.quality import foot_skating, roughness
 from motion.skeleton import T2M
 

@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 
-from data.packed import read_ids
+from data.cache import read_ids
 from data.specs import dataset_spec, require
 from data.text import read_captions
 

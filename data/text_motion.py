@@ -11,9 +11,8 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.cache import load, state_of
+from data.cache import load, read_features, state_of
 from data.motion_windows import Normalisation
-from data.packed import read_features
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, require
 from data.text import Caption, clean_caption, read_captions
 from utils.errors import InputError

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.cache import fingerprint
 from data.motion_files import Part, motion_files, parts_of, read_clip
 from data.specs import DatasetSpec
 from evaluation.language import motion_vectors
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.load import LoadedLaMP
 from utils.errors import InputError
+from utils.files import fingerprint
 
 CACHE_SUFFIX = ".gallery.pt"
 

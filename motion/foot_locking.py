@@ -6,8 +6,7 @@ import numpy as np
 from scipy.linalg import solveh_banded
 
 from motion.bvh_fit import rigid_joints
-from motion.contact import still_steps
-from motion.foot import Leg, legs_of
+from motion.foot import Leg, legs_of, still_steps
 from motion.skeleton import Skeleton
 
 EASE = 0.1        # s over which a correction fades in before a stand and out after it
@@ -21,7 +20,7 @@ FORWARD = 0.01    # m that the knee of a straight leg is taken to be in front
 def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
     """Joints (T, J, 3), floor at y = 0, on bones of constant length, with feet that do not slide while they stand.
 
-    A foot joint that stands (``motion.contact``) is held at the place that needs the smallest and smoothest correction,
+    A foot joint that stands (``motion.foot``) is held at the place that needs the smallest and smoothest correction,
     which fades in before and out after. Heights stay, except that nothing is below the floor, and the heel rises where
     the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file holds the
     result exactly.

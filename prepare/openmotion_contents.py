@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.language import OTHER_SIDE
-from motion.contact import stretches
+from motion.foot import stretches
 from motion.skeleton import T2M
 
 FPS = 20

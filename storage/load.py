@@ -8,13 +8,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from data.cache import fingerprint
 from data.motion_windows import Normalisation
 from data.specs import MAX_TOKENS, DatasetSpec
 from data.text import clean_caption
-from models.clip_text import CLIP_NAME, ClipText
 from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
-from models.hub import model_folder
+from models.hub import CLIP_NAME, ClipText, model_folder
 from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
 from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
@@ -32,6 +30,7 @@ from storage import released
 from storage.checkpoint import load_strictly
 from storage.source import PRETRAINED, Source, find_source, open_source, origin, read_options, run_folder
 from utils.errors import InputError
+from utils.files import fingerprint
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"

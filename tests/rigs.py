@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from motion.bvh import POSITIONS, Bvh
-from motion.rig import T2M_RIG
+from motion.bvh_fit import T2M_RIG
 from tests import figures
 
 _TURNS = ("Zrotation", "Yrotation", "Xrotation")

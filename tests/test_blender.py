@@ -11,7 +11,7 @@ import pytest
 from pygltflib import GLTF2
 
 from data.specs import dataset_spec
-from motion.rig import T2M_RIG
+from motion.bvh_fit import T2M_RIG
 from tests.figures import walking
 from tests.toy import ROOT
 from visualization.outputs import Formats, write_motion

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from motion.rig import T2M_RIG
+from motion.bvh_fit import T2M_RIG
 from prepare.bone_maps import PREFIXES, bone_map
 from tests.toy import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.clip_text import ClipText
+from models.hub import ClipText
 from tests.toy_clip import LONGEST, VOCABULARY, make_clip
 from utils.errors import InputError
 

@@ -3,8 +3,15 @@ import numpy as np
 import pytest
 
 from motion.bvh_fit import rigid_joints
-from motion.contact import standing, still_steps
-from motion.foot import foot_joints, legs_of, lock_feet_published, per_foot_joint, published_contacts
+from motion.foot import (
+    foot_joints,
+    legs_of,
+    lock_feet_published,
+    per_foot_joint,
+    published_contacts,
+    standing,
+    still_steps,
+)
 from motion.foot_locking import lock_feet, solve_legs
 from motion.quality import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.skeleton import KIT, T2M

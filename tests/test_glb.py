@@ -12,8 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from data.specs import dataset_spec
 from motion.bvh import read_bvh
-from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
-from motion.rig import rig_of
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT

@@ -10,7 +10,7 @@ import torch
 
 from evaluation import metrics
 from motion import rotation
-from motion.bvh_fit import bvh_to_joints, joints_to_bvh
+from motion.bvh_fit import T2M_RIG, bvh_to_joints, joints_to_bvh
 from motion.features import (
     biased_std,
     features_to_joints,
@@ -20,7 +20,6 @@ from motion.features import (
     root_motion,
 )
 from motion.foot import lock_feet_published
-from motion.rig import T2M_RIG
 from motion.skeleton import KIT, T2M, Skeleton, mirror, pose_offsets
 from tests.golden.report import Report
 from tests.golden.runner import check_arrays

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.evaluator import Evaluator, EvaluatorConfig
-from storage.released import PUBLISHED_META, Identity, identify
+from prepare.inspect_checkpoint import Identity, identify
+from storage.released import PUBLISHED_META
 from tests.toy import run_script
 from tests.toy_models import make_models
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, make_published

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import kept, load, state_of
-from data.packed import read_features
+from data.cache import kept, load, read_features, state_of
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
 from storage.load import load_tokenizer
@@ -46,7 +45,7 @@ def test_a_second_start_opens_no_file_of_a_clip(spec: DatasetSpec, monkeypatch: 
     first = load_pairs(spec, "train")
     def refuse(path: Path, *_: object) -> None:
         raise AssertionError(f"{path} was read again")
-    monkeypatch.setattr("data.packed.read_npy", refuse)
+    monkeypatch.setattr("data.cache.read_npy", refuse)
     monkeypatch.setattr("data.text_motion.read_captions", refuse)
     again = load_pairs(spec, "train")
     assert [replace(pair, features=None) for pair in again] == [replace(pair, features=None) for pair in first]

@@ -13,11 +13,12 @@ from torch import Tensor
 
 import gen_t2m
 from data.specs import dataset_spec
-from models.clip_text import CLIP_WIDTH
+from models.hub import CLIP_WIDTH
 from models.m2t.captioner import OPT_WIDTH, MotionCaptioner, MotionPrefixConfig, Writing
 from models.m2t.decoder import Decoder
 from models.text_to_motion import Sample, Sampling
 from models.transformers.mask_transformer import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
+from prepare.inspect_checkpoint import identify
 from storage.checkpoint import incompatible_keys
 from storage.load import (
     LAMP_OPTIONAL,
@@ -30,7 +31,7 @@ from storage.load import (
     load_tokenizer,
 )
 from storage.load_captioner import load_captioner
-from storage.released import identify, used_part
+from storage.released import used_part
 from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden
 from tests.toy import MOTIONS, make_llm

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from motion.bvh import Bvh, read_bvh
-from motion.bvh_fit import joints_to_bvh
+from motion.bvh_fit import T2M_RIG, joints_to_bvh
 from motion.recording import guess_unit, guess_up, metres_per_unit, resampled, t_pose_ends, to_y_up
-from motion.rig import T2M_RIG
 from motion.skeleton import T2M, mirror
 from motion.source_rig import place_joints
 from tests import figures

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.cache import fingerprint
 from data.specs import dataset_spec
 from models.lamp.features import TEXT_BATCH, encode_texts
 from models.vq.model import VQConfig
@@ -21,7 +20,7 @@ from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.precomputed import KEPT, cached_text_features
 from utils.errors import InputError
-from utils.files import atomic_path, read_npy, save_npy, write_text
+from utils.files import atomic_path, fingerprint, read_npy, save_npy, write_text
 from utils.seeding import random_state, seed_everything, set_random_state, stream_seed
 
 

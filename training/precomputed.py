@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.cache import fingerprint, load
+from data.cache import features_state, load
 from data.language import training_pairs
-from data.packed import features_state
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
 from models.lamp.features import TextEncoder, encode_texts
 from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer, settle_lamp
 from utils.errors import InputError
+from utils.files import fingerprint
 
 KEPT = 4  # caches of a split: runs differ in encoders and paraphrases
 _CODES, _LENGTHS, _FEATURES = "codes.npy", "lengths.npy", "features.npy"

@@ -1,4 +1,5 @@
 """Reading and atomic writing of files."""
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -82,3 +83,13 @@ def read_text(path: str | Path, what: str = "file") -> str:
         raise InputError(f"{what} {path} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise InputError(f"cannot read {what} {path}: {error.strerror}") from error
+
+
+def fingerprint(*parts: str | bytes | Path) -> str:
+    """Hash of texts, bytes and the contents of files."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()

@@ -29,7 +29,7 @@ from pygltflib import (
 from pygltflib import Mesh as GltfMesh
 
 from motion.bvh import Bvh
-from motion.rig import rig_of
+from motion.bvh_fit import rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import Skeleton
 from utils.files import atomic_path

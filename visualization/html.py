@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from motion.bvh import Bvh
-from motion.contact import standing
-from motion.foot import foot_joints
+from motion.foot import foot_joints, standing
 from motion.skeleton import Skeleton
 from utils.files import write_text
 from visualization.figure import parts_of

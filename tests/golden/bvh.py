@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from motion.bvh import parse_bvh, read_bvh
-from motion.bvh_fit import bvh_to_joints, joints_to_bvh
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of
 from motion.foot import lock_feet_published
-from motion.rig import rig_of
 from motion.skeleton import T2M, Skeleton
 from tests.golden.kinds import MotionCheck, skeleton_of
 from tests.golden.report import Report

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.cache import read_features
 from data.motion_windows import MotionWindows, Normalisation
-from data.packed import read_features
 from data.specs import DatasetSpec
 from data.text_motion import Pair
 from data.word_vectors import WordVectors
