@@ -12,6 +12,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import utils  # noqa: F401, I001 (sets the thread policy before torch is loaded)
+
 from motion.bvh import MAX_FRAME_TIME
 from motion.orientation import UP_AXES
 from motion.recording import FPS, UNITS
