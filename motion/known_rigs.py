@@ -1,8 +1,8 @@
 """Bone names of common rigs: a table, one row a naming convention.
 
 A place is a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``; ``|`` separates alternatives,
-the first found counts. ``^`` is the nearest bone that both hips hang in, ``{}`` stands for the side. Case and
-punctuation do not matter, nor does what all names begin or end with.
+the first one found counts. ``^`` is the nearest common ancestor of both hips, ``{}`` stands for the side. Case and
+punctuation do not matter, nor do prefixes and suffixes that all names share.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class KnownRig:
     limbs: str                                          # of hip, knee, ankle, foot, collar, shoulder, elbow, wrist
     sides: tuple[str, str] | None = ("Left", "Right")   # None: any usual word for the side, at either end of a name
     spine: str = ""                                     # of spine1, spine2, spine3; else found between hips and neck
-    marks: str = ""                                     # a bone by which it differs from rigs with the same names
-    lacks: str = ""                                     # bones of the left that rigs with the same names have besides
+    marks: str = ""                                     # a bone that distinguishes it from rigs with the same names
+    lacks: str = ""                                     # left bones that only other rigs with the same names have
 
     @cached_property
     def places(self) -> dict[str, tuple[Place, ...]]:
@@ -66,7 +66,7 @@ _UPPER_ARMS = "{}Arm|{}UpperArm|{}UpArm"  # where they are, the shoulder is a co
 _UPPER = "{}UpLeg|{}UpperLeg|{}Thigh|" + _UPPER_ARMS
 _CLAVICLES = "{}Collar|{}Clavicle"
 
-# The first row that fits counts. The last one knows the words that bones are commonly named by.
+# The first row that fits counts. The last one has the common words for bones.
 KNOWN_RIGS = (
     # Neck and shoulders may coincide with the bone below, and the first of the spine with the hips.
     KnownRig("CMU MotionBuilder", "Hips", "Neck1", "Head",

@@ -1,4 +1,4 @@
-"""Which known rig a hierarchy is, by the names of its bones and by how they hang in each other."""
+"""Recognise the rig of a hierarchy by bone names and structure."""
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head
 
 
 class UnknownRig(ValueError):
-    """No known rig has these bones. ``begun`` is a mapping with what was found, "" for the rest, and all bones."""
+    """No known rig fits. ``begun`` is a mapping with the bones that were found, "" for the others, and all bone names."""
 
     def __init__(self, message: str, begun: Mapping[str, object]):
         super().__init__(message)
@@ -81,18 +81,18 @@ class Bones:
         return self.tips[joint] if joint in self.tips and np.any(self.bvh.end_sites[joint]) else None
 
     def above(self, joint: int) -> list[int]:
-        """``joint`` and the joints that it hangs in, up to the root."""
+        """``joint`` and its ancestors, up to the root."""
         path = [joint]
         while (joint := self.bvh.parents[joint]) >= 0:
             path.append(joint)
         return path
 
     def below(self, joint: int) -> list[int]:
-        """The joints that hang in ``joint`` directly."""
+        """The children of ``joint``."""
         return [child for child, parent in enumerate(self.bvh.parents) if parent == joint]
 
     def name(self, point: int) -> str:
-        """What a mapping calls a point."""
+        """Name of a point in a mapping."""
         if point < len(self.bvh.names):
             return self.bvh.names[point]
         return self.bvh.names[list(self.bvh.end_sites)[point - len(self.bvh.names)]] + TIP
@@ -132,7 +132,7 @@ def recognised(bones: Bones) -> tuple[str, Places]:
 
 
 def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
-    """What of ``rig`` is here; ``at_once`` stops at the first joint that is not."""
+    """Joints of ``rig`` that are found; ``at_once`` stops at the first one that is missing."""
     match = Match(rig)
     marked, chosen = _is_marked(bones, rig, affix), {}
     for joint in sorted(rig.places, key=_ORDER.index):
@@ -155,7 +155,7 @@ def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> 
 
 
 def _is_marked(bones: Bones, rig: KnownRig, affix: Affix) -> bool:
-    """Whether the bones by which ``rig`` differs from its namesakes are here, and those of the namesakes are not."""
+    """Whether the bones that distinguish ``rig`` from rigs with the same names are present, and theirs absent."""
     besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
     return bool(not rig.marks or bones.find(rig.marks, affix)) and not any(bones.find(name, affix) for name in besides)
 
@@ -182,7 +182,7 @@ def _above_hips(bones: Bones, places: Places) -> list[int]:
 def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
     """Whether a bone for ``joint`` is above or below those of the joints next to it.
 
-    Where only words tell, no bone may be between the two but parts of the upper one and such as have no length.
+    In a rig that is known by common words only, the bones between the two may only twist the upper one or have no length.
     """
     side, _, part = joint.partition("_")
     if part == "foot":
@@ -222,7 +222,7 @@ def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
 
 
 def _written(bones: Bones, place: Mapping[int, float] | None) -> str | dict[str, float]:
-    """A place as a mapping file has it."""
+    """A place in the form of a mapping file."""
     if place is None:
         return ""
     weights = {bones.name(point): weight for point, weight in place.items()}

@@ -215,7 +215,7 @@ class _AsfParser(_Lines):
 
     def known(self, name: str) -> str:
         if name not in self.bones:
-            raise self.error(f"the hierarchy has {name}, the bone data has not")
+            raise self.error(f"{name} is in the hierarchy, but not in the bone data")
         return name
 
     def hung(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
@@ -231,7 +231,7 @@ class _AsfParser(_Lines):
                 waiting.append(child)
         if len(ordered) < len(self.bones) or len(ordered) == 1:
             lost = next((name for name in self.bones if name not in ordered), None)
-            raise self.error(f"{lost} hangs in no other bone" if lost else "no bones")
+            raise self.error(f"{lost} is not in the hierarchy" if lost else "no bones")
         return ordered
 
 
