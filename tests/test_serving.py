@@ -116,10 +116,11 @@ def test_motions_are_found_by_words_and_by_motions(shop: Workshop, tmp_path: Pat
     fast = tmp_path / "asked.npy"
     np.save(fast, walking(60, 1.5))
     assert shown(shop.search("", str(fast), None, (), False, 1))[0]["caption"] == "1.00  fast.npy"
-    made = shop.generate("a person walks", 3.0, 7, 4.0, 2, [])
-    here = shown(shop.search(" ", None, made.kept[1].label, made.kept, True, 5))
+    made = tuple(Kept(f"{number}: {name}", shop.models.gallery / f"{name}.npy")
+                 for number, name in enumerate(("slow", "fast"), 1))
+    here = shown(shop.search(" ", None, made[1].label, made, True, 5))
     assert len(here) == 2
-    assert here[0]["caption"] == "1.00  2: a person walks"
+    assert here[0]["caption"] == "1.00  2: fast"
 
 
 def too_long(folder: Path) -> str:
