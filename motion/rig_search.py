@@ -29,7 +29,7 @@ _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head
 
 
 class UnknownRig(ValueError):
-    """No known rig fits. ``begun`` is a mapping with the bones that were found, "" for the others, and all bone names."""
+    """No known rig fits. ``begun`` is a mapping with the bones that were found, "" for the others, and all names."""
 
     def __init__(self, message: str, begun: Mapping[str, object]):
         super().__init__(message)
@@ -182,7 +182,7 @@ def _above_hips(bones: Bones, places: Places) -> list[int]:
 def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
     """Whether a bone for ``joint`` is above or below those of the joints next to it.
 
-    In a rig that is known by common words only, the bones between the two may only twist the upper one or have no length.
+    In a rig known by common words only, bones between the two may only twist the upper one or have no length.
     """
     side, _, part = joint.partition("_")
     if part == "foot":
