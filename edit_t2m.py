@@ -28,7 +28,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)
     text = make_prompt(opt.text_prompt, None, "--text_prompt").text
-    source = read_motion(opt.source_motion, spec)
+    source = read_motion(opt.source_motion, spec, opt.up)
     pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
                                           opt.res_name)
     print(f"models: {model_names(files)}")

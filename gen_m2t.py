@@ -8,7 +8,7 @@ if __name__ == "__main__":
 import json
 from pathlib import Path
 
-from data.motion_files import motion_files, parts_of, prompt_of, read_clip
+from data.motion_files import motion_files, parts_of, prompt_of, read_clips
 from data.specs import dataset_spec
 from models.m2t.captioner import Writing
 from storage.load_captioner import load_captioner
@@ -24,8 +24,8 @@ def main() -> None:
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)
-    files = motion_files(opt.motion)
-    motions = [read_clip(file, spec) for file in files]
+    clips = read_clips(motion_files(opt.motion), spec, opt.up)
+    files, motions = list(clips), list(clips.values())
     captioner = load_captioner(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
     print(f"models: {model_names([captioner.source.file, captioner.lamp.source.file])}")
 

@@ -31,7 +31,7 @@ def main() -> None:
     if opt.text is not None:
         query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()
     else:
-        query = encode_motions([Path(opt.motion)], lamp, spec).vectors
+        query = encode_motions([Path(opt.motion)], lamp, spec, opt.up).vectors
 
     if opt.captions is not None:
         captions = read_texts(opt.captions)
@@ -40,7 +40,7 @@ def main() -> None:
         hits = nearest(query, vectors, opt.top_k)
         found = [{"score": hit.score, "caption": captions[hit.row]} for hit in hits]
     else:
-        gallery = open_gallery(Path(opt.gallery), lamp, spec, opt.cache and Path(opt.cache), opt.quiet)
+        gallery = open_gallery(Path(opt.gallery), lamp, spec, opt.cache and Path(opt.cache), opt.quiet, opt.up)
         vectors = gallery.vectors
         start = time.perf_counter()
         hits = nearest(query, vectors, opt.top_k, [part.motion for part in gallery.parts])

@@ -1,15 +1,19 @@
 """Motions from a user's files: features or joints as ``.npy``, or BVH."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints
-from motion.features import joints_to_features
-from motion.skeleton import Skeleton
+from motion.checks import check_coordinates, check_features, stand_up
+from motion.features import features_to_joints, joints_to_features
+from motion.recording import FPS, place_recording
+from motion.rig import rig_of
+from motion.skeleton import T2M, Skeleton
 from utils.errors import InputError
 from utils.files import read_npy, read_text
 
@@ -19,40 +23,55 @@ LEG = 0.8            # metres of a thigh and a shin: which unit a file is in sho
 SAME_RATE = 0.01     # frame rates that differ by less than this share are one
 
 
-def read_motion(path: str | Path, spec: DatasetSpec) -> np.ndarray:
+def read_motion(path: str | Path, spec: DatasetSpec, up: str | None = None, say: Callable[[str], None] = print,
+                trusted: bool = False) -> np.ndarray:
     """Features (T, d) float32, in their own units, of a motion file.
 
-    ``.npy`` has either features (T, d) that are not normalised or joints (T, J, 3), y up, at the data set's frame
-    rate; ``.bvh`` has the joint names of ours and any frame rate. Joints may be in metres, centimetres or millimetres,
-    anywhere and of any size. T frames of joints give T rows: the last frame goes on the way it moved.
+    ``.npy`` has either features (T, d) that are not normalised or joints (T, J, 3) at the data set's frame rate;
+    ``.bvh`` has any frame rate and the joint names of ours or of another rig that ``motion.source_rig`` knows. Joints
+    may be in any unit, anywhere and of any size; ``up`` is the axis that is up, found from the body by default.
+    T frames of joints give T rows: the last frame continues the movement. ``say`` receives a line on every change.
+    ``trusted`` motions, which a model of ours made, are y up and are not checked to be a person's.
 
-    Raises ``InputError`` naming the file where it is missing, damaged or no such motion.
+    Raises ``InputError`` naming the file where it is missing, damaged or no such motion, where the axis that is up is
+    not certain, and where left and right are swapped.
     """
     path = Path(path)
     if path.suffix.lower() not in MOTION_SUFFIXES:
         raise InputError(f"{path}: a motion is a {' or a '.join(MOTION_SUFFIXES)} file")
+    remarks: list[str] = []
     try:
-        if path.suffix.lower() == ".bvh":
-            return _from_joints(_bvh_joints(path, spec), spec)
-        array = read_npy(path)
-        if array.ndim == 2 and array.shape[1] == spec.dim_pose:
-            with np.errstate(over="ignore"):  # too large becomes infinite, which is refused
-                return _checked(np.asarray(array, np.float32))
-        if array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
-            return _from_joints(array, spec)
-        raise ValueError(f"shape {array.shape}: expected features (frames, {spec.dim_pose}) or joints "
-                         f"(frames, {spec.joints_num}, 3)")
+        features = _read(path, spec, up, remarks, trusted)
     except OSError as error:
         raise InputError(f"cannot read motion {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{str(path) if str(path) not in str(error) else 'motion'}: {error}") from error
+    for remark in remarks:
+        say(f"{path}: {remark}")
+    return features
 
 
-def _bvh_joints(path: Path, spec: DatasetSpec) -> np.ndarray:
+def _read(path: Path, spec: DatasetSpec, up: str | None, remarks: list[str], trusted: bool) -> np.ndarray:
+    if path.suffix.lower() == ".bvh":
+        return _from_joints(_bvh_joints(path, spec, remarks), spec, up, remarks, trusted)
+    array = read_npy(path)
+    if array.ndim == 2 and array.shape[1] == spec.dim_pose:
+        return _from_features(array, spec, remarks, trusted)
+    if array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
+        return _from_joints(array, spec, up, remarks, trusted)
+    raise ValueError(f"shape {array.shape}: expected features (frames, {spec.dim_pose}) or joints "
+                     f"(frames, {spec.joints_num}, 3)")
+
+
+def _bvh_joints(path: Path, spec: DatasetSpec, remarks: list[str]) -> np.ndarray:
     """Joints (T, J, 3) of a BVH file, in its unit, at the data set's frame rate."""
     bvh = read_bvh(path)
-    joints = bvh_to_joints(bvh, spec.skeleton)
-    return resample(joints, 1 / bvh.frame_time, spec.fps)
+    if spec.skeleton is not T2M or set(rig_of(spec.skeleton).names) <= set(bvh.names):
+        return resample(bvh_to_joints(bvh, spec.skeleton), 1 / bvh.frame_time, spec.fps)
+    placed = place_recording(bvh)
+    left_out = (len(bvh.values) - 1) * bvh.frame_time - (len(placed.joints) - 1) / FPS
+    remarks.append(f"joints of a {placed.rig} rig{f', {left_out:.2f} s of T-pose left out' * (left_out >= 1 / FPS)}")
+    return resample(placed.joints, FPS, spec.fps)
 
 
 def resample(joints: np.ndarray, from_fps: float, to_fps: float) -> np.ndarray:
@@ -66,15 +85,39 @@ def resample(joints: np.ndarray, from_fps: float, to_fps: float) -> np.ndarray:
     return (1 - share) * joints[before] + share * joints[after]
 
 
-def _from_joints(joints: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    joints = np.asarray(joints, np.float64)
+def _from_joints(joints: np.ndarray, spec: DatasetSpec, up: str | None, remarks: list[str],
+                 trusted: bool) -> np.ndarray:
     if len(joints) < 2:
         raise ValueError(f"{len(joints)} frames are too few, motion takes at least 2")
-    if not np.isfinite(joints).all():
-        raise ValueError("coordinates that are not finite")
+    joints = np.asarray(joints, np.float64)
+    check_coordinates(joints, spec.skeleton.joint_names)
+    if not trusted:
+        joints = _standing(joints, spec, up, remarks)
     joints = joints * (_metres(joints, spec.skeleton) / spec.metres)
     joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]])
-    return _checked(joints_to_features(joints, spec.skeleton).numpy())
+    features = joints_to_features(joints, spec.skeleton).numpy()
+    check_features(features)
+    return features
+
+
+def _from_features(array: np.ndarray, spec: DatasetSpec, remarks: list[str], trusted: bool) -> np.ndarray:
+    if len(array) < 2:
+        raise ValueError(f"{len(array)} rows of features, fewer than the 2 that motion takes")
+    check_features(array)
+    features = np.asarray(array, np.float32)
+    if not trusted:
+        joints = features_to_joints(torch.from_numpy(features), spec.skeleton).numpy()
+        try:
+            _standing(joints.astype(np.float64), spec, "y", remarks)
+        except ValueError as error:
+            raise ValueError(f"not features of a motion, before normalisation: {error}") from error
+    return features
+
+
+def _standing(joints: np.ndarray, spec: DatasetSpec, up: str | None, remarks: list[str]) -> np.ndarray:
+    joints, remark = stand_up(joints, spec.skeleton, up)
+    remarks += [remark] * (remark is not None)
+    return joints
 
 
 def _metres(joints: np.ndarray, skeleton: Skeleton) -> float:
@@ -82,15 +125,7 @@ def _metres(joints: np.ndarray, skeleton: Skeleton) -> float:
     legs = list(skeleton.leg_bones)
     bones = joints[:, legs] - joints[:, [skeleton.parents[joint] for joint in legs]]
     length = float(np.median(np.linalg.norm(bones, axis=-1).sum(-1)))
-    if length == 0:
-        raise ValueError("the body's legs have no length")
     return min(UNITS.values(), key=lambda metres: abs(np.log(length * metres / LEG)))
-
-
-def _checked(features: np.ndarray) -> np.ndarray:
-    if len(features) < 2 or not np.isfinite(features).all():
-        raise ValueError("fewer than two frames, or values that are not finite")
-    return features
 
 
 LOCKED = "_ik"  # ends the names of motions with locked feet, beside those as made
@@ -135,12 +170,33 @@ def prompt_of(path: Path) -> str | None:
     return next(iter(read_text(file, "prompt").splitlines()), "").strip() or None
 
 
-def read_clip(path: Path, spec: DatasetSpec) -> np.ndarray:
-    """Features (T, d), not normalised, of a motion that is at least a token long; ``InputError`` otherwise."""
-    features = read_motion(path, spec)
+def read_clip(path: Path, spec: DatasetSpec, up: str | None = None, say: Callable[[str], None] = print,
+              trusted: bool = False) -> np.ndarray:
+    """Features (T, d), not normalised, of a motion that is at least a token long; ``InputError`` otherwise.
+
+    Parameters are those of ``read_motion``.
+    """
+    features = read_motion(path, spec, up, say, trusted)
     if len(features) < UNIT_LENGTH:
         raise InputError(f"{path}: {len(features)} frames are too few, {UNIT_LENGTH} are a token of motion")
     return features
+
+
+def read_clips(files: Sequence[Path], spec: DatasetSpec, up: str | None = None) -> dict[Path, np.ndarray]:
+    """Features of the motions among ``files``, in order. What cannot be read is skipped with a line on it;
+    ``InputError`` where nothing can."""
+    clips: dict[Path, np.ndarray] = {}
+    errors = []
+    for file in files:
+        try:
+            clips[file] = read_clip(file, spec, up)
+        except InputError as error:
+            errors.append(error)
+    if not clips:
+        raise errors[0]
+    for error in errors:
+        print(f"skipped {error}")
+    return clips
 
 
 def parts_of(motions: Sequence[np.ndarray]) -> list[Part]:

@@ -16,6 +16,8 @@ from utils.errors import InputError
 from utils.files import fingerprint
 
 CACHE_SUFFIX = ".gallery.pt"
+READING = "2"  # changes with what motions are made of their files
+SHOWN = 5      # remarks on files that are printed
 
 
 @dataclass(frozen=True)
@@ -34,33 +36,38 @@ class Gallery:
         return cls([path for path, _ in encoded], parts, vectors)
 
 
-def encode_motions(paths: Sequence[Path], lamp: LoadedLaMP, spec: DatasetSpec, quiet: bool = True) -> Gallery:
-    """A gallery of motion files. ``InputError`` names one that cannot be read."""
-    motions = [read_clip(path, spec) for path in paths]
-    return Gallery.of(list(zip(paths, _encode(motions, lamp, quiet), strict=True)))
+def encode_motions(paths: Sequence[Path], lamp: LoadedLaMP, spec: DatasetSpec, up: str | None = None,
+                   trusted: bool = False) -> Gallery:
+    """A gallery of motion files. ``InputError`` names one that cannot be read; ``up`` and ``trusted`` as in
+    ``read_motion``."""
+    motions = [read_clip(path, spec, up, trusted=trusted) for path in paths]
+    return Gallery.of(list(zip(paths, _encode(motions, lamp, quiet=True), strict=True)))
 
 
 def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path | None = None,
-                 quiet: bool = True) -> Gallery:
+                 quiet: bool = True, up: str | None = None) -> Gallery:
     """The gallery of all motions in ``folder`` and the folders in it.
 
     ``cache`` (by default ``<folder>.gallery.pt``) keeps what LaMP made of each file; a file that is new or has changed
-    since, and every file once LaMP is another, is encoded and the cache written. Files that hold no motion are left
-    out, which is said. Raises ``InputError`` where there is no motion.
+    since, and every file once LaMP or ``up`` (as in ``read_motion``) is another, is encoded and the cache written.
+    Files without a motion are left out, which is reported. Raises ``InputError`` where there is no motion.
     """
     cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
     paths = motion_files(folder)
     stamps = {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-    key = fingerprint(lamp.fingerprint, spec.name)
+    key = fingerprint(lamp.fingerprint, spec.name, READING, up or "")
     known = _read(cache, key)
     fresh = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
     if fresh.keys() != stamps.keys() or known.keys() != stamps.keys():
-        motions, made = {}, {}
+        _write(cache, key, fresh)  # a cache that cannot be written is found before the work
+        motions, made, remarks = {}, {}, []
         for name in stamps.keys() - fresh.keys():
             try:
-                motions[name] = read_clip(folder / name, spec)
+                motions[name] = read_clip(folder / name, spec, up, remarks.append)
             except InputError as error:
                 made[name] = {"error": str(error)}
+        if remarks:
+            print("\n".join(remarks[:SHOWN]) + f"\n... and {len(remarks) - SHOWN} more" * (len(remarks) > SHOWN))
         made |= dict(zip(motions, _encode(list(motions.values()), lamp, quiet), strict=True))
         fresh |= {name: {**one, "stamp": stamps[name]} for name, one in made.items()}
         _write(cache, key, fresh)
@@ -89,7 +96,10 @@ def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
     """Keep what was made of files. All vectors lie in one tensor: thousands of small ones take seconds to read."""
     vectors = [one["vectors"] for one in motions.values() if "vectors" in one]
     rest = {name: {key: value for key, value in one.items() if key != "vectors"} for name, one in motions.items()}
-    save_checkpoint(cache, {"key": key, "motions": rest, "vectors": torch.cat(vectors or [torch.zeros(0, 0)])})
+    try:
+        save_checkpoint(cache, {"key": key, "motions": rest, "vectors": torch.cat(vectors or [torch.zeros(0, 0)])})
+    except InputError as error:
+        raise InputError(f"{error}; --cache names another file for the encoded gallery") from error
 
 
 def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:

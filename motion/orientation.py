@@ -80,8 +80,8 @@ def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> boo
 
     A body whose pelvis is the origin of every frame shows neither.
     """
-    hips, wrist, head = (joints[:, joint] for joint in (
-        0, skeleton.joint_names.index("left_wrist"), skeleton.joint_names.index("head")))
+    hand = next(chain[-1] for chain in skeleton.chains if chain[0] != 0)
+    hips, wrist, head = (joints[:, joint] for joint in (0, hand, _head(skeleton)))
     if np.abs(hips).max() < AT_ZERO * leg:
         return False
     if up == "-y":
@@ -118,10 +118,17 @@ class Sides:
                      self.facing + share * (other.facing - self.facing))
 
     @property
-    def fault(self) -> str | None:
-        """Why left and right must be swapped; None where they seem right."""
+    def twist_fault(self) -> str | None:
+        """Why left and right must be swapped in a part of the body, or None."""
         if self.twist < TWISTED:
             return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
+        return None
+
+    @property
+    def fault(self) -> str | None:
+        """Why left and right must be swapped; None where they seem right."""
+        if self.twist_fault:
+            return self.twist_fault
         if self.facing < BACKWARDS:
             return "left and right are swapped, or the axes are left-handed: knees and feet point backwards"
         return None
@@ -165,11 +172,16 @@ def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     legs = legs_of(skeleton)
     hips, ankles = (np.mean([joints[:, joint] for joint in pair], axis=0)
                     for pair in ([leg.hip for leg in legs], [leg.foot[0] for leg in legs]))
-    head = _unit(joints[:, skeleton.joint_names.index("head")] - ankles)
+    head = _unit(joints[:, _head(skeleton)] - ankles)
     legs_up = _unit(hips - ankles)
     axes = ["xyz".index(axis[-1]) for axis in UP_AXES]
     signs = np.array([-1 if axis.startswith("-") else 1 for axis in UP_AXES])
     return ((signs * head[:, axes] > HEAD_OVER_FEET) * 0.5 + (signs * legs_up[:, axes] > LEGS_UPRIGHT) * 0.5)
+
+
+def _head(skeleton: Skeleton) -> int:
+    """The joint at the end of the trunk."""
+    return next(chain[-1] for chain in skeleton.chains if chain[0] == 0 and chain[-1] not in skeleton.feet)
 
 
 def _leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:

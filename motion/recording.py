@@ -2,6 +2,7 @@
 
 Joints are (T, 22, 3). A recording has its own unit and axes until ``to_metres`` and ``to_y_up``.
 """
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,14 @@ import torch
 
 from motion.bvh import Bvh
 from motion.features import canonical_positions
+from motion.known_rigs import Place
 from motion.orientation import guess_up as guess_up
-from motion.orientation import swapped_sides
+from motion.orientation import knees_bend_backward, swapped_sides
 from motion.orientation import to_y_up as to_y_up
 from motion.quality import bone_length_drift
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
 from motion.skeleton import T2M
-from motion.source_rig import Placement
+from motion.source_rig import Placement, place_joints
 
 FPS = 20.0
 # In metres. "cmu" is the unit of the CMU database and of its usual BVH conversion.
@@ -60,6 +62,29 @@ def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:
 def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
     """Joints (T, 22, 3) of ``resampled_pose``, in the file's unit."""
     return resampled_pose(bvh, first, end, fps).joints(bvh, placement)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The 22 joints of a file with any known hierarchy."""
+
+    joints: np.ndarray  # (T, 22, 3) at 20 fps, in the file's unit and axes
+    first: int          # frame of the file that they begin at
+    rig: str
+
+
+def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, keep_t_pose: bool = False) -> Placed:
+    """The 22 joints of a file, without T-poses at its ends unless ``keep_t_pose``.
+
+    Raises ``ValueError`` as ``place_joints`` and ``t_pose_ends`` do, and where knees bend backward in a body whose toes
+    were made from its rest pose.
+    """
+    placement = place_joints(bvh, mapping)
+    joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
+    if placement.has_made_toes and knees_bend_backward(joints):
+        raise ValueError("left and right are swapped, or the axes are left-handed: knees bend backward")
+    first, end = (0, len(joints)) if keep_t_pose else t_pose_ends(joints, bvh.frame_time)
+    return Placed(resampled(bvh, placement, first, end), first, placement.rig)
 
 
 def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:

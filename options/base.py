@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 from data.specs import DATASETS
+from motion.orientation import UP_AXES
 from utils.errors import InputError
 
 
@@ -83,6 +84,12 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Flags of scripts that read a data set."""
     parser.add_argument("--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")
+
+
+def add_up(parser: argparse._ActionsContainer) -> None:
+    """The axis of motions from outside."""
+    parser.add_argument("--up", choices=UP_AXES,
+                        help="axis that is up in joints and BVH (write --up=-y); found from the body if not given")
 
 
 def add_balance(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from options.base import Parser, add_common, positive_int
+from options.base import Parser, add_common, add_up, positive_int
 from options.generate import add_models, add_output, add_sampling
 from utils.errors import InputError
 
@@ -47,6 +47,7 @@ def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what = parser.add_argument_group("what to edit")
     what.add_argument("--source_motion", required=True,
                       help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), or .bvh as ours")
+    add_up(what)
     what.add_argument("--mask_edit_section", type=section, nargs="+", required=True, metavar="A,B",
                       help="parts to make anew: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
                       "20,40; tokens behind the motion's end lengthen it")

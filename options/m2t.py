@@ -16,6 +16,7 @@ from options.base import (
     add_evaluator,
     add_paraphrases,
     add_training,
+    add_up,
     bounded,
     non_negative,
     plain_name,
@@ -105,6 +106,7 @@ def parse_caption_options(argv: Sequence[str] | None = None) -> argparse.Namespa
     add_common(parser)
     parser.add_argument("--motion", required=True,
                         help="a file, or a folder of them: .npy of joints (T, 22, 3) or features (T, 263), or .bvh")
+    add_up(parser)
     parser.add_argument("--name", default="m2t_demo", help="M2T model; it names its LaMP model")
     parser.add_argument("--which_epoch", help="checkpoint of it; the best one by default")
     parser.add_argument("--num_captions", type=positive_int, default=1, help="captions a motion")

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 
 from data.text import clean_caption
-from options.base import Parser, add_common, plain_name, positive_int
+from options.base import Parser, add_common, add_up, plain_name, positive_int
 from utils.errors import InputError
 
 
@@ -14,6 +14,7 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     query = parser.add_argument_group("what to look for")
     query.add_argument("--text", help="words")
     query.add_argument("--motion", help=".npy of joints (T, 22, 3) or features (T, 263), or .bvh")
+    add_up(query)
     among = parser.add_argument_group("among what")
     among.add_argument("--gallery", help="folder of motions; encoded once, and again where files change")
     among.add_argument("--captions", help="file with one caption a line, to find those that tell --motion")

@@ -66,7 +66,10 @@ def checked_count(value: float | None, high: int, what: str, low: int = 1) -> in
 
 def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], spec: DatasetSpec,
                 limits: Limits) -> tuple[str, np.ndarray]:
-    """Name and features (T, d) of the uploaded motion or, without an upload, of the chosen one."""
+    """Name and features (T, d) of the uploaded motion or, without an upload, of the chosen one.
+
+    What reading it changed, such as its axes, is added to the name.
+    """
     if upload is not None:
         path, name = Path(upload), Path(upload).name
         if not path.is_file():
@@ -81,12 +84,14 @@ def read_source(upload: str | None, chosen: str | None, kept: Sequence[Kept], sp
             raise InputError(f"{one.label} has expired; generate it again")
         path, name = one.path, one.label
     try:
-        features = read_clip(path, spec)
+        remarks: list[str] = []
+        features = read_clip(path, spec, say=remarks.append, trusted=upload is None)
     except InputError as error:
         raise InputError(str(error).replace(str(path), name)) from error
     if len(features) > limits.upload_seconds * spec.fps:
         raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; {limits.upload_seconds:.0f} are the most")
-    return name, features
+    heard = "; ".join(remark.removeprefix(f"{path}: ") for remark in remarks)
+    return f"{name} ({heard})" if heard else name, features
 
 
 def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[Part]:

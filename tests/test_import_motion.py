@@ -164,7 +164,7 @@ def damaged(folder: Path) -> dict[str, str]:
         "nan.bvh": ("\n".join([*lines[:-1], "nan " + lines[-1].split(" ", 1)[1]]), "not finite"),
         "infinite.bvh": ("\n".join([*lines[:-1], "1e400 " + lines[-1].split(" ", 1)[1]]), "not finite"),
         "words.bvh": ("\n".join([*lines[:-1], "one " + lines[-1].split(" ", 1)[1]]), "not a number"),
-        "huge.bvh": ("\n".join([*lines[:-1], "1e308 " + lines[-1].split(" ", 1)[1]]), "finite|steady|drift|bones"),
+        "huge.bvh": ("\n".join([*lines[:-1], "1e308 " + lines[-1].split(" ", 1)[1]]), "too large for any unit"),
         "missing_channels.bvh": (good.replace("CHANNELS 3 Zrotation Yrotation Xrotation", "", 1), "channels"),
         "channel_lie.bvh": (good.replace("CHANNELS 3", "CHANNELS 2000000000", 1), "unknown channel"),
         "unknown_channel.bvh": (good.replace("Zrotation", "Wrotation", 1), "unknown channel"),

@@ -8,11 +8,22 @@ from data.specs import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M
-from tests.figures import walking
+from tests.figures import figure, walking, waving
 from tests.sample_motion import sample_motion, turned
 from utils.errors import InputError
 
+FROM_Y = {"z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z), "-y": lambda x, y, z: (x, -y, -z),
+          "-z": lambda x, y, z: (x, z, -y), "-x": lambda x, y, z: (-y, x, z)}
+NOISE = np.random.default_rng(0)
+FEATURES = joints_to_features(walking(30), T2M).numpy()
+LYING = np.stack(FROM_Y["z"](*np.moveaxis(waving("left", 40) - np.float32([0, 0.9, 0.5]), -1, 0)), -1)
 SPEC, KIT_SPEC = dataset_spec("t2m"), dataset_spec("kit")
+
+
+def with_value(array, place, value):
+    array = np.float64(array)
+    array[place] = value
+    return array
 
 
 def saved(path, array):
@@ -75,6 +86,22 @@ def test_resampling_keeps_both_ends_and_straight_lines():
     ("a.npy", np.full((10, 22, 3), np.nan), "finite"),
     ("a.npy", np.full((10, 263), np.inf), "finite"),
     ("a.npy", np.zeros((1, 263)), "fewer"),
+    ("a.npy", np.zeros((0, 22, 3)), "0 frames are too few"),
+    ("a.npy", np.zeros((22, 3)), "shape (22, 3)"),
+    ("a.npy", np.zeros((2, 10, 22, 3)), "shape (2, 10, 22, 3)"),
+    ("a.npy", with_value(walking(30), (7, 4, 1), np.nan), "frame 7: y of left_knee is not finite (nan)"),
+    ("a.npy", with_value(walking(30), (7, 4, 0), -np.inf), "frame 7: x of left_knee is not finite (-inf)"),
+    ("a.npy", with_value(walking(30), (7, 4, 0), 1e30), "frame 7: x of left_knee is too large for any unit (1e+30)"),
+    ("a.npy", 1e30 * walking(30).astype(float), "too large for any unit"),
+    ("a.npy", with_value(FEATURES, (3, 9), np.nan), "row 3: column 9 is not finite (nan)"),
+    ("a.npy", with_value(FEATURES, (3, 9), 1e30), "row 3: column 9 is too large (1e+30)"),
+    ("a.npy", NOISE.integers(-9, 9, (30, 22, 3)), "no joints of a body: bones change their length by"),
+    ("a.npy", NOISE.integers(-9, 9, (30, 263)), "not features of a motion, before normalisation: these are no joints"),
+    ("a.npy", (FEATURES - FEATURES.mean(0)) / (FEATURES.std(0) + 0.01), "before normalisation"),
+    ("a.npy", walking(30) * [-1, 1, 1], "left and right are swapped, or the axes are left-handed"),
+    ("a.npy", walking(30)[:, list(T2M.mirror_order)], "left and right are swapped"),
+    ("a.npy", joints_to_features(walking(30) * [-1, 1, 1], T2M).numpy(), "left and right are swapped"),
+    ("a.npy", LYING, "either that axis is up, or the body lies; turn it so that y is up, or give the axis (--up=z"),
     ("a.npy", np.array(["x"]), "real numbers"),
     ("a.npy", None, "missing"),
     ("a.bvh", None, "cannot read"),
@@ -94,7 +121,54 @@ def test_what_is_no_motion_is_told_in_a_line_with_its_path(tmp_path, name, array
     assert str(told.value).count(str(path)) == 1
 
 
-def test_bvh_of_another_skeleton_is_told(tmp_path):
-    (tmp_path / "a.bvh").write_text(joints_to_bvh(sample_motion(KIT, 5), KIT, 20).text())
-    with pytest.raises(InputError, match="not a BVH of the t2m skeleton"):
+def test_bvh_of_unknown_names_names_the_nearest_rig(tmp_path):
+    text = joints_to_bvh(walking(30), T2M, 20).text().replace("Left", "Sinister")
+    (tmp_path / "a.bvh").write_text(text)
+    with pytest.raises(InputError, match="a.bvh: .*rig"):
         read_motion(tmp_path / "a.bvh", SPEC)
+
+
+def test_bvh_of_another_skeleton_is_told_where_no_rig_is_known(tmp_path):
+    (tmp_path / "a.bvh").write_text(joints_to_bvh(walking(30), T2M, 20).text())
+    with pytest.raises(InputError, match="not a BVH of the kit skeleton"):
+        read_motion(tmp_path / "a.bvh", KIT_SPEC)
+
+
+def test_bvh_of_another_rig_is_imported_without_its_t_pose(tmp_path):
+    arms = np.concatenate([np.full(30, np.pi / 2), np.linspace(np.pi / 2, 0.2, 10), np.full(40, 0.2)])
+    joints = figure(80, arms=(arms, arms))
+    text = joints_to_bvh(100 * joints, T2M, 20).text()
+    for ours, theirs in (("Hips", "mixamorig:Hips"), ("LeftToe", "mixamorig:LeftToeBase"),
+                         ("RightToe", "mixamorig:RightToeBase")):
+        text = text.replace(f" {ours}\n", f" {theirs}\n")
+    (tmp_path / "a.bvh").write_text(text)
+    said = []
+    features = read_motion(tmp_path / "a.bvh", SPEC, say=said.append)
+    assert said == [f"{tmp_path / 'a.bvh'}: joints of a Mixamo/LAFAN1 rig, {(80 - len(features)) / 20:.2f} s of T-pose "
+                    f"left out"]
+    assert 40 < len(features) < 50
+
+
+@pytest.mark.parametrize("up", ["z", "x", "-y", "-z", "-x"])
+def test_axes_are_found_and_reported_and_the_motion_is_turned(tmp_path, up):
+    joints = walking(40)
+    stored = np.stack(FROM_Y[up](*np.moveaxis(joints, -1, 0)), -1)
+    path, said = saved(tmp_path / "a.npy", stored), []
+    expected = read_motion(saved(tmp_path / "b.npy", joints), SPEC)
+    np.testing.assert_allclose(read_motion(path, SPEC, say=said.append), expected, atol=1e-5)
+    assert said == [f"{path}: {up} is up; turned so that y is"]
+    assert read_motion(path, SPEC, up=up, say=said.append).shape == (40, 263)
+    assert len(said) == 1
+
+
+def test_a_given_axis_settles_what_the_body_leaves_open(tmp_path):
+    path, said = saved(tmp_path / "a.npy", LYING), []
+    read_motion(path, SPEC, up="y", say=said.append)
+    assert said == [f"{path}: the body lies, or bends, in every frame"]
+    read_motion(path, SPEC, up="z", say=said.append)
+    assert len(said) == 1
+
+
+def test_a_motion_of_ours_is_read_whatever_it_looks_like(tmp_path):
+    path = saved(tmp_path / "a.npy", NOISE.standard_normal((30, 22, 3)))
+    assert read_motion(path, SPEC, trusted=True).shape == (30, 263)

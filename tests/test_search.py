@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import bench_search
 from benchmarks.measure import read_reference
-from data.motion_files import Part, motion_files, parts_of, prompt_of, read_clip
+from data.motion_files import Part, motion_files, parts_of, prompt_of, read_clip, read_clips
 from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
 from storage.load import LoadedLaMP, load_lamp
@@ -172,3 +172,38 @@ def test_what_is_written_tells_what_it_was_made_from(tmp_path: Path) -> None:
     made = write_motion(tmp_path, 2, 0, walking(40), "a person walks", SPEC, Formats(video=False, bvh=False))
     assert [prompt_of(path) for path in motion_files(tmp_path)] == ["a person walks"]
     assert prompt_of(tmp_path / made.locked_files[0]) == "a person walks"
+
+
+def test_a_cache_that_cannot_be_written_names_the_flag_before_anything_is_encoded(
+        gallery: Path, lamp: LoadedLaMP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluation.search.read_clip", None)
+    with pytest.raises(InputError, match=r"cannot write .*file/x.pt.*; --cache names another file"):
+        open_gallery(gallery, lamp, SPEC, tmp_path / "file" / "x.pt")
+
+
+def test_motions_of_a_gallery_are_turned_upright_and_encoded_again_for_another_axis(
+        gallery: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
+    upright = open_gallery(gallery, lamp, SPEC)
+    for path in motion_files(gallery):
+        if path.suffix == ".npy" and np.load(path).ndim == 3:
+            x, y, z = np.moveaxis(np.load(path), -1, 0)
+            np.save(path, np.stack([x, -z, y], -1))
+    capsys.readouterr()
+    assert np.allclose(open_gallery(gallery, lamp, SPEC).vectors, upright.vectors, atol=1e-4)
+    assert "z is up; turned so that y is" in capsys.readouterr().out
+    open_gallery(gallery, lamp, SPEC, up="z")
+    assert capsys.readouterr().out.startswith("3 of 3")
+
+
+def test_bad_files_among_others_are_skipped_with_a_line_each(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, joints in (("a", walking(40)), ("nan", walking(40) * np.nan), ("short", walking(3)), ("z", walking(40))):
+        np.save(tmp_path / f"{name}.npy", joints)
+    files = motion_files(tmp_path)
+    assert [path.stem for path in read_clips(files, SPEC)] == ["a", "z"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"skipped {tmp_path / 'nan.npy'}: frame 0: x of pelvis is not finite (nan)"
+    assert second == f"skipped {tmp_path / 'short.npy'}: 3 frames are too few, 4 are a token of motion"
+    with pytest.raises(InputError, match="nan.npy: frame 0"):
+        read_clips(files[1:3], SPEC)

@@ -10,12 +10,12 @@ import numpy as np
 
 from data.motion_files import resample
 from motion.bvh import Bvh, read_bvh
+from motion.checks import check_coordinates
 from motion.known_rigs import Place
-from motion.orientation import knees_bend_backward
-from motion.recording import FPS, LEG_LENGTHS, leg_length, resampled, t_pose_ends
+from motion.recording import FPS, LEG_LENGTHS, leg_length, place_recording, t_pose_ends
 from motion.rig_search import BONES
 from motion.skeleton import T2M
-from motion.source_rig import Placement, place_joints
+from motion.source_rig import Placement
 from prepare.importing.asf_amc import find_asf, read_amc, read_asf
 from prepare.importing.smpl import BODY_JOINTS, BodyModel
 from utils.errors import InputError
@@ -27,7 +27,6 @@ _MARKERS = ("a file of markers, which are not joints; solve a skeleton in the pr
             "or in Blender, and export BVH")
 REFUSED = {".c3d": _MARKERS, ".trc": _MARKERS, SKELETON: "a skeleton without motion; give the .amc that goes with it"}
 MAX_BYTES = 1 << 30                 # of a file, or of an array inside an archive
-MAX_COORDINATE = 1e8                # 100 km in millimetres
 SMPL_COUNTS = (22, 24, 52, 55)      # joints of SMPL-like arrays, of which the first 22 are ours
 MODEL_NAMES = ("{gender}/model.npz", "SMPLH_{GENDER}.npz", "SMPLX_{GENDER}.npz", "smplh/{gender}/model.npz",
                "smplh/SMPLH_{GENDER}.npz", "smplx/SMPLX_{GENDER}.npz")
@@ -82,8 +81,7 @@ class Reader:
         kinds = {".bvh": self._read_bvh, ".amc": self._read_amc, ".npy": self._read_array, ".npz": self._read_amass}
         with np.errstate(all="ignore"):  # numbers too large become infinite, and are refused as such
             recording = kinds[suffix](path)
-            if not (np.abs(recording.joints) < MAX_COORDINATE).all():
-                raise ValueError("coordinates that are not finite, or too large for any unit")
+            check_coordinates(recording.joints, T2M.joint_names)
         return recording
 
     def _read_bvh(self, path: Path) -> Recording:
@@ -100,13 +98,9 @@ class Reader:
         return replace(recording, unit=skeleton.metres) if fits else recording
 
     def _of_hierarchy(self, bvh: Bvh) -> Recording:
-        placement = place_joints(bvh, self.mapping)
-        joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
-        if placement.has_made_toes and knees_bend_backward(joints):
-            raise ValueError("left and right are swapped, or the axes are left-handed: knees bend backward")
-        first, end = self._ends(joints, bvh.frame_time)
-        return Recording(resampled(bvh, placement, first, end), first * bvh.frame_time,
-                         (len(bvh.values) - 1) * bvh.frame_time, placement.rig)
+        placed = place_recording(bvh, self.mapping, self.keep_t_pose)
+        return Recording(placed.joints, placed.first * bvh.frame_time, (len(bvh.values) - 1) * bvh.frame_time,
+                         placed.rig)
 
     def _read_array(self, path: Path) -> Recording:
         array = read_real_array(path)
