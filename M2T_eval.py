@@ -1,14 +1,16 @@
-"""Evaluate motion to text: scores of its captions on a split, beside those of two baselines."""
+"""Evaluate motion to text: scores of its captions on a split beside two baselines, or of anybody's captions."""
+from evaluation.score_file import score_file
 from options.m2t import parse_m2t_evaluation
 from utils.errors import script
 
 if __name__ == "__main__":
-    script(parse_m2t_evaluation)()  # --help and wrong flags are answered before torch is imported
+    script(lambda: score_file(parse_m2t_evaluation()))()  # captions of a file, --help and wrong flags need no torch
 
 import json
 from pathlib import Path
 
 from data.specs import dataset_spec
+from data.text import SPACY_HINT, spacy_pipeline
 from data.text_motion import load_pairs, whole_crop
 from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions
 from evaluation.language import motion_vectors
@@ -27,6 +29,7 @@ from utils.seeding import seed_everything
 @script
 def main() -> None:
     opt = parse_m2t_evaluation()
+    score_file(opt)
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
@@ -52,14 +55,15 @@ def main() -> None:
                                   captioner.lamp.motion_features, opt.quiet) for some in (pairs, known)]
         captions["nearest training motion"] = nearest_captions(*vectors, known)
         captions["most common caption"] = [most_common_caption(known)] * len(pairs)
-    judge = CaptionJudge(pairs, Lexicon(known), opt.references, bert,
+    lexicon = Lexicon(known, spacy_pipeline() if opt.references == "lemmatised" else None)
+    judge = CaptionJudge(pairs, lexicon, opt.references, bert,
                          evaluator and evaluator.texts, evaluator and evaluator.motions(clips))
     tables = {row: judge(texts) for row, texts in captions.items()}
     if evaluator:
         tables["true captions"] = judge.of_references()
 
     made = [{"clip": pair.name, **{row: texts[number] for row, texts in captions.items()},
-             "references": list(pair.captions)} for number, pair in enumerate(pairs)]
+             "references": list(pair.verbatim)} for number, pair in enumerate(pairs)]
     write_text(Path(opt.out_dir) / opt.name / "captions.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     settings = {"checkpoint": captioner.source, "lamp": captioner.lamp.source, "clips": len(pairs),
                 **judge.settings, **vars(opt), "evaluator": evaluator and evaluator.source}
@@ -67,6 +71,8 @@ def main() -> None:
         print(f"{key}: {settings[key]}")
     folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"
     write_report(folder, opt.name, settings, tables)
+    if opt.references == "lemmatised" and not lexicon.by_spacy:
+        print(f"lemmas are those of the training captions, as spaCy is not there; {SPACY_HINT}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Captions and prompts: the lines of ``texts/ID.txt``, prompt files, and the cleaning before the text encoder."""
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from utils.errors import InputError
 from utils.files import read_text
 
 MAX_WORDS = 32
-REFERENCES = ("raw", "lemmatised")  # how the captions are written that others are compared with
+SPACY_MODEL = "en_core_web_sm"
+SPACY_HINT = f"python -m spacy download {SPACY_MODEL} installs its model"
+REFERENCES = ("verbatim", "raw", "lemmatised")  # how the captions are written that others are compared with
 _REMOVED = re.compile(r'[.!"()*#:;~]')
 # Not what is meant in "no strength left" and "a right angle", in captions nor in their word/POS.
 _REMAINS = "".join(f"(?<!{word}{end} )" for word in ("energy", "strength") for end in ("", "/NOUN"))
@@ -143,3 +146,23 @@ def _parse(line: str, where: str) -> Prompt:
         return make_prompt(text, int(length), where)
     except ValueError as error:
         raise InputError(f"{where}: the length must be a number of frames or NA, not {length!r}") from error
+
+
+def spacy_pipeline() -> Callable | None:
+    """spaCy's small English pipeline, which tags HumanML3D's captions; None where it is not installed."""
+    try:
+        import spacy
+
+        return spacy.load(SPACY_MODEL)
+    except (ImportError, OSError):
+        return None
+
+
+def tag_by_spacy(pipeline: Callable, text: str) -> str:
+    """``lemma/POS`` tokens of a text by a spaCy pipeline, as HumanML3D has them: lemmas of nouns and verbs only."""
+    words = []
+    for token in pipeline(text.lower().replace("-", "")):
+        if token.text.isalpha():
+            content = token.pos_ in ("NOUN", "VERB") and token.text != "left"
+            words.append(f"{token.lemma_ if content else token.text}/{token.pos_}")
+    return " ".join(words)

@@ -22,7 +22,7 @@ from utils.seeding import stream_seed
 SENTENCE_SHARE = 0.5  # of the texts drawn for a clip that has both captions and sentences
 _SHORTER_UNIT_SHARE = 1 / 3  # of the draws lose one more unit, so that lengths vary
 _PAIRS = "pairs.json"
-_FORMAT = 1  # of that file; another one makes it anew
+_FORMAT = 2  # of that file; another one makes it anew
 _NAMES = string.ascii_uppercase[:23]  # A..W, the letters published loaders draw from
 
 
@@ -40,6 +40,7 @@ class Pair:
     sentences: tuple[str, ...] = ()         # more texts that are true of the clip (data.language)
     sentence_classes: tuple[int, ...] = ()  # the content of each sentence
     contents: frozenset[int] = frozenset()  # what the clip shows
+    verbatim: tuple[str, ...] = ()          # the captions as they stand in the text file
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -91,7 +92,7 @@ def _pack(path: Path, spec: DatasetSpec, lengths: dict[str, int], texts: Path, q
 def _unpack(entry: dict[str, Any], clips: dict[str, np.ndarray]) -> Pair:
     start, end = entry["rows"]
     return Pair(entry["name"], clips[entry["clip"]][start:end], tuple(entry["captions"]), frozenset(entry["words"]),
-                tuple(tuple(tokens.split()) for tokens in entry["tokens"]), start)
+                tuple(tuple(tokens.split()) for tokens in entry["tokens"]), start, verbatim=tuple(entry["verbatim"]))
 
 
 def _pairs_of_clip(spec: DatasetSpec, name: str, length: int, text_file: Path) -> list[dict[str, Any]]:
@@ -110,6 +111,7 @@ def _pair(name: str, clip: str, rows: tuple[int, int], captions: list[Caption]) 
     counts = Counter(word for caption in captions for word in {*_content_words(caption)})
     return {"name": name, "clip": clip, "rows": rows, "whole": name == clip,
             "captions": [clean_caption(caption.text) for caption in captions],
+            "verbatim": [caption.text for caption in captions],
             "words": sorted(word for word, count in counts.items() if 2 * count >= len(captions)),
             "tokens": [" ".join(caption.tokens) for caption in captions]}
 

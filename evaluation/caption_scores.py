@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.text import clean_caption, side_words
+from data.text import SPACY_MODEL, clean_caption, side_words, tag_by_spacy
 from data.text_motion import Pair
 from evaluation.metrics import matching_score, r_precision
+from evaluation.ngrams import coco_scores
 from models.hub import model_folder, silent_transformers
 from utils.errors import InputError
 
@@ -30,7 +31,10 @@ class Lexicon:
     for punctuation or abbreviations, are passed over.
     """
 
-    def __init__(self, pairs: Iterable[Pair]) -> None:
+    def __init__(self, pairs: Iterable[Pair], spacy: Callable | None = None) -> None:
+        """``spacy``: a pipeline that lemmatises captions instead of the words of ``pairs``."""
+        self.by_spacy = spacy is not None
+        self._spacy = spacy
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for pair in pairs:
             for caption, tokens in zip(pair.captions, pair.tokens, strict=True):
@@ -49,7 +53,12 @@ class Lexicon:
 
     def lemmas(self, caption: str) -> str:
         """A cleaned caption in lemmas."""
-        return lemmas_of(self.tokens(caption))
+        return lemmas_of(self.tokens(caption) if self._spacy is None else tag_by_spacy(self._spacy, caption).split())
+
+    @property
+    def lemmatiser(self) -> str:
+        """What gives the lemmas."""
+        return "the words of training" if self._spacy is None else f"spaCy ({SPACY_MODEL})"
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
@@ -69,21 +78,9 @@ _BERT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.
 
 
 def ngram_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU@1, BLEU@4, ROUGE-L and CIDEr of captions against one or more references each, all times 100.
-
-    The scorers are those of COCO (``pycocoevalcap``). Words are parted at blanks, so texts should be cleaned alike.
-    """
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    made = {number: [caption] for number, caption in enumerate(captions)}
-    true = {number: list(texts) for number, texts in enumerate(references)}
-    bleu, _ = Bleu(4).compute_score(true, made, verbose=0)
-    rouge, _ = Rouge().compute_score(true, made)
-    cider, _ = Cider().compute_score(true, made)
-    return {"bleu1": 100 * float(bleu[0]), "bleu4": 100 * float(bleu[3]), "rouge_l": 100 * float(rouge),
-            "cider": 100 * float(cider)}
+    """BLEU@1 to 4, ROUGE-L and CIDEr of captions against one or more references each, all times 100."""
+    scores = coco_scores(captions, references)
+    return {{"rougeL": "rouge_l"}.get(key, key): 100 * value for key, value in scores.items()}
 
 
 def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -194,40 +191,48 @@ class CaptionJudge:
     Args:
         pairs: the clips with all their captions.
         lexicon: lemmas and classes of words that models write.
-        references: ``raw``, captions as written; ``lemmatised``, lemmas on both sides.
+        references: ``verbatim``, texts as they stand, as COCO's scorers are used in the field; ``raw``, cleaned on
+            both sides; ``lemmatised``, lemmas on both sides.
         bert: BERTScore, where it is wanted.
         embed_texts, motions: the evaluator's embedding of ``word/POS`` captions, and its embeddings (n, e) of the
             clips, where R-precision and MM-distance are wanted.
     """
 
-    def __init__(self, pairs: Sequence[Pair], lexicon: Lexicon, references: str = "raw", bert: BertScore | None = None,
+    def __init__(self, pairs: Sequence[Pair], lexicon: Lexicon, references: str = "verbatim",
+                 bert: BertScore | None = None,
                  embed_texts: Callable[[Sequence[Sequence[str]]], np.ndarray] | None = None,
                  motions: np.ndarray | None = None) -> None:
         self.pairs, self.lexicon, self.bert = pairs, lexicon, bert
         self.embed_texts, self.motions = embed_texts, motions
-        self.lemmatised = references == "lemmatised"
-        self.references = [tuple(map(lemmas_of, pair.tokens)) if self.lemmatised else pair.captions for pair in pairs]
+        self.style = references
+        self.references = [tuple(map(lemmas_of, pair.tokens)) if references == "lemmatised" else
+                           pair.verbatim or pair.captions if references == "verbatim" else pair.captions
+                           for pair in pairs]
 
     @property
     def settings(self) -> dict[str, str]:
         """What captions are compared with, and how; for logs."""
-        references = ("lemmas of the text files, captions lemmatised by those of training" if self.lemmatised
-                      else "as written, cleaned")
-        return {"reference_style": f"{references}; all of a clip's, {sum(map(len, self.references))} in all",
-                "words": "lower case, no . ! \" ( ) * # : ; ~, at most 32, parted at blanks; n-gram scores times 100",
+        lemmas = f"lemmas of the text files, captions lemmatised by {self.lexicon.lemmatiser}"
+        style = {"verbatim": "as they stand", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
+        words = ("as they stand" if self.style == "verbatim" else
+                 "lower case, no . ! \" ( ) * # : ; ~, at most 32")
+        return {"reference_style": f"{style}; all of a clip's, {sum(map(len, self.references))} in all",
+                "words": f"{words}, split at blanks; n-gram scores times 100",
                 "bert_score": self.bert.settings if self.bert else "not computed"}
 
     def __call__(self, captions: Sequence[str]) -> dict[str, float]:
         """Every score of one caption a clip."""
-        captions = [clean_caption(caption) for caption in captions]
-        told = [self.lexicon.lemmas(caption) for caption in captions] if self.lemmatised else captions
-        scores = ngram_scores(told, self.references)
+        cleaned = [clean_caption(caption) for caption in captions]
+        compared = {"verbatim": list(captions), "raw": cleaned}.get(self.style)
+        if compared is None:
+            compared = [self.lexicon.lemmas(caption) for caption in cleaned]
+        scores = ngram_scores(compared, self.references)
         if self.bert is not None:
-            scores["bert_score"] = self.bert(told, self.references)
+            scores["bert_score"] = self.bert(compared, self.references)
         if self.embed_texts is not None:
-            scores |= matching_scores(self.embed_texts([self.lexicon.tokens(caption) for caption in captions]),
+            scores |= matching_scores(self.embed_texts([self.lexicon.tokens(caption) for caption in cleaned]),
                                       self.motions)
-        return scores | side_scores(captions, [pair.captions for pair in self.pairs])
+        return scores | side_scores(cleaned, [pair.captions for pair in self.pairs])
 
     def of_references(self) -> dict[str, float]:
         """R-precision and MM-distance of each clip's own first caption: what the evaluator makes of the truth."""

@@ -84,8 +84,13 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     _add_out_dir(parser, "captions, beside their references")
     add_writing(parser)
     scores = parser.add_argument_group("scores")
-    scores.add_argument("--references", choices=REFERENCES, default="raw",
-                        help="captions as they were written, or lemmas on both sides; published numbers are of either")
+    scores.add_argument("--references", choices=REFERENCES, default="verbatim",
+                        help="verbatim: COCO's scorers on texts as they stand, as published; raw: cleaned on both "
+                             "sides; lemmatised: lemmas on both sides, by spaCy where it is installed")
+    scores.add_argument("--score_captions", metavar="FILE.json",
+                        help='score the captions of a file instead, a list of {"references": [...], "caption": "..."}; '
+                             "needs no model and no data set")
+    scores.add_argument("--out", metavar="FILE", help="with --score_captions: write the scores as JSON, as shares of 1")
     add_bert_score(scores)
     add_evaluator(scores)
     scores.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True,

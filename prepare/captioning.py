@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from data.specs import DATASETS
-from data.text import Caption, parse_caption
+from data.text import SPACY_HINT, SPACY_MODEL, Caption, parse_caption, spacy_pipeline, tag_by_spacy
 from prepare.importing.import_motion import ClipSource, read_sources
 from utils.errors import InputError
 from utils.files import ROOT, read_text, write_text
 
 TAGS = ROOT / "assets" / "word_tags.txt"
-SPACY_MODEL = "en_core_web_sm"
 UNKNOWN_TAG = "OTHER"
 _INFLECTIONS = (("ies", "y"), ("ied", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("es", ""), ("s", ""))
 
@@ -27,23 +26,11 @@ Tagger = Callable[[str], str]  # a caption's tokens, separated by spaces
 
 
 def make_tagger() -> tuple[Tagger, str]:
-    """The best tagger there is, and what it is: spaCy with its small English model, or else the word list."""
-    try:
-        import spacy  # optional: large, and its model is not on PyPI
-
-        return partial(tag_by_spacy, spacy.load(SPACY_MODEL)), f"spaCy ({SPACY_MODEL})"
-    except (ImportError, OSError):
-        return tag_by_list, f"the word list {TAGS.relative_to(ROOT)} (spaCy with {SPACY_MODEL} would know more words)"
-
-
-def tag_by_spacy(pipeline: Callable, text: str) -> str:
-    """Tokens by a spaCy pipeline."""
-    words = []
-    for token in pipeline(text.lower().replace("-", "")):
-        if token.text.isalpha():
-            content = token.pos_ in ("NOUN", "VERB") and token.text != "left"
-            words.append(f"{token.lemma_ if content else token.text}/{token.pos_}")
-    return " ".join(words)
+    """The best tagger there is, and its name: spaCy with its small English model, or else the word list."""
+    pipeline = spacy_pipeline()
+    if pipeline is not None:
+        return partial(tag_by_spacy, pipeline), f"spaCy ({SPACY_MODEL})"
+    return tag_by_list, f"the word list {TAGS.relative_to(ROOT)}, which knows fewer words than spaCy; {SPACY_HINT}"
 
 
 def tag_by_list(text: str) -> str:

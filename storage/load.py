@@ -16,7 +16,7 @@ from models.hub import CLIP_NAME, ClipText, model_folder
 from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
 from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
-from models.lamp.objectives import similarity
+from models.lamp.objectives import Comparison, similarity
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.length_estimator import LengthEstimator
@@ -80,15 +80,6 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
     meta = source.folder / "meta"
     normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "train_vq.py")
     return LoadedTokenizer(model.to(device).eval().requires_grad_(False), normalisation, source)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Features of texts and motions, and how close they are."""
-
-    texts: Callable[[Sequence[str]], Tensor]           # texts to (n, e)
-    motions: Callable[[Tensor, Tensor], Tensor]        # motion (m, t, d), lengths (m,) to (m, e) or (m, q, e)
-    similarity: Callable[[Tensor, Tensor], Tensor]     # of these to (n, m), larger is closer
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,17 @@
 """Scores of captions, from captions whose worth is known beforehand."""
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
 from data.text import side_words
 from data.text_motion import Pair
@@ -15,7 +26,8 @@ from evaluation.caption_scores import (
     ngram_scores,
     side_scores,
 )
-from tests.toy import make_bert
+from evaluation.ngrams import read_scored
+from tests.toy import ROOT, make_bert
 from utils.errors import InputError
 
 WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand", "someone turns clockwise twice"
@@ -113,8 +125,77 @@ def test_lemmatised_references_forgive_endings_and_raw_ones_do_not() -> None:
     assert raw.settings["reference_style"] != lemmas.settings["reference_style"]
 
 
-def test_captions_are_cleaned_before_they_are_compared() -> None:
-    judge = CaptionJudge(PAIRS, Lexicon(PAIRS))
+def test_lemmas_are_those_of_spacy_where_it_is_there() -> None:
+    def pipeline(text: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(text=word, lemma_=word.rstrip("s"), pos_="VERB" if word == "walks" else "ADV")
+                for word in text.split()]
+
+    judge = CaptionJudge(PAIRS, Lexicon(PAIRS, pipeline), "lemmatised")
+    assert Lexicon(PAIRS, pipeline).lemmas("walks forwards") == "walk forwards"
+    assert "spaCy" in judge.settings["reference_style"]
+
+
+def test_verbatim_compares_texts_as_they_stand() -> None:
+    pairs = [replace(one, verbatim=tuple(f"{text.capitalize()}." for text in one.captions)) for one in PAIRS]
+    verbatim, raw = (CaptionJudge(pairs, Lexicon(PAIRS), style) for style in ("verbatim", "raw"))
+    captions = [WALK, WAVE, TURN]
+    assert raw(captions)["bleu1"] == pytest.approx(100, abs=1e-3)
+    assert verbatim(captions)["bleu1"] < 70
+    assert verbatim([one.verbatim[0] for one in pairs])["bleu4"] == pytest.approx(100, abs=1e-3)
+    assert verbatim.settings["reference_style"].startswith("as they stand")
+
+
+SCORED = [{"references": ["a man walks forward.", "The person walks  ahead"], "caption": "a man walks ahead"},
+          {"references": ["he waves, with his left hand"], "caption": "A person waves with the left hand."},
+          {"references": ["someone turns around twice"], "caption": "someone turns around"}]
+
+
+def scored(folder: Path, content: object, *flags: object) -> subprocess.CompletedProcess[str]:
+    """``M2T_eval.py --score_captions`` in a fresh process that cannot import torch."""
+    file = folder / "captions.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    code = ("import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    return subprocess.run([sys.executable, "-c", code, str(ROOT / "M2T_eval.py"), "--score_captions", str(file),
+                           *map(str, flags)], capture_output=True, text=True, check=False)
+
+
+def test_captions_of_a_file_get_the_scores_of_coco_without_torch(tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    done = scored(tmp_path, SCORED, "--out", out)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(out.read_text())
+    made, true = ({row: entry["references"] if key else [entry["caption"]] for row, entry in enumerate(SCORED)}
+                  for key in (0, 1))
+    bleu = Bleu(4).compute_score(true, made, verbose=0)[0]
+    expected = {f"bleu{n}": value for n, value in enumerate(bleu, 1)}
+    expected |= {"rougeL": Rouge().compute_score(true, made)[0], "cider": Cider().compute_score(true, made)[0]}
+    assert scores == pytest.approx(expected, abs=1e-9)
+    assert scores["bleu1"] < 1  # a share; "Person" and "hand." are other words than "person" and "hand"
+    for key, name in (("bleu4", "BLEU@4"), ("rougeL", "ROUGE-L"), ("cider", "CIDEr")):
+        assert re.search(rf"{name} +{scores[key]:.4f}", done.stdout)
+
+
+@pytest.mark.parametrize(("content", "named"), [
+    ("[", "is not JSON"), ({}, "must be a list"), ([], "must be a list"), ([1], "entry 1"),
+    ([SCORED[0], {"caption": "a", "references": "b"}], "entry 2: references"),
+    ([{"caption": "a", "references": []}], "entry 1: references"), ([{"references": ["a"]}], "entry 1: it has no text"),
+])
+def test_a_file_without_captions_and_references_is_named(tmp_path: Path, content: object, named: str) -> None:
+    file = tmp_path / "captions.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError, match=f"captions.json.*{named}"):
+        read_scored(file)
+
+
+def test_a_bad_file_of_captions_is_one_line(tmp_path: Path) -> None:
+    done = scored(tmp_path, [1])
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_raw_captions_are_cleaned_before_they_are_compared() -> None:
+    judge = CaptionJudge(PAIRS, Lexicon(PAIRS), "raw")
     assert judge([f"{text.capitalize()}." for text in (WALK, WAVE, TURN)]) == judge([WALK, WAVE, TURN])
 
 

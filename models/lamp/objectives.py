@@ -1,4 +1,7 @@
 """The losses of language-motion pretraining as plain functions of scores and logits, all in float32."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +19,15 @@ def similarity(text: Tensor, motion: Tensor) -> Tensor:
         if motion.dim() == 2:
             return text @ motion.T
         return (motion.flatten(0, 1) @ text.T).unflatten(0, motion.shape[:2]).amax(1).T
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Features of texts and motions, and how close they are."""
+
+    texts: Callable[[Sequence[str]], Tensor]           # texts to (n, e)
+    motions: Callable[[Tensor, Tensor], Tensor]        # motion (m, t, d), lengths (m,) to (m, e) or (m, q, e)
+    similarity: Callable[[Tensor, Tensor], Tensor]     # of these to (n, m), larger is closer
 
 
 def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
