@@ -8,11 +8,10 @@ import torch
 
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from motion.bvh import read_bvh
-from motion.bvh_fit import bvh_to_joints
+from motion.bvh_fit import bvh_to_joints, rig_of
 from motion.checks import check_coordinates, check_features, stand_up
 from motion.features import features_to_joints, joints_to_features
 from motion.recording import FPS, place_recording
-from motion.rig import rig_of
 from motion.skeleton import T2M, Skeleton
 from utils.errors import InputError
 from utils.files import read_npy, read_text
