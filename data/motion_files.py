@@ -1,4 +1,4 @@
-"""Motions from a user's files: features or joints as ``.npy``, or BVH."""
+"""Motions from a user's files: features or joints as ``.npy``, BVH, or ASF/AMC."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,18 +7,25 @@ import numpy as np
 import torch
 
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
+from motion.asf_amc import read_amc
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, rig_of
 from motion.checks import check_coordinates, check_features, stand_up
 from motion.features import features_to_joints, joints_to_features
 from motion.recording import FPS, place_recording
+from motion.rig_search import UnknownRig
 from motion.skeleton import T2M, Skeleton
 from utils.errors import InputError
 from utils.files import read_npy, read_text
 
-MOTION_SUFFIXES = (".npy", ".bvh")
+MOTION_SUFFIXES = (".npy", ".bvh", ".amc")
+SKELETON = ".asf"    # belongs to .amc files
+_MARKERS = ("a file of markers, which are not joints; solve a skeleton in the program that captured them or in "
+            "Blender, and export BVH")
+REFUSED = {".c3d": _MARKERS, ".trc": _MARKERS, SKELETON: "a skeleton without motion; give the .amc that goes with it"}
 UNITS = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001}  # that joints come in, in metres
 LEG = 0.8            # metres of a thigh and a shin: which unit a file is in shows by its body's size
+_WANTED = f"a motion is a {' or a '.join(MOTION_SUFFIXES)} file"
 SAME_RATE = 0.01     # frame rates that differ by less than this share are one
 
 
@@ -27,7 +34,8 @@ def read_motion(path: str | Path, spec: DatasetSpec, up: str | None = None, say:
     """Features (T, d) float32, in their own units, of a motion file.
 
     ``.npy`` has either features (T, d) that are not normalised or joints (T, J, 3) at the data set's frame rate;
-    ``.bvh`` has any frame rate and the joint names of ours or of another rig that ``motion.source_rig`` knows. Joints
+    ``.bvh`` has any frame rate and the joint names of ours or of another rig that ``motion.source_rig`` knows, and so
+    has ``.amc``, with its skeleton beside it. Joints
     may be in any unit, anywhere and of any size; ``up`` is the axis that is up, found from the body by default.
     T frames of joints give T rows: the last frame continues the movement. ``say`` receives a line on every change.
     ``trusted`` motions, which a model of ours made, are y up and are not checked to be a person's.
@@ -37,12 +45,14 @@ def read_motion(path: str | Path, spec: DatasetSpec, up: str | None = None, say:
     """
     path = Path(path)
     if path.suffix.lower() not in MOTION_SUFFIXES:
-        raise InputError(f"{path}: a motion is a {' or a '.join(MOTION_SUFFIXES)} file")
+        raise InputError(f"{path}: {REFUSED.get(path.suffix.lower(), _WANTED)}")
     remarks: list[str] = []
     try:
         features = _read(path, spec, up, remarks, trusted)
     except OSError as error:
         raise InputError(f"cannot read motion {path}: {error.strerror or error}") from error
+    except UnknownRig as error:
+        raise InputError(f"{path}: {error} to prepare/import_motion.py") from error
     except ValueError as error:
         raise InputError(f"{str(path) if str(path) not in str(error) else 'motion'}: {error}") from error
     for remark in remarks:
@@ -51,8 +61,8 @@ def read_motion(path: str | Path, spec: DatasetSpec, up: str | None = None, say:
 
 
 def _read(path: Path, spec: DatasetSpec, up: str | None, remarks: list[str], trusted: bool) -> np.ndarray:
-    if path.suffix.lower() == ".bvh":
-        return _from_joints(_bvh_joints(path, spec, remarks), spec, up, remarks, trusted)
+    if path.suffix.lower() != ".npy":
+        return _from_joints(_hierarchy_joints(path, spec, remarks), spec, up, remarks, trusted)
     array = read_npy(path)
     if array.ndim == 2 and array.shape[1] == spec.dim_pose:
         return _from_features(array, spec, remarks, trusted)
@@ -62,9 +72,9 @@ def _read(path: Path, spec: DatasetSpec, up: str | None, remarks: list[str], tru
                      f"(frames, {spec.joints_num}, 3)")
 
 
-def _bvh_joints(path: Path, spec: DatasetSpec, remarks: list[str]) -> np.ndarray:
-    """Joints (T, J, 3) of a BVH file, in its unit, at the data set's frame rate."""
-    bvh = read_bvh(path)
+def _hierarchy_joints(path: Path, spec: DatasetSpec, remarks: list[str]) -> np.ndarray:
+    """Joints (T, J, 3) of a BVH or AMC file, in its unit, at the data set's frame rate."""
+    bvh = read_bvh(path) if path.suffix.lower() == ".bvh" else read_amc(path)
     if spec.skeleton is not T2M or set(rig_of(spec.skeleton).names) <= set(bvh.names):
         return resample(bvh_to_joints(bvh, spec.skeleton), 1 / bvh.frame_time, spec.fps)
     placed = place_recording(bvh)

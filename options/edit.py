@@ -46,7 +46,7 @@ def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_common(parser)
     what = parser.add_argument_group("what to edit")
     what.add_argument("--source_motion", required=True,
-                      help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), or .bvh as ours")
+                      help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), .bvh or .amc")
     add_up(what)
     what.add_argument("--mask_edit_section", type=section, nargs="+", required=True, metavar="A,B",
                       help="parts to make anew: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "

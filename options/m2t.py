@@ -110,7 +110,7 @@ def parse_caption_options(argv: Sequence[str] | None = None) -> argparse.Namespa
     parser = DashedParser("Caption motions: a table in the terminal, and <output_dir>/<ext>/captions.json.")
     add_common(parser)
     parser.add_argument("--motion", required=True,
-                        help="a file, or a folder of them: .npy of joints (T, 22, 3) or features (T, 263), or .bvh")
+                        help="a file or a folder: .npy of joints (T, 22, 3) or features (T, 263), .bvh or .amc")
     add_up(parser)
     parser.add_argument("--name", default="m2t_demo", help="M2T model; it names its LaMP model")
     parser.add_argument("--which_epoch", help="checkpoint of it; the best one by default")

@@ -13,7 +13,7 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     add_common(parser)
     query = parser.add_argument_group("what to look for")
     query.add_argument("--text", help="words")
-    query.add_argument("--motion", help=".npy of joints (T, 22, 3) or features (T, 263), or .bvh")
+    query.add_argument("--motion", help=".npy of joints (T, 22, 3) or features (T, 263), .bvh or .amc")
     add_up(query)
     among = parser.add_argument_group("among what")
     among.add_argument("--gallery", help="folder of motions; encoded once, and again where files change")

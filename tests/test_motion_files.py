@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.motion_files import read_motion, resample
+from data.motion_files import motion_files, read_motion, resample
 from data.specs import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M
+from tests.acclaim import amc_text, asf_text, motion
 from tests.figures import figure, walking, waving
 from tests.sample_motion import sample_motion, turned
 from utils.errors import InputError
@@ -107,7 +108,8 @@ def test_resampling_keeps_both_ends_and_straight_lines():
     ("a.bvh", None, "cannot read"),
     ("a.bvh", b"HIERARCHY\nROOT", "line 2"),
     ("a.bvh", b"\xff\xfe", "not a text file"),
-    ("a.fbx", b"", ".npy or a .bvh"),
+    ("a.fbx", b"", ".npy or a .bvh"), ("a.c3d", b"", "a.c3d: a file of markers, which are not joints"),
+    ("a.asf", b"", "a.asf: a skeleton without motion"), ("a.amc", b"", "its skeleton is missing: put a.asf beside it"),
 ])
 def test_what_is_no_motion_is_told_in_a_line_with_its_path(tmp_path, name, array, complaint):
     path = tmp_path / name
@@ -172,3 +174,13 @@ def test_a_given_axis_settles_what_the_body_leaves_open(tmp_path):
 def test_a_motion_of_ours_is_read_whatever_it_looks_like(tmp_path):
     path = saved(tmp_path / "a.npy", NOISE.standard_normal((30, 22, 3)))
     assert read_motion(path, SPEC, trusted=True).shape == (30, 263)
+
+
+def test_amc_is_read_with_its_skeleton(tmp_path, capsys):
+    (tmp_path / "01.asf").write_text(asf_text())
+    (tmp_path / "01_01.amc").write_text(amc_text(motion(300)))
+    read = read_joints(tmp_path / "01_01.amc")
+    assert read.shape == (50, 22, 3)
+    assert "joints of a CMU ASF/AMC rig" in capsys.readouterr().out
+    assert motion_files(tmp_path) == [tmp_path / "01_01.amc"]
+    np.testing.assert_allclose(read[-1, 0, 2] - read[0, 0, 2], 49 / 20 * 20 * 0.8 / 14.9, rtol=0.1)  # 20 units a second

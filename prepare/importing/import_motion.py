@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.motion_files import REFUSED, SKELETON
 from data.specs import DATASETS
 from motion.orientation import UP_AXES, Stance, find_stance, to_y_up
 from motion.recording import (
@@ -29,7 +30,7 @@ from motion.recording import (
 )
 from motion.rig_search import UnknownRig
 from prepare.importing.clip_files import remove_clips, remove_features, twin_of
-from prepare.importing.motion_sources import REFUSED, SKELETON, SUFFIXES, Reader, Recording, read_real_array
+from prepare.importing.motion_sources import SUFFIXES, Reader, Recording, read_real_array
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import in_own_process, mapping

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.motion_files import resample
+from data.motion_files import REFUSED, resample
 from motion.asf_amc import find_asf, read_amc, read_asf
 from motion.bvh import Bvh, read_bvh
 from motion.checks import check_coordinates
@@ -22,10 +22,6 @@ from utils.errors import InputError
 from utils.files import read_text
 
 SUFFIXES = (".bvh", ".amc", ".npy", ".npz")
-SKELETON = ".asf"                   # belongs to .amc files
-_MARKERS = ("a file of markers, which are not joints; solve a skeleton in the program that captured them "
-            "or in Blender, and export BVH")
-REFUSED = {".c3d": _MARKERS, ".trc": _MARKERS, SKELETON: "a skeleton without motion; give the .amc that goes with it"}
 MAX_BYTES = 1 << 30                 # of a file, or of an array inside an archive
 SMPL_COUNTS = (22, 24, 52, 55)      # joints of SMPL-like arrays, of which the first 22 are ours
 MODEL_NAMES = ("{gender}/model.npz", "SMPLH_{GENDER}.npz", "SMPLX_{GENDER}.npz", "smplh/{gender}/model.npz",
