@@ -16,6 +16,7 @@ from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_com
 from evaluation.language import motion_vectors
 from evaluation.report import write_report
 from models.m2t.captioner import Writing
+from models.speed import speed_up
 from options.m2t import DECODER_FACTS, TOKENIZER_FACTS
 from storage.load import load_tokenizer
 from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
@@ -37,6 +38,7 @@ def main() -> None:
                                               str(device))
     evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
     captioner = load_captioner(opt.resume_trans, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    speed_up([captioner.model], cpu_linear=opt.cpu_linear)
     check_tokenizer(captioner.lamp, tokenizer_name(opt, spec))
     tokenizer = load_tokenizer(captioner.lamp.source.needed("vq_name"), spec, opt.checkpoints_dir)
     print(f"models: {model_names(one.source.file for one in (captioner, captioner.lamp, tokenizer))}")

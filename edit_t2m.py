@@ -11,6 +11,7 @@ from data.motion_files import read_motion
 from data.specs import MAX_TOKENS, dataset_spec
 from data.text import make_prompt
 from models.motion_edit import MotionEditor, Part
+from models.speed import speed_up
 from models.text_to_motion import Sampling
 from storage.load import load_text_to_motion
 from storage.source import model_names
@@ -31,6 +32,7 @@ def main() -> None:
     source = read_motion(opt.source_motion, spec, opt.up)
     pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
                                           opt.res_name)
+    speed_up(pipeline.networks, cpu_linear=opt.cpu_linear)
     print(f"models: {model_names(files)}")
     editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
     folder, shown = Path(opt.output_dir) / opt.ext, []

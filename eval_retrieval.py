@@ -24,7 +24,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
-    speed_up([lamp.model], opt.precision, opt.compile)
+    speed_up([lamp.model], opt.precision, opt.compile, opt.cpu_linear)
     sentences = {"words": word_vectors, "lamp": lambda captions: lamp.text_features(captions).cpu().numpy()}.get(
         opt.sentences) or SentenceEncoder(opt.sentences)
     pairs = load_pairs(spec, opt.split, whole_clips_only=True, quiet=opt.quiet)

@@ -48,7 +48,7 @@ def main() -> None:
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
-    speed_up([tokenizer.model], opt.precision, opt.compile)
+    speed_up([tokenizer.model], opt.precision, opt.compile, opt.cpu_linear)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
         reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation))}
     told, captioned = None, {}
@@ -59,11 +59,11 @@ def main() -> None:
         told = LampBertScore(pairs, evaluation.clips, captioner.write, bert, opt.seed)
         told.add_real(rows[REAL])
     sampling = Sampling.from_options(vars(opt))
-    many = replace(sampling, group_rows=opt.batch_size if device.type == "cpu" else None)
+    many = replace(sampling, group_rows=opt.batch_size)
     loaded, seconds, texts = set(), {}, {}
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
         pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, which, opt.res_name)
-        speed_up(pipeline.networks, opt.precision, opt.compile)
+        speed_up(pipeline.networks, opt.precision, opt.compile, opt.cpu_linear)
         print(f"models: {model_names(files)}")
         loaded |= set(map(str, files))
         seconds[which] = seconds_each(lambda samples, pipeline=pipeline: pipeline.features(samples, sampling),

@@ -29,7 +29,7 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
-    speed_up([tokenizer.model], opt.precision, opt.compile)
+    speed_up([tokenizer.model], opt.precision, opt.compile, opt.cpu_linear)
     judge = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")

@@ -11,6 +11,7 @@ from pathlib import Path
 from data.motion_files import motion_files, parts_of, prompt_of, read_clips
 from data.specs import dataset_spec
 from models.m2t.captioner import Writing
+from models.speed import speed_up
 from storage.load_captioner import load_captioner
 from storage.source import model_names
 from utils.device import select_device
@@ -27,6 +28,7 @@ def main() -> None:
     clips = read_clips(motion_files(opt.motion), spec, opt.up)
     files, motions = list(clips), list(clips.values())
     captioner = load_captioner(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    speed_up([captioner.model], cpu_linear=opt.cpu_linear)
     print(f"models: {model_names([captioner.source.file, captioner.lamp.source.file])}")
 
     parts = parts_of(motions)

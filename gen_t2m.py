@@ -45,7 +45,7 @@ def main() -> None:
     pipeline, files = load_text_to_motion(
         opt.name, opt.len_name if needs_lengths else None, spec, opt.checkpoints_dir, device, opt.which_epoch,
         opt.res_name)
-    speed_up(pipeline.networks, opt.precision, opt.compile)
+    speed_up(pipeline.networks, opt.precision, opt.compile, opt.cpu_linear)
     print(f"models: {model_names(files)}")
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     start = time.perf_counter()

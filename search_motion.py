@@ -14,6 +14,7 @@ from data.specs import dataset_spec
 from data.text import clean_caption, read_texts
 from evaluation.search import encode_motions, nearest, open_gallery
 from models.lamp.features import encode_texts
+from models.speed import speed_up
 from storage.load import load_lamp
 from storage.source import model_names
 from utils.device import select_device
@@ -27,6 +28,7 @@ def main() -> None:
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name)
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
+    speed_up([lamp.model], cpu_linear=opt.cpu_linear)
     print(f"models: {model_names([lamp.source.file])}")
     if opt.text is not None:
         query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()

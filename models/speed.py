@@ -5,28 +5,44 @@ import torch
 from torch import nn
 
 from models.lamp.qformer import Layer as QFormerLayer
+from models.layers import can_pack, choose_linear, pack_linears
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import EncoderLayer, OutputProcess
 from models.vq.encdec import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from utils.errors import InputError
 
+AUTO = "auto"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: bool = False) -> None:
-    """Set networks, in eval mode, to a precision of ``PRECISIONS`` and compile what they spend their time in.
+def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: bool = False,
+             cpu_linear: str = "auto") -> None:
+    """Set networks, in eval mode, to a precision of ``PRECISIONS`` or ``AUTO``, and pack their linear maps on the CPU
+    (``models.layers``) or compile what they spend their time in.
 
     ``InputError`` for fp16 on the CPU, where it is slow and its range too small to be of use.
     """
+    kind = choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):
-        dtype = PRECISIONS[precision]
-        if dtype == torch.float16 and next(network.parameters()).device.type == "cpu":
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        dtype = PRECISIONS[automatic_precision(on_cpu) if precision == AUTO else precision]
+        if dtype == torch.float16 and on_cpu:
             raise InputError("fp16 needs a CUDA device; bf16 is what a CPU may have")
         if dtype != torch.float32:
             _lower(network, dtype)
         if compiled:
             _compile(network)
+        elif on_cpu and kind == "onednn" and can_pack():
+            pack_linears(network)
+
+
+def automatic_precision(on_cpu: bool) -> str:
+    """``bf16`` where the device multiplies bfloat16 in hardware, else ``fp32``."""
+    if on_cpu:
+        has = torch.cpu.get_capabilities()
+        return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from models.layers import is_packed
 from models.length_estimator import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import fixed_shape_groups, sample_generators
+from models.transformers.sampling import default_rows, fixed_shape_groups, sample_generators
 from models.vq.model import RVQVAE, HumanVQVAE
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
@@ -33,7 +34,7 @@ class Sampling:
     res_cond_scale: float = 2.0  # guidance of the residual layers
     res_temperature: float = 0.1  # of the residual layers, whose likeliest codes are the best ones
     negative_prompt: str | None = None  # in place of the empty text in guidance: what motions are led away from
-    group_rows: int | None = None  # samples, or texts, a pass; by default 1 on the CPU, where 8 are faster for many
+    group_rows: int | None = None  # samples, or texts, of a pass; by default as many as leave a sample's tokens its own
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
@@ -103,8 +104,9 @@ class TextToMotion:
     def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
         """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
 
-        A sample's motion follows from its text, seed and length alone, not from what else is made with it: passes have
-        a shape of their own (``models.transformers.sampling``), and each sample draws from a random stream of its own.
+        A sample's tokens follow from its text, seed and length alone, not from what else is made with it, and its
+        joints do up to 1e-4 m: each sample draws from its own random stream, and a pass either has a fixed shape or
+        computes each row by itself (``models.transformers.sampling.fixed_shape_groups``).
         """
         return [self.joints(features) for features in self.features(samples, sampling)]
 
@@ -113,16 +115,18 @@ class TextToMotion:
         return self.features_of(self.tokens(samples, sampling), sampling and sampling.group_rows)
 
     def features_of(self, tokens: Sequence[Tensor], rows: int | None = None) -> list[np.ndarray]:
-        """Features (T, d) of base-layer ids (n,) or of all layers' (n, q), decoded ``rows`` at a time; by default
-        one by one on the CPU and many elsewhere."""
+        """Features (T, d) of base-layer ids (n,) or of all layers' (n, q), decoded at most ``rows`` at a time."""
         if not tokens:
             return []
         lengths = list(map(len, tokens))
         padded = pad_sequence(list(tokens), batch_first=True, padding_value=-1)
         rows = 1 if self.tokenizer.config.vq_norm == "GN" else rows  # which padding would disturb
         made: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        for group in fixed_shape_groups(lengths, padded.device, rows):
-            ends = None if group.size == 1 else torch.tensor(group.pick(lengths), device=padded.device)
+        # Convolutions compute each row by itself on the CPU.
+        independent = padded.device.type == "cpu" and is_packed(self.transformer)
+        for group in fixed_shape_groups(lengths, padded.device, rows, independent=independent):
+            own = group.pick(lengths)
+            ends = None if min(own) == group.length else torch.tensor(own, device=padded.device)
             batch = self._decoded(group.take_tokens(padded), ends).float().cpu().numpy()
             for number, features in zip(group.rows, batch, strict=False):  # rows beyond are fillers
                 made[number] = features[:self.unit * lengths[number]]
@@ -151,7 +155,7 @@ class TextToMotion:
         number, negative = 2 * stream, [self.clean(sampling.negative_prompt or "")] * len(texts)
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
         # Additive attention looks at padding, so that samples of one length alone may share a pass.
-        base_rows = sampling.group_rows or (1 if self.transformer.config.attention == "additive" else None)
+        base_rows = sampling.group_rows or default_rows(is_packed(self.transformer))
         ids = self.transformer.generate(
             features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
             cond_scale=sampling.cond_scale, temperature=sampling.temperature, topk_filter_thres=sampling.topkr,
@@ -207,10 +211,9 @@ class TextToMotion:
 class _Features:
     """Text features, each text encoded once by each encoder.
 
-    By default texts are encoded one by one on the CPU and 64 a pass elsewhere; ``rows`` says otherwise. Passes
-    have a shape of their own: short ones are filled up, and an encoder that tells the ``lengths`` of texts, because it
-    pads them to the longest of a pass, is given texts of like length and what to pad them to. So a feature's last
-    digits do not depend on what else is encoded.
+    ``rows`` is the largest number of texts of a pass. An encoder with ``lengths`` of texts, because it pads them to the
+    longest of a pass, gets texts of like length and what to pad them to. So a feature's last digits do not depend on
+    what else is encoded.
     """
 
     def __init__(self, device: torch.device, rows: int | None = None) -> None:
@@ -223,7 +226,8 @@ class _Features:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         padded = self.device.type == "cpu" and hasattr(encoder, "lengths")
         lengths = encoder.lengths(new) if padded and new else [1] * len(new)
-        for group in fixed_shape_groups(lengths, self.device, self.rows):
+        independent = is_packed(getattr(encoder, "model", None))
+        for group in fixed_shape_groups(lengths, self.device, self.rows, independent=independent):
             chosen = group.pick(new)
             features = encoder(chosen, group.length) if padded else encoder(chosen)
             known |= zip(chosen[:len(group.rows)], features.split(1), strict=False)

@@ -75,8 +75,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
     """How trained networks run."""
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
-                        help="of the networks: bf16 on GPUs and CPUs that have it, fp16 on GPUs")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
+                        help="of the networks: bf16 on GPUs and CPUs that have it, fp16 on GPUs; auto is bf16 where "
+                             "the hardware has it, else fp32")
     parser.add_argument("--compile", action="store_true",
                         help="compile the networks first, which takes a minute and needs a C++ compiler")
 

@@ -72,8 +72,8 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     add_sampling(parser)
     add_speed(parser)
     parser.add_argument("--group_rows", type=positive_int,
-                        help="prompts a pass: 64 on a GPU, by default 1 on the CPU, where 8 make many prompts faster; "
-                             "a prompt and a seed give one motion at one such number")
+                        help="prompts of a pass at most; by default as many as leave a prompt's motion independent of "
+                             "the others: 32 on CPUs with --cpu_linear onednn, else 1; on a GPU 64 are faster for many")
     opt = parser.parse_args(argv)
     if (opt.text_prompt is None) == (opt.text_path is None):
         raise InputError("give either --text_prompt or --text_path")

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.specs import DatasetSpec, dataset_spec
 from evaluation.search import open_gallery
+from models.speed import speed_up
 from models.text_to_motion import TextToMotion
 from storage.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
 from storage.load_captioner import LoadedCaptioner, load_captioner
@@ -46,6 +47,8 @@ def load_models(opt: argparse.Namespace) -> Models:
                                           opt.res_name)
     captioner = load(load_captioner, opt.m2t_name, BUNDLED_CAPTIONER)
     lamp = load(load_lamp, opt.lamp_name, BUNDLED_LAMP)
+    others = [part.model for part in (captioner, lamp) if part is not None]
+    speed_up([*pipeline.networks, *others], cpu_linear=opt.cpu_linear)
     gallery, cache = opt.gallery and Path(opt.gallery), opt.cache and Path(opt.cache)
     if gallery:
         if lamp is None:

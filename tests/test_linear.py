@@ -6,9 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models import layers as module
-from models.layers import KINDS, Linear, choose_linear, faster_linear, linear, use_linear
+from models.layers import (
+    KINDS,
+    Linear,
+    can_pack,
+    choose_linear,
+    faster_linear,
+    is_packed,
+    linear,
+    pack_linears,
+    use_linear,
+)
+from models.transformers.trunk import SelfAttention
 
 SHAPES = [(8, 49, 96), (500, 48), (1, 150, 192), (3, 7, 2, 512)]
 
@@ -55,6 +67,43 @@ def test_large_float32_products_run_as_convolutions_and_others_do_not(monkeypatc
     assert not called
     layer(x)
     assert called
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_packed_rows_do_not_depend_on_the_number_of_rows(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = Linear(384, 200).to(dtype)
+    x = torch.randn(300, 384).to(dtype)
+    plain, gelu = F.linear(x, layer.weight, layer.bias), F.gelu(F.linear(x, layer.weight, layer.bias))
+    layer.pack()
+    together = layer(x)
+    for rows in (1, 2, 3, 7, 49, 98, 250):
+        assert torch.equal(layer(x[:rows]), together[:rows])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(together, plain, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(layer(x, "gelu"), gelu, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(layer(x.view(3, 100, 384)[:, 10:20]), plain.view(3, 100, 200)[:, 10:20],
+                               rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
+def test_a_packed_network_writes_the_state_it_was_built_from() -> None:
+    network = nn.Sequential(Linear(20, 30), SelfAttention(30, 2, 0.0), Linear(30, 5))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert not is_packed(network)
+    pack_linears(network)
+    assert is_packed(network)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
+def test_shared_weights_are_not_packed() -> None:
+    table, layer = nn.Embedding(9, 8), Linear(8, 9)
+    layer.weight = table.weight
+    pack_linears(nn.ModuleList([table, layer]))
+    assert not layer.weight.is_mkldnn
 
 
 def test_parameters_and_files_are_those_of_torch() -> None:

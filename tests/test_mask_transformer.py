@@ -281,6 +281,10 @@ def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
             assert {padded[row] for row in group.rows} == {group.length}
     exact = fixed_shape_groups([7, 6, 7, 7], cpu, rows=2, exact=True)
     assert [(g.rows, g.size, g.length) for g in exact] == [([1], 2, 6), ([0, 2], 2, 7), ([3], 2, 7)]
+    independent = fixed_shape_groups([7, 50, 8, 1], cpu, independent=True)
+    assert [(g.rows, g.size, g.length) for g in independent] == [([3], 1, 3), ([0, 2], 2, 9), ([1], 1, 51)]
+    assert len(fixed_shape_groups([49] * 70, cpu, independent=True)) == 3
+    assert len(fixed_shape_groups([49] * 70, other)) == 70
 
 
 def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:

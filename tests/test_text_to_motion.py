@@ -7,19 +7,57 @@ import torch
 
 from data.specs import dataset_spec
 from models.lamp.features import text_inputs
+from models.layers import can_pack, is_packed, pack_linears
 from models.text_to_motion import Sample, Sampling, TextToMotion, _Features
+from models.transformers.sampling import fixed_shape_groups
 from motion.features import features_to_joints
 from motion.skeleton import T2M
 from storage.load import load_text_to_motion
 
 OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
+VERBS = ["waves", "jumps", "kicks", "bows", "turns left", "walks on", "sits down", "claps", "squats", "leans back"]
+
+
+def load() -> TextToMotion:
+    made, files = load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "no_checkpoints")
+    assert all("pretrained" in str(file) for file in files)
+    return made
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> TextToMotion:
-    made, files = load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "no_checkpoints")
-    assert all("pretrained" in str(file) for file in files)
+    return load()
+
+
+@pytest.fixture(scope="module")
+def packed() -> TextToMotion:
+    made = load()
+    for network in dict.fromkeys(made.networks):
+        pack_linears(network)
     return made
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
+def test_two_hundred_prompts_have_the_same_tokens_alone_and_among_others(packed: TextToMotion) -> None:
+    samples = [Sample(f"a person {verb} {count} times", 10 * count + number, 4 * (2 + (count + number) % 9))
+               for count in range(20) for number, verb in enumerate(VERBS)]
+    assert len(samples) == 200
+    quick = Sampling(time_steps=3)
+    among = packed.tokens(samples, quick)
+    alone = [packed.tokens([sample], quick)[0] for sample in samples]
+    assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
+    together = packed.features_of(among[:20])
+    for motion, tokens in zip(together, alone, strict=False):
+        apart = packed.joints(motion) - packed.joints(packed.features_of([tokens])[0])
+        assert np.abs(apart).max() < 1e-4
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
+def test_both_kinds_of_linear_map_give_the_same_tokens(pipeline: TextToMotion, packed: TextToMotion) -> None:
+    both = [made.tokens(OTHERS) for made in (pipeline, packed)]
+    same = sum(int((one == other).sum()) for one, other in zip(*both, strict=True))
+    assert same >= 0.99 * sum(tokens.numel() for tokens in both[0])  # rounding may turn over a near tie
+    assert len(fixed_shape_groups([20] * 4, packed.device, independent=is_packed(packed.transformer))) == 1
 
 
 def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> None:

@@ -128,7 +128,7 @@ class Intermediate(nn.Module):
         self.dense = Linear(config.hidden, config.intermediate)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.dense(x))
+        return self.dense(x, "gelu")
 
 
 class Layer(nn.Module):
@@ -198,7 +198,7 @@ class _Transform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(F.gelu(self.dense(x)))
+        return self.LayerNorm(self.dense(x, "gelu"))
 
 
 class _Predictions(nn.Module):

@@ -11,7 +11,7 @@ from models.config import MaskTransformerConfig
 from models.hub import CLIP_WIDTH
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
-from models.layers import Linear
+from models.layers import Linear, is_packed
 from models.transformers.sampling import (
     Group,
     cosine_mask_ratio,
@@ -180,7 +180,7 @@ class MaskTransformer(Trunk):
             raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths, {len(generators)} random streams")
         sees_padding = self.config.attention == "additive"
         groups = (one_group(token_lens) if sees_padding and group_rows is None
-                  else fixed_shape_groups(token_lens, cond.device, group_rows, exact=sees_padding))
+                  else fixed_shape_groups(token_lens, cond.device, group_rows, sees_padding, is_packed(self)))
         longest = max(token_lens)
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
         steps = ids.repeat(timesteps, 1, 1)

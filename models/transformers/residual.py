@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ResidualTransformerConfig
-from models.layers import Linear
+from models.layers import Linear, is_packed
 from models.transformers.sampling import Group, cosine_mask_ratio, draw_uniform, fixed_shape_groups, sample_tokens
 from models.transformers.trunk import INIT_STD, TokenLoss, Trunk, attention_mask, needed_width, padding_of, token_loss
 from utils.batch_slice import WHOLE, BatchSlice
@@ -143,7 +143,7 @@ class ResidualTransformer(Trunk):
             raise ValueError(f"{len(base)} rows of ids, {len(cond)} text features, {len(token_lens)} lengths, "
                              f"{len(generators)} random streams")
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
-        for group in fixed_shape_groups(token_lens, base.device, group_rows):
+        for group in fixed_shape_groups(token_lens, base.device, group_rows, independent=is_packed(self)):
             part = self._generate_group(group, base, cond, token_lens, generators, known, cond_scale, temperature,
                                         topk_filter_thres, negative)
             width = min(base.shape[1], group.length)

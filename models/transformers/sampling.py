@@ -71,7 +71,8 @@ def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-ROWS = 64            # of a pass on an accelerator
+ROWS = 64            # of a pass, where a caller has many samples
+PACKED_ROWS = 32     # of a pass with packed linear maps
 LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
 CPU_STEP = 3         # the same on the CPU, where padding costs what it is long and another shape costs nothing
 
@@ -102,17 +103,24 @@ class Group:
         return torch.cat([rows, filler], 1)
 
 
-def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: int | None = None,
-                       exact: bool = False) -> list[Group]:
-    """Groups of equal shape for samples of the given lengths; ``rows`` 1 on the CPU and 64 elsewhere by default.
+def default_rows(independent: bool) -> int:
+    """Rows of a pass where the caller names no number, the most that leaves a sample's tokens its own: one, or many
+    where the numbers of a row are ``independent`` of the other rows (``models.layers.is_packed``)."""
+    return PACKED_ROWS if independent else 1
 
-    With ``exact`` none runs longer than it is, for models that look at padding. Raises ``ValueError`` for a length
-    below 1.
+
+def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: int | None = None, exact: bool = False,
+                       independent: bool = False) -> list[Group]:
+    """Groups of samples of like length, at most ``rows`` each (``default_rows``), in an order of their own.
+
+    The length of a pass follows from a sample's own, and with ``exact`` equals it, for models that look at padding.
+    Groups of several rows are filled up to ``rows``, so that all passes have one shape, unless rows are
+    ``independent``. Raises ``ValueError`` for a length below 1.
     """
     if min(token_lens, default=1) < 1:
         raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
-    rows = rows or (1 if device.type == "cpu" else ROWS)
-    if rows == 1:
+    rows = rows or default_rows(independent)
+    if rows == 1 and not independent:
         return [Group([row], 1, length) for row, length in enumerate(token_lens)]
     step = 1 if exact else CPU_STEP if device.type == "cpu" else LENGTH_STEP
     by_length: dict[int, list[int]] = {}
@@ -120,8 +128,9 @@ def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: in
         padded = -(-length // step) * step
         # The longest clips are many, and no multiple of the CPU's step.
         by_length.setdefault(LENGTH_STEP if length <= LENGTH_STEP < padded else padded, []).append(row)
-    return [Group(samples[start:start + rows], rows, length)
-            for length, samples in sorted(by_length.items()) for start in range(0, len(samples), rows)]
+    chunks = [(length, samples[start:start + rows]) for length, samples in sorted(by_length.items())
+              for start in range(0, len(samples), rows)]
+    return [Group(chunk, len(chunk) if independent else rows, length) for length, chunk in chunks]
 
 
 def one_group(token_lens: Sequence[int]) -> list[Group]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ATTENTION_KINDS, TransformerConfig
-from models.layers import Linear, linear, sinusoid_table
+from models.layers import Linear, linear, pack_weight, sinusoid_table
 from utils.batch_slice import WHOLE, BatchSlice
 
 POSITIONS = 5000
@@ -28,6 +28,7 @@ class SelfAttention(nn.Module):
             raise ValueError(f"latent_dim {dim} must be a multiple of n_heads {heads}")
         self.heads = heads
         self.dropout = dropout
+        self._packed: dict[tuple[int, int], Tensor] | None = None
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = Linear(dim, dim)
@@ -38,15 +39,29 @@ class SelfAttention(nn.Module):
 
         With ``asked`` (b, c, dim) only these look, at all of ``x``, and the mask is for them: (b, heads, c, s).
         """
-        dim, dropout = x.shape[-1], self.dropout if self.training else 0.0
+        dropout = self.dropout if self.training else 0.0
         if asked is None:
-            query, key, value = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            query, key, value = self._project(x, 0, 3).chunk(3, -1)
         else:
-            query = linear(asked, self.in_proj_weight[:dim], self.in_proj_bias[:dim])
-            key, value = linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, -1)
+            query = self._project(asked, 0, 1)
+            key, value = self._project(x, 1, 3).chunk(2, -1)
         mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=mask,
                                                dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def pack(self) -> None:
+        """Let projections be packed when they are first needed, beside the parameters (``models.layers``)."""
+        self._packed = {}
+
+    def _project(self, x: Tensor, first: int, end: int) -> Tensor:
+        """Queries, keys and values, or some of these, side by side: (b, s, (end - first) dim)."""
+        rows = slice(first * x.shape[-1], end * x.shape[-1])
+        weight, bias = self.in_proj_weight[rows], self.in_proj_bias[rows]
+        if self._packed is not None:
+            if (first, end) not in self._packed:
+                self._packed[first, end] = pack_weight(weight)
+            weight = self._packed[first, end]
+        return linear(x, weight, bias)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, s, dim / heads)
@@ -67,7 +82,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
         """Outputs of ``x`` (b, s, dim), or of ``asked`` (b, c, dim), positions of it."""
         x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
-        h = self.linear2(self.dropout(F.gelu(self.linear1(x))))
+        h = self.linear2(self.dropout(self.linear1(x, "gelu")))
         return self.norm2(x + self.dropout(h))
 
 
@@ -131,7 +146,7 @@ class OutputProcess(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.speed
-        return self.poseFinal(self.LayerNorm(F.gelu(self.dense(x))))
+        return self.poseFinal(self.LayerNorm(self.dense(x, "gelu")))
 
 
 class Trunk(nn.Module):
