@@ -8,7 +8,12 @@ from motion.quality import bone_length_drift
 from motion.skeleton import T2M, Skeleton
 
 MAX_COORDINATE = 1e8  # 100 km in millimetres
+TURNED = "turned so that y is"  # ends the remark on a motion in other axes
 NO_BODY_DRIFT = 0.2   # mean share by which bones change their length: noise 0.28 or more, generated motions up to 0.1
+
+
+class UncertainAxis(ValueError):
+    """A body stands with another axis than y up, or lies."""
 
 
 def check_coordinates(joints: np.ndarray, names: Sequence[str] | None = None) -> None:
@@ -34,17 +39,17 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
     """Finite joints (T, J, 3) with y up, and a remark where they were turned or the body lies.
 
     ``up`` is the axis of ``UP_AXES`` that is up, found from the body by default. Raises ``ValueError`` where
-    joints are no body's, where the axis is not certain, and where left and right are swapped.
+    joints are no body's and where left and right are swapped, ``UncertainAxis`` where the axis is not certain.
     """
     _check_bones(joints, skeleton)
     remark = None
     if up is None:
         stance = find_stance(joints, skeleton)
         if stance.up not in (None, "y") and not stance.sure:
-            raise ValueError(f"the body is upright along {stance.up}: either that axis is up, or the body lies; turn "
-                             f"it so that y is up, or give the axis (--up={stance.up} or --up=y)")
+            raise UncertainAxis(f"the body is upright along {stance.up}: either that axis is up, or the body lies; "
+                                f"turn it so that y is up, or give the axis (--up={stance.up} or --up=y)")
         up = stance.up or "y"
-        remark = f"{up} is up; turned so that y is" if up != "y" else None
+        remark = f"{up} is up; {TURNED}" if up != "y" else None
     joints = to_y_up(joints, up)
     if up == "y" and lies_throughout(joints, skeleton):
         remark = "the body lies, or bends, in every frame"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,9 @@ from tqdm import tqdm
 
 from data.specs import DATASETS
 from data.text import mirror_text
+from motion.checks import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
+from motion.orientation import UP_AXES
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from options.base import Parser, positive_int
 from prepare.importing.clip_files import SPLITS, twin_of
@@ -23,6 +26,8 @@ from utils.cpu import usable_cores
 from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import mapping
+
+RARE = 0.1  # share of clips with another axis up in a data set whose lying bodies lie
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Job:
     target_offsets: np.ndarray | None  # (J, 3) bones of all clips, None: the skeleton's, or else each clip's own
     mirrored: bool                     # also make the twin of each clip
     published_yaw: bool = False
+    up: str | None = None              # axis of ``UP_AXES``; None: found for each clip
 
 
 @dataclass
@@ -44,12 +50,16 @@ class Prepared:
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)    # reason by clip
     statistics: ColumnStatistics | None = None
+    remarks: dict[str, str] = field(default_factory=dict)    # what was found and changed, by clip
+    uncertain: list[str] = field(default_factory=list)       # refused clips whose axis is not certain
 
     def add(self, other: "Prepared") -> None:
         """Take in what became of other clips."""
         self.rows += other.rows
         self.clips += other.clips
         self.refused |= other.refused
+        self.remarks |= other.remarks
+        self.uncertain += other.uncertain
         if self.statistics is None:
             self.statistics = other.statistics
         elif other.statistics is not None:
@@ -68,6 +78,7 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
         parts = apply(partial(_prepare_clip, job), names)
         for part in tqdm(parts, total=len(names), desc="motion features", disable=quiet or None, leave=False):
             result.add(part)
+    _settle_uncertain(job, result)
     _write_refused(job.root / "refused.txt", result.refused)
     if result.statistics is None:
         name, reason = next(iter(result.refused.items()))
@@ -79,6 +90,15 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
     if job.mirrored:
         _add_twins_to_splits(job.root, set(result.clips))
     return result
+
+
+def _settle_uncertain(job: Job, result: Prepared) -> None:
+    """Prepare clips whose body may lie with the axis that nearly all other clips have up."""
+    turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
+    if result.uncertain and result.clips and turned <= RARE * len(result.clips):
+        for name in list(result.uncertain):
+            del result.refused[name]
+            result.add(_prepare_clip(replace(job, up="y"), name))
 
 
 def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
@@ -104,9 +124,15 @@ def _prepare_clip(job: Job, name: str) -> Prepared:
     result = Prepared()
     try:
         joints = _read_joints(job.root / "joints" / f"{name}.npy", job.skeleton)
+        if len(joints) >= 2:  # else refused below
+            check_coordinates(joints, job.skeleton.joint_names)
+            standing, remark = stand_up(joints.astype(np.float64), job.skeleton, job.up)
+            joints = standing.astype(np.float32)
+            result.remarks |= {name: remark} if remark else {}
         result.add(_write_clip(job, name, joints))
     except ValueError as error:
         _refuse(job, name, str(error), result)
+        result.uncertain += [name] if isinstance(error, UncertainAxis) else []
         return result
     if job.mirrored:
         twin = twin_of(name)
@@ -213,6 +239,8 @@ def build_parser() -> Parser:
                              "HumanML3D, and kit leaves each clip its own (its published body is that of clip 03950)")
     parser.add_argument("--published_yaw", action="store_true",
                         help="keep the published error in the yaw speed where a body turns past half way round")
+    parser.add_argument("--up", choices=UP_AXES, help="axis that is up in ROOT/joints (write --up=-y); found from each "
+                                                      "body if not given")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -220,7 +248,10 @@ def build_parser() -> Parser:
 
 
 def report(prepared: Prepared, root: Path) -> None:
-    """Say what became of the clips."""
+    """Print what became of the clips."""
+    for remark, count in Counter(prepared.remarks.values()).items():
+        first = next(name for name, other in prepared.remarks.items() if other == remark)
+        print(f"{count} clips, such as {first}: {remark}")
     if prepared.refused:
         print(f"{len(prepared.refused)} clips refused (listed in {root / 'refused.txt'}):")
         print(refused_table(prepared.refused), end="")
@@ -234,7 +265,7 @@ def main() -> None:
     skeleton = DATASETS[opt.dataset_name].skeleton
     print(f"reading {opt.root / 'joints'}")
     offsets = None if opt.reference is None else reference_offsets(opt.reference, skeleton)
-    job = Job(opt.root, skeleton, offsets, opt.mirror, opt.published_yaw)
+    job = Job(opt.root, skeleton, offsets, opt.mirror, opt.published_yaw, opt.up)
     report(prepare_features(job, opt.workers, opt.quiet), opt.root)
 
 

@@ -11,6 +11,7 @@ from data.text import mirror_text
 from motion.features import joints_to_features, mean_std
 from motion.skeleton import KIT, T2M, mirror, pose_offsets
 from prepare.motion_features import Job, Prepared, prepare_features, reference_offsets
+from tests import figures
 from tests.sample_motion import sample_motion
 from utils.errors import InputError
 
@@ -190,3 +191,40 @@ def test_the_script_exits_2_with_one_line_on_bad_input(root: Path, monkeypatch, 
             _run_script(monkeypatch, *flags)
         assert failure.value.code == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def clips_with(root: Path, **joints: np.ndarray) -> None:
+    (root / "joints").mkdir()
+    for name, array in joints.items():
+        np.save(root / "joints" / f"{name}.npy", array)
+
+
+def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path) -> None:
+    walk = figures.walking(60)
+    x, y, z = np.moveaxis(walk, -1, 0)
+    clips_with(tmp_path, a=walk, b=np.stack([x, -z, y], -1), c=walk * [-1, 1, 1], d=walk * np.nan,
+               e=walk.astype(float) * 1e30, f=np.random.default_rng(0).integers(-9, 9, (60, 22, 3)), g=walk[:1])
+    result = prepare_features(Job(tmp_path, T2M, None, mirrored=True), quiet=True)
+    assert sorted(result.clips) == ["Ma", "Mb", "a", "b"]
+    assert result.remarks == {"b": "z is up; turned so that y is"}
+    for name in ("", "M"):
+        a, b = (np.load(tmp_path / "new_joint_vecs" / f"{name}{clip}.npy") for clip in "ab")
+        np.testing.assert_allclose(b, a, atol=1e-5)
+    assert "swapped" in result.refused["c"]
+    assert result.refused["d"] == "frame 0: x of pelvis is not finite (nan)"
+    assert "too large for any unit" in result.refused["e"]
+    assert "no joints of a body" in result.refused["f"]
+    assert "1 frames are too few" in result.refused["g"]
+
+
+def test_bodies_that_may_lie_are_taken_to_lie_where_the_others_stand(tmp_path: Path) -> None:
+    x, y, z = np.moveaxis(figures.waving("left", 60) - np.float32([0, 0.9, 0.5]), -1, 0)
+    lying = np.stack([x, -z, y], -1)
+    clips_with(tmp_path, a=lying, b=figures.walking(60))
+    result = prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
+    assert (sorted(result.clips), result.refused) == (["a", "b"], {})
+    assert result.remarks == {"a": "the body lies, or bends, in every frame"}
+    (tmp_path / "joints" / "b.npy").unlink()
+    with pytest.raises(InputError, match="a: the body is upright along z: either that axis is up, or the body lies"):
+        prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
+    assert prepare_features(Job(tmp_path, T2M, None, mirrored=False, up="z"), quiet=True).clips == ["a"]
