@@ -1,35 +1,31 @@
 """Evaluate motion to text: scores of its captions on a split beside two baselines, or of anybody's captions."""
-from evaluation.score_file import score_file
-from options.m2t import parse_m2t_evaluation
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(lambda: score_file(parse_m2t_evaluation()))()  # captions of a file, --help and wrong flags need no torch
-
 import json
 from pathlib import Path
 
-from data.specs import dataset_spec
-from data.text import SPACY_HINT, spacy_pipeline
-from data.text_motion import load_pairs, whole_crop
-from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions
-from evaluation.language import motion_vectors
-from evaluation.report import write_report
-from models.m2t.captioner import Writing
-from models.speed import speed_up
-from options.m2t import DECODER_FACTS, TOKENIZER_FACTS
-from storage.load import load_tokenizer
-from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
-from storage.load_evaluator import find_evaluator
-from storage.source import model_names
-from utils.device import select_device
-from utils.files import write_text
-from utils.seeding import seed_everything
+from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
+from utils.errors import script
 
 
 @script
 def main() -> None:
     opt = parse_m2t_evaluation()
+    from data.specs import dataset_spec
+    from data.text import SPACY_HINT, spacy_pipeline
+    from data.text_motion import load_pairs, whole_crop
+    from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions
+    from evaluation.language import motion_vectors
+    from evaluation.report import write_report
+    from evaluation.score_file import score_file  # torch is imported after the flags are checked
+    from models.m2t.captioner import Writing
+    from models.speed import speed_up
+    from storage.load import load_tokenizer
+    from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
+    from storage.load_evaluator import find_evaluator
+    from storage.source import model_names
+    from utils.device import select_device
+    from utils.files import write_text
+    from utils.seeding import seed_everything
+
     score_file(opt)
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)

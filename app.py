@@ -2,15 +2,13 @@
 from options.app import parse_app_options
 from utils.errors import script
 
-if __name__ == "__main__":
-    script(parse_app_options)()  # --help and wrong flags are answered before torch is imported
-
-from serving.server import serve
-
 
 @script
 def main() -> None:
-    serve(parse_app_options())
+    opt = parse_app_options()
+    from serving.server import serve  # torch is imported after the flags are checked
+
+    serve(opt)
 
 
 if __name__ == "__main__":

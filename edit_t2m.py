@@ -1,30 +1,26 @@
 """Make parts of a motion anew from a text: in-between, from the start, to the end, or beyond it."""
-from options.edit import parse_edit_options
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_edit_options)()  # --help and wrong flags are answered before torch is imported
-
 from pathlib import Path
 
-from data.motion_files import read_motion
-from data.specs import MAX_TOKENS, dataset_spec
-from data.text import make_prompt
-from models.motion_edit import MotionEditor, Part
-from models.speed import speed_up
-from models.text_to_motion import Sampling
-from storage.load import load_text_to_motion
-from storage.source import model_names
-from utils.device import select_device
-from utils.errors import InputError
-from utils.seeding import seed_everything
-from visualization.html import write_page
-from visualization.outputs import Formats, write_motion
+from options.edit import parse_edit_options
+from utils.errors import InputError, script
 
 
 @script
 def main() -> None:
     opt = parse_edit_options()
+    from data.motion_files import read_motion  # torch is imported after the flags are checked
+    from data.specs import MAX_TOKENS, dataset_spec
+    from data.text import make_prompt
+    from models.motion_edit import MotionEditor, Part
+    from models.speed import speed_up
+    from models.text_to_motion import Sampling
+    from storage.load import load_text_to_motion
+    from storage.source import model_names
+    from utils.device import select_device
+    from utils.seeding import seed_everything
+    from visualization.html import write_page
+    from visualization.outputs import Formats, write_motion
+
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)

@@ -1,25 +1,22 @@
 """Evaluate LaMP: retrieval by text and by motion, and whether left and right are told apart."""
-from options.evaluate import parse_retrieval_evaluation
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_retrieval_evaluation)()  # --help and wrong flags are answered before torch is imported
-
 from pathlib import Path
 
-from data.specs import dataset_spec
-from data.text_motion import load_pairs
-from evaluation.language import SentenceEncoder, score_language, word_vectors
-from evaluation.report import hardware, seconds_each, write_report
-from models.speed import speed_up
-from storage.load import load_lamp
-from utils.device import select_device
-from utils.seeding import seed_everything
+from options.evaluate import parse_retrieval_evaluation
+from utils.errors import script
 
 
 @script
 def main() -> None:
     opt = parse_retrieval_evaluation()
+    from data.specs import dataset_spec  # torch is imported after the flags are checked
+    from data.text_motion import load_pairs
+    from evaluation.language import SentenceEncoder, score_language, word_vectors
+    from evaluation.report import hardware, seconds_each, write_report
+    from models.speed import speed_up
+    from storage.load import load_lamp
+    from utils.device import select_device
+    from utils.seeding import seed_everything
+
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)

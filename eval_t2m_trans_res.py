@@ -1,31 +1,9 @@
 """Evaluate text to motion: real motion, the tokenizer, the base layer alone, and all layers, under one protocol."""
-from options.evaluate import parse_generation_evaluation
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_generation_evaluation)()  # --help and wrong flags are answered before torch is imported
-
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from data.specs import dataset_spec
-from data.text_motion import load_pairs
-from evaluation.caption_scores import BertScore
-from evaluation.generation import LEGEND, LampBertScore, generated_rows, remember_texts
-from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
-from evaluation.reconstruction import reconstruct_clips
-from evaluation.report import hardware, seconds_each, write_report
-from models.speed import speed_up
-from models.text_to_motion import Sample, Sampling
-from storage.load import load_text_to_motion, load_tokenizer
-from storage.load_captioner import load_captioner
-from storage.load_evaluator import find_evaluator
-from storage.source import checkpoint_names, find_source, model_names
-from utils.device import select_device
-from utils.errors import InputError
-from utils.seeding import seed_everything
+from options.evaluate import parse_generation_evaluation
+from utils.errors import InputError, script
 
 ALL = "all"          # of --which_epoch
 TIMED_LENGTH = 120   # frames of the motions that are timed
@@ -34,6 +12,24 @@ TIMED_LENGTH = 120   # frames of the motions that are timed
 @script
 def main() -> None:
     opt = parse_generation_evaluation()
+    import torch  # torch is imported after the flags are checked
+
+    from data.specs import dataset_spec
+    from data.text_motion import load_pairs
+    from evaluation.caption_scores import BertScore
+    from evaluation.generation import LEGEND, LampBertScore, generated_rows, remember_texts
+    from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
+    from evaluation.reconstruction import reconstruct_clips
+    from evaluation.report import hardware, seconds_each, write_report
+    from models.speed import speed_up
+    from models.text_to_motion import Sample, Sampling
+    from storage.load import load_text_to_motion, load_tokenizer
+    from storage.load_captioner import load_captioner
+    from storage.load_evaluator import find_evaluator
+    from storage.source import checkpoint_names, find_source, model_names
+    from utils.device import select_device
+    from utils.seeding import seed_everything
+
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)

@@ -1,23 +1,8 @@
 """Evaluate the tokenizer: how well whole clips come back from all its layers, and from the base layer alone."""
-from options.evaluate import parse_tokenizer_evaluation
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_tokenizer_evaluation)()  # --help and wrong flags are answered before torch is imported
-
 from pathlib import Path
 
-from data.cache import read_whole_clips
-from data.specs import dataset_spec
-from data.text_motion import load_pairs
-from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
-from evaluation.reconstruction import reconstruct_clips, score_reconstruction
-from evaluation.report import hardware, seconds_each, write_report
-from models.speed import speed_up
-from storage.load import load_tokenizer
-from storage.load_evaluator import find_evaluator
-from utils.device import select_device
-from utils.seeding import seed_everything
+from options.evaluate import parse_tokenizer_evaluation
+from utils.errors import script
 
 LAYERS = {"all layers": None, "base layer alone": 1}
 
@@ -25,6 +10,18 @@ LAYERS = {"all layers": None, "base layer alone": 1}
 @script
 def main() -> None:
     opt = parse_tokenizer_evaluation()
+    from data.cache import read_whole_clips  # torch is imported after the flags are checked
+    from data.specs import dataset_spec
+    from data.text_motion import load_pairs
+    from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
+    from evaluation.reconstruction import reconstruct_clips, score_reconstruction
+    from evaluation.report import hardware, seconds_each, write_report
+    from models.speed import speed_up
+    from storage.load import load_tokenizer
+    from storage.load_evaluator import find_evaluator
+    from utils.device import select_device
+    from utils.seeding import seed_everything
+
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)

@@ -1,27 +1,25 @@
 """Captions of motions: joints, features or BVH; a long motion is captioned in windows."""
-from options.m2t import parse_caption_options
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_caption_options)()  # --help and wrong flags are answered before torch is imported
-
 import json
 from pathlib import Path
 
-from data.motion_files import motion_files, parts_of, prompt_of, read_clips
-from data.specs import dataset_spec
-from models.m2t.captioner import Writing
-from models.speed import speed_up
-from storage.load_captioner import load_captioner
-from storage.source import model_names
-from utils.device import select_device
-from utils.files import write_text
-from utils.seeding import seed_everything
+from options.m2t import parse_caption_options
+from utils.errors import script
 
 
 @script
 def main() -> None:
     opt = parse_caption_options()
+    # torch is imported after the flags are checked
+    from data.motion_files import motion_files, parts_of, prompt_of, read_clips
+    from data.specs import dataset_spec
+    from models.m2t.captioner import Writing
+    from models.speed import speed_up
+    from storage.load_captioner import load_captioner
+    from storage.source import model_names
+    from utils.device import select_device
+    from utils.files import write_text
+    from utils.seeding import seed_everything
+
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)

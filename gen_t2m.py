@@ -1,34 +1,34 @@
-"""Make motions from text: joints, BVH, GLB, video and a page for every prompt, or one long motion of all."""
-from options.generate import parse_generate_options
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_generate_options)()  # --help and wrong flags are answered before torch is imported
+"""Generate motions from text: joints, BVH, GLB, video and a page for every prompt, or one long motion of all."""
+from __future__ import annotations
 
 import argparse
 import time
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+from options.generate import parse_generate_options
+from utils.errors import script
 
-from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, DatasetSpec, dataset_spec
-from data.text import Prompt, make_prompt, read_prompts
-from models.motion_edit import MotionEditor
-from models.speed import speed_up
-from models.text_to_motion import Sample, Sampling, TextToMotion
-from storage.load import load_text_to_motion
-from storage.source import model_names
-from utils.device import select_device
-from utils.seeding import seed_everything
-from visualization.html import write_page
-from visualization.outputs import Formats, Made, write_motions, write_side_by_side
+if TYPE_CHECKING:
+    from data.specs import DatasetSpec
+    from data.text import Prompt
+    from models.text_to_motion import TextToMotion
+    from visualization.outputs import Made
 
 
 @script
 def main() -> None:
     opt = parse_generate_options()
+    from data.specs import MAX_MOTION_LENGTH, dataset_spec  # torch is imported after the flags are checked
+    from data.text import make_prompt, read_prompts
+    from models.speed import speed_up
+    from storage.load import load_text_to_motion
+    from storage.source import model_names
+    from utils.device import select_device
+    from utils.seeding import seed_everything
+
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)
@@ -52,11 +52,14 @@ def main() -> None:
     motions = (long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt))
     print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
     write(folder, motions, spec, opt)
-    print(f"everything lies under {folder}")
+    print(f"wrote {len(motions)} motion{'s' * (len(motions) > 1)} to {folder}")
 
 
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
     """A motion for every prompt and repeat."""
+    from models.text_to_motion import Sample, Sampling
+    from visualization.outputs import Made
+
     jobs = [(number, repeat, prompt.text, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
             for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
     motions = pipeline.generate([sample for *_, sample in jobs], Sampling.from_options(vars(opt)))
@@ -66,7 +69,12 @@ def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argpar
 
 def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,
                  opt: argparse.Namespace) -> list[Made]:
-    """One motion of all prompts a repeat; ``frames`` is the length where there is one prompt for all of it."""
+    """One motion of all prompts for every repeat; ``frames`` is its length if there is a single prompt."""
+    from data.specs import MAX_TOKENS
+    from models.motion_edit import MotionEditor
+    from models.text_to_motion import Sample, Sampling
+    from visualization.outputs import Made
+
     editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
     if frames is not None:
         lengths = [frames // pipeline.unit]
@@ -81,18 +89,23 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
-    """Write all motions in the formats that are wanted, and the page that plays them."""
+    """Write all motions in the requested formats, and the page that plays them."""
+    from tqdm import tqdm
+
+    from visualization.html import write_page
+    from visualization.outputs import Formats, write_motions, write_side_by_side
+
     formats = Formats.from_options(vars(opt))
     shown, written = [], write_motions(folder, motions, spec, formats)
     for motion in tqdm(written, desc="writing", total=len(motions), disable=opt.quiet or None, leave=False):
         shown.append(motion)
         tqdm.write(f"{motion.caption!r}: {len(motion.plain) / spec.fps:.1f} s -> {folder / motion.locked_files[-1]}")
     if opt.side_by_side:
-        for film in write_side_by_side(folder, motions, shown, spec, formats):
-            print(f"side by side: {film}")
+        for video in write_side_by_side(folder, motions, shown, spec, formats):
+            print(f"side by side: {video}")
     if not opt.no_html:
         write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
-        print(f"to look at them: {folder / 'index.html'}")
+        print(f"page: {folder / 'index.html'}")
 
 
 if __name__ == "__main__":

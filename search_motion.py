@@ -1,30 +1,27 @@
 """Find motions by words or by a motion, and captions by a motion, with LaMP's features."""
-from options.search import parse_search_options
-from utils.errors import script
-
-if __name__ == "__main__":
-    script(parse_search_options)()  # --help and wrong flags are answered before torch is imported
-
 import json
 import time
 from pathlib import Path
 
-from data.motion_files import prompt_of
-from data.specs import dataset_spec
-from data.text import clean_caption, read_texts
-from evaluation.search import encode_motions, nearest, open_gallery
-from models.lamp.features import encode_texts
-from models.speed import speed_up
-from storage.load import load_lamp
-from storage.source import model_names
-from utils.device import select_device
-from utils.files import write_text
-from utils.seeding import seed_everything
+from options.search import parse_search_options
+from utils.errors import script
 
 
 @script
 def main() -> None:
     opt = parse_search_options()
+    from data.motion_files import prompt_of  # torch is imported after the flags are checked
+    from data.specs import dataset_spec
+    from data.text import clean_caption, read_texts
+    from evaluation.search import encode_motions, nearest, open_gallery
+    from models.lamp.features import encode_texts
+    from models.speed import speed_up
+    from storage.load import load_lamp
+    from storage.source import model_names
+    from utils.device import select_device
+    from utils.files import write_text
+    from utils.seeding import seed_everything
+
     seed_everything(opt.seed)
     spec = dataset_spec(opt.dataset_name)
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
