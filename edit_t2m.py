@@ -1,6 +1,7 @@
 """Make parts of a motion anew from a text: in-between, from the start, to the end, or beyond it."""
 from pathlib import Path
 
+from options.control import flag_entries
 from options.edit import parse_edit_options
 from utils.errors import InputError, script
 
@@ -8,6 +9,8 @@ from utils.errors import InputError, script
 @script
 def main() -> None:
     opt = parse_edit_options()
+    from data.constraints import read_constraints
+    from data.directions import constrained
     from data.motion_files import read_motion  # torch is imported after the flags are checked
     from data.specs import MAX_TOKENS, dataset_spec
     from data.text import make_prompt
@@ -19,12 +22,18 @@ def main() -> None:
     from utils.device import select_device
     from utils.seeding import seed_everything
     from visualization.html import write_page
+    from visualization.marks import marks_of
     from visualization.outputs import Formats, write_motion
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name)
-    text = make_prompt(opt.text_prompt, None, "--text_prompt").text
+    text = (Path(opt.source_motion).stem if opt.text_prompt is None
+            else make_prompt(opt.text_prompt, None, "--text_prompt").text)
+    entries = flag_entries(opt)
+    if opt.constraints is not None:
+        written = read_constraints(opt.constraints, spec, 1)
+        entries += [*written.whole, *written.by_prompt[0]]
     source = read_motion(opt.source_motion, spec, opt.up)
     pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
                                           opt.res_name)
@@ -34,11 +43,15 @@ def main() -> None:
     folder, shown = Path(opt.output_dir) / opt.ext, []
     formats = Formats.from_options(vars(opt))
     try:
-        parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text) for chosen in opt.mask_edit_section]
+        parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text)
+                 for chosen in opt.mask_edit_section or ()]
         for repeat in range(opt.repeat_times):
-            edited = editor.edit_features(source, parts, opt.seed + repeat, sampling)
-            joints = pipeline.joints(edited)
-            shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats))
+            edited = editor.edit_features(source, parts, opt.seed + repeat, sampling) if parts else source
+            made = constrained(editor, edited, entries, spec, opt.control_steps)
+            for line in made.report():
+                print(f"{text!r}: {line}")
+            joints, marks = made.joints, marks_of(made.constraints, made.joints)
+            shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks))
             print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
     except ValueError as error:
         raise InputError(f"{opt.source_motion}: {error}") from error

@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from options.control import flag_entries, is_directed
 from options.generate import parse_generate_options
 from utils.errors import script
 
@@ -49,7 +50,10 @@ def main() -> None:
     print(f"models: {model_names(files)}")
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     start = time.perf_counter()
-    motions = (long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt))
+    if is_directed(opt):
+        motions = directed(pipeline, prompts, frames if is_long else None, spec, opt)
+    else:
+        motions = (long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt))
     print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
     write(folder, motions, spec, opt)
     print(f"wrote {len(motions)} motion{'s' * (len(motions) > 1)} to {folder}")
@@ -86,6 +90,25 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
     marks = tuple(zip(starts, [prompt.text for prompt in prompts], strict=True)) if len(prompts) > 1 else ()
     return [Made(0, repeat, caption, pipeline.decode(editor.generate(parts, opt.seed + repeat, sampling)), marks)
             for repeat in range(opt.repeat_times)]
+
+
+def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
+             opt: argparse.Namespace) -> list[Made]:
+    """Motions that follow constraints, combine two bodies, loop, or are the best of several samples."""
+    from tqdm import tqdm
+
+    from data.directions import directed_motions
+    from visualization.marks import marks_of
+    from visualization.outputs import Made
+
+    motions = []
+    made = directed_motions(pipeline, prompts, frames, spec, opt, flag_entries(opt))
+    for job, motion in tqdm(made, desc="motions", disable=opt.quiet or None, leave=False):
+        for line in motion.report():
+            tqdm.write(f"{job.caption!r}: {line}")
+        motions.append(Made(job.number, job.repeat, job.caption, motion.joints, job.parts,
+                            marks_of(motion.constraints, motion.joints), opt.loop))
+    return motions
 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:

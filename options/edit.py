@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from options.base import Parser, add_common, add_up, positive_int
+from options.control import add_control
 from options.generate import add_models, add_output, add_sampling
 from utils.errors import InputError
 
@@ -48,12 +49,19 @@ def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--source_motion", required=True,
                       help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), .bvh or .amc")
     add_up(what)
-    what.add_argument("--mask_edit_section", type=section, nargs="+", required=True, metavar="A,B",
+    what.add_argument("--mask_edit_section", type=section, nargs="+", metavar="A,B",
                       help="parts to make anew: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
                       "20,40; tokens behind the motion's end lengthen it")
-    what.add_argument("--text_prompt", required=True, help="what happens in these parts")
+    what.add_argument("--text_prompt", help="what happens in these parts")
     what.add_argument("--repeat_times", type=positive_int, default=1, help="motions, each with its own seed")
     add_output(parser, ext="edit")
+    add_control(parser)
     add_models(parser, lengths=False)
     add_sampling(parser)
-    return parser.parse_args(argv)
+    opt = parser.parse_args(argv)
+    controlled = opt.constraints or opt.path or opt.end
+    if not controlled and (opt.mask_edit_section is None or opt.text_prompt is None):
+        raise InputError("give --mask_edit_section and --text_prompt, or constraints (--constraints, --path, --end)")
+    if (opt.mask_edit_section is None) != (opt.text_prompt is None):
+        raise InputError("--mask_edit_section and --text_prompt go together")
+    return opt

@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Sequence
 
 from options.base import Parser, add_common, add_speed, bounded, non_negative, plain_name, positive_int, share
+from options.control import add_control, add_direction, add_root, check_direction
 from utils.errors import InputError
 
 MAX_SECONDS = 600.0
@@ -22,6 +23,7 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentG
     output.add_argument("--foot_locking", choices=("ours", "published"), default="ours",
                         help="of the _ik files: ours keeps bones and stairs, the published rule is for comparison")
     output.add_argument("--no_html", action="store_true", help="write no index.html that plays the motions")
+    add_root(output)
     return output
 
 
@@ -68,6 +70,8 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     add_output(parser, ext="text2motion").add_argument(
         "--side_by_side", action="store_true",
         help="one more .mp4 a prompt: all its --repeat_times motions next to one another, feet locked")
+    add_control(parser)
+    add_direction(parser)
     add_models(parser)
     add_sampling(parser)
     add_speed(parser)
@@ -85,4 +89,5 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
         raise InputError("--timeline goes with --text_path")
     if opt.side_by_side and opt.repeat_times < 2:
         raise InputError("--side_by_side goes with --repeat_times 2 or more")
+    check_direction(opt)
     return opt

@@ -28,7 +28,7 @@ from pygltflib import (
 )
 from pygltflib import Mesh as GltfMesh
 
-from motion.bvh import Bvh
+from motion.bvh import POSITIONS, Bvh
 from motion.bvh_fit import rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import Skeleton
@@ -71,7 +71,8 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
     animation = Animation(name=name, samplers=[], channels=[])
     times = pack.add(np.arange(len(bvh.values), dtype=np.float32)[:, None] * np.float32(bvh.frame_time), bounds=True)
     turns = quat_continuous(matrix_to_quat(torch.from_numpy(bvh.local_rotations()))).numpy()[..., [1, 2, 3, 0]]
-    tracks = [(0, "translation", bvh.local_positions()[:, 0])]
+    tracks = [(joint, "translation", bvh.local_positions()[:, joint])
+              for joint, channels in enumerate(bvh.channels) if set(POSITIONS) <= set(channels)]
     tracks += [(joint, "rotation", turns[:, joint]) for joint in range(joints)]
     for joint, what, values in tracks:
         animation.samplers.append(AnimationSampler(input=times, output=pack.add(np.float32(values))))
@@ -92,7 +93,7 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
 def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:
     """The skinned flesh of a body at ``rest`` (J, 3), in file order: a primitive a side."""
     order = np.array(rig_of(skeleton).order)
-    places = np.argsort(order)  # of each joint in the file
+    places = np.argsort(order) + len(rest) - len(order)  # of each joint in the file, behind a root bone if there is one
     primitives = []
     for side in range(len(COLOURS)):
         mesh = mesh_of([part for part in parts_of(skeleton) if part.side == side], rest[places])

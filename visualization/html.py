@@ -13,9 +13,11 @@ from motion.foot import foot_joints, standing
 from motion.skeleton import Skeleton
 from utils.files import write_text
 from visualization.figure import parts_of
+from visualization.marks import Mark
 
 PAGE = Path(__file__).resolve().parent / "page"
-SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "stage.js", "viewer.js")  # each needs those before
+# Each needs those before.
+SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "marks.js", "stage.js", "viewer.js")
 FINEST = 2.5e-4  # metres: coordinates are kept as whole multiples of this, or of more where a motion leaps
 ANGLE = 0.02     # degrees: the same for the angles of a BVH
 
@@ -33,6 +35,7 @@ class PageMotion:
     plain_bvh: Bvh | None = None        # ``motion.bvh_fit.joints_to_bvh`` of the joints, where the page shall offer it
     locked_bvh: Bvh | None = None
     parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each, where several follow one another
+    marks: tuple[Mark, ...] = ()             # constraints that it follows
 
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
@@ -57,7 +60,7 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
             "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
             "files": {"plain": motion.plain_files, "locked": motion.locked_files},
             "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh)},
-            "parts": motion.parts} for motion in motions],
+            "parts": motion.parts, "marks": motion.marks} for motion in motions],
     }
     page = _read("page.html")
     # "<" would let a caption end the script element that holds the data.

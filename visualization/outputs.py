@@ -10,15 +10,19 @@ import numpy as np
 
 from data.motion_files import LOCKED
 from data.specs import DatasetSpec
+from motion.amass import amass_arrays
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
+from motion.cyclic import on_cycle
 from motion.foot import lock_feet_published
 from motion.foot_locking import lock_feet
+from motion.root_bone import in_place, with_root_bone
 from utils.cpu import usable_cores
-from utils.files import save_npy, write_text
+from utils.files import atomic_path, save_npy, write_text
 from utils.parallel import mapping
 from visualization.glb import write_glb
 from visualization.html import PageMotion
+from visualization.marks import Mark
 from visualization.video import write_video
 
 
@@ -32,13 +36,17 @@ class Formats:
     glb: bool = False
     fps: float | None = None      # pictures a second of videos, None: those of the motion
     published_feet: bool = False  # feet locked as published, not as we do
+    in_place: bool = False        # without travel, which a root bone keeps
+    root_bone: bool = False       # of BVH and GLB, on the ground
+    npz: bool = False             # rotations as AMASS has them
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
         """Formats as the flags of ``options.generate.add_output`` say."""
         return cls(video=not options["no_video"], gif=options["gif"], bvh=not options["no_bvh"],
                    glb=options["glb"], fps=options["fps"],
-                   published_feet=options["foot_locking"] == "published")
+                   published_feet=options["foot_locking"] == "published", in_place=options["in_place"],
+                   root_bone=options["root_motion"] or options["in_place"], npz=options["npz"])
 
 
 class Made(NamedTuple):
@@ -49,6 +57,8 @@ class Made(NamedTuple):
     caption: str
     joints: np.ndarray  # (T, J, 3) in metres
     parts: tuple[tuple[int, str], ...] = ()  # as of ``PageMotion``
+    marks: tuple[Mark, ...] = ()             # the same
+    loop: bool = False                       # the first frame follows the last
 
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
@@ -70,36 +80,50 @@ def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[Pag
 
 
 def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -> PageMotion:
-    number, repeat, caption, joints, parts = made
-    return write_motion(folder, number, repeat, joints, caption, spec, formats, parts)
+    number, repeat, caption, joints, parts, marks, loop = made
+    return write_motion(folder, number, repeat, joints, caption, spec, formats, parts, marks, loop)
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
-                 formats: Formats, parts: tuple[tuple[int, str], ...] = ()) -> PageMotion:
+                 formats: Formats, parts: tuple[tuple[int, str], ...] = (), marks: tuple[Mark, ...] = (),
+                 loop: bool = False) -> PageMotion:
     """Write one motion, joints (T, J, 3) in metres, under ``folder``; gives it with the paths of its files from there.
 
     ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
     ``.glb``, ``.mp4`` and ``.gif``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
-    The caption lies beside the joints, as ``.txt``.
+    The caption lies beside the joints, as ``.txt``. Feet of a ``loop`` are locked over its seam too.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
-    locked = (rigid_joints(lock_feet_published(joints, spec.skeleton), spec.skeleton) if formats.published_feet
-              else lock_feet(joints, spec.skeleton, spec.fps))
+    def lock(motion: np.ndarray) -> np.ndarray:
+        return (rigid_joints(lock_feet_published(motion, spec.skeleton), spec.skeleton) if formats.published_feet
+                else lock_feet(motion, spec.skeleton, spec.fps))
+
+    locked = on_cycle(joints, spec.skeleton, round(spec.fps), lock) if loop and len(joints) > 1 else lock(joints)
     plain, locked = np.asarray(joints, np.float32), np.asarray(locked, np.float32)
     (files, bvh), (locked_files, locked_bvh) = (
         _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
         for suffix, motion in (("", plain), (LOCKED, locked)))
     write_text(folder / "joints" / str(number) / f"{stem}.txt", f"{caption}\n")
-    return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh, parts)
+    if formats.in_place:
+        plain, locked = in_place(plain), in_place(locked)
+    return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh, parts, marks)
 
 
 def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
     """Write joints in all formats; the files' paths as seen from ``folder``, and the BVH where it is wanted."""
     written = [folder / "joints" / str(number) / f"{stem}.npy"]
-    save_npy(written[0], joints)
+    shown = in_place(joints) if formats.in_place else joints
+    save_npy(written[0], shown)
     animation = folder / "animation" / str(number) / stem
-    bvh = joints_to_bvh(joints, spec.skeleton, spec.fps) if formats.bvh or formats.glb else None
+    bvh = joints_to_bvh(joints, spec.skeleton, spec.fps) if formats.bvh or formats.glb or formats.npz else None
+    if formats.npz:
+        written.append(animation.with_suffix(".npz"))
+        source = joints_to_bvh(shown, spec.skeleton, spec.fps) if formats.in_place else bvh
+        with atomic_path(written[-1]) as temporary:
+            np.savez_compressed(temporary, **amass_arrays(source, spec.skeleton))
+    if formats.root_bone and bvh is not None:
+        bvh = with_root_bone(bvh, joints, spec.skeleton)
     if formats.bvh:
         written.append(animation.with_suffix(".bvh"))
         write_text(written[-1], bvh.text())
@@ -109,5 +133,6 @@ def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: st
     for suffix, wanted in ((".mp4", formats.video), (".gif", formats.gif)):
         if wanted:
             written.append(animation.with_suffix(suffix))
-            write_video(written[-1], [joints], [caption], spec.fps, film_fps=formats.fps)
-    return tuple(path.relative_to(folder).as_posix() for path in written), bvh if formats.bvh else None
+            write_video(written[-1], [shown], [caption], spec.fps, film_fps=formats.fps)
+    offered = bvh if formats.bvh and not formats.root_bone else None  # the page knows no root bone
+    return tuple(path.relative_to(folder).as_posix() for path in written), offered

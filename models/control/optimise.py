@@ -16,12 +16,13 @@ from torch import Tensor
 
 from models.control.constraints import Constraint, Contacts, Remaining, remaining
 from models.control.decoding import Decoding
+from models.control.looping import Closing
 from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
 from motion.rotation import quat_rotate
 
-STEPS = 150
+STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class ControlSettings:
     early: float = 0.1          # share of the weights below constraints that counts at first
     constraint: float = 3.0     # weight of the mean error, metres
     square: float = 6.0         # of its mean square, so that no frame is left behind
-    near_codes: float = 0.02    # of the latents' mean squared distance from the codes, in standard deviations
+    near_codes: float = 0.01    # of the latents' mean squared distance from the codes, in standard deviations
     jerk: float = 0.3           # of the share by which the mean jerk exceeds that of the start
-    slide: float = 0.3          # the same of feet that stand
+    slide: float = 0.5          # the same of feet that stand
     bones: float = 0.3          # the same of the drift of bone lengths
 
 
@@ -50,7 +51,7 @@ class Controlled:
 
 
 def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Constraint],
-             settings: ControlSettings = ControlSettings(), source: np.ndarray | None = None,
+             settings: ControlSettings | None = None, source: np.ndarray | None = None,
              cyclic: bool = False) -> Controlled:
     """The motion of ``tokens`` (n, q), changed as little as the constraints allow.
 
@@ -59,6 +60,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     arguments alone. Constraints that cannot be met, or contradict each other, give the motion with the least error.
     Raises ``ValueError`` for a frame outside the motion.
     """
+    settings = settings or ControlSettings()
     start = None if source is None else torch.as_tensor(source, dtype=torch.float32, device=pipeline.device)
     decoding = Decoding(pipeline, tokens, start, cyclic)
     frames = len(decoding.first)
@@ -69,9 +71,10 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     with torch.no_grad():
         features = decoding.features(latents)
         joints = decoding.joints(features)
-        joints = shift_root(joints, constraints, decoding.skeleton)
-    joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, settings.settle_steps)
-    joints = fix_poses(joints, constraints, decoding.skeleton)
+        if not cyclic:  # whose added way would end with a jump
+            joints = shift_root(joints, constraints, decoding.skeleton)
+        joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, settings.settle_steps, cyclic)
+        joints = fix_poses(joints, constraints, decoding.skeleton, cyclic)
     left = remaining(constraints, joints, decoding.skeleton)
     rows = with_joints(features, joints / pipeline.metres)
     return Controlled(joints.float().cpu().numpy(), rows.cpu().numpy(), tuple(left))
@@ -82,6 +85,7 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
     spread = start.std().clamp_min(1e-6)
     with torch.no_grad():
         usual = _physical(decoding, decoding.features(start), decoding.first)
+    closing = Closing.of(decoding.features(start), decoding.pipeline.metres) if decoding.cyclic else None
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
     adam = torch.optim.Adam([moved], lr=settings.lr)
     for step in range(settings.steps):
@@ -94,6 +98,8 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
         for constraint in constraints:
             error = constraint.error(joints, skeleton)
             loss = loss + settings.constraint * error.mean() + settings.square * error.square().mean()
+        if closing is not None:
+            loss = loss + settings.constraint * closing.error(features)
         weights = (settings.jerk, settings.slide, settings.bones)
         for weight, now, before in zip(weights, _physical(decoding, features, joints), usual, strict=True):
             loss = loss + weight * calm * (now / before - 1).clamp_min(0)

@@ -77,8 +77,11 @@ def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
 
 
 def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bones, skeleton: Skeleton,
-                  steps: int) -> Tensor:
-    """Joints (T, J, 3) with smooth offsets, on bones of the same lengths, that meet the constraints within reach."""
+                  steps: int, cyclic: bool = False) -> Tensor:
+    """Joints (T, J, 3) with smooth offsets, on bones of the same lengths, that meet the constraints within reach.
+
+    ``cyclic`` offsets go on at the start where they end.
+    """
     errors = [(constraint, float(constraint.error(joints, skeleton).max())) for constraint in constraints
               if not isinstance(constraint, RootPath) and len(constraint.frames)]
     reachable = [constraint for constraint, error in errors if error < FAR]
@@ -92,28 +95,29 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
     adam = torch.optim.Adam([offsets], lr=RATE * needed)
     for step in range(steps):
         adam.param_groups[0]["lr"] = RATE * needed * (1 - step / steps)
-        smooth = _blurred(offsets, kernel)
-        moved = bones.fitted(fitted + smooth) + shift
-        loss = 0.1 * smooth.square().mean().add(1e-12).sqrt()
-        for constraint in reachable:
-            error = constraint.error(moved, skeleton)
-            loss = loss + error.mean() + error.square().mean().sqrt()
-        root_moved = (moved[:, 0, GROUND] - joints[:, 0, GROUND]).square().mean()  # was settled before
-        adam.zero_grad()
-        (loss + 100 * root_moved).backward()
+        with torch.enable_grad():
+            smooth = _blurred(offsets, kernel, cyclic)
+            moved = bones.fitted(fitted + smooth) + shift
+            loss = 0.1 * smooth.square().mean().add(1e-12).sqrt()
+            for constraint in reachable:
+                error = constraint.error(moved, skeleton)
+                loss = loss + error.mean() + error.square().mean().sqrt()
+            root_moved = (moved[:, 0, GROUND] - joints[:, 0, GROUND]).square().mean()  # was settled before
+            adam.zero_grad()
+            (loss + 100 * root_moved).backward()
         adam.step()
-    with torch.no_grad():
-        return bones.fitted(fitted + _blurred(offsets, kernel)) + shift
+    return bones.fitted(fitted + _blurred(offsets.detach(), kernel, cyclic)) + shift
 
 
-def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
+def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton,
+              cyclic: bool = False) -> Tensor:
     """Joints (T, J, 3) with fixed poses exactly in place, what they differ by faded out over ``FADE`` frames."""
     for constraint in constraints:
         if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= FAR:
             continue
         frames = constraint.frames
         away = (torch.arange(len(joints), device=joints.device)[:, None] - frames).abs()  # (T, k)
-        nearest, which = away.min(1)
+        nearest, which = (torch.minimum(away, len(joints) - away) if cyclic else away).min(1)
         share = (1 - nearest / (FADE + 1)).clamp_min(0)
         missing = constraint.placed(joints, skeleton) - joints[frames]
         joints = joints + (share.square() * (3 - 2 * share))[:, None, None] * missing[which]
@@ -127,7 +131,10 @@ def _blur(joints: Tensor) -> Tensor:
     return (kernel / kernel.square().sum().sqrt())[None, None]
 
 
-def _blurred(offsets: Tensor, kernel: Tensor) -> Tensor:
+def _blurred(offsets: Tensor, kernel: Tensor, cyclic: bool) -> Tensor:
     """Offsets (T, J, 3) smoothed over time."""
+    reach = kernel.shape[-1] // 2
     flat = offsets.flatten(1).T[:, None]
-    return F.conv1d(flat, kernel, padding=kernel.shape[-1] // 2)[:, 0].T.view_as(offsets)
+    if cyclic:
+        flat = flat[..., torch.arange(-reach, flat.shape[-1] + reach, device=flat.device) % flat.shape[-1]]
+    return F.conv1d(flat, kernel, padding=0 if cyclic else reach)[:, 0].T.view_as(offsets)

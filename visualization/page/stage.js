@@ -123,7 +123,8 @@ class Stage {
     this.trails.add(this.way.mesh, ...this.tips.map((tip) => tip.mesh));
     this.prints = new THREE.Group();
     this.prints.add(...skeleton.feet.map(() => this.makePrint()));
-    this.scene.add(this.trails, this.prints);
+    this.marks = new Marks();
+    this.scene.add(this.trails, this.prints, this.marks.group);
 
     this.focus = new THREE.Vector3();
     this.before = new THREE.Vector3();
@@ -169,14 +170,16 @@ class Stage {
     glow.value.set(theme.glow);
     strength.value = theme.lineStrength;
     this.way.uniforms.colour.value.set(theme.way);
+    this.marks.paint(theme.mark);
     const side = (joint) => (this.skeleton.left.includes(joint) ? theme.left : theme.right);
     this.tips.forEach((tip, i) => tip.uniforms.colour.value.set(side(this.skeleton.tips[i])));
     this.prints.children.forEach((print, i) => print.material.uniforms.colour.value.set(side(this.skeleton.feet[i])));
   }
 
   /** Put a motion on the stage. */
-  load(track, keepView) {
+  load(track, keepView, marks = []) {
     this.track = track;
+    this.marks.lay(marks);
     this.figure.fit(track);
     const points = (find) => Array.from({ length: track.frames }, (_, frame) => find(frame).toArray());
     this.way.lay(points((frame) => track.focus(frame, this.point).setY(0.004)));
@@ -229,6 +232,7 @@ class Stage {
     this.sun.target.position.copy(focus).setY(0.5);
     this.fill.position.set(2, 1.2, -3);
     for (const ribbon of [this.way, ...this.tips]) ribbon.uniforms.now.value = moment;
+    this.marks.show(moment);
     this.prints.children.forEach((print, foot) => {
       print.visible = Boolean(track.stands(foot, Math.round(moment)));
       track.place(this.skeleton.feet[foot], moment, print.position).y = 0.006 + 0.0004 * foot;

@@ -4,18 +4,18 @@
 const THEMES = {
   light: {
     trunk: "#8b95a5", left: "#2e74d6", right: "#e86238", rim: "#3a4048", sky: "#ffffff", ground: "#a9adb8", skyPower: 2.0,
-    sunPower: 1.5, fillPower: 0.5, shadow: 0.3, line: "#8793a6", lineStrength: 0.75, glow: "#ffffff", way: "#eba31f",
+    sunPower: 1.5, fillPower: 0.5, shadow: 0.3, line: "#8793a6", lineStrength: 0.75, glow: "#ffffff", way: "#eba31f", mark: "#1a9a50",
   },
   dark: {
     trunk: "#a4adbd", left: "#4b8ffb", right: "#ff774a", rim: "#4a5670", sky: "#c4d2ee", ground: "#2a2f3d", skyPower: 1.5,
-    sunPower: 1.9, fillPower: 0.9, shadow: 0.55, line: "#8796b3", lineStrength: 0.5, glow: "#2b3342", way: "#ffbe4d",
+    sunPower: 1.9, fillPower: 0.9, shadow: 0.55, line: "#8796b3", lineStrength: 0.5, glow: "#2b3342", way: "#ffbe4d", mark: "#4fd98a",
   },
 };
 const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2, 4];
-const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", mp4: "film", gif: "film" };
+const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", npz: "SMPL rotations, AMASS", mp4: "film", gif: "film" };
 const KEYS = [
   ["space", "play or pause"], ["← →", "one frame back or on"], ["home, end", "first or last frame"], ["↑ ↓", "motion before or after"],
-  ["< >", "slower or faster"], ["L", "over and over"], ["I", "as made or feet locked"], ["T", "trails"], ["C", "contacts"],
+  ["< >", "slower or faster"], ["L", "over and over"], ["I", "as made or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"],
   ["F", "camera goes along"], ["R", "reset the view"], ["D", "dark or light"], ["?", "these keys"],
 ];
 const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot play here. Switch its hardware acceleration "
@@ -79,7 +79,7 @@ class Viewer {
     const clicks = {
       play: () => this.setPlaying(!this.playing), back: () => this.step(-1), step: () => this.step(1),
       loop: () => this.toggle("loop"), plain: () => this.setKind("plain"), locked: () => this.setKind("locked"),
-      trails: () => this.toggle("trails"), contacts: () => this.toggle("contacts"), follow: () => this.toggle("follow"),
+      trails: () => this.toggle("trails"), marks: () => this.toggle("marks"), contacts: () => this.toggle("contacts"), follow: () => this.toggle("follow"),
       view: () => this.resetView(), theme: () => this.setTheme(), keys: () => get("help").showModal(),
       menu: () => this.setOpen(true), veil: () => this.setOpen(false),
     };
@@ -99,7 +99,7 @@ class Viewer {
       arrowup: () => this.choose(this.number - 1), arrowdown: () => this.choose(this.number + 1),
       home: () => this.jump(0), end: () => this.jump(this.end), "<": () => pace(-1), ">": () => pace(1),
       l: () => this.toggle("loop"), i: () => this.setKind(this.kind === "plain" ? "locked" : "plain"),
-      t: () => this.toggle("trails"), c: () => this.toggle("contacts"), f: () => this.toggle("follow"),
+      t: () => this.toggle("trails"), k: () => this.toggle("marks"), c: () => this.toggle("contacts"), f: () => this.toggle("follow"),
       r: () => this.resetView(), d: () => this.setTheme(), "?": () => get("help").showModal(),
       escape: () => { this.setOpen(false); get("save").open = false; },
     };
@@ -116,6 +116,7 @@ class Viewer {
     get("list").children[number].scrollIntoView({ block: "nearest" });
     get("scrub").max = this.end;
     this.listFiles();
+    get("marks").hidden = !this.motion.marks.length;
     this.moment = 0;
     this.tell();
     await this.mount();
@@ -134,7 +135,7 @@ class Viewer {
   async mount() {
     const { number, kind } = this, track = await this.track(this.motion, kind);
     if (number !== this.number || kind !== this.kind) return;  // another one was chosen meanwhile
-    this.stage.load(track);
+    this.stage.load(track, false, this.motion.marks);
     this.drawLanes();
     this.seek(this.moment);
   }
@@ -186,6 +187,7 @@ class Viewer {
     get(id).setAttribute("aria-pressed", on);
     if (id === "loop") this.looping = on;
     if (id === "trails") this.stage.trails.visible = on;
+    if (id === "marks") this.stage.marks.group.visible = on;
     if (id === "contacts") { this.stage.prints.visible = on; this.drawLanes(); }
     if (id === "follow") { this.stage.follow = on; this.stage.resetView(); }
     this.stale = true;

@@ -1,0 +1,212 @@
+"""Constraint files: JSON checked against a schema, every error one line with its place.
+
+A file is a list of constraints, or an object of such lists by the number of the prompt, counted from 0. Lengths are
+metres, y is up; a motion starts at the origin facing +z; degrees turn to the left, towards +x. Times are seconds
+(``time``, ``times``) or frames (``frame``, ``frames``); ``docs/control.md`` describes every kind.
+"""
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.specs import DatasetSpec
+from utils.errors import InputError
+from utils.files import read_text
+
+FARTHEST = 1e4  # metres
+LAST = -1       # frame that stands for the last one, where flags name it
+Value = Any     # of JSON
+Check = Callable[[Value, str], Value]  # a value and its place to what it stands for
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One constraint of a file, checked but for its times, which need a motion's length."""
+
+    kind: str
+    fields: Mapping[str, Value]
+    place: str  # for errors: file and path in it
+
+
+@dataclass(frozen=True)
+class FileConstraints:
+    """Constraints of a file: of a plain list, and of each prompt where they come by its number."""
+
+    whole: Sequence[Entry]
+    by_prompt: Sequence[Sequence[Entry]]
+
+
+def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
+    """The constraints of a file for ``prompts`` prompts.
+
+    A plain list is for the only prompt, or for all of a timeline; with several motions it belongs to the first.
+
+    Raises ``InputError`` with file and place for what is no JSON, unknown kinds, fields and joints, wrong types,
+    numbers that are not finite and numbers of prompts that do not exist.
+    """
+    text = read_text(path, "constraint file")
+    try:
+        content = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: lists nested too deeply") from error
+    if not isinstance(content, dict):
+        return FileConstraints(_entries(content, str(path), spec, Path(path).parent), ((),) * prompts)
+    found: list[list[Entry]] = [[] for _ in range(prompts)]
+    for key, entries in content.items():
+        place = f"{path}: prompt {key}"
+        if not key.isdecimal() or int(key) >= prompts:
+            raise InputError(f"{place}: prompts are numbered from 0 to {prompts - 1}")
+        found[int(key)] = _entries(entries, place, spec, Path(path).parent)
+    return FileConstraints((), found)
+
+
+def _entries(entries: Value, place: str, spec: DatasetSpec, folder: Path) -> list[Entry]:
+    if not isinstance(entries, list):
+        raise InputError(f"{place}: a list of constraints is expected, not {_named(entries)}")
+    return [_entry(entry, f"{place}[{number}]", spec, folder) for number, entry in enumerate(entries)]
+
+
+def _without_repeats(pairs: Sequence[tuple[str, Value]], path: str | Path) -> dict[str, Value]:
+    names = [name for name, _ in pairs]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(f"{path}: {repeated!r} is given twice in one object")
+    return dict(pairs)
+
+
+def _entry(entry: Value, place: str, spec: DatasetSpec, folder: Path) -> Entry:
+    if not isinstance(entry, dict):
+        raise InputError(f"{place}: a constraint is an object, not {_named(entry)}")
+    schema, kind = _schema(spec, folder), entry.get("kind")
+    if not isinstance(kind, str) or kind not in schema:
+        raise InputError(f"{place}.kind: {_shown(kind)} is none of {', '.join(schema)}")
+    needed, optional = schema[kind]
+    known = needed | optional | TIMES
+    for name in entry:
+        if name != "kind" and name not in known:
+            raise InputError(f"{place}.{name}: unknown; a {kind} has {', '.join(known)}")
+    for name in needed:
+        if name not in entry:
+            raise InputError(f"{place}: a {kind} needs {name}")
+    fields = {name: known[name](value, f"{place}.{name}") for name, value in entry.items() if name != "kind"}
+    given = [name for name in TIMES if name in fields]
+    if len(given) > 1:
+        raise InputError(f"{place}: give one of {' and '.join(given)}")
+    if kind in ("waypoint", "pose") and not given:
+        raise InputError(f"{place}: a {kind} needs a time or a frame")
+    return Entry(kind, fields, place)
+
+
+def _number(value: Value, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{place}: a number is expected, not {_named(value)}")
+    if not abs(value) <= FARTHEST:  # NaN too
+        raise InputError(f"{place}: {value} is not a finite number of at most {FARTHEST:g}")
+    return float(value)
+
+
+def _not_negative(value: Value, place: str) -> float:
+    number = _number(value, place)
+    if number < 0:
+        raise InputError(f"{place}: {value} is below 0")
+    return number
+
+
+def _frame(value: Value, place: str) -> int:
+    number = _not_negative(value, place)
+    if not number.is_integer():
+        raise InputError(f"{place}: frames are whole numbers, not {value}")
+    return int(number)
+
+
+def _boolean(value: Value, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{place}: true or false is expected, not {_named(value)}")
+    return value
+
+
+def _free(value: Value, place: str) -> float:
+    return math.nan if value is None else _number(value, place)
+
+
+def _one_of(*names: str) -> Check:
+    def check(value: Value, place: str) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise InputError(f"{place}: {_shown(value)} is none of {', '.join(names)}")
+        return value
+    return check
+
+
+def _row(item: Check, width: int) -> Check:
+    def check(value: Value, place: str) -> list[Value]:
+        if not isinstance(value, list) or len(value) != width:
+            found = f"{len(value)}" if isinstance(value, list) else _named(value)
+            raise InputError(f"{place}: a list of {width} is expected, not {found}")
+        return [item(part, f"{place}[{number}]") for number, part in enumerate(value)]
+    return check
+
+
+def _rows(item: Check) -> Check:
+    def check(value: Value, place: str) -> list[Value]:
+        if not isinstance(value, list) or not value:
+            raise InputError(f"{place}: a list of one or more is expected, not {_named(value)}")
+        return [item(part, f"{place}[{number}]") for number, part in enumerate(value)]
+    return check
+
+
+def _span(item: Check) -> Check:
+    """One moment, or the first and last of a stretch."""
+    def check(value: Value, place: str) -> tuple[Value, Value]:
+        first, last = _row(item, 2)(value, place) if isinstance(value, list) else [item(value, place)] * 2
+        if first > last:
+            raise InputError(f"{place}: begins at {first} and ends before, at {last}")
+        return first, last
+    return check
+
+
+def _file(folder: Path) -> Check:
+    def check(value: Value, place: str) -> Path:
+        if not isinstance(value, str) or not value:
+            raise InputError(f"{place}: a file is expected, not {_named(value)}")
+        path = folder / value
+        if not path.is_file():
+            raise InputError(f"{place}: {path} is missing")
+        return path
+    return check
+
+
+TIMES: dict[str, Check] = {"time": _span(_not_negative), "times": _rows(_not_negative), "frame": _span(_frame),
+                           "frames": _rows(_frame)}
+
+
+def _schema(spec: DatasetSpec, folder: Path) -> dict[str, tuple[dict[str, Check], dict[str, Check]]]:
+    """Needed and optional fields of every kind."""
+    point, place = _row(_number, 2), _row(_free, 3)
+    joint = _one_of(*spec.skeleton.joint_names)
+    return {
+        "path": ({"points": _rows(point)}, {"tolerance": _not_negative, "face": _one_of("along", "free")}),
+        "waypoint": ({"point": point}, {"tolerance": _not_negative}),
+        "heading": ({"degrees": _number}, {"tolerance": _not_negative}),
+        "joint": ({"joint": joint}, {"position": place, "positions": _rows(place)}),
+        "pose": ({}, {"joints": _row(_row(_number, 3), spec.joints_num), "file": _file(folder), "file_frame": _frame,
+                      "in_body": _boolean}),
+        "ground": ({"height": _not_negative}, {}),
+        "contacts": ({}, {}),
+    }
+
+
+def _named(value: Value) -> str:
+    """What a value of JSON is called."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}
+    return names.get(type(value)) or ("an empty list" if not value else "a list")
+
+
+def _shown(value: Value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

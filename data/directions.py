@@ -1,0 +1,179 @@
+"""Directions of motions from prompts, constraint files and flags."""
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.constraints import Entry, FileConstraints, read_constraints
+from data.placed_constraints import Stretch, place_constraints
+from data.specs import MAX_TOKENS, DatasetSpec
+from data.text import Prompt, make_prompt
+from models.control.constraints import Constraint
+from models.control.director import Directed, Direction, Director, directed
+from models.control.optimise import ControlSettings, optimise
+from models.motion_edit import MotionEditor
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from utils.errors import InputError
+from utils.files import read_text
+
+AS_IT_IS = "-"  # text of an upper-body track that leaves the body to the prompt
+
+
+@dataclass(frozen=True)
+class Job:
+    """A motion to make, and what its files and page say about it."""
+
+    number: int
+    repeat: int
+    caption: str
+    direction: Direction
+    seed: int
+    parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each part
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Makes jobs of prompts with the flags of ``options.control``."""
+
+    editor: MotionEditor
+    spec: DatasetSpec
+    sampling: Sampling
+    opt: Namespace
+    flags: Sequence[Entry]  # the constraints of flags
+
+    def of_each(self, prompts: Sequence[Prompt]) -> Iterator[Job]:
+        """A motion for every prompt and repeat."""
+        opt, pipeline = self.opt, self.editor.pipeline
+        written = self._written(len(prompts))
+        lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
+        for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+            stretch = Stretch(0, length * pipeline.unit, self.spec.fps)
+            entries = [*self.flags, *written.by_prompt[number], *(written.whole if number == 0 else ())]
+            upper = None if opt.upper_body is None else self._short(
+                make_prompt(opt.upper_body, None, "--upper_body").text, stretch.count)
+            direction = Direction(prompt.text, self._short(prompt.text, stretch.count), upper,
+                                  self._place([(entries, stretch)]), opt.loop, opt.best_of)
+            for repeat in range(opt.repeat_times):
+                yield Job(number, repeat, prompt.text, direction, opt.seed + repeat)
+
+    def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[Job]:
+        """One motion of all prompts a repeat; ``frames`` is the length where there is one prompt for all of it."""
+        opt, pipeline = self.opt, self.editor.pipeline
+        if frames is not None:
+            lengths = [frames // pipeline.unit]
+        else:
+            lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
+        parts = [(prompt.text, length) for prompt, length in zip(prompts, lengths, strict=True)]
+        starts = [pipeline.unit * start for start in accumulate(lengths[:-1], initial=0)]
+        written, fps = self._written(len(prompts)), self.spec.fps
+        placed = [([*self.flags, *written.whole], Stretch(0, pipeline.unit * sum(lengths), fps))]
+        placed += [(entries, Stretch(start, pipeline.unit * length, fps))
+                   for entries, start, length in zip(written.by_prompt, starts, lengths, strict=True)]
+        upper = None
+        if opt.upper_body_path is not None:
+            upper = self._long(read_track(opt.upper_body_path, parts, pipeline.unit))
+        elif opt.upper_body is not None:
+            upper = self._long([(make_prompt(opt.upper_body, None, "--upper_body").text, sum(lengths))])
+        caption = ", then ".join(prompt.text for prompt in prompts)
+        marks = tuple(zip(starts, [prompt.text for prompt in prompts], strict=True)) if len(prompts) > 1 else ()
+        direction = Direction(caption, self._long(parts), upper, self._place(placed), opt.loop, opt.best_of)
+        for repeat in range(opt.repeat_times):
+            yield Job(0, repeat, caption, direction, opt.seed + repeat, marks)
+
+    def _written(self, prompts: int) -> FileConstraints:
+        if self.opt.constraints is None:
+            return FileConstraints((), ((),) * prompts)
+        return read_constraints(self.opt.constraints, self.spec, prompts)
+
+    def _short(self, text: str, frames: int) -> Callable[[int], Tensor]:
+        return lambda seed: self.editor.pipeline.tokens([Sample(text, seed, frames)], self.sampling)[0]
+
+    def _long(self, parts: Sequence[tuple[str, int]]) -> Callable[[int], Tensor]:
+        return lambda seed: self.editor.generate(parts, seed, self.sampling)
+
+    def _place(self, placed: Sequence[tuple[Sequence[Entry], Stretch]],
+               ) -> Callable[[Tensor], list[Constraint]] | None:
+        if not any(entries for entries, _ in placed):
+            return None
+        return partial(_all_placed, placed, self.spec)
+
+
+def _all_placed(placed: Sequence[tuple[Sequence[Entry], Stretch]], spec: DatasetSpec,
+                joints: Tensor) -> list[Constraint]:
+    return [constraint for entries, stretch in placed
+            for constraint in place_constraints(entries, stretch, joints, spec)]
+
+
+def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[tuple[str, int]]:
+    """Texts and tokens of an upper-body track beside a timeline of ``parts``, texts and tokens.
+
+    A line is ``text#length`` in frames; ``-#length`` leaves the body to the prompt, and so does what the track does not
+    reach. Raises ``InputError`` with the line for one that is neither, and for a track longer than the timeline.
+    """
+    owner = [text for text, count in parts for _ in range(count)]  # of each token
+    track: list[tuple[str, int]] = []
+    for number, line in enumerate(read_text(path, "upper-body track").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        where = f"{path}:{number}"
+        text, separator, length = line.rpartition("#")
+        if not separator or not length.strip().isdecimal() or int(length) < unit:
+            raise InputError(f"{where}: a line is text#length, with the length in frames of at least {unit}")
+        count, start = int(length) // unit, sum(count for _, count in track)
+        if start + count > len(owner):
+            raise InputError(f"{where}: the track is longer than the timeline of {unit * len(owner)} frames")
+        if text.strip() == AS_IT_IS:
+            track += [(one, 1) for one in owner[start:start + count]]
+        else:
+            track.append((make_prompt(text, None, where).text, count))
+    track += [(one, 1) for one in owner[sum(count for _, count in track):]]
+    return _joined(track)
+
+
+def _joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Neighbours of one text made one."""
+    joined: list[tuple[str, int]] = []
+    for text, count in track:
+        if joined and joined[-1][0] == text:
+            joined[-1] = (text, joined[-1][1] + count)
+        else:
+            joined.append((text, count))
+    return joined
+
+
+def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
+                     opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[Job, Directed]]:
+    """Motions of prompts with the flags of ``options.control``, and the jobs that they were made for.
+
+    ``flags`` are the constraints of flags; ``frames`` is the length of one prompt's motion that is longer than a model
+    sees at once. All constraints are read before the first motion is made. Raises ``InputError`` for what is wrong with
+    them, and where samples cannot be ranked.
+    """
+    sampling, editor = Sampling.from_options(vars(opt)), MotionEditor(pipeline, MAX_TOKENS)
+    director = Director(pipeline, editor, spec.fps, sampling, ControlSettings(steps=opt.control_steps))
+    directions = Directions(editor, spec, sampling, opt, flags)
+    jobs = list(directions.of_all(prompts, frames) if opt.timeline or frames else directions.of_each(prompts))
+    for job in jobs:
+        try:
+            yield job, director.make(job.direction, job.seed)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
+def constrained(editor: MotionEditor, features: np.ndarray, entries: Sequence[Entry], spec: DatasetSpec,
+                steps: int) -> Directed:
+    """The motion of features (T, d) in their own units, changed only where constraints ask for it."""
+    pipeline = editor.pipeline
+    if not entries:
+        return Directed(pipeline.joints(features), features)
+    tokens = editor.encode(features)
+    features = features[:pipeline.unit * len(tokens)]
+    start = torch.from_numpy(pipeline.joints(features)).to(pipeline.device)
+    constraints = place_constraints(entries, Stretch(0, len(features), spec.fps), start, spec)
+    made = optimise(pipeline, tokens, constraints, ControlSettings(steps=steps), source=features)
+    return directed(made, constraints, pipeline)

@@ -1,0 +1,233 @@
+"""Constraints of files and flags at the frames of a motion: times, splines through points, poses from files."""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+from data.constraints import LAST, Entry
+from data.motion_files import read_motion
+from data.specs import DatasetSpec
+from models.control.constraints import (
+    GROUND,
+    Constraint,
+    Contacts,
+    GroundHeight,
+    Heading,
+    JointTarget,
+    Pose,
+    RootPath,
+    forward,
+)
+from motion.features import features_to_joints
+from utils.errors import InputError
+from utils.files import read_npy
+
+FACING = math.radians(20)  # from the direction of a path that a body on it may face
+FINE = 64             # samples of a path between two of its points
+MOVING = 0.01         # m a frame under which a body or a path has no direction
+SMOOTH = 11           # frames that a body's own pace is averaged over
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The frames ``first`` to ``first + count`` of a motion, which the times of its constraints count from."""
+
+    first: int
+    count: int
+    fps: float
+
+
+def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor,
+                      spec: DatasetSpec) -> list[Constraint]:
+    """Constraints for a motion whose start is ``joints`` (T, J, 3) in metres.
+
+    The start gives paths without times their pace, and the side of the body that goes ahead on them. Raises
+    ``InputError`` with the place for times outside, points and times that do not match, and files that do not fit.
+    """
+    placed: list[Constraint] = []
+    for entry in entries:
+        placed += _MAKERS[entry.kind](entry, stretch, joints, spec)
+    return placed
+
+
+def _frames(entry: Entry, stretch: Stretch) -> list[int]:
+    """The frames of the whole motion that an entry concerns: all of the stretch where it names none."""
+    for name, value in entry.fields.items():
+        if name in ("time", "frame"):
+            first, last = (_frame(entry, name, moment, stretch) for moment in value)
+            return list(range(first, last + 1))
+        if name in ("times", "frames"):
+            found = [_frame(entry, f"{name}[{number}]", moment, stretch) for number, moment in enumerate(value)]
+            wrong = next((number for number in range(1, len(found)) if found[number] <= found[number - 1]), None)
+            if wrong is not None:
+                raise InputError(f"{entry.place}.{name}[{wrong}]: {value[wrong]} does not come after "
+                                 f"{value[wrong - 1]}")
+            return found
+    return list(range(stretch.first, stretch.first + stretch.count))
+
+
+def _frame(entry: Entry, name: str, moment: float, stretch: Stretch) -> int:
+    seconds = name.startswith("time")
+    if moment == LAST:
+        return stretch.first + stretch.count - 1
+    if moment > (stretch.count / stretch.fps if seconds else stretch.count - 1):
+        length = f"{stretch.count / stretch.fps:g} s" if seconds else f"{stretch.count} frames, counted from 0"
+        raise InputError(f"{entry.place}.{name}: {moment:g} is outside a motion of {length}")
+    frame = round(moment * stretch.fps) if seconds else int(moment)
+    return stretch.first + min(frame, stretch.count - 1)
+
+
+def _tensor(frames: Sequence[int], joints: Tensor) -> Tensor:
+    return torch.tensor(frames, dtype=torch.int64, device=joints.device)
+
+
+def _label(entry: Entry, what: str) -> str:
+    return f"{entry.place} {what}"
+
+
+def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    points, frames = np.array(entry.fields["points"]), _frames(entry, stretch)
+    timed = [name for name in ("times", "frames") if name in entry.fields]
+    if timed and len(frames) != len(points):
+        raise InputError(f"{entry.place}.{timed[0]}: {len(frames)} of them for {len(points)} points")
+    if timed and len(points) > 1:
+        between = np.arange(frames[0], frames[-1] + 1)
+        places, frames = PchipInterpolator(frames, points)(between), between.tolist()
+    elif not timed:
+        if frames[0] == 0 and np.linalg.norm(points[0]) > MOVING:
+            points = np.concatenate([[[0.0, 0.0]], points])
+        places = _along(points, _pace(joints[frames, 0][:, GROUND].double().cpu().numpy(), points))
+    else:
+        places = points
+    tolerance = entry.fields.get("tolerance", 0.0)
+    made: list[Constraint] = [RootPath(_tensor(frames, joints), torch.from_numpy(places).to(joints), tolerance,
+                                       _label(entry, "path"))]
+    if entry.fields.get("face", "along") == "along" and len(frames) > 2:
+        made += _facing(entry, frames, places, joints, spec)
+    return made
+
+
+def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Progress (T,) from 0 to 1 along points: at the pace of the way ``own`` (T, 2), evenly where that is short."""
+    even = np.linspace(0, 1, len(own))
+    if len(own) < 3:
+        return even
+    width = min(SMOOTH, len(own))
+    steps = np.linalg.norm(np.diff(own, axis=0), axis=-1)
+    steps = np.convolve(np.pad(steps, width // 2, mode="edge"), np.ones(width) / width, "same")
+    steps = steps[width // 2:width // 2 + len(own) - 1]
+    length = np.linalg.norm(np.diff(points, axis=0), axis=-1).sum()
+    share = min(1.0, steps.sum() / max(0.5 * length, 1e-9))
+    paced = np.concatenate([[0], steps.cumsum()]) / max(steps.sum(), 1e-9)
+    return share * paced + (1 - share) * even
+
+
+def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
+    """Places (T, 2) on a smooth curve through points (k, 2), at shares (T,) of its length."""
+    chords = np.linalg.norm(np.diff(points, axis=0), axis=-1)
+    kept = np.concatenate([[True], chords > 1e-6])
+    points, chords = points[kept], chords[chords > 1e-6]
+    if len(points) == 1:
+        return np.repeat(points, len(progress), 0)
+    knots = np.concatenate([[0], chords.cumsum()])
+    fine = PchipInterpolator(knots, points)(np.interp(np.linspace(0, len(chords), FINE * len(chords) + 1),
+                                                      np.arange(len(knots)), knots))
+    length = np.concatenate([[0], np.linalg.norm(np.diff(fine, axis=0), axis=-1).cumsum()])
+    return np.stack([np.interp(progress * length[-1], length, axis) for axis in fine.T], -1)
+
+
+def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
+            spec: DatasetSpec) -> list[Constraint]:
+    """Headings that keep the side of the body ahead that the start has ahead: a walk backwards stays one."""
+    steps = np.gradient(places, axis=0)
+    going = np.linalg.norm(steps, axis=-1) > MOVING
+    if not going.any():
+        return []
+    own = joints[frames].double()
+    way = np.gradient(own[:, 0, GROUND].cpu().numpy(), axis=0)
+    faced = forward(own, spec.skeleton).cpu().numpy()
+    walks = np.linalg.norm(way, axis=-1) > MOVING
+    aside = np.angle(np.sum((faced[walks, 1] + 1j * faced[walks, 0])
+                            * np.conj(way[walks, 1] + 1j * way[walks, 0]))) if walks.any() else 0.0
+    angles = np.arctan2(steps[going, 0], steps[going, 1]) + aside
+    chosen = [frame for frame, moves in zip(frames, going, strict=True) if moves]
+    return [Heading(_tensor(chosen, joints), torch.from_numpy(angles).to(joints), FACING, _label(entry, "facing"))]
+
+
+def _waypoint(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    del spec
+    frames = _frames(entry, stretch)
+    points = joints.new_tensor(entry.fields["point"]).expand(len(frames), 2)
+    return [RootPath(_tensor(frames, joints), points, entry.fields.get("tolerance", 0.0), _label(entry, "waypoint"))]
+
+
+def _heading(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    del spec
+    frames = _frames(entry, stretch)
+    angles = joints.new_full((len(frames),), math.radians(entry.fields["degrees"]))
+    tolerance = math.radians(entry.fields.get("tolerance", 0.0))
+    return [Heading(_tensor(frames, joints), angles, tolerance, _label(entry, "heading"))]
+
+
+def _joint(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    frames, fields = _frames(entry, stretch), entry.fields
+    if ("position" in fields) == ("positions" in fields):
+        raise InputError(f"{entry.place}: a joint needs position, or positions with times or frames")
+    if "positions" in fields:
+        places = joints.new_tensor(fields["positions"])
+        if len(places) != len(frames):
+            raise InputError(f"{entry.place}.positions: {len(places)} of them for {len(frames)} frames")
+    else:
+        places = joints.new_tensor(fields["position"]).expand(len(frames), 3)
+    if bool(places.isnan().all()):
+        raise InputError(f"{entry.place}: no axis is given, all are null")
+    joint = spec.skeleton.joint_names.index(fields["joint"])
+    return [JointTarget(_tensor(frames, joints), joint, places, _label(entry, f"joint {fields['joint']}"))]
+
+
+def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    fields = entry.fields
+    if ("joints" in fields) == ("file" in fields):
+        raise InputError(f"{entry.place}: a pose needs either joints or a file")
+    if "file" in fields:
+        motion, number = _joints_of(fields["file"], spec), fields.get("file_frame", 0)
+        if number >= len(motion):
+            raise InputError(f"{entry.place}.file_frame: {fields['file']} has {len(motion)} frames, counted from 0")
+        pose = motion[number].to(joints)
+    else:
+        pose = joints.new_tensor(fields["joints"])
+    frames = _frames(entry, stretch)
+    return [Pose(_tensor(frames, joints), pose.expand(len(frames), -1, -1), fields.get("in_body", False),
+                 _label(entry, "pose"))]
+
+
+def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
+    """Joints (T, J, 3) in metres of a motion file: arrays of joints where they stand, others from the origin."""
+    array = read_npy(path) if path.suffix.lower() == ".npy" else None
+    if array is not None and array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: coordinates that are not finite")
+        return torch.from_numpy(array.astype(np.float64))
+    return spec.metres * features_to_joints(torch.from_numpy(read_motion(path, spec)), spec.skeleton)
+
+
+def _ground(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    del spec
+    return [GroundHeight(_tensor(_frames(entry, stretch), joints), entry.fields["height"], _label(entry, "ground"))]
+
+
+def _contacts(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
+    feet = joints[:, list(spec.skeleton.feet)]
+    frames = [frame for frame in _frames(entry, stretch) if frame + 1 < len(joints)]
+    steps = (feet[1:] - feet[:-1]) / spec.metres
+    held = (steps.square().sum(-1) < spec.skeleton.contact_threshold).to(joints)
+    return [Contacts(_tensor(frames, joints), held[frames], _label(entry, "contacts"))]
+
+
+_MAKERS = {"path": _path, "waypoint": _waypoint, "heading": _heading, "joint": _joint, "pose": _pose,
+           "ground": _ground, "contacts": _contacts}

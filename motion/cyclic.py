@@ -1,0 +1,46 @@
+"""Loops seen as the endless motions that they stand for."""
+from collections.abc import Callable
+
+import numpy as np
+
+from motion.skeleton import Skeleton
+
+
+def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
+    """Joints (T + 2 frames, J, 3): a loop (T, J, 3), T of 2 or more, after its own end and before its own start.
+
+    A loop that travels goes on from where it came to: the step over the seam is the body's last one again.
+    """
+    angle, place = _headings(joints, skeleton), joints[:, 0, [0, 2]]
+    step = _turned(place[-1] - place[-2], -angle[-2])
+    after_angle = 2 * angle[-1] - angle[-2]
+    after_place = place[-1] + _turned(step, angle[-1])
+    following = _moved(joints[:frames], angle[0], place[0], after_angle, after_place)
+    before = _moved(joints[-frames:], after_angle, after_place, angle[0], place[0])
+    return np.concatenate([before, joints, following])
+
+
+def on_cycle(joints: np.ndarray, skeleton: Skeleton, frames: int,
+             change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``change`` of a loop (T, J, 3), made in view of what comes ``frames`` frames before and after it."""
+    frames = min(frames, len(joints))
+    return change(unrolled(joints, skeleton, frames))[frames:frames + len(joints)]
+
+
+def _headings(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
+    across = joints[:, left_hip] - joints[:, right_hip] + joints[:, left_shoulder] - joints[:, right_shoulder]
+    return np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
+
+
+def _turned(ground: np.ndarray, angle: float) -> np.ndarray:
+    """Ground vectors (..., 2) as (x, z) turned by an angle about y, from +z towards +x."""
+    x, z = ground[..., 0], ground[..., 1]
+    return np.stack([x * np.cos(angle) + z * np.sin(angle), z * np.cos(angle) - x * np.sin(angle)], -1)
+
+
+def _moved(joints: np.ndarray, angle: float, place: np.ndarray, new_angle: float, new_place: np.ndarray) -> np.ndarray:
+    """Joints that stood at ``place`` facing ``angle``, at ``new_place`` facing ``new_angle``."""
+    moved = joints.copy()
+    moved[..., [0, 2]] = _turned(joints[..., [0, 2]] - place, new_angle - angle) + new_place
+    return moved

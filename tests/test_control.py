@@ -1,0 +1,194 @@
+"""Constraints: their errors, their mirror images, and motions optimised to meet them."""
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.specs import dataset_spec
+from models.control.constraints import (
+    Constraint,
+    Contacts,
+    GroundHeight,
+    Heading,
+    JointTarget,
+    Pose,
+    RootPath,
+    remaining,
+)
+from models.control.director import Direction, Director
+from models.control.looping import seam_gaps
+from models.control.optimise import ControlSettings, optimise
+from models.control.ranking import total_scores
+from models.motion_edit import MotionEditor
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from motion.features import features_to_joints, joints_to_features
+from motion.skeleton import T2M, mirror
+from storage.load import load_text_to_motion
+from tests.figures import walking
+from tests.toy_models import make_models
+
+QUICK, SAMPLING = ControlSettings(steps=30, settle_steps=30), Sampling(time_steps=2)
+TEXT, FRAMES = "a person walks", 40
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToMotion:
+    return load_text_to_motion("t2m", None, dataset_spec("t2m"), make_models(tmp_path_factory.mktemp("models")),
+                               res_name="none")[0]
+
+
+@pytest.fixture(scope="module")
+def director(pipeline: TextToMotion) -> Director:
+    return Director(pipeline, MotionEditor(pipeline, 49), 20.0, SAMPLING, QUICK)
+
+
+def at(*frames: int) -> torch.Tensor:
+    return torch.tensor(frames)
+
+
+def kinds(joints: torch.Tensor) -> list[Constraint]:
+    """One constraint of every kind that ``joints`` (T, 22, 3) do not meet."""
+    held = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).to(joints)
+    return [
+        RootPath(at(3, 9), joints.new_tensor([[0.3, 0.2], [-0.5, 1.0]])),
+        Heading(at(5,), joints.new_tensor([0.7])),
+        JointTarget(at(4, 8), 20, joints.new_tensor([[0.5, 1.2, 0.1], [math.nan, 1.0, math.nan]])),
+        Pose(at(6,), joints[1:2] + 0.1), Pose(at(6,), joints[1:2] * 1.1, in_body=True),
+        GroundHeight(at(2, 3), 0.3), Contacts(at(0, 4, 7), held)]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_mirrored_constraint_has_the_error_on_the_mirrored_motion(number: int) -> None:
+    joints = torch.from_numpy(walking(12)).double()
+    constraint = kinds(joints)[number]
+    error = constraint.error(joints, T2M)
+    assert error.shape == (len(constraint.frames),)
+    assert error.max() > 0.01
+    mirrored = constraint.mirrored(T2M).error(mirror(joints.clone(), T2M), T2M)
+    torch.testing.assert_close(mirrored, error)
+
+
+def test_errors_are_the_distances_that_they_name() -> None:
+    joints = torch.from_numpy(walking(12)).double()
+    place = joints[4, 0] + torch.tensor([0.3, 5.0, 0.4])
+    assert RootPath(at(4), place[None, [0, 2]]).error(joints, T2M).item() == pytest.approx(0.5)
+    assert RootPath(at(4), place[None, [0, 2]], 0.2).error(joints, T2M).item() == pytest.approx(0.3)
+    free = torch.tensor([[math.nan, place[1], math.nan]]).double()
+    assert JointTarget(at(4), 0, free).error(joints, T2M).item() == pytest.approx(5.0)
+    [left] = remaining([Heading(at(4), torch.tensor([math.pi / 2]).double())], joints, T2M)
+    assert left.unit == "degrees"
+    assert left.mean == pytest.approx(90, abs=15)  # it walks along +z, and sways
+    assert Pose(at(4), joints[4:5]).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_pose_in_the_body_is_met_wherever_the_body_is() -> None:
+    joints = torch.from_numpy(walking(12)).double()
+    away = joints[4:5] + torch.tensor([3.0, 0, -2.0])
+    assert Pose(at(4), away).error(joints, T2M).item() > 3
+    assert Pose(at(4), away, in_body=True).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_root_meets_its_places_and_the_error_left_is_told(pipeline: TextToMotion) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    start = pipeline.decode(tokens)
+    goal = torch.from_numpy(start[-1, 0, [0, 2]] + np.float32([0.2, 0.1]))
+    made = optimise(pipeline, tokens, [RootPath(at(FRAMES - 1), goal[None])], QUICK)
+    assert made.joints.shape == start.shape
+    assert np.linalg.norm(made.joints[-1, 0, [0, 2]] - goal.numpy()) < 0.01
+    assert made.remaining[0].mean < 0.01
+    seen = features_to_joints(torch.from_numpy(made.features), T2M).numpy()
+    np.testing.assert_allclose(seen, made.joints, atol=1e-4)  # features and joints tell one motion
+
+
+def test_bones_keep_their_length(pipeline: TextToMotion) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    target = torch.from_numpy(pipeline.decode(tokens)[20, 20] + np.float32(0.05))
+    made = optimise(pipeline, tokens, [JointTarget(at(20), 20, target[None])], QUICK)
+    bones = np.linalg.norm(made.joints[:, 1:] - made.joints[:, list(T2M.parents[1:])], axis=-1)
+    assert np.ptp(bones, axis=0).max() < 1e-3
+
+
+def test_a_fixed_pose_is_exact(pipeline: TextToMotion) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    pose = torch.from_numpy(pipeline.decode(tokens)[10:11]) + 0.02
+    made = optimise(pipeline, tokens, [Pose(at(20), pose)], replace(QUICK, steps=150))
+    np.testing.assert_allclose(made.joints[20], pose[0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("points", [[[50.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]], ids=["far away", "two places at once"])
+def test_what_cannot_be_met_still_gives_a_motion_and_its_error(pipeline: TextToMotion, points: list) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    wanted = [RootPath(at(FRAMES - 1), torch.tensor([point])) for point in points]
+    made = optimise(pipeline, tokens, wanted, QUICK)
+    assert np.isfinite(made.joints).all()
+    assert max(left.mean for left in made.remaining) > 0.5
+    assert np.linalg.norm(np.diff(made.joints[:, 0], axis=0), axis=-1).max() < 1  # nobody leaps there in one frame
+
+
+def test_a_source_stays_as_it_is_where_constraints_do_not_reach(pipeline: TextToMotion) -> None:
+    source = joints_to_features(walking(41), T2M).numpy()
+    start = pipeline.joints(source)
+    wanted = [JointTarget(at(36), 20, torch.from_numpy(start[36, 20] + np.float32([0, 0.1, 0]))[None])]
+    kept = optimise(pipeline, pipeline.encode(source), wanted, replace(QUICK, steps=0, settle_steps=0), source)
+    np.testing.assert_allclose(kept.joints, start, atol=1e-5)
+    moved = optimise(pipeline, pipeline.encode(source), wanted, QUICK, source)
+    assert moved.remaining[0].mean < 0.05
+    assert np.abs(moved.joints[:5] - start[:5]).max() < np.abs(moved.joints[36] - start[36]).max()
+
+
+def test_frames_outside_are_refused(pipeline: TextToMotion) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    with pytest.raises(ValueError, match="outside a motion of 40 frames"):
+        optimise(pipeline, tokens, [RootPath(at(FRAMES), torch.zeros(1, 2))], QUICK)
+
+
+def direction(director: Director, **settings: object) -> Direction:
+    return Direction(TEXT, lambda seed: director.pipeline.tokens([Sample(TEXT, seed, FRAMES)], SAMPLING)[0], **settings)
+
+
+def test_without_constraints_nothing_changes(director: Director) -> None:
+    plain = director.pipeline.generate([Sample(TEXT, 3, FRAMES)], SAMPLING)[0]
+    np.testing.assert_array_equal(director.make(direction(director), 3).joints, plain)
+
+
+def test_constraints_and_seed_give_one_motion_whatever_came_before(director: Director) -> None:
+    def wanted(joints: torch.Tensor) -> list[Constraint]:
+        return [RootPath(at(FRAMES - 1), joints[-1:, 0, [0, 2]] + 0.1)]
+
+    alone = director.make(direction(director, place=wanted), 5)
+    director.make(direction(director, place=wanted), 6)
+    np.testing.assert_array_equal(director.make(direction(director, place=wanted), 5).joints, alone.joints)
+
+
+def test_a_loop_closes(director: Director) -> None:
+    made = director.make(direction(director, loop=True), 4)
+    assert made.seam == seam_gaps(made.joints, T2M)
+    assert made.seam.position < 1.2
+    assert made.seam.velocity < 1.2
+    open_end = director.make(direction(director), 4).joints
+    assert seam_gaps(open_end, T2M).position > made.seam.position
+
+
+def test_an_upper_body_comes_from_the_other_prompt(director: Director) -> None:
+    def upper(seed: int) -> torch.Tensor:
+        return director.pipeline.tokens([Sample("a person waves", seed, FRAMES)], SAMPLING)[0]
+
+    plain, both = director.make(direction(director), 2), director.make(direction(director, upper=upper), 2)
+    assert both.joints.shape == plain.joints.shape
+    assert not np.allclose(both.joints, plain.joints)
+
+
+def test_the_best_of_several_fits_its_text_with_few_faults() -> None:
+    match, faults = np.array([0.5, 0.6, 0.6]), np.array([[1.0, 5], [1.0, 5], [2.0, 9]])
+    assert total_scores(match, faults, np.zeros(3)).argmax() == 1
+    assert total_scores(match, faults, np.array([0.0, 0.5, 0.0])).argmax() != 1  # a constraint that is missed counts
+    familiar = total_scores(match + 0.3, faults, np.zeros(3))  # a prompt that the model knows well scores higher
+    np.testing.assert_allclose(familiar, total_scores(match, faults, np.zeros(3)))
+
+
+def test_samples_are_ranked_among_themselves(director: Director) -> None:
+    best = director.make(direction(director, best_of=3), 2)
+    again = director.make(direction(director, best_of=3), 2)
+    np.testing.assert_array_equal(best.joints, again.joints)
