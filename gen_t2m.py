@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @script
 def main() -> None:
     opt = parse_generate_options()
-    from data.specs import MAX_MOTION_LENGTH, dataset_spec  # torch is imported after the flags are checked
+    from data.remarks import report  # torch is imported after the flags are checked
+    from data.specs import MAX_MOTION_LENGTH, dataset_spec
     from data.text import make_prompt, read_prompts
     from models.speed import speed_up
     from storage.load import load_text_to_motion
@@ -48,6 +49,7 @@ def main() -> None:
         opt.res_name)
     speed_up(pipeline.networks, opt.precision, opt.compile, opt.cpu_linear)
     print(f"models: {model_names(files)}")
+    report([prompt.text for prompt in prompts], pipeline.text, opt.strict)
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
     start = time.perf_counter()
     if is_directed(opt):

@@ -11,6 +11,7 @@ from utils.errors import script
 def main() -> None:
     opt = parse_search_options()
     from data.motion_files import prompt_of  # torch is imported after the flags are checked
+    from data.remarks import report
     from data.specs import dataset_spec
     from data.text import clean_caption, read_texts
     from evaluation.search import encode_motions, nearest, open_gallery
@@ -28,6 +29,7 @@ def main() -> None:
     speed_up([lamp.model], cpu_linear=opt.cpu_linear)
     print(f"models: {model_names([lamp.source.file])}")
     if opt.text is not None:
+        report([opt.text], lamp.text_encoder("query"), opt.strict)
         query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()
     else:
         query = encode_motions([Path(opt.motion)], lamp, spec, opt.up).vectors

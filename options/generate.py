@@ -75,6 +75,8 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     add_models(parser)
     add_sampling(parser)
     add_speed(parser)
+    prompt.add_argument("--strict", action="store_true",
+                        help="refuse prompts that are unlike what the models learned, or longer than they read")
     parser.add_argument("--group_rows", type=positive_int,
                         help="prompts of a pass at most; by default as many as leave a prompt's motion independent of "
                              "the others: 32 on CPUs with --cpu_linear onednn, else 1; on a GPU 64 are faster for many")

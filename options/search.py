@@ -19,6 +19,8 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     among.add_argument("--gallery", help="folder of motions; encoded once, and again where files change")
     among.add_argument("--captions", help="file with one caption a line, to find those that tell --motion")
     among.add_argument("--cache", help="file that keeps the encoded gallery; <gallery>.gallery.pt by default")
+    query.add_argument("--strict", action="store_true",
+                       help="refuse a --text that is unlike what LaMP learned, or longer than it reads")
     parser.add_argument("--top_k", type=positive_int, default=10, help="how many to show")
     parser.add_argument("--name", default="lamp_demo", help="LaMP model")
     parser.add_argument("--which_epoch", help="checkpoint of it; the best one by default")

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
 from storage.checkpoint import read_state, save_weights
+from storage.familiarity import FAMILIARITY_FILE
 from storage.load_evaluator import read_networks
 from storage.source import PRETRAINED, Source, find_source, write_options
 from utils.errors import script
@@ -25,7 +26,8 @@ STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer"
 # Of one machine or one run; nothing that rebuilds or uses the model.
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
             "num_workers", "glove", "resume_pth", "out_dir"}
-EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", "glove/our_vab_data.npy", "glove/our_vab_words.txt")
+EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove/our_vab_data.npy",
+          "glove/our_vab_words.txt")
 EIGHT_BITS = ("word_embeddings.weight",)  # a third of LaMP's size
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.motion_files import parts_of, read_clip
+from data.remarks import remarks
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.text import clean_caption
 from evaluation.language import motion_vectors
@@ -110,9 +111,9 @@ class Workshop:
         top_k = checked_count(top_k, self.limits.found, "the number of motions")
         if (text or "").strip():
             asked = checked_text(text, self.limits.letters, "the text")
-            query = lamp.text_features([clean_caption(asked)]).cpu().numpy()
+            words, query = [asked], lamp.text_features([clean_caption(asked)]).cpu().numpy()
         else:
-            asked, source = read_source(upload, chosen, known, self.spec, self.limits)
+            words, (asked, source) = [], read_source(upload, chosen, known, self.spec, self.limits)
             clips = [source[part.start:part.end] for part in parts_of([source])]
             query = motion_vectors([lamp.normalisation.apply(clip) for clip in clips], lamp.motion_features)
         gallery, names = self._gallery(lamp, known, made_here)
@@ -123,7 +124,8 @@ class Workshop:
             clip = read_clip(gallery.files[part.motion], self.spec, say=lambda _: None, trusted=made_here)
             clip = clip[part.start:part.end]
             shown.append(self._shown(f"{hit.score:.2f}  {names[part.motion]}", clip))
-        return Result(self._room(shown, asked), f"{len(hits)} of {len(gallery.files)} motions, the nearest first")
+        said = f"{len(hits)} of {len(gallery.files)} motions, the nearest first"
+        return Result(self._room(shown, asked), _sentences(said, remarks(words, lamp.text_encoder("query"))))
 
     def _gallery(self, lamp: LoadedLaMP, known: Sequence[Kept], made_here: bool) -> tuple[Gallery, list[str]]:
         """The motions to search in, and their names."""
@@ -158,7 +160,7 @@ class Workshop:
         kept = tuple(Kept(f"{len(known) + take + 1}: {text}", room / one.plain_files[0])
                      for take, one in enumerate(shown))
         lengths = ", ".join(f"{len(joints) / self.spec.fps:.1f} s" for joints in motions)
-        return Result(room, f"“{text}”: {lengths}", kept)
+        return Result(room, _sentences(f"“{text}”: {lengths}", remarks([text], self.pipeline.text)), kept)
 
     def _shown(self, caption: str, features: np.ndarray) -> PageMotion:
         """A motion from features (T, d) for a page, without files."""
@@ -171,3 +173,8 @@ class Workshop:
         room = self.rooms.new()
         write_page(room / PAGE, shown, self.spec.skeleton, self.spec.fps, title)
         return room
+
+
+def _sentences(said: str, more: Sequence[str]) -> str:
+    """What is shown above a page, with remarks on the prompt."""
+    return ". ".join([said, *more])

@@ -14,6 +14,7 @@ from data.text import clean_caption
 from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
 from models.hub import CLIP_NAME, ClipText, model_folder
 from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
+from models.lamp.familiarity import Familiarity
 from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
 from models.lamp.objectives import Comparison, similarity
@@ -28,6 +29,7 @@ from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from motion.features import biased_std
 from storage import released
 from storage.checkpoint import load_strictly
+from storage.familiarity import load_familiarity
 from storage.source import PRETRAINED, Source, find_source, open_source, origin, read_options, run_folder
 from utils.errors import InputError
 from utils.files import fingerprint
@@ -91,6 +93,7 @@ class LoadedLaMP:
     normalisation: Normalisation
     max_text_len: int  # word pieces of a text
     source: Source
+    familiarity: Familiarity | None = None  # what it has read
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Normalised embeddings (b, embed_dim) of texts, for retrieval."""
@@ -125,7 +128,7 @@ class LoadedLaMP:
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Text features for other models."""
-        return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint)
+        return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint, self.familiarity)
 
     @property
     def fingerprint(self) -> str:
@@ -149,7 +152,8 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
     load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
     pieces = _word_pieces(source, config.qformer, checkpoints_dir, published=config.published)
     return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
-                      _text_length(source, config.qformer.max_positions), source)
+                      _text_length(source, config.qformer.max_positions), source,
+                      load_familiarity(source.folder, config.qformer.hidden))
 
 
 def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from models.config import ConditionKind
 from models.lamp.bert import WordPieces
+from models.lamp.familiarity import Familiarity
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
 from models.layers import Linear, sinusoid_table
 from models.vq.encdec import Encoder
@@ -260,8 +261,9 @@ class LaMPText:
     """Features (b, dim) of texts: ``kind`` is that of ``LaMP.condition``."""
 
     def __init__(self, model: LaMPFeatures, pieces: WordPieces, kind: ConditionKind, max_text_len: int,
-                 fingerprint: str = "") -> None:
-        """``fingerprint``: a hash of the weights, for caches."""
+                 fingerprint: str = "", familiarity: Familiarity | None = None) -> None:
+        """``fingerprint``: a hash of the weights, for caches. ``familiarity``: what the model has read."""
+        self.familiarity = familiarity
         self.model, self.pieces, self.kind, self.max_text_len = model.eval(), pieces, kind, max_text_len
         self.dim = model.config.qformer.hidden * (2 if kind == "both" else 1)
         self.fingerprint = f"lamp {fingerprint} {kind} {max_text_len}"

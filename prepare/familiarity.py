@@ -1,0 +1,116 @@
+"""Find out which prompts a LaMP model can understand: centres of its training texts, and a threshold of familiarity.
+
+    python prepare/familiarity.py --lamp_name lamp_demo --data_root DATA
+
+Writes ``familiarity.safetensors`` (below 1 MB) into the model's folder. The threshold is set on texts that training
+has not read: validation captions and, where DATA has ``contents.json``, the unseen wordings of the language bank. Two
+of three lines of ``assets/language/unknown_prompts.txt`` are examples of unknown texts; the others measure how many
+are found.
+"""
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.cache import read_ids
+from data.language import CONTENTS, sentences
+from data.specs import DatasetSpec, dataset_spec
+from data.text import clean_caption, read_captions
+from models.lamp.familiarity import Familiarity, familiarity_of, k_means, word_means
+from options.base import Parser, add_common, add_data, positive_int
+from storage.familiarity import FAMILIARITY_FILE, save_familiarity
+from storage.load import LoadedLaMP, load_lamp
+from utils.errors import InputError, script
+from utils.files import ROOT, read_text
+
+UNKNOWN = ROOT / "assets" / "language" / "unknown_prompts.txt"
+HELD_OUT = 3        # every third unknown text is not an example
+KEPT = 0.955        # of the known texts of either kind are over the threshold
+LONGEST_LABEL = 60  # letters
+NEAREST_TEXTS = 5   # the shortest of them is a centre's label
+BATCH = 1024
+
+
+def captions(spec: DatasetSpec, split: str) -> set[str]:
+    """Cleaned captions of a split."""
+    return {clean_caption(caption.text) for name in read_ids(spec, split)
+            for caption in read_captions(spec.root / "texts" / f"{name}.txt")} - {""}
+
+
+def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
+    """Sentences of the bank about what the training split shows: those of training, or the unseen ones."""
+    path = spec.root / CONTENTS
+    if not path.is_file():
+        return set()
+    listed, train = json.loads(read_text(path, "contents")), set(read_ids(spec, "train"))
+    shown = {tuple(one[:2]) for name, entry in listed.items() if name in train
+             for one in entry["contents"] + entry["stretches"]}
+    return {text for content, side in shown for text in sentences(content, side, held_out)}
+
+
+def vectors_of(lamp: LoadedLaMP, texts: list[str]) -> Tensor:
+    """Text vectors (n, h)."""
+    return torch.cat([word_means(lamp.model, lamp.pieces, texts[first:first + BATCH], lamp.max_text_len)
+                      for first in range(0, len(texts), BATCH)])
+
+
+def labels_of(centres: Tensor, texts: list[str], vectors: Tensor) -> tuple[str, ...]:
+    """A short text near each centre: the shortest of the nearest that fit ``LONGEST_LABEL``."""
+    short = [row for row, text in enumerate(texts) if len(text) <= LONGEST_LABEL] or list(range(len(texts)))
+    near = torch.cat([(part @ vectors[short].T).topk(min(NEAREST_TEXTS, len(short)), 1).indices
+                      for part in centres.split(BATCH)])
+    return tuple(min((texts[short[column]] for column in row), key=len) for row in near.tolist())
+
+
+@script
+def main() -> None:
+    parser = Parser(__doc__.splitlines()[0])
+    add_common(parser)
+    add_data(parser)
+    parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model")
+    parser.add_argument("--unknown", type=Path, default=UNKNOWN, help="file of unknown texts, one a line")
+    parser.add_argument("--centres", type=positive_int, default=1800, help="k-means centres")
+    opt = parser.parse_args()
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    lamp = load_lamp(opt.lamp_name, spec, opt.checkpoints_dir)
+    unknown = [clean_caption(line) or line for line in read_text(opt.unknown, "unknown texts").splitlines()
+               if line.strip() and not line.startswith("#")]
+    if len(unknown) < HELD_OUT:
+        raise InputError(f"{opt.unknown} has {len(unknown)} texts; at least {HELD_OUT} are needed")
+    texts = sorted(captions(spec, "train") | wordings(spec, held_out=False))
+    vectors = vectors_of(lamp, texts)
+    centres = k_means(vectors, opt.centres, torch.Generator().manual_seed(opt.seed))
+    examples = [text for number, text in enumerate(unknown, 1) if number % HELD_OUT]
+    known = Familiarity(centres, labels_of(centres, texts, vectors), vectors_of(lamp, examples), 0.0)
+
+    def scores(some: list[str]) -> np.ndarray:
+        return torch.cat([familiarity_of(known, lamp.model, lamp.pieces, some[first:first + BATCH], lamp.max_text_len)
+                          for first in range(0, len(some), BATCH)]).numpy()
+
+    checked = {"validation captions": captions(spec, "val") - set(texts),
+               "unseen wordings": wordings(spec, held_out=True) - set(texts)}
+    measured = {name: scores(sorted(some)) for name, some in checked.items() if some}
+    if not measured:
+        raise InputError(f"{spec.root} has no validation texts that are not in training too")
+    threshold = min(float(np.quantile(found, 1 - KEPT)) for found in measured.values())
+    path = lamp.source.folder / FAMILIARITY_FILE
+    save_familiarity(path, Familiarity(centres, known.labels, known.foreign, threshold))
+    for name, found in measured.items():
+        print(f"{name}: {(found >= threshold).mean():.1%} of {len(found)} kept")
+    held_out = unknown[HELD_OUT - 1::HELD_OUT]
+    missed = [text for text, score in zip(held_out, scores(held_out), strict=True) if score >= threshold]
+    print(f"unknown texts: {1 - len(missed) / len(held_out):.1%} of {len(held_out)} found; missed: {', '.join(missed)}")
+    print(f"{len(centres)} centres of {len(texts)} texts, threshold {threshold:.3f} -> {path} "
+          f"({path.stat().st_size / 2**20:.2f} MB)")
+
+
+if __name__ == "__main__":
+    main()

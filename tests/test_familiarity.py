@@ -1,0 +1,184 @@
+"""Prompts that a model cannot understand: how they are recognised, kept on disk and reported."""
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gen_t2m
+import search_motion
+from data.remarks import cut_words, remarks
+from data.specs import dataset_spec
+from models.lamp.familiarity import FOREIGN, Familiarity, familiarity_of, is_latin, k_means, word_means
+from models.text_to_motion import Sampling
+from options.app import parse_app_options
+from prepare import familiarity as tool
+from serving.inputs import Limits
+from serving.models import load_models
+from serving.rooms import Rooms
+from serving.workshop import Workshop
+from storage.familiarity import FAMILIARITY_FILE, load_familiarity, save_familiarity
+from storage.load import LoadedLaMP, load_lamp
+from tests.figures import walking
+from tests.toy import make_dataset, run_here
+from tests.toy_models import make_models
+from utils.errors import InputError
+
+SPEC = dataset_spec("t2m")
+WIDTH = 8  # of the toy model's word embeddings
+KNOWN = ("a person walks", "someone waves")
+GEN = ("--name", "t2m", "--res_name", "none", "--time_steps", 1, "--motion_length", 40, "--gpu_id", -1, "--no_video",
+       "--no_bvh", "--no_html", "--quiet")
+
+
+def write_known(lamp: LoadedLaMP, threshold: float) -> None:
+    """A file of what the toy model has read: ``KNOWN``."""
+    centres = word_means(lamp.model, lamp.pieces, KNOWN, lamp.max_text_len)
+    save_familiarity(lamp.source.folder / FAMILIARITY_FILE, Familiarity(centres, KNOWN, -centres[:1], threshold))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy models under ``checkpoints``, and a gallery of one motion; nothing is known about what they have read."""
+    home = tmp_path_factory.mktemp("familiarity")
+    make_models(home / "checkpoints")
+    (home / "gallery").mkdir()
+    np.save(home / "gallery" / "walk.npy", walking(60))
+    return home
+
+
+@pytest.fixture
+def lamp(home: Path):
+    """The toy LaMP; what is written about it goes when the test ends."""
+    lamp = load_lamp("lamp", SPEC, home / "checkpoints")
+    yield lamp
+    (lamp.source.folder / FAMILIARITY_FILE).unlink(missing_ok=True)
+
+
+def reloaded(home: Path) -> LoadedLaMP:
+    return load_lamp("lamp", SPEC, home / "checkpoints")
+
+
+def test_near_a_centre_is_familiar_and_near_an_unknown_example_is_not() -> None:
+    known = Familiarity(torch.eye(3)[:2], ("walk", "wave"), torch.eye(3)[2:], 0.5)
+    scores = known.scores(torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 0, 1]])))
+    assert scores[0] > scores[2] > scores[1]
+    assert known.nearest(torch.tensor([0.1, 0.9, 0.0])) == ["wave", "walk"]
+
+
+def test_a_label_is_named_once() -> None:
+    known = Familiarity(torch.eye(3), ("walk", "walk", "wave"), torch.eye(3)[:1], 0.5)
+    assert known.nearest(torch.tensor([0.9, 0.3, 0.1])) == ["walk", "wave"]
+
+
+def test_centres_are_those_of_clusters() -> None:
+    around = torch.eye(4)[:3].repeat_interleave(20, 0) + 0.05 * torch.randn(60, 4, generator=torch.manual_seed(1))
+    vectors = torch.nn.functional.normalize(around, dim=1)
+    centres = k_means(vectors, 12, torch.manual_seed(0))
+    assert (vectors @ centres.T).amax(1).min() > 0.98
+    assert torch.allclose(centres.norm(dim=1), torch.ones(12))
+    assert len(k_means(vectors, 99, torch.manual_seed(0))) == 60
+
+
+@pytest.mark.parametrize(("text", "latin"), [
+    ("a person walks", True), ("it's a left-hand wave!", True), ("él camina", True), ("walks 3 steps", True),
+    ("12 34 56", False), ("他走路", False), ("человек идёт", False), ("🤸 🏊", False), ("?!", False), ("", False),
+])
+def test_texts_in_other_writing_are_recognised(text: str, latin: bool) -> None:
+    assert is_latin(text) == latin
+
+
+def test_other_writing_is_unfamiliar_whatever_its_word_pieces(lamp: LoadedLaMP) -> None:
+    write_known(lamp, 0.0)
+    known = load_familiarity(lamp.source.folder, WIDTH)
+    scores = familiarity_of(known, lamp.model, lamp.pieces, ["12345", KNOWN[0]], lamp.max_text_len)
+    assert scores[0] == FOREIGN < 0 < scores[1]
+
+
+def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaMP, tmp_path: Path) -> None:
+    assert load_familiarity(tmp_path, WIDTH) is None
+    write_known(lamp, 0.25)
+    known = load_familiarity(lamp.source.folder, WIDTH)
+    assert (known.labels, known.threshold) == (KNOWN, 0.25)
+    torch.testing.assert_close(known.centres, word_means(lamp.model, lamp.pieces, KNOWN, 16), atol=0.01, rtol=0)
+    with pytest.raises(InputError, match="belongs to another model"):
+        load_familiarity(lamp.source.folder, WIDTH + 1)
+    (tmp_path / FAMILIARITY_FILE).write_bytes(b"cut short")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_familiarity(tmp_path, WIDTH)
+
+
+def test_an_unfamiliar_prompt_is_one_line_with_the_nearest_known_texts(home: Path, lamp: LoadedLaMP) -> None:
+    assert remarks(["12345"], lamp.text_encoder("query")) == []
+    write_known(lamp, 0.5)
+    text = reloaded(home).text_encoder("query")
+    lines = remarks([KNOWN[0], "12345", "12345"], text)
+    assert len(lines) == 1 and lines[0].startswith('"12345" is unlike what the models learned; the nearest they know: ')
+    assert all(label in lines[0] for label in KNOWN)
+    assert remarks(["12345"], object()) == []
+
+
+def test_words_beyond_the_text_limit_are_named(lamp: LoadedLaMP) -> None:
+    text = lamp.text_encoder("query")
+    words = [f"walks{number}" for number in range(20)]
+    cut = cut_words(" ".join(words), text)
+    kept = words[:len(words) - len(cut)]
+    assert cut and kept and cut_words(" ".join(kept), text) == []
+    read, whole = (text.pieces.encode([" ".join(some)], text.max_text_len).ids for some in (kept, words))
+    assert torch.equal(read[:, :-1], whole[:, :read.shape[1] - 1])
+    line = remarks([" ".join(words)], text)[0]
+    assert cut[0] in line and "--timeline" in line
+
+
+def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
+        home: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
+    write_known(lamp, 0.5)
+    run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", cwd=home)
+    assert '"12345" is unlike' in capsys.readouterr().out
+    run_here(gen_t2m.main, *GEN, "--text_prompt", KNOWN[0], "--strict", cwd=home)
+    assert "unlike" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", "--strict", cwd=home)
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2 and captured.err.count("\n") == 1 and "unlike" in captured.err
+
+
+def test_search_reports_unfamiliar_words_and_refuses_them_with_strict(
+        home: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
+    write_known(lamp, 0.5)
+    search = ("--name", "lamp", "--gallery", home / "gallery", "--gpu_id", -1, "--quiet", "--text", "12345")
+    run_here(search_motion.main, *search, cwd=home)
+    assert '"12345" is unlike' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        run_here(search_motion.main, *search, "--strict", cwd=home)
+    assert stopped.value.code == 2
+
+
+def test_the_app_shows_the_remark(home: Path, lamp: LoadedLaMP, tmp_path: Path) -> None:
+    write_known(lamp, 0.5)
+    models = load_models(parse_app_options(["--gpu_id", "-1", "--name", "t2m", "--res_name", "none", "--len_name",
+                                            "len", "--lamp_name", "lamp", "--gallery", str(home / "gallery"),
+                                            "--checkpoints_dir", str(home / "checkpoints"), "--quiet"]))
+    shop = Workshop(models, Rooms(tmp_path, 60), Sampling(time_steps=1), Limits())
+    assert "unlike what the models learned" in shop.generate("12345", 2.0, 7, 4.0, 1, []).said
+    assert "unlike" not in shop.generate(KNOWN[0], 2.0, 7, 4.0, 1, []).said
+    assert "unlike what the models learned" in shop.search("12345", None, None, (), False, 1).said
+
+
+@pytest.mark.usefixtures("lamp")
+def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_dataset(tmp_path / "data")
+    for name in (data / "val.txt").read_text().split():
+        (data / "texts" / f"{name}.txt").write_text("a person walks and waves#a/DET#0.0#0.0\n")
+    unknown = tmp_path / "unknown.txt"
+    unknown.write_text("# texts\nrides a horse\n12345\n他走路\nplays chess\nswims\n🐎\n")
+    run_here(tool.main, "--lamp_name", "lamp", "--data_root", data, "--unknown", unknown, "--centres", 4,
+             "--checkpoints_dir", home / "checkpoints", "--quiet", cwd=tmp_path)
+    printed = capsys.readouterr().out
+    assert "validation captions: 100.0% of 1 kept" in printed and "unknown texts: 100.0% of 2 found" in printed
+    known = reloaded(home).familiarity
+    assert len(known.foreign) == 4 and 0 < len(known.centres) == len(known.labels) <= 4
+    shutil.copy(home / "checkpoints" / "t2m" / "lamp" / FAMILIARITY_FILE, tmp_path)
+    assert (tmp_path / FAMILIARITY_FILE).stat().st_size < 2**20
