@@ -170,7 +170,9 @@ def test_the_app_shows_the_remark(home: Path, lamp: LoadedLaMP, tmp_path: Path) 
 def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     data = make_dataset(tmp_path / "data")
-    for name in (data / "val.txt").read_text().split():
+    ids, held_out = ((data / f"{split}.txt").read_text().split() for split in ("train", "val"))
+    (data / "train.txt").write_text("\n".join(name for name in ids if name not in held_out))
+    for name in held_out:
         (data / "texts" / f"{name}.txt").write_text("a person walks and waves#a/DET#0.0#0.0\n")
     unknown = tmp_path / "unknown.txt"
     unknown.write_text("# texts\nrides a horse\n12345\n他走路\nplays chess\nswims\n🐎\n")
