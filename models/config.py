@@ -8,7 +8,7 @@ ATTENTION_KINDS = ("causal", "additive", "full")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """What both transformers need; the names are those of ``opt.txt``."""
+    """Settings of both token transformers; the names are those of ``opt.txt``."""
 
     num_tokens: int = 512        # codes of the tokenizer, K
     code_dim: int = 512          # width of the token embeddings
@@ -22,13 +22,13 @@ class TransformerConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Pick the settings out of a larger mapping."""
+        """Select the settings from a larger mapping."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
 
 @dataclass(frozen=True)
 class MaskTransformerConfig(TransformerConfig):
-    """Of the masked transformer.
+    """Settings of the masked transformer.
 
     ``attention``: ``causal`` (LaMP as in the paper), ``additive`` (LaMP as released), ``full`` (MoMask).
     """
@@ -38,11 +38,11 @@ class MaskTransformerConfig(TransformerConfig):
 
 @dataclass(frozen=True)
 class ResidualTransformerConfig(TransformerConfig):
-    """Of the residual transformer.
+    """Settings of the residual transformer.
 
-    ``share_weight`` lets the output table of a layer be its input table. ``published`` repeats two slips of the
+    With ``share_weight`` the output table of a layer is its input table. ``published`` reproduces two errors of the
     released code: without ``share_weight`` logits are ``2 W h + bias``, and the pad class can be sampled. Options
-    that do not speak of it are those of a released model, as every run of ours writes it down.
+    without it are those of a released model.
     """
 
     num_quantizers: int = 6
@@ -51,7 +51,7 @@ class ResidualTransformerConfig(TransformerConfig):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Pick the settings out of a larger mapping."""
+        """Select the settings from a larger mapping."""
         return super().from_options({**options, "published": options.get("published_behaviour", True)})
 
 
@@ -62,7 +62,7 @@ SAMPLE_TEMPERATURE = 0.5  # of the noise on the choice of codes while training; 
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Settings that rebuild a tokenizer; the names are those of ``opt.txt``."""
+    """Settings of a tokenizer; the names are those of ``opt.txt``."""
 
     dim_pose: int = 263
     nb_code: int = 512
@@ -85,13 +85,13 @@ class VQConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "VQConfig":
-        """Pick the settings out of a larger mapping; ``None`` written as text counts as None."""
+        """Select the settings from a larger mapping; the text "None" counts as None."""
         known = {field.name: options[field.name] for field in fields(cls) if field.name in options}
         return cls(**{key: None if value == "None" else value for key, value in known.items()})
 
     @property
     def unit_length(self) -> int:
-        """Frames a token stands for."""
+        """Frames per token."""
         return self.stride_t**self.down_t
 
 
@@ -106,7 +106,7 @@ UNIT_LENGTH = 4    # frames of a movement step: two convolutions of stride 2
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """Settings that rebuild an evaluator; the defaults are those of the published ones."""
+    """Settings of an evaluator; the defaults are the published ones."""
 
     dim_pose: int = 263
     dim_movement_enc_hidden: int = 512
@@ -119,7 +119,7 @@ class EvaluatorConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "EvaluatorConfig":
-        """Pick the settings out of a larger mapping."""
+        """Select the settings from a larger mapping."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
 
@@ -130,7 +130,7 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as to
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Settings that rebuild either decoder; the defaults are those of the public command and of the paper."""
+    """Settings of both decoders; the defaults are those of the public command and the paper."""
 
     decoder: DecoderKind = "gpt"
     num_layers: int = 12
@@ -151,5 +151,5 @@ class DecoderConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "DecoderConfig":
-        """Pick the settings out of a larger mapping."""
+        """Select the settings from a larger mapping."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})

@@ -15,8 +15,8 @@ from models.layers import Linear
 class Evaluator(nn.Module):
     """Movement, motion and text encoder of T2M (Guo et al., CVPR 2022).
 
-    Rows come out in the order in which they went in. The published wrapper returns both kinds of embeddings in
-    another order, ``published_order``; set metrics do not depend on it.
+    Rows keep their order. The published wrapper returns embeddings in another order, ``published_order``, which set
+    metrics do not depend on.
     """
 
     def __init__(self, config: EvaluatorConfig) -> None:
@@ -30,14 +30,14 @@ class Evaluator(nn.Module):
             config.dim_word, config.dim_pos_ohot, config.dim_text_hidden, config.dim_coemb_hidden)
 
     def movements(self, motion: Tensor) -> Tensor:
-        """Motion (b, t, d), normalised with the evaluator's own mean and std, to movements (b, t/4, latent)."""
+        """Movements of motion (b, t, d), normalised with the evaluator's mean and std: (b, t/4, latent)."""
         return self.movement_encoder(motion[..., :-FOOT_CONTACTS])
 
     def encode_motion(self, motion: Tensor, m_lens: Tensor) -> Tensor:
         """Motion (b, t, d), zero from each length on, and lengths in frames (b,) to embeddings (b, coemb).
 
-        For numbers that compare with published ones pad to one common length (196): the last step of a clip
-        sees a few frames of padding through the convolutions. Raises ``ValueError`` for a clip below four frames.
+        For numbers comparable with published ones pad to a common length of 196: the convolutions of the last step
+        see a few padded frames. Raises ``ValueError`` for a clip below four frames.
         """
         if int(m_lens.min()) < UNIT_LENGTH:
             raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {UNIT_LENGTH}")
@@ -58,7 +58,7 @@ class Evaluator(nn.Module):
         return {key: network.state_dict() for key, network in self.networks().items()}
 
     def load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load three state dicts; other keys (optimisers, counters) are passed over.
+        """Load three state dicts; other keys (optimisers, counters) are ignored.
 
         Raises ``KeyError`` for a missing network and ``RuntimeError`` for names or shapes that do not fit.
         """
@@ -103,7 +103,7 @@ class SequenceEncoder(nn.Module):
     def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:
         """Sequence (b, n, input) and lengths (b,) >= 1 in any order to embeddings (b, output), row by row.
 
-        Steps from a row's length on have no influence.
+        Steps beyond a row's length are ignored.
         """
         packed = pack_padded_sequence(
             self.input_emb(sequence), lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -132,7 +132,7 @@ def _initialise(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class MovementLoss:
-    """Scalars of the auto-encoder."""
+    """Losses of the auto-encoder, all ()."""
 
     total: Tensor
     reconstruction: Tensor  # mean absolute error of the features
@@ -141,7 +141,7 @@ class MovementLoss:
 
 
 class MovementAutoEncoder(nn.Module):
-    """The movement encoder and a decoder that mirrors it, so that movements come to hold what a motion is made of."""
+    """The movement encoder with a mirrored decoder, for reconstruction."""
 
     def __init__(self, dim_pose: int, hidden: int, latent: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class MovementAutoEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class MatchingLoss:
-    """Scalars of the matching."""
+    """Losses of the matching, all ()."""
 
     total: Tensor
     positive: Tensor  # mean squared distance of a text from its own motion
@@ -172,11 +172,11 @@ class MatchingLoss:
 
 
 def matching_loss(text: Tensor, motion: Tensor, margin: float, shifts: int, first: int = 0) -> MatchingLoss:
-    """Contrastive margin loss (Hadsell et al. 2006) of texts (b, e) and the motions (n, e) of the whole batch, in which
-    the texts' own ones begin at row ``first``.
+    """Contrastive margin loss (Hadsell et al. 2006) of texts (b, e) and the motions (n, e) of the whole batch;
+    the motion of text 0 is row ``first``.
 
-    Negatives come from shifting the motions along the batch by 1, 2, ... ``shifts`` rows, at most n - 1: pairs that do
-    not belong together shall be ``margin`` apart.
+    Negatives are the motions shifted along the batch by 1, 2, ... ``shifts`` rows, at most n - 1; they should be at
+    least ``margin`` apart.
     """
     rows = torch.arange(first, first + len(text), device=text.device)
     steps = torch.arange(min(shifts, len(motion) - 1) + 1, device=text.device)

@@ -13,10 +13,10 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def model_folder(source: str | Path, what: str, files: Sequence[str], weights: bool = True) -> Path:
-    """The folder of a model: ``source`` itself where it is one, else the hub's copy of the model of that name.
+    """The folder of a model: ``source`` if it is a folder, else the hub's model of that name.
 
-    Only ``files`` and, with ``weights``, its weights are fetched. Raises ``InputError``, which speaks of a ``what``,
-    where there is none; without a network that takes no longer than looking into the cache.
+    Downloads ``files`` and, with ``weights``, the weights. Raises ``InputError``, naming ``what`` is missing; without a
+    network this is immediate.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -32,7 +32,7 @@ def model_folder(source: str | Path, what: str, files: Sequence[str], weights: b
 
 @contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Without the library's progress bars and its reports on parts that nobody asked for."""
+    """Context without the progress bars and loading reports of ``transformers``."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -56,8 +56,8 @@ class ClipText:
     """Text features (b, dim) of a frozen CLIP: the projected end-of-text state, not normalised.
 
     Args:
-        source: a folder in the Hugging Face layout, or a name on the hub. ``InputError`` where it cannot be loaded
-            whole, or where ``transformers`` is not installed.
+        source: a folder in the Hugging Face layout, or a name on the hub. Raises ``InputError`` if it is incomplete or
+            ``transformers`` is not installed.
     """
 
     def __init__(self, source: str | Path = CLIP_NAME, device: torch.device | str = "cpu") -> None:
@@ -84,12 +84,12 @@ class ClipText:
         self.device = device
         self.dim = self.model.config.projection_dim
         projection = self.model.text_projection.weight.cpu().numpy().tobytes()
-        # The name of a folder does not tell which weights lie in it.
+        # A folder's name does not identify its weights.
         self.fingerprint = f"clip {source} {hashlib.sha256(projection).hexdigest()}"
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, dim) float32; texts beyond CLIP's 77 tokens are cut."""
+        """Features (b, dim) float32; texts are cut to CLIP's 77 tokens."""
         pieces = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
                                 max_length=self.model.config.max_position_embeddings)
         return self.model(**pieces.to(self.device)).text_embeds.float()

@@ -1,4 +1,4 @@
-"""How many tokens a motion should have, from its text feature."""
+"""Motion length from a text feature."""
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +11,7 @@ INIT_STD = 0.02
 class LengthEstimator(nn.Module):
     """Classifier over numbers of tokens: class k means k tokens (T2M, Guo et al. 2022; MoMask's head).
 
-    Class 0, an empty motion, is in the logits for the sake of published files and is never chosen.
+    Class 0, an empty motion, exists for compatibility with published files and is never chosen.
     """
 
     def __init__(self, input_size: int = 512, output_size: int = 50, hidden: Sequence[int] = (512, 256, 128),
@@ -35,7 +35,7 @@ class LengthEstimator(nn.Module):
         return self.output(text_emb)
 
     def loss(self, text_emb: Tensor, token_lens: Tensor) -> Tensor:
-        """Cross entropy () against the lengths in tokens (b,)."""
+        """Cross-entropy () with the lengths in tokens (b,)."""
         return F.cross_entropy(self(text_emb).float(), token_lens)
 
     def probabilities(self, text_emb: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class LengthEstimator(nn.Module):
 
     @torch.no_grad()
     def sample(self, text_emb: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Lengths in tokens (b,) drawn from the distribution, each sample from its own random stream."""
+        """Sample lengths in tokens (b,), each from its own random stream."""
         cumulative = self.probabilities(text_emb).double().cpu().cumsum(-1)
         uniform = torch.tensor([torch.rand((), generator=stream, device=stream.device).item() for stream in generators])
         target = uniform[:, None] * cumulative[:, -1:]

@@ -1,4 +1,4 @@
-"""Trained networks made faster, in place: weights in lower precision, layers compiled."""
+"""Faster inference: lower precision, packed or compiled layers, in place."""
 from collections.abc import Iterable
 
 import torch
@@ -21,14 +21,14 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
     """Set networks, in eval mode, to a precision of ``PRECISIONS`` or ``AUTO``, and pack their linear maps on the CPU
     (``models.layers``) or compile what they spend their time in.
 
-    ``InputError`` for fp16 on the CPU, where it is slow and its range too small to be of use.
+    Raises ``InputError`` for fp16 on the CPU, where it is slow and its range too small.
     """
     kind = choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):
         on_cpu = next(network.parameters()).device.type == "cpu"
         dtype = PRECISIONS[automatic_precision(on_cpu) if precision == AUTO else precision]
         if dtype == torch.float16 and on_cpu:
-            raise InputError("fp16 needs a CUDA device; bf16 is what a CPU may have")
+            raise InputError("fp16 needs a CUDA device; use bf16 on the CPU")
         if dtype != torch.float32:
             _lower(network, dtype)
         if compiled:
@@ -46,10 +46,10 @@ def automatic_precision(on_cpu: bool) -> str:
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> None:
-    """Floating weights to ``dtype``, but for those whose rounding would show:
+    """Convert floating-point weights to ``dtype``, except those with visible rounding errors:
 
-    the head of a token model and the tables around a residual one, whose errors guidance multiplies; the codebook that
-    distances are measured to; and the last convolution, since a motion rounded to eight bits trembles.
+    the head of a token model and the tables of a residual one, whose errors guidance amplifies; the codebook, for
+    distances; and the last convolution, since a motion rounded to 8 bits jitters.
     """
     kept: set[int] = set()
     for part in network.modules():
@@ -65,7 +65,7 @@ def _lower(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _compile(network: nn.Module) -> None:
-    """Compile layer by layer: equal layers share their code, and a first call waits for one of each kind."""
+    """Compile layer by layer, so that equal layers share their code."""
     for part in network.modules():
         if isinstance(part, (QFormerLayer, EncoderLayer, Encoder, Decoder)):
             part.compile(dynamic=True)

@@ -1,4 +1,4 @@
-"""From words to joints: text features, length, tokens, decoder, joint positions."""
+"""The text-to-motion pipeline: text features, length, tokens, decoder, joint positions."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -24,7 +24,7 @@ RESIDUAL_STREAM = 1  # a sample's residual layers draw from a stream beside that
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn."""
+    """Sampling settings."""
 
     time_steps: int = 10     # of iterative unmasking
     cond_scale: float = 4.0  # classifier-free guidance; 1 is none
@@ -44,7 +44,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sample:
-    """One motion to make."""
+    """One motion to generate."""
 
     text: str
     seed: int
@@ -56,14 +56,14 @@ class TextToMotion:
 
     Args:
         tokenizer: decodes tokens to normalised features.
-        denormalise: normalised features (..., d) to their own units.
+        denormalise: normalised features (..., d) to unnormalised ones.
         transformer: base-layer tokens from text features.
         text: text features (b, c) that ``transformer`` was trained with.
         skeleton: of the features; ``metres`` is the length of its unit.
-        length_estimator, length_text: needed where a sample has no length, with its text features.
-        clean: what was done to captions in training.
-        residual, residual_text: tokens of the layers above the base, with its text features; without it the base
-            layer alone is decoded.
+        length_estimator, length_text: with its text features, for samples without a length.
+        clean: caption cleaning, as in training.
+        residual, residual_text: with its text features, for the layers above the base; without it only the base
+            layer is decoded.
         normalise: the inverse of ``denormalise``, on arrays; motions are encoded with it.
     """
 
@@ -81,12 +81,12 @@ class TextToMotion:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The networks' device."""
         return next(self.transformer.parameters()).device
 
     @property
     def networks(self) -> list[nn.Module]:
-        """All networks that a generation runs through, but for the small length estimator."""
+        """All networks of a generation except the length estimator."""
         encoders = (getattr(text, "model", None) for text in (self.text, self.residual_text, self.length_text))
         return [part for part in (self.tokenizer, self.transformer, self.residual, *encoders)
                 if isinstance(part, nn.Module)]
@@ -98,20 +98,20 @@ class TextToMotion:
 
     @property
     def layers(self) -> int:
-        """Layers of tokens that are made."""
+        """Number of generated token layers."""
         return 1 if self.residual is None else self.residual.config.num_quantizers
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
         """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
 
-        A sample's tokens follow from its text, seed and length alone, not from what else is made with it, and its
-        joints do up to 1e-4 m: each sample draws from its own random stream, and a pass either has a fixed shape or
-        computes each row by itself (``models.transformers.sampling.fixed_shape_groups``).
+        A sample's tokens depend on its text, seed and length only, not on the rest of the batch; so do its joints, up
+        to 1e-4 m. Each sample has its own random stream, and a pass has a fixed shape or independent rows
+        (``models.transformers.sampling.fixed_shape_groups``).
         """
         return [self.joints(features) for features in self.features(samples, sampling)]
 
     def features(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
-        """Features (T, d) float32, in their own units, of the motions that ``generate`` makes."""
+        """Unnormalised features (T, d) float32 of the motions of ``generate``."""
         return self.features_of(self.tokens(samples, sampling), sampling and sampling.group_rows)
 
     def features_of(self, tokens: Sequence[Tensor], rows: int | None = None) -> list[np.ndarray]:
@@ -144,10 +144,10 @@ class TextToMotion:
 
     def fill(self, texts: Sequence[str], lengths: Sequence[int], seeds: Sequence[int], known: Tensor | None = None,
              sampling: Sampling | None = None, stream: int = 0, features: "_Features | None" = None) -> list[Tensor]:
-        """Ids of samples of the given lengths in tokens, as ``tokens`` gives them.
+        """Ids of samples of the given lengths in tokens, as in ``tokens``.
 
-        ``known`` (b, n, q) are ids to keep, negative where they are to be made: in-painting. ``stream`` counts the
-        fillings that share a seed, so that each draws anew. ``features`` are those of texts that are known already.
+        ``known`` (b, n, q) are ids to keep, negative ones are generated (in-painting). ``stream`` numbers the
+        generations that share a seed, so that each has its own noise. ``features``: precomputed text features.
         """
         sampling = sampling or Sampling()
         features = features or _Features(self.device, sampling.group_rows)
@@ -171,11 +171,11 @@ class TextToMotion:
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def condition(self, texts: Sequence[str], rows: int | None = None) -> Tensor:
-        """Text features (len(texts), c) that the masked transformer is told, ``rows`` of them a pass."""
+        """Text features (len(texts), c) for the masked transformer, ``rows`` of them per pass."""
         return _Features(self.device, rows)(self.text, [self.clean(text) for text in texts])
 
     def token_lengths(self, samples: Sequence[Sample], features: "_Features | None" = None) -> list[int]:
-        """Tokens of each sample: its frames cut to whole tokens, or what the length estimator expects."""
+        """Length of each sample in tokens: its frames cut to whole tokens, or the estimated length."""
         unknown = sorted({self.clean(sample.text) for sample in samples if sample.m_len is None})
         expected: dict[str, int] = {}
         if unknown:
@@ -190,7 +190,7 @@ class TextToMotion:
         return lengths
 
     def encode(self, features: np.ndarray) -> Tensor:
-        """Ids (n, q) of features (T, d) in their own units, T a multiple of ``unit``."""
+        """Ids (n, q) of unnormalised features (T, d), T a multiple of ``unit``."""
         motion = torch.as_tensor(self.normalise(features), dtype=torch.float32, device=self.device)
         return self.tokenizer.encode(motion[None])[0].view(len(features) // self.unit, -1)
 
@@ -199,12 +199,12 @@ class TextToMotion:
         return self.joints(self._decoded(ids[None])[0])
 
     def joints(self, features: Tensor | np.ndarray) -> np.ndarray:
-        """Joints (T, J, 3) float32 in metres of features (T, d) in their own units."""
+        """Joints (T, J, 3) float32 in metres of unnormalised features (T, d)."""
         return (self.metres * features_to_joints(torch.as_tensor(features), self.skeleton)).float().cpu().numpy()
 
     @torch.no_grad()
     def _decoded(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Features (b, T, d) in their own units of ids (b, n) or (b, n, q), valid up to each row's end."""
+        """Unnormalised features (b, T, d) of ids (b, n) or (b, n, q), valid up to each row's end."""
         return self.denormalise(self.tokenizer.forward_decoder(ids.view(*ids.shape[:2], -1), token_lens))
 
 

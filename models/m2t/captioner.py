@@ -23,7 +23,7 @@ OPT_WIDTH = 2560  # of OPT-2.7B
 
 @dataclass(frozen=True)
 class MotionPrefixConfig:
-    """Settings that rebuild the front end; the defaults are the published sizes."""
+    """Settings of ``MotionPrefix``; the defaults are the published sizes."""
 
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
@@ -32,12 +32,12 @@ class MotionPrefixConfig:
 
     @classmethod
     def of_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefixConfig":
-        """The sizes of a LaMP model, before a language model ``llm_width`` wide."""
+        """The sizes of a LaMP model, for a language model of width ``llm_width``."""
         return cls(lamp.config.qformer, lamp.config.vq, llm_width, lamp.config.published)
 
 
 class MotionPrefix(nn.Module):
-    """Motion (b, t, d), normalised, to as many prefix embeddings (b, queries, llm_width) as there are queries."""
+    """Normalised motion (b, t, d) to prefix embeddings (b, queries, llm_width), one per query."""
 
     def __init__(self, config: MotionPrefixConfig) -> None:
         super().__init__()
@@ -57,27 +57,27 @@ class MotionPrefix(nn.Module):
 
     @staticmethod
     def from_lamp(lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefix":
-        """Start from a pretrained LaMP model's copy of everything but the last map."""
+        """A prefix with the weights of a pretrained LaMP model, except the last projection."""
         prefix = MotionPrefix(MotionPrefixConfig.of_lamp(lamp, llm_width))
         prefix.take(lamp)
         return prefix
 
     def take(self, lamp: LaMPFeatures) -> None:
-        """Copy a pretrained LaMP model's weights of everything but the last map."""
+        """Copy the weights of a pretrained LaMP model, except the last projection."""
         own = self.state_dict()
         self.load_state_dict({name: value for name, value in lamp.state_dict().items() if name in own}, strict=False)
 
     def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Prefix embeddings. ``mask`` (b, n) is False at tokens of padding; published models look at them too."""
+        """Prefix embeddings. ``mask`` (b, n) is False at padding; published models attend to it too."""
         return self.opt_proj(self.query_motion(self.motion_states(motion), mask))
 
     def motion_states(self, motion: Tensor) -> Tensor:
-        """What queries look at, (b, n, encoder_width), n = t / unit length."""
+        """What queries attend to, (b, n, encoder_width), n = t / unit length."""
         states = self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
         return states if self.positions is None else states + self.positions[:states.shape[1]]
 
     def queried(self) -> list[nn.Parameter]:
-        """The parameters that a motion's queries depend on, those of the motion encoder and the last map left out."""
+        """Parameters of the query pass, without the motion encoder and the last projection."""
         embeddings, encoder = self.Qformer.bert.embeddings, self.Qformer.bert.encoder
         text_only = (".intermediate.", ".output.dense.", ".output.LayerNorm.")
         layers = [parameter for layer in encoder.layer for name, parameter in layer.named_parameters()
@@ -85,16 +85,16 @@ class MotionPrefix(nn.Module):
         return [self.query_tokens, self.motion_projection, *embeddings.LayerNorm.parameters(), *layers]
 
     def query_motion(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The queries (b, queries, h) after looking at a motion."""
+        """The queries (b, queries, h) after attending to a motion."""
         return self.Qformer.query(self.query_tokens, states, mask).hidden
 
 
-IGNORED = -100  # target of a position that does not count
+IGNORED = -100  # target of padding
 
 
 @dataclass(frozen=True)
 class CaptionLoss:
-    """What the decoder makes of true captions, all ()."""
+    """Loss and accuracy on ground-truth captions, all ()."""
 
     loss: Tensor      # mean cross entropy a word, natural logarithm
     accuracy: Tensor  # share of words that are its first choice
@@ -103,7 +103,7 @@ class CaptionLoss:
 
 @dataclass(frozen=True)
 class Writing:
-    """How captions are written: by beam search, or by drawing from the nucleus where ``top_p`` is below 1."""
+    """Decoding settings: beam search, or nucleus sampling if ``top_p`` is below 1."""
 
     num_captions: int = 1
     num_beams: int = 1  # more find likelier captions: longer ones of stock phrases, which say less of the motion
@@ -116,18 +116,18 @@ class Writing:
 class MotionCaptioner(MotionPrefix):
     """Motion (b, t, d), normalised, zero where padded, to captions. ``m_lens`` (b,) are its lengths in frames.
 
-    Parameter names are those of published M2T checkpoints. Motions are padded to the length that LaMP's queries stand
-    for, and padding is hidden from them, so that a caption does not depend on what else is in a batch.
+    Parameter names are those of published M2T checkpoints. Motions are padded to LaMP's fixed length and the
+    padding is masked, so that a caption does not depend on the rest of the batch.
     """
 
     def __init__(self, config: MotionPrefixConfig, decoder: Decoder, longest: int) -> None:
-        """``longest``: ids of a caption, start and end among them."""
+        """``longest``: maximum ids of a caption, including start and end."""
         super().__init__(config)
         self.llm, self.words, self.longest = decoder.model, decoder.words, longest
         self.freeze_queries()
 
     def freeze_queries(self, frozen: bool = True) -> None:
-        """Keep LaMP's part as it is, or let those of its parameters learn that the prefix depends on."""
+        """Freeze LaMP's part, or train the parameters that the prefix depends on."""
         for part in (self.query_tokens, self.motion_projection):
             part.requires_grad_(False)
         self.Qformer.requires_grad_(False)
@@ -135,7 +135,7 @@ class MotionCaptioner(MotionPrefix):
             parameter.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> "MotionCaptioner":
-        """Switch dropout, but never in the motion encoder, nor in a Q-Former that does not learn."""
+        """Switch dropout, except in the motion encoder and a frozen Q-Former."""
         super().train(mode)
         self.motion_encoder.eval()
         if not self.query_tokens.requires_grad:
@@ -143,10 +143,10 @@ class MotionCaptioner(MotionPrefix):
         return self
 
     def prefix(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """What the language model is told of motions, (b, queries, width)."""
+        """Prefix embeddings of motions, (b, queries, width)."""
         tokens, unit = self.config.qformer.num_query_tokens, self.config.vq.unit_length
         if motion.shape[1] > tokens * unit:
-            raise ValueError(f"a motion has {motion.shape[1]} frames, at most {tokens * unit} can be told")
+            raise ValueError(f"a motion has {motion.shape[1]} frames, the maximum is {tokens * unit}")
         motion = F.pad(motion, (0, 0, 0, tokens * unit - motion.shape[1]))
         mask = None
         if not self.config.published:
@@ -156,8 +156,8 @@ class MotionCaptioner(MotionPrefix):
 
     def loss(self, motion: Tensor, m_lens: Tensor, captions: Sequence[str], keep: float = 1.0,
              generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE) -> CaptionLoss:
-        """Loss of the captions of motions. ``keep`` is the share of words that the decoder sees as they are; the
-        others are drawn from ``generator``. ``batch_slice`` is which pairs of the whole batch these are."""
+        """Loss of the captions of motions. The decoder's input keeps each word with probability ``keep``; the others
+        are replaced by random ones from ``generator``. ``batch_slice``: rows of the whole batch."""
         prefix = self.prefix(motion, m_lens)
         encoded = encode_captions(self.words, captions, self.longest)
         seen = encoded.ids if keep >= 1 else with_noise(
@@ -175,7 +175,7 @@ class MotionCaptioner(MotionPrefix):
 
     @torch.no_grad()
     def write(self, motion: Tensor, m_lens: Tensor, writing: Writing | None = None) -> list[list[str]]:
-        """Captions of motions, ``num_captions`` of each, the best first (as drawn where they are drawn)."""
+        """Captions of motions, ``num_captions`` each, the best first (sampled ones in sampling order)."""
         writing = writing or Writing()
         prefix = self.prefix(motion, m_lens)
         if writing.top_p >= 1:
@@ -208,7 +208,7 @@ class MotionCaptioner(MotionPrefix):
         return self.words.text(ids[:ids.index(self.words.end_id)] if self.words.end_id in ids else ids)
 
     def _inputs(self, prefix: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (b, queries + t, width) of prefix and words, and where they count."""
+        """Embeddings (b, queries + t, width) of prefix and words, and their mask."""
         words = self.llm.get_input_embeddings()(ids)
         return (torch.cat([prefix.to(words.dtype), words], 1),
                 F.pad(mask, (prefix.shape[1], 0), value=True).long())

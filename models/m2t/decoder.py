@@ -28,7 +28,7 @@ class Words(Protocol):
         """Ids of a text, without start and end."""
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids; start, end and padding are left out."""
+        """The text of ids, without start, end and padding."""
 
 
 class PieceWords:
@@ -51,9 +51,9 @@ class PieceWords:
 
 
 class HubWords:
-    """The vocabulary of a language model of the hub: a caption ends with a line break, as in the paper.
+    """The vocabulary of a language model on the hub: a caption ends with a line break, as in the paper.
 
-    ``tokenizer`` is one of ``transformers``; where it has no line break of its own, its end of text ends a caption.
+    ``tokenizer`` is one of ``transformers``; if it has no line-break token, its end-of-text token ends a caption.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -85,7 +85,7 @@ class Captions:
 
 
 def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Captions:
-    """Ids of captions, start and end among the at most ``longest`` of each; a longer one is cut."""
+    """Ids of captions, including start and end, cut to ``longest``."""
     rows = [[words.start_id, *words.ids(text)[:longest - 2], words.end_id] for text in texts]
     ids = torch.full((len(rows), max(map(len, rows))), words.pad_id)
     mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -97,10 +97,10 @@ def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Caption
 
 def with_noise(words: Words, captions: Captions, keep: float, longest: int, generator: torch.Generator,
                batch_slice: BatchSlice = WHOLE) -> Tensor:
-    """Ids (b, t) of captions, t <= ``longest``, in which each word stays with the chance ``keep``, and is any other id
-    otherwise. ``batch_slice`` is which captions of the whole batch these are.
+    """Ids (b, t) of captions, t <= ``longest``, in which each word is kept with probability ``keep`` and is otherwise a
+    random id. ``batch_slice``: rows of the whole batch.
 
-    A decoder that reads them while it learns leans on the motion more than on the words before (T2M-GPT, section 3.2).
+    A decoder trained on them relies on the motion more than on the previous words (T2M-GPT, section 3.2).
     """
     rows, length = captions.ids.shape
     noise = batch_slice.randint(generator, len(words), rows, longest)[:, :length]
@@ -124,9 +124,9 @@ class Decoder:
 
 
 def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> Decoder:
-    """The decoder that ``config`` describes, behind ``prefix`` embeddings of motion.
+    """Build the decoder of ``config`` for ``prefix`` embeddings of motion.
 
-    Raises ``InputError`` where a package, or the pretrained model, is missing.
+    Raises ``InputError`` if a package or the pretrained model is missing.
     """
     return _gpt(config, pieces, prefix) if config.decoder == "gpt" else _pretrained(config, prefix)
 

@@ -32,7 +32,7 @@ from models.transformers.trunk import (
 )
 from utils.batch_slice import WHOLE, BatchSlice
 
-KEPT = 1e5           # score of a token that is not to be masked again
+KEPT = 1e5           # score of a token that stays unmasked
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
 MASK_SHARE = 0.88    # of the other chosen positions: the mask; the rest stays as it is (BERT's recipe, adapted)
 CLASS_STD = 0.05     # of the class weights that training begins with
@@ -40,10 +40,10 @@ CLASS_STD = 0.05     # of the class weights that training begins with
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A training batch with part of its tokens hidden."""
+    """A training batch with masked and random tokens."""
 
     ids: Tensor      # (b, n) what the model sees
-    labels: Tensor   # (b, n) the true id where it is asked for, the mask id elsewhere
+    labels: Tensor   # (b, n) the ground-truth id at predicted positions, the mask id elsewhere
     padding: Tensor  # (b, n) True at padding
 
     def cut(self, length: int) -> "Corrupted":
@@ -55,8 +55,8 @@ class Corrupted:
 class Generated:
     """Tokens of a batch of samples."""
 
-    ids: Tensor    # (b, n) int64, ``padding_value`` behind a sample's end
-    steps: Tensor  # (timesteps, b, n) ids fed to the model at each step: the mask id where it had to guess
+    ids: Tensor    # (b, n) int64, ``padding_value`` after a sample's end
+    steps: Tensor  # (timesteps, b, n) input ids of each step, the mask id at predicted positions
 
 
 class MaskTransformer(Trunk):
@@ -77,10 +77,9 @@ class MaskTransformer(Trunk):
 
     @torch.no_grad()
     def start_from(self, codebooks: Tensor) -> None:
-        """Begin training with the tokenizer's ``codebooks`` (q, K, code_dim), of which the first counts.
+        """Initialise from the first of the tokenizer's ``codebooks`` (q, K, code_dim).
 
-        They become the embeddings, and a random projection of them the class weights: what is learned of a code then
-        holds for like ones.
+        Embeddings are the codes, class weights a random projection of them, so that similar codes generalise.
         """
         self.start_codes([self.token_emb.weight], codebooks[:1])
         weight = self.output_process.poseFinal.weight
@@ -90,8 +89,8 @@ class MaskTransformer(Trunk):
     def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Logits (b, n, K) for ids (b, n) and text features ``cond`` (b, c); zeros in ``cond`` mean no text.
 
-        ``padding`` (b, n), True at padding; ignored by ``additive`` attention. With ``at`` (b, c) logits (b, c, K) of
-        these positions alone.
+        ``padding`` (b, n), True at padding; ignored by ``additive`` attention. With ``at`` (b, c), logits (b, c, K) at
+        these positions only.
         """
         mask = attention_mask(self.config.attention, 1, ids.shape[1], padding, ids.device)
         return self.encode(self.token_emb(ids), self.embed_condition(cond)[:, None], mask, at)
@@ -101,7 +100,7 @@ class MaskTransformer(Trunk):
         """Float32 logits ``u + cond_scale (c - u)`` (b, n, K), both parts from one pass (classifier-free guidance).
 
         Scale 1 is the conditional part alone, 0 the unconditional one. ``at`` as in ``forward``. ``negative`` (b, c)
-        are text features in place of no text: guidance then leads away from them.
+        are text features to guide away from, instead of no text.
         """
         negative = torch.zeros_like(cond) if negative is None else negative
         known = None if isinstance(cond_scale, Tensor) else cond_scale  # a tensor is not looked into
@@ -116,11 +115,11 @@ class MaskTransformer(Trunk):
 
     def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator,
                 batch_slice: BatchSlice = WHOLE) -> Corrupted:
-        """Hide part of ``ids`` (b, n) for training; whatever lies behind ``token_lens`` (b,) becomes padding.
-        ``batch_slice`` is which samples of the whole batch these are.
+        """Mask part of ``ids`` (b, n) for training; positions from ``token_lens`` (b,) on become padding.
+        ``batch_slice``: rows of the whole batch.
 
-        Each sample has max(1, round(length cos(u pi / 2))) of its own tokens chosen, u uniform. Of these 10 % become
-        a random code, of the rest 88 % the mask.
+        max(1, round(length cos(u pi / 2))) tokens of each sample are chosen, u uniform. 10 % of them become a random
+        code, 88 % of the others the mask.
         """
         b, n = ids.shape
         uniform = batch_slice.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
@@ -137,7 +136,7 @@ class MaskTransformer(Trunk):
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
              batch_slice: BatchSlice = WHOLE) -> TokenLoss:
-        """Loss of predicting hidden tokens: ids (b, n), text features (b, c), lengths in tokens (b,).
+        """Loss of predicting masked tokens: ids (b, n), text features (b, c), lengths in tokens (b,).
 
         In training mode some samples lose their text (``cond_drop_prob``).
         """
@@ -154,22 +153,22 @@ class MaskTransformer(Trunk):
                  padding_value: int = -1, group_rows: int | None = None, negative: Tensor | None = None) -> Generated:
         """Tokens for text features ``cond`` (b, c), by iterative unmasking (MaskGIT, section 3.3).
 
-        All tokens start masked; at each step all masked ones are drawn, and the least certain ones are masked again,
-        fewer each time. A token that was kept once stays.
+        All tokens start masked. Each step samples all masked tokens and masks the least certain ones again, fewer each
+        time. A token that was kept once stays.
 
         Args:
             token_lens: tokens of each sample, at least 1.
-            generators: one random stream a sample; a sample's tokens depend on its own stream, text and length only,
-                never on the rest of the batch (except with ``additive`` attention, which looks at the padding unless
-                ``group_rows`` is given).
+            generators: one random stream per sample. A sample's tokens depend on its stream, text and length only, not
+                on the rest of the batch (except with ``additive`` attention, which sees padding unless ``group_rows`` is
+                given).
             timesteps: number of steps.
             cond_scale: guidance; 1 is none.
-            topk_filter_thres: share of the codes, the least probable, that are never drawn.
-            gumbel: draw by the Gumbel-max trick instead of from the cumulative distribution.
-            known: (b, n) ids to keep, negative where tokens are to be made (in-painting).
-            padding_value: id behind a sample's end.
-            group_rows: samples of one pass, see ``models.transformers.sampling``.
-            negative: (b, c) text features in place of no text in guidance.
+            topk_filter_thres: fraction of the codes, the least probable, that are never sampled.
+            gumbel: sample by the Gumbel-max trick instead of inverting the cumulative distribution.
+            known: (b, n) ids to keep; negative ones are generated (in-painting).
+            padding_value: id after a sample's end.
+            group_rows: samples per pass, see ``models.transformers.sampling``.
+            negative: (b, c) text features for guidance instead of no text.
 
         Raises ``RuntimeError`` in training mode, ``ValueError`` for a length below 1 or too few streams.
         """
@@ -234,11 +233,11 @@ UNUSED = ("clip2qformer.weight", "clip2qformer.bias")  # in every file, used by 
 
 @dataclass(frozen=True)
 class TextCondition:
-    """A text condition and what it was made from."""
+    """A text condition and its intermediate states."""
 
     cond: Tensor    # (b, h) what the transformer takes
     hidden: Tensor  # (b, t, h) text-only pass
-    states: Tensor  # (b, t, encoder_width) what the queries looked at
+    states: Tensor  # (b, t, encoder_width) what the queries attended to
 
 
 class LaMPMaskTransformer(MaskTransformer):
@@ -255,8 +254,7 @@ class LaMPMaskTransformer(MaskTransformer):
     def text_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
         """Word-piece ids (b, t) with ``mask`` (b, t), 1 or True at words, to the mean of the queries over the text.
 
-        The queries look at padded word pieces too, so texts must be padded to ``TEXT_LENGTH`` for the released
-        model's numbers.
+        The queries attend to padding too, so texts must be padded to ``TEXT_LENGTH`` as in the released model.
         """
         hidden = self.Qformer.text(ids, mask)
         states = self.text2former(hidden)
@@ -264,7 +262,7 @@ class LaMPMaskTransformer(MaskTransformer):
 
 
 class ReleasedText:
-    """Text features (b, dim) of a released transformer, which makes them itself."""
+    """Text features (b, dim) computed by a released transformer itself."""
 
     def __init__(self, model: LaMPMaskTransformer, pieces: WordPieces, fingerprint: str = "") -> None:
         """``fingerprint``: a hash of the weights, for caches."""
@@ -281,6 +279,6 @@ class ReleasedText:
 
 
 def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """A file may leave out what nothing uses."""
+    """Files may lack the unused layer."""
     for name, tensor in module.clip2qformer.state_dict().items():
         state.setdefault(f"{prefix}clip2qformer.{name}", tensor)

@@ -13,9 +13,9 @@ from utils.batch_slice import WHOLE, BatchSlice
 
 
 class ResidualTransformer(Trunk):
-    """Predicts layers 1 .. q-1 of residual tokens, one layer a pass, all positions at once.
+    """Predicts layers 1 .. q-1 of residual tokens, one layer per pass, all positions at once.
 
-    Ids 0 .. K-1 are codes, K is the padding; it is a class of its own in the logits.
+    Ids 0 .. K-1 are codes, K is the padding, which has a class in the logits.
     """
 
     config: ResidualTransformerConfig
@@ -41,8 +41,8 @@ class ResidualTransformer(Trunk):
         return nn.Parameter(torch.randn(layers, self.config.num_tokens + 1, self.config.code_dim) * INIT_STD)
 
     def start_from(self, codebooks: Tensor) -> None:
-        """Begin training with the tokenizer's ``codebooks`` (q, K, code_dim) as embeddings and class weights: the
-        history of a token is then the latent that the layers below give."""
+        """Initialise embeddings and class weights from the tokenizer's ``codebooks`` (q, K, code_dim), so that the
+        history of a token is the latent of the layers below."""
         if self.config.share_weight:
             tables = [*self.token_embed_weight_, *self.embed_proj_shared_weight, *self.output_proj_weight_]
         else:
@@ -65,7 +65,7 @@ class ResidualTransformer(Trunk):
         return self.output_proj_weight
 
     def forward(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Hidden states (b, n, code_dim) for the layers (b,) in 1 .. q-1 that each sample is to predict.
+        """Hidden states (b, n, code_dim) for the layers (b,) in 1 .. q-1 to predict for each sample.
 
         ``history`` (b, n, code_dim) is the sum of the embeddings of the layers below, ``cond`` (b, c) the text
         feature, ``padding`` (b, n) True at padding.
@@ -87,7 +87,7 @@ class ResidualTransformer(Trunk):
                       cond_scale: float | Tensor, negative: Tensor | None = None) -> Tensor:
         """Float32 logits ``u + cond_scale (c - u)`` (b, n, K+1), both parts from one pass; scale 1 is ``c`` alone.
 
-        ``negative`` (b, c) are text features in place of no text."""
+        ``negative`` (b, c) are text features instead of no text."""
         if not isinstance(cond_scale, Tensor) and cond_scale == 1:
             return self.project(self(history, layers, cond, padding), layers)
         negative = torch.zeros_like(cond) if negative is None else negative
@@ -106,15 +106,15 @@ class ResidualTransformer(Trunk):
         return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
 
     def draw_layers(self, count: int, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
-        """Layers (count,) in 1 .. q-1 to train on, low ones more often."""
+        """Layers (count,) in 1 .. q-1 to train on, lower ones more often."""
         progress = batch_slice.rand(generator, count)
         return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
              layers: Tensor | None = None, batch_slice: BatchSlice = WHOLE) -> TokenLoss:
-        """Loss of predicting one layer a sample, drawn at random or given as ``layers`` (b,).
+        """Loss of predicting one layer per sample, sampled or given as ``layers`` (b,).
 
-        Ids (b, n, q), text features (b, c), lengths in tokens (b,); whatever lies behind a length counts as padding.
+        Ids (b, n, q), text features (b, c), lengths in tokens (b,); positions from a length on are padding.
         """
         if layers is None:
             layers = self.draw_layers(len(ids), generator, batch_slice).to(ids.device, non_blocking=True)
@@ -131,10 +131,10 @@ class ResidualTransformer(Trunk):
                  *, cond_scale: float = 5.0, temperature: float = 1.0, topk_filter_thres: float = 0.9,
                  known: Tensor | None = None, group_rows: int | None = None,
                  negative: Tensor | None = None) -> Tensor:
-        """Ids (b, n, q) from base-layer ids (b, n), layer by layer, drawn by the Gumbel-max trick; -1 at padding.
+        """Ids (b, n, q) from base-layer ids (b, n), layer by layer, sampled by the Gumbel-max trick; -1 at padding.
 
-        ``known`` (b, n, q): ids to keep, negative where they are to be made. The other arguments, the independence
-        of samples and the errors are those of ``MaskTransformer.generate``.
+        ``known`` (b, n, q): ids to keep; negative ones are generated. Other arguments and errors as in
+        ``MaskTransformer.generate``.
         """
         if self.training:
             raise RuntimeError("generation needs eval mode: dropout would disturb it")

@@ -1,4 +1,4 @@
-"""How tokens are drawn from logits, every sample from a random stream of its own."""
+"""Sampling of tokens from logits, with a random stream per sample, and groups of samples per pass."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ ROUNDING = 1e-9  # of (1 - thres) * classes: a thres of 1 - 1/classes means one 
 
 
 def cosine_mask_ratio(progress: Tensor) -> Tensor:
-    """Share of tokens that are masked at ``progress`` in [0, 1] (MaskGIT, eq. 3)."""
+    """Fraction of tokens masked at ``progress`` in [0, 1] (MaskGIT, eq. 3)."""
     return torch.cos(progress * math.pi / 2)
 
 
 def lowest(scores: Tensor, counts: Tensor) -> Tensor:
-    """True at the ``counts`` (b,) lowest of ``scores`` (b, n); among equals the first."""
+    """True at the ``counts`` (b,) lowest of ``scores`` (b, n); ties go to the first."""
     ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks < counts[:, None]
 
 
 def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One random stream a sample. They live on the CPU, so that a seed gives the same noise on every device."""
+    """One random stream per sample, on the CPU, so that a seed gives the same noise on every device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def kept_classes(classes: int, thres: float) -> int:
-    """How many of ``classes`` may be drawn: ``ceil((1 - thres) * classes)``, at least one."""
+    """Number of ``classes`` that may be sampled: ``ceil((1 - thres) * classes)``, at least one."""
     return max(1, math.ceil((1 - thres) * classes - ROUNDING))
 
 
@@ -43,8 +43,8 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
                  device: torch.device) -> Tensor:
     """Uniform noise (b, rounds, n, ...) on ``device`` for rows of ``size`` (b, n, ...), all rounds in one transfer.
 
-    Row k gets ``lengths[k]`` draws a round of ``generators[k]``, round after round, so that what a sample draws does
-    not depend on how far it is padded. Everything else is 0.5, rows without a generator too.
+    Row k takes ``lengths[k]`` numbers per round from ``generators[k]``, so that a sample's noise does not depend on its
+    padding. Everything else, including rows without a generator, is 0.5.
     """
     rows, length, *rest = size
     noise = torch.full((rows, rounds, length, *rest), 0.5)
@@ -54,10 +54,10 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
 
 
 def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
-    """Ids (b, n) drawn from softmax(logits / temperature) of (b, n, classes), filtered as ``top_k_filter`` does.
+    """Ids (b, n) sampled from softmax(logits / temperature) of (b, n, classes), with ``top_k_filter``.
 
     With ``gumbel`` by the Gumbel-max trick (Maddison et al. 2014) from ``uniform`` (b, n, classes), else by inverting
-    the cumulative distribution from ``uniform`` (b, n): the same distribution from different draws.
+    the cumulative distribution from ``uniform`` (b, n): the same distribution.
     """
     temperature = max(temperature, SMALLEST_TEMPERATURE)
     if gumbel:
@@ -93,29 +93,29 @@ class Group:
         return x[torch.tensor(filled, device=x.device)]
 
     def pick(self, things: Sequence[T]) -> list[T]:
-        """The same of one thing a sample."""
+        """The group's items of a list with one per sample."""
         return [things[row] for row in self.rows] + [things[self.rows[-1]]] * (self.size - len(self.rows))
 
     def take_tokens(self, ids: Tensor) -> Tensor:
-        """The group's rows of ids (b, n, ...), cut or filled up with -1 to (size, length, ...)."""
+        """The group's rows of ids (b, n, ...), cut or padded with -1 to (size, length, ...)."""
         rows = self.take(ids)[:, :self.length]
         filler = rows.new_full((self.size, self.length - rows.shape[1], *rows.shape[2:]), -1)
         return torch.cat([rows, filler], 1)
 
 
 def default_rows(independent: bool) -> int:
-    """Rows of a pass where the caller names no number, the most that leaves a sample's tokens its own: one, or many
-    where the numbers of a row are ``independent`` of the other rows (``models.layers.is_packed``)."""
+    """Default rows per pass, the most that keeps samples independent: one, or many if the results of a row are
+    ``independent`` of the other rows (``models.layers.is_packed``)."""
     return PACKED_ROWS if independent else 1
 
 
 def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: int | None = None, exact: bool = False,
                        independent: bool = False) -> list[Group]:
-    """Groups of samples of like length, at most ``rows`` each (``default_rows``), in an order of their own.
+    """Groups of samples of similar length, at most ``rows`` each (``default_rows``).
 
-    The length of a pass follows from a sample's own, and with ``exact`` equals it, for models that look at padding.
-    Groups of several rows are filled up to ``rows``, so that all passes have one shape, unless rows are
-    ``independent``. Raises ``ValueError`` for a length below 1.
+    The length of a pass depends on a sample's length only, and with ``exact`` equals it, for models that see padding.
+    Groups are filled up to ``rows``, so that all passes have the same shape, unless rows are ``independent``.
+    Raises ``ValueError`` for a length below 1.
     """
     if min(token_lens, default=1) < 1:
         raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
@@ -134,5 +134,5 @@ def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: in
 
 
 def one_group(token_lens: Sequence[int]) -> list[Group]:
-    """All samples together at the longest length, where the model is meant to see the padding."""
+    """All samples in one pass at the longest length, for models that see the padding."""
     return [Group(list(range(len(token_lens))), len(token_lens), max(token_lens))]

@@ -1,6 +1,6 @@
-"""The transformer under both token models: post-norm encoder layers with the published parameter names.
+"""The transformer of both token models: post-norm encoder layers with the published parameter names, and their loss.
 
-Inside, sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
+Sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
 """
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False hides, a number is added to the score.
+        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False masks, a number is added to the score.
 
-        With ``asked`` (b, c, dim) only these look, at all of ``x``, and the mask is for them: (b, heads, c, s).
+        With ``asked`` (b, c, dim) only these attend to ``x``, and the mask is (b, heads, c, s).
         """
         dropout = self.dropout if self.training else 0.0
         if asked is None:
@@ -68,7 +68,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward, each followed by residual and layer norm."""
+    """Self-attention and feed-forward, each followed by residual and layer norm."""
 
     def __init__(self, dim: int, heads: int, ff_size: int, dropout: float) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class InputProcess(nn.Module):
 class PositionalEncoding(nn.Module):
     """Adds the sinusoid table, then dropout.
 
-    A state dict may lack the table: it is never learned.
+    A state dict may lack the table, which is not trained.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
@@ -150,7 +150,7 @@ class OutputProcess(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Base of both token models: prefix tokens (text, layer) in front of motion tokens, encoder, head."""
+    """Base of both token models: prefix tokens (text, layer) before motion tokens, encoder, head."""
 
     def __init__(self, config: TransformerConfig, out_dim: int) -> None:
         super().__init__()
@@ -163,20 +163,20 @@ class Trunk(nn.Module):
         self.output_process = OutputProcess(dim, out_dim)
 
     def initialise(self) -> None:
-        """Draw the initial weights, once all modules are there.
+        """Initialise the weights, after all modules are created.
 
-        The bias of ``cond_emb`` is the embedding of "no text", and with causal attention all that the first position
-        sees. At zero, that position would have no variance in any layer, and every layer norm would multiply its
+        The bias of ``cond_emb`` is the embedding of "no text", and with causal attention the only input of the first
+        position. At zero, that position would have no variance in any layer, and every layer norm would multiply its
         gradient by 1 / sqrt(eps) = 316.
         """
         self.apply(initialise)
         nn.init.normal_(self.cond_emb.bias, std=INIT_STD)
 
     def encode(self, x: Tensor, prefix: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """Motion-token embeddings ``x`` (b, n, code_dim) behind ``prefix`` (b, p, dim) to outputs (b, n, out_dim).
+        """Motion-token embeddings ``x`` (b, n, code_dim) after ``prefix`` (b, p, dim) to outputs (b, n, out_dim).
 
-        ``mask`` over all p + n positions, as ``attention_mask`` makes it. With ``at`` (b, c) outputs (b, c, out_dim) of
-        these motion tokens alone.
+        ``mask`` covers all p + n positions (``attention_mask``). With ``at`` (b, c), outputs (b, c, out_dim) of these
+        motion tokens only.
         """
         x = self.position_enc(self.input_process(x.to(self.input_process.poseEmbedding.weight.dtype)))
         if mask is not None and mask.is_floating_point():
@@ -188,11 +188,10 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def start_codes(self, tables: Iterable[Tensor], codebooks: Tensor) -> None:
-        """Let each of the embedding ``tables`` (more than K, code_dim) begin with the codes (K, code_dim) of its layer.
+        """Initialise embedding ``tables`` (more than K, code_dim) with the codes (K, code_dim) of their layers.
 
-        Codes are taken around their layer's mean, in units of the first layer's spread, and enter the trunk at that
-        strength: drawn as ``initialise`` does, tokens are a hundredth of the positions beside them, and a model needs
-        thousands of steps to see them. The other rows, mask and padding, are drawn alike.
+        Codes are centred and scaled by the std of the first layer. With ``initialise``, tokens would be a hundredth
+        of the position encoding, which costs thousands of training steps. Other rows (mask, padding) are normal.
         """
         centred = (codebooks - codebooks.mean(1, keepdim=True)).float()
         centred = centred / centred[0].std()
@@ -202,13 +201,14 @@ class Trunk(nn.Module):
         nn.init.normal_(self.input_process.poseEmbedding.weight, std=self.config.code_dim**-0.5)
 
     def embed_condition(self, cond: Tensor) -> Tensor:
-        """Text features (b, c) as the trunk takes them, (b, dim)."""
+        """Text features (b, c) projected to the trunk's width, (b, dim)."""
         return self.cond_emb(cond.to(self.cond_emb.weight.dtype))
 
     def drop_condition(self, cond: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
         """In training mode zero whole rows of ``cond`` (b, c) with probability ``cond_drop_prob``.
 
-        The rows still pass ``cond_emb``, so "no text" is its bias (Ho and Salimans 2022, classifier-free guidance).
+        The rows still pass through ``cond_emb``, so "no text" is its bias (classifier-free guidance, Ho and
+        Salimans 2022).
         """
         if not self.training or self.config.cond_drop_prob == 0:
             return cond
@@ -222,14 +222,13 @@ def take_positions(x: Tensor, at: Tensor) -> Tensor:
 
 
 def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """Mask for ``prefix`` + ``length`` positions, or None where nothing is hidden.
+    """Mask for ``prefix`` + ``length`` positions, or None if nothing is masked.
 
-    - ``causal``: keys behind the query hidden, and padding keys.
-    - ``full``: padding keys hidden.
-    - ``additive``: the released LaMP, which adds 1 to the score of keys up to the query, hides nothing, and does not
-      look at the padding.
+    - ``causal``: masks keys after the query, and padding.
+    - ``full``: masks padding.
+    - ``additive``: as in the released LaMP, adds 1 to the scores of keys up to the query and masks nothing.
 
-    ``padding`` (b, length), True at padding; the prefix is never hidden. Returns a mask that broadcasts to
+    ``padding`` (b, length), True at padding; the prefix is never masked. Returns a mask that broadcasts to
     (b, heads, s, s). Raises ``ValueError`` for another kind.
     """
     if kind not in ATTENTION_KINDS:
@@ -245,8 +244,8 @@ def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, 
 
 
 def initialise(module: nn.Module) -> None:
-    """For ``Module.apply``: N(0, 0.02) for linear and embedding weights, zero biases. Attention's packed projection
-    and layer norms keep what they were built with."""
+    """For ``Module.apply``: N(0, 0.02) for linear and embedding weights, zero biases. Packed projections and
+    layer norms keep their default initialisation."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -255,16 +254,16 @@ def initialise(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Cross entropy over the positions that count, and what it was computed from."""
+    """Cross-entropy over the predicted positions."""
 
-    loss: Tensor         # () mean over the positions
-    accuracy: Tensor     # () share of them where the best class is the target
+    loss: Tensor         # () mean over the predicted positions
+    accuracy: Tensor     # () top-1, in [0, 1]
     predictions: Tensor  # (b, n) best class everywhere
-    count: Tensor        # () positions that count
+    count: Tensor        # () number of predicted positions
 
 
 def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
-    """Cross entropy of logits (b, n, classes), in float32, against labels (b, n) where these are not ``ignore``."""
+    """Cross-entropy of logits (b, n, classes), in float32, with labels (b, n) that are not ``ignore``."""
     logits = logits.float()
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=ignore)
     predictions = logits.argmax(-1)
@@ -275,13 +274,11 @@ def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
 
 
 def padding_of(token_lens: Tensor, length: int) -> Tensor:
-    """(b, length), True from each sample's end on; ``token_lens`` (b,)."""
+    """(b, length), True from each length in ``token_lens`` (b,) on."""
     return torch.arange(length, device=token_lens.device) >= token_lens[:, None]
 
 
 def needed_width(token_lens: Tensor, length: int) -> int:
-    """How many of ``length`` positions are worth computing for samples of ``token_lens`` (b,).
-
-    The CPU saves what lies behind the longest; elsewhere shapes stay the same, and nothing waits to learn the lengths.
-    """
+    """Number of positions to compute for samples of ``token_lens`` (b,): on the CPU the longest length, elsewhere
+    ``length``, to keep shapes fixed and avoid waiting for the device."""
     return min(length, int(token_lens.max())) if token_lens.device.type == "cpu" else length
