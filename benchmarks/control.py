@@ -1,0 +1,202 @@
+"""How well constraints are met, and what they cost: the protocol of OmniControl and MaskControl on test clips.
+
+    python benchmarks/control.py --data_root ROOT [--clips 32] [--every_joint] [--out FILE.json]
+
+Constraints are places of one joint taken from the true motion of a clip, at 1, 2 or 5 frames, a quarter or all of them;
+the motion is made of the clip's first caption at its length. By default each clip has another joint at each density, so
+that every joint and density is met by some clips; ``--every_joint`` takes all joints of every clip.
+
+``trajectory`` is the share of motions with a constrained frame that is off by more than 50 (20) cm, ``location`` that
+of constrained frames off by more than 50 cm, ``average`` the mean error in cm; ``locked`` the same after foot locking.
+FID and R-precision (top 3, batches of 32) are the evaluator's, against the same clips. ``skating`` (m/s, after locking)
+and ``jerk`` are means, ``seconds`` the time of a motion with its constraints. The row ``without`` has the same captions
+and seeds and no constraint; its errors are those of chance.
+"""
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.specs import MAX_TOKENS, DatasetSpec, dataset_spec
+from data.text_motion import Pair, load_pairs
+from evaluation.metrics import fid, r_precision
+from models.control.constraints import Constraint, JointTarget
+from models.control.director import Direction, Director
+from models.control.optimise import STEPS, ControlSettings
+from models.motion_edit import MotionEditor
+from models.text_to_motion import Sample, Sampling
+from motion.features import features_to_joints
+from motion.foot_locking import lock_feet
+from motion.quality import foot_skating, roughness
+from options.base import Parser, natural, positive_int
+from options.generate import add_models
+from storage.load import load_text_to_motion
+from storage.load_evaluator import find_evaluator
+from storage.source import model_names
+from utils.device import select_device
+from utils.errors import InputError, script
+from utils.files import write_text
+from utils.seeding import stream_seed
+
+JOINTS = ("pelvis", "head", "left_wrist", "right_wrist", "left_foot", "right_foot")
+DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # frames, or shares of them
+TOP, BATCH = 3, 32
+WITHOUT = "without"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one motion gave."""
+
+    clip: int
+    joint: str
+    density: str
+    errors: np.ndarray   # (k,) metres, of the motion
+    locked: np.ndarray   # (k,) metres, with locked feet
+    features: np.ndarray
+    skating: float
+    jerk: float
+    seconds: float
+
+
+def build_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--data_root", required=True, help="data set folder with features, as prepare/ makes it")
+    parser.add_argument("--split", default="test", help="clips of this split")
+    parser.add_argument("--clips", type=positive_int, default=BATCH, help="clips, drawn at random")
+    parser.add_argument("--every_joint", action="store_true", help="all joints of every clip, not one in turn")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="steps of optimisation")
+    parser.add_argument("--evaluator", help="evaluator to measure with")
+    add_models(parser, lengths=False)
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
+    parser.add_argument("--seed", type=natural, default=0, help="of clips, frames and motions")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def frames_of(density: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Constrained frames of a motion of ``count``: a number of them, or a share where ``density`` is below 1 or all."""
+    if isinstance(density, float):
+        density = max(1, round(density * count))
+    return np.sort(rng.choice(count, min(int(density), count), replace=False))
+
+
+def measure(joints: np.ndarray, features: np.ndarray, seconds: float, frames: np.ndarray, joint: str, truth: np.ndarray,
+            key: tuple[int, str], spec: DatasetSpec) -> Measured:
+    """The numbers of joints (T, J, 3) that should be where ``truth`` (T, J, 3) has one joint at ``frames``."""
+    locked, place = lock_feet(joints, spec.skeleton, spec.fps), spec.skeleton.joint_names.index(joint)
+    errors, locked_errors = (np.linalg.norm(motion[frames, place] - truth[frames, place], axis=-1)
+                             for motion in (joints, locked))
+    return Measured(key[0], joint, key[1], errors, locked_errors, features,
+                    foot_skating(locked, spec.skeleton, spec.fps), roughness(joints) * spec.fps**3, seconds)
+
+
+def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argparse.Namespace) -> list[Measured]:
+    """All motions, those without constraints too, each measured by the joints and frames of its clip."""
+    found: list[Measured] = []
+    for clip, pair in enumerate(tqdm(pairs, disable=args.quiet or None, leave=False)):
+        length = len(pair.features) // director.pipeline.unit * director.pipeline.unit
+        truth = spec.metres * features_to_joints(torch.from_numpy(pair.features[:length]), spec.skeleton).numpy()
+        seed, text = stream_seed(args.seed, clip), pair.captions[0]
+
+        def draw(one: int, text: str = text, length: int = length) -> torch.Tensor:
+            return director.pipeline.tokens([Sample(text, one, length)], director.sampling)[0]
+
+        begun = time.perf_counter()
+        plain, plain_seconds = director.make(Direction(text, draw), seed), time.perf_counter() - begun
+        for number, (density, amount) in enumerate(DENSITIES.items()):
+            chosen = JOINTS if args.every_joint else JOINTS[(clip + number) % len(JOINTS):][:1]
+            for joint in chosen:
+                place = spec.skeleton.joint_names.index(joint)
+                frames = frames_of(amount, length, np.random.default_rng(stream_seed(seed, number, place)))
+                wanted = JointTarget(torch.from_numpy(frames), place, torch.from_numpy(truth[frames, place]))
+
+                def constrain(joints: torch.Tensor, wanted: JointTarget = wanted) -> list[Constraint]:
+                    return [JointTarget(wanted.frames.to(joints.device), wanted.joint, wanted.places.to(joints))]
+
+                begun = time.perf_counter()
+                made = director.make(Direction(text, draw, place=constrain), seed)
+                seconds = time.perf_counter() - begun
+                for name, motion, taken in ((density, made, seconds), (f"{WITHOUT} {density}", plain, plain_seconds)):
+                    found.append(measure(motion.joints, motion.features, taken, frames, joint, truth, (clip, name),
+                                         spec))
+    return found
+
+
+def summary(rows: Sequence[Measured], pairs: Sequence[Pair], judge: object) -> dict[str, float]:
+    """The numbers of a row of the table."""
+    worst = np.array([row.errors.max() for row in rows])
+    every = np.concatenate([row.errors for row in rows])
+    numbers = {
+        "motions": len(rows), "trajectory50": 100 * float((worst > 0.5).mean()),
+        "trajectory20": 100 * float((worst > 0.2).mean()), "location50": 100 * float((every > 0.5).mean()),
+        "average": 100 * float(np.mean([row.errors.mean() for row in rows])),
+        "locked": 100 * float(np.mean([row.locked.mean() for row in rows])),
+        "skating": float(np.mean([row.skating for row in rows])), "jerk": float(np.mean([row.jerk for row in rows])),
+        "seconds": float(np.median([row.seconds for row in rows]))}
+    clips = [pairs[row.clip] for row in rows]
+    if len(rows) >= BATCH:
+        made = judge.motions([row.features for row in rows])
+        numbers["fid"] = fid(judge.motions([pair.features for pair in clips]), made)
+        text = judge.texts([pair.tokens[0] for pair in clips])
+        whole = len(rows) // BATCH * BATCH
+        numbers["R3"] = 100 * float(r_precision(text[:whole], made[:whole], TOP, BATCH)[-1])
+    return numbers
+
+
+def table(found: Sequence[Measured], pairs: Sequence[Pair], judge: object) -> dict[str, dict[str, float]]:
+    """Rows by density and by joint, with and without constraints."""
+    def is_plain(row: Measured) -> bool:
+        return row.density.startswith(WITHOUT)
+
+    groups = {"all": [row for row in found if not is_plain(row)], WITHOUT: [row for row in found if is_plain(row)]}
+    groups |= {f"at {density}": [row for row in found if row.density == density] for density in DENSITIES}
+    groups |= {joint: [row for row in found if row.joint == joint and not is_plain(row)] for joint in JOINTS}
+    return {name: summary(rows, pairs, judge) for name, rows in groups.items() if rows}
+
+
+def report(rows: dict[str, dict[str, float]]) -> str:
+    """The table as text."""
+    names = list(rows["all"])
+    lines = [f"{'':14s}" + "".join(f"{name:>13s}" for name in names)]
+    for row, numbers in rows.items():
+        lines.append(f"{row:14s}" + "".join(f"{numbers[name]:13.3g}" if name in numbers else f"{'-':>13s}"
+                                            for name in names))
+    return "\n".join(lines)
+
+
+@script
+def main() -> None:
+    args = build_parser().parse_args()
+    spec, device = dataset_spec("t2m", args.data_root), select_device(args.gpu_id)
+    judge = find_evaluator(args.evaluator, spec, args.checkpoints_dir, device)
+    if judge is None:
+        raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
+    pipeline, files = load_text_to_motion(args.name, None, spec, args.checkpoints_dir, device, args.which_epoch,
+                                          args.res_name)
+    print(f"models: {model_names(files)}")
+    pairs = load_pairs(spec, args.split, quiet=args.quiet)
+    chosen = np.random.default_rng(args.seed).choice(len(pairs), min(args.clips, len(pairs)), replace=False)
+    pairs = [pairs[number] for number in chosen]
+    director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, Sampling(),
+                        ControlSettings(steps=args.steps))
+    rows = table(run(director, pairs, spec, args), pairs, judge)
+    print(report(rows))
+    if args.out:
+        write_text(args.out, json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
