@@ -68,4 +68,7 @@ stage train_m2t.py m2t_demo 1500 --vq_name vq_demo --lamp_name lamp_demo --num-l
     --block-size 40 --batch-size 64 --balance 0.5 --ema 0.995 --pkeep 0.9 --weight_decay 0.05 \
     --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1200 1400 --gamma 0.3 --save_latest 200 --eval_every_e 4
 
+# What LaMP has read, so that prompts unlike it are reported.
+"$python" prepare/familiarity.py --lamp_name lamp_demo --data_root "$data"
+
 "$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo m2t_demo
