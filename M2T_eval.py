@@ -16,7 +16,6 @@ def main() -> None:
     from evaluation.language import motion_vectors
     from evaluation.report import write_report
     from evaluation.score_file import score_file  # torch is imported after the flags are checked
-    from models.m2t.captioner import Writing
     from models.speed import speed_up
     from storage.load import load_tokenizer
     from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
@@ -46,7 +45,7 @@ def main() -> None:
     known = load_pairs(spec, "train", whole_clips_only=True, quiet=opt.quiet)
     clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
     print(f"{len(pairs)} clips of {spec.root}, {opt.split}")
-    writing = Writing(1, opt.num_beams, opt.top_p, opt.temperature, opt.seed, opt.prompt)
+    writing = captioner.writing.changed(vars(opt))
     captions = {"m2t": [made[0] for made in captioner.write(clips, writing, opt.batch_size, opt.quiet)]}
     if opt.baselines:
         vectors = [motion_vectors([captioner.normalisation.apply(pair.features) for pair in some],

@@ -16,7 +16,6 @@ def main() -> None:
     from data.text import make_prompt
     from models.motion_edit import MotionEditor, Part
     from models.speed import speed_up
-    from models.text_to_motion import Sampling
     from storage.load import load_text_to_motion
     from storage.source import model_names
     from utils.device import select_device
@@ -39,7 +38,7 @@ def main() -> None:
                                           opt.res_name)
     speed_up(pipeline.networks, cpu_linear=opt.cpu_linear)
     print(f"models: {model_names(files)}")
-    editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
+    editor, sampling = MotionEditor(pipeline, MAX_TOKENS), pipeline.sampling.changed(vars(opt))
     folder, shown = Path(opt.output_dir) / opt.ext, []
     formats = Formats.from_options(vars(opt))
     try:

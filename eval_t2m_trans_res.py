@@ -1,5 +1,6 @@
 """Evaluate text to motion: real motion, the tokenizer, the base layer alone, and all layers, under one protocol."""
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from options.evaluate import parse_generation_evaluation
@@ -22,7 +23,7 @@ def main() -> None:
     from evaluation.reconstruction import reconstruct_clips
     from evaluation.report import hardware, seconds_each, write_report
     from models.speed import speed_up
-    from models.text_to_motion import Sample, Sampling
+    from models.text_to_motion import Sample
     from storage.load import load_text_to_motion, load_tokenizer
     from storage.load_captioner import load_captioner
     from storage.load_evaluator import find_evaluator
@@ -54,25 +55,26 @@ def main() -> None:
         captioned = {"m2t": captioner.source, "bert_score": bert.settings}
         told = LampBertScore(pairs, evaluation.clips, captioner.write, bert, opt.seed)
         told.add_real(rows[REAL])
-    sampling = Sampling.from_options(vars(opt))
-    many = replace(sampling, group_rows=opt.batch_size)
     loaded, seconds, texts = set(), {}, {}
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
         pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, which, opt.res_name)
         speed_up(pipeline.networks, opt.precision, opt.compile, opt.cpu_linear)
         print(f"models: {model_names(files)}")
         loaded |= set(map(str, files))
-        seconds[which] = seconds_each(lambda samples, pipeline=pipeline: pipeline.features(samples, sampling),
-                                      [[Sample(pair.captions[0], opt.seed, TIMED_LENGTH)] for pair in pairs])
+        sampling = pipeline.sampling.changed(vars(opt))
+        timed = [[Sample(pair.captions[0], opt.seed, TIMED_LENGTH)] for pair in pairs]
+        seconds[which] = seconds_each(partial(pipeline.features, sampling=sampling), timed)
         remember_texts(pipeline, texts)
         prefix = f"{which}: " if opt.which_epoch == ALL else ""
+        many = replace(sampling, group_rows=opt.batch_size)
         generate = generated_rows(pipeline, many, prefix)
         rows |= evaluation.generated(generate)
         if told is not None:
             told.add_generated(rows, generate)
     settings = {
-        "checkpoint": source, "files": sorted(loaded), "clips": len(pairs), **vars(opt), "evaluator": judge.source,
-        **captioned, "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds, "hardware": hardware(device)}
+        "checkpoint": source, "files": sorted(loaded), "clips": len(pairs), **vars(opt), **asdict(sampling),
+        "evaluator": judge.source, **captioned, "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds,
+        "hardware": hardware(device)}
     write_report(Path(opt.checkpoints_dir) / spec.name / source.folder.name / "eval", opt.ext, settings,
                  {name: row.table() for name, row in rows.items()},
                  [*evaluation.left_out, *fault_notes(rows), *evaluation.legend, *([LEGEND] if told else [])])

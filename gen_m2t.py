@@ -12,7 +12,6 @@ def main() -> None:
     # torch is imported after the flags are checked
     from data.motion_files import motion_files, parts_of, prompt_of, read_clips
     from data.specs import dataset_spec
-    from models.m2t.captioner import Writing
     from models.speed import speed_up
     from storage.load_captioner import load_captioner
     from storage.source import model_names
@@ -30,7 +29,7 @@ def main() -> None:
     print(f"models: {model_names([captioner.source.file, captioner.lamp.source.file])}")
 
     parts = parts_of(motions)
-    writing = Writing(opt.num_captions, opt.num_beams, opt.top_p, opt.temperature, opt.seed, opt.prompt)
+    writing = captioner.writing.changed(vars(opt))
     captions = captioner.write([motions[part.motion][part.start:part.end] for part in parts], writing, quiet=opt.quiet)
 
     found: dict[str, list[dict[str, object]]] = {str(file): [] for file in files}

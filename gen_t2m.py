@@ -63,14 +63,23 @@ def main() -> None:
 
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
     """A motion for every prompt and repeat."""
-    from models.text_to_motion import Sample, Sampling
+    from models.text_to_motion import Sample
     from visualization.outputs import Made
 
-    jobs = [(number, repeat, prompt.text, Sample(prompt.text, opt.seed + repeat, prompt.m_len))
+    jobs = [(number, repeat, prompt.text, Sample(prompt.text, seed_of(prompt, pipeline, opt, repeat), prompt.m_len))
             for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
-    motions = pipeline.generate([sample for *_, sample in jobs], Sampling.from_options(vars(opt)))
+    motions = pipeline.generate([sample for *_, sample in jobs], pipeline.sampling.changed(vars(opt)))
     return [Made(number, repeat, text, joints)
             for (number, repeat, text, _), joints in zip(jobs, motions, strict=True)]
+
+
+def seed_of(prompt: Prompt, pipeline: TextToMotion, opt: argparse.Namespace, repeat: int) -> int:
+    """--seed, and for each repeat the next; prompts of a file each have a random stream that depends on their text, not
+    on the other prompts."""
+    from utils.seeding import stream_seed, text_key
+
+    seed = opt.seed + repeat
+    return seed if opt.text_path is None else stream_seed(seed, text_key(pipeline.clean(prompt.text)))
 
 
 def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,
@@ -78,14 +87,14 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
     """One motion of all prompts for every repeat; ``frames`` is its length if there is a single prompt."""
     from data.specs import MAX_TOKENS
     from models.motion_edit import MotionEditor
-    from models.text_to_motion import Sample, Sampling
+    from models.text_to_motion import Sample
     from visualization.outputs import Made
 
-    editor, sampling = MotionEditor(pipeline, MAX_TOKENS), Sampling.from_options(vars(opt))
+    editor, sampling = MotionEditor(pipeline, MAX_TOKENS), pipeline.sampling.changed(vars(opt))
     if frames is not None:
         lengths = [frames // pipeline.unit]
     else:
-        lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
+        lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts], sampling)
     parts = [(prompt.text, length) for prompt, length in zip(prompts, lengths, strict=True)]
     caption = ", then ".join(prompt.text for prompt in prompts)
     starts = (pipeline.unit * start for start in accumulate(lengths[:-1], initial=0))

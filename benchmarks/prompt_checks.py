@@ -36,7 +36,7 @@ def build_parser() -> Parser:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
     add_models(parser)
-    add_sampling(parser)
+    add_sampling(parser, lengths=True)
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models are that are not bundled")
     parser.add_argument("--data_root", type=Path, metavar="DIR",
                         help="data set to look up which words of the prompts its training captions have")
@@ -55,14 +55,14 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
     """Motions (T, 22, 3) by text, one a seed, of lengths that the length estimator chooses."""
     # Imported here, so that existing motions can be judged without torch.
     from data.specs import dataset_spec
-    from models.text_to_motion import Sample, Sampling
+    from models.text_to_motion import Sample
     from storage.load import load_text_to_motion
     from utils.device import select_device
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,
                                           select_device(args.gpu_id), args.which_epoch, args.res_name)
     print(f"models: {model_names(files)}")
-    sampling = Sampling.from_options(vars(args))
+    sampling = pipeline.sampling.changed(vars(args))
     by_seed = [pipeline.generate([Sample(text, seed) for text in texts], sampling)
                for seed in tqdm(range(args.seeds), desc="seeds", disable=args.quiet or None, leave=False)]
     return [[motions[index] for motions in by_seed] for index in range(len(texts))]

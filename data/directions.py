@@ -154,7 +154,7 @@ def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: 
     sees at once. All constraints are read before the first motion is made. Raises ``InputError`` for what is wrong with
     them, and where samples cannot be ranked.
     """
-    sampling, editor = Sampling.from_options(vars(opt)), MotionEditor(pipeline, MAX_TOKENS)
+    sampling, editor = pipeline.sampling.changed(vars(opt)), MotionEditor(pipeline, MAX_TOKENS)
     director = Director(pipeline, editor, spec.fps, sampling, ControlSettings(steps=opt.control_steps))
     directions = Directions(editor, spec, sampling, opt, flags)
     jobs = list(directions.of_all(prompts, frames) if opt.timeline or frames else directions.of_each(prompts))

@@ -1,9 +1,10 @@
 """Settings that rebuild the networks; field names are those of ``opt.txt``. Imports without torch."""
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 ATTENTION_KINDS = ("causal", "additive", "full")
+LENGTHS = ("sample", "mean")
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class TransformerConfig:
 class MaskTransformerConfig(TransformerConfig):
     """Settings of the masked transformer.
 
-    ``attention``: ``causal`` (LaMP as in the paper), ``additive`` (LaMP as released), ``full`` (MoMask).
+    ``attention``: ``full`` (MoMask), ``causal`` (LaMP as in the paper), ``additive`` (LaMP as released).
     """
 
-    attention: str = "causal"
+    attention: str = "full"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ResidualTransformerConfig(TransformerConfig):
     """
 
     num_quantizers: int = 6
+    cond_drop_prob: float = 0.2
     share_weight: bool = True
     published: bool = False
 
@@ -153,3 +155,56 @@ class DecoderConfig:
     def from_options(cls, options: Mapping[str, Any]) -> "DecoderConfig":
         """Select the settings from a larger mapping."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How motions are sampled. The defaults are the published ones; a model's own are in its ``opt.txt``."""
+
+    time_steps: int = 10          # of iterative unmasking
+    cond_scale: float = 4.0       # classifier-free guidance; 1 is none
+    temperature: float = 1.0      # of the base layer
+    topkr: float = 0.9            # share of the codes, the least probable, that are never sampled
+    gumbel_sample: bool = True    # of the base layer; residual layers always are
+    res_cond_scale: float = 5.0   # guidance of the residual layers
+    res_temperature: float = 1.0  # of the residual layers
+    length: str = "sample"        # lengths sampled from the length estimator's distribution, or its mean
+    negative_prompt: str | None = None  # in place of the empty text in guidance: what motions are led away from
+    group_rows: int | None = None  # samples, or texts, a pass; 1 by default, where more are faster for many
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
+        """Pick the settings out of a larger mapping."""
+        return cls().changed(options)
+
+    def changed(self, options: Mapping[str, Any]) -> "Sampling":
+        """These settings with those in a larger mapping, such as flags that were given."""
+        known = {field.name: options[field.name] for field in fields(self) if options.get(field.name) is not None}
+        return replace(self, **known)
+
+
+# Which of the settings belong to which model, and are in its ``opt.txt``.
+BASE_SAMPLING = ("time_steps", "cond_scale", "temperature", "topkr", "gumbel_sample")
+RESIDUAL_SAMPLING = ("res_cond_scale", "res_temperature")
+LENGTH_SAMPLING = ("length",)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How captions are written: by beam search, or by nucleus sampling if ``top_p`` is below 1."""
+
+    num_captions: int = 1
+    num_beams: int = 1  # more find likelier captions: longer ones of stock phrases, which describe the motion less
+    top_p: float = 1.0
+    temperature: float = 1.0
+    seed: int = 0
+    prompt: str = ""    # words that every caption begins with
+    prompt_in_caption: bool = True  # whether captions include these words; the released evaluation leaves them out
+
+    def changed(self, options: Mapping[str, Any]) -> "Writing":
+        """These settings with those in a larger mapping, such as flags that were given."""
+        return replace(self, **{field.name: options[field.name] for field in fields(self) if field.name in options})
+
+
+# Settings of a model, which are in its ``opt.txt``.
+WRITING = ("num_beams", "top_p", "temperature", "prompt", "prompt_in_caption")

@@ -1,13 +1,13 @@
 """The text-to-motion pipeline: text features, length, tokens, decoder, joint positions."""
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from models.config import Sampling
 from models.layers import is_packed
 from models.length_estimator import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
@@ -19,27 +19,8 @@ from motion.skeleton import Skeleton
 from utils.seeding import stream_seed
 
 TextFeatures = Callable[[Sequence[str]], Tensor]
+LENGTH_STREAM = 1 << 32  # of a sample's seed: beyond those of its tokens
 RESIDUAL_STREAM = 1  # a sample's residual layers draw from a stream beside that of its base layer
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling settings."""
-
-    time_steps: int = 10     # of iterative unmasking
-    cond_scale: float = 4.0  # classifier-free guidance; 1 is none
-    temperature: float = 1.0  # of the base layer
-    topkr: float = 0.9       # share of the codes, the least probable, that are never drawn
-    gumbel_sample: bool = True  # of the base layer; the residual layers are always drawn so
-    res_cond_scale: float = 2.0  # guidance of the residual layers
-    res_temperature: float = 0.1  # of the residual layers, whose likeliest codes are the best ones
-    negative_prompt: str | None = None  # in place of the empty text in guidance: what motions are led away from
-    group_rows: int | None = None  # samples, or texts, of a pass; by default as many as leave a sample's tokens its own
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
-        """Pick the settings out of a larger mapping."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,7 @@ class TextToMotion:
         residual, residual_text: with its text features, for the layers above the base; without it only the base
             layer is decoded.
         normalise: the inverse of ``denormalise``, on arrays; motions are encoded with it.
+        sampling: how the models are sampled unless a call asks otherwise; by default as published.
     """
 
     def __init__(self, tokenizer: HumanVQVAE | RVQVAE, denormalise: Callable[[Tensor], Tensor],
@@ -72,12 +54,13 @@ class TextToMotion:
                  length_estimator: LengthEstimator | None = None, length_text: TextFeatures | None = None,
                  clean: Callable[[str], str] = str, residual: ResidualTransformer | None = None,
                  residual_text: TextFeatures | None = None,
-                 normalise: Callable[[np.ndarray], np.ndarray] = np.asarray) -> None:
+                 normalise: Callable[[np.ndarray], np.ndarray] = np.asarray,
+                 sampling: Sampling | None = None) -> None:
         self.tokenizer, self.denormalise, self.transformer, self.text = tokenizer, denormalise, transformer, text
         self.skeleton, self.metres, self.clean = skeleton, metres, clean
         self.length_estimator, self.length_text = length_estimator, length_text or text
         self.residual, self.residual_text = residual, residual_text or text
-        self.normalise = normalise
+        self.normalise, self.sampling = normalise, sampling or Sampling()
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +95,7 @@ class TextToMotion:
 
     def features(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
         """Unnormalised features (T, d) float32 of the motions of ``generate``."""
-        return self.features_of(self.tokens(samples, sampling), sampling and sampling.group_rows)
+        return self.features_of(self.tokens(samples, sampling), (sampling or self.sampling).group_rows)
 
     def features_of(self, tokens: Sequence[Tensor], rows: int | None = None) -> list[np.ndarray]:
         """Features (T, d) of base-layer ids (n,) or of all layers' (n, q), decoded at most ``rows`` at a time."""
@@ -137,8 +120,9 @@ class TextToMotion:
 
         The base layer is the same either way.
         """
-        features = _Features(self.device, sampling and sampling.group_rows)
-        lengths = self.token_lengths(samples, features)
+        sampling = sampling or self.sampling
+        features = _Features(self.device, sampling.group_rows)
+        lengths = self.token_lengths(samples, sampling, features)
         return self.fill([sample.text for sample in samples], lengths, [sample.seed for sample in samples],
                          sampling=sampling, features=features)
 
@@ -149,7 +133,7 @@ class TextToMotion:
         ``known`` (b, n, q) are ids to keep, negative ones are generated (in-painting). ``stream`` numbers the
         generations that share a seed, so that each has its own noise. ``features``: precomputed text features.
         """
-        sampling = sampling or Sampling()
+        sampling = sampling or self.sampling
         features = features or _Features(self.device, sampling.group_rows)
         texts = [self.clean(text) for text in texts]
         number, negative = 2 * stream, [self.clean(sampling.negative_prompt or "")] * len(texts)
@@ -174,17 +158,25 @@ class TextToMotion:
         """Text features (len(texts), c) for the masked transformer, ``rows`` of them per pass."""
         return _Features(self.device, rows)(self.text, [self.clean(text) for text in texts])
 
-    def token_lengths(self, samples: Sequence[Sample], features: "_Features | None" = None) -> list[int]:
-        """Length of each sample in tokens: its frames cut to whole tokens, or the estimated length."""
-        unknown = sorted({self.clean(sample.text) for sample in samples if sample.m_len is None})
-        expected: dict[str, int] = {}
+    def token_lengths(self, samples: Sequence[Sample], sampling: Sampling | None = None,
+                      features: "_Features | None" = None) -> list[int]:
+        """Tokens of each sample: its frames cut to whole tokens, or a length from the length estimator. Raises
+        ``ValueError`` for a length below one token or without an estimator."""
+        sampling = sampling or self.sampling
+        lengths = [None if sample.m_len is None else sample.m_len // self.unit for sample in samples]
+        unknown = [number for number, length in enumerate(lengths) if length is None]
         if unknown:
             if self.length_estimator is None:
                 raise ValueError("a sample without a length needs a length estimator")
-            known = features or _Features(self.device)
-            estimates = self.length_estimator.expected(known(self.length_text, unknown))
-            expected = dict(zip(unknown, estimates.tolist(), strict=True))
-        lengths = [expected[self.clean(s.text)] if s.m_len is None else s.m_len // self.unit for s in samples]
+            known = features or _Features(self.device, sampling.group_rows)
+            cond = known(self.length_text, [self.clean(samples[number].text) for number in unknown])
+            if sampling.length == "mean":
+                estimates = self.length_estimator.expected(cond)
+            else:
+                streams = sample_generators([stream_seed(samples[number].seed, LENGTH_STREAM) for number in unknown])
+                estimates = self.length_estimator.sample(cond, streams)
+            for number, length in zip(unknown, estimates.tolist(), strict=True):
+                lengths[number] = length
         if min(lengths, default=1) < 1:
             raise ValueError(f"a motion needs at least {self.unit} frames")
         return lengths

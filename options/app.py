@@ -32,7 +32,7 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     models = parser.add_argument_group("models of the other tabs")
     models.add_argument("--m2t_name", help="captioning model; default: m2t_demo, if it exists")
     models.add_argument("--lamp_name", help="LaMP model for search; default: lamp_demo, if it exists")
-    add_sampling(parser)
+    add_sampling(parser, lengths=True)
     opt = parser.parse_args(argv)
     if (opt.share or opt.host not in LOOPBACK) and not opt.open and opt.password is None:
         raise InputError("other machines could use the app: give it a --password, or --open for everybody")

@@ -1,16 +1,20 @@
 """Flags that several stages share, declared once."""
 import argparse
 import math
+import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import MISSING, fields
 from typing import NoReturn
 
 from data.specs import DATASETS
 from motion.orientation import UP_AXES
+from options.flag_file import expand_flag_files
 from utils.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults in its help and raises ``InputError`` for bad flags."""
+    """An argument parser that shows defaults in its help, reads ``@FILE`` as the flags in a file, and raises
+    ``InputError`` for bad flags."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -20,9 +24,17 @@ class Parser(argparse.ArgumentParser):
         """With --init_from, take the options ``keys`` from that model unless the command line gives them."""
         self._inherited |= set(keys)
 
+    def take_defaults(self, config: type, only: Collection[str] | None = None) -> None:
+        """Take the defaults of the flags that are fields of the dataclass ``config``, all or ``only`` some, so that a
+        default stands in one place."""
+        flags = {action.dest for action in self._actions} & set(only or [field.name for field in fields(config)])
+        self.set_defaults(**{field.name: field.default for field in fields(config)
+                             if field.name in flags and field.default is not MISSING})
+
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """Parse as usual. With --init_from, ``inherited`` maps each option to take from that model to its choices."""
+        args = expand_flag_files(sys.argv[1:] if args is None else args, self._option_string_actions)
         opt = super().parse_args(args, namespace)
         if getattr(opt, "init_from", None) is not None:
             absent = object()

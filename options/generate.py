@@ -1,7 +1,9 @@
 """Options of generation from text."""
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
+from models.config import LENGTH_SAMPLING, LENGTHS, Sampling
 from options.base import Parser, add_common, add_speed, bounded, non_negative, plain_name, positive_int, share
 from options.control import add_control, add_direction, add_root, check_direction
 from utils.errors import InputError
@@ -38,19 +40,34 @@ def add_models(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
     models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn: the fields of ``models.text_to_motion.Sampling``."""
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
-    sampling.add_argument("--cond_scale", type=non_negative, default=4.0, help="classifier-free guidance; 1 is none")
-    sampling.add_argument("--res_cond_scale", type=non_negative, default=2.0,
-                          help="guidance of the residual layers; published: 5")
-    sampling.add_argument("--temperature", type=non_negative, default=1.0, help="of the draws of the base layer")
-    sampling.add_argument("--res_temperature", type=non_negative, default=0.1,
-                          help="of the draws of the residual layers; published: 1")
-    sampling.add_argument("--topkr", type=share, default=0.9, help="share of the least probable codes never drawn")
-    sampling.add_argument("--gumbel_sample", action=argparse.BooleanOptionalAction, default=True,
-                          help="draw by the Gumbel-max trick")
+_SAMPLING: dict[str, dict[str, Any]] = {
+    "time_steps": {"type": positive_int, "help": "steps of iterative unmasking"},
+    "cond_scale": {"type": non_negative, "help": "classifier-free guidance; 1 is none"},
+    "res_cond_scale": {"type": non_negative, "help": "guidance of the residual layers"},
+    "temperature": {"type": non_negative, "help": "of the base layer"},
+    "res_temperature": {"type": non_negative, "help": "of the residual layers"},
+    "topkr": {"type": share, "help": "share of the least probable codes that are never sampled"},
+    "gumbel_sample": {"action": argparse.BooleanOptionalAction, "help": "sample by the Gumbel-max trick"},
+    "length": {"choices": LENGTHS, "help": "lengths sampled from the length estimator's distribution, or its mean"},
+}
+
+
+def add_sampling(parser: argparse.ArgumentParser, lengths: bool = False) -> None:
+    """How tokens are sampled: flags for the fields of ``Sampling``. Those that are not given are absent from the
+    options, as they come from the models. ``lengths``: of a length that may be left open, too."""
+    group = parser.add_argument_group("sampling", "By default as the models' opt.txt has it, else as published.")
+    for name, settings in _SAMPLING.items():
+        if lengths or name not in LENGTH_SAMPLING:
+            group.add_argument(f"--{name}", default=argparse.SUPPRESS, **settings)
+
+
+def add_model_sampling(parser: Parser, names: Sequence[str]) -> None:
+    """Flags of a training for the fields ``names`` of ``Sampling``, which become part of the model."""
+    group = parser.add_argument_group("sampling", "Written to opt.txt, where generation and evaluation find it.")
+    for name in names:
+        group.add_argument(f"--{name}", **_SAMPLING[name])
+    parser.take_defaults(Sampling, only=names)
+    parser.inherit(names)
 
 
 def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,7 +90,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     add_control(parser)
     add_direction(parser)
     add_models(parser)
-    add_sampling(parser)
+    add_sampling(parser, lengths=True)
     add_speed(parser)
     prompt.add_argument("--strict", action="store_true",
                         help="refuse prompts that are unlike what the models learned, or longer than they read")

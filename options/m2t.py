@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from data.text import REFERENCES
-from models.config import DECODERS, PRECISIONS, DecoderConfig
+from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
 from options.base import (
     Parser,
     add_balance,
@@ -64,7 +64,10 @@ def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_tokenizer(parser)
     _add_decoder(parser)
     _add_out_dir(parser, "captions of the validation clips")
-    parser.inherit(["lamp_name", *(field.name for field in fields(DecoderConfig))])
+    add_writing(parser, default=None)
+    parser.take_defaults(DecoderConfig)
+    parser.take_defaults(Writing, only=WRITING)
+    parser.inherit(["lamp_name", *(field.name for field in fields(DecoderConfig)), *WRITING])
     opt = parser.parse_args(argv)
     _check_decoder(opt)
     return opt
@@ -121,15 +124,18 @@ def parse_caption_options(argv: Sequence[str] | None = None) -> argparse.Namespa
     return parser.parse_args(argv)
 
 
-def add_writing(parser: argparse.ArgumentParser) -> None:
-    """How captions are written."""
-    writing = parser.add_argument_group("writing")
-    writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=1,
+def add_writing(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """How captions are written: flags for the fields of ``Writing``. With the usual ``default``, those that are not
+    given are absent from the options, as they come from the model."""
+    writing = parser.add_argument_group("writing", "Part of the model: in its opt.txt, or as published.")
+    writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=default,
                          help="width of the beam search; 1 takes the likeliest word each time")
-    writing.add_argument("--top_p", "--top-p", type=bounded(float, 0.01, 1.0), default=1.0,
-                         help="below 1: draw words from the likeliest that make up this share, instead of searching")
-    writing.add_argument("--temperature", type=bounded(float, 0.01), default=1.0, help="of the draws")
-    writing.add_argument("--prompt", default="", help="words that every caption begins with")
+    writing.add_argument("--top_p", "--top-p", type=bounded(float, 0.01, 1.0), default=default,
+                         help="below 1: sample words from the likeliest that make up this share, instead of searching")
+    writing.add_argument("--temperature", type=bounded(float, 0.01), default=default, help="of this sampling")
+    writing.add_argument("--prompt", default=default, help="words that every caption begins with")
+    writing.add_argument("--prompt_in_caption", "--prompt-in-caption", action=argparse.BooleanOptionalAction,
+                         default=default, help="whether captions include the prompt; published scores leave it out")
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
@@ -144,24 +150,22 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_decoder(parser: argparse.ArgumentParser) -> None:
-    usual = DecoderConfig()
     decoder = parser.add_argument_group("decoder")
-    decoder.add_argument("--decoder", choices=DECODERS, default=usual.decoder,
+    decoder.add_argument("--decoder", choices=DECODERS,
                          help="gpt: trained from nothing; opt: a pretrained model with LoRA (needs peft)")
-    decoder.add_argument("--num-layers", type=positive_int, default=usual.num_layers, help="gpt: layers")
-    decoder.add_argument("--embed-dim-gpt", type=positive_int, default=usual.embed_dim_gpt, help="gpt: width")
-    decoder.add_argument("--n-head-gpt", type=positive_int, default=usual.n_head_gpt, help="gpt: attention heads")
-    decoder.add_argument("--ff-rate", type=positive_int, default=usual.ff_rate,
-                         help="gpt: width of the feed-forward blocks, in widths")
-    decoder.add_argument("--drop-out-rate", type=share, default=usual.drop_out_rate, help="gpt: dropout")
-    decoder.add_argument("--block-size", type=bounded(int, 3), default=usual.block_size,
+    decoder.add_argument("--num-layers", type=positive_int, help="gpt: layers")
+    decoder.add_argument("--embed-dim-gpt", type=positive_int, help="gpt: width")
+    decoder.add_argument("--n-head-gpt", type=positive_int, help="gpt: attention heads")
+    decoder.add_argument("--ff-rate", type=positive_int, help="gpt: width of the feed-forward blocks, in widths")
+    decoder.add_argument("--drop-out-rate", type=share, help="gpt: dropout")
+    decoder.add_argument("--block-size", type=bounded(int, 3),
                          help="word pieces of a caption, start and end among them")
-    decoder.add_argument("--llm", default=usual.llm, help="opt: a causal language model, a folder or a name on the hub")
-    decoder.add_argument("--llm-precision", choices=tuple(PRECISIONS), default=usual.llm_precision,
+    decoder.add_argument("--llm", help="opt: a causal language model, a folder or a name on the hub")
+    decoder.add_argument("--llm-precision", choices=tuple(PRECISIONS),
                          help="opt: kind of numbers its frozen weights are kept in")
-    decoder.add_argument("--lora-r", type=positive_int, default=usual.lora_r, help="opt: rank of the adapters")
-    decoder.add_argument("--lora-alpha", type=positive_int, default=usual.lora_alpha, help="opt: scale, over the rank")
-    decoder.add_argument("--lora-dropout", type=share, default=usual.lora_dropout, help="opt: of the adapters")
+    decoder.add_argument("--lora-r", type=positive_int, help="opt: rank of the adapters")
+    decoder.add_argument("--lora-alpha", type=positive_int, help="opt: scale, over the rank")
+    decoder.add_argument("--lora-dropout", type=share, help="opt: of the adapters")
 
 
 def _add_out_dir(parser: argparse.ArgumentParser, what: str) -> None:

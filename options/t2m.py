@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import get_args
 
-from models.config import ATTENTION_KINDS, ConditionKind, MaskTransformerConfig, TransformerConfig
+from models.config import ATTENTION_KINDS, BASE_SAMPLING, ConditionKind, MaskTransformerConfig, TransformerConfig
 from options.base import (
     Parser,
     add_balance,
@@ -19,23 +19,23 @@ from options.base import (
     positive_int,
     share,
 )
+from options.generate import add_model_sampling
 from utils.errors import InputError
 
 
 def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``train_t2m_transformer.py``."""
     parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
-    model = add_token_transformer(parser, 0.1, MaskTransformerConfig)
-    model.add_argument("--attention", choices=ATTENTION_KINDS, default="full",
+    model = add_token_transformer(parser, MaskTransformerConfig)
+    model.add_argument("--attention", choices=ATTENTION_KINDS,
                        help="full: both ways, the best of the three on openmotion; causal: the paper; additive: the "
                             "released weights")
-    return parse_token_transformer(parser, argv)
+    return parse_token_transformer(parser, MaskTransformerConfig, BASE_SAMPLING, argv)
 
 
-def add_token_transformer(parser: Parser, cond_drop_prob: float,
-                          config: type[TransformerConfig]) -> argparse._ArgumentGroup:
-    """Flags of training a transformer over motion tokens that is built from a ``config``; gives the group of its sizes,
-    for more of them."""
+def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> argparse._ArgumentGroup:
+    """Flags of training a transformer over motion tokens that is built from a ``config``. Returns the group of its
+    sizes."""
     parser.inherit([field.name for field in fields(config)])
     add_common(parser)
     add_data(parser)
@@ -49,12 +49,12 @@ def add_token_transformer(parser: Parser, cond_drop_prob: float,
     parser.add_argument("--vq_name", required=True, help="tokenizer whose tokens are predicted")
     add_text_condition(parser)
     model = parser.add_argument_group("model")
-    model.add_argument("--latent_dim", type=positive_int, default=512, help="width")
-    model.add_argument("--n_heads", type=positive_int, default=8, help="attention heads")
-    model.add_argument("--n_layers", type=positive_int, default=8, help="layers")
-    model.add_argument("--ff_size", type=positive_int, default=1024, help="width of the feed-forward blocks")
-    model.add_argument("--dropout", type=share, default=0.2, help="dropout")
-    model.add_argument("--cond_drop_prob", type=share, default=cond_drop_prob,
+    model.add_argument("--latent_dim", type=positive_int, help="width")
+    model.add_argument("--n_heads", type=positive_int, help="attention heads")
+    model.add_argument("--n_layers", type=positive_int, help="layers")
+    model.add_argument("--ff_size", type=positive_int, help="width of the feed-forward blocks")
+    model.add_argument("--dropout", type=share, help="dropout")
+    model.add_argument("--cond_drop_prob", type=share,
                        help="share of samples that lose their text, for classifier-free guidance")
     model.add_argument("--cond_noise", type=non_negative, default=0.0, metavar="STD",
                        help="noise on text features in training, in deviations of theirs, so that a text in words of "
@@ -64,8 +64,12 @@ def add_token_transformer(parser: Parser, cond_drop_prob: float,
     return model
 
 
-def parse_token_transformer(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options, once their sizes go together."""
+def parse_token_transformer(parser: Parser, config: type[TransformerConfig], sampling: Sequence[str],
+                            argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with the defaults of ``config`` and flags for the settings of ``Sampling`` that belong to the model.
+    Raises ``InputError`` if sizes do not fit each other."""
+    add_model_sampling(parser, sampling)
+    parser.take_defaults(config)
     opt = parser.parse_args(argv)
     if opt.latent_dim % opt.n_heads:
         raise InputError(f"--latent_dim {opt.latent_dim} must be a multiple of --n_heads {opt.n_heads}")

@@ -33,24 +33,24 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,
                       help="how many times more root motion and foot contacts weigh (with --init_from: as there)")
     model = parser.add_argument_group("model")
-    model.add_argument("--num_quantizers", type=positive_int, default=6,
+    model.add_argument("--num_quantizers", type=positive_int,
                        help="residual layers; 1 is the published LaMP tokenizer")
     model.add_argument("--shared_codebook", action="store_true", help="one codebook for all layers")
-    model.add_argument("--quantize_dropout_prob", "--quantize_drop_prob", type=share, default=0.2,
+    model.add_argument("--quantize_dropout_prob", "--quantize_drop_prob", type=share,
                        help="share of batches in which only the first layers run")
-    model.add_argument("--nb_code", type=positive_int, default=512, help="codes a codebook")
-    model.add_argument("--code_dim", type=positive_int, default=512, help="width of a code")
-    model.add_argument("--output_emb_width", type=positive_int, default=512, help="latent width; equals code_dim")
-    model.add_argument("--mu", type=share, default=0.99, help="decay of the codebook's running sums")
-    model.add_argument("--down_t", type=positive_int, default=2, help="halvings of the length; 2: 4 frames a token")
-    model.add_argument("--stride_t", type=int, choices=(2,), default=2, help="stride of each halving")
-    model.add_argument("--width", type=positive_int, default=512, help="channels of the convolutions")
-    model.add_argument("--depth", type=positive_int, default=3, help="residual blocks a stage")
-    model.add_argument("--dilation_growth_rate", type=positive_int, default=3, help="dilation ratio between blocks")
-    model.add_argument("--vq_act", choices=("relu", "silu", "gelu"), default="relu", help="activation in the blocks")
+    model.add_argument("--nb_code", type=positive_int, help="codes a codebook")
+    model.add_argument("--code_dim", type=positive_int, help="width of a code")
+    model.add_argument("--output_emb_width", type=positive_int, help="latent width; equals code_dim")
+    model.add_argument("--mu", type=share, help="decay of the codebook's running sums")
+    model.add_argument("--down_t", type=positive_int, help="halvings of the length; 2: 4 frames a token")
+    model.add_argument("--stride_t", type=int, choices=(2,), help="stride of each halving")
+    model.add_argument("--width", type=positive_int, help="channels of the convolutions")
+    model.add_argument("--depth", type=positive_int, help="residual blocks a stage")
+    model.add_argument("--dilation_growth_rate", type=positive_int, help="dilation ratio between blocks")
+    model.add_argument("--vq_act", choices=("relu", "silu", "gelu"), help="activation in the blocks")
     model.add_argument("--vq_norm", choices=("LN", "GN", "BN"), help="normalisation in the blocks")
-    model.add_argument("--vq_dropout", type=share, default=0.2, help="dropout in the blocks, while training")
-    model.add_argument("--sample_codebook_temp", type=non_negative, default=0.5,
+    model.add_argument("--vq_dropout", type=share, help="dropout in the blocks, while training")
+    model.add_argument("--sample_codebook_temp", type=non_negative,
                        help="temperature of the noise on residual codes, while training; 0 is none")
     model.add_argument("--decoder_only", action="store_true",
                        help="keep encoder and codes, so that tokens that other models learned stay what they are")
@@ -64,6 +64,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--loss_jerk", type=non_negative, default=0.0,
                       help="weight of the error of the joints' third differences, which penalises jitter")
     loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
+    parser.take_defaults(VQConfig)
     parser.inherit([field.name for field in fields(VQConfig)])
     opt = parser.parse_args(argv)
     frames = opt.stride_t**opt.down_t

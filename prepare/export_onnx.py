@@ -159,6 +159,7 @@ def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
     return {"codes": pipeline.tokenizer.config.nb_code, "layers": pipeline.layers, "frames_of_a_token": pipeline.unit,
             "mask_shares": cosine_mask_ratio(torch.linspace(0, 1, time_steps)).tolist(),
             "mask_id": pipeline.transformer.mask_id, "longest_text": longest, "pad_texts": published,
+            "sampling": {name: getattr(pipeline.sampling, name) for name in SAMPLING},
             "pad_is_drawn": pipeline.residual is not None and pipeline.residual.config.published}
 
 
@@ -167,6 +168,7 @@ def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
 # isort: split
 
 
+SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr")
 TOLERANCE = 1e-3  # absolute: of logits, features and metres
 OTHER_SIZES = {"batch": 3, "tokens": 12}  # than those that graphs are traced with
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -177,7 +179,8 @@ def main() -> None:
     parser = Parser("Export text to motion as ONNX graphs, for programs without torch.")
     add_common(parser)
     add_models(parser, lengths=False)
-    parser.add_argument("--time_steps", type=positive_int, default=10, help="steps of iterative unmasking")
+    parser.add_argument("--time_steps", type=positive_int,
+                        help="steps of iterative unmasking; by default those of the model")
     parser.add_argument("--out", type=Path, default=Path("onnx"), help="folder to write to")
     opt = parser.parse_args()
     if absent := [name for name in PACKAGES if find_spec(name) is None]:
@@ -197,7 +200,8 @@ def main() -> None:
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, at most {apart:.1g} from torch")
     with atomic_path(opt.out / TOKENIZER_FILE) as temporary:
         pipeline.text.pieces.save_tokenizer(temporary)
-    write_text(opt.out / SETTINGS_FILE, json.dumps(settings_of(pipeline, opt.time_steps), indent=1) + "\n")
+    settings = settings_of(pipeline, opt.time_steps or pipeline.sampling.time_steps)
+    write_text(opt.out / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
 
 
 def difference(path: Path, graph: Graph) -> float:

@@ -30,15 +30,18 @@ class Generator:
         self.graphs = {path.stem: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
                        for path in folder.glob("*.onnx")}
 
-    def __call__(self, text: str, frames: int, seed: int, cond_scale: float = 4.0, res_cond_scale: float = 2.0,
-                 temperature: float = 1.0, res_temperature: float = 0.1, topkr: float = 0.9) -> np.ndarray:
-        """Joints (T, J, 3) in metres of a text, T the frames cut to whole tokens."""
+    def __call__(self, text: str, frames: int, seed: int, **sampling: float) -> np.ndarray:
+        """Joints (T, J, 3) in metres of a text, T the frames cut to whole tokens. ``sampling``: cond_scale,
+        res_cond_scale, temperature, res_temperature and topkr, by default those of the exported models."""
+        how = {**self.settings["sampling"], **sampling}
         length = frames // self.settings["frames_of_a_token"]
         cond = self.condition(text)
         ids = np.zeros((1, length, self.settings["layers"]), np.int64)
-        ids[..., 0] = self.base(cond, length, stream(seed), cond_scale, temperature, topkr)
+        ids[..., 0] = self.base(cond, length, stream(seed), how["cond_scale"], how["temperature"],
+                                how["topkr"])
         if self.settings["layers"] > 1:
-            self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), res_cond_scale, res_temperature, topkr)
+            self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), how["res_cond_scale"],
+                               how["res_temperature"], how["topkr"])
         return self.run("decoder", ids=ids, token_lens=np.array([length]))[1][0]
 
     def condition(self, text: str) -> np.ndarray:

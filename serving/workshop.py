@@ -15,7 +15,7 @@ from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.text import clean_caption
 from evaluation.language import motion_vectors
 from evaluation.search import Gallery, encode_motions, nearest, open_gallery
-from models.m2t.captioner import Writing
+from models.config import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from motion.foot_locking import lock_feet

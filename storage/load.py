@@ -11,7 +11,16 @@ from torch import Tensor
 from data.motion_windows import Normalisation
 from data.specs import MAX_TOKENS, DatasetSpec
 from data.text import clean_caption
-from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
+from models.config import (
+    ATTENTION_KINDS,
+    BASE_SAMPLING,
+    LENGTH_SAMPLING,
+    LENGTHS,
+    RESIDUAL_SAMPLING,
+    MaskTransformerConfig,
+    ResidualTransformerConfig,
+    Sampling,
+)
 from models.hub import CLIP_NAME, ClipText, model_folder
 from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
 from models.lamp.familiarity import Familiarity
@@ -389,8 +398,22 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     pipeline = TextToMotion(
         tokenizer.model, tokenizer.normalisation.invert, transformer.model, transformer.text, spec.skeleton,
         spec.metres, length and length.model, length and length.text, clean_caption, residual and residual.model,
-        residual and residual.text, tokenizer.normalisation.apply)
+        residual and residual.text, tokenizer.normalisation.apply,
+        _own_sampling(spec, (transformer, BASE_SAMPLING), (residual, RESIDUAL_SAMPLING), (length, LENGTH_SAMPLING)))
     return pipeline, files
+
+
+def _own_sampling(spec: DatasetSpec,
+                  *parts: tuple[LoadedTransformer | LoadedLengthEstimator | None, Sequence[str]]) -> Sampling:
+    """Sampling as each of the models states its part of it, else as published."""
+    sampling = Sampling()
+    for model, names in parts:
+        if model is not None:
+            source = released.with_sampling(model.source, spec.name)
+            source.one_of("length", LENGTHS, Sampling.length)
+            with source.building(Sampling):
+                sampling = sampling.changed({name: source.options.get(name) for name in names})
+    return sampling
 
 
 def _check_layers(residual: LoadedTransformer, tokenizer: LoadedTokenizer) -> None:

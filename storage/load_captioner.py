@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from data.motion_windows import Normalisation, padded
 from data.specs import DatasetSpec
-from models.config import DECODERS, PRECISIONS, DecoderConfig
-from models.m2t.captioner import MotionCaptioner, MotionPrefixConfig, Writing
+from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
+from models.m2t.captioner import MotionCaptioner, MotionPrefixConfig
 from models.m2t.decoder import build_decoder
 from storage import released
 from storage.checkpoint import load_strictly
@@ -38,6 +38,13 @@ class LoadedCaptioner:
         """The normalisation of its motions."""
         return self.lamp.normalisation
 
+    @property
+    def writing(self) -> Writing:
+        """How it writes unless asked otherwise: as its options state, else as ``Writing`` does."""
+        with self.source.building(Writing):
+            return Writing().changed({name: self.source.options[name] for name in WRITING
+                                      if name in self.source.options})
+
     def write(self, clips: Sequence[np.ndarray], writing: Writing | None = None, batch_size: int = BATCH,
               quiet: bool = True) -> list[list[str]]:
         """Captions of unnormalised clips (T, d) of 4 to 196 frames; the best of each clip first."""
@@ -45,7 +52,7 @@ class LoadedCaptioner:
         captions = []
         for start in tqdm(range(0, len(clips), batch_size), desc="captions", disable=quiet or None, leave=False):
             motion, m_lens = padded([self.normalisation.apply(clip) for clip in clips[start:start + batch_size]])
-            captions += self.model.write(motion.to(device), m_lens.to(device), writing)
+            captions += self.model.write(motion.to(device), m_lens.to(device), writing or self.writing)
         return captions
 
 

@@ -24,6 +24,10 @@ PUBLISHED_META = "Comp_v6_KLD005"  # folder beside the published evaluator with 
 NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # of an evaluator, a state dict each
 # Of the released M2T file: stacks that are never called, a tokenizer, and a second copy of the language model.
 M2T_UNUSED = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")
+PUBLISHED_WRITING = {"num_beams": 5, "prompt": "a man is", "prompt_in_caption": False}
+PUBLISHED_SCALE = {"kit": 2.0}  # classifier-free guidance by data set, where it is not that of ``Sampling``
+# What our checkpoints were sampled with before their options included it.
+EARLIER_SAMPLING = {"res_cond_scale": 2.0, "res_temperature": 0.1, "length": "mean"}
 _ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # names of adapted layers in old releases of peft
 _RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
 
@@ -141,6 +145,15 @@ def length_estimator(state: State) -> LengthEstimator:
     return LengthEstimator(widths[0][1], widths[-1][0], [rows for rows, _ in widths[:-1]])
 
 
+def with_sampling(source: Source, dataset_name: str) -> Source:
+    """A source with sampling settings that its options lack: of our earlier checkpoints, or as published for the data
+    set. What neither has is the default of ``Sampling``."""
+    if source.has_settings or {"published_behaviour", "condition"} & source.options.keys():  # published files have none
+        return source.with_sizes({}, EARLIER_SAMPLING)
+    scale = PUBLISHED_SCALE.get(dataset_name)
+    return source if scale is None else source.with_sizes({}, {"cond_scale": scale})
+
+
 def has_qformer(state: State) -> bool:
     """Whether a masked transformer is a released LaMP one, with a Q-Former inside."""
     return any(name.startswith("Qformer.") for name in state)
@@ -149,6 +162,8 @@ def has_qformer(state: State) -> bool:
 def with_masked_sizes(source: Source, state: State) -> Source:
     """The source of a masked transformer with its sizes. Attention of released files: LaMP's is additive, that of
     MoMask, which takes CLIP features, full."""
+    if "time_steps" not in source.options:  # a training option of published code, which its evaluation ignores
+        source = source.without("gumbel_sample")
     sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})
     source = with_text_encoder(source.with_sizes(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
     if has_qformer(state):
@@ -184,7 +199,7 @@ def used_part(state: State) -> dict[str, Tensor]:
 def with_m2t_sizes(source: Source, state: State) -> Source:
     """The source of a released M2T model with the rank of its adapters."""
     rank = next((tensor.shape[0] for name, tensor in state.items() if _RANK.fullmatch(name)), DecoderConfig.lora_r)
-    return source.with_sizes({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16"})
+    return source.with_sizes({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16", **PUBLISHED_WRITING})
 
 
 def join_networks(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

@@ -163,6 +163,10 @@ class Source:
                 raise InputError(f"{self.options_file}: {key} cannot be {self.options[key]!r}")
         return replace(self, options={**guesses, **self.options, **sizes})
 
+    def without(self, key: str) -> Self:
+        """This source without an option."""
+        return replace(self, options={name: value for name, value in self.options.items() if name != key})
+
     @contextmanager
     def building(self, config: type, prefix: str = "") -> Iterator[None]:
         """Context for building a model from ``config``, a dataclass whose fields are the options ``prefix`` + name.

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data.specs import dataset_spec
+from models.config import Sampling
 from models.motion_edit import CONTEXT, FADE, MotionEditor, Part, next_window, splice
-from models.text_to_motion import Sampling
 from motion.features import joints_to_features
 from motion.quality import seam_speed
 from motion.skeleton import T2M

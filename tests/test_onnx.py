@@ -1,5 +1,4 @@
 """Export to ONNX: the graphs, and a generation that runs on them without torch."""
-import inspect
 import json
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.specs import dataset_spec
-from models.text_to_motion import Sample, Sampling
+from models.text_to_motion import Sample
 from prepare import export_onnx
 from storage.load import load_text_to_motion
 from tests.toy import ROOT, run_here
@@ -58,16 +57,6 @@ def test_a_seed_gives_the_same_motion_without_torch(exported: Path) -> None:
     assert np.abs(made - other).max() > 1e-2
 
 
-def test_what_is_not_told_is_as_in_gen_t2m() -> None:
-    pytest.importorskip("onnxruntime")
-    from prepare.generate_onnx import Generator
-
-    defaults = {name: parameter.default for name, parameter in inspect.signature(Generator.__call__).parameters.items()
-                if parameter.default is not parameter.empty}
-    assert defaults == {name: getattr(Sampling, name) for name in defaults}
-    assert {"cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr"} == set(defaults)
-
-
 def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(exported: Path) -> None:
     from prepare.generate_onnx import Generator
 
@@ -78,7 +67,7 @@ def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(expor
     # Logits of toys are nearly alike: next to no temperature lets them, not the draws, decide.
     for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
                 {"topkr": 0.0}):
-        expected = pipeline.generate([sample], Sampling(**how))[0]
+        expected = pipeline.generate([sample], pipeline.sampling.changed(how))[0]
         np.testing.assert_allclose(generator(sample.text, sample.m_len, sample.seed, **how), expected, atol=1e-4)
         assert np.abs(expected - usual).max() > 1e-2, how
 

@@ -8,7 +8,7 @@ import torch
 from data.specs import dataset_spec
 from models.lamp.features import text_inputs
 from models.layers import can_pack, is_packed, pack_linears
-from models.text_to_motion import Sample, Sampling, TextToMotion, _Features
+from models.text_to_motion import Sample, TextToMotion, _Features
 from models.transformers.sampling import fixed_shape_groups
 from motion.features import features_to_joints
 from motion.skeleton import T2M
@@ -42,7 +42,7 @@ def test_two_hundred_prompts_have_the_same_tokens_alone_and_among_others(packed:
     samples = [Sample(f"a person {verb} {count} times", 10 * count + number, 4 * (2 + (count + number) % 9))
                for count in range(20) for number, verb in enumerate(VERBS)]
     assert len(samples) == 200
-    quick = Sampling(time_steps=3)
+    quick = packed.sampling.changed({"time_steps": 3})
     among = packed.tokens(samples, quick)
     alone = [packed.tokens([sample], quick)[0] for sample in samples]
     assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
@@ -117,17 +117,17 @@ def test_features_are_those_of_the_motion(pipeline: TextToMotion) -> None:
     assert [x.shape for x in features] == [(60, 263), (40, 263)]
     for made, joints in zip(features, pipeline.generate(samples), strict=True):
         np.testing.assert_allclose(features_to_joints(torch.from_numpy(made), T2M).numpy(), joints, atol=1e-5)
-    once = Sampling(time_steps=1)
+    once = pipeline.sampling.changed({"time_steps": 1})
     assert not np.array_equal(pipeline.features(samples[:1], once)[0], features[0])
 
 
 def test_motions_made_in_groups_are_those_made_one_by_one(pipeline: TextToMotion) -> None:
-    grouped = pipeline.features(OTHERS, Sampling(group_rows=4))
+    grouped = pipeline.features(OTHERS, pipeline.sampling.changed({"group_rows": 4}))
     alone = pipeline.features(OTHERS)
     assert [len(x) for x in grouped] == [len(x) for x in alone] == [sample.m_len for sample in OTHERS]
     same = [np.allclose(one, other, atol=1e-3) for one, other in zip(grouped, alone, strict=True)]
     assert sum(same) >= len(OTHERS) - 2  # rounding may turn over a near tie between two tokens
-    among = pipeline.features([*OTHERS[5:], OTHERS[0]], Sampling(group_rows=4))[-1]
+    among = pipeline.features([*OTHERS[5:], OTHERS[0]], pipeline.sampling.changed({"group_rows": 4}))[-1]
     np.testing.assert_array_equal(among, grouped[0])
 
 

@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "prepare").mkdir()
     shutil.copy(ROOT / "prepare" / "train_demo.sh", folder / "prepare")
+    shutil.copytree(ROOT / "configs", folder / "configs")
     (folder / "python").write_text(STAND_IN.format(python=sys.executable))
     (folder / "python").chmod(0o755)
     return folder

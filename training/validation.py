@@ -1,6 +1,7 @@
 """FID on the validation split, by which training chooses its best checkpoint."""
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,43 +71,45 @@ def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.dev
     return fid
 
 
-def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device, make: Callable[[TokenData, int], Make],
-              otherwise: str) -> ValidationFid | None:
+def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device,
+              make: Callable[[TokenData, argparse.Namespace], Make], otherwise: str) -> ValidationFid | None:
     """``validation_fid`` for a token transformer; ``make`` is ``generates`` or ``completes``."""
     clips = [pair.features[:data.val.crop(row).length] for row, pair in enumerate(data.val.pairs)]
-    return validation_fid(opt, data.spec, device, clips, make(data, opt.seed), otherwise)
+    return validation_fid(opt, data.spec, device, clips, make(data, opt), otherwise)
 
 
-def generates(data: TokenData, seed: int) -> Make:
+def generates(data: TokenData, opt: argparse.Namespace) -> Make:
     """Generation with a masked transformer, for the first caption of each clip, at its length, from fixed random
     streams."""
     tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
     device = next(tokenizer.model.parameters()).device
+    sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)
 
     def text(captions: Sequence[str]) -> Tensor:
         return features[[val_set.text_ids[caption] for caption in captions]].to(device)
 
     def make(model: nn.Module, rows: Sequence[int]) -> list[np.ndarray]:
         pipeline = TextToMotion(tokenizer.model, tokenizer.normalisation.invert, model, text, data.spec.skeleton)
-        return pipeline.features([Sample(val_set.pairs[row].captions[0], stream_seed(seed, row),
-                                         val_set.crop(row).length) for row in rows], Sampling(group_rows=ROWS))
+        return pipeline.features([Sample(val_set.pairs[row].captions[0], stream_seed(opt.seed, row),
+                                         val_set.crop(row).length) for row in rows], sampling)
 
     return make
 
 
-def completes(data: TokenData, seed: int) -> Make:
+def completes(data: TokenData, opt: argparse.Namespace) -> Make:
     """Generation with a residual transformer, on the ground-truth base layer of each clip, so that only the residual
     layers matter. Captions, lengths and random streams as in ``generates``."""
     tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
     device = next(tokenizer.model.parameters()).device
+    sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)
 
     def make(model: ResidualTransformer, rows: Sequence[int]) -> list[np.ndarray]:
         batch = send_to_device(default_collate([val_set[row] for row in rows]), device)
         lengths = batch["token_len"].tolist()
         cond = features[batch["caption"].to(features.device)].to(device)
-        streams = sample_generators([stream_seed(seed, row) for row in rows])
-        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, cond_scale=Sampling.res_cond_scale,
-                             temperature=Sampling.res_temperature, group_rows=ROWS)
+        streams = sample_generators([stream_seed(opt.seed, row) for row in rows])
+        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, cond_scale=sampling.res_cond_scale,
+                             temperature=sampling.res_temperature, group_rows=ROWS)
         return decode_clips(tokenizer.model, [one[:length] for one, length in zip(ids, lengths, strict=True)],
                             tokenizer.normalisation)
 

@@ -1,4 +1,5 @@
 """Seeds, independent random streams, and the state of the global generators."""
+import hashlib
 import random
 from typing import Any
 
@@ -43,3 +44,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def text_key(text: str) -> int:
+    """A 63-bit key of a text for ``stream_seed``, the same in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MASK

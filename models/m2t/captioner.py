@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Writing
 from models.hub import silent_transformers
 from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
@@ -101,18 +102,6 @@ class CaptionLoss:
     words: Tensor     # how many there are
 
 
-@dataclass(frozen=True)
-class Writing:
-    """Decoding settings: beam search, or nucleus sampling if ``top_p`` is below 1."""
-
-    num_captions: int = 1
-    num_beams: int = 1  # more find likelier captions: longer ones of stock phrases, which say less of the motion
-    top_p: float = 1.0
-    temperature: float = 1.0
-    seed: int = 0
-    prompt: str = ""  # words that every caption begins with
-
-
 class MotionCaptioner(MotionPrefix):
     """Motion (b, t, d), normalised, zero where padded, to captions. ``m_lens`` (b,) are its lengths in frames.
 
@@ -201,7 +190,8 @@ class MotionCaptioner(MotionPrefix):
             bos_token_id=self.words.start_id, eos_token_id=self.words.end_id, pad_token_id=self.words.pad_id, **how)
         with silent_transformers():  # it would warn that a mask is missing wherever a finished caption is padded
             made = self.llm.generate(inputs_embeds=given, attention_mask=mask, generation_config=settings).tolist()
-        texts = [f"{writing.prompt} {self._text(row)}".strip() for row in made]
+        prompt = writing.prompt if writing.prompt_in_caption else ""
+        texts = [f"{prompt} {self._text(row)}".strip() for row in made]
         return [texts[first:first + writing.num_captions] for first in range(0, len(texts), writing.num_captions)]
 
     def _text(self, ids: list[int]) -> str:

@@ -10,7 +10,8 @@ from torch.utils.data import default_collate
 
 from data.text_motion import TextMotion
 from evaluation.caption_scores import ngram_scores, side_scores
-from models.m2t.captioner import MotionCaptioner, Writing
+from models.config import Writing
+from models.m2t.captioner import MotionCaptioner
 from storage.load_captioner import STATE_KEY, learned_state, load_learned
 from training import distributed
 from training.stages.stage import Stage, trainable

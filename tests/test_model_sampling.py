@@ -1,0 +1,97 @@
+"""Sampling settings belong to a model: in its opt.txt, else as published; flags change them."""
+from pathlib import Path
+
+import pytest
+
+from data.specs import dataset_spec
+from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling, Writing
+from models.text_to_motion import Sample, TextToMotion
+from options.generate import parse_generate_options
+from options.length import parse_length_options
+from options.res import parse_res_options
+from options.t2m import parse_t2m_options
+from storage import released
+from storage.load import _own_sampling, load_text_to_motion
+from storage.source import Source
+from utils.errors import InputError
+from utils.seeding import text_key
+
+
+class Part:
+    """A loaded model of which only the source counts."""
+
+    def __init__(self, options: dict[str, object], has_settings: bool = False) -> None:
+        self.source = Source(Path("run"), options, Path("run/model/latest.tar"), has_settings)
+
+
+def own(dataset: str = "t2m", base: Part | None = None, residual: Part | None = None,
+        length: Part | None = None) -> Sampling:
+    return _own_sampling(dataset_spec(dataset), (base, BASE_SAMPLING), (residual, RESIDUAL_SAMPLING),
+                         (length, LENGTH_SAMPLING))
+
+
+@pytest.fixture(scope="module")
+def bundled() -> TextToMotion:
+    return load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "checkpoints")[0]
+
+
+def test_bundled_models_bring_the_sampling_that_suits_them(bundled: TextToMotion) -> None:
+    assert bundled.sampling == Sampling(10, 4.0, 1.0, 0.9, True, res_cond_scale=2.0, res_temperature=0.1, length="mean")
+
+
+def test_released_files_are_sampled_as_published() -> None:
+    assert own(base=Part({}), residual=Part({}), length=Part({})) == Sampling()
+    assert (Sampling.res_cond_scale, Sampling.res_temperature, Sampling.length) == (5.0, 1.0, "sample")
+    assert own("kit", Part({}), Part({})).cond_scale == 2.0
+
+
+def test_our_earlier_checkpoints_keep_the_sampling_they_had() -> None:
+    sampling = own(base=Part({}, True), residual=Part({"published_behaviour": False}), length=Part({}, True))
+    assert (sampling.res_cond_scale, sampling.res_temperature, sampling.length) == (2.0, 0.1, "mean")
+
+
+def test_each_model_states_its_part_alone() -> None:
+    sampling = own(base=Part({"cond_scale": 3, "res_cond_scale": 9.0}), residual=Part({"res_temperature": 0.5}))
+    assert (sampling.cond_scale, sampling.res_cond_scale, sampling.res_temperature) == (3, 5.0, 0.5)
+    for options, message in (({"cond_scale": "wide"}, "cond_scale cannot be 'wide'"),
+                             ({"length": "longest"}, "length 'longest' is none of sample, mean")):
+        with pytest.raises(InputError, match=message):
+            own(base=Part(options))
+
+
+def test_the_gumbel_option_of_published_training_does_not_count_in_generation() -> None:
+    theirs, ours = {"gumbel_sample": False}, {"gumbel_sample": False, "time_steps": 10}
+    for options, expected in ((theirs, True), (ours, False)):
+        source = released.with_masked_sizes(Part({**options, "lamp_name": "lamp"}).source, {})
+        assert source.options.get("gumbel_sample", True) is expected
+
+
+def test_flags_change_only_what_they_name(bundled: TextToMotion) -> None:
+    opt = parse_generate_options(["--text_prompt", "a", "--res_temperature", "0.7", "--no-gumbel_sample"])
+    changed = bundled.sampling.changed(vars(opt))
+    assert changed == Sampling(gumbel_sample=False, res_cond_scale=2.0, res_temperature=0.7, length="mean")
+
+
+def test_training_writes_sampling_into_the_options() -> None:
+    base = vars(parse_t2m_options(["--name", "a", "--vq_name", "vq", "--cond_scale", "2"]))
+    residual = vars(parse_res_options(["--name", "a", "--vq_name", "vq"]))
+    length = vars(parse_length_options(["--name", "a", "--length", "mean"]))
+    assert own(base=Part(base), residual=Part(residual), length=Part(length)) == Sampling(cond_scale=2.0, length="mean")
+
+
+def test_lengths_are_sampled_from_the_samples_own_stream_or_are_the_mean(bundled: TextToMotion) -> None:
+    samples = [Sample("a person walks forward", seed) for seed in range(12)] + [Sample("a person bows", 0)]
+    drawn = bundled.token_lengths(samples, bundled.sampling.changed({"length": "sample"}))
+    assert len(set(drawn[:12])) > 2 and min(drawn) >= 1
+    assert bundled.token_lengths(samples[3:5], bundled.sampling.changed({"length": "sample"})) == drawn[3:5]
+    assert len(set(bundled.token_lengths(samples[:12]))) == 1
+
+
+def test_the_released_captioner_writes_as_published() -> None:
+    source = released.with_m2t_sizes(Part({}).source, {})
+    writing = Writing().changed(source.options)
+    assert (writing.num_beams, writing.prompt, writing.prompt_in_caption) == (5, "a man is", False)
+
+
+def test_prompts_have_keys_of_their_own() -> None:
+    assert text_key("a") != text_key("b") and text_key("a person bows") == text_key("a person bows")

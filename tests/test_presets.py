@@ -1,0 +1,125 @@
+"""Every preset parses with its script's flags and builds its model; wrong flag files are refused by line."""
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.config import (
+    DecoderConfig,
+    EvaluatorConfig,
+    MaskTransformerConfig,
+    ResidualTransformerConfig,
+    Sampling,
+    VQConfig,
+    Writing,
+)
+from models.evaluator import Evaluator
+from models.lamp.features import LaMPConfig
+from models.lamp.lamp import LaMP
+from models.lamp.qformer import QFormerConfig
+from models.length_estimator import LengthEstimator
+from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
+from models.vq.model import build_tokenizer
+from options.generate import parse_generate_options
+from options.vq import parse_vq_options
+from tests.test_readme import PARSERS
+from tests.toy import ROOT
+from utils.errors import InputError
+
+STAGES = {"vq": "train_vq.py", "lamp": "train_lamp.py", "t2m": "train_t2m_transformer.py",
+          "res": "train_res_transformer.py", "len": "train_len_estimator.py", "m2t": "train_m2t.py",
+          "evaluator": "train_evaluator.py", "generate": "gen_t2m.py", "evaluate": "eval_t2m_trans_res.py"}
+PRESETS = ("paper", "released", "momask", "demo")
+NEEDED = {"lamp": ["--vq_name", "vq"], "t2m": ["--vq_name", "vq"], "res": ["--vq_name", "vq"],
+          "generate": ["--text_prompt", "a person walks"]}
+
+
+def options(preset: str, stage: str, *more: str) -> dict[str, object]:
+    arguments = [f"@{ROOT / 'configs' / preset / stage}.txt", "--name", "run", *NEEDED.get(stage, []), *more]
+    return vars(PARSERS[STAGES[stage]](arguments))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_preset_parses_and_builds_its_model(preset: str, stage: str) -> None:
+    settings = options(preset, stage)
+    with torch.device("meta"):  # full sizes without memory
+        if stage == "vq":
+            build_tokenizer(VQConfig.from_options(settings))
+        elif stage == "lamp":
+            sizes = QFormerConfig(encoder_width=settings["encoder_width"], dropout=settings["dropout"])
+            LaMP(LaMPConfig(sizes, VQConfig(), settings["embed_dim"], settings["published_behaviour"]),
+                 build_tokenizer(VQConfig()))
+        elif stage == "t2m":
+            MaskTransformer(MaskTransformerConfig.from_options(settings))
+        elif stage == "res":
+            ResidualTransformer(ResidualTransformerConfig.from_options(settings))
+        elif stage == "len":
+            LengthEstimator()
+        elif stage == "evaluator":
+            Evaluator(EvaluatorConfig.from_options(settings))
+        elif stage == "m2t":
+            DecoderConfig.from_options(settings)
+            Writing().changed({"prompt": settings["prompt"], "num_beams": settings["num_beams"]})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_line_of_a_published_preset_has_its_source(preset: str) -> None:
+    files = sorted((ROOT / "configs" / preset).iterdir())
+    assert [file.stem for file in files] == sorted(STAGES)
+    for file in files:
+        head, *lines = file.read_text().splitlines()
+        assert head.startswith("# ") and all(re.match(r"#|--[a-z]", line) for line in lines)
+
+
+def test_the_paper_is_as_printed() -> None:
+    vq, t2m, m2t = (options("paper", stage) for stage in ("vq", "t2m", "m2t"))
+    assert vq["num_quantizers"] == 1
+    expected = {"attention": "causal", "condition": "query", "latent_dim": 512, "n_heads": 8, "n_layers": 8,
+                "ff_size": 1024, "dropout": 0.2, "cond_drop_prob": 0.1, "lr": 2e-4, "milestones": [60000],
+                "max_epoch": 2000, "batch_size": 128, "gumbel_sample": False, "betas": [0.9, 0.99]}
+    assert {key: t2m[key] for key in expected} == expected
+    assert (m2t["betas"], m2t["num_beams"], m2t["prompt"]) == ([0.5, 0.9], 5, "a man is")
+
+
+def test_generation_presets_are_the_sampling_that_training_presets_write() -> None:
+    for preset in PRESETS:
+        asked = Sampling().changed(options(preset, "generate"))
+        trained: dict[str, object] = {}
+        for stage in ("t2m", "res", "len"):
+            trained |= {key: value for key, value in options(preset, stage).items() if key in vars(Sampling())}
+        assert Sampling().changed(trained) == asked, preset
+
+
+def test_defaults_are_those_of_the_config() -> None:
+    for stage, config in (("vq", VQConfig), ("t2m", MaskTransformerConfig), ("res", ResidualTransformerConfig),
+                          ("m2t", DecoderConfig), ("evaluator", EvaluatorConfig)):
+        settings = vars(PARSERS[STAGES[stage]](["--name", "run", *NEEDED.get(stage, [])]))
+        assert config.from_options(settings) == config()
+    lamp = options("paper", "lamp")
+    usual = vars(PARSERS["train_lamp.py"](["--name", "run", "--vq_name", "vq"]))
+    for key in ("encoder_width", "cross_attention_freq", "dropout", "attention_dropout"):
+        assert usual[key] == getattr(QFormerConfig(), key) == lamp[key]
+    assert usual["embed_dim"] == LaMPConfig().embed_dim == lamp["embed_dim"]
+
+
+def test_flags_after_a_file_take_precedence_and_comments_do_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "my.txt"
+    file.write_text("# of mine\n\n--lr 1e-3 # fast\n--milestones 10 20\n--name 'a # b'\n")
+    opt = parse_vq_options([f"@{file}", "--lr", "2e-3"])
+    assert (opt.lr, opt.milestones, opt.name) == (2e-3, [10, 20], "a # b")
+    assert parse_generate_options(["--text_prompt", f"@{file}"]).text_prompt == f"@{file}"
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("--no_such_flag 3", "my.txt:2: this script has no flag --no_such_flag"),
+    ("lr 3", "my.txt:2: expected '--flag value', not 'lr 3'"),
+    ("--name 'a", "my.txt:2: No closing quotation")])
+def test_wrong_lines_of_a_flag_file_are_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "my.txt").write_text(f"--name a\n{line}\n")
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_vq_options([f"@{tmp_path / 'my.txt'}"])
+    with pytest.raises(InputError, match="cannot read flag file .*absent.txt"):
+        parse_vq_options([f"@{tmp_path / 'absent.txt'}"])
