@@ -21,7 +21,7 @@ def main() -> None:
     if opt.codebook_start:
         model.start_from(data.tokenizer.model.codebooks)
     stage = ResidualStage(model, opt, data.features, data.val,
-                          token_fid(opt, data, device, completes, otherwise="loss"))
+                          token_fid(opt, data, device, completes, otherwise="loss"), data.tokenizer)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
     Trainer(stage, opt, data.train, schedule).run()
 

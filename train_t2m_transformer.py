@@ -20,7 +20,8 @@ def main() -> None:
     model = MaskTransformer(MaskTransformerConfig.from_options(vars(opt)))
     if opt.codebook_start:
         model.start_from(data.tokenizer.model.codebooks)
-    stage = MaskStage(model, opt, data.features, data.val, token_fid(opt, data, device, generates, otherwise="acc"))
+    stage = MaskStage(model, opt, data.features, data.val, token_fid(opt, data, device, generates, otherwise="acc"),
+                      data.tokenizer)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)
     Trainer(stage, opt, data.train, schedule).run()
 

@@ -189,6 +189,13 @@ class _CroppedPairs(Dataset):
         return draw_crop(len(pair.features), len(pair.captions), generator, len(pair.sentences))
 
 
+def normalised_crop(pair: Pair, crop: Crop, normalisation: Normalisation) -> torch.Tensor:
+    """The rows of a crop (196, d), normalised and zero padded."""
+    motion = np.zeros((MAX_MOTION_LENGTH, pair.features.shape[1]), dtype=np.float32)
+    motion[:crop.length] = normalisation.apply(pair.features[crop.start:crop.start + crop.length])
+    return torch.from_numpy(motion)
+
+
 class TextMotion(_CroppedPairs):
     """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames).
 
@@ -204,9 +211,8 @@ class TextMotion(_CroppedPairs):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
-        motion = np.zeros((MAX_MOTION_LENGTH, pair.features.shape[1]), dtype=np.float32)
-        motion[:crop.length] = self.normalisation.apply(pair.features[crop.start:crop.start + crop.length])
-        item = {"caption": pair.texts[crop.caption], "motion": torch.from_numpy(motion), "m_len": crop.length}
+        motion = normalised_crop(pair, crop, self.normalisation)
+        item = {"caption": pair.texts[crop.caption], "motion": motion, "m_len": crop.length}
         if self.labelled:
             number = crop.caption - len(pair.captions)
             item["text_class"] = pair.sentence_classes[number] if number >= 0 else -1
@@ -237,3 +243,19 @@ class TextTokens(_CroppedPairs):
         tokens = torch.full((MAX_MOTION_LENGTH // UNIT_LENGTH, codes.shape[1]), -1, dtype=torch.int64)
         tokens[:len(codes)] = codes
         return {"caption": self.text_ids[pair.texts[crop.caption]], "tokens": tokens, "token_len": len(codes)}
+
+
+class TextCrops(_CroppedPairs):
+    """``TextTokens`` with the crop itself, to be encoded alone: items ``caption``, ``motion`` (196, d) normalised and
+    zero padded, ``token_len``."""
+
+    def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0) -> None:
+        super().__init__(pairs, training, seed)
+        self.normalisation = normalisation
+        self.texts = caption_texts(pairs)
+        self.text_ids = {text: number for number, text in enumerate(self.texts)}
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        pair, crop = self.pairs[index], self.crop(index)
+        return {"caption": self.text_ids[pair.texts[crop.caption]],
+                "motion": normalised_crop(pair, crop, self.normalisation), "token_len": crop.length // UNIT_LENGTH}

@@ -59,6 +59,9 @@ def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> ar
     model.add_argument("--cond_noise", type=non_negative, default=0.0, metavar="STD",
                        help="noise on text features in training, in deviations of theirs, so that a text in words of "
                             "no caption is taken for what lies near it")
+    model.add_argument("--encode_crops", action="store_true",
+                       help="encode every training crop alone, as published, instead of taking its tokens from those "
+                            "of the whole clip; slower")
     model.add_argument("--codebook_start", action=argparse.BooleanOptionalAction, default=True,
                        help="begin with the tokenizer's codes as embeddings; without, at random as published runs do")
     return model

@@ -8,8 +8,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data.specs import dataset_spec
-from data.text_motion import Pair, TextTokens
-from evaluation.reconstruction import reconstruct_clips
+from data.text_motion import Pair, TextCrops, TextTokens
+from evaluation.reconstruction import codes_of, reconstruct_clips
 from models.config import ResidualTransformerConfig
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
@@ -94,6 +94,24 @@ class Knowing:
         assert group_rows > 1
         self.base, self.cond, self.draws = base, cond, [torch.rand(1, generator=one).item() for one in streams]
         return pad_sequence([tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)], True, -1)
+
+
+def test_a_crop_that_is_encoded_alone_has_the_tokens_of_the_padded_crop(models: Path) -> None:
+    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), models)
+    clip = np.random.default_rng(0).normal(size=(96, 263)).astype(np.float32)
+    pairs, device = [Pair("0", clip, ("a caption",))], torch.device("cpu")
+    crops = TextCrops(pairs, tokenizer.normalisation, training=True, seed=1)
+    whole = TextTokens(pairs, tokenize_pairs(tokenizer, pairs, device), training=True, seed=1)
+    epoch = next(epoch for epoch in range(99) if (crops.set_epoch(epoch), crops.crop(0).length < 96)[1])
+    whole.set_epoch(epoch)
+    crop, item = crops.crop(0), crops[0]
+    stage = ResidualStage(torch.nn.Linear(1, 1), argparse.Namespace(cond_noise=0), {}, whole, tokenizer=tokenizer)
+    tokens = stage._encoded(item["motion"][None])[0]
+    alone = np.zeros((1, 196, 263), np.float32)
+    alone[0, :crop.length] = tokenizer.normalisation.apply(clip[crop.start:crop.start + crop.length])
+    assert torch.equal(tokens, codes_of(tokenizer.model, torch.from_numpy(alone))[0])
+    assert item["token_len"] == whole[0]["token_len"] == crop.length // 4
+    assert not torch.equal(tokens[:item["token_len"]], whole[0]["tokens"][:item["token_len"]])
 
 
 def test_in_training_the_layers_above_are_judged_on_top_of_the_true_base_layer(models: Path) -> None:

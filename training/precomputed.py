@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data.cache import features_state, load
 from data.language import training_pairs
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
-from data.text_motion import Pair, TextTokens, load_pairs
+from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
 from models.lamp.features import TextEncoder, encode_texts
 from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer, settle_lamp
@@ -29,7 +29,7 @@ class TokenData:
 
     spec: DatasetSpec
     tokenizer: LoadedTokenizer
-    train: TextTokens
+    train: TextTokens | TextCrops
     val: TextTokens
     features: dict[str, Tensor]  # text features (texts, c) by caption number, for "train" and "val"
 
@@ -52,8 +52,11 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
     sets, features = {}, {}
     for split in ("train", "val"):
         pairs = training_pairs(spec, opt) if split == "train" else load_pairs(spec, split, quiet=opt.quiet)
-        codes = cached_tokens(spec, split, tokenizer, pairs, device, opt.quiet)
-        sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
+        if split == "train" and opt.encode_crops:
+            sets[split] = TextCrops(pairs, tokenizer.normalisation, training=True, seed=opt.seed)
+        else:
+            codes = cached_tokens(spec, split, tokenizer, pairs, device, opt.quiet)
+            sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
         features[split] = cached_text_features(spec, split, sets[split].texts, text, opt.quiet)
     print(f"{len(sets['train'])} training pairs, {len(sets['train'].texts)} captions; {len(sets['val'])} to validate")
     return TokenData(spec, tokenizer, **sets, features=features)

@@ -10,10 +10,12 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from data.text_motion import TextTokens
+from evaluation.reconstruction import codes_of
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE, TokenLoss
 from storage.checkpoint import load_strictly
+from storage.load import LoadedTokenizer
 from training import distributed
 from training.stages.stage import Stage
 from utils.batch_slice import WHOLE, BatchSlice
@@ -31,12 +33,14 @@ class TokenStage(Stage):
         features: for "train" and "val" the text features (texts, c) by caption number.
         val_set: validation tokens.
         fid: judges what the model generates; then the best checkpoint is chosen by it.
+        tokenizer: encodes training crops that come as motion instead of tokens.
     """
 
     def __init__(self, model: MaskTransformer | ResidualTransformer, opt: argparse.Namespace,
                  features: dict[str, Tensor], val_set: TextTokens,
-                 fid: Callable[[nn.Module], float] | None = None) -> None:
+                 fid: Callable[[nn.Module], float] | None = None, tokenizer: LoadedTokenizer | None = None) -> None:
         super().__init__(model)
+        self.tokenizer = tokenizer  # not a module: neither trained nor saved
         self.choose_by_fid(fid)
         self.opt, self.val_set = opt, val_set
         self.spread = features["train"].std(0, correction=0) if opt.cond_noise else None
@@ -53,6 +57,8 @@ class TokenStage(Stage):
             noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
             self.spread = self.spread.to(cond.device)
             cond = cond + self.opt.cond_noise * self.spread * noise
+        if "motion" in batch:
+            batch = {**batch, "tokens": self._encoded(batch["motion"])}
         result = self._result(batch, cond, generator, batch_slice)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
 
@@ -68,6 +74,12 @@ class TokenStage(Stage):
         """Features (b, c) of captions (b,) by number, on their device; the table moves there once."""
         self.features[split] = self.features[split].to(captions.device)
         return self.features[split][captions]
+
+    @torch.no_grad()
+    def _encoded(self, motion: Tensor) -> Tensor:
+        """Tokens (b, 49, q) of crops (b, 196, d), in float32."""
+        with torch.autocast(motion.device.type, enabled=False):
+            return codes_of(self.tokenizer.model, motion).long()
 
     def _result(self, batch: dict[str, Any], cond: Tensor, generator: torch.Generator,
                 batch_slice: BatchSlice = WHOLE) -> TokenLoss:
