@@ -26,11 +26,11 @@ _AWAY = Path(".cache")  # for data sets in folders that cannot be written
 
 
 def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
-    """A key that changes whenever one of the files of a folder does, or one of the facts.
+    """A key that changes with the given files of a folder, and with ``facts``.
 
-    Names, sizes and times of change tell it without reading 29,000 files: the system sets the time of change itself, so
-    no content is exchanged without it (but on Windows, where a size or a date has to change). A file that was changed a
-    moment ago is waited for, since a second change within the clock's tick would not show.
+    It is computed from names, sizes and times of change, without reading 29,000 files. The system sets the time of
+    change on every write (on Windows a size or date must change). Waits if a file was changed within the clock's tick,
+    as a second change would not show.
     """
     digest, newest = hashlib.sha256(repr(facts).encode()), 0
     for name in names:
@@ -51,23 +51,22 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
 
 def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read],
          keep: int = 1) -> Read:
-    """What ``read`` makes of the folder that ``kept`` gives. Raises ``InputError`` where its files are cut short, as a
-    power cut may leave them."""
+    """Apply ``read`` to the folder of ``kept``. Raises ``InputError`` if its files are truncated."""
     while True:
         folder = kept(spec, kind, key, make, keep)
         try:
             return read(folder)
         except (OSError, EOFError, ValueError, LookupError) as error:
             if folder.is_dir():
-                raise InputError(f"{folder} is damaged: delete it, and it is made anew ({error})") from error
+                raise InputError(f"{folder} is damaged; delete it to rebuild it ({error})") from error
             # Gone since: processes that want other keys have made those.
 
 
 def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
-    """The folder that ``make`` filled for this key, now or in an earlier run of any process.
+    """The folder filled by ``make`` for this key, now or in an earlier run.
 
-    It appears whole or not at all, and goes so; processes that want the same wait for the one that makes it. Of one
-    kind ``keep`` folders stay, those used last: who has another one open keeps what he reads.
+    Folders appear and disappear atomically, and other processes wait for the one that creates it. The ``keep`` most
+    recently used folders of a kind are kept; open files of removed ones stay readable.
     """
     if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # beside data that only others may write to, too
         return _used(ready)
@@ -95,19 +94,19 @@ def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], k
 
 
 def _used(folder: Path) -> Path:
-    """The folder, whose date says from now on that it was used now."""
+    """Mark a folder as used now."""
     with suppress(OSError):  # somebody else's
         os.utime(folder)
     return folder
 
 
 def _of_kind(cache: Path, kind: str) -> list[Path]:
-    """Folders of a kind under any key; one of another kind, whose name goes on, is none of them."""
+    """Folders of a kind, with any key."""
     return [path for path in cache.iterdir() if path.name.rpartition("-")[0] == kind]
 
 
 def _cache_folder(spec: DatasetSpec) -> Path:
-    """Beside the data; for data that cannot be written to, in the working folder, under a name of its own."""
+    """The cache folder beside the data, or in the working directory if the data folder is read-only."""
     beside = spec.root / "cache"
     away = _AWAY / f"{spec.root.resolve().name}-{hashlib.sha256(str(spec.root.resolve()).encode()).hexdigest()[:8]}"
     for folder in (beside, away):
@@ -126,7 +125,7 @@ _ROWS, _INDEX = "features.float32", "clips.json"
 
 
 def read_ids(spec: DatasetSpec, split: str) -> list[str]:
-    """Ids of a split file, in its order."""
+    """Ids of a split, in file order."""
     path = require(spec.root / f"{split}.txt", "the data set's own preparation")
     ids = [line.strip() for line in read_text(path, "split").splitlines() if line.strip()]
     if not ids:
@@ -135,10 +134,10 @@ def read_ids(spec: DatasetSpec, split: str) -> list[str]:
 
 
 def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str, np.ndarray]:
-    """Feature arrays (T, d) float32 of a split by id, in its order; views of a file that is mapped, not read.
+    """Feature arrays (T, d) float32 of a split by id, in order, as views of a memory-mapped file.
 
-    Clips without a file are left out (refused when they were prepared), and so are clips with numbers that are not
-    finite, which is said; a file of another width, or a split of which nothing is there, raises ``InputError``.
+    Skips clips without a file (refused in preparation) and, with a message, clips with non-finite numbers. Raises
+    ``InputError`` for a file of another width or an empty split.
     """
     folder, ids = require(spec.root / "new_joint_vecs", _MAKER), read_ids(spec, split)
     state = _state(spec, ids)
@@ -158,7 +157,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
 
 
 def features_state(spec: DatasetSpec, split: str) -> str:
-    """A key that changes with the features of a split."""
+    """A cache key that changes with the features of a split."""
     return _state(spec, read_ids(spec, split))
 
 
@@ -167,7 +166,7 @@ def _state(spec: DatasetSpec, ids: list[str]) -> str:
 
 
 def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:
-    """Feature arrays (T, d) of a split's clips that are long enough to count. ``InputError`` where there is none."""
+    """Feature arrays (T, d) of a split's clips of at least ``min_length`` rows. Raises ``InputError`` if none."""
     clips = [clip for clip in read_features(spec, split, quiet).values() if len(clip) >= spec.min_length]
     if not clips:
         raise InputError(f"{spec.root}: split {split} has no clip of at least {spec.min_length} rows")
@@ -175,7 +174,7 @@ def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[
 
 
 def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bool) -> None:
-    """Write the clips one after the other, without holding more than one of them."""
+    """Write the clips one by one, holding one in memory."""
     names, lengths, broken = [], [], []
     with open(made / _ROWS, "wb") as file:
         for name in tqdm(ids, desc=f"packing {spec.root.name}", disable=quiet or None, leave=False):

@@ -57,9 +57,9 @@ class Normalisation:
 
 
 class MotionWindows(Dataset):
-    """Every window of ``window`` rows that starts before the last possible one, normalised.
+    """All normalised windows of ``window`` rows except the last of each clip.
 
-    Item i is a float32 tensor (window, d). Clips shorter than the window are left out.
+    Item i is a float32 tensor (window, d). Clips shorter than the window are skipped.
     """
 
     def __init__(self, clips: dict[str, np.ndarray], normalisation: Normalisation, window: int) -> None:
@@ -80,18 +80,17 @@ class MotionWindows(Dataset):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all clips."""
+        """Size of all clips in bytes."""
         return sum(clip.nbytes for clip in self.clips)
 
     def on_device(self, device: torch.device) -> Callable[[Sequence[int]], Tensor]:
-        """Move all clips to ``device``; gives what takes items by their numbers out of them, as one batch
-        (b, window, d) there."""
+        """Move all clips to ``device``. Returns a function from item indices to a batch (b, window, d) there."""
         rows = torch.cat([torch.from_numpy(self.normalisation.apply(clip)).to(device) for clip in self.clips])
         ends, within = torch.from_numpy(self.ends), torch.arange(self.window)
 
         def take(numbers: Sequence[int]) -> Tensor:
             items = torch.tensor(numbers)
-            # A clip has as many rows more than windows as a window has.
+            # A clip has ``window`` more rows than windows.
             first = items + self.window * torch.searchsorted(ends, items, right=True)
             return rows[(first[:, None] + within).to(device, non_blocking=True)]
 

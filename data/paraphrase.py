@@ -1,4 +1,4 @@
-"""More wordings of the captions of a training set, so that a model meets words that its few authors did not use."""
+"""Paraphrases of training captions, for words that their few authors did not use."""
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +24,12 @@ _SIDES = ("left", "right")
 
 
 class Paraphraser:
-    """Exchanges wordings at random.
+    """Replaces wordings at random.
 
     Args:
-        path: groups of wordings; the comments of ``assets/paraphrases.txt`` say how they are written.
+        path: groups of wordings, in the format of ``assets/paraphrases.txt``.
 
-    Raises ``InputError`` where a group has fewer than two wordings or one of the named groups is missing.
+    Raises ``InputError`` if a group has fewer than two wordings or a required group is missing.
     """
 
     def __init__(self, path: Path = PARAPHRASES) -> None:
@@ -58,7 +58,7 @@ class Paraphraser:
                 self.others.setdefault(wording, [other for other in group if other != wording])
 
     def __call__(self, caption: str, generator: np.random.Generator) -> str:
-        """A cleaned caption in other words; what it says of sides, counts and style stays."""
+        """A paraphrase of a cleaned caption with the same sides, counts and style."""
         def other(found: re.Match[str]) -> str:
             if generator.random() >= REPLACED:
                 return found.group()
@@ -81,7 +81,7 @@ class Paraphraser:
 
 
 def with_paraphrases(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """Pairs with ``count`` paraphrases of every caption beside it; what they are follows from the seed."""
+    """Pairs with ``count`` paraphrases added to every caption, determined by the seed."""
     if not count:
         return list(pairs)
     paraphraser = Paraphraser()

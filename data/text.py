@@ -32,7 +32,7 @@ class Caption:
 
     @property
     def whole_clip(self) -> bool:
-        """Whether the caption speaks of the whole clip."""
+        """Whether the caption describes the whole clip."""
         return self.start == 0.0 and self.end == 0.0
 
 
@@ -43,7 +43,7 @@ def clean_caption(text: str) -> str:
 
 
 def read_captions(path: Path) -> list[Caption]:
-    """Captions of one clip. Raises ``InputError`` naming the line that has not the four fields, or no times in them."""
+    """Captions of one clip. Raises ``InputError`` for a line without four fields or with invalid times."""
     captions = []
     for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
         if line.strip():
@@ -52,7 +52,7 @@ def read_captions(path: Path) -> list[Caption]:
 
 
 def parse_caption(line: str, where: str) -> Caption:
-    """One line of a text file; ``where`` it is, for the ``InputError`` that ``read_captions`` raises."""
+    """Parse one line of a text file. ``where`` is its place, for the ``InputError``."""
     fields = line.strip().split("#")
     if len(fields) != 4:
         raise InputError(f"{where}: a caption line is text#word/POS ...#start#end, this one has {len(fields)} fields")
@@ -73,7 +73,7 @@ def _seconds(field: str) -> float:
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Different cleaned texts of a file with one a line, in its order. ``InputError`` where it has none."""
+    """Distinct cleaned texts of a file with one per line, in order. Raises ``InputError`` if there is none."""
     texts = list(dict.fromkeys(filter(None, map(clean_caption, read_text(path, "captions").splitlines()))))
     if not texts:
         raise InputError(f"{path} holds no caption")
@@ -86,7 +86,7 @@ def mirror_text(text: str) -> str:
 
 
 def side_words(text: str) -> frozenset[str]:
-    """Which of left, right, clockwise and counterclockwise a text names."""
+    """The words left, right, clockwise and counterclockwise in a text."""
     words = {match.group().lower() for match in _SIDES.finditer(text)}
     return frozenset(word if word in ("left", "right", "clockwise") else "counterclockwise" for word in words)
 
@@ -103,14 +103,14 @@ CHOSEN_LENGTH = "NA"  # leaves the length to the length estimator
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and how many frames its motion should have; None leaves it to the length estimator."""
+    """A text and the length of its motion in frames; None for the length estimator."""
 
     text: str
     m_len: int | None
 
 
 def make_prompt(text: str, m_len: int | None, where: str) -> Prompt:
-    """Check a prompt. ``InputError`` names ``where`` for a text without words or a length out of bounds."""
+    """Check a prompt. Raises ``InputError``, naming ``where``, for a text without words or a length out of bounds."""
     if not clean_caption(text):
         raise InputError(f"{where}: the prompt has no words")
     if m_len is not None and not UNIT_LENGTH <= m_len <= MAX_MOTION_LENGTH:
@@ -119,10 +119,10 @@ def make_prompt(text: str, m_len: int | None, where: str) -> Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts of a file with one ``text#length`` a line; blank lines and lines that start with ``#`` are skipped.
+    """Prompts of a file with one ``text#length`` per line; blank lines and lines that start with ``#`` are skipped.
 
-    The length is in frames, or NA; one NA makes all of them NA. Raises ``InputError`` naming the line that is neither,
-    and where the file has no prompt at all.
+    The length is in frames, or NA; one NA makes all NA. Raises ``InputError`` for an invalid line, or a file without
+    prompts.
     """
     prompts = []
     for number, line in enumerate(read_text(path, "prompt file").splitlines(), 1):
@@ -149,7 +149,7 @@ def _parse(line: str, where: str) -> Prompt:
 
 
 def spacy_pipeline() -> Callable | None:
-    """spaCy's small English pipeline, which tags HumanML3D's captions; None where it is not installed."""
+    """spaCy's small English pipeline, which tags HumanML3D's captions; None if it is not installed."""
     try:
         import spacy
 
@@ -159,7 +159,7 @@ def spacy_pipeline() -> Callable | None:
 
 
 def tag_by_spacy(pipeline: Callable, text: str) -> str:
-    """``lemma/POS`` tokens of a text by a spaCy pipeline, as HumanML3D has them: lemmas of nouns and verbs only."""
+    """``lemma/POS`` tokens of a text by a spaCy pipeline, as in HumanML3D: only nouns and verbs are lemmatised."""
     words = []
     for token in pipeline(text.lower().replace("-", "")):
         if token.text.isalpha():

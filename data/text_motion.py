@@ -1,4 +1,4 @@
-"""Pairs of captions and motions: the loader rules of HumanML3D, as items of a data set."""
+"""Pairs of captions and motions: HumanML3D's loading rules, and training data sets of them."""
 import json
 import string
 from collections import Counter
@@ -28,7 +28,7 @@ _NAMES = string.ascii_uppercase[:23]  # A..W, the letters published loaders draw
 
 @dataclass(frozen=True)
 class Pair:
-    """One clip, or the part of a clip that timed captions speak of."""
+    """A clip, or the part of a clip described by timed captions."""
 
     name: str
     features: np.ndarray         # (rows, d) not normalised
@@ -50,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Crop:
-    """Which rows of a clip a sample shows."""
+    """The caption and rows of a clip in a sample."""
 
     caption: int
     start: int
@@ -60,10 +60,9 @@ class Crop:
 def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, quiet: bool = True) -> list[Pair]:
     """Pairs of a split.
 
-    Clips outside [min_length, max_length) are dropped. Captions without times collect on the clip; a caption with
-    times makes a pair of its own from the rows it names (subject to the same bounds), unless ``whole_clips_only``.
-    Raises ``InputError`` where the split or all of its texts are missing. What the texts say is kept beside the data
-    until one of them changes.
+    Clips outside [min_length, max_length) are dropped. Captions without times belong to the clip; a caption with
+    times makes a separate pair of its rows (with the same bounds), unless ``whole_clips_only``. Parsed texts are cached
+    beside the data. Raises ``InputError`` if the split or all of its texts are missing.
     """
     texts = require(spec.root / "texts", "the data set's own preparation")
     clips = {name: clip for name, clip in read_features(spec, split, quiet).items()
@@ -107,7 +106,7 @@ def _pairs_of_clip(spec: DatasetSpec, name: str, length: int, text_file: Path) -
 
 
 def _pair(name: str, clip: str, rows: tuple[int, int], captions: list[Caption]) -> dict[str, Any]:
-    """A pair as it is kept: the clip it is cut from and the rows, and what the captions say."""
+    """A pair for the cache: its clip, rows and parsed captions."""
     counts = Counter(word for caption in captions for word in {*_content_words(caption)})
     return {"name": name, "clip": clip, "rows": rows, "whole": name == clip,
             "captions": [clean_caption(caption.text) for caption in captions],
@@ -122,7 +121,7 @@ def _content_words(caption: Caption) -> list[str]:
 
 
 def caption_texts(pairs: list[Pair]) -> list[str]:
-    """Every caption once, in the order in which features of them are kept."""
+    """All distinct captions, in the order of cached features."""
     return sorted({text for pair in pairs for text in pair.texts})
 
 
@@ -130,8 +129,7 @@ def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
     """How often to sample each pair, mean 1: by its family, or else by the rarest of its words,
     ``(pairs that have it)^-power``.
 
-    Power 0 samples all alike, 1 every word alike; motion data repeats the common actions so often that the rare ones
-    would hardly be seen.
+    Power 0 is uniform over pairs, 1 over words; common actions are so frequent that rare ones would hardly be seen.
     """
     having = Counter(word for pair in pairs for word in pair.words)
     families = Counter(pair.family for pair in pairs)
@@ -155,12 +153,12 @@ def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentence
 
 
 def whole_crop(rows: int) -> Crop:
-    """The first caption and the clip from its first row, for evaluation."""
+    """The first caption and the clip from row 0, for evaluation."""
     return Crop(0, 0, min(rows // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH))
 
 
 class _CroppedPairs(Dataset):
-    """Draws a caption and a crop an item; what is drawn follows from (seed, epoch, index) alone."""
+    """Samples a caption and a crop for each item, determined by (seed, epoch, index)."""
 
     def __init__(self, pairs: list[Pair], training: bool, seed: int) -> None:
         self.pairs, self.training, self.seed, self.epoch = pairs, training, seed, 0
@@ -169,7 +167,7 @@ class _CroppedPairs(Dataset):
         return len(self.pairs)
 
     def set_epoch(self, epoch: int) -> None:
-        """Move the random draws to those of ``epoch``."""
+        """Set the epoch of the random crops."""
         self.epoch = epoch
 
     def weights(self, balance: float) -> np.ndarray:
@@ -225,8 +223,8 @@ class TextTokens(_CroppedPairs):
     """Items ``caption`` (its number in ``texts``), ``tokens`` (49, q) padded with -1, ``token_len``.
 
     Args:
-        codes: for each pair the codes of the clip from row 0, 1, 2 and 3 on, so that a crop at any row finds its
-            tokens. Unlike the tokens of a crop encoded alone, those at its edges have seen their neighbours.
+        codes: for each pair the codes of the clip from rows 0, 1, 2 and 3 on, for crops at any row. Unlike tokens of a
+            crop encoded alone, those at its edges depend on the neighbouring frames.
     """
 
     def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Word vectors and word classes: how the evaluator reads a caption (T2M, Guo et al. 2022)."""
+"""Word vectors and word classes, the evaluator's caption features (T2M, Guo et al. 2022)."""
 import pickle
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _VIP_CLASS = {word: name for name, words in reversed(_VIP_LISTS.items()) for wor
 
 @dataclass(frozen=True)
 class Sentence:
-    """A caption as the evaluator's text encoder reads it."""
+    """A caption as input of the evaluator's text encoder."""
 
     word_emb: np.ndarray    # (22, dim) float32
     pos_onehot: np.ndarray  # (22, 15) float32
@@ -44,7 +44,7 @@ class Sentence:
 
 
 class WordVectors:
-    """Vectors by word. Words that have none share the one of ``unk``.
+    """Vectors by word; unknown words have that of ``unk``.
 
     Args:
         words: the vocabulary; ``unk`` must be in it.
@@ -62,8 +62,8 @@ class WordVectors:
         """Read ``<prefix>_data.npy`` and its words: ``<prefix>_words.txt``, one a line and row, or the published
         ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl`` (word to row).
 
-        Raises ``InputError`` where a file is missing, holds more than plain lists, dicts and numbers, or does not fit
-        the others.
+        Raises ``InputError`` if a file is missing, has more than plain lists, dicts and numbers, or does not match the
+        others.
         """
         folder = Path(folder)
         data, text = folder / f"{prefix}_data.npy", folder / f"{prefix}_words.txt"
@@ -82,7 +82,7 @@ class WordVectors:
 
     def save(self, folder: str | Path, pickles: bool = False, prefix: str = "our_vab") -> None:
         """Write ``<prefix>_data.npy`` and ``<prefix>_words.txt``; with ``pickles`` also the published files of words,
-        which other programs read."""
+        for other programs."""
         folder, words = Path(folder), [*self._row]
         save_npy(folder / f"{prefix}_data.npy", self._vectors)
         write_text(folder / f"{prefix}_words.txt", "".join(f"{word}\n" for word in words))
@@ -93,7 +93,7 @@ class WordVectors:
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Width of the vectors."""
         return self._vectors.shape[1]
 
     def __contains__(self, word: str) -> bool:
@@ -103,11 +103,11 @@ class WordVectors:
         return len(self._row)
 
     def vector(self, word: str) -> np.ndarray:
-        """The vector (dim,) of a word, that of ``unk`` for a word that has none."""
+        """The vector (dim,) of a word, or that of ``unk``."""
         return self._vectors[self._row.get(word, self._row["unk"])]
 
     def sentence(self, tokens: Sequence[str]) -> Sentence:
-        """Vectors and classes of ``word/POS`` tokens, laid out in 22 positions (see ``sentence_layout``)."""
+        """Vectors and classes of ``word/POS`` tokens, in 22 positions (see ``sentence_layout``)."""
         tokens, cap_len = sentence_layout(tokens)
         classes = [word_class(token, self) for token in tokens]
         words = np.stack([self.vector(token.rpartition("/")[0]) for token in tokens])
@@ -115,9 +115,9 @@ class WordVectors:
 
 
 def word_class(token: str, known: Container[str]) -> int:
-    """Index in ``WORD_CLASSES`` of a ``word/POS`` token, where ``known`` tells whether a word has a vector.
+    """Index in ``WORD_CLASSES`` of a ``word/POS`` token, with ``known`` for words that have a vector.
 
-    A word of the VIP lists has their class whatever its tag; an unknown word, or an unknown tag, has OTHER.
+    Words of the VIP lists have the class of their list, whatever the tag; unknown words and tags have OTHER.
     """
     word, _, tag = token.rpartition("/")
     name = _VIP_CLASS.get(word, tag) if word in known else "OTHER"
@@ -131,13 +131,13 @@ def falls_back(token: str, known: Container[str]) -> bool:
 
 
 def sentence_layout(tokens: Sequence[str]) -> tuple[list[str], int]:
-    """Tokens in 22 positions, and how many count: sos, at most 20 tokens, eos, then unk to the end."""
+    """Tokens padded to 22 positions, and their number: sos, at most 20 tokens, eos, then unk."""
     sentence = [SOS, *tokens[:MAX_TOKENS], EOS]
     return sentence + [UNKNOWN] * (SENTENCE - len(sentence)), len(sentence)
 
 
 def _is_vocabulary(words: Any, rows: Any, count: int) -> bool:
-    """Whether each of a list of words has a row among ``count`` in a dict."""
+    """Whether a dict maps every word of a list to a row below ``count``."""
     if not isinstance(words, list) or not isinstance(rows, dict) or len(words) > count:
         return False
     places = [rows.get(word) for word in words if isinstance(word, str)]
@@ -150,7 +150,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_plain(path: Path) -> Any:
-    """Read a pickle of lists, dicts, text and numbers; whatever would run code is refused."""
+    """Read a pickle of lists, dicts, text and numbers; refuses anything that would run code."""
     with open(path, "rb") as file:
         try:
             return _PlainUnpickler(file).load()
@@ -159,7 +159,7 @@ def _read_plain(path: Path) -> Any:
 
 
 class MatchingPairs(TextMotion):
-    """Items ``motion`` (196, d) normalised and zero padded, ``m_len``, and of the caption ``word_emb`` (22, dim),
+    """Items ``motion`` (196, d) normalised and zero-padded, ``m_len``, and for the caption ``word_emb`` (22, dim),
     ``pos_onehot`` (22, 15) and ``cap_len``."""
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, words: WordVectors, training: bool,

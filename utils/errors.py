@@ -1,15 +1,15 @@
-"""Bad input is told in one line, without a traceback."""
+"""Errors of the user's input, reported in one line without a traceback."""
 import functools
 import sys
 from collections.abc import Callable
 
 
 class InputError(Exception):
-    """Something the user gave is wrong: the message names the path, line or value, and the mend."""
+    """Invalid input; the message names the path, line or value and, if possible, a remedy."""
 
 
 def script(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate a script's ``main``: an ``InputError`` becomes one line on stderr and exit status 2."""
+    """Decorator for a script's ``main``: prints an ``InputError`` as one line on stderr and exits with status 2."""
 
     @functools.wraps(main)
     def wrapped() -> None:

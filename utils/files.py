@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; rename it onto ``path`` when the block ends well.
+    """Context with a temporary path beside ``path``, which replaces ``path`` if the block succeeds.
 
-    Missing parent folders are made. The temporary name keeps the suffix, so that writers which choose a
-    format by it work. Raises ``InputError`` where the folder or the file cannot be written, a full disk among them.
+    Creates missing parent folders. The temporary name keeps the suffix, which some writers need. Raises ``InputError``
+    if the file cannot be written, including a full disk.
     """
     path = Path(path)
     try:
@@ -39,7 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)  # libraries raise it with a message alone
+    return error.strerror or str(error)  # libraries raise it with a message only
 
 
 def _umask() -> int:
@@ -61,8 +61,7 @@ def save_npy(path: str | Path, array: np.ndarray) -> None:
 
 
 def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
-    """Read one array of real numbers from ``.npy``. ``InputError`` names the path, and ``made_by`` where it is missing.
-    """
+    """Read an array of real numbers from ``.npy``. Raises ``InputError`` naming the path, and ``made_by`` if missing."""
     try:
         array = np.load(path)
     except FileNotFoundError as error:
@@ -75,8 +74,7 @@ def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
-    """Read a UTF-8 text file, without the mark that some editors put in front; ``InputError`` names the path where it
-    is missing or not UTF-8."""
+    """Read a UTF-8 text file, with or without byte-order mark. Raises ``InputError`` if missing or not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

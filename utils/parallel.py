@@ -1,4 +1,4 @@
-"""Work in several processes, or in several threads."""
+"""Parallel maps over processes and threads."""
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,7 +12,7 @@ import torch
 def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
     """An ordered ``map`` over ``workers`` processes; the plain one for a single worker.
 
-    Each process takes ``chunksize`` jobs at a time: few where a job is long.
+    Each process takes ``chunksize`` jobs at a time; use few for long jobs.
     """
     if workers <= 1:
         yield map
@@ -29,8 +29,8 @@ def in_own_process(function: Callable, item: object) -> object:
 
 @contextmanager
 def side_by_side(workers: int) -> Iterator[Callable]:
-    """An ordered ``map`` over ``workers`` threads, in which each operation of torch keeps to its own core: for many
-    small networks that is faster than several cores an operation. The plain ``map`` for a single worker."""
+    """An ordered ``map`` over ``workers`` threads with single-threaded torch operations, which is faster for many small
+    networks. The plain ``map`` for a single worker."""
     if workers <= 1:
         yield map
         return
@@ -46,4 +46,4 @@ def side_by_side(workers: int) -> Iterator[Callable]:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells of an interruption, once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process reports an interruption, once

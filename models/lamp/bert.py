@@ -23,20 +23,20 @@ _OPTIONAL = ("cls.predictions.transform.",)  # encoders published without their 
 
 
 def bert_folder(source: str | Path) -> Path:
-    """The folder of a BERT: ``source`` itself where it is one, else the hub's copy of the model of that name.
+    """The folder of a BERT, with ``config.json``, ``vocab.txt`` and weights: ``source``, or the hub's copy.
 
-    It holds ``config.json``, ``vocab.txt`` and a weight file. Raises ``InputError`` where there is none.
+    Raises ``InputError`` if there is none.
     """
     return model_folder(source, "BERT", ("config.json", "vocab.txt"))
 
 
 def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) -> QFormer:
-    """A Q-Former whose text side is the BERT at ``source`` (folder or name).
+    """A Q-Former initialised from the BERT at ``source`` (folder or name).
 
-    Sizes come from its ``config.json``; ``layers`` keeps only the first so many; ``sizes`` sets what BERT does not
-    have (``encoder_width``, ``num_query_tokens``, ``cross_attention_freq``, ``dropout``). [DEC] is added behind the
-    vocabulary. The embedding of token type 0, which Q-Formers lack, is added to every position, so that the text
-    pass gives what the BERT gave. Cross attention, [DEC], and a missing language-model head start from N(0, 0.02).
+    Sizes come from its ``config.json``; ``layers`` is the number of layers to keep; ``sizes`` are those BERT does not
+    have (``encoder_width``, ``num_query_tokens``, ``cross_attention_freq``, ``dropout``). [DEC] is appended to the
+    vocabulary. The embedding of token type 0, which Q-Formers lack, is added to all positions, so that the text pass
+    equals BERT's. Cross-attention, [DEC] and a missing language-model head are initialised from N(0, 0.02).
     """
     folder = bert_folder(source)
     config = replace(_config(folder), **sizes)
@@ -80,7 +80,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _published_name(name: str) -> str:
-    """Encoder-only files lack the prefix ``bert.``; the oldest call a norm's parameters gamma and beta."""
+    """Rename the keys of encoder-only files, without ``bert.``, and of old ones, with gamma and beta."""
     if not name.startswith(("bert.", "cls.")):
         name = f"bert.{name}"
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
@@ -117,7 +117,7 @@ class Pieces:
 
 
 class WordPieces:
-    """Turns texts into ids and back. ``source`` is a ``vocab.txt`` or a folder that holds one."""
+    """Converts texts to ids and back. ``source`` is a ``vocab.txt`` or a folder with one."""
 
     def __init__(self, source: str | Path) -> None:
         path = Path(source)
@@ -136,13 +136,13 @@ class WordPieces:
         self._tokenizer.decoder = decoders.WordPiece()
 
     def __len__(self) -> int:
-        """Number of ids, [DEC] among them."""
+        """Number of ids, including [DEC]."""
         return self.dec_id + 1
 
     def encode(self, texts: Sequence[str], max_length: int = 32, pad_to: int | None = None) -> Pieces:
-        """Word pieces of texts, at most ``max_length`` each with [CLS] and [SEP], which are always there.
+        """Word pieces of texts, cut to ``max_length`` including [CLS] and [SEP].
 
-        Padded to the longest text, or to ``pad_to`` pieces, which must not be fewer than that.
+        Padded to the longest text, or to ``pad_to`` pieces, which must be at least as many.
         """
         if max_length < 2:
             raise ValueError(f"max_length {max_length} leaves no room for [CLS] and [SEP]")
@@ -164,15 +164,15 @@ class WordPieces:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
+        """The text of ids, without special tokens."""
         special = (self.pad_id, self.cls_id, self.sep_id, self.dec_id)
         return self._tokenizer.decode([piece for piece in ids if piece not in special])
 
     def save_tokenizer(self, path: str | Path) -> None:
-        """Write the file that the package ``tokenizers`` reads, for programs without this one."""
+        """Write a file for the package ``tokenizers``."""
         self._tokenizer.save(str(path))
 
     def save(self, folder: str | Path) -> None:
-        """Put the vocabulary into a model's folder, so that the model needs no other."""
+        """Write the vocabulary to a model's folder."""
         with atomic_path(Path(folder) / VOCAB_FILE) as temporary:
             shutil.copyfile(self.path, temporary)

@@ -1,4 +1,4 @@
-"""The losses of language-motion pretraining as plain functions of scores and logits, all in float32."""
+"""The losses of language-motion pretraining, functions of scores and logits in float32."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ LABEL_SMOOTHING = 0.1
 def similarity(text: Tensor, motion: Tensor) -> Tensor:
     """Scores (texts, motions) of text features (texts, e) and motion features (motions, e) or (motions, queries, e).
 
-    Of several query features of a motion, the one nearest to the text counts. Unit vectors give cosines.
+    Of several query features of a motion, the most similar one counts. Normalised features give cosines.
     """
     with torch.autocast(text.device.type, enabled=False):
         text, motion = text.float(), motion.float()
@@ -31,21 +31,21 @@ class Comparison:
 
 
 def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
-    """(b, n) True where a row of ids (b, t) is the same text as one of ``others`` (n, t); by default of ids itself."""
+    """(b, n) True if a row of ids (b, t) equals a row of ``others`` (n, t), by default ids."""
     others = ids if others is None else others
     return (ids[:, None] == others[None]).all(-1)
 
 
 def own_column(rows: int, columns: int, first: int, device: torch.device) -> Tensor:
-    """(rows, columns) True where the column is the row's own partner, the partner of row 0 being column ``first``."""
+    """(rows, columns) True at the column of each row's partner; that of row 0 is ``first``."""
     return torch.arange(columns, device=device) == torch.arange(first, first + rows, device=device).unsqueeze(1)
 
 
 def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tensor | None = None,
                      first: int = 0) -> Tensor:
-    """Cross entropy of each row of scores (b, n) against its own column, smoothed, mean over rows.
+    """Cross-entropy of each row of scores (b, n) with its partner's column, with label smoothing, mean over rows.
 
-    Row 0's own column is ``first``, and so on. Entries of ``excluded`` (b, n) are no candidates, except the own
+    Row 0's column is ``first``, and so on. Entries of ``excluded`` (b, n) are no candidates, except the own
     one. ``extra`` (b,) are scores of one more wrong candidate for each row, -inf for none.
     """
     rows, columns = scores.shape
@@ -74,18 +74,18 @@ def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Te
 
 
 def next_word_targets(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Where text (b, t) has a next word piece, (b, t) bool, and those next pieces (m,) in the same order."""
+    """Mask (b, t) of positions of text (b, t) with a next word piece, and these pieces (m,) in order."""
     has_next = F.pad(mask[:, 1:].bool(), (0, 1), value=False)
     return has_next, ids.roll(-1, 1)[has_next]
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of logits (m, classes) against targets (m,), label smoothing 0.1."""
+    """Mean cross-entropy of logits (m, classes) with targets (m,), label smoothing 0.1."""
     return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of rows of logits (m, classes) whose largest entry is the target."""
+    """Top-1 accuracy of logits (m, classes), in [0, 1]."""
     logits = logits.detach()
-    # Not by arg-max, which takes many times longer than the maximum over a vocabulary.
+    # arg-max over a vocabulary is many times slower than the maximum.
     return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) == logits.amax(-1)).float().mean()

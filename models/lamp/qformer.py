@@ -1,8 +1,8 @@
-"""The Q-Former: a BERT whose second kind of input, learned queries, looks at other states by cross attention.
+"""The Q-Former: a BERT with learned queries as a second input, which attend to other states by cross-attention.
 
-Queries and text share the self-attention weights and have feed-forward blocks of their own (Li et al. 2023, BLIP-2,
-section 3.1). One set of weights runs in four ways, each a method: ``text`` alone, ``query`` alone, ``joint``, and
-``language_model`` on the remembered query pass. Parameter names are those of published checkpoints.
+Queries and text share self-attention weights and have separate feed-forward blocks (Li et al. 2023, BLIP-2, section
+3.1). The same weights run in four ways, a method each: ``text`` alone, ``query`` alone, ``joint``, and
+``language_model`` on the cached query pass. Parameter names are those of published checkpoints.
 """
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -53,17 +53,17 @@ class QFormerConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "QFormerConfig":
-        """Pick the sizes out of a larger mapping; what is missing takes the published size."""
+        """Select the sizes from a larger mapping; missing ones are the published sizes."""
         names = (field.name for field in fields(cls))
         return cls(**{name: options[OPTION_PREFIX + name] for name in names if OPTION_PREFIX + name in options})
 
 
 @dataclass(frozen=True)
 class QueryPass:
-    """What the queries made of the states they looked at."""
+    """Hidden states and cache of the queries after attending to states."""
 
     hidden: Tensor      # (b, queries, h)
-    cache: list[Cache]  # self-attention keys and values of each layer, the prefix of a language model
+    cache: list[Cache]  # self-attention keys and values of each layer, the prefix of the language model
 
 
 class Attention(nn.Module):
@@ -82,10 +82,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None, prefix: Cache | None = None,
                 rows: Tensor | None = None) -> tuple[Tensor, Cache]:
-        """Attend from x (b, n, h) to source (b, s, w), after a remembered prefix if there is one; with ``rows`` (b,) to
-        these of source (m, s, w).
+        """Attend from x (b, n, h) to source (b, s, w), after a cached prefix if given; with ``rows`` (b,), to
+        these rows of source (m, s, w).
 
-        ``mask`` is boolean, (b or 1, 1, n or 1, prefix + s), True where a key may be seen. Also gives the keys and
+        ``mask`` is boolean, (b or 1, 1, n or 1, prefix + s), True at visible keys. Also returns the keys and
         values of the source.
         """
         query = self._split(self.self["query"](x))
@@ -121,7 +121,7 @@ class ResidualNorm(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The widening half of a feed-forward block."""
+    """First half of a feed-forward block."""
 
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self attention over queries and text together; then each kind goes its own way."""
+    """Self-attention over queries and text, cross-attention of the queries, and separate feed-forward blocks."""
 
     def __init__(self, config: QFormerConfig, cross: bool) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Queries, which have no positions, then words with positions; normalised together."""
+    """Embeddings of queries, without positions, then of words, with positions."""
 
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class _Transform(nn.Module):
 
 
 class _Predictions(nn.Module):
-    """Language-model head; its last map shares the word embeddings."""
+    """Language-model head; its output layer shares the word embeddings."""
 
     def __init__(self, config: QFormerConfig, words: nn.Parameter) -> None:
         super().__init__()
@@ -223,10 +223,10 @@ class _Head(nn.Module):
 
 
 class QFormer(nn.Module):
-    """See the module. Ids are (b, t) int64; text masks (b, t) and state masks (b, s) are 1 or True where to look.
+    """See the module. Ids are (b, t) int64; text masks (b, t) and state masks (b, s) are 1 or True if visible.
 
-    A mask must leave at least one position of every row. The learned query tokens (1, queries, h) belong to the
-    model around it and are given to each call.
+    A mask needs at least one visible position in every row. The learned query tokens (1, queries, h) belong to the
+    surrounding model and are an argument of each call.
     """
 
     def __init__(self, config: QFormerConfig) -> None:
@@ -239,16 +239,16 @@ class QFormer(nn.Module):
         self.register_load_state_dict_pre_hook(_complete_state)
 
     def text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (b, t, h) of text alone, each position seeing all of the text."""
+        """Hidden states (b, t, h) of text alone, with bidirectional attention."""
         hidden, _ = self._run(self.bert.embeddings(ids), 0, _keys(mask))
         return hidden
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """Text (b, t, h) as it enters the first layer."""
+        """Embedded text (b, t, h), the input of the first layer."""
         return self.bert.embeddings(ids)
 
     def query(self, queries: Tensor, states: Tensor, states_mask: Tensor | None = None) -> QueryPass:
-        """Queries (1 or b, n, h) look at states (b, s, encoder_width) and at each other."""
+        """Queries (1 or b, n, h) attend to states (b, s, encoder_width) and to each other."""
         queries = queries.expand(len(states), -1, -1)
         hidden, cache = self._run(
             self.bert.embeddings(None, queries), queries.shape[1], None, states, _keys(states_mask))
@@ -256,8 +256,8 @@ class QFormer(nn.Module):
 
     def joint(self, queries: Tensor, ids: Tensor, mask: Tensor | None, states: Tensor,
               states_mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """Hidden states (b, n + t, h) of queries and then text, all seeing all; queries also look at the states (b, s,
-        encoder_width), or with ``rows`` (b,) at these of fewer states (m, s, encoder_width), mask (b, s) as before."""
+        """Hidden states (b, n + t, h) of queries and text, with bidirectional attention; queries also attend to states
+        (b, s, encoder_width), or with ``rows`` (b,) to these rows of states (m, s, encoder_width), mask (b, s)."""
         queries = queries.expand(len(ids), -1, -1)
         if mask is not None:
             mask = F.pad(mask.bool(), (queries.shape[1], 0), value=True)
@@ -266,9 +266,9 @@ class QFormer(nn.Module):
         return hidden
 
     def language_model(self, ids: Tensor, mask: Tensor | None, prefix: list[Cache]) -> Tensor:
-        """Hidden states (b, t, h) of text that sees the prefix of a query pass and its own past.
+        """Hidden states (b, t, h) of text that attends causally, after the cached query pass.
 
-        The first id should be [DEC]. ``lm_logits`` makes word logits of the result.
+        The first id should be [DEC]. ``lm_logits`` maps the result to word logits.
         """
         queries, length = prefix[0][0].shape[2], ids.shape[1]
         visible = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()[None, None]
@@ -282,7 +282,7 @@ class QFormer(nn.Module):
         return self.cls.predictions(hidden)
 
     def copy_text_to_query_feed_forward(self) -> None:
-        """Start the queries' feed-forward blocks as copies of the text's."""
+        """Initialise the queries' feed-forward blocks with those of the text."""
         for layer in self.bert.encoder.layer:
             layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
             layer.output_query.load_state_dict(layer.output.state_dict())
@@ -298,7 +298,7 @@ class QFormer(nn.Module):
 
 
 def _keys(mask: Tensor | None) -> Tensor | None:
-    """A padding mask (b, s) as a mask over the keys of every head and query."""
+    """A padding mask (b, s), expanded for heads and queries."""
     return None if mask is None else mask.bool()[:, None, None, :]
 
 
@@ -310,7 +310,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _complete_state(module: QFormer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Files may leave out the tied names and the fixed position ids: not every writer stores them."""
+    """Files may lack tied names and fixed position ids."""
     for tied, source in TIED_NAMES.items():
         if prefix + source in state:
             state.setdefault(prefix + tied, state[prefix + source])

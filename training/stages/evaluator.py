@@ -1,4 +1,4 @@
-"""The evaluator's two stages: movements first, then texts and motions that match."""
+"""The evaluator's two stages: the movement auto-encoder, then the matching of texts and motions."""
 import argparse
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from utils.batch_slice import BatchSlice
 
 
 class MovementStage(Stage):
-    """Reconstruct windows of motion from movements."""
+    """Train the movement auto-encoder on windows of motion."""
 
     name = "movement"
     state_key = "movement_autoencoder"
@@ -45,8 +45,8 @@ class MovementStage(Stage):
 
 
 class MatchingStage(Stage):
-    """Bring captions and their motions together, and others apart; the movement encoder stays as it is, unless it is
-    to be tuned. Checkpoints are laid out as the published ones, with a state dict a network."""
+    """Train embeddings of captions and motions by a contrastive loss; the movement encoder is frozen without
+    --tune_movement. Checkpoints have a state dict per network, as published."""
 
     name = "evaluator"
     state_key = "evaluator"
@@ -69,18 +69,18 @@ class MatchingStage(Stage):
         return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
 
     def validate(self) -> dict[str, float]:
-        """Recall of the first captions and whole clips in random batches of 32, the same ones every time."""
+        """Recall of first captions and whole clips in fixed random batches of 32."""
         texts = distributed.divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
         motions = distributed.divide([pair.features for pair in self.val_pairs], self.embedder.motions)
         scores = steady_retrieval(euclidean_similarity(np.stack(texts), np.stack(motions)))
         return {key: value for key, value in scores.items() if key.endswith(("R1", "R3"))}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Three state dicts."""
+        """The three state dicts."""
         return self.model.checkpoint()
 
     def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """Joined again."""
+        """Read and join the three state dicts."""
         return read_networks(path)
 
 
@@ -98,13 +98,13 @@ def train_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: N
 
 
 def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Options of the run ``<name>_movement`` that comes first."""
+    """Options of the first run, ``<name>_movement``."""
     return argparse.Namespace(**{
         **vars(opt), "name": f"{opt.name}_movement", "total_iter": opt.movement_iter, "max_epoch": opt.movement_iter,
         "batch_size": opt.movement_batch_size, "lr": opt.movement_lr, "ema": 0.0, "init_from": None})
 
 
 def matching_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Options of the run ``<name>`` itself: one that was stopped among its movements does not go on, it begins."""
+    """Options of the run ``<name>``, which starts afresh if it was stopped while training movements."""
     among_movements = latest_checkpoint(movement_options(opt)).is_file() and not latest_checkpoint(opt).is_file()
     return argparse.Namespace(**{**vars(opt), "is_continue": opt.is_continue and not among_movements})

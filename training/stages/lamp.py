@@ -24,7 +24,7 @@ VALIDATION_BATCH = 64
 
 
 class LaMPStage(Stage):
-    """Four objectives on captions and motions; validate by retrieval both ways."""
+    """Train with the objectives on captions and motions; validate by retrieval in both directions."""
 
     name = "lamp"
     state_key = "motion_qformer"
@@ -91,13 +91,13 @@ class LaMPStage(Stage):
         return {**shown, "mean_R1": sum(firsts) / len(firsts)}
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """As everywhere; the tokenizer stays the run's own."""
+        """Initialise from another model, except the tokenizer."""
         kept = ("vq_model.",) if self.model.config.published else ("vq_model.", "motion_encoder.")
         own = {key: tensor for key, tensor in self.model.state_dict().items() if key.startswith(kept)}
         load_strictly(self.model, state | own, path, optional=LAMP_OPTIONAL)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As the model says: matrices decay, vectors do not."""
+        """Groups of the model: matrices decay, vectors do not."""
         separate = None if self.opt.text_lr == 1 else self.opt.lr * self.opt.text_lr  # two groups, as in older runs
         return self.model.parameter_groups(weight_decay, self.opt.lr, separate)
 

@@ -43,7 +43,7 @@ def _sampled_texts(pair: Pair, generator: np.random.Generator) -> list[str]:
 
 
 class LengthStage(Stage):
-    """Classify captions by the number of tokens of their motion."""
+    """Classify captions by the length of their motion in tokens."""
 
     name = "len"
     state_key = "estimator"
@@ -55,11 +55,11 @@ class LengthStage(Stage):
         self.val_set = val_set
 
     def forward(self, batch: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
-        """Cross entropy of features (b, c)."""
+        """Cross-entropy of features (b, c)."""
         return {"loss": self.model.loss(batch["feature"], batch["token_len"])}
 
     def validate(self) -> dict[str, float]:
-        """Cross entropy, and the mean error of the expected length in tokens."""
+        """Cross-entropy, and the mean error of the expected length in tokens."""
         device = next(self.model.parameters()).device
         features = self.val_set.features.to(device)
         lengths = torch.tensor(self.val_set.lengths, device=device)

@@ -22,7 +22,7 @@ VALIDATION_BATCH = 64
 
 
 class CaptionStage(Stage):
-    """Predict the words of captions behind their motions; validate by captions that are written word by word."""
+    """Predict the words of captions after their motions; validate by generated captions."""
 
     name = "m2t"
     state_key = STATE_KEY
@@ -35,14 +35,14 @@ class CaptionStage(Stage):
         self.opt, self.val_set = opt, val_set
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Loss and accuracy of captions and motions (b, 196, d) with lengths, and how many words a caption has."""
+        """Loss and accuracy of captions and motions (b, 196, d) with lengths, and the number of words per caption."""
         result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"], self.opt.pkeep, generator,
                                  batch_slice)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.words / len(batch["caption"])}
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy of the clips' first captions; scores of captions written greedily against all of a clip's,
-        which go to a file, too."""
+        """Loss and accuracy of the clips' first captions, and scores of greedily generated captions, which are also
+        written to a file."""
         made = distributed.divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
             self._validate(start) for start in starts])
         loss, accuracy = (sum(part[number] for part in made) / len(self.val_set) for number in (0, 1))
@@ -56,7 +56,7 @@ class CaptionStage(Stage):
                 **side_scores(captions, references)}
 
     def _validate(self, start: int) -> tuple[float, float, list[str]]:
-        """Sums of loss and accuracy over a batch of clips, and the captions written of them."""
+        """Sums of loss and accuracy over a batch of clips, and their generated captions."""
         device = next(self.model.parameters()).device
         items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
         batch = send_to_device(default_collate(items), device)
@@ -65,15 +65,15 @@ class CaptionStage(Stage):
         return float(result.loss) * len(items), float(result.accuracy) * len(items), [made[0] for made in captions]
 
     def state(self) -> dict[str, Tensor]:
-        """All that learns; the rest lies in the LaMP model, and in the pretrained language model."""
+        """The trained part; the rest is in the LaMP model and the pretrained language model."""
         return learned_state(self.model)
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
-        """Take up what ``state`` gave."""
+        """Load a ``state``."""
         load_learned(self.model, state, path)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """The decoder at the run's rate, and LaMP's part, where it learns, at its share of it."""
+        """The decoder at the run's learning rate and, if trained, LaMP's part at a fraction of it."""
         queried = self.model.queried()
         own = {id(parameter) for parameter in queried}
         groups = [{"params": [p for p in trainable(self.model.parameters()) if id(p) not in own],

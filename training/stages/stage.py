@@ -1,4 +1,4 @@
-"""What a training stage adds to the loop."""
+"""The interface of a training stage."""
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from storage.checkpoint import load_strictly, read_state
 
-COMPILED_SHAPES = 64  # of a module: a layer is run in several ways, on texts of several lengths
+COMPILED_SHAPES = 64  # of a module, for several passes and text lengths
 
 
 class Stage(nn.Module):
@@ -31,21 +31,21 @@ class Stage(nn.Module):
         self.fid: Callable[[nn.Module], float] | None = None
 
     def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
-        """Keep a best checkpoint by the FID that ``fid`` measures of the model, where it is given."""
+        """Keep a best checkpoint by FID, if ``fid`` is given."""
         self.fid = fid
         if fid is not None:
             self.bests = {"net_best_fid": ("fid", "min"), **self.bests}
 
     def measured_fid(self) -> dict[str, float]:
-        """FID under its name, for ``validate``."""
+        """FID by name, for ``validate``."""
         return {} if self.fid is None else {"fid": self.fid(self.model)}
 
     def validate(self) -> dict[str, float]:
-        """Named numbers on the validation split, the model in eval mode and without gradients."""
+        """Named numbers on the validation split; called in eval mode, without gradients."""
         return {}
 
     def compiled_parts(self) -> list[nn.Module]:
-        """Modules whose ``forward`` --compile compiles, each by itself."""
+        """Modules that --compile compiles, one by one."""
         return []
 
     def averaged_buffers(self) -> list[Tensor]:
@@ -53,44 +53,44 @@ class Stage(nn.Module):
         return []
 
     def state(self) -> dict[str, Tensor]:
-        """What goes into a checkpoint under ``state_key``."""
+        """The state dict for a checkpoint, under ``state_key``."""
         return self.model.state_dict()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds of the model: state dicts by key."""
+        """The model's part of a checkpoint: state dicts by key."""
         return {self.state_key: self.state()}
 
     def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """The model's state dict out of such a checkpoint."""
+        """Read the model's state dict from a checkpoint."""
         return read_state(path, (self.state_key,))
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
-        """Take up what ``state`` gave, which lies at ``path``. ``InputError`` where it does not fit."""
+        """Load a ``state`` read from ``path``. Raises ``InputError`` if it does not fit."""
         load_strictly(self.model, state, path)
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """Take the weights of another model, which lie at ``path``. ``InputError`` where they do not fit."""
+        """Initialise from another model's weights, read from ``path``. Raises ``InputError`` if they do not fit."""
         self.load_state(state, path)
 
     def extra_state(self) -> dict[str, Any]:
-        """More that training needs to go on as if it had not stopped."""
+        """Additional state for exact resume."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up what ``extra_state`` gave."""
+        """Restore an ``extra_state``."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: by default every trainable tensor, decayed alike."""
+        """Parameter groups for AdamW: by default one with all trainable parameters."""
         return [{"params": trainable(self.model.parameters()), "weight_decay": weight_decay}]
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those that take part in training."""
+    """The parameters that need a gradient."""
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def compile_parts(parts: Iterable[nn.Module]) -> None:
-    """Compile modules where they are, so that no parameter gets another name."""
+    """Compile modules in place, which keeps parameter names."""
     torch._dynamo.config.recompile_limit = COMPILED_SHAPES
     for part in parts:
         part.compile()

@@ -21,18 +21,18 @@ from training.stages.stage import Stage
 from utils.batch_slice import WHOLE, BatchSlice
 from utils.seeding import stream_seed
 
-UNIT = 12**0.5  # a uniform draw from as wide an interval has unit variance
+UNIT = 12**0.5  # width of a uniform distribution with unit variance
 VALIDATION_BATCH = 128
-VALIDATION_DRAWS = 4  # masks, or layers, a validation clip is seen under
+VALIDATION_DRAWS = 4  # masks or layers for each validation clip
 
 
 class TokenStage(Stage):
-    """Predict hidden tokens from those that are seen and the caption's feature.
+    """Predict masked tokens from the visible ones and the caption's feature.
 
     Args:
         features: for "train" and "val" the text features (texts, c) by caption number.
         val_set: validation tokens.
-        fid: judges what the model generates; then the best checkpoint is chosen by it.
+        fid: FID of the model's motions, if it selects the best checkpoint.
         tokenizer: encodes training crops that come as motion instead of tokens.
     """
 
@@ -44,14 +44,14 @@ class TokenStage(Stage):
         self.choose_by_fid(fid)
         self.opt, self.val_set = opt, val_set
         self.spread = features["train"].std(0, correction=0) if opt.cond_noise else None
-        self.features = dict(features)  # no buffers: several processes would exchange those at every step
+        self.features = dict(features)  # not buffers, which would be synchronised between processes
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
-        """As everywhere; small files leave out the fixed table of positions."""
+        """Load a state; bundled files lack the fixed position table."""
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Loss and accuracy on tokens (b, 49, q), and how many positions of a sample they are means over."""
+        """Loss and accuracy on tokens (b, 49, q), and the number of predicted positions per sample."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
             noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
@@ -63,15 +63,15 @@ class TokenStage(Stage):
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The stack of layers."""
+        """The encoder layers."""
         return [self.model.seqTransEncoder]
 
     def layers_of(self, tokens: Tensor) -> Tensor:
-        """What the model is shown of tokens (b, n, q)."""
+        """The model's input layers of tokens (b, n, q)."""
         return tokens
 
     def _conditions(self, split: str, captions: Tensor) -> Tensor:
-        """Features (b, c) of captions (b,) by number, on their device; the table moves there once."""
+        """Features (b, c) of captions (b,) by index; the table moves to their device once."""
         self.features[split] = self.features[split].to(captions.device)
         return self.features[split][captions]
 
@@ -87,14 +87,14 @@ class TokenStage(Stage):
         return self.model.loss(tokens, cond, batch["token_len"], generator, batch_slice=batch_slice)
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy over the validation clips, under the same draws every time; FID where it is measured."""
+        """Loss and accuracy over the validation clips with fixed random numbers, and FID if it is measured."""
         starts = range(0, len(self.val_set), VALIDATION_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
         sums = np.sum(distributed.divide(passes, self._validate), 0)  # of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
-        """Loss and accuracy, times clips, and clips of passes (draw, first clip)."""
+        """Loss and accuracy, times the number of clips, and that number, for passes (mask seed, first clip)."""
         device, made = next(self.model.parameters()).device, []
         for draw, start in passes:
             items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
@@ -106,7 +106,7 @@ class TokenStage(Stage):
 
 
 class MaskStage(TokenStage):
-    """The base layer, under masks."""
+    """Masked prediction of the base layer."""
 
     name = "t2m"
     state_key = "t2m_transformer"
@@ -119,7 +119,7 @@ class MaskStage(TokenStage):
 
 
 class ResidualStage(TokenStage):
-    """Each layer above from those below it."""
+    """Prediction of each residual layer from the layers below."""
 
     name = "res"
     state_key = "res_transformer"

@@ -29,7 +29,7 @@ class VQStage(Stage):
     def __init__(self, model: HumanVQVAE | RVQVAE, opt: argparse.Namespace, spec: DatasetSpec,
                  normalisation: Normalisation, val_clips: list[np.ndarray],
                  fid: Callable[[nn.Module], float] | None = None) -> None:
-        """``fid`` judges what the model reconstructs; then the best checkpoint is chosen by it."""
+        """``fid``: FID of reconstructions, if it selects the best checkpoint."""
         super().__init__(model)
         self.choose_by_fid(fid)
         self.opt, self.spec, self.normalisation, self.val_clips = opt, spec, normalisation, val_clips
@@ -37,7 +37,7 @@ class VQStage(Stage):
             model.motion_encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "VQStage":
-        """Switch the mode, but keep tokens as they are where only the decoder learns."""
+        """Switch the mode; encoder and codebooks stay in eval mode with --decoder_only."""
         super().train(mode)
         if self.opt.decoder_only:
             for part in (self.model.motion_encoder, *self.model.quantizers):
@@ -45,7 +45,7 @@ class VQStage(Stage):
         return self
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """All parameters, frozen ones too: so that a run can go on with the decoder alone."""
+        """All parameters, including frozen ones, so that a run can be resumed with --decoder_only."""
         return [{"params": list(self.model.parameters()), "weight_decay": weight_decay}]
 
     def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
@@ -87,23 +87,23 @@ class VQStage(Stage):
         return [buffer for name, buffer in self.model.named_buffers() if name.endswith(names)]
 
     def validate(self) -> dict[str, float]:
-        """Position errors of whole validation clips through all layers, and FID where there is an evaluator."""
+        """Position errors of whole validation clips with all layers, and FID if there is an evaluator."""
         scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec,
                                       divide=distributed.divide).lines()
         return scores | self.measured_fid()
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """As everywhere; the quantizers' running sums start from the codes."""
+        """Initialise from another model; running sums restart from its codes."""
         super().start_from(state, path)
         for quantizer in self.model.quantizers:
             quantizer.seed_running_state()
 
     def extra_state(self) -> dict[str, Any]:
-        """The quantizers' running sums, which the state dict leaves out for the sake of published files."""
+        """The quantizers' running sums, which published state dicts lack."""
         return {"quantizers": [quantizer.running_state() for quantizer in self.model.quantizers]}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up the running sums."""
+        """Restore the running sums."""
         for quantizer, saved in zip(self.model.quantizers, state["quantizers"], strict=True):
             quantizer.load_running_state(saved)
 
