@@ -159,12 +159,7 @@ class MaskTransformer(Trunk):
         Args:
             token_lens: tokens of each sample, at least 1.
             generators: one random stream per sample. A sample's tokens depend on its stream, text and length only, not
-<<<<<<< HEAD
                 on the rest of the batch (except with ``additive`` attention and no ``group_rows``, which sees padding).
-=======
-                on the rest of the batch (except with ``additive`` attention, which sees padding unless ``group_rows``
-                is given).
->>>>>>> 276f99d (Import the ASF/AMC reader from its place)
             timesteps: number of steps.
             cond_scale: guidance; 1 is none.
             topk_filter_thres: fraction of the codes, the least probable, that are never sampled.
