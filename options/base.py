@@ -85,6 +85,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def accept_seed(parser: argparse.ArgumentParser) -> None:
+    """Take ``--seed`` without listing it, in a script in which nothing is random."""
+    parser.add_argument("--seed", type=int, default=3407, help=argparse.SUPPRESS)
+
+
 def add_speed(parser: argparse.ArgumentParser) -> None:
     """How trained networks run."""
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",

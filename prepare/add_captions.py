@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from options.base import Parser
+from options.base import Parser, accept_seed
 from prepare.captioning import (
     assign,
     clips_of,
@@ -38,7 +38,7 @@ def build_parser() -> Parser:
     parser.add_argument("--template", action="append", default=[], help="caption made of the fields of --names; give "
                                                                         "several for several captions")
     parser.add_argument("--append", action="store_true", help="keep the captions that clips have and add to them")
-    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="taken by every script; this one is quick")
     return parser
 

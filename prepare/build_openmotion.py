@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from options.base import Parser, positive_int
+from options.base import Parser, accept_seed, positive_int
 from prepare.openmotion import build_openmotion
 from utils.cpu import usable_cores
 from utils.errors import script
@@ -24,7 +24,7 @@ def build_parser() -> Parser:
     parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with the recordings, in any subfolder")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

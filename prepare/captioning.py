@@ -111,7 +111,7 @@ def read_table(path: Path) -> list[Row]:
     """
     text = read_text(path, "captions")
     if path.suffix.lower() == ".csv":
-        table = csv.DictReader(io.StringIO(text))
+        table = csv.DictReader(io.StringIO(text), delimiter=_delimiter(text))
         entries: Iterable[tuple[int, object]] = ((table.line_num, row) for row in table)
     elif path.suffix.lower() in (".jsonl", ".json"):
         entries = ((number, _json(line, f"{path}:{number}"))
@@ -125,6 +125,12 @@ def read_table(path: Path) -> list[Row]:
     if not rows:
         raise InputError(f"{path} has no caption")
     return rows
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns of a table: of comma, semicolon and tab the one that its header has most of."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    return max(",;\t", key=header.count)
 
 
 def read_text_files(folder: Path) -> list[Row]:
@@ -231,7 +237,9 @@ def _row(entry: object, where: str) -> Row:
 
 
 def _number(value: object, default: float) -> float:
-    return default if value is None or value == "" else float(value)
+    if value is None or value == "":
+        return default
+    return float(value.replace(",", ".") if isinstance(value, str) else value)  # spreadsheets may write 3,5
 
 
 def _key(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.specs import DATASETS, dataset_spec
-from options.base import Parser, positive_int
+from options.base import Parser, accept_seed, positive_int
 from prepare.captioning import make_tagger
 from prepare.checking.check import check_data, fault_table
 from prepare.checking.check_fix import fix_data
@@ -28,7 +28,7 @@ def build_parser() -> Parser:
                         help="mend what is safe: split files, lines of captions, statistics; files of clips stay")
     parser.add_argument("--shown", type=positive_int, default=3, help="examples of each fault")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from motion.skeleton import T2M
-from options.base import Parser, positive_int
+from options.base import Parser, accept_seed, positive_int
 from prepare.importing.motion_sources import read_amass, read_body_model, read_real_array
 from prepare.importing.smpl import BodyModel
 from utils.cpu import usable_cores
@@ -184,7 +184,7 @@ def build_parser() -> Parser:
     parser.add_argument("--humanact12", type=Path, help="folder of HumanAct12's .npy files")
     parser.add_argument("--body_models", type=Path, help="SMPL-H models: male/model.npz, female/model.npz, ...")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -17,7 +17,7 @@ import utils  # noqa: F401, I001 (sets the thread policy before torch is loaded)
 from motion.bvh import MAX_FRAME_TIME
 from motion.orientation import UP_AXES
 from motion.recording import FPS, UNITS
-from options.base import Parser, bounded, positive_int
+from options.base import Parser, accept_seed, bounded, positive_int
 from prepare.importing.import_motion import (
     LONGEST,
     NOT_IMPORTED,
@@ -66,7 +66,7 @@ def build_parser() -> Parser:
     parser.add_argument("--keep_t_pose", action="store_true", help="do not cut T-poses off the ends of recordings")
     parser.add_argument("--no_sheets", action="store_true", help="no contact sheets")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -20,7 +20,7 @@ from motion.checks import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
 from motion.orientation import UP_AXES
 from motion.skeleton import Skeleton, mirror, pose_offsets
-from options.base import Parser, positive_int
+from options.base import Parser, accept_seed, positive_int
 from prepare.importing.clip_files import SPLITS, twin_of
 from utils.cpu import usable_cores
 from utils.errors import InputError, script
@@ -242,7 +242,7 @@ def build_parser() -> Parser:
     parser.add_argument("--up", choices=UP_AXES, help="axis that is up in ROOT/joints (write --up=-y); found from each "
                                                       "body if not given")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    parser.add_argument("--seed", type=int, default=3407, help="taken by every script; nothing is random in this one")
+    accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

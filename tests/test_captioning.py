@@ -76,6 +76,16 @@ def test_tables_are_read_as_csv_or_json_lines(tmp_path: Path) -> None:
     assert (csv[1].text, csv[1].start, csv[1].end) == ("runs", 1.0, 3.5)
 
 
+@pytest.mark.parametrize("text", [
+    '\ufefffile;start;end;text\n"a/one";;;"walks; slowly"\nlong;1,5;3,25;runs, then stops\n',
+    "file\tstart\tend\ttext\na/one\t\t\twalks; slowly\nlong\t1.5\t3.25\truns, then stops\n",
+])
+def test_tables_of_spreadsheets_are_read_whatever_separates_their_columns(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    rows = [(row.file, row.text, row.start, row.end) for row in read_table(tmp_path / "t.csv")]
+    assert rows == [("a/one", "walks; slowly", 0.0, np.inf), ("long", "runs, then stops", 1.5, 3.25)]
+
+
 @pytest.mark.parametrize(("name", "text", "reason"), [
     ("t.csv", "file,words\na,b\n", "t.csv:2: a caption needs"), ("t.csv", "file,text\n", "no caption"),
     ("t.csv", "file,start,end,text\na,x,2,b\n", "t.csv:2: start and end"),
