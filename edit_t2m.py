@@ -4,6 +4,7 @@ from pathlib import Path
 from options.control import flag_entries
 from options.edit import parse_edit_options
 from utils.errors import InputError, script
+from utils.run_lock import run_lock
 
 
 @script
@@ -44,19 +45,20 @@ def main() -> None:
     try:
         parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text)
                  for chosen in opt.mask_edit_section or ()]
-        for repeat in range(opt.repeat_times):
-            edited = editor.edit_features(source, parts, opt.seed + repeat, sampling) if parts else source
-            made = constrained(editor, edited, entries, spec, opt.control_steps)
-            for line in made.report():
-                print(f"{text!r}: {line}")
-            joints, marks = made.joints, marks_of(made.constraints, made.joints)
-            shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks))
-            print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
+        with run_lock(folder, "--ext"):
+            for repeat in range(opt.repeat_times):
+                edited = editor.edit_features(source, parts, opt.seed + repeat, sampling) if parts else source
+                made = constrained(editor, edited, entries, spec, opt.control_steps)
+                for line in made.report():
+                    print(f"{text!r}: {line}")
+                joints, marks = made.joints, marks_of(made.constraints, made.joints)
+                shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks))
+                print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
+            if not opt.no_html:
+                write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
+                print(f"to look at them: {folder / 'index.html'}")
     except ValueError as error:
         raise InputError(f"{opt.source_motion}: {error}") from error
-    if not opt.no_html:
-        write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
-        print(f"to look at them: {folder / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from options.control import flag_entries, is_directed
 from options.generate import parse_generate_options
 from utils.errors import script
+from utils.run_lock import run_lock
 
 if TYPE_CHECKING:
     from data.specs import DatasetSpec
@@ -51,13 +52,14 @@ def main() -> None:
     print(f"models: {model_names(files)}")
     report([prompt.text for prompt in prompts], pipeline.text, opt.strict)
     print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
-    start = time.perf_counter()
-    if is_directed(opt):
-        motions = directed(pipeline, prompts, frames if is_long else None, spec, opt)
-    else:
-        motions = (long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt))
-    print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
-    write(folder, motions, spec, opt)
+    with run_lock(folder, "--ext"):
+        start = time.perf_counter()
+        if is_directed(opt):
+            motions = directed(pipeline, prompts, frames if is_long else None, spec, opt)
+        else:
+            motions = long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt)
+        print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
+        write(folder, motions, spec, opt)
     print(f"wrote {len(motions)} motion{'s' * (len(motions) > 1)} to {folder}")
 
 

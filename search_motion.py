@@ -5,6 +5,7 @@ from pathlib import Path
 
 from options.search import parse_search_options
 from utils.errors import script
+from utils.run_lock import run_lock
 
 
 @script
@@ -28,35 +29,37 @@ def main() -> None:
     lamp = load_lamp(opt.name, spec, opt.checkpoints_dir, select_device(opt.gpu_id), opt.which_epoch)
     speed_up([lamp.model], cpu_linear=opt.cpu_linear)
     print(f"models: {model_names([lamp.source.file])}")
-    if opt.text is not None:
-        report([opt.text], lamp.text_encoder("query"), opt.strict)
-        query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()
-    else:
-        query = encode_motions([Path(opt.motion)], lamp, spec, opt.up).vectors
-
-    if opt.captions is not None:
-        captions = read_texts(opt.captions)
-        vectors = encode_texts(lamp.text_features, captions, opt.quiet).numpy()
-        start = time.perf_counter()
-        hits = nearest(query, vectors, opt.top_k)
-        found = [{"score": hit.score, "caption": captions[hit.row]} for hit in hits]
-    else:
-        gallery = open_gallery(Path(opt.gallery), lamp, spec, opt.cache and Path(opt.cache), opt.quiet, opt.up)
-        vectors = gallery.vectors
-        start = time.perf_counter()
-        hits = nearest(query, vectors, opt.top_k, [part.motion for part in gallery.parts])
-        found = [{"score": hit.score, "file": str(gallery.files[part.motion]), "start": part.start / spec.fps,
-                  "end": part.end / spec.fps, "prompt": prompt_of(gallery.files[part.motion])}
-                 for hit in hits for part in (gallery.parts[hit.row],)]
-    print(f"{len(vectors)} searched in {1000 * (time.perf_counter() - start):.0f} ms")
-
-    for place, one in enumerate(found, 1):
-        what = one.get("caption") or f"{one['file']}  {one['start']:.1f}-{one['end']:.1f} s"
-        what += f"  {one['prompt']!r}" if one.get("prompt") else ""
-        print(f"{place:4d}  {one['score']:.3f}  {what}")
     out = Path(opt.output_dir) / opt.ext / "search.json"
-    write_text(out, json.dumps({"query": opt.text or opt.motion, "found": found}, indent=1, ensure_ascii=False) + "\n")
-    print(f"-> {out}")
+    with run_lock(out.parent, "--ext"):
+        if opt.text is not None:
+            report([opt.text], lamp.text_encoder("query"), opt.strict)
+            query = lamp.text_features([clean_caption(opt.text)]).cpu().numpy()
+        else:
+            query = encode_motions([Path(opt.motion)], lamp, spec, opt.up).vectors
+
+        if opt.captions is not None:
+            captions = read_texts(opt.captions)
+            vectors = encode_texts(lamp.text_features, captions, opt.quiet).numpy()
+            start = time.perf_counter()
+            hits = nearest(query, vectors, opt.top_k)
+            found = [{"score": hit.score, "caption": captions[hit.row]} for hit in hits]
+        else:
+            gallery = open_gallery(Path(opt.gallery), lamp, spec, opt.cache and Path(opt.cache), opt.quiet, opt.up)
+            vectors = gallery.vectors
+            start = time.perf_counter()
+            hits = nearest(query, vectors, opt.top_k, [part.motion for part in gallery.parts])
+            found = [{"score": hit.score, "file": str(gallery.files[part.motion]), "start": part.start / spec.fps,
+                      "end": part.end / spec.fps, "prompt": prompt_of(gallery.files[part.motion])}
+                     for hit in hits for part in (gallery.parts[hit.row],)]
+        print(f"{len(vectors)} searched in {1000 * (time.perf_counter() - start):.0f} ms")
+
+        for place, one in enumerate(found, 1):
+            what = one.get("caption") or f"{one['file']}  {one['start']:.1f}-{one['end']:.1f} s"
+            what += f"  {one['prompt']!r}" if one.get("prompt") else ""
+            print(f"{place:4d}  {one['score']:.3f}  {what}")
+        result = {"query": opt.text or opt.motion, "found": found}
+        write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        print(f"-> {out}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from storage.source import inherit_settings
 from utils.batch_slice import BatchSlice
 from utils.device import select_device
 from utils.errors import InputError
+from utils.run_lock import refuse_if_held
 from utils.seeding import seed_everything
 
 TIMEOUT = timedelta(hours=1)  # of a process that waits for a longer validation on another
@@ -32,12 +34,15 @@ Result = TypeVar("Result")
 def start_run(opt: argparse.Namespace) -> torch.device:
     """Complete the options (``inherit_settings``), seed everything, join the process group, and let only rank 0 print.
 
-    Returns the device of this process. Raises ``InputError`` if it does not exist.
+    Returns the device of this process. Raises ``InputError`` if it does not exist, or if another run trains a
+    model of this name.
     """
     inherit_settings(opt)
     seed_everything(opt.seed)
     device = make_accelerator(opt).device
     choose_linear(opt.cpu_linear)
+    if is_main():
+        refuse_if_held(Path(opt.checkpoints_dir) / opt.dataset_name / opt.name, "--name")
     if not is_main():
         opt.quiet = True
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)

@@ -26,6 +26,7 @@ from training.optimization import GradientGuard, WeightAverage
 from training.stages.stage import Stage, compile_parts, trainable
 from utils.device import peak_gib
 from utils.errors import InputError
+from utils.run_lock import run_lock
 from utils.seeding import random_state, set_random_state, stream_seed
 
 RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # and the stage's own
@@ -82,7 +83,14 @@ class Trainer:
         self.writer: SummaryWriter | None = None
 
     def run(self) -> Progress:
-        """Train to the end; with ``opt.is_continue`` resume from ``latest.tar``."""
+        """Train to the end; with ``opt.is_continue`` resume from ``latest.tar``.
+
+        Raises ``InputError`` where another run trains a model of this name.
+        """
+        with run_lock(self.folder, "--name") if distributed.is_main() else nullcontext():
+            return self._run()
+
+    def _run(self) -> Progress:
         latest = self.folder / "model" / "latest.tar"
         if self.opt.is_continue:
             self._resume(latest)
