@@ -30,19 +30,7 @@ def main() -> None:
     print(f"models: {model_names([captioner.source.file, captioner.lamp.source.file])}")
 
     parts = parts_of(motions)
-<<<<<<< HEAD
     writing = captioner.writing.changed(vars(opt))
-    captions = captioner.write([motions[part.motion][part.start:part.end] for part in parts], writing, quiet=opt.quiet)
-
-    found: dict[str, list[dict[str, object]]] = {str(file): [] for file in files}
-    for part, texts in zip(parts, captions, strict=True):
-        file, start, end = str(files[part.motion]), part.start / spec.fps, part.end / spec.fps
-        prompt = prompt_of(files[part.motion])
-        found[file].append({"start": start, "end": end, "captions": texts} | ({"prompt": prompt} if prompt else {}))
-        print(f"{file} {start:.1f}-{end:.1f} s: {' | '.join(texts)}" + (f"  (made from {prompt!r})" if prompt else ""))
-=======
-    writing = Writing(opt.num_captions, opt.num_beams, opt.top_p, opt.temperature, opt.seed, opt.prompt)
->>>>>>> 49afaa5 (Refuse a second run in a folder of results while the first is at work)
     out = Path(opt.output_dir) / opt.ext / "captions.json"
     with run_lock(out.parent, "--ext"):
         rows = [motions[part.motion][part.start:part.end] for part in parts]
