@@ -1,4 +1,4 @@
-"""What every benchmark shares: jobs timed in turns beside a yardstick, a table, JSON, and ratios to other figures.
+"""What every benchmark shares: jobs timed in turns beside a yardstick, a table and JSON.
 
 On a shared machine wall time says as much about its other users as about a job. So every job is timed twice: by the
 processor time of one thread, which others hardly disturb, and by the clock on all cores. Rounds run all jobs in turn,
@@ -21,8 +21,7 @@ from evaluation.report import hardware
 from options.base import Parser, positive_int
 from utils.cpu import usable_cores
 from utils.device import select_device
-from utils.errors import InputError
-from utils.files import read_text, write_text
+from utils.files import write_text
 
 Job = Callable[[], object]
 YARDSTICK = 1024  # rows and columns of the matrices that are multiplied
@@ -60,8 +59,6 @@ def benchmark_parser(description: str, repeats: int = 5) -> Parser:
                         help="of the rounds that are timed by the clock")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all figures")
-    parser.add_argument("--reference", type=Path, metavar="FILE.json",
-                        help="print ratios to these figures: benchmarks/reference.json, or what --out wrote elsewhere")
     parser.add_argument("--profile", action="store_true",
                         help="print what the jobs spend their time in, by kinds of operators, instead of timing them")
     return parser
@@ -136,14 +133,13 @@ def run_benchmark(name: str, jobs: Mapping[str, Job], args: argparse.Namespace,
     Figures are known by ``<name>/<sizes>/<job>``; ``facts`` go into the file beside them; ``sums`` as in ``measure``.
     With ``--profile`` jobs are profiled instead, and there are no figures.
     """
-    reference = read_reference(args.reference) if args.reference else {}
     device = select_device(args.gpu_id)
     if args.profile:
         print(profile_table(jobs, measure({}, args.repeats, 1)[1].one_thread))
         return {}
     figures, yardstick = measure(jobs, args.repeats, args.threads, device, sums)
     named = {f"{name}/{args.sizes}/{job}": figure for job, figure in figures.items()}
-    print(table(named, yardstick, args.threads, reference))
+    print(table(named, yardstick, args.threads))
     if args.out:
         report = {"hardware": hardware(device), "threads": args.threads, "repeats": args.repeats, **(facts or {}),
                   "gflops": asdict(yardstick), "figures": {key: asdict(figure) for key, figure in named.items()}}
@@ -151,19 +147,8 @@ def run_benchmark(name: str, jobs: Mapping[str, Job], args: argparse.Namespace,
     return named
 
 
-def read_reference(path: Path) -> dict[str, float]:
-    """Wall seconds by name of a file of figures. ``InputError`` where it holds none."""
-    try:
-        figures = json.loads(read_text(path, "reference"))["figures"]
-        return {name: float(figure.get("wall_best", figure["wall"])) for name, figure in figures.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} holds no figures of a benchmark: {error!r}") from error
-
-
-def table(figures: Mapping[str, Figure], yardstick: Yardstick, threads: int, reference: Mapping[str, float]) -> str:
-    """Figures in lines, with their ratios to the published way here, and to ``reference`` (wall seconds by name): of
-    the wall time, and of the processor time spread over all threads, which is what an idle machine would need at best.
-    """
+def table(figures: Mapping[str, Figure], yardstick: Yardstick, threads: int) -> str:
+    """Figures in lines, with their ratios to the published way."""
     width = max(map(len, figures), default=0)
     lines = [f"seconds, medians and (best); {threads} threads by the clock, 1 thread by processor time",
              f"yardstick: {yardstick.all_threads:.0f} GFLOP/s with {threads}, {yardstick.one_thread:.0f} with 1"]
@@ -172,9 +157,5 @@ def table(figures: Mapping[str, Figure], yardstick: Yardstick, threads: int, ref
                 f"cpu {figure.cpu:7.3f} ({figure.cpu_best:7.3f})")
         if figure.cpu_ratio is not None:
             line += f"  published way: wall x {figure.wall_ratio:.2f}, cpu x {figure.cpu_ratio:.2f}"
-        if name in reference:
-            known = reference[name]
-            line += (f"  reference {known:.3f}: wall x {figure.wall_best / known:.2f}, "
-                     f"cpu / {threads} x {figure.cpu_best / threads / known:.2f}")
         lines.append(line)
     return "\n".join(lines)

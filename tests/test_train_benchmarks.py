@@ -1,12 +1,9 @@
 """Benchmarks and estimates of training: the jobs learn, and what is counted is what runs."""
-import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import bench_train, estimate_training
+from benchmarks import estimate_training
 from benchmarks.estimate_training import CLIPS, Cost, count, table
 from benchmarks.train_jobs import Sizes, stage_jobs
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
@@ -29,16 +26,6 @@ def test_a_step_of_each_stage_changes_its_network(stage: str) -> None:
     job.step()()
     after = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
-
-
-def test_figures_of_steps_go_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "train.json"
-    monkeypatch.setattr(bench_train, "BUNDLED", TINY)
-    monkeypatch.setattr(sys, "argv", ["bench", "--stages", "len", "lamp", "--batch_size", "2", "--repeats", "1",
-                                      "--threads", "1", "--gpu_id", "-1", "--out", str(out)])
-    bench_train.main()
-    assert {name.split("/")[2] for name in json.loads(out.read_text())["figures"]} == {
-        "len, step, batch 64", "lamp, step, batch 8", "lamp, forward and backward, batch 8"}
 
 
 def test_operations_of_a_linear_network_are_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,150 @@
+"""Time generation, tokenizer and training steps beside the published way of computing, in interleaved pairs.
+
+Networks have the published sizes and random weights. In each round the published way (``benchmarks.published``, with
+torch's own linear layers), ours, and ours in bfloat16 run in turn; figures are medians over rounds.
+"""
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
+
+from benchmarks import published
+from benchmarks.networks import SPEC, make_pipeline
+from benchmarks.train_jobs import PUBLISHED, published_jobs, stage_jobs
+from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS
+from evaluation.report import hardware
+from models.layers import choose_linear, use_linear
+from models.speed import speed_up
+from models.text_to_motion import Sample, Sampling, TextToMotion
+from models.transformers.sampling import sample_generators
+from options.base import Parser, positive_int
+from utils.errors import script
+
+Job = Callable[[], object]
+CPU, ROWS = torch.device("cpu"), ("text", "base", "residual", "codec", "one prompt", "prompt file")
+STEPS = {"LaMP step": ("lamp", 8), "masked step": ("t2m", 64), "residual step": ("res", 64), "VQ step": ("vq", 64)}
+LOADED = 12  # prompts of the loaded machine
+TEXTS = [f"a person walks forward {number} steps and then turns around to sit down" for number in range(64)]
+BUSY = "import torch\nx = torch.rand(512, 512)\nprint(flush=True)\nwhile True: x @ x"
+
+
+def generation_jobs(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
+    """Ours: the parts of making ``batch`` motions of 49 tokens, one motion, and a file of prompts by default."""
+    texts, lengths, sampling = TEXTS[:batch], [MAX_TOKENS] * batch, Sampling()
+    cond, motion = pipeline.condition(texts), torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
+    samples = [Sample(text, number, MAX_MOTION_LENGTH) for number, text in enumerate(texts)]
+
+    def base() -> torch.Tensor:
+        return pipeline.transformer.generate(cond, lengths, sample_generators(range(batch)), group_rows=batch,
+                                             cond_scale=sampling.cond_scale, timesteps=sampling.time_steps).ids
+
+    ids = base()
+    return {
+        "text": lambda: pipeline.condition(texts),
+        "base": base,
+        "residual": lambda: pipeline.residual.generate(ids, cond, lengths, sample_generators(range(batch)),
+                                                       cond_scale=sampling.res_cond_scale, group_rows=batch),
+        "codec": lambda: pipeline.tokenizer.forward_decoder(pipeline.tokenizer.encode(motion)),
+        "one prompt": lambda: pipeline.generate(samples[:1]),
+        "prompt file": lambda: pipeline.generate(samples)}
+
+
+def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
+    """The same jobs the published way."""
+    texts, motion = TEXTS[:batch], torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
+    cond, lengths = pipeline.text(texts), [MAX_TOKENS] * batch
+    ids = published.base_tokens(pipeline.transformer, cond, lengths)
+
+    def whole(count: int) -> list[object]:
+        cond = pipeline.text(texts[:count])
+        ids = published.base_tokens(pipeline.transformer, cond, lengths[:count])
+        ids = published.all_tokens(pipeline.residual, ids, cond, lengths[:count])
+        return [pipeline.joints(features) for features in pipeline.tokenizer.forward_decoder(ids)]
+
+    return {"text": lambda: pipeline.text(texts),
+            "base": lambda: published.base_tokens(pipeline.transformer, cond, lengths),
+            "residual": lambda: published.all_tokens(pipeline.residual, ids, cond, lengths),
+            "codec": lambda: pipeline.tokenizer.forward_decoder(published.encode(pipeline.tokenizer, motion)[0]),
+            "one prompt": lambda: whole(1), "prompt file": lambda: whole(batch)}
+
+
+def training_jobs(stage: str, batch: int) -> tuple[Job, Job, Job]:
+    """A step the published way, ours, and ours in bfloat16."""
+    ours = stage_jobs(PUBLISHED)[stage](batch)
+    theirs = published_jobs(PUBLISHED)[stage](batch) if stage in ("vq", "lamp") else ours
+    return theirs.step(), ours.step(), ours.step(half=True)
+
+
+def timed(job: Job, linear: str) -> float:
+    """Seconds of a job with that kind of linear layers."""
+    use_linear(linear)
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def compare(name: str, jobs: tuple[Job, Job, Job], kind: str, rounds: int) -> None:
+    """Print a line: median seconds of the published way, ours, ours in bfloat16, and ratios to the first."""
+    taken = [[timed(job, linear) for job, linear in zip(jobs, ("mkl", kind, kind), strict=True)]
+             for _ in range(rounds + 1)][1:]
+    seconds = [statistics.median(column) for column in zip(*taken, strict=True)]
+    ratios = [statistics.median(row[column] / row[0] for row in taken) for column in (1, 2)]
+    print(f"{name:14}", *(f"{each:9.3f}" for each in seconds), *(f"{each:7.2f}" for each in ratios), flush=True)
+
+
+@contextmanager
+def busy_machine() -> Iterator[subprocess.Popen]:
+    """A second program that computes all the time, and spins where it waits."""
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env={"PATH": ""}) as program:
+        try:
+            program.stdout.readline()
+            yield program
+        finally:
+            program.kill()
+
+
+def loaded_row(job: Job, rounds: int) -> None:
+    """Print the seconds of a job alone and beside the busy program."""
+    alone = statistics.median(timed(job, "mkl") for _ in range(rounds + 1))
+    with busy_machine():
+        loaded = statistics.median(timed(job, "mkl") for _ in range(rounds))
+    print(f"{LOADED} prompts{alone:13.3f} alone{loaded:10.3f} beside a busy program, ratio {loaded / alone:.2f}")
+
+
+@script
+def main() -> None:
+    parser = Parser(__doc__.splitlines()[0])
+    names = [*ROWS, *STEPS, "loaded"]
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="what to time")
+    parser.add_argument("--batch", type=int, choices=range(1, 65), metavar="N", default=32, help="motions of a batch")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, after one that does not count")
+    args = parser.parse_args()
+    kind = choose_linear()
+    print(f"{hardware(CPU)}; linear: {kind}\n{'seconds':14} published      ours ours bf16   ratio    bf16")
+    if {*ROWS, "loaded"} & {*args.rows}:
+        plain, ours, half = (make_pipeline("published", CPU) for _ in range(3))
+        speed_up(ours.networks, cpu_linear=kind)
+        speed_up(half.networks, "bf16", cpu_linear=kind)
+        made = published_generation(plain, args.batch), *(generation_jobs(each, args.batch) for each in (ours, half))
+        for name in [name for name in ROWS if name in args.rows]:
+            with torch.no_grad():
+                compare(name, tuple(jobs[name] for jobs in made), kind, args.rounds)
+        if "loaded" in args.rows:
+            samples = [Sample(text, 0, MAX_MOTION_LENGTH) for text in TEXTS[:LOADED]]
+            loaded_row(lambda: ours.generate(samples), args.rounds)
+    for name in [name for name in STEPS if name in args.rows]:
+        compare(name, training_jobs(*STEPS[name]), kind, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
