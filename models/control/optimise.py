@@ -23,6 +23,7 @@ from motion.features import feature_groups, local_positions, root_motion
 from motion.rotation import quat_rotate
 
 STEPS = 200
+CLOSING_STEPS = 60  # of a loop without other constraints
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
     with torch.no_grad():
         usual = _physical(decoding, decoding.features(start), decoding.first)
     closing = Closing.of(decoding.features(start), decoding.pipeline.metres) if decoding.cyclic else None
+    steps = settings.steps if constraints else min(settings.steps, CLOSING_STEPS)
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
     adam = torch.optim.Adam([moved], lr=settings.lr)
-    for step in range(settings.steps):
-        adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / settings.steps)) / 2)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         features = decoding.features(start + spread * moved)
         joints = decoding.joints(features)
         # The constraints pull first, then the motion is made as calm as it was.
-        calm = min(1.0, settings.early + 1.5 * step / settings.steps)
+        calm = min(1.0, settings.early + 1.5 * step / steps)
         loss = settings.near_codes * calm * moved.square().mean()
         for constraint in constraints:
             error = constraint.error(joints, skeleton)
