@@ -169,7 +169,7 @@ def test_a_damaged_pack_is_told_in_one_line(spec: DatasetSpec, pattern: str, sha
     load_pairs(spec, "train")
     [file] = (spec.root / "cache").glob(pattern)
     os.truncate(file, int(share * file.stat().st_size))
-    with pytest.raises(InputError, match=rf"{file.parent.name} is damaged: delete it"):
+    with pytest.raises(InputError, match=rf"{file.parent.name} is damaged; delete it"):
         load_pairs(spec, "train")
 
 

@@ -61,7 +61,7 @@ def save_npy(path: str | Path, array: np.ndarray) -> None:
 
 
 def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
-    """Read an array of real numbers from ``.npy``. Raises ``InputError`` naming the path, and ``made_by`` if missing."""
+    """Read an array of real numbers from ``.npy``. Raises ``InputError`` with the path, and ``made_by`` if missing."""
     try:
         array = np.load(path)
     except FileNotFoundError as error:
