@@ -10,6 +10,7 @@ from benchmarks import check_calibration, prompt_checks, prompt_words
 from benchmarks.check_truths import TRUTHS
 from benchmarks.physical_checks import CHECKS, SIDES
 from benchmarks.prompt_scores import distinguished, judge, read_prompts, summarise
+from models.config import Sampling
 from tests import figures
 from utils.errors import InputError
 
@@ -115,6 +116,8 @@ def test_a_missing_motion_is_one_line(tmp_path: Path) -> None:
 def test_motions_are_generated_by_prompt_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pipeline:
         """Makes motions as many frames long as the prompt has letters, lifted by the seed."""
+
+        sampling = Sampling()
 
         def generate(self, samples, sampling) -> list[np.ndarray]:
             assert (sampling.time_steps, sampling.cond_scale) == (3, 2.0)
