@@ -14,9 +14,9 @@ def main() -> None:
         WordVectors,
     )
     from models.evaluator import Evaluator, EvaluatorConfig
-    from storage.load import starting_normalisation
     from storage.load_evaluator import GLOVE
     from storage.source import latest_checkpoint, run_folder
+    from storage.start import starting_normalisation
     from training.distributed import is_main, start_run
     from training.optimization import warmup_milestones
     from training.stages.evaluator import MatchingStage, matching_options, movement_options, train_movements

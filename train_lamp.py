@@ -10,8 +10,9 @@ def main() -> None:
     from data.specs import dataset_spec  # torch is imported after the flags are checked
     from models.lamp.features import LaMPConfig
     from models.lamp.lamp import LaMP
-    from storage.load import initial_qformer, load_tokenizer
+    from storage.load import load_tokenizer
     from storage.source import run_folder
+    from storage.start import initial_qformer
     from training.distributed import is_main, start_run
     from training.optimization import warmup_cosine
     from training.stages.lamp import LaMPStage

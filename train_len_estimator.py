@@ -1,5 +1,5 @@
 """Train the length estimator: text features to the number of motion tokens."""
-from options.length import parse_length_options
+from options.t2m import parse_length_options
 from utils.errors import script
 
 
@@ -10,7 +10,8 @@ def main() -> None:
     from data.specs import MAX_TOKENS, dataset_spec
     from data.text_motion import caption_texts, load_pairs
     from models.length_estimator import LengthEstimator
-    from storage.load import load_text_encoder, settle_lamp
+    from storage.load import load_text_encoder
+    from storage.start import settle_lamp
     from training.distributed import start_run
     from training.optimization import warmup_milestones
     from training.precomputed import cached_text_features

@@ -9,8 +9,9 @@ def main() -> None:
     from data.language import load_text_motion
     from data.specs import dataset_spec  # torch is imported after the flags are checked
     from models.config import DecoderConfig
-    from storage.load import load_lamp, load_tokenizer, settle_lamp
+    from storage.load import load_lamp, load_tokenizer
     from storage.load_captioner import build_captioner, check_tokenizer, differing_facts, tokenizer_name
+    from storage.start import settle_lamp
     from training.distributed import start_run
     from training.optimization import warmup_milestones
     from training.stages.m2t import CaptionStage

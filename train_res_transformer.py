@@ -1,5 +1,5 @@
 """Train the residual transformer (stage 4): motion tokens of each layer from those below it and a text feature."""
-from options.res import parse_res_options
+from options.t2m import parse_res_options
 from utils.errors import script
 
 

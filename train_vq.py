@@ -14,8 +14,8 @@ def main() -> None:
     from data.text_motion import whole_crop
     from evaluation.reconstruction import reconstruct_clips
     from models.vq.model import VQConfig, build_tokenizer
-    from storage.load import starting_normalisation
     from storage.source import run_folder
+    from storage.start import starting_normalisation
     from training.distributed import is_main, start_run
     from training.optimization import warmup_milestones
     from training.stages.vq import VQStage

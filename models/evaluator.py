@@ -26,7 +26,7 @@ class Evaluator(nn.Module):
             config.dim_pose - FOOT_CONTACTS, config.dim_movement_enc_hidden, config.dim_movement_latent)
         self.motion_encoder = SequenceEncoder(
             config.dim_movement_latent, config.dim_motion_hidden, config.dim_coemb_hidden)
-        self.text_encoder = TextEncoder(
+        self.text_encoder = CaptionEncoder(
             config.dim_word, config.dim_pos_ohot, config.dim_text_hidden, config.dim_coemb_hidden)
 
     def movements(self, motion: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class SequenceEncoder(nn.Module):
         return self.output_net(torch.cat([last[0], last[1]], dim=-1))
 
 
-class TextEncoder(SequenceEncoder):
+class CaptionEncoder(SequenceEncoder):
     """Captions as word vectors and word classes."""
 
     def __init__(self, word_size: int, pos_size: int, hidden_size: int, output_size: int) -> None:

@@ -1,10 +1,19 @@
-"""Options of the masked transformer."""
+"""Options of the models conditioned on text features: masked and residual transformer, length estimator."""
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import get_args
 
-from models.config import ATTENTION_KINDS, BASE_SAMPLING, ConditionKind, MaskTransformerConfig, TransformerConfig
+from models.config import (
+    ATTENTION_KINDS,
+    BASE_SAMPLING,
+    LENGTH_SAMPLING,
+    RESIDUAL_SAMPLING,
+    ConditionKind,
+    MaskTransformerConfig,
+    ResidualTransformerConfig,
+    TransformerConfig,
+)
 from options.base import (
     Parser,
     add_balance,
@@ -86,3 +95,29 @@ def add_text_condition(parser: Parser) -> None:
     parser.add_argument("--lamp_name", help="LaMP model that gives them; by default the one trained last")
     parser.add_argument("--condition", choices=get_args(ConditionKind), default="both",
                         help="feature of LaMP: mean of its queries over the text (the paper), its [CLS] state, or both")
+
+
+def parse_res_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``train_res_transformer.py``."""
+    parser = Parser("Train the residual transformer: motion tokens of each layer from those of the layers below.")
+    model = add_token_transformer(parser, ResidualTransformerConfig)
+    model.add_argument("--share_weight", action=argparse.BooleanOptionalAction,
+                       help="one table for reading a layer's tokens and for predicting them")
+    model.add_argument("--published_behaviour", action="store_true",
+                       help="repeat the released code: products counted twice without --share_weight, padding drawn")
+    parser.inherit(("published_behaviour",))
+    return parse_token_transformer(parser, ResidualTransformerConfig, RESIDUAL_SAMPLING, argv)
+
+
+def parse_length_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``train_len_estimator.py``."""
+    parser = Parser("Train the length estimator: text features to the number of motion tokens.")
+    add_common(parser)
+    add_data(parser)
+    add_paraphrases(parser)
+    add_bank(parser)
+    add_training(parser, batch_size=64, max_epoch=300, lr=1e-4, warm_up_iter=0, gamma=0.1, milestones=[],
+                 weight_decay=0.0)
+    add_text_condition(parser)
+    add_model_sampling(parser, LENGTH_SAMPLING)
+    return parser.parse_args(argv)

@@ -1,7 +1,6 @@
 """Models by name: find the checkpoint, rebuild the network from its settings, load the weights strictly."""
-import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,24 +21,23 @@ from models.config import (
     Sampling,
 )
 from models.hub import CLIP_NAME, ClipText, model_folder
-from models.lamp.bert import VOCAB_FILE, WordPieces, bert_folder, from_bert
+from models.lamp.bert import VOCAB_FILE, WordPieces
 from models.lamp.familiarity import Familiarity
 from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
 from models.lamp.objectives import Comparison, similarity
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
-from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.length_estimator import LengthEstimator
 from models.text_to_motion import TextToMotion
 from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
-from motion.features import biased_std
 from storage import released
 from storage.checkpoint import load_strictly
 from storage.familiarity import load_familiarity
-from storage.source import PRETRAINED, Source, find_source, open_source, origin, read_options, run_folder
+from storage.source import PRETRAINED, Source, find_source, open_source
 from utils.errors import InputError
 from utils.files import fingerprint
 
@@ -51,16 +49,6 @@ PUBLISHED_BERT = "bert-base-uncased"  # whose word pieces the released models re
 PUBLISHED_TEXT_LEN = 32
 PUBLISHED_CONDITION = "query"
 SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
-
-
-def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
-    """Normalisation of a training run: that of the model in --init_from, else the data set's statistics with the std
-    of root motion and foot contacts divided by ``opt.feat_bias``."""
-    if name := origin(opt):
-        meta = find_source(name, spec.name, opt.checkpoints_dir).folder / "meta"
-        return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "the training of that model")
-    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
-    return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
 
 
 @dataclass(frozen=True)
@@ -149,7 +137,7 @@ class LoadedLaMP:
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
     """A trained LaMP model by name, with the tokenizer that its options name."""
-    source, state = _open_lamp(name, spec, checkpoints_dir, which)
+    source, state = open_lamp(name, spec, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = LaMPConfig.from_options(source.options, tokenizer.model.config)
@@ -159,46 +147,20 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
         for prefix, part in frozen.items():
             state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
     load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
-    pieces = _word_pieces(source, config.qformer, checkpoints_dir, published=config.published)
+    pieces = word_pieces_of(source, config.qformer, checkpoints_dir, published=config.published)
     return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
                       _text_length(source, config.qformer.max_positions), source,
                       load_familiarity(source.folder, config.qformer.hidden))
 
 
-def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
-                       **dropouts: float) -> tuple[QFormer, WordPieces]:
-    """An untrained Q-Former with the sizes of a trained LaMP model and the given ``dropouts``, and that model's word
-    pieces."""
-    source, _ = _open_lamp(name, spec, checkpoints_dir)
-    with source.building(QFormerConfig, QFORMER_PREFIX):
-        qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
-    published = source.options.get("published_behaviour", True)
-    return qformer, _word_pieces(source, qformer.config, checkpoints_dir, published)
-
-
-def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
-    """The Q-Former and word pieces that a LaMP run starts with: those of BERT, or the sizes of the model in
-    --init_from. Raises ``InputError`` if ``opt.max_text_len`` exceeds the positions."""
-    dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
-    if name := origin(opt):
-        qformer, pieces = lamp_to_start_from(name, spec, opt.checkpoints_dir, **dropouts)
-    else:
-        pieces = WordPieces(bert_folder(opt.bert))
-        qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,
-                            cross_attention_freq=opt.cross_attention_freq, num_query_tokens=MAX_TOKENS, **dropouts)
-    if opt.max_text_len > qformer.config.max_positions:
-        raise InputError(f"--max_text_len {opt.max_text_len}: the model reads at most {qformer.config.max_positions}")
-    return QFormer(qformer.config) if opt.random_start else qformer, pieces
-
-
-def _open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",))
     sizes = released.lamp_sizes(state)
     return source.with_sizes(sizes, released.usual_heads(sizes)), state
 
 
-def _word_pieces(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
+def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
     """The word pieces in a model's folder; a published model without any uses BERT's."""
     folder = source.folder
     if published and not (folder / VOCAB_FILE).is_file():
@@ -268,7 +230,7 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
     model, source = load_masked(name, spec, checkpoints_dir, device, which)
     source.needed("vq_name")
     if isinstance(model, LaMPMaskTransformer):
-        pieces = _word_pieces(source, model.Qformer.config, checkpoints_dir, published=True)
+        pieces = word_pieces_of(source, model.Qformer.config, checkpoints_dir, published=True)
         key = fingerprint(source.file, repr(model.Qformer.config), pieces.path)
         return LoadedTransformer(model, ReleasedText(model, pieces, key), source)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
@@ -337,27 +299,6 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
         return _fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
     return lamp.text_encoder(options.get("condition", PUBLISHED_CONDITION))
-
-
-def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name`` if the run needs a LaMP model and names none: the run's own on resume, else
-    ``default_lamp``."""
-    if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
-        return
-    begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
-    opt.lamp_name = begun.get("lamp_name") or default_lamp(spec, opt.checkpoints_dir, vq_name)
-
-
-def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
-    """The most recent LaMP run that has a checkpoint, trained on the tokenizer ``vq_name`` if given; else the bundled
-    model."""
-    found = []
-    for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
-        options = read_options(path)
-        begun = any((path.parent / "model").glob("[!.]*"))
-        if begun and "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
-            found.append((path.stat().st_mtime, path.parent.name))
-    return max(found)[1] if found else BUNDLED_LAMP
 
 
 def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:

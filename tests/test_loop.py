@@ -13,8 +13,8 @@ from models.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import TokenLoss
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from storage.load import settle_lamp
 from storage.source import read_options, run_folder, write_options
+from storage.start import settle_lamp
 from tests.toy_run import Numbers, Pull, always, options
 from training.batches import EpochBatches
 from training.distributed import make_accelerator

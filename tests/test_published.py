@@ -15,7 +15,7 @@ import gen_t2m
 from data.specs import dataset_spec
 from models.hub import CLIP_WIDTH
 from models.m2t.captioner import OPT_WIDTH, MotionCaptioner, MotionPrefixConfig, Writing
-from models.m2t.decoder import Decoder
+from models.m2t.decoder import CaptionDecoder
 from models.text_to_motion import Sample, Sampling
 from models.transformers.mask_transformer import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
 from prepare.inspect_checkpoint import identify
@@ -301,6 +301,6 @@ def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
                       max_position_embeddings=2048, word_embed_proj_dim=2560)
     adapters = peft.LoraConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     with torch.device("meta"):
-        decoder = Decoder(peft.get_peft_model(OPTForCausalLM(sizes), adapters), None, OPT_WIDTH)
+        decoder = CaptionDecoder(peft.get_peft_model(OPTForCausalLM(sizes), adapters), None, OPT_WIDTH)
         model = MotionCaptioner(MotionPrefixConfig(), decoder, longest=51)
     assert incompatible_keys(model, used_part(state), LAMP_OPTIONAL) == []

@@ -11,11 +11,9 @@ from options.evaluate import parse_generation_evaluation, parse_retrieval_evalua
 from options.evaluator import parse_evaluator_options
 from options.generate import parse_generate_options
 from options.lamp import parse_lamp_options
-from options.length import parse_length_options
 from options.m2t import parse_caption_options, parse_m2t_evaluation, parse_m2t_options
-from options.res import parse_res_options
 from options.search import parse_search_options
-from options.t2m import parse_t2m_options
+from options.t2m import parse_length_options, parse_res_options, parse_t2m_options
 from options.vq import parse_vq_options
 from tests.toy import ROOT
 from utils.errors import InputError

@@ -15,7 +15,8 @@ from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
 from models.lamp.features import TextEncoder, encode_texts
-from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer, settle_lamp
+from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer
+from storage.start import settle_lamp
 from utils.errors import InputError
 from utils.files import fingerprint
 

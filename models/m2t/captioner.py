@@ -14,7 +14,7 @@ from models.hub import silent_transformers
 from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
 from models.layers import Linear, sinusoid_table
-from models.m2t.decoder import Decoder, encode_captions, with_noise
+from models.m2t.decoder import CaptionDecoder, encode_captions, with_noise
 from models.vq.encdec import Encoder
 from models.vq.model import VQConfig
 from utils.batch_slice import WHOLE, BatchSlice
@@ -109,7 +109,7 @@ class MotionCaptioner(MotionPrefix):
     padding is masked, so that a caption does not depend on the rest of the batch.
     """
 
-    def __init__(self, config: MotionPrefixConfig, decoder: Decoder, longest: int) -> None:
+    def __init__(self, config: MotionPrefixConfig, decoder: CaptionDecoder, longest: int) -> None:
         """``longest``: maximum ids of a caption, including start and end."""
         super().__init__(config)
         self.llm, self.words, self.longest = decoder.model, decoder.words, longest

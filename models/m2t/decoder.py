@@ -115,7 +115,7 @@ _HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokeni
 
 
 @dataclass(frozen=True)
-class Decoder:
+class CaptionDecoder:
     """A causal language model of ``transformers`` and its vocabulary."""
 
     model: nn.Module
@@ -123,7 +123,7 @@ class Decoder:
     width: int  # of its embeddings
 
 
-def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> Decoder:
+def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecoder:
     """Build the decoder of ``config`` for ``prefix`` embeddings of motion.
 
     Raises ``InputError`` if a package or the pretrained model is missing.
@@ -131,7 +131,7 @@ def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> Dec
     return _gpt(config, pieces, prefix) if config.decoder == "gpt" else _pretrained(config, prefix)
 
 
-def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> Decoder:
+def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecoder:
     from transformers import GPT2Config, GPT2LMHeadModel  # slow to import, and only captions need it
 
     words = PieceWords(pieces)
@@ -141,10 +141,10 @@ def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> Decoder:
         n_layer=config.num_layers, n_head=config.n_head_gpt, n_inner=config.ff_rate * config.embed_dim_gpt,
         resid_pdrop=config.drop_out_rate, embd_pdrop=config.drop_out_rate, attn_pdrop=0.0,
         bos_token_id=words.start_id, eos_token_id=words.end_id, pad_token_id=words.pad_id)
-    return Decoder(GPT2LMHeadModel(sizes), words, config.embed_dim_gpt)
+    return CaptionDecoder(GPT2LMHeadModel(sizes), words, config.embed_dim_gpt)
 
 
-def _pretrained(config: DecoderConfig, prefix: int) -> Decoder:
+def _pretrained(config: DecoderConfig, prefix: int) -> CaptionDecoder:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -174,4 +174,4 @@ def _pretrained(config: DecoderConfig, prefix: int) -> Decoder:
         adapted = get_peft_model(model, adapters)
     except ValueError as error:
         raise InputError(f"the language model in {folder} has no q_proj and v_proj to adapt") from error
-    return Decoder(adapted, words, model.get_input_embeddings().embedding_dim)
+    return CaptionDecoder(adapted, words, model.get_input_embeddings().embedding_dim)

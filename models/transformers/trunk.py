@@ -86,7 +86,7 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(h))
 
 
-class Encoder(nn.Module):
+class TransformerEncoder(nn.Module):
     """A stack of layers, each with its own initial weights."""
 
     def __init__(self, layers: int, dim: int, heads: int, ff_size: int, dropout: float) -> None:
@@ -158,7 +158,7 @@ class Trunk(nn.Module):
         self.config = config
         self.input_process = InputProcess(config.code_dim, dim)
         self.position_enc = PositionalEncoding(dim, config.dropout)
-        self.seqTransEncoder = Encoder(config.n_layers, dim, config.n_heads, config.ff_size, config.dropout)
+        self.seqTransEncoder = TransformerEncoder(config.n_layers, dim, config.n_heads, config.ff_size, config.dropout)
         self.cond_emb = Linear(config.cond_dim, dim)
         self.output_process = OutputProcess(dim, out_dim)
 

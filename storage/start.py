@@ -1,0 +1,71 @@
+"""What a training run starts from: normalisation, word pieces and sizes, and the LaMP model to use."""
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from data.motion_windows import Normalisation
+from data.specs import MAX_TOKENS, DatasetSpec
+from models.lamp.bert import WordPieces, bert_folder, from_bert
+from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
+from models.lamp.qformer import QFormer, QFormerConfig
+from motion.features import biased_std
+from storage.load import BUNDLED_LAMP, open_lamp, word_pieces_of
+from storage.source import find_source, origin, read_options, run_folder
+from utils.errors import InputError
+
+
+def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
+    """Normalisation of a training run: that of the model in --init_from, else the data set's statistics with the std
+    of root motion and foot contacts divided by ``opt.feat_bias``."""
+    if name := origin(opt):
+        meta = find_source(name, spec.name, opt.checkpoints_dir).folder / "meta"
+        return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "the training of that model")
+    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
+    return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
+
+
+def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+                       **dropouts: float) -> tuple[QFormer, WordPieces]:
+    """An untrained Q-Former with the sizes of a trained LaMP model and the given ``dropouts``, and that model's word
+    pieces."""
+    source, _ = open_lamp(name, spec, checkpoints_dir)
+    with source.building(QFormerConfig, QFORMER_PREFIX):
+        qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
+    published = source.options.get("published_behaviour", True)
+    return qformer, word_pieces_of(source, qformer.config, checkpoints_dir, published)
+
+
+def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
+    """The Q-Former and word pieces that a LaMP run starts with: those of BERT, or the sizes of the model in
+    --init_from. Raises ``InputError`` if ``opt.max_text_len`` exceeds the positions."""
+    dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
+    if name := origin(opt):
+        qformer, pieces = lamp_to_start_from(name, spec, opt.checkpoints_dir, **dropouts)
+    else:
+        pieces = WordPieces(bert_folder(opt.bert))
+        qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,
+                            cross_attention_freq=opt.cross_attention_freq, num_query_tokens=MAX_TOKENS, **dropouts)
+    if opt.max_text_len > qformer.config.max_positions:
+        raise InputError(f"--max_text_len {opt.max_text_len}: the model reads at most {qformer.config.max_positions}")
+    return QFormer(qformer.config) if opt.random_start else qformer, pieces
+
+
+def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
+    """Set ``opt.lamp_name`` if the run needs a LaMP model and names none: the run's own on resume, else
+    ``default_lamp``."""
+    if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
+        return
+    begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
+    opt.lamp_name = begun.get("lamp_name") or default_lamp(spec, opt.checkpoints_dir, vq_name)
+
+
+def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
+    """The most recent LaMP run that has a checkpoint, trained on the tokenizer ``vq_name`` if given; else the bundled
+    model."""
+    found = []
+    for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
+        options = read_options(path)
+        begun = any((path.parent / "model").glob("[!.]*"))
+        if begun and "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
+            found.append((path.stat().st_mtime, path.parent.name))
+    return max(found)[1] if found else BUNDLED_LAMP
