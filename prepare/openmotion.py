@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data.language import CONTENTS
+from motion.asf_amc import read_amc
 from motion.bvh import Bvh, read_bvh
 from motion.recording import UNITS, Pose, normalised, resampled_pose
 from motion.source_rig import Placement, place_joints
-from prepare.importing.asf_amc import read_amc
 from prepare.importing.joining import joined
 from prepare.openmotion_contents import shown
 from prepare.split_dataset import PARTS, write_splits

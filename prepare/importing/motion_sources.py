@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data.motion_files import REFUSED, resample
+from motion.asf_amc import find_asf, read_amc, read_asf
 from motion.bvh import Bvh, read_bvh
 from motion.checks import check_coordinates
 from motion.known_rigs import Place
@@ -16,7 +17,6 @@ from motion.recording import FPS, LEG_LENGTHS, leg_length, place_recording, t_po
 from motion.rig_search import BONES
 from motion.skeleton import T2M
 from motion.source_rig import Placement
-from prepare.importing.asf_amc import find_asf, read_amc, read_asf
 from prepare.importing.smpl import BODY_JOINTS, BodyModel
 from utils.errors import InputError
 from utils.files import read_text
