@@ -41,7 +41,7 @@ def main() -> None:
     pairs = load_pairs(spec, opt.split, quiet=opt.quiet)
     print(f"{source.folder} on {len(pairs)} clips of {spec.root}, {opt.split}; evaluator {judge.source}")
 
-    plan = Plan(opt.repeat_times, modality_texts=opt.mm_texts)
+    plan = Plan(opt.repeat_times, modality_texts=opt.mm_texts, modality_fresh=opt.protocol == "momask")
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)

@@ -72,6 +72,7 @@ class Plan:
     modality_texts: int = 100   # texts of multimodality; 0 leaves it out
     modality_motions: int = 30  # of each
     modality_pairs: int = 10    # of these
+    modality_fresh: bool = False  # whether every repeat draws other texts and motions, as MoMask's evaluation does
 
 
 @dataclass
@@ -154,9 +155,11 @@ class Evaluation:
         """The rows of motions that are made anew in every repeat. ``generate`` is called by ``workers`` threads."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
-        modality = self._modality(generate, faults)
+        modality = {} if self.plan.modality_fresh else self._modality(generate, faults)
         for repeat, rows in enumerate(self._spread(partial(self._repeat, generate), range(self.plan.repeats),
                                                    "repeats")):
+            if self.plan.modality_fresh:
+                modality = self._modality(generate, faults, repeat)
             for row, (numbers, named) in rows.items():
                 if row in modality:
                     rng = np.random.default_rng(stream_seed(self.seed, repeat, _MODALITY))
@@ -217,28 +220,29 @@ class Evaluation:
             numbers["diversity"] = metrics.diversity(motion, rng) if enough else float("nan")
         return numbers
 
-    def _modality(self, generate: Generate, faults: dict[str, list[str]]) -> dict[str, np.ndarray]:
-        """Embeddings (texts, motions, e) by row of many motions for some texts, made once for all repeats."""
+    def _modality(self, generate: Generate, faults: dict[str, list[str]], repeat: int = 0) -> dict[str, np.ndarray]:
+        """Embeddings (texts, motions, e) by row of many motions for some texts; others for another repeat."""
         count, each = min(self.plan.modality_texts, len(self.pairs)), self.plan.modality_motions
         if not count:
             return {}
-        rng = np.random.default_rng(stream_seed(self.seed, _MODALITY))
+        rng = np.random.default_rng(stream_seed(self.seed, _MODALITY, *([repeat] if repeat else [])))
         clips = rng.choice(len(self.pairs), count, replace=False)
         captions = self._firsts[clips] + rng.integers(np.diff(self._firsts)[clips])
         rows: dict[str, list[np.ndarray]] = {}
         step, chosen = max(1, CHUNK // each), list(zip(clips, captions, strict=True))
         parts = [chosen[start:start + step] for start in range(0, count, step)]
-        for part in self._spread(partial(self._many_each, generate), parts, "multimodality"):
+        for part in self._spread(partial(self._many_each, generate, repeat), parts, "multimodality"):
             for row, (table, named) in part.items():
                 rows.setdefault(row, []).append(table)
                 faults.setdefault(row, []).extend(named)
         return {row: np.concatenate(tables) for row, tables in rows.items()}
 
-    def _many_each(self, generate: Generate,
+    def _many_each(self, generate: Generate, repeat: int,
                    chosen: Sequence[tuple[int, int]]) -> dict[str, tuple[np.ndarray, list[str]]]:
         """Embeddings (texts, motions, e) by row of many motions for some captions of clips, and motions in none."""
         each, rows = self.plan.modality_motions, {}
-        samples = [self._sample(clip, caption, _MODALITY + take) for clip, caption in chosen for take in range(each)]
+        streams = range(_MODALITY + repeat * each, _MODALITY + (repeat + 1) * each)
+        samples = [self._sample(clip, caption, stream) for clip, caption in chosen for stream in streams]
         for row, motions in generate(samples).items():
             made = self._embed(motions)
             whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is none is left out

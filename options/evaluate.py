@@ -35,6 +35,9 @@ def parse_generation_evaluation(argv: Sequence[str] | None = None) -> argparse.N
                         "bundled one with a bundled masked transformer, else none")
     parser.add_argument("--mm_texts", type=natural, default=100,
                         help="texts of multimodality, of each 30 motions; 0 leaves it out")
+    parser.add_argument("--protocol", choices=("fast", "momask"), default="fast",
+                        help="fast: all repeats share the motions of multimodality; momask: other texts and motions in "
+                             "every repeat, as in its evaluation")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="motions of a pass, on the CPU")
     told = parser.add_argument_group("LaMP-BertScore")
     told.add_argument("--lamp_bertscore", action="store_true",

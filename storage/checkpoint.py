@@ -1,8 +1,10 @@
 """Checkpoint files: written atomically, read without running code, loaded strictly."""
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +12,12 @@ from torch import Tensor, nn
 
 from utils.errors import InputError
 from utils.files import atomic_path
+
+# Numbers of NumPy, such as a best validation score, which many trainers keep beside the weights: plain data.
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype,
+                  *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool"))]
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, in front of every name
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -29,13 +37,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint {path} is missing")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean an unusable file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path} is cut short or holds more than tensors: {reason[:200]}") from error
+        raise InputError(f"checkpoint {path} is cut short or holds more than tensors: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} holds a {type(content).__name__}, not named tensors")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """One plain line of torch's message; of one about a forbidden class, the class."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"{found[1]} is not allowed in a checkpoint"
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 ROW_SCALE = ".row_scale"  # after the name of a matrix kept in 8 bits
@@ -83,11 +99,18 @@ def is_state(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
+def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the prefixes that wrappers put in front of all names."""
+    while prefix := next((one for one in _WRAPPERS if state and all(name.startswith(one) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
 def find_state(content: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint's content, under the first of ``keys`` that has one. Raises ``InputError``."""
     for key in keys:
         if is_state(content.get(key)):
-            return content[key]
+            return unwrapped(content[key])
     raise InputError(f"checkpoint {path} has no weights under {', '.join(keys)}; it has {', '.join(map(str, content))}")
 
 

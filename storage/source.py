@@ -24,7 +24,7 @@ OTHER_MODELS = ("vq_name", "lamp_name")  # read from opt.txt first, since their 
 # Options that define the model or its inputs. They must not change on resume.
 FIXED_OPTIONS = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
                  "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads", "decoder", "n_head_gpt",
-                 "llm", "lora_alpha")
+                 "llm", "lora_alpha", "num_quantizers", "shared_codebook", "mu")
 _FLOAT = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+")
 _INT = re.compile(r"[+-]?\d+")
 

@@ -165,6 +165,23 @@ def test_multimodality_is_the_distance_of_motions_of_one_text() -> None:
         lambda samples: {"row": [clip(judge.rows[0]) for _ in samples]})["row"].numbers
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_multimodality_of_momask_has_fresh_texts_and_motions_in_every_repeat(fresh: bool) -> None:
+    evaluation, judge = world(plan=Plan(3, modality_texts=4, modality_motions=12, modality_fresh=fresh))
+    seeds: list[tuple[str, int]] = []
+
+    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+        if len(samples) == 4 * 12:
+            seeds.extend((sample.text, sample.seed) for sample in samples)
+        return {"row": [clip(judge.rows[number_of(sample)] + np.random.default_rng(sample.seed).normal(size=WIDTH))
+                        for sample in samples]}
+
+    numbers = evaluation.generated(generate)["row"].numbers
+    assert len(seeds) == len(set(seeds)) == (3 if fresh else 1) * 48
+    assert len({text for text, _ in seeds}) > 4 if fresh else len({text for text, _ in seeds}) == 4
+    assert numbers["multimodality"].repeats == 3
+
+
 def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
     evaluation, judge = world(plan=Plan(2, modality_texts=0))
 

@@ -417,3 +417,22 @@ def test_scores_of_a_bundled_model_do_not_hide_it(tmp_path: Path) -> None:
     assert find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent
     (scores.parent / "model" / "latest.tar").touch()
     assert find_model_dir(str(scores.parent / "model" / "latest.tar"), "t2m", tmp_path) == scores.parent
+
+
+def test_numbers_of_numpy_beside_the_weights_are_read_and_other_classes_named(tmp_path: Path) -> None:
+    file = tmp_path / "latest.tar"
+    torch.save({"net": {"weight": torch.ones(2)}, "best": np.float64(1.5), "step": np.int64(3)}, file)
+    content = load_checkpoint(file)
+    assert (float(content["best"]), int(content["step"])) == (1.5, 3)
+    torch.save({"net": Path("x")}, file)
+    with pytest.raises(InputError, match=r"pathlib\S* is not allowed in a checkpoint$"):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrapped_models_are_read(prefix: str, tmp_path: Path) -> None:
+    model = nn.Linear(2, 3)
+    save_checkpoint(tmp_path / "a.tar", {"net": {prefix + name: value for name, value in model.state_dict().items()}})
+    other = nn.Linear(2, 3)
+    load_strictly(other, read_state(tmp_path / "a.tar", ("net",)), tmp_path / "a.tar")
+    assert torch.equal(other.weight, model.weight)

@@ -64,9 +64,14 @@ class MotionPrefix(nn.Module):
         return prefix
 
     def take(self, lamp: LaMPFeatures) -> None:
-        """Copy the weights of a pretrained LaMP model, except the last projection."""
+        """Copy the weights of a pretrained LaMP model, except the last projection. Raises ``RuntimeError`` if LaMP
+        lacks one of them."""
         own = self.state_dict()
-        self.load_state_dict({name: value for name, value in lamp.state_dict().items() if name in own}, strict=False)
+        given = {name: value for name, value in lamp.state_dict().items() if name in own}
+        missing = [name for name in self.load_state_dict(given, strict=False).missing_keys
+                   if name.startswith(("query_tokens", "motion_projection", "Qformer.", "motion_encoder."))]
+        if missing:
+            raise RuntimeError(f"LaMP lacks {', '.join(missing[:3])}")
 
     def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
         """Prefix embeddings. ``mask`` (b, n) is False at padding; published models attend to it too."""
