@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+from evaluation.score_file import score_file
 from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
 from utils.errors import script
 
@@ -9,13 +10,13 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_m2t_evaluation()
+    score_file(opt)  # ends the program if a file is given; torch is imported after it
     from data.specs import dataset_spec
     from data.text import SPACY_HINT, spacy_pipeline
     from data.text_motion import load_pairs, whole_crop
     from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions
     from evaluation.language import motion_vectors
     from evaluation.report import write_report
-    from evaluation.score_file import score_file  # torch is imported after the flags are checked
     from models.speed import speed_up
     from storage.load import load_tokenizer
     from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
@@ -25,7 +26,6 @@ def main() -> None:
     from utils.files import write_text
     from utils.seeding import seed_everything
 
-    score_file(opt)
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
