@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.control.constraints import Constraint, Remaining
@@ -74,50 +75,63 @@ class Director:
         return made[int(total_scores(match, faults, errors).argmax())]
 
     def _one(self, direction: Direction, seed: int) -> Directed:
-        tokens, constraints = self._start(direction, seed)
+        start, constraints = self._start(direction, seed)
         if not constraints and not direction.loop:
-            features = self.pipeline.features_of([tokens], self.sampling and self.sampling.group_rows)[0]
+            features = start.source
+            if features is None:
+                features = self.pipeline.features_of([start.tokens], self.sampling and self.sampling.group_rows)[0]
             return Directed(self.pipeline.joints(features), features)
-        controlled = optimise(self.pipeline, tokens, constraints, self.settings, cyclic=direction.loop)
+        controlled = optimise(self.pipeline, start.tokens, constraints, self.settings, start.source, direction.loop)
         return directed(controlled, constraints, self.pipeline, direction.loop)
 
-    def _start(self, direction: Direction, seed: int) -> tuple[Tensor, Sequence[Constraint]]:
-        """Tokens to start from, and the constraints on them: of several samples where the first one is far away."""
-        tokens = self._tokens(direction, seed)
+    def _start(self, direction: Direction, seed: int) -> tuple["_Start", Sequence[Constraint]]:
+        """What to start from, and the constraints on it: of several samples where the first one is far away."""
+        start = self._drawn(direction, seed)
         if direction.place is None:
-            return tokens, ()
-        best = (*self._placed(direction, tokens), tokens)
+            return start, ()
+        error, constraints = self._placed(direction, start)
         for number in range(1, CANDIDATES):
-            if best[0] <= FAR_START:
+            if error <= FAR_START:
                 break
-            other = self._tokens(direction, stream_seed(seed, CANDIDATE_STREAM, number))
-            found = (*self._placed(direction, other), other)
-            best = found if found[0] < best[0] else best
-        return best[2], best[1]
+            other = self._drawn(direction, stream_seed(seed, CANDIDATE_STREAM, number))
+            other_error, other_constraints = self._placed(direction, other)
+            if other_error < error:
+                start, error, constraints = other, other_error, other_constraints
+        return start, constraints
 
-    def _placed(self, direction: Direction, tokens: Tensor) -> tuple[float, Sequence[Constraint]]:
-        start = Decoding(self.pipeline, tokens, cyclic=direction.loop).first
-        constraints = tuple(direction.place(start))
-        errors = [float(constraint.error(start, self.pipeline.skeleton).mean()) for constraint in constraints
+    def _placed(self, direction: Direction, start: "_Start") -> tuple[float, Sequence[Constraint]]:
+        source = None if start.source is None else torch.from_numpy(start.source).to(self.pipeline.device)
+        joints = Decoding(self.pipeline, start.tokens, source, direction.loop).first
+        constraints = tuple(direction.place(joints))
+        errors = [float(constraint.error(joints, self.pipeline.skeleton).mean()) for constraint in constraints
                   if len(constraint.frames)]
         return max(errors, default=0.0), constraints
 
-    def _tokens(self, direction: Direction, seed: int) -> Tensor:
-        tokens = direction.draw(seed)
+    def _drawn(self, direction: Direction, seed: int) -> "_Start":
+        tokens, source = direction.draw(seed), None
         if direction.upper is not None:
-            tokens = self.combined(tokens, direction.upper(stream_seed(seed, UPPER_STREAM)))
+            source = self.combined(tokens, direction.upper(stream_seed(seed, UPPER_STREAM)))
+            tokens = self.pipeline.encode(source) if tokens.dim() == 2 else self.pipeline.encode(source)[:, 0]
         if direction.loop:
-            tokens = seam_painted(self.editor, tokens, direction.text, seed, self.sampling)
-        return tokens
+            return _Start(seam_painted(self.editor, tokens, direction.text, seed, self.sampling), None)
+        return _Start(tokens, source)
 
-    def combined(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Tokens (n, q) of the pelvis and legs of one motion and the upper body of the other, both (n, q), through the
-        tokenizer once."""
+    def combined(self, lower: Tensor, upper: Tensor) -> np.ndarray:
+        """Features (T, d) of the pelvis and legs of one motion's tokens and the upper body of the other's, both (n, q).
+
+        They are not sent through the tokenizer: it has seen few such bodies, and lowers raised hands by centimetres.
+        """
         joints = combine_bodies(*(self.pipeline.decode(tokens) for tokens in (lower, upper)), self.pipeline.skeleton)
         joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / self.pipeline.metres
-        features = joints_to_features(joints, self.pipeline.skeleton).numpy()
-        tokens = self.pipeline.encode(features)
-        return tokens if lower.dim() == 2 else tokens[:, 0]
+        return joints_to_features(joints, self.pipeline.skeleton).numpy()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Tokens (n, q) to start from, and the features (T, d) that they stand for if they decode to others."""
+
+    tokens: Tensor
+    source: np.ndarray | None
 
 
 def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline: TextToMotion,
