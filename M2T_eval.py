@@ -2,7 +2,6 @@
 import json
 from pathlib import Path
 
-from evaluation.score_file import score_file
 from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
 from utils.errors import script
 
@@ -10,8 +9,12 @@ from utils.errors import script
 @script
 def main() -> None:
     opt = parse_m2t_evaluation()
-    score_file(opt)  # ends the program if a file is given; torch is imported after it
-    from data.specs import dataset_spec
+    if opt.score_captions:
+        from evaluation.score_file import score_file
+
+        score_file(opt)
+        return
+    from data.specs import dataset_spec  # torch is imported after the flags are checked
     from data.text import SPACY_HINT, spacy_pipeline
     from data.text_motion import load_pairs, whole_crop
     from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions

@@ -1,15 +1,11 @@
-"""Scores of anybody's captions, from a file."""
+"""Scores of captions in a file, whoever made them."""
 import argparse
-import sys
 
 from evaluation.ngrams import coco_scores, read_scored, report_scores
 
 
 def score_file(opt: argparse.Namespace) -> None:
-    """Score the captions of the file that ``M2T_eval.py``'s options name, and end the program; without such a file do
-    nothing. torch is loaded only where BERTScore is asked for."""
-    if not opt.score_captions:
-        return
+    """Print and write the scores of the captions in the file ``opt.score_captions``. Only BERTScore needs torch."""
     captions, references = read_scored(opt.score_captions)
     print(f"{len(captions)} captions, {sum(map(len, references))} references of {opt.score_captions}, as they stand")
     scores = coco_scores(captions, references)
@@ -22,4 +18,3 @@ def score_file(opt: argparse.Namespace) -> None:
         scores["bertscore"] = bert(captions, references) / 100
         print(f"BERTScore by {bert.settings}")
     report_scores(scores, opt.out)
-    sys.exit()

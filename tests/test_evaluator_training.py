@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import train_evaluator
+import training.stages.evaluator
 from data.motion_windows import Normalisation
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
@@ -192,7 +193,7 @@ def test_a_run_begun_anew_does_not_go_on_from_what_a_former_one_left(train: Call
     train("whole")
     train("again", "--lr", 0.1)
     with monkeypatch.context() as stopping:  # after the movements, before the first checkpoint of the rest
-        stopping.setattr(train_evaluator, "MatchingStage", Interruption)
+        stopping.setattr(training.stages.evaluator, "MatchingStage", Interruption)
         with pytest.raises(InterruptedError):
             train("again")
     train("again", "--is_continue")
