@@ -1,0 +1,64 @@
+"""Files for engines and robots: root bones, travel removed, AMASS archives, loops locked over their seam."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.specs import dataset_spec
+from motion.amass import TO_Z_UP, amass_arrays, amass_joints
+from motion.bvh import parse_bvh, read_bvh
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
+from motion.cyclic import on_cycle, unrolled
+from motion.root_bone import ROOT_NAME, in_place, with_root_bone
+from motion.skeleton import T2M
+from prepare.importing.motion_sources import read_amass
+from tests.figures import walking
+from visualization.marks import marks_of
+from visualization.outputs import Formats, write_motion
+
+JOINTS = rigid_joints(walking(60, turn=1.0), T2M)
+
+
+def test_a_root_bone_carries_the_way_and_nothing_else_moves() -> None:
+    made = parse_bvh(with_root_bone(joints_to_bvh(JOINTS, T2M, 20.0), JOINTS, T2M).text())
+    assert made.names[:2] == (ROOT_NAME, "Hips")
+    np.testing.assert_allclose(bvh_to_joints(made, T2M), JOINTS, atol=1e-5)
+    np.testing.assert_allclose(made.values[:, :3], JOINTS[:, 0] * [1, 0, 1], atol=1e-5)  # on the ground
+    assert np.abs(made.values[:, [6, 8]]).max() < 1e-6                                   # the hips over it
+
+
+def test_an_archive_gives_the_joints_back() -> None:
+    arrays = amass_arrays(joints_to_bvh(JOINTS, T2M, 20.0), T2M)
+    assert arrays["poses"].shape == (60, 156)
+    assert arrays["mocap_frame_rate"] == 20
+    assert np.linalg.norm(amass_joints(arrays) - JOINTS, axis=-1).max() < 0.01
+    np.testing.assert_allclose(arrays["trans"], JOINTS[:, 0] @ TO_Z_UP.T)
+    assert arrays["trans"][0, 2] == pytest.approx(JOINTS[0, 0, 1])  # z is up, as AMASS has it
+
+
+def test_files_are_written_without_travel(tmp_path: Path) -> None:
+    formats = Formats(video=False, in_place=True, root_bone=True, npz=True, glb=True)
+    motion = write_motion(tmp_path, 0, 0, JOINTS, "a person walks", dataset_spec("t2m"), formats)
+    joints = np.load(tmp_path / motion.plain_files[0])
+    np.testing.assert_allclose(joints[:, 0, [0, 2]], 0, atol=1e-6)
+    np.testing.assert_allclose(joints, in_place(np.float32(JOINTS)), atol=1e-6)
+    bvh = read_bvh(next(tmp_path.rglob("*_len60.bvh")))
+    np.testing.assert_allclose(bvh.values[:, :3], JOINTS[:, 0] * [1, 0, 1], atol=1e-5)  # the root bone keeps the way
+    amass = read_amass(next(tmp_path.rglob("*_len60.npz")))
+    assert amass.fps == 20
+    assert np.abs(amass.trans[:, :2]).max() < 1e-5
+    assert next(tmp_path.rglob("*_len60.glb")).stat().st_size > 1000
+
+
+def test_a_loop_goes_on_before_its_start_and_after_its_end() -> None:
+    period = walking(41)[:40]
+    longer = unrolled(period, T2M, 10)
+    assert len(longer) == 60
+    np.testing.assert_array_equal(longer[10:50], period)
+    np.testing.assert_array_equal(on_cycle(period, T2M, 10, lambda joints: joints), period)
+    roots = np.diff(longer[:, 0, [0, 2]], axis=0)
+    assert np.linalg.norm(roots[[9, 49]], axis=-1).max() < 2 * np.linalg.norm(roots, axis=-1).mean()  # no leap back
+
+
+def test_motions_without_constraints_have_no_marks() -> None:
+    assert marks_of((), JOINTS) == ()
