@@ -21,10 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
 
 from data.specs import MAX_TOKENS, DatasetSpec, dataset_spec
 from data.text_motion import Pair, load_pairs
