@@ -1,1 +1,1 @@
-"""Human motion as numbers: skeletons, rotations, the feature representation, foot contact, BVH."""
+"""Human motion processing: skeletons, rotations, motion features, foot contacts and BVH."""

@@ -1,4 +1,4 @@
-"""Motions as AMASS archives: SMPL rotations and root places, z up, for retargeting tools and robots."""
+"""AMASS export: SMPL rotations and root translation, z up, for retargeting tools and robots."""
 import numpy as np
 import torch
 
@@ -7,18 +7,18 @@ from motion.bvh_fit import rig_of
 from motion.rotation import axis_angle_to_quat, matrix_to_quat, quat_to_matrix
 from motion.skeleton import Skeleton
 
-SMPLH_JOINTS = 52     # of AMASS's body with hands; the hands of ours stay at rest
+SMPLH_JOINTS = 52     # AMASS bodies have hands; our hands stay in the rest pose
 SHAPES = 16
-# From y up, as here, to z up, as in AMASS: (x, y, z) becomes (x, -z, y).
+# From our y-up axes to z up, as in AMASS: (x, y, z) becomes (x, -z, y).
 TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
 def amass_arrays(bvh: Bvh, skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """What an AMASS archive holds, of a BVH that ``joints_to_bvh`` made of joints in metres.
+    """Arrays of an AMASS archive for a BVH that ``joints_to_bvh`` made from joints in metres.
 
-    ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H, ``trans`` (T, 3) the pelvis's places, both z up. The
-    T-pose of our rig is SMPL's, so the rotations fit any SMPL body; ``rest_joints`` (22, 3) and ``parents`` (22,) are
-    this body's own joints at rest, y up, with which forward kinematics gives the motion back without a body model.
+    ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H and ``trans`` (T, 3) pelvis positions, both z up. Our
+    rig has SMPL's T-pose, so the rotations fit any SMPL body. ``rest_joints`` (22, 3) and ``parents`` (22,) describe
+    this body's rest pose, y up; with them, forward kinematics restores the motion without a body model.
     """
     order = list(rig_of(skeleton).order)
     places, turns = bvh.local_positions(), bvh.local_rotations()
@@ -39,7 +39,7 @@ def amass_arrays(bvh: Bvh, skeleton: Skeleton) -> dict[str, np.ndarray]:
 
 
 def amass_joints(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Joints (T, 22, 3) in metres, y up, of what ``amass_arrays`` gave, by forward kinematics."""
+    """Joints (T, 22, 3) in metres, y up, from the arrays of ``amass_arrays`` by forward kinematics."""
     rest, parents = np.asarray(arrays["rest_joints"]), [int(parent) for parent in arrays["parents"]]
     poses = torch.as_tensor(arrays["poses"], dtype=torch.float64)[:, :3 * len(rest)].unflatten(-1, (-1, 3))
     offsets = rest - rest[parents]
@@ -49,7 +49,7 @@ def amass_joints(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _axis_angles(matrices: np.ndarray) -> np.ndarray:
-    """Axis angles (..., 3) of rotation matrices (..., 3, 3), of at most half a turn."""
+    """Axis angles (..., 3) of rotation matrices (..., 3, 3), at most half a turn."""
     quat = matrix_to_quat(torch.from_numpy(matrices))
     quat = torch.where(quat[..., :1] < 0, -quat, quat)
     sine = quat[..., 1:].norm(dim=-1, keepdim=True)

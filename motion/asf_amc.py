@@ -29,8 +29,8 @@ class AsfBone:
     direction: np.ndarray                   # (3,) from its start to its end, in the world
     axis: np.ndarray                        # (3, 3) the rotation C
     length: float = 0.0
-    order: str = "xyz"                      # of rotations, the first one first
-    moves: tuple[str, ...] = ()             # degrees of freedom, in the order in which a motion has them
+    order: str = "xyz"                      # of rotations; the first is applied first
+    moves: tuple[str, ...] = ()             # degrees of freedom in the order of the motion file
     parent: str | None = None
 
 
@@ -40,15 +40,15 @@ class Asf:
 
     path: Path
     bones: dict[str, AsfBone]
-    metres: float | None  # of one unit of length, where the file states it
+    metres: float | None  # per unit of length, if the file states it
     degrees: bool
 
 
 def find_asf(amc: Path) -> Path:
-    """The skeleton of a motion file: ``01.asf`` of ``01_02.amc``, in its folder or the one above.
+    """Find the skeleton of a motion file: ``01.asf`` of ``01_02.amc``, in the same folder or its parent.
 
-    It has the name of the motion or the beginning of it; a skeleton whose name is not a subject's number may also be
-    the only one. Raises ``ValueError`` where there is none.
+    The skeleton has the name of the motion or a prefix of it. A skeleton whose name is not a subject number also counts
+    if it is the only one. Raises ``ValueError`` if none is found.
     """
     for folder in (amc.parent, amc.parent.parent):
         skeletons = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".asf")
@@ -67,16 +67,16 @@ def _begins(name: str, start: str) -> bool:
 
 
 def read_asf(path: str | Path) -> Asf:
-    """Read a skeleton. Raises ``ValueError`` naming the file and the line where it is none, ``OSError`` where it cannot
-    be read."""
+    """Read a skeleton. Raises ``ValueError`` naming the file and line if it is invalid, ``OSError`` if it cannot be
+    read."""
     return _AsfParser(Path(path)).parse()
 
 
 def read_amc(path: str | Path, skeleton: Asf | None = None, fps: float | None = None) -> Bvh:
-    """Read a motion of ``skeleton``, found by ``find_asf`` where not given, in the unit of the skeleton.
+    """Read a motion of ``skeleton`` (default: the one ``find_asf`` finds), in the unit of the skeleton.
 
-    Frames are ``fps`` a second, or as the file states, else 120. Raises ``ValueError`` naming the file and the line
-    where it is no motion of the skeleton, ``OSError`` where a file cannot be read.
+    The frame rate is ``fps``, else the rate in the file, else 120. Raises ``ValueError`` naming the file and line if
+    the motion does not fit the skeleton, ``OSError`` if a file cannot be read.
     """
     path = Path(path)
     skeleton = skeleton or read_asf(find_asf(path))
@@ -108,7 +108,7 @@ def _bvh(skeleton: Asf, motion: dict[str, np.ndarray], frame_time: float, degree
 
 
 class _Lines:
-    """Words of the lines that are neither empty nor comments."""
+    """Iterator over the words of each line, skipping empty lines and comments."""
 
     def __init__(self, path: Path):
         self.path, self.line = path, 0
@@ -206,7 +206,7 @@ class _AsfParser(_Lines):
 
     def order(self, word: str) -> str:
         if sorted(word.lower()) != ["x", "y", "z"]:
-            raise self.error(f"{word} is no order of axes")
+            raise self.error(f"{word} is not an order of axes")
         return word.lower()
 
     def rotation(self, words: list[str], order: str) -> np.ndarray:
@@ -219,7 +219,7 @@ class _AsfParser(_Lines):
         return name
 
     def hung(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
-        """All bones from the root on, depth first as in a BVH file."""
+        """All bones from the root, depth first as in a BVH file."""
         ordered, waiting = {}, [ROOT]
         while waiting:
             name = waiting.pop()
@@ -254,7 +254,7 @@ class _AmcParser(_Lines):
                     raise self.error(f"frame {number} follows frame {previous}")
                 frames, previous = frames + 1, number
             elif not frames:
-                raise self.error(f"a frame's number expected, {words[0]!r} found")
+                raise self.error(f"a frame number expected, {words[0]!r} found")
             else:
                 name = words[0]
                 if name not in rows:
@@ -284,7 +284,7 @@ class _AmcParser(_Lines):
 
     def check_bone(self, name: str) -> None:
         if name not in self.skeleton.bones:
-            raise self.error(f"{name} is no bone of {self.skeleton.path.name}")
+            raise self.error(f"{name} is not a bone of {self.skeleton.path.name}")
 
     def array(self, name: str, rows: list[list[str]], lines: list[int]) -> np.ndarray:
         count = len(self.skeleton.bones[name].moves)
@@ -294,6 +294,6 @@ class _AmcParser(_Lines):
                 return values
         except ValueError:
             pass
-        for self.line, row in zip(lines, rows, strict=True):  # row by row is slow, and finds the culprit
+        for self.line, row in zip(lines, rows, strict=True):  # row by row is slow, but finds the faulty line
             self.numbers(row, count)
         return np.zeros((len(rows), 0))

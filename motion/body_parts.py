@@ -1,4 +1,4 @@
-"""The upper body of one motion on the pelvis and legs of another."""
+"""Combine the upper body of one motion with the pelvis and legs of another."""
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,20 +8,20 @@ from motion.foot import legs_of
 from motion.rotation import quat_between, quat_conjugate, quat_rotate
 from motion.skeleton import Skeleton
 
-HIPS_SIGMA = 2.0  # frames over which the direction of the hips is smoothed
+HIPS_SIGMA = 2.0  # frames over which the heading of the hips is smoothed
 
 
 def upper_joints(skeleton: Skeleton) -> list[int]:
-    """Joints above the pelvis: all but the pelvis and the legs."""
+    """Joints above the pelvis: all except the pelvis and the legs."""
     below = {0, *(joint for leg in legs_of(skeleton) for joint in (leg.hip, leg.knee, *leg.foot))}
     return [joint for joint in range(len(skeleton)) if joint not in below]
 
 
 def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3): pelvis and legs of ``lower``, everything above of ``upper``, both (T, J, 3).
+    """Joints (T, J, 3) with the pelvis and legs of ``lower`` and everything above from ``upper``, both (T, J, 3).
 
-    What is above the pelvis keeps its place against the pelvis in the direction that the hips face. Raises
-    ``ValueError`` for motions of different length.
+    The upper body keeps its position relative to the pelvis, in the heading of the hips. Raises ``ValueError`` for
+    motions of different lengths.
     """
     if lower.shape != upper.shape:
         raise ValueError(f"motions of {len(lower)} and {len(upper)} frames cannot share a body")
@@ -35,7 +35,7 @@ def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> 
 
 
 def _hips_to_front(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Turns about y (T, 4) that make the hips face +z."""
+    """Rotations about y (T, 4) that turn the hips to face +z."""
     right, left = skeleton.face_joints[:2]
     across = joints[:, left] - joints[:, right]
     front = torch.stack([-across[:, 2], torch.zeros_like(across[:, 0]), across[:, 0]], -1)

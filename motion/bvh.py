@@ -1,7 +1,7 @@
-"""BVH files: reading any, writing ours.
+"""Read any BVH file and write our own.
 
-Angles are degrees; a joint's rotations multiply from left to right in channel order and act on columns; a joint's
-position channels take the place of its offset.
+Angles are in degrees. The rotations of a joint multiply from left to right in channel order and act on column vectors.
+Position channels of a joint replace its offset.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,38 +14,38 @@ from motion.rotation import euler_to_matrix
 
 POSITIONS = ("Xposition", "Yposition", "Zposition")
 ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")
-MAX_FRAME_TIME = 0.5  # seconds; above it the header has milliseconds or a rate
+MAX_FRAME_TIME = 0.5  # seconds; a larger value is a frame time in milliseconds or a frame rate
 _NAMING = (b"ROOT", b"JOINT")
 _CHANNELS = {name.lower(): name for name in POSITIONS + ROTATIONS}
 
 
 @dataclass(frozen=True)
 class Bvh:
-    """A hierarchy of J joints, in file order, and how it moves over T frames."""
+    """A hierarchy of J joints in file order, and its motion over T frames."""
 
     names: tuple[str, ...]
     parents: tuple[int, ...]                # -1 for the root; a parent comes before its children
-    offsets: np.ndarray                     # (J, 3) from the parent at rest
+    offsets: np.ndarray                     # (J, 3) from the parent in the rest pose
     channels: tuple[tuple[str, ...], ...]   # of each joint, in file order
     values: np.ndarray                      # (T, number of channels)
     frame_time: float                       # seconds
-    end_sites: dict[int, np.ndarray] = field(default_factory=dict)  # (3,) offset of the tip of each joint that has one
+    end_sites: dict[int, np.ndarray] = field(default_factory=dict)  # (3,) tip offset by joint, where present
 
     @cached_property
     def columns(self) -> tuple[slice, ...]:
-        """Columns of ``values`` that belong to each joint."""
+        """Columns of ``values`` for each joint."""
         ends = np.cumsum([len(channels) for channels in self.channels]).tolist()
         return tuple(slice(end - len(channels), end) for end, channels in zip(ends, self.channels, strict=True))
 
     def local_positions(self) -> np.ndarray:
-        """(T, J, 3) each joint's place in its parent's frame: its offset, or what its position channels say."""
+        """(T, J, 3) position of each joint relative to its parent: its offset or its position channels."""
         places = np.repeat(self.offsets[None], len(self.values), 0)
         for joint, channel, column in self._each("position"):
             places[:, joint, POSITIONS.index(channel)] = self.values[:, column]
         return places
 
     def local_rotations(self) -> np.ndarray:
-        """(T, J, 3, 3) each joint's rotation in its parent's frame."""
+        """(T, J, 3, 3) rotation of each joint relative to its parent."""
         turns = np.empty((len(self.values), len(self.names), 3, 3))
         for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True)):
             rotations = [place for place, channel in enumerate(channels) if channel in ROTATIONS]
@@ -54,20 +54,20 @@ class Bvh:
         return turns
 
     def forward_kinematics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (T, J, 3) and rotations (T, J, 3, 3) of all joints in the world."""
+        """World positions (T, J, 3) and rotations (T, J, 3, 3) of all joints."""
         return chained(self.parents, self.local_positions(), self.local_rotations())
 
     def joints(self) -> np.ndarray:
-        """(T, J, 3) positions of the joints in the world, in the file's unit."""
+        """World positions (T, J, 3) of the joints, in the unit of the file."""
         return self.forward_kinematics()[0]
 
     def tips(self) -> dict[int, np.ndarray]:
-        """Positions (T, 3) of the end sites in the world, by their joint."""
+        """World positions (T, 3) of the end sites, by joint."""
         places, turns = self.forward_kinematics()
         return {joint: places[:, joint] + turns[:, joint] @ offset for joint, offset in self.end_sites.items()}
 
     def text(self) -> str:
-        """The file's content, numbers to a millionth."""
+        """Content of the file, with six decimals."""
         lines, depth = ["HIERARCHY"], 0
         children = [[child for child, parent in enumerate(self.parents) if parent == joint]
                     for joint in range(len(self.names))]
@@ -97,16 +97,16 @@ class Bvh:
         return "\n".join(lines + [_numbers(row) for row in self.values]) + "\n"
 
     def _each(self, kind: str) -> list[tuple[int, str, int]]:
-        """Joint, channel and column of every channel of a kind."""
+        """Joint, channel and column of every channel of one kind."""
         return [(joint, channel, columns.start + place)
                 for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True))
                 for place, channel in enumerate(channels) if channel.endswith(kind)]
 
 
 def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (T, J, 3) and rotations (T, J, 3, 3) in the world of those that each joint has in its parent's frame.
+    """World positions (T, J, 3) and rotations (T, J, 3, 3) from positions and rotations relative to the parents.
 
-    A parent comes before its children.
+    Parents come before their children.
     """
     places, turns = places.copy(), turns.copy()
     for joint, parent in enumerate(parents):
@@ -117,20 +117,20 @@ def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tu
 
 
 def read_bvh(path: str | Path, fps: float | None = None) -> Bvh:
-    """Read a BVH file with any hierarchy and any channels; ``fps`` replaces the frame time in the file.
+    """Read a BVH file with any hierarchy and channels; ``fps`` overrides the frame time of the file.
 
-    Raises ``ValueError`` naming the file and the line where it is not BVH, and ``OSError`` where it cannot be read.
+    Raises ``ValueError`` naming the file and line if it is not BVH, and ``OSError`` if it cannot be read.
     """
     return parse_bvh(_text(Path(path)), str(path), fps)
 
 
 def parse_bvh(text: str, source: str = "BVH", fps: float | None = None) -> Bvh:
-    """Read the content of a BVH file; ``source`` names it in errors. Raises ``ValueError`` as ``read_bvh`` does."""
+    """Parse the content of a BVH file; ``source`` names it in errors. Raises ``ValueError`` like ``read_bvh``."""
     return _Parser(text, source, fps).parse()
 
 
 def _text(path: Path) -> str:
-    """Content of a file in UTF-8; in lines with names of joints also in an older encoding."""
+    """Content of a UTF-8 file; lines with joint names may also use an older encoding."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -149,12 +149,12 @@ def _numbers(row: np.ndarray) -> str:
 
 
 def _separated(line: str) -> str:
-    """A header line with a space after its colon."""
+    """A header line with a space after the colon."""
     return line.replace(":", ": ") if line.lstrip().lower().startswith(("frames:", "frame time:")) else line
 
 
 class _Parser:
-    """Reads the hierarchy word by word and the motion line by line."""
+    """Parser that reads the hierarchy word by word and the motion line by line."""
 
     def __init__(self, text: str, source: str, fps: float | None):
         self.source, self.fps = source, fps
@@ -182,7 +182,7 @@ class _Parser:
                    frame_time, self.end_sites)
 
     def frame_time(self, frames: int) -> float:
-        """Seconds per frame: as given to the parser, else as the file has it."""
+        """Seconds per frame: from the requested frame rate, else from the file."""
         stated = self.number(float)
         frame_time = stated if self.fps is None else 1 / self.fps
         if frames < 1 or frame_time <= 0:
@@ -193,7 +193,7 @@ class _Parser:
         return frame_time
 
     def joint(self, parent: int) -> None:
-        """What follows ROOT or JOINT, up to its closing brace; nested joints one by one, to any depth."""
+        """Read a joint after ROOT or JOINT up to its closing brace, with nested joints iteratively to any depth."""
         open_joints = [self.open(parent)]
         while open_joints:
             joint, word = open_joints[-1], self.next().upper()
@@ -242,7 +242,7 @@ class _Parser:
             values = np.array([np.nan])
         if np.isfinite(values).all():
             return values
-        # Word by word is slow, and finds the culprit.
+        # Word by word is slow, but finds the faulty value.
         return np.array([[self.to_number(word, float, number) for word in row] for number, row in rows])
 
     def next(self) -> str:

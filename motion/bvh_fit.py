@@ -1,10 +1,9 @@
-"""Rigs for BVH, and joint positions to them: rest offsets from the clip's body, rotations in closed form.
+"""Fit a BVH rig to joint positions: rest offsets from the body of the clip, rotations in closed form.
 
-
-Joints tell where bones point, not how they are turned about themselves. Two joints have several children (pelvis and
-chest): there a rigid fit settles the whole rotation. Every other bone swings the shortest way out of the frame it hangs
-in, so it has no twist of its own; along the spine that frame goes evenly from the pelvis's to the chest's. Where bones
-change their length over the clip, the joints along a limb share the misfit.
+Joint positions determine where bones point, but not their twist. The pelvis and the chest have several children, so a
+rigid fit determines their full rotation. Every other bone takes the shortest rotation from its parent's frame and
+has no twist; along the spine this frame is interpolated between the pelvis and the chest. If bones change length
+over the clip, the joints along a limb share the error.
 """
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,14 +31,14 @@ from motion.skeleton import KIT, T2M, Skeleton
 
 @dataclass(frozen=True)
 class Rig:
-    """A skeleton with the bone names, order and rest pose of its BVH files."""
+    """Bone names, order and rest pose of a skeleton's BVH files."""
 
     skeleton: Skeleton
-    bones: tuple[tuple[str, int, tuple[float, float, float]], ...]  # name, joint, offset at rest; file order
+    bones: tuple[tuple[str, int, tuple[float, float, float]], ...]  # name, joint, rest offset; file order
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """Joint of each bone, in file order: parents come before their children."""
+        """Joint of each bone, in file order: parents before children."""
         return tuple(joint for _, joint, _ in self.bones)
 
     @cached_property
@@ -49,17 +48,17 @@ class Rig:
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
-        """Parent of each bone as a place in the file order, -1 for the root."""
+        """Parent of each bone as an index into the file order, -1 for the root."""
         return tuple(self.order.index(parent) if (parent := self.skeleton.parents[joint]) >= 0 else -1
                      for joint in self.order)
 
     @cached_property
     def rest(self) -> np.ndarray:
-        """(J, 3) offset of each bone from its parent at rest, in file order."""
+        """(J, 3) offset of each bone from its parent in the rest pose, in file order."""
         return np.array([offset for _, _, offset in self.bones], dtype=np.float64)
 
 
-# The body of the published BVH files, in metres: what was set up for those files fits these directions.
+# Body of the published BVH files, in metres, so that setups made for those files still fit.
 T2M_RIG = Rig(T2M, (
     ("Hips", 0, (0.0, 0.0, 0.0)),
     ("LeftUpLeg", 1, (0.069520, -0.091406, -0.006815)),
@@ -113,7 +112,7 @@ _RIGS = {rig.skeleton.name: rig for rig in (T2M_RIG, KIT_RIG)}
 
 
 def rig_of(skeleton: Skeleton) -> Rig:
-    """The rig of a skeleton: its own, or one with the joints' names and rest directions."""
+    """Rig of a skeleton: a predefined one, or one with the joint names and rest directions of the skeleton."""
     if skeleton.name in _RIGS:
         return _RIGS[skeleton.name]
     order = dict.fromkeys(joint for chain in skeleton.chains for joint in chain)
@@ -121,18 +120,18 @@ def rig_of(skeleton: Skeleton) -> Rig:
 
 
 _EULER_ORDER = "zyx"
-_SHAPE_ROUNDS = 5  # alternations between a cluster's shape and its rotations; a rigid one is exact after one
-_CHAIN_ROUNDS = 8  # times that each bone of a chain is turned to where the joints beyond it fit best
+_SHAPE_ROUNDS = 5  # alternations between shape and rotations of a cluster; a rigid one converges after one
+_CHAIN_ROUNDS = 8  # sweeps in which each bone of a chain turns to best fit the joints beyond it
 
 
 def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
-    """The BVH that moves as ``joints`` (T, J, 3) do, in their unit, with the names and T-pose of the skeleton's rig.
+    """Convert joints (T, J, 3) to a BVH in the same unit, with the names and T-pose of the skeleton's rig.
 
-    Bones have their median length over the clip and point, at rest, where the rig's do; only the children of a joint
-    that has several keep the angles between them that the clip shows. A clip of a rigid body therefore comes back to
-    within the file's rounding; where bones change their length, each joint still lies in the direction of its target.
+    Bones have their median length over the clip and the rig's rest direction. Only the children of a joint with several
+    children keep the angles between them from the clip. A clip of a rigid body is therefore restored within the
+    rounding of the file. If bones change length, each joint still points towards its target.
 
-    Raises ``ValueError`` for another shape and for coordinates that are not finite.
+    Raises ``ValueError`` for joints of another shape or with values that are not finite.
     """
     rig = rig_of(skeleton)
     joints = torch.as_tensor(joints, dtype=torch.float64)
@@ -156,7 +155,7 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
 
 
 def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
-    """Offsets (J, 3) of the clip's body at rest, and the rotations (T, 4) of the joints with several children."""
+    """Rest offsets (J, 3) of the body of the clip, and rotations (T, 4) of the joints with several children."""
     parents = list(rig.parents)
     bones = joints - joints[:, parents]
     bones[:, 0] = 0
@@ -173,7 +172,7 @@ def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
 
 
 def _shape(bones: Tensor, rest: Tensor) -> Tensor:
-    """What ``bones`` (T, C, 3) look like apart from their rotations: (C, 3), as long and turned as ``rest`` (C, 3)."""
+    """Shape (C, 3) of ``bones`` (T, C, 3) without their rotations, aligned to ``rest`` (C, 3)."""
     lengths = rest.norm(dim=-1, keepdim=True)
     shape = rest
     for _ in range(_SHAPE_ROUNDS):
@@ -182,14 +181,14 @@ def _shape(bones: Tensor, rest: Tensor) -> Tensor:
 
 
 def _rigid_fit(shape: Tensor, bones: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) that bring ``shape`` (C, 3) nearest to ``bones`` (..., C, 3) (Kabsch 1976)."""
+    """Rotations (..., 3, 3) that best align ``shape`` (C, 3) to ``bones`` (..., C, 3) (Kabsch 1976)."""
     u, _, vh = torch.linalg.svd(bones.mT @ shape)
     mirrored = torch.linalg.det(u @ vh).sign()
     return torch.cat((u[..., :2], u[..., 2:] * mirrored[..., None, None]), -1) @ vh
 
 
 def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> Tensor:
-    """Local rotations (T, J, 4), by which bones point as ``_directions`` says."""
+    """Local rotations (T, J, 4) that point the bones along ``_directions``."""
     parents = rig.parents
     directions = _directions(joints, rig, offsets, clusters)
     frames = _twist_frames(rig, clusters)
@@ -205,7 +204,7 @@ def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Te
 
 
 def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Directions (T, 3) in which the bones to joints with no siblings point, chain by chain from the root on."""
+    """Directions (T, 3) of the bones to joints without siblings, chain by chain from the root."""
     place, directions = {0: joints[:, 0]}, {}
     for joint, parent in enumerate(rig.parents):
         if joint in place:
@@ -225,8 +224,8 @@ def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, T
 
 
 def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """Directions (T, N, 3) of a chain of bones from ``start`` (T, 3), ``lengths`` (N, 1), whose ends come nearest to
-    ``targets`` (T, N, 3): each bone's in turn while the others stay, from those that follow the targets one by one."""
+    """Directions (T, N, 3) of a chain of bones from ``start`` (T, 3) with ``lengths`` (N, 1), whose ends best fit
+    ``targets`` (T, N, 3). Starts at the targets one by one, then optimises one bone at a time with the others fixed."""
     place, directions = start, []
     for target, length in zip(targets.unbind(1), lengths, strict=True):
         directions.append(normalize(target - place, dim=-1))
@@ -241,7 +240,7 @@ def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor
 
 
 def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Rotations (T, 4) half way, or a third and two thirds ..., between two joints that a rigid fit has settled."""
+    """Rotations (T, 4) interpolated evenly between two joints whose rotation is known from a rigid fit."""
     frames = {}
     for joint in clusters:
         between = []
@@ -258,9 +257,9 @@ def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
 
 
 def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3), in the skeleton's order, of a BVH with the names of its rig.
+    """Joints (T, J, 3), in the order of the skeleton, of a BVH with the joint names of its rig.
 
-    Raises ``ValueError`` where a name is missing.
+    Raises ``ValueError`` if a name is missing.
     """
     rig = rig_of(skeleton)
     missing = [name for name in rig.names if name not in bvh.names]
@@ -271,5 +270,5 @@ def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
 
 
 def rigid_joints(joints: ArrayLike | Tensor, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) on bones of constant length, as near to ``joints`` (T, J, 3) as ``joints_to_bvh`` comes."""
+    """Joints (T, J, 3) with constant bone lengths, as close to ``joints`` (T, J, 3) as ``joints_to_bvh`` gets."""
     return bvh_to_joints(joints_to_bvh(joints, skeleton, fps=1), skeleton)

@@ -1,4 +1,4 @@
-"""The checks that every motion from outside passes before features are made of it: numbers, a body, axes, sides."""
+"""Checks of imported motions before features are computed: finite numbers, a human body, axes, sides."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,15 +9,15 @@ from motion.skeleton import T2M, Skeleton
 
 MAX_COORDINATE = 1e8  # 100 km in millimetres
 TURNED = "turned so that y is"  # ends the remark on a motion in other axes
-NO_BODY_DRIFT = 0.2   # mean share by which bones change their length: noise 0.28 or more, generated motions up to 0.1
+NO_BODY_DRIFT = 0.2   # mean relative change of bone lengths: noise has 0.28 or more, generated motions up to 0.1
 
 
 class UncertainAxis(ValueError):
-    """A body stands with another axis than y up, or lies."""
+    """The body is upright along an axis other than y, or is lying."""
 
 
 def check_coordinates(joints: np.ndarray, names: Sequence[str] | None = None) -> None:
-    """Raise ``ValueError`` naming the first frame and joint of (T, J, 3) that is not finite or beyond any unit."""
+    """Raise ``ValueError`` naming the first frame and joint of (T, J, 3) that is not finite or is too large."""
     for is_bad, complaint in ((~np.isfinite(joints), "is not finite"),
                               (np.abs(joints) >= MAX_COORDINATE, "is too large for any unit")):
         if is_bad.any():
@@ -27,7 +27,7 @@ def check_coordinates(joints: np.ndarray, names: Sequence[str] | None = None) ->
 
 
 def check_features(features: np.ndarray) -> None:
-    """Raise ``ValueError`` naming the first row and column of (T, d) that is not finite or too large."""
+    """Raise ``ValueError`` naming the first row and column of (T, d) that is not finite or is too large."""
     for is_bad, complaint in ((~np.isfinite(features), "is not finite"),
                               (np.abs(features) >= MAX_COORDINATE, "is too large")):
         if is_bad.any():
@@ -36,10 +36,10 @@ def check_features(features: np.ndarray) -> None:
 
 
 def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> tuple[np.ndarray, str | None]:
-    """Finite joints (T, J, 3) with y up, and a remark where they were turned or the body lies.
+    """Finite joints (T, J, 3) turned y up, and a remark if they were turned or the body is lying.
 
-    ``up`` is the axis of ``UP_AXES`` that is up, found from the body by default. Raises ``ValueError`` where
-    joints are no body's and where left and right are swapped, ``UncertainAxis`` where the axis is not certain.
+    ``up`` is the up axis, one of ``UP_AXES``; by default it is estimated from the body. Raises ``ValueError`` if the
+    joints are not a human body or left and right are swapped, ``UncertainAxis`` if the axis is ambiguous.
     """
     _check_bones(joints, skeleton)
     remark = None
@@ -60,9 +60,9 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
 
 
 def sides_fault(joints: np.ndarray, skeleton: Skeleton) -> str | None:
-    """Why left and right must be swapped, or None.
+    """Reason why left and right must be swapped, or None.
 
-    KIT-ML does not document which of its sides is left, so only ``T2M`` bodies are judged by where they face.
+    KIT-ML does not document which side is left, so the facing direction is checked for ``T2M`` bodies only.
     """
     sides = find_sides(joints, skeleton)
     return sides.fault if skeleton is T2M else sides.twist_fault

@@ -1,6 +1,8 @@
-"""Directions of bones, including bones of no length: joints that coincide with their parent, as some rigs' collars do.
+"""Bone directions, including bones of zero length: joints at the position of their parent, as in the collars of some
+rigs.
 
-A rest direction in world axes would stay where it is while the body turns, so theirs follows from the joints around.
+A fixed rest direction in world axes would not turn with the body, so directions of such bones are derived from the
+surrounding joints.
 """
 from functools import cache
 
@@ -10,20 +12,20 @@ from torch.nn.functional import normalize
 
 from motion.skeleton import Skeleton
 
-COINCIDENT = 0.005  # share of a leg's length below which a bone has no direction to measure
-_SPREAD = 0.1       # share of a leg's length that such a bone is given while rotations are fitted
+COINCIDENT = 0.005  # fraction of leg length below which a bone has no measurable direction
+_SPREAD = 0.1       # fraction of leg length that such a bone gets while rotations are fitted
 _FIXED = 2e-3       # radians within which a bone keeps its direction
-_TURNS = 0.1        # radians by which its neighbours turn meanwhile
-_AWAY = 0.8         # or cosine to where they point
-_NARROW = 0.05      # share of a leg's length below which hips or shoulders are too narrow to give a direction
+_TURNS = 0.1        # radians by which its neighbours turn over the same time
+_AWAY = 0.8         # or cosine to their direction
+_NARROW = 0.05      # fraction of leg length below which hips or shoulders are too narrow for a direction
 
 
 def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Unit vectors (T, J, 3) from each joint's parent to it, the root's zero.
+    """Unit vectors (T, J, 3) from the parent to each joint; zero for the root.
 
-    Of bones of no length, those that point sideways at rest (hips, collars) stay on the line of the shoulders or, where
-    these coincide, of the hips; toes point forward at a right angle to the shin, and any other bone as the nearest one
-    of its chain that has a length, first those towards the root.
+    Bones of zero length: those that point sideways in the rest pose (hips, collars) follow the line of the shoulders
+    or, if the shoulders coincide, of the hips. Toes point forward at a right angle to the shin. Any other bone takes
+    the direction of the nearest bone with a length in its chain, first towards the root.
     """
     bones = _bones(joints, skeleton)
     lengths = bones.norm(dim=-1, keepdim=True)
@@ -39,7 +41,7 @@ def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """(J,) whether each joint of ``joints`` (T, J, 3) is where its parent is, in most frames."""
+    """(J,) whether each joint of ``joints`` (T, J, 3) coincides with its parent in most frames."""
     lengths = _bones(joints, skeleton).norm(dim=-1)
     short = lengths.median(0).values <= COINCIDENT * _leg_length(lengths, skeleton)
     short[0] = False
@@ -47,25 +49,25 @@ def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
-    """Joints of trunk, hips and feet whose bones keep their rest direction, but for one turn about y, in all of
-    ``joints`` (T, J, 3), y up, although the body turns or faces elsewhere.
+    """Joints of trunk, hips and feet whose bones keep their rest direction, up to one rotation about y, in all frames
+    of ``joints`` (T, J, 3), y up, although the body turns or faces elsewhere.
 
-    Features show this where bones of no length were given a rest direction in world axes.
+    Features have such bones if bones of zero length were given a rest direction in world axes.
     """
     directions = bone_directions(joints, skeleton)
     mean = normalize(directions.mean(0), dim=-1)
     rest = joints.new_tensor(skeleton.raw_offsets)
     is_fixed = ((directions - mean).norm(dim=-1).amax(0) < _FIXED) & ((mean - rest)[:, 1].abs() < _FIXED)
-    is_fixed &= rest[:, 1] >= 0  # limbs may hang straight down for long
+    is_fixed &= rest[:, 1] >= 0  # limbs may hang straight down for a long time
     is_fixed[0] = False
     measured = torch.zeros_like(directions[..., 0], dtype=torch.bool)
     found = []
     for joint in is_fixed.nonzero().flatten().tolist():
-        if rest[joint, 0]:  # measured by the other girdle, as a bone's own may not turn either
+        if rest[joint, 0]:  # measured at the other girdle, as the bone's own may be fixed too
             usual = _sideways(joint, joints, skeleton, upper=joint in skeleton.face_joints[:2])
         else:
             usual = _stand_in(joint, directions, measured, joints, skeleton)
-        # A vertical bone shows how the body leans, the others how it turns.
+        # A vertical bone shows how the body leans; the others show how it turns.
         seen = usual[:, 1:2].clamp(-1, 1).acos() if rest[joint, 1] else usual
         away = rest[joint, 0] != 0 and (normalize(usual.mean(0), dim=-1) * mean[joint]).sum() < _AWAY
         if away or (seen - seen.mean(0)).norm(dim=-1).amax(0) > _TURNS:
@@ -74,9 +76,9 @@ def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
 
 
 def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
-    """Joints (T, J, 3) with a tenth of a leg for every bone of no length, and which bones these are (J,).
+    """Joints (T, J, 3) with every bone of zero length extended to a tenth of a leg, and a mask (J,) of these bones.
 
-    All bones keep their directions. A body without such bones stays as it is.
+    All bones keep their directions. A body without such bones is unchanged.
     """
     short = coincident(joints, skeleton)
     if not short.any():
@@ -102,7 +104,7 @@ def _leg_length(lengths: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Direction (T, 3) of a bone that has no length."""
+    """Direction (T, 3) of a bone of zero length."""
     side, _, ahead = skeleton.raw_offsets[joint]
     if side:
         return _sideways(joint, joints, skeleton, upper=True)
@@ -118,15 +120,15 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
 
 
 def _sideways(joint: int, joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """``_across``, or its opposite for a ``joint`` on the right side."""
+    """``_across``, negated for a ``joint`` on the right side."""
     chain = _chain(skeleton, joint)
     place = next(place for place, face in enumerate(skeleton.face_joints) if face in chain)
     return _across(joints, skeleton, upper) * (1 if place % 2 else -1)
 
 
 def _across(joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """Unit vectors (T, 3) to the body's left: from the shoulders (``upper``) or the hips, or from the other pair where
-    these two all but coincide."""
+    """Unit vectors (T, 3) to the left of the body: along the shoulders (``upper``) or the hips, or along the other pair
+    if the two joints nearly coincide."""
     right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, face] for face in skeleton.face_joints)
     first, second = left_shoulder - right_shoulder, left_hip - right_hip
     if not upper:

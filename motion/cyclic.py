@@ -1,4 +1,4 @@
-"""Loops seen as the endless motions that they stand for."""
+"""Unroll looping motions in time, and apply filters to them without a seam."""
 from collections.abc import Callable
 
 import numpy as np
@@ -7,9 +7,9 @@ from motion.skeleton import Skeleton
 
 
 def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
-    """Joints (T + 2 frames, J, 3): a loop (T, J, 3), T of 2 or more, after its own end and before its own start.
+    """Joints (T + 2 frames, J, 3): a loop (T, J, 3) of at least 2 frames, extended at both ends by its repetition.
 
-    A loop that travels goes on from where it came to: the step over the seam is the body's last one again.
+    A loop that travels continues from where it arrives: the step over the seam repeats the last step of the body.
     """
     angle, place = _headings(joints, skeleton), joints[:, 0, [0, 2]]
     step = _turned(place[-1] - place[-2], -angle[-2])
@@ -22,7 +22,7 @@ def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
 
 def on_cycle(joints: np.ndarray, skeleton: Skeleton, frames: int,
              change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """``change`` of a loop (T, J, 3), made in view of what comes ``frames`` frames before and after it."""
+    """Apply ``change`` to a loop (T, J, 3) with ``frames`` frames of context before and after it."""
     frames = min(frames, len(joints))
     return change(unrolled(joints, skeleton, frames))[frames:frames + len(joints)]
 
@@ -34,13 +34,13 @@ def _headings(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _turned(ground: np.ndarray, angle: float) -> np.ndarray:
-    """Ground vectors (..., 2) as (x, z) turned by an angle about y, from +z towards +x."""
+    """Ground vectors (..., 2) as (x, z) rotated by an angle about y, from +z towards +x."""
     x, z = ground[..., 0], ground[..., 1]
     return np.stack([x * np.cos(angle) + z * np.sin(angle), z * np.cos(angle) - x * np.sin(angle)], -1)
 
 
 def _moved(joints: np.ndarray, angle: float, place: np.ndarray, new_angle: float, new_place: np.ndarray) -> np.ndarray:
-    """Joints that stood at ``place`` facing ``angle``, at ``new_place`` facing ``new_angle``."""
+    """Move joints from ``place`` with heading ``angle`` to ``new_place`` with heading ``new_angle``."""
     moved = joints.copy()
     moved[..., [0, 2]] = _turned(joints[..., [0, 2]] - place, new_angle - angle) + new_place
     return moved

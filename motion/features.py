@@ -1,13 +1,13 @@
-"""Joint positions to motion features and back.
+"""Convert joint positions to motion features and back.
 
 The representation of Guo et al. 2022, "Generating Diverse and Natural 3D Human Motions from Text". A motion of T
-frames of J joints gives T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of the
-joints, speeds a frame:
+frames and J joints has T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of the joints;
+speeds are per frame:
 
     yaw speed 1, root velocity x z 2, root height 1, local positions 3 (J - 1), rotations 6 (J - 1),
     velocities 3 J, foot contacts 4
 
-Headings are half angles about y throughout: a quaternion (cos a, 0, sin a, 0) turns by 2 a.
+Headings are half angles about y: a quaternion (cos a, 0, sin a, 0) rotates by 2 a.
 """
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ from motion.rotation import (
 )
 from motion.skeleton import Skeleton
 
-HEADING_SIGMA = 20  # frames; the body's heading is smoothed with a Gaussian cut off at four of these
-FEAT_BIAS = 5.0     # weight of root motion and contacts in a tokenizer's normalised features
+HEADING_SIGMA = 20  # frames; Gaussian smoothing of the heading, cut off at 4 sigma
+FEAT_BIAS = 5.0     # weight of root motion and contacts in the normalised features of a tokenizer
 
 
 class FeatureGroups(NamedTuple):
@@ -49,17 +49,17 @@ class FeatureGroups(NamedTuple):
 
 
 class RootMotion(NamedTuple):
-    """Where a body is and where it faces, as its features tell."""
+    """Position and heading of a body, recovered from its features."""
 
-    quat: Tensor      # (..., T, 4) turns the world so that the body faces +z
+    quat: Tensor      # (..., T, 4) rotates the world so that the body faces +z
     position: Tensor  # (..., T, 3)
 
 
 @dataclass(frozen=True)
 class Processed:
-    """A clip at every stage of its processing, float32."""
+    """Intermediate and final results of processing a clip, float32."""
 
-    uniform: Tensor          # (T, J, 3) with the bones of the reference body
+    uniform: Tensor          # (T, J, 3) with the bone lengths of the reference body
     positions: Tensor        # (T, J, 3) on the floor, at the origin and facing +z in frame 0
     local_positions: Tensor  # (T, J, 3) pelvis at x = z = 0 and facing +z in every frame
     features: Tensor         # (T - 1, 12 J - 1)
@@ -73,7 +73,7 @@ def feature_groups(joints_num: int) -> FeatureGroups:
 
 
 def joints_of(dim: int) -> int:
-    """Number of joints of features ``dim`` wide. Raises ``ValueError`` where no number of joints gives that width."""
+    """Number of joints for features of width ``dim``. Raises ``ValueError`` if no number of joints has that width."""
     if (dim + 1) % 12:
         raise ValueError(f"features of width {dim}: motion features are 12 J - 1 wide (263 for 22 joints, 251 for 21)")
     return (dim + 1) // 12
@@ -81,24 +81,24 @@ def joints_of(dim: int) -> int:
 
 def joints_to_features(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: ArrayLike | None = None,
                        published_yaw: bool = False) -> Tensor:
-    """Features (T - 1, 12 J - 1) float32 of joints (T, J, 3) at any place, heading and size.
+    """Features (T - 1, 12 J - 1) float32 of joints (T, J, 3) at any position, heading and size.
 
-    Parameters and errors are those of ``process``.
+    Parameters and errors as in ``process``.
     """
     return process(joints, skeleton, target_offsets, published_yaw).features
 
 
 def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: ArrayLike | None = None,
             published_yaw: bool = False) -> Processed:
-    """Every stage from joints (T, J, 3) to features.
+    """Process joints (T, J, 3) to features, with all intermediate results.
 
-    ``target_offsets`` (J, 3) are the bones that the motion is moved to, those of the skeleton's reference body by
-    default; a skeleton that has none leaves each clip its own bones. ``published_yaw`` keeps the published sign
-    of the yaw speed in a frame where the body turns past the direction opposite to +z: it is wrong there, and the
-    motion recovered from such features veers off.
+    ``target_offsets`` (J, 3) are the bones that the motion is retargeted to, by default those of the skeleton's
+    reference body; without a reference body, each clip keeps its own bones. ``published_yaw`` keeps the published sign
+    error of the yaw speed in a frame where the body turns past the direction opposite to +z: motions recovered from
+    such features drift off course.
 
-    Raises ``ValueError`` for another shape, for fewer than two frames, for coordinates that are not finite and for
-    a body without legs.
+    Raises ``ValueError`` for another shape, fewer than two frames, coordinates that are not finite, or a body without
+    legs.
     """
     joints = torch.as_tensor(joints, dtype=torch.float32)
     _check(joints, skeleton)
@@ -112,10 +112,11 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
 
 
 def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLike) -> Tensor:
-    """Joints (T, J, 3) on the bones ``target_offsets`` (J, 3).
+    """Retarget joints (T, J, 3) to the bones ``target_offsets`` (J, 3).
 
-    Every bone keeps its direction, and the root's path grows as the legs do. (Inverse kinematics followed by forward
-    kinematics comes to the same: a chain's accumulated rotation turns a bone's rest direction into its direction.)
+    Every bone keeps its direction, and the root trajectory scales with the legs. (Inverse kinematics followed by
+    forward kinematics gives the same: the accumulated rotation of a chain turns the rest direction of a bone into its
+    direction.)
     """
     target = torch.as_tensor(target_offsets, dtype=torch.float32, device=joints.device)
     legs = list(skeleton.leg_bones)
@@ -132,7 +133,7 @@ def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLi
 
 
 def canonical_positions(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Joints (T, J, 3) with the lowest one at y = 0, and in frame 0 the root at x = z = 0 and the body facing +z."""
+    """Joints (T, J, 3) with the lowest at y = 0, and in frame 0 the root at x = z = 0 and the body facing +z."""
     lowest = joints[..., 1].min()
     origin = torch.stack((joints[0, 0, 0], lowest, joints[0, 0, 2]))
     joints = joints - origin
@@ -143,10 +144,11 @@ def canonical_positions(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def heading(joints: Tensor, skeleton: Skeleton, sigma: float | None = None) -> Tensor:
-    """Turns about y (T, 4) that make the body of each frame of ``joints`` (T, J, 3) face +z, frame 0's the identity.
+    """Rotations about y (T, 4) that turn the body in each frame of ``joints`` (T, J, 3) to face +z, relative to frame
+    0.
 
-    The hips count against the shoulders here, as published; shoulders are wider and win. The direction is smoothed
-    over time with a Gaussian of ``sigma`` frames.
+    The hip and shoulder directions are added with opposite signs, as published; the shoulders are wider and dominate.
+    The direction is smoothed over time with a Gaussian of ``sigma`` frames.
     """
     a, b, c, d = skeleton.face_joints
     forward = _forward(joints[:, b] - joints[:, a] + joints[:, c] - joints[:, d])
@@ -158,7 +160,7 @@ def heading(joints: Tensor, skeleton: Skeleton, sigma: float | None = None) -> T
 
 
 def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
-    """Values (T, C) filtered over time with a Gaussian cut off at 4 ``sigma`` frames; the ends are repeated beyond."""
+    """Filter values (T, C) over time with a Gaussian cut off at 4 ``sigma`` frames, repeating the ends."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=values.device)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
@@ -168,10 +170,10 @@ def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
 
 
 def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
-    """Rotation (T, J, 4) of each bone out of the rest pose, relative to the bone before; joint 0's is ``root`` (T, 4).
+    """Rotation (T, J, 4) of each bone from the rest pose, relative to the previous bone; joint 0 has ``root`` (T, 4).
 
-    The rotation that a chain has gathered up to a bone turns the bone's rest direction into its direction, whatever
-    came before, so all bones are done at once.
+    The accumulated rotation of a chain up to a bone turns the bone's rest direction into its direction, independently
+    of the bones before, so all bones are computed at once.
     """
     world = quat_between(_raw(skeleton, joints)[1:], bone_directions(joints, skeleton)[:, 1:])
     world = torch.cat((root[:, None], world), 1)
@@ -180,19 +182,19 @@ def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def local_positions(joints: Tensor, root: Tensor) -> Tensor:
-    """Joints (T, J, 3) with the root at x = z = 0, turned by ``root`` (T, 4)."""
+    """Joints (T, J, 3) with the root at x = z = 0, rotated by ``root`` (T, 4)."""
     origin = joints[:, :1] * joints.new_tensor((1.0, 0.0, 1.0))
     return quat_rotate(root[:, None], joints - origin)
 
 
 def foot_contacts(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot all but stays where it is until the next frame."""
+    """Contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot hardly moves until the next frame."""
     feet = joints[:, list(skeleton.feet)]
     return ((feet[1:] - feet[:-1]).square().sum(-1) < skeleton.contact_threshold).to(joints.dtype)
 
 
 def features_from_positions(joints: Tensor, root: Tensor, skeleton: Skeleton, published_yaw: bool = False) -> Tensor:
-    """Features (T - 1, 12 J - 1) of joints (T, J, 3) that stand where they should, with headings ``root`` (T, 4)."""
+    """Features (T - 1, 12 J - 1) of canonical joints (T, J, 3) with headings ``root`` (T, 4)."""
     steps = joints[1:] - joints[:-1]
     turn = quat_multiply(root[1:], quat_conjugate(root[:-1]))
     if not published_yaw:
@@ -208,7 +210,7 @@ def features_from_positions(joints: Tensor, root: Tensor, skeleton: Skeleton, pu
 
 
 def root_motion(features: Tensor) -> RootMotion:
-    """The root's heading and path out of features (..., T, d)."""
+    """Heading and trajectory of the root from features (..., T, d)."""
     yaw = pad(features[..., :-1, 0].cumsum(-1), (1, 0))
     quat = yaw_quat(yaw)
     x, z = features[..., :-1, 1], features[..., :-1, 2]
@@ -219,7 +221,7 @@ def root_motion(features: Tensor) -> RootMotion:
 
 
 def features_to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
-    """Joints (..., T, J, 3) of features (..., T, 12 J - 1) that are not normalised, by their local positions.
+    """Joints (..., T, J, 3) of unnormalised features (..., T, 12 J - 1), from their local positions.
 
     Differentiable. Raises ``ValueError`` for features of another width.
     """
@@ -233,10 +235,10 @@ def features_to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
 
 def features_to_joints_from_rotations(features: Tensor, skeleton: Skeleton,
                                       target_offsets: ArrayLike | None = None) -> Tensor:
-    """Joints (..., T, J, 3) of features (..., T, 12 J - 1) that are not normalised, by forward kinematics.
+    """Joints (..., T, J, 3) of unnormalised features (..., T, 12 J - 1), by forward kinematics.
 
-    Differentiable. ``target_offsets`` (J, 3) are the bones, those of the reference body by default; ``ValueError``
-    where the skeleton has none.
+    Differentiable. ``target_offsets`` (J, 3) are the bones, by default those of the reference body. Raises
+    ``ValueError`` if the skeleton has none.
     """
     groups = _groups_of(features, skeleton)
     if target_offsets is None:
@@ -258,7 +260,7 @@ def features_to_joints_from_rotations(features: Tensor, skeleton: Skeleton,
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Mean and spread of feature columns, in a form in which parts can be added up."""
+    """Mean and standard deviation of feature columns, as partial sums that can be added."""
 
     count: int
     mean: np.ndarray     # (d,) float64
@@ -266,20 +268,20 @@ class ColumnStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "ColumnStatistics":
-        """Of one clip (T, d)."""
+        """Statistics of one clip (T, d)."""
         rows = np.asarray(features, np.float64)
         mean = rows.mean(0)
         return cls(len(rows), mean, np.square(rows - mean).sum(0))
 
     def __add__(self, other: "ColumnStatistics") -> "ColumnStatistics":
-        """Of the rows of both (Chan et al. 1979)."""
+        """Statistics of the rows of both (Chan et al. 1979)."""
         count = self.count + other.count
         step = other.mean - self.mean
         return ColumnStatistics(count, self.mean + step * (other.count / count),
                                 self.squares + other.squares + step * step * (self.count * other.count / count))
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (d,) and population deviation (d,), the deviation averaged inside each group of columns."""
+        """Mean (d,) and population std (d,), averaged within each group of columns."""
         std = np.sqrt(self.squares / self.count)
         for group in feature_groups(joints_of(len(std))):
             std[group] = std[group].mean()
@@ -287,9 +289,9 @@ class ColumnStatistics:
 
 
 def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and grouped population deviation (d,) over all rows of all ``clips`` (T, d), but those with NaN.
+    """Mean (d,) and grouped population std (d,) over all rows of ``clips`` (T, d), skipping clips with NaN.
 
-    Raises ``ValueError`` where no clip is left.
+    Raises ``ValueError`` if no clip is left.
     """
     total = None
     for clip in clips:
@@ -302,9 +304,10 @@ def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def biased_std(std: np.ndarray, feat_bias: float = FEAT_BIAS) -> np.ndarray:
-    """``std`` (d,) with yaw speed, root velocity, root height and contacts divided by ``feat_bias``, once.
+    """``std`` (d,) with the columns of yaw speed, root velocity, root height and contacts divided by ``feat_bias``
+    once.
 
-    So these few columns weigh more once they are normalised.
+    These few columns then weigh more after normalisation.
     """
     biased = np.array(std)
     groups = feature_groups(joints_of(len(biased)))
@@ -329,7 +332,7 @@ def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:
 
 
 def _forward(across: Tensor) -> Tensor:
-    """y x across (..., 3): horizontal, and the shorter the steeper the body's side axis is."""
+    """y x across (..., 3): horizontal, and shorter the steeper the side axis of the body is."""
     across = normalize(across, dim=-1)
     return torch.stack((across[..., 2], torch.zeros_like(across[..., 0]), -across[..., 0]), -1)
 
@@ -343,10 +346,10 @@ def _raw(skeleton: Skeleton, like: Tensor) -> Tensor:
 
 
 def time_warp(features: Tensor, speed: Tensor, length: int) -> Tensor:
-    """The first ``length`` rows (b, length, d) of features (b, t, d) played ``speed`` (b,) times as fast.
+    """First ``length`` rows (b, length, d) of features (b, t, d) played ``speed`` (b,) times as fast.
 
-    Rows are interpolated linearly, velocities scaled by the speed, and contacts taken from the nearer row. The features
-    are not normalised, and t must be at least ``length * speed``.
+    Rows are interpolated linearly, velocities are scaled by the speed, and contacts are taken from the nearer row. The
+    features are unnormalised, and t must be at least ``length * speed``.
     """
     at = torch.arange(length, device=features.device) * speed[:, None]  # (b, length) rows
     before = at.floor().long().clamp(max=features.shape[1] - 1)

@@ -1,6 +1,6 @@
 """Feet: joints, floor height, contacts and stance.
 
-Joints are (T, J, 3) in metres, y up, as NumPy arrays; foot joints are those of a leg from the ankle on.
+Joints are (T, J, 3) in metres, y up, as NumPy arrays; the foot joints of a leg are those from the ankle to the toe.
 """
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ BLEND_FRAMES = 5
 
 @dataclass(frozen=True)
 class Leg:
-    """A leg's joints: hip, knee, and from the ankle to the toe."""
+    """Joints of a leg: hip, knee, and ankle to toe."""
 
     hip: int
     knee: int
@@ -24,12 +24,12 @@ class Leg:
 
 
 def legs_of(skeleton: Skeleton) -> tuple[Leg, ...]:
-    """The legs of a skeleton: its chains that end in a foot."""
+    """Legs of a skeleton: its chains that end in a foot."""
     return tuple(Leg(chain[1], chain[2], chain[3:]) for chain in skeleton.chains if chain[-1] in skeleton.feet)
 
 
 def foot_joints(skeleton: Skeleton) -> list[int]:
-    """Foot joints of all legs, each leg from ankle to toe."""
+    """Foot joints of all legs, from ankle to toe for each leg."""
     return [joint for leg in legs_of(skeleton) for joint in leg.foot]
 
 
@@ -39,9 +39,9 @@ def per_foot_joint(skeleton: Skeleton, ankle: float, toe: float) -> np.ndarray:
 
 
 def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Height of the floor as published: the mean of the lowest foot joint's heights from lower quartile to median.
+    """Floor height as published: mean height of the lowest foot joint between its lower quartile and median.
 
-    A height above half a metre is returned as 0, since nobody stands then.
+    Heights above half a metre give 0, as no foot stands that high.
     """
     lowest = np.sort(joints[:, foot_joints(skeleton), 1].min(1))
     first = int(0.25 * len(lowest))
@@ -50,7 +50,7 @@ def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, F) whether each of ``foot_joints`` is low and slow; the last frame repeats the one before."""
+    """(T, F) whether each of ``foot_joints`` is low and slow; the last frame repeats the previous one."""
     feet = joints[:, foot_joints(skeleton)]
     steps = np.square(np.diff(feet, axis=0)).sum(-1)
     contacts = ((steps < per_foot_joint(skeleton, *STEP_LIMITS))
@@ -59,10 +59,10 @@ def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def lock_feet_published(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Published foot locking: joints (T, J, 3) moved onto their floor, feet in contact held on it.
+    """Published foot locking: joints (T, J, 3) moved onto the floor, with feet in contact held on it.
 
-    Only foot joints move relative to the body, so shins and feet change their length, and every contact is pulled to
-    y = 0, even on stairs.
+    Only foot joints move relative to the body, so shins and feet change length, and every contact is moved to y = 0,
+    even on stairs.
     """
     joints = np.array(joints, np.float64)
     contacts = published_contacts(joints, skeleton)
@@ -82,7 +82,7 @@ def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
 
 
 def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """Values (T, 3), blended outside contacts into those of contact frames up to ``BLEND_FRAMES`` away."""
+    """Values (T, 3), blended outside contacts towards contact frames up to ``BLEND_FRAMES`` away."""
     frames, far = np.arange(len(values)), len(values) + BLEND_FRAMES
     left = np.maximum.accumulate(np.where(contact, frames, -far))
     right = np.minimum.accumulate(np.where(contact, frames, 2 * far)[::-1])[::-1]
@@ -98,7 +98,7 @@ def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
 
 
 def _ease(u: np.ndarray) -> np.ndarray:
-    """1 at 0, 0 at 1, flat at both."""
+    """Smooth step from 1 at 0 to 0 at 1."""
     return 2 * u**3 - 3 * u**2 + 1
 
 
@@ -106,19 +106,19 @@ def _mix(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (1 - weight[:, None]) * a + weight[:, None] * b
 
 
-# Horizontal and vertical speeds in m/s: a stand starts below the first and ends above the second.
+# Horizontal and vertical speeds in m/s: a stance starts below the first and ends above the second.
 GROUND_SPEEDS = (0.8, 1.1)
 RISE_SPEEDS = (0.4, 0.8)
-ROLL = 0.05               # m that a standing foot joint may leave its height
-LOOK = 0.25               # s before and after a stand in which the foot joint is at most
+ROLL = 0.05               # m that a standing foot joint may move vertically
+LOOK = 0.25               # s before and after a stance in which the foot joint is at most
 DIP = 0.03                # m lower
-SLIDE = 0.20              # m that a standing foot joint may be from its mean place; farther is a step
+SLIDE = 0.20              # m that a standing foot joint may be from its mean position; farther is a step
 STEP = 0.15               # s that such a step takes before and after its fastest moment
-LIFTED = (0.12, 0.05)     # m of ankle and toe above the lowest foot joint, of a foot held up all the time
+LIFTED = (0.12, 0.05)     # m of ankle and toe above the lowest foot joint, of a foot that is held up throughout
 
 
 def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Unbroken stretches of true frames in ``mask`` (T,), as (first, one past the last)."""
+    """Contiguous runs of true frames in ``mask`` (T,), as (first, last + 1)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return [(int(first), int(end)) for first, end in zip(edges[::2], edges[1::2], strict=True)]
 
@@ -126,7 +126,7 @@ def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
 def still_steps(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
     """(T - 1, F) whether each foot joint stands between two frames.
 
-    Each stand has its own height. A foot joint that is slow at its highest point, in a jump or a kick, does not stand:
+    Each stance has its own height. A foot joint that is slow at its highest point, in a jump or a kick, does not stand:
     it is lower just before or after.
     """
     feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
@@ -161,7 +161,7 @@ def still_steps(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarra
 
 
 def _kept(places: np.ndarray, width: int) -> np.ndarray:
-    """(T - 1,) steps of a stand at ``places`` (T, 2), without those in which the foot moves to another place."""
+    """(T - 1,) steps of a stance at ``places`` (T, 2), excluding those in which the foot moves to another place."""
     speed = np.linalg.norm(np.diff(places, axis=0), axis=-1)
     kept, waiting = np.zeros(len(speed), bool), [(0, len(speed))]
     while waiting:

@@ -1,4 +1,4 @@
-"""Foot locking: standing feet do not slide, bones keep their length, and nothing is pulled to a floor.
+"""Foot locking: standing feet do not slide, bones keep their length, and feet are not forced onto a floor plane.
 
 Joints are (T, J, 3) in metres, y up, as NumPy arrays.
 """
@@ -9,21 +9,21 @@ from motion.bvh_fit import rigid_joints
 from motion.foot import Leg, legs_of, still_steps
 from motion.skeleton import Skeleton
 
-EASE = 0.1        # s over which a correction fades in before a stand and out after it
-HOLD = 300.0      # weight of sliding, relative to a change of the correction from frame to frame
-UNITY = 0.3       # weight of different corrections of the joints of a standing foot
-TURN_FRAMES = 5   # over which the pivot moves from one joint of a foot to another
-BENT, ROOM = 0.95, 0.035  # stretch of a leg above which feet stretch it less, and by at most this share
-FORWARD = 0.01    # m that the knee of a straight leg is taken to be in front
+EASE = 0.1        # s over which a correction fades in before a stance and out after it
+HOLD = 300.0      # weight of sliding relative to changes of the correction between frames
+UNITY = 0.3       # weight of differences between the corrections of the joints of a standing foot
+TURN_FRAMES = 5   # over which the pivot moves from one foot joint to another
+BENT, ROOM = 0.95, 0.035  # leg extension above which feet extend it less, and the largest such reduction
+FORWARD = 0.01    # m by which the knee of a straight leg is assumed to be in front
 
 
 def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """Joints (T, J, 3), floor at y = 0, on bones of constant length, with feet that do not slide while they stand.
+    """Joints (T, J, 3), floor at y = 0, with constant bone lengths and feet that do not slide while they stand.
 
-    A foot joint that stands (``motion.foot``) is held at the place that needs the smallest and smoothest correction,
-    which fades in before and out after. Heights stay, except that nothing is below the floor, and the heel rises where
-    the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file holds the
-    result exactly.
+    A standing foot joint (``motion.foot``) is held at the position that needs the smallest and smoothest correction,
+    which fades in before and out after the stance. Heights are kept, except that nothing is below the floor, and the
+    heel rises if the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file
+    represents the result exactly.
     """
     joints = rigid_joints(joints, skeleton)
     still, planted, first = still_steps(joints, skeleton, fps), joints.copy(), 0
@@ -38,11 +38,11 @@ def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
 
 
 def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) with legs as long as in ``pattern`` (T, J, 3); hips and toes stay.
+    """Joints (T, J, 3) with leg bones as long as in ``pattern`` (T, J, 3); hips and toes stay.
 
-    Foot bones keep their directions, from the toe back. The knee bends in the direction of ``pattern``, or forward
-    where that leg is straight, so that thigh and shin fit between hip and ankle. An ankle out of reach moves, with its
-    foot, to the nearest point in reach.
+    Foot bones keep their directions, from the toe back. The knee bends in the direction of ``pattern``, or forward if
+    that leg is straight, so that thigh and shin fit between hip and ankle. An ankle out of reach moves, with its foot,
+    to the nearest reachable point.
     """
     solved = np.array(joints, np.float64)
     right_hip, left_hip = skeleton.face_joints[:2]
@@ -55,7 +55,7 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
         along = _unit(solved[:, ankle] - hip)
         fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
         solved[:, leg.foot] += (along * (fitting - reach))[:, None]
-        # The knee is at the intersection of the spheres of thigh and shin, on its former side.
+        # The knee is on the intersection of the spheres of thigh and shin, on its previous side.
         down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
         out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
         before = _unit(pattern[:, ankle] - pattern[:, leg.hip])
@@ -112,8 +112,8 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray
 
 
 def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray) -> np.ndarray:
-    """A leg's foot (T, N, 3) with bones as long as in ``pattern``, its toe where ``joints`` have it, or its ankle while
-    only that stands."""
+    """Foot of a leg (T, N, 3) with bones as long as in ``pattern``. Its toe keeps the position in ``joints``, or its
+    ankle while only the ankle stands."""
     foot = _feet_from_toe(joints, pattern, leg)
     on_toe = np.ones(len(joints))
     heel_only = still[:, 0] & ~still[:, -1]
@@ -125,9 +125,9 @@ def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.nda
 
 
 def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """A leg's foot (T, N, 3), turned up about its toe where it would stretch the leg more than in ``pattern``.
+    """Foot of a leg (T, N, 3), raised about its toe where it would extend the leg more than in ``pattern``.
 
-    A nearly straight knee moves fast with every millimetre, so legs are not stretched out fully.
+    A nearly straight knee moves fast with every millimetre, so legs are not fully extended.
     """
     foot, hip = joints[:, leg.foot], joints[:, leg.hip]
     longest = _length(pattern, leg.hip, leg.knee) + _length(pattern, leg.knee, leg.foot[0])
@@ -135,7 +135,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
     room = np.minimum(ROOM, 1 - usual).clip(1e-6)
     reach = _distance(foot[:, 0], hip) / longest
     near = longest * (usual + room * np.tanh((reach - usual) / room))
-    # The ankle moves to the intersection of spheres around hip and toe, on its own side.
+    # The ankle moves to the intersection of the spheres around hip and toe, on its own side.
     ankle, to_hip = foot[:, 0] - foot[:, -1], hip - foot[:, -1]
     size, far = np.linalg.norm(ankle, axis=-1, keepdims=True), np.linalg.norm(to_hip, axis=-1, keepdims=True)
     up = to_hip / np.maximum(far, 1e-9)
@@ -151,7 +151,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
 
 
 def _feet_from_toe(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """A leg's foot (T, N, 3) with its toe in place, its directions kept, and bones as long as in ``pattern``."""
+    """Foot of a leg (T, N, 3) with its toe fixed, its directions kept, and bones as long as in ``pattern``."""
     foot = np.array(joints[:, leg.foot])
     for near in range(len(leg.foot) - 2, -1, -1):
         direction = _unit(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])
@@ -168,7 +168,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _across(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """The components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
+    """Components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
     return vectors - (vectors * unit).sum(-1, keepdims=True) * unit
 
 

@@ -1,8 +1,8 @@
-"""Bone names of common rigs: a table, one row a naming convention.
+"""Bone names of common rigs: a table with one row per naming convention.
 
-A place is a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``; ``|`` separates alternatives,
-the first one found counts. ``^`` is the nearest common ancestor of both hips, ``{}`` stands for the side. Case and
-punctuation do not matter, nor do prefixes and suffixes that all names share.
+A place is a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``. ``|`` separates alternatives;
+the first match is used. ``^`` is the nearest common ancestor of both hips, and ``{}`` stands for the side. Case,
+punctuation, and prefixes or suffixes shared by all names are ignored.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ TIP = "/tip"
 SPINE = ("spine1", "spine2", "spine3")
 LIMBS = ("hip", "knee", "ankle", "foot", "collar", "shoulder", "elbow", "wrist")
 SIDES = ("left", "right")
-NONE = "-"    # for a bone that a rig does not have
+NONE = "-"    # for a bone that a rig lacks
 COMMON = "^"
 
 
 @dataclass(frozen=True)
 class KnownRig:
-    """Where the joints are in a rig, by the names of its bones."""
+    """Bone names for each joint of a rig."""
 
     name: str
     pelvis: str
@@ -62,20 +62,20 @@ def _place(text: str) -> Place:
     return {name: float(weight or 1) for weight, _, name in parts}
 
 
-_UPPER_ARMS = "{}Arm|{}UpperArm|{}UpArm"  # where they are, the shoulder is a collar
+_UPPER_ARMS = "{}Arm|{}UpperArm|{}UpArm"  # in rigs with these bones, the shoulder is a collar
 _UPPER = "{}UpLeg|{}UpperLeg|{}Thigh|" + _UPPER_ARMS
 _CLAVICLES = "{}Collar|{}Clavicle"
 
-# The first row that fits counts. The last one has the common words for bones.
+# The first matching row is used. The last row has the common words for bones.
 KNOWN_RIGS = (
-    # Neck and shoulders may coincide with the bone below, and the first of the spine with the hips.
+    # The neck and shoulders may coincide with the bone below, and the first spine bone with the hips.
     KnownRig("CMU MotionBuilder", "Hips", "Neck1", "Head",
              "{}UpLeg {}Leg {}Foot {}ToeBase 0.6*{}Shoulder+0.4*{}Arm {}Arm {}ForeArm {}Hand", marks="LHipJoint"),
     KnownRig("Mixamo/LAFAN1", "Hips|Hip", "Neck", "Head",
              "{}UpLeg {}Leg {}Foot {}ToeBase|{}Toe {}Shoulder {}Arm {}ForeArm {}Hand"),
     KnownRig("Bandai-Namco", "Hips", "Neck", "Head",
              "UpperLeg_{} LowerLeg_{} Foot_{} Toes_{} Shoulder_{} UpperArm_{} LowerArm_{} Hand_{}", ("L", "R")),
-    # The root is not between the thighs but above them.
+    # The root is above the thighs instead of between them.
     KnownRig("CMU/Daz", "0.275*lThigh+0.275*rThigh+0.45*abdomen", "neck", "head",
              "{}Thigh {}Shin {}Foot {}Toe {}Collar {}Shldr {}ForeArm {}Hand", ("l", "r")),
     # The thorax is at the base of the neck, the neck behind the nose.

@@ -1,6 +1,6 @@
-"""How the body of a motion stands: the axis that is up, whether it lies, whether left and right are swapped.
+"""Body orientation of a motion: up axis, lying bodies, swapped left and right.
 
-Joints are (T, J, 3) of any skeleton, in any unit. Lengths below are shares of a leg's length.
+Joints are (T, J, 3) of any skeleton, in any unit. Lengths below are fractions of leg length.
 """
 from dataclasses import dataclass
 
@@ -10,39 +10,39 @@ from motion.foot import legs_of
 from motion.skeleton import T2M, Skeleton
 
 UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
-HEAD_OVER_FEET = 0.75  # cosine to an axis of the line from ankles to head in a body that is upright along it
-LEGS_UPRIGHT = 0.85    # the same of the line from ankles to hips, which stays upright in a deep bow
-USUALLY = 0.4          # share of the frames in which a body is upright along the axis that is up
-CLEARLY = 0.2          # by which that share exceeds the one of any other axis
+HEAD_OVER_FEET = 0.75  # cosine between an axis and the line from ankles to head in a body upright along it
+LEGS_UPRIGHT = 0.85    # same for the line from ankles to hips, which stays upright in a deep bow
+USUALLY = 0.4          # fraction of frames in which a body is upright along the up axis
+CLEARLY = 0.2          # margin of that fraction over any other axis
 ON_FLOOR = 0.08        # distance from 0 of a floor at 0
-TRAVEL = 1.25          # distance that a lying body does not travel, other than lengthwise
-LYING = 0.4            # height of a lying body's pelvis over the floor
-AT_ZERO = 0.003        # the same of a floor, or of a pelvis, that was moved to 0
-SOMETIMES = 0.2        # share of the frames in which a body is upright along y that lies down, or gets up
-BACKWARDS = -0.1       # how far knees and toes point to the front, on average, of a body whose sides are swapped
-BENT_BACK = -0.04      # the same of the knees alone
-TWISTED = -0.2         # cosine between the lines of hips and shoulders where one of the two is swapped
+TRAVEL = 1.25          # distance that a lying body does not travel, except lengthwise
+LYING = 0.4            # height of a lying body's pelvis above the floor
+AT_ZERO = 0.003        # same for a floor or pelvis that was moved to 0
+SOMETIMES = 0.2        # fraction of upright frames of a body that lies down or gets up
+BACKWARDS = -0.1       # mean distance that knees and toes point to the front if the sides are swapped
+BENT_BACK = -0.04      # same for the knees alone
+TWISTED = -0.2         # cosine between the lines of hips and shoulders if one of them is swapped
 
 
 @dataclass(frozen=True)
 class Stance:
-    """The axis along which a body stands, None where no axis stands out; ``sure`` if the body cannot be lying."""
+    """Up axis of a body, None if no axis stands out; ``sure`` if the body cannot be lying."""
 
     up: str | None
     sure: bool
 
 
 def guess_up(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """The axis of ``UP_AXES`` along which a body is upright in most frames, None where that is not clear."""
+    """Axis of ``UP_AXES`` along which a body is upright in most frames, None if unclear."""
     return _clearly_up(_upright_along(joints, skeleton).mean(0))
 
 
 def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
-    """The axis that is up in a recording.
+    """Estimate the up axis of a recording.
 
-    A body that is upright along another axis than y either has that axis up or lies. It does not lie where it travels
-    across the direction in which it would, or where the floor at 0 is rather below its feet than below its back.
-    Nobody is upside down throughout, other than in a handstand.
+    A body that is upright along an axis other than y either has that axis up or is lying. It is not lying if it travels
+    crosswise to its length, or if the floor at 0 is under its feet and not under its back. A body that is upside down
+    throughout is not expected, except in a handstand.
     """
     shares = _upright_along(joints, skeleton).mean(0)
     up = _clearly_up(shares)
@@ -70,15 +70,15 @@ def _clearly_up(shares: np.ndarray) -> str | None:
 
 
 def _floor_at_0(joints: np.ndarray, leg: float) -> int:
-    """Whether the lowest joint, y up, is at 0: 2 exactly, 1 about, 0 not."""
+    """Whether the lowest joint, y up, is at 0: 2 exactly, 1 approximately, 0 not."""
     distance = abs(joints[..., 1].min())
     return int(distance < ON_FLOOR * leg) + int(distance < AT_ZERO * leg)
 
 
 def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> bool:
-    """Whether a body, y up, is as low as one that lies, or on its hands if ``up`` is -y.
+    """Whether a body, y up, is as low as a lying one, or on its hands if ``up`` is -y.
 
-    A body whose pelvis is the origin of every frame shows neither.
+    Cannot be seen if the pelvis is the origin of every frame.
     """
     hand = next(chain[-1] for chain in skeleton.chains if chain[0] != 0)
     hips, wrist, head = (joints[:, joint] for joint in (0, hand, _head(skeleton)))
@@ -90,7 +90,7 @@ def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> boo
 
 
 def to_y_up(joints: np.ndarray, up: str) -> np.ndarray:
-    """Joints (..., 3) turned, not mirrored, so that the axis ``up`` becomes y."""
+    """Rotate joints (..., 3), without mirroring, so that the axis ``up`` becomes y."""
     x, y, z = np.moveaxis(joints, -1, 0)
     turned = {"y": (x, y, z), "z": (x, z, -y), "x": (-y, x, z),
               "-y": (x, -y, -z), "-z": (x, -z, y), "-x": (y, -x, z)}[up]
@@ -104,14 +104,14 @@ def lies_throughout(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
 
 @dataclass(frozen=True)
 class Sides:
-    """Evidence on which side of a body is left, means over ``frames``."""
+    """Evidence for swapped left and right sides, averaged over ``frames``."""
 
     frames: int
     twist: float   # cosine between the lines of hips and shoulders
-    facing: float  # how far knees and toes point to the front, in leg lengths: people 0.3 or more, mirrored ones -0.3
+    facing: float  # leg lengths that knees and toes point forward: people 0.3 or more, mirrored -0.3
 
     def __add__(self, other: "Sides") -> "Sides":
-        """Of both recordings."""
+        """Combined evidence of both recordings."""
         frames = self.frames + other.frames
         share = other.frames / frames
         return Sides(frames, self.twist + share * (other.twist - self.twist),
@@ -119,14 +119,14 @@ class Sides:
 
     @property
     def twist_fault(self) -> str | None:
-        """Why left and right must be swapped in a part of the body, or None."""
+        """Reason why left and right must be swapped in a part of the body, or None."""
         if self.twist < TWISTED:
             return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
         return None
 
     @property
     def fault(self) -> str | None:
-        """Why left and right must be swapped; None where they seem right."""
+        """Reason why left and right must be swapped, or None."""
         if self.twist_fault:
             return self.twist_fault
         if self.facing < BACKWARDS:
@@ -135,10 +135,10 @@ class Sides:
 
 
 def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
-    """Evidence on the sides of a body in right-handed axes.
+    """Evidence for swapped sides of a body in right-handed axes.
 
-    The front follows from the line of the hips and from the legs, whatever the trunk does. Toes or knees alone would
-    fail: toes of runners, knees of a stiff walk.
+    The front is derived from the line of the hips and from the legs, independently of the trunk. Toes alone fail on
+    runners, and knees alone on a stiff walk.
     """
     legs = legs_of(skeleton)
     right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
@@ -154,7 +154,7 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
 
 
 def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
-    """Whether the knees of a body clearly bend backward: a sign of swapped sides where toes were not captured."""
+    """Whether the knees clearly bend backward: a sign of swapped sides if toes were not captured."""
     joints = joints.copy()
     for leg in legs_of(skeleton):
         joints[:, leg.foot[-1]] = joints[:, leg.foot[0]]
@@ -162,8 +162,7 @@ def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Why left and right of a recording (T, J, 3), in right-handed axes, must be swapped; None where they seem right.
-    """
+    """Reason why left and right of a recording (T, J, 3) in right-handed axes must be swapped, or None."""
     return find_sides(joints, skeleton).fault
 
 
@@ -180,12 +179,12 @@ def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _head(skeleton: Skeleton) -> int:
-    """The joint at the end of the trunk."""
+    """Joint at the end of the trunk."""
     return next(chain[-1] for chain in skeleton.chains if chain[0] == 0 and chain[-1] not in skeleton.feet)
 
 
 def _leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Median length from hip over knee to ankle, mean of both legs."""
+    """Median length from hip over knee to ankle, averaged over both legs."""
     bones = [joints[:, joint] - joints[:, skeleton.parents[joint]]
              for leg in legs_of(skeleton) for joint in (leg.knee, leg.foot[0])]
     return float(np.median(np.linalg.norm(bones, axis=-1), axis=-1).sum() / 2)

@@ -1,4 +1,4 @@
-"""Physical faults of motions (T, J, 3), y up: sliding feet, floor penetration, bone length drift, jitter."""
+"""Physical quality metrics of motions (T, J, 3), y up: foot skating, floor penetration, bone length drift, jitter."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +13,9 @@ WEIGHTED_HEIGHT = 0.025  # m above which a foot does not skate
 def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
     """Mean horizontal speed (m/s) of foot joints in contact; 0 without any contact.
 
-    Contact is an ankle below 0.06 m or a toe below 0.03 m above the clip's floor, as in published foot locking. Low
-    swinging feet count too, so real motion has about 0.2 m/s. Steps in ``held`` (T - 1, F) count with length 0.
+    A foot is in contact if the ankle is below 0.06 m or the toe below 0.03 m above the floor of the clip, as in
+    published foot locking. Low swinging feet count too, so real motion has about 0.2 m/s. Steps in ``held`` (T - 1, F)
+    count as 0.
     """
     height, speed = _foot_steps(joints, skeleton, fps, held)
     contact = height < per_foot_joint(skeleton, *HEIGHT_LIMITS)
@@ -24,8 +25,8 @@ def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.nd
 def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
     """Mean over foot joints and frames of v (2 - 2^(h / H)), in m/s, while h < H = 0.025 m (Zhang et al. 2018, MANN).
 
-    v is the horizontal speed, h the height of a toe above the clip's floor, or of an ankle above its standing height:
-    the higher a foot, the less it counts. ``held`` as in ``foot_skating``.
+    v is the horizontal speed; h is the height of a toe above the floor of the clip, or of an ankle above its standing
+    height. Higher feet count less. ``held`` as in ``foot_skating``.
     """
     height, speed = _foot_steps(joints, skeleton, fps, held)
     ankle, toe = HEIGHT_LIMITS
@@ -35,19 +36,19 @@ def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: n
 
 def _foot_steps(joints: np.ndarray, skeleton: Skeleton, fps: float,
                 held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Heights (m) over the clip's floor before each step (T - 1, F) of the foot joints, and their horizontal speeds."""
+    """Heights (m) of the foot joints above the floor before each step (T - 1, F), and their horizontal speeds."""
     feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
     speed = np.linalg.norm(np.diff(feet[..., [0, 2]], axis=0), axis=-1) * fps
     return feet[:-1, :, 1] - floor_height(joints, skeleton), speed if held is None else np.where(held, 0, speed)
 
 
 def floor_penetration(joints: np.ndarray, floor: float = 0.0) -> float:
-    """Mean depth over the frames of the lowest joint below ``floor``, in the joints' unit."""
+    """Mean depth of the lowest joint below ``floor`` over the frames, in the unit of the joints."""
     return float(np.maximum(floor - np.asarray(joints, np.float64)[..., 1].min(1), 0).mean())
 
 
 def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Mean deviation of bone lengths from their medians over bones and frames, as a share of the median."""
+    """Mean deviation of bone lengths from their medians over bones and frames, relative to the median."""
     joints = np.asarray(joints, np.float64)
     lengths = np.linalg.norm(joints[:, 1:] - joints[:, list(skeleton.parents[1:])], axis=-1)
     usual = np.median(lengths, axis=0)
@@ -56,9 +57,9 @@ def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 def roughness(joints: np.ndarray) -> float:
-    """Mean norm of the joints' third differences, in their unit: the jerk per frame, large where joints jitter.
+    """Mean norm of the third differences of the joints, in their unit: the jerk per frame, large for jitter.
 
-    Captured motion at 20 frames a second: 0.001 m standing and gesturing, 0.010 walking, 0.03 running.
+    Captured motion at 20 fps: 0.001 m standing and gesturing, 0.010 m walking, 0.03 m running.
     """
     jerk = np.diff(np.asarray(joints, np.float64), 3, axis=0)
     return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
@@ -68,8 +69,8 @@ def seam_speed(joints: np.ndarray, seams: Sequence[int], usual: np.ndarray | Non
     """Speed of a motion (T, J, 3) at its seams, relative to its fast steps.
 
     The longest step between frames within ``SEAM_FRAMES`` of the frames ``seams``, divided by the 95th percentile of
-    the steps of ``usual`` (T', J, 3), by default the motion itself; a step is the mean distance over the joints. 0
-    without seams; ``inf`` where ``usual`` stands still.
+    the steps of ``usual`` (T', J, 3), by default the motion itself. A step is the mean distance over the joints. 0
+    without seams; ``inf`` if ``usual`` does not move.
     """
     steps = _steps(joints)
     near = [steps[max(seam - SEAM_FRAMES, 0):seam + SEAM_FRAMES] for seam in seams if 0 < seam < len(joints)]

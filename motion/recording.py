@@ -1,4 +1,4 @@
-"""A recording of any rig as the 22 joints: resampled, in metres, y up, without what is not motion.
+"""Convert a recording of any rig to the 22 joints: resampling, units, T-poses and steady ranges.
 
 Joints are (T, 22, 3). A recording has its own unit and axes until ``to_metres`` and ``to_y_up``.
 """
@@ -20,35 +20,35 @@ from motion.skeleton import T2M
 from motion.source_rig import Placement, place_joints
 
 FPS = 20.0
-# In metres. "cmu" is the unit of the CMU database and of its usual BVH conversion.
+# In metres. "cmu" is the unit of the CMU database and of its common BVH conversion.
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254, "cmu": 0.0254 / 0.45}
-LEG_LENGTHS = (0.5, 1.2)   # metres from hip over knee to ankle that people have
-TYPICAL_LEG = 0.82         # metres; decides where two units fit
-MAX_SPEED = 18.0           # m/s of a joint; what is faster is a flip of the capture
+LEG_LENGTHS = (0.5, 1.2)   # human leg lengths in metres, from hip over knee to ankle
+TYPICAL_LEG = 0.82         # metres; decides if two units fit
+MAX_SPEED = 18.0           # m/s of a joint; anything faster is a flip of the capture
 MAX_ACCELERATION = 560.0   # m/s^2
-MAX_BONE_DRIFT = 0.05      # mean share by which bones of a joint array may change their length
-T_POSE_ANGLE = 20.0        # degrees between the shoulders' line and a straight arm
-T_POSE_AFTER = 0.1         # seconds that a recording takes at most to leave the T-pose that it starts from
+MAX_BONE_DRIFT = 0.05      # mean relative change of bone lengths allowed in a joint array
+T_POSE_ANGLE = 20.0        # degrees between the line of the shoulders and a straight arm
+T_POSE_AFTER = 0.1         # longest time in seconds to leave an initial T-pose
 
 _JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 
 
 @dataclass(frozen=True)
 class Pose:
-    """A moving hierarchy, each joint in its parent's frame."""
+    """Motion of a hierarchy, relative to the parent of each joint."""
 
     places: np.ndarray  # (T, J, 3)
     quats: torch.Tensor  # (T, J, 4) float64
 
     def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
-        """The 22 joints (T, 22, 3) in the unit of ``bvh``, whose hierarchy this is."""
+        """The 22 joints (T, 22, 3) in the unit of ``bvh``, which has the same hierarchy."""
         return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
 def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:
-    """The file's frames from ``first`` up to ``end`` at ``fps``.
+    """Resample the frames from ``first`` to ``end`` of a file to ``fps``.
 
-    Rotations go the shorter arc and translations straight from frame to frame, before the kinematics, so that bones
+    Rotations take the shorter arc and translations are linear between frames, before forward kinematics, so that bones
     keep their length.
     """
     places, turns = bvh.local_positions()[first:end], bvh.local_rotations()[first:end]
@@ -60,24 +60,24 @@ def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:
 
 
 def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
-    """Joints (T, 22, 3) of ``resampled_pose``, in the file's unit."""
+    """Joints (T, 22, 3) of ``resampled_pose``, in the unit of the file."""
     return resampled_pose(bvh, first, end, fps).joints(bvh, placement)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The 22 joints of a file with any known hierarchy."""
+    """The 22 joints of a file with a known hierarchy."""
 
-    joints: np.ndarray  # (T, 22, 3) at 20 fps, in the file's unit and axes
-    first: int          # frame of the file that they begin at
+    joints: np.ndarray  # (T, 22, 3) at 20 fps, in the unit and axes of the file
+    first: int          # first frame of the file that is used
     rig: str
 
 
 def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, keep_t_pose: bool = False) -> Placed:
     """The 22 joints of a file, without T-poses at its ends unless ``keep_t_pose``.
 
-    Raises ``ValueError`` as ``place_joints`` and ``t_pose_ends`` do, and where knees bend backward in a body whose toes
-    were made from its rest pose.
+    Raises ``ValueError`` like ``place_joints`` and ``t_pose_ends``, and if knees bend backward in a body whose toes
+    were derived from its rest pose.
     """
     placement = place_joints(bvh, mapping)
     joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
@@ -88,7 +88,7 @@ def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, 
 
 
 def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each frame at ``fps`` the frame before it and the share of the way to the next."""
+    """Previous source frame and interpolation weight of the next one, for each frame at ``fps``."""
     count = int((frames - 1) * frame_time * fps) + 1
     place = np.arange(count) / (frame_time * fps)
     low = np.minimum(place.astype(int), frames - 1)
@@ -96,9 +96,9 @@ def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndar
 
 
 def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
-    """First frame and end of what lies between the T-poses that recordings start or end with; (T, 22, 3), any axes.
+    """First frame and end of the motion between T-poses at the start and end of (T, 22, 3) joints in any axes.
 
-    After a T-pose at the start the moment in which the body leaves it goes too.
+    The moment in which the body leaves a T-pose at the start is excluded too.
     """
     is_t = _t_poses(joints)
     if is_t.all():
@@ -107,12 +107,12 @@ def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
     if start:
         start = start - 1 + max(round(T_POSE_AFTER / frame_time), 1)
     if start >= end:
-        raise ValueError(f"there is no motion but a T-pose and the {T_POSE_AFTER:g} s in which the body leaves it")
+        raise ValueError(f"there is no motion except a T-pose and the {T_POSE_AFTER:g} s in which the body leaves it")
     return start, end
 
 
 def _t_poses(joints: np.ndarray) -> np.ndarray:
-    """(T,) whether arms are stretched out to the sides, both in the line of the shoulders, over straight legs."""
+    """(T,) whether both arms are stretched out sideways, in the line of the shoulders, above straight legs."""
     across = _unit(_bone(joints, "right_shoulder", "left_shoulder"))
     cosine = np.cos(np.radians(T_POSE_ANGLE))
     is_t = np.ones(len(joints), bool)
@@ -127,7 +127,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 
 def guess_unit(joints: np.ndarray) -> str:
-    """The unit in which the legs of ``joints`` (T, 22, 3) are as long as people's. ``ValueError`` where none fits."""
+    """Unit in which the legs of ``joints`` (T, 22, 3) have a human length. Raises ``ValueError`` if none fits."""
     length = leg_length(joints)
     unit = _fitting_unit(length)
     if unit is None:
@@ -136,9 +136,10 @@ def guess_unit(joints: np.ndarray) -> str:
 
 
 def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tuple[str, float]:
-    """Name and metres of the unit of ``joints`` (T, 22, 3): ``unit``, one of ``UNITS`` or metres, or what legs suggest.
+    """Name and size in metres of the unit of ``joints`` (T, 22, 3): ``unit`` (one of ``UNITS`` or metres), or
+    estimated.
 
-    Raises ``ValueError`` where legs are no person's in it.
+    Raises ``ValueError`` if the legs do not have a human length in it.
     """
     if unit is None:
         unit = guess_unit(joints)
@@ -153,7 +154,7 @@ def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tupl
 
 
 def _fitting_unit(length: float) -> str | None:
-    """The unit in which a leg of ``length`` is a person's; of several the one in which it is nearest to the usual."""
+    """Unit in which a leg of ``length`` is human; if several fit, the one closest to the typical length."""
     fitting = [unit for unit, metres in UNITS.items() if LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]]
     return min(fitting, key=lambda unit: abs(np.log(length * UNITS[unit] / TYPICAL_LEG)), default=None)
 
@@ -165,14 +166,14 @@ def _scale_advice(length: float) -> str:
 
 
 def leg_length(joints: np.ndarray) -> float:
-    """Median length from hip over knee to ankle, the mean of both legs."""
+    """Median length from hip over knee to ankle, averaged over both legs."""
     return float(np.mean([np.median(np.linalg.norm(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"), axis=-1))
                           for side in ("left", "right") for upper, lower in (("hip", "knee"), ("knee", "ankle"))])) * 2
 
 
 def check_body(joints: np.ndarray) -> None:
-    """Raise ``ValueError`` where joints (T, 22, 3) in metres cannot be those of a person: limbs without length, bones
-    that change, sides that are swapped."""
+    """Raise ``ValueError`` if joints (T, 22, 3) in metres cannot be a person: bones of zero or varying length, swapped
+    sides."""
     if not np.isfinite(joints).all():
         raise ValueError("coordinates that are not finite")
     parents = list(T2M.parents)
@@ -190,7 +191,7 @@ def check_body(joints: np.ndarray) -> None:
 
 
 def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:
-    """Ranges of at least ``shortest`` frames of joints (T, 22, 3), metres at 20 fps, in which nothing flips."""
+    """Ranges of at least ``shortest`` frames of joints (T, 22, 3), in metres at 20 fps, without flips."""
     steps = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(-1)                   # (T - 1,)
     bends = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).max(-1)                # (T - 2,)
     bad = np.zeros(len(joints), bool)
@@ -202,8 +203,8 @@ def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:
 
 
 def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int, int]]:
-    """As few ranges of at most ``longest`` frames as cover ``start`` to ``end``, evenly, neighbours sharing at least
-    ``overlap`` frames."""
+    """Smallest number of ranges of at most ``longest`` frames that cover ``start`` to ``end`` evenly, with neighbours
+    sharing at least ``overlap`` frames."""
     frames = end - start
     if frames <= longest:
         return [(start, end)]
@@ -213,7 +214,7 @@ def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int,
 
 
 def normalised(joints: np.ndarray) -> np.ndarray:
-    """Joints (T, 22, 3) float32 on the floor, the pelvis at x = z = 0 and the body facing +z in frame 0."""
+    """Joints (T, 22, 3) float32 on the floor, with the pelvis at x = z = 0 and the body facing +z in frame 0."""
     return canonical_positions(torch.as_tensor(np.ascontiguousarray(joints), dtype=torch.float32), T2M).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Recognise the rig of a hierarchy by bone names and structure."""
+"""Recognise the rig of a hierarchy from its bone names and structure."""
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from motion.bvh import Bvh
 from motion.known_rigs import COMMON, KNOWN_RIGS, SIDES, SPINE, TIP, KnownRig, Place
 from motion.skeleton import T2M
 
-Affix = tuple[str, str]         # what stands before and after the names of all bones
-Places = dict[str, dict[int, float]]  # of joints: weights of points
+Affix = tuple[str, str]         # text before and after the names of all bones
+Places = dict[str, dict[int, float]]  # weights of points, by joint
 
-BONES = "_bones"                # key of a begun mapping under which all names are
+BONES = "_bones"                # key of a draft mapping that lists all names
 OPTIONAL = {*SPINE, *(f"{side}_{joint}" for side in SIDES for joint in ("foot", "collar"))}
 MAX_LISTED = 4
 
 _ANCHORS = ("hips", "pelvis", "hip", "head", "neck")
-# Each joint is found above (towards the root from) another, which is found first; a foot below.
+# Each joint is searched above another (towards the root), which is found first; a foot is searched below.
 _ABOVE = {"knee": "ankle", "hip": "knee", "elbow": "wrist", "shoulder": "elbow", "collar": "shoulder"}
 _BENDING = ("hip", "knee", "shoulder", "elbow")
-_PARTS = ("twist", "roll")  # words for bones that turn a part of another about itself
+_PARTS = ("twist", "roll")  # words for bones that twist a part of another bone
 _LIMB_ORDER = ("ankle", "knee", "hip", "foot", "wrist", "elbow", "shoulder", "collar")
 _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head", "neck", *SPINE, "pelvis")
 
 
 class UnknownRig(ValueError):
-    """No known rig fits. ``begun`` is a mapping with the bones that were found, "" for the others, and all names."""
+    """No known rig fits. ``begun`` is a draft mapping with the bones found, "" for the others, and all names."""
 
     def __init__(self, message: str, begun: Mapping[str, object]):
         super().__init__(message)
@@ -40,7 +40,7 @@ class UnknownRig(ValueError):
 
 
 class Bones:
-    """Points of a hierarchy: the joints and then the end sites, by name."""
+    """Points of a hierarchy by name: the joints, then the end sites."""
 
     def __init__(self, bvh: Bvh):
         self.bvh = bvh
@@ -56,7 +56,7 @@ class Bones:
         self.affixes = sorted({("", ""), (prefix, ""), *around}, key=lambda affix: (len("".join(affix)), affix))
 
     def find(self, name: str, affix: Affix | None = None) -> list[int]:
-        """Numbers of the points named ``name``, with any of the affixes that names here have or with ``affix``."""
+        """Indices of the points named ``name``, with any affix that names here have or with ``affix``."""
         bone = name.removesuffix(TIP)
         joints = self.exact.get(bone, [])
         for before, after in (self.affixes if affix is None else (affix,)):
@@ -64,7 +64,7 @@ class Bones:
         return [tip for joint in joints if (tip := self.tip(joint)) is not None] if name.endswith(TIP) else joints
 
     def only(self, name: str) -> int | None:
-        """Number of the point ``name``, or ``PARENT/name``, None where there is none. ``ValueError`` where there are
+        """Index of the point ``name`` or ``PARENT/name``, None if there is none. Raises ``ValueError`` if there are
         several."""
         found = self.find(name)
         parent, _, own = name.removesuffix(TIP).rpartition("/")
@@ -77,7 +77,7 @@ class Bones:
         return found[0] if found else None
 
     def tip(self, joint: int) -> int | None:
-        """Point of the end site of ``joint``, None where it has none or one of no length."""
+        """Point of the end site of ``joint``, None if it has none or one of zero length."""
         return self.tips[joint] if joint in self.tips and np.any(self.bvh.end_sites[joint]) else None
 
     def above(self, joint: int) -> list[int]:
@@ -88,7 +88,7 @@ class Bones:
         return path
 
     def below(self, joint: int) -> list[int]:
-        """The children of ``joint``."""
+        """Children of ``joint``."""
         return [child for child, parent in enumerate(self.bvh.parents) if parent == joint]
 
     def name(self, point: int) -> str:
@@ -105,7 +105,7 @@ def _plain(name: str) -> str:
 
 @dataclass
 class Match:
-    """How well a known rig fits."""
+    """Result of matching one known rig."""
 
     rig: KnownRig
     places: Places = field(default_factory=dict)
@@ -114,14 +114,14 @@ class Match:
 
     @property
     def lacking(self) -> int:
-        """Number of joints that are needed and have no place."""
+        """Number of required joints without a place."""
         return len(self.missing) + len(self.repeated)
 
 
 def recognised(bones: Bones) -> tuple[str, Places]:
-    """Name of the first known rig that has all the joints it needs here, and the places that it names.
+    """Name of the first known rig whose required joints are all present, and the places that it names.
 
-    Raises ``UnknownRig`` where there is none.
+    Raises ``UnknownRig`` if there is none.
     """
     tried = [(rig, affix) for rig in KNOWN_RIGS for affix in bones.affixes]
     for rig, affix in tried:
@@ -132,14 +132,14 @@ def recognised(bones: Bones) -> tuple[str, Places]:
 
 
 def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
-    """Joints of ``rig`` that are found; ``at_once`` stops at the first one that is missing."""
+    """Find the joints of ``rig``; ``at_once`` stops at the first missing one."""
     match = Match(rig)
     marked, chosen = _is_marked(bones, rig, affix), {}
     for joint in sorted(rig.places, key=_ORDER.index):
         found = [_resolved(bones, place, affix, match.places) for place in rig.places[joint]]
         fitting = [number for number, place in enumerate(found)
                    if isinstance(place, dict) and _hangs(bones, rig, joint, place, match.places)]
-        if joint.startswith("right") and joint not in OPTIONAL:  # the same words on both sides
+        if joint.startswith("right") and joint not in OPTIONAL:  # same words on both sides
             fitting = [number for number in fitting if number == chosen.get(joint.replace("right", "left"), number)]
         repeated = [name for name in found if isinstance(name, str)]
         if fitting and marked:
@@ -155,13 +155,14 @@ def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> 
 
 
 def _is_marked(bones: Bones, rig: KnownRig, affix: Affix) -> bool:
-    """Whether the bones that distinguish ``rig`` from rigs with the same names are present, and theirs absent."""
+    """Whether the bones that distinguish ``rig`` from rigs with the same names are present, and those of the others
+    absent."""
     besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
     return bool(not rig.marks or bones.find(rig.marks, affix)) and not any(bones.find(name, affix) for name in besides)
 
 
 def _resolved(bones: Bones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:
-    """Weights of points; which name several bones have; None where a bone is missing."""
+    """Weights of points; a message if several bones share a name; None if a bone is missing."""
     weights = {}
     for name, weight in place.items():
         points = _above_hips(bones, places) if name == COMMON else bones.find(name, affix)
@@ -180,9 +181,9 @@ def _above_hips(bones: Bones, places: Places) -> list[int]:
 
 
 def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
-    """Whether a bone for ``joint`` is above or below those of the joints next to it.
+    """Whether a bone for ``joint`` is above or below the bones of its neighbouring joints.
 
-    In a rig known by common words only, bones between the two may only twist the upper one or have no length.
+    In a rig recognised by common words only, bones between the two may only twist the upper bone or have zero length.
     """
     side, _, part = joint.partition("_")
     if part == "foot":
@@ -200,7 +201,7 @@ def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], 
 
 
 def _is_part(bones: Bones, joint: int, whole: int) -> bool:
-    """Whether a bone only twists another, by its name, or has no length."""
+    """Whether a bone only twists another one, by its name, or has zero length."""
     word, of = (re.sub(r"\d", "", _plain(bones.bvh.names[bone])) for bone in (joint, whole))
     return of in word or any(part in word for part in _PARTS) or not np.any(bones.bvh.offsets[joint])
 
@@ -222,7 +223,7 @@ def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
 
 
 def _written(bones: Bones, place: Mapping[int, float] | None) -> str | dict[str, float]:
-    """A place in the form of a mapping file."""
+    """A place in the format of a mapping file."""
     if place is None:
         return ""
     weights = {bones.name(point): weight for point, weight in place.items()}

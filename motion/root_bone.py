@@ -1,4 +1,4 @@
-"""A root bone on the ground, as engines have it: it carries the way and the heading, the hips what is left."""
+"""Root bone on the ground for game engines: it carries travel and heading, the hips carry the rest."""
 import numpy as np
 import torch
 
@@ -8,17 +8,18 @@ from motion.rotation import matrix_to_euler, quat_to_matrix, yaw_quat
 from motion.skeleton import Skeleton
 
 ROOT_NAME = "Root"
-HEADING_SIGMA = 5.0  # frames over which the root's heading is smoothed: it turns, but does not sway
+HEADING_SIGMA = 5.0  # frames; smoothing of the root heading, so that it turns but does not sway
 _ORDER = "zyx"
 
 
 def in_place(joints: np.ndarray) -> np.ndarray:
-    """Joints (T, J, 3) without travel: the pelvis over the origin in every frame, heights and headings as they were."""
+    """Joints (T, J, 3) without travel: the pelvis above the origin in every frame, with unchanged heights and
+    headings."""
     return joints - joints[:, :1] * np.array([1, 0, 1], joints.dtype)
 
 
 def smooth_heading(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Angles (T,) in radians about y, from +z towards +x, that hips and shoulders face, smoothed over time."""
+    """Heading angles (T,) of hips and shoulders in radians about y, from +z towards +x, smoothed over time."""
     right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
     across = (joints[:, left_hip] - joints[:, right_hip] + joints[:, left_shoulder] - joints[:, right_shoulder])
     front = torch.as_tensor(np.stack([-across[:, 2], across[:, 0]], -1), dtype=torch.float64)
@@ -27,9 +28,9 @@ def smooth_heading(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
-    """The BVH of joints (T, J, 3) below a bone ``Root`` at y = 0 under the pelvis, which faces as the body does.
+    """BVH of joints (T, J, 3) with a bone ``Root`` at y = 0 under the pelvis, facing the heading of the body.
 
-    All other joints stay where they are in the world.
+    All other joints keep their world positions.
     """
     places, turns = bvh.local_positions(), bvh.local_rotations()
     angle = smooth_heading(joints, skeleton)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_NEAR = 1e-4  # radians between quaternions below which the arc is as good as straight
-_OPPOSITE = 1e-12  # squared length of the unnormalised quaternion between unit vectors that are opposite
+_NEAR = 1e-4  # radians between quaternions below which linear interpolation is exact enough
+_OPPOSITE = 1e-12  # squared length of the unnormalised quaternion between opposite unit vectors
 
 
 def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -28,17 +28,17 @@ def quat_conjugate(q: Tensor) -> Tensor:
 
 
 def quat_rotate(q: Tensor, v: Tensor) -> Tensor:
-    """Vectors (..., 3) turned by unit quaternions (..., 4); leading dimensions broadcast."""
+    """Rotate vectors (..., 3) by unit quaternions (..., 4); leading dimensions broadcast."""
     u = q[..., 1:]
     once = _cross(u, v)
     return v + 2 * (q[..., :1] * once + _cross(u, once))
 
 
 def quat_between(a: Tensor, b: Tensor) -> Tensor:
-    """Shortest rotation (..., 4) that turns the direction of ``a`` (..., 3) into that of ``b`` (..., 3).
+    """Shortest rotation (..., 4) from the direction of ``a`` (..., 3) to that of ``b`` (..., 3).
 
-    Opposite directions have no single shortest one: they get a half turn about the axis orthogonal to ``a``
-    that is nearest to y, which keeps horizontal vectors horizontal.
+    Between opposite directions it is not unique; then it is a half turn about the axis orthogonal to ``a`` that is
+    closest to y, which keeps horizontal vectors horizontal.
     """
     a, b = torch.broadcast_tensors(a, b)
     squares = (a * a).sum(-1, keepdim=True) * (b * b).sum(-1, keepdim=True)
@@ -50,7 +50,7 @@ def quat_between(a: Tensor, b: Tensor) -> Tensor:
 
 
 def quat_to_matrix(q: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) of quaternions (..., 4) of any length but zero."""
+    """Rotation matrices (..., 3, 3) of quaternions (..., 4) of any non-zero length."""
     w, x, y, z = q.unbind(-1)
     s = 2 / (q * q).sum(-1)
     rows = (1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w),
@@ -79,7 +79,7 @@ def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
 def matrix_to_quat(matrix: Tensor) -> Tensor:
     """Unit quaternions (..., 4) of rotation matrices (..., 3, 3), by the four cases of Shepperd 1978.
 
-    The component that the case starts from, one of the large ones, is positive.
+    The component that a case starts from is one of the large ones and is positive.
     """
     (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(-1) for row in matrix.unbind(-2))
     x2, y2, z2, w2 = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22
@@ -98,16 +98,16 @@ def cont6d_to_quat(cont6d: Tensor) -> Tensor:
 
 
 def quat_continuous(q: Tensor) -> Tensor:
-    """Quaternions (T, ..., 4) with signs chosen so that none jumps to its negative from one frame to the next."""
+    """Quaternions (T, ..., 4) with signs that avoid jumps to the negative between frames."""
     flips = torch.where((q[1:] * q[:-1]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
     return torch.cat((q[:1], q[1:] * flips.cumprod(0)))
 
 
 def quat_to_euler(q: Tensor, order: str = "xyz") -> Tensor:
-    """Angles in degrees (..., 3), in the order of the axes in ``order``, whose turns multiply to the rotation.
+    """Euler angles in degrees (..., 3), in the order of the axes in ``order``.
 
-    ``order`` is a permutation of "xyz" (else ``ValueError``): "zxy" reads R = Rz Rx Ry. The middle angle lies
-    in [-90, 90].
+    ``order`` is a permutation of "xyz" (else ``ValueError``): "zxy" means R = Rz Rx Ry. The middle angle is in [-90,
+    90].
     """
     if sorted(order) != ["x", "y", "z"]:
         raise ValueError(f"order must be a permutation of 'xyz', not {order!r}")
@@ -121,24 +121,25 @@ def quat_to_euler(q: Tensor, order: str = "xyz") -> Tensor:
 
 
 def axis_angle_to_quat(turn: Tensor) -> Tensor:
-    """Unit quaternions (..., 4) of turns (..., 3) about their own direction by their length in radians."""
+    """Unit quaternions (..., 4) of rotation vectors (..., 3) in radians."""
     half = turn.norm(dim=-1, keepdim=True) / 2
     return torch.cat((half.cos(), turn / 2 * torch.sinc(half / torch.pi)), -1)
 
 
 def yaw_quat(half_angle: Tensor) -> Tensor:
-    """Turns about y (..., 4) by twice ``half_angle`` (...) in radians: the way features store headings."""
+    """Rotations about y (..., 4) by twice ``half_angle`` (...) in radians, as features store headings."""
     zero = torch.zeros_like(half_angle)
     return torch.stack((half_angle.cos(), zero, half_angle.sin(), zero), -1)
 
 
 def lerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
-    """Straight interpolation, ``a`` at weight 0 and ``b`` at weight 1."""
+    """Linear interpolation: ``a`` at weight 0, ``b`` at weight 1."""
     return a + weight * (b - a)
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Unit quaternions (..., 4) on the shorter arc from ``a`` at weight 0 to ``b`` at weight 1 (Shoemake 1985)."""
+    """Spherical interpolation of unit quaternions (..., 4) along the shorter arc: ``a`` at weight 0, ``b`` at 1
+    (Shoemake 1985)."""
     cosine = (a * b).sum(-1, keepdim=True)
     b, cosine = torch.where(cosine < 0, -b, b), cosine.abs().clamp(max=1)
     angle = cosine.acos()
@@ -155,7 +156,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _half_turn(a: Tensor) -> Tensor:
-    """A half turn (..., 4) about the axis orthogonal to ``a`` next to y, or to x where ``a`` is vertical."""
+    """Half turn (..., 4) about the axis orthogonal to ``a`` closest to y, or to x if ``a`` is vertical."""
     a = normalize(a, dim=-1)
     vertical = a[..., 1:2].abs() > 0.99
     axis = torch.where(vertical, a.new_tensor((1.0, 0.0, 0.0)), a.new_tensor((0.0, 1.0, 0.0)))
@@ -163,11 +164,11 @@ def _half_turn(a: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(axis[..., :1]), axis), -1)
 
 
-_POLE = 1e-4  # cosine of the middle angle below which only the sum or difference of the other two is certain
+_POLE = 1e-4  # cosine of the middle angle below which only the sum or difference of the other two is determined
 
 
 def euler_to_matrix(degrees: np.ndarray, order: str) -> np.ndarray:
-    """Matrices (..., 3, 3) of angles (..., n) about the axes that ``order`` names: "zyx" is Rz Ry Rx."""
+    """Rotation matrices (..., 3, 3) of angles (..., n) about the axes in ``order``: "zyx" is Rz Ry Rx."""
     matrix = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
     for angle, axis in zip(np.moveaxis(np.radians(degrees), -1, 0), order, strict=True):
         i, j = (("xyz".index(axis) + step) % 3 for step in (1, 2))
@@ -181,18 +182,18 @@ def euler_to_matrix(degrees: np.ndarray, order: str) -> np.ndarray:
 
 
 def matrix_to_euler(matrix: np.ndarray, order: str) -> np.ndarray:
-    """Angles in degrees (T, J, 3), in ``order``, of rotations (T, J, 3, 3) over T frames, continuous over time.
+    """Euler angles in degrees (T, J, 3), in ``order``, of rotations (T, J, 3, 3), continuous over T frames.
 
-    Every rotation has two triples of angles with a middle angle within half a turn, and any angle may have whole turns
-    added; of these each frame takes what is nearest to the frame before. At a pole, where the middle angle is a
-    right angle, the last angle is carried over from the frames around it.
+    Every rotation has two triples of angles with a middle angle within half a turn, and whole turns may be added to any
+    angle. Each frame takes the triple closest to the previous frame. At a pole (middle angle of 90 degrees), the last
+    angle is interpolated from the surrounding frames.
     """
     angles = _principal(matrix, order)
     return np.stack([_continuous(angles[:, joint], matrix[:, joint], order) for joint in range(angles.shape[1])], 1)
 
 
 def _principal(matrix: np.ndarray, order: str) -> np.ndarray:
-    """Angles in degrees (..., 3) of rotations (..., 3, 3), the middle one within a right angle."""
+    """Euler angles in degrees (..., 3) of rotations (..., 3, 3), with the middle angle in [-90, 90]."""
     i, j, k = ("xyz".index(axis) for axis in order)
     sign = 1 if (j - i) % 3 == 1 else -1
     first = np.arctan2(-sign * matrix[..., j, k], matrix[..., k, k])
@@ -202,7 +203,7 @@ def _principal(matrix: np.ndarray, order: str) -> np.ndarray:
 
 
 def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarray:
-    """One joint's angles (T, 3) made continuous; ``matrix`` (T, 3, 3) are the same rotations."""
+    """Angles (T, 3) of one joint made continuous; ``matrix`` (T, 3, 3) are the same rotations."""
     angles = angles.copy()
     pole = np.abs(np.cos(np.radians(angles[:, 1]))) < _POLE
     frames = np.arange(len(angles))
@@ -222,7 +223,7 @@ def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarra
 def _unwrapped(angles: np.ndarray) -> np.ndarray:
     other = angles * [1, -1, 1] + 180
     stay, change = (((step + 180) % 360 - 180) for step in (np.diff(angles, axis=0), other[1:] - angles[:-1]))
-    # Whether to change between the two triples does not depend on which one the frame before has: parity tells.
+    # Switching between the two triples does not depend on the previous frame's triple, so parity decides.
     changes = (change**2).sum(-1) < (stay**2).sum(-1)
     odd = np.concatenate([[False], np.cumsum(changes) % 2 == 1])
     return np.unwrap(np.where(odd[:, None], other, angles), axis=0, period=360)

@@ -1,6 +1,6 @@
 """Skeletons: joint names, chains and constants. To add one, add a ``Skeleton`` to ``SKELETONS``.
 
-Joint coordinates are y up; a person facing +z has their left side at +x.
+Joint coordinates are y up; the left side of a person facing +z is at +x.
 """
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +11,19 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Skeleton:
-    """All facts about one joint layout."""
+    """Constants of one joint layout."""
 
     name: str
     joint_names: tuple[str, ...]
-    chains: tuple[tuple[int, ...], ...]             # each begins at the root or at a joint of an earlier chain
+    chains: tuple[tuple[int, ...], ...]             # each starts at the root or at a joint of an earlier chain
     raw_offsets: tuple[tuple[int, int, int], ...]   # (J, 3) unit direction of each bone in the rest pose
     face_joints: tuple[int, int, int, int]          # right hip, left hip, right shoulder, left shoulder
-    leg_bones: tuple[int, int]                      # their lengths, summed, give the size of a body
+    leg_bones: tuple[int, int]                      # the sum of their lengths defines the size of a body
     left_feet: tuple[int, ...]                      # in the order of the contact columns, left first
     right_feet: tuple[int, ...]
-    mirror_pairs: tuple[tuple[int, int], ...]       # joints that change places in a mirror
-    contact_threshold: float                        # squared displacement a frame below which a foot stands
-    target_lengths: tuple[float, ...] | None = None  # bone lengths of the reference body, None: each clip keeps its own
+    mirror_pairs: tuple[tuple[int, int], ...]       # joints that swap under mirroring
+    contact_threshold: float                        # squared displacement per frame below which a foot stands
+    target_lengths: tuple[float, ...] | None = None  # bone lengths of the reference body; None: each clip keeps its own
 
     def __len__(self) -> int:
         return len(self.joint_names)
@@ -44,9 +44,9 @@ class Skeleton:
 
     @cached_property
     def frame_parents(self) -> tuple[int, ...]:
-        """Joint in whose frame each joint's local rotation is given, 0 (the root) for the first bone of every chain.
+        """Joint whose frame each local rotation is relative to, 0 (the root) for the first bone of every chain.
 
-        Chains that start at the chest are read against the root as well, not against the chest.
+        Chains that start at the chest are also relative to the root, not to the chest.
         """
         frames = list(self.parents)
         for chain in self.chains:
@@ -60,7 +60,7 @@ class Skeleton:
 
     @cached_property
     def mirror_order(self) -> tuple[int, ...]:
-        """Joint that takes each joint's place in a mirror."""
+        """Joint that replaces each joint under mirroring."""
         order = list(range(len(self)))
         for a, b in self.mirror_pairs:
             order[a], order[b] = b, a
@@ -68,14 +68,14 @@ class Skeleton:
 
     @property
     def target_offsets(self) -> np.ndarray | None:
-        """(J, 3) float32 bone vectors of the reference body in its rest pose, None where there is no such body."""
+        """(J, 3) float32 bone vectors of the reference body in the rest pose, None without a reference body."""
         if self.target_lengths is None:
             return None
         return np.float32(self.raw_offsets) * np.float32(self.target_lengths)[:, None]
 
 
 def pose_offsets(pose: ArrayLike, skeleton: Skeleton) -> np.ndarray:
-    """Bone vectors (J, 3) that ``skeleton`` has in its rest pose with the bone lengths of ``pose`` (J, 3)."""
+    """Bone vectors (J, 3) of the rest pose of ``skeleton`` with the bone lengths of ``pose`` (J, 3)."""
     pose = np.asarray(pose, np.float32)
     bones = pose - pose[list(skeleton.parents)]
     bones[0] = 0
@@ -83,7 +83,7 @@ def pose_offsets(pose: ArrayLike, skeleton: Skeleton) -> np.ndarray:
 
 
 def mirror(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (..., J, 3), array or tensor, seen in a mirror at x = 0: left and right change places."""
+    """Mirror joints (..., J, 3), array or tensor, at x = 0, swapping left and right."""
     mirrored = joints[..., list(skeleton.mirror_order), :]
     mirrored[..., 0] *= -1
     return mirrored
@@ -104,7 +104,7 @@ T2M = Skeleton(
     right_feet=(8, 11),
     mirror_pairs=((1, 2), (4, 5), (7, 8), (10, 11), (13, 14), (16, 17), (18, 19), (20, 21)),
     contact_threshold=0.002,
-    # The body of HumanML3D's clip 000021, which every processed clip of that data set has. Metres.
+    # The body of HumanML3D clip 000021, which all processed clips of that data set share. Metres.
     target_lengths=(0.0, 0.10307395, 0.10988335, 0.13156825, 0.39362314, 0.39018813, 0.14319026, 0.43243298,
                     0.42564332, 0.05736471, 0.14338174, 0.14941867, 0.21935999, 0.13748683, 0.14338283, 0.10303927,
                     0.131614, 0.1229843, 0.25683984, 0.2630919, 0.26601186, 0.2698763),

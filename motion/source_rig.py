@@ -1,6 +1,6 @@
-"""Where the 22 joints are in somebody else's skeleton: known rigs by the names of their bones, or a given mapping.
+"""Find the 22 joints in a foreign skeleton, by the bone names of known rigs or by a mapping.
 
-Rigs differ most in the spine, so no names are needed there: the bones between the hips and the neck are found in the
+Rigs differ most in the spine, so spine names are not needed: the bones between hips and neck are found in the
 hierarchy. Feet without toes get one in the rest pose.
 """
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from motion.skeleton import T2M
 _CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
 _LENGTHS = dict(zip(T2M.joint_names, T2M.target_lengths, strict=True))  # of the reference body
 
-# Shares of the way from the pelvis at which the reference body has its spine joints, up to the neck.
+# Positions of the reference body's spine joints, as fractions of the way from pelvis to neck.
 _SPINE_SHARES = np.cumsum([_LENGTHS[name] for name in (*SPINE, "neck")])
-_FOOT_SHARE = _LENGTHS["left_foot"] / _LENGTHS["left_ankle"]  # of a shin
+_FOOT_SHARE = _LENGTHS["left_foot"] / _LENGTHS["left_ankle"]  # fraction of a shin
 _TOE_WORDS = ("toe", "ball")
-_COINCIDENT = 1e-6  # share of the largest offset below which one is none
-_MIN_ANGLE = 0.3    # sine of the angle between shin and hips below which a pose has no front
-_TOE_FRAMES = 50    # of a motion, in which the front is looked for
+_COINCIDENT = 1e-6  # fraction of the largest offset below which an offset is zero
+_MIN_ANGLE = 0.3    # sine of the angle between shin and hips below which a pose has no clear front
+_TOE_FRAMES = 50    # of a motion, used to find the front
 _AGREE = 0.7        # cosine between the fronts of rest pose and motion
-_CLEAR = 0.1        # length of a mean unit vector that shows a direction
+_CLEAR = 0.1        # length of a mean unit vector with a clear direction
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How the 22 joints come out of the points of one skeleton: its joints, its end sites, and points added to it."""
+    """The 22 joints as weighted sums of the points of a skeleton: its joints, its end sites, and added points."""
 
     rig: str
     weights: np.ndarray  # (22, points), rows sum to 1
@@ -37,15 +37,15 @@ class Placement:
 
     @property
     def has_made_toes(self) -> bool:
-        """Whether the feet's directions are those of the rest pose, not captured."""
+        """Whether the feet's directions come from the rest pose and were not captured."""
         return bool(self.added)
 
     def joints(self, points: np.ndarray) -> np.ndarray:
-        """(T, 22, 3) of points (T, points, 3)."""
+        """Joints (T, 22, 3) from points (T, points, 3)."""
         return np.einsum("jp,tpk->tjk", self.weights, points)
 
     def posed(self, bvh: Bvh, places: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """(T, 22, 3) of a pose in parents' frames, (T, J, 3) and (T, J, 3, 3)."""
+        """Joints (T, 22, 3) from positions (T, J, 3) and rotations (T, J, 3, 3) relative to the parents."""
         places, turns = chained(bvh.parents, places, turns)
         rigid = [*bvh.end_sites.items(), *self.added]
         tips = [places[:, joint] + turns[:, joint] @ offset for joint, offset in rigid]
@@ -53,12 +53,12 @@ class Placement:
 
 
 def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> Placement:
-    """Find the 22 joints in a BVH's hierarchy, by ``mapping`` or by the names of a known rig.
+    """Find the 22 joints in the hierarchy of a BVH, by ``mapping`` or by the bone names of a known rig.
 
-    A mapping of which most bones are not here is one for other files.
+    A mapping most of whose bones are missing here belongs to other files and is ignored.
 
-    Raises ``UnknownRig`` where no rig fits, and ``ValueError`` where a bone that is needed is missing or named twice,
-    a limb's bones do not hang in each other, or a bone that must turn or travel has no channels for it.
+    Raises ``UnknownRig`` if no rig fits, and ``ValueError`` if a required bone is missing or ambiguous, the bones of a
+    limb are not connected, or a bone that must rotate or translate has no channels for it.
     """
     bones = Bones(bvh)
     rig, places = ("mapping", _mapped(bones, mapping)) if mapping and _is_of(bones, mapping) else recognised(bones)
@@ -90,13 +90,13 @@ def _mapped(bones: Bones, mapping: Mapping[str, str | Place]) -> Places:
 
 
 def _rest_offsets(bvh: Bvh) -> np.ndarray:
-    """(J, 3) of each joint from its parent: position channels, which take the place of an offset, as in frame 0."""
+    """(J, 3) offset of each joint from its parent; position channels replace an offset by their value in frame 0."""
     return replace(bvh, values=bvh.values[:1]).local_positions()[0]
 
 
 def _complete(bones: Bones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Place what a rig does not name: the spine, toes, collars before the shoulders. Returns the points that this adds.
-    """
+    """Place joints that a rig does not name: spine, toes, collars below the shoulders. Returns the points that this
+    adds."""
     added = []
     for side in SIDES:
         if f"{side}_foot" not in places:
@@ -126,7 +126,7 @@ def _toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> dict[int,
 
 
 def _ends_below(bones: Bones, joint: int, rest: np.ndarray) -> list[int]:
-    """The nearest points below ``joint`` that do not coincide with it."""
+    """Nearest points below ``joint`` that do not coincide with it."""
     points = []
     for child in bones.below(joint):
         near = np.linalg.norm(rest[child]) <= _COINCIDENT * np.abs(bones.bvh.offsets).max()
@@ -136,9 +136,9 @@ def _ends_below(bones: Bones, joint: int, rest: np.ndarray) -> list[int]:
 
 
 def _made_toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> tuple[int, np.ndarray]:
-    """A toe in front of the ankle, at right angles to the shin and to the line of the hips, in the rest pose.
+    """Toe in front of the ankle, at right angles to the shin and to the line of the hips, in the rest pose.
 
-    Where these point elsewhere in the motion, the rest pose is none in which people stand, and the motion counts.
+    If these point elsewhere in the motion, people do not stand like the rest pose, and the motion is used instead.
     """
     bvh = bones.bvh
     joints = [_bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")]
@@ -157,8 +157,8 @@ def _made_toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> tupl
 
 
 def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """(3,) mean unit vector to the front, in the ankle's frame, of poses in parents' frames; 0 where legs and hips are
-    in line. ``joints`` are left hip, right hip, knee, ankle."""
+    """(3,) mean unit vector to the front, in the frame of the ankle, from poses relative to the parents; 0 if legs and
+    hips are in line. ``joints`` are left hip, right hip, knee, ankle."""
     places, turns = chained(bvh.parents, places, turns)
     left, right, knee, ankle = (places[:, joint] for joint in joints)
     front = np.cross(left - right, knee - ankle)
@@ -185,7 +185,7 @@ def _spine(bones: Bones, places: Places, rest: np.ndarray) -> list[dict[int, flo
 
 
 def _between(a: Mapping[int, float], b: Mapping[int, float], share: float) -> dict[int, float]:
-    """A ``share`` of the way from ``a`` to ``b``."""
+    """Point at the fraction ``share`` of the way from ``a`` to ``b``."""
     return {point: (1 - share) * a.get(point, 0.0) + share * b.get(point, 0.0) for point in {**a, **b}}
 
 

@@ -157,7 +157,7 @@ def damaged() -> dict[str, tuple[str, str, str]]:
     asf, amc = asf_text(), amc_text(WALK)
     first = "ltibia " + amc.split("ltibia ")[1].split("\n")[0]
     return {
-        "unknown bone": (asf, amc.replace("ltibia", "tail"), r"01_02.*line \d+: tail is no bone of 01.asf"),
+        "unknown bone": (asf, amc.replace("ltibia", "tail"), r"01_02.*line \d+: tail is not a bone of 01.asf"),
         "too many values": (asf, amc.replace(first, first + " 1 2"), r"line \d+: 1 finite numbers expected"),
         "a word": (asf, amc.replace(first, "ltibia much"), r"line \d+: not a number: 'much'"),
         "nan": (asf, amc.replace(first, "ltibia nan"), r"line \d+: 1 finite numbers expected, nan found"),
@@ -165,7 +165,7 @@ def damaged() -> dict[str, tuple[str, str, str]]:
         "twice in a frame": (asf, amc.replace(first, f"{first}\n{first}", 1), r"ltibia is in the frame twice"),
         "lost frames": (asf, amc.replace("\n7\n", "\n9\n"), r"line \d+: frame 9 follows frame 6"),
         "no frames": (asf, ":DEGREES\n", "no frames"),
-        "no frame numbers": (asf, "root 1 2 3 4 5 6\n", "a frame's number expected, 'root' found"),
+        "no frame numbers": (asf, "root 1 2 3 4 5 6\n", "a frame number expected, 'root' found"),
         "binary": (asf, "\udcff\udcfe", "not a text file"),
         "missing degrees of freedom": (asf.replace("    dof rx\n", ""), amc, r"0 finite numbers expected"),
         "strange freedom": (asf.replace("dof rx\n", "dof l\n"), amc, r"01.asf, line \d+: degrees of freedom l"),
@@ -176,7 +176,7 @@ def damaged() -> dict[str, tuple[str, str, str]]:
         "hierarchy unknown": (asf.replace("root lhip", "root tail lhip"), amc, "tail is in the hierarchy, but not"),
         "a circle": (asf.replace("ltibia lfoot", "ltibia lfoot root"), amc, "root"),
         "no bones": (":version 1.10\n", amc, "no bones"),
-        "axis order": (asf.replace("20  XYZ", "20  XXZ"), amc, "XXZ is no order of axes"),
+        "axis order": (asf.replace("20  XYZ", "20  XXZ"), amc, "XXZ is not an order of axes"),
     }
 
 

@@ -111,7 +111,7 @@ def test_a_t_pose_and_the_moment_after_it_are_no_motion(tmp_path: Path) -> None:
     good_files(tmp_path, 1)
     np.save(tmp_path / "t.npy", np.concatenate([ARMS_OUT[:3], WALK[:1]]))
     result = import_motion(ImportJob(tmp_path, tmp_path / "out"), quiet=True)
-    assert "no motion but a T-pose and the 0.1 s" in result.refused["t.npy"]
+    assert "no motion except a T-pose and the 0.1 s" in result.refused["t.npy"]
 
 
 def test_names_too_long_for_a_file_are_shortened_and_stay_different(tmp_path: Path) -> None:
