@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, fields
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data.specs import DATASETS
 from motion.orientation import UP_AXES
@@ -12,12 +12,19 @@ from options.flag_file import expand_flag_files
 from utils.errors import InputError
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except for flags that are off or unset."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows defaults in its help, reads ``@FILE`` as the flags in a file, and raises
     ``InputError`` for bad flags."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(description=description, formatter_class=_Formatter)
         self._inherited: set[str] = set()
 
     def inherit(self, keys: Collection[str]) -> None:
@@ -42,6 +49,18 @@ class Parser(argparse.ArgumentParser):
             opt.inherited = {action.dest: action.choices for action in self._actions
                              if action.dest in self._inherited and getattr(given, action.dest) is absent}
         return opt
+
+    def add_argument_group(self, title: str, *args: Any, **named: Any) -> argparse._ArgumentGroup:
+        """The group of this title, created once."""
+        known = [group for group in self._action_groups if group.title == title]
+        return known[0] if known else super().add_argument_group(title, *args, **named)
+
+    def format_help(self) -> str:
+        """The help text, with a short usage line if all arguments are flags."""
+        if all(action.option_strings for action in self._actions):
+            needed = "".join(f" {action.option_strings[0]} ..." for action in self._actions if action.required)
+            self.usage = f"%(prog)s{needed} [flags]"
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the flags)")
@@ -75,13 +94,13 @@ share = bounded(float, 0.0, 1.0)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Flags of every script: where it runs, where models lie, how much it says."""
+    """Flags of every script: device, folders, seed, verbosity."""
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="HumanML3D or KIT-ML layout")
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, the default without CUDA")
     parser.add_argument("--cpu_linear", choices=("auto", "mkl", "onednn"), default="auto",
                         help="library of linear layers on the CPU; auto measures once which is faster on this CPU")
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where runs and their models lie")
-    parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="of every random stream")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of runs and models")
+    parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="random seed")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -91,7 +110,7 @@ def accept_seed(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
-    """How trained networks run."""
+    """Precision and compilation of trained networks."""
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
                         help="of the networks: bf16 on GPUs and CPUs that have it, fp16 on GPUs; auto is bf16 where "
                              "the hardware has it, else fp32")
@@ -101,7 +120,8 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Flags of scripts that read a data set."""
-    parser.add_argument("--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")
+    parser.add_argument_group("data").add_argument(
+        "--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")
 
 
 def add_up(parser: argparse._ActionsContainer) -> None:
@@ -111,39 +131,39 @@ def add_up(parser: argparse._ActionsContainer) -> None:
 
 
 def add_balance(parser: argparse.ArgumentParser) -> None:
-    """How evenly actions are sampled."""
-    parser.add_argument("--balance", type=share, default=0.0,
-                        help="sample by the rarity of actions: 0 every clip alike, 1 every action alike")
+    """Sampling of rare actions."""
+    parser.add_argument_group("data").add_argument("--balance", type=share, default=0.0,
+                        help="sample rare actions more often: 0 is uniform over clips, 1 over actions")
 
 
 def add_group_by_length(parser: argparse.ArgumentParser) -> None:
-    """What is spent on padding."""
-    parser.add_argument("--group_by_length", action="store_true",
-                        help="clips of like length share a batch: steps on a CPU take as long as their clips")
+    """Batches of similar length."""
+    parser.add_argument_group("data").add_argument("--group_by_length", action="store_true",
+                        help="batch clips of similar length, which saves padding on the CPU")
 
 
 def add_paraphrases(parser: argparse.ArgumentParser) -> None:
-    """How many wordings a stage learns from."""
-    parser.add_argument("--paraphrases", type=natural, default=0, metavar="N",
-                        help="learn from N more wordings of every caption (assets/paraphrases.txt) too")
+    """Paraphrases of training captions."""
+    parser.add_argument_group("data").add_argument("--paraphrases", type=natural, default=0, metavar="N",
+                        help="add N paraphrases of every caption (assets/paraphrases.txt)")
 
 
 def add_bank(parser: argparse.ArgumentParser) -> None:
     """Sentences of the language bank."""
-    parser.add_argument("--bank", action="store_true",
+    parser.add_argument_group("data").add_argument("--bank", action="store_true",
                         help="half of the time train on sentences of assets/language instead of captions, for clips "
                              "that DATA_ROOT/contents.json describes")
 
 
 def add_evaluator(parser: argparse.ArgumentParser) -> None:
-    """Who judges motions."""
+    """The evaluator of motions."""
     parser.add_argument("--evaluator", metavar="NAME|none",
-                        help="evaluator to measure with; by default text_mot_match where it is among the checkpoints, "
-                             "else the bundled one, else none")
+                        help="evaluator; by default text_mot_match if it is among the checkpoints, else the bundled "
+                             "one, else none")
 
 
 def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None) -> None:
-    """What BERTScore is computed by."""
+    """The model of BERTScore."""
     parser.add_argument("--bert_score_model", "--bert-score-model", default=model,
                         help="BERTScore by this model: a name on the hub, or a folder")
     parser.add_argument("--bert_score_layer", "--bert-score-layer", type=positive_int,
@@ -153,7 +173,7 @@ def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None)
 
 
 def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
-    """What the best checkpoint is chosen by."""
+    """How the best checkpoint is chosen."""
     add_evaluator(parser)
     parser.add_argument("--fid_clips", type=natural,
                         help="validation clips whose FID chooses the best checkpoint; all of them by default, for "
@@ -162,33 +182,37 @@ def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
-    """Flags of the training loop, with a stage's own defaults; without ``gamma`` none of a schedule of milestones."""
-    parser.add_argument("--name", required=True, help="run name: checkpoints/<dataset_name>/<name>")
-    parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples a step, all processes")
-    parser.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
-    parser.add_argument("--total_iter", type=natural, default=0, help="stop after so many steps; 0: at max_epoch")
-    parser.add_argument("--lr", type=non_negative, default=lr, help="learning rate after warm-up")
-    parser.add_argument("--warm_up_iter", type=natural, default=warm_up_iter, help="steps of linear warm-up")
+    """Flags of the training loop in groups, with a stage's defaults; without ``gamma`` no schedule of milestones."""
+    run = parser.add_argument_group("run")
+    optim = parser.add_argument_group("optimisation")
+    speed = parser.add_argument_group("speed")
+    run.add_argument("--name", required=True, help="run name: checkpoints/<dataset_name>/<name>")
+    optim.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples per step, over all processes")
+    optim.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
+    optim.add_argument("--total_iter", type=natural, default=0, help="stop after this many steps; 0: never")
+    optim.add_argument("--lr", type=non_negative, default=lr, help="learning rate after warm-up")
+    optim.add_argument("--warm_up_iter", type=natural, default=warm_up_iter, help="steps of linear warm-up")
     if gamma is not None:
-        parser.add_argument("--milestones", type=natural, nargs="*", default=list(milestones),
-                            help="steps at which the rate is multiplied by gamma")
-        parser.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
-    parser.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's decoupled decay")
-    parser.add_argument("--betas", type=bounded(float, 0.0, 0.99999), nargs=2, default=[0.9, 0.99],
+        optim.add_argument("--milestones", type=natural, nargs="*", default=list(milestones),
+                            help="steps at which the learning rate is multiplied by gamma")
+        optim.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
+    optim.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's weight decay")
+    optim.add_argument("--betas", type=bounded(float, 0.0, 0.99999), nargs=2, default=[0.9, 0.99],
                         metavar=("BETA1", "BETA2"), help="AdamW's decay of its running means of "
                         "gradients and of their squares")
-    parser.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
-                        help="validate and keep a running mean of the weights (and codebooks), such as 0.999; 0: none")
-    parser.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",
+    optim.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
+                        help="validate and save an exponential moving average of weights and codebooks, such as 0.999; "
+                              "0: off")
+    optim.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",
                         help="process each batch in PARTS parts, one after another, to save memory; LaMP's contrastive "
                              "and matching losses compare the pairs of one part")
-    parser.add_argument("--compile", action="store_true", help="compile the networks: slow to start, faster steps")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
+    speed.add_argument("--compile", action="store_true", help="compile the networks: slow to start, faster steps")
+    speed.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
                         help="bf16 is faster on recent GPUs and on CPUs that have it")
-    parser.add_argument("--init_from", metavar="NAME",
-                        help="start from the weights of this model, a run's or a bundled one, with its sizes")
-    parser.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
-    parser.add_argument("--num_workers", type=natural, default=0, help="loader processes; 0 loads in the main one")
-    parser.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")
-    parser.add_argument("--save_latest", type=positive_int, default=500, help="steps between latest.tar")
-    parser.add_argument("--eval_every_e", type=positive_int, default=1, help="epochs between validations")
+    run.add_argument("--init_from", metavar="NAME",
+                        help="initialise from this model, a run or a bundled one, with its sizes")
+    run.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
+    speed.add_argument("--num_workers", type=natural, default=0, help="data loader processes; 0: none")
+    run.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")
+    run.add_argument("--save_latest", type=positive_int, default=500, help="steps between writes of latest.tar")
+    run.add_argument("--eval_every_e", type=positive_int, default=1, help="epochs between validations")

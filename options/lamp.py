@@ -39,7 +39,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_paraphrases(parser)
     add_bank(parser)
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
-    parser.add_argument("--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")
+    parser.add_argument_group("model").add_argument(
+        "--vq_name", required=True, help="tokenizer whose encoder and tokens LaMP learns on")
     text = parser.add_argument_group("text")
     text.add_argument("--bert", default="bert-base-uncased",
                       help="BERT to start from: a folder, or a name on the hub; all sizes are read from it. With "

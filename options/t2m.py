@@ -55,7 +55,8 @@ def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> ar
     add_chosen_by_fid(parser)
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
                  weight_decay=1e-5)
-    parser.add_argument("--vq_name", required=True, help="tokenizer whose tokens are predicted")
+    parser.add_argument_group("model").add_argument(
+        "--vq_name", required=True, help="tokenizer whose tokens are predicted")
     add_text_condition(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--latent_dim", type=positive_int, help="width")
