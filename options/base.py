@@ -187,7 +187,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
     optim = parser.add_argument_group("optimisation")
     speed = parser.add_argument_group("speed")
     run.add_argument("--name", required=True, help="run name: checkpoints/<dataset_name>/<name>")
-    optim.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples per step, over all processes")
+    optim.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples per step")
     optim.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
     optim.add_argument("--total_iter", type=natural, default=0, help="stop after this many steps; 0: never")
     optim.add_argument("--lr", type=non_negative, default=lr, help="learning rate after warm-up")
