@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
 from data.constraints import LAST, Entry
@@ -134,8 +134,8 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
     points, chords = points[kept], chords[chords > 1e-6]
     if len(points) == 1:
         return np.repeat(points, len(progress), 0)
-    knots = np.concatenate([[0], chords.cumsum()])
-    fine = PchipInterpolator(knots, points)(np.interp(np.linspace(0, len(chords), FINE * len(chords) + 1),
+    knots = np.concatenate([[0], np.sqrt(chords).cumsum()])  # centripetal: no loops at bends
+    fine = CubicSpline(knots, points, bc_type="natural")(np.interp(np.linspace(0, len(chords), FINE * len(chords) + 1),
                                                       np.arange(len(knots)), knots))
     length = np.concatenate([[0], np.linalg.norm(np.diff(fine, axis=0), axis=-1).cumsum()])
     return np.stack([np.interp(progress * length[-1], length, axis) for axis in fine.T], -1)

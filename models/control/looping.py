@@ -14,6 +14,7 @@ from motion.skeleton import Skeleton
 SEAM_TOKENS = 3       # tokens on either side of the seam that are made anew
 SEAM_STREAM = 7       # of a seed: seams draw from other streams than the motion itself
 TURN_BACK = np.pi / 4  # radians: a loop that turns by less faces at its end where it did at first,
+MARGIN = 0.9          # of the largest ordinary step that the seam may have
 STAY = 0.6            # m: and one that goes less far ends where it began
 
 
@@ -60,6 +61,23 @@ def _after_last(features: Tensor, metres: float) -> tuple[Tensor, Tensor]:
     return 2 * features[:, 0].sum(), metres * root.position[-1, [0, 2]]
 
 
+def seam_excess(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Metres () by which steps and changes of step over the seam of joints (T, J, 3) exceed ordinary ones."""
+    excess = joints.new_zeros(())
+    for seam, ordinary in _seam_and_ordinary(body_frame(joints, skeleton)):
+        excess = excess + (seam - MARGIN * ordinary.detach()).clamp_min(0)
+    return excess
+
+
+def _seam_and_ordinary(local: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Largest mean step of the joints, and largest change of step, over the seam and elsewhere: ``local`` (T, J, 3)."""
+    around = torch.cat([local, local[:2]])
+    steps = around.diff(dim=0)
+    sizes, changes = ((values.square().sum(-1) + 1e-12).sqrt().mean(-1) for values in (steps, steps.diff(dim=0)))
+    inner = len(local) - 1  # steps between frames of the motion itself
+    return (sizes[inner], sizes[:inner].max()), (changes[inner - 1:].max(), changes[:inner - 1].max())
+
+
 @dataclass(frozen=True)
 class SeamGaps:
     """Steps over the seam of a loop, as multiples of the largest step between its other frames."""
@@ -73,10 +91,5 @@ class SeamGaps:
 
 def seam_gaps(joints: np.ndarray, skeleton: Skeleton) -> SeamGaps:
     """Gaps between the last and the first frame of a loop (T, J, 3), T of 4 or more, wherever it went meanwhile."""
-    local = body_frame(torch.as_tensor(joints, dtype=torch.float64), skeleton)
-    around = torch.cat([local, local[:2]])
-    steps = around.diff(dim=0)
-    sizes, changes = steps.norm(dim=-1).mean(-1), steps.diff(dim=0).norm(dim=-1).mean(-1)
-    inner = len(joints) - 1  # steps between frames of the motion itself
-    pairs = ((sizes[inner], sizes[:inner]), (changes[inner - 1:].max(), changes[:inner - 1]))
-    return SeamGaps(*(float(seam / ordinary.max().clamp_min(1e-9)) for seam, ordinary in pairs))
+    pairs = _seam_and_ordinary(body_frame(torch.as_tensor(joints, dtype=torch.float64), skeleton))
+    return SeamGaps(*(float(seam / ordinary.clamp_min(1e-6)) for seam, ordinary in pairs))

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from models.control.constraints import Constraint, Contacts, Remaining, remaining
 from models.control.decoding import Decoding
-from models.control.looping import Closing
+from models.control.looping import Closing, seam_excess
 from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
 from motion.rotation import quat_rotate
 
 STEPS = 200
-CLOSING_STEPS = 60  # of a loop without other constraints
+MILD = 0.3           # m
+FASTEST_BODY = 0.4   # m a frame that a root may go, or what it goes at the start: 8 m/s at 20 frames a second
+CLOSING_STEPS = 100  # of a loop without other constraints
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class ControlSettings:
     near_codes: float = 0.01    # of the latents' mean squared distance from the codes, in standard deviations
     jerk: float = 0.3           # of the share by which the mean jerk exceeds that of the start
     slide: float = 0.5          # the same of feet that stand
+    speed: float = 20.0         # of the metres that the root goes too fast
+    seam: float = 30.0          # of the metres by which steps over a loop's seam exceed others
     bones: float = 0.3          # the same of the drift of bone lengths
 
 
@@ -86,6 +90,7 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
     spread = start.std().clamp_min(1e-6)
     with torch.no_grad():
         usual = _physical(decoding, decoding.features(start), decoding.first)
+        fastest = max(FASTEST_BODY, float(decoding.first[:, 0].diff(dim=0).norm(dim=-1).max()))
     closing = Closing.of(decoding.features(start), decoding.pipeline.metres) if decoding.cyclic else None
     steps = settings.steps if constraints else min(settings.steps, CLOSING_STEPS)
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
@@ -99,9 +104,10 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
         loss = settings.near_codes * calm * moved.square().mean()
         for constraint in constraints:
             error = constraint.error(joints, skeleton)
-            loss = loss + settings.constraint * error.mean() + settings.square * error.square().mean()
+            loss = loss + settings.constraint * error.mean() + settings.square * _mild_square(error).mean()
+        loss = loss + settings.speed * _too_fast(joints, fastest)
         if closing is not None:
-            loss = loss + settings.constraint * closing.error(features)
+            loss = loss + settings.constraint * closing.error(features) + settings.seam * seam_excess(joints, skeleton)
         weights = (settings.jerk, settings.slide, settings.bones)
         for weight, now, before in zip(weights, _physical(decoding, features, joints), usual, strict=True):
             loss = loss + weight * calm * (now / before - 1).clamp_min(0)
@@ -109,6 +115,18 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
         loss.backward()
         adam.step()
     return start + spread * moved.detach()
+
+
+def _mild_square(error: Tensor) -> Tensor:
+    """Squares of small errors, and straight lines beyond ``MILD``: what is out of reach must not outweigh the rest."""
+    near = error.clamp_max(MILD)
+    return near.square() + 2 * MILD * (error - near)
+
+
+def _too_fast(joints: Tensor, fastest: float) -> Tensor:
+    """Metres () that the root goes beyond ``fastest`` metres a frame, over all frames."""
+    steps = joints[1:, 0] - joints[:-1, 0]
+    return ((steps.square().sum(-1) + 1e-12).sqrt() - fastest).clamp_min(0).sum()
 
 
 def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
