@@ -1,42 +1,57 @@
 // Constraints that a motion follows: paths on the floor, points in space, directions, each lit up in its time.
 "use strict";
 
+const FLAT = {
+  vertexShader: "void main() { gl_Position = projectionMatrix * modelViewMatrix * vec4(position, 1.0); }",
+  fragmentShader: `uniform vec3 colour; uniform float opacity;
+    void main() {
+      gl_FragColor = vec4(colour, opacity);
+      #include <colorspace_fragment>
+    }`,
+};
+
 class Marks {
   constructor() {
     this.group = new THREE.Group();
-    this.colour = new THREE.Color();
+    this.colour = { value: new THREE.Color() };  // of all marks
     this.items = [];
   }
 
   paint(colour) {
-    this.colour.set(colour);
-    for (const { mesh } of this.items) mesh.material.color.copy(this.colour);
+    this.colour.value.set(colour);
   }
 
   /** Show the marks of a motion: see visualization/marks.py. */
   lay(marks) {
-    for (const { mesh } of this.items) {
-      this.group.remove(mesh);
-      mesh.geometry.dispose();
-      mesh.material.dispose();
+    for (const { meshes, material } of this.items) {
+      this.group.remove(...meshes);
+      for (const mesh of meshes) mesh.geometry.dispose();
+      material.dispose();
     }
     this.items = marks.map(({ kind, points, first, last }) => {
-      const places = points.map((point) => new THREE.Vector3(...point)), mesh = this.mesh(kind, places);
-      mesh.material.color.copy(this.colour);
-      mesh.renderOrder = 1;
-      this.group.add(mesh);
-      return { mesh, first, last };
+      const material = new THREE.ShaderMaterial({ ...FLAT, transparent: true, depthWrite: false, side: THREE.DoubleSide,
+        uniforms: { colour: this.colour, opacity: { value: 1 } } });
+      const meshes = Marks.shapes(kind, points.map((point) => new THREE.Vector3(...point))).map(
+        (geometry) => new THREE.Mesh(geometry, material));
+      for (const mesh of meshes) mesh.renderOrder = 1;
+      if (meshes.length) this.group.add(...meshes);
+      return { meshes, material, first, last };
     });
   }
 
-  mesh(kind, places) {
-    const material = new THREE.MeshBasicMaterial({ transparent: true, depthWrite: false });
-    if (kind === "path") return new THREE.Mesh(Marks.band(places, 0.035), Object.assign(material, { side: THREE.DoubleSide }));
-    if (kind === "arrow") return new THREE.Mesh(Marks.arrow(...places), Object.assign(material, { side: THREE.DoubleSide }));
-    const ball = new THREE.InstancedMesh(new THREE.SphereGeometry(kind === "pose" ? 0.018 : 0.045, 20, 14), material, places.length);
-    places.forEach((place, i) => ball.setMatrixAt(i, new THREE.Matrix4().setPosition(place)));
-    ball.frustumCulled = false;
-    return ball;
+  static shapes(kind, places) {
+    if (kind === "path") return [Marks.band(places, 0.035)];
+    if (kind === "arrow") return [Marks.arrow(...places)];
+    return places.map((place) => Marks.ball(place, kind === "pose" ? 0.018 : 0.05));
+  }
+
+  static ball(place, radius) {
+    const outline = [], steps = 10;
+    for (let i = 0; i <= steps; i++) {
+      const angle = (i / steps - 0.5) * Math.PI;
+      outline.push(new THREE.Vector2(radius * Math.cos(angle), radius * Math.sin(angle)));
+    }
+    return new THREE.LatheGeometry(outline, 20).translate(place.x, place.y, place.z);
   }
 
   /** A flat band through points on the floor. */
@@ -69,8 +84,8 @@ class Marks {
 
   /** Constraints of the moment stand out from those before and after it. */
   show(moment) {
-    for (const { mesh, first, last } of this.items) {
-      mesh.material.opacity = moment >= first - 1 && moment <= last + 1 ? 0.9 : 0.35;
+    for (const { material, first, last } of this.items) {
+      material.uniforms.opacity.value = moment >= first - 1 && moment <= last + 1 ? 0.9 : 0.35;
     }
   }
 }
