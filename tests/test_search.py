@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_search
-from benchmarks.measure import read_reference
 from data.motion_files import Part, motion_files, parts_of, prompt_of, read_clip, read_clips
 from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
@@ -60,13 +58,6 @@ def test_it_finds_what_a_full_sort_finds() -> None:
 def test_of_several_queries_the_nearest_counts() -> None:
     vectors = unit([1, 0, 0], [0, 1, 0], [0, 0, 1])
     assert {hit.row for hit in nearest(vectors[:2], vectors, 2)} == {0, 1}
-
-
-def test_the_benchmark_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--motions", "50", "--width", "8", "--repeats", "1", "--threads", "1", "--gpu_id", "-1"]
-    monkeypatch.setattr("sys.argv", ["bench_search.py", *flags, "--out", str(tmp_path / "figures.json")])
-    bench_search.main()
-    assert len(read_reference(tmp_path / "figures.json")) == 4
 
 
 def test_long_motions_fall_into_like_parts() -> None:

@@ -80,7 +80,7 @@ def test_a_prompt_gives_what_the_script_gives_with_page_files_and_archive(shop: 
 
 
 def test_the_length_is_the_models_or_as_long_as_one_likes(shop: Workshop) -> None:
-    by_model = shop.pipeline.token_lengths([Sample("a person walks", 0)])[0]
+    by_model = shop.pipeline.token_lengths([Sample("a person walks", HOW[0])], SAMPLING)[0]
     assert [one["frames"] for one in shown(shop.generate("a person walks", None, *HOW, []))] == [4 * by_model]
     assert [one["frames"] for one in shown(shop.generate("a person walks", 12.0, *HOW, []))] == [240]
 
