@@ -51,9 +51,22 @@ class Parser(argparse.ArgumentParser):
         return opt
 
     def add_argument_group(self, title: str, *args: Any, **named: Any) -> argparse._ArgumentGroup:
-        """The group of this title, created once."""
-        known = [group for group in self._action_groups if group.title == title]
-        return known[0] if known else super().add_argument_group(title, *args, **named)
+        """The group of this title, created once, whose flags are spelled like the parser's."""
+        for group in self._action_groups:
+            if group.title == title:
+                return group
+        group = super().add_argument_group(title, *args, **named)
+        plain = group.add_argument
+        group.add_argument = lambda *flags, **settings: plain(*self.spellings(flags), **settings)
+        return group
+
+    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:
+        """Add a flag under all of its ``spellings``."""
+        return super().add_argument(*self.spellings(flags), **settings)
+
+    def spellings(self, flags: Sequence[str]) -> Sequence[str]:
+        """All spellings of a flag; the first one names the option."""
+        return flags
 
     def format_help(self) -> str:
         """The help text, with a short usage line if all arguments are flags."""

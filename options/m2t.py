@@ -2,7 +2,6 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 from data.text import REFERENCES
 from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
@@ -35,12 +34,11 @@ DECODER_FACTS = {"num_layers": int, "embed_dim_gpt": int, "n_head_gpt": int, "bl
 
 
 class DashedParser(Parser):
-    """Takes every flag with dashes as well as underscores, and some under their public names."""
+    """Accepts every flag with dashes and underscores, and some under their public names."""
 
-    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:
-        """As everywhere; the first flag names the option."""
-        more = [PUBLIC_NAMES.get(flag, flag.replace("_", "-")) for flag in flags]
-        return super().add_argument(*dict.fromkeys([*flags, *more]), **settings)
+    def spellings(self, flags: Sequence[str]) -> Sequence[str]:
+        """Underscores, dashes and public names."""
+        return [*dict.fromkeys([*flags, *(PUBLIC_NAMES.get(flag, flag.replace("_", "-")) for flag in flags)])]
 
 
 def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
