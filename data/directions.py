@@ -59,7 +59,7 @@ class Directions:
             direction = Direction(prompt.text, self._short(prompt.text, stretch.count), upper,
                                   self._place([(entries, stretch)]), opt.loop, opt.best_of)
             for repeat in range(opt.repeat_times):
-                yield Job(number, repeat, prompt.text, direction, opt.seed + repeat)
+                yield Job(number, repeat, self._caption(prompt.text), direction, opt.seed + repeat)
 
     def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[Job]:
         """One motion of all prompts a repeat; ``frames`` is the length where there is one prompt for all of it."""
@@ -79,11 +79,14 @@ class Directions:
             upper = self._long(read_track(opt.upper_body_path, parts, pipeline.unit))
         elif opt.upper_body is not None:
             upper = self._long([(make_prompt(opt.upper_body, None, "--upper_body").text, sum(lengths))])
-        caption = ", then ".join(prompt.text for prompt in prompts)
+        text = ", then ".join(prompt.text for prompt in prompts)
         marks = tuple(zip(starts, [prompt.text for prompt in prompts], strict=True)) if len(prompts) > 1 else ()
-        direction = Direction(caption, self._long(parts), upper, self._place(placed), opt.loop, opt.best_of)
+        direction = Direction(text, self._long(parts), upper, self._place(placed), opt.loop, opt.best_of)
         for repeat in range(opt.repeat_times):
-            yield Job(0, repeat, caption, direction, opt.seed + repeat, marks)
+            yield Job(0, repeat, self._caption(text), direction, opt.seed + repeat, marks)
+
+    def _caption(self, text: str) -> str:
+        return text if self.opt.upper_body is None else f"{text}; upper body: {self.opt.upper_body.strip()}"
 
     def _written(self, prompts: int) -> FileConstraints:
         if self.opt.constraints is None:
