@@ -1,4 +1,4 @@
-"""Caption the clips of a data set: ROOT/texts/ID.txt, from a table, from text files or from file names.
+"""Add captions to the clips of a data set (ROOT/texts/ID.txt) from a table, text files or file names.
 
     python prepare/add_captions.py ROOT --table captions.csv
     python prepare/add_captions.py ROOT --texts DIR
@@ -21,25 +21,25 @@ from prepare.captioning import (
 )
 from utils.errors import InputError, script
 
-SHOWN = 10  # clips without captions that are named
+SHOWN = 10  # clips without captions that are listed
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line options of this script."""
     parser = Parser(
-        "Write ROOT/texts/ID.txt: a line 'caption#word/POS ...#start#end' for every caption of a clip. Files are named "
-        "as they lie in the folder that was imported, with or without suffix, or by the ids of clips.")
+        "Write ROOT/texts/ID.txt: one line 'caption#word/POS ...#start#end' per caption of a clip. Clips are "
+        "identified by the path of their file in the imported folder, with or without suffix, or by their id.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder, with joints/ and sources.jsonl")
-    parser.add_argument("--table", type=Path, help=".csv or .jsonl with file, text and, for a part of it, start and "
-                                                   "end in seconds of the file")
-    parser.add_argument("--texts", type=Path, metavar="DIR", help="folder with NAME.txt for a file or a clip, one "
-                                                                  "caption a line")
-    parser.add_argument("--names", metavar="PATTERN", help="what file names consist of: \"{action}_{mood}_{take}\"")
-    parser.add_argument("--template", action="append", default=[], help="caption made of the fields of --names; give "
-                                                                        "several for several captions")
-    parser.add_argument("--append", action="store_true", help="keep the captions that clips have and add to them")
+    parser.add_argument("--table", type=Path, help=".csv or .jsonl with the columns file and text, and optionally "
+                                                   "start and end in seconds of the file")
+    parser.add_argument("--texts", type=Path, metavar="DIR", help="folder with NAME.txt per file or clip, one "
+                                                                  "caption per line")
+    parser.add_argument("--names", metavar="PATTERN", help="pattern of the file names: \"{action}_{mood}_{take}\"")
+    parser.add_argument("--template", action="append", default=[], help="caption with the fields of --names; repeat "
+                                                                        "for several captions")
+    parser.add_argument("--append", action="store_true", help="add to existing captions")
     accept_seed(parser)
-    parser.add_argument("--quiet", action="store_true", help="taken by every script; this one is quick")
+    parser.add_argument("--quiet", action="store_true", help="no effect; accepted by every script")
     return parser
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     if sum(source is not None for source in (opt.table, opt.texts, opt.names)) != 1:
         raise InputError("give one of --table, --texts and --names")
     if bool(opt.names) != bool(opt.template):
-        raise InputError("--names and --template go together")
+        raise InputError("--names and --template must be given together")
     clips = clips_of(opt.root)
     if opt.table:
         rows = read_table(opt.table)
@@ -64,7 +64,7 @@ def main() -> None:
         print(f"not used: {where}: {reason}")
     if captioned.bare:
         names = ", ".join(captioned.bare[:SHOWN]) + ", ..." * (len(captioned.bare) > SHOWN)
-        print(f"{len(captioned.bare)} clips have no caption from here: {names}")
+        print(f"{len(captioned.bare)} clips got no caption: {names}")
     lines = sum(map(len, captioned.texts.values()))
     print(f"{lines} captions of {len(captioned.texts)} clips written to {opt.root / 'texts'}")
 

@@ -1,4 +1,4 @@
-"""Write the bone maps that Blender's KeeMap add-on reads: from the bones of our BVH files to those of Mixamo.
+"""Write bone maps for Blender's KeeMap add-on, from the bones of our BVH files to Mixamo's.
 
     python prepare/bone_maps.py [--out assets]
 """
@@ -16,9 +16,9 @@ from utils.files import write_text
 
 
 class Correction(NamedTuple):
-    """How a bone turns on top of its source: angles about x, y and z in radians, and a quaternion w x y z.
+    """Additional rotation of a bone: angles about x, y and z in radians, and a quaternion w x y z.
 
-    The add-on takes the one or the other, by its rotation mode.
+    The add-on uses one or the other, depending on its rotation mode.
     """
 
     euler: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -26,15 +26,15 @@ class Correction(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A bone that both skeletons have, and its correction in the maps."""
+    """A bone of both skeletons, and its correction in each map."""
 
     bone: str
     first: Correction = Correction()
-    sixth: Correction | None = None  # None where it is as in the first
+    sixth: Correction | None = None  # None: same as in the first map
 
 
 PREFIXES = {"mapping.json": "mixamorig:", "mapping6.json": "mixamorig6:"}
-# The published numbers, set by hand on one character a map. Toes and hands stay as they are.
+# The published numbers, set by hand on one character per map. Toes and hands are unchanged.
 TABLE = (
     Row("Hips", Correction((2.6180, 0.0, 0.0), (0.2588, 0.9659, 0.0, 0.0))),
     Row("RightUpLeg"),
@@ -61,7 +61,7 @@ TABLE = (
 
 
 def bone_map(name: str) -> dict:
-    """The map that belongs into the file ``name``, a key of ``PREFIXES``."""
+    """Bone map for the file ``name``, a key of ``PREFIXES``."""
     prefix = PREFIXES[name]
     corrections = [row.sixth if name == "mapping6.json" and row.sixth else row.first for row in TABLE]
     return {
@@ -97,7 +97,7 @@ def _bone(source: str, destination: str, correction: Correction) -> dict:
 def main() -> None:
     """Write both maps."""
     parser = Parser("Write the bone maps for Blender's KeeMap add-on.")
-    parser.add_argument("--out", type=Path, default=Path("assets"), help="folder to write to")
+    parser.add_argument("--out", type=Path, default=Path("assets"), help="output folder")
     out = parser.parse_args().out
     for name in PREFIXES:
         write_text(out / name, json.dumps(bone_map(name), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Build the openmotion data set from its public sources, as far as they are there.
+"""Build the openmotion data set from the public sources that are available.
 
     python prepare/build_openmotion.py OUT BANDAI_FOLDER CMU_FOLDER
 """
@@ -12,17 +12,17 @@ from prepare.openmotion import build_openmotion
 from utils.cpu import usable_cores
 from utils.errors import script
 
-SHOWN = 10  # recordings that are missing, and clips that are refused, are named
+SHOWN = 10  # missing recordings and refused clips that are listed
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line options of this script."""
     parser = Parser(
-        "Make OUT/joints, OUT/texts, OUT/contents.json and the split files from the recordings of Bandai-Namco-"
+        "Write OUT/joints, OUT/texts, OUT/contents.json and the split files from the recordings of Bandai-Namco-"
         "Research-Motiondataset 1 and 2 (BVH), CMU (BVH and AMC) and 100STYLE (BVH). assets/openmotion/README.md lists "
-        "their sources. A second call adds what was missing in the first.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with the recordings, in any subfolder")
+        "their sources. Running it again adds clips whose recordings were missing before.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output data set folder")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folder of recordings, with subfolders")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -37,11 +37,11 @@ def main() -> None:
     built = build_openmotion(opt.folders, opt.out, opt.workers, opt.quiet)
     if built.missing:
         names = sorted(built.missing)
-        print(f"{len(names)} recordings are not there: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)}")
+        print(f"{len(names)} recordings are missing: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)}")
     for name, reason in list(built.refused.items())[:SHOWN]:
         print(f"refused: {name}: {reason}")
     print(f"{len(built.clips)} clips written to {opt.out}, {len(built.refused)} refused; "
-          f"prepare/motion_features.py {opt.out} --mirror makes features")
+          f"next: prepare/motion_features.py {opt.out} --mirror")
 
 
 if __name__ == "__main__":

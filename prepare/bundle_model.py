@@ -1,4 +1,4 @@
-"""Pack trained models for pretrained/: float16 safetensors, options without paths of this machine, what else they need.
+"""Pack trained models for pretrained/: float16 safetensors, options without local paths, and required files.
 
     python prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo
 """
@@ -23,17 +23,17 @@ from utils.errors import script
 from utils.files import atomic_path
 
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
-# Of one machine or one run; nothing that rebuilds or uses the model.
+# Specific to one machine or run, and not needed to rebuild or use the model.
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
             "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove/our_vab_data.npy",
           "glove/our_vab_words.txt")
 EIGHT_BITS = ("word_embeddings.weight",)  # a third of LaMP's size
-FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # made anew when a model is built
+FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
 
 
 def own_state(source: Source) -> dict[str, Tensor]:
-    """The weights of a model, less what is made anew or lies in its tokenizer's file."""
+    """Weights of a model, without those that are regenerated or stored in its tokenizer's file."""
     if "dim_coemb_hidden" in source.options:  # an evaluator
         return read_networks(source.file)
     own_encoder = source.options.get("published_behaviour", False)
@@ -47,7 +47,7 @@ def main() -> None:
     parser = Parser("Pack trained models for pretrained/.")
     add_common(parser)
     parser.add_argument("names", nargs="+", help="runs under checkpoints/<dataset_name>")
-    parser.add_argument("--out", type=Path, default=PRETRAINED, help="folder to write to")
+    parser.add_argument("--out", type=Path, default=PRETRAINED, help="output folder")
     opt = parser.parse_args()
     for name in opt.names:
         source = find_source(name, opt.dataset_name, opt.checkpoints_dir)

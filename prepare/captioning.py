@@ -1,4 +1,4 @@
-"""Captions for imported clips: from a table, from text files, or from the files' names."""
+"""Caption imported clips from a table, text files or file names."""
 import csv
 import io
 import json
@@ -22,19 +22,20 @@ TAGS = ROOT / "assets" / "word_tags.txt"
 UNKNOWN_TAG = "OTHER"
 _INFLECTIONS = (("ies", "y"), ("ied", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("es", ""), ("s", ""))
 
-Tagger = Callable[[str], str]  # a caption's tokens, separated by spaces
+Tagger = Callable[[str], str]  # maps a caption to its tokens, separated by spaces
 
 
 def make_tagger() -> tuple[Tagger, str]:
-    """The best tagger there is, and its name: spaCy with its small English model, or else the word list."""
+    """The best available tagger and its name: spaCy with its small English model, else the word list."""
     pipeline = spacy_pipeline()
     if pipeline is not None:
         return partial(tag_by_spacy, pipeline), f"spaCy ({SPACY_MODEL})"
-    return tag_by_list, f"the word list {TAGS.relative_to(ROOT)}, which knows fewer words than spaCy; {SPACY_HINT}"
+    return tag_by_list, f"the word list {TAGS.relative_to(ROOT)}, which covers fewer words than spaCy; {SPACY_HINT}"
 
 
 def tag_by_list(text: str) -> str:
-    """Tokens by the word list: a word's usual tag, an inflected form's that of its stem, ``OTHER`` for the rest."""
+    """Tag tokens with the word list: a word's most common tag, the stem's tag for inflected forms, ``OTHER`` for the
+    rest."""
     return " ".join("/".join(_tag(word)) for word in re.findall(r"[^\W\d_]+", text.lower().replace("-", "")))
 
 
@@ -57,26 +58,26 @@ def _known() -> dict[str, tuple[str, str]]:
 
 
 COLUMNS = ("file", "start", "end", "text")
-WHOLE = 0.9  # share of a clip that a caption has to cover to speak of the whole
+WHOLE = 0.9  # fraction of a clip that a caption must cover to describe the whole clip
 _SPEC = DATASETS["t2m"]
-_SHORTEST = _SPEC.min_length / _SPEC.fps  # seconds of a clip that a caption has to speak of
+_SHORTEST = _SPEC.min_length / _SPEC.fps  # seconds of a clip that a caption must cover
 
 
 @dataclass(frozen=True)
 class Row:
-    """A caption for a motion file, or for a part of it; times in seconds of the file."""
+    """A caption of a motion file or a part of it; times in seconds of the file."""
 
     file: str
     text: str
     start: float = 0.0
     end: float = math.inf
     tokens: str = ""
-    where: str = ""  # of the row itself, for messages
+    where: str = ""  # position of the row, for messages
 
 
 @dataclass
 class Captioned:
-    """What became of the captions."""
+    """Result of assigning captions."""
 
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # lines by clip
     unused: dict[str, str] = field(default_factory=dict)                            # reason by row
@@ -84,28 +85,28 @@ class Captioned:
 
 
 def clips_of(root: Path) -> list[ClipSource]:
-    """The clips of a data set and where they are from; a clip that no import made is its own file."""
+    """Clips of a data set and their source files; a clip that was not imported is its own file."""
     known = {clip.id: clip for clip in read_sources(root)}
     paths = sorted(path for path in (root / "joints").glob("*.npy") if not path.name.startswith("."))
     if not paths:
-        raise InputError(f"{root / 'joints'} has no clip; prepare/import_motion.py makes them")
+        raise InputError(f"{root / 'joints'} has no clip; import some with prepare/import_motion.py")
     names = {path.stem for path in paths}
     clips = []
     for path in paths:
         name = path.stem
         if name in known:
             clips.append(known[name])
-        elif not (name.startswith("M") and name[1:] in names):  # a mirrored twin is captioned by its original
+        elif not (name.startswith("M") and name[1:] in names):  # a mirrored twin gets the captions of its original
             try:
                 frames = len(np.load(path, mmap_mode="r"))
-            except Exception as error:  # a damaged header makes NumPy raise nearly anything
+            except Exception as error:  # a damaged header can raise almost any exception in NumPy
                 raise InputError(f"{path} is not a readable .npy file") from error
             clips.append(ClipSource(name, name, 0.0, frames / _SPEC.fps, "", "m", "y"))
     return clips
 
 
 def read_table(path: Path) -> list[Row]:
-    """Rows of a ``.csv`` with the columns file, text and, if wanted, start and end, or of a ``.jsonl`` with these keys.
+    """Rows of a ``.csv`` with columns file, text and optionally start and end, or of a ``.jsonl`` with these keys.
 
     Raises ``InputError`` naming the line.
     """
@@ -117,7 +118,7 @@ def read_table(path: Path) -> list[Row]:
         entries = ((number, _json(line, f"{path}:{number}"))
                    for number, line in enumerate(text.splitlines(), 1) if line.strip())
     else:
-        raise InputError(f"{path}: captions come as .csv or .jsonl with {', '.join(COLUMNS)}")
+        raise InputError(f"{path}: captions must be .csv or .jsonl with {', '.join(COLUMNS)}")
     try:
         rows = [_row(entry, f"{path}:{number}") for number, entry in entries]
     except csv.Error as error:
@@ -128,14 +129,14 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _delimiter(text: str) -> str:
-    """What separates the columns of a table: of comma, semicolon and tab the one that its header has most of."""
+    """Column separator of a table: comma, semicolon or tab, whichever is most frequent in the header."""
     header = next((line for line in text.splitlines() if line.strip()), "")
     return max(",;\t", key=header.count)
 
 
 def read_text_files(folder: Path) -> list[Row]:
-    """Captions of ``NAME.txt``, a line each, plain or with tokens and times as a data set has them; NAME is a clip's
-    id or a file's name."""
+    """Captions from files ``NAME.txt``, one per line, plain or in the data set format with tokens and times. NAME is a
+    clip id or a file name."""
     paths = sorted(folder.rglob("*.txt"))
     if not paths:
         raise InputError(f"{folder} has no .txt file")
@@ -152,18 +153,18 @@ def read_text_files(folder: Path) -> list[Row]:
 
 
 def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[Row]:
-    """Captions by the files' names: what ``pattern`` has in braces goes into the ``templates``.
+    """Captions from file names: the fields that ``pattern`` has in braces are inserted into the ``templates``.
 
-    ``{take}_{action}_{mood}`` fits ``03_walk-fast_sad``; ``a person does a {action}`` then says "walk fast".
-    Files whose names do not fit get none.
+    ``{take}_{action}_{mood}`` matches ``03_walk-fast_sad``; ``a person does a {action}`` then becomes "a person does a
+    walk fast". Files whose names do not match get no caption.
     """
     fields = re.findall(r"\{(\w+)\}", pattern)
     if not fields or len(fields) != len(set(fields)):
-        raise InputError(f"--names {pattern}: it has to have fields in braces, each once, such as {{action}}_{{take}}")
+        raise InputError(f"--names {pattern}: it must have fields in braces, each once, such as {{action}}_{{take}}")
     for template in templates:
         unknown = set(re.findall(r"\{(\w+)\}", template)) - set(fields)
         if unknown or re.search(r"[{}]", re.sub(r"\{\w+\}", "", template)):
-            raise InputError(f"--template {template}: its fields are {', '.join(fields)}")
+            raise InputError(f"--template {template}: available fields are {', '.join(fields)}")
     parts = re.split(r"\{\w+\}", pattern)
     expression = re.escape(parts[0]) + "".join(
         f"(?P<{name}>.+?){re.escape(part)}" for name, part in zip(fields, parts[1:], strict=True))
@@ -175,28 +176,28 @@ def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequen
             rows += [Row(file, re.sub(r"\{(\w+)\}", lambda found, words=words: words[found[1]], template),
                          where=f"{file}, {template}") for template in templates]
     if not rows:
-        raise InputError(f"--names {pattern} fits none of the files ({clips[0].file}, ...)")
+        raise InputError(f"--names {pattern} matches none of the files ({clips[0].file}, ...)")
     return rows
 
 
 def assign(rows: Sequence[Row], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
-    """Give each clip the captions of its file that speak of it, as lines of ``texts/ID.txt``.
+    """Assign to each clip the captions of its file that describe it, as lines of ``texts/ID.txt``.
 
-    A caption that covers all but a tenth of the clip, or has no times, is one of the whole clip; one of a part has its
-    times in the clip and needs 2 seconds of it, else no sample could be made of them.
+    A caption without times, or one that covers at least 90 % of the clip, describes the whole clip. A caption of a part
+    has its times in the clip and must cover at least 2 seconds of it, else no training sample could be made from it.
     """
     result = Captioned()
     by_name = _by_name(clips)
     for row in rows:
         found = by_name.get(_key(row.file))
         if not found:
-            result.unused[row.where] = f"{'no clip is from' if found is None else 'several files are'} {row.file}"
+            result.unused[row.where] = f"{'no clip is from' if found is None else 'several files are named'} {row.file}"
             continue
         text = " ".join(row.text.replace("#", " ").split())
         lines = {clip.id: times for clip in found if (times := _times(row, clip))}
         if not text or not lines:
             result.unused[row.where] = ("the caption is empty" if not text else
-                                        f"none of the clips has {_SHORTEST:g} s of what it speaks of")
+                                        f"it covers less than {_SHORTEST:g} s of every clip")
             continue
         tokens = row.tokens or tagger(text)
         for clip, (start, end) in lines.items():
@@ -208,7 +209,7 @@ def assign(rows: Sequence[Row], clips: Sequence[ClipSource], tagger: Tagger) -> 
 
 
 def write_captions(root: Path, captioned: Captioned, append: bool) -> None:
-    """Write ``texts/ID.txt`` of every clip that has captions; ``append``: behind those that are there."""
+    """Write ``texts/ID.txt`` of every clip that has captions; ``append`` keeps existing captions."""
     for clip, lines in captioned.texts.items():
         path = root / "texts" / f"{clip}.txt"
         there = read_text(path, "captions").splitlines() if append and path.exists() else []
@@ -232,7 +233,7 @@ def _row(entry: object, where: str) -> Row:
     if end == 0 and start == 0:
         end = math.inf
     if not 0 <= start < end:
-        raise InputError(f"{where}: from {start:g} to {end:g} s is no time")
+        raise InputError(f"{where}: {start:g} to {end:g} s is not a time range")
     return Row(entry["file"], entry["text"], start, end, where=where)
 
 
@@ -249,9 +250,9 @@ def _key(name: str) -> str:
 
 
 def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
-    """Clips by what a caption may call them: an id, a file with its folders, or without where no other is called so.
+    """Clips by the names a caption may use: an id, a file with its folders, or the bare file name if it is unique.
 
-    A name that means several files has an empty list.
+    A name shared by several files has an empty list.
     """
     files, bare = defaultdict(list), defaultdict(set)
     for clip in clips:
@@ -262,8 +263,8 @@ def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
 
 
 def _times(row: Row, clip: ClipSource) -> tuple[float, float] | None:
-    """From when to when in the clip the caption speaks of it, 0 and 0 for all of it, None where it does not."""
-    named_clip = _key(row.file) == clip.id  # then times are the clip's own
+    """Time range of the clip that the caption describes: (0, 0) for the whole clip, None for no overlap."""
+    named_clip = _key(row.file) == clip.id  # times are relative to the clip
     offset = 0.0 if named_clip else clip.start
     length = clip.end - clip.start
     start, end = max(row.start - offset, 0.0), min(row.end - offset, length)

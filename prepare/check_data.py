@@ -1,4 +1,4 @@
-"""Check a data set before training on it: exit 0 and one line where all is well, exit 1 and a table where not.
+"""Check a data set before training: one line and exit status 0 if it is valid, else a table and status 1.
 
     python prepare/check_data.py ROOT [--fix]
 """
@@ -17,16 +17,16 @@ from utils.errors import script
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line options of this script."""
     parser = Parser(
-        "Look for everything that trains without a word and comes out bad: features that are not finite or of the "
-        "wrong width, wrong frame rates, feet under the floor, swapped sides, broken captions, leaking splits, "
-        "statistics of something else.")
+        "Find faults that training does not report but that spoil its result: features that are not finite or have the "
+        "wrong width, wrong frame rates, feet below the floor, swapped sides, invalid captions, leaks between splits, "
+        "statistics of other features.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder")
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="HumanML3D or KIT-ML layout")
     parser.add_argument("--fix", action="store_true",
-                        help="mend what is safe: split files, lines of captions, statistics; files of clips stay")
-    parser.add_argument("--shown", type=positive_int, default=3, help="examples of each fault")
+                        help="repair split files, caption lines and statistics; clip files are not changed")
+    parser.add_argument("--shown", type=positive_int, default=3, help="examples listed per fault")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -35,7 +35,7 @@ def build_parser() -> Parser:
 
 @script
 def main() -> None:
-    """Parse, check, mend, tell."""
+    """Parse, check, repair, report."""
     opt = build_parser().parse_args()
     spec = dataset_spec(opt.dataset_name, opt.root)
     checked = check_data(spec, opt.workers, opt.quiet)

@@ -1,7 +1,7 @@
-"""Fetch the weights that the LaMP project published and put each where the scripts look for it.
+"""Download the published LaMP weights into the folders where the scripts expect them.
 
-    prepare/download_models.sh                      all of them, to checkpoints/t2m/ and checkpoints/kit/
-    prepare/download_models.sh lamp_t2m lamp_vq     some of them
+    prepare/download_models.sh                      all models, to checkpoints/t2m/ and checkpoints/kit/
+    prepare/download_models.sh lamp_t2m lamp_vq     selected models
 """
 import shutil
 import sys
@@ -23,7 +23,7 @@ BASE = "https://virutalbuy-public.oss-cn-hangzhou.aliyuncs.com/share/aigc3d/lamp
 
 @dataclass(frozen=True)
 class Published:
-    """One file, the folder it goes to, and what it does not tell of itself."""
+    """A published file, its target folder, and options that cannot be inferred from it."""
 
     file: str
     dataset: str
@@ -40,9 +40,10 @@ MODELS = {
 
 
 def install(found: Path, published: Published, folder: Path) -> Path:
-    """Put what was fetched into ``folder`` as ``model/latest.tar``, with options where there are none; the new place.
+    """Install a downloaded file in ``folder`` as ``model/latest.tar``, with options if there are none. Returns its
+    path.
 
-    A file is a checkpoint itself, or an archive with one checkpoint in it. Raises ``InputError`` where it is neither.
+    The file is a checkpoint, or an archive that contains exactly one. Raises ``InputError`` for any other file.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
         checkpoint = found
@@ -67,22 +68,22 @@ def _inside(archive: Path, folder: Path, otherwise: InputError) -> Path:
     if not inner:
         raise otherwise
     if len(inner) > 1:
-        raise InputError(f"{archive} holds {len(inner)} checkpoints, and one was expected: unpack it by hand")
+        raise InputError(f"{archive} contains {len(inner)} checkpoints instead of one: unpack it by hand")
     load_checkpoint(inner[0])
     return inner[0]
 
 
 @script
 def main() -> None:
-    parser = Parser("Fetch the weights that the LaMP project published and put each where the scripts look for it.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MODELS)}; all by default")
-    parser.add_argument("--base", default=BASE, help="address of the folder that they lie in")
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models lie")
+    parser = Parser("Download the published LaMP weights into the folders where the scripts expect them.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(MODELS)} (default: all)")
+    parser.add_argument("--base", default=BASE, help="URL of the folder with the files")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     opt = parser.parse_args()
     unknown = [name for name in opt.names if name not in MODELS]
     if unknown:
-        raise InputError(f"no published model {unknown[0]!r}: there are {', '.join(MODELS)}")
+        raise InputError(f"no published model {unknown[0]!r}: choose from {', '.join(MODELS)}")
     for name in opt.names or MODELS:
         published = MODELS[name]
         folder = Path(opt.checkpoints_dir) / published.dataset / name

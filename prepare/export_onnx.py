@@ -1,4 +1,4 @@
-"""Export text to motion for other runtimes: four ONNX graphs, compared with torch, word pieces and settings.
+"""Export text-to-motion models as four ONNX graphs, checked against torch, with vocabulary and settings.
 
     python prepare/export_onnx.py --out onnx
     python prepare/generate_onnx.py onnx "a person waves" 120 --out wave.npy        # needs no torch
@@ -34,12 +34,12 @@ from utils.errors import InputError, script
 from utils.files import atomic_path, write_text
 
 SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"
-BATCH, TOKENS, PIECES = 2, 7, 9  # of the examples that graphs are traced with; all of them are free afterwards
+BATCH, TOKENS, PIECES = 2, 7, 9  # example sizes for tracing; all are dynamic in the graphs
 FREE = torch.export.Dim.DYNAMIC
 
 
 class TextStep(nn.Module):
-    """Word pieces ``ids`` and ``mask`` (b, t) to the condition (b, c)."""
+    """Map word pieces ``ids`` and ``mask`` (b, t) to the condition (b, c)."""
 
     def __init__(self, text: LaMPText | ReleasedText) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TextStep(nn.Module):
 
 
 class MaskedStep(nn.Module):
-    """``ids`` (b, n), ``cond`` (b, c), ``padding`` (b, n) and ``cond_scale`` () to guided logits (b, n, K)."""
+    """Map ``ids`` (b, n), ``cond`` (b, c), ``padding`` (b, n) and ``cond_scale`` () to guided logits (b, n, K)."""
 
     def __init__(self, model: MaskTransformer) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class MaskedStep(nn.Module):
 
 
 class ResidualStep(nn.Module):
-    """``ids`` (b, n, q), of which layers below ``layer`` (b,) count, ``cond``, ``padding``, ``cond_scale`` as above, to
-    guided logits (b, n, K) of that layer, or (b, n, K + 1) where the padding can be drawn."""
+    """Map ``ids`` (b, n, q) with valid layers below ``layer`` (b,), and ``cond``, ``padding``, ``cond_scale`` as above,
+    to guided logits of that layer: (b, n, K), or (b, n, K + 1) if padding can be sampled."""
 
     def __init__(self, model: ResidualTransformer) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class ResidualStep(nn.Module):
 
 
 class DecodeStep(nn.Module):
-    """``ids`` (b, n, q), ``token_lens`` (b,) to ``features`` (b, t, d) in their own units and ``joints`` (b, t, J, 3)
-    in metres, valid up to each row's end."""
+    """Map ``ids`` (b, n, q) and ``token_lens`` (b,) to unnormalised ``features`` (b, t, d) and ``joints`` (b, t, J, 3)
+    in metres, valid up to the length of each row."""
 
     def __init__(self, pipeline: TextToMotion) -> None:
         super().__init__()
@@ -95,28 +95,28 @@ class DecodeStep(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """A network to be exported, with inputs to trace and to check it with."""
+    """A network to export, with example inputs for tracing and checking."""
 
     network: nn.Module
     inputs: Mapping[str, Tensor]        # by name, in the order of the network's arguments
     outputs: tuple[str, ...]
 
     def run(self) -> tuple[Tensor, ...]:
-        """What torch makes of the inputs."""
+        """Outputs of torch for the inputs."""
         with torch.no_grad():
             made = self.network(*self.inputs.values())
         return made if isinstance(made, tuple) else (made,)
 
 
 def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) -> dict[str, Graph]:
-    """The graphs of a pipeline on the CPU, by the names of their files.
+    """Graphs of a pipeline on the CPU, by file name.
 
-    Raises ``InputError`` for what has none: CLIP, texts of two encoders, a tokenizer with group norm.
+    Raises ``InputError`` for unsupported models: CLIP, two text encoders, a tokenizer with group norm.
     """
     if not isinstance(pipeline.text, (LaMPText, ReleasedText)):
         raise InputError("only models whose text features come from LaMP can be exported")
     if pipeline.residual is not None and pipeline.residual_text is not pipeline.text:
-        raise InputError("the residual transformer reads other text features than the masked one: export needs one")
+        raise InputError("the residual and masked transformers use different text features; export needs the same")
     if pipeline.tokenizer.config.vq_norm == "GN":
         raise InputError("a tokenizer with group norm cannot be exported")
     draw = torch.Generator().manual_seed(0)
@@ -144,7 +144,7 @@ def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) 
 
 
 def export(graph: Graph, path: str) -> None:
-    """Write a graph to ``path``; batch and lengths stay free. Needs the packages onnx and onnxscript."""
+    """Write a graph to ``path`` with dynamic batch and lengths. Requires the packages onnx and onnxscript."""
     free = {name: dict.fromkeys(range(min(tensor.dim(), 1 if name == "cond" else 2)), FREE)
             for name, tensor in graph.inputs.items()}
     torch.onnx.export(graph.network.eval(), tuple(graph.inputs.values()), path, dynamo=True, external_data=False,
@@ -153,7 +153,7 @@ def export(graph: Graph, path: str) -> None:
 
 
 def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
-    """What runs the graphs has to know; ``mask_shares`` are of the tokens, at each of ``time_steps``."""
+    """Settings needed to run the graphs; ``mask_shares`` are the mask ratios at each of ``time_steps``."""
     published = isinstance(pipeline.text, ReleasedText) or pipeline.text.model.config.published
     longest = TEXT_LENGTH if isinstance(pipeline.text, ReleasedText) else pipeline.text.max_text_len
     return {"codes": pipeline.tokenizer.config.nb_code, "layers": pipeline.layers, "frames_of_a_token": pipeline.unit,
@@ -169,19 +169,19 @@ def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
 
 
 SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr")
-TOLERANCE = 1e-3  # absolute: of logits, features and metres
-OTHER_SIZES = {"batch": 3, "tokens": 12}  # than those that graphs are traced with
+TOLERANCE = 1e-3  # absolute, for logits, features and metres
+OTHER_SIZES = {"batch": 3, "tokens": 12}  # differ from the sizes used for tracing
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @script
 def main() -> None:
-    parser = Parser("Export text to motion as ONNX graphs, for programs without torch.")
+    parser = Parser("Export text to motion as ONNX graphs, for use without torch.")
     add_common(parser)
     add_models(parser, lengths=False)
     parser.add_argument("--time_steps", type=positive_int,
-                        help="steps of iterative unmasking; by default those of the model")
-    parser.add_argument("--out", type=Path, default=Path("onnx"), help="folder to write to")
+                        help="steps of iterative unmasking (default: that of the model)")
+    parser.add_argument("--out", type=Path, default=Path("onnx"), help="output folder")
     opt = parser.parse_args()
     if absent := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"export needs the package{'s' * (len(absent) > 1)} {', '.join(absent)}: "
@@ -196,8 +196,8 @@ def main() -> None:
             export(graph, str(temporary))
             apart = max(difference(temporary, graph), difference(temporary, others[name]))
             if not apart < TOLERANCE:
-                raise InputError(f"{name} gives other numbers in onnxruntime than in torch, {apart:.2g} apart")
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, at most {apart:.1g} from torch")
+                raise InputError(f"{name} differs between onnxruntime and torch by {apart:.2g}")
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, maximum difference to torch {apart:.1g}")
     with atomic_path(opt.out / TOKENIZER_FILE) as temporary:
         pipeline.text.pieces.save_tokenizer(temporary)
     settings = settings_of(pipeline, opt.time_steps or pipeline.sampling.time_steps)
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def difference(path: Path, graph: Graph) -> float:
-    """The largest difference between what onnxruntime and torch make of a graph's inputs."""
+    """Largest difference between the outputs of onnxruntime and torch for the inputs of a graph."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -1,11 +1,11 @@
-"""Find out which prompts a LaMP model can understand: centres of its training texts, and a threshold of familiarity.
+"""Fit the prompt familiarity of a LaMP model: centres of its training texts, and a threshold.
 
     python prepare/familiarity.py --lamp_name lamp_demo --data_root DATA
 
-Writes ``familiarity.safetensors`` (below 1 MB) into the model's folder. The threshold is set on texts that training
-has not read: validation captions and, where DATA has ``contents.json``, the unseen wordings of the language bank. Two
-of three lines of ``assets/language/unknown_prompts.txt`` are examples of unknown texts; the others measure how many
-are found.
+Writes ``familiarity.safetensors`` (below 1 MB) into the model's folder. The threshold is fitted on texts not seen in
+training: validation captions and, if DATA has ``contents.json``, the held-out wordings of the language bank. Two thirds
+of the lines of ``assets/language/unknown_prompts.txt`` are examples of unknown texts; the rest measures how many are
+detected.
 """
 import json
 import sys
@@ -32,10 +32,10 @@ from utils.errors import InputError, script
 from utils.files import ROOT, read_text
 
 UNKNOWN = ROOT / "assets" / "language" / "unknown_prompts.txt"
-HELD_OUT = 3        # every third unknown text is not an example
-KEPT = 0.955        # of the known texts of either kind are over the threshold
-LONGEST_LABEL = 60  # letters
-NEAREST_TEXTS = 5   # the shortest of them is a centre's label
+HELD_OUT = 3        # every third unknown text is held out for evaluation
+KEPT = 0.955        # fraction of known texts of either kind above the threshold
+LONGEST_LABEL = 60  # characters
+NEAREST_TEXTS = 5   # the shortest of them is the label of a centre
 BATCH = 1024
 
 
@@ -46,7 +46,7 @@ def captions(spec: DatasetSpec, split: str) -> set[str]:
 
 
 def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
-    """Sentences of the bank about what the training split shows: those of training, or the unseen ones."""
+    """Sentences of the language bank about the training split: those used in training, or the held-out ones."""
     path = spec.root / CONTENTS
     if not path.is_file():
         return set()
@@ -63,7 +63,7 @@ def vectors_of(lamp: LoadedLaMP, texts: list[str]) -> Tensor:
 
 
 def labels_of(centres: Tensor, texts: list[str], vectors: Tensor) -> tuple[str, ...]:
-    """A short text near each centre: the shortest of the nearest that fit ``LONGEST_LABEL``."""
+    """Short text near each centre: the shortest of the nearest ones that fit ``LONGEST_LABEL``."""
     short = [row for row, text in enumerate(texts) if len(text) <= LONGEST_LABEL] or list(range(len(texts)))
     near = torch.cat([(part @ vectors[short].T).topk(min(NEAREST_TEXTS, len(short)), 1).indices
                       for part in centres.split(BATCH)])
@@ -76,7 +76,7 @@ def main() -> None:
     add_common(parser)
     add_data(parser)
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model")
-    parser.add_argument("--unknown", type=Path, default=UNKNOWN, help="file of unknown texts, one a line")
+    parser.add_argument("--unknown", type=Path, default=UNKNOWN, help="file of unknown texts, one per line")
     parser.add_argument("--centres", type=positive_int, default=1800, help="k-means centres")
     opt = parser.parse_args()
     spec = dataset_spec(opt.dataset_name, opt.data_root)
@@ -99,7 +99,7 @@ def main() -> None:
                "unseen wordings": wordings(spec, held_out=True) - set(texts)}
     measured = {name: scores(sorted(some)) for name, some in checked.items() if some}
     if not measured:
-        raise InputError(f"{spec.root} has no validation texts that are not in training too")
+        raise InputError(f"{spec.root} has no validation texts that are absent from training")
     threshold = min(float(np.quantile(found, 1 - KEPT)) for found in measured.values())
     path = lamp.source.folder / FAMILIARITY_FILE
     save_familiarity(path, Familiarity(centres, known.labels, known.foreign, threshold))

@@ -1,9 +1,10 @@
-"""Make a motion from text without torch: numpy, onnxruntime and tokenizers, and what export_onnx.py wrote.
+"""Generate a motion from text without torch, from a folder written by export_onnx.py.
 
     python prepare/generate_onnx.py onnx "a person waves with the left hand" 120 --out wave.npy
 
-One file that imports nothing of this project: an example for other programs. A seed gives the motion that it gives
-``gen_t2m.py``, up to rounding, since NumPy has the random numbers of torch.
+This single file imports nothing from this project and serves as an example for other programs. It needs numpy,
+onnxruntime and tokenizers. A seed gives the same motion as in ``gen_t2m.py`` up to rounding, since NumPy can reproduce
+torch's random numbers.
 """
 import argparse
 import json
@@ -18,11 +19,11 @@ from tokenizers import Tokenizer
 
 RESIDUAL_STREAM = 1
 MAX_WORDS = 32
-KEPT = 1e5  # score of a token that is not to be masked again
+KEPT = 1e5  # score of a token that must not be masked again
 
 
 class Generator:
-    """The graphs of a folder."""
+    """The exported graphs of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
@@ -31,8 +32,8 @@ class Generator:
                        for path in folder.glob("*.onnx")}
 
     def __call__(self, text: str, frames: int, seed: int, **sampling: float) -> np.ndarray:
-        """Joints (T, J, 3) in metres of a text, T the frames cut to whole tokens. ``sampling``: cond_scale,
-        res_cond_scale, temperature, res_temperature and topkr, by default those of the exported models."""
+        """Joints (T, J, 3) in metres for a text, with T the frames rounded down to whole tokens. ``sampling``:
+        cond_scale, res_cond_scale, temperature, res_temperature and topkr, by default those of the exported models."""
         how = {**self.settings["sampling"], **sampling}
         length = frames // self.settings["frames_of_a_token"]
         cond = self.condition(text)
@@ -45,7 +46,7 @@ class Generator:
         return self.run("decoder", ids=ids, token_lens=np.array([length]))[1][0]
 
     def condition(self, text: str) -> np.ndarray:
-        """What the transformers are told of a text, (1, c)."""
+        """Text condition (1, c) of the transformers."""
         words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()[:MAX_WORDS]
         longest = self.settings["longest_text"]
         pieces = self.tokenizer.encode(" ".join(words), add_special_tokens=False).ids[:longest - 2]
@@ -57,7 +58,7 @@ class Generator:
 
     def base(self, cond: np.ndarray, length: int, random: np.random.RandomState, cond_scale: float,
              temperature: float, topkr: float) -> np.ndarray:
-        """Tokens (1, n) of the base layer, by iterative unmasking."""
+        """Base-layer tokens (1, n) by iterative unmasking."""
         mask_id, codes = self.settings["mask_id"], self.settings["codes"]
         ids, scores = np.full((1, length), mask_id), np.zeros(length)
         for share in self.settings["mask_shares"]:
@@ -75,35 +76,35 @@ class Generator:
 
     def fill_residual(self, ids: np.ndarray, cond: np.ndarray, random: np.random.RandomState, cond_scale: float,
                       temperature: float, topkr: float) -> None:
-        """Write the layers above the base into ``ids`` (1, n, q), one after another."""
+        """Fill the residual layers of ``ids`` (1, n, q), one after another."""
         length = ids.shape[1]
         for layer in range(1, ids.shape[2]):
             logits = self.run("residual_step", ids=ids, layer=np.array([layer]), cond=cond,
                               padding=np.zeros((1, length), bool), cond_scale=np.float32(cond_scale))[0][0]
             ids[0, :, layer] = draw(logits, uniform(random, *logits.shape), temperature, topkr)
-        if self.settings["pad_is_drawn"]:  # released models may draw their padding, which stands for nothing
+        if self.settings["pad_is_drawn"]:  # released models may sample padding, which is ignored
             ids[ids == self.settings["codes"]] = -1
 
     def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        """The outputs of a graph."""
+        """Outputs of a graph."""
         return self.graphs[name].run(None, {key: np.asarray(value) for key, value in inputs.items()})
 
 
 def stream(*keys: int) -> np.random.RandomState:
-    """The random stream of a seed, and of the residual layers of a seed, as gen_t2m.py has them."""
+    """Random stream of a seed, or of the residual layers of a seed, as in gen_t2m.py."""
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     low = np.random.SeedSequence(words).generate_state(2, np.uint32)[1]
-    return np.random.RandomState(low)  # the Mersenne twister of torch, which looks at the low 32 bits of a seed
+    return np.random.RandomState(low)  # same Mersenne twister as torch, which uses the low 32 bits of a seed
 
 
 def uniform(random: np.random.RandomState, *shape: int) -> np.ndarray:
-    """Float32 numbers in [0, 1) as torch makes them: the low 24 bits of each word."""
+    """Uniform float32 numbers in [0, 1) as in torch: the low 24 bits of each word."""
     words = np.frombuffer(random.bytes(4 * math.prod(shape)), "<u4")
     return ((words & 0xFFFFFF) / np.float32(1 << 24)).astype(np.float32).reshape(shape)
 
 
 def draw(logits: np.ndarray, noise: np.ndarray, temperature: float, topkr: float) -> np.ndarray:
-    """Ids (n,) of logits (n, K) by the Gumbel-max trick, the least probable share ``topkr`` left out."""
+    """Sample ids (n,) from logits (n, K) with the Gumbel-max trick, excluding the least probable fraction ``topkr``."""
     keep = max(1, math.ceil((1 - topkr) * logits.shape[-1] - 1e-9))
     least = np.partition(logits, -keep, -1)[:, [-keep]]
     noise = -np.log(-np.log(np.maximum(noise, np.finfo(np.float32).tiny)))
@@ -111,10 +112,10 @@ def draw(logits: np.ndarray, noise: np.ndarray, temperature: float, topkr: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a motion from text without torch.")
-    parser.add_argument("folder", type=Path, help="what export_onnx.py wrote")
-    parser.add_argument("text", help="what to do")
-    parser.add_argument("frames", type=int, help="4 to 196, cut to a multiple of 4")
+    parser = argparse.ArgumentParser(description="Generate a motion from text without torch.")
+    parser.add_argument("folder", type=Path, help="folder written by export_onnx.py")
+    parser.add_argument("text", help="text prompt")
+    parser.add_argument("frames", type=int, help="4 to 196, rounded down to a multiple of 4")
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--out", type=Path, default=Path("motion.npy"), help="joints (T, J, 3) in metres")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""HumanML3D's joints out of AMASS and HumanAct12: ROOT/joints/ID.npy, as its index.csv cuts them.
+"""Extract HumanML3D's joints (ROOT/joints/ID.npy) from AMASS and HumanAct12, as cut by its index.csv.
 
     python prepare/humanml3d.py ROOT --index index.csv --amass DIR --humanact12 DIR --body_models DIR
 """
@@ -27,10 +27,10 @@ from utils.files import read_text, save_npy, write_text
 from utils.parallel import mapping
 
 FPS = 20
-BETAS = 10  # shape numbers that the published joints were made with
+BETAS = 10  # number of shape parameters used for the published joints
 LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,
-           "Transitions_mocap": 0.5}  # seconds at the start of every recording of a set that are left out
-# What AMASS calls some sets today, by the names that the index has.
+           "Transitions_mocap": 0.5}  # seconds removed from the start of every recording of a set
+# Current AMASS names of some sets, by their names in the index.
 RENAMED = {"BioMotionLab_NTroje": "BMLrub", "DFaust_67": "DFaust", "MPI_HDM05": "HDM05", "MPI_Limits": "PosePrior",
            "MPI_mosh": "MoSh", "SSM_synced": "SSM", "TCD_handMocap": "TCDHands", "Transitions_mocap": "Transitions",
            "Eyes_Japan_Dataset": "EyesJapanDataset"}
@@ -39,7 +39,7 @@ _ACTED = "humanact12"
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the recordings and body models lie, None where they were not downloaded."""
+    """Folders of recordings and body models; None if not downloaded."""
 
     amass: Path | None
     humanact12: Path | None
@@ -51,14 +51,14 @@ class Cut:
     """A line of the index."""
 
     id: str
-    parts: tuple[str, ...]  # of the source path, below pose_data
+    parts: tuple[str, ...]  # of the source path below pose_data
     start: int              # frames at 20 fps
     end: int
 
 
 @dataclass
 class Made:
-    """What became of the clips."""
+    """Result of extracting the clips."""
 
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by clip
@@ -84,7 +84,7 @@ def read_cuts(path: Path) -> list[Cut]:
 
 
 def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1, quiet: bool = False) -> Made:
-    """Write ``root/joints/ID.npy`` of every cut whose recording is there; clips that are there already stay."""
+    """Write ``root/joints/ID.npy`` for every cut whose recording is available; existing clips are kept."""
     made = Made()
     with mapping(min(workers, len(cuts))) as apply:
         reasons = apply(partial(_make, sources, root), cuts)
@@ -98,8 +98,8 @@ def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1,
 
 
 def cut_joints(cut: Cut, sources: Sources) -> np.ndarray:
-    """Joints (T, 22, 3) float32 of a clip, y up. Raises ``ValueError`` or ``OSError`` where its recording is not
-    there or not as long."""
+    """Joints (T, 22, 3) float32 of a clip, y up. Raises ``ValueError`` or ``OSError`` if its recording is missing or
+    too short."""
     if _ACTED in cut.parts:
         joints = _acted(_found(sources.humanact12, cut.parts, ".npy"))
         lead = 0
@@ -128,20 +128,20 @@ def _make(sources: Sources, root: Path, cut: Cut) -> str | None:
 
 def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
     if folder is None:
-        raise ValueError("its source was not given")
+        raise ValueError("the folder of its source was not given")
     names = [parts, *((new, *parts[1:]) for old, new in RENAMED.items() if parts[0] == old)]
-    if parts[0] == _ACTED:  # the archive has a folder of its own name
+    if parts[0] == _ACTED:  # the archive has its own folder name
         names = [parts[start:] for start in range(len(parts))]
     paths = [(folder / Path(*name)).with_suffix(suffix) for name in names]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        raise ValueError(f"{paths[0]} is not there")
+        raise ValueError(f"{paths[0]} is missing")
     return path
 
 
 @lru_cache(maxsize=2)
 def _captured(path: Path, models: Path) -> np.ndarray:
-    """Joints (T, 22, 3) of an AMASS archive at about 20 fps: every so many frames are taken, as published."""
+    """Joints (T, 22, 3) of an AMASS archive at about 20 fps, taking every n-th frame as published."""
     amass = read_amass(path)
     step = max(int(amass.fps / FPS), 1)
     x, y, z = np.moveaxis(_model(models, amass.gender).joints(amass.poses[::step], amass.trans[::step],
@@ -163,7 +163,7 @@ def _acted(path: Path) -> np.ndarray:
 
 
 def missing_by_source(refused: Mapping[str, str], cuts: list[Cut]) -> dict[str, int]:
-    """How many clips of each recorded set could not be made."""
+    """Number of clips per recorded set that could not be extracted."""
     homes = {cut.id: cut.parts[0] for cut in cuts}
     counts: dict[str, int] = {}
     for name in refused:
@@ -175,13 +175,13 @@ def missing_by_source(refused: Mapping[str, str], cuts: list[Cut]) -> dict[str, 
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
-    parser = Parser("Make ROOT/joints/ID.npy of HumanML3D out of its sources. prepare/README.md has all steps; a "
-                    "second call goes on where the first one ended.")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder to write to")
+    """Command-line options of this script."""
+    parser = Parser("Extract ROOT/joints/ID.npy of HumanML3D from its sources. prepare/README.md lists all steps. "
+                    "Running it again resumes an unfinished run.")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="output data set folder")
     parser.add_argument("--index", type=Path, required=True, help="index.csv of HumanML3D")
-    parser.add_argument("--amass", type=Path, help="folder of AMASS's sets (SMPL+H G): KIT/..., CMU/...")
-    parser.add_argument("--humanact12", type=Path, help="folder of HumanAct12's .npy files")
+    parser.add_argument("--amass", type=Path, help="folder of the AMASS sets (SMPL+H G): KIT/..., CMU/...")
+    parser.add_argument("--humanact12", type=Path, help="folder of the HumanAct12 .npy files")
     parser.add_argument("--body_models", type=Path, help="SMPL-H models: male/model.npz, female/model.npz, ...")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
@@ -191,7 +191,7 @@ def build_parser() -> Parser:
 
 @script
 def main() -> None:
-    """Parse, make, report."""
+    """Parse, extract, report."""
     opt = build_parser().parse_args()
     cuts = read_cuts(opt.index)
     print(f"reading {len(cuts)} clips of {opt.index}")
@@ -200,10 +200,10 @@ def main() -> None:
         path = opt.root / "not_made.txt"
         write_text(path, "".join(f"{name}: {reason}\n" for name, reason in made.refused.items()))
         sets = ", ".join(f"{count} of {name}" for name, count in missing_by_source(made.refused, cuts).items())
-        print(f"{len(made.refused)} clips not made ({sets}); {path} says why")
+        print(f"{len(made.refused)} clips not extracted ({sets}); {path} lists the reasons")
     if not made.clips:
         name, reason = next(iter(made.refused.items()))
-        raise InputError(f"no clip could be made; {name}: {reason}")
+        raise InputError(f"no clip could be extracted; {name}: {reason}")
     print(f"{len(made.clips)} clips written to {opt.root / 'joints'}")
 
 

@@ -1,4 +1,4 @@
-"""Import motion capture: a folder of BVH, ASF/AMC, joint arrays or AMASS archives to OUT/joints/ID.npy.
+"""Import a folder of motion capture (BVH, ASF/AMC, joint arrays, AMASS archives) to OUT/joints/ID.npy.
 
     python prepare/import_motion.py SRC OUT [--mapping RIG.json] [--window 9.95] [--overlap 0]
 """
@@ -33,38 +33,38 @@ from utils.cpu import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip
 
-SHEET_NAME = 80  # letters of a contact sheet's name, the last of its folder's path
-SHEET_ROWS = 12  # clips on a contact sheet, evenly from all of a folder
+SHEET_NAME = 80  # characters of a contact sheet's name, the last of its folder path
+SHEET_ROWS = 12  # clips on a contact sheet, evenly sampled from a folder
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line options of this script."""
     parser = Parser(
-        "Make clips of the 22 joints, in metres at 20 fps, out of every .bvh, .amc (with its .asf), .npy "
-        "(frames, joints, 3) and AMASS .npz below SRC: OUT/joints/ID.npy, OUT/sources.jsonl (where each is from), "
-        "OUT/contact_sheets (look at them: left limbs are blue, right ones orange). Files that cannot be used are "
-        "named with the reason.")
-    parser.add_argument("source", type=Path, metavar="SRC", help="folder of motion files, with its subfolders")
-    parser.add_argument("out", type=Path, metavar="OUT", help="data set folder to write to")
+        "Convert every .bvh, .amc (with its .asf), .npy (frames, joints, 3) and AMASS .npz file below SRC to clips of "
+        "the 22 joints, in metres at 20 fps. Writes OUT/joints/ID.npy, OUT/sources.jsonl (the source of each clip) and "
+        "OUT/contact_sheets (check them: left limbs are blue, right ones orange). Files that cannot be used are "
+        "listed with the reason.")
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder of motion files, searched recursively")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output data set folder")
     parser.add_argument("--mapping", type=Path, metavar="RIG.json",
-                        help="where the joints are in a rig that is not known: {\"left_hip\": \"BONE\", ...}; "
-                             "OUT/mappings has one begun for each such rig")
+                        help="joints of an unknown rig: {\"left_hip\": \"BONE\", ...}; a draft for each unknown "
+                             "rig is written to OUT/mappings")
     parser.add_argument("--window", type=bounded(float, SHORTEST / FPS, LONGEST / FPS), default=LONGEST / FPS,
-                        help="longest clip, seconds; longer recordings become several")
+                        help="longest clip in seconds; longer recordings are split")
     parser.add_argument("--overlap", type=bounded(float, 0.0), default=0.0,
-                        help="seconds that neighbouring clips of one recording share at least")
+                        help="minimum overlap of neighbouring clips, in seconds")
     parser.add_argument("--unit", type=unit, metavar="NAME|METRES",
-                        help=f"of the files: {', '.join(UNITS)} (2.54/0.45 cm), or the metres of one unit; found from "
-                             "the length of legs if not given")
-    parser.add_argument("--up", choices=UP_AXES, help="axis of the files; found from how bodies stand if not given "
+                        help=f"unit of the files: {', '.join(UNITS)} (2.54/0.45 cm), or its size in metres; "
+                             "by default estimated from the length of the legs")
+    parser.add_argument("--up", choices=UP_AXES, help="up axis of the files; by default estimated from the bodies "
                                                       "(write --up=-y)")
     parser.add_argument("--fps", type=bounded(float, 1 / MAX_FRAME_TIME, 10000.0),
-                        help="frame rate of .npy joint arrays (else 20), of .amc (else 120) and, in place of their "
-                             "frame time, of .bvh")
+                        help="frame rate of .npy joint arrays (default 20) and .amc (default 120); replaces the "
+                             "frame time of .bvh")
     parser.add_argument("--body_models", type=Path, metavar="DIR",
                         help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
-    parser.add_argument("--keep_t_pose", action="store_true", help="do not cut T-poses off the ends of recordings")
-    parser.add_argument("--no_sheets", action="store_true", help="no contact sheets")
+    parser.add_argument("--keep_t_pose", action="store_true", help="keep T-poses at the ends of recordings")
+    parser.add_argument("--no_sheets", action="store_true", help="write no contact sheets")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -72,7 +72,7 @@ def build_parser() -> Parser:
 
 
 def unit(text: str) -> str | float:
-    """The unit that ``text`` names, or the metres of one."""
+    """The unit named ``text``, or its size in metres."""
     if text.lower() in UNITS:
         return text.lower()
     try:
@@ -85,7 +85,7 @@ def unit(text: str) -> str | float:
 
 
 def draw_sheets(imported: Imported, out: Path) -> None:
-    """A contact sheet a source folder, of clips evenly from all of it."""
+    """Write a contact sheet for each source folder, with clips sampled evenly."""
     for folder, clips in by_folder(imported.clips).items():
         chosen = [clips[number] for number in sorted({*np.linspace(0, len(clips) - 1, SHEET_ROWS).astype(int)})]
         path = out / "contact_sheets" / f"{folder.replace(os.sep, '_')[-SHEET_NAME:] or 'all'}.png"
@@ -94,16 +94,16 @@ def draw_sheets(imported: Imported, out: Path) -> None:
 
 
 def report(imported: Imported, out: Path) -> None:
-    """Say what became of the files."""
+    """Print the result for every file."""
     for (rig, unit, up), count in Counter((clip.rig, clip.unit, clip.up) for clip in imported.clips).items():
         print(f"{count} clips of a {rig} rig in {unit}, {up} up")
     for name, seconds in imported.cut.items():
-        print(f"{shown(name)}: {seconds:.2f} s of T-pose, flips or scraps left out")
+        print(f"{shown(name)}: {seconds:.2f} s of T-pose, flips or short remainders left out")
     if imported.removed:
         print(f"{len(imported.removed)} clips of an earlier import removed, with their twins, features, captions and "
               f"split entries")
     if imported.others:
-        print(f"{imported.others} files of other kinds passed over")
+        print(f"{imported.others} files of other kinds skipped")
     for name, reason in sorted(imported.refused.items()):
         print(f"not imported: {shown(name)}: {reason}")
     if imported.refused:
@@ -117,7 +117,7 @@ def main() -> None:
     """Parse, import, draw, report."""
     opt = build_parser().parse_args()
     if opt.overlap >= opt.window:
-        raise InputError(f"--overlap {opt.overlap:g} s has to be less than --window {opt.window:g} s")
+        raise InputError(f"--overlap {opt.overlap:g} s must be less than --window {opt.window:g} s")
     print(f"reading {opt.source}")
     rig = None if opt.mapping is None else read_mapping(opt.mapping)
     reader = Reader(rig, opt.fps, opt.body_models, opt.keep_t_pose)

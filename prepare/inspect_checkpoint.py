@@ -1,4 +1,4 @@
-"""Tell what a checkpoint file is, which command uses it, where to put it, and what is missing.
+"""Identify a checkpoint file: the model, the commands that use it, where to put it, and missing files.
 
     python prepare/inspect_checkpoint.py t2m.tar
 """
@@ -54,7 +54,7 @@ STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file contains and how to use it."""
+    """Contents of a file and how to use it."""
 
     what: str
     sizes: dict[str, Any]        # inferred from the tensors
@@ -76,7 +76,7 @@ def _lamp(state: State) -> tuple[str, dict[str, Any], nn.Module]:
     sizes = lamp_sizes(state)
     inner = {name.removeprefix("vq_model."): tensor for name, tensor in state.items() if name.startswith("vq_model.")}
     if not inner:
-        raise InputError("this LaMP model lacks its tokenizer; it can only be checked by its name, in its folder")
+        raise InputError("this LaMP model lacks its tokenizer; it can only be checked by name, in its folder")
     _, vq, tokenizer = _tokenizer(inner)
     qformer = QFormerConfig.from_options({**usual_heads(sizes), **sizes})
     own = "motion_encoder.model.0.weight" in state
@@ -128,13 +128,13 @@ def _text(width: int) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    signature: tuple[str, ...]  # tensors, one of which is present
+    signature: tuple[str, ...]  # tensors, at least one of which is present
     read: Callable[[State], tuple[str, dict[str, Any], nn.Module]]
     use: tuple[str, ...]
     needs: tuple[str, ...]
 
 
-# The first kind with a match counts, as some models contain others.
+# The first matching kind is used, as some models contain others.
 _KINDS = (
     _Kind(("opt_proj.weight",), _captioner, ("M2T_eval.py --resume-trans NAME", "gen_m2t.py --name NAME"),
           ("opt.txt with a line 'lamp_name: ' and the name of its LaMP model",)),
@@ -152,20 +152,20 @@ _KINDS = (
 
 
 def identify(path: Path) -> Identity:
-    """Recognise the model in a torch or safetensors file. Raises ``InputError`` if it is none of the known ones."""
+    """Identify the model in a torch or safetensors file. Raises ``InputError`` for an unknown model."""
     state = _read_any_state(path)
-    if is_released_m2t(state):  # its language model is checked on loading, with the files that describe it
+    if is_released_m2t(state):  # its language model is checked on loading, with its configuration files
         state = {name: tensor for name, tensor in used_part(state).items() if not name.startswith("llm.")}
-    elif "opt_proj.weight" in state:  # our own files hold the trained part only
+    elif "opt_proj.weight" in state:  # our own files contain the trained part only
         return Identity("a captioning model (M2T)", {}, None, ("M2T_eval.py --resume-trans FILE",), (), ())
     kind = next((kind for kind in _KINDS if any(name in state for name in kind.signature)), None)
     if kind is None:
-        raise InputError(f"{path} holds {len(state)} tensors of no known model, such as {next(iter(state))}")
+        raise InputError(f"{path} contains {len(state)} tensors of an unknown model, such as {next(iter(state))}")
     try:
-        with torch.device("meta"):  # names and shapes are enough
+        with torch.device("meta"):  # only names and shapes are needed
             what, sizes, model = kind.read(state)
     except (ValueError, RuntimeError, KeyError, StopIteration) as error:
-        raise InputError(f"{path} cannot be a whole model: {error or 'tensors are missing'}") from error
+        raise InputError(f"{path} is not a complete model: {error or 'tensors are missing'}") from error
     optional = (FIXED_TABLE, *TIED_NAMES, POSITION_IDS, *UNUSED)
     dataset = next((spec.name for spec in DATASETS.values() if spec.dim_pose == sizes.get("dim_pose")), None)
     return Identity(what, sizes, dataset, kind.use, kind.needs,
@@ -181,13 +181,13 @@ def _read_any_state(path: Path) -> dict[str, Tensor]:
     for part in [content.get(key) for key in STATE_KEYS] + [content]:
         if part and is_state(part):
             return part
-    raise InputError(f"{path} has no weights under a known name; it has {', '.join(map(str, content))}")
+    raise InputError(f"{path} has no weights under a known key; its keys are {', '.join(map(str, content))}")
 
 
 @script
 def main() -> None:
-    parser = Parser("Tell what a checkpoint file is, which command uses it, where to put it, and what is missing.")
-    parser.add_argument("file", type=Path, help="torch file or safetensors")
+    parser = Parser("Identify a checkpoint file: model, commands, folder, missing files.")
+    parser.add_argument("file", type=Path, help="torch or safetensors file")
     opt = parser.parse_args()
     if not opt.file.is_file():
         raise InputError(f"{opt.file}: there is no such file")
@@ -199,7 +199,7 @@ def main() -> None:
         print(f"sizes: {', '.join(f'{key} {value}' for key, value in sorted(found.sizes.items()))}")
         print(f"put it at: checkpoints/{found.dataset or '<t2m or kit>'}/NAME/model/{stem}{suffix}")
     for need in found.needs:
-        print(f"beside model/ it needs: {need}")
+        print(f"required beside model/: {need}")
     print(f"used by: {'; '.join(found.use)}")
     if found.incompatible:
         raise InputError(f"{opt.file} will be refused: {'; '.join(found.incompatible)}")

@@ -1,4 +1,4 @@
-"""Make the features of a data set: ROOT/joints to ROOT/{new_joint_vecs,new_joints,Mean.npy,Std.npy}.
+"""Compute motion features of a data set: ROOT/joints to ROOT/{new_joint_vecs,new_joints,Mean.npy,Std.npy}.
 
     python prepare/motion_features.py ROOT [--dataset_name kit] [--mirror]
 """
@@ -27,34 +27,34 @@ from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
 from utils.parallel import mapping
 
-RARE = 0.1  # share of clips with another axis up in a data set whose lying bodies lie
+RARE = 0.1  # fraction of clips with another up axis below which the other clips' axis is used for lying bodies
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with every clip."""
+    """Settings for processing every clip."""
 
     root: Path
     skeleton: Skeleton
-    target_offsets: np.ndarray | None  # (J, 3) bones of all clips, None: the skeleton's, or else each clip's own
-    mirrored: bool                     # also make the twin of each clip
+    target_offsets: np.ndarray | None  # (J, 3) bones of all clips; None: the skeleton's, or else each clip's own
+    mirrored: bool                     # also write the mirrored twin of each clip
     published_yaw: bool = False
-    up: str | None = None              # axis of ``UP_AXES``; None: found for each clip
+    up: str | None = None              # axis of ``UP_AXES``; None: estimated for each clip
 
 
 @dataclass
 class Prepared:
-    """What became of the clips."""
+    """Result of processing the clips."""
 
     rows: int = 0                                            # of features, over all clips
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)    # reason by clip
     statistics: ColumnStatistics | None = None
-    remarks: dict[str, str] = field(default_factory=dict)    # what was found and changed, by clip
-    uncertain: list[str] = field(default_factory=list)       # refused clips whose axis is not certain
+    remarks: dict[str, str] = field(default_factory=dict)    # findings and changes, by clip
+    uncertain: list[str] = field(default_factory=list)       # refused clips whose up axis is uncertain
 
     def add(self, other: "Prepared") -> None:
-        """Take in what became of other clips."""
+        """Add the result of other clips."""
         self.rows += other.rows
         self.clips += other.clips
         self.refused |= other.refused
@@ -67,10 +67,10 @@ class Prepared:
 
 
 def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepared:
-    """Make features of every clip under ``job.root``, then statistics over all of them.
+    """Compute features of every clip under ``job.root``, then statistics over all of them.
 
-    A clip that cannot be used is refused with a reason and has no features afterwards; ``refused.txt`` lists them.
-    Another run gives the same files. Raises ``InputError`` where there are no clips or none can be used.
+    A clip that cannot be used is refused with a reason, has no features afterwards, and is listed in ``refused.txt``.
+    The output is deterministic. Raises ``InputError`` if there are no clips or none can be used.
     """
     names = _originals(job)
     result = Prepared()
@@ -85,7 +85,7 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
         raise InputError(f"none of the {len(names)} clips in {job.root / 'joints'} can be used; {name}: {reason}")
     mean, std = result.statistics.mean_std()
     save_npy(job.root / "Mean.npy", mean.astype(np.float32))
-    # A group that never varies (foot contacts of KIT-ML) becomes 0, not 0 / 0, when it is normalised by 1.
+    # A constant group (foot contacts of KIT-ML) is normalised by 1, so that it becomes 0 instead of 0 / 0.
     save_npy(job.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
     if job.mirrored:
         _add_twins_to_splits(job.root, set(result.clips))
@@ -93,7 +93,7 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
 
 
 def _settle_uncertain(job: Job, result: Prepared) -> None:
-    """Prepare clips whose body may lie with the axis that nearly all other clips have up."""
+    """Process clips whose body may be lying, with the up axis of nearly all other clips."""
     turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
     if result.uncertain and result.clips and turned <= RARE * len(result.clips):
         for name in list(result.uncertain):
@@ -102,7 +102,7 @@ def _settle_uncertain(job: Job, result: Prepared) -> None:
 
 
 def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """Bones (J, 3) of the body in frame 0 of a joints file. Raises ``InputError`` where it cannot be used."""
+    """Bones (J, 3) of the body in frame 0 of a joints file. Raises ``InputError`` if it cannot be used."""
     try:
         return pose_offsets(_read_joints(path, skeleton)[0], skeleton)
     except ValueError as error:
@@ -110,10 +110,10 @@ def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
 
 
 def _originals(job: Job) -> list[str]:
-    """Clips to prepare; twins are made out of their originals when mirroring, and are clips like others when not."""
+    """Clips to process; twins are made from their originals with mirroring, and are ordinary clips without."""
     folder = job.root / "joints"
     if not folder.is_dir():
-        raise InputError(f"{folder} is missing; it has a file ID.npy (frames, {len(job.skeleton)}, 3) for every clip")
+        raise InputError(f"{folder} is missing; expected ID.npy (frames, {len(job.skeleton)}, 3) for every clip")
     names = {path.stem for path in folder.glob("*.npy") if not path.name.startswith(".")}
     if not names:
         raise InputError(f"{folder} has no .npy file")
@@ -145,21 +145,21 @@ def _prepare_clip(job: Job, name: str) -> Prepared:
 
 
 def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) float32. Raises ``ValueError`` with what is wrong about the file."""
+    """Joints (T, J, 3) float32. Raises ``ValueError`` with the fault of the file."""
     try:
         joints = np.load(path)
-    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+    except Exception as error:  # a damaged header can raise almost any exception in NumPy
         raise ValueError(f"not a readable .npy file of numbers ({error})") from error
     if not (isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"):
         raise ValueError("not one array of real numbers")
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
         raise ValueError(f"shape {joints.shape}, expected (frames, {len(skeleton)}, 3)")
-    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused further on
+    with np.errstate(over="ignore"):  # too large values become infinite and are refused later
         return joints.astype(np.float32)
 
 
 def _read_captions(path: Path) -> str:
-    """Text of a caption file, empty where there is none. Raises ``ValueError`` where it is no text."""
+    """Text of a caption file, empty if it is missing. Raises ``ValueError`` if it is not text."""
     try:
         return read_text(path, "captions") if path.exists() else ""
     except InputError as error:
@@ -183,7 +183,7 @@ def _write_twin(job: Job, name: str, twin: str, joints: np.ndarray) -> None:
 
 
 def _refuse(job: Job, name: str, reason: str, result: Prepared) -> None:
-    """Note why ``name`` was refused, and leave no features of it from an earlier run."""
+    """Record why ``name`` was refused, and remove its features from an earlier run."""
     result.refused[name] = " ".join(reason.split())
     for path in (_features_path(job, name), _joints_path(job, name)):
         path.unlink(missing_ok=True)
@@ -198,7 +198,7 @@ def _joints_path(job: Job, name: str) -> Path:
 
 
 def refused_table(refused: dict[str, str]) -> str:
-    """A line per refused clip: its id and why."""
+    """One line per refused clip: id and reason."""
     width = max(map(len, refused), default=0)
     return "".join(f"{name:<{width}}  {reason}\n" for name, reason in sorted(refused.items()))
 
@@ -211,7 +211,7 @@ def _write_refused(path: Path, refused: dict[str, str]) -> None:
 
 
 def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
-    """Put the twin of every clip of a split into the same split, behind what is there."""
+    """Append the twin of every clip of a split to the same split."""
     for split in SPLITS:
         path = root / f"{split}.txt"
         if path.exists():
@@ -225,22 +225,22 @@ def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line options of this script."""
     parser = Parser(
-        "Compute motion features (ROOT/new_joint_vecs) and the joints they stand for (ROOT/new_joints) of every clip "
-        "ROOT/joints/ID.npy (frames, joints, 3), and Mean.npy and Std.npy over all of them, whatever their split.")
+        "Compute motion features (ROOT/new_joint_vecs) and the joints they encode (ROOT/new_joints) of every clip "
+        "ROOT/joints/ID.npy (frames, joints, 3), and Mean.npy and Std.npy over all clips of all splits.")
     parser.add_argument("root", type=Path, help="data set folder")
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS),
                         help="t2m: 22 joints, metres, 20 fps; kit: 21 joints, millimetres, 12.5 fps")
     parser.add_argument("--mirror", action="store_true",
-                        help="also make a mirrored twin M<ID> of every clip, in joints, texts and the split files")
+                        help="also write a mirrored twin M<ID> of every clip to joints, texts and the split files")
     parser.add_argument("--reference", type=Path, metavar="JOINTS.npy",
-                        help="move all clips to the bones of this clip's first frame; by default t2m has the bones of "
-                             "HumanML3D, and kit leaves each clip its own (its published body is that of clip 03950)")
+                        help="retarget all clips to the bones of this clip's first frame; by default t2m uses those of "
+                             "HumanML3D, and kit keeps the bones of each clip (its published body is clip 03950)")
     parser.add_argument("--published_yaw", action="store_true",
-                        help="keep the published error in the yaw speed where a body turns past half way round")
-    parser.add_argument("--up", choices=UP_AXES, help="axis that is up in ROOT/joints (write --up=-y); found from each "
-                                                      "body if not given")
+                        help="keep the published error in the yaw speed where a body turns past 180 degrees")
+    parser.add_argument("--up", choices=UP_AXES, help="up axis of ROOT/joints (write --up=-y); by default estimated "
+                                                      "for each clip")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -248,7 +248,7 @@ def build_parser() -> Parser:
 
 
 def report(prepared: Prepared, root: Path) -> None:
-    """Print what became of the clips."""
+    """Print the result for the clips."""
     for remark, count in Counter(prepared.remarks.values()).items():
         first = next(name for name, other in prepared.remarks.items() if other == remark)
         print(f"{count} clips, such as {first}: {remark}")
@@ -260,7 +260,7 @@ def report(prepared: Prepared, root: Path) -> None:
 
 @script
 def main() -> None:
-    """Parse, prepare, report."""
+    """Parse, process, report."""
     opt = build_parser().parse_args()
     skeleton = DATASETS[opt.dataset_name].skeleton
     print(f"reading {opt.root / 'joints'}")

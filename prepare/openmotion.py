@@ -1,6 +1,6 @@
-"""The openmotion set made from its public sources: its index and captions are here, the recordings are the user's.
+"""Build the openmotion set from public recordings, with the index and captions stored in this project.
 
-``assets/openmotion/index.jsonl.xz`` has a line a clip; ``assets/openmotion/README.md`` tells where recordings are from.
+``assets/openmotion/index.jsonl.xz`` has one line per clip; ``assets/openmotion/README.md`` lists the sources.
 """
 import json
 import lzma
@@ -26,15 +26,15 @@ from utils.parallel import mapping
 
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
 CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"
-CMU_T_POSE = 12  # frames of a CMU file that are a T-pose and the way out of it
+CMU_T_POSE = 12  # frames of a CMU file until the initial T-pose is left
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """How a source's recordings are kept."""
+    """Format of a source's recordings."""
 
     suffix: str
-    metres: float  # of one unit
+    metres: float  # per unit
 
 
 SOURCES = {
@@ -50,18 +50,18 @@ class Clip:
 
     id: str
     source: str                   # one of SOURCES
-    recording: str                # name of the file without suffix, two with a + between for a joined clip
+    recording: str                # file name without suffix, two joined by + for a joined clip
     frames: tuple[int, int]       # first and end at 20 fps
     content: str
     style: str
     split: str
     captions: tuple[str, ...]     # lines of texts/ID.txt
-    joined: tuple[tuple[int, int], ...] = ()  # frames of the clip that the two recordings fill
+    joined: tuple[tuple[int, int], ...] = ()  # frames of the clip covered by the two recordings
 
 
 @dataclass
 class Built:
-    """What became of the clips."""
+    """Result of building the clips."""
 
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by clip
@@ -75,9 +75,9 @@ def read_index(path: Path = INDEX) -> list[Clip]:
 
 
 def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet: bool = False) -> Built:
-    """Write joints, texts and splits of every clip whose recordings lie below ``folders``; clips that are there stay.
+    """Write joints, texts and splits of every clip whose recordings are below ``folders``; existing clips are kept.
 
-    Raises ``InputError`` where no recording is there.
+    Raises ``InputError`` if none of the recordings is found.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -95,7 +95,7 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
             known[clip.id] = clip
     if not jobs:
         raise InputError(f"none of the recordings is in {', '.join(map(str, folders))}; "
-                         f"assets/openmotion/README.md says where they are to be had")
+                         f"assets/openmotion/README.md says where to download them")
     with mapping(min(workers, len(jobs))) as apply:
         outcomes = apply(partial(_build_clip, out), jobs)
         for (clip, _), reason in tqdm(zip(jobs, outcomes, strict=True), total=len(jobs), desc="openmotion",
@@ -110,7 +110,7 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
 
 
 def write_contents(out: Path, clips: Sequence[Clip]) -> None:
-    """Write ``contents.json``, which says what each clip and its mirrored twin show (``data.language``)."""
+    """Write ``contents.json`` with the contents of each clip and its mirrored twin (``data.language``)."""
     content_map, listed = json.loads(read_text(CONTENT_MAP)), {}
     for clip in clips:
         halves = [name.split("_")[1] for name in clip.recording.split("+")] if clip.joined else []
@@ -120,7 +120,8 @@ def write_contents(out: Path, clips: Sequence[Clip]) -> None:
 
 
 def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
-    """Joints (T, 22, 3) of a clip from its recordings. Raises ``ValueError`` where these are not those it is from."""
+    """Joints (T, 22, 3) of a clip from its recordings. Raises ``ValueError`` if these are not the recordings of the
+    clip."""
     recordings = [_recording(path) for path in paths]
     bvh, placement, first = recordings[0]
     if clip.joined:
@@ -144,12 +145,13 @@ def _recording(path: Path) -> tuple[Bvh, Placement, Pose]:
     placement = place_joints(bvh)
     first = CMU_T_POSE if placement.rig == "CMU/Daz" else 0
     if len(bvh.values) <= first:
-        raise ValueError(f"{path} has {len(bvh.values)} frames only")
+        raise ValueError(f"{path} has only {len(bvh.values)} frames")
     return bvh, placement, resampled_pose(bvh, first, len(bvh.values))
 
 
 def _build_clip(out: Path, job: tuple[Clip, tuple[Path, ...]]) -> str | None:
-    """Write one clip; the reason where that cannot be done. The text is written last and tells that all is there."""
+    """Write one clip and return None, or a reason for refusing it. The text is written last and marks the clip
+    complete."""
     clip, paths = job
     text = out / "texts" / f"{clip.id}.txt"
     if text.exists() and (out / "joints" / f"{clip.id}.npy").exists():

@@ -1,8 +1,8 @@
-"""What the clips of openmotion show, in the terms of the language bank: contents by label and by measurement.
+"""Contents of openmotion clips in the terms of the language bank, from labels and from measurements.
 
-``assets/language/contents.json`` maps labels (with style and side where needed) to contents. What no label settles is
-measured on the joints: circles, turns, quiet standing, sitting down and getting up, kicks by side, squats, picking up,
-stairs up and down.
+``assets/language/contents.json`` maps labels (with style and side where needed) to contents. Contents that the labels
+do not determine are measured on the joints: circles, turns, quiet standing, sitting down and getting up, kicks by side,
+squats, picking up, stairs up and down.
 """
 import re
 from collections.abc import Iterator, Mapping
@@ -31,14 +31,14 @@ MAX_ROWS = 190
 
 @dataclass
 class Shown:
-    """Contents of one clip, each with a side ("left", "right" or ""), and of stretches of its rows."""
+    """Contents of one clip, each with a side ("left", "right" or ""), and contents of ranges of its rows."""
 
-    family: str                                           # label without style, for sampling evenly
+    family: str                                           # label without style, for balanced sampling
     contents: list[tuple[str, str]] = field(default_factory=list)
     stretches: list[tuple[str, str, int, int]] = field(default_factory=list)  # content, side, first row, end row
 
     def mirrored(self) -> "Shown":
-        """The same for the mirrored twin."""
+        """Contents of the mirrored twin."""
         return Shown(mirrored_label(self.family), [(content, OTHER_SIDE[side]) for content, side in self.contents],
                      [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
 
@@ -60,9 +60,9 @@ def shown(label: str, style: str, joined: list[str], joints: np.ndarray, content
     """Contents of a clip.
 
     Args:
-        label: the index's content label.
-        joined: labels of the halves of a joined clip, else empty.
-        joints: (T, 22, 3), 20 frames a second, floor at y = 0.
+        label: content label of the index.
+        joined: labels of the two parts of a joined clip, else empty.
+        joints: (T, 22, 3), 20 fps, floor at y = 0.
         content_map: ``assets/language/contents.json``.
     """
     result = Shown(family(label))
@@ -95,7 +95,7 @@ def _of_joined(joined: list[str]) -> list[tuple[str, str]]:
 
 
 class Body:
-    """Measures of joints (T, 22, 3) that several contents use, one number a frame."""
+    """Per-frame measures of joints (T, 22, 3) shared by several contents."""
 
     def __init__(self, joints: np.ndarray) -> None:
         self.joints = joints.astype(np.float64)
@@ -141,13 +141,13 @@ def _measured(label: str, body: Body) -> Iterator[tuple[str, str]]:
 
 
 def _one_way(heading: np.ndarray) -> bool:
-    """Whether a body turns in one direction, within the swing of its steps."""
+    """Whether a body turns in one direction, within the sway of its steps."""
     sign = np.sign(heading[-1] - heading[0])
     return bool((sign * (np.maximum.accumulate(sign * heading) - sign * heading) < 30).all()) if sign else False
 
 
 def _about_turn(body: Body) -> bool:
-    """A turn of 150 to 210 degrees between two stretches of walking a straight line."""
+    """A turn of 150 to 210 degrees between two straight stretches of walking."""
     ends = max(10, len(body.heading) // 6)
     straight = all(np.ptp(part) < 40 for part in (body.heading[:ends], body.heading[-ends:]))
     walks = all((part > 0.4).mean() > 0.7 for part in (body.speed[:ends], body.speed[-ends:]))
@@ -155,7 +155,7 @@ def _about_turn(body: Body) -> bool:
 
 
 def _kicking_leg(body: Body) -> str:
-    """The side whose foot rises at least 0.45 m higher than the other's ever does; "" where both or neither do."""
+    """Side whose foot rises at least 0.45 m above the other foot's maximum; "" if both or neither do."""
     floor = body.joints[:, ANKLES, 1].min()
     left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
     if max(left, right) < 0.45 or abs(left - right) < 0.25:
@@ -164,7 +164,7 @@ def _kicking_leg(body: Body) -> str:
 
 
 def _parts(label: str, body: Body) -> Iterator[tuple[str, str, int, int]]:
-    """Stretches that show one content by themselves."""
+    """Stretches with a single content."""
     upright = body.height > 0.93 * body.stand
     quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
     if "sit" not in label and "mime" not in label:

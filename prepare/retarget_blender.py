@@ -1,8 +1,8 @@
-"""Put a generated motion on a Mixamo character, in Blender without its window and without add-ons.
+"""Retarget a generated motion to a Mixamo character, in headless Blender without add-ons.
 
     blender -b -P prepare/retarget_blender.py -- --motion FILE.bvh --character FILE.fbx --out FILE.fbx
 
-Blender's Python runs it, which has NumPy and hardly anything else.
+Runs in Blender's Python, which has NumPy and little else.
 """
 import re
 import sys
@@ -15,7 +15,7 @@ from mathutils import Matrix, Vector
 
 try:
     import numpy as np
-except ImportError:  # Debian's Blender does not bring it
+except ImportError:  # not included in Debian's Blender
     print("error: this Blender has no NumPy (apt-get install python3-numpy)", file=sys.stderr)
     sys.exit(2)
 
@@ -29,29 +29,29 @@ from utils.files import atomic_path
 
 SUFFIXES = (".fbx", ".glb", ".blend")
 HIPS = re.compile(r"(mixamorig\d*[:_]?)Hips")
-TO_BLENDER = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # y up to z up: who looked at us still does
+TO_BLENDER = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # y up to z up, keeping the front view
 
 
 def parse_options() -> Namespace:
-    """The flags of this script; in Blender they stand behind ``--``."""
-    parser = Parser("Put a generated motion on a Mixamo character. Arms and legs point where they do in the motion; "
-                    "hips and feet travel by the length of the character's legs; one key a frame, from frame 0 on.")
+    """Command-line options of this script, after ``--`` in Blender."""
+    parser = Parser("Retarget a generated motion to a Mixamo character. Arms and legs point as in the motion; "
+                    "the travel of hips and feet is scaled by leg length; one key per frame, from frame 0.")
     parser.prog = "blender -b -P prepare/retarget_blender.py --"
     formats = ", ".join(SUFFIXES)
     for name, text in (
-            ("motion", "a motion of ours (.bvh)"),
-            ("character", f"somebody with Mixamo's bones ({formats}), at rest with arms held out or lowered"),
-            ("out", f"file to write ({formats})")):
+            ("motion", "generated motion (.bvh)"),
+            ("character", f"character with Mixamo bones ({formats}) in a T-pose or A-pose"),
+            ("out", f"output file ({formats})")):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", default=SUPPRESS, help=text)
     opt = parser.parse_args(sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:])
     for path in (opt.character, opt.out):
         if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{path} is none of {formats}")
+            raise InputError(f"{path} must be one of {formats}")
     return opt
 
 
 def read_motion(path: Path) -> Recording:
-    """The motion of a BVH file, in Blender's axes."""
+    """Motion of a BVH file, in Blender's axes."""
     try:
         bvh = read_bvh(path)
     except ValueError as error:
@@ -69,7 +69,7 @@ def read_motion(path: Path) -> Recording:
 
 
 def open_character(path: Path) -> tuple[bpy.types.Object, str]:
-    """Open a file in place of what Blender shows; its armature with Mixamo's bones, and the prefix of their names."""
+    """Open a file in Blender. Returns its armature with Mixamo bones, and the prefix of their names."""
     if not path.is_file():
         raise InputError(f"{path} is missing")
     bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -85,21 +85,21 @@ def open_character(path: Path) -> tuple[bpy.types.Object, str]:
             if named := HIPS.fullmatch(bone.name):
                 return armature, named[1]
     names = [bone.name for armature in armatures for bone in armature.data.bones][:4]
-    raise InputError(f"{path} is no Mixamo character: there is no bone mixamorig:Hips, "
+    raise InputError(f"{path} is not a Mixamo character: there is no bone mixamorig:Hips, "
                      + (f"only {', '.join(names)}, ..." if names else "nor any other"))
 
 
 def reason(error: RuntimeError) -> str:
-    """What went wrong inside Blender: its words, or of a traceback the line that names the fault."""
-    lines = str(error).removeprefix("Error: ").strip().splitlines() or ["it does not say why"]
+    """Reason of an error in Blender: its message, or the relevant line of a traceback."""
+    lines = str(error).removeprefix("Error: ").strip().splitlines() or ["no reason given"]
     return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception)\b", line)), lines[0])
 
 
 def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
-    """Take all animation and posing off a rig; where those of our ``bones`` that it has begin in the world."""
+    """Remove all animation and posing from a rig. Returns the world positions of those of our ``bones`` that it has."""
     rig.animation_data_clear()
     for action in list(bpy.data.actions):
-        if action.users == action.use_fake_user:  # a GLB would hold it, too
+        if action.users == action.use_fake_user:  # a GLB would contain it, too
             bpy.data.actions.remove(action)
     rig.data.pose_position = "POSE"
     for bone in rig.pose.bones:
@@ -117,18 +117,19 @@ def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Chara
 
 
 def mixamo_name(bone: str, prefix: str) -> str:
-    """What Mixamo calls a bone of ours."""
+    """Mixamo name of one of our bones."""
     return prefix + (f"{bone}Base" if bone.endswith("Toe") else bone.replace("ToeEnd", "Toe_End"))
 
 
 def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """(T, 3, 3) rotations since rest as a pose has them, from where parents hold the bones, of those in the world."""
+    """Convert world rotations since rest to pose rotations (T, 3, 3) in the axes of each bone, relative to its
+    parent."""
     to_world = np.array(rig.matrix_world)
     spin = to_world[:3, :3] / np.cbrt(np.linalg.det(to_world[:3, :3]))
     rest = {bone.name: np.array(bone.matrix_local)[:3, :3] for bone in rig.data.bones}
     posed, basis = {}, {}
     for bone in sorted(rig.data.bones, key=lambda bone: len(bone.parent_recursive)):
-        hung = rest[bone.name]  # in the rig's axes, as its parent holds it
+        hung = rest[bone.name]  # in the axes of the rig, as held by its parent
         if bone.parent:
             hung = posed[bone.parent.name] @ rest[bone.parent.name].T @ hung
         posed[bone.name] = hung
@@ -139,7 +140,7 @@ def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[st
 
 
 def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float, name: str) -> None:
-    """Key what a character has to do, frame by frame from 0 on, as an action ``name``; set the scene's time to it."""
+    """Insert keyframes for a transfer from frame 0, as an action ``name``, and set the scene range and frame rate."""
     bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
     ours = {mixamo_name(bone, prefix): turns for bone, turns in transfer.turns.items()}
     for bone_name, turns in in_bone_axes(rig, ours).items():
@@ -165,7 +166,7 @@ def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float, name
 
 
 def write(path: Path) -> None:
-    """Write the scene in the format of the suffix; FBX and GLB hold their textures."""
+    """Write the scene in the format of the suffix; FBX and GLB include textures."""
     with atomic_path(path) as temporary:
         name = str(temporary.resolve())
         if path.suffix.lower() == ".fbx":
@@ -176,7 +177,7 @@ def write(path: Path) -> None:
         elif path.suffix.lower() == ".glb":
             bpy.ops.export_scene.gltf(filepath=name, export_format="GLB")
         else:
-            bpy.context.preferences.filepaths.save_version = 0  # no second file beside
+            bpy.context.preferences.filepaths.save_version = 0  # no backup file
             bpy.ops.wm.save_as_mainfile(filepath=name, copy=True)
 
 
@@ -190,7 +191,7 @@ def main() -> None:
     try:
         transfer = retarget(recording, character)
     except ValueError as error:
-        raise InputError(f"cannot put {opt.motion} on {opt.character}: {error}") from error
+        raise InputError(f"cannot retarget {opt.motion} to {opt.character}: {error}") from error
     key(rig, prefix, transfer, recording.fps, opt.motion.stem)
     try:
         write(opt.out)

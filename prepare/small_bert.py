@@ -1,11 +1,11 @@
-"""Cut a BERT down to the size of a small Q-Former: fewer layers, and only the word pieces that English prompts need.
+"""Shrink a BERT for a small Q-Former: fewer layers, and only the word pieces needed for English prompts.
 
     python prepare/small_bert.py SRC OUT --layers 4 --pieces 16000 --texts dataset/HumanML3D/texts
 
-SRC is a folder in the Hugging Face layout (config.json, vocab.txt, model.safetensors). BERT's vocabulary lists words by
-frequency, so the first pieces of plain letters are the common ones; every word of the given texts and every word about
-movement (assets/motion_words.txt, with its inflections) stays whole, single letters stay, and what is dropped (numbers,
-other scripts, rare names) falls apart into pieces that are left.
+SRC is a folder in the Hugging Face layout (config.json, vocab.txt, model.safetensors). BERT's vocabulary is sorted by
+frequency, so the first plain pieces are the common ones. Every word of the given texts, every word about movement
+(assets/motion_words.txt, with inflections) and single letters are kept. Dropped words (numbers, other scripts, rare
+names) are split into the remaining pieces.
 """
 import json
 import re
@@ -47,13 +47,13 @@ def words_of(texts: Path) -> set[str]:
     """Distinct words of the captions in a folder of text files."""
     files = sorted(texts.glob("*.txt"))
     if not files:
-        raise InputError(f"{texts} holds no .txt file")
+        raise InputError(f"{texts} contains no .txt file")
     captions = (line.split("#")[0] for file in files for line in read_text(file, "captions").splitlines())
     return {word for caption in captions for word in re.findall(r"[a-z]+", clean_caption(caption))}
 
 
 def inflections(word: str) -> set[str]:
-    """The forms that regular English makes of a word; wrong ones do no harm, as no vocabulary holds them."""
+    """Regular English inflections of a word; wrong forms are harmless, as the vocabulary does not contain them."""
     stem = word.removesuffix("e")
     return {word, *(word + end for end in ("s", "es", "ed", "ing", "er", "ly")), stem + "ed", stem + "ing",
             *(word + word[-1] + end for end in ("ed", "ing"))}
@@ -68,12 +68,12 @@ def movement_words() -> set[str]:
 
 @script
 def main() -> None:
-    parser = Parser("Cut a BERT down to fewer layers and word pieces.")
+    parser = Parser("Shrink a BERT to fewer layers and word pieces.")
     parser.add_argument("src", type=Path, help="folder with config.json, vocab.txt and model.safetensors")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("out", type=Path, help="output folder")
     parser.add_argument("--layers", type=positive_int, default=4, help="layers to keep, from the bottom")
-    parser.add_argument("--pieces", type=positive_int, default=16000, help="word pieces to keep, about")
-    parser.add_argument("--texts", type=Path, help="folder of caption files whose words are kept whole")
+    parser.add_argument("--pieces", type=positive_int, default=16000, help="approximate number of word pieces to keep")
+    parser.add_argument("--texts", type=Path, help="folder of caption files whose words are kept")
     opt = parser.parse_args()
 
     vocabulary = read_text(opt.src / "vocab.txt", "vocabulary").splitlines()

@@ -1,4 +1,4 @@
-"""Split a data set: ROOT/{train,val,test,train_val,all}.txt, whole recordings at a time.
+"""Split a data set by recording: ROOT/{train,val,test,train_val,all}.txt.
 
     python prepare/split_dataset.py ROOT [--val 0.05 --test 0.15] [--group REGEX] [--stratify REGEX]
 """
@@ -26,18 +26,18 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Member:
-    """A clip that goes where its group goes."""
+    """A clip and its group, which is never divided."""
 
     id: str
-    group: str    # clips of a recording, of an actor ...: never apart
-    stratum: str  # what is to be spread evenly
+    group: str    # clips of one recording, actor ...: kept in one part
+    stratum: str  # kind of motion, distributed evenly over the parts
 
 
 def split_by_group(members: Sequence[Member], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Ids of each part of ``PARTS``. ``shares`` sum to 1; the same members and seed give the same split.
+    """Ids of each part of ``PARTS``. ``shares`` sum to 1; the result is deterministic for the same members and seed.
 
-    Within a stratum groups go in random order to the part that lacks most clips; what a small stratum leaves open the
-    next one makes good. Raises ``InputError`` where there are fewer groups than parts.
+    Within a stratum, groups go in random order to the part with the largest deficit of clips. Deficits carry over to
+    the next stratum. Raises ``InputError`` if there are fewer groups than parts.
     """
     groups: dict[str, list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda member: member.id):
@@ -77,25 +77,25 @@ def write_splits(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line options of this script."""
     parser = Parser(
         "Write ROOT/train.txt, val.txt, test.txt, train_val.txt and all.txt. Clips of one recording stay together, "
-        "as do mirrored twins; every kind of motion has about the same share of each part.")
+        "as do mirrored twins; kinds of motion are distributed evenly over the parts.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder, with joints/, texts/, sources.jsonl")
-    parser.add_argument("--val", type=bounded(float, 0.0, 0.9), default=0.05, help="share of clips to validate on")
-    parser.add_argument("--test", type=bounded(float, 0.0, 0.9), default=0.15, help="share of clips to test on")
-    parser.add_argument("--group", metavar="REGEX", help="files with the same match stay together (an actor, a day); "
+    parser.add_argument("--val", type=bounded(float, 0.0, 0.9), default=0.05, help="fraction of clips for validation")
+    parser.add_argument("--test", type=bounded(float, 0.0, 0.9), default=0.15, help="fraction of clips for testing")
+    parser.add_argument("--group", metavar="REGEX", help="files with the same match stay together (actor, day); "
                                                          "by default each file is a group")
-    parser.add_argument("--stratify", metavar="REGEX", help="files with the same match are a kind, spread evenly; by "
+    parser.add_argument("--stratify", metavar="REGEX", help="files with the same match are one kind, spread evenly; by "
                                                             "default each folder is a kind")
     parser.add_argument("--uncaptioned", action="store_true", help="also split clips that have no captions")
-    parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="of the random order")
-    parser.add_argument("--quiet", action="store_true", help="taken by every script; this one is quick")
+    parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="seed of the random order")
+    parser.add_argument("--quiet", action="store_true", help="no effect; accepted by every script")
     return parser
 
 
 def members(clips: list[ClipSource], group: str | None, stratify: str | None, twins: set[str]) -> list[Member]:
-    """Clips, and those of their mirrored twins that are there, with their groups and kinds."""
+    """Clips and their existing mirrored twins, with groups and kinds."""
     made = []
     for clip in clips:
         key = matched(group, clip.file) if group else clip.file
@@ -105,19 +105,19 @@ def members(clips: list[ClipSource], group: str | None, stratify: str | None, tw
 
 
 def matched(expression: str, name: str) -> str:
-    """What of ``name`` fits: the groups of the expression, or all of it where it has none."""
+    """Matched text of ``name``: the groups of the expression, or the whole match if it has none."""
     try:
         match = re.search(expression, name)
     except re.error as error:
         raise InputError(f"{expression} is not a regular expression: {error}") from error
     if match is None:
-        raise InputError(f"{expression} is not in the file name {name}")
+        raise InputError(f"{expression} does not match the file name {name}")
     return "/".join(part or "" for part in match.groups()) or match[0]
 
 
 @script
 def main() -> None:
-    """Parse, choose, split, write."""
+    """Parse, select, split, write."""
     opt = build_parser().parse_args()
     if opt.val + opt.test >= 1:
         raise InputError(f"--val {opt.val:g} and --test {opt.test:g} leave nothing to train on")
@@ -126,7 +126,7 @@ def main() -> None:
     if not captioned:
         raise InputError(f"no clip of {opt.root} has captions; prepare/add_captions.py writes them")
     if len(captioned) < len(clips):
-        print(f"{len(clips) - len(captioned)} clips without captions left out (--uncaptioned takes them too)")
+        print(f"{len(clips) - len(captioned)} clips without captions left out (--uncaptioned includes them)")
     twins = {path.stem for path in (opt.root / "joints").glob("M*.npy")}
     shares = {"train": 1 - opt.val - opt.test, "val": opt.val, "test": opt.test}
     parts = split_by_group(members(captioned, opt.group, opt.stratify, twins), shares, opt.seed)

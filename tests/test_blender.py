@@ -149,11 +149,11 @@ def test_soles_are_on_the_floor(character: Seen) -> None:
 
 @pytest.mark.parametrize(("motion", "character", "out", "complaint"), [
     ("walk.bvh", "nobody.fbx", "x.fbx", "nobody.fbx is missing"),
-    ("walk.bvh", "robot.blend", "x.fbx", "robot.blend is no Mixamo character: there is no bone mixamorig:Hips, only "
+    ("walk.bvh", "robot.blend", "x.fbx", "robot.blend is not a Mixamo character: there is no bone mixamorig:Hips, only "
                                          "base, lever"),
     ("walk.bvh", "empty.fbx", "x.fbx", "cannot read .*empty.fbx"),
     ("empty.bvh", "t_pose.fbx", "x.fbx", "empty.bvh, line 0: the file ends too early"),
-    ("walk.bvh", "t_pose.fbx", "x.obj", "x.obj is none of .fbx, .glb, .blend")])
+    ("walk.bvh", "t_pose.fbx", "x.obj", "x.obj must be one of .fbx, .glb, .blend")])
 def test_what_cannot_be_done_is_told_in_one_line(folder: Path, motion: str, character: str, out: str,
                                                  complaint: str) -> None:
     for name in ("empty.fbx", "empty.bvh"):

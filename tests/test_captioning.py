@@ -57,8 +57,8 @@ def test_captions_that_reach_no_clip_are_told_with_the_reason() -> None:
     result = assign(rows, CLIPS, str)
     assert list(result.unused) == ["t:2", "t:3", "t:4", "t:5"]
     assert [
-        next(word for word in ("no clip", "several files", "none of the clips", "empty") if word in reason)
-        for reason in result.unused.values()] == ["no clip", "several files", "none of the clips", "empty"]
+        next(word for word in ("no clip", "several files", "covers less", "empty") if word in reason)
+        for reason in result.unused.values()] == ["no clip", "several files", "covers less", "empty"]
     assert result.bare == [entry.id for entry in CLIPS]
 
 
@@ -89,9 +89,9 @@ def test_tables_of_spreadsheets_are_read_whatever_separates_their_columns(tmp_pa
 @pytest.mark.parametrize(("name", "text", "reason"), [
     ("t.csv", "file,words\na,b\n", "t.csv:2: a caption needs"), ("t.csv", "file,text\n", "no caption"),
     ("t.csv", "file,start,end,text\na,x,2,b\n", "t.csv:2: start and end"),
-    ("t.csv", "file,start,end,text\na,3,2,b\n", "from 3 to 2 s"), ("t.jsonl", '{"file": 1}', "t.jsonl:1"),
-    ("t.csv", "file,start,end,text\na,nan,2,b\n", "from nan"),
-    ("t.jsonl", "{", "not JSON"), ("t.xlsx", "x", "come as")])
+    ("t.csv", "file,start,end,text\na,3,2,b\n", "3 to 2 s"), ("t.jsonl", '{"file": 1}', "t.jsonl:1"),
+    ("t.csv", "file,start,end,text\na,nan,2,b\n", "nan to"),
+    ("t.jsonl", "{", "not JSON"), ("t.xlsx", "x", "must be .csv")])
 def test_a_table_that_cannot_be_meant_is_told_with_its_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=reason):
@@ -162,7 +162,7 @@ def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, monkeypat
         runpy.run_path(str(ROOT / "prepare" / "add_captions.py"), run_name="__main__")
         told = capsys.readouterr().out
         assert f"not used: {tmp_path / 't.csv'}:3: no clip is from z" in told
-        assert "1 clips have no caption from here: b" in told
+        assert "1 clips got no caption: b" in told
         (caption,) = read_captions(tmp_path / "texts" / "a.txt")
         assert (caption.text, caption.whole_clip, len(caption.tokens)) == ("someone walks", True, 2)
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path)])

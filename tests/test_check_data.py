@@ -237,7 +237,7 @@ def test_kit_is_checked_in_its_own_unit(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_features_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no .npy file; prepare/motion_features.py makes them"):
+    with pytest.raises(InputError, match="no .npy file; prepare/motion_features.py computes them"):
         check_data(dataset_spec("t2m", tmp_path))
 
 
@@ -262,7 +262,7 @@ def test_the_script_exits_1_with_a_table_and_0_once_it_is_mended(root: Path, mon
     assert told[1].split()[:3] == ["statistics", "1", "Mean.npy:"]
     assert told[2] == f"2 faults in 36 clips of {root}"
     assert _run(monkeypatch, root, "--fix") == 0
-    assert "fixed: train.txt: 1 ids taken out" in capsys.readouterr().out
+    assert "fixed: train.txt: 1 ids removed" in capsys.readouterr().out
     assert _run(monkeypatch, root / "nowhere") == 2
 
 
@@ -274,7 +274,7 @@ def test_a_split_without_captions_of_whole_clips_is_told_and_is_no_fault(root: P
         path.write_text(path.read_text().replace("#0.0#0.0", "#0.0#2.5"))
     assert _run(monkeypatch, root) == 0
     assert capsys.readouterr().out.splitlines()[0] == (
-        "note: no clip of test has a caption of all of it (#0.0#0.0): eval_retrieval.py needs some")
+        "note: no clip of test has a caption of the whole clip (#0.0#0.0): eval_retrieval.py needs one")
     assert load_pairs(spec, "test")
     with pytest.raises(InputError, match="split test has no clip of .* with a caption of all of it"):
         load_pairs(spec, "test", whole_clips_only=True)

@@ -86,7 +86,7 @@ def test_a_file_comes_whole_and_under_its_name(server: Server, tmp_path: Path) -
 
 def test_what_was_begun_goes_on(server: Server, tmp_path: Path) -> None:
     server.cut = 1000
-    with pytest.raises(InputError, match=r"stays in .*file\.part"):
+    with pytest.raises(InputError, match=r"kept in .*file\.part"):
         fetch(server.address(), tmp_path / "file")
     assert not (tmp_path / "file").exists()
     server.cut = 0
@@ -118,9 +118,9 @@ def test_what_the_network_answers_is_told(server: Server, tmp_path: Path) -> Non
     server.kind = "text/html; charset=utf-8"
     with pytest.raises(InputError, match="it is a web page"):
         fetch(server.address(), tmp_path / "file")
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be downloaded"):
         fetch("http://127.0.0.1:1/file", tmp_path / "file")
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be downloaded"):
         fetch("nonsense://a", tmp_path / "file")
 
 
@@ -168,7 +168,7 @@ def test_archives_are_unpacked(tmp_path: Path, make: Callable[..., Path]) -> Non
 def test_a_member_outside_is_refused_before_anything_is_written(tmp_path: Path, make: Callable[..., Path], name: str,
                                                                 more: tuple) -> None:
     archive = make(tmp_path / "archive", {"good.txt": b"", name: b""}, *more)
-    with pytest.raises(InputError, match="no plain file inside"):
+    with pytest.raises(InputError, match="not a regular file inside"):
         unpack(archive, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [archive]
 
@@ -217,9 +217,9 @@ def test_an_evaluator_goes_beside_other_models_and_their_files_stay(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("flags", "told"), [
-    ((), "give the address that prepare/download_glove.sh of MoMask names"),
+    ((), "give the one in prepare/download_glove.sh of MoMask"),
     (("--source", "nowhere.zip"), "--source nowhere.zip: there is no such file"),
-    (("--source", "empty.zip"), "empty.zip holds no our_vab_data.npy"),
+    (("--source", "empty.zip"), "empty.zip does not contain our_vab_data.npy"),
 ])
 def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
     make_zip(tmp_path / "empty.zip", {"a": b""})

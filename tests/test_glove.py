@@ -100,7 +100,7 @@ def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str) 
     (tmp_path / "texts" / "a.txt").write_text("He waltzes.#he/PRON waltz/VERB#0.0#0.0\n")
     result = run_script("prepare/word_vectors.py", table, "--texts", "texts", "--pickles", cwd=tmp_path)
     assert "4 words of 2 numbers -> glove" in result.stdout
-    assert "1 of the 2 words in captions have none: he" in result.stdout
+    assert "1 of the 2 caption words have no vector: he" in result.stdout
     vectors = WordVectors.load(tmp_path / "glove")
     assert vectors.vector("waltz").tolist() == [11, 12]
     (tmp_path / "glove" / "our_vab_words.txt").unlink()  # as the published files are

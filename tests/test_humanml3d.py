@@ -37,7 +37,7 @@ def sources(tmp_path: Path) -> Sources:
 def test_clips_are_cut_as_the_index_says(sources: Sources, tmp_path: Path) -> None:
     made = make_joints(read_cuts(tmp_path / "index.csv"), sources, tmp_path / "out", quiet=True)
     assert made.clips == ["000000", "000001", "000002"]
-    assert "CMU/01/x.npz is not there" in made.refused["000003"]
+    assert "CMU/01/x.npz is missing" in made.refused["000003"]
     kick, walk, acted = (np.load(tmp_path / "out" / "joints" / f"{name}.npy") for name in made.clips)
     assert kick.shape == walk.shape == (60, 22, 3)
     step = kick[1, 0] - kick[0, 0]
@@ -79,6 +79,6 @@ def test_the_script_lists_what_was_not_made(sources: Sources, tmp_path: Path, mo
     monkeypatch.setattr("sys.path", list(sys.path))
     runpy.run_path(str(ROOT / "prepare" / "humanml3d.py"), run_name="__main__")
     told = capsys.readouterr().out
-    assert "3 clips not made (1 of KIT, 1 of MPI_HDM05, 1 of CMU)" in told
+    assert "3 clips not extracted (1 of KIT, 1 of MPI_HDM05, 1 of CMU)" in told
     assert "1 clips written" in told
     assert len((tmp_path / "out" / "not_made.txt").read_text().splitlines()) == 3

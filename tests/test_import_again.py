@@ -103,7 +103,7 @@ def test_a_file_that_ends_its_process_costs_no_other(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", WALK)
     result = import_motion(ImportJob(tmp_path, tmp_path / "out", Breaking()), 2, quiet=True)
     assert len(result.clips) == 4
-    assert "ends the process" in result.refused["ends.npy"]
+    assert "crashed the process" in result.refused["ends.npy"]
     assert "KeyError" in result.refused["odd.npy"]
 
 

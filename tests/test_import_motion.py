@@ -291,7 +291,7 @@ def test_a_body_model_poses_joints_as_a_tree_of_rotations() -> None:
     forearm = straight[20] - straight[18]
     np.testing.assert_allclose(bent[20] - bent[18], [-forearm[1], forearm[0], forearm[2]], atol=1e-6)
     np.testing.assert_allclose(np.delete(bent, 20, 0), np.delete(straight, 20, 0), atol=1e-9)
-    with pytest.raises(ValueError, match="no body model"):
+    with pytest.raises(ValueError, match="not a body model"):
         BodyModel.of(np.zeros((5, 3)), np.zeros((5, 3, 2)), np.zeros((22, 4)), np.zeros(22))
 
 
@@ -306,7 +306,7 @@ def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is none of"), ("{}", "nothing of pelvis"),
+    ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is not one of"), ("{}", "lacks pelvis"),
     ('{"pelvis": "a", "neck": ""}', "the bone of neck"),
     ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither"), ('{"pelvis": {}}', "neither")])
 def test_a_mapping_that_cannot_be_meant_is_told(tmp_path: Path, text: str, reason: str) -> None:
@@ -324,7 +324,7 @@ def test_a_mapping_begun_for_an_unknown_rig_is_filled_in_and_used(source: Path, 
     assert refused.keys() == {"own.bvh", "sub/own 2.bvh"}
     for reason in refused.values():
         assert re.search(r"closest rig is Mixamo/LAFAN1, but there is no LeftLeg, RightForeArm; .*mapping", reason)
-        assert reason.endswith(f"begun in {begun}")
+        assert reason.endswith(f"draft in {begun}")
     with pytest.raises(InputError, match="give the bone of left_knee, right_elbow"):
         read_mapping(begun)
     mapping = json.loads(begun.read_text())

@@ -61,8 +61,9 @@ def test_what_is_wrong_with_a_file_is_told(published: Path, tmp_path: Path) -> N
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    for content, told in (({"a": {"b": torch.zeros(1)}}, "it has a"), ({"net": {"b": torch.zeros(1)}}, "such as b"),
-                          ({"estimator": {"output.0.weight": torch.zeros(3)}}, "cannot be a whole model")):
+    for content, told in (({"a": {"b": torch.zeros(1)}}, "its keys are a"),
+                          ({"net": {"b": torch.zeros(1)}}, "such as b"),
+                          ({"estimator": {"output.0.weight": torch.zeros(3)}}, "is not a complete model")):
         torch.save(content, tmp_path / "a.tar")
         with pytest.raises(InputError, match=told):
             identify(tmp_path / "a.tar")

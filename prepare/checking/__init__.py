@@ -1,1 +1,1 @@
-"""Checking a data set, and repairing what is safe to repair."""
+"""Check a data set and repair faults that are safe to repair."""

@@ -1,6 +1,6 @@
-"""What can be wrong about a data set: everything that trains without a word and comes out bad.
+"""Data set checks: faults that training does not report but that spoil its result.
 
-``check_data`` reads a folder in the layout of HumanML3D or KIT-ML and names its faults.
+``check_data`` reads a folder in the layout of HumanML3D or KIT-ML and returns its faults.
 """
 import hashlib
 import re
@@ -25,68 +25,68 @@ from utils.errors import InputError
 from utils.files import read_text
 from utils.parallel import mapping
 
-PARTS = ("train", "val", "test")  # which a clip has to be in one of
+PARTS = ("train", "val", "test")  # every clip must be in one of them
 SPLITS = (*PARTS, "train_val", "all")
 
-FLOOR = 0.05            # metres that a joint may be under the floor
-BONE_DRIFT = 0.02       # mean share by which bones may change their length
-SAME_JOINTS = 0.01      # metres between stored joints and those that the features stand for
-LATE = 0.25             # seconds that a caption may reach beyond its clip
-STILL = 0.02            # m/s of the fastest joint of a clip in which nothing happens
-# m/s that the fastest joint of a clip has for a tenth of the time: the livelier quarter of the clips is above the first
-# number, even of old people, and half of them are below the second.
+FLOOR = 0.05            # metres that a joint may be below the floor
+BONE_DRIFT = 0.02       # mean relative change of bone lengths allowed
+SAME_JOINTS = 0.01      # metres between stored joints and those of the features
+LATE = 0.25             # seconds that a caption may extend beyond its clip
+STILL = 0.02            # m/s of the fastest joint in a clip without motion
+# Speeds in m/s of the fastest joint, exceeded 10 % of the time: the upper quartile over clips is above the first
+# number, even for old people, and the median is below the second.
 USUAL_SPEED = (0.8, 9)
-MEAN_OFF = 0.1          # deviations by which a mean may differ from that of the features
-STD_OFF = 1.25          # factor by which a deviation may
-DIGITS = 3              # decimals in which copies of a clip agree
+MEAN_OFF = 0.1          # stds by which a mean may differ from that of the features
+STD_OFF = 1.25          # factor by which a std may differ
+DIGITS = 3              # decimals that are equal in copies of a clip
 
-# What is wrong, and what to do about it, in the order in which it is told.
+# Kinds of faults and advice, in the order in which they are reported.
 KINDS = {
-    "unreadable features": "make them again with prepare/motion_features.py",
-    "wrong dimension": "make features of the right skeleton with prepare/motion_features.py",
+    "unreadable features": "compute them again with prepare/motion_features.py",
+    "wrong dimension": "compute features of the right skeleton with prepare/motion_features.py",
     "not finite": "the joints are broken there; import them again",
-    "too short": "the loader leaves it out",
-    "too long": "the loader leaves it out; cut it into windows when importing",
+    "too short": "the loader skips it",
+    "too long": "the loader skips it; cut it into windows when importing",
     "under the floor": "put the lowest joint at y = 0 (the importer does)",
-    "bones change length": "import from rotations, or leave it out",
+    "bones change length": "import from rotations, or remove it",
     "sides swapped": "left and right are exchanged, or the axes are left-handed; import it with other axes",
-    "lies throughout": "another axis than y is up; import it with other axes, or leave it if the body really lies",
-    "bones do not turn": "joints coincide with their parents; make features again with prepare/motion_features.py",
-    "does not move": "leave it out, unless it is meant",
-    "joints do not fit": "make features and joints anew with prepare/motion_features.py",
+    "lies throughout": "an axis other than y is up; import it with other axes, or keep it if the body is lying",
+    "bones do not turn": "joints coincide with their parents; compute features again with prepare/motion_features.py",
+    "does not move": "remove it, unless intended",
+    "joints do not fit": "regenerate features and joints with prepare/motion_features.py",
     "wrong frame rate": "resample to the data set's frame rate before making features",
     "no captions": "prepare/add_captions.py writes them",
     "caption with #": "a # only separates the four fields of a line",
     "caption unreadable": "text#word/POS ...#start#end",
     "caption empty": "remove the line",
     "caption without tokens": "the evaluator needs them; prepare/add_captions.py writes them",
-    "caption times": "they have to lie in the clip, start before end",
+    "caption times": "they must be within the clip, start before end",
     "split missing": "prepare/split_dataset.py writes it",
-    "split without file": "features are missing; make them or take the id out",
-    "in no split": "put it into one, or remove it",
-    "in two splits": "what is tested on must not be trained on",
+    "split without file": "features are missing; compute them or remove the id",
+    "in no split": "add it to one, or remove it",
+    "in two splits": "training and test data must not overlap",
     "twin without original": "its original was imported again as other clips; remove it",
     "twin in another split": "a mirrored clip belongs where its original is",
-    "copy in another split": "what is tested on must not be trained on",
-    "twice in a split": "it counts double there",
-    "statistics": "prepare/motion_features.py makes Mean.npy and Std.npy of these features",
+    "copy in another split": "training and test data must not overlap",
+    "twice in a split": "it counts twice there",
+    "statistics": "recompute Mean.npy and Std.npy with prepare/motion_features.py",
 }
-# Faults of features for which no sample can, or should, be made of a clip.
+# Faults of features for which no sample can, or should, be made from a clip.
 UNUSABLE = ("unreadable features", "wrong dimension", "not finite", "too short", "too long", "sides swapped")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong."""
+    """One fault of a data set."""
 
-    kind: str    # of ``KINDS``
+    kind: str    # one of ``KINDS``
     item: str    # the clip, split or file
     detail: str = ""
 
 
 @dataclass
 class ClipCheck:
-    """What one clip shows."""
+    """Result of checking one clip."""
 
     name: str
     faults: list[Fault] = field(default_factory=list)
@@ -95,15 +95,15 @@ class ClipCheck:
     fingerprint: str = ""
     body: BodyCheck | None = None
     speed: float | None = None  # m/s of the fastest joint, 90th percentile over time
-    told_whole: bool = False    # whether a caption is of all of it
+    has_whole_caption: bool = False  # whether a caption describes the whole clip
 
     def add(self, kind: str, detail: str = "") -> None:
-        """Note a fault of the motion."""
+        """Record a fault of the motion."""
         self.faults.append(Fault(kind, self.name, detail))
 
     @property
     def usable(self) -> bool:
-        """Whether samples can be made of it."""
+        """Whether training samples can be made from the clip."""
         return not any(fault.kind in UNUSABLE for fault in self.faults)
 
 
@@ -118,19 +118,20 @@ class Checked:
 
     @property
     def notes(self) -> list[str]:
-        """What is no fault, but keeps a script from working: a line each."""
-        untold = [part for part in PARTS if self.splits.get(part) and not any(
-            self.clips[name].told_whole for name in self.splits[part] if name in self.clips)]
-        return [f"no clip of {', '.join(untold)} has a caption of all of it (#0.0#0.0): eval_retrieval.py needs some"
-                ] if untold else []
+        """Notes on limitations that are not faults, one line each."""
+        parts = [part for part in PARTS if self.splits.get(part) and not any(
+            self.clips[name].has_whole_caption for name in self.splits[part] if name in self.clips)]
+        return [f"no clip of {', '.join(parts)} has a caption of the whole clip (#0.0#0.0): eval_retrieval.py needs one"
+                ] if parts else []
 
 
 def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Checked:
-    """All faults of the data set at ``spec.root``. Raises ``InputError`` where there are no features at all."""
+    """Faults of the data set at ``spec.root``. Raises ``InputError`` if it has no features."""
     folder = spec.root / "new_joint_vecs"
     names = sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
     if not names:
-        raise InputError(f"{folder} has no .npy file; prepare/motion_features.py makes them of {spec.root / 'joints'}")
+        raise InputError(f"{folder} has no .npy file; prepare/motion_features.py computes them from "
+                         f"{spec.root / 'joints'}")
     sources = read_sources(spec.root)
     seconds = {source.id: source.end - source.start for source in sources}
     with mapping(min(workers, len(names))) as apply:
@@ -159,7 +160,7 @@ def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Chec
 
 
 def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
-    """A line per kind of fault with its count, examples and what to do; "" where nothing is wrong."""
+    """One line per kind of fault with count, examples and advice; "" without faults."""
     by_kind = defaultdict(list)
     for fault in faults:
         by_kind[fault.kind].append(fault)
@@ -199,7 +200,7 @@ def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, sec
     if rows >= spec.max_length:
         check.add("too long", f"{rows} rows, {spec.max_length - 1} at most")
     if seconds is not None and abs((rows + 1) / spec.fps - seconds) > 0.1:
-        check.add("wrong frame rate", f"{(rows + 1) / spec.fps:.2f} s at {spec.fps:g} fps, its source says "
+        check.add("wrong frame rate", f"{(rows + 1) / spec.fps:.2f} s at {spec.fps:g} fps, its source gives "
                                       f"{seconds:.2f} s")
     if rows < 2:
         return
@@ -222,7 +223,7 @@ def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, sec
 
 
 def _check_stored(spec: DatasetSpec, check: ClipCheck, joints: np.ndarray) -> None:
-    """Joints beside the features have to be those that the features stand for, and those they were made of as long."""
+    """Stored joints must match the features, and the source joints must have the same length."""
     for folder, more in (("new_joints", 0), ("joints", 1)):
         path = spec.root / folder / f"{check.name}.npy"
         if not path.exists():
@@ -236,7 +237,7 @@ def _check_stored(spec: DatasetSpec, check: ClipCheck, joints: np.ndarray) -> No
         if stored.shape != expected:
             check.add("joints do not fit", f"{folder} has {stored.shape}, expected {expected}")
         elif not more and not np.abs(stored - joints).max() * spec.metres < SAME_JOINTS:
-            check.add("joints do not fit", f"{folder} has other positions than the features")
+            check.add("joints do not fit", f"{folder} does not match the features")
 
 
 def _check_captions(spec: DatasetSpec, check: ClipCheck, rows: int | None) -> None:
@@ -264,7 +265,7 @@ def _check_captions(spec: DatasetSpec, check: ClipCheck, rows: int | None) -> No
         except InputError as error:
             add("caption unreadable", str(error))
             continue
-        check.told_whole |= caption.whole_clip and bool(caption.text.strip())
+        check.has_whole_caption |= caption.whole_clip and bool(caption.text.strip())
         for kind in _caption_faults(caption, None if rows is None else rows / spec.caption_fps):
             add(kind, f"line {number}")
 
@@ -303,7 +304,7 @@ def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
 
 
 def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
-    """Twins of what an earlier import made of a file, which would pass for originals."""
+    """Twins from an earlier import of a file, which would be taken for originals."""
     stems = {_stem(name) for name in imported}
     for name in clips:
         if name.startswith("M") and not {name, name[1:]} & imported and _stem(name[1:]) in stems:
@@ -311,12 +312,12 @@ def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
 
 
 def _stem(clip: str) -> str:
-    """What ids of all clips of a file begin with."""
+    """Common prefix of the ids of all clips of a file."""
     return re.sub(r"_\d{3,}$", "", clip)
 
 
 def _leaks(checked: Checked) -> Iterable[Fault]:
-    """Clips that stand, themselves or as another's copy or twin, on both sides of a split."""
+    """Clips that are in two parts of a split, directly or as a copy or twin."""
     homes = defaultdict(list)
     for part in PARTS:
         for name in dict.fromkeys(checked.splits.get(part, ())):
@@ -343,8 +344,8 @@ def _rate_faults(clips: Iterable[ClipCheck]) -> Iterable[Fault]:
         return
     usual, lively = np.percentile(speeds, (50, 75))
     if lively < USUAL_SPEED[0] or usual > USUAL_SPEED[1]:
-        yield Fault("wrong frame rate", "all clips", f"the fastest joint makes {usual:.1f} m/s in a usual clip and "
-                                                     f"{lively:.1f} in a lively one, people move at "
+        yield Fault("wrong frame rate", "all clips", f"the fastest joint moves {usual:.1f} m/s in a median clip and "
+                                                     f"{lively:.1f} in a lively one; people move at "
                                                      f"{USUAL_SPEED[0]:g} to {USUAL_SPEED[1]:g}")
 
 
@@ -360,7 +361,7 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
         if array.shape != (spec.dim_pose,):
             yield Fault("statistics", name, f"{array.shape}, expected ({spec.dim_pose},)")
         elif not np.isfinite(array).all() or (name == "Std.npy" and not (array > 0).all()):
-            yield Fault("statistics", name, "numbers that cannot be statistics")
+            yield Fault("statistics", name, "values that cannot be statistics")
         else:
             stored[name] = array
     if statistics is None or len(stored) < 2:
@@ -369,9 +370,9 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
     std = np.where(std > 0, std, 1.0)
     off = np.abs(stored["Mean.npy"] - mean) / std
     if off.max() > MEAN_OFF:
-        yield Fault("statistics", "Mean.npy", f"{off.max():.2g} deviations off in column {off.argmax()}: it was made "
-                                              f"of something else")
+        yield Fault("statistics", "Mean.npy", f"{off.max():.2g} stds off in column {off.argmax()}: it was "
+                                              f"computed from other features")
     ratio = np.maximum(stored["Std.npy"] / std, std / stored["Std.npy"])
     if ratio.max() > STD_OFF:
-        yield Fault("statistics", "Std.npy", f"{ratio.max():.2g} times off in column {ratio.argmax()}: it was made of "
-                                             f"something else")
+        yield Fault("statistics", "Std.npy", f"{ratio.max():.2g} times off in column {ratio.argmax()}: it was "
+                                             f"computed from other features")

@@ -1,4 +1,4 @@
-"""Checks of how bodies stand in a data set, judged over whole recordings: a clip of one may show a moment only."""
+"""Check body orientation over whole recordings, as a single clip may show only a moment."""
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ LYING, SWAPPED, FIXED = "lies throughout", "sides swapped", "bones do not turn"
 
 @dataclass(frozen=True)
 class BodyCheck:
-    """How the body of one clip stands."""
+    """Orientation of the body of one clip."""
 
     sides: Sides
     lies: bool
-    fixed: tuple[str, ...]  # joints whose bones stay in world axes while the body turns
+    fixed: tuple[str, ...]  # joints whose bones keep world directions while the body turns
 
     @classmethod
     def of(cls, joints: np.ndarray, skeleton: Skeleton) -> "BodyCheck":
-        """Of joints (T, J, 3)."""
+        """Check joints (T, J, 3)."""
         fixed = fixed_bones(torch.from_numpy(joints), skeleton)
         return cls(find_sides(joints, skeleton), lies_throughout(joints, skeleton),
                    tuple(skeleton.joint_names[joint] for joint in fixed))
 
 
 def body_faults(bodies: Mapping[str, BodyCheck], files: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
-    """Clip, kind and detail of each fault; ``files`` has the recording of clips, others are a recording each."""
+    """Clip, kind and detail of each fault; ``files`` maps clips to recordings, other clips are a recording each."""
     recordings = defaultdict(list)
     for clip in bodies:
         is_twin = clip.startswith("M") and clip[1:] in bodies

@@ -1,4 +1,4 @@
-"""Mending of a data set where that is safe: lists, lines and statistics, never motion. Files of clips stay."""
+"""Repair split files, caption lines and statistics of a data set. Clip files are not changed."""
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,12 +15,12 @@ _TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin without orig
 
 
 def fix_data(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[str]:
-    """Mend what ``check_data`` found; a line for each thing that was done."""
+    """Repair the faults that ``check_data`` found. Returns one line per change."""
     return [*_fix_captions(spec, checked, tagger), *_fix_splits(spec, checked), *_fix_statistics(spec, checked)]
 
 
 def _fix_splits(spec: DatasetSpec, checked: Checked) -> list[str]:
-    """Take ids out of splits that cannot, or must not, be used there. Of two parts testing keeps a clip."""
+    """Remove ids from splits where they cannot or must not be used. A clip in two parts stays in the test part."""
     gone = {fault.item for fault in checked.faults if fault.kind in _TAKEN_OUT}
     home = {name: part for part in PARTS for name in checked.splits.get(part, ())}  # the last one, test, wins
     gone |= {name for name, part in home.items() if name.startswith("M") and home.get(name[1:], part) != part}
@@ -32,7 +32,7 @@ def _fix_splits(spec: DatasetSpec, checked: Checked) -> list[str]:
             kept = [name for name in kept if home.get(name) != "test"]
         if kept != ids:
             write_text(spec.root / f"{split}.txt", "".join(f"{name}\n" for name in kept))
-            done.append(f"{split}.txt: {len(ids) - len(kept)} ids taken out")
+            done.append(f"{split}.txt: {len(ids) - len(kept)} ids removed")
     return done
 
 
@@ -48,12 +48,12 @@ def _fix_captions(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[s
         mended = [line for line in (_mended(line, tagger, seconds) for line in lines) if line]
         if mended != lines:
             write_text(path, "".join(f"{line}\n" for line in mended))
-            done.append(f"texts/{name}.txt: lines mended")
+            done.append(f"texts/{name}.txt: lines repaired")
     return done
 
 
 def _mended(line: str, tagger: Tagger, seconds: float | None) -> str | None:
-    """The line in order, as it is where that cannot be guessed, None where it says nothing."""
+    """The repaired line, the line itself if it cannot be repaired, None if it is empty."""
     *texts, tokens, start, end = line.strip().split("#") if line.count("#") >= 3 else (line, "", "", "")
     try:
         caption = parse_caption(f"{' '.join(texts)}#{tokens}#{start}#{end}", "")
@@ -77,4 +77,4 @@ def _fix_statistics(spec: DatasetSpec, checked: Checked) -> list[str]:
     mean, std = checked.statistics.mean_std()
     save_npy(spec.root / "Mean.npy", mean.astype(np.float32))
     save_npy(spec.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
-    return ["Mean.npy and Std.npy made anew of all features"]
+    return ["Mean.npy and Std.npy recomputed from all features"]

@@ -1,4 +1,4 @@
-"""The files that belong to a clip of a data set, and removing them together."""
+"""Remove all files that belong to a clip of a data set."""
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def remove_clips(root: Path, clips: Collection[str]) -> None:
 
 
 def remove_features(root: Path, clip: str) -> None:
-    """Remove what was computed from the joints of a clip: its features and its twin, which stays in its split."""
+    """Remove data derived from the joints of a clip: its features and its twin. The twin's split entry is kept."""
     twin = twin_of(clip)
     _remove(root / folder / f"{name}.npy" for folder in FEATURE_FOLDERS for name in (clip, twin))
     _remove([root / "joints" / f"{twin}.npy", root / "texts" / f"{twin}.txt"])

@@ -1,6 +1,6 @@
-"""A folder of motion capture files made into clips: ``OUT/joints/ID.npy`` (T, 22, 3), metres, 20 fps, floor at y = 0.
+"""Import a folder of motion capture files as clips: ``OUT/joints/ID.npy`` (T, 22, 3), metres, 20 fps, floor at y = 0.
 
-A file that cannot be used is left out with a reason; ``OUT/sources.jsonl`` says where every clip is from.
+Files that cannot be used are skipped with a reason. ``OUT/sources.jsonl`` records the source of every clip.
 """
 import hashlib
 import json
@@ -39,29 +39,29 @@ from utils.parallel import in_own_process, mapping
 SHORTEST, LONGEST = DATASETS["t2m"].min_length + 1, DATASETS["t2m"].max_length - 1
 SOURCES = "sources.jsonl"
 NOT_IMPORTED = "not_imported.txt"
-MAPPINGS = "mappings"  # folder of mapping files begun for rigs that are not known
-MAX_NAME = 60          # letters of their names
-LONGEST_STEM = 200  # bytes; file systems take names of 255, temporary ones included
+MAPPINGS = "mappings"  # folder of draft mapping files for unknown rigs
+MAX_NAME = 60          # characters of their names
+LONGEST_STEM = 200  # bytes; file systems allow names of 255, including temporary ones
 
 Read = tuple[Recording, Stance]
 
 
 @dataclass(frozen=True)
 class ImportJob:
-    """What to import and how."""
+    """Settings of an import."""
 
     source: Path
     out: Path
     reader: Reader = field(default_factory=Reader)
-    unit: str | float | None = None  # of ``UNITS``, or metres; None: found out for each file
-    up: str | None = None            # of ``UP_AXES``; None: what most files of a folder show
-    window: int = LONGEST    # frames of a clip at most
-    overlap: int = 0         # frames that neighbouring clips of a file share at least
+    unit: str | float | None = None  # one of ``UNITS``, or metres; None: estimated for each file
+    up: str | None = None            # one of ``UP_AXES``; None: that of most files of a folder
+    window: int = LONGEST    # longest clip in frames
+    overlap: int = 0         # minimum shared frames of neighbouring clips of a file
 
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Where a clip is from; times in seconds of the file."""
+    """Source of a clip; times in seconds of the file."""
 
     id: str
     file: str  # relative to the source folder
@@ -74,7 +74,7 @@ class ClipSource:
 
 @dataclass(frozen=True)
 class _Refused:
-    """Why a file cannot be read, and the mapping begun where its rig is unknown."""
+    """Reason why a file cannot be read, and a draft mapping if its rig is unknown."""
 
     reason: str
     begun: dict[str, object] = field(default_factory=dict)
@@ -82,19 +82,19 @@ class _Refused:
 
 @dataclass
 class Imported:
-    """What became of a folder."""
+    """Result of importing a folder."""
 
     clips: list[ClipSource] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by file
-    cut: dict[str, float] = field(default_factory=dict)    # seconds left out of a file: no motion, or scraps
-    removed: list[str] = field(default_factory=list)       # clips that only an earlier import of a file had
+    cut: dict[str, float] = field(default_factory=dict)    # seconds of a file left out: no motion, or too short
+    removed: list[str] = field(default_factory=list)       # clips of a file that only an earlier import had
     others: int = 0                                        # files of other kinds
 
 
 def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Imported:
     """Import every motion file below ``job.source``.
 
-    Raises ``InputError`` where the folder is missing, holds no motion file or none that can be used.
+    Raises ``InputError`` if the folder is missing, or contains no usable motion file.
     """
     result = Imported()
     files = _motion_files(job.source, result)
@@ -112,7 +112,7 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
         try:
             up = job.up or recording.up or _up(stance, votes.get(os.path.dirname(name)))
             _import_one(job, name, recording, up, ids, result)
-        except Exception as error:  # whatever is wrong with one file, the others are imported
+        except Exception as error:  # a faulty file must not stop the import of the others
             result.refused[name] = _reason(error)
     _write_report(job.out, ids, result)
     if not result.clips:
@@ -123,7 +123,7 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
 
 
 def by_folder(clips: list[ClipSource]) -> dict[str, list[ClipSource]]:
-    """Clips by the folder that their file lies in, "" the source folder itself."""
+    """Clips by the folder of their file, "" for the source folder."""
     folders = defaultdict(list)
     for clip in clips:
         folders[os.path.dirname(clip.file)].append(clip)
@@ -131,12 +131,12 @@ def by_folder(clips: list[ClipSource]) -> dict[str, list[ClipSource]]:
 
 
 def shown(name: str) -> str:
-    """A file name as it can be printed, whatever bytes it has."""
+    """Printable form of a file name with any bytes."""
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in name)
 
 
 def read_sources(root: Path) -> list[ClipSource]:
-    """What ``sources.jsonl`` says of the clips of a data set, nothing where there is none."""
+    """Clips recorded in ``sources.jsonl`` of a data set, empty without the file."""
     path = root / SOURCES
     if not path.exists():
         return []
@@ -145,12 +145,12 @@ def read_sources(root: Path) -> list[ClipSource]:
         try:
             clips.append(ClipSource(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}:{number} is not what an import writes: {error}") from error
+            raise InputError(f"{path}:{number} is not a valid import record: {error}") from error
     return clips
 
 
 def _motion_files(source: Path, result: Imported) -> list[str]:
-    """Names of motion files relative to ``source``. Links to folders are refused, they may lead in circles."""
+    """Names of motion files relative to ``source``. Links to folders are refused, as they may form cycles."""
     if not source.is_dir():
         raise InputError(f"{source} is not a folder of motion files ({', '.join(SUFFIXES)})")
     names = []
@@ -178,9 +178,9 @@ def _refuse_folder(source: Path, result: Imported, error: OSError) -> None:
 
 def _read_all(job: ImportJob, files: Sequence[str], workers: int,
               quiet: bool) -> Iterator[tuple[str, Read | _Refused]]:
-    """Every file's recording and stance, or why there is none.
+    """Recording and stance of every file, or the reason why it cannot be read.
 
-    Where a file ends the process that reads it, the others are read all the same.
+    If a file crashes the process that reads it, the others are still read.
     """
     read, done = partial(_read, job.reader, job.source), 0
     with tqdm(total=len(files), desc="reading motion", disable=quiet or None, leave=False) as bar:
@@ -195,16 +195,16 @@ def _read_all(job: ImportJob, files: Sequence[str], workers: int,
                 try:
                     yield name, in_own_process(read, name)
                 except BrokenProcessPool:
-                    yield name, _Refused("reading it ends the process, as too little memory does")
+                    yield name, _Refused("reading it crashed the process, possibly for lack of memory")
                 bar.update()
 
 
 def _read(reader: Reader, source: Path, name: str) -> Read | _Refused:
-    """The recording and how its body stands, or why there is none."""
+    """Recording and stance of a file, or the reason why it cannot be read."""
     try:
         recording = reader.read(source / name)
         return recording, find_stance(recording.joints)
-    except Exception as error:  # whatever is wrong with one file, the others are read
+    except Exception as error:  # a faulty file must not stop the reading of the others
         return _Refused(_reason(error), error.begun if isinstance(error, UnknownRig) else {})
 
 
@@ -219,7 +219,7 @@ def _reason(error: Exception) -> str:
 
 
 def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> None:
-    """Write a mapping file for each kind of unknown rig, and add its path to the reasons. Existing files stay."""
+    """Write a draft mapping for each kind of unknown rig, and add its path to the reasons. Existing files are kept."""
     paths: dict[str, Path] = {}
     for name, begun in unknown.items():
         if begun:
@@ -228,12 +228,12 @@ def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> No
                 paths[text] = out / MAPPINGS / f"{_letters(os.path.splitext(name)[0])[-MAX_NAME:] or 'rig'}.json"
                 if not paths[text].exists():
                     write_text(paths[text], text)
-            result.refused[name] += f", begun in {paths[text]}"
+            result.refused[name] += f", draft in {paths[text]}"
 
 
 def _vote(stances: dict[str, Stance]) -> dict[str, str]:
-    """The axis that most files of each folder have up, of equally many the more usual one. Bodies that may lie do not
-    count, unless there are no others and the floor is below their backs."""
+    """Most frequent up axis of each folder; ties go to the more common axis. Bodies that may be lying do not count,
+    unless there are no others and the floor is below their backs."""
     votes: dict[str, Counter] = defaultdict(Counter)
     for sure in (True, False):
         for name, stance in stances.items():
@@ -263,7 +263,7 @@ def _import_one(job: ImportJob, name: str, recording: Recording, up: str, ids: "
 
 
 def _save(out: Path, clip: str, joints: np.ndarray) -> None:
-    """Write a clip. What was computed from other joints of that id is removed."""
+    """Write a clip. Data derived from other joints of the same id is removed."""
     path = out / "joints" / f"{clip}.npy"
     if path.exists() and not _holds(path, joints):
         remove_features(out, clip)
@@ -287,7 +287,7 @@ def _up(stance: Stance, voted: str | None) -> str:
 
 
 def _letters(name: str) -> str:
-    """``name`` with letters, digits, ``-`` and ``+`` kept."""
+    """``name`` with only letters, digits, ``-`` and ``+`` kept."""
     return re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", name)).strip("_")
 
 
@@ -296,7 +296,7 @@ def _what_body_does(stance: Stance) -> str:
 
 
 class _Ids:
-    """Ids of clips: one for each clip, whatever the files are called; those of earlier imports stay theirs."""
+    """Unique clip ids for any file names; ids from earlier imports are kept."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -304,25 +304,25 @@ class _Ids:
         self.files = {clip.id: clip.file for clip in self.earlier}
 
     def stem(self, name: str) -> str:
-        """What the ids of the file ``name`` begin with: its path, letters, digits, ``-`` and ``+`` kept."""
+        """Common prefix of the ids of the file ``name``: letters, digits, ``-`` and ``+`` of its path."""
         if name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") != name:
             raise ValueError("its name is not UTF-8")
         stem = _letters(os.path.splitext(name)[0])
         if not stem:
-            raise ValueError("its name has no letter or digit to make an id of")
+            raise ValueError("its name has no letter or digit for an id")
         if len(stem.encode()) > LONGEST_STEM:
             digest = hashlib.sha256(name.encode()).hexdigest()[:12]
             stem = f"{stem.encode()[:LONGEST_STEM - 13].decode(errors='ignore')}_{digest}"
         return stem
 
     def take(self, file: str, count: int) -> list[str]:
-        """Ids for the ``count`` clips of ``file``. ``ValueError`` where one would be mistaken for another clip."""
+        """Ids for the ``count`` clips of ``file``. Raises ``ValueError`` if one could be mistaken for another clip."""
         stem = self.stem(file)
         clips = [stem] if count == 1 else [f"{stem}_{number:03d}" for number in range(count)]
         for clip in clips:
             owner = self.files.get(clip)
             if owner not in (None, file):
-                raise ValueError(f"its clip would have the id {clip}, as that of {owner}")
+                raise ValueError(f"its clip would have the id {clip}, like that of {owner}")
             twin = next((other for other in (twin_of(clip), clip[1:] if clip.startswith("M") else "")
                          if other in self.files), None)
             if twin:
@@ -332,8 +332,7 @@ class _Ids:
 
 
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
-    """Write where clips are from and what was refused; remove clips that only an earlier import had of the same files.
-    """
+    """Write the sources of clips and the refused files; remove clips of these files that only an earlier import had."""
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]
     result.removed = [clip.id for clip in ids.earlier if clip.file in redone and clip.id not in now]

@@ -1,4 +1,4 @@
-"""Two recordings of one body made one: the second starts where and as the first ends, and is blended in."""
+"""Join two recordings of one body, aligning the second with the end of the first and blending between them."""
 import numpy as np
 import torch
 
@@ -10,11 +10,11 @@ from motion.source_rig import Placement
 
 
 def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int) -> np.ndarray:
-    """Joints (T, 22, 3), y up: ``first``, ``blend`` frames between, ``second``, both of the hierarchy of ``bvh``.
+    """Joints (T, 22, 3), y up: ``first``, ``blend`` frames between, ``second``, both with the hierarchy of ``bvh``.
 
-    The second part is turned about y and moved over the floor until its hips and shoulders face as, and its pelvis
-    stands where, those of the last frame before. Between, rotations of joints go the shorter arc and places straight,
-    both easing in and out. Raises ``ValueError`` where the pelvis is not one bone.
+    The second part is rotated about y and translated over the floor so that the heading of hips and shoulders and the
+    position of the pelvis continue from the last frame of the first. Between them, rotations take the shorter arc and
+    positions are linear, with ease-in and ease-out. Raises ``ValueError`` if the pelvis is not a single bone.
     """
     pelvis = np.flatnonzero(placement.weights[0])
     if len(pelvis) != 1:
@@ -34,7 +34,7 @@ def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int
 
 
 def _freed(bvh: Bvh, pose: Pose, pelvis: int) -> Pose:
-    """The same motion with all travel in the pelvis and none in the joints that it hangs in."""
+    """The same motion with all travel in the pelvis and none in its ancestors."""
     places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
     freed, quats = pose.places.copy(), pose.quats.clone()
     freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))
@@ -45,7 +45,7 @@ def _freed(bvh: Bvh, pose: Pose, pelvis: int) -> Pose:
 
 
 def _moved(pose: Pose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> Pose:
-    """Turned about ``origin``, which comes to lie over or under ``place``."""
+    """Rotate a pose about ``origin`` and move ``origin`` over or under ``place``."""
     places, quats = pose.places.copy(), pose.quats.clone()
     places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
         place[0], origin[1], place[2]]
@@ -54,7 +54,7 @@ def _moved(pose: Pose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, plac
 
 
 def _heading(joints: np.ndarray) -> float:
-    """Angle about y, from +z, that a body (22, 3) faces by hips and shoulders together."""
+    """Heading of a body (22, 3) about y, from +z, from hips and shoulders together."""
     a, b, c, d = T2M.face_joints
     across = joints[b] - joints[a] + joints[d] - joints[c]
     return float(np.arctan2(-across[2], across[0]))

@@ -1,4 +1,4 @@
-"""Motion capture files of other people: BVH, ASF/AMC, joint arrays, AMASS archives, each as the 22 joints at 20 fps."""
+"""Read motion capture files (BVH, ASF/AMC, joint arrays, AMASS archives) as the 22 joints at 20 fps."""
 import json
 import zipfile
 from collections.abc import Mapping
@@ -22,27 +22,27 @@ from utils.errors import InputError
 from utils.files import read_text
 
 SUFFIXES = (".bvh", ".amc", ".npy", ".npz")
-MAX_BYTES = 1 << 30                 # of a file, or of an array inside an archive
-SMPL_COUNTS = (22, 24, 52, 55)      # joints of SMPL-like arrays, of which the first 22 are ours
+MAX_BYTES = 1 << 30                 # of a file, or of an array in an archive
+SMPL_COUNTS = (22, 24, 52, 55)      # joint counts of SMPL-like arrays, of which the first 22 are ours
 MODEL_NAMES = ("{gender}/model.npz", "SMPLH_{GENDER}.npz", "SMPLX_{GENDER}.npz", "smplh/{gender}/model.npz",
                "smplh/SMPLH_{GENDER}.npz", "smplx/SMPLX_{GENDER}.npz")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file's motion, still in its own unit and axes."""
+    """Motion of one file, in its own unit and axes."""
 
     joints: np.ndarray  # (T, 22, 3) at 20 fps
     start: float        # seconds into the file of frame 0
-    seconds: float      # that the whole file lasts
+    seconds: float      # duration of the whole file
     rig: str
-    up: str | None = None  # where the kind of file says it
+    up: str | None = None  # if the file format defines it
     unit: str | float | None = None
 
 
 @dataclass(frozen=True)
 class Amass:
-    """What an AMASS archive says of a motion, z up."""
+    """Motion data of an AMASS archive, z up."""
 
     poses: np.ndarray  # (T, 66 or more) axis angles
     trans: np.ndarray  # (T, 3) metres
@@ -53,10 +53,10 @@ class Amass:
 
 @dataclass(frozen=True)
 class Reader:
-    """How to read sources."""
+    """Reader of motion files, with its settings."""
 
     mapping: Mapping[str, str | Place] | None = None
-    fps: float | None = None         # of BVH and AMC in place of their own, and of joint arrays (20 where None)
+    fps: float | None = None         # of BVH and AMC instead of their own, and of joint arrays (20 if None)
     body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
     keep_t_pose: bool = False
 
@@ -65,17 +65,17 @@ class Reader:
         return {}
 
     def read(self, path: Path) -> Recording:
-        """The motion of a file. Raises ``ValueError`` or ``OSError`` with what is wrong about it."""
+        """Motion of a file. Raises ``ValueError`` or ``OSError`` with the fault."""
         suffix = path.suffix.lower()
         if suffix in REFUSED:
             raise ValueError(REFUSED[suffix])
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise ValueError(f"{size / MAX_BYTES:.1f} GB are too much for one motion file (1 GB at most)")
+            raise ValueError(f"{size / MAX_BYTES:.1f} GB is too large for a motion file (1 GB at most)")
         if not size:
             raise ValueError("the file is empty")
         kinds = {".bvh": self._read_bvh, ".amc": self._read_amc, ".npy": self._read_array, ".npz": self._read_amass}
-        with np.errstate(all="ignore"):  # numbers too large become infinite, and are refused as such
+        with np.errstate(all="ignore"):  # overflowing numbers become infinite and are refused later
             recording = kinds[suffix](path)
             check_coordinates(recording.joints, T2M.joint_names)
         return recording
@@ -134,14 +134,14 @@ class Reader:
 
 
 def read_amass(path: Path) -> Amass:
-    """An AMASS archive. Raises ``ValueError`` or ``OSError`` where it is none."""
+    """Read an AMASS archive. Raises ``ValueError`` or ``OSError`` if it is not one."""
     arrays = read_archive(path, ("poses", "trans", "betas", "gender", "mocap_framerate", "mocap_frame_rate"))
     if not {"poses", "trans"} <= arrays.keys():
         raise ValueError("not an AMASS archive: it has no poses and trans")
     poses, trans = arrays["poses"], arrays["trans"]
     rate = arrays.get("mocap_framerate", arrays.get("mocap_frame_rate"))
     if rate is None or rate.size != 1 or rate.dtype.kind not in "fiu" or not rate.item() > 0:
-        raise ValueError("the archive names no frame rate above 0")
+        raise ValueError("the archive has no frame rate above 0")
     if poses.ndim != 2 or poses.shape[1] < 3 * BODY_JOINTS or trans.shape != (len(poses), 3) or not len(poses):
         raise ValueError(f"poses of shape {poses.shape} and trans of shape {trans.shape}")
     return Amass(poses, trans, arrays.get("betas", np.zeros(0)).reshape(-1).astype(float), float(rate.item()),
@@ -149,7 +149,7 @@ def read_amass(path: Path) -> Amass:
 
 
 def read_body_model(folder: Path, gender: str) -> BodyModel:
-    """The model of ``gender``, or else the neutral one. Raises ``ValueError`` where there is none or it is none."""
+    """Body model for ``gender``, else the neutral one. Raises ``ValueError`` if it is missing or invalid."""
     wanted = [name.format(gender=kind, GENDER=kind.upper()) for kind in (gender, "neutral") for name in MODEL_NAMES]
     path = next((folder / name for name in wanted if (folder / name).is_file()), None)
     if path is None:
@@ -157,18 +157,18 @@ def read_body_model(folder: Path, gender: str) -> BodyModel:
     arrays = read_archive(path, ("v_template", "shapedirs", "J_regressor", "kintree_table"))
     missing = {"v_template", "shapedirs", "J_regressor", "kintree_table"} - arrays.keys()
     if missing:
-        raise ValueError(f"{path} is no body model: it has no {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not a body model: it has no {', '.join(sorted(missing))}")
     parents = arrays["kintree_table"].astype(np.int64)
     return BodyModel.of(arrays["v_template"], arrays["shapedirs"], arrays["J_regressor"],
                         parents[0] if parents.ndim == 2 else parents)
 
 
 def read_real_array(path: Path) -> np.ndarray:
-    """One array of real numbers from ``.npy``. Raises ``ValueError`` where it is not that, also where the header
-    announces more than the file has."""
+    """Read one array of real numbers from ``.npy``. Raises ``ValueError`` for anything else, including a header that
+    announces more data than the file has."""
     try:
         array = np.load(path, mmap_mode="r")
-    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+    except Exception as error:  # a damaged header can raise almost any exception in NumPy
         raise ValueError(f"not a readable .npy file ({_first_line(error)})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise ValueError("not one array of real numbers")
@@ -176,8 +176,8 @@ def read_real_array(path: Path) -> np.ndarray:
 
 
 def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The arrays ``names`` that an ``.npz`` has. Raises ``ValueError`` where it is no archive of arrays, a member
-    leads out of it or is too large."""
+    """Arrays ``names`` that an ``.npz`` has. Raises ``ValueError`` if it is not an archive of arrays, or a member is
+    too large or outside the archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -191,13 +191,13 @@ def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in names if name in arrays}
     except OSError:
         raise
-    except Exception as error:  # damaged archives and headers make zipfile and NumPy raise nearly anything
+    except Exception as error:  # damaged archives can raise almost any exception in zipfile and NumPy
         raise ValueError(f"not a readable .npz file ({_first_line(error)})") from error
 
 
 def read_mapping(path: Path) -> dict[str, str | Place]:
-    """A mapping file: JSON, for each of our joints the bone ``"NAME"`` (or ``"NAME/tip"``, its end site), or
-    ``{"NAME": weight, ...}``. Spine, collars and feet may be left out. Raises ``InputError``."""
+    """Read a mapping file: JSON with the bone ``"NAME"`` (or ``"NAME/tip"``, its end site) or ``{"NAME": weight, ...}``
+    for each of our joints. Spine, collars and feet may be omitted. Raises ``InputError``."""
     try:
         mapping = json.loads(read_text(path, "mapping"))
     except (ValueError, RecursionError) as error:
@@ -211,12 +211,12 @@ def read_mapping(path: Path) -> dict[str, str | Place]:
         raise InputError(f"mapping {path}: give the bone of {', '.join(empty)}")
     for joint, place in mapping.items():
         if joint not in T2M.joint_names:
-            raise InputError(f"mapping {path}: {joint} is none of {', '.join(T2M.joint_names)}")
+            raise InputError(f"mapping {path}: {joint} is not one of {', '.join(T2M.joint_names)}")
         places[joint] = _place(path, joint, place)
     optional = ("spine", "left_collar", "right_collar", "left_foot", "right_foot")
     missing = [joint for joint in T2M.joint_names if joint not in places and not joint.startswith(optional)]
     if missing:
-        raise InputError(f"mapping {path} says nothing of {', '.join(missing)}")
+        raise InputError(f"mapping {path} lacks {', '.join(missing)}")
     return places
 
 
@@ -228,18 +228,18 @@ def _place(path: Path, joint: str, place: object) -> str | Place:
         if abs(total - 1) > 1e-6:
             raise InputError(f"mapping {path}: the weights of {joint} sum to {total:g}, not 1")
         return {str(name): float(weight) for name, weight in place.items()}
-    raise InputError(f"mapping {path}: {joint} has neither a bone's name nor weights of bones")
+    raise InputError(f"mapping {path}: {joint} has neither a bone name nor bone weights")
 
 
 def _array_placement(count: int, mapping: Mapping[str, str | Place]) -> Placement:
     weights = np.zeros((BODY_JOINTS, count))
     for row, joint in enumerate(T2M.joint_names):
         if joint not in mapping:
-            raise ValueError(f"the mapping says nothing of {joint}; for arrays it has to name all joints")
+            raise ValueError(f"the mapping lacks {joint}; for arrays it must name all joints")
         place = mapping[joint]
         for name, weight in ({place: 1.0} if isinstance(place, str) else place).items():
             if not name.isdecimal() or int(name) >= count:
-                raise ValueError(f"the mapping's {name} for {joint} is no joint of an array of {count} joints")
+                raise ValueError(f"the mapping's {name} for {joint} is not a joint of an array of {count} joints")
             weights[row, int(name)] = weight
     return Placement("mapping", weights)
 

@@ -1,7 +1,7 @@
-"""A motion on somebody else's skeleton: from rest pose to rest pose, at the size of the other legs, feet on the floor.
+"""Retarget a motion to another skeleton: between rest poses, scaled by leg length, feet on the floor.
 
-Bones are named as in our BVH files, wherever the skeleton came from. Places and rotations are the world's, z up, as in
-Blender. A rotation is told since rest: what has to be done to the resting bone.
+Bones are named as in our BVH files for every skeleton. Positions and rotations are in world space, z up, as in Blender.
+Rotations are relative to the rest pose.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,57 +11,57 @@ import numpy as np
 SIDES = ("Left", "Right")
 NEEDED = ("Hips", *(side + bone for side in SIDES
                     for bone in ("UpLeg", "Leg", "Foot", "Toe", "Arm", "ForeArm", "Hand")))
-# The end of each bone that has to point where the source's points. All others (trunk, neck, shoulders) keep the
-# posture of their own rest pose and turn by as much as the source's, because there bones lie differently in the flesh.
+# The end joint of each bone that must point in the direction of the source's. All others (trunk, neck, shoulders) keep
+# the posture of their own rest pose and rotate like the source's, because skeletons place these bones differently.
 AIMS = {side + bone: side + end for side in SIDES for bone, end in (
     ("UpLeg", "Leg"), ("Leg", "Foot"), ("Arm", "ForeArm"), ("ForeArm", "Hand"))}
 TURNED = ("Hips", "Spine", "Spine1", "Spine2", "Neck", "Head",
           *(side + bone for side in SIDES for bone in ("Shoulder", "Arm", "ForeArm", "UpLeg", "Leg", "Foot")))
 
-_STANDING_SPEED = 0.25  # metres a second of a foot that stands
+_STANDING_SPEED = 0.25  # m/s of a standing foot
 _STANDING_REACH = 0.05  # metres above the lowest toe of the clip, for stairs and noise
-_STRAIGHT = 0.01        # metres of a knee off the line from hip to ankle below which the pelvis says where it points
-_TOES_UP = 0.5          # sine of the steepest way up that toes bend to
-_HINGED = (0.2, 0.8)    # radians of bend from which an elbow or knee begins to be, and is, a hinge
+_STRAIGHT = 0.01        # metres of a knee off the line from hip to ankle, below which the pelvis gives its direction
+_TOES_UP = 0.5          # sine of the steepest upward bend of the toes
+_HINGED = (0.2, 0.8)    # radians of bend where an elbow or knee starts to act, and fully acts, as a hinge
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A skeleton and what it does over T frames, in metres."""
+    """A skeleton and its motion over T frames, in metres."""
 
-    rest: Mapping[str, np.ndarray]    # (3,) where each bone begins at rest
-    places: Mapping[str, np.ndarray]  # (T, 3) where it begins over time
-    turns: Mapping[str, np.ndarray]   # (T, 3, 3) its rotation since rest
+    rest: Mapping[str, np.ndarray]    # (3,) start of each bone in the rest pose
+    places: Mapping[str, np.ndarray]  # (T, 3) start of each bone over time
+    turns: Mapping[str, np.ndarray]   # (T, 3, 3) rotation of each bone relative to rest
     fps: float
 
 
 @dataclass(frozen=True)
 class Character:
-    """A skeleton that stands at rest, in any unit, in any pose between T and A."""
+    """A skeleton in its rest pose, in any unit, between T-pose and A-pose."""
 
-    rest: Mapping[str, np.ndarray]  # (3,) where each bone begins; LeftToeEnd and RightToeEnd, where known, end the toes
-    floor: float                    # height of what it stands on
+    rest: Mapping[str, np.ndarray]  # (3,) start of each bone; LeftToeEnd and RightToeEnd, if known, end the toes
+    floor: float                    # height of the ground under the feet
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What the character has to do."""
+    """Retargeted motion of the character."""
 
-    turns: dict[str, np.ndarray]  # (T, 3, 3) each bone's rotation since rest
-    hips: np.ndarray              # (T, 3) where the hips begin
-    scale: float                  # its legs over the source's
+    turns: dict[str, np.ndarray]  # (T, 3, 3) rotation of each bone relative to rest
+    hips: np.ndarray              # (T, 3) position of the hips
+    scale: float                  # leg length of the character over that of the source
 
 
 def retarget(source: Recording, character: Character) -> Transfer:
-    """Let ``character`` do what ``source`` does.
+    """Retarget the motion of ``source`` to ``character``.
 
-    Arms and legs point where the source's do, so that a rest pose with lowered arms and one with arms held out come
-    out alike, and roll about themselves so that elbows and knees bend as hinges do. The trunk turns by as much as the
-    source's. Pelvis and ankles travel as the source's, scaled by the length of legs and lifted so that a standing foot
-    lies as high over 0 and as level as the character's at rest; knees take up the difference in proportions, and toes,
-    of which the source knows nothing, bend where they would be under the floor.
+    Arms and legs point in the directions of the source's, so that rest poses with lowered and with raised arms give the
+    same result, and roll so that elbows and knees bend like hinges. The trunk rotates like the source's. Pelvis and
+    ankles travel like the source's, scaled by leg length and lifted so that a standing foot has the height and pitch of
+    the character's rest pose. Knees absorb the difference in proportions. Toes, which the source does not capture, bend
+    where they would be below the floor.
 
-    Raises ``ValueError`` naming a bone of ``NEEDED`` that either lacks.
+    Raises ``ValueError`` naming a bone of ``NEEDED`` that either skeleton lacks.
     """
     for name, rest in (("motion", source.rest), ("character", character.rest)):
         if missing := [bone for bone in NEEDED if bone not in rest]:
@@ -95,7 +95,8 @@ class _Standing:
 
 
 def _standing(source: Recording) -> _Standing:
-    """How a foot of the source stands: what is usual while both its joints are low and slow, else what rest says."""
+    """Typical stance of a foot of the source: median while both its joints are low and slow, else from the rest
+    pose."""
     places = source.places
     lowest = min(places[f"{side}Toe"][:, 2].min() for side in SIDES)
     heights, pitches = [], []
@@ -113,12 +114,12 @@ def _standing(source: Recording) -> _Standing:
 
 
 def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, np.ndarray], pitch: float) -> np.ndarray:
-    """(3, 3) what to do to the character's resting ``bone`` before the source's rotation is its own."""
+    """(3, 3) alignment of the character's resting ``bone`` with the source's, applied before the source rotation."""
     if bone in AIMS:
         return _between(rest[AIMS[bone]] - rest[bone], source[AIMS[bone]] - source[bone])
     if not bone.endswith("Foot"):
         return np.eye(3)
-    # A sole that is level at rest is level where the source stands, and points to where the source's foot points.
+    # A sole that is level at rest is level where the source stands, and points in the direction of the source's foot.
     toe = bone.removesuffix("Foot") + "Toe"
     foot = source[toe] - source[bone]
     ahead = _unit(_level(foot))
@@ -128,7 +129,7 @@ def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, n
 
 def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: Recording, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Turn a leg so that from ``hip`` (T, 3) it ends at ``ankle`` (T, 3), the knee bent to where the source's is."""
+    """Solve a leg from ``hip`` (T, 3) to ``ankle`` (T, 3), with the knee bent in the direction of the source's."""
     thigh, shin, foot = (f"{side}{bone}" for bone in ("UpLeg", "Leg", "Foot"))
     upper, lower = (np.linalg.norm(rest[end] - rest[start]) for start, end in ((thigh, shin), (shin, foot)))
     along = _unit(ankle - hip)
@@ -146,20 +147,20 @@ def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: Recording, res
 
 def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndarray],
           turns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(T, 3, 3) rotations of the toes: the foot's, but no lower with their tip than at rest over the ``floor``."""
+    """(T, 3, 3) rotations of the toes: those of the foot, but with the tip no lower over the ``floor`` than at rest."""
     foot, toe, tip = (f"{side}{bone}" for bone in ("Foot", "Toe", "ToeEnd"))
     length = np.linalg.norm(rest[tip] - rest[toe])
     stiff = turns[foot] @ (rest[tip] - rest[toe]) / length
     height = (ankle + turns[foot] @ (rest[toe] - rest[foot]))[:, 2]
     least = ((rest[tip][2] - floor - height) / length).clip(-1, _TOES_UP)
     rise = np.maximum(stiff[:, 2], least)[:, None]
-    ahead = _unit(_level(stiff + 1e-6 * (turns["Hips"] @ _forward(rest))))  # a foot that hangs straight down, too
+    ahead = _unit(_level(stiff + 1e-6 * (turns["Hips"] @ _forward(rest))))  # also for a foot that hangs straight down
     return _between(stiff, np.sqrt((1 - rise**2).clip(0)) * ahead + rise * [0, 0, 1]) @ turns[foot]
 
 
 def _hinge(upper: str, lower: str, flexed: np.ndarray, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Roll both bones of a limb about themselves, so that it bends to where, at rest, it would to ``flexed`` (3,)."""
+    """Roll both bones of a limb so that its bend matches the one that points to ``flexed`` (3,) at rest."""
     start, end = (_unit(rest[AIMS[bone]] - rest[bone]) for bone in (upper, lower))
     hinge = turns[upper] @ np.cross(start, flexed)
     start, end = turns[upper] @ start, turns[lower] @ end
@@ -180,14 +181,14 @@ def _about(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 
 def _between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) the shortest rotation from the direction ``start`` (..., 3) to that of ``end`` (..., 3)."""
+    """(..., 3, 3) shortest rotation from the direction ``start`` (..., 3) to ``end`` (..., 3)."""
     start, end = np.broadcast_arrays(_unit(start), _unit(end))
     cross = _cross(np.cross(start, end))
     return np.eye(3) + cross + cross @ cross / (1 + (start * end).sum(-1))[..., None, None].clip(1e-9)
 
 
 def _cross(vector: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) the matrices that multiply crosswise by ``vector`` (..., 3)."""
+    """(..., 3, 3) cross-product matrices of ``vector`` (..., 3)."""
     x, y, z = np.moveaxis(vector, -1, 0)
     matrix = np.zeros((*x.shape, 3, 3))
     matrix[..., 2, 1], matrix[..., 0, 2], matrix[..., 1, 0] = x, y, z
@@ -195,28 +196,28 @@ def _cross(vector: np.ndarray) -> np.ndarray:
 
 
 def _across(places: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(..., 3) from the right hip to the left."""
+    """(..., 3) vector from the right hip to the left."""
     return places["LeftUpLeg"] - places["RightUpLeg"]
 
 
 def _bearing(rest: Mapping[str, np.ndarray]) -> float:
-    """Radians about z by which a skeleton at rest is turned."""
+    """Rotation of a skeleton in its rest pose about z, in radians."""
     x, y, _ = _across(rest)
     return np.arctan2(y, x)
 
 
 def _forward(rest: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(3,) where a skeleton at rest looks to."""
+    """(3,) facing direction of a skeleton in its rest pose."""
     return _unit(np.cross(_across(rest), [0, 0, 1]))
 
 
 def _middle(places: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(..., 3) half way between the hips."""
+    """(..., 3) midpoint between the hips."""
     return (places["LeftUpLeg"] + places["RightUpLeg"]) / 2
 
 
 def _leg(rest: Mapping[str, np.ndarray]) -> float:
-    """Length of a leg from hip to ankle, mean of both sides."""
+    """Leg length from hip to ankle, averaged over both sides."""
     return float(np.mean([np.linalg.norm(rest[side + end] - rest[side + start])
                           for side in SIDES for start, end in (("UpLeg", "Leg"), ("Leg", "Foot"))]) * 2)
 

@@ -1,7 +1,7 @@
-"""The joints of SMPL bodies: where a body model puts them at rest, and how a pose moves them.
+"""Joints of SMPL bodies: rest positions from a body model, and forward kinematics of a pose.
 
-Loper et al. 2015, "SMPL: A Skinned Multi-Person Linear Model"; SMPL-H and SMPL-X share its first 22 joints, which are
-those of HumanML3D in the same order. The skin is not needed: joints follow from shape and rotations alone.
+Loper et al. 2015, "SMPL: A Skinned Multi-Person Linear Model". SMPL-H and SMPL-X share its first 22 joints, which are
+those of HumanML3D in the same order. Skinning is not needed: joints depend on shape and rotations only.
 """
 from dataclasses import dataclass
 
@@ -17,33 +17,34 @@ BODY_JOINTS = len(T2M)
 
 @dataclass(frozen=True)
 class BodyModel:
-    """What a model file says about joints."""
+    """Joint data of a body model."""
 
-    rest: np.ndarray           # (22, 3) metres, of the average body
-    shapes: np.ndarray         # (22, 3, B) by how much each shape number moves them
+    rest: np.ndarray           # (22, 3) metres, mean body
+    shapes: np.ndarray         # (22, 3, B) displacement per shape parameter
     parents: tuple[int, ...]   # -1 for the root
 
     @classmethod
     def of(cls, template: np.ndarray, shapes: np.ndarray, regressor: np.ndarray, parents: np.ndarray) -> "BodyModel":
-        """From a model's vertices (V, 3), shape directions (V, 3, B), joint regressor (J, V) and parents (J,).
+        """Build from vertices (V, 3), shape directions (V, 3, B), joint regressor (J, V) and parents (J,) of a model.
 
-        Raises ``ValueError`` where these do not fit each other.
+        Raises ``ValueError`` if these are inconsistent.
         """
         vertices = template.shape[0] if template.ndim == 2 else 0
         fits = (template.shape == (vertices, 3) and shapes.ndim == 3 and shapes.shape[:2] == (vertices, 3)
                 and regressor.ndim == 2 and regressor.shape[1] == vertices and len(regressor) >= BODY_JOINTS
                 and parents.shape == (len(regressor),))
         if not fits:
-            raise ValueError(f"no body model: template {template.shape}, shapes {shapes.shape}, "
+            raise ValueError(f"not a body model: template {template.shape}, shapes {shapes.shape}, "
                              f"regressor {regressor.shape}, parents {parents.shape}")
         tree = (-1, *(int(parent) for parent in parents[1:BODY_JOINTS]))
         if any(not 0 <= parent < joint for joint, parent in enumerate(tree) if joint):
-            raise ValueError("no body model: a joint comes before its parent")
+            raise ValueError("not a body model: a joint comes before its parent")
         rows = regressor[:BODY_JOINTS]
         return cls(rows @ template, np.einsum("jv,vkb->jkb", rows, shapes), tree)
 
     def joints(self, poses: np.ndarray, trans: np.ndarray, betas: np.ndarray) -> np.ndarray:
-        """Joints (T, 22, 3) of poses (T, 66 or more) in axis angles, root places (T, 3) and shape numbers (b,)."""
+        """Joints (T, 22, 3) from axis-angle poses (T, 66 or more), root translations (T, 3) and shape parameters
+        (b,)."""
         count = min(len(betas), self.shapes.shape[-1])
         rest = self.rest + self.shapes[..., :count] @ betas[:count]
         turns = torch.as_tensor(poses[:, :3 * BODY_JOINTS], dtype=torch.float64).unflatten(-1, (-1, 3))
