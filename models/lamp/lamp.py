@@ -18,8 +18,8 @@ and comparisons; without it
 With several processes ptc compares the pairs of all of them, and ptm samples negatives from all (``BatchSlice``).
 Averaged over processes, the losses are those of the whole batch.
 
-To add an objective, write a method of ``LaMP`` that returns an ``Objective``, and add a line to ``losses`` in ``forward``
-and its name to ``models.config.OBJECTIVES``.
+To add an objective, write a method of ``LaMP`` that returns an ``Objective``, and add a line to ``losses`` in
+``forward`` and its name to ``models.config.OBJECTIVES``.
 """
 import itertools
 import math
