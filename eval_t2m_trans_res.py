@@ -19,6 +19,7 @@ def main() -> None:
     from data.text_motion import load_pairs
     from evaluation.caption_scores import BertScore
     from evaluation.generation import LEGEND, LampBertScore, generated_rows, remember_texts
+    from evaluation.lamp_space import NOTE, find_evaluators
     from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
     from evaluation.reconstruction import reconstruct_clips
     from evaluation.report import hardware, seconds_each, write_report
@@ -26,7 +27,6 @@ def main() -> None:
     from models.text_to_motion import Sample
     from storage.load import load_text_to_motion, load_tokenizer
     from storage.load_captioner import load_captioner
-    from storage.load_evaluator import find_evaluator
     from storage.source import checkpoint_names, find_source, model_names
     from utils.device import select_device
     from utils.seeding import seed_everything
@@ -35,15 +35,16 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     source = find_source(opt.name, spec.name, opt.checkpoints_dir, None if opt.which_epoch == ALL else opt.which_epoch)
-    judge = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
+    judge, lamp = find_evaluators(opt.evaluator, spec, opt.checkpoints_dir, device)
     if judge is None:
         raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
     pairs = load_pairs(spec, opt.split, quiet=opt.quiet)
-    print(f"{source.folder} on {len(pairs)} clips of {spec.root}, {opt.split}; evaluator {judge.source}")
+    evaluators = [str(judge.source), *([str(lamp.lamp.source)] if lamp else [])]
+    print(f"{source.folder} on {len(pairs)} clips of {spec.root}, {opt.split}; evaluator {' and '.join(evaluators)}")
 
     plan = Plan(opt.repeat_times, modality_texts=opt.mm_texts, modality_fresh=opt.protocol == "momask")
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers)
+    evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers, lamp)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
     speed_up([tokenizer.model], opt.precision, opt.compile, opt.cpu_linear)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
@@ -73,11 +74,13 @@ def main() -> None:
             told.add_generated(rows, generate)
     settings = {
         "checkpoint": source, "files": sorted(loaded), "clips": len(pairs), **vars(opt), **asdict(sampling),
-        "evaluator": judge.source, **captioned, "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds,
+        "evaluator": judge.source, "lamp_evaluator": lamp and lamp.lamp.source,
+        **captioned, "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds,
         "hardware": hardware(device)}
     write_report(Path(opt.checkpoints_dir) / spec.name / source.folder.name / "eval", opt.ext, settings,
                  {name: row.table() for name, row in rows.items()},
-                 [*evaluation.left_out, *fault_notes(rows), *evaluation.legend, *([LEGEND] if told else [])])
+                 [*evaluation.left_out, *fault_notes(rows), *evaluation.legend, *([NOTE] if lamp else []),
+                  *([LEGEND] if told else [])])
 
 
 if __name__ == "__main__":

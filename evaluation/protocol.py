@@ -63,6 +63,16 @@ class Embedder(Protocol):
         """Embeddings (n, e) of captions as ``word/POS`` tokens."""
 
 
+class CaptionEmbedder(Protocol):
+    """A second evaluator, which reads captions as they are: of R-precision and MM-Dist only."""
+
+    def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings (n, e) of features (T, d) in their own units."""
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """Embeddings (n, e) of cleaned captions."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How much is drawn. Diversity is over 300 pairs (``evaluation.metrics.diversity_pairs``)."""
@@ -94,6 +104,7 @@ class _Made:
     embeddings: np.ndarray  # (k, e)
     kept: np.ndarray        # (n,) bool, k of them
     motions: list[np.ndarray]
+    lamp: np.ndarray | None = None  # (k, e) of the second evaluator
 
 
 class Evaluation:
@@ -104,17 +115,19 @@ class Evaluation:
         embedder: the evaluator.
         seed: of every draw; repeat r draws the same captions and batches whatever is measured.
         workers: repeats that are generated side by side, each on a core of its own.
+        lamp: a second evaluator, whose R-precision and MM-Dist get the prefix ``lamp_``.
     """
 
     def __init__(self, pairs: Sequence[Pair], embedder: Embedder, spec: DatasetSpec, plan: Plan = Plan(),
-                 seed: int = 0, quiet: bool = True, workers: int = 1) -> None:
+                 seed: int = 0, quiet: bool = True, workers: int = 1, lamp: CaptionEmbedder | None = None) -> None:
         self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
-        self.seed, self.quiet, self.workers = seed, quiet, workers
+        self.seed, self.quiet, self.workers, self.lamp = seed, quiet, workers, lamp
         self.clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
         self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # of each clip's captions
         self._texts = embedder.texts([tokens for pair in pairs for tokens in pair.tokens])
         if not np.isfinite(self._texts).all():
             raise InputError("the evaluator gives text embeddings that are not finite, so that nothing can be measured")
+        self._lamp_texts = lamp and lamp.texts([caption for pair in pairs for caption in pair.captions])
         self._real = self._embed(self.clips)
 
     @property
@@ -194,12 +207,14 @@ class Evaluation:
         text = self.pairs[clip].captions[caption - self._firsts[clip]]
         return Sample(text, stream_seed(self.seed, stream, int(clip)), len(self.clips[clip]))
 
-    def _embed(self, motions: Sequence[np.ndarray]) -> _Made:
+    def _embed(self, motions: Sequence[np.ndarray], with_lamp: bool = True) -> _Made:
         kept = np.array([bool(np.isfinite(motion).all()) for motion in motions], dtype=bool)
         embeddings = self.embedder.motions([motion for motion, good in zip(motions, kept, strict=True) if good])
         sound = np.isfinite(embeddings).all(1)
         kept[kept] = sound
-        return _Made(embeddings[sound], kept, [motion for motion, good in zip(motions, kept, strict=True) if good])
+        motions = [motion for motion, good in zip(motions, kept, strict=True) if good]
+        lamp = self.lamp.motions(motions) if with_lamp and self.lamp is not None else None
+        return _Made(embeddings[sound], kept, motions, lamp)
 
     def _fid(self, made: _Made) -> dict[str, float]:
         return {"fid": _fid(self._real.embeddings, made.embeddings)}
@@ -207,18 +222,25 @@ class Evaluation:
     def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Made) -> dict[str, float]:
         """What a repeat measures of ``made``, which is in the order of the clips, by its captions and batches."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
-        motion = made.embeddings[_places(made.kept, order)]
-        text = self._texts[captions[made.kept[order]]]
+        places, chosen = _places(made.kept, order), captions[made.kept[order]]
+        motion = made.embeddings[places]
+        numbers = self._matching(self._texts[chosen], motion)
+        if made.lamp is not None:
+            in_lamp = self._matching(self._lamp_texts[chosen], made.lamp[places])
+            numbers |= {f"lamp_{key}": value for key, value in in_lamp.items()}
+        if len(self.pairs) >= metrics.diversity_pairs(len(self.pairs)):
+            enough = len(motion) >= metrics.diversity_pairs(len(motion))
+            numbers["diversity"] = metrics.diversity(motion, rng) if enough else float("nan")
+        return numbers
+
+    def _matching(self, text: np.ndarray, motion: np.ndarray) -> dict[str, float]:
+        """R-precision, where there are enough clips for it, and MM-Dist of pairs (n, e) in the order of the batches."""
         numbers = {}
         if len(self.pairs) >= self.plan.batch:
             hits = (metrics.r_precision(text, motion, TOP, self.plan.batch) if len(motion) >= self.plan.batch
                     else np.full(TOP, np.nan))
             numbers |= {f"R{k}": float(100 * share) for k, share in enumerate(hits, 1)}
-        numbers["mm_dist"] = metrics.matching_score(text, motion) if len(motion) else float("nan")
-        if len(self.pairs) >= metrics.diversity_pairs(len(self.pairs)):
-            enough = len(motion) >= metrics.diversity_pairs(len(motion))
-            numbers["diversity"] = metrics.diversity(motion, rng) if enough else float("nan")
-        return numbers
+        return numbers | {"mm_dist": metrics.matching_score(text, motion) if len(motion) else float("nan")}
 
     def _modality(self, generate: Generate, faults: dict[str, list[str]], repeat: int = 0) -> dict[str, np.ndarray]:
         """Embeddings (texts, motions, e) by row of many motions for some texts; others for another repeat."""
@@ -244,7 +266,7 @@ class Evaluation:
         streams = range(_MODALITY + repeat * each, _MODALITY + (repeat + 1) * each)
         samples = [self._sample(clip, caption, stream) for clip, caption in chosen for stream in streams]
         for row, motions in generate(samples).items():
-            made = self._embed(motions)
+            made = self._embed(motions, with_lamp=False)
             whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is none is left out
             table = np.full((len(samples), made.embeddings.shape[1]), np.nan)
             table[made.kept] = made.embeddings

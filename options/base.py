@@ -168,11 +168,11 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
                              "that DATA_ROOT/contents.json describes")
 
 
-def add_evaluator(parser: argparse.ArgumentParser) -> None:
+def add_evaluator(parser: argparse.ArgumentParser, metavar: str = "NAME|none", more: str = "") -> None:
     """The evaluator of motions."""
-    parser.add_argument("--evaluator", metavar="NAME|none",
+    parser.add_argument("--evaluator", metavar=metavar,
                         help="evaluator; by default text_mot_match if it is among the checkpoints, else the bundled "
-                             "one, else none")
+                             f"one, else none{more}")
 
 
 def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None) -> None:

@@ -30,7 +30,8 @@ def parse_generation_evaluation(argv: Sequence[str] | None = None) -> argparse.N
     """Command line of ``eval_t2m_trans_res.py``."""
     parser = _parser("Evaluate text to motion on a split, with the base layer alone and with all layers.", "t2m_demo",
                      "masked transformer; it names its tokenizer and LaMP model", "; all takes every one there is")
-    add_evaluator(parser)
+    add_evaluator(parser, "NAME|lamp:NAME|NAME,lamp:NAME",
+                  "; lamp:NAME adds R-precision and MM-Dist with the features of this LaMP model")
     parser.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
                         "bundled one with a bundled masked transformer, else none")
     parser.add_argument("--mm_texts", type=natural, default=100,

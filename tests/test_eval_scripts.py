@@ -19,7 +19,9 @@ import train_res_transformer
 import train_t2m_transformer
 import train_vq
 from data.specs import dataset_spec
+from data.text_motion import load_pairs
 from evaluation import metrics
+from evaluation.lamp_space import find_evaluators
 from storage.checkpoint import load_checkpoint
 from storage.load_evaluator import find_evaluator
 from storage.source import find_source, read_options
@@ -85,6 +87,36 @@ def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[...
     base = report("t2m", "base")
     assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]
     assert base["results"]["base layer"] == both["results"]["base layer"]  # the base is the same in both
+
+
+def test_lamp_is_an_evaluator_beside_the_usual_one(run: Callable[..., None]) -> None:
+    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge,lamp:lamp", "--ext", "both")
+    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--ext", "usual")
+    both, usual = report("t2m", "both"), report("t2m", "usual")
+    for row, numbers in both["results"].items():
+        assert 0 < numbers.pop("lamp_mm_dist")["mean"] <= 2  # between unit vectors
+        assert numbers == usual["results"][row]
+    assert both["settings"]["lamp_evaluator"].endswith("lamp/model/latest.tar")
+    assert any(note.startswith("lamp_R1") for note in both["notes"])
+
+
+def test_lamp_beside_the_default_evaluator(run: Callable[..., None]) -> None:
+    assert run
+    shutil.copytree("checkpoints/t2m/judge", "checkpoints/t2m/evaluator_demo")
+    judge, space = find_evaluators("lamp:lamp", dataset_spec("t2m"), "checkpoints")
+    assert judge.source.folder.name == "evaluator_demo" and space.lamp.source.folder.name == "lamp"
+    pairs = load_pairs(dataset_spec("t2m", "data"), "test", quiet=True)
+    clips, captions = [pair.features[:40] for pair in pairs], [pair.captions[0] for pair in pairs]
+    motions, texts = space.motions(clips), space.texts(captions)
+    assert motions.shape == texts.shape == (len(pairs), 4)
+    one = torch.from_numpy(space.lamp.normalisation.apply(clips[0]))[None]
+    expected = space.lamp.motion_features(one, torch.tensor([40]))
+    np.testing.assert_allclose(motions[0], expected[0], atol=1e-5)
+    np.testing.assert_allclose(texts[1], space.lamp.text_features([captions[1]])[0], atol=1e-5)
+    assert space.motions([]).shape == (0, 4)
+    for wrong in ("lamp:", "a,b", "lamp:a,lamp:b", "judge,"):
+        with pytest.raises(InputError, match="expected NAME, lamp:NAME"):
+            find_evaluators(wrong, dataset_spec("t2m"), "checkpoints")
 
 
 def test_what_motions_are_told_to_be_is_scored_beside_real_motion(run: Callable[..., None]) -> None:
