@@ -99,7 +99,7 @@ def test_what_a_prompt_says_stays_text() -> None:
 def test_what_cannot_be_shown_is_told(tmp_path: Path, joints: np.ndarray) -> None:
     with pytest.raises(ValueError, match="finite joints"):
         write_page(tmp_path / "index.html", [PageMotion("a", "", joints, joints)], T2M, 20.0)
-    with pytest.raises(ValueError, match="needs a motion"):
+    with pytest.raises(ValueError, match="needs at least one motion"):
         write_page(tmp_path / "index.html", [], T2M, 20.0)
     assert not list(tmp_path.iterdir())
 

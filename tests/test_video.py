@@ -87,7 +87,7 @@ def test_more_motions_than_a_row_holds_go_into_the_next_row(tmp_path):
 
 @pytest.mark.parametrize("rate", [50, 12.5, 30])
 def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_path, rate):
-    write_video(tmp_path / "a.mp4", [walker(40)], fps=20, size=64, film_fps=rate)
+    write_video(tmp_path / "a.mp4", [walker(40)], fps=20, size=64, video_fps=rate)
     meta, frames = decode(tmp_path / "a.mp4")
     assert meta["fps"] == rate
     assert len(frames) == 2 * rate
@@ -99,7 +99,7 @@ def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_pat
 @pytest.mark.parametrize("rate", [20, 30, 7])
 def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path, rate):
     """Though pictures of a GIF stay for whole hundredths of a second: they take turns where that is uneven."""
-    write_video(tmp_path / "a.gif", [walker(20)], ["a person glides"], fps=20, size=96, film_fps=rate)
+    write_video(tmp_path / "a.gif", [walker(20)], ["a person glides"], fps=20, size=96, video_fps=rate)
     with Image.open(tmp_path / "a.gif") as film:
         assert (film.n_frames, film.size) == (rate, (96, 96))
         stays = [film.info["duration"] for frame in range(rate) if film.seek(frame) is None]

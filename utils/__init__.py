@@ -1,4 +1,4 @@
-"""The few helpers that belong to nobody: errors, atomic files, device, seeding, where models lie.
+"""Shared helpers: errors, atomic files, devices, seeding, parallel maps, run locks.
 
 Importing it sets the thread policy (``utils.cpu``); packages that load torch import it first.
 """

@@ -1,4 +1,4 @@
-"""The rows of a training batch that one forward pass has, and what it needs from the whole batch.
+"""Rows of a training batch in one forward pass, with random numbers and reductions over the whole batch.
 
 A batch may be divided between processes and into micro-batches. Networks draw random numbers and reduce statistics
 through a ``BatchSlice``, so that the result does not depend on how it was divided and no network knows about processes;

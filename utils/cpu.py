@@ -1,4 +1,4 @@
-"""The CPU: usable cores, its name, and the thread policy of OpenMP.
+"""CPU facts (usable cores, name) and the thread policy of OpenMP.
 
 The thread policy: by default the threads of a parallel region spin while they wait for each other. If another program
 holds a core, a thread that is waited for does not run, and every small operation costs its neighbours a time slice.
@@ -70,7 +70,7 @@ def _limit(folder: Path) -> float | None:
         return None
 
 
-POLICY = "OMP_WAIT_POLICY"  # of all implementations; where the user sets it, it decides
+POLICY = "OMP_WAIT_POLICY"  # for all implementations; a value set by the user has precedence
 WAITING = {
     "GOMP_SPINCOUNT": "0",  # GNU OpenMP, of the wheels for Linux
     "KMP_BLOCKTIME": "0",   # Intel's and LLVM's OpenMP, milliseconds

@@ -1,4 +1,4 @@
-"""The device of a script, and the memory it used."""
+"""Device selection and peak memory."""
 import sys
 
 import torch

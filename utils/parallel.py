@@ -22,7 +22,7 @@ def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
 
 
 def in_own_process(function: Callable, item: object) -> object:
-    """``function(item)``, computed in a process that ends afterwards. ``BrokenProcessPool`` where it ends before."""
+    """``function(item)``, computed in a process that ends afterwards. Raises ``BrokenProcessPool`` if it crashes."""
     with ProcessPoolExecutor(1, initializer=_start_worker) as pool:
         return pool.submit(function, item).result()
 

@@ -1,4 +1,4 @@
-"""One run at a time in a folder of results."""
+"""Lock a result folder against concurrent runs."""
 import fcntl
 import os
 import time

@@ -18,7 +18,7 @@ def seed_everything(seed: int) -> None:
 
 def stream_seed(*keys: int) -> int:
     """A 63-bit seed from several integers; different keys give independent streams."""
-    # NumPy splits integers into 32-bit words without their number; the length and padding keep keys distinct.
+    # NumPy splits integers into 32-bit words without their count; the length and padding keep keys distinct.
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 32 | int(state[1])) & _MASK

@@ -1,23 +1,23 @@
-"""Where a picture is taken from: a camera that follows a body, and one that sees poses side by side."""
+"""Cameras: one that follows a body, and one that shows poses side by side."""
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-STEADY = 0.7    # seconds: width of the Gaussian through which the camera follows the root
-HEIGHT = 1.7    # metres: the camera looks at the middle of somebody this tall
-NEAREST = 4.8   # metres: the camera comes no closer
-MARGIN = 0.16   # metres around the joints that stay in view: flesh and head
+STEADY = 0.7    # seconds: sigma of the Gaussian that smooths the followed root position
+HEIGHT = 1.7    # metres: the camera aims at the middle of a person of this height
+NEAREST = 4.8   # metres: minimum distance of the camera
+MARGIN = 0.16   # metres around the joints kept in view, for the volume of body and head
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A perspective camera on a boom: it looks from one direction at a target that moves with the body.
+    """A perspective camera with a fixed direction whose target follows the body.
 
     ``target`` (T, 3) metres; ``size`` pixels (width, height); ``distance`` metres; ``azimuth`` from +z and
-    ``elevation`` in radians; ``focal`` in picture heights; ``centre`` where the target appears, as a share of the
-    height from the top.
+    ``elevation`` in radians; ``focal`` in picture heights; ``centre`` vertical position of the target as a fraction of
+    the height, from the top.
     """
 
     target: np.ndarray
@@ -35,7 +35,8 @@ class Camera:
         return np.array([[ca, 0, -sa], [-sa * se, ce, -ca * se], [sa * ce, se, ca * ce]])
 
     def project(self, points: np.ndarray, frame: int | None = None) -> np.ndarray:
-        """World points (T, N, 3) of all frames, or (N, 3) of one ``frame`` -> pixel x, pixel y, pixels per metre."""
+        """Project world points (T, N, 3) of all frames, or (N, 3) of one ``frame``, to pixel x, pixel y, pixels per
+        metre."""
         target = self.target[:, None] if frame is None else self.target[frame]
         local = (points - target) @ self.axes.T
         scale = self.focal * self.size[1] / np.maximum(self.distance - local[..., 2], 0.1)
@@ -44,21 +45,21 @@ class Camera:
         return np.stack([x, y, scale], axis=-1)
 
     def floor_points(self) -> np.ndarray:
-        """Where pixels see the floor, relative to the target: (H, W, 2) x and z, far away above the horizon."""
+        """Floor coordinates of all pixels relative to the target: (H, W, 2) x and z, far away above the horizon."""
         width, height = self.size
         x, y = np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height)[:, None] - 0.5
-        down = self.focal * height * self.axes[2, 1] - y * self.axes[1, 1]  # of a row's rays: the camera does not tilt
+        down = self.focal * height * self.axes[2, 1] - y * self.axes[1, 1]  # of a row, as the camera does not roll
         steps = (self.distance * self.axes[2, 1] + self.target[0, 1]) / np.maximum(down, 1e-6)
         return np.stack([self.distance * back + steps * (x * right + (y * up - self.focal * height * back))
                          for right, up, back in self.axes.T[[0, 2]]], -1)
 
 
 def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: float = 0.0) -> Camera:
-    """The camera that follows the root of a clip (T, J, 3), floor at y = 0, and keeps the whole body in view.
+    """Camera that follows the root of a clip (T, J, 3), floor at y = 0, and keeps the whole body in view.
 
-    ``headroom``: the share of the picture's height, from the top, that is kept clear.
+    ``headroom``: fraction of the picture height kept free at the top.
     """
-    # Going on straight beyond both ends, so that the camera does not lag there.
+    # Extrapolate linearly beyond both ends, so that the camera does not lag there.
     pad = round(4 * STEADY * fps)
     path = np.pad(joints[:, 0], ((pad, pad), (0, 0)), mode="reflect", reflect_type="odd")
     target = gaussian_filter1d(path, STEADY * fps, axis=0)[pad : pad + len(joints)]
@@ -73,9 +74,9 @@ def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: floa
 
 
 def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> Camera:
-    """The camera that sees ``poses`` (P, J, 3) side by side in one wide picture, wherever they really stand."""
+    """Camera that shows ``poses`` (P, J, 3) side by side in one wide picture, regardless of their positions."""
     share = (np.arange(len(poses)) + 0.5) / len(poses) - 0.5
-    focal, room = 12 * Camera.focal, 0.92 - headroom  # from far away, so that all are seen from the same side
+    focal, room = 12 * Camera.focal, 0.92 - headroom  # from far away, so that all are seen from the same angle
     height = max(HEIGHT, float(poses[..., 1].max())) + 2 * MARGIN
     target = poses[:, 0] * [1, 0, 1] + [0, height / 2, 0]
     camera = Camera(target, size, focal * height / room, focal=focal, centre=headroom + room / 2)

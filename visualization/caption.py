@@ -1,20 +1,20 @@
-"""A sentence at the top of a picture."""
+"""Draw a caption at the top of a picture."""
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 TEXT = (44, 50, 62)  # RGB
-# Fonts of the common systems, found by file name: the first one that has all letters of a text is used.
+# Fonts of common systems by file name: the first one with all letters of a text is used.
 FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc",
          "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc",
          "Hiragino Sans GB.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "arialuni.ttf", "unifont.ttf")
 
 
 class Caption:
-    """A sentence at the top of a picture, in at most four lines; letters are smaller the longer it is.
+    """A caption at the top of a picture, in at most four lines; longer texts get smaller letters.
 
-    Letters that no installed font has become "?".
+    Letters missing in all installed fonts become "?".
     """
 
     def __init__(self, text: str, size: tuple[int, int]) -> None:
@@ -36,7 +36,7 @@ class Caption:
             pen.text((width / 2, font.size * 0.7 + row * step), line, font=font, fill=255, anchor="ma")
 
     def draw(self, picture: np.ndarray) -> None:
-        """Write it onto ``picture`` (H, W, 3), blue first."""
+        """Draw the caption onto ``picture`` (H, W, 3) in BGR."""
         if self.share:
             cover = np.asarray(self.mask, float)[..., None] / 255
             top = picture[:self.mask.height]
@@ -45,7 +45,7 @@ class Caption:
 
 @lru_cache(maxsize=64)
 def drawable(text: str) -> tuple[str, str | None]:
-    """``text`` and the name of a font with all of its letters, None for Pillow's; missing letters become "?"."""
+    """``text`` and the name of a font with all of its letters (None: Pillow's font); missing letters become "?"."""
     letters = {letter for letter in text if not letter.isspace()}
     best, missing = None, {letter for letter in letters if not _has(None, letter)}
     for name in FONTS:
@@ -66,13 +66,13 @@ def _font(name: str | None, points: int) -> ImageFont.FreeTypeFont | None:
 
 
 def _has(name: str | None, letter: str) -> bool:
-    """Whether a font has a letter: it draws something else than for a code that no font has."""
+    """Whether a font has a letter: its glyph differs from that of an undefined code point."""
     font = _font(name, 16)
     return letter.isascii() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffd"))
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
-    """Break ``text`` between words into lines no wider than ``room`` pixels; a word wider than that is broken."""
+    """Break ``text`` between words into lines of at most ``room`` pixels; words that are too wide are split."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""The flesh of a figure: tapered capsules along the bones, for whatever shows bodies with volume."""
+"""Body mesh of a figure: tapered capsules along the bones."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,37 +14,36 @@ LEG, FOOT, TOES = ((0.082, 0.055), (0.055, 0.037)), (0.037, 0.036), (0.034, 0.02
 ARM, HAND = ((0.047, 0.037), (0.037, 0.027)), (0.031, 0.020)
 TORSO = (0.118, 0.112, 0.120, 0.124, 0.056)  # from the pelvis to the neck, at even steps of the joints between
 NECK, HEAD = (0.050, 0.046), (0.083, 0.088)
-# Metres past a bone's end, on its line, at which an extremity begins and ends.
+# Extension of the ends of an extremity beyond the bone, along its line, in metres.
 TOES_AT, HAND_AT, HEAD_AT = (0.0, 0.035), (0.025, 0.105), (0.040, 0.075)
-DEPTH = 0.7         # of the torso, for a width of 1
+DEPTH = 0.7         # depth of the torso relative to its width
 SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
 
 
 @dataclass(frozen=True)
 class Part:
-    """A capsule on the line from joint ``start`` to joint ``end``: between them, or where ``past`` says behind ``end``.
-    """
+    """A capsule on the line from joint ``start`` to joint ``end``, or beyond ``end`` as given by ``past``."""
 
     start: int
     end: int
     radii: tuple[float, float]
     side: int = TRUNK
-    depth: float = 1.0                        # how deep it is from front to back, for a width of 1
+    depth: float = 1.0                        # depth from front to back relative to width
     past: tuple[float, float] | None = None   # metres
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles of V corners that each follow one joint."""
+    """Triangle mesh of V vertices, each attached to one joint."""
 
     corners: np.ndarray    # (V, 3) metres
     normals: np.ndarray    # (V, 3)
-    joints: np.ndarray     # (V,) the joint that moves the corner
+    joints: np.ndarray     # (V,) joint that moves the vertex
     triangles: np.ndarray  # (F, 3) counter-clockwise seen from outside
 
 
 def parts_of(skeleton: Skeleton) -> list[Part]:
-    """The parts of a body, from the chains of its skeleton."""
+    """Parts of a body, from the chains of its skeleton."""
     parts = []
     for chain in skeleton.chains:
         bones = list(zip(chain, chain[1:], strict=False))
@@ -67,7 +66,7 @@ def parts_of(skeleton: Skeleton) -> list[Part]:
 
 
 def mesh_of(parts: list[Part], pose: np.ndarray) -> Mesh:
-    """The parts as triangles, for a body that stands in ``pose`` (J, 3) in metres with its left side at +x."""
+    """Mesh of the parts for a body in ``pose`` (J, 3), in metres with its left side at +x."""
     pieces = [_capsule(part, pose) for part in parts]
     starts = np.cumsum([0, *(len(corners) for corners, _, _ in pieces[:-1])])
     return Mesh(
@@ -77,7 +76,7 @@ def mesh_of(parts: list[Part], pose: np.ndarray) -> Mesh:
 
 
 def _capsule(part: Part, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Corners, normals and triangles of one part: rings from pole to pole."""
+    """Vertices, normals and triangles of one part: rings from pole to pole."""
     first, last = pose[part.start], pose[part.end]
     along = _unit(last - first)
     if part.past is not None:
@@ -85,7 +84,7 @@ def _capsule(part: Part, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     across = np.array([0.0, 0.0, 1.0]) if abs(along[0]) > 0.9 else np.array([1.0, 0.0, 0.0])
     across = _unit(across - along * (across @ along))
     depth = np.cross(across, along) * (part.depth if abs(along[0]) <= 0.9 else 1.0)
-    # Latitudes of both caps: the first pole to its equator, then the second equator to its pole.
+    # Latitudes of both caps: from the first pole to its equator, then from the second equator to its pole.
     south = np.linspace(-np.pi / 2, 0, RINGS_OF_A_CAP)
     latitude, end = np.concatenate([south, -south[::-1]]), np.repeat([0, 1], RINGS_OF_A_CAP)
     turn = np.linspace(0, 2 * np.pi, SIDES_OF_A_TUBE, endpoint=False)

@@ -1,4 +1,4 @@
-"""glTF 2.0 binaries (.glb): a figure that moves in whatever opens 3-D models, from Blender to a phone."""
+"""Write animated figures as glTF 2.0 binaries (.glb), for Blender and other 3-D software."""
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,17 @@ from visualization.scene import LEFT as LEFT_COLOUR
 from visualization.scene import RIGHT as RIGHT_COLOUR
 from visualization.scene import TRUNK as TRUNK_COLOUR
 
-GAMMA = 2.2  # pictures' colours to the linear ones of glTF
+GAMMA = 2.2  # converts picture colours to the linear colours of glTF
 COLOURS = {"trunk": TRUNK_COLOUR, "left": LEFT_COLOUR, "right": RIGHT_COLOUR}  # in the order of the figure's sides
-SIZES = {("f", 4): FLOAT, ("u", 1): UNSIGNED_BYTE, ("u", 2): UNSIGNED_SHORT}  # of a number
+SIZES = {("f", 4): FLOAT, ("u", 1): UNSIGNED_BYTE, ("u", 2): UNSIGNED_SHORT}  # component type of each dtype
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 
 
 def write_glb(path: str | Path, bvh: Bvh, skeleton: Skeleton, name: str = "motion") -> None:
-    """Write what ``joints_to_bvh`` made of a motion in metres: the same bones and turns, with flesh, one key a frame.
+    """Write the result of ``joints_to_bvh`` for a motion in metres: same bones and rotations, a skin, one key per
+    frame.
 
-    ``name`` is what programs call the animation.
+    ``name`` is the name of the animation.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(_glb(bvh, skeleton, name))
@@ -65,7 +66,7 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
     for joint, parent in enumerate(bvh.parents):
         rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
     bind = np.tile(np.eye(4, dtype=np.float32), (joints, 1, 1))
-    bind[:, 3, :3] = -rest  # glTF matrices lie column by column
+    bind[:, 3, :3] = -rest  # glTF matrices are column-major
     skin = Skin(inverseBindMatrices=pack.add(bind.reshape(joints, 16)), skeleton=0, joints=list(range(joints)))
 
     animation = Animation(name=name, samplers=[], channels=[])
@@ -91,9 +92,9 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
 
 
 def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:
-    """The skinned flesh of a body at ``rest`` (J, 3), in file order: a primitive a side."""
+    """Skinned mesh of a body in ``rest`` (J, 3), in file order: one primitive per side."""
     order = np.array(rig_of(skeleton).order)
-    places = np.argsort(order) + len(rest) - len(order)  # of each joint in the file, behind a root bone if there is one
+    places = np.argsort(order) + len(rest) - len(order)  # index of each joint in the file, after any root bone
     primitives = []
     for side in range(len(COLOURS)):
         mesh = mesh_of([part for part in parts_of(skeleton) if part.side == side], rest[places])
@@ -111,15 +112,15 @@ def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive
 
 
 class _Pack:
-    """Collects arrays into one binary buffer."""
+    """Collects arrays in one binary buffer."""
 
     def __init__(self) -> None:
         self.data, self.views, self.accessors = bytearray(), [], []
 
     def add(self, rows: np.ndarray, target: int | None = None, bounds: bool = False, normalized: bool = False) -> int:
-        """Number of a new accessor to ``rows`` (N, 1, 3, 4 or 16).
+        """Add ``rows`` (N, 1, 3, 4 or 16) and return the index of its accessor.
 
-        ``bounds`` tells their least and greatest values too; ``normalized`` integers stand for 0 to 1.
+        ``bounds`` adds minimum and maximum; ``normalized`` integers represent 0 to 1.
         """
         self.data += bytes(-len(self.data) % 4)
         self.views.append(BufferView(buffer=0, byteOffset=len(self.data), byteLength=rows.nbytes, target=target))

@@ -1,4 +1,4 @@
-"""One self-contained page that plays motions in any browser, without a network: data, styles, code, all inside."""
+"""Write a self-contained HTML page that plays motions offline in any browser."""
 import base64
 import json
 import zlib
@@ -16,38 +16,38 @@ from visualization.figure import parts_of
 from visualization.marks import Mark
 
 PAGE = Path(__file__).resolve().parent / "page"
-# Each needs those before.
+# In order of dependency.
 SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "marks.js", "stage.js", "viewer.js")
-FINEST = 2.5e-4  # metres: coordinates are kept as whole multiples of this, or of more where a motion leaps
-ANGLE = 0.02     # degrees: the same for the angles of a BVH
+FINEST = 2.5e-4  # metres: resolution of coordinates, coarser for motions with large jumps
+ANGLE = 0.02     # degrees: the same for BVH angles
 
 
 @dataclass(frozen=True)
 class PageMotion:
-    """A motion for the page, as made and with locked feet: joints (T, J, 3) in metres, floor at y = 0."""
+    """A motion for the page, as generated and with locked feet: joints (T, J, 3) in metres, floor at y = 0."""
 
     name: str
     caption: str
     plain: np.ndarray
     locked: np.ndarray
-    plain_files: tuple[str, ...] = ()   # to download, as seen from the page's folder
+    plain_files: tuple[str, ...] = ()   # downloads, relative to the folder of the page
     locked_files: tuple[str, ...] = ()
-    plain_bvh: Bvh | None = None        # ``motion.bvh_fit.joints_to_bvh`` of the joints, where the page shall offer it
+    plain_bvh: Bvh | None = None        # ``motion.bvh_fit.joints_to_bvh`` of the joints, to offer it as a download
     locked_bvh: Bvh | None = None
-    parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each, where several follow one another
-    marks: tuple[Mark, ...] = ()             # constraints that it follows
+    parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each part of a sequence
+    marks: tuple[Mark, ...] = ()             # constraints of the motion
 
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
                title: str = "Motions") -> None:
-    """Write the page. Raises ``ValueError`` where there is no motion, or one that is not finite or of another shape."""
+    """Write the page. Raises ``ValueError`` without motions, or for joints of another shape or that are not finite."""
     write_text(path, make_page(motions, skeleton, fps, title))
 
 
 def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, title: str = "Motions") -> str:
-    """The page as text; what is wrong with the motions is raised as by ``write_page``."""
+    """HTML of the page; raises the same errors as ``write_page``."""
     if not motions:
-        raise ValueError("a page needs a motion")
+        raise ValueError("a page needs at least one motion")
     data = {
         "title": title, "fps": fps,
         "skeleton": {"joints": len(skeleton), "parts": [asdict(part) for part in parts_of(skeleton)],
@@ -63,25 +63,25 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
             "parts": motion.parts, "marks": motion.marks} for motion in motions],
     }
     page = _read("page.html")
-    # "<" would let a caption end the script element that holds the data.
+    # A "<" in a caption could close the script element of the data.
     for name, text in (("STYLE", _read("style.css")), ("LICENCE", _read("three.LICENSE.txt")),
                        ("SCRIPTS", "\n".join(f"<script>\n{_read(name)}</script>" for name in SCRIPTS)),
                        ("DATA", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))):
         head, slot, tail = page.partition(f"{{{{{name}}}}}")
-        assert slot, f"page.html has no place for {name}"
+        assert slot, f"page.html has no slot for {name}"
         page = head + text + tail
     return page
 
 
 def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
-    """Joints (T, J, 3), and which feet stand, for the page's script.
+    """Encode joints (T, J, 3), and which feet stand, for the page script.
 
-    The root, and the other joints as seen from it, are whole multiples of ``unit`` metres; kept are their differences
-    from frame to frame, low bytes first, then high bytes, compressed by zlib.
+    The root and the other joints relative to it are integer multiples of ``unit`` metres. Their differences between
+    frames are stored, low bytes first, then high bytes, and compressed with zlib.
     """
     joints = np.asarray(joints, np.float64)
     if joints.shape[1:] != (len(skeleton), 3) or not len(joints) or not np.isfinite(joints).all():
-        raise ValueError(f"a page shows finite joints of shape (frames, {len(skeleton)}, 3)")
+        raise ValueError(f"a page needs finite joints of shape (frames, {len(skeleton)}, 3)")
     places = joints - joints[:, :1]
     places[:, 0] = joints[:, 0]
     steps = np.diff(places, axis=0, prepend=0)
@@ -92,9 +92,9 @@ def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, obje
 
 
 def _bvh(bvh: Bvh | None) -> dict[str, object] | None:
-    """What the page's script makes a BVH file of: all that stands before the rows, and their angles.
+    """Encode a BVH for the page script: the text before the frames, and the angles.
 
-    The root's places, the first three numbers of a row, lie in the track already.
+    Root positions, the first three numbers of each frame, are already in the track.
     """
     if bvh is None:
         return None
@@ -104,7 +104,7 @@ def _bvh(bvh: Bvh | None) -> dict[str, object] | None:
 
 
 def _steps(whole: np.ndarray) -> str:
-    """Whole numbers (T, ...) as their differences from frame to frame, those of one channel side by side."""
+    """Differences between frames of integers (T, ...), channel by channel."""
     steps = np.moveaxis(np.diff(whole, axis=0, prepend=0), 0, -1).astype("<i2")
     planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, 2).T
     return _packed(planes.tobytes())

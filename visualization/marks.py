@@ -1,4 +1,4 @@
-"""Constraints as the page draws them: paths and arrows on the floor, points in space."""
+"""Convert constraints to marks for the page: paths and arrows on the floor, points in space."""
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from models.control.constraints import Constraint, Heading, JointTarget, Pose, RootPath
 
-FLOOR = 0.012     # m over the floor at which flat marks are drawn
+FLOOR = 0.012     # m; height of flat marks above the floor
 ARROW = 0.45      # m
-APART = 0.02      # m: places of one joint that are nearer to one another are one mark
+APART = 0.02      # m: closer positions of one joint share a mark
 
 
 class Mark(TypedDict):
@@ -16,12 +16,12 @@ class Mark(TypedDict):
 
     kind: str
     points: list[list[float]]  # (k, 3) metres, y up
-    first: int                 # frames that it concerns
+    first: int                 # frames that the mark applies to
     last: int
 
 
 def marks_of(constraints: Sequence[Constraint], joints: np.ndarray) -> tuple[Mark, ...]:
-    """Marks for the constraints that joints (T, J, 3) in metres follow; directions are shown where the body is."""
+    """Marks for the constraints of joints (T, J, 3) in metres; headings are drawn at the position of the body."""
     marks: list[Mark] = []
     for constraint in constraints:
         frames = constraint.frames.tolist()

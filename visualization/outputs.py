@@ -1,4 +1,4 @@
-"""Files of a generated motion: joints, BVH, GLB and video, plain and with locked feet."""
+"""Write the files of a generated motion: joints, BVH, GLB and video, without and with foot locking."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,21 +28,21 @@ from visualization.video import write_video
 
 @dataclass(frozen=True)
 class Formats:
-    """Which files are wanted beside the joints."""
+    """Output formats in addition to the joints."""
 
     video: bool = True
     gif: bool = False
     bvh: bool = True
     glb: bool = False
-    fps: float | None = None      # pictures a second of videos, None: those of the motion
-    published_feet: bool = False  # feet locked as published, not as we do
-    in_place: bool = False        # without travel, which a root bone keeps
-    root_bone: bool = False       # of BVH and GLB, on the ground
-    npz: bool = False             # rotations as AMASS has them
+    fps: float | None = None      # frame rate of videos; None: that of the motion
+    published_feet: bool = False  # published foot locking instead of ours
+    in_place: bool = False        # remove travel; a root bone keeps it
+    root_bone: bool = False       # add a root bone on the ground to BVH and GLB
+    npz: bool = False             # rotations in AMASS format
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
-        """Formats as the flags of ``options.generate.add_output`` say."""
+        """Formats from the flags of ``options.generate.add_output``."""
         return cls(video=not options["no_video"], gif=options["gif"], bvh=not options["no_bvh"],
                    glb=options["glb"], fps=options["fps"],
                    published_feet=options["foot_locking"] == "published", in_place=options["in_place"],
@@ -50,32 +50,32 @@ class Formats:
 
 
 class Made(NamedTuple):
-    """A motion that is to be written."""
+    """A motion to write."""
 
-    number: int         # of the prompt
+    number: int         # index of the prompt
     repeat: int
     caption: str
     joints: np.ndarray  # (T, J, 3) in metres
-    parts: tuple[tuple[int, str], ...] = ()  # as of ``PageMotion``
-    marks: tuple[Mark, ...] = ()             # the same
+    parts: tuple[tuple[int, str], ...] = ()  # as in ``PageMotion``
+    marks: tuple[Mark, ...] = ()             # as in ``PageMotion``
     loop: bool = False                       # the first frame follows the last
 
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
-    """``write_motion`` for each, in order, as many at a time as there are cores."""
+    """Apply ``write_motion`` to each motion in order, in parallel on all cores."""
     with mapping(min(len(motions), usable_cores()), chunksize=1) as each:
         yield from each(partial(_write_made, folder, spec, formats), motions)
 
 
 def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[PageMotion], spec: DatasetSpec,
                        formats: Formats) -> list[Path]:
-    """A film for each prompt: the motions of it that were ``written``, with locked feet, next to one another."""
+    """Write one video per prompt with its ``written`` motions, feet locked, side by side."""
     paths = []
     for number, pairs in groupby(zip(made, written, strict=True), key=lambda pair: pair[0].number):
         takes = [motion for _, motion in pairs]
         paths.append(folder / "animation" / str(number) / f"sample{number}_side_by_side.mp4")
         write_video(paths[-1], [take.locked for take in takes], [take.caption for take in takes], spec.fps,
-                    film_fps=formats.fps)
+                    video_fps=formats.fps)
     return paths
 
 
@@ -87,11 +87,13 @@ def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
                  formats: Formats, parts: tuple[tuple[int, str], ...] = (), marks: tuple[Mark, ...] = (),
                  loop: bool = False) -> PageMotion:
-    """Write one motion, joints (T, J, 3) in metres, under ``folder``; gives it with the paths of its files from there.
+    """Write one motion, joints (T, J, 3) in metres, under ``folder``. Returns it with its file paths relative to
+    ``folder``.
 
-    ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and ``animation/<number>/`` the same with ``.bvh``,
-    ``.glb``, ``.mp4`` and ``.gif``, each also with ``_ik``: feet that touch the floor held still, the legs re-solved.
-    The caption lies beside the joints, as ``.txt``. Feet of a ``loop`` are locked over its seam too.
+    Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
+    name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Names with ``_ik`` have locked feet: feet in contact are held
+    still and the legs are solved again. The caption is next to the joints, as ``.txt``. Feet of a ``loop`` are locked
+    across its seam too.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     def lock(motion: np.ndarray) -> np.ndarray:
@@ -111,7 +113,7 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
 
 def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
-    """Write joints in all formats; the files' paths as seen from ``folder``, and the BVH where it is wanted."""
+    """Write joints in all formats. Returns the paths relative to ``folder``, and the BVH if requested."""
     written = [folder / "joints" / str(number) / f"{stem}.npy"]
     shown = in_place(joints) if formats.in_place else joints
     save_npy(written[0], shown)
@@ -133,6 +135,6 @@ def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: st
     for suffix, wanted in ((".mp4", formats.video), (".gif", formats.gif)):
         if wanted:
             written.append(animation.with_suffix(suffix))
-            write_video(written[-1], [shown], [caption], spec.fps, film_fps=formats.fps)
-    offered = bvh if formats.bvh and not formats.root_bone else None  # the page knows no root bone
+            write_video(written[-1], [shown], [caption], spec.fps, video_fps=formats.fps)
+    offered = bvh if formats.bvh and not formats.root_bone else None  # the page does not support root bones
     return tuple(path.relative_to(folder).as_posix() for path in written), offered

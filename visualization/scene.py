@@ -1,7 +1,7 @@
-"""Draws moving bodies: a camera that follows, a floor that fades out, shaded limbs, a caption.
+"""Draw moving bodies: following camera, floor that fades out, shaded limbs, caption.
 
-Pictures are (H, W, 3) uint8 in OpenCV's order, blue first. Whatever can be computed for all frames together
-(projection, limb outlines) is computed once; a frame then takes a few milliseconds.
+Pictures are (H, W, 3) uint8 in BGR, as in OpenCV. Projections and limb outlines are computed once for all frames, so
+that drawing a frame takes a few milliseconds.
 """
 import cv2
 import numpy as np
@@ -17,8 +17,8 @@ LEFT, RIGHT, TRUNK = (46, 116, 214), (232, 98, 56), (62, 72, 90)
 SIDES = {"left": LEFT, "right": RIGHT}
 
 LEG, SPINE, ARM, HEAD = (0.064, 0.040), (0.070, 0.046), (0.052, 0.034), 0.105  # radii in metres, from root to tip
-LIGHT = np.array([-0.6, -0.8])  # direction of the light in the picture
-CAP = np.linspace(-np.pi / 2, np.pi / 2, 12)  # corners of a limb's round end
+LIGHT = np.array([-0.6, -0.8])  # light direction in the picture
+CAP = np.linspace(-np.pi / 2, np.pi / 2, 12)  # vertices of a limb's round end
 
 CELL = 0.5           # metres between floor lines
 FLOOR_RADIUS = 3.4   # metres from the camera's target at which the floor has faded out
@@ -27,7 +27,7 @@ SHADOW_WIDTH, SHADOW_DEPTH = 0.11, 0.35   # metres, and opacity
 TRACE_WIDTH, TRACE_STEP, TRACE_PIECES = 0.035, 2, 8  # metres, frames between points, shades along the path
 
 SHIFT = 4            # fractional bits of coordinates, for smooth movement
-cv2.setNumThreads(1)  # videos are written by several processes
+cv2.setNumThreads(1)  # videos are written in parallel by several processes
 
 
 class Scene:
@@ -41,7 +41,7 @@ class Scene:
         self.chains = [list(chain) for chain in skeleton.chains]
         shadow = joints + joints[..., 1:2] * LEAN
         shadow[..., 1] = 0
-        self.shadow = camera.project(shadow) / 2  # (T, J, 3) drawn at half the size: it is blurred
+        self.shadow = camera.project(shadow) / 2  # (T, J, 3) drawn at half resolution, as it is blurred
         self.path = joints[:, 0] * [1, 0, 1]
         self._limbs(joints, skeleton)
 
@@ -71,7 +71,7 @@ class Scene:
         return _darkened(self.background, cv2.multiply(mask, self.fade, scale=1 / 255), GRID, 1.0)
 
     def trace(self, frame: int, picture: np.ndarray) -> None:
-        """Draw the path of the root so far."""
+        """Draw the path of the root up to this frame."""
         points = self.path[:frame + 1:TRACE_STEP]
         away = np.linalg.norm(points - self.camera.target[frame] * [1, 0, 1], axis=-1)
         seen = np.flatnonzero(away < 0.92 * FLOOR_RADIUS)
@@ -107,7 +107,7 @@ class Scene:
                 cv2.fillConvexPoly(picture, outlines[frame, bone], shades[frame][bone], cv2.LINE_AA, SHIFT)
 
     def _limbs(self, joints: np.ndarray, skeleton: Skeleton) -> None:
-        """Outlines of all limbs in all frames, the head as the last one."""
+        """Outlines of all limbs in all frames, with the head last."""
         bones, radii, colours = _tubes(skeleton)
         ends = np.concatenate([joints[:, bones], np.repeat(_crown(joints, skeleton)[:, None, None], 2, 2)], 1)
         radii, colours = np.concatenate([radii, [[HEAD, HEAD]]]), np.concatenate([colours, [TRUNK]])
@@ -116,25 +116,25 @@ class Scene:
         self.order = np.argsort(nearness, axis=1).tolist()
         lit = place + 0.35 * radius[..., None] * LIGHT
         middle, length = lit.mean(2, keepdims=True), np.linalg.norm(place[:, :, 1] - place[:, :, 0], axis=-1)
-        relief = (length / (2 * radius.mean(-1)) - 0.7).clip(0, 1)[..., None]  # 0 on short bones: a smooth trunk
+        relief = (length / (2 * radius.mean(-1)) - 0.7).clip(0, 1)[..., None]  # 0 on short bones, for a smooth trunk
         relief[:, -1] = 1
         self.outlines = [_fixed(_capsules(where, wide)) for where, wide in (
             (place, (1 + 0.1 * relief) * radius), (place, radius),
             (middle + 0.6 * (lit - middle), 0.35 * relief * radius))]
         depth = nearness / self.camera.project(joints[:, :1])[..., 2] - 1
-        pale = 0.34 * np.clip(0.45 - 4 * depth, 0, 1)[..., None]  # of limbs behind the pelvis
+        pale = 0.34 * np.clip(0.45 - 4 * depth, 0, 1)[..., None]  # for limbs behind the pelvis
         base = colours * (1 - pale) + np.array(GROUND) * pale     # (T, B, 3)
         self.shades = [shade.clip(0, 255)[..., ::-1].tolist() for shade in (base * 0.62, base, base * 0.74 + 66)]
 
 
 def follow_scene(joints: np.ndarray, skeleton: Skeleton, fps: float, size: tuple[int, int], caption: str = "") -> Scene:
-    """The scene of one motion (T, J, 3), seen by a camera that follows it."""
+    """Scene of one motion (T, J, 3) with a camera that follows it."""
     text = Caption(caption, size)
     return Scene(joints, skeleton, follow(joints, fps, size, text.share), text)
 
 
 def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], caption: str = "") -> Image.Image:
-    """Poses (P, J, 3) in metres side by side in one RGB picture of ``size`` (width, height)."""
+    """Draw poses (P, J, 3) in metres side by side in one RGB picture of ``size`` (width, height)."""
     text = Caption(caption, size)
     scene = Scene(poses, skeleton, line_up(poses, size, text.share), text)
     picture = scene.floor(len(poses) // 2)
@@ -145,17 +145,17 @@ def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], cap
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels (..., 2) as the integers with ``SHIFT`` fractional bits that OpenCV draws with."""
+    """Pixels (..., 2) as integers with ``SHIFT`` fractional bits, as OpenCV draws them."""
     return np.rint(points.clip(-4096, 8192) * 2**SHIFT).astype(np.int32)
 
 
 def _mixed(colour: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[float, ...]:
-    """A BGR colour with ``share`` of the RGB ``colour``."""
+    """BGR mixture with the fraction ``share`` of the RGB ``colour``."""
     return tuple((np.array(colour) * share + np.array(other) * (1 - share))[::-1].tolist())
 
 
 def _darkened(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], opacity: float) -> np.ndarray:
-    """A picture of the ground with ``colour`` where ``mask`` (H, W) is set."""
+    """A ground picture blended with ``colour`` where ``mask`` (H, W) is set."""
     depths = opacity * (np.array(GROUND) - colour)[::-1] / 255
     return cv2.subtract(picture, cv2.merge([cv2.convertScaleAbs(mask, alpha=depth) for depth in depths]))
 
@@ -167,20 +167,20 @@ def _background(size: tuple[int, int]) -> np.ndarray:
 
 
 def _distance(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Distances (...) of floor points (..., 2) from the camera's target; wide pictures have a wide floor."""
+    """Distances (...) of floor points (..., 2) from the camera target, scaled for wide pictures."""
     width, height = camera.size
     across, ahead = (points @ axis[[0, 2]] for axis in (camera.axes[0], camera.axes[2]))
     return np.hypot(across * min(1, height / width), ahead / np.cos(camera.elevation))
 
 
 def _fade(distance: np.ndarray) -> np.ndarray:
-    """1 at the camera's target, 0 from ``FLOOR_RADIUS`` on."""
+    """Floor opacity: 1 at the camera target, 0 from ``FLOOR_RADIUS``."""
     fade = np.maximum(1 - distance / FLOOR_RADIUS, 0)
     return fade * fade * (3 - 2 * fade)
 
 
 def _tubes(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two joints of every bone (B, 2), radii there (B, 2), and colour (B, 3)."""
+    """End joints of every bone (B, 2), their radii (B, 2), and colours (B, 3)."""
     bones, radii, colours = [], [], []
     for chain in skeleton.chains:
         sides = [skeleton.joint_names[joint].split("_")[0] for joint in chain]
@@ -193,14 +193,14 @@ def _tubes(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _crown(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Centre of the head (T, 3), a little beyond the last joint of the trunk."""
+    """Centre of the head (T, 3), slightly beyond the last joint of the trunk."""
     trunk = next(chain for chain in skeleton.chains if "_" not in skeleton.joint_names[chain[-1]])
     neck = joints[:, trunk[-1]] - joints[:, trunk[-3]]
     return joints[:, trunk[-1]] + 0.08 * neck / np.maximum(np.linalg.norm(neck, axis=-1, keepdims=True), 1e-6)
 
 
 def _capsules(place: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Outlines (T, B, 2 N, 2) of bones with round ends, from their two ends (T, B, 2, 2) and radii (T, B, 2)."""
+    """Outlines (T, B, 2 N, 2) of bones with round ends, from their end points (T, B, 2, 2) and radii (T, B, 2)."""
     along = place[:, :, 1:] - place[:, :, :1]
     length = np.linalg.norm(along, axis=-1, keepdims=True)
     ahead = np.where(length > 1e-6, along / np.maximum(length, 1e-6), [0.0, 1.0])  # (T, B, 1, 2)

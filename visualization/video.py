@@ -1,4 +1,4 @@
-"""Motions as films and contact sheets of stick figures."""
+"""Write motions as videos and contact sheets of stick figures."""
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,40 +19,39 @@ from visualization.scene import SKY, Scene, draw_poses, follow_scene
 
 try:
     from fcntl import F_SETPIPE_SZ, fcntl
-except ImportError:  # not Linux
+except ImportError:  # not on Linux
     fcntl = None
 
 MAX_COLUMNS = 4
-MAX_GIF_FPS = 50  # whole hundredths of a second a picture, two at least
+MAX_GIF_FPS = 50  # frame delays are whole hundredths of a second, at least two
 
 FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m", "-color_range", "tv"]
 
-# mp4: plays everywhere and starts before it is loaded whole. gif: its 256 colours are chosen from the film itself.
+# mp4: widely supported and streamable. gif: the palette of 256 colours is computed from the video.
 ENCODERS = {
     ".mp4": ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "25", "-preset", "superfast", "-tune", "zerolatency",
              "-threads", "1", "-x264-params", "cabac=0:8x8dct=0", "-movflags", "+faststart", *FLAGS],
     ".gif": ["-vcodec", "gif", "-pix_fmt", "pal8", "-filter_complex",
              "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"],
 }
-PIPE_BYTES = 2**20  # of one pipe: fewer turns between who draws and who encodes
+PIPE_BYTES = 2**20  # pipe capacity; larger pipes need fewer switches between drawing and encoding
 
 
 def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
-                size: int = 720, film_fps: float | None = None) -> None:
-    """Write ``motions``, each (T, 22, 3) or (T, 21, 3) in metres with the floor at y = 0, side by side as one film.
+                size: int = 720, video_fps: float | None = None) -> None:
+    """Write ``motions``, each (T, 22, 3) or (T, 21, 3) in metres with the floor at y = 0, side by side as one video.
 
-    The suffix of ``path`` says which kind, ``.mp4`` or ``.gif``. Every motion has a square of ``size`` pixels, at
-    most four in a row, with its caption; a motion that is over before the longest one stays in its last pose.
-    ``fps`` is the rate of the motions, ``film_fps`` that of the film where it is another one: the film takes as long
-    as the motion, with poses in between. Of a GIF it is at most 50, since players slow faster ones down.
-    Raises ``ValueError`` for another suffix, no motion, other shapes, coordinates that are not finite, or a number
-    of captions that is neither 0 nor the number of motions.
+    The suffix of ``path`` selects ``.mp4`` or ``.gif``. Every motion has a square of ``size`` pixels with its caption,
+    at most four per row. Shorter motions hold their last pose. ``fps`` is the frame rate of the motions, ``video_fps``
+    that of the video (default: the same); the duration stays the same, and poses are interpolated. GIFs have at most 50
+    fps, since players slow faster ones down. Raises ``ValueError`` for another suffix, no motions, other shapes,
+    coordinates that are not finite, or a number of captions that is neither 0 nor the number of motions.
     """
     path = Path(path)
     if path.suffix.lower() not in ENCODERS:
-        raise ValueError(f"{path}: films are written as {' or '.join(ENCODERS)}")
-    size += size % 2  # yuv420p has even sides only
-    rate = film_fps or fps
+        raise ValueError(f"{path}: videos must be {' or '.join(ENCODERS)}")
+    size += size % 2  # yuv420p needs even sizes
+    rate = video_fps or fps
     if path.suffix.lower() == ".gif":
         rate = min(rate, MAX_GIF_FPS)
     scenes = [follow_scene(_at_rate(joints, fps, rate), skeleton, rate, (size, size), caption)
@@ -66,13 +65,13 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
 
 @contextmanager
 def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iterator[BinaryIO]:
-    """ffmpeg that makes a film of the pictures, ``yuv420p``, that are written to it.
+    """Pipe to ffmpeg, which encodes ``yuv420p`` pictures written to it as a video.
 
-    Raises ``OSError`` with what ffmpeg says where it fails.
+    Raises ``OSError`` with ffmpeg's message if it fails.
     """
     taken = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{sides[0]}x{sides[1]}",
              "-r", str(Fraction(rate).limit_denominator()), "-i", "-"]
-    # A group of its own: an interruption is for who draws, and that one ends it.
+    # In a separate process group: the parent handles an interruption and ends ffmpeg.
     process = subprocess.Popen([get_ffmpeg_exe(), "-y", "-v", "error", *taken, *ENCODERS[kind], str(path)],
                                stdin=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
     _widen(process.stdin)
@@ -91,7 +90,7 @@ def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iter
 
 
 def _widen(pipe: BinaryIO) -> None:
-    """Let a pipe hold ``PIPE_BYTES``, where it may: the system bounds what all pipes of a user hold together."""
+    """Increase the capacity of a pipe to ``PIPE_BYTES`` if allowed; the system limits the total per user."""
     if fcntl:
         with suppress(OSError):
             fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
@@ -99,7 +98,7 @@ def _widen(pipe: BinaryIO) -> None:
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
           height: int = 300) -> None:
-    """Write a contact sheet (PNG): a row a motion, ``poses`` of its frames side by side from first to last.
+    """Write a contact sheet (PNG) with one row per motion and ``poses`` of its frames from first to last.
 
     ``motions``, ``captions`` and errors as in ``write_video``.
     """
@@ -115,7 +114,7 @@ def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str
 
 
 def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
-    """Joints (T, J, 3) of ``fps`` frames a second at ``rate`` frames a second, for as long: smooth curves between."""
+    """Resample joints (T, J, 3) from ``fps`` to ``rate`` with the same duration, by smooth interpolation."""
     if rate == fps or len(joints) == 1:
         return joints
     frames = np.arange(max(round(len(joints) / fps * rate), 1)) * fps / rate

@@ -1,7 +1,7 @@
-// Makes three.min.js from the pinned packages: npm ci && npm run build, in this folder.
+// Build three.min.js from the pinned packages: run npm ci && npm run build in this folder.
 //
-// Beside tree shaking, what the page never draws with is left out by hand, for three.js keeps it in reach: shader
-// programs of other materials, environment maps, virtual reality.
+// Tree shaking keeps parts of three.js that the page never uses: shader programs of other materials, environment maps,
+// virtual reality. They are removed explicitly.
 import { copyFile, readFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";

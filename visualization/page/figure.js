@@ -1,4 +1,4 @@
-// A body with volume: a tapered capsule for each part that visualization/figure.py names.
+// Body figure: a tapered capsule for each part from visualization/figure.py.
 "use strict";
 
 const RIM = `
@@ -6,7 +6,7 @@ const RIM = `
   outgoingLight += rim * rimColour * (0.3 + diffuse);
   #include <opaque_fragment>`;
 
-/** A matt skin with a faint light along its outline. */
+/** Matt material with a faint rim light. */
 function skin() {
   const material = new THREE.MeshLambertMaterial();
   material.userData.rim = { value: new THREE.Color() };
@@ -17,7 +17,7 @@ function skin() {
   return material;
 }
 
-/** A capsule that stands on the origin along y. */
+/** Capsule from the origin along y. */
 function capsule([low, high], length) {
   const outline = [], steps = 8;
   for (let i = 0; i <= steps; i++) {
@@ -31,10 +31,10 @@ function capsule([low, high], length) {
   return new THREE.LatheGeometry(outline, 28);
 }
 
-/** One smooth tube around the spine, flatter from front to back, that turns with the hips below and the shoulders above. */
+/** Smooth, flattened tube around the spine that turns with the hips at the bottom and the shoulders at the top. */
 class Torso {
-  static PIECES = 7;   // a bone
-  static CAP = 6;      // rings of the round end below
+  static PIECES = 7;   // per bone
+  static CAP = 6;      // rings of the round lower end
   static AROUND = 32;
 
   constructor(parts, material) {
@@ -58,7 +58,7 @@ class Torso {
     [this.at, this.along, this.across, this.front] = Array.from({ length: 4 }, () => new THREE.Vector3());
   }
 
-  /** A smooth curve (Catmull and Rom) through values, at one of them plus a share of the way to the next. */
+  /** Catmull-Rom spline through values, at an index plus a fraction of the way to the next. */
   static curve(values, i, t) {
     const [p, a, b, n] = [values[Math.max(i - 1, 0)], values[i], values[i + 1], values[Math.min(i + 2, values.length - 1)]];
     return a + t * ((b - p) / 2 + t * (p - 2.5 * a + 2 * b - n / 2 + t * (1.5 * (a - b) + (n - p) / 2)));
@@ -79,7 +79,7 @@ class Torso {
       across.copy(hip).lerp(shoulder, way / bones).addScaledVector(along, -across.dot(along)).normalize();
       front.crossVectors(across, along);
       const angle = Math.min(ring / Torso.CAP - 1, 0) * Math.PI / 2 * 0.999;
-      // The chest stays broad up to the shoulders.
+      // The chest keeps its width up to the shoulders.
       const radius = Torso.curve(this.radii, bone, bone + 1 < bones ? t : t ** 3);
       at.addScaledVector(along, radius * Math.sin(angle));
       for (let i = 0; i < Torso.AROUND; i++, corner++) {
@@ -122,7 +122,7 @@ class Figure {
     });
   }
 
-  /** Grow the flesh of the body that a track shows. */
+  /** Build the meshes for the body of a track. */
   fit(track) {
     this.parts.forEach((part, i) => {
       const bone = track.place(part.start, 0, this.a).distanceTo(track.place(part.end, 0, this.b));

@@ -1,15 +1,15 @@
-// Files made of what lies in the page, for where nothing lies beside it, or the browser would open instead of save it.
+// Create downloads from the data in the page, if there are no files next to it or the browser would open them.
 "use strict";
 
 /** The joints of a track as NumPy's .npy: float32, (frames, joints, 3), metres. */
 function npyFile({ places, frames, joints }) {
   const shape = `{'descr': '<f4', 'fortran_order': False, 'shape': (${frames}, ${joints}, 3), }`;
-  const header = `${shape.padEnd(64 * Math.ceil((shape.length + 11) / 64) - 11)}\n`;  // 10 bytes stand before it
+  const header = `${shape.padEnd(64 * Math.ceil((shape.length + 11) / 64) - 11)}\n`;  // follows 10 bytes
   const start = Uint8Array.of(0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, header.length & 255, header.length >> 8);
   return new Blob([start, header, places], { type: "application/octet-stream" });
 }
 
-/** A BVH file of a track and of the angles that visualization/html.py packed. */
+/** BVH file of a track and of the angles packed by visualization/html.py. */
 async function bvhFile({ places, frames, joints }, packed) {
   const [head, planes] = await Promise.all([unpack(packed.head), unpack(packed.steps)]);
   const rows = Array.from({ length: frames }, (_, frame) =>
@@ -22,7 +22,7 @@ async function bvhFile({ places, frames, joints }, packed) {
   return new Blob([head, text], { type: "application/octet-stream" });
 }
 
-/** Let the browser save a file. */
+/** Save a file with the browser. */
 function save(file, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(file);

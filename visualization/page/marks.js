@@ -1,4 +1,4 @@
-// Constraints that a motion follows: paths on the floor, points in space, directions, each lit up in its time.
+// Constraints of a motion: paths on the floor, points in space, headings; active ones are highlighted.
 "use strict";
 
 const FLAT = {
@@ -54,7 +54,7 @@ class Marks {
     return new THREE.LatheGeometry(outline, 20).translate(place.x, place.y, place.z);
   }
 
-  /** A flat band through points on the floor. */
+  /** Flat band through points on the floor. */
   static band(places, width) {
     const corners = [], faces = [];
     places.forEach((place, i) => {
@@ -67,7 +67,7 @@ class Marks {
     return Marks.geometry(corners, faces);
   }
 
-  /** A flat arrow from one point on the floor to another. */
+  /** Flat arrow between two points on the floor. */
   static arrow(from, to) {
     const along = new THREE.Vector3().subVectors(to, from), across = new THREE.Vector3(along.z, 0, -along.x).multiplyScalar(0.35);
     const corners = [[-1, 0], [1, 0], [0, 1]].flatMap(([side, ahead]) =>
@@ -82,7 +82,7 @@ class Marks {
     return geometry;
   }
 
-  /** Constraints of the moment stand out from those before and after it. */
+  /** Highlight the constraints that are active at a moment. */
   show(moment) {
     for (const { material, first, last } of this.items) {
       material.uniforms.opacity.value = moment >= first - 1 && moment <= last + 1 ? 0.9 : 0.35;

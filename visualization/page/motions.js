@@ -1,4 +1,4 @@
-// Motions as they lie in the page: packed by visualization/html.py, unpacked when they are first looked at.
+// Motions embedded in the page: packed by visualization/html.py, unpacked on first use.
 "use strict";
 
 async function unpack(text) {
@@ -7,7 +7,7 @@ async function unpack(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Whole numbers, channel by channel, of which the differences from frame to frame were packed. */
+/** Decode integers, channel by channel, from packed differences between frames. */
 function* unroll(planes, frames) {
   const count = planes.length / 2;
   for (let i = 0, sum = 0; i < count; i++) {
@@ -17,7 +17,7 @@ function* unroll(planes, frames) {
   }
 }
 
-/** A motion of T frames of J joints: places in metres, which feet stand, and where a calm camera looks. */
+/** A motion of T frames and J joints: positions in metres, standing feet, and a smoothed camera target. */
 class Track {
   constructor(places, standing, frames, joints, fps) {
     Object.assign(this, { places, standing, frames, joints, fps });
@@ -35,7 +35,7 @@ class Track {
     return new Track(places, standing, frames, joints, fps);
   }
 
-  /** Where a joint is at a moment between two frames. */
+  /** Interpolated position of a joint at a fractional frame. */
   place(joint, moment, out) {
     const frame = Math.min(Math.floor(moment), this.frames - 1);
     const next = Math.min(frame + 1, this.frames - 1);
@@ -47,7 +47,7 @@ class Track {
     return (this.standing[frame] >> foot) & 1;
   }
 
-  /** The root's way over the floor, without its swaying. */
+  /** Smoothed path of the root over the floor. */
   smoothPath(width) {
     const path = new Float32Array(this.frames * 2), reach = Math.ceil(2.5 * width);
     for (let frame = 0; frame < this.frames; frame++) {
@@ -65,7 +65,7 @@ class Track {
     return path;
   }
 
-  /** Where the camera looks at a moment. */
+  /** Camera target at a moment. */
   focus(moment, out) {
     const frame = Math.min(Math.floor(moment), this.frames - 1), next = Math.min(frame + 1, this.frames - 1);
     const w = moment - frame, p = this.path;

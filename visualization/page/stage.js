@@ -1,4 +1,4 @@
-// What stands around the figure: floor, shadow, light, trails, footprints, camera.
+// Scene around the figure: floor, shadow, light, trails, footprints, camera.
 "use strict";
 
 const FLOOR = {
@@ -55,7 +55,7 @@ const RIBBON = {
     }`,
 };
 
-/** The way of a joint, seen for a while after it was there. */
+/** Trail of a joint that fades after a while. */
 class Ribbon {
   constructor({ width, span, cover, later = 0, flatness = 0 }) {
     const numbers = { width, span, cover, later, flatness, now: 0 };
@@ -66,7 +66,7 @@ class Ribbon {
     this.mesh.frustumCulled = false;
   }
 
-  /** Lay it through points, a frame apart. */
+  /** Set the points of the trail, one per frame. */
   lay(points) {
     const frames = points.length, place = [], ahead = [], mark = [], corners = [];
     points.forEach((point, frame) => {
@@ -156,7 +156,7 @@ class Stage {
     return print;
   }
 
-  /** Colours of a theme: see viewer.js. */
+  /** Apply the colours of a theme (viewer.js). */
   paint(theme) {
     this.figure.colour([theme.trunk, theme.left, theme.right], theme.rim);
     this.sky.color.set(theme.sky);
@@ -176,7 +176,7 @@ class Stage {
     this.prints.children.forEach((print, i) => print.material.uniforms.colour.value.set(side(this.skeleton.feet[i])));
   }
 
-  /** Put a motion on the stage. */
+  /** Show a motion. */
   load(track, keepView, marks = []) {
     this.track = track;
     this.marks.lay(marks);
@@ -187,10 +187,10 @@ class Stage {
     if (!keepView) this.resetView();
   }
 
-  /** Back to where one looks at first: from the side, a little from above, at the figure or, if still, all its way. */
+  /** Reset the view: from the side and slightly above, at the figure or, if the camera is still, at its whole path. */
   resetView() {
     this.controls.enableDamping = false;
-    this.controls.update();  // which uses up the swing that a drag has left
+    this.controls.update();  // discards the remaining damping of a drag
     this.controls.enableDamping = true;
     const target = this.follow || !this.track ? this.focus : this.middle();
     const tall = Math.max(1, 0.62 / Math.max(this.camera.aspect, 0.1));

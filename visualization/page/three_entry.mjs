@@ -1,4 +1,4 @@
-// What the page uses of three.js; the build leaves out the rest.
+// The exports of three.js that the page uses; the build removes the rest.
 export {
   BufferAttribute, BufferGeometry, Color, DirectionalLight, DoubleSide, Group, HemisphereLight, LatheGeometry, Mesh,
   MeshLambertMaterial, PerspectiveCamera, PlaneGeometry, Scene, ShaderMaterial, ShadowMaterial, Vector2, Vector3,

@@ -1,4 +1,4 @@
-// The page itself: which motion, which moment, and the buttons and keys that change them.
+// Page controls: current motion and time, buttons and keyboard shortcuts.
 "use strict";
 
 const THEMES = {
@@ -12,14 +12,14 @@ const THEMES = {
   },
 };
 const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2, 4];
-const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", npz: "SMPL rotations, AMASS", mp4: "film", gif: "film" };
+const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", npz: "SMPL rotations, AMASS", mp4: "video", gif: "video" };
 const KEYS = [
-  ["space", "play or pause"], ["← →", "one frame back or on"], ["home, end", "first or last frame"], ["↑ ↓", "motion before or after"],
-  ["< >", "slower or faster"], ["L", "over and over"], ["I", "as made or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"],
-  ["F", "camera goes along"], ["R", "reset the view"], ["D", "dark or light"], ["?", "these keys"],
+  ["space", "play or pause"], ["← →", "previous or next frame"], ["home, end", "first or last frame"], ["↑ ↓", "previous or next motion"],
+  ["< >", "slower or faster"], ["L", "loop"], ["I", "as generated or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"],
+  ["F", "camera follows"], ["R", "reset the view"], ["D", "dark or light theme"], ["?", "keyboard shortcuts"],
 ];
-const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot play here. Switch its hardware acceleration "
-  + "on, or open the page in another browser. Films and other files that lie beside the page do without.";
+const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot be played. Enable hardware acceleration, or open "
+  + "the page in another browser. Videos and other files next to the page do not need WebGL.";
 const get = (id) => document.getElementById(id);
 
 class Viewer {
@@ -47,8 +47,8 @@ class Viewer {
     const { title, motions, fps } = this.data;
     document.title = title;
     get("title").textContent = title;
-    document.body.classList.toggle("single", motions.length === 1);  // a list of one says nothing new
-    get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} frames a second`;
+    document.body.classList.toggle("single", motions.length === 1);  // no list needed for a single motion
+    get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} fps`;
     motions.forEach((motion, number) => {
       const button = document.createElement("button"), words = document.createElement("b"), more = document.createElement("span");
       words.textContent = this.title(motion);
@@ -122,7 +122,7 @@ class Viewer {
     await this.mount();
   }
 
-  /** The prompt of the moment, of those that follow one another. */
+  /** Show the current prompt of a sequence of prompts. */
   tell() {
     const { motion, number } = this, { parts } = motion;
     const part = parts.findLastIndex(([start]) => start <= Math.round(this.moment));
@@ -131,17 +131,17 @@ class Viewer {
     get("detail").textContent = `${this.about(motion)} · ${number + 1} of ${this.data.motions.length}${which}`;
   }
 
-  /** Bring the chosen motion, as made or with locked feet, onto the stage. */
+  /** Show the selected motion, as generated or with locked feet. */
   async mount() {
     const { number, kind } = this, track = await this.track(this.motion, kind);
-    if (number !== this.number || kind !== this.kind) return;  // another one was chosen meanwhile
+    if (number !== this.number || kind !== this.kind) return;  // another motion was selected meanwhile
     this.stage.load(track, false, this.motion.marks);
     this.drawLanes();
     this.seek(this.moment);
   }
 
-  /** What there is to save of the chosen motion: what the page can make itself, and what lies beside it. A page from a
-   * disk makes all that it can, because browsers open what lies beside it instead of saving it. */
+  /** List the downloads of the selected motion: files the page can create, and files next to it. A page opened from disk
+   * creates all files it can, because browsers open local files instead of saving them. */
   listFiles() {
     const { motion, kind } = this, local = location.protocol === "file:";
     const beside = new Map(motion.files[kind].map((path) => [path.split(".").pop(), path]));
@@ -159,14 +159,14 @@ class Viewer {
       } else {
         entry.href = path.split("/").map(encodeURIComponent).join("/");
         entry.download = name;
-        if (local) Object.assign(entry, { target: "_blank", title: "It opens; save it from there" });  // the page shall stay
+        if (local) Object.assign(entry, { target: "_blank", title: "Opens in a new tab; save it from there" });  // keeps this page open
       }
       entry.append(what);
       return entry;
     }));
   }
 
-  /** A motion, as made or with locked feet, unpacked once. */
+  /** Unpacked motion, as generated or with locked feet, cached. */
   track(motion, kind) {
     const key = `${this.data.motions.indexOf(motion)} ${kind}`;
     if (!this.tracks.has(key)) {
@@ -232,7 +232,7 @@ class Viewer {
     this.seek(Math.min(Math.max(frame, 0), this.end));
   }
 
-  /** Show a moment, in frames; those between two frames are shown too. */
+  /** Show a moment in frames; fractions are interpolated. */
   seek(moment) {
     this.moment = moment;
     this.stage.show(moment);
@@ -244,7 +244,7 @@ class Viewer {
     this.stale = true;
   }
 
-  /** What a stretch of time in seconds does to a motion that plays. */
+  /** Advance playback by a time in seconds. */
   advance(seconds) {
     if (!this.playing || !this.stage.track) return;
     let moment = this.moment + seconds * this.fps * this.speed;
@@ -273,7 +273,7 @@ class Viewer {
     if (this.stage.track) { this.drawLanes(); this.stage.draw(); }
   }
 
-  /** Behind the scrubber: when the left foot stands, above, and the right one, below; and where the next prompt begins. */
+  /** Draw the timeline behind the scrubber: left foot contacts (top), right foot contacts (bottom), prompt boundaries. */
   drawLanes() {
     const canvas = get("lanes"), { track } = this.stage, pen = canvas.getContext("2d");
     const scale = Math.min(window.devicePixelRatio, 2), style = getComputedStyle(document.documentElement);
