@@ -12,7 +12,7 @@ def main() -> None:
     opt = parse_edit_options()
     from data.constraints import read_constraints
     from data.directions import constrained
-    from data.motion_files import read_motion  # torch is imported after the flags are checked
+    from data.motion_files import read_clip  # torch is imported after the flags are checked
     from data.specs import MAX_TOKENS, dataset_spec
     from data.text import make_prompt
     from models.motion_edit import MotionEditor, Part
@@ -34,7 +34,7 @@ def main() -> None:
     if opt.constraints is not None:
         written = read_constraints(opt.constraints, spec, 1)
         entries += [*written.whole, *written.by_prompt[0]]
-    source = read_motion(opt.source_motion, spec, opt.up)
+    source = read_clip(Path(opt.source_motion), spec, opt.up)
     pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
                                           opt.res_name)
     speed_up(pipeline.networks, cpu_linear=opt.cpu_linear)

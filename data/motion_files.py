@@ -54,7 +54,7 @@ def read_motion(path: str | Path, spec: DatasetSpec, up: str | None = None, say:
     except UnknownRig as error:
         raise InputError(f"{path}: {error} to prepare/import_motion.py") from error
     except ValueError as error:
-        raise InputError(f"{str(path) if str(path) not in str(error) else 'motion'}: {error}") from error
+        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
     for remark in remarks:
         say(f"{path}: {remark}")
     return features
@@ -152,6 +152,7 @@ class Part:
 def motion_files(path: str | Path) -> list[Path]:
     """The file, or every motion in the folder and those in it, in order. ``InputError`` where there is none.
 
+    Files of markers are listed, too: reading one explains why it cannot be used.
     Of a motion that lies there as made and with locked feet (``..._ik``), the one as made.
     """
     path = Path(path)
@@ -159,7 +160,8 @@ def motion_files(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path} is missing")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MOTION_SUFFIXES and file.is_file()
+    listed = {*MOTION_SUFFIXES, *REFUSED} - {SKELETON}
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in listed and file.is_file()
                    and not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files:
         raise InputError(f"{path} holds no motion ({', '.join(MOTION_SUFFIXES)})")

@@ -1,5 +1,6 @@
 """Search: galleries of motions encoded by LaMP, cached beside their folder, and the nearest of many embeddings."""
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from data.motion_files import Part, motion_files, parts_of, read_clip
 from data.specs import DatasetSpec
 from evaluation.language import motion_vectors
+from motion.asf_amc import find_asf
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.load import LoadedLaMP
 from utils.errors import InputError
@@ -54,14 +56,14 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
     """
     cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
     paths = motion_files(folder)
-    stamps = {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    stamps = {str(path.relative_to(folder)): _stamp(path) for path in paths}
     key = fingerprint(lamp.fingerprint, spec.name, READING, up or "")
     known = _read(cache, key)
     fresh = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
     if fresh.keys() != stamps.keys() or known.keys() != stamps.keys():
         _write(cache, key, fresh)  # a cache that cannot be written is found before the work
         motions, made, remarks = {}, {}, []
-        for name in stamps.keys() - fresh.keys():
+        for name in (name for name in stamps if name not in fresh):
             try:
                 motions[name] = read_clip(folder / name, spec, up, remarks.append)
             except InputError as error:
@@ -71,13 +73,22 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
         made |= dict(zip(motions, _encode(list(motions.values()), lamp, quiet), strict=True))
         fresh |= {name: {**one, "stamp": stamps[name]} for name, one in made.items()}
         _write(cache, key, fresh)
-        print(f"{len(made)} of {len(stamps)} motions encoded -> {cache}")
+        print(f"{len(motions)} of {len(stamps)} motions encoded -> {cache}")
     broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
     if broken:
         print(f"left out {len(broken)} files that hold no motion, such as {broken[0]}")
     if len(broken) == len(stamps):
         raise InputError(f"{folder} holds no motion that can be read: {broken[0]}")
     return Gallery.of([(folder / name, fresh[name]) for name in stamps if "error" not in fresh[name]])
+
+
+def _stamp(path: Path) -> list[int]:
+    """Sizes and times of the files that a motion is read from."""
+    files = [path]
+    if path.suffix.lower() == ".amc":
+        with suppress(ValueError):  # without its skeleton it is left out
+            files.append(find_asf(path))
+    return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
 
 
 def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import edit_t2m
 import eval_retrieval
 import eval_t2m_vq
 import gen_t2m
@@ -18,6 +19,7 @@ import train_res_transformer
 import train_t2m_transformer
 import train_vq
 from storage.checkpoint import load_checkpoint, save_checkpoint
+from tests.figures import walking
 from tests.toy import (
     TINY_EVALUATOR,
     TINY_LAMP,
@@ -231,6 +233,12 @@ def test_a_checkpoint_that_is_not_there_is_named(fails: Fails, home: Path) -> No
     assert "checkpoints/t2m/t2m/model holds no best" in fails(gen_t2m.main, *PROMPT, "--which_epoch", "best")
     (home / "checkpoints" / "t2m" / "t2m" / "model" / "latest.tar").unlink()
     assert "checkpoints/t2m/t2m/model holds no" in fails(gen_t2m.main, *PROMPT)
+
+
+def test_a_motion_too_short_to_edit_is_named(home: Path, fails: Fails) -> None:
+    np.save(home / "short.npy", walking(3))
+    assert "short.npy: 3 frames are too few, 4 are a token of motion" in fails(
+        edit_t2m.main, *CPU, "--source_motion", "short.npy", "--mask_edit_section", "0.3,0.6", "--text_prompt", "a")
 
 
 @pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "res", "len"])

@@ -121,6 +121,7 @@ def test_what_is_no_motion_is_told_in_a_line_with_its_path(tmp_path, name, array
         read_motion(path, SPEC)
     assert complaint in str(told.value)
     assert str(told.value).count(str(path)) == 1
+    assert not str(told.value).startswith("motion:")
 
 
 def test_bvh_of_unknown_names_names_the_nearest_rig(tmp_path):

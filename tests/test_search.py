@@ -10,6 +10,7 @@ from data.motion_files import Part, motion_files, parts_of, prompt_of, read_clip
 from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
 from storage.load import LoadedLaMP, load_lamp
+from tests.acclaim import amc_text, asf_text, motion
 from tests.figures import walking
 from tests.toy_models import make_models
 from utils.errors import InputError
@@ -185,6 +186,26 @@ def test_motions_of_a_gallery_are_turned_upright_and_encoded_again_for_another_a
     assert "z is up; turned so that y is" in capsys.readouterr().out
     open_gallery(gallery, lamp, SPEC, up="z")
     assert capsys.readouterr().out.startswith("3 of 3")
+
+
+def test_an_amc_whose_skeleton_is_added_later_enters_the_gallery(
+        gallery: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
+    (gallery / "01_01.amc").write_text(amc_text(motion(120)))
+    assert len(open_gallery(gallery, lamp, SPEC).files) == 3
+    assert "put 01.asf beside it" in capsys.readouterr().out
+    (gallery / "01.asf").write_text(asf_text())
+    assert gallery / "01_01.amc" in open_gallery(gallery, lamp, SPEC).files
+    assert "1 of 4 motions encoded" in capsys.readouterr().out
+
+
+def test_files_of_markers_in_a_folder_are_named_with_the_reason(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.c3d").touch()
+    with pytest.raises(InputError, match="a.c3d: a file of markers, which are not joints"):
+        read_clips(motion_files(tmp_path), SPEC)
+    np.save(tmp_path / "b.npy", walking(40))
+    assert [path.stem for path in read_clips(motion_files(tmp_path), SPEC)] == ["b"]
+    assert capsys.readouterr().out.startswith(f"skipped {tmp_path / 'a.c3d'}: a file of markers")
 
 
 def test_bad_files_among_others_are_skipped_with_a_line_each(
