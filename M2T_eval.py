@@ -17,7 +17,7 @@ def main() -> None:
     from data.specs import dataset_spec  # torch is imported after the flags are checked
     from data.text import SPACY_HINT, spacy_pipeline
     from data.text_motion import load_pairs, whole_crop
-    from evaluation.caption_scores import BertScore, CaptionJudge, Lexicon, most_common_caption, nearest_captions
+    from evaluation.caption_scores import BertScore, CaptionScorer, Lexicon, most_common_caption, nearest_captions
     from evaluation.language import motion_vectors
     from evaluation.report import write_report
     from models.speed import speed_up
@@ -56,17 +56,17 @@ def main() -> None:
         captions["nearest training motion"] = nearest_captions(*vectors, known)
         captions["most common caption"] = [most_common_caption(known)] * len(pairs)
     lexicon = Lexicon(known, spacy_pipeline() if opt.references == "lemmatised" else None)
-    judge = CaptionJudge(pairs, lexicon, opt.references, bert,
-                         evaluator and evaluator.texts, evaluator and evaluator.motions(clips))
-    tables = {row: judge(texts) for row, texts in captions.items()}
+    scorer = CaptionScorer(pairs, lexicon, opt.references, bert,
+                           evaluator and evaluator.texts, evaluator and evaluator.motions(clips))
+    tables = {row: scorer(texts) for row, texts in captions.items()}
     if evaluator:
-        tables["true captions"] = judge.of_references()
+        tables["true captions"] = scorer.of_references()
 
     made = [{"clip": pair.name, **{row: texts[number] for row, texts in captions.items()},
              "references": list(pair.verbatim)} for number, pair in enumerate(pairs)]
     write_text(Path(opt.out_dir) / opt.name / "captions.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     settings = {"checkpoint": captioner.source, "lamp": captioner.lamp.source, "clips": len(pairs),
-                **judge.settings, **vars(opt), "evaluator": evaluator and evaluator.source}
+                **scorer.settings, **vars(opt), "evaluator": evaluator and evaluator.source}
     for key in ("reference_style", "words", "bert_score", "evaluator"):
         print(f"{key}: {settings[key]}")
     folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"

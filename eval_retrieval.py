@@ -1,4 +1,4 @@
-"""Evaluate LaMP: retrieval by text and by motion, and whether left and right are told apart."""
+"""Evaluate LaMP: retrieval by text and by motion, and discrimination of left and right."""
 from pathlib import Path
 
 from options.evaluate import parse_retrieval_evaluation

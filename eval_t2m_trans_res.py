@@ -35,27 +35,27 @@ def main() -> None:
     device = select_device(opt.gpu_id)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     source = find_source(opt.name, spec.name, opt.checkpoints_dir, None if opt.which_epoch == ALL else opt.which_epoch)
-    judge, lamp = find_evaluators(opt.evaluator, spec, opt.checkpoints_dir, device)
-    if judge is None:
+    evaluator, lamp = find_evaluators(opt.evaluator, spec, opt.checkpoints_dir, device)
+    if evaluator is None:
         raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
     pairs = load_pairs(spec, opt.split, quiet=opt.quiet)
-    evaluators = [str(judge.source), *([str(lamp.lamp.source)] if lamp else [])]
+    evaluators = [str(evaluator.source), *([str(lamp.lamp.source)] if lamp else [])]
     print(f"{source.folder} on {len(pairs)} clips of {spec.root}, {opt.split}; evaluator {' and '.join(evaluators)}")
 
     plan = Plan(opt.repeat_times, modality_texts=opt.mm_texts, modality_fresh=opt.protocol == "momask")
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    evaluation = Evaluation(pairs, judge, spec, plan, opt.seed, opt.quiet, workers, lamp)
+    evaluation = Evaluation(pairs, evaluator, spec, plan, opt.seed, opt.quiet, workers, lamp)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, opt.checkpoints_dir, device)
     speed_up([tokenizer.model], opt.precision, opt.compile, opt.cpu_linear)
     rows = {REAL: evaluation.real(), "tokenizer": evaluation.fixed(
         reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation))}
-    told, captioned = None, {}
+    lamp_bertscore, captioned = None, {}
     if opt.lamp_bertscore:
         bert = BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale, str(device))
         captioner = load_captioner(opt.m2t_name, spec, opt.checkpoints_dir, device)
         captioned = {"m2t": captioner.source, "bert_score": bert.settings}
-        told = LampBertScore(pairs, evaluation.clips, captioner.write, bert, opt.seed)
-        told.add_real(rows[REAL])
+        lamp_bertscore = LampBertScore(pairs, evaluation.clips, captioner.write, bert, opt.seed)
+        lamp_bertscore.add_real(rows[REAL])
     loaded, seconds, texts = set(), {}, {}
     for which in checkpoint_names(source) if opt.which_epoch == ALL else [source.file.stem]:
         pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, which, opt.res_name)
@@ -70,17 +70,17 @@ def main() -> None:
         many = replace(sampling, group_rows=opt.batch_size)
         generate = generated_rows(pipeline, many, prefix)
         rows |= evaluation.generated(generate)
-        if told is not None:
-            told.add_generated(rows, generate)
+        if lamp_bertscore is not None:
+            lamp_bertscore.add_generated(rows, generate)
     settings = {
         "checkpoint": source, "files": sorted(loaded), "clips": len(pairs), **vars(opt), **asdict(sampling),
-        "evaluator": judge.source, "lamp_evaluator": lamp and lamp.lamp.source,
+        "evaluator": evaluator.source, "lamp_evaluator": lamp and lamp.lamp.source,
         **captioned, "timed_length": TIMED_LENGTH, "seconds_per_sentence": seconds,
         "hardware": hardware(device)}
     write_report(Path(opt.checkpoints_dir) / spec.name / source.folder.name / "eval", opt.ext, settings,
                  {name: row.table() for name, row in rows.items()},
                  [*evaluation.left_out, *fault_notes(rows), *evaluation.legend, *([NOTE] if lamp else []),
-                  *([LEGEND] if told else [])])
+                  *([LEGEND] if lamp_bertscore else [])])
 
 
 if __name__ == "__main__":

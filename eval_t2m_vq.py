@@ -27,16 +27,17 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.name, spec, opt.checkpoints_dir, device, opt.which_epoch)
     speed_up([tokenizer.model], opt.precision, opt.compile, opt.cpu_linear)
-    judge = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
+    evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")
 
     scores = {row: score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers).table()
               for row, layers in LAYERS.items()}
     tables, notes = scores, ["no evaluator, so no FID and no real motion to compare with"]
-    if judge is not None:
-        print(f"evaluator {judge.source}")
-        evaluation = Evaluation(load_pairs(spec, opt.split), judge, spec, Plan(opt.repeat_times), opt.seed, opt.quiet)
+    if evaluator is not None:
+        print(f"evaluator {evaluator.source}")
+        pairs = load_pairs(spec, opt.split)
+        evaluation = Evaluation(pairs, evaluator, spec, Plan(opt.repeat_times), opt.seed, opt.quiet)
         rows = {REAL: evaluation.real()}
         for row, layers in LAYERS.items():
             rows[row] = evaluation.fixed(
@@ -44,7 +45,7 @@ def main() -> None:
         tables = {name: row.table() | scores.get(name, {}) for name, row in rows.items()}
         notes = [*evaluation.left_out, *fault_notes(rows), *evaluation.legend]
     settings = {
-        "checkpoint": tokenizer.source, "clips": len(clips), **vars(opt), "evaluator": judge and judge.source,
+        "checkpoint": tokenizer.source, "clips": len(clips), **vars(opt), "evaluator": evaluator and evaluator.source,
         "seconds_per_clip": seconds_each(lambda clip: reconstruct_clips(
             tokenizer.model, [clip], tokenizer.normalisation), clips), "hardware": hardware(device)}
     folder = Path(opt.checkpoints_dir) / spec.name / tokenizer.source.folder.name / "eval"

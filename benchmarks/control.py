@@ -139,7 +139,7 @@ def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argp
     return found
 
 
-def summary(rows: Sequence[Measured], pairs: Sequence[Pair], judge: object) -> dict[str, float]:
+def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -> dict[str, float]:
     """The numbers of a row of the table."""
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])
@@ -152,15 +152,15 @@ def summary(rows: Sequence[Measured], pairs: Sequence[Pair], judge: object) -> d
         "seconds": float(np.median([row.seconds for row in rows]))}
     clips = [pairs[row.clip] for row in rows]
     if len(rows) >= BATCH:
-        made = judge.motions([row.features for row in rows])
-        numbers["fid"] = fid(judge.motions([pair.features for pair in clips]), made)
-        text = judge.texts([pair.tokens[0] for pair in clips])
+        made = evaluator.motions([row.features for row in rows])
+        numbers["fid"] = fid(evaluator.motions([pair.features for pair in clips]), made)
+        text = evaluator.texts([pair.tokens[0] for pair in clips])
         whole = len(rows) // BATCH * BATCH
         numbers["R3"] = 100 * float(r_precision(text[:whole], made[:whole], TOP, BATCH)[-1])
     return numbers
 
 
-def table(found: Sequence[Measured], pairs: Sequence[Pair], judge: object) -> dict[str, dict[str, float]]:
+def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -> dict[str, dict[str, float]]:
     """Rows by density and by joint, with and without constraints."""
     def is_plain(row: Measured) -> bool:
         return row.density.startswith(WITHOUT)
@@ -168,7 +168,7 @@ def table(found: Sequence[Measured], pairs: Sequence[Pair], judge: object) -> di
     groups = {"all": [row for row in found if not is_plain(row)], WITHOUT: [row for row in found if is_plain(row)]}
     groups |= {f"at {density}": [row for row in found if row.density == density] for density in DENSITIES}
     groups |= {joint: [row for row in found if row.joint == joint and not is_plain(row)] for joint in JOINTS}
-    return {name: summary(rows, pairs, judge) for name, rows in groups.items() if rows}
+    return {name: summary(rows, pairs, evaluator) for name, rows in groups.items() if rows}
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
@@ -185,8 +185,8 @@ def report(rows: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     args = build_parser().parse_args()
     spec, device = dataset_spec("t2m", args.data_root), select_device(args.gpu_id)
-    judge = find_evaluator(args.evaluator, spec, args.checkpoints_dir, device)
-    if judge is None:
+    evaluator = find_evaluator(args.evaluator, spec, args.checkpoints_dir, device)
+    if evaluator is None:
         raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
     pipeline, files = load_text_to_motion(args.name, None, spec, args.checkpoints_dir, device, args.which_epoch,
                                           args.res_name)
@@ -196,7 +196,7 @@ def main() -> None:
     pairs = [pairs[number] for number in chosen]
     director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, Sampling(),
                         ControlSettings(steps=args.steps))
-    rows = table(run(director, pairs, spec, args), pairs, judge)
+    rows = table(run(director, pairs, spec, args), pairs, evaluator)
     print(report(rows))
     if args.out:
         write_text(args.out, json.dumps(rows, indent=1) + "\n")

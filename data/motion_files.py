@@ -174,7 +174,7 @@ def _as_made(path: Path) -> Path:
 
 
 def prompt_of(path: Path) -> str | None:
-    """What a motion was made from, where a ``.txt`` of its name beside it tells: its first line."""
+    """Prompt of a motion: the first line of the ``.txt`` file of the same name, None if there is none."""
     file = _as_made(path).with_suffix(".txt")
     if not file.is_file():
         return None

@@ -74,9 +74,9 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
                    lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
     pairs = [_unpack(entry, clips) for entry in entries if entry["whole"] or not whole_clips_only]
     if not pairs:
-        told = " with a caption of all of it (#0.0#0.0)" if whole_clips_only else ", captioned"
+        condition = " with a caption of all of it (#0.0#0.0)" if whole_clips_only else ", captioned"
         raise InputError(f"{spec.root}: split {split} has no clip of {spec.min_length} to {spec.max_length - 1} rows"
-                         f"{told}")
+                         f"{condition}")
     return pairs
 
 

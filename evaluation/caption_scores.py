@@ -185,7 +185,7 @@ class BertScore:
         return Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{self.source}.tsv"
 
 
-class CaptionJudge:
+class CaptionScorer:
     """Scores captions of the clips of a split, one caption a clip.
 
     Args:

@@ -79,7 +79,7 @@ class ClipText:
         # The library would start these at random.
         absent = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
         if absent:
-            raise InputError(f"CLIP {folder} cannot be loaded: no {absent[0]} of the size that config.json tells")
+            raise InputError(f"CLIP {folder} cannot be loaded: no {absent[0]} of the size in config.json")
         self.model = model.float().to(device).eval().requires_grad_(False)
         self.device = device
         self.dim = self.model.config.projection_dim

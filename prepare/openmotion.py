@@ -18,7 +18,7 @@ from motion.bvh import Bvh, read_bvh
 from motion.recording import UNITS, Pose, normalised, resampled_pose
 from motion.source_rig import Placement, place_joints
 from prepare.importing.joining import joined
-from prepare.openmotion_contents import shown
+from prepare.openmotion_contents import clip_contents
 from prepare.split_dataset import PARTS, write_splits
 from utils.errors import InputError
 from utils.files import ROOT, read_text, save_npy, write_text
@@ -114,7 +114,7 @@ def write_contents(out: Path, clips: Sequence[Clip]) -> None:
     content_map, listed = json.loads(read_text(CONTENT_MAP)), {}
     for clip in clips:
         halves = [name.split("_")[1] for name in clip.recording.split("+")] if clip.joined else []
-        one = shown(clip.content, clip.style, halves, np.load(out / "joints" / f"{clip.id}.npy"), content_map)
+        one = clip_contents(clip.content, clip.style, halves, np.load(out / "joints" / f"{clip.id}.npy"), content_map)
         listed |= {clip.id: asdict(one), f"M{clip.id}": asdict(one.mirrored())}
     write_text(out / CONTENTS, json.dumps(listed) + "\n")
 

@@ -30,17 +30,18 @@ MAX_ROWS = 190
 
 
 @dataclass
-class Shown:
+class ClipContents:
     """Contents of one clip, each with a side ("left", "right" or ""), and contents of ranges of its rows."""
 
     family: str                                           # label without style, for balanced sampling
     contents: list[tuple[str, str]] = field(default_factory=list)
     stretches: list[tuple[str, str, int, int]] = field(default_factory=list)  # content, side, first row, end row
 
-    def mirrored(self) -> "Shown":
+    def mirrored(self) -> "ClipContents":
         """Contents of the mirrored twin."""
-        return Shown(mirrored_label(self.family), [(content, OTHER_SIDE[side]) for content, side in self.contents],
-                     [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
+        contents = [(content, OTHER_SIDE[side]) for content, side in self.contents]
+        return ClipContents(mirrored_label(self.family), contents,
+                            [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
 
 
 def mirrored_label(label: str) -> str:
@@ -56,7 +57,8 @@ def family(label: str) -> str:
     return label
 
 
-def shown(label: str, style: str, joined: list[str], joints: np.ndarray, content_map: Mapping[str, Any]) -> Shown:
+def clip_contents(label: str, style: str, joined: list[str], joints: np.ndarray,
+                  content_map: Mapping[str, Any]) -> ClipContents:
     """Contents of a clip.
 
     Args:
@@ -65,7 +67,7 @@ def shown(label: str, style: str, joined: list[str], joints: np.ndarray, content
         joints: (T, 22, 3), 20 fps, floor at y = 0.
         content_map: ``assets/language/contents.json``.
     """
-    result = Shown(family(label))
+    result = ClipContents(family(label))
     whole = label.removesuffix("-part")
     if whole == label or whole in CYCLIC:
         result.contents += _by_label(whole, style, content_map)

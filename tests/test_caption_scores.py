@@ -17,7 +17,7 @@ from data.text import side_words
 from data.text_motion import Pair
 from evaluation.caption_scores import (
     BertScore,
-    CaptionJudge,
+    CaptionScorer,
     Lexicon,
     lemmas_of,
     matching_scores,
@@ -119,7 +119,7 @@ def test_a_lexicon_knows_the_words_of_its_captions() -> None:
 def test_lemmatised_references_forgive_endings_and_raw_ones_do_not() -> None:
     told = ["a persons walk forward slowly", "he wave with the left hands", "someone turn clockwise twice"]
     lexicon = Lexicon([*PAIRS, pair("5", "persons hands")])
-    raw, lemmas = (CaptionJudge(PAIRS, lexicon, style) for style in ("raw", "lemmatised"))
+    raw, lemmas = (CaptionScorer(PAIRS, lexicon, style) for style in ("raw", "lemmatised"))
     assert lemmas(told)["bleu4"] == pytest.approx(100, abs=1e-3)
     assert raw(told)["bleu4"] < 60
     assert raw.settings["reference_style"] != lemmas.settings["reference_style"]
@@ -130,14 +130,14 @@ def test_lemmas_are_those_of_spacy_where_it_is_there() -> None:
         return [SimpleNamespace(text=word, lemma_=word.rstrip("s"), pos_="VERB" if word == "walks" else "ADV")
                 for word in text.split()]
 
-    judge = CaptionJudge(PAIRS, Lexicon(PAIRS, pipeline), "lemmatised")
+    scorer = CaptionScorer(PAIRS, Lexicon(PAIRS, pipeline), "lemmatised")
     assert Lexicon(PAIRS, pipeline).lemmas("walks forwards") == "walk forwards"
-    assert "spaCy" in judge.settings["reference_style"]
+    assert "spaCy" in scorer.settings["reference_style"]
 
 
 def test_verbatim_compares_texts_as_they_stand() -> None:
     pairs = [replace(one, verbatim=tuple(f"{text.capitalize()}." for text in one.captions)) for one in PAIRS]
-    verbatim, raw = (CaptionJudge(pairs, Lexicon(PAIRS), style) for style in ("verbatim", "raw"))
+    verbatim, raw = (CaptionScorer(pairs, Lexicon(PAIRS), style) for style in ("verbatim", "raw"))
     captions = [WALK, WAVE, TURN]
     assert raw(captions)["bleu1"] == pytest.approx(100, abs=1e-3)
     assert verbatim(captions)["bleu1"] < 70
@@ -195,8 +195,8 @@ def test_a_bad_file_of_captions_is_one_line(tmp_path: Path) -> None:
 
 
 def test_raw_captions_are_cleaned_before_they_are_compared() -> None:
-    judge = CaptionJudge(PAIRS, Lexicon(PAIRS), "raw")
-    assert judge([f"{text.capitalize()}." for text in (WALK, WAVE, TURN)]) == judge([WALK, WAVE, TURN])
+    scorer = CaptionScorer(PAIRS, Lexicon(PAIRS), "raw")
+    assert scorer([f"{text.capitalize()}." for text in (WALK, WAVE, TURN)]) == scorer([WALK, WAVE, TURN])
 
 
 def test_the_evaluator_reads_captions_as_word_and_class() -> None:
@@ -206,11 +206,11 @@ def test_the_evaluator_reads_captions_as_word_and_class() -> None:
         seen.extend(tokens)
         return np.zeros((len(tokens), 2), np.float32)
 
-    judge = CaptionJudge(PAIRS, Lexicon(PAIRS), embed_texts=embed, motions=np.full((3, 2), 3.0, np.float32))
-    scores = judge([WALK, WAVE, TURN])
+    scorer = CaptionScorer(PAIRS, Lexicon(PAIRS), embed_texts=embed, motions=np.full((3, 2), 3.0, np.float32))
+    scores = scorer([WALK, WAVE, TURN])
     assert scores["mm_dist"] == pytest.approx(np.sqrt(18))
     assert seen == [list(one.tokens[0]) for one in PAIRS]
-    assert judge.of_references() == {"mm_dist": scores["mm_dist"]}
+    assert scorer.of_references() == {"mm_dist": scores["mm_dist"]}
 
 
 def test_bert_score_prefers_the_true_caption_and_says_what_it_used(tmp_path) -> None:

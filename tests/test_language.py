@@ -11,7 +11,7 @@ from data.motion_windows import Normalisation
 from data.specs import dataset_spec
 from data.text_motion import TextMotion, caption_texts, draw_crop, load_pairs, rarity_weights
 from models.lamp.lamp import is_text
-from prepare.openmotion_contents import family, shown
+from prepare.openmotion_contents import clip_contents, family
 from tests.figures import standing, walking
 from tests.toy import make_dataset
 from training.stages.lamp import true_of
@@ -140,16 +140,16 @@ CONTENT_MAP = {"walk": {"true_of": [{"content": "walk"}]}, "kick": {"true_of": [
 
 def test_contents_come_from_labels_styles_and_measures() -> None:
     walk = walking(80, 1.0)
-    assert ("walk", "") in shown("walk", "normal", [], walk, CONTENT_MAP).contents
-    assert not shown("bow", "young", [], walk, CONTENT_MAP).contents
-    assert shown("bow", "old", [], walk, CONTENT_MAP).contents == [("bow", "")]
-    assert not shown("kick", "", [], walk, CONTENT_MAP).contents  # no foot rises: the side is measured
-    circle = shown("walk", "", [], walking(160, 1.0, turn=6.0), CONTENT_MAP)
+    assert ("walk", "") in clip_contents("walk", "normal", [], walk, CONTENT_MAP).contents
+    assert not clip_contents("bow", "young", [], walk, CONTENT_MAP).contents
+    assert clip_contents("bow", "old", [], walk, CONTENT_MAP).contents == [("bow", "")]
+    assert not clip_contents("kick", "", [], walk, CONTENT_MAP).contents  # no foot rises: the side is measured
+    circle = clip_contents("walk", "", [], walking(160, 1.0, turn=6.0), CONTENT_MAP)
     assert ("circle", "left") in circle.contents
     assert ("circle", "right") in circle.mirrored().contents
-    quiet = shown("gesture", "", [], standing(90), CONTENT_MAP)
+    quiet = clip_contents("gesture", "", [], standing(90), CONTENT_MAP)
     assert [(content, side) for content, side, *_ in quiet.stretches] == [("stand", "")]
-    assert not shown("walk", "", [], walk, CONTENT_MAP).stretches
+    assert not clip_contents("walk", "", [], walk, CONTENT_MAP).stretches
 
 
 def test_families_leave_out_part_and_style() -> None:

@@ -29,7 +29,7 @@ class MotionPrefixConfig:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
     llm_width: int = OPT_WIDTH
-    published: bool = True  # queries are not told where in the motion a latent stands, see models.lamp.lamp
+    published: bool = True  # no position encoding of motion latents, see models.lamp.lamp
 
     @classmethod
     def of_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefixConfig":

@@ -209,8 +209,8 @@ class MaskTransformer(Trunk):
         free = (~fixed).sum(1)
         scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
         steps = []
-        # From here on nothing waits for the device: how many positions a step asks for, at most, follows from the
-        # group's length, and which of these are masked is told by a tensor.
+        # Nothing below waits for the device: the maximum number of positions of a step follows from the length of the
+        # group, and a tensor marks which of them are masked.
         most = (shares * group.length).round().clamp_min(1).long().tolist()
         for step, share in enumerate(shares.tolist()):
             at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) the least certain positions
