@@ -332,6 +332,7 @@ def test_a_residual_transformer_of_other_layers_is_refused(fails: Fails, home: P
 def test_a_run_does_not_go_on_with_other_sizes(fails: Fails, home: Path) -> None:
     main, arguments = TRAINING["vq"]
     shutil.copytree(home / "checkpoints" / "t2m" / "vq", home / "checkpoints" / "t2m" / "new")
+    set_option("new", "num_quantizers", 3)
     path = "checkpoints/t2m/new/model/latest.tar"
     assert f"{path} cannot be resumed from: it lacks" in fails(main, *arguments, "--is_continue")
     content = load_checkpoint(Path(path)) | dict.fromkeys(("opt_vq_model", *RESUMED), 0)

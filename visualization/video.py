@@ -58,9 +58,9 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
               for joints, skeleton, caption in _checked(motions, captions)]
     columns = min(len(scenes), MAX_COLUMNS)
     sides = size * columns, size * -(-len(scenes) // columns)
-    with atomic_path(path) as temporary, _encoder(temporary, path.suffix.lower(), sides, rate) as film:
+    with atomic_path(path) as temporary, _encoder(temporary, path.suffix.lower(), sides, rate) as pipe:
         for picture in _pictures(scenes, sides, size):
-            film.write(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420))
+            pipe.write(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420))
 
 
 @contextmanager
