@@ -75,7 +75,7 @@ def _read(path: Path, spec: DatasetSpec, up: str | None, remarks: list[str], tru
 def _hierarchy_joints(path: Path, spec: DatasetSpec, remarks: list[str]) -> np.ndarray:
     """Joints (T, J, 3) of a BVH or AMC file, in its unit, at the data set's frame rate."""
     bvh = read_bvh(path) if path.suffix.lower() == ".bvh" else read_amc(path)
-    if spec.skeleton is not T2M or set(rig_of(spec.skeleton).names) <= set(bvh.names):
+    if spec.skeleton != T2M or set(rig_of(spec.skeleton).names) <= set(bvh.names):
         return resample(bvh_to_joints(bvh, spec.skeleton), 1 / bvh.frame_time, spec.fps)
     placed = place_recording(bvh)
     left_out = (len(bvh.values) - 1) * bvh.frame_time - (len(placed.joints) - 1) / FPS

@@ -65,7 +65,7 @@ def sides_fault(joints: np.ndarray, skeleton: Skeleton) -> str | None:
     KIT-ML does not document which side is left, so the facing direction is checked for ``T2M`` bodies only.
     """
     sides = find_sides(joints, skeleton)
-    return sides.fault if skeleton is T2M else sides.twist_fault
+    return sides.fault if skeleton == T2M else sides.twist_fault
 
 
 def _check_bones(joints: np.ndarray, skeleton: Skeleton) -> None:

@@ -199,12 +199,13 @@ def clips_with(root: Path, **joints: np.ndarray) -> None:
         np.save(root / "joints" / f"{name}.npy", array)
 
 
-def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path, workers: int) -> None:
     walk = figures.walking(60)
     x, y, z = np.moveaxis(walk, -1, 0)
     clips_with(tmp_path, a=walk, b=np.stack([x, -z, y], -1), c=walk * [-1, 1, 1], d=walk * np.nan,
                e=walk.astype(float) * 1e30, f=np.random.default_rng(0).integers(-9, 9, (60, 22, 3)), g=walk[:1])
-    result = prepare_features(Job(tmp_path, T2M, None, mirrored=True), quiet=True)
+    result = prepare_features(Job(tmp_path, T2M, None, mirrored=True), workers, quiet=True)
     assert sorted(result.clips) == ["Ma", "Mb", "a", "b"]
     assert result.remarks == {"b": "z is up; turned so that y is"}
     for name in ("", "M"):
