@@ -80,6 +80,7 @@ def test_errors_are_the_distances_that_they_name() -> None:
     [left] = remaining([Heading(at(4), torch.tensor([math.pi / 2]).double())], joints, T2M)
     assert left.unit == "degrees"
     assert left.mean == pytest.approx(90, abs=15)  # it walks along +z, and sways
+    assert str(left).endswith(f": mean error {left.mean:.1f} degrees, largest {left.largest:.1f}")
     assert Pose(at(4), joints[4:5]).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
 
 

@@ -181,7 +181,7 @@ class Remaining:
 
     def __str__(self) -> str:
         digits = 1 if self.unit == "degrees" else 3
-        return f"{self.label}: {self.mean:.{digits}f} {self.unit} (at most {self.largest:.{digits}f})"
+        return f"{self.label}: mean error {self.mean:.{digits}f} {self.unit}, largest {self.largest:.{digits}f}"
 
 
 def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skeleton) -> list[Remaining]:
