@@ -1,4 +1,4 @@
-"""Make parts of a motion anew from a text: in-between, from the start, to the end, or beyond it."""
+"""Regenerate parts of a motion from a text: in-between, from the start, to the end, or beyond it."""
 from pathlib import Path
 
 from options.control import flag_entries
@@ -56,7 +56,7 @@ def main() -> None:
                 print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
             if not opt.no_html:
                 write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
-                print(f"to look at them: {folder / 'index.html'}")
+                print(f"page: {folder / 'index.html'}")
     except ValueError as error:
         raise InputError(f"{opt.source_motion}: {error}") from error
 

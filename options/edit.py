@@ -11,7 +11,7 @@ from utils.errors import InputError
 
 @dataclass(frozen=True)
 class Section:
-    """From where to where a motion is to be made anew, in tokens or in shares of its length."""
+    """Start and end of a part to regenerate, in tokens or in shares of its length."""
 
     start: float
     stop: float
@@ -43,15 +43,15 @@ def section(text: str) -> Section:
 
 def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``edit_t2m.py``."""
-    parser = Parser("Make parts of a motion anew from a text; the rest stays as it is.")
+    parser = Parser("Regenerate parts of a motion from a text and keep the rest.")
     add_common(parser)
     what = parser.add_argument_group("what to edit")
     what.add_argument("--source_motion", required=True,
                       help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), .bvh or .amc")
     add_up(what)
     what.add_argument("--mask_edit_section", type=section, nargs="+", metavar="A,B",
-                      help="parts to make anew: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
-                      "20,40; tokens behind the motion's end lengthen it")
+                      help="parts to regenerate: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
+                      "20,40; tokens past the end extend it")
     what.add_argument("--text_prompt", help="what happens in these parts")
     what.add_argument("--repeat_times", type=positive_int, default=1, help="motions, each with its own seed")
     add_output(parser, ext="edit")

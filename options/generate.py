@@ -95,8 +95,9 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     prompt.add_argument("--strict", action="store_true",
                         help="refuse prompts that are unlike what the models learned, or longer than they read")
     parser.add_argument("--group_rows", type=positive_int,
-                        help="prompts of a pass at most; by default as many as leave a prompt's motion independent of "
-                             "the others: 32 on CPUs with --cpu_linear onednn, else 1; on a GPU 64 are faster for many")
+                        help="largest number of prompts per pass; by default as many as leave a prompt's motion "
+                             "independent of the others: 32 on CPUs with --cpu_linear onednn, else 1; on a GPU 64 are "
+                             "faster for many")
     opt = parser.parse_args(argv)
     if (opt.text_prompt is None) == (opt.text_path is None):
         raise InputError("give either --text_prompt or --text_path")
