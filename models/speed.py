@@ -32,7 +32,7 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
         if dtype != torch.float32:
             _lower(network, dtype)
         if compiled:
-            _compile(network)
+            compile_layers(network)
         elif on_cpu and kind == "onednn" and can_pack():
             pack_linears(network)
 
@@ -64,7 +64,7 @@ def _lower(network: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _compile(network: nn.Module) -> None:
+def compile_layers(network: nn.Module) -> None:
     """Compile layer by layer, so that equal layers share their code."""
     for part in network.modules():
         if isinstance(part, (QFormerLayer, EncoderLayer, Encoder, Decoder)):

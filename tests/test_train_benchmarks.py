@@ -1,9 +1,13 @@
 """Benchmarks and estimates of training: the jobs learn, and what is counted is what runs."""
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import estimate_training
+from benchmarks import estimate_training, gpu
 from benchmarks.estimate_training import CLIPS, Cost, count, table
 from benchmarks.train_jobs import Sizes, stage_jobs
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
@@ -49,3 +53,25 @@ def test_more_gpus_take_less_time_but_no_less_than_their_share() -> None:
     rows = table(dict.fromkeys(estimate_training.RECIPES, cost), 1).splitlines()
     assert len(rows) == 2 + 7 + 1
     assert f"{200 * CLIPS / 1e6:.1f} M" in rows[3]
+
+
+def test_gpu_figures_name_what_failed_and_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("out of memory\nat a line")
+
+    def row(stage: str, prepare: Callable[[], Callable[[], object]]) -> gpu.Row:
+        return gpu.Row("training", stage, "float32", 2, prepare)
+
+    jobs = stage_jobs(TINY)
+    rows = [row("len", lambda: jobs["len"](2).step()), row("vq", lambda: broken), row("t2m", lambda: broken)]
+    clock = iter([0.0, 0.0, 0.0, 1.0, 3.0, 3.0, 5.0, 5.0, 5.0, 5.0, 5.0, 99.0])
+    monkeypatch.setattr(gpu, "rows_of", lambda *_: rows)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--gpu_id", "-1", "--rounds", "1", "--out", str(tmp_path / "gpu.json"),
+                                      "--budget", "50"])
+    gpu.main()
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    (measured,) = report["rows"]
+    assert (measured["first_seconds"], measured["seconds"], measured["samples_per_second"]) == (2, 2, 1)
+    assert report["failed"] == {"training, vq, float32, batch 2": "out of memory"}
+    assert report["skipped"] == ["training, t2m, float32, batch 2"]

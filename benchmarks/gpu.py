@@ -1,0 +1,151 @@
+"""Seconds per sentence, training samples per second and peak memory on a GPU, as JSON.
+
+Networks of published sizes have random weights; the bundled ones are loaded. Rows are measured in order until the
+budget is spent; those left are listed as skipped, and those that fail with their error.
+"""
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
+
+from benchmarks.compare import TEXTS
+from benchmarks.networks import make_pipeline
+from benchmarks.train_jobs import BUNDLED, PUBLISHED, Sizes, stage_jobs
+from data.specs import MAX_MOTION_LENGTH
+from evaluation.report import hardware
+from models.speed import compile_layers, speed_up
+from models.text_to_motion import Sample
+from options.base import Parser, positive_int
+from utils.device import peak_gib, select_device
+from utils.errors import script
+from utils.files import write_text
+
+BATCHES = {"vq": 256, "lamp": 64, "t2m": 128, "res": 64, "len": 64, "evaluator": 32, "m2t": 32}  # published, on one GPU
+TOY_BATCH = 4
+MODES = (("float32", "fp32", False), ("bf16", "bf16", False), ("float32 compiled", "fp32", True),
+         ("bf16 compiled", "bf16", True))
+SENTENCES = (1, 32)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure to measure; ``prepare`` returns the job, which handles ``count`` sentences or samples."""
+
+    kind: str    # generation or training
+    what: str    # sizes and stage
+    mode: str
+    count: int
+    prepare: Callable[[], Callable[[], object]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}, {self.what}, {self.mode}, batch {self.count}"
+
+
+def generation_rows(sizes: str, device: torch.device) -> Iterator[Row]:
+    """Sentences of the longest motions, in every mode at every batch size."""
+    def job(precision: str, compiled: bool, batch: int) -> Callable[[], object]:
+        pipeline = make_pipeline(sizes, device)
+        speed_up(pipeline.networks, precision, compiled)
+        samples = [Sample(text, number, MAX_MOTION_LENGTH) for number, text in enumerate(TEXTS[:batch])]
+        return lambda: pipeline.features(samples)
+
+    for mode, precision, compiled in MODES:
+        for batch in SENTENCES:
+            yield Row("generation", sizes, mode, batch,
+                      lambda batch=batch, precision=precision, compiled=compiled: job(precision, compiled, batch))
+
+
+def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[str, int]) -> Iterator[Row]:
+    """Steps of every stage in every mode."""
+    def job(stage: str, half: bool, compiled: bool) -> Callable[[], object]:
+        made = stage_jobs(sizes, device)[stage](batches[stage])
+        if compiled:
+            compile_layers(made.model)
+        return made.step(half)
+
+    for mode, precision, compiled in MODES:
+        for stage in batches:
+            yield Row("training", f"{name} {stage}", mode, batches[stage],
+                      lambda stage=stage, half=precision == "bf16", compiled=compiled: job(stage, half, compiled))
+
+
+def measure(row: Row, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Median seconds of the row's job after one run that does not count, its rate, and the peak memory in GiB."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    torch._dynamo.reset()
+    start = time.perf_counter()
+    job = row.prepare()
+    taken = [_timed(job, device) for _ in range(rounds + 1)]
+    seconds = statistics.median(taken[1:])
+    rate = ({"seconds_per_sentence": seconds / row.count} if row.kind == "generation"
+            else {"samples_per_second": row.count / seconds})
+    return {"kind": row.kind, "what": row.what, "mode": row.mode, "batch": row.count, **rate, "seconds": seconds,
+            "first_seconds": taken[0], "total_seconds": time.perf_counter() - start, "peak_gib": peak_gib(device)}
+
+
+def _timed(job: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    job()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def rows_of(toy: bool, device: torch.device) -> list[Row]:
+    """The most important rows first, should the budget run out: plain before compiled."""
+    if toy:
+        from tests.test_train_benchmarks import TINY  # toy sizes are those of the tests
+
+        batches = dict.fromkeys(BATCHES, TOY_BATCH)
+        rows = [*generation_rows("bundled", device), *training_rows("toy", TINY, device, batches)]
+        rows = [row for row in rows if "compiled" not in row.mode]
+    else:
+        rows = [row for name, sizes in (("published", PUBLISHED), ("bundled", BUNDLED))
+                for row in (*generation_rows(name, device), *training_rows(name, sizes, device, BATCHES))]
+    return sorted(rows, key=lambda row: ("compiled" in row.mode, row.what.startswith("bundled")))
+
+
+@script
+def main() -> None:
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
+    parser.add_argument("--toy", action="store_true", help="toy sizes and no compiler, to rehearse")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="runs, after one that does not count")
+    parser.add_argument("--budget", type=positive_int, default=330, help="seconds after which no row is begun")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="all figures")
+    args = parser.parse_args()
+    device, start = select_device(args.gpu_id), time.perf_counter()
+    report: dict[str, Any] = {"hardware": hardware(device), "toy": args.toy, "rows": [], "failed": {}, "skipped": []}
+    for row in rows_of(args.toy, device):
+        if time.perf_counter() - start > args.budget:
+            report["skipped"].append(row.name)
+            continue
+        try:
+            figures = measure(row, device, args.rounds)
+        except RuntimeError as error:  # out of memory, or a graph that does not compile: the other rows still count
+            report["failed"][row.name] = str(error).splitlines()[0]
+            print(f"{row.name}: {report['failed'][row.name]}", flush=True)
+        else:
+            report["rows"].append(figures)
+            print(f"{row.name}: {figures['seconds']:.4f} s, peak {figures['peak_gib']:.2f} GiB", flush=True)
+        write_text(args.out, json.dumps(report, indent=1) + "\n")
+    write_text(args.out, json.dumps(report, indent=1) + "\n")
+    print(f"{len(report['rows'])} rows, {len(report['failed'])} failed, {len(report['skipped'])} skipped -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()

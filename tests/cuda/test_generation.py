@@ -1,0 +1,48 @@
+"""Generation on CUDA: that of the CPU within tolerance, in lower precision, and compiled."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.specs import dataset_spec
+from models.speed import speed_up
+from models.text_to_motion import Sample, TextToMotion
+from storage.load import load_text_to_motion
+from tests.toy_models import make_models
+
+SAMPLES = [Sample("a person walks forward", 1, 120), Sample("someone waves with the right hand", 2, 80)]
+SAME_TOKENS = 0.95  # sums in another order may flip a draw, and what follows from it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def load(name: str, folder: Path, device: torch.device | str) -> TextToMotion:
+    residual = "res" if name == "t2m" else None
+    return load_text_to_motion(name, None, dataset_spec("t2m"), folder, device, res_name=residual)[0]
+
+
+@pytest.mark.parametrize("name", ["t2m", "t2m_demo"])
+def test_motions_are_those_of_the_cpu(name: str, folder: Path, device: torch.device) -> None:
+    here, there = load(name, folder, "cpu"), load(name, folder, device)
+    torch.testing.assert_close(there.condition([SAMPLES[0].text]).cpu(), here.condition([SAMPLES[0].text]),
+                               rtol=1e-3, atol=1e-3)
+    tokens, others = here.tokens(SAMPLES), there.tokens(SAMPLES)
+    for one, other in zip(tokens, others, strict=True):
+        assert one.shape == other.shape
+        assert (one[:, 0] == other[:, 0].cpu()).float().mean() >= SAME_TOKENS
+    motions, same = here.features_of(tokens), there.features_of([one.to(device) for one in tokens])
+    for motion, other in zip(motions, same, strict=True):
+        np.testing.assert_allclose(motion, other, atol=1e-3 * np.abs(motion).max())
+
+
+@pytest.mark.parametrize(("precision", "compiled"), [("bf16", False), ("fp32", True), ("bf16", True)])
+def test_fast_motions_are_whole_and_finite(precision: str, compiled: bool, folder: Path, device: torch.device) -> None:
+    pipeline = load("t2m", folder, device)
+    speed_up(pipeline.networks, precision, compiled)
+    motions = pipeline.features(SAMPLES)
+    assert [len(motion) for motion in motions] == [120, 80]
+    assert all(np.isfinite(motion).all() for motion in motions)

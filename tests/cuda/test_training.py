@@ -1,0 +1,129 @@
+"""Training on CUDA: every stage in every mode, the data on the device, and two ranks."""
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from benchmarks.train_jobs import stage_jobs
+from storage.checkpoint import load_checkpoint
+from tests.test_feed import windows
+from tests.test_ranks import CLOSE, STAGES, curve
+from tests.test_train_benchmarks import TINY
+from tests.toy import ROOT, make_bert, make_dataset, make_glove
+from tests.two_processes import without_dropout
+from training.batches import BatchLoader, EpochBatches
+
+MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
+STEPS = 2
+
+
+def arguments(stage: str, run: str, steps: int = STEPS) -> list[str]:
+    return ["--name", f"{stage}_{run}", "--data_root", "data", "--log_every", "1", "--seed", "7", *STAGES[stage][1],
+            "--total_iter", str(steps)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("cuda")
+    make_dataset(made / "data")
+    make_bert(made / "bert")
+    make_glove(made / "glove")
+    return made
+
+
+def train(device: torch.device, folder: Path, stage: str, *given: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+    number = "-1" if device.type == "cpu" else str(device.index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["script", *given, "--gpu_id", number])
+        importlib.import_module(STAGES[stage][0]).main()
+
+
+def steps_of(folder: Path, stage: str, run: str) -> int:
+    state = load_checkpoint(folder / "checkpoints" / "t2m" / f"{stage}_{run}" / "model" / "latest.tar")
+    for part in state.values():
+        if isinstance(part, dict):
+            assert all(tensor.isfinite().all() for tensor in part.values()
+                       if isinstance(tensor, torch.Tensor) and tensor.is_floating_point())
+    return state["total_it"]
+
+
+@pytest.fixture(scope="module")
+def trained(device: torch.device, folder: Path) -> Path:
+    """Every stage in float32, each on the output of the ones before, under the name ``<stage>_one``."""
+    for stage in STAGES:
+        train(device, folder, stage, *arguments(stage, "one"))
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_of_every_stage_in_float32_and_a_resumed_one(stage: str, device: torch.device, trained: Path) -> None:
+    assert steps_of(trained, stage, "one") == STEPS
+    train(device, trained, stage, *arguments(stage, "again"))
+    train(device, trained, stage, *arguments(stage, "again", STEPS + 1), "--is_continue")
+    assert steps_of(trained, stage, "again") == STEPS + 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("mode", ["bf16", "compiled"])
+def test_a_step_of_every_stage_in_bf16_and_compiled(stage: str, mode: str, device: torch.device, trained: Path) -> None:
+    train(device, trained, stage, *arguments(stage, mode), *MODES[mode])
+    assert steps_of(trained, stage, mode) == STEPS
+
+
+@pytest.mark.parametrize("stage", stage_jobs(TINY))
+def test_the_loss_and_gradient_of_every_stage_are_those_of_the_cpu(stage: str, device: torch.device) -> None:
+    def measured(where: torch.device) -> tuple[float, float]:
+        torch.manual_seed(0)
+        job = stage_jobs(TINY, where)[stage](4)
+        for module in job.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        job.generator.manual_seed(2)
+        loss = job.forward_backward()
+        return loss.item(), sum(float(p.grad.square().sum()) for p in job.model.parameters() if p.grad is not None)
+
+    assert measured(device) == pytest.approx(measured(torch.device("cpu")), rel=1e-2)
+
+
+def test_windows_are_kept_on_the_device_and_give_the_batches_of_the_loader(real_device: torch.device) -> None:
+    data, batches = windows(), EpochBatches(12, 4, seed=1)
+    resident, loaded = BatchLoader(data, batches, real_device), BatchLoader(data, batches, torch.device("cpu"))
+    assert resident.take is not None and loaded.take is None
+    for one, other in zip(resident, loaded, strict=True):
+        assert one.device == real_device
+        torch.testing.assert_close(one.cpu(), other)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
+def test_two_devices_train_as_one_does(real_device: torch.device, trained: Path) -> None:
+    stages = ("vq", "t2m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Dropout, "forward", nn.Dropout.forward)  # restored at the end
+        without_dropout()
+        for stage in stages:
+            train(real_device, trained, stage, *arguments(stage, "alone"))
+    (trained / "jobs.json").write_text(json.dumps(
+        [[STAGES[stage][0], *arguments(stage, "two")] for stage in stages]))
+    made = _on_two_devices(trained)
+    assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
+    for stage in stages:
+        alone, two = curve(trained, stage, "alone"), curve(trained, stage, "two")
+        assert two["loss"][0] == pytest.approx(alone["loss"][0], **(CLOSE | {"rel": 2e-3}))
+
+
+def _on_two_devices(folder: Path) -> subprocess.CompletedProcess:
+    """Two processes, launched without ``run_here``, which hides the devices: each takes the one of its rank."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    script = [str(ROOT / "tests" / "cuda" / "on_devices.py"), str(folder / "jobs.json")]
+    return subprocess.run([*launcher, *script], env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=folder,
+                          capture_output=True, text=True, timeout=300, check=False)
