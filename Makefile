@@ -5,10 +5,10 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test lint clean
 
-# The stamps make a second call start at once; a changed requirements file sets up again.
+# Stamp files skip the setup unless a requirements file has changed.
 $(VENV)/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	@echo "setting up $(VENV): some minutes, nearly all of them for PyTorch (2 GB on disk)"
+	@echo "Setting up $(VENV). This takes a few minutes, mostly for PyTorch (2 GB on disk)."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
@@ -16,13 +16,13 @@ $(VENV)/.ready: requirements.txt
 $(VENV)/.ready-dev: requirements-dev.txt requirements-app.txt visualization/page/package-lock.json $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	command -v npm >/dev/null && npm ci --silent --prefix visualization/page \
-		|| echo "no packages of npm: the tests that need them are skipped"
+		|| echo "npm packages are not installed; tests that need them are skipped"
 	touch $@
 
-demo: $(VENV)/.ready  ## a motion from a prompt, with the bundled models, on the CPU
+demo: $(VENV)/.ready  ## generate a motion from PROMPT with the bundled models on the CPU
 	$(BIN)/python gen_t2m.py --gpu_id -1 --ext demo --text_prompt "$(PROMPT)"
 
-test: $(VENV)/.ready-dev lint  ## everything that is checked
+test: $(VENV)/.ready-dev lint  ## run the linter and all tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.ready-dev

@@ -1,1 +1,1 @@
-"""Command lines: one parser a stage, and ``opt.txt``."""
+"""Command line parsers, one for each script."""

@@ -1,4 +1,4 @@
-"""Flags that several stages share, declared once."""
+"""Argument parser, argument types and the flags that several scripts share."""
 import argparse
 import math
 import sys
@@ -20,20 +20,19 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults in its help, reads ``@FILE`` as the flags in a file, and raises
-    ``InputError`` for bad flags."""
+    """Argument parser that shows defaults in ``--help``, expands ``@FILE`` to the flags in that file, and raises
+    ``InputError`` for invalid flags."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=_Formatter)
         self._inherited: set[str] = set()
 
     def inherit(self, keys: Collection[str]) -> None:
-        """With --init_from, take the options ``keys`` from that model unless the command line gives them."""
+        """Mark the options ``keys`` to be copied from the --init_from model unless set on the command line."""
         self._inherited |= set(keys)
 
     def take_defaults(self, config: type, only: Collection[str] | None = None) -> None:
-        """Take the defaults of the flags that are fields of the dataclass ``config``, all or ``only`` some, so that a
-        default stands in one place."""
+        """Set the defaults of flags from the fields of the dataclass ``config``, or from ``only`` those listed."""
         flags = {action.dest for action in self._actions} & set(only or [field.name for field in fields(config)])
         self.set_defaults(**{field.name: field.default for field in fields(config)
                              if field.name in flags and field.default is not MISSING})
@@ -80,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """An argparse type: a finite number of ``kind`` in [low, high]."""
+    """Argparse type for a finite number of ``kind`` in [low, high]."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -94,7 +93,7 @@ def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], f
 
 
 def plain_name(text: str) -> str:
-    """An argparse type: a name of one file or folder, which lies where it is made."""
+    """Argparse type for the name of a file or folder, without any path."""
     if text in ("", ".", "..") or set(text) & set("/\\"):
         raise argparse.ArgumentTypeError(f"must be a plain name, not {text!r}")
     return text
@@ -107,99 +106,99 @@ share = bounded(float, 0.0, 1.0)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Flags of every script: device, folders, seed, verbosity."""
-    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="HumanML3D or KIT-ML layout")
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, the default without CUDA")
+    """Add the flags of every script: dataset layout, device, checkpoint folder, seed, progress bars."""
+    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="t2m: HumanML3D; kit: KIT-ML")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1: CPU; default: 0, or the CPU without CUDA")
     parser.add_argument("--cpu_linear", choices=("auto", "mkl", "onednn"), default="auto",
-                        help="library of linear layers on the CPU; auto measures once which is faster on this CPU")
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of runs and models")
+                        help="CPU library for linear layers; auto runs a short benchmark and uses the faster one")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of training runs and models")
     parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="random seed")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="hide progress bars")
 
 
 def accept_seed(parser: argparse.ArgumentParser) -> None:
-    """Take ``--seed`` without listing it, in a script in which nothing is random."""
+    """Accept ``--seed`` without listing it, for scripts that use no randomness."""
     parser.add_argument("--seed", type=int, default=3407, help=argparse.SUPPRESS)
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
-    """Precision and compilation of trained networks."""
+    """Add the flags for inference precision and compilation."""
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
-                        help="of the networks: bf16 on GPUs and CPUs that have it, fp16 on GPUs; auto is bf16 where "
-                             "the hardware has it, else fp32")
+                        help="precision of the networks; fp16 needs a GPU; auto uses bf16 if the hardware supports it, "
+                             "else fp32")
     parser.add_argument("--compile", action="store_true",
-                        help="compile the networks first, which takes a minute and needs a C++ compiler")
+                        help="compile the networks; takes about a minute and needs a C++ compiler")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Flags of scripts that read a data set."""
+    """Add ``--data_root``."""
     parser.add_argument_group("data").add_argument(
-        "--data_root", help="data set folder, instead of dataset/HumanML3D or dataset/KIT-ML")
+        "--data_root", help="data set folder; default: dataset/HumanML3D or dataset/KIT-ML")
 
 
 def add_up(parser: argparse._ActionsContainer) -> None:
-    """The axis of motions from outside."""
+    """Add ``--up``, the vertical axis of imported motions."""
     parser.add_argument("--up", choices=UP_AXES,
-                        help="axis that is up in joints and BVH (write --up=-y); found from the body if not given")
+                        help="vertical axis of joints and BVH files (write --up=-y); default: detected from the body")
 
 
 def add_balance(parser: argparse.ArgumentParser) -> None:
-    """Sampling of rare actions."""
+    """Add ``--balance``, which samples rare actions more often."""
     parser.add_argument_group("data").add_argument("--balance", type=share, default=0.0,
                         help="sample rare actions more often: 0 is uniform over clips, 1 over actions")
 
 
 def add_group_by_length(parser: argparse.ArgumentParser) -> None:
-    """Batches of similar length."""
+    """Add ``--group_by_length``, which reduces padding."""
     parser.add_argument_group("data").add_argument("--group_by_length", action="store_true",
-                        help="batch clips of similar length, which saves padding on the CPU")
+                        help="batch clips of similar length, which reduces padding and speeds up CPU training")
 
 
 def add_paraphrases(parser: argparse.ArgumentParser) -> None:
-    """Paraphrases of training captions."""
+    """Add ``--paraphrases``, the number of paraphrases per caption."""
     parser.add_argument_group("data").add_argument("--paraphrases", type=natural, default=0, metavar="N",
-                        help="add N paraphrases of every caption (assets/paraphrases.txt)")
+                        help="add N paraphrases of each caption (assets/paraphrases.txt)")
 
 
 def add_bank(parser: argparse.ArgumentParser) -> None:
-    """Sentences of the language bank."""
+    """Add ``--bank``, which trains on sentences of the language bank."""
     parser.add_argument_group("data").add_argument("--bank", action="store_true",
-                        help="half of the time train on sentences of assets/language instead of captions, for clips "
-                             "that DATA_ROOT/contents.json describes")
+                        help="replace half of the captions with sentences from assets/language, for clips listed in "
+                             "DATA_ROOT/contents.json")
 
 
 def add_evaluator(parser: argparse.ArgumentParser, metavar: str = "NAME|none", more: str = "") -> None:
-    """The evaluator of motions."""
+    """Add ``--evaluator``; ``more`` is appended to its help."""
     parser.add_argument("--evaluator", metavar=metavar,
-                        help="evaluator; by default text_mot_match if it is among the checkpoints, else the bundled "
-                             f"one, else none{more}")
+                        help="evaluator that embeds texts and motions; default: text_mot_match if it exists, else the "
+                             f"bundled one, else none{more}")
 
 
 def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None) -> None:
-    """The model of BERTScore."""
+    """Add the flags of BERTScore. ``model``: the default model."""
     parser.add_argument("--bert_score_model", "--bert-score-model", default=model,
-                        help="BERTScore by this model: a name on the hub, or a folder")
+                        help="BERTScore model: a Hugging Face name or a folder")
     parser.add_argument("--bert_score_layer", "--bert-score-layer", type=positive_int,
-                        help="layer of it whose states are compared; known for usual names")
+                        help="hidden layer to compare; required for models that bert-score does not know")
     parser.add_argument("--bert_score_rescale", "--bert-score-rescale", action=argparse.BooleanOptionalAction,
-                        default=False, help="rescale BERTScore by the baseline that bert-score has for the model")
+                        default=False, help="rescale BERTScore with bert-score's baseline for the model")
 
 
 def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
-    """How the best checkpoint is chosen."""
+    """Add the flags that select the best checkpoint by FID."""
     add_evaluator(parser)
     parser.add_argument("--fid_clips", type=natural,
-                        help="validation clips whose FID chooses the best checkpoint; all of them by default, for "
-                             "FID is biased upwards on few clips; 0 chooses by the losses")
+                        help="number of validation clips for the FID that selects the best checkpoint; default: all, "
+                             "as FID is biased upwards on few clips; 0: select by validation loss")
 
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
-    """Flags of the training loop in groups, with a stage's defaults; without ``gamma`` no schedule of milestones."""
+    """Add the flags of the training loop with a stage's defaults. ``gamma=None`` omits the milestone schedule."""
     run = parser.add_argument_group("run")
     optim = parser.add_argument_group("optimisation")
     speed = parser.add_argument_group("speed")
-    run.add_argument("--name", required=True, help="run name: checkpoints/<dataset_name>/<name>")
+    run.add_argument("--name", required=True, help="run name; files go to checkpoints/<dataset_name>/<name>")
     optim.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples per step")
     optim.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
     optim.add_argument("--total_iter", type=natural, default=0, help="stop after this many steps; 0: never")
@@ -211,21 +210,21 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
         optim.add_argument("--gamma", type=non_negative, default=gamma, help="factor at each milestone")
     optim.add_argument("--weight_decay", type=non_negative, default=weight_decay, help="AdamW's weight decay")
     optim.add_argument("--betas", type=bounded(float, 0.0, 0.99999), nargs=2, default=[0.9, 0.99],
-                        metavar=("BETA1", "BETA2"), help="AdamW's decay of its running means of "
-                        "gradients and of their squares")
+                        metavar=("BETA1", "BETA2"), help="AdamW betas")
     optim.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
                         help="validate and save an exponential moving average of weights and codebooks, such as 0.999; "
                               "0: off")
     optim.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",
-                        help="process each batch in PARTS parts, one after another, to save memory; LaMP's contrastive "
-                             "and matching losses compare the pairs of one part")
-    speed.add_argument("--compile", action="store_true", help="compile the networks: slow to start, faster steps")
+                        help="split each batch into PARTS micro-batches to save memory; LaMP's contrastive and "
+                             "matching losses compare pairs within one micro-batch only")
+    speed.add_argument("--compile", action="store_true", help="compile the networks: slower start, faster steps")
     speed.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no",
-                        help="bf16 is faster on recent GPUs and on CPUs that have it")
+                        help="precision of the forward pass; bf16 is faster on hardware that supports it")
     run.add_argument("--init_from", metavar="NAME",
-                        help="initialise from this model, a run or a bundled one, with its sizes")
-    run.add_argument("--is_continue", action="store_true", help="resume from model/latest.tar of the same name")
-    speed.add_argument("--num_workers", type=natural, default=0, help="data loader processes; 0: none")
+                        help="initialise weights and model sizes from this run or bundled model")
+    run.add_argument("--is_continue", action="store_true", help="resume the run from its model/latest.tar")
+    speed.add_argument("--num_workers", type=natural, default=0,
+                       help="data loader processes; 0: load in the main process")
     run.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")
     run.add_argument("--save_latest", type=positive_int, default=500, help="steps between writes of latest.tar")
     run.add_argument("--eval_every_e", type=positive_int, default=1, help="epochs between validations")

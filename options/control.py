@@ -24,46 +24,46 @@ def _numbers(count: int, form: str) -> Callable[[str], tuple[float, ...]]:
 
 
 def add_control(parser: argparse.ArgumentParser) -> None:
-    """Where, when and with which part of the body: shared by generation and editing."""
+    """Add the flags for spatial constraints, shared by generation and editing."""
     # argparse takes "-1,2" for a flag unless it knows that it is a number.
     parser._negative_number_matcher = re.compile(r"^-\d|^-\.\d")
     control = parser.add_argument_group("control")
     control.add_argument("--constraints", type=Path, metavar="FILE.json",
-                         help="paths, waypoints, headings, joints, poses, ground and contacts: docs/control.md")
+                         help="file of paths, waypoints, headings, joints, poses and contacts: docs/control.md")
     control.add_argument("--path", type=_numbers(2, "1.5,2"), nargs="+", metavar="X,Z",
-                         help="points over the ground, in metres from the start, that the body walks through; "
-                              "it starts at 0,0 facing +z, and +x is to its left")
+                         help="ground points to walk through, in metres; the motion starts at 0,0 facing +z, with +x "
+                              "to the left")
     control.add_argument("--end", type=_numbers(3, "1.5,2,90"), metavar="X,Z,DEGREES",
-                         help="where the motion ends and faces; degrees turn to the left")
-    control.add_argument("--control_steps", type=natural, default=200, help="steps of optimisation of constraints")
+                         help="final position and heading; positive degrees turn left")
+    control.add_argument("--control_steps", type=natural, default=200, help="optimisation steps for constraints")
 
 
 def add_direction(parser: argparse.ArgumentParser) -> None:
-    """Body parts, loops and the choice among samples."""
+    """Add the flags for body parts, loops, negative prompts and best-of-N sampling."""
     direction = parser.add_argument_group("direction")
-    direction.add_argument("--upper_body", metavar="TEXT", help="what arms, trunk and head do, on the legs of the "
-                           "prompt")
+    direction.add_argument("--upper_body", metavar="TEXT", help="prompt for arms, trunk and head; --text_prompt "
+                           "then describes the legs")
     direction.add_argument("--upper_body_path", type=Path, metavar="FILE",
-                           help="with --timeline: a second file of text#length lines, the upper body's track; "
-                                "-#length leaves the body as it is")
-    direction.add_argument("--loop", action="store_true", help="the last pose and velocity meet the first")
-    direction.add_argument("--negative_prompt", metavar="TEXT", help="what motions are led away from in guidance")
+                           help="with --timeline: file of text#length lines for the upper body; -#length keeps the "
+                                "upper body of the main timeline")
+    direction.add_argument("--loop", action="store_true", help="make a seamless loop")
+    direction.add_argument("--negative_prompt", metavar="TEXT", help="text to steer away from with guidance")
     direction.add_argument("--best_of", type=positive_int, default=1, metavar="N",
-                           help="make N samples, keep the one that fits the text best with the least faults")
+                           help="generate N samples and keep the one with the best text match and fewest faults")
 
 
 def add_root(output: argparse._ArgumentGroup) -> None:
-    """Files for engines, robots and retargeting."""
+    """Add the output flags for game engines, robots and retargeting."""
     output.add_argument("--in_place", action="store_true",
-                        help="no travel: the body stays over the origin; a root bone in .bvh and .glb keeps the way")
+                        help="keep the body over the origin; a root bone in .bvh and .glb stores the trajectory")
     output.add_argument("--root_motion", action="store_true",
-                        help="a root bone on the ground in .bvh and .glb, which carries place and heading")
+                        help="add a root bone on the ground to .bvh and .glb, with position and heading")
     output.add_argument("--npz", action="store_true",
-                        help="write .npz too, like AMASS: poses, trans, mocap_frame_rate")
+                        help="also write .npz in AMASS layout: poses, trans, mocap_frame_rate")
 
 
 def flag_entries(opt: argparse.Namespace) -> list[Entry]:
-    """The constraints of --path and --end."""
+    """Constraints given by --path and --end."""
     entries = []
     if opt.path is not None:
         entries.append(Entry("path", {"points": [list(point) for point in opt.path]}, "--path"))
@@ -76,7 +76,7 @@ def flag_entries(opt: argparse.Namespace) -> list[Entry]:
 
 
 def check_direction(opt: argparse.Namespace) -> None:
-    """Raise ``InputError`` for flags that do not go together."""
+    """Raise ``InputError`` for flags that cannot be combined."""
     if opt.upper_body is not None and (opt.text_prompt is None or opt.timeline):
         raise InputError("--upper_body goes with --text_prompt; a timeline takes --upper_body_path")
     if opt.upper_body_path is not None and not opt.timeline:
@@ -95,6 +95,6 @@ def check_direction(opt: argparse.Namespace) -> None:
 
 
 def is_directed(opt: argparse.Namespace) -> bool:
-    """Whether motions need more than tokens and a decoder."""
+    """Whether any flag requires optimisation or selection after decoding."""
     return bool(opt.constraints or opt.path or opt.end or opt.upper_body or opt.upper_body_path or opt.loop
                 or opt.best_of > 1)

@@ -1,4 +1,4 @@
-"""Flag files: ``@configs/paper/vq.txt`` on a command line stands for the flags in that file."""
+"""Flag files: ``@configs/paper/vq.txt`` on a command line expands to the flags in that file."""
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ MARK = "@"
 
 
 def expand_flag_files(args: Sequence[str], known: Mapping[str, argparse.Action]) -> list[str]:
-    """Replace each ``@FILE`` among arguments by the flags in the file; later flags take precedence as usual.
+    """Replace each ``@FILE`` argument with the flags in the file. Later flags take precedence.
 
-    An argument right after a flag that takes a value is that value, whatever it starts with. ``known``: actions by
+    An argument that follows a flag with a value is that value, even if it starts with ``@``. ``known``: actions by
     flag. Raises ``InputError`` as ``read_flag_file`` does.
     """
     expanded: list[str] = []
@@ -25,7 +25,7 @@ def expand_flag_files(args: Sequence[str], known: Mapping[str, argparse.Action])
 
 
 def read_flag_file(path: str | Path, known: Mapping[str, argparse.Action]) -> list[str]:
-    """The arguments in a flag file: a ``--flag value`` a line, ``#`` starts a comment, quotes as in a shell.
+    """Arguments in a flag file: one ``--flag value`` per line, comments after ``#``, shell quoting.
 
     Raises ``InputError`` with file and line for a line that does not start with one of the ``known`` flags.
     """

@@ -1,4 +1,4 @@
-"""Options of the models conditioned on text features: masked and residual transformer, length estimator."""
+"""Options of the models conditioned on text features: masked transformer, residual transformer, length estimator."""
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
@@ -33,18 +33,17 @@ from utils.errors import InputError
 
 
 def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of ``train_t2m_transformer.py``."""
-    parser = Parser("Train the masked transformer: text features to motion tokens of the base layer.")
+    """Parse the command line of ``train_t2m_transformer.py``."""
+    parser = Parser("Train the masked transformer, which predicts base-layer motion tokens from text features.")
     model = add_token_transformer(parser, MaskTransformerConfig)
     model.add_argument("--attention", choices=ATTENTION_KINDS,
-                       help="full: both ways, the best of the three on openmotion; causal: the paper; additive: the "
+                       help="full: bidirectional, best on openmotion; causal: as in the paper; additive: as in the "
                             "released weights")
     return parse_token_transformer(parser, MaskTransformerConfig, BASE_SAMPLING, argv)
 
 
 def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> argparse._ArgumentGroup:
-    """Flags of training a transformer over motion tokens that is built from a ``config``. Returns the group of its
-    sizes."""
+    """Add the training flags of a motion token transformer built from ``config``. Returns the group of its sizes."""
     parser.inherit([field.name for field in fields(config)])
     add_common(parser)
     add_data(parser)
@@ -56,7 +55,7 @@ def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> ar
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
                  weight_decay=1e-5)
     parser.add_argument_group("model").add_argument(
-        "--vq_name", required=True, help="tokenizer whose tokens are predicted")
+        "--vq_name", required=True, help="motion tokenizer")
     add_text_condition(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--latent_dim", type=positive_int, help="width")
@@ -65,22 +64,22 @@ def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> ar
     model.add_argument("--ff_size", type=positive_int, help="width of the feed-forward blocks")
     model.add_argument("--dropout", type=share, help="dropout")
     model.add_argument("--cond_drop_prob", type=share,
-                       help="share of samples that lose their text, for classifier-free guidance")
+                       help="probability of dropping the text, for classifier-free guidance")
     model.add_argument("--cond_noise", type=non_negative, default=0.0, metavar="STD",
-                       help="noise on text features in training, in deviations of theirs, so that a text in words of "
-                            "no caption is taken for what lies near it")
+                       help="noise on text features in training, relative to their std, for robustness to unseen "
+                            "wordings")
     model.add_argument("--encode_crops", action="store_true",
-                       help="encode every training crop alone, as published, instead of taking its tokens from those "
-                            "of the whole clip; slower")
+                       help="encode every training crop separately, as published, instead of cropping the tokens of "
+                            "the whole clip; slower")
     model.add_argument("--codebook_start", action=argparse.BooleanOptionalAction, default=True,
-                       help="begin with the tokenizer's codes as embeddings; without, at random as published runs do")
+                       help="initialise token embeddings from the codebook; otherwise randomly, as published")
     return model
 
 
 def parse_token_transformer(parser: Parser, config: type[TransformerConfig], sampling: Sequence[str],
                             argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with the defaults of ``config`` and flags for the settings of ``Sampling`` that belong to the model.
-    Raises ``InputError`` if sizes do not fit each other."""
+    """Parse the options with the defaults of ``config`` and the ``sampling`` flags saved with the model. Raises
+    ``InputError`` for incompatible sizes."""
     add_model_sampling(parser, sampling)
     parser.take_defaults(config)
     opt = parser.parse_args(argv)
@@ -90,29 +89,29 @@ def parse_token_transformer(parser: Parser, config: type[TransformerConfig], sam
 
 
 def add_text_condition(parser: Parser) -> None:
-    """Which text features a model is conditioned on."""
+    """Add the flags that select the text features of a model."""
     parser.inherit(("text_encoder", "lamp_name", "condition"))
     parser.add_argument("--text_encoder", choices=("lamp", "clip"), default="lamp", help="source of text features")
-    parser.add_argument("--lamp_name", help="LaMP model that gives them; by default the one trained last")
+    parser.add_argument("--lamp_name", help="LaMP model of the text features; default: the latest one")
     parser.add_argument("--condition", choices=get_args(ConditionKind), default="both",
-                        help="feature of LaMP: mean of its queries over the text (the paper), its [CLS] state, or both")
+                        help="LaMP text feature: mean of the query tokens (as in the paper), [CLS] state, or both")
 
 
 def parse_res_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of ``train_res_transformer.py``."""
-    parser = Parser("Train the residual transformer: motion tokens of each layer from those of the layers below.")
+    """Parse the command line of ``train_res_transformer.py``."""
+    parser = Parser("Train the residual transformer, which predicts the tokens of each layer from the layers below.")
     model = add_token_transformer(parser, ResidualTransformerConfig)
     model.add_argument("--share_weight", action=argparse.BooleanOptionalAction,
-                       help="one table for reading a layer's tokens and for predicting them")
+                       help="share weights between the token embedding and the output projection of a layer")
     model.add_argument("--published_behaviour", action="store_true",
-                       help="repeat the released code: products counted twice without --share_weight, padding drawn")
+                       help="reproduce the released code: duplicate products without --share_weight, sampled padding")
     parser.inherit(("published_behaviour",))
     return parse_token_transformer(parser, ResidualTransformerConfig, RESIDUAL_SAMPLING, argv)
 
 
 def parse_length_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of ``train_len_estimator.py``."""
-    parser = Parser("Train the length estimator: text features to the number of motion tokens.")
+    """Parse the command line of ``train_len_estimator.py``."""
+    parser = Parser("Train the length estimator, which predicts the number of motion tokens from text features.")
     add_common(parser)
     add_data(parser)
     add_paraphrases(parser)

@@ -1,4 +1,4 @@
-"""Options of the tokenizer."""
+"""Options of tokenizer training."""
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
@@ -19,7 +19,7 @@ from utils.errors import InputError
 
 
 def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of ``train_vq.py``."""
+    """Parse the command line of ``train_vq.py``."""
     parser = Parser("Train the motion tokenizer: encoder, residual codebooks, decoder.")
     add_common(parser)
     add_data(parser)
@@ -29,40 +29,40 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
     data.add_argument("--time_warp", type=bounded(float, 0, 0.5), default=0.0,
-                      help="augmentation: play windows at random speeds from 1 - W to 1 + W")
+                      help="augmentation: random playback speed from 1 - W to 1 + W")
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,
-                      help="how many times more root motion and foot contacts weigh (with --init_from: as there)")
+                      help="weight factor of root motion and foot contacts; copied from the model with --init_from")
     model = parser.add_argument_group("model")
     model.add_argument("--num_quantizers", type=positive_int,
-                       help="residual layers; 1 is the published LaMP tokenizer")
+                       help="residual layers; 1: the published LaMP tokenizer")
     model.add_argument("--shared_codebook", action="store_true", help="one codebook for all layers")
     model.add_argument("--quantize_dropout_prob", "--quantize_drop_prob", type=share,
-                       help="share of batches in which only the first layers run")
-    model.add_argument("--nb_code", type=positive_int, help="codes a codebook")
+                       help="probability that a batch uses only the first layers")
+    model.add_argument("--nb_code", type=positive_int, help="codes per codebook")
     model.add_argument("--code_dim", type=positive_int, help="width of a code")
-    model.add_argument("--output_emb_width", type=positive_int, help="latent width; equals code_dim")
-    model.add_argument("--mu", type=share, help="decay of the codebook's running sums")
-    model.add_argument("--down_t", type=positive_int, help="halvings of the length; 2: 4 frames a token")
-    model.add_argument("--stride_t", type=int, choices=(2,), help="stride of each halving")
+    model.add_argument("--output_emb_width", type=positive_int, help="latent width; must equal --code_dim")
+    model.add_argument("--mu", type=share, help="EMA decay of the codebook")
+    model.add_argument("--down_t", type=positive_int, help="downsampling stages; 2: 4 frames per token")
+    model.add_argument("--stride_t", type=int, choices=(2,), help=argparse.SUPPRESS)
     model.add_argument("--width", type=positive_int, help="channels of the convolutions")
-    model.add_argument("--depth", type=positive_int, help="residual blocks a stage")
+    model.add_argument("--depth", type=positive_int, help="residual blocks per stage")
     model.add_argument("--dilation_growth_rate", type=positive_int, help="dilation ratio between blocks")
     model.add_argument("--vq_act", choices=("relu", "silu", "gelu"), help="activation in the blocks")
     model.add_argument("--vq_norm", choices=("LN", "GN", "BN"), help="normalisation in the blocks")
-    model.add_argument("--vq_dropout", type=share, help="dropout in the blocks, while training")
+    model.add_argument("--vq_dropout", type=share, help="dropout in the blocks")
     model.add_argument("--sample_codebook_temp", type=non_negative,
-                       help="temperature of the noise on residual codes, while training; 0 is none")
+                       help="sampling temperature of codes in training; 0: nearest code")
     model.add_argument("--decoder_only", action="store_true",
-                       help="keep encoder and codes, so that tokens that other models learned stay what they are")
+                       help="freeze encoder and codebooks, so that models trained on the tokens stay valid")
     model.add_argument("--published_reset", action="store_true",
-                       help="reset dead codes as the released code does (to the first rows of the batch)")
+                       help="reset dead codes to the first rows of the batch, as the released code does")
     loss = parser.add_argument_group("loss")
-    loss.add_argument("--recons_loss", choices=("l1", "l1_smooth"), default="l1_smooth", help="distance of features")
-    loss.add_argument("--loss_vel", type=non_negative, default=0.5, help="weight of the local joint positions")
+    loss.add_argument("--recons_loss", choices=("l1", "l1_smooth"), default="l1_smooth", help="reconstruction loss")
+    loss.add_argument("--loss_vel", type=non_negative, default=0.5, help="extra weight of the local joint positions")
     loss.add_argument("--loss_joint", type=non_negative, default=0.0,
-                      help="weight of the recovered joints' position error, which sees how root errors add up")
+                      help="weight of the global joint position error, which includes root drift")
     loss.add_argument("--loss_jerk", type=non_negative, default=0.0,
-                      help="weight of the error of the joints' third differences, which penalises jitter")
+                      help="weight of the error of third differences of joints, which penalises jitter")
     loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
     parser.take_defaults(VQConfig)
     parser.inherit([field.name for field in fields(VQConfig)])
