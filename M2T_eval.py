@@ -1,4 +1,4 @@
-"""Evaluate motion to text: scores of its captions on a split beside two baselines, or of anybody's captions."""
+"""Evaluate motion captioning on a split with two baselines, or score the captions of a file."""
 import json
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The app in the browser: generate, edit, caption and search motions."""
+"""Browser app to generate, edit, caption and search motions."""
 from options.app import parse_app_options
 from utils.errors import script
 

@@ -1,4 +1,4 @@
-"""Evaluate text to motion: real motion, the tokenizer, the base layer alone, and all layers, under one protocol."""
+"""Evaluate text to motion: real motion, tokenizer, base layer and all layers under one protocol."""
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluate the tokenizer: how well whole clips come back from all its layers, and from the base layer alone."""
+"""Evaluate the tokenizer: reconstruction of whole clips with all layers and with the base layer alone."""
 from pathlib import Path
 
 from options.evaluate import parse_tokenizer_evaluation

@@ -1,4 +1,4 @@
-"""Train the evaluator: an auto-encoder of movements, then the matching of captions and motions."""
+"""Train the evaluator: a movement autoencoder, then text-motion matching."""
 from options.evaluator import parse_evaluator_options
 from utils.errors import script
 

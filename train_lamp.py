@@ -1,4 +1,4 @@
-"""Pretrain LaMP (stage 2): one Q-Former that reads captions and motions."""
+"""Pretrain LaMP (stage 2): a Q-Former on captions and motions."""
 from options.lamp import parse_lamp_options
 from utils.errors import InputError, script
 

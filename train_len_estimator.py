@@ -1,4 +1,4 @@
-"""Train the length estimator: text features to the number of motion tokens."""
+"""Train the length estimator, which predicts the number of motion tokens from text features."""
 from options.t2m import parse_length_options
 from utils.errors import script
 

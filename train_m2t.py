@@ -1,4 +1,4 @@
-"""Train motion to text: LaMP's features of a motion as the prefix of a language model."""
+"""Train motion captioning: a language model with LaMP's motion features as its prefix."""
 from options.m2t import TOKENIZER_FACTS, parse_m2t_options
 from utils.errors import script
 

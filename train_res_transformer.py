@@ -1,4 +1,4 @@
-"""Train the residual transformer (stage 4): motion tokens of each layer from those below it and a text feature."""
+"""Train the residual transformer (stage 4), which predicts the tokens of each layer from the layers below."""
 from options.t2m import parse_res_options
 from utils.errors import script
 

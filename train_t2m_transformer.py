@@ -1,4 +1,4 @@
-"""Train the masked transformer (stage 3): text features of a frozen LaMP to motion tokens of the base layer."""
+"""Train the masked transformer (stage 3), which predicts base-layer tokens from the text features of a frozen LaMP."""
 from options.t2m import parse_t2m_options
 from utils.errors import script
 

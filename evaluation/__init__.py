@@ -1,2 +1,2 @@
-"""Metrics and protocols: numbers from embeddings, joints and features. Nothing here draws a picture."""
+"""Metrics and evaluation protocols."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

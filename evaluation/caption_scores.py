@@ -1,7 +1,7 @@
-"""How well captions tell motions: n-gram scores, BERTScore, matching with the motion, and whether sides are right.
+"""Caption metrics: n-gram scores, BERTScore, text-motion matching and left/right accuracy.
 
-Published captioning numbers move threefold with how references are written and compared, so every result belongs with
-the settings that ``M2T_eval.py`` writes beside it.
+Published scores vary threefold with the preparation of the references, so ``M2T_eval.py`` saves its settings with every
+result.
 """
 import warnings
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ UNKNOWN_CLASS = "OTHER"
 
 
 class Lexicon:
-    """For each word the ``lemma/POS`` it has most often in the captions of ``pairs``.
+    """Most frequent ``lemma/POS`` of each word in the captions of ``pairs``.
 
     Text files give lemmas and classes beside each caption, one a word; captions in which the two do not correspond,
     for punctuation or abbreviations, are passed over.
@@ -48,21 +48,21 @@ class Lexicon:
         return word in self._tokens
 
     def tokens(self, caption: str) -> list[str]:
-        """``lemma/POS`` of each word of a cleaned caption; a word that is not known is its own lemma."""
+        """``lemma/POS`` of each word of a cleaned caption. An unknown word is used as its lemma."""
         return [self._tokens.get(word, f"{word}/{UNKNOWN_CLASS}") for word in caption.split()]
 
     def lemmas(self, caption: str) -> str:
-        """A cleaned caption in lemmas."""
+        """Lemmatise a cleaned caption."""
         return lemmas_of(self.tokens(caption) if self._spacy is None else tag_by_spacy(self._spacy, caption).split())
 
     @property
     def lemmatiser(self) -> str:
-        """What gives the lemmas."""
+        """Source of the lemmas, for logs."""
         return "the words of training" if self._spacy is None else f"spaCy ({SPACY_MODEL})"
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
-    """The lemmas of ``lemma/POS`` tokens, as a text."""
+    """Join the lemmas of ``lemma/POS`` tokens."""
     return " ".join(token.rpartition("/")[0] or token for token in tokens)
 
 
@@ -84,7 +84,7 @@ def ngram_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Whether captions that name a side name the right one.
+    """Left/right accuracy of captions.
 
     A motion has a side where its references name it and never its opposite. Of the captions that name either for such
     a motion, ``sides_right`` is the per cent that name only the motion's (left out without such captions); ``sided`` is
@@ -111,12 +111,12 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: Sequence[Pair]) -> str:
-    """The caption that most often occurs in pairs, the first of those that occur as often."""
+    """Most frequent caption of the pairs; the first one on ties."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 
 def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: Sequence[Pair]) -> list[str]:
-    """For each motion the first caption of the nearest of ``pairs``, by unit features (n, e) and (pairs, e)."""
+    """First caption of the nearest pair for each motion, from unit features (n, e) and (pairs, e)."""
     return [pairs[int(row)].captions[0] for row in (motions @ known.T).argmax(1)]
 
 
@@ -147,12 +147,12 @@ class BertScore:
 
     @property
     def settings(self) -> str:
-        """What was compared, for logs."""
+        """Model, layer, rescaling and library version, for logs."""
         return (f"{self.source}, layer {self._layer()}, {'rescaled' if self.rescale else 'not rescaled'}, "
                 f"bert-score {version('bert-score')}")
 
     def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        """Mean over captions."""
+        """Mean F1 over captions, in per cent."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _, _, f1 = self._scorer.score(list(captions), [list(texts) for texts in references])
@@ -211,7 +211,7 @@ class CaptionScorer:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What captions are compared with, and how; for logs."""
+        """Reference style, text cleaning and BERTScore settings, for logs."""
         lemmas = f"lemmas of the text files, captions lemmatised by {self.lexicon.lemmatiser}"
         style = {"verbatim": "as they stand", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
         words = ("as they stand" if self.style == "verbatim" else
@@ -221,7 +221,7 @@ class CaptionScorer:
                 "bert_score": self.bert.settings if self.bert else "not computed"}
 
     def __call__(self, captions: Sequence[str]) -> dict[str, float]:
-        """Every score of one caption a clip."""
+        """Compute all scores for one caption per clip."""
         cleaned = [clean_caption(caption) for caption in captions]
         compared = {"verbatim": list(captions), "raw": cleaned}.get(self.style)
         if compared is None:
@@ -235,5 +235,5 @@ class CaptionScorer:
         return scores | side_scores(cleaned, [pair.captions for pair in self.pairs])
 
     def of_references(self) -> dict[str, float]:
-        """R-precision and MM-distance of each clip's own first caption: what the evaluator makes of the truth."""
+        """R-precision and MM-Dist of the ground-truth captions (the first one of each clip)."""
         return matching_scores(self.embed_texts([pair.tokens[0] for pair in self.pairs]), self.motions)

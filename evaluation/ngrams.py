@@ -1,4 +1,4 @@
-"""Scores of captions by COCO's scorers (``pycocoevalcap``), which need no model, no data set and no torch.
+"""N-gram scores of captions with COCO's scorers (``pycocoevalcap``), without a model, a data set or torch.
 
 The scorers split texts at blanks and compare words as they stand: no lower-casing, no removal of punctuation, no PTB
 tokenizer (which would need Java). CIDEr takes its document frequencies from the references at hand.
@@ -50,7 +50,7 @@ def read_scored(path: str | Path) -> tuple[list[str], list[list[str]]]:
 
 
 def report_scores(scores: Mapping[str, float], out: str | Path | None) -> None:
-    """Print scores by their usual names, and write them to ``out`` as JSON by their keys."""
+    """Print scores under their usual names, and write them to ``out`` as JSON."""
     for key, value in scores.items():
         print(f"{SHOWN[key]:<10}{value:.4f}")
     if out:

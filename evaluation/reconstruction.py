@@ -1,4 +1,4 @@
-"""Reconstruction of whole clips by a tokenizer, and its errors."""
+"""Tokenizer reconstruction of whole clips, and its errors."""
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
 
 def groups_of_equal_length(clips: Sequence[np.ndarray], batch_size: int = 64, unit: int = UNIT_LENGTH,
                            ) -> list[list[int]]:
-    """Which clips have the same number of whole ``unit`` rows, at most ``batch_size`` a group."""
+    """Group clip indices by the number of whole ``unit`` rows, at most ``batch_size`` per group."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
         groups[len(clip) // unit].append(index)
@@ -76,7 +76,7 @@ def codes_of(tokenizer: nn.Module, motion: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
                 layers: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Motion (b, t, d) after its codes, with only the first ``layers`` of them where given; and the codes (b, n, q)."""
+    """Reconstruct motion (b, t, d), optionally from the first ``layers`` only. Also returns the codes (b, n, q)."""
     codes = codes_of(tokenizer, motion)
     return tokenizer.forward_decoder(codes[..., :layers]), codes
 
@@ -84,7 +84,7 @@ def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
 @torch.no_grad()
 def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normalisation: Normalisation,
                       layers: int | None = None) -> list[np.ndarray]:
-    """Feature clips (T, d), not normalised, after their codes, each cut to whole tokens."""
+    """Reconstruct unnormalised feature clips (T, d), each cut to whole tokens."""
     device = next(tokenizer.parameters()).device
     made: list[np.ndarray] = [np.empty(0)] * len(clips)
     for indices, batch in batches_of_equal_length(list(clips), unit=tokenizer.config.unit_length):
@@ -96,7 +96,7 @@ def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normali
 
 @torch.no_grad()
 def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisation: Normalisation) -> list[np.ndarray]:
-    """Feature clips (T, d), not normalised, of the codes (n, q) of each."""
+    """Decode the codes (n, q) of each clip to unnormalised features (T, d)."""
     device = next(tokenizer.parameters()).device
     made: list[np.ndarray] = [np.empty(0)] * len(codes)
     for indices, batch in batches_of_equal_length([one.cpu().numpy() for one in codes], unit=1):

@@ -1,6 +1,6 @@
-"""Text-motion retrieval, both ways, under named protocols (T2M; TMR, Petrovich et al. 2023, section 4.1).
+"""Text-motion retrieval in both directions under named protocols (T2M; TMR, Petrovich et al. 2023, section 4.1).
 
-Similarities are (n, n) with texts down and motions across, so that pairs stand on the diagonal. Larger is closer.
+Similarities are (n, n): rows are texts, columns are motions, matching pairs are on the diagonal. Larger is closer.
 """
 import numpy as np
 

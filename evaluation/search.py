@@ -1,4 +1,4 @@
-"""Search: galleries of motions encoded by LaMP, cached beside their folder, and the nearest of many embeddings."""
+"""Motion search: cached galleries of LaMP embeddings, and nearest-neighbour queries."""
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SHOWN = 5      # remarks on files that are printed
 
 @dataclass(frozen=True)
 class Gallery:
-    """Motions as unit vectors, a part of at most 196 frames each."""
+    """Unit-length embeddings of motions, one for each part of at most 196 frames."""
 
     files: list[Path]
     parts: list[Part]     # ``motion`` is the number of the file
@@ -133,7 +133,7 @@ def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Hit:
-    """One row that was found, and how near it is."""
+    """Search result: a row and its cosine similarity."""
 
     row: int
     score: float  # cosine
