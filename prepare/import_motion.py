@@ -102,6 +102,8 @@ def report(imported: Imported, out: Path) -> None:
     if imported.removed:
         print(f"{len(imported.removed)} clips of an earlier import removed, with their twins, features, captions and "
               f"split entries")
+    if imported.kept:
+        print(f"{imported.kept} clips of an earlier import kept: their files are missing now, or not imported")
     if imported.others:
         print(f"{imported.others} files of other kinds skipped")
     for name, reason in sorted(imported.refused.items()):

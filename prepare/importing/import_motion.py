@@ -88,6 +88,7 @@ class Imported:
     refused: dict[str, str] = field(default_factory=dict)  # reason by file
     cut: dict[str, float] = field(default_factory=dict)    # seconds of a file left out: no motion, or too short
     removed: list[str] = field(default_factory=list)       # clips of a file that only an earlier import had
+    kept: int = 0                                          # clips of files that are missing now, or refused
     others: int = 0                                        # files of other kinds
 
 
@@ -335,6 +336,7 @@ def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
     """Write the sources of clips and the refused files; remove clips of these files that only an earlier import had."""
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]
+    result.kept = len(kept)
     result.removed = [clip.id for clip in ids.earlier if clip.file in redone and clip.id not in now]
     remove_clips(out, result.removed)
     if result.clips:
