@@ -1,4 +1,6 @@
 """Every preset parses with its script's flags and builds its model; wrong flag files are refused by line."""
+import importlib
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from models.config import (
     Writing,
 )
 from models.evaluator import Evaluator
+from models.hub import CLIP_NAME
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
@@ -25,7 +28,9 @@ from models.vq.model import build_tokenizer
 from options.generate import parse_generate_options
 from options.vq import parse_vq_options
 from tests.test_readme import PARSERS
-from tests.toy import ROOT
+from tests.toy import ROOT, TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
+from tests.toy_clip import make_clip
+from tests.toy_models import make_evaluator
 from utils.errors import InputError
 
 STAGES = {"vq": "train_vq.py", "lamp": "train_lamp.py", "t2m": "train_t2m_transformer.py",
@@ -123,3 +128,41 @@ def test_wrong_lines_of_a_flag_file_are_named(tmp_path: Path, line: str, message
         parse_vq_options([f"@{tmp_path / 'my.txt'}"])
     with pytest.raises(InputError, match="cannot read flag file .*absent.txt"):
         parse_vq_options([f"@{tmp_path / 'absent.txt'}"])
+
+
+def small(flags: tuple[str, ...], *without: str) -> list[str]:
+    """Tiny overrides with one step, except those of ``without``, which the preset decides."""
+    pairs = [pair for pair in zip(flags[::2], flags[1::2], strict=False) if pair[0] not in without]
+    return [*(part for pair in pairs for part in pair), "--quiet", "--total_iter", "1"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_trains_and_evaluates_at_toy_size(preset: str, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    make_bert(tmp_path / "bert")
+    make_evaluator(tmp_path / "checkpoints" / "t2m" / "judge")
+    make_clip(tmp_path / "checkpoints" / Path(CLIP_NAME).name)
+
+    def run(stage: str, *arguments: object) -> None:
+        script = importlib.import_module(STAGES[stage].removesuffix(".py"))
+        lines = (ROOT / "configs" / preset / f"{stage}.txt").read_text().splitlines()
+        flags = tmp_path / f"{stage}.txt"  # toy clips are not described by a contents.json, which --bank reads
+        flags.write_text("\n".join(line for line in lines if not re.match(r"--bank\b", line)) + "\n")
+        run_here(script.main, f"@{flags}", "--data_root", "data", "--gpu_id", "-1",
+                 *arguments, cwd=tmp_path)
+
+    layered = options(preset, "vq")["num_quantizers"] > 1
+    lamp = ["--lamp_name", "lamp"]
+    run("vq", "--name", "vq", *small(TINY_VQ, "--num_quantizers"), "--evaluator", "none")
+    run("lamp", "--name", "lamp", "--vq_name", "vq", *small(TINY_LAMP), "--bert", "bert", "--max_text_len", "16")
+    transformer = ["--vq_name", "vq", *lamp, *small(TINY_T2M), "--evaluator", "none"]
+    run("t2m", "--name", "t2m", *transformer)
+    if layered:
+        run("res", "--name", "res", *transformer)
+    run("len", "--name", "len", *lamp, *small(TINY_LENGTH))
+    models = ["--name", "t2m", "--res_name", "res" if layered else "none", "--time_steps", "2", "--quiet"]
+    run("evaluate", *models, "--evaluator", "judge", "--repeat_times", "2", "--mm_texts", "1")
+    report = json.loads((tmp_path / "checkpoints/t2m/t2m/eval/evaluation.json").read_text())
+    assert report["settings"]["protocol"] == ("fast" if preset == "demo" else "momask")
+    assert list(report["results"])[2:] == ["base layer", "base + residual"][:1 + layered]
+    assert all(row["fid"]["repeats"] for name, row in report["results"].items() if name != "real motion")
