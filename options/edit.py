@@ -18,8 +18,8 @@ class Section:
     shares: bool
 
     def tokens(self, count: int) -> tuple[int, int]:
-        """First token and the one behind the last, of a motion of ``count`` tokens. ``InputError`` for an empty
-        section and for one that begins behind the motion's end."""
+        """Token range [start, stop) in a motion of ``count`` tokens. Raises ``InputError`` for an empty section and
+        for one that starts beyond the end of the motion."""
         start, stop = (round(end * count) if self.shares else int(end) for end in (self.start, self.stop))
         if not start < stop or start > count:
             raise InputError(f"--mask_edit_section {self}: tokens {start} to {stop} of a motion of {count} tokens")
@@ -30,7 +30,7 @@ class Section:
 
 
 def section(text: str) -> Section:
-    """An argparse type: ``0.3,0.6`` are shares of the motion, ``20,40`` tokens."""
+    """Argparse type for a section: ``0.3,0.6`` are fractions of the motion, ``20,40`` are tokens."""
     try:
         start, stop = map(float, text.split(","))
     except ValueError as error:

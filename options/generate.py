@@ -1,4 +1,4 @@
-"""Options of generation from text."""
+"""Options of text-to-motion generation."""
 import argparse
 from collections.abc import Sequence
 from typing import Any
@@ -12,58 +12,60 @@ MAX_SECONDS = 600.0
 
 
 def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentGroup:
-    """Where results go and which files they are; gives their group, for more of them."""
-    output = parser.add_argument_group("what to write")
+    """Add the flags for output files, and return their group."""
+    output = parser.add_argument_group("output")
     output.add_argument("--ext", type=plain_name, default=ext, help="results go to <output_dir>/<ext>")
     output.add_argument("--output_dir", default="generation", help="folder of all results")
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
-    output.add_argument("--gif", action="store_true", help="write .gif too")
+    output.add_argument("--gif", action="store_true", help="also write .gif")
     output.add_argument("--fps", type=bounded(float, 1, 60),
-                        help="pictures a second of videos, with poses in between; by default the frames of the motion")
+                        help="frame rate of videos, with interpolated poses; default: that of the motion")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
-    output.add_argument("--glb", action="store_true", help="write .glb too: an animated figure for 3-D programs")
+    output.add_argument("--glb", action="store_true", help="also write .glb, an animated figure for 3-D programs")
     output.add_argument("--foot_locking", choices=("ours", "published"), default="ours",
-                        help="of the _ik files: ours keeps bones and stairs, the published rule is for comparison")
-    output.add_argument("--no_html", action="store_true", help="write no index.html that plays the motions")
+                        help="foot locking of the _ik files: ours keeps bone lengths and supports stairs; published is "
+                             "for comparison")
+    output.add_argument("--no_html", action="store_true", help="write no index.html (player page)")
     add_root(output)
     return output
 
 
 def add_models(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
-    """Which models make the motions; ``lengths``: of any length, which a model may choose."""
+    """Add the flags that select the models. ``lengths``: include the length estimator."""
     models = parser.add_argument_group("models")
-    models.add_argument("--name", default="t2m_demo", help="masked transformer; it names its tokenizer and LaMP model")
-    models.add_argument("--res_name", help="residual transformer, or none for the base layer alone; by default the "
+    models.add_argument("--name", default="t2m_demo", help="masked transformer; its opt.txt names the tokenizer and "
+                        "LaMP model")
+    models.add_argument("--res_name", help="residual transformer, or none for the base layer alone; default: the "
                         "bundled one with a bundled masked transformer, else none")
     if lengths:
         models.add_argument("--len_name", default="len_demo", help="length estimator")
-    models.add_argument("--which_epoch", help="checkpoint of the masked transformer; the best one by default")
+    models.add_argument("--which_epoch", help="checkpoint of the masked transformer; default: the best one")
 
 
 _SAMPLING: dict[str, dict[str, Any]] = {
-    "time_steps": {"type": positive_int, "help": "steps of iterative unmasking"},
-    "cond_scale": {"type": non_negative, "help": "classifier-free guidance; 1 is none"},
-    "res_cond_scale": {"type": non_negative, "help": "guidance of the residual layers"},
-    "temperature": {"type": non_negative, "help": "of the base layer"},
-    "res_temperature": {"type": non_negative, "help": "of the residual layers"},
-    "topkr": {"type": share, "help": "share of the least probable codes that are never sampled"},
-    "gumbel_sample": {"action": argparse.BooleanOptionalAction, "help": "sample by the Gumbel-max trick"},
+    "time_steps": {"type": positive_int, "help": "iterations of unmasking"},
+    "cond_scale": {"type": non_negative, "help": "classifier-free guidance scale; 1: no guidance"},
+    "res_cond_scale": {"type": non_negative, "help": "guidance scale of the residual layers"},
+    "temperature": {"type": non_negative, "help": "sampling temperature of the base layer"},
+    "res_temperature": {"type": non_negative, "help": "sampling temperature of the residual layers"},
+    "topkr": {"type": share, "help": "fraction of the least probable codes that is excluded from sampling"},
+    "gumbel_sample": {"action": argparse.BooleanOptionalAction, "help": "sample with the Gumbel-max trick"},
     "length": {"choices": LENGTHS, "help": "lengths sampled from the length estimator's distribution, or its mean"},
 }
 
 
 def add_sampling(parser: argparse.ArgumentParser, lengths: bool = False) -> None:
-    """How tokens are sampled: flags for the fields of ``Sampling``. Those that are not given are absent from the
-    options, as they come from the models. ``lengths``: of a length that may be left open, too."""
-    group = parser.add_argument_group("sampling", "By default as the models' opt.txt has it, else as published.")
+    """Add flags for the fields of ``Sampling``. Flags that are not given are absent from the options; their values
+    come from the models. ``lengths``: include the sampling of lengths."""
+    group = parser.add_argument_group("sampling", "Defaults come from the models' opt.txt, else the published values.")
     for name, settings in _SAMPLING.items():
         if lengths or name not in LENGTH_SAMPLING:
             group.add_argument(f"--{name}", default=argparse.SUPPRESS, **settings)
 
 
 def add_model_sampling(parser: Parser, names: Sequence[str]) -> None:
-    """Flags of a training for the fields ``names`` of ``Sampling``, which become part of the model."""
-    group = parser.add_argument_group("sampling", "Written to opt.txt, where generation and evaluation find it.")
+    """Add training flags for the fields ``names`` of ``Sampling``, which are saved with the model."""
+    group = parser.add_argument_group("sampling", "Saved in opt.txt as the defaults of generation and evaluation.")
     for name in names:
         group.add_argument(f"--{name}", **_SAMPLING[name])
     parser.take_defaults(Sampling, only=names)
@@ -71,22 +73,23 @@ def add_model_sampling(parser: Parser, names: Sequence[str]) -> None:
 
 
 def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of ``gen_t2m.py``."""
-    parser = Parser("Make motions from text: joints, BVH, video and a page that plays them, under generation/<ext>.")
+    """Parse the command line of ``gen_t2m.py``."""
+    parser = Parser("Generate motions from text. Writes joints, BVH, video and a player page to generation/<ext>.")
     add_common(parser)
-    prompt = parser.add_argument_group("what to make")
+    prompt = parser.add_argument_group("prompt")
     prompt.add_argument("--text_prompt", help="one prompt")
-    prompt.add_argument("--text_path", help="file with one text#length a line; text#NA leaves the length to the model")
+    prompt.add_argument("--text_path", help="file with one text#length per line; text#NA: estimated length")
     prompt.add_argument("--motion_length", type=int,
-                        help="frames (20 a second, kit 12.5), 4 to 196, of --text_prompt; by default the model chooses")
-    prompt.add_argument("--repeat_times", type=positive_int, default=1, help="motions a prompt, each with its own seed")
+                        help="length of --text_prompt in frames (20 fps, kit 12.5), 4 to 196; default: estimated")
+    prompt.add_argument("--repeat_times", type=positive_int, default=1,
+                        help="motions per prompt, with different seeds")
     prompt.add_argument("--seconds", type=bounded(float, 0.2, MAX_SECONDS),
-                        help="length of --text_prompt in seconds instead, longer than a model sees at once if need be")
+                        help="length of --text_prompt in seconds; may exceed the models' maximum length")
     prompt.add_argument("--timeline", action="store_true",
-                        help="one motion of all prompts of --text_path, one after another")
+                        help="join all prompts of --text_path into one motion")
     add_output(parser, ext="text2motion").add_argument(
         "--side_by_side", action="store_true",
-        help="one more .mp4 a prompt: all its --repeat_times motions next to one another, feet locked")
+        help="also write one .mp4 per prompt with all its --repeat_times motions side by side, feet locked")
     add_control(parser)
     add_direction(parser)
     add_models(parser)
