@@ -29,7 +29,7 @@ BATCH = 256
 @script
 def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the synthetic data set lies, or is made")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the synthetic data set, created if missing")
     args = parser.parse_args()
     root = args.data or Path(tempfile.mkdtemp())
     try:

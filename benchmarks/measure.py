@@ -1,8 +1,8 @@
-"""What every benchmark shares: jobs timed in turns beside a yardstick, a table and JSON.
+"""What every benchmark shares: jobs timed in turn beside a baseline, a table, and JSON output.
 
-On a shared machine wall time says as much about its other users as about a job. So every job is timed twice: by the
-processor time of one thread, which others hardly disturb, and by the clock on all cores. Rounds run all jobs in turn,
-so that what disturbs one disturbs all; a product of matrices runs in every round and tells what the machine gave then.
+On a shared machine, wall time depends on other users. So every job is timed twice: processor time on one thread, which
+others hardly affect, and wall time on all cores. Each round runs all jobs in turn, so that disturbances affect all of
+them, and a matrix product that measures the machine's speed in that round.
 """
 import argparse
 import json

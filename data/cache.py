@@ -119,7 +119,7 @@ def _cache_folder(spec: DatasetSpec) -> Path:
     raise InputError(f"cannot write {beside} nor {away}, and the data set is read from a packed copy there")
 
 
-FORMAT = 1  # of the packed files; another one makes them anew
+FORMAT = 1  # version of the packed files; other versions are rebuilt
 _MAKER = "prepare/motion_features.py"
 _ROWS, _INDEX = "features.float32", "clips.json"
 

@@ -150,10 +150,9 @@ class Part:
 
 
 def motion_files(path: str | Path) -> list[Path]:
-    """The file, or every motion in the folder and those in it, in order. ``InputError`` where there is none.
+    """The file, or all motions in a folder and its subfolders, in order. Raises ``InputError`` if there is none.
 
-    Files of markers are listed, too: reading one explains why it cannot be used.
-    Of a motion that lies there as made and with locked feet (``..._ik``), the one as made.
+    Marker files are included: reading one explains why it cannot be used. ``_ik`` twins of motions are left out.
     """
     path = Path(path)
     if path.is_file():

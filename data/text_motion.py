@@ -22,7 +22,7 @@ from utils.seeding import stream_seed
 SENTENCE_SHARE = 0.5  # of the texts drawn for a clip that has both captions and sentences
 _SHORTER_UNIT_SHARE = 1 / 3  # of the draws lose one more unit, so that lengths vary
 _PAIRS = "pairs.json"
-_FORMAT = 2  # of that file; another one makes it anew
+_FORMAT = 2  # version of that file; other versions are rebuilt
 _NAMES = string.ascii_uppercase[:23]  # A..W, the letters published loaders draw from
 
 

@@ -70,7 +70,7 @@ def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "")
 
 
 KEY = "lamp_bertscore"
-LEGEND = f"{KEY}: BERTScore of what a captioning model tells of a motion against its prompt, per cent"
+LEGEND = f"{KEY}: BERTScore of the motion's caption against its prompt, per cent"
 _PROMPTS = 1 << 33  # of the seeds: apart from those of the protocol
 
 
@@ -97,14 +97,14 @@ class LampBertScore:
         self._add(row, self.clips)
 
     def add_generated(self, rows: dict[str, Row], generate: Generate) -> None:
-        """The scores of the rows that ``generate`` gives."""
+        """Score the motions that ``generate`` returns."""
         for name, motions in generate(self.samples).items():
             self._add(rows[name], motions)
 
     def _add(self, row: Row, motions: Sequence[np.ndarray]) -> None:
         finite = [number for number, motion in enumerate(motions) if np.isfinite(motion).all()]
-        told = [captions[0] for captions in self.tell([motions[number] for number in finite])]
+        made = [captions[0] for captions in self.tell([motions[number] for number in finite])]
         prompts = [(self.samples[number].text,) for number in finite]
-        row.numbers |= estimates([{KEY: self.bert(told, prompts) if finite else float("nan")}])
+        row.numbers |= estimates([{KEY: self.bert(made, prompts) if finite else float("nan")}])
         row.faults += [f"{self.pairs[number].name}, {self.samples[number].text!r}, {KEY}"
                        for number in sorted(set(range(len(motions))) - set(finite))]

@@ -165,7 +165,7 @@ class Evaluation:
         return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
-        """The rows of motions that are made anew in every repeat. ``generate`` is called by ``workers`` threads."""
+        """Rows of motions that are regenerated in every repeat; ``workers`` threads call ``generate``."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
         modality = {} if self.plan.modality_fresh else self._modality(generate, faults)

@@ -119,7 +119,7 @@ def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
         return {}
     try:
         content = load_checkpoint(cache)
-    except InputError:  # cut short by a full disk, say: it is only a cache, and is written anew
+    except InputError:  # truncated, for example by a full disk: the cache is rebuilt
         return {}
     if content.get("key") != key or "vectors" not in content:
         return {}

@@ -1,7 +1,7 @@
-"""Parts of a motion made anew, and motions longer than a model sees at once: in-painting of tokens.
+"""In-painting of tokens: regenerates parts of a motion, and generates motions longer than the model's window.
 
-A model sees a window of tokens. What is to be made in it is masked, everything else is what the new tokens have to go
-with. A long motion is made window by window, each overlapping what is there already.
+The model sees a window of tokens. Tokens to generate are masked, all others are context. A long motion is generated
+window by window, each overlapping the tokens before it.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,12 +58,12 @@ class MotionEditor:
         return self.pipeline.encode(features[:whole])
 
     def edit(self, ids: Tensor, parts: Sequence[Part], seed: int, sampling: Sampling | None = None) -> Tensor:
-        """Ids (n, q) with ``parts`` made anew; all others stay.
+        """Ids (n, q) with ``parts`` regenerated and all others kept.
 
-        A part may begin where ``ids`` end: then the motion grows. Parts are made in the order given, each with regard
-        to those before; parts of one text that fit into one window are made together.
+        A part that starts at the end of ``ids`` extends the motion. Parts are generated in the order given, each with
+        the previous ones as context; parts with the same text that fit into one window are generated together.
 
-        Raises ``ValueError`` for parts that are empty or overlap, and for gaps behind the end of ``ids``.
+        Raises ``ValueError`` for parts that are empty or overlap, and for gaps after the end of ``ids``.
         """
         total = max([len(ids), *(part.stop for part in parts)])
         unknown = torch.zeros(total, dtype=torch.bool)
@@ -88,10 +88,10 @@ class MotionEditor:
 
     def edit_features(self, source: np.ndarray, parts: Sequence[Part], seed: int,
                       sampling: Sampling | None = None) -> np.ndarray:
-        """Features (T, d) of a motion of features ``source`` (T', d), all in their own units, with ``parts`` made anew.
+        """Unnormalised features (T, d) of a motion with features ``source`` (T', d), with ``parts`` regenerated.
 
-        Everything else is the source's own, but for frames at its end that are no whole token: they go. Errors are
-        those of ``encode`` and ``edit``.
+        All other frames are kept, except frames at the end that do not fill a token, which are dropped. Raises the
+        errors of ``encode`` and ``edit``.
         """
         ids = self.encode(source)
         edited = self.edit(ids, parts, seed, sampling)

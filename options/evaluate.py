@@ -41,11 +41,11 @@ def parse_generation_evaluation(argv: Sequence[str] | None = None) -> argparse.N
                         help="fast: all repeats share the multimodality motions; momask: new texts and motions in "
                              "every repeat, as in MoMask's evaluation")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="motions per forward pass on the CPU")
-    told = parser.add_argument_group("LaMP-BertScore")
-    told.add_argument("--lamp_bertscore", action="store_true",
+    scores = parser.add_argument_group("LaMP-BertScore")
+    scores.add_argument("--lamp_bertscore", action="store_true",
                       help="caption real and generated motions and score the captions against the prompts")
-    told.add_argument("--m2t_name", default="m2t_demo", help="captioning model")
-    add_bert_score(told, BERT)
+    scores.add_argument("--m2t_name", default="m2t_demo", help="captioning model")
+    add_bert_score(scores, BERT)
     add_sampling(parser)
     return parser.parse_args(argv)
 

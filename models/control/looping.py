@@ -11,7 +11,7 @@ from models.text_to_motion import Sampling
 from motion.features import root_motion
 from motion.skeleton import Skeleton
 
-SEAM_TOKENS = 3       # tokens on either side of the seam that are made anew
+SEAM_TOKENS = 3       # tokens on either side of the seam that are regenerated
 SEAM_STREAM = 7       # of a seed: seams draw from other streams than the motion itself
 TURN_BACK = np.pi / 4  # radians: a loop that turns by less faces at its end where it did at first,
 MARGIN = 0.9          # of the largest ordinary step that the seam may have

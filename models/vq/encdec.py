@@ -115,9 +115,11 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """With ``lengths`` (b,) in latents, rows of different lengths: whatever lies behind a row's end is to it as the
-        nothing that convolutions see behind a motion. Frames there are of no use. ``ValueError`` with group norm,
-        which takes its statistics from all of a row.
+        """Motion features (b, n * 2^down_t, d) of latents (b, width, n).
+
+        With ``lengths`` (b,) in latents, padded latents are zeroed before every convolution, so they do not leak into
+        valid ones; frames beyond a row's end are meaningless. Raises ``ValueError`` with group norm, whose statistics
+        are those of the whole row.
         """
         *inner, last = self.model
         x = latent.to(inner[0].weight.dtype)
