@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motion.rotation import euler_to_matrix
+from motion.euler import euler_to_matrix
 
 POSITIONS = ("Xposition", "Yposition", "Zposition")
 ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")

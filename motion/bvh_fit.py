@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 
 from motion.bvh import POSITIONS, Bvh
 from motion.coincident import spread_joints
+from motion.euler import matrix_to_euler
 from motion.rotation import (
     lerp,
-    matrix_to_euler,
     matrix_to_quat,
     quat_between,
     quat_conjugate,

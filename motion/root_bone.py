@@ -3,8 +3,9 @@ import numpy as np
 import torch
 
 from motion.bvh import POSITIONS, ROTATIONS, Bvh
+from motion.euler import matrix_to_euler
 from motion.features import gaussian_smooth
-from motion.rotation import matrix_to_euler, quat_to_matrix, yaw_quat
+from motion.rotation import quat_to_matrix, yaw_quat
 from motion.skeleton import Skeleton
 
 ROOT_NAME = "Root"

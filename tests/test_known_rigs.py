@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from motion.bvh import Bvh, parse_bvh
+from motion.euler import euler_to_matrix, matrix_to_euler
 from motion.rig_search import BONES, UnknownRig
-from motion.rotation import euler_to_matrix, matrix_to_euler
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
 from tests.rigs import as_rig, inserted, leaf, moving, renamed, without

@@ -1,4 +1,5 @@
 """A motion on another skeleton: from rest pose to rest pose, at its size, feet on the floor. Without Blender."""
+import subprocess
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from prepare.importing.retarget import Character, Recording, Transfer, retarget
 from tests.figures import bowing, kicking, sitting, squatting, standing, walking
+from tests.toy import ROOT
 
 FPS = 20
 TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -202,3 +204,9 @@ def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) 
         character = Character(fewer, character.floor)
     with pytest.raises(ValueError, match=complaint):
         retarget(source, character)
+
+
+def test_what_blender_imports_does_without_torch() -> None:
+    """Blender's Python has no torch."""
+    code = "import sys; sys.modules['torch'] = None; import motion.bvh, options.base, prepare.importing.retarget"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
