@@ -1,5 +1,6 @@
 """A motion on another skeleton: from rest pose to rest pose, at its size, feet on the floor. Without Blender."""
 import subprocess
+import sys
 from collections.abc import Mapping
 
 import numpy as np
