@@ -130,7 +130,7 @@ def test_what_motions_are_told_to_be_is_scored_beside_real_motion(run: Callable[
     assert all(0 < score < 100 for score in told.values())
     assert read["settings"]["bert_score"].startswith("bert, layer 1, not rescaled")
     assert read["settings"]["m2t"].endswith("m2t/model/latest.tar")
-    assert read["notes"][-1].startswith("lamp_bertscore: BERTScore of what")
+    assert read["notes"][-1].startswith("lamp_bertscore: BERTScore of the motion's caption")
 
 
 def test_all_checkpoints_of_the_folder_are_walked(run: Callable[..., None]) -> None:
