@@ -142,9 +142,9 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
     """
     legs = legs_of(skeleton)
     right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
-    hips, shoulders = _unit(left_hip - right_hip), _unit(left_shoulder - right_shoulder)
+    hips, shoulders = unit_vectors(left_hip - right_hip), unit_vectors(left_shoulder - right_shoulder)
     ankles = np.mean([joints[:, leg.foot[0]] for leg in legs], axis=0)
-    front = _unit(np.cross(hips, _unit((left_hip + right_hip) / 2 - ankles)))
+    front = unit_vectors(np.cross(hips, unit_vectors((left_hip + right_hip) / 2 - ankles)))
     forward = 0.0
     for leg in legs:
         hip, knee, ankle, toe = (joints[:, joint] for joint in (leg.hip, leg.knee, leg.foot[0], leg.foot[-1]))
@@ -171,8 +171,8 @@ def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     legs = legs_of(skeleton)
     hips, ankles = (np.mean([joints[:, joint] for joint in pair], axis=0)
                     for pair in ([leg.hip for leg in legs], [leg.foot[0] for leg in legs]))
-    head = _unit(joints[:, _head(skeleton)] - ankles)
-    legs_up = _unit(hips - ankles)
+    head = unit_vectors(joints[:, _head(skeleton)] - ankles)
+    legs_up = unit_vectors(hips - ankles)
     axes = ["xyz".index(axis[-1]) for axis in UP_AXES]
     signs = np.array([-1 if axis.startswith("-") else 1 for axis in UP_AXES])
     return ((signs * head[:, axes] > HEAD_OVER_FEET) * 0.5 + (signs * legs_up[:, axes] > LEGS_UPRIGHT) * 0.5)
@@ -190,5 +190,6 @@ def _leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:
     return float(np.median(np.linalg.norm(bones, axis=-1), axis=-1).sum() / 2)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., n) scaled to length 1; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

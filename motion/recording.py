@@ -12,7 +12,7 @@ from motion.bvh import Bvh
 from motion.features import canonical_positions
 from motion.known_rigs import Place
 from motion.orientation import guess_up as guess_up
-from motion.orientation import knees_bend_backward, swapped_sides
+from motion.orientation import knees_bend_backward, swapped_sides, unit_vectors
 from motion.orientation import to_y_up as to_y_up
 from motion.quality import bone_length_drift
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
@@ -113,14 +113,14 @@ def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
 
 def _t_poses(joints: np.ndarray) -> np.ndarray:
     """(T,) whether both arms are stretched out sideways, in the line of the shoulders, above straight legs."""
-    across = _unit(_bone(joints, "right_shoulder", "left_shoulder"))
+    across = unit_vectors(_bone(joints, "right_shoulder", "left_shoulder"))
     cosine = np.cos(np.radians(T_POSE_ANGLE))
     is_t = np.ones(len(joints), bool)
     for side, sign in (("left", 1), ("right", -1)):
         for upper, lower in (("shoulder", "elbow"), ("elbow", "wrist")):
-            along = _unit(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
+            along = unit_vectors(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
             is_t &= sign * (along * across).sum(-1) > cosine
-        thigh, shin = (_unit(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
+        thigh, shin = (unit_vectors(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
                        for upper, lower in (("hip", "knee"), ("knee", "ankle")))
         is_t &= (thigh * shin).sum(-1) > cosine
     return is_t
@@ -220,7 +220,3 @@ def normalised(joints: np.ndarray) -> np.ndarray:
 
 def _bone(joints: np.ndarray, start: str, end: str) -> np.ndarray:
     return joints[:, _JOINT[end]] - joints[:, _JOINT[start]]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
