@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.text_to_motion import Sampling, TextToMotion
+from utils.progress import report_step
 
 FADE = 12     # frames inside a made part over which it takes over from what was there
 # Tokens of a window, on either side, that show what is there already: 0.8 s at 20 frames a second. The model learned to
@@ -84,6 +85,7 @@ class MotionEditor:
                 made = self._fill(made, window, unknown, seed, number, sampling)
                 unknown[window.first:window.last] = False
                 number += 1
+                report_step("windows, in tokens", total - int(unknown.sum()), total)
         return made
 
     def edit_features(self, source: np.ndarray, parts: Sequence[Part], seed: int,

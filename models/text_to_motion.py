@@ -1,6 +1,9 @@
 """The text-to-motion pipeline: text features, length, tokens, decoder, joint positions."""
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from utils.seeding import stream_seed
 
 TextFeatures = Callable[[Sequence[str]], Tensor]
 LENGTH_STREAM = 1 << 32  # of a sample's seed: beyond those of its tokens
+DEFAULT_SEED = 3407      # of --seed
 RESIDUAL_STREAM = 1  # a sample's residual layers draw from a stream beside that of its base layer
 
 
@@ -84,13 +88,28 @@ class TextToMotion:
         """Number of generated token layers."""
         return 1 if self.residual is None else self.residual.config.num_quantizers
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
+    @overload
+    def generate(self, samples: str, sampling: Sampling | None = None, *, seed: int = DEFAULT_SEED,
+                 m_len: int | None = None) -> np.ndarray: ...
+
+    @overload
+    def generate(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]: ...
+
+    def generate(self, samples: str | Sequence[Sample], sampling: Sampling | None = None, *, seed: int = DEFAULT_SEED,
+                 m_len: int | None = None) -> np.ndarray | list[np.ndarray]:
         """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
+
+        One text in place of samples gives one array, the motion of ``seed`` with ``m_len`` frames (None: estimated).
+        Raises ``ValueError`` for a text without words or a length below one token.
 
         A sample's tokens depend on its text, seed and length only, not on the rest of the batch; so do its joints, up
         to 1e-4 m. Each sample has its own random stream, and a pass has a fixed shape or independent rows
         (``models.transformers.sampling.fixed_shape_groups``).
         """
+        if isinstance(samples, str):
+            if not self.clean(samples):
+                raise ValueError("the text has no words")
+            return self.generate([Sample(samples, seed, m_len)], sampling)[0]
         return [self.joints(features) for features in self.features(samples, sampling)]
 
     def features(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
@@ -198,6 +217,24 @@ class TextToMotion:
     def _decoded(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
         """Unnormalised features (b, T, d) of ids (b, n) or (b, n, q), valid up to each row's end."""
         return self.denormalise(self.tokenizer.forward_decoder(ids.view(*ids.shape[:2], -1), token_lens))
+
+
+def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name: str | None = None,
+         dataset_name: str = "t2m", checkpoints_dir: str | Path = "checkpoints",
+         gpu_id: int | None = None) -> TextToMotion:
+    """The generation pipeline of a model by name: a run in ``checkpoints_dir``, or a bundled one.
+
+    ``len_name`` None goes without a length estimator, so that every motion needs a length. ``res_name``: residual
+    transformer, "none" for the base layer alone, by default the bundled one with a bundled model. ``gpu_id``: -1 is the
+    CPU, by default the first CUDA device or else the CPU. Raises ``InputError`` for a model that is missing or damaged.
+    """
+    # ``storage`` reads checkpoints and imports this module.
+    storage, specs, device, speed = map(importlib.import_module, ("storage.load", "data.specs", "utils.device",
+                                                                   "models.speed"))
+    pipeline, _ = storage.load_text_to_motion(name, len_name, specs.dataset_spec(dataset_name), checkpoints_dir,
+                                              device.select_device(gpu_id), res_name=res_name)
+    speed.speed_up(pipeline.networks)
+    return pipeline
 
 
 class _Features:

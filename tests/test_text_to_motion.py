@@ -1,5 +1,6 @@
 """The generation pipeline with the bundled models."""
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,17 +9,20 @@ import torch
 from data.specs import dataset_spec
 from models.lamp.features import text_inputs
 from models.layers import can_pack, is_packed, pack_linears
-from models.text_to_motion import Sample, TextToMotion, _Features
+from models.motion_edit import MotionEditor
+from models.text_to_motion import Sample, TextToMotion, _Features, load
 from models.transformers.sampling import fixed_shape_groups
 from motion.features import features_to_joints
 from motion.skeleton import T2M
 from storage.load import load_text_to_motion
+from utils.errors import InputError
+from utils.progress import listening
 
 OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
 VERBS = ["waves", "jumps", "kicks", "bows", "turns left", "walks on", "sits down", "claps", "squats", "leans back"]
 
 
-def load() -> TextToMotion:
+def load_bundled() -> TextToMotion:
     made, files = load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "no_checkpoints")
     assert all("pretrained" in str(file) for file in files)
     return made
@@ -26,12 +30,12 @@ def load() -> TextToMotion:
 
 @pytest.fixture(scope="module")
 def pipeline() -> TextToMotion:
-    return load()
+    return load_bundled()
 
 
 @pytest.fixture(scope="module")
 def packed() -> TextToMotion:
-    made = load()
+    made = load_bundled()
     for network in dict.fromkeys(made.networks):
         pack_linears(network)
     return made
@@ -143,3 +147,29 @@ def test_a_length_is_cut_to_whole_tokens_and_chosen_where_there_is_none(pipeline
     assert 20 <= len(chosen) <= 196
     with pytest.raises(ValueError, match="at least 4 frames"):
         pipeline.generate([Sample("a person bows", 1, 3)])
+
+
+def test_one_call_loads_a_model_and_another_makes_a_motion() -> None:
+    model = load("t2m_demo", checkpoints_dir="no_checkpoints", gpu_id=-1)
+    joints = model.generate("a person waves", m_len=42)
+    assert (joints.shape, joints.dtype) == ((40, 22, 3), np.float32)
+    sampled, = model.generate([Sample("a person waves", 3407, 40)])
+    assert np.array_equal(joints, sampled)
+    assert model.generate("a person waves", seed=5).shape[1:] == (22, 3)
+    with pytest.raises(ValueError, match="no words"):
+        model.generate(" .. ")
+    with pytest.raises(InputError, match="no model named 'nothing'"):
+        load("nothing", checkpoints_dir="no_checkpoints")
+
+
+def test_steps_of_a_generation_are_reported_and_may_stop_it(pipeline: TextToMotion) -> None:
+    steps = []
+    with listening(lambda *step: steps.append(step)):
+        pipeline.generate("a person waves", m_len=40)
+        assert steps == [*(("tokens", step, 10) for step in range(1, 11)),
+                         *(("layers of tokens", layer, 5) for layer in range(1, 6))]
+        steps.clear()
+        MotionEditor(pipeline, 49).generate([("a person waves", 60)], 1, pipeline.sampling.changed({"time_steps": 1}))
+    assert [step for step in steps if step[0].startswith("windows")][-1] == ("windows, in tokens", 60, 60)
+    with pytest.raises(InterruptedError), listening(Mock(side_effect=InterruptedError)):
+        pipeline.generate("a person waves", m_len=40)

@@ -21,6 +21,7 @@ from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
 from motion.rotation import quat_rotate
+from utils.progress import report_step
 
 STEPS = 200
 MILD = 0.3           # m
@@ -114,6 +115,7 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
         adam.zero_grad()
         loss.backward()
         adam.step()
+        report_step("constraints", step + 1, steps)
     return start + spread * moved.detach()
 
 

@@ -31,6 +31,7 @@ from models.transformers.trunk import (
     token_loss,
 )
 from utils.batch_slice import WHOLE, BatchSlice
+from utils.progress import report_step
 
 KEPT = 1e5           # score of a token that stays unmasked
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
@@ -223,6 +224,7 @@ class MaskTransformer(Trunk):
             ids = ids.scatter(1, at, torch.where(masked, drawn, ids.gather(1, at)))
             certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)
             scores = torch.full_like(scores, KEPT).scatter(1, at, torch.where(masked, certainty, KEPT))
+            report_step("tokens", step + 1, timesteps)
         return Generated(ids, torch.stack(steps))
 
 

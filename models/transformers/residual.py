@@ -10,6 +10,7 @@ from models.layers import Linear, is_packed
 from models.transformers.sampling import Group, cosine_mask_ratio, draw_uniform, fixed_shape_groups, sample_tokens
 from models.transformers.trunk import INIT_STD, TokenLoss, Trunk, attention_mask, needed_width, padding_of, token_loss
 from utils.batch_slice import WHOLE, BatchSlice
+from utils.progress import report_step
 
 
 class ResidualTransformer(Trunk):
@@ -171,5 +172,6 @@ class ResidualTransformer(Trunk):
             if given is not None:
                 drawn = torch.where(given[..., layer] >= 0, given[..., layer], drawn)
             ids.append(drawn.masked_fill(padding, self.pad_id))
+            report_step("layers of tokens", layer, layers)
         ids = torch.stack(ids, -1)
         return ids.masked_fill(ids == self.pad_id, -1)
