@@ -1,2 +1,2 @@
-"""Scripts that time and count, and what they share."""
+"""Benchmarks: speed, memory, and physical checks of generated motions."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

@@ -1,10 +1,10 @@
 """Ablations of the paper on openmotion: LaMP's objectives, the text encoder, attention and condition.
 
-    python benchmarks/ablations.py --data_root DATA                      what fits some CPU minutes
+    python benchmarks/ablations.py --data_root DATA                      takes minutes on a CPU
     python benchmarks/ablations.py --data_root DATA --steps 5000 --width 384 --seeds 1 2 3 --clip
 
-DATA is openmotion without mirrored clips. All runs share one tokenizer (--vq_name), and token transformers one LaMP
-model (--lamp_name); only the flags of their row differ. The table has the mean and standard deviation over seeds.
+DATA is openmotion without mirrored clips. All runs share one tokenizer (--vq_name), and all token transformers share
+one LaMP model (--lamp_name). The table has the mean and standard deviation over seeds.
 """
 import shutil
 import statistics
@@ -27,7 +27,7 @@ VOCABULARY = ROOT / "pretrained" / "t2m" / "lamp_demo" / "vocab.txt"
 
 @dataclass(frozen=True)
 class Run:
-    """One row: what is changed, and the flags that change it."""
+    """One row of the table: its label and the flags that differ from the other rows."""
 
     group: str
     label: str
@@ -44,11 +44,11 @@ TOKENS = (
     Run("condition", "cls", ("--condition", "cls")),
 )
 CLIP = Run("text encoder", "CLIP", ("--text_encoder", "clip"))
-SAME = {"condition": "both", "text encoder": "LaMP"}  # rows that are the run "full" of attention under another name
+SAME = {"condition": "both", "text encoder": "LaMP"}  # rows that repeat the run "full" of the attention group
 
 
 def command(run: Run, opt: object, seed: int, name: str) -> list[str]:
-    """The training of a row with one seed."""
+    """Command line that trains a row with one seed."""
     common = ["--name", name, "--data_root", opt.data_root, "--checkpoints_dir", opt.work, "--seed", seed,
               "--total_iter", opt.steps, "--max_epoch", 10**6, "--eval_every_e", 10**6, "--log_every", 10**6,
               "--warm_up_iter", opt.steps // 10, "--gpu_id", opt.gpu_id, "--vq_name", opt.vq_name, "--quiet"]
@@ -63,7 +63,7 @@ def command(run: Run, opt: object, seed: int, name: str) -> list[str]:
 
 
 def train(run: Run, opt: object, seed: int, number: int) -> dict[str, float]:
-    """Train a row with a seed. Returns the validation numbers by which its best checkpoints are chosen."""
+    """Train a row with a seed. Returns the validation metrics that select its best checkpoints."""
     name = f"{run.group.split()[0]}_{number}_{seed}"
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *command(run, opt, seed, name)], check=False, cwd=opt.work,
@@ -77,7 +77,7 @@ def train(run: Run, opt: object, seed: int, number: int) -> dict[str, float]:
 
 
 def small_bert(folder: Path, opt: object) -> None:
-    """A BERT of random weights with the vocabulary of the bundled LaMP model, for its sizes."""
+    """A randomly initialised BERT with the vocabulary of the bundled LaMP model; it sets the model sizes."""
     from transformers import BertConfig, BertModel
 
     words = len(VOCABULARY.read_text(encoding="utf-8").splitlines())
@@ -88,7 +88,7 @@ def small_bert(folder: Path, opt: object) -> None:
 
 
 def table(results: Mapping[Run, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A markdown table for each kind of model."""
+    """One markdown table for each kind of model."""
     lines = []
     for runs, columns in ((LAMP, {"net_best_acc": ("R@1, %", 1)}),
                           ((*TOKENS, CLIP), {"net_best_loss": ("loss", 1), "net_best_acc": ("accuracy, %", 100)})):
@@ -119,16 +119,16 @@ def _line(group: str, label: str, draws: Sequence[Mapping[str, float]], columns:
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--data_root", required=True, help="prepared openmotion, without mirrored clips")
-    parser.add_argument("--work", default="output/ablations", help="where the runs are kept")
-    parser.add_argument("--steps", type=positive_int, default=120, help="of every run")
+    parser.add_argument("--work", default="output/ablations", help="folder of the runs")
+    parser.add_argument("--steps", type=positive_int, default=120, help="optimizer steps of every run")
     parser.add_argument("--width", type=positive_int, default=128, help="of every model")
     parser.add_argument("--layers", type=positive_int, default=3, help="of every model")
     parser.add_argument("--seeds", type=natural, nargs="+", default=[1, 2], help="a run per row and seed")
-    parser.add_argument("--vq_name", default="vq_demo", help="tokenizer of all runs")
+    parser.add_argument("--vq_name", default="vq_demo", help="tokenizer shared by all runs")
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model of the token transformers")
     parser.add_argument("--groups", nargs="+", choices=("objectives", "attention", "condition"),
-                        default=["objectives", "attention", "condition"], help="which rows to run")
-    parser.add_argument("--clip", action="store_true", help="also condition on CLIP, whose weights must be at hand")
+                        default=["objectives", "attention", "condition"], help="groups of rows to run")
+    parser.add_argument("--clip", action="store_true", help="also condition on CLIP, whose weights must be local")
     parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device; -1 is the CPU")
     opt = parser.parse_args()
     opt.data_root, opt.work = str(Path(opt.data_root).resolve()), str(Path(opt.work).resolve())

@@ -1,8 +1,8 @@
-"""How long a training waits for its data: the first start on a synthetic data set, later ones, and batches.
+"""Time data loading on a synthetic data set: the first start of a training, later starts, and batches.
 
     python benchmarks/bench_data.py --sizes published [--data DIR]
 
-29,000 clips need some 8 GB of disk, half of them for the packed copy; DIR keeps them for another time.
+29,000 clips need about 8 GB of disk, half of it for the packed copy. DIR keeps them for later runs.
 """
 import shutil
 import sys
@@ -37,7 +37,7 @@ def main() -> None:
         if not (root / "train.txt").exists():
             make_synthetic(root, spec, CLIPS[args.sizes])
         facts = {"clips": CLIPS[args.sizes], "cold_start_s": cold_start(spec)}
-        print(f"first start, everything packed: {facts['cold_start_s']:.1f} s")
+        print(f"first start, packs everything: {facts['cold_start_s']:.1f} s")
         start_gib = peak_gib()
         normalisation = Normalisation.load(root / "Mean.npy", root / "Std.npy", spec.dim_pose)
         windows = MotionWindows(read_features(spec, "train"), normalisation, 64)
@@ -49,15 +49,15 @@ def main() -> None:
             f"{BATCH} windows": lambda: [windows[int(i)] for i in generator.integers(len(windows), size=BATCH)],
             f"{BATCH} captioned clips": lambda: [pairs[int(i)] for i in generator.integers(len(pairs), size=BATCH)],
         }, args, facts)
-        print(f"peak memory {start_gib:.2f} GiB after the first start, {peak_gib():.2f} GiB at the end, pages of the "
-              "packed file that the system may drop among them")
+        print(f"peak memory {start_gib:.2f} GiB after the first start, {peak_gib():.2f} GiB at the end, "
+              "including pages of the packed file that the system may drop")
     finally:
         if not args.data:
             shutil.rmtree(root)
 
 
 def cold_start(spec: DatasetSpec) -> float:
-    """Seconds of a start that finds nothing packed, file caches warm."""
+    """Seconds of a start without packed data, with warm file caches."""
     shutil.rmtree(spec.root / "cache", ignore_errors=True)
     start = time.perf_counter()
     load_pairs(spec, "train", quiet=False)

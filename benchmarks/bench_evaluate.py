@@ -1,4 +1,4 @@
-"""How long an evaluation takes besides making the motions: embedding motions and captions, and the numbers.
+"""Time an evaluation apart from generation: embedding motions and captions, and computing the metrics.
 
     python benchmarks/bench_evaluate.py --sizes published --clips 512
 """
@@ -30,7 +30,7 @@ CAPTION = ("a/DET", "person/NOUN", "walk/VERB", "forward/ADV", "and/OTHER", "tur
 
 
 def make_embedder(sizes: str, device: torch.device) -> Embedder:
-    """The bundled evaluator, or one of the published size with random weights; both read the bundled word vectors."""
+    """The bundled evaluator, or one of published size with random weights; both use the bundled word vectors."""
     bundled = load_evaluator(BUNDLED, SPEC, CHECKPOINTS, device)
     if sizes == "bundled":
         return bundled
@@ -40,7 +40,7 @@ def make_embedder(sizes: str, device: torch.device) -> Embedder:
 
 
 def make_pairs(count: int) -> list[Pair]:
-    """Clips of noise of all lengths, a caption each."""
+    """Noise clips of all lengths, each with one caption."""
     draw = np.random.default_rng(0)
     return [Pair(str(number), draw.normal(size=(length, SPEC.dim_pose)).astype(np.float32), (" ".join(CAPTION),),
                  tokens=(CAPTION,))
@@ -50,7 +50,7 @@ def make_pairs(count: int) -> list[Pair]:
 @script
 def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=bounded(int, 32), default=256, help="to evaluate on")
+    parser.add_argument("--clips", type=bounded(int, 32), default=256, help="clips to evaluate on")
     args = parser.parse_args()
     embedder = make_embedder(args.sizes, select_device(args.gpu_id))
     pairs = make_pairs(args.clips)

@@ -1,4 +1,4 @@
-"""How long the files of a motion take, beside the reference's times for one clip of 196 frames on 2 cores."""
+"""Time writing the files of a motion; the reference times are for one clip of 196 frames on 2 cores."""
 import argparse
 import os
 import statistics
@@ -28,7 +28,7 @@ REFERENCE = {"mp4, 720 px": 4.8, "bvh": 2.9}  # seconds
 
 
 def seconds(job: Callable[[], object], repeats: int) -> tuple[float, float, float]:
-    """Median and best wall time of a job that has run once before, and the least CPU time, of all its processes."""
+    """Median and best wall time of a warmed-up job, and its lowest CPU time over all its processes."""
     job()
     taken, worked = [], []
     for _ in range(repeats):
@@ -43,12 +43,12 @@ def seconds(job: Callable[[], object], repeats: int) -> tuple[float, float, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("motion", help="a .npy or .bvh of at least 196 frames with the 22 joints")
-    parser.add_argument("--repeats", type=int, default=7, help="runs of each")
+    parser.add_argument("--repeats", type=int, default=7, help="timed runs per output")
     args = parser.parse_args()
     spec = dataset_spec("t2m")
     features = read_motion(args.motion, spec)[:MAX_MOTION_LENGTH]
     if len(features) < MAX_MOTION_LENGTH:
-        raise InputError(f"{args.motion} has {len(features)} frames, the times are for {MAX_MOTION_LENGTH}")
+        raise InputError(f"{args.motion} has {len(features)} frames; the reference times are for {MAX_MOTION_LENGTH}")
     joints = features_to_joints(torch.from_numpy(features), spec.skeleton).numpy()
     bvh = joints_to_bvh(joints, spec.skeleton, spec.fps)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""How long a search takes beside the bare matrix product in it, on made-up vectors of LaMP's width.
+"""Time a search against the matrix product inside it, on random vectors of LaMP's width.
 
-The promise is that 100,000 motions take less than a second on the CPU.
+Target: searching 100,000 motions takes less than a second on the CPU.
 """
 import sys
 from pathlib import Path
@@ -19,8 +19,8 @@ from utils.errors import script
 def main() -> None:
     parser = benchmark_parser(__doc__, repeats=7)
     parser.add_argument("--motions", type=positive_int, default=100_000, help="vectors to search among")
-    parser.add_argument("--width", type=positive_int, default=256, help="numbers a vector")
-    parser.add_argument("--top_k", type=positive_int, default=10, help="motions to find")
+    parser.add_argument("--width", type=positive_int, default=256, help="dimensions of a vector")
+    parser.add_argument("--top_k", type=positive_int, default=10, help="results to return")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((args.motions, args.width), dtype=np.float32)

@@ -1,9 +1,9 @@
 """Evaluate the bundled models and print the tables of pretrained/README.md.
 
     python benchmarks/bundled_scores.py --data_root DATA
-    python benchmarks/bundled_scores.py                    tables of what was evaluated before
+    python benchmarks/bundled_scores.py                    prints the tables of earlier evaluations
 
-DATA is openmotion, prepared without mirrored twins. The reports lie in checkpoints/t2m/<name>/eval/bundled.*.
+DATA is openmotion, prepared without mirrored twins. The reports are in checkpoints/t2m/<name>/eval/bundled.*.
 """
 import json
 import math
@@ -34,7 +34,7 @@ TABLES = {"eval_t2m_vq.py": (TOKENIZER,), "eval_t2m_trans_res.py": (GENERATED,),
 
 
 def cell(value: float | Mapping[str, float | None] | None) -> str:
-    """A number of a report, with as many digits as its interval allows; empty where there is none."""
+    """Format a number of a report, with the digits its interval justifies; empty if it is missing."""
     if value is None:
         return ""
     mean, interval = (value["mean"], value["interval"]) if isinstance(value, Mapping) else (value, None)
@@ -47,7 +47,7 @@ def cell(value: float | Mapping[str, float | None] | None) -> str:
 
 
 def markdown(results: Mapping[str, Mapping[str, object]], columns: Mapping[str, str]) -> list[str]:
-    """A table: a line a row of the report that has any of the columns, and of these what any row has."""
+    """Format a report as a table; rows and columns without any number are left out."""
     shown = {key: name for key, name in columns.items() if any(key in numbers for numbers in results.values())}
     rows = {row: numbers for row, numbers in results.items() if shown.keys() & numbers.keys()}
     return [f"| | {' | '.join(shown.values())} |", f"| --- {'| --- ' * len(shown)}|",
@@ -57,23 +57,23 @@ def markdown(results: Mapping[str, Mapping[str, object]], columns: Mapping[str, 
 @script
 def main() -> None:
     parser = Parser("Evaluate the bundled models and print their tables.")
-    parser.add_argument("--data_root", help="openmotion without mirrored twins; left out: what was evaluated before")
-    parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats that the intervals are over")
+    parser.add_argument("--data_root", help="openmotion without mirrored twins; default: print earlier evaluations")
+    parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats, for the confidence intervals")
     parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device; -1 is the CPU")
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where the reports lie")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of the reports")
     opt = parser.parse_args()
     for name, model in SCRIPTS.items():
         if opt.data_root:
             flags = ("--data_root", opt.data_root, "--repeat_times", opt.repeat_times, "--gpu_id", opt.gpu_id,
                      "--checkpoints_dir", opt.checkpoints_dir, "--ext", EXT)
             if subprocess.run([sys.executable, ROOT / name, *map(str, flags)], check=False).returncode:
-                raise InputError(f"{name} did not come to its end")
+                raise InputError(f"{name} failed")
         report = Path(opt.checkpoints_dir) / "t2m" / model / "eval" / f"{EXT}.json"
-        content = json.loads(read_text(report, "a report; --data_root DATA makes it"))
+        content = json.loads(read_text(report, "the report (--data_root DATA creates it)"))
         settings = content["settings"]
         each = settings.get("seconds_per_sentence", settings.get("seconds_per_clip"))
         print(f"\n{settings['checkpoint']}: {settings['clips']} clips, {settings['repeat_times']} repeats; {each} s "
-              f"each by itself on {settings['hardware']}")
+              f"each, one at a time, on {settings['hardware']}")
         for columns in TABLES[name]:
             print("", *markdown(content["results"], columns), sep="\n")
 

@@ -1,14 +1,14 @@
-"""How far the physical checks can be trusted: how often each says yes on real clips of its content, and on others.
+"""Calibrate the physical checks: how often each one passes on real clips of its content, and on other clips.
 
     python benchmarks/check_calibration.py OPENMOTION [OPENMOTION2 ...] [--out FILE.json]
     python benchmarks/check_calibration.py OPENMOTION --joints PREPARED/new_joints
 
 OPENMOTION is a folder of the openmotion format: ``index.json`` with content and captions of every clip, and the
-joints' shards. With ``--joints`` the motions are those files, for instance retargeted to the models' bones.
-Every clip counts twice, as it is and mirrored, with the side words of content and captions swapped.
-``TRUTHS`` decides by content and captions of which clips a check is true, of which it is not, and of which either
-answer is right (a dance has turns, a drink is lifted with one hand); the last are in neither count. A stretch that
-was cut out of a longer clip overlaps it, so it counts only where its captions name the movement.
+shards with their joints. With ``--joints`` the motions are read from those files instead, for example retargeted to
+the models' skeleton. Every clip counts twice, as it is and mirrored, with the side words of content and captions
+swapped. ``TRUTHS`` decides by content and captions for which clips a check should pass, for which it should fail, and
+for which either answer is correct (a dance has turns, a drink is lifted with one hand); the last are not counted.
+A part cut from a longer clip overlaps it, so it counts only if its captions name the movement.
 """
 import json
 import re
@@ -30,23 +30,23 @@ from options.base import Parser
 from utils.errors import InputError, script
 from utils.files import read_text, write_text
 
-# Contents of one side only that do not say so: the right one, as captured.
+# Contents performed with one side, whose names do not say which: the right one, as captured.
 RIGHT_SIDED = frozenset(("bye", "drink", "guide", "kick", "punch-low", "scoop", "soccer-kick", "wash-window"))
-# Raised and waved hands go to any height; these captions, written from measurements, say that they go this high.
+# Raised and waving hands reach different heights. These captions were written from measurements and name overhead ones.
 OVERHEAD = re.compile("overhead|(above|over) the head|in the air")
 SWAP = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
 PART = "-part"
-OWN, OTHER = 0.9, 0.05  # least share of a check's own clips with a yes, most of the others
+OWN, OTHER = 0.9, 0.05  # minimum pass rate on a check's own clips, maximum pass rate on others
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Answers of one check."""
+    """Pass rates of one check."""
 
-    own: tuple[int, int]                     # (yes, clips) of its content
-    other: tuple[int, int]                   # (yes, clips) of other contents
-    missed: dict[str, tuple[int, int]]       # of its contents, those with a no, the most frequent first
-    mistaken: dict[str, tuple[int, int]]     # of other contents, those with a yes, the most frequent first
+    own: tuple[int, int]                     # (passes, clips) of its content
+    other: tuple[int, int]                   # (passes, clips) of other contents
+    missed: dict[str, tuple[int, int]]       # clips of its content that fail, by content, most frequent first
+    mistaken: dict[str, tuple[int, int]]     # clips of other contents that pass, by content, most frequent first
 
     @property
     def trusted(self) -> bool:
@@ -55,12 +55,12 @@ class Rates:
 
 
 def mirrored_words(text: str) -> str:
-    """The text with its side words swapped."""
+    """The text with "left" and "right" swapped."""
     return re.sub(rf"\b({'|'.join(SWAP)})\b", lambda side: SWAP[side.group()], text)
 
 
 def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Description and joints (T, 22, 3) of every clip and of its mirror image; of ``joints_dir``/ID.npy if given."""
+    """Description and joints (T, 22, 3) of every clip and its mirror image, from ``joints_dir``/ID.npy if given."""
     try:
         entries = json.loads(read_text(root / "index.json", "index"))["clips"]
     except (json.JSONDecodeError, KeyError) as error:
@@ -84,7 +84,7 @@ def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple
 
 
 def count_answers(clips: Iterator[tuple[Clip, np.ndarray]]) -> dict[str, Rates]:
-    """Rates of every check over described motions."""
+    """Pass rates of every check over described motions."""
     answers: dict[str, dict[bool, dict[str, list[bool]]]] = {
         name: {True: defaultdict(list), False: defaultdict(list)} for name in CHECKS}
     for clip, joints in clips:
@@ -118,16 +118,16 @@ def _worst(counts: dict[str, tuple[int, int]]) -> str:
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("openmotion", type=Path, nargs="+", help="folders with index.json and the joints' shards")
-    parser.add_argument("--joints", type=Path, help="folder of ID.npy to read instead of the shards")
+    parser.add_argument("--joints", type=Path, help="read joints from ID.npy files in this folder, not from the shards")
     parser.add_argument("--out", type=Path, help="also write the counts as JSON")
     args = parser.parse_args()
     rates = count_answers(item for root in args.openmotion for item in labelled_clips(root, args.joints))
-    print(f"{'check':23s} {'yes on its own':>15s}  {'yes on others':>15s}  no on its own; yes on others")
+    print(f"{'check':23s} {'passes own':>15s}  {'passes others':>15s}  fails own; passes others")
     for name, found in rates.items():
         print(f"{name:23s} {_share(found.own)}  {_share(found.other)}{' ' if found.trusted else '!'} "
               f"{_worst(found.missed)}; {_worst(found.mistaken)}")
-    print(f"{sum(found.trusted for found in rates.values())} of {len(rates)} checks say yes on {OWN:.0%} of their own "
-          f"clips or more and on {OTHER:.0%} of others or fewer; ! marks the rest")
+    print(f"{sum(found.trusted for found in rates.values())} of {len(rates)} checks pass on {OWN:.0%} of their own "
+          f"clips or more and on {OTHER:.0%} of the others or fewer; ! marks the rest")
     if args.out:
         write_text(args.out, json.dumps({name: vars(found) for name, found in rates.items()}, indent=2) + "\n")
 

@@ -1,36 +1,36 @@
-"""Of which real clips a physical check is true, by their content and captions."""
+"""Expected answers of the physical checks on real clips, derived from their content and captions."""
 import re
 from dataclasses import dataclass
 
 NOTHING = "(?!)"    # matches no text
 NAMED = 0.4         # share of a clip's captions that must name a movement
 
-# Contents of many movements, about which hardly a check has a right answer.
+# Contents with many kinds of movement, for which hardly any check has a correct answer.
 FREE_FORM = re.compile("(ballet|dance|exercise|gesture-story|karate-kata|laugh|mime|navigate|playground|sword|traffic"
                        "|warm-up).*")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What is known of a clip."""
+    """Labels of a clip."""
 
-    label: str                  # content, with its side, and " overhead" where a raised hand goes so high
+    label: str                  # content with its side, and " overhead" if a raised hand goes above the head
     captions: tuple[str, ...]   # lower case
-    part: bool = False          # a stretch cut out of a longer clip of this content
+    part: bool = False          # cut from a longer clip of this content
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Patterns of the clips that a check must say yes to, and of those where either answer is right."""
+    """Patterns of the clips that a check must pass, and of those where either answer is correct."""
 
-    contents: str = NOTHING     # of whole clips, matches the whole label
-    said: str = NOTHING         # found in ``NAMED`` of the captions; either answer is right where it is in fewer
-    either: str = NOTHING       # matches the whole label
-    mentioned: str = NOTHING    # found in a caption: either answer is right
-    no: str = ".*"              # of the rest
+    contents: str = NOTHING     # whole clips whose complete label matches must pass
+    said: str = NOTHING         # must pass if found in ``NAMED`` of the captions; either answer is correct if in fewer
+    either: str = NOTHING       # either answer is correct if the complete label matches
+    mentioned: str = NOTHING    # either answer is correct if found in a caption
+    no: str = ".*"              # other clips whose complete label matches must fail
 
     def holds(self, clip: Clip) -> bool | None:
-        """Whether the check is true of a clip; None where either answer is right."""
+        """Whether the check must pass for a clip; None if either answer is correct."""
         named = sum(bool(re.search(self.said, text)) for text in clip.captions)
         if named >= NAMED * len(clip.captions) or (not clip.part and re.fullmatch(self.contents, clip.label)):
             return True
@@ -41,7 +41,7 @@ class Truth:
 
 
 def _all(*words: str, never: str = NOTHING) -> str:
-    """A pattern of texts with all of the words, and without ``never``."""
+    """Pattern that matches texts with all of the words and without ``never``."""
     return "^" + "".join(f"(?=.*{word})" for word in words) + f"(?!.*(?:{never}))"
 
 

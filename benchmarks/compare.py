@@ -1,4 +1,4 @@
-"""Time generation, tokenizer and training steps beside the published way of computing, in interleaved pairs.
+"""Time generation, tokenizer and training steps against the published way of computing, in interleaved pairs.
 
 Networks have the published sizes and random weights. In each round the published way (``benchmarks.published``, with
 torch's own linear layers), ours, and ours in bfloat16 run in turn; figures are medians over rounds.
@@ -33,13 +33,13 @@ from utils.errors import script
 Job = Callable[[], object]
 CPU, ROWS = torch.device("cpu"), ("text", "base", "residual", "codec", "one prompt", "prompt file")
 STEPS = {"LaMP step": ("lamp", 8), "masked step": ("t2m", 64), "residual step": ("res", 64), "VQ step": ("vq", 64)}
-LOADED = 12  # prompts of the loaded machine
+LOADED = 12  # number of prompts in the test on a busy machine
 TEXTS = [f"a person walks forward {number} steps and then turns around to sit down" for number in range(64)]
 BUSY = "import torch\nx = torch.rand(512, 512)\nprint(flush=True)\nwhile True: x @ x"
 
 
 def generation_jobs(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
-    """Ours: the parts of making ``batch`` motions of 49 tokens, one motion, and a file of prompts by default."""
+    """Our jobs: the parts of generating ``batch`` motions of 49 tokens, one motion, and a default prompt file."""
     texts, lengths, sampling = TEXTS[:batch], [MAX_TOKENS] * batch, Sampling()
     cond, motion = pipeline.condition(texts), torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
     samples = [Sample(text, number, MAX_MOTION_LENGTH) for number, text in enumerate(texts)]
@@ -79,14 +79,14 @@ def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def training_jobs(stage: str, batch: int) -> tuple[Job, Job, Job]:
-    """A step the published way, ours, and ours in bfloat16."""
+    """A training step the published way, ours, and ours in bfloat16."""
     ours = stage_jobs(PUBLISHED)[stage](batch)
     theirs = published_jobs(PUBLISHED)[stage](batch) if stage in ("vq", "lamp") else ours
     return theirs.step(), ours.step(), ours.step(half=True)
 
 
 def timed(job: Job, linear: str) -> float:
-    """Seconds of a job with that kind of linear layers."""
+    """Seconds of a job with the given kind of linear layers."""
     use_linear(linear)
     start = time.perf_counter()
     job()
@@ -104,7 +104,7 @@ def compare(name: str, jobs: tuple[Job, Job, Job], kind: str, rounds: int) -> No
 
 @contextmanager
 def busy_machine() -> Iterator[subprocess.Popen]:
-    """A second program that computes all the time, and spins where it waits."""
+    """A second program that keeps all cores busy."""
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env={"PATH": ""}) as program:
         try:
             program.stdout.readline()
@@ -114,20 +114,20 @@ def busy_machine() -> Iterator[subprocess.Popen]:
 
 
 def loaded_row(job: Job, rounds: int) -> None:
-    """Print the seconds of a job alone and beside the busy program."""
+    """Print the seconds of a job alone and next to a busy program."""
     alone = statistics.median(timed(job, "mkl") for _ in range(rounds + 1))
     with busy_machine():
         loaded = statistics.median(timed(job, "mkl") for _ in range(rounds))
-    print(f"{LOADED} prompts{alone:13.3f} alone{loaded:10.3f} beside a busy program, ratio {loaded / alone:.2f}")
+    print(f"{LOADED} prompts{alone:13.3f} alone{loaded:10.3f} next to a busy program, ratio {loaded / alone:.2f}")
 
 
 @script
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     names = [*ROWS, *STEPS, "loaded"]
-    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="what to time")
-    parser.add_argument("--batch", type=int, choices=range(1, 65), metavar="N", default=32, help="motions of a batch")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, after one that does not count")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="jobs to time")
+    parser.add_argument("--batch", type=int, choices=range(1, 65), metavar="N", default=32, help="motions per batch")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="timed rounds, after one warm-up round")
     args = parser.parse_args()
     kind = choose_linear()
     print(f"{hardware(CPU)}; linear: {kind}\n{'seconds':14} published      ours ours bf16   ratio    bf16")

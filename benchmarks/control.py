@@ -1,16 +1,16 @@
-"""How well constraints are met, and what they cost: the protocol of OmniControl and MaskControl on test clips.
+"""Evaluate spatial control by the protocol of OmniControl and MaskControl: constraint errors, quality and time.
 
     python benchmarks/control.py --data_root ROOT [--clips 32] [--every_joint] [--out FILE.json]
 
-Constraints are places of one joint taken from the true motion of a clip, at 1, 2 or 5 frames, a quarter or all of them;
-the motion is made of the clip's first caption at its length. By default each clip has another joint at each density, so
-that every joint and density is met by some clips; ``--every_joint`` takes all joints of every clip.
+Constraints are positions of one joint of the ground-truth clip, at 1, 2 or 5 frames, a quarter or all of them. The
+motion is generated from the clip's first caption, at the clip's length. By default joints take turns over clips and
+densities, so that every combination occurs; ``--every_joint`` uses all joints of every clip.
 
-``trajectory`` is the share of motions with a constrained frame that is off by more than 50 (20) cm, ``location`` that
-of constrained frames off by more than 50 cm, ``average`` the mean error in cm; ``locked`` the same after foot locking.
-FID and R-precision (top 3, batches of 32) are the evaluator's, against the same clips. ``skating`` (m/s, after locking)
-and ``jerk`` are means, ``seconds`` the time of a motion with its constraints. The row ``without`` has the same captions
-and seeds and no constraint; its errors are those of chance.
+``trajectory`` is the share of motions with a constrained frame that is off by more than 50 (20) cm, ``location`` the
+share of constrained frames off by more than 50 cm, ``average`` the mean error in cm, and ``locked`` the mean error
+after foot locking. FID and R-precision (top 3, batches of 32) are computed against the same clips. ``skating`` (m/s,
+after locking) and ``jerk`` are means, ``seconds`` is the time per motion. The row ``without`` has the same captions and
+seeds without constraints; its errors are those of chance.
 """
 import argparse
 import json
@@ -52,20 +52,20 @@ from utils.files import write_text
 from utils.seeding import stream_seed
 
 JOINTS = ("pelvis", "head", "left_wrist", "right_wrist", "left_foot", "right_foot")
-DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # frames, or shares of them
+DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # number of constrained frames, or their share
 TOP, BATCH = 3, 32
 WITHOUT = "without"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one motion gave."""
+    """Measurements of one motion."""
 
     clip: int
     joint: str
     density: str
-    errors: np.ndarray   # (k,) metres, of the motion
-    locked: np.ndarray   # (k,) metres, with locked feet
+    errors: np.ndarray   # (k,) metres
+    locked: np.ndarray   # (k,) metres, after foot locking
     features: np.ndarray
     skating: float
     jerk: float
@@ -73,25 +73,25 @@ class Measured:
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line parser."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--data_root", required=True, help="data set folder with features, as prepare/ makes it")
-    parser.add_argument("--split", default="test", help="clips of this split")
-    parser.add_argument("--clips", type=positive_int, default=BATCH, help="clips, drawn at random")
-    parser.add_argument("--every_joint", action="store_true", help="all joints of every clip, not one in turn")
-    parser.add_argument("--steps", type=natural, default=STEPS, help="steps of optimisation")
-    parser.add_argument("--evaluator", help="evaluator to measure with")
+    parser.add_argument("--data_root", required=True, help="data set folder with features, as written by prepare/")
+    parser.add_argument("--split", default="test", help="split to take clips from")
+    parser.add_argument("--clips", type=positive_int, default=BATCH, help="number of clips, sampled at random")
+    parser.add_argument("--every_joint", action="store_true", help="constrain all joints of every clip in turn")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="optimisation steps")
+    parser.add_argument("--evaluator", help="evaluator for FID and R-precision")
     add_models(parser, lengths=False)
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
-    parser.add_argument("--seed", type=natural, default=0, help="of clips, frames and motions")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table")
+    parser.add_argument("--seed", type=natural, default=0, help="seed for clips, frames and motions")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def frames_of(density: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Constrained frames of a motion of ``count``: a number of them, or a share where ``density`` is below 1 or all."""
+    """Sample constrained frames among ``count``: ``density`` is their number if int, their share if float."""
     if isinstance(density, float):
         density = max(1, round(density * count))
     return np.sort(rng.choice(count, min(int(density), count), replace=False))
@@ -99,7 +99,7 @@ def frames_of(density: float, count: int, rng: np.random.Generator) -> np.ndarra
 
 def measure(joints: np.ndarray, features: np.ndarray, seconds: float, frames: np.ndarray, joint: str, truth: np.ndarray,
             key: tuple[int, str], spec: DatasetSpec) -> Measured:
-    """The numbers of joints (T, J, 3) that should be where ``truth`` (T, J, 3) has one joint at ``frames``."""
+    """Measure joints (T, J, 3) whose ``joint`` should be at its position in ``truth`` (T, J, 3) at ``frames``."""
     locked, place = lock_feet(joints, spec.skeleton, spec.fps), spec.skeleton.joint_names.index(joint)
     errors, locked_errors = (np.linalg.norm(motion[frames, place] - truth[frames, place], axis=-1)
                              for motion in (joints, locked))
@@ -108,7 +108,7 @@ def measure(joints: np.ndarray, features: np.ndarray, seconds: float, frames: np
 
 
 def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argparse.Namespace) -> list[Measured]:
-    """All motions, those without constraints too, each measured by the joints and frames of its clip."""
+    """Generate all motions, with and without constraints, and measure each at the joints and frames of its clip."""
     found: list[Measured] = []
     for clip, pair in enumerate(tqdm(pairs, disable=args.quiet or None, leave=False)):
         length = len(pair.features) // director.pipeline.unit * director.pipeline.unit
@@ -140,7 +140,7 @@ def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argp
 
 
 def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -> dict[str, float]:
-    """The numbers of a row of the table."""
+    """Metrics of one row of the table."""
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])
     numbers = {
@@ -172,7 +172,7 @@ def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
-    """The table as text."""
+    """Format the table as text."""
     names = list(rows["all"])
     lines = [f"{'':14s}" + "".join(f"{name:>13s}" for name in names)]
     for row, numbers in rows.items():
@@ -187,7 +187,7 @@ def main() -> None:
     spec, device = dataset_spec("t2m", args.data_root), select_device(args.gpu_id)
     evaluator = find_evaluator(args.evaluator, spec, args.checkpoints_dir, device)
     if evaluator is None:
-        raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
+        raise InputError(f"there is no evaluator for {spec.name}; train one with train_evaluator.py")
     pipeline, files = load_text_to_motion(args.name, None, spec, args.checkpoints_dir, device, args.which_epoch,
                                           args.res_name)
     print(f"models: {model_names(files)}")

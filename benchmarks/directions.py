@@ -1,9 +1,9 @@
-"""Do combined bodies show both actions, and do loops close? Physical checks on prompts times seeds.
+"""Check combined upper and lower bodies and loops with physical checks, over prompts and seeds.
 
     python benchmarks/directions.py [--seeds 2] [--save DIR]
 
-Bodies: every pair of a way to go and something for the arms must pass the checks of both. Loops: the steps of position
-and velocity over the seam, as multiples of the largest step between other frames, must be at most 1.2.
+Bodies: every pair of a locomotion prompt and an arm prompt must pass the checks of both. Loops: the jump of position
+and velocity at the seam must be at most 1.2 times the largest step between other frames.
 """
 import sys
 from pathlib import Path
@@ -40,9 +40,9 @@ LOOPS = ("a person walks forward", "a person walks backwards", "a person runs", 
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line parser."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=positive_int, default=1, help="motions a prompt, with seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=positive_int, default=1, help="motions per prompt, with seeds 0, 1, ...")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions")
     add_models(parser, lengths=False)
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
@@ -51,7 +51,7 @@ def build_parser() -> Parser:
 
 
 def bodies(director: Director, seeds: int, save: Path | None) -> None:
-    """Print which pairs pass."""
+    """Print which pairs pass both checks."""
     passed, total = 0, 0
     for going, going_check in GOING.items():
         for arms, arms_check in ARMS.items():

@@ -1,9 +1,9 @@
-"""How much code a reader meets: project modules that a script imports, and files whose functions it enters.
+"""List the project modules that a script imports and the files whose functions it calls.
 
     python benchmarks/entered_files.py gen_t2m.py --text_prompt "a person walks" --motion_length 40
     python benchmarks/entered_files.py --until backward train_lamp.py --name tiny --vq_name vq_demo ...
 
-Counts functions entered by the profile hook of all threads; module-level code and ``__init__.py`` files are left out.
+Functions are recorded by a profile hook in all threads; module-level code and ``__init__.py`` files do not count.
 """
 import sys
 import threading
@@ -20,9 +20,9 @@ class Reached(Exception):
 
 
 def run(script: str, arguments: list[str], until: str | None = None) -> tuple[set[str], set[str]]:
-    """Project modules imported by a script, and project files entered by its ``main``, until ``until`` is called."""
+    """Project modules imported by a script, and project files entered by its ``main`` before ``until`` is called."""
     entered: set[str] = set()
-    importing = threading.local()  # depth of modules being imported
+    importing = threading.local()  # nesting depth of imports
 
     def hook(frame: FrameType, event: str, _: Any) -> None:
         code, depth = frame.f_code, getattr(importing, "depth", 0)

@@ -1,4 +1,4 @@
-"""What training all stages takes on H100s, on paper: operations and memory counted on the networks, time assumed."""
+"""Estimate the time and memory to train all stages on H100s from the networks' operation and activation counts."""
 import argparse
 import sys
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from data.specs import dataset_spec
 from utils.errors import script
 
 PEAK = 989e12        # dense bfloat16 FLOP/s of an H100 SXM
-USED = 0.25          # share of it that networks of this size reach
-LINK = {1: 0.0, 8: 450e9, 64: 50e9}  # bytes a second that a GPU sends: NVLink in a node, 400 Gbit/s between nodes
-SHORTEST = 10e-3     # seconds of a step that launches some thousand kernels one by one, however little they do
+USED = 0.25          # share of the peak that networks of this size reach
+LINK = {1: 0.0, 8: 450e9, 64: 50e9}  # bytes per second that a GPU sends: NVLink within a node, 400 Gbit/s between nodes
+SHORTEST = 10e-3     # seconds of the shortest step: it launches a few thousand kernels one by one
 HIDDEN = 0.7         # share of gradient communication that overlaps with the backward pass
-COUNTED = 2          # samples that operations and memory are counted on
-TOKEN_BYTES = 4 * 6  # a frame: six layers of 4 bytes for every 4 frames, from each of 4 first frames
-CLIPS = 23_384       # training clips of HumanML3D with their mirror images
-FRAMES = 142         # of one, on average: 7.1 s
+COUNTED = 2          # batch size for counting operations and memory
+TOKEN_BYTES = 4 * 6  # per frame: six layers of 4 bytes every 4 frames, from each of 4 start offsets
+CLIPS = 23_384       # training clips of HumanML3D, mirrored ones included
+FRAMES = 142         # mean length of a clip: 7.1 s
 WINDOW = 64
-LARGER = 100         # times as many clips, seen a tenth as often: ten times the samples
+LARGER = 100         # times the clips with a tenth of the epochs, so ten times the samples
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the published recipe trains a stage."""
+    """Published training settings of a stage."""
 
     batch: int
-    samples: float  # of the whole run on HumanML3D
-    most: int       # samples of a batch up to which more GPUs may enlarge it
+    samples: float  # samples of the whole run on HumanML3D
+    most: int       # largest batch that more GPUs may use
 
 
 RECIPES = {
@@ -52,28 +52,28 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage's network costs."""
+    """Compute and memory of a stage's network."""
 
-    flops: float       # of a sample, forward and backward
-    activations: int   # bytes of a sample that are kept for the backward pass, in float32
-    trained: int       # parameters that learn
+    flops: float       # per sample, forward and backward
+    activations: int   # bytes per sample kept for the backward pass, in float32
+    trained: int       # trainable parameters
     frozen: int
 
     def hours(self, samples: float, batch: int, gpus: int) -> float:
-        """Hours of a run: computing, and the part of the exchange of gradients that does not hide behind it; no step is
-        shorter than the time that its kernels take to launch."""
+        """Hours of a run: compute plus the part of the gradient exchange that does not overlap with it. A step takes at
+        least the time to launch its kernels."""
         computing = self.flops * batch / gpus / (PEAK * USED)
         exchange = 2 * 4 * self.trained * (gpus - 1) / gpus / LINK[gpus] if gpus > 1 else 0.0
         step = max(SHORTEST, computing + max(0.0, exchange - HIDDEN * computing))
         return samples / batch * step / 3600
 
     def gigabytes(self, batch: int, gpus: int) -> float:
-        """Of a GPU: weights, gradients and AdamW's two moments in float32, activations in bfloat16."""
+        """Memory per GPU in GB: weights, gradients and AdamW's two moments in float32, activations in bfloat16."""
         return (16 * self.trained + 4 * self.frozen + self.activations / 2 * batch / gpus) / 1e9
 
 
 def count(stage: str) -> Cost:
-    """Run one step of the published network on the CPU and count."""
+    """Count operations and memory of one step of the published network, run on the CPU."""
     job = stage_jobs(PUBLISHED)[stage](COUNTED)
     kept: dict[int, int] = {}
 
@@ -94,7 +94,7 @@ def count(stage: str) -> Cost:
 
 
 def table(costs: dict[str, Cost], larger: int) -> str:
-    """Markdown: a line a stage, a column a number of GPUs; ``larger`` times the clips, with a tenth of the epochs."""
+    """Markdown table by stage and number of GPUs, for ``larger`` times the clips with a tenth of the epochs."""
     lines = ["| stage | parameters | GFLOP a sample | samples | hours on 1 | on 8 | on 64 | GB on 1 |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     sums = dict.fromkeys(LINK, 0.0)

@@ -1,14 +1,14 @@
-"""How much feet slide before and after locking, ours and the published one, and what locking does to the rest.
+"""Measure foot skating before and after foot locking, ours and the published one, and its effect on other joints.
 
     python benchmarks/foot_skating.py FOLDER [FILE.npy ...]      # joints (frames, 22, 3) in metres
 
-``skating`` is the mean speed of feet near the clip's floor, which feet that swing by so low are part of; ``weighted``
-that of feet within 2.5 cm of it, the less the higher they are (Zhang et al. 2018); ``standing`` that of the feet which
-HumanML3D's contact labels of the input call standing, near the floor too. ``bound`` is what were left if every foot
-joint that stands (``motion.foot``) stood perfectly still and no other moved: nothing gets below it but by holding
-or lifting feet that swing. ``others`` is how far joints other than the feet go from the input, and from its plain
-BVH, on whose bones ours are. ``hardest`` is the greatest acceleration of any joint. All are means over the clips.
-The last line says whose speeds ``skating`` of the input is made of.
+``skating`` is the mean speed of feet near the floor, including feet that swing close to it. ``weighted`` is the speed
+of feet within 2.5 cm of the floor, with less weight the higher they are (Zhang et al. 2018). ``standing`` is the speed
+of feet near the floor that are in contact by HumanML3D's labels of the input. ``bound`` is the skating left if every
+standing foot joint (``motion.foot``) stood perfectly still and no other joint changed; only holding or lifting swinging
+feet gets below it. ``others`` is the distance of the other joints from the input, and from its BVH without locking,
+which has the same bones as ours. ``hardest`` is the largest acceleration of any joint. All are means over the clips.
+The last line divides the ``skating`` of the input among standing, turning and swinging feet.
 """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ OTHERS = [joint for joint in range(len(T2M)) if joint not in FEET]
 
 
 def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
-    """Mean speed over the ground (m/s) in ``joints`` of the feet that are low and slow in ``source``; 0 without any."""
+    """Mean ground speed (m/s) in ``joints`` of the feet that are low and slow in ``source``; 0 if there are none."""
     before, after = source[:, FEET], joints[:, FEET]
     low = before[:-1, :, 1] - floor_height(source, T2M) < per_foot_joint(T2M, *HEIGHT_LIMITS)
     stands = low & (np.square(np.diff(before, axis=0)).sum(-1) < T2M.contact_threshold)
@@ -43,8 +43,8 @@ def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
 
 
 def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
-    """Whose speeds skating is made of: m/s of the joints that stand, that turn about the other one of their foot, which
-    stands, and that swing."""
+    """Parts of the skating in m/s: joints that stand, joints that turn about the standing joint of their foot, and
+    joints that swing."""
     on_other = still.reshape(len(still), -1, 2)[..., ::-1].reshape(still.shape) & ~still
     kinds = (still, on_other, ~still & ~on_other)
     whole = foot_skating(joints, T2M, FPS)
@@ -52,7 +52,7 @@ def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
 
 
 def row(source: np.ndarray) -> dict[str, list[float]]:
-    """The numbers of one clip (T, 22, 3)."""
+    """All measurements of one clip (T, 22, 3)."""
     plain, ours, published = rigid_joints(source, T2M), lock_feet(source, T2M, FPS), lock_feet_published(source, T2M)
     motions, still = (source, ours, published), still_steps(source, T2M, FPS)
     return {
@@ -77,7 +77,7 @@ def main() -> None:
         raise InputError(f"cannot read the motions: {error}") from error
     wrong = [file for file, clip in zip(files, clips, strict=True) if clip.shape[1:] != (22, 3) or len(clip) < 3]
     if wrong or not clips:
-        raise InputError(f"{wrong[0] if wrong else args.motions[0]}: no joints (frames, 22, 3) there")
+        raise InputError(f"{wrong[0] if wrong else args.motions[0]} does not contain joints (frames, 22, 3)")
     rows = [row(clip) for clip in clips]
     mean = {name: np.mean([numbers[name] for numbers in rows], axis=0) for name in rows[0]}
     print(f"{len(clips)} clips     input            ours       published           bound")

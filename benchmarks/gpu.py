@@ -1,7 +1,7 @@
-"""Seconds per sentence, training samples per second and peak memory on a GPU, as JSON.
+"""Measure seconds per prompt, training samples per second and peak memory on a GPU, and write JSON.
 
 Networks of published sizes have random weights; the bundled ones are loaded. Rows are measured in order until the
-budget is spent; those left are listed as skipped, and those that fail with their error.
+time budget is used up. The rest are listed as skipped, and failures with their error.
 """
 import json
 import statistics
@@ -40,7 +40,7 @@ SENTENCES = (1, 32)
 
 @dataclass(frozen=True)
 class Row:
-    """A figure to measure; ``prepare`` returns the job, which handles ``count`` sentences or samples."""
+    """One measurement; ``prepare`` returns the job, which processes ``count`` prompts or samples."""
 
     kind: str    # generation or training
     what: str    # sizes and stage
@@ -54,7 +54,7 @@ class Row:
 
 
 def generation_rows(sizes: str, device: torch.device) -> Iterator[Row]:
-    """Sentences of the longest motions, in every mode at every batch size."""
+    """Generation of motions of the maximum length, in every mode at every batch size."""
     def job(precision: str, compiled: bool, batch: int) -> Callable[[], object]:
         pipeline = make_pipeline(sizes, device)
         speed_up(pipeline.networks, precision, compiled)
@@ -68,7 +68,7 @@ def generation_rows(sizes: str, device: torch.device) -> Iterator[Row]:
 
 
 def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[str, int]) -> Iterator[Row]:
-    """Steps of every stage in every mode."""
+    """Training steps of every stage in every mode."""
     def job(stage: str, half: bool, compiled: bool) -> Callable[[], object]:
         made = stage_jobs(sizes, device)[stage](batches[stage])
         if compiled:
@@ -82,7 +82,7 @@ def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[s
 
 
 def measure(row: Row, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Median seconds of the row's job after one run that does not count, its rate, and the peak memory in GiB."""
+    """Median seconds of the row's job after one warm-up run, its rate, and the peak memory in GiB."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -106,7 +106,7 @@ def _timed(job: Callable[[], object], device: torch.device) -> float:
 
 
 def rows_of(toy: bool, device: torch.device) -> list[Row]:
-    """The most important rows first, should the budget run out: plain before compiled."""
+    """All rows, the most important ones first in case the budget runs out: plain before compiled."""
     if toy:
         from tests.test_train_benchmarks import TINY  # toy sizes are those of the tests
 
@@ -123,9 +123,9 @@ def rows_of(toy: bool, device: torch.device) -> list[Row]:
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
-    parser.add_argument("--toy", action="store_true", help="toy sizes and no compiler, to rehearse")
-    parser.add_argument("--rounds", type=positive_int, default=5, help="runs, after one that does not count")
-    parser.add_argument("--budget", type=positive_int, default=330, help="seconds after which no row is begun")
+    parser.add_argument("--toy", action="store_true", help="toy sizes without compilation, for a trial run")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="timed runs, after one warm-up run")
+    parser.add_argument("--budget", type=positive_int, default=330, help="seconds after which no further row starts")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="all figures")
     args = parser.parse_args()
     device, start = select_device(args.gpu_id), time.perf_counter()
@@ -136,7 +136,7 @@ def main() -> None:
             continue
         try:
             figures = measure(row, device, args.rounds)
-        except RuntimeError as error:  # out of memory, or a graph that does not compile: the other rows still count
+        except RuntimeError as error:  # Out of memory, or a graph that does not compile: still measure the other rows.
             report["failed"][row.name] = str(error).splitlines()[0]
             print(f"{row.name}: {report['failed'][row.name]}", flush=True)
         else:

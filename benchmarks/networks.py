@@ -1,4 +1,4 @@
-"""The networks that benchmarks run: the bundled ones, or those of the paper with random weights."""
+"""Networks for benchmarks: the bundled ones, or the paper's sizes with random weights."""
 import torch
 
 from data.specs import dataset_spec
@@ -17,8 +17,8 @@ CHECKPOINTS = "checkpoints"
 
 
 def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
-    """Generation with the ``bundled`` models, or at ``published`` sizes: LaMP's masked transformer, 8 layers, 512 wide,
-    with its Q-Former of 12 layers, 768 wide, the residual transformer of MoMask, 8 layers, 384 wide, and its tokenizer.
+    """Pipeline of the ``bundled`` models, or of ``published`` sizes: LaMP's masked transformer (8 layers, width 512)
+    and Q-Former (12 layers, width 768), MoMask's residual transformer (8 layers, width 384) and its tokenizer.
     """
     if sizes == "bundled":
         return load_text_to_motion("t2m_demo", "len_demo", SPEC, CHECKPOINTS, device)[0]
@@ -33,7 +33,7 @@ def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
 
 
 def make_tokenizer(sizes: str, device: torch.device) -> HumanVQVAE | RVQVAE:
-    """The bundled tokenizer, or MoMask's: six codebooks of 512 codes, 512 wide."""
+    """The bundled tokenizer, or one of MoMask's size: six codebooks of 512 codes, width 512."""
     if sizes == "bundled":
         return load_tokenizer("vq_demo", SPEC, CHECKPOINTS, device).model
     model = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))

@@ -1,7 +1,7 @@
-"""Yes/no questions about a motion by name, ``CHECKS``, and signed measures that tell left from right, ``SIDES``.
+"""Named yes/no checks of a motion, ``CHECKS``, and signed measures that distinguish left from right, ``SIDES``.
 
 Both take joints (T, 22, 3) as ``physical_measures`` does. The thresholds were set on real motion capture:
-``check_calibration.py`` counts how often each check says yes on clips of its own content and on others.
+``check_calibration.py`` measures how often each check passes on clips of its own content and on others.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,38 +48,38 @@ from benchmarks.physical_measures import (
     wrist_height,
 )
 
-WALK_DISTANCE = 1.0     # m forward or backward that count as going somewhere
-STRAIGHTNESS = 2.0      # a walk forward goes this many times further forward than sideways
-RUN_SPEED = 1.7         # m/s kept up for a second
-SLOW_SPEED = 1.2        # m/s, the fastest second of a slow walk
-BRISK_SPEED = 1.3       # m/s, the fastest second of a brisk walk
-SIDE_DISTANCE = 0.5     # m to the side, and
-SIDE_SHARE = 0.25       # this share of the way forward (a diagonal counts)
-STAY_DISTANCE = 0.6     # m from the start that count as staying in place
-STILL_DISTANCE = 0.3    # m, standing still, and
-STILL_HEIGHT = 0.15     # m that the pelvis goes up and down,
-STILL_SHARE = 0.75      # of the time quiet,
-STILL_RAISED = 1.0      # s that a hand is up at most
+WALK_DISTANCE = 1.0     # m forward or backward that count as locomotion
+STRAIGHTNESS = 2.0      # minimum ratio of forward to sideways distance when walking straight
+RUN_SPEED = 1.7         # m/s, the fastest second of a run, at least
+SLOW_SPEED = 1.2        # m/s, the fastest second of a slow walk, at most
+BRISK_SPEED = 1.3       # m/s, the fastest second of a brisk walk, at least
+SIDE_DISTANCE = 0.5     # m to the side, at least
+SIDE_SHARE = 0.25       # of the forward distance, at least (a diagonal counts)
+STAY_DISTANCE = 0.6     # m from the start, at most, when staying in place
+STILL_DISTANCE = 0.3    # m from the start, at most, when standing still
+STILL_HEIGHT = 0.15     # m of vertical pelvis movement, at most, when standing still
+STILL_SHARE = 0.75      # of the frames quiet, at least, when standing still
+STILL_RAISED = 1.0      # s with a hand up, at most, when standing still
 TURN = 45.0             # degrees
 ABOUT_TURN = 120.0      # degrees; more than 240 is a circle
-CIRCLE = 240.0          # degrees one way, on
-CIRCLE_PATH = 1.5       # m of way
+CIRCLE = 240.0          # degrees in one direction
+CIRCLE_PATH = 1.5       # m of path
 RAISED_TIME = 0.5       # s
 OVERHEAD_TIME = 0.25    # s
-ORDER_TIME = 0.5        # s between one hand and the other
+ORDER_TIME = 0.5        # s between raising one hand and the other
 SWINGS = 3              # turning points; raising and lowering an arm has at most two
 STROKES = 4             # turning points of a broom or a cloth
-BOW_PITCH = 20.0        # degrees further forward than at first, over
-BOW_LEG = 0.83          # this share of the leg's length: the knees stay (nearly) straight
+BOW_PITCH = 20.0        # degrees further forward than in the first frame
+BOW_LEG = 0.83          # of the leg's length, at least: the knees stay nearly straight
 SEAT_TIME = 1.0         # s
-SQUAT_LEG = 0.65        # share of the leg's length that the hips sink to
-FLOOR_HAND = 0.3        # m over the floor that a hand picks things up from, and
-HAND_LIFT = 0.3         # m that it is lifted
-KICK_SPEED = 4.5        # m/s, the foot in front against the pelvis, or
-KICK_HEIGHT = 0.35      # m that it gets over standing
-PUNCH_SPEED = 1.2       # m/s, the fist from the shoulder
-GUARD = -0.36           # m over the shoulder of the lower fist, most of the time
-THROW_SPEED = 1.5       # m/s, the hand forward from behind the shoulder
+SQUAT_LEG = 0.65        # hip height as a share of the leg's length, at most
+FLOOR_HAND = 0.3        # m above the floor, at most, where a hand picks something up
+HAND_LIFT = 0.3         # m by which the hand is lifted afterwards
+KICK_SPEED = 4.5        # m/s of the foot in front, relative to the pelvis, or
+KICK_HEIGHT = 0.35      # m of the ankle above its standing height
+PUNCH_SPEED = 1.2       # m/s of the fist away from the shoulder
+GUARD = -0.36           # m of the lower fist above the shoulder, median over frames
+THROW_SPEED = 1.5       # m/s of the hand, forward from behind the shoulder
 JUMP_RISE = 0.12        # m
 JUMP_DISTANCE = 0.6     # m forward
 HOPS = 3                # on one foot
@@ -116,7 +116,7 @@ def goes_forward(joints: np.ndarray) -> bool:
 
 
 def walks_backwards(joints: np.ndarray) -> bool:
-    """Goes against its facing: a person that turned round and walked off does not."""
+    """Moves opposite to the facing direction; turning round and walking off does not count."""
     forward, left = travel(joints)
     return -forward >= WALK_DISTANCE and -forward >= STRAIGHTNESS * abs(left)
 
@@ -166,7 +166,7 @@ def squats(joints: np.ndarray) -> bool:
 
 
 def picks_up(joints: np.ndarray) -> bool:
-    """Lowers a hand near the floor from standing, and lifts it again."""
+    """Lowers a hand close to the floor from standing, and lifts it again."""
     hand = hand_heights(joints)
     lowest = int(hand.argmin())
     return bool(hand[lowest] <= FLOOR_HAND and stands(joints)[:lowest].any()
@@ -202,7 +202,7 @@ def _hops(joints: np.ndarray, side: int) -> bool:
 
 
 def _balances(joints: np.ndarray, side: int) -> bool:
-    """Stands on one leg, ``side``, in one place."""
+    """Stands on the leg of ``side`` in one place."""
     return lifted_seconds(joints)[1 - side] >= BALANCE_TIME > lifted_seconds(joints)[side]
 
 
@@ -281,7 +281,7 @@ def _foot_difference(joints: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Side:
-    """A signed measure, positive for left, and how large it must be to show a side at all."""
+    """A signed measure, positive for left, and the smallest magnitude that shows a side."""
 
     measure: Callable[[np.ndarray], float]
     margin: float
@@ -297,7 +297,7 @@ class Side:
 SIDES: dict[str, Side] = {
     "turn": Side(turn_angle, 20.0),        # degrees
     "travel": Side(side_travel, 0.3),      # m
-    "hand": Side(_hand_difference, 0.15),  # m between the highest places of the wrists
+    "hand": Side(_hand_difference, 0.15),  # m between the highest positions of the wrists
     "order": Side(raise_order, 0.25),      # s between the hands going up, positive where the left one is first
     "fist": Side(lambda joints: float(np.subtract(*_fastest_punch(joints))), 0.3),  # m/s between the fastest punches
     "foot": Side(_foot_difference, 1.0),   # m/s between the top speeds of the feet

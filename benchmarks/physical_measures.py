@@ -1,8 +1,8 @@
-"""What a motion does, read off its joints: where it goes, which hand rises, whether both feet leave the floor.
+"""Physical measures of a motion from its joints: path, turns, raised hands, seated and airborne time.
 
-Every measure takes the joints of one motion, (T, 22, 3) in the HumanML3D order with T of 2 or more, metres, y up,
-``FPS`` frames a second, wherever it stands and whichever way it faces at first. Left is positive throughout: a turn
-to the left and a step to the left give positive numbers. Pairs are ordered (left, right).
+Every measure takes the joints of one motion, (T, 22, 3) in the HumanML3D order with T >= 2, metres, y up, ``FPS``
+frames per second, at any position and with any initial heading. Left is positive: turns and steps to the left give
+positive numbers. Pairs are ordered (left, right).
 """
 from dataclasses import dataclass
 
@@ -22,22 +22,22 @@ def _pair(name: str) -> tuple[int, int]:
 PELVIS, NECK, HEAD = (T2M.joint_names.index(name) for name in ("pelvis", "neck", "head"))
 HIPS, KNEES, ANKLES, TOES, SHOULDERS, WRISTS = map(_pair, ("hip", "knee", "ankle", "foot", "shoulder", "wrist"))
 
-STRAIGHT = 45.0          # degrees of turn below which a step to the side is one
-RAISED_LEVEL = -0.10     # m over the shoulder: a hand held beside the shoulder is up
-OVERHEAD_LEVEL = 0.05    # m over the base of the skull
-SWING = 0.03             # m to the side and back: the smallest wave
-SEAT_LEG = 0.85          # share of the leg's length that the hips are under, and
-SEAT_BEHIND = 0.18       # m they are behind the ankles, on a seat (a squat keeps them over the ankles)
-IN_FRONT = 0.45          # m before the pelvis that a kicking foot gets, and a walking one seldom
-AIR_CLEARANCE = 0.06     # m under the lower foot
-AIR_TIME = (0.15, 1.0)   # s in the air: longer is a climb, not a jump
+STRAIGHT = 45.0          # degrees of turn, at most, for sideways travel to count
+RAISED_LEVEL = -0.10     # m above the shoulder: a hand next to the shoulder counts as up
+OVERHEAD_LEVEL = 0.05    # m above the base of the skull
+SWING = 0.03             # m to the side and back of the smallest wave
+SEAT_LEG = 0.85          # hip height as a share of the leg's length, at most, when seated
+SEAT_BEHIND = 0.18       # m of the hips behind the ankles, at least, when seated (a squat keeps them above the ankles)
+IN_FRONT = 0.45          # m in front of the pelvis, reached by a kicking foot and rarely by a walking one
+AIR_CLEARANCE = 0.06     # m below the lower foot
+AIR_TIME = (0.15, 1.0)   # s in the air; longer means climbing, not jumping
 
-_SMOOTHING = 5           # frames (0.25 s) that directions are averaged over
-_FLOOR_SHARE = 5.0       # percentile of the lower foot's height that counts as standing on the floor
+_SMOOTHING = 5           # frames (0.25 s) to average directions over
+_FLOOR_SHARE = 5.0       # percentile of the lower foot's height that gives its standing height
 
 
 def smooth(values: np.ndarray, width: int = _SMOOTHING) -> np.ndarray:
-    """Centred moving average along the first axis, edges repeated; same length."""
+    """Centred moving average along the first axis with repeated edges; keeps the length."""
     half = width // 2
     padded = np.concatenate([np.repeat(values[:1], half, 0), values, np.repeat(values[-1:], half, 0)])
     total = np.cumsum(np.concatenate([np.zeros_like(padded[:1]), padded]), 0)
@@ -49,7 +49,7 @@ def longest(mask: np.ndarray) -> float:
     return max((end - first for first, end in stretches(mask)), default=0) / FPS
 
 
-# Where the body faces and goes
+# Heading and travel
 
 def heading(joints: np.ndarray) -> np.ndarray:
     """Direction the body faces, (T,) radians about y, unwrapped: 0 faces +z, positive is further to the left (+x).
@@ -62,65 +62,65 @@ def heading(joints: np.ndarray) -> np.ndarray:
 
 
 def turn_angle(joints: np.ndarray) -> float:
-    """Degrees the body has turned from the first to the last frame, left positive; two whole turns are 720."""
+    """Turn from the first to the last frame in degrees, left positive; two full turns are 720."""
     angle = heading(joints)
     return float(np.degrees(angle[-1] - angle[0]))
 
 
 def _in_body_frame(ground: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
-    """Ground vectors (..., 2) as (x, z), seen by a body that faces ``angle``: (..., 2) as (forward, left)."""
+    """Ground vectors (..., 2) as (x, z) in the frame of a body with heading ``angle``, (..., 2) as (forward, left)."""
     sin, cos = np.sin(angle), np.cos(angle)
     return np.stack([ground[..., 0] * sin + ground[..., 1] * cos, ground[..., 0] * cos - ground[..., 1] * sin], -1)
 
 
 def body_frame(joints: np.ndarray, joint: int, origin: int = PELVIS) -> np.ndarray:
-    """Where a joint is, seen from another in the body's frame of that time: (T, 3) as (forward, left, up), metres."""
+    """Position of a joint relative to another in the body's current frame: (T, 3) as (forward, left, up), metres."""
     away = (joints[:, joint] - joints[:, origin]).astype(np.float64)
     return np.concatenate([_in_body_frame(away[:, [0, 2]], heading(joints)), away[:, 1:2]], -1)
 
 
 def displacement(joints: np.ndarray) -> tuple[float, float]:
-    """Metres (forward, left) from the first to the last place of the pelvis, in the frame the body faces at first."""
+    """Displacement of the pelvis from first to last frame in metres, (forward, left) of the initial heading."""
     ground = joints[:, PELVIS, [0, 2]].astype(np.float64)
     forward, left = _in_body_frame(ground[-1] - ground[0], heading(joints)[0])
     return float(forward), float(left)
 
 
 def body_velocity(joints: np.ndarray) -> np.ndarray:
-    """Velocity of the pelvis over the ground in the body's frame of that time, (T - 1, 2) as (forward, left), m/s."""
+    """Ground velocity of the pelvis in the body's frame at that time, (T - 1, 2) as (forward, left), m/s."""
     steps = np.diff(joints[:, PELVIS, [0, 2]].astype(np.float64), axis=0) * FPS
     return _in_body_frame(steps, heading(joints)[:-1])
 
 
 def travel(joints: np.ndarray) -> tuple[float, float]:
-    """Metres (forward, left) gone by the pelvis, each step measured in the frame the body faces at that time.
+    """Distance travelled by the pelvis in metres, (forward, left) of the heading at each step.
 
-    Walking a circle goes its circumference forward and nothing to the left; walking backwards goes a negative
-    distance forward.
+    Walking a circle gives its circumference forward and nothing to the left; walking backwards gives a negative forward
+    distance.
     """
     forward, left = body_velocity(joints).sum(0) / FPS
     return float(forward), float(left)
 
 
 def side_travel(joints: np.ndarray) -> float:
-    """Metres gone to the left of where the body faces (right negative), 0 where a turn made up for it."""
+    """Sideways travel in metres, left positive; 0 if the body turned more than a sidestep does."""
     return travel(joints)[1] if abs(turn_angle(joints)) < STRAIGHT else 0.0
 
 
 def farthest(joints: np.ndarray) -> float:
-    """Metres over the ground between the pelvis's first place and the one farthest from it."""
+    """Largest ground distance in metres of the pelvis from its first position."""
     ground = joints[:, PELVIS, [0, 2]].astype(np.float64)
     return float(np.linalg.norm(ground - ground[0], axis=-1).max())
 
 
 def mean_speed(joints: np.ndarray) -> float:
-    """Length of the pelvis's way over the ground divided by the time it took, m/s."""
+    """Mean ground speed of the pelvis along its path, m/s."""
     steps = np.diff(joints[:, PELVIS, [0, 2]].astype(np.float64), axis=0)
     return float(np.linalg.norm(steps, axis=-1).mean() * FPS)
 
 
 def top_speed(joints: np.ndarray, seconds: float = 1.0) -> float:
-    """Highest mean speed of the pelvis over the ground in any stretch of ``seconds`` (or all of it if shorter), m/s."""
+    """Highest mean ground speed of the pelvis in any window of ``seconds`` (or the whole motion if shorter), m/s."""
     steps = np.linalg.norm(np.diff(joints[:, PELVIS, [0, 2]].astype(np.float64), axis=0), axis=-1)
     width = min(len(steps), round(seconds * FPS))
     total = np.concatenate([[0.0], np.cumsum(steps)])
@@ -130,25 +130,25 @@ def top_speed(joints: np.ndarray, seconds: float = 1.0) -> float:
 # Hands
 
 def wrist_height(joints: np.ndarray, over: int | tuple[int, int] = SHOULDERS) -> np.ndarray:
-    """Metres each wrist is above a joint, or above the joint of its own side: (T, 2) as (left, right)."""
+    """Height in metres of each wrist above a joint, or above the joint of its side: (T, 2) as (left, right)."""
     height = joints[..., 1].astype(np.float64)
     other = height[:, list(over)] if isinstance(over, tuple) else height[:, [over, over]]
     return height[:, list(WRISTS)] - other
 
 
 def share_raised(joints: np.ndarray, over: int | tuple[int, int] = SHOULDERS) -> tuple[float, float]:
-    """Share of the frames with the (left, right) wrist above a joint, its own shoulder unless ``over`` says else."""
+    """Share of frames with the (left, right) wrist above a joint, by default its shoulder."""
     left, right = (wrist_height(joints, over) > 0).mean(0)
     return float(left), float(right)
 
 
 @dataclass(frozen=True)
 class HandsUp:
-    """Longest times in seconds that the wrists stay above a level."""
+    """Longest times in seconds with wrists above a level."""
 
     left: float
     right: float
-    both: float  # at once
+    both: float  # both at once
 
     def only(self, side: int, least: float) -> bool:
         """Whether just this hand (0 left, 1 right) is up for at least ``least`` seconds."""
@@ -160,22 +160,22 @@ def _hands_up(up: np.ndarray) -> HandsUp:
 
 
 def hands_raised_frames(joints: np.ndarray) -> np.ndarray:
-    """Whether the (left, right) wrist is beside its shoulder or higher, (T, 2)."""
+    """Whether the (left, right) wrist is at shoulder height or above, (T, 2)."""
     return wrist_height(joints) > RAISED_LEVEL
 
 
 def hands_raised(joints: np.ndarray) -> HandsUp:
-    """Times with a wrist up beside its shoulder or higher."""
+    """Longest times with a wrist at shoulder height or above."""
     return _hands_up(hands_raised_frames(joints))
 
 
 def hands_overhead(joints: np.ndarray) -> HandsUp:
-    """Times with a wrist over the head."""
+    """Longest times with a wrist above the head."""
     return _hands_up(wrist_height(joints, HEAD) > OVERHEAD_LEVEL)
 
 
 def count_swings(values: np.ndarray, least: float) -> int:
-    """How often the values (T,) turn back after moving at least ``least`` one way, and then at least as far back."""
+    """Number of turning points of the values (T,) between movements of at least ``least`` in both directions."""
     turns, direction = 0, 0
     low = high = float(values[0]) if len(values) else 0.0
     for value in map(float, values):
@@ -191,15 +191,15 @@ def count_swings(values: np.ndarray, least: float) -> int:
 
 
 def swings_while(mask: np.ndarray, values: np.ndarray, least: float) -> int:
-    """Most swings of the values (T,) by ``least`` in any unbroken stretch of true frames in ``mask`` (T,)."""
+    """Largest number of swings (``count_swings``) in any unbroken stretch of true frames in ``mask`` (T,)."""
     return max((count_swings(values[first:end], least) for first, end in stretches(mask)), default=0)
 
 
 def wave_swings(joints: np.ndarray) -> tuple[int, int]:
-    """Turning points of the (left, right) wrist to the side of its shoulder, in the best stretch of it being up.
+    """Number of sideways turning points of the (left, right) wrist, in the best stretch with the wrist up.
 
-    A wave there and back has two. Only the body's left-right direction counts: an arm that is raised and lowered
-    makes none or one, an arm that bobs while walking moves up and down and forward.
+    One wave back and forth has two. Only the body's left-right direction counts, so raising and lowering an arm gives
+    at most one, and arms that swing while walking give none.
     """
     up = hands_raised_frames(joints)
     left, right = (swings_while(up[:, side], body_frame(joints, WRISTS[side], SHOULDERS[side])[:, 1], SWING)
@@ -210,13 +210,13 @@ def wave_swings(joints: np.ndarray) -> tuple[int, int]:
 # Trunk and legs
 
 def trunk_pitch(joints: np.ndarray) -> np.ndarray:
-    """Degrees the line from pelvis to neck leans forward from the vertical, (T,), smoothed; backward is negative."""
+    """Forward lean of the line from pelvis to neck in degrees, (T,), smoothed; backward is negative."""
     forward, _, up = body_frame(joints, NECK).T
     return smooth(np.degrees(np.arctan2(forward, up)))
 
 
 def leg_share(joints: np.ndarray) -> np.ndarray:
-    """Height of the hips over the standing ankle as a share of the leg's length, (T,): near 1 standing, 0.4 seated."""
+    """Height of the hips above the standing ankle over the leg's length, (T,): about 1 standing, 0.4 seated."""
     hip, knee, ankle = (joints[:, list(pair)].astype(np.float64) for pair in (HIPS, KNEES, ANKLES))
     length = (np.linalg.norm(hip - knee, axis=-1) + np.linalg.norm(knee - ankle, axis=-1)).mean()
     floor = np.percentile(ankle[..., 1].min(1), _FLOOR_SHARE)
@@ -231,11 +231,11 @@ def seated_seconds(joints: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class FootReach:
-    """How far out, high and fast one foot goes."""
+    """Reach, height and speed of one foot."""
 
-    forward: float  # m, the ankle in front of the pelvis at most
-    height: float   # m, the ankle over its standing height at most while at least ``IN_FRONT`` in front
-    speed: float    # m/s, the ankle against the pelvis at most
+    forward: float  # m, largest distance of the ankle in front of the pelvis
+    height: float   # m, largest height of the ankle above standing while at least ``IN_FRONT`` in front
+    speed: float    # m/s, largest speed of the ankle relative to the pelvis
 
 
 def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
@@ -253,7 +253,7 @@ def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
 
 
 def jump_rises(joints: np.ndarray) -> list[float]:
-    """Metres the pelvis gets over its median height in each jump: both feet up for a time within ``AIR_TIME``."""
+    """Rise of the pelvis above its median height in metres, per jump: both feet up for a time within ``AIR_TIME``."""
     height = joints[..., 1].astype(np.float64)
     feet = height[:, list(ANKLES + TOES)].min(1)
     air = feet - np.percentile(feet, _FLOOR_SHARE) > AIR_CLEARANCE
@@ -262,10 +262,10 @@ def jump_rises(joints: np.ndarray) -> list[float]:
             if AIR_TIME[0] <= (end - first) / FPS <= AIR_TIME[1]]
 
 
-# In short
+# Summary
 
 def measures(joints: np.ndarray) -> dict[str, float]:
-    """Numbers by name that tell a motion in short. Metres, degrees, seconds, m/s."""
+    """Named measures that summarise a motion, in metres, degrees, seconds and m/s."""
     forward, left = travel(joints)
     swings, feet, up = wave_swings(joints), foot_reach(joints), share_raised(joints)
     pitch = trunk_pitch(joints)

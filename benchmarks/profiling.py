@@ -1,4 +1,4 @@
-"""What a job spends its time in, by kinds of operators, and how fast its products are."""
+"""Profile a job: time by kind of operator, and the rate of its matrix products."""
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-# Parts of the names of ATen's operators; the first kind that fits counts.
+# Substrings of the names of ATen operators; the first matching kind counts.
 KINDS = {
     "products": ("addmm", "aten::mm", "bmm", "convolution", "linear"),
     "attention": ("attention",),
@@ -19,32 +19,32 @@ KINDS = {
                     "min", "smooth", "nll", "sqrt", "clamp", "threshold", "addcmul", "addcdiv", "lerp", "pow"),
     "sums": ("aten::add", "aten::sum", "aten::mean", "accumulategrad"),
 }
-OTHER = "other"  # shapes, memory, and what calls the rest
+OTHER = "other"  # shapes, memory and wrappers
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of a job goes, with one thread."""
+    """Time of a job by kind of operator, with one thread."""
 
-    seconds: float            # of the processor, not profiled
-    shares: dict[str, float]  # of the time inside operators by kind, 1 together
-    flops: float              # of the products; attention's own are not counted
+    seconds: float            # processor time without the profiler
+    shares: dict[str, float]  # by kind, of the time inside operators; they add up to 1
+    flops: float              # of the matrix products, without those of attention
 
     @property
     def rate(self) -> float:
-        """GFLOP/s of the products while they ran."""
+        """GFLOP/s of the matrix products while they ran."""
         busy = self.seconds * self.shares["products"]
         return self.flops / busy / 1e9 if busy else 0.0
 
 
 def kind_of(operator: str) -> str:
-    """Which of ``KINDS`` an operator's name belongs to."""
+    """The kind in ``KINDS`` that an operator's name belongs to."""
     name = operator.lower()
     return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), OTHER)
 
 
 def profile_job(job: Callable[[], object]) -> Profile:
-    """Run a job three times with one thread: counted, timed, profiled."""
+    """Run a job three times with one thread: to count operations, to time it, and to profile it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -64,15 +64,15 @@ def profile_job(job: Callable[[], object]) -> Profile:
     return Profile(seconds, {kind: spent / total for kind, spent in taken.items()}, counter.get_total_flops())
 
 
-def profile_table(jobs: Mapping[str, Callable[[], object]], yardstick: float) -> str:
-    """A line a job: processor seconds, shares by kind, and the products' rate beside ``yardstick`` GFLOP/s."""
+def profile_table(jobs: Mapping[str, Callable[[], object]], matmul_rate: float) -> str:
+    """One line per job: processor seconds, shares by kind, and the rate of its products relative to ``matmul_rate``."""
     width = max(map(len, jobs), default=0)
     kinds = "  ".join([*KINDS, OTHER])
     lines = ["processor seconds with 1 thread, and shares of the time inside operators",
-             f"{'':{width}}  seconds  {kinds}  GFLOP of products, GFLOP/s, of the yardstick's {yardstick:.0f}"]
+             f"{'':{width}}  seconds  {kinds}  GFLOP of products, GFLOP/s, share of the machine's {matmul_rate:.0f}"]
     for name, job in jobs.items():
         found = profile_job(job)
         shares = "  ".join(f"{100 * share:{len(kind) - 1}.1f}%" for kind, share in found.shares.items())
         lines.append(f"{name:{width}}  {found.seconds:7.2f}  {shares}  {found.flops / 1e9:9.1f}  {found.rate:5.0f}  "
-                     f"{found.rate / yardstick:4.2f}")
+                     f"{found.rate / matmul_rate:4.2f}")
     return "\n".join(lines)

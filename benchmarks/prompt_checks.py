@@ -1,12 +1,12 @@
-"""Does the generator follow its prompts? Prompts times seeds, physical checks on the joints that come out.
+"""Check whether generated motions follow their prompts, with physical checks over prompts and seeds.
 
     python benchmarks/prompt_checks.py [--name NAME] [--seeds 5] [--out FILE.json] [--strips DIR] [--save DIR]
-    python benchmarks/prompt_checks.py --joints DIR        # motions made elsewhere: DIR/<prompt>_<seed>.npy
+    python benchmarks/prompt_checks.py --joints DIR        # existing motions: DIR/<prompt>_<seed>.npy
 
-A motion passes where all checks of its prompt say yes; intervals are over the seeds. A left/right pair is
-distinguished where more than half of the motions of either prompt show its own side. ``--data_root`` also reports
-prompts apart that have words which no training caption of that data set has. ``check_calibration.py`` measures how
-far the checks can be trusted.
+A motion passes if all checks of its prompt pass; intervals are over the seeds. A left/right pair is distinguished if
+more than half of the motions of each prompt show the side of that prompt. With ``--data_root``, prompts with words
+that no training caption of the data set contains are also reported separately. ``check_calibration.py`` measures how
+reliable the checks are.
 """
 import argparse
 import json
@@ -32,28 +32,28 @@ PROMPTS = Path(__file__).with_name("prompts.json")
 
 
 def build_parser() -> Parser:
-    """The flags of this script."""
+    """Command-line parser."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
     add_models(parser)
     add_sampling(parser, lengths=True)
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="where models are that are not bundled")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
     parser.add_argument("--data_root", type=Path, metavar="DIR",
-                        help="data set to look up which words of the prompts its training captions have")
+                        help="data set whose training captions decide which words of the prompts are known")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
-    parser.add_argument("--seeds", type=positive_int, default=5, help="motions a prompt, with seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=positive_int, default=5, help="motions per prompt, with seeds 0, 1, ...")
     parser.add_argument("--joints", type=Path, metavar="DIR",
-                        help="judge DIR/<prompt>_<seed>.npy (frames, 22, 3) instead; prompts are counted from 0")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions as --joints reads them")
-    parser.add_argument("--strips", type=Path, metavar="DIR", help="write a picture a prompt, a row a seed")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every verdict with the numbers behind it")
+                        help="check existing DIR/<prompt>_<seed>.npy (frames, 22, 3); prompts are numbered from 0")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions, to be read with --joints")
+    parser.add_argument("--strips", type=Path, metavar="DIR", help="write a picture per prompt with a row per seed")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every verdict and its measures as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray]]:
-    """Motions (T, 22, 3) by text, one a seed, of lengths that the length estimator chooses."""
-    # Imported here, so that existing motions can be judged without torch.
+    """Motions (T, 22, 3) by text, one per seed, with lengths sampled from the length estimator."""
+    # Imported here, so that existing motions can be checked without torch.
     from data.specs import dataset_spec
     from models.text_to_motion import Sample
     from storage.load import load_text_to_motion
@@ -69,12 +69,12 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
 
 
 def joints_path(folder: Path, prompt: int, seed: int) -> Path:
-    """File of the motion of a prompt (counted from 0) and a seed."""
+    """Path of the motion of a prompt (numbered from 0) and a seed."""
     return folder / f"{prompt:02d}_{seed}.npy"
 
 
 def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray]]:
-    """Motions by prompt, one a seed. Raises ``InputError`` for a file that is missing or no motion."""
+    """Motions by prompt, one per seed. Raises ``InputError`` if a file is missing or not a motion."""
     def read(path: Path) -> np.ndarray:
         try:
             joints = np.load(path)
@@ -89,7 +89,7 @@ def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray
 
 def write_strips(folder: Path, prompts: list[Prompt], motions: list[list[np.ndarray]],
                  verdicts: list[list[Verdict]]) -> None:
-    """A picture a prompt, a row a seed with what failed."""
+    """Write a picture per prompt, with a row per seed that names the failed checks."""
     for index, (prompt, made, found) in enumerate(zip(prompts, motions, verdicts, strict=True)):
         captions = []
         for verdict in found:
@@ -100,7 +100,7 @@ def write_strips(folder: Path, prompts: list[Prompt], motions: list[list[np.ndar
 
 
 def report(summary: dict) -> str:
-    """The summary as a table."""
+    """Format the summary as a table."""
     def passed(counts: dict) -> str:
         interval = "" if counts["interval"] is None else f" ±{100 * counts['interval']:4.1f}"
         return f"{counts['passed']:4d} of {counts['motions']:4d}  {100 * counts['share']:5.1f} %{interval}"

@@ -1,4 +1,4 @@
-"""Prompts with physical checks: read them, judge motions made for them, summarise the verdicts."""
+"""Prompts with physical checks: read them, check their motions, summarise the verdicts."""
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -17,33 +17,33 @@ from utils.files import read_text
 
 @dataclass(frozen=True)
 class Prompt:
-    """What somebody types, and what must be seen in the motion."""
+    """A prompt and the checks that its motion must pass."""
 
     text: str
-    group: str                  # the kind of motion
-    checks: tuple[str, ...]     # names in ``CHECKS``, all of which must say yes
-    pair: str | None = None     # shared by two prompts that differ in left and right only
-    measure: str | None = None  # name in ``SIDES`` that distinguishes the two of a pair
-    side: str | None = None     # "left" or "right", of a pair
+    group: str                  # kind of motion
+    checks: tuple[str, ...]     # names in ``CHECKS``, all of which must pass
+    pair: str | None = None     # name shared by two prompts that differ only in left and right
+    measure: str | None = None  # name in ``SIDES`` that distinguishes the two prompts of a pair
+    side: str | None = None     # "left" or "right" if in a pair
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found in one motion."""
+    """Results of the checks on one motion."""
 
     seed: int
     checks: dict[str, bool]
-    shown: str | None           # "left", "right" or "neither", of a pair's prompt
+    shown: str | None           # "left", "right" or "neither" if the prompt is in a pair
     measures: dict[str, float]
 
     @property
     def passed(self) -> bool:
-        """Whether every check said yes."""
+        """Whether every check passed."""
         return all(self.checks.values())
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a JSON list of prompts. Raises ``InputError`` where one has an unknown check, or a pair is not a pair."""
+    """Read a JSON list of prompts. Raises ``InputError`` for an unknown check or an incomplete pair."""
     try:
         prompts = [Prompt(**entry | {"checks": tuple(entry["checks"])})
                    for entry in json.loads(read_text(path, "prompts"))]
@@ -73,13 +73,13 @@ def judge(prompt: Prompt, joints: np.ndarray, seed: int = 0) -> Verdict:
 
 
 def distinguished(left: list[Verdict], right: list[Verdict]) -> bool:
-    """Whether more than half of the motions of each of a pair's two prompts show that prompt's side."""
+    """Whether more than half of the motions of each prompt of a pair show the side of that prompt."""
     return all(sum(verdict.shown == side for verdict in verdicts) > len(verdicts) / 2
                for side, verdicts in (("left", left), ("right", right)))
 
 
 def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
-    """Counts and share of the motions that pass; the interval of the share is over the seeds."""
+    """Number and share of the motions that pass, with an interval over the seeds."""
     passed = np.array([[verdict.passed for verdict in found] for found in verdicts], bool)  # (prompts, seeds)
     interval = Estimate.of(passed.mean(0)).interval if passed.size else None
     return {"passed": int(passed.sum()), "motions": passed.size, "share": float(passed.mean()) if passed.size else 0.0,
@@ -87,10 +87,10 @@ def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
 
 
 def summarise(prompts: list[Prompt], verdicts: list[list[Verdict]], known: Collection[str] | None = None) -> dict:
-    """Everything that was found, ready for JSON: overall, by group, by pair, by prompt.
+    """Summarise verdicts for JSON: overall, by group, by pair, by prompt.
 
-    ``verdicts[i]`` are those of ``prompts[i]``, one a seed. With the ``known`` words of a training set, also by
-    whether a prompt has words that are not among them.
+    ``verdicts[i]`` belong to ``prompts[i]``, one per seed. With the ``known`` words of a training set, prompts with and
+    without unknown words are also summarised separately.
     """
     judged = list(zip(prompts, verdicts, strict=True))
 

@@ -1,4 +1,4 @@
-"""Words of prompts, and those that the training captions of a data set have."""
+"""Words of prompts and of the training captions of a data set."""
 import re
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def words(text: str) -> set[str]:
 
 
 def training_words(data_root: Path) -> set[str]:
-    """Every word of the training captions."""
+    """Set of all words in the training captions."""
     spec = dataset_spec("t2m", data_root)
     texts = require(spec.root / "texts", "the data set's own preparation")
     return {word for name in read_ids(spec, "train") for caption in read_captions(texts / f"{name}.txt")

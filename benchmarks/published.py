@@ -1,9 +1,9 @@
-"""The published way of computing, on the modules of this project: what the benchmarks set theirs beside.
+"""The published way of computing, on the modules of this project, as a baseline for benchmarks.
 
-It is not the released code, which is not at hand: it is the computation that the publications and their code describe,
-with our layers, in float32. With and without text are passes of their own, all positions go through the last layer and
-are drawn, over all classes; all rows share one pass, as long as the longest; the losses look at padding. Where ours
-computes the same numbers, tests hold the two against each other.
+This is not the released code but the computation that the publications describe, with our layers, in float32.
+Conditional and unconditional logits take separate passes; all positions go through the last layer and are sampled,
+over all classes; all rows share one pass that is as long as the longest; the losses include padding. Where both ways
+compute the same numbers, tests compare them.
 """
 from collections.abc import Callable, Sequence
 
@@ -20,22 +20,22 @@ from models.transformers.trunk import padding_of
 from models.vq.model import RVQVAE, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
 
-WAY = ", the published way"  # behind a job's name: the same job computed so
+WAY = ", the published way"  # suffix of the name of a job computed this way
 
 Draw = Callable[[Sequence[int]], Tensor]
-IGNORED = -100  # of cross entropy
+IGNORED = -100  # of the cross-entropy
 
 
 def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Ids (...) drawn from logits (..., classes) with Gumbel noise on all classes."""
+    """Sample ids (...) from logits (..., classes) with Gumbel noise on all classes."""
     return (logits - torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))).argmax(-1)
 
 
 @torch.no_grad()
 def base_tokens(model: MaskTransformer, cond: Tensor, token_lens: Sequence[int], timesteps: int = 10,
                 cond_scale: float = 4.0, thres: float = 0.9, draw: Draw = torch.rand) -> Tensor:
-    """Ids (b, n) for text features (b, c) and lengths in tokens, -1 at padding; ``draw`` is asked for uniform noise of
-    all positions and classes at every step."""
+    """Base-layer ids (b, n) for text features (b, c) and lengths in tokens, -1 at padding. ``draw`` returns uniform
+    noise for all positions and classes at every step."""
     lengths = torch.tensor(token_lens)
     padding = padding_of(lengths, max(token_lens))
     ids = torch.full(padding.shape, model.mask_id).masked_fill(padding, model.pad_id)
@@ -56,7 +56,7 @@ def base_tokens(model: MaskTransformer, cond: Tensor, token_lens: Sequence[int],
 @torch.no_grad()
 def all_tokens(model: ResidualTransformer, base: Tensor, cond: Tensor, token_lens: Sequence[int],
                cond_scale: float = 2.0, thres: float = 0.9, draw: Draw = torch.rand) -> Tensor:
-    """Ids (b, n, q) above base-layer ids (b, n), -1 at padding; ``draw`` as in ``base_tokens``, a layer a call."""
+    """Ids (b, n, q) of all layers for base-layer ids (b, n), -1 at padding; ``draw`` is called once per layer."""
     padding = padding_of(torch.tensor(token_lens), base.shape[1])
     ids = [base.masked_fill(padding, model.pad_id)]
     history, tables = 0, model.input_tables()
@@ -87,8 +87,8 @@ def encode(model: RVQVAE, motion: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives: Negatives | None = None) -> Tensor:
-    """Sum of the four losses of a LaMP model with published behaviour: motion (b, t, d), texts (b, t) padded to one
-    length; words are predicted at all positions, padding too."""
+    """Sum of LaMP's four losses as published, for motion (b, t, d) and texts (b, t) padded to one length; words are
+    predicted at all positions, including padding."""
     encoded = model.encode_motion(motion)
     states = model.motion_states(encoded)
     query = model.query_motion(encoded, states)
@@ -113,17 +113,17 @@ def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives:
 
 
 class GumbelQuantizer(EmaQuantizer):
-    """A quantizer that draws codes with noise on all of them."""
+    """A quantizer that samples codes with Gumbel noise on all of them."""
 
     @torch.no_grad()
     def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        """As ``EmaQuantizer.sample``; ``uniform`` (r,) is not read."""
+        """As ``EmaQuantizer.sample``; ``uniform`` (r,) is ignored."""
         del uniform
         scores = self._distances(rows) / -temperature
         return gumbel_argmax(scores, torch.rand_like(scores))
 
 
 def draw_by_gumbel(model: HumanVQVAE | RVQVAE) -> None:
-    """Let a tokenizer draw its codes in training with Gumbel noise."""
+    """Make a tokenizer sample its training codes with Gumbel noise."""
     for quantizer in model.quantizers:
         quantizer.__class__ = GumbelQuantizer

@@ -1,4 +1,4 @@
-"""A data set of any size in the layout of HumanML3D, of numbers and sentences that mean nothing: for measuring."""
+"""Write a random data set of any size in the layout of HumanML3D, for timing."""
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from data.specs import DatasetSpec
 
-CLIPS = {"bundled": 2_431, "published": 29_000}  # openmotion's training split; HumanML3D, mirrored twins included
+CLIPS = {"bundled": 2_431, "published": 29_000}  # training splits of openmotion and HumanML3D, mirrored twins included
 CAPTIONS = 3
 _TAGGED = [
     "a/DET", "person/NOUN", "slowly/ADV", "walk/VERB", "forward/ADV", "and/CCONJ", "then/ADV", "turn/VERB", "to/ADP",
@@ -15,8 +15,8 @@ _TAGGED = [
 
 
 def make_synthetic(root: Path, spec: DatasetSpec, clips: int, seed: int = 0, quiet: bool = False) -> None:
-    """Write features, texts, statistics and ``train.txt`` of ``clips`` clips of 40 to 199 rows, some 3 captions each,
-    one caption in thirty of a part of its clip."""
+    """Write features, texts, statistics and ``train.txt`` of ``clips`` clips of 40 to 199 rows, with about 3 captions
+    each. One caption in thirty describes only a part of its clip."""
     generator = np.random.default_rng(seed)
     for folder in ("new_joint_vecs", "texts"):
         (root / folder).mkdir(parents=True, exist_ok=True)

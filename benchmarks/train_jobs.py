@@ -1,4 +1,4 @@
-"""Training steps of every stage on made-up batches, as jobs to time or to count the operations of."""
+"""Training steps of every stage on random batches, as jobs for benchmarks."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -20,16 +20,16 @@ from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer, tokenizer_loss
 
 JOINTS, FEATURES = 22, 263
-TEXT = 32            # word pieces of the longest caption
-CAPTION = 24         # words that a captioning model reads of one
-WORDS, CLASSES = 22, 15  # of the evaluator's sentences
+TEXT = 32            # longest caption in word pieces
+CAPTION = 24         # longest caption in words, for the captioning model
+WORDS, CLASSES = 22, 15  # longest caption in words, for the evaluator
 
 Loss = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the networks and batches of all stages; the defaults are the published ones."""
+    """Sizes of the networks and batches of all stages; the defaults are the published ones."""
 
     vq: VQConfig = VQConfig()
     qformer: QFormerConfig = QFormerConfig()
@@ -60,17 +60,17 @@ class StageJob:
 
     model: nn.Module
     loss: Loss
-    generator: torch.Generator  # of its draws, but for dropout
+    generator: torch.Generator  # random draws except dropout
 
     def forward_backward(self) -> Tensor:
-        """Loss and gradients."""
+        """Compute the loss and its gradients."""
         self.model.zero_grad(set_to_none=True)
         loss = self.loss()
         loss.backward()
         return loss
 
     def step(self, half: bool = False) -> Callable[[], None]:
-        """A whole step: loss, gradients, AdamW; with ``half`` in bfloat16."""
+        """Run a whole step: loss, gradients, AdamW; with ``half`` in bfloat16."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=1e-5, fused=trained[0].is_cuda or None)
 
@@ -83,20 +83,20 @@ class StageJob:
 
 
 def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str, Callable[[int], StageJob]]:
-    """Makers of a stage's job by its name; each takes the batch size and builds the network when it is called."""
+    """Job factories by stage name; each takes the batch size and builds the network when called."""
     builder = _Builder(sizes, torch.device(device))
     return {"vq": builder.vq, "lamp": builder.lamp, "t2m": builder.t2m, "res": builder.res, "len": builder.length,
             "evaluator": builder.evaluator, "m2t": builder.m2t}
 
 
 def published_jobs(sizes: Sizes) -> Mapping[str, Callable[[int], StageJob]]:
-    """Makers of the jobs of ``vq`` and ``lamp`` the published way, on the CPU."""
+    """Job factories of ``vq`` and ``lamp`` the published way, on the CPU."""
     builder = _Builder(sizes, torch.device("cpu"))
     return {"vq": builder.published_vq, "lamp": builder.published_lamp}
 
 
 class _Builder:
-    """Networks and batches of a stage, with what they draw from."""
+    """Builds networks and random batches of the stages."""
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
@@ -186,7 +186,7 @@ class _Builder:
         return torch.randn(*shape, generator=self.generator).to(self.device)
 
     def _motion(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Motion (b, 196, d) and lengths (b,) that fill it on average by three quarters."""
+        """Motion (b, 196, d) and lengths (b,) that fill three quarters of it on average."""
         return self._randn(batch, MAX_MOTION_LENGTH, FEATURES), UNIT_LENGTH * self._lengths(batch, MAX_TOKENS)
 
     def _tokens(self, batch: int, layers: int) -> tuple[Tensor, Tensor]:
@@ -198,5 +198,5 @@ class _Builder:
         return ids, torch.arange(longest, device=self.device) < self._lengths(batch, longest)[:, None]
 
     def _lengths(self, batch: int, longest: int) -> Tensor:
-        """From half of the longest to the longest, evenly."""
+        """Uniform lengths between half of ``longest`` and ``longest``."""
         return torch.linspace(longest / 2, longest, batch).round().long().to(self.device)

@@ -1,10 +1,10 @@
-"""How well LaMP understands sentences that no training has read: the held-out fifth of the language bank.
+"""Evaluate LaMP on sentences that are not used in training: the held-out fifth of the language bank.
 
     python benchmarks/unseen_wordings.py --data_root DATA [--lamp_name lamp_demo]
 
-DATA is a data set with ``contents.json``. A sentence counts as understood if the nearest training text (caption or
-sentence of the bank) is true of the same content, and of the same side where the sentence names one. Retrieval: how
-often one of the first clips of the test split shows the content.
+DATA is a data set with ``contents.json``. A sentence counts as understood if its nearest training text (a caption or a
+sentence of the bank) describes the same content, and the same side if the sentence names one. Retrieval measures how
+often one of the top clips of the test split shows the content.
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ SIDES = ("left", "right", "")
 
 
 def training_texts(pairs: list[Pair]) -> dict[str, set[int]]:
-    """Texts of training with the contents that each is true of; captions are true of all that their clips show."""
+    """Training texts with the contents that each describes; a caption describes all contents of its clip."""
     texts: dict[str, set[int]] = {}
     for pair in pairs:
         if pair.contents:
@@ -37,7 +37,7 @@ def training_texts(pairs: list[Pair]) -> dict[str, set[int]]:
 
 
 def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
-    """Held-out sentences of the contents that ``pairs`` show, with their classes."""
+    """Held-out sentences for the contents of ``pairs``, with their class numbers."""
     shown = {content for pair in pairs for content in pair.contents}
     found = {}
     for (content, side), number in classes().items():
@@ -48,7 +48,7 @@ def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
 
 
 def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, wanted: list[int]) -> dict[str, float]:
-    """Shares of queries (n, e) whose nearest text of ``vectors`` (m, e) is right."""
+    """Print and return the share of queries (n, e) whose nearest text in ``vectors`` (m, e) has the wanted content."""
     nearest = (queries @ vectors.T).argmax(1)
     names = {number: content for (content, _), number in classes().items()}
     both = [want in texts[near] for want, near in zip(wanted, nearest, strict=True)]
@@ -64,7 +64,7 @@ def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, want
 
 
 def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str, float]:
-    """Share of sentences with a clip of their content among the first 1, 3 and 10, by scores (sentences, clips)."""
+    """Share of sentences with a clip of their content in the top 1, 3 and 10, by scores (sentences, clips)."""
     shows = np.array([[want in pair.contents for pair in pairs] for want in wanted])
     asked = shows.any(1)
     order = np.argsort(-scores[asked], 1)
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     motions = motion_vectors([lamp.normalisation.apply(pair.features) for pair in test], lamp.motion_features,
                              opt.quiet)
     figures |= recall(queries.numpy() @ motions.T, test, wanted)
-    print("test clips of the content among the first: "
+    print("test clips of the content in the top results: "
           + "  ".join(f"{key} {figures[key]:.3f}" for key in ("R@1", "R@3", "R@10")))
     print(f"{len(read_bank())} contents")
     if opt.out:

@@ -16,14 +16,14 @@ def test_jobs_run_in_turns_with_one_thread_and_with_all() -> None:
     calls = []
     before = torch.get_num_threads()
     jobs = {name: lambda name=name: calls.append((name, torch.get_num_threads())) for name in "ab"}
-    figures, yardstick = measure(jobs, 2, 2)
+    figures, matmul_rate = measure(jobs, 2, 2)
     assert calls == [("a", 1), ("b", 1)] * 3 + [("a", 2), ("b", 2)] * 3
     assert torch.get_num_threads() == before
     assert figures.keys() == jobs.keys()
     both, _ = measure(jobs, 2, 1, sums={"a + b": ("a", "b")})
     assert both["a + b"].wall_best >= both["a"].wall_best + both["b"].wall_best
     assert all(0 <= figure.wall_best <= figure.wall for figure in figures.values())
-    assert yardstick.one_thread > 0
+    assert matmul_rate.one_thread > 0
 
 
 def test_a_benchmark_writes_its_figures(tmp_path: Path) -> None:

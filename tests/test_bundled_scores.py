@@ -37,4 +37,4 @@ def test_tables_of_all_reports_are_printed_with_what_made_them(tmp_path: Path) -
     assert printed.count("442 clips, 20 repeats") == 3 and printed.count("| row | 2.0 ± 0.1 |") == 3
     path.unlink()
     missing = run_script("benchmarks/bundled_scores.py", cwd=tmp_path, check=False)
-    assert missing.returncode == 2 and "--data_root DATA makes it" in missing.stderr
+    assert missing.returncode == 2 and "--data_root DATA creates it" in missing.stderr
