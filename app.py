@@ -1,5 +1,5 @@
 """Browser app to generate, edit, caption and search motions."""
-from options.app import parse_app_options
+from options.evaluate import parse_app_options
 from utils.errors import script
 
 

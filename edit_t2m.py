@@ -1,10 +1,9 @@
 """Regenerate parts of a motion from a text: in-between, from the start, to the end, or beyond it."""
 from pathlib import Path
 
-from options.control import flag_entries
-from options.edit import parse_edit_options
+from options.generate import flag_entries, parse_edit_options
 from utils.errors import InputError, script
-from utils.run_lock import run_lock
+from utils.files import run_lock
 
 
 @script

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from options.m2t import parse_caption_options
 from utils.errors import script
-from utils.run_lock import run_lock
+from utils.files import run_lock
 
 
 @script

@@ -8,10 +8,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from options.control import flag_entries, is_directed
-from options.generate import parse_generate_options
+from options.generate import flag_entries, is_directed, parse_generate_options
 from utils.errors import script
-from utils.run_lock import run_lock
+from utils.files import run_lock
 
 if TYPE_CHECKING:
     from data.specs import DatasetSpec

@@ -3,9 +3,9 @@ import json
 import time
 from pathlib import Path
 
-from options.search import parse_search_options
+from options.evaluate import parse_search_options
 from utils.errors import script
-from utils.run_lock import run_lock
+from utils.files import run_lock
 
 
 @script

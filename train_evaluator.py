@@ -1,5 +1,5 @@
 """Train the evaluator: a movement autoencoder, then text-motion matching."""
-from options.evaluator import parse_evaluator_options
+from options.train import parse_evaluator_options
 from utils.errors import script
 
 

@@ -1,5 +1,5 @@
 """Pretrain LaMP (stage 2): a Q-Former on captions and motions."""
-from options.lamp import parse_lamp_options
+from options.train import parse_lamp_options
 from utils.errors import InputError, script
 
 

@@ -1,5 +1,5 @@
 """Train the length estimator, which predicts the number of motion tokens from text features."""
-from options.t2m import parse_length_options
+from options.train import parse_length_options
 from utils.errors import script
 
 

@@ -1,5 +1,5 @@
 """Train the residual transformer (stage 4), which predicts the tokens of each layer from the layers below."""
-from options.t2m import parse_res_options
+from options.train import parse_res_options
 from utils.errors import script
 
 

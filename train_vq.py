@@ -1,7 +1,7 @@
 """Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
 import math
 
-from options.vq import parse_vq_options
+from options.train import parse_vq_options
 from utils.errors import script
 
 

@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Directions:
-    """Makes jobs of prompts with the flags of ``options.control``."""
+    """Makes jobs of prompts with the flags of ``options.generate``."""
 
     editor: MotionEditor
     spec: DatasetSpec
@@ -151,7 +151,7 @@ def _joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
                      opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[Job, Directed]]:
-    """Motions of prompts with the flags of ``options.control``, and the jobs that they were made for.
+    """Motions of prompts with the flags of ``options.generate``, and the jobs that they were made for.
 
     ``flags`` are the constraints of flags; ``frames`` is the length of one prompt's motion that is longer than a model
     sees at once. All constraints are read before the first motion is made. Raises ``InputError`` for what is wrong with

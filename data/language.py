@@ -2,7 +2,7 @@
 
 A data set whose folder has ``contents.json`` gets the sentences that are true of its clips. The file maps clip ids to
 ``{"family": str, "contents": [[content, side], ...], "stretches": [[content, side, first row, end row], ...]}``; sides
-are "left", "right" or "". ``prepare/clip_contents.py`` writes it for openmotion.
+are "left", "right" or "". ``prepare/build_openmotion.py`` writes it for openmotion.
 """
 import argparse
 import json

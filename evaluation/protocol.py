@@ -20,8 +20,8 @@ from evaluation.report import Estimate, estimates
 from models.text_to_motion import Sample
 from motion.features import features_to_joints
 from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
+from utils.device import side_by_side
 from utils.errors import InputError
-from utils.parallel import side_by_side
 from utils.seeding import stream_seed
 
 UNITS = {"skating": "m/s of feet on the floor", "penetration": "mm of the lowest joint under the floor",

@@ -1,7 +1,8 @@
-"""Options of the evaluation scripts."""
+"""Options of the evaluation scripts, of search, and of the browser app."""
 import argparse
 from collections.abc import Sequence
 
+from data.text import clean_caption
 from models.config import SIMILARITIES
 from options.base import (
     Parser,
@@ -10,11 +11,14 @@ from options.base import (
     add_data,
     add_evaluator,
     add_speed,
+    add_up,
+    bounded,
     natural,
     plain_name,
     positive_int,
 )
-from options.generate import add_sampling
+from options.generate import add_models, add_sampling
+from utils.errors import InputError
 
 BERT = "roberta-large"  # bert-score's default for English
 
@@ -74,3 +78,67 @@ def _parser(description: str, name: str, what: str, epochs: str = "") -> Parser:
                         help="results go to eval/<ext>.log and .json in the model's folder")
     parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats for the confidence intervals")
     return parser
+
+
+def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of ``search_motion.py``."""
+    parser = Parser("Search motions by text or by a motion, or search captions by a motion.")
+    add_common(parser)
+    query = parser.add_argument_group("query")
+    query.add_argument("--text", help="text query")
+    query.add_argument("--motion", help="motion query: .npy of joints (T, 22, 3) or features (T, 263), .bvh or .amc")
+    add_up(query)
+    among = parser.add_argument_group("search in")
+    among.add_argument("--gallery", help="folder of motions; only new and changed files are encoded")
+    among.add_argument("--captions", help="file with one caption per line, to find those that describe --motion")
+    among.add_argument("--cache", help="cache file of the encoded gallery; default: <gallery>.gallery.pt")
+    query.add_argument("--strict", action="store_true",
+                       help="refuse a --text that is unlike the training texts or exceeds the text length limit")
+    parser.add_argument("--top_k", type=positive_int, default=10, help="number of results")
+    parser.add_argument("--name", default="lamp_demo", help="LaMP model")
+    parser.add_argument("--which_epoch", help="checkpoint of the LaMP model; default: the best one")
+    parser.add_argument("--ext", type=plain_name, default="search", help="results go to <output_dir>/<ext>/search.json")
+    parser.add_argument("--output_dir", default="generation", help="folder of all results")
+    opt = parser.parse_args(argv)
+    if (opt.text is None) == (opt.motion is None):
+        raise InputError("give either --text or --motion")
+    if (opt.gallery is None) == (opt.captions is None):
+        raise InputError("give either --gallery or --captions")
+    if opt.captions is not None and opt.motion is None:
+        raise InputError("--captions goes with --motion")
+    if opt.text is not None and not clean_caption(opt.text):
+        raise InputError("--text: the query has no words")
+    return opt
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of ``app.py``."""
+    parser = Parser("Generate, edit, caption and search motions in a browser.")
+    add_common(parser)
+    page = parser.add_argument_group("page")
+    page.add_argument("--host", default="127.0.0.1",
+                      help="address to listen on; 0.0.0.0 accepts connections from other machines")
+    page.add_argument("--password", help="require this password; the user name is lamp")
+    page.add_argument("--open", action="store_true", help="allow --host and --share without a password")
+    page.add_argument("--port", type=bounded(int, 1, 65535), default=7860, help="port to listen on")
+    page.add_argument("--share", action="store_true",
+                      help="create a temporary public URL through Gradio's servers")
+    page.add_argument("--max_waiting", type=positive_int, default=16,
+                      help="queue length; further requests are refused")
+    page.add_argument("--keep_minutes", type=positive_int, default=120,
+                      help="minutes to keep files, less if they exceed 4 GiB; all are deleted on exit")
+    search = parser.add_argument_group("search")
+    search.add_argument("--gallery", help="folder of motions to search; only new and changed files are encoded")
+    search.add_argument("--cache", help="cache file of the encoded gallery; default: <gallery>.gallery.pt")
+    add_models(parser)
+    models = parser.add_argument_group("models of the other tabs")
+    models.add_argument("--m2t_name", help="captioning model; default: m2t_demo, if it exists")
+    models.add_argument("--lamp_name", help="LaMP model for search; default: lamp_demo, if it exists")
+    add_sampling(parser, lengths=True)
+    opt = parser.parse_args(argv)
+    if (opt.share or opt.host not in LOOPBACK) and not opt.open and opt.password is None:
+        raise InputError("other machines could use the app: set a --password, or --open to allow everyone")
+    return opt

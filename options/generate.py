@@ -1,11 +1,26 @@
-"""Options of text-to-motion generation."""
+"""Options of text-to-motion generation, control and editing."""
 import argparse
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from data.constraints import FARTHEST, LAST, Entry
 from models.config import LENGTH_SAMPLING, LENGTHS, Sampling
-from options.base import Parser, add_common, add_speed, bounded, non_negative, plain_name, positive_int, share
-from options.control import add_control, add_direction, add_root, check_direction
+from options.base import (
+    Parser,
+    add_common,
+    add_speed,
+    add_up,
+    bounded,
+    natural,
+    non_negative,
+    plain_name,
+    positive_int,
+    share,
+)
 from utils.errors import InputError
 
 MAX_SECONDS = 600.0
@@ -113,4 +128,152 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     if opt.side_by_side and opt.repeat_times < 2:
         raise InputError("--side_by_side goes with --repeat_times 2 or more")
     check_direction(opt)
+    return opt
+
+
+def _numbers(count: int, form: str) -> Callable[[str], tuple[float, ...]]:
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            values = tuple(map(float, text.split(",")))
+        except ValueError:
+            values = ()
+        if len(values) != count or not all(math.isfinite(value) and abs(value) <= FARTHEST for value in values):
+            raise argparse.ArgumentTypeError(f"must be like {form}, not {text!r}")
+        return values
+
+    return parse
+
+
+def add_control(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for spatial constraints, shared by generation and editing."""
+    # argparse takes "-1,2" for a flag unless it knows that it is a number.
+    parser._negative_number_matcher = re.compile(r"^-\d|^-\.\d")
+    control = parser.add_argument_group("control")
+    control.add_argument("--constraints", type=Path, metavar="FILE.json",
+                         help="file of paths, waypoints, headings, joints, poses and contacts: docs/control.md")
+    control.add_argument("--path", type=_numbers(2, "1.5,2"), nargs="+", metavar="X,Z",
+                         help="ground points to walk through, in metres; the motion starts at 0,0 facing +z, with +x "
+                              "to the left")
+    control.add_argument("--end", type=_numbers(3, "1.5,2,90"), metavar="X,Z,DEGREES",
+                         help="final position and heading; positive degrees turn left")
+    control.add_argument("--control_steps", type=natural, default=200, help="optimisation steps for constraints")
+
+
+def add_direction(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for body parts, loops, negative prompts and best-of-N sampling."""
+    direction = parser.add_argument_group("direction")
+    direction.add_argument("--upper_body", metavar="TEXT", help="prompt for arms, trunk and head; --text_prompt "
+                           "then describes the legs")
+    direction.add_argument("--upper_body_path", type=Path, metavar="FILE",
+                           help="with --timeline: file of text#length lines for the upper body; -#length keeps the "
+                                "upper body of the main timeline")
+    direction.add_argument("--loop", action="store_true", help="make a seamless loop")
+    direction.add_argument("--negative_prompt", metavar="TEXT", help="text to steer away from with guidance")
+    direction.add_argument("--best_of", type=positive_int, default=1, metavar="N",
+                           help="generate N samples and keep the one with the best text match and fewest faults")
+
+
+def add_root(output: argparse._ArgumentGroup) -> None:
+    """Add the output flags for game engines, robots and retargeting."""
+    output.add_argument("--in_place", action="store_true",
+                        help="keep the body over the origin; a root bone in .bvh and .glb stores the trajectory")
+    output.add_argument("--root_motion", action="store_true",
+                        help="add a root bone on the ground to .bvh and .glb, with position and heading")
+    output.add_argument("--npz", action="store_true",
+                        help="also write .npz in AMASS layout: poses, trans, mocap_frame_rate")
+
+
+def flag_entries(opt: argparse.Namespace) -> list[Entry]:
+    """Constraints given by --path and --end."""
+    entries = []
+    if opt.path is not None:
+        entries.append(Entry("path", {"points": [list(point) for point in opt.path]}, "--path"))
+    if opt.end is not None:
+        x, z, degrees = opt.end
+        last = {"frame": (LAST, LAST)}
+        entries.append(Entry("waypoint", {"point": [x, z], **last}, "--end"))
+        entries.append(Entry("heading", {"degrees": degrees, **last}, "--end"))
+    return entries
+
+
+def check_direction(opt: argparse.Namespace) -> None:
+    """Raise ``InputError`` for flags that cannot be combined."""
+    if opt.upper_body is not None and (opt.text_prompt is None or opt.timeline):
+        raise InputError("--upper_body goes with --text_prompt; a timeline takes --upper_body_path")
+    if opt.upper_body_path is not None and not opt.timeline:
+        raise InputError("--upper_body_path goes with --timeline")
+    if opt.path is not None and opt.text_path is not None and not opt.timeline:
+        raise InputError("--path goes with --text_prompt or --timeline; --constraints has paths for every prompt")
+    if opt.end is not None and opt.text_path is not None and not opt.timeline:
+        raise InputError("--end goes with --text_prompt or --timeline; --constraints has waypoints for every prompt")
+    if opt.loop and (opt.path is not None or opt.end is not None):
+        raise InputError("--loop goes without --path and --end: a loop ends as it begins")
+    if opt.negative_prompt is not None and not re.search(r"\w", opt.negative_prompt):
+        raise InputError("--negative_prompt: the prompt has no words")
+    if (opt.upper_body or opt.in_place or opt.root_motion or opt.npz) and opt.dataset_name != "t2m":
+        raise InputError(f"--npz, --upper_body, --in_place and --root_motion need --dataset_name t2m, "
+                         f"not {opt.dataset_name}")
+
+
+def is_directed(opt: argparse.Namespace) -> bool:
+    """Whether any flag requires optimisation or selection after decoding."""
+    return bool(opt.constraints or opt.path or opt.end or opt.upper_body or opt.upper_body_path or opt.loop
+                or opt.best_of > 1)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Start and end of a part to regenerate, in tokens or in shares of its length."""
+
+    start: float
+    stop: float
+    shares: bool
+
+    def tokens(self, count: int) -> tuple[int, int]:
+        """Token range [start, stop) in a motion of ``count`` tokens. Raises ``InputError`` for an empty section and
+        for one that starts beyond the end of the motion."""
+        start, stop = (round(end * count) if self.shares else int(end) for end in (self.start, self.stop))
+        if not start < stop or start > count:
+            raise InputError(f"--mask_edit_section {self}: tokens {start} to {stop} of a motion of {count} tokens")
+        return start, stop
+
+    def __str__(self) -> str:
+        return f"{self.start},{self.stop}" if self.shares else f"{int(self.start)},{int(self.stop)}"
+
+
+def section(text: str) -> Section:
+    """Argparse type for a section: ``0.3,0.6`` are fractions of the motion, ``20,40`` are tokens."""
+    try:
+        start, stop = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be like 0.3,0.6 or 20,40, not {text}") from error
+    shares = "." in text
+    if not 0 <= start < stop < (1.0 + 1e-9 if shares else float("inf")):
+        raise argparse.ArgumentTypeError(f"must grow{' and lie from 0.0 to 1.0' if shares else ''}, not {text}")
+    return Section(start, stop, shares)
+
+
+def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of ``edit_t2m.py``."""
+    parser = Parser("Regenerate parts of a motion from a text and keep the rest.")
+    add_common(parser)
+    what = parser.add_argument_group("what to edit")
+    what.add_argument("--source_motion", required=True,
+                      help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), .bvh or .amc")
+    add_up(what)
+    what.add_argument("--mask_edit_section", type=section, nargs="+", metavar="A,B",
+                      help="parts to regenerate: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
+                      "20,40; tokens past the end extend it")
+    what.add_argument("--text_prompt", help="what happens in these parts")
+    what.add_argument("--repeat_times", type=positive_int, default=1, help="motions, each with its own seed")
+    add_output(parser, ext="edit")
+    add_control(parser)
+    add_models(parser, lengths=False)
+    add_sampling(parser)
+    opt = parser.parse_args(argv)
+    controlled = opt.constraints or opt.path or opt.end
+    if not controlled and (opt.mask_edit_section is None or opt.text_prompt is None):
+        raise InputError("give --mask_edit_section and --text_prompt, or constraints (--constraints, --path, --end)")
+    if (opt.mask_edit_section is None) != (opt.text_prompt is None):
+        raise InputError("--mask_edit_section and --text_prompt go together")
     return opt

@@ -22,9 +22,9 @@ from options.base import Parser, accept_seed, positive_int
 from prepare.importing.motion_sources import read_amass, read_body_model, read_real_array
 from prepare.importing.smpl import BodyModel
 from utils.cpu import usable_cores
+from utils.device import mapping
 from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
-from utils.parallel import mapping
 
 FPS = 20
 BETAS = 10  # number of shape parameters used for the published joints

@@ -23,9 +23,9 @@ from motion.skeleton import Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing.clip_files import SPLITS, twin_of
 from utils.cpu import usable_cores
+from utils.device import mapping
 from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
-from utils.parallel import mapping
 
 RARE = 0.1  # fraction of clips with another up axis below which the other clips' axis is used for lying bodies
 

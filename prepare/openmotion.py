@@ -20,9 +20,9 @@ from motion.source_rig import Placement, place_joints
 from prepare.importing.joining import joined
 from prepare.openmotion_contents import clip_contents
 from prepare.split_dataset import PARTS, write_splits
+from utils.device import mapping
 from utils.errors import InputError
 from utils.files import ROOT, read_text, save_npy, write_text
-from utils.parallel import mapping
 
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
 CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"

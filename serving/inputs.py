@@ -11,7 +11,7 @@ from data.motion_files import read_clip
 from data.specs import DatasetSpec
 from data.text import clean_caption
 from models.motion_edit import Part
-from options.edit import section
+from options.generate import section
 from utils.errors import InputError
 
 

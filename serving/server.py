@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from options.app import LOOPBACK
+from options.evaluate import LOOPBACK
 from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms

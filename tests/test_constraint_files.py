@@ -15,9 +15,7 @@ from data.directions import read_track
 from data.placed_constraints import Stretch, place_constraints
 from data.specs import dataset_spec
 from models.control.constraints import Heading, JointTarget, Pose, RootPath
-from options.control import flag_entries
-from options.edit import parse_edit_options
-from options.generate import parse_generate_options
+from options.generate import flag_entries, parse_edit_options, parse_generate_options
 from tests.figures import walking
 from tests.toy import ROOT
 from utils.errors import InputError

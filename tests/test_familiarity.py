@@ -12,7 +12,7 @@ from data.remarks import cut_words, remarks
 from data.specs import dataset_spec
 from models.lamp.familiarity import FOREIGN, Familiarity, familiarity_of, is_latin, k_means, word_means
 from models.text_to_motion import Sampling
-from options.app import parse_app_options
+from options.evaluate import parse_app_options
 from prepare import familiarity as tool
 from serving.inputs import Limits
 from serving.models import load_models

@@ -10,8 +10,8 @@ from storage.checkpoint import load_checkpoint
 from tests.toy_run import Numbers, Pull, always, options
 from training.optimization import NAMED, GradientGuard
 from training.trainer import Trainer
-from utils.batch_slice import BatchSlice
 from utils.errors import InputError
+from utils.seeding import BatchSlice
 
 
 class Burst(Pull):

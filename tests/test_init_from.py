@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from options.t2m import parse_length_options, parse_t2m_options
-from options.vq import parse_vq_options
+from options.train import parse_length_options, parse_t2m_options, parse_vq_options
 from storage.checkpoint import load_checkpoint, read_state, save_checkpoint
 from storage.source import PRETRAINED, find_source, inherit_settings, read_options, write_options
 from tests.toy import (

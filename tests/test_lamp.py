@@ -13,10 +13,10 @@ from models.lamp.objectives import contrastive_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.captioner import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer
-from options.lamp import parse_lamp_options
+from options.train import parse_lamp_options
 from training.stages.lamp import LaMPStage
-from utils.batch_slice import BatchSlice, sample_columns
 from utils.errors import InputError
+from utils.seeding import BatchSlice, sample_columns
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24
 CONFIG = LaMPConfig(

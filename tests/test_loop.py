@@ -23,8 +23,8 @@ from training.optimization import warmup_milestones
 from training.stages.stage import Stage, trainable
 from training.stages.tokens import MaskStage
 from training.trainer import Trainer, is_better
-from utils.batch_slice import WHOLE, BatchSlice
 from utils.errors import InputError
+from utils.seeding import WHOLE, BatchSlice
 
 
 def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:

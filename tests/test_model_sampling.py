@@ -7,7 +7,7 @@ from data.specs import dataset_spec
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling, Writing
 from models.text_to_motion import Sample, TextToMotion
 from options.generate import parse_generate_options
-from options.t2m import parse_length_options, parse_res_options, parse_t2m_options
+from options.train import parse_length_options, parse_res_options, parse_t2m_options
 from storage import released
 from storage.load import _own_sampling, load_text_to_motion
 from storage.source import Source

@@ -9,7 +9,7 @@ from models.motion_edit import CONTEXT, FADE, MotionEditor, Part, next_window, s
 from motion.features import joints_to_features
 from motion.quality import seam_speed
 from motion.skeleton import T2M
-from options.edit import Section, parse_edit_options, section
+from options.generate import Section, parse_edit_options, section
 from storage.load import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models

@@ -26,7 +26,7 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import build_tokenizer
 from options.generate import parse_generate_options
-from options.vq import parse_vq_options
+from options.train import parse_vq_options
 from tests.test_readme import PARSERS
 from tests.toy import ROOT, TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
 from tests.toy_clip import make_clip

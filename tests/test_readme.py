@@ -5,16 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from options.app import parse_app_options
-from options.edit import parse_edit_options
-from options.evaluate import parse_generation_evaluation, parse_retrieval_evaluation, parse_tokenizer_evaluation
-from options.evaluator import parse_evaluator_options
-from options.generate import parse_generate_options
-from options.lamp import parse_lamp_options
+from options.evaluate import (
+    parse_app_options,
+    parse_generation_evaluation,
+    parse_retrieval_evaluation,
+    parse_search_options,
+    parse_tokenizer_evaluation,
+)
+from options.generate import parse_edit_options, parse_generate_options
 from options.m2t import parse_caption_options, parse_m2t_evaluation, parse_m2t_options
-from options.search import parse_search_options
-from options.t2m import parse_length_options, parse_res_options, parse_t2m_options
-from options.vq import parse_vq_options
+from options.train import (
+    parse_evaluator_options,
+    parse_lamp_options,
+    parse_length_options,
+    parse_res_options,
+    parse_t2m_options,
+    parse_vq_options,
+)
 from tests.toy import ROOT
 from utils.errors import InputError
 

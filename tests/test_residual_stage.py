@@ -19,7 +19,7 @@ from tests.toy_models import make_models
 from training.precomputed import TokenData, tokenize_pairs
 from training.stages.tokens import ResidualStage
 from training.validation import completes
-from utils.batch_slice import WHOLE
+from utils.seeding import WHOLE
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
 FIRM = Sampling(time_steps=3, topkr=0.5)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.run_lock import refuse_if_held, run_lock
+from utils.files import refuse_if_held, run_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from utils.run_lock import run_lock
+from utils.files import run_lock
 with run_lock(Path(sys.argv[1]), "--ext"):
     print("held", flush=True)
     time.sleep(60)

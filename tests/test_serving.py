@@ -14,7 +14,7 @@ from data.specs import dataset_spec
 from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
-from options.app import parse_app_options
+from options.evaluate import parse_app_options
 from serving.inputs import Kept, Limits, checked_text
 from serving.models import Models, load_models
 from serving.rooms import Rooms

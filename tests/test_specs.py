@@ -10,7 +10,7 @@ from motion.bvh import parse_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.features import joints_to_features
 from motion.skeleton import T2M
-from options.vq import parse_vq_options
+from options.train import parse_vq_options
 from tests.figures import walking
 from utils.errors import InputError
 

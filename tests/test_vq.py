@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from models.vq.encdec import Decoder, Encoder, ResidualBlock
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, build_tokenizer, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer, perplexity
-from utils.batch_slice import WHOLE, BatchSlice
+from utils.seeding import WHOLE, BatchSlice
 
 DIM = 11
 TINY = {"dim_pose": DIM, "nb_code": 16, "code_dim": 8, "output_emb_width": 8, "width": 12, "depth": 2}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from training.stages.stage import Stage
-from utils.batch_slice import BatchSlice
+from utils.seeding import BatchSlice
 
 
 class Numbers(Dataset):

@@ -8,9 +8,8 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training.distributed import batch_slice
-from utils.batch_slice import BatchSlice
 from utils.errors import InputError
-from utils.seeding import stream_seed
+from utils.seeding import BatchSlice, stream_seed
 
 POOL = 16         # batches that are sorted by length together
 FREE_SHARE = 0.3  # of a GPU's free memory that a data set may occupy

@@ -20,11 +20,10 @@ from torch.distributed.nn.functional import all_gather
 
 from models.layers import choose_linear
 from storage.source import inherit_settings
-from utils.batch_slice import BatchSlice
 from utils.device import select_device
 from utils.errors import InputError
-from utils.run_lock import refuse_if_held
-from utils.seeding import seed_everything
+from utils.files import refuse_if_held
+from utils.seeding import BatchSlice, seed_everything
 
 TIMEOUT = timedelta(hours=1)  # of a process that waits for a longer validation on another
 Item = TypeVar("Item")

@@ -26,7 +26,7 @@ from training.optimization import GradientGuard, WeightAverage
 from training.stages.stage import Stage, compile_parts, trainable
 from utils.device import peak_gib
 from utils.errors import InputError
-from utils.run_lock import run_lock
+from utils.files import run_lock
 from utils.seeding import random_state, set_random_state, stream_seed
 
 RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # and the stage's own

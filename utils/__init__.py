@@ -1,4 +1,4 @@
-"""Shared helpers: errors, atomic files, devices, seeding, parallel maps, run locks.
+"""Shared helpers: errors, atomic files, run locks, devices, parallel maps, seeding.
 
 Importing it sets the thread policy (``utils.cpu``); packages that load torch import it first.
 """

@@ -18,8 +18,8 @@ from motion.foot import lock_feet_published
 from motion.foot_locking import lock_feet
 from motion.root_bone import in_place, with_root_bone
 from utils.cpu import usable_cores
+from utils.device import mapping
 from utils.files import atomic_path, save_npy, write_text
-from utils.parallel import mapping
 from visualization.glb import write_glb
 from visualization.html import PageMotion
 from visualization.marks import Mark

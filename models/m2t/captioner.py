@@ -17,7 +17,7 @@ from models.layers import Linear, sinusoid_table
 from models.m2t.decoder import CaptionDecoder, encode_captions, with_noise
 from models.vq.encdec import Encoder
 from models.vq.model import VQConfig
-from utils.batch_slice import WHOLE, BatchSlice
+from utils.seeding import WHOLE, BatchSlice
 
 OPT_WIDTH = 2560  # of OPT-2.7B
 

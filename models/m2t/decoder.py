@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from models.config import PRECISIONS, DecoderConfig
 from models.hub import model_folder, silent_transformers
 from models.lamp.bert import WordPieces
-from utils.batch_slice import WHOLE, BatchSlice
 from utils.errors import InputError
+from utils.seeding import WHOLE, BatchSlice
 
 
 class Words(Protocol):

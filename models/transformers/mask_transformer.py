@@ -30,8 +30,8 @@ from models.transformers.trunk import (
     take_positions,
     token_loss,
 )
-from utils.batch_slice import WHOLE, BatchSlice
 from utils.progress import report_step
+from utils.seeding import WHOLE, BatchSlice
 
 KEPT = 1e5           # score of a token that stays unmasked
 RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask

@@ -9,8 +9,8 @@ from models.config import ResidualTransformerConfig
 from models.layers import Linear, is_packed
 from models.transformers.sampling import Group, cosine_mask_ratio, draw_uniform, fixed_shape_groups, sample_tokens
 from models.transformers.trunk import INIT_STD, TokenLoss, Trunk, attention_mask, needed_width, padding_of, token_loss
-from utils.batch_slice import WHOLE, BatchSlice
 from utils.progress import report_step
+from utils.seeding import WHOLE, BatchSlice
 
 
 class ResidualTransformer(Trunk):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models.config import ATTENTION_KINDS, TransformerConfig
 from models.layers import Linear, linear, pack_weight, sinusoid_table
-from utils.batch_slice import WHOLE, BatchSlice
+from utils.seeding import WHOLE, BatchSlice
 
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # never learned, so a file may lack it

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from models.config import VQConfig
 from models.vq.encdec import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
-from utils.batch_slice import WHOLE, BatchSlice
+from utils.seeding import WHOLE, BatchSlice
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import SAMPLE_TEMPERATURE
-from utils.batch_slice import WHOLE, BatchSlice, sample_columns
+from utils.seeding import WHOLE, BatchSlice, sample_columns
 
 ALIVE = 1.0  # running count, in rows a step, from which on a code counts as in use
 TILE_NOISE = 0.01  # spread of the copies where a batch has fewer rows than the codebook, over sqrt(dim)

@@ -21,9 +21,9 @@ from motion.quality import bone_length_drift
 from prepare.checking.check_body import BodyCheck, body_faults
 from prepare.importing.import_motion import read_sources
 from prepare.importing.motion_sources import read_real_array
+from utils.device import mapping
 from utils.errors import InputError
 from utils.files import read_text
-from utils.parallel import mapping
 
 PARTS = ("train", "val", "test")  # every clip must be in one of them
 SPLITS = (*PARTS, "train_val", "all")

@@ -31,9 +31,9 @@ from motion.recording import (
 from motion.rig_search import UnknownRig
 from prepare.importing.clip_files import remove_clips, remove_features, twin_of
 from prepare.importing.motion_sources import SUFFIXES, Reader, Recording, read_real_array
+from utils.device import in_own_process, mapping
 from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
-from utils.parallel import in_own_process, mapping
 
 # A clip's features have one row fewer than the clip has frames.
 SHORTEST, LONGEST = DATASETS["t2m"].min_length + 1, DATASETS["t2m"].max_length - 1

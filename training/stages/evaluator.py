@@ -19,7 +19,7 @@ from training import distributed
 from training.optimization import warmup_milestones
 from training.stages.stage import Stage
 from training.trainer import Trainer
-from utils.batch_slice import BatchSlice
+from utils.seeding import BatchSlice
 
 
 class MovementStage(Stage):

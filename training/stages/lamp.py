@@ -18,7 +18,7 @@ from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL
 from training import distributed
 from training.stages.stage import Stage
-from utils.batch_slice import BatchSlice
+from utils.seeding import BatchSlice
 
 VALIDATION_BATCH = 64
 

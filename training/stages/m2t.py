@@ -15,8 +15,8 @@ from models.m2t.captioner import MotionCaptioner
 from storage.load_captioner import STATE_KEY, learned_state, load_learned
 from training import distributed
 from training.stages.stage import Stage, trainable
-from utils.batch_slice import BatchSlice
 from utils.files import write_text
+from utils.seeding import BatchSlice
 
 VALIDATION_BATCH = 64
 

@@ -18,8 +18,7 @@ from storage.checkpoint import load_strictly
 from storage.load import LoadedTokenizer
 from training import distributed
 from training.stages.stage import Stage
-from utils.batch_slice import WHOLE, BatchSlice
-from utils.seeding import stream_seed
+from utils.seeding import WHOLE, BatchSlice, stream_seed
 
 UNIT = 12**0.5  # width of a uniform distribution with unit variance
 VALIDATION_BATCH = 128

@@ -15,7 +15,7 @@ from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints, time_warp
 from training import distributed
 from training.stages.stage import Stage
-from utils.batch_slice import BatchSlice
+from utils.seeding import BatchSlice
 
 
 class VQStage(Stage):
