@@ -1,6 +1,6 @@
 """Caption metrics: n-gram scores, BERTScore, text-motion matching and left/right accuracy.
 
-Published scores vary threefold with the preparation of the references, so ``M2T_eval.py`` saves its settings with every
+Scores differ up to threefold with the preparation of the references, so ``M2T_eval.py`` saves its settings with every
 result.
 """
 import warnings
@@ -27,12 +27,12 @@ UNKNOWN_CLASS = "OTHER"
 class Lexicon:
     """Most frequent ``lemma/POS`` of each word in the captions of ``pairs``.
 
-    Text files give lemmas and classes beside each caption, one a word; captions in which the two do not correspond,
-    for punctuation or abbreviations, are passed over.
+    Text files store the lemma and part of speech of each word next to the caption. Captions whose words do not match
+    them, because of punctuation or abbreviations, are skipped.
     """
 
     def __init__(self, pairs: Iterable[Pair], spacy: Callable | None = None) -> None:
-        """``spacy``: a pipeline that lemmatises captions instead of the words of ``pairs``."""
+        """``spacy`` is a pipeline that lemmatises captions in place of the lemmas of ``pairs``."""
         self.by_spacy = spacy is not None
         self._spacy = spacy
         counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -57,8 +57,8 @@ class Lexicon:
 
     @property
     def lemmatiser(self) -> str:
-        """Source of the lemmas, for logs."""
-        return "the words of training" if self._spacy is None else f"spaCy ({SPACY_MODEL})"
+        """Name of the source of the lemmas, for logs."""
+        return "the training captions" if self._spacy is None else f"spaCy ({SPACY_MODEL})"
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 OPPOSITES = (frozenset({"left", "right"}), frozenset({"clockwise", "counterclockwise"}))
 MATCHING_BATCH = 32
 SHUFFLES = 20
-LONGEST = 512  # tokens that a BERT reads
+LONGEST = 512  # tokens that a BERT can read
 _BERT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
                "special_tokens_map.json")
 
@@ -86,9 +86,9 @@ def ngram_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Left/right accuracy of captions.
 
-    A motion has a side where its references name it and never its opposite. Of the captions that name either for such
-    a motion, ``sides_right`` is the per cent that name only the motion's (left out without such captions); ``sided`` is
-    their count. A caption may count twice, for left and right and for the sense of a turn.
+    A motion has a side if its references name that side and never the opposite one. ``sided`` counts the captions of
+    such motions that name a side; ``sides_right`` is the percentage of these that name only the correct one (omitted if
+    there are none). A caption may count twice, for left/right and for the direction of a turn.
     """
     right = []
     for caption, texts in zip(captions, references, strict=True):
@@ -98,9 +98,9 @@ def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
-    """R-precision at 1, 2 and 3 (per cent, mean over shuffles into batches of 32, for clips that follow each other in a
-    data set are alike) and MM-distance of the evaluator's embeddings (n, e) of captions and of their motions. Without
-    one full batch there is no R-precision."""
+    """R-precision at 1, 2 and 3 in per cent and MM-Dist, from evaluator embeddings (n, e) of captions and their
+    motions. R-precision is the mean over random batches of 32, because neighbouring clips of a data set are similar; it
+    is omitted with fewer than 32 pairs."""
     scores = {"mm_dist": matching_score(texts, motions)}
     if len(texts) < MATCHING_BATCH:
         return scores
@@ -116,20 +116,20 @@ def most_common_caption(pairs: Sequence[Pair]) -> str:
 
 
 def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: Sequence[Pair]) -> list[str]:
-    """First caption of the nearest pair for each motion, from unit features (n, e) and (pairs, e)."""
+    """First caption of the nearest pair for each motion, from normalised features (n, e) and (pairs, e)."""
     return [pairs[int(row)].captions[0] for row in (motions @ known.T).argmax(1)]
 
 
 @dataclass(frozen=True)
 class BertScore:
-    """BERTScore (Zhang et al. 2020) of a model: per cent of F1, the best over references.
+    """BERTScore (Zhang et al. 2020): F1 in per cent, the best over references.
 
     Args:
         source: a name on the hub, or a folder in the Hugging Face layout.
-        layer: whose states are compared; known for usual names.
-        rescale: by the baseline that ``bert-score`` has for the name and layer.
+        layer: hidden layer to compare; has a default for common models.
+        rescale: whether to rescale by the baseline that ``bert-score`` has for the model and layer.
 
-    Raises ``InputError`` where the model, its layer or its baseline is missing.
+    Raises ``InputError`` if the model, its layer or its baseline is missing.
     """
 
     source: str
@@ -141,9 +141,9 @@ class BertScore:
         from bert_score.utils import model2layers
 
         if self.layer is None and self.source not in model2layers:
-            raise InputError(f"--bert_score_model {self.source}: give its layer by --bert_score_layer")
+            raise InputError(f"--bert_score_model {self.source}: set its layer with --bert_score_layer")
         if self.rescale and not self._baseline().is_file():
-            raise InputError(f"--bert_score_model {self.source}: bert-score has no baseline for it to rescale by")
+            raise InputError(f"--bert_score_model {self.source}: bert-score has no baseline to rescale it by")
 
     @property
     def settings(self) -> str:
@@ -167,10 +167,10 @@ class BertScore:
             with silent_transformers():
                 scorer = BERTScorer(str(folder), num_layers=self._layer(), device=self.device, lang="en",
                                     rescale_with_baseline=self.rescale, baseline_path=str(self._baseline()))
-        except Exception as error:  # the libraries raise many kinds; all mean that this model is of no use
+        except Exception as error:  # the libraries raise many kinds; all mean that this model cannot be used
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"--bert_score_model {self.source} layer {self._layer()}: {reason}") from error
-        tokenizer = scorer._tokenizer  # one that does not know its limit overflows
+        tokenizer = scorer._tokenizer  # a tokenizer without a known limit overflows
         tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST)
         return scorer
 
@@ -186,16 +186,16 @@ class BertScore:
 
 
 class CaptionScorer:
-    """Scores captions of the clips of a split, one caption a clip.
+    """Scores one caption per clip of a split.
 
     Args:
         pairs: the clips with all their captions.
-        lexicon: lemmas and classes of words that models write.
-        references: ``verbatim``, texts as they stand, as COCO's scorers are used in the field; ``raw``, cleaned on
-            both sides; ``lemmatised``, lemmas on both sides.
-        bert: BERTScore, where it is wanted.
-        embed_texts, motions: the evaluator's embedding of ``word/POS`` captions, and its embeddings (n, e) of the
-            clips, where R-precision and MM-distance are wanted.
+        lexicon: lemmas and parts of speech of generated words.
+        references: ``verbatim`` scores texts unchanged, as is usual with COCO's scorers; ``raw`` cleans captions and
+            references; ``lemmatised`` replaces the words of both by lemmas.
+        bert: also compute BERTScore.
+        embed_texts, motions: the evaluator's embedding function of ``word/POS`` captions, and its embeddings (n, e) of
+            the clips; both are needed for R-precision and MM-Dist.
     """
 
     def __init__(self, pairs: Sequence[Pair], lexicon: Lexicon, references: str = "verbatim",
@@ -212,7 +212,7 @@ class CaptionScorer:
     @property
     def settings(self) -> dict[str, str]:
         """Reference style, text cleaning and BERTScore settings, for logs."""
-        lemmas = f"lemmas of the text files, captions lemmatised by {self.lexicon.lemmatiser}"
+        lemmas = f"lemmas of the text files; captions lemmatised by {self.lexicon.lemmatiser}"
         style = {"verbatim": "as they stand", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
         words = ("as they stand" if self.style == "verbatim" else
                  "lower case, no . ! \" ( ) * # : ; ~, at most 32")

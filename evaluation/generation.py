@@ -1,4 +1,4 @@
-"""Evaluation of text to motion: generated motions for the protocol, and LaMP-BertScore."""
+"""Evaluation of text-to-motion models: generated motions for the protocol, and LaMP-BertScore."""
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,11 +14,11 @@ from utils.seeding import stream_seed
 
 BASE = "base layer"
 ALL = "base + residual"
-BATCH = 64  # texts that are encoded together
+BATCH = 64  # texts encoded together
 
 
 class Encoder(Protocol):
-    """What gives text features, and a fingerprint of everything that they depend on."""
+    """A text encoder with a fingerprint of everything that its features depend on."""
 
     fingerprint: str
 
@@ -27,16 +27,16 @@ class Encoder(Protocol):
 
 
 class RememberedTexts:
-    """Text features that are computed once for every text: the repeats of an evaluation ask for the same ones.
+    """Cache of text features, because the repeats of an evaluation use the same texts.
 
-    ``known`` has those of before, (1, c) by text, and takes up the others.
+    ``known`` maps texts to features (1, c) and is extended with new ones.
     """
 
     def __init__(self, encoder: Encoder, known: dict[str, Tensor]) -> None:
         self.encoder, self.known = encoder, known
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, c) of texts; of those that are new in batches of like length."""
+        """Features (b, c) of texts; new texts are encoded in batches of similar length."""
         new = sorted({text for text in texts if text not in self.known}, key=lambda text: (len(text), text))
         for start in range(0, len(new), BATCH):
             chosen = new[start:start + BATCH]
@@ -45,15 +45,15 @@ class RememberedTexts:
 
 
 def remember_texts(pipeline: TextToMotion, known: dict[str, dict[str, Tensor]]) -> None:
-    """Let a pipeline keep all text features it computes in ``known``, under its encoder's fingerprint: both its models,
-    and the next pipeline, have them where the encoder is the same."""
+    """Cache all text features of a pipeline in ``known``, by the fingerprint of the encoder, so that its models and
+    other pipelines with the same encoder share them."""
     pipeline.text, pipeline.residual_text = (RememberedTexts(encoder, known.setdefault(encoder.fingerprint, {}))
                                              for encoder in (pipeline.text, pipeline.residual_text))
 
 
 def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "") -> Generate:
-    """Motions of the base layer alone and, where there is a residual transformer, of the same base with all layers: two
-    rows out of one generation, named ``prefix`` + ``BASE`` and ``ALL``."""
+    """Function that generates motions for two rows, ``prefix`` + ``BASE`` from the base layer alone and, with a
+    residual transformer, ``prefix`` + ``ALL`` from the same base tokens with all layers."""
 
     def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
         for text in (pipeline.text, pipeline.residual_text):
@@ -71,29 +71,31 @@ def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "")
 
 KEY = "lamp_bertscore"
 LEGEND = f"{KEY}: BERTScore of the motion's caption against its prompt, per cent"
-_PROMPTS = 1 << 33  # of the seeds: apart from those of the protocol
+_PROMPTS = 1 << 33  # seed offset, distinct from those of the protocol
 
 
 class LampBertScore:
-    """One prompt a clip, drawn among its captions, and a motion of the clip's length made for each.
+    """Caption generated motions and compare the captions with the prompts by BERTScore.
+
+    Each clip gives one prompt, sampled from its captions, for a motion of the clip's length.
 
     Args:
         pairs, clips: clips with captions, and their motions (T, d) cut to whole tokens.
-        tell: motions (T, d) in their own units to captions, the best of a motion first.
+        caption: function from unnormalised motions (T, d) to captions, the best of each motion first.
         bert: BERTScore of captions against one or more references each.
-        seed: of the draws.
+        seed: of the sampled prompts and motions.
     """
 
     def __init__(self, pairs: Sequence[Pair], clips: Sequence[np.ndarray],
-                 tell: Callable[[Sequence[np.ndarray]], list[list[str]]],
+                 caption: Callable[[Sequence[np.ndarray]], list[list[str]]],
                  bert: Callable[[Sequence[str], Sequence[Sequence[str]]], float], seed: int = 0) -> None:
-        self.pairs, self.clips, self.tell, self.bert = pairs, clips, tell, bert
+        self.pairs, self.clips, self.caption, self.bert = pairs, clips, caption, bert
         rng = np.random.default_rng(stream_seed(seed, _PROMPTS))
         self.samples = [Sample(str(rng.choice(pair.captions)), stream_seed(seed, _PROMPTS, number), len(clip))
                         for number, (pair, clip) in enumerate(zip(pairs, clips, strict=True))]
 
     def add_real(self, row: Row) -> None:
-        """The score of the clips themselves: what a perfect generator would come to."""
+        """Add the score of the real clips, the upper bound for a generator."""
         self._add(row, self.clips)
 
     def add_generated(self, rows: dict[str, Row], generate: Generate) -> None:
@@ -103,7 +105,7 @@ class LampBertScore:
 
     def _add(self, row: Row, motions: Sequence[np.ndarray]) -> None:
         finite = [number for number, motion in enumerate(motions) if np.isfinite(motion).all()]
-        made = [captions[0] for captions in self.tell([motions[number] for number in finite])]
+        made = [captions[0] for captions in self.caption([motions[number] for number in finite])]
         prompts = [(self.samples[number].text,) for number in finite]
         row.numbers |= estimates([{KEY: self.bert(made, prompts) if finite else float("nan")}])
         row.faults += [f"{self.pairs[number].name}, {self.samples[number].text!r}, {KEY}"

@@ -13,12 +13,12 @@ from storage.load_evaluator import LoadedEvaluator, find_evaluator
 from utils.errors import InputError
 
 PREFIX = "lamp:"
-NOTE = "lamp_R1, lamp_mm_dist: the same with the normalised features of LaMP"
+NOTE = "lamp_R1, lamp_mm_dist: the same metrics with LaMP's normalised features"
 
 
 @dataclass(frozen=True)
 class LampSpace:
-    """The space of a LaMP model's normalised features. Euclidean distance ranks there as the cosine does."""
+    """Embedding space of a LaMP model's normalised features, where Euclidean distance and cosine rank alike."""
 
     lamp: LoadedLaMP
 
@@ -36,7 +36,7 @@ class LampSpace:
 
 def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                     device: torch.device | str = "cpu") -> tuple[LoadedEvaluator | None, LampSpace | None]:
-    """The evaluator and, for ``lamp:NAME``, that LaMP model, alone or after the evaluator and a comma.
+    """Load the evaluators of ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``: the evaluator, and a LaMP model if named.
 
     ``lamp:NAME`` alone leaves the evaluator at its default (``find_evaluator``). Raises ``InputError`` for more names.
     """

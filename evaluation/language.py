@@ -1,4 +1,4 @@
-"""How well LaMP ties words to motions, measured on a split of captioned clips."""
+"""Evaluate how well LaMP aligns texts with motions, on a split of captioned clips."""
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SENTENCE_BATCH = 128
 
 
 def word_vectors(captions: Sequence[str]) -> np.ndarray:
-    """Unit vectors of captions by their words, a rare word weighing more (term counts times log inverse frequency)."""
+    """TF-IDF vectors of captions, normalised: term counts times log inverse document frequency."""
     bags = [Counter(clean_caption(caption).split()) for caption in captions]
     spread = Counter(word for bag in bags for word in bag)
     columns = {word: column for column, word in enumerate(sorted(spread))}
@@ -37,8 +37,8 @@ def word_vectors(captions: Sequence[str]) -> np.ndarray:
 
 
 class SentenceEncoder:
-    """Unit vectors of sentences from a BERT, ``source`` a folder or a name on the hub: the mean over its word states,
-    as sentence encoders such as all-MiniLM-L6-v2 are used. Raises ``InputError`` where there is none."""
+    """Normalised sentence embeddings from a BERT, with mean pooling as in all-MiniLM-L6-v2; ``source`` is a folder or a
+    name on the hub. Raises ``InputError`` if it cannot be loaded."""
 
     def __init__(self, source: str | Path, longest: int = 128) -> None:
         folder = bert_folder(source)
@@ -56,19 +56,19 @@ class SentenceEncoder:
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1).numpy()
 
 
-BATCH = 64     # texts or motions of a pass
-CHUNK = 1024   # texts that are compared with a batch of motions at once
-REPEATS = 20  # draws of a caption a clip, and of batches
+BATCH = 64     # texts or motions per forward pass
+CHUNK = 1024   # texts compared with a batch of motions at once
+REPEATS = 20  # random selections of one caption per clip, and of batches
 
 
 @dataclass(frozen=True)
 class LanguageScores:
-    """Retrieval under every protocol, and what becomes of captions whose sides are exchanged."""
+    """Retrieval scores under every protocol, and the sensitivity of LaMP to left and right."""
 
     retrieval: dict[str, dict[str, Estimate]]  # protocol -> score
-    sides: float | None  # per cent of captions naming a side that are nearer to their motion than their mirror image;
-                         # None where no caption names one
-    sided: int           # how many captions name a side
+    sides: float | None  # per cent of captions naming a side that are closer to their motion than with left and right
+                         # swapped; None if no caption names a side
+    sided: int           # number of captions that name a side
 
 
 def text_vectors(captions: Sequence[str], text_features: Callable[[list[str]], Tensor]) -> Tensor:
@@ -78,7 +78,8 @@ def text_vectors(captions: Sequence[str], text_features: Callable[[list[str]], T
 
 def motion_vectors(motions: Sequence[np.ndarray], motion_features: Callable[[Tensor, Tensor], Tensor],
                    quiet: bool = True) -> np.ndarray:
-    """Features (n, e) of normalised clips (T, d), cut to at most 196 whole tokens, as ``score_language`` takes them."""
+    """Features (n, e) of normalised clips (T, d), cut to whole tokens and at most 196 frames as in
+    ``score_language``."""
     starts = tqdm(range(0, len(motions), BATCH), desc="motion features", disable=quiet or None, leave=False)
     return torch.cat([motion_features(*padded(motions[start:start + BATCH])).cpu() for start in starts]).numpy()
 
@@ -87,20 +88,20 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
                    text_features: Callable[[list[str]], Tensor], motion_features: Callable[[Tensor, Tensor], Tensor],
                    seed: int = 0, sentences: Sentences = word_vectors, repeats: int = REPEATS,
                    compare: Compare = similarity) -> LanguageScores:
-    """Score LaMP (or anything that gives features) on pairs.
+    """Score LaMP, or any other pair of text and motion encoders, on pairs.
 
-    Memory grows with captions x clips, 4 bytes each; features of motions are held for one batch at a time.
+    Memory grows by 4 bytes per caption and clip; motion features are kept for one batch at a time.
 
     Args:
-        normalise: features (T, d) of a clip to what ``motion_features`` reads.
-        text_features: captions to (b, e).
-        motion_features: zero-padded motion (b, t, d) and lengths (b,) to (b, e) or (b, queries, e).
-        seed: of the draws.
-        sentences: captions to unit vectors (n, s): which of them are alike.
-        repeats: draws of a caption a clip.
-        compare: features of texts and motions to similarities (texts, motions), larger is closer.
+        normalise: maps features (T, d) of a clip to the input of ``motion_features``.
+        text_features: maps captions to (b, e).
+        motion_features: maps zero-padded motion (b, t, d) and lengths (b,) to (b, e) or (b, queries, e).
+        seed: of the random selections.
+        sentences: maps captions to normalised vectors (n, s) that measure their similarity.
+        repeats: number of random selections of one caption per clip.
+        compare: maps features of texts and motions to similarities (texts, motions); larger is closer.
 
-    Raises ``InputError`` where a similarity is not finite, as it would count as a miss unnoticed.
+    Raises ``InputError`` if a similarity is not finite, which would otherwise count as a miss.
     """
     captions = [caption for pair in pairs for caption in pair.captions]
     owners = np.array([number for number, pair in enumerate(pairs) for _ in pair.captions])
@@ -109,7 +110,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
     mirrored = text_vectors([mirror_text(captions[row]) for row in sided], text_features) if len(sided) else None
 
     scores = np.empty((len(captions), len(pairs)), np.float32)
-    wrong = np.empty(len(sided), np.float32)  # similarity of a caption with its sides exchanged to its own motion
+    wrong = np.empty(len(sided), np.float32)  # similarity of each motion to its caption with left and right swapped
     for start in range(0, len(pairs), BATCH):
         features = motion_features(*padded([normalise(pair.features) for pair in pairs[start:start + BATCH]]))
         for first in range(0, len(captions), CHUNK):

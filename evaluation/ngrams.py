@@ -1,7 +1,7 @@
-"""N-gram scores of captions with COCO's scorers (``pycocoevalcap``), without a model, a data set or torch.
+"""N-gram scores of captions with COCO's scorers (``pycocoevalcap``); needs no model, data set or torch.
 
-The scorers split texts at blanks and compare words as they stand: no lower-casing, no removal of punctuation, no PTB
-tokenizer (which would need Java). CIDEr takes its document frequencies from the references at hand.
+The scorers split texts at spaces and compare words unchanged: no lower-casing, no removal of punctuation, no PTB
+tokenizer (which needs Java). CIDEr computes its document frequencies from the given references.
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ SHOWN = {"bleu1": "BLEU@1", "bleu2": "BLEU@2", "bleu3": "BLEU@3", "bleu4": "BLEU
 
 
 def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU@1 to 4, ROUGE-L and CIDEr of captions against one or more references each, as shares of 1."""
+    """BLEU@1 to 4, ROUGE-L and CIDEr of captions against one or more references each, as fractions."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -30,9 +30,9 @@ def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def read_scored(path: str | Path) -> tuple[list[str], list[list[str]]]:
-    """Captions, and the references of each, of a JSON list of ``{"references": [...], "caption": "..."}``.
+    """Read captions and their references from a JSON list of ``{"references": [...], "caption": "..."}``.
 
-    Raises ``InputError`` naming the entry, from 1, that is not of this form.
+    Raises ``InputError`` with the number of the entry, from 1, that does not have this form.
     """
     try:
         entries = json.loads(read_text(path, "captions and their references"))

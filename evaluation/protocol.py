@@ -1,8 +1,8 @@
-"""The one evaluation loop: what motions are measured by, and how often (T2M, Guo et al. 2022, section 5).
+"""Evaluation protocol of text-to-motion: metrics over repeats (T2M, Guo et al. 2022, section 5).
 
-A repeat shuffles the clips, draws a caption for each, has a motion made for it at the length of its clip, and ranks
-each text among the motions of its batch of 32. Clips are taken whole from their first frame, so that what does not
-change from repeat to repeat is embedded once. A motion that is not finite is in no number; it is counted and named.
+A repeat shuffles the clips, samples a caption of each, generates a motion of the clip's length, and ranks each text
+among the motions of its batch of 32. Clips are taken whole from their first frame, so that texts and real motions are
+embedded once. Motions that are not finite are excluded from all metrics, counted and listed.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,37 +24,37 @@ from utils.device import side_by_side
 from utils.errors import InputError
 from utils.seeding import stream_seed
 
-UNITS = {"skating": "m/s of feet on the floor", "penetration": "mm of the lowest joint under the floor",
+UNITS = {"skating": "m/s of feet in contact with the floor", "penetration": "mm of the lowest joint below the floor",
          "jerk": "m/s^3, mean of all joints", "bone_drift": "per cent of a bone's length"}
 
 
 def physical_faults(motion: np.ndarray, spec: DatasetSpec) -> dict[str, float]:
-    """The numbers of ``UNITS`` for features (T, d) in the data set's unit, through the joint positions in them."""
+    """Metrics of ``UNITS`` for features (T, d) in the data set's unit, from their joint positions."""
     joints = spec.metres * features_to_joints(torch.from_numpy(motion), spec.skeleton).double().numpy()
     return {"skating": foot_skating(joints, spec.skeleton, spec.fps), "penetration": 1000 * floor_penetration(joints),
             "jerk": roughness(joints) * spec.fps**3, "bone_drift": 100 * bone_length_drift(joints, spec.skeleton)}
 
 
 def mean_faults(motions: Sequence[np.ndarray], spec: DatasetSpec) -> dict[str, float]:
-    """Means over motions; NaN where there is none."""
+    """Means of ``physical_faults`` over motions; NaN without motions."""
     found = [physical_faults(motion, spec) for motion in motions]
     return {key: float(np.mean([one[key] for one in found])) if found else float("nan") for key in UNITS}
 
 
 TOP = 3                # ranks of R-precision
-REAL = "real motion"   # the first row of every table
-CHUNK = 480            # motions of one text after the other that are held at once
-_MODALITY = 1 << 32    # of the seeds: beyond the repeats
-_LEGEND = {"fid_halves": "FID of one random half of the real motions against the other", "R1": "R-precision, per cent",
-           "mm_dist": "distance of text and motion", **UNITS}
+REAL = "real motion"   # name of the first row of every table
+CHUNK = 480            # motions for multimodality held in memory at once
+_MODALITY = 1 << 32    # seed offset, beyond the repeats
+_LEGEND = {"fid_halves": "FID between two random halves of the real motions", "R1": "R-precision in per cent",
+           "mm_dist": "mean distance between texts and their motions", **UNITS}
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-# Motions made for samples, by the row that they belong to: several where one generation gives them.
+# Generates motions for samples, by row; one generation may give several rows.
 Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
 class Embedder(Protocol):
-    """The evaluator."""
+    """An evaluator that reads captions as tokens."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
         """Embeddings (n, e) of features (T, d) in their own units."""
@@ -64,7 +64,7 @@ class Embedder(Protocol):
 
 
 class CaptionEmbedder(Protocol):
-    """A second evaluator, which reads captions as they are: of R-precision and MM-Dist only."""
+    """A second evaluator, which reads plain captions, for R-precision and MM-Dist only."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
         """Embeddings (n, e) of features (T, d) in their own units."""
@@ -75,46 +75,46 @@ class CaptionEmbedder(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is drawn. Diversity is over 300 pairs (``evaluation.metrics.diversity_pairs``)."""
+    """Sample sizes. Diversity uses ``evaluation.metrics.diversity_pairs``."""
 
     repeats: int = 20
-    batch: int = 32             # motions that a text is ranked among
-    modality_texts: int = 100   # texts of multimodality; 0 leaves it out
-    modality_motions: int = 30  # of each
-    modality_pairs: int = 10    # of these
-    modality_fresh: bool = False  # whether every repeat draws other texts and motions, as MoMask's evaluation does
+    batch: int = 32             # candidates of R-precision
+    modality_texts: int = 100   # texts for multimodality; 0 skips it
+    modality_motions: int = 30  # motions per text
+    modality_pairs: int = 10    # pairs per text
+    modality_fresh: bool = False  # resample texts and motions in every repeat, as in MoMask's evaluation
 
 
 @dataclass
 class Row:
-    """What was measured of one kind of motion."""
+    """Metrics of one kind of motion."""
 
     numbers: dict[str, Estimate]
-    faults: list[str] = field(default_factory=list)  # motions that are not finite: clip, caption, repeat
+    faults: list[str] = field(default_factory=list)  # excluded motions: clip, caption, repeat
 
     def table(self) -> dict[str, float | Estimate]:
-        """The numbers for a report, with how many motions are in none of them."""
+        """Metrics for a report, with the number of excluded motions."""
         return {**self.numbers, "not_finite": len(self.faults)}
 
 
 @dataclass
 class _Made:
-    """Motions of one row in one repeat: embeddings of those that are finite, and which these are."""
+    """Motions of one row in one repeat, and embeddings of the finite ones."""
 
     embeddings: np.ndarray  # (k, e)
-    kept: np.ndarray        # (n,) bool, k of them
+    kept: np.ndarray        # (n,) bool, the k finite motions
     motions: list[np.ndarray]
-    lamp: np.ndarray | None = None  # (k, e) of the second evaluator
+    lamp: np.ndarray | None = None  # (k, e) from the second evaluator
 
 
 class Evaluation:
-    """Real motion and its captions, embedded once, that any number of models is measured against.
+    """Evaluates any number of models against real motions and captions, which are embedded once.
 
     Args:
         pairs: clips with captions and their tokens.
         embedder: the evaluator.
-        seed: of every draw; repeat r draws the same captions and batches whatever is measured.
-        workers: repeats that are generated side by side, each on a core of its own.
+        seed: of all sampling; repeat r uses the same captions and batches for every model.
+        workers: repeats generated in parallel, each on one core.
         lamp: a second evaluator, whose R-precision and MM-Dist get the prefix ``lamp_``.
     """
 
@@ -123,28 +123,28 @@ class Evaluation:
         self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
         self.seed, self.quiet, self.workers, self.lamp = seed, quiet, workers, lamp
         self.clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
-        self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # of each clip's captions
+        self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # index of the first caption of each clip
         self._texts = embedder.texts([tokens for pair in pairs for tokens in pair.tokens])
         if not np.isfinite(self._texts).all():
-            raise InputError("the evaluator gives text embeddings that are not finite, so that nothing can be measured")
+            raise InputError("the evaluator's text embeddings are not finite")
         self._lamp_texts = lamp and lamp.texts([caption for pair in pairs for caption in pair.captions])
         self._real = self._embed(self.clips)
 
     @property
     def left_out(self) -> list[str]:
-        """What so few clips cannot give."""
+        """Metrics that need more clips than there are."""
         count, needed = len(self.pairs), metrics.diversity_pairs(len(self.pairs))
         short = [("R-precision", self.plan.batch), ("diversity", needed)]
-        return [f"left out: {what}, which needs {least} clips of the {count} there are"
+        return [f"left out: {what}, which needs {least} clips; there are {count}"
                 for what, least in short if count < least]
 
     @property
     def legend(self) -> list[str]:
-        """What the numbers are."""
+        """Explanations of the metrics."""
         return [f"{key}: {meaning}" for key, meaning in _LEGEND.items()]
 
     def real(self) -> Row:
-        """The row of real motion: as any other, but FID is that of two halves, for it would be zero with itself."""
+        """Row of the real motions. Its FID is between two halves, because that against itself would be zero."""
         faults = mean_faults(self._real.motions, self.spec)
         draws = []
         for repeat in range(self.plan.repeats):
@@ -155,7 +155,7 @@ class Evaluation:
         return Row(estimates(draws) | estimates([faults]), self._named(self._real.kept, None))
 
     def fixed(self, motions: Sequence[np.ndarray]) -> Row:
-        """The row of one motion (T, d) a clip that is the same in every repeat, as a reconstruction is."""
+        """Row of one motion (T, d) per clip that is the same in every repeat, such as a reconstruction."""
         made = self._embed(motions)
         draws = []
         for repeat in range(self.plan.repeats):
@@ -165,7 +165,7 @@ class Evaluation:
         return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
-        """Rows of motions that are regenerated in every repeat; ``workers`` threads call ``generate``."""
+        """Rows of motions that are generated in every repeat; ``workers`` threads call ``generate``."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
         modality = {} if self.plan.modality_fresh else self._modality(generate, faults)
@@ -182,7 +182,7 @@ class Evaluation:
         return {row: Row(estimates(draws[row]), faults[row]) for row in draws}
 
     def _repeat(self, generate: Generate, repeat: int) -> dict[str, tuple[dict[str, float], list[str]]]:
-        """What a repeat measures of each row, and which motions are in none of it."""
+        """Metrics of each row in one repeat, and the excluded motions."""
         order, captions = self._draw(repeat)
         samples = [self._sample(clip, caption, repeat) for clip, caption in zip(order, captions, strict=True)]
         rows, back = {}, np.argsort(order)
@@ -193,12 +193,12 @@ class Evaluation:
         return rows
 
     def _spread(self, work: Callable[[Item], Result], items: Sequence[Item], desc: str) -> Iterator[Result]:
-        """What ``work`` makes of each item, in their order, over the workers."""
+        """Results of ``work`` for each item, in order, computed by the workers."""
         with side_by_side(min(self.workers, len(items))) as spread:
             yield from tqdm(spread(work, items), total=len(items), desc=desc, disable=self.quiet or None, leave=False)
 
     def _draw(self, repeat: int) -> tuple[np.ndarray, np.ndarray]:
-        """Clips (n,) in the order of a repeat, and for each the number of its caption among all."""
+        """Clips (n,) in the order of a repeat, and the index of the sampled caption of each among all captions."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat))
         order = rng.permutation(len(self.pairs))
         return order, self._firsts[order] + rng.integers(np.diff(self._firsts)[order])
@@ -220,7 +220,7 @@ class Evaluation:
         return {"fid": _fid(self._real.embeddings, made.embeddings)}
 
     def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Made) -> dict[str, float]:
-        """What a repeat measures of ``made``, which is in the order of the clips, by its captions and batches."""
+        """Metrics of ``made``, which has the order of the clips, with the captions and batches of a repeat."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
         places, chosen = _places(made.kept, order), captions[made.kept[order]]
         motion = made.embeddings[places]
@@ -234,7 +234,7 @@ class Evaluation:
         return numbers
 
     def _matching(self, text: np.ndarray, motion: np.ndarray) -> dict[str, float]:
-        """R-precision, where there are enough clips for it, and MM-Dist of pairs (n, e) in the order of the batches."""
+        """R-precision, if there are enough clips, and MM-Dist of pairs (n, e) in the order of the batches."""
         numbers = {}
         if len(self.pairs) >= self.plan.batch:
             hits = (metrics.r_precision(text, motion, TOP, self.plan.batch) if len(motion) >= self.plan.batch
@@ -243,7 +243,7 @@ class Evaluation:
         return numbers | {"mm_dist": metrics.matching_score(text, motion) if len(motion) else float("nan")}
 
     def _modality(self, generate: Generate, faults: dict[str, list[str]], repeat: int = 0) -> dict[str, np.ndarray]:
-        """Embeddings (texts, motions, e) by row of many motions for some texts; others for another repeat."""
+        """Embeddings (texts, motions, e) of multimodality by row; another repeat uses other texts."""
         count, each = min(self.plan.modality_texts, len(self.pairs)), self.plan.modality_motions
         if not count:
             return {}
@@ -261,13 +261,13 @@ class Evaluation:
 
     def _many_each(self, generate: Generate, repeat: int,
                    chosen: Sequence[tuple[int, int]]) -> dict[str, tuple[np.ndarray, list[str]]]:
-        """Embeddings (texts, motions, e) by row of many motions for some captions of clips, and motions in none."""
+        """Embeddings (texts, motions, e) by row of many motions for the captions ``chosen``, and excluded motions."""
         each, rows = self.plan.modality_motions, {}
         streams = range(_MODALITY + repeat * each, _MODALITY + (repeat + 1) * each)
         samples = [self._sample(clip, caption, stream) for clip, caption in chosen for stream in streams]
         for row, motions in generate(samples).items():
             made = self._embed(motions, with_lamp=False)
-            whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is none is left out
+            whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is not finite is excluded
             table = np.full((len(samples), made.embeddings.shape[1]), np.nan)
             table[made.kept] = made.embeddings
             rows[row] = table.reshape(len(chosen), each, -1)[whole], [
@@ -276,7 +276,7 @@ class Evaluation:
         return rows
 
     def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
-        """The clips whose motion was left out."""
+        """Names of the clips whose motion was excluded."""
         names = []
         for clip in np.flatnonzero(~kept):
             said = "" if captions is None else f", {self._sample(clip, captions[clip], 0).text!r}, repeat {repeat}"
@@ -285,7 +285,7 @@ class Evaluation:
 
 
 def _places(kept: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Where the kept ones of ``order`` stand among those kept."""
+    """Indices of the kept clips of ``order`` among all kept clips."""
     return (np.cumsum(kept) - 1)[order[kept[order]]]
 
 
@@ -298,11 +298,11 @@ def _multimodality(embeddings: np.ndarray, pairs: int, rng: np.random.Generator)
 
 
 def fault_notes(rows: Mapping[str, Row], named: int = 10) -> list[str]:
-    """A line a row that has motions which are not finite, with the first of their names; one line where none has."""
+    """One line per row with motions that are not finite, naming the first ones; a single line if there are none."""
     notes = []
     for name, row in rows.items():
         if row.faults:
             more = f"; and {len(row.faults) - named} more" if len(row.faults) > named else ""
-            notes.append(f"not finite, in no number: {len(row.faults)} motions of {name}: "
+            notes.append(f"not finite, excluded from all metrics: {len(row.faults)} motions of {name}: "
                          f"{'; '.join(row.faults[:named])}{more}")
     return notes or ["motions that are not finite: none"]

@@ -1,4 +1,4 @@
-"""Tokenizer reconstruction of whole clips, and its errors."""
+"""Reconstruct whole clips with a tokenizer, and measure the errors."""
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Divide = Callable[[Sequence[Any], Callable[[list[Any]], Sequence[Any]]], Sequenc
 
 
 def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> Sequence[Any]:
-    """``make(items)``, in this process."""
+    """Apply ``make`` to all items in this process."""
     return make(list(items))
 
 
@@ -25,27 +25,27 @@ def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> S
 class ReconstructionScores:
     """Means over the frames of all clips; lengths in millimetres."""
 
-    mpjpe: float           # pelvis-aligned position error a joint
-    root: float            # distance of the pelvis over the ground plane and height, clips starting together
-    codebook_use: float    # share of the base layer's codes that occur at all
+    mpjpe: float           # position error per joint with aligned pelvis
+    root: float            # distance between the pelvis trajectories, which start at the same point
+    codebook_use: float    # share of the base layer's codes that are used
     feature_loss: float    # mean absolute error of the normalised features
 
     def lines(self) -> dict[str, float]:
-        """The numbers by name, for logs."""
+        """Scores by name, for logs."""
         return {"mpjpe_mm": self.mpjpe, "root_mm": self.root, "codebook_use": self.codebook_use,
                 "loss": self.feature_loss}
 
     def table(self) -> dict[str, float]:
-        """The numbers by name, for reports."""
+        """Scores by name, for reports."""
         return {"mpjpe": self.mpjpe, "root": self.root, "codebook_use": self.codebook_use,
                 "feature_loss": self.feature_loss}
 
 
 def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
                             unit: int = UNIT_LENGTH) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Clips cut to a multiple of ``unit`` rows and stacked with those of the same length: (indices, (b, t, d)).
+    """Cut clips to a multiple of ``unit`` rows and stack those of equal length: (indices, (b, t, d)).
 
-    Convolutions mix padding into the last tokens of a clip; equal lengths need none.
+    Equal lengths need no padding, which convolutions would mix into the last tokens of a clip.
     """
     for chosen in groups_of_equal_length(clips, batch_size, unit):
         yield chosen, _stacked(clips, chosen, unit)
@@ -68,7 +68,7 @@ def _stacked(clips: Sequence[np.ndarray], chosen: list[int], unit: int) -> np.nd
 
 @torch.no_grad()
 def codes_of(tokenizer: nn.Module, motion: torch.Tensor) -> torch.Tensor:
-    """Codes (b, n, q) of motion (b, t, d), with q = 1 for a tokenizer of one codebook."""
+    """Codes (b, n, q) of motion (b, t, d); q = 1 for a tokenizer with one codebook."""
     codes = tokenizer.encode(motion)
     return codes.unsqueeze(-1) if codes.dim() == 2 else codes
 
@@ -127,7 +127,7 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
 
 def _frame_errors(tokenizer: nn.Module, batch: np.ndarray, normalisation: Normalisation, spec: DatasetSpec,
                   layers: int | None) -> tuple[np.ndarray, ...]:
-    """Of clips (b, t, d): position error, root error and feature loss of every frame, and the base codes in use."""
+    """Position error, root error and feature loss of every frame of clips (b, t, d), and the base codes in use."""
     motion = torch.from_numpy(normalisation.apply(batch)).to(next(tokenizer.parameters()).device)
     recon, codes = reconstruct(tokenizer, motion, layers)
     loss = (recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1])

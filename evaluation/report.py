@@ -1,4 +1,4 @@
-"""Results of an evaluation: confidence intervals, timing, and reports on the screen and on disk."""
+"""Results of an evaluation: confidence intervals, timing, and reports on screen and on disk."""
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +12,21 @@ import torch
 from utils.cpu import processor, usable_cores
 from utils.files import write_text
 
-WIDTH = 1.96  # standard deviations of the mean on either side hold 95 %
+WIDTH = 1.96  # standard errors on either side of the mean for a 95 % interval
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over the repeats that gave a finite number, with its 95 % interval."""
+    """Mean over the repeats with a finite value, with its 95 % confidence interval."""
 
-    mean: float             # NaN where no repeat gave a number
-    interval: float | None  # half its width, 1.96 sd / sqrt(repeats) as in published tables; None without a second one
-    repeats: int            # that gave a finite number
-    not_finite: int = 0     # repeats that did not; they are in neither mean nor interval
+    mean: float             # NaN if no repeat has a finite value
+    interval: float | None  # half the width, 1.96 sd / sqrt(repeats) as in published tables; None with one repeat
+    repeats: int            # with a finite value
+    not_finite: int = 0     # repeats without one; excluded from mean and interval
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """The estimate of one value a repeat."""
+        """Estimate from one value per repeat."""
         given = np.asarray(values, np.float64)
         good = given[np.isfinite(given)]
         interval = WIDTH * float(good.std()) / len(good) ** 0.5 if len(good) > 1 else None
@@ -39,22 +39,22 @@ class Estimate:
         return f"{text} ({self.not_finite} not finite)" if self.not_finite else text
 
     def plain(self) -> dict[str, float | int | None]:
-        """The same for JSON, which has no NaN: None stands for it."""
+        """Dictionary for JSON, with None for NaN."""
         return {"mean": self.mean if self.repeats else None, "interval": self.interval, "repeats": self.repeats,
                 "not_finite": self.not_finite}
 
 
 def estimates(draws: Sequence[dict[str, float]]) -> dict[str, Estimate]:
-    """Estimates by name of numbers by name, one dictionary a repeat."""
+    """Estimates by name, from one dictionary of values per repeat."""
     return {key: Estimate.of([draw[key] for draw in draws]) for key in draws[0]} if draws else {}
 
 
 Item = TypeVar("Item")
-TIMED = 10  # items
+TIMED = 10  # items to time
 
 
 def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> float:
-    """Median seconds of ``action`` on each of the first items by itself, after one that does not count."""
+    """Median seconds of ``action`` on single items, after a warm-up call."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     action(items[0])
@@ -69,7 +69,7 @@ def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> flo
 
 
 def hardware(device: torch.device) -> str:
-    """What computes: the GPU or the processor by name, cores and threads, and the version of torch."""
+    """Description of the hardware: name of the GPU or processor, cores, threads, and the version of torch."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -77,14 +77,14 @@ def hardware(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-Tables = Mapping[str, Mapping[str, float | Estimate]]  # row -> number -> value
-LINE = 120  # characters; what does not fit becomes a second table
+Tables = Mapping[str, Mapping[str, float | Estimate]]  # row -> metric -> value
+LINE = 120  # characters; wider tables are split
 _GAP = "  "
 
 
 def write_report(folder: Path, ext: str, settings: Mapping[str, Any], tables: Tables,
                  notes: Sequence[str] = ()) -> list[Path]:
-    """Print ``tables`` and ``notes`` and write ``<folder>/<ext>.log`` and ``.json``; the two paths."""
+    """Print ``tables`` and ``notes``, and write ``<folder>/<ext>.log`` and ``.json``. Returns the two paths."""
     lines = [*table_lines(tables), *notes]
     print("\n".join(lines))
     paths = [folder / f"{ext}.log", folder / f"{ext}.json"]
@@ -100,7 +100,7 @@ def write_report(folder: Path, ext: str, settings: Mapping[str, Any], tables: Ta
 
 
 def table_lines(tables: Tables) -> list[str]:
-    """A row a line under the names of the numbers; a dash where a row has none of that name."""
+    """Format tables, with a dash for missing values."""
     cells = {key: {row: _text(numbers[key]) if key in numbers else "-" for row, numbers in tables.items()}
              for key in _columns(tables)}
     first = max(map(len, tables), default=0)
@@ -117,7 +117,7 @@ def table_lines(tables: Tables) -> list[str]:
 
 
 def _columns(tables: Tables) -> list[str]:
-    """Names of all numbers; one that a later row brings in stands behind the one before it in that row."""
+    """Names of all columns; a column that first appears in a later row follows its predecessor in that row."""
     columns: list[str] = []
     for numbers in tables.values():
         place = 0
@@ -133,7 +133,7 @@ def _text(value: float | Estimate) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON takes: a number that is not finite becomes null, and anything it does not know a text."""
+    """Convert a value for JSON: numbers that are not finite become null, unknown types become strings."""
     if isinstance(value, Estimate):
         return value.plain()
     if isinstance(value, (float, np.floating)):

@@ -8,8 +8,8 @@ from evaluation.metrics import euclidean_distances
 
 RANKS = (1, 2, 3, 5, 10)
 BATCH = 32
-ALIKE = 0.95      # captions that count as one, 0 being opposite and 1 the same
-DISSIMILAR = 100  # samples of the subset that are least alike
+ALIKE = 0.95      # similarity from which captions count as equal; 0 is opposite, 1 is identical
+DISSIMILAR = 100  # size of the least similar subset
 
 
 def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
@@ -17,14 +17,14 @@ def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
     """Recall and median rank of both directions from similarities (n, n).
 
     Args:
-        similarity: texts down, motions across.
-        same: (n, n) bool, pairs of samples whose captions count as one; any of them is a hit. Only the own pair
-            does where it is left out.
-        ranks: the k of every recall at k.
+        similarity: texts as rows, motions as columns.
+        same: (n, n) bool, pairs of samples whose captions count as equal; each of them is a hit. By default only the
+            sample itself is.
+        ranks: values of k for recall at k.
 
     Returns:
-        ``t2m_R1 ... t2m_R10`` in per cent and ``t2m_MedR`` (1 is best) for motions sought by text, the same with
-        ``m2t`` for texts sought by motion.
+        ``t2m_R1 ... t2m_R10`` in per cent and ``t2m_MedR`` (1 is best) for text-to-motion retrieval, and the same with
+        ``m2t`` for motion-to-text retrieval.
     """
     same = np.eye(len(similarity), dtype=bool) if same is None else same
     scores = {}
@@ -38,7 +38,7 @@ def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
 def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
     """Rank (n,), from 1, of the best accepted entry in each row of (n, m).
 
-    Among equal similarities it stands in the middle, so that a constant matrix is no better than chance.
+    Ties get their middle rank, so that a constant matrix is no better than chance.
     """
     best = np.where(accepted, similarity, -np.inf).max(1, keepdims=True)
     ahead = (similarity > best).sum(1)
@@ -48,10 +48,10 @@ def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
 
 def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
                       rng: np.random.Generator | None = None) -> dict[str, float]:
-    """Mean scores over batches of ``batch`` pairs out of similarities (n, n), as R-precision is measured.
+    """Mean scores over batches of ``batch`` pairs from similarities (n, n), as for R-precision.
 
-    The pairs are shuffled by ``rng``, or taken in their order without one. A last batch that is not full is left
-    out, for a smaller choice is an easier one. Raises ``ValueError`` where there is not one full batch.
+    The pairs are shuffled if ``rng`` is given. An incomplete last batch is dropped, because ranking fewer candidates
+    is easier. Raises ``ValueError`` without a full batch.
     """
     count = len(similarity)
     if count < batch:
@@ -63,8 +63,8 @@ def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
 
 
 def steady_retrieval(similarity: np.ndarray, draws: int = 10) -> dict[str, float]:
-    """Mean scores over ``draws`` shufflings into batches, the same ones every time: less of a chance than one, to
-    choose a checkpoint by. Among all pairs at once where they do not fill a batch."""
+    """Mean scores over ``draws`` fixed shuffles into batches, less noisy than one, to select checkpoints by. All pairs
+    form one batch if there are too few for a full one."""
     if len(similarity) < BATCH:
         return retrieval_scores(similarity)
     scores = [batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(draws)]
@@ -73,15 +73,15 @@ def steady_retrieval(similarity: np.ndarray, draws: int = 10) -> dict[str, float
 
 def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
                         rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """The four protocols of TMR in one call, for similarities (n, n) of captions and their motions, and unit vectors
-    (n, s) of what the captions mean.
+    """Scores of TMR's four protocols, for similarities (n, n) of captions and motions, and normalised sentence
+    embeddings (n, s) of the captions.
 
     - ``all``: every sample against all others.
-    - ``threshold``: the same, but samples whose captions are nearly alike (0.95 on a scale from 0 to 1, so a cosine of
-      0.9) count as right for each other.
-    - ``dissimilar``: the 100 samples whose captions are least alike, against each other; left out where there are not
-      more than 100. TMR approximates the choice otherwise, see ``least_alike``.
-    - ``batches``: random batches of 32, as R-precision is measured; left out where there is not one full batch.
+    - ``threshold``: the same, but samples with nearly equal captions (0.95 on a scale from 0 to 1, a cosine of 0.9)
+      count as correct for each other.
+    - ``dissimilar``: the 100 samples with the least similar captions, against each other; omitted with 100 samples or
+      fewer. The selection differs from TMR's, see ``least_alike``.
+    - ``batches``: random batches of 32, as for R-precision; omitted without a full batch.
     """
     alike = sentences @ sentences.T
     np.fill_diagonal(alike, 1.0)
@@ -96,8 +96,8 @@ def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
 
 
 def least_alike(alike: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the rows of likenesses (n, n): first the one that is least like all others together, then again and
-    again the one that is least like the most like of those chosen."""
+    """Greedily select ``count`` rows of similarities (n, n): first the row with the lowest sum, then repeatedly the row
+    whose highest similarity to the selected ones is lowest."""
     chosen = [int(alike.mean(1).argmin())]
     nearest = alike[chosen[0]].astype(np.float64)
     while len(chosen) < count:
@@ -114,5 +114,5 @@ def cosine_similarity(text: np.ndarray, motion: np.ndarray) -> np.ndarray:
 
 
 def euclidean_similarity(text: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Negative distances (n, m): LaMP's published retrieval evaluation ranks un-normalised features by them."""
+    """Negative distances (n, m) of unnormalised features, by which LaMP's published retrieval evaluation ranks."""
     return -euclidean_distances(text, motion)

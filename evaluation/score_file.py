@@ -1,11 +1,11 @@
-"""Scores of captions in a file, whoever made them."""
+"""Score captions from a file."""
 import argparse
 
 from evaluation.ngrams import coco_scores, read_scored, report_scores
 
 
 def score_file(opt: argparse.Namespace) -> None:
-    """Print and write the scores of the captions in the file ``opt.score_captions``. Only BERTScore needs torch."""
+    """Print and write the scores of the captions in ``opt.score_captions``. Only BERTScore needs torch."""
     captions, references = read_scored(opt.score_captions)
     print(f"{len(captions)} captions, {sum(map(len, references))} references of {opt.score_captions}, as they stand")
     scores = coco_scores(captions, references)

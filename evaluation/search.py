@@ -18,8 +18,8 @@ from utils.errors import InputError
 from utils.files import fingerprint
 
 CACHE_SUFFIX = ".gallery.pt"
-READING = "2"  # changes with what motions are made of their files
-SHOWN = 5      # remarks on files that are printed
+READING = "2"  # version of motion reading, part of the cache key
+SHOWN = 5      # number of remarks to print
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Gallery:
     """Unit-length embeddings of motions, one for each part of at most 196 frames."""
 
     files: list[Path]
-    parts: list[Part]     # ``motion`` is the number of the file
+    parts: list[Part]     # ``motion`` is the index of the file
     vectors: np.ndarray   # (parts, e) float32
 
     @classmethod
     def of(cls, encoded: Sequence[tuple[Path, dict[str, Any]]]) -> "Gallery":
-        """From files and what ``_encode`` made of each."""
+        """Gallery of encoded files."""
         parts = [Part(number, start, end) for number, (_, one) in enumerate(encoded) for start, end in one["parts"]]
         vectors = torch.cat([one["vectors"] for _, one in encoded]).numpy()
         return cls([path for path, _ in encoded], parts, vectors)
@@ -40,19 +40,19 @@ class Gallery:
 
 def encode_motions(paths: Sequence[Path], lamp: LoadedLaMP, spec: DatasetSpec, up: str | None = None,
                    trusted: bool = False) -> Gallery:
-    """A gallery of motion files. ``InputError`` names one that cannot be read; ``up`` and ``trusted`` as in
-    ``read_motion``."""
+    """Encode motion files to a gallery; ``up`` and ``trusted`` as in ``read_motion``. Raises ``InputError`` for an
+    unreadable file."""
     motions = [read_clip(path, spec, up, trusted=trusted) for path in paths]
     return Gallery.of(list(zip(paths, _encode(motions, lamp, quiet=True), strict=True)))
 
 
 def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path | None = None,
                  quiet: bool = True, up: str | None = None) -> Gallery:
-    """The gallery of all motions in ``folder`` and the folders in it.
+    """Gallery of all motions in ``folder`` and its subfolders.
 
-    ``cache`` (by default ``<folder>.gallery.pt``) keeps what LaMP made of each file; a file that is new or has changed
-    since, and every file once LaMP or ``up`` (as in ``read_motion``) is another, is encoded and the cache written.
-    Files without a motion are left out, which is reported. Raises ``InputError`` where there is no motion.
+    ``cache`` (by default ``<folder>.gallery.pt``) keeps the embeddings of each file. New and changed files are encoded,
+    and all files if LaMP or ``up`` (as in ``read_motion``) changes. Files without a motion are reported and left out.
+    Raises ``InputError`` if no motion is left.
     """
     cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
     paths = motion_files(folder)
@@ -61,7 +61,7 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
     known = _read(cache, key)
     fresh = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
     if fresh.keys() != stamps.keys() or known.keys() != stamps.keys():
-        _write(cache, key, fresh)  # a cache that cannot be written is found before the work
+        _write(cache, key, fresh)  # fail early if the cache cannot be written
         motions, made, remarks = {}, {}, []
         for name in (name for name in stamps if name not in fresh):
             try:
@@ -76,9 +76,9 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
         print(f"{len(motions)} of {len(stamps)} motions encoded -> {cache}")
     broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
     if broken:
-        print(f"left out {len(broken)} files that hold no motion, such as {broken[0]}")
+        print(f"left out {len(broken)} files without a motion, such as {broken[0]}")
     if len(broken) == len(stamps):
-        raise InputError(f"{folder} holds no motion that can be read: {broken[0]}")
+        raise InputError(f"{folder} contains no readable motion: {broken[0]}")
     return Gallery.of([(folder / name, fresh[name]) for name in stamps if "error" not in fresh[name]])
 
 
@@ -86,13 +86,13 @@ def _stamp(path: Path) -> list[int]:
     """Sizes and times of the files that a motion is read from."""
     files = [path]
     if path.suffix.lower() == ".amc":
-        with suppress(ValueError):  # without its skeleton it is left out
+        with suppress(ValueError):  # without its skeleton the file is left out
             files.append(find_asf(path))
     return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
 
 
 def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> list[dict[str, Any]]:
-    """For each motion (T, d), not normalised, its ``parts`` and their ``vectors`` (parts, e)."""
+    """Encode unnormalised motions (T, d), each to its ``parts`` and their ``vectors`` (parts, e)."""
     encoded: list[dict[str, Any]] = [{"parts": [], "vectors": []} for _ in motions]
     parts = parts_of(motions)
     clips = [lamp.normalisation.apply(motions[part.motion][part.start:part.end]) for part in parts]
@@ -104,7 +104,7 @@ def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> lis
 
 
 def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
-    """Keep what was made of files. All vectors lie in one tensor: thousands of small ones take seconds to read."""
+    """Write the cache, with all vectors in one tensor, because thousands of small ones take seconds to load."""
     vectors = [one["vectors"] for one in motions.values() if "vectors" in one]
     rest = {name: {key: value for key, value in one.items() if key != "vectors"} for name, one in motions.items()}
     try:
@@ -114,7 +114,7 @@ def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
 
 
 def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
-    """What ``_write`` kept; nothing where there is no such file, or of another LaMP."""
+    """Read a cache written by ``_write``; empty if it is missing or belongs to another LaMP model."""
     if not cache.is_file():
         return {}
     try:
@@ -140,10 +140,10 @@ class Hit:
 
 
 def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence[int] | None = None) -> list[Hit]:
-    """The ``top_k`` of unit vectors (n, e) nearest to ``query``, one unit vector (e,) or several (m, e), best first.
+    """The ``top_k`` normalised vectors (n, e) nearest to ``query``, one vector (e,) or several (m, e), best first.
 
-    Several count by the best of them. With ``groups`` (n,), the row's motion say, only the best row of a group counts.
-    Equally near rows come in their order.
+    With several queries, the best one counts. With ``groups`` (n,), such as the motion of each row, only the best row
+    of a group counts. Ties keep their order.
     """
     scores = (vectors @ np.atleast_2d(query).T).max(1)
     if groups is None:

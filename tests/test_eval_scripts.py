@@ -82,7 +82,7 @@ def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[...
     assert settings["seconds_per_sentence"]["latest"] > 0 and "torch" in settings["hardware"]
     assert (settings["cond_scale"], settings["time_steps"], settings["evaluator"]) == (
         4.0, 2, "checkpoints/t2m/judge/model/latest.tar")
-    assert any(note.startswith("left out: R-precision, which needs 32 clips of the 7") for note in both["notes"])
+    assert any(note.startswith("left out: R-precision, which needs 32 clips; there are 7") for note in both["notes"])
     run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--res_name", "none", "--ext", "base")
     base = report("t2m", "base")
     assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]

@@ -139,7 +139,7 @@ def test_files_without_motion_are_left_out_and_said(gallery: Path, lamp: LoadedL
 def test_motions_are_found_in_folders_and_must_be_long_enough(gallery: Path, tmp_path: Path) -> None:
     assert motion_files(gallery / "slow.npy") == [gallery / "slow.npy"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no motion"):
+    with pytest.raises(InputError, match="contains no readable motion"):
         motion_files(tmp_path / "empty")
     with pytest.raises(InputError, match="missing"):
         motion_files(tmp_path / "nowhere")
