@@ -163,7 +163,7 @@ def motion_files(path: str | Path) -> list[Path]:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in listed and file.is_file()
                    and not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files:
-        raise InputError(f"{path} holds no motion ({', '.join(MOTION_SUFFIXES)})")
+        raise InputError(f"{path} contains no motion ({', '.join(MOTION_SUFFIXES)})")
     there = set(files)
     return [file for file in files if _as_made(file) == file or _as_made(file) not in there]
 

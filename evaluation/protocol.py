@@ -123,7 +123,7 @@ class Evaluation:
         self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
         self.seed, self.quiet, self.workers, self.lamp = seed, quiet, workers, lamp
         self.clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]
-        self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # index of the first caption of each clip
+        self._firsts = np.cumsum([0, *(len(pair.captions) for pair in pairs)])  # first caption of each clip
         self._texts = embedder.texts([tokens for pair in pairs for tokens in pair.tokens])
         if not np.isfinite(self._texts).all():
             raise InputError("the evaluator's text embeddings are not finite")
