@@ -1,11 +1,14 @@
 """Ablations of the paper on openmotion: LaMP's objectives, the text encoder, attention and condition.
 
-    python benchmarks/ablations.py --data_root DATA                      takes minutes on a CPU
-    python benchmarks/ablations.py --data_root DATA --steps 5000 --width 384 --seeds 1 2 3 --clip
+    python benchmarks/ablations.py --data_root DATA                     under an hour of one CPU core
+    python benchmarks/ablations.py --data_root DATA --steps 20000 --lamp_steps 5000 --width 384 --layers 6 --gpu_id 0
 
-DATA is openmotion without mirrored clips. All runs share one tokenizer (--vq_name), and all token transformers share
-one LaMP model (--lamp_name). The table has the mean and standard deviation over seeds.
+DATA is openmotion without mirrored clips. All runs share one tokenizer (--vq_name), and token transformers one LaMP
+model (--lamp_name): bundled ones, or ones in WORK/t2m. Only the flags of their row differ. The table has the mean and
+standard deviation over seeds, of numbers on the validation split. Repeat the command to resume: finished runs are kept.
+The CLIP row needs CLIP's weights, from the hub or in WORK/clip-vit-base-patch32.
 """
+import re
 import shutil
 import statistics
 import subprocess
@@ -17,67 +20,93 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from models.hub import CLIP_NAME, FILES, model_folder
 from options.base import Parser, natural, positive_int
 from storage.checkpoint import load_checkpoint
 from utils.errors import InputError, script
-from utils.files import ROOT, write_text
+from utils.files import ROOT, fingerprint, write_text
 
 VOCABULARY = ROOT / "pretrained" / "t2m" / "lamp_demo" / "vocab.txt"
+COLUMNS = {"objectives": {"net_best_acc": ("R@1, %", 1)}}
+TOKEN_COLUMNS = {"net_best_loss": ("loss", 1), "net_best_acc": ("accuracy, %", 100), "net_best_fid": ("FID", 1)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the table: its label and the flags that differ from the other rows."""
+    """A row of the table, and the flags that differ from the other rows."""
 
     group: str
     label: str
-    flags: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
 
-LAMP = tuple(Run("objectives", " + ".join(names), ("--objectives", *names)) for names in (
+OBJECTIVES = tuple(Run("objectives", " + ".join(names), ("--objectives", *names)) for names in (
     ("ptc",), ("ptc", "ptm"), ("ptc", "ptm", "lm"), ("ptc", "ptm", "lm", "gen")))
-TOKENS = (
-    Run("attention", "full", ()),
+BASELINE = Run("attention", "full")
+CLIP = Run("encoder", "CLIP", ("--text_encoder", "clip"))
+ROWS = (
+    *OBJECTIVES,
+    Run("encoder", "LaMP"), CLIP,
+    BASELINE,
     Run("attention", "causal (paper)", ("--attention", "causal")),
     Run("attention", "additive (released)", ("--attention", "additive")),
+    Run("condition", "both"),
     Run("condition", "query (paper)", ("--condition", "query")),
     Run("condition", "cls", ("--condition", "cls")),
 )
-CLIP = Run("text encoder", "CLIP", ("--text_encoder", "clip"))
-SAME = {"condition": "both", "text encoder": "LaMP"}  # rows that repeat the run "full" of the attention group
+GROUPS = tuple(dict.fromkeys(run.group for run in ROWS))
 
 
-def command(run: Run, opt: object, seed: int, name: str) -> list[str]:
-    """Command line that trains a row with one seed."""
-    common = ["--name", name, "--data_root", opt.data_root, "--checkpoints_dir", opt.work, "--seed", seed,
-              "--total_iter", opt.steps, "--max_epoch", 10**6, "--eval_every_e", 10**6, "--log_every", 10**6,
-              "--warm_up_iter", opt.steps // 10, "--gpu_id", opt.gpu_id, "--vq_name", opt.vq_name, "--quiet"]
-    if run in LAMP:
-        size = ["--bert", Path(opt.work) / "bert", "--random_start", "--encoder_width", opt.width, "--embed_dim",
-                opt.width]
-        return [*map(str, [ROOT / "train_lamp.py", *common, *size, "--batch_size", 32, "--lr", 5e-4, *run.flags])]
+def command(run: Run, opt: object, seed: int) -> list[str]:
+    """Arguments that train a row with one seed, without the name."""
+    steps = opt.lamp_steps if run in OBJECTIVES else opt.steps
+    common = ["--data_root", opt.data_root, "--checkpoints_dir", opt.work, "--seed", seed, "--total_iter", steps,
+              "--max_epoch", 10**6, "--eval_every_e", 10**6, "--log_every", 10**6, "--save_latest", 1 + steps // 4,
+              "--warm_up_iter", steps // 10, "--batch_size", 32, "--lr", 5e-4, "--gpu_id", opt.gpu_id,
+              "--vq_name", opt.vq_name, "--quiet"]
+    if run in OBJECTIVES:
+        size = ["--bert", bert_folder(opt), "--random_start", "--encoder_width", opt.width, "--embed_dim",
+                opt.width, "--matching_rows", 8, "--attention_dropout", 0]
+        return [*map(str, [ROOT / "train_lamp.py", *common, *size, *run.flags])]
     size = ["--latent_dim", opt.width, "--n_heads", 4, "--n_layers", opt.layers, "--ff_size", 2 * opt.width]
-    flags = ["--lamp_name", opt.lamp_name, "--condition", "both", "--attention", "full", "--fid_clips", 0,
-             "--batch_size", 32, "--group_by_length", "--lr", 5e-4]
+    flags = ["--lamp_name", opt.lamp_name, "--condition", "both", "--attention", "full", "--group_by_length"]
     return [*map(str, [ROOT / "train_t2m_transformer.py", *common, *size, *flags, *run.flags])]
 
 
-def train(run: Run, opt: object, seed: int, number: int) -> dict[str, float]:
-    """Train a row with a seed. Returns the validation metrics that select its best checkpoints."""
-    name = f"{run.group.split()[0]}_{number}_{seed}"
+def train(run: Run, opt: object, seed: int) -> dict[str, float]:
+    """Train a row with a seed, or resume it. Returns the validation numbers at the end.
+
+    Rows with the same flags share a run, whose name has a hash of its command.
+    """
+    arguments = command(run, opt, seed)
+    name = f"{re.sub(r'[^a-z0-9]+', '_', Path(arguments[0]).stem)}_{fingerprint(*arguments)[:10]}"
+    latest = Path(opt.work) / "t2m" / name / "model" / "latest.tar"
+    steps = int(arguments[arguments.index("--total_iter") + 1])
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *command(run, opt, seed, name)], check=False, cwd=opt.work,
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"{run.group}, {run.label}: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
-    best = load_checkpoint(Path(opt.work) / "t2m" / name / "model" / "latest.tar")["best"]
-    print(f"{run.group}, {run.label}, seed {seed}: "
-          f"{', '.join(f'{key} {value:.4f}' for key, value in best.items())} in {time.perf_counter() - start:.0f} s")
-    return best
+    content = load_checkpoint(latest) if latest.exists() else None
+    if content is None or content["total_it"] < steps:
+        resume = ["--is_continue"] if content else []
+        done = subprocess.run([sys.executable, *arguments, "--name", name, *resume], check=False, cwd=opt.work,
+                              capture_output=True, text=True)
+        if done.returncode:
+            lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise InputError(f"{run.group}, {run.label}, seed {seed}: {lines[-1] if lines else 'ended'}")
+        content = load_checkpoint(latest)
+    numbers = ", ".join(f"{key} {value:.4f}" for key, value in content["best"].items())
+    print(f"{run.group}, {run.label}, seed {seed}: {numbers} in {time.perf_counter() - start:.0f} s", flush=True)
+    return content["best"]
 
 
-def small_bert(folder: Path, opt: object) -> None:
-    """A randomly initialised BERT with the vocabulary of the bundled LaMP model; it sets the model sizes."""
+def bert_folder(opt: object) -> Path:
+    """Where ``small_bert`` writes; other sizes go to another folder."""
+    return Path(opt.work) / f"bert_{opt.width}_{opt.layers}"
+
+
+def small_bert(opt: object) -> None:
+    """A BERT of random weights with the vocabulary of the bundled LaMP model, for its sizes."""
+    folder = bert_folder(opt)
+    if (folder / "vocab.txt").is_file():
+        return
     from transformers import BertConfig, BertModel
 
     words = len(VOCABULARY.read_text(encoding="utf-8").splitlines())
@@ -87,57 +116,63 @@ def small_bert(folder: Path, opt: object) -> None:
     shutil.copy(VOCABULARY, folder / "vocab.txt")
 
 
+def clip_is_there(work: Path) -> bool:
+    """Whether CLIP's weights are in ``work`` or can be fetched from the hub; prints why not."""
+    folder = work / Path(CLIP_NAME).name
+    try:
+        model_folder(folder if folder.is_dir() else CLIP_NAME, "CLIP", FILES)
+    except InputError as error:
+        print(f"encoder, CLIP: left out: {error}")
+        return False
+    return True
+
+
 def table(results: Mapping[Run, Sequence[Mapping[str, float]]]) -> list[str]:
-    """One markdown table for each kind of model."""
+    """A markdown table for LaMP and one for token transformers, mean and standard deviation over seeds."""
     lines = []
-    for runs, columns in ((LAMP, {"net_best_acc": ("R@1, %", 1)}),
-                          ((*TOKENS, CLIP), {"net_best_loss": ("loss", 1), "net_best_acc": ("accuracy, %", 100)})):
-        rows = {run: results[run] for run in runs if run in results}
+    for rows in ([run for run in results if run in OBJECTIVES], [run for run in results if run not in OBJECTIVES]):
         if not rows:
             continue
+        known = COLUMNS.get(rows[0].group, TOKEN_COLUMNS)
+        columns = {key: column for key, column in known.items() if all(key in one for one in results[rows[0]])}
         lines += [f"| | | {' | '.join(name for name, _ in columns.values())} |",
-                  "| --- | --- " + "| --- " * len(columns) + "|"]
-        for run, draws in rows.items():
-            lines.append(_line(run.group, run.label, draws, columns))
-            if run == TOKENS[0]:
-                shared = [group for group in SAME if any(other.group == group for other in rows)]
-                lines += [_line(group, SAME[group], draws, columns) for group in shared]
-        lines.append("")
+                  "| --- | --- " + "| --- " * len(columns) + "|",
+                  *(_line(run, results[run], columns) for run in rows), ""]
     return lines
 
 
-def _line(group: str, label: str, draws: Sequence[Mapping[str, float]], columns: Mapping[str, tuple[str, int]]) -> str:
+def _line(run: Run, draws: Sequence[Mapping[str, float]], columns: Mapping[str, tuple[str, int]]) -> str:
     cells = []
     for key, (_, factor) in columns.items():
         values = [factor * draw[key] for draw in draws]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         cells.append(f"{statistics.mean(values):.2f}{spread}")
-    return f"| {group} | {label} | {' | '.join(cells)} |"
+    return f"| {run.group} | {run.label} | {' | '.join(cells)} |"
 
 
 @script
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--data_root", required=True, help="prepared openmotion, without mirrored clips")
-    parser.add_argument("--work", default="output/ablations", help="folder of the runs")
-    parser.add_argument("--steps", type=positive_int, default=120, help="optimizer steps of every run")
-    parser.add_argument("--width", type=positive_int, default=128, help="of every model")
-    parser.add_argument("--layers", type=positive_int, default=3, help="of every model")
-    parser.add_argument("--seeds", type=natural, nargs="+", default=[1, 2], help="a run per row and seed")
-    parser.add_argument("--vq_name", default="vq_demo", help="tokenizer shared by all runs")
+    parser.add_argument("--work", default="output/ablations", help="folder of the runs, and of own models in WORK/t2m")
+    parser.add_argument("--steps", type=positive_int, default=800, help="training steps of token transformers")
+    parser.add_argument("--lamp_steps", type=positive_int, default=200, help="training steps of LaMP models")
+    parser.add_argument("--width", type=positive_int, default=128, help="width of every model")
+    parser.add_argument("--layers", type=positive_int, default=3, help="layers of every model")
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[1, 2, 3], help="one run per row and seed")
+    parser.add_argument("--vq_name", default="vq_demo", help="tokenizer of all runs")
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model of the token transformers")
-    parser.add_argument("--groups", nargs="+", choices=("objectives", "attention", "condition"),
-                        default=["objectives", "attention", "condition"], help="groups of rows to run")
-    parser.add_argument("--clip", action="store_true", help="also condition on CLIP, whose weights must be local")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="groups of rows to run")
     parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device; -1 is the CPU")
     opt = parser.parse_args()
-    opt.data_root, opt.work = str(Path(opt.data_root).resolve()), str(Path(opt.work).resolve())
-    small_bert(Path(opt.work) / "bert", opt)
-    runs = [run for run in (*LAMP, *TOKENS) if run.group in opt.groups] + ([CLIP] if opt.clip else [])
-    results = {run: [train(run, opt, seed, number) for seed in opt.seeds] for number, run in enumerate(runs)}
-    lines = table(results)
+    work = Path(opt.work).resolve()
+    opt.data_root, opt.work = str(Path(opt.data_root).resolve()), str(work)
+    small_bert(opt)
+    runs = [run for run in ROWS if run.group in opt.groups and (run != CLIP or clip_is_there(work))]
+    made = {(run, seed): train(run, opt, seed) for seed in opt.seeds for run in runs}
+    lines = table({run: [made[run, seed] for seed in opt.seeds] for run in runs})
     print("\n".join(["", *lines]))
-    write_text(Path(opt.work) / "ablations.md", "\n".join(lines))
+    write_text(work / "ablations.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

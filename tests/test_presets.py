@@ -2,11 +2,15 @@
 import importlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import M2T_eval
 from models.config import (
     DecoderConfig,
     EvaluatorConfig,
@@ -28,14 +32,27 @@ from models.vq.model import build_tokenizer
 from options.generate import parse_generate_options
 from options.train import parse_vq_options
 from tests.test_readme import PARSERS
-from tests.toy import ROOT, TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
+from tests.toy import (
+    ROOT,
+    TINY_EVALUATOR,
+    TINY_LAMP,
+    TINY_LENGTH,
+    TINY_M2T,
+    TINY_T2M,
+    TINY_VQ,
+    make_bert,
+    make_dataset,
+    make_glove,
+    make_llm,
+    run_here,
+)
 from tests.toy_clip import make_clip
-from tests.toy_models import make_evaluator
 from utils.errors import InputError
 
 STAGES = {"vq": "train_vq.py", "lamp": "train_lamp.py", "t2m": "train_t2m_transformer.py",
           "res": "train_res_transformer.py", "len": "train_len_estimator.py", "m2t": "train_m2t.py",
-          "evaluator": "train_evaluator.py", "generate": "gen_t2m.py", "evaluate": "eval_t2m_trans_res.py"}
+          "evaluator": "train_evaluator.py", "generate": "gen_t2m.py", "evaluate": "eval_t2m_trans_res.py",
+          "retrieval": "eval_retrieval.py"}
 PRESETS = ("paper", "released", "momask", "demo")
 NEEDED = {"lamp": ["--vq_name", "vq"], "t2m": ["--vq_name", "vq"], "res": ["--vq_name", "vq"],
           "generate": ["--text_prompt", "a person walks"]}
@@ -89,6 +106,11 @@ def test_the_paper_is_as_printed() -> None:
     assert (m2t["betas"], m2t["num_beams"], m2t["prompt"]) == ([0.5, 0.9], 5, "a man is")
 
 
+def test_each_preset_compares_texts_and_motions_its_way() -> None:
+    similarities = {preset: options(preset, "retrieval")["similarity"] for preset in PRESETS}
+    assert similarities == {"paper": "paper", "released": "released", "momask": "paper", "demo": "mean"}
+
+
 def test_generation_presets_are_the_sampling_that_training_presets_write() -> None:
     for preset in PRESETS:
         asked = Sampling().changed(options(preset, "generate"))
@@ -137,19 +159,19 @@ def small(flags: tuple[str, ...], *without: str) -> list[str]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_trains_and_evaluates_at_toy_size(preset: str, tmp_path: Path) -> None:
+def test_a_preset_trains_generates_and_evaluates_at_toy_size(preset: str, tmp_path: Path) -> None:
     make_dataset(tmp_path / "data")
     make_bert(tmp_path / "bert")
-    make_evaluator(tmp_path / "checkpoints" / "t2m" / "judge")
+    make_glove(tmp_path / "glove")
+    make_llm(tmp_path / "llm")
     make_clip(tmp_path / "checkpoints" / Path(CLIP_NAME).name)
 
-    def run(stage: str, *arguments: object) -> None:
+    def run(stage: str, *arguments: object, data: Sequence[str] = ("--data_root", "data")) -> None:
         script = importlib.import_module(STAGES[stage].removesuffix(".py"))
         lines = (ROOT / "configs" / preset / f"{stage}.txt").read_text().splitlines()
         flags = tmp_path / f"{stage}.txt"  # toy clips are not described by a contents.json, which --bank reads
         flags.write_text("\n".join(line for line in lines if not re.match(r"--bank\b", line)) + "\n")
-        run_here(script.main, f"@{flags}", "--data_root", "data", "--gpu_id", "-1",
-                 *arguments, cwd=tmp_path)
+        run_here(script.main, f"@{flags}", *data, "--gpu_id", "-1", *arguments, cwd=tmp_path)
 
     layered = options(preset, "vq")["num_quantizers"] > 1
     lamp = ["--lamp_name", "lamp"]
@@ -160,9 +182,33 @@ def test_a_preset_trains_and_evaluates_at_toy_size(preset: str, tmp_path: Path) 
     if layered:
         run("res", "--name", "res", *transformer)
     run("len", "--name", "len", *lamp, *small(TINY_LENGTH))
+    run("evaluator", "--name", "judge", *small(TINY_EVALUATOR, "--negatives"), "--glove", "glove", "--negatives", "1")
+    run("m2t", "--name", "m2t", "--vq_name", "vq", *lamp, *small(TINY_M2T), "--llm", "llm")
+
     models = ["--name", "t2m", "--res_name", "res" if layered else "none", "--time_steps", "2", "--quiet"]
     run("evaluate", *models, "--evaluator", "judge", "--repeat_times", "2", "--mm_texts", "1")
-    report = json.loads((tmp_path / "checkpoints/t2m/t2m/eval/evaluation.json").read_text())
+    report = read_report(tmp_path, "t2m")
     assert report["settings"]["protocol"] == ("fast" if preset == "demo" else "momask")
     assert list(report["results"])[2:] == ["base layer", "base + residual"][:1 + layered]
     assert all(row["fid"]["repeats"] for name, row in report["results"].items() if name != "real motion")
+
+    run("generate", *models, "--len_name", "len", "--text_prompt", "a person walks", "--no_video", "--no_bvh",
+        "--no_html", data=())
+    motions = [np.load(file) for file in (tmp_path / "generation").rglob("*.npy")]
+    assert len(motions) == 2  # with and without foot IK
+    assert all(motion.shape[1:] == (22, 3) and np.isfinite(motion).all() for motion in motions)
+
+    run("retrieval", "--name", "lamp", "--repeat_times", "2", "--quiet")
+    report = read_report(tmp_path, "lamp")
+    assert report["settings"]["similarity"] == options(preset, "retrieval")["similarity"]
+    assert 0 <= report["results"]["all"]["t2m_R1"]["mean"] <= 100
+
+    run_here(M2T_eval.main, "--resume-trans", "m2t", "--data_root", "data", "--gpu_id", "-1", "--quiet", cwd=tmp_path)
+    assert read_report(tmp_path, "m2t", "M2T")["results"].keys() >= {"m2t", "nearest training motion"}
+    written = json.loads((tmp_path / "output" / "M2T" / "captions.json").read_text())
+    assert not any(one["m2t"].startswith("a man is") for one in written)  # published scores exclude the prompt
+
+
+def read_report(home: Path, name: str, evaluation: str = "evaluation") -> dict[str, Any]:
+    """The report of an evaluation."""
+    return json.loads((home / "checkpoints" / "t2m" / name / "eval" / f"{evaluation}.json").read_text())
