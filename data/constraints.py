@@ -83,7 +83,7 @@ def _entry(entry: Value, place: str, spec: DatasetSpec, folder: Path) -> Entry:
         raise InputError(f"{place}: a constraint is an object, not {_named(entry)}")
     schema, kind = _schema(spec, folder), entry.get("kind")
     if not isinstance(kind, str) or kind not in schema:
-        raise InputError(f"{place}.kind: {_shown(kind)} is none of {', '.join(schema)}")
+        raise InputError(f"{place}.kind: {_shown(kind)} is not one of {', '.join(schema)}")
     needed, optional = schema[kind]
     known = needed | optional | TIMES
     for name in entry:
@@ -136,7 +136,7 @@ def _free(value: Value, place: str) -> float:
 def _one_of(*names: str) -> Check:
     def check(value: Value, place: str) -> str:
         if not isinstance(value, str) or value not in names:
-            raise InputError(f"{place}: {_shown(value)} is none of {', '.join(names)}")
+            raise InputError(f"{place}: {_shown(value)} is not one of {', '.join(names)}")
         return value
     return check
 

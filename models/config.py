@@ -41,7 +41,7 @@ class MaskTransformerConfig(TransformerConfig):
 class ResidualTransformerConfig(TransformerConfig):
     """Settings of the residual transformer.
 
-    With ``share_weight`` the output table of a layer is its input table. ``published`` reproduces two errors of the
+    With ``share_weight``, each layer uses one table for input and output. ``published`` reproduces two errors of the
     released code: without ``share_weight`` logits are ``2 W h + bias``, and the pad class can be sampled. Options
     without it are those of a released model.
     """
@@ -59,7 +59,7 @@ class ResidualTransformerConfig(TransformerConfig):
 
 DROPOUT = 0.2
 GROUPS = 32  # of group norm
-SAMPLE_TEMPERATURE = 0.5  # of the noise on the choice of codes while training; 0 is none
+SAMPLE_TEMPERATURE = 0.5  # of the sampling noise of codes in training; 0 is none
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class VQConfig:
 
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
-SIMILARITIES = ("mean", "paper", "released")  # of texts and motions; see storage.load.LoadedLaMP.comparison
+SIMILARITIES = ("mean", "paper", "released")  # of texts and motions: storage.load.LoadedLaMP.comparison
 ConditionKind = Literal["query", "cls", "both"]
 
 
-FOOT_CONTACTS = 4  # last features of a frame, which the evaluator does not see
+FOOT_CONTACTS = 4  # last features of a frame, which the evaluator does not read
 UNIT_LENGTH = 4    # frames of a movement step: two convolutions of stride 2
 
 
@@ -127,7 +127,7 @@ class EvaluatorConfig:
 
 DecoderKind = Literal["gpt", "opt"]
 DECODERS = get_args(DecoderKind)
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as torch calls them
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class DecoderConfig:
     num_layers: int = 12
     embed_dim_gpt: int = 1024   # width
     n_head_gpt: int = 16
-    block_size: int = 51        # ids of a caption, start and end among them; the motion's prefix comes on top
+    block_size: int = 51        # ids of a caption, including start and end, without the motion's prefix
     ff_rate: int = 4
     drop_out_rate: float = 0.1
     llm: str = "facebook/opt-2.7b"
@@ -149,7 +149,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.embed_dim_gpt % self.n_head_gpt:
-            raise ValueError(f"embed_dim_gpt {self.embed_dim_gpt} is no multiple of n_head_gpt {self.n_head_gpt}")
+            raise ValueError(f"embed_dim_gpt {self.embed_dim_gpt} is not a multiple of n_head_gpt {self.n_head_gpt}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "DecoderConfig":
@@ -159,7 +159,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How motions are sampled. The defaults are the published ones; a model's own are in its ``opt.txt``."""
+    """How motions are sampled. The defaults are the published ones; those of a trained model are in its ``opt.txt``."""
 
     time_steps: int = 10          # of iterative unmasking
     cond_scale: float = 4.0       # classifier-free guidance; 1 is none
@@ -169,12 +169,12 @@ class Sampling:
     res_cond_scale: float = 5.0   # guidance of the residual layers
     res_temperature: float = 1.0  # of the residual layers
     length: str = "sample"        # lengths sampled from the length estimator's distribution, or its mean
-    negative_prompt: str | None = None  # in place of the empty text in guidance: what motions are led away from
-    group_rows: int | None = None  # samples, or texts, a pass; 1 by default, where more are faster for many
+    negative_prompt: str | None = None  # text to guide away from, in place of the empty text
+    group_rows: int | None = None  # samples or texts per pass; 1 by default, more are faster for many samples
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
-        """Pick the settings out of a larger mapping."""
+        """Select the settings from a larger mapping."""
         return cls().changed(options)
 
     def changed(self, options: Mapping[str, Any]) -> "Sampling":
@@ -183,7 +183,7 @@ class Sampling:
         return replace(self, **known)
 
 
-# Which of the settings belong to which model, and are in its ``opt.txt``.
+# Settings that belong to each model and are stored in its ``opt.txt``.
 BASE_SAMPLING = ("time_steps", "cond_scale", "temperature", "topkr", "gumbel_sample")
 RESIDUAL_SAMPLING = ("res_cond_scale", "res_temperature")
 LENGTH_SAMPLING = ("length",)
@@ -194,17 +194,17 @@ class Writing:
     """How captions are written: by beam search, or by nucleus sampling if ``top_p`` is below 1."""
 
     num_captions: int = 1
-    num_beams: int = 1  # more find likelier captions: longer ones of stock phrases, which describe the motion less
+    num_beams: int = 1  # wider beams find more probable captions, but these are longer and more generic
     top_p: float = 1.0
     temperature: float = 1.0
     seed: int = 0
-    prompt: str = ""    # words that every caption begins with
-    prompt_in_caption: bool = True  # whether captions include these words; the released evaluation leaves them out
+    prompt: str = ""    # words that every caption starts with
+    prompt_in_caption: bool = True  # whether captions include these words; the released evaluation omits them
 
     def changed(self, options: Mapping[str, Any]) -> "Writing":
         """These settings with those in a larger mapping, such as flags that were given."""
         return replace(self, **{field.name: options[field.name] for field in fields(self) if field.name in options})
 
 
-# Settings of a model, which are in its ``opt.txt``.
+# Settings that are stored in the ``opt.txt`` of a model.
 WRITING = ("num_beams", "top_p", "temperature", "prompt", "prompt_in_caption")

@@ -36,12 +36,12 @@ class Evaluator(nn.Module):
     def encode_motion(self, motion: Tensor, m_lens: Tensor) -> Tensor:
         """Motion (b, t, d), zero from each length on, and lengths in frames (b,) to embeddings (b, coemb).
 
-        For numbers comparable with published ones pad to a common length of 196: the convolutions of the last step
-        see a few padded frames. Raises ``ValueError`` for a clip below four frames.
+        Pad to a common length of 196 for metrics comparable with published ones, because the convolutions of the last
+        step read a few padded frames. Raises ``ValueError`` for a clip below four frames.
         """
         if int(m_lens.min()) < UNIT_LENGTH:
             raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {UNIT_LENGTH}")
-        seen = int(m_lens.max()) + UNIT_LENGTH  # frames that reach a step of the longest clip, and more
+        seen = int(m_lens.max()) + UNIT_LENGTH  # frames within reach of the last step of the longest clip
         return self.motion_encoder(self.movements(motion[:, :seen]), m_lens // UNIT_LENGTH)
 
     def encode_text(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def model_folder(source: str | Path, what: str, files: Sequence[str], weights: b
         return Path(snapshot_download(str(source), allow_patterns=[*files, *(WEIGHT_FILES if weights else ())]))
     except Exception as error:  # the hub's client raises its own, httpx's and OS errors alike
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"no folder {source}, and no {what} of that name could be fetched: {reason}") from error
+        raise InputError(f"{source} is not a folder, and no {what} of that name was found: {reason}") from error
 
 
 @contextmanager
@@ -66,7 +66,7 @@ class ClipText:
         except ImportError as error:
             raise InputError("CLIP text features need the package transformers: pip install transformers") from error
         folder = model_folder(source, "CLIP", FILES)
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # the library would make an empty one
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # the library would create an empty one
             raise InputError(f"CLIP {folder} has no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}")
         try:
             with silent_transformers():
@@ -76,7 +76,7 @@ class ClipText:
         except Exception as error:  # the library raises its own, safetensors' and OS errors alike
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"CLIP {folder} cannot be loaded: {reason}") from error
-        # The library would start these at random.
+        # The library would initialise these at random.
         absent = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
         if absent:
             raise InputError(f"CLIP {folder} cannot be loaded: no {absent[0]} of the size in config.json")

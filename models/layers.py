@@ -1,8 +1,8 @@
-"""Linear maps by the faster of two libraries on the CPU.
+"""Linear layers on the CPU, computed by the faster of two libraries.
 
-torch computes float32 products of matrices with MKL, which picks its kernels by the vendor of the CPU: on AMD it leaves
-AVX-512 unused. Convolutions go through oneDNN, which looks at the instruction set alone. A linear map is a convolution
-of kernel size 1, forward and backward, with the same parameters. bfloat16 products are oneDNN's in any case.
+torch computes float32 matrix products with MKL, which chooses kernels by CPU vendor and does not use AVX-512 on AMD.
+Convolutions use oneDNN, which chooses by instruction set. A linear layer is a convolution of kernel size 1, forward and
+backward, with the same parameters. bfloat16 products always use oneDNN.
 """
 import contextlib
 import json
@@ -23,11 +23,11 @@ from utils.errors import InputError
 from utils.files import write_text
 
 KINDS = ("mkl", "onednn")
-LEAST = 20480    # numbers of an input from which torch gives a single picture to oneDNN
-PICTURES = 16    # ... and pictures from which it does so with one thread
-PICTURE_ROWS = 8  # below which a picture costs more than it saves
+LEAST = 20480    # size of an input from which torch uses oneDNN for a single image
+PICTURES = 16    # number of images from which torch uses oneDNN with one thread
+PICTURE_ROWS = 8  # rows below which an image costs more than it saves
 
-ROWS, WIDTH = 400, 768  # of the product that is measured
+ROWS, WIDTH = 400, 768  # of the measured product
 ROUNDS = 9
 GAIN = 0.15
 
@@ -35,17 +35,17 @@ _kind = "mkl"
 
 
 def use_linear(kind: str) -> None:
-    """Set the library of this process's linear maps on the CPU, one of ``KINDS``. torch's own choice is ``mkl``."""
+    """Set the library for linear layers on the CPU, one of ``KINDS``; torch uses ``mkl``."""
     global _kind
     if kind not in KINDS:
-        raise ValueError(f"linear {kind!r} is none of {', '.join(KINDS)}")
+        raise ValueError(f"linear {kind!r} is not one of {', '.join(KINDS)}")
     _kind = kind
 
 
 def choose_linear(setting: str = "auto") -> str:
-    """Set the library by ``--cpu_linear``: one of ``KINDS``, or ``auto``, which measures. Gives the kind.
+    """Set the library by ``--cpu_linear``, one of ``KINDS`` or ``auto``, which measures. Returns the kind.
 
-    The first measurement on a kind of CPU is kept in the user's cache folder, so that later runs compute alike.
+    The first measurement on a kind of CPU is stored in the user's cache folder, so that later runs use the same kind.
     """
     kind = _remembered() if setting == "auto" else setting
     use_linear(kind)
@@ -53,7 +53,7 @@ def choose_linear(setting: str = "auto") -> str:
 
 
 def faster_linear(seconds: Callable[[str], float] | None = None) -> str:
-    """The kind that takes clearly less time for a product of usual size: ``onednn`` for a gain of ``GAIN``."""
+    """The faster kind for a product of typical size: ``onednn`` if it saves at least ``GAIN`` of the time."""
     seconds = seconds or _product_seconds()
     rounds = [{kind: seconds(kind) for kind in KINDS} for _ in range(ROUNDS + 1)][1:]
     best = {kind: min(taken[kind] for taken in rounds) for kind in KINDS}
@@ -72,7 +72,7 @@ def _product_seconds() -> Callable[[str], float]:
 
 
 def _remembered() -> str:
-    """What ``faster_linear`` found on a CPU like this, measured once."""
+    """Cached result of ``faster_linear`` for this kind of CPU."""
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamp-motion" / "linear.json"
     key = (f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
            f"torch {torch.__version__}")
@@ -80,17 +80,17 @@ def _remembered() -> str:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known.get(key) in KINDS:
             return known[key]
-    except (OSError, ValueError, AttributeError):  # none yet, or damaged
+    except (OSError, ValueError, AttributeError):  # missing or damaged
         known = {}
     kind = faster_linear()
-    with contextlib.suppress(InputError):  # no place to write to: it is measured every time
+    with contextlib.suppress(InputError):  # not writable: measure every time
         write_text(path, json.dumps({**known, key: kind}, indent=1) + "\n")
     return kind
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """``x @ weight.T + bias`` of x (..., in) and weight (out, in), as ``torch.nn.functional.linear``, then the
-    ``activation``, ``none`` or ``gelu``. The weight may be a packed one, without gradient."""
+    ``activation``, ``none`` or ``gelu``. A packed weight has no gradient."""
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     made = (_convolution if _is_faster_as_convolution(x) else F.linear)(x, weight, bias)
@@ -107,14 +107,14 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     pictures = 1 if torch.get_num_threads() > 1 else _pictures(rows)
     if pictures is None:
         return F.linear(x, weight, bias)
-    # (pictures, in, rows, 1) in channels-last order, which is how x is stored
+    # (images, in, rows, 1) in channels-last order, the layout of x
     image = x.reshape(pictures, rows // pictures, 1, x.shape[-1]).permute(0, 3, 1, 2)
     made = F.conv2d(image, weight[:, :, None, None], bias)
     return made.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
 def _pictures(rows: int) -> int | None:
-    """The fewest equal pictures, at least ``PICTURES``, that rows can be cut into."""
+    """Smallest number of equal images, at least ``PICTURES``, that rows can be divided into."""
     return next((count for count in range(PICTURES, rows // PICTURE_ROWS + 1) if rows % count == 0), None)
 
 
@@ -122,13 +122,13 @@ _BY_KIND = {"mkl": F.linear, "onednn": _convolution}
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``, with the same parameters, by ``linear``."""
+    """``torch.nn.Linear`` computed by ``linear``, with the same parameters."""
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         return linear(x, self.weight, self.bias, activation)
 
     def pack(self) -> None:
-        """Keep the weight in oneDNN's layout alone, for inference. The state dict stays as it was."""
+        """Keep the weight only in oneDNN's layout, for inference. The state dict does not change."""
         self.weight = nn.Parameter(pack_weight(self.weight), requires_grad=False)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -138,21 +138,21 @@ class Linear(nn.Linear):
 
 
 def can_pack() -> bool:
-    """Whether this torch has the operators, which are not public."""
+    """Whether this version of torch has the required operators, which are not public."""
     return torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight (out, in) in the layout that oneDNN multiplies by, opaque to everything but ``linear``."""
+    """A weight (out, in) in oneDNN's layout, which only ``linear`` can use."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
 
 
 def pack_linears(network: nn.Module) -> None:
-    """Pack the linear maps of a network in eval mode on the CPU, in place.
+    """Pack the linear layers of a network in eval mode on the CPU, in place.
 
-    Products are then faster, and each row of one is the same whatever the number of rows. Weights that several modules
-    share stay as they are.
+    Products are then faster, and each row of a product is the same for any number of rows. Weights shared by several
+    modules are not packed.
     """
     uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
     for part in network.modules():
@@ -162,7 +162,7 @@ def pack_linears(network: nn.Module) -> None:
 
 
 def is_packed(network: object) -> bool:
-    """Whether the linear maps of a network are packed: a row's numbers then do not depend on the other rows."""
+    """Whether the linear layers of a network are packed, so that a row does not depend on the other rows."""
     return isinstance(network, nn.Module) and any(isinstance(part, Linear) and part.weight.is_mkldnn
                                                   for part in network.modules())
 

@@ -1,4 +1,4 @@
-"""Motion length from a text feature."""
+"""Estimate the motion length from a text feature."""
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +11,7 @@ INIT_STD = 0.02
 class LengthEstimator(nn.Module):
     """Classifier over numbers of tokens: class k means k tokens (T2M, Guo et al. 2022; MoMask's head).
 
-    Class 0, an empty motion, exists for compatibility with published files and is never chosen.
+    Class 0, an empty motion, exists for compatibility with published files and is never predicted.
     """
 
     def __init__(self, input_size: int = 512, output_size: int = 50, hidden: Sequence[int] = (512, 256, 128),

@@ -13,15 +13,15 @@ from torch import Tensor
 from models.text_to_motion import Sampling, TextToMotion
 from utils.progress import report_step
 
-FADE = 12     # frames inside a made part over which it takes over from what was there
-# Tokens of a window, on either side, that show what is there already: 0.8 s at 20 frames a second. The model learned to
-# make whole motions: the more of a window is given, the more of what it makes floats in the air.
+FADE = 12     # frames over which a regenerated part is blended with the source
+# Context tokens on either side of a window, 0.8 s at 20 frames per second. The model is trained on whole motions: with
+# more context, generated motions tend to float.
 CONTEXT = 4
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens ``start`` to ``stop`` (exclusive) of a motion, to be made from a text."""
+    """Tokens ``start`` to ``stop`` (exclusive) of a motion, to be generated from a text."""
 
     start: int
     stop: int
@@ -30,7 +30,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens ``start`` to ``stop`` that a model sees at once, of which it makes ``first`` to ``last`` (exclusive)."""
+    """Tokens ``start`` to ``stop`` that a model reads at once, of which it generates ``first`` to ``last``
+    (exclusive)."""
 
     start: int
     stop: int
@@ -44,13 +45,13 @@ class MotionEditor:
 
     def __init__(self, pipeline: TextToMotion, window: int) -> None:
         if window <= 2 * CONTEXT:
-            raise ValueError(f"windows of {window} tokens have no room between {CONTEXT} on either side")
+            raise ValueError(f"windows of {window} tokens are too small for {CONTEXT} context tokens on either side")
         self.pipeline, self.window = pipeline, window
 
     def encode(self, features: np.ndarray) -> Tensor:
-        """Ids (n, q) of features (T, d) in their own units; frames beyond the last whole token are left out.
+        """Ids (n, q) of unnormalised features (T, d); frames beyond the last whole token are dropped.
 
-        Raises ``ValueError`` where there is not one whole token.
+        Raises ``ValueError`` for features shorter than one token.
         """
         unit = self.pipeline.unit
         whole = len(features) // unit * unit
@@ -73,7 +74,7 @@ class MotionEditor:
                 raise ValueError(f"tokens {part.start} to {part.stop} are empty or overlap another part")
             unknown[part.start:part.stop] = True
         if not unknown[len(ids):].all():
-            raise ValueError(f"the motion ends at token {len(ids)}; a part that lengthens it begins there")
+            raise ValueError(f"the motion ends at token {len(ids)}; a part that extends it must start there")
         made = ids.new_full((total, ids.shape[1]), -1)
         made[:len(ids)][~unknown[:len(ids)]] = ids[~unknown[:len(ids)]]
         if total <= self.window and len({part.text for part in parts}) == 1:
@@ -104,7 +105,7 @@ class MotionEditor:
         return splice(source[:unit * len(ids)], self.pipeline.features_of([edited])[0], unknown.repeat(unit))
 
     def generate(self, parts: Sequence[tuple[str, int]], seed: int, sampling: Sampling | None = None) -> Tensor:
-        """Ids (n, q) of a motion of any length: texts one after another, each with its number of tokens."""
+        """Ids (n, q) of a motion of any length for consecutive texts, each with its number of tokens."""
         ends = np.cumsum([count for _, count in parts]).tolist()
         placed = [Part(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
         layers = self.pipeline.tokenizer.config.num_quantizers
@@ -112,11 +113,11 @@ class MotionEditor:
 
     def _fill(self, ids: Tensor, window: Window, unknown: Tensor, seed: int, number: int,
               sampling: Sampling | None) -> Tensor:
-        """Ids (n, q) with what is ``unknown`` (n,) of a window made."""
+        """Ids (n, q) with the ``unknown`` (n,) tokens of a window generated."""
         seen = slice(window.start, window.stop)
         made = self.pipeline.fill([window.text], [window.stop - window.start], [seed], ids[None, seen], sampling,
                                   number)[0]
-        made = made.view(len(made), -1)  # (n, layers that are made)
+        made = made.view(len(made), -1)  # (n, generated layers)
         filled = ids.clone()
         new = unknown[seen].to(ids.device)
         filled[seen, :made.shape[1]][new] = made[new]
@@ -124,11 +125,10 @@ class MotionEditor:
 
 
 def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Features (T, d): those of ``source`` (T', d) where nothing is ``unknown`` (T,), else those ``made`` (T, d).
+    """Features (T, d) from ``source`` (T', d) where ``unknown`` (T,) is False, and from ``made`` (T, d) elsewhere.
 
-    Inside a made part the features go over from the source's to the new ones within ``FADE`` frames, or a third of the
-    part where that is less, so that a pose is not left in a jump. Where the source has ended already, what is made goes
-    on from its last frame instead.
+    At the edges of a generated part, features are blended over ``FADE`` frames, or a third of the part if that is less,
+    to avoid jumps. After the end of the source, the blend starts from its last frame.
     """
     known = np.flatnonzero(~unknown)
     spliced = np.array(made)
@@ -137,7 +137,7 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
     for start, stop in edges.reshape(-1, 2).tolist():
         fade = min(FADE, (stop - start) // 3)
         ramp = (np.arange(fade) + 1) / (fade + 1)
-        share = (1 - ramp * ramp * (3 - 2 * ramp))[:, None]  # of what was there
+        share = (1 - ramp * ramp * (3 - 2 * ramp))[:, None]  # of the source
         if start > 0:
             if start + fade <= len(source):
                 there = source[start:start + fade]
@@ -150,10 +150,10 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
 
 
 def next_window(unknown: Tensor, part: Part, size: int) -> Window:
-    """Where to go on with ``part``: a window of at most ``size`` tokens around its first ``unknown`` (n,) ones.
+    """Next window for ``part``, of at most ``size`` tokens around its first ``unknown`` (n,) tokens.
 
-    It shows what is known on either side: at least ``CONTEXT`` tokens where there are so many, and more where there is
-    room. What does not fit is left for the next window.
+    It includes known tokens on either side, ``CONTEXT`` if there are that many, and more if there is room. Tokens that
+    do not fit are left to the next window.
     """
     first = part.start + int(unknown[part.start:part.stop].nonzero()[0])
     before = _run(~unknown[:first].flip(0))
@@ -164,12 +164,12 @@ def next_window(unknown: Tensor, part: Part, size: int) -> Window:
         right = min(after, size - shown - (last - first))
         left = min(before, size - right - (last - first))
     else:
-        # Leave enough for the last window to be worth its while.
+        # Leave enough tokens for the last window.
         last = min(first + size - shown, max(first + 1, part.stop - CONTEXT))
         right, left = 0, min(before, size - (last - first))
     return Window(first - left, last + right, first, last, part.text)
 
 
 def _run(flags: Tensor) -> int:
-    """How many of ``flags`` (n,) are True before the first that is not."""
+    """Number of leading True values in ``flags`` (n,)."""
     return int(flags.long().cumprod(0).sum())

@@ -18,10 +18,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: bool = False,
              cpu_linear: str = "auto") -> None:
-    """Set networks, in eval mode, to a precision of ``PRECISIONS`` or ``AUTO``, and pack their linear maps on the CPU
-    (``models.layers``) or compile what they spend their time in.
+    """Set networks in eval mode to a precision of ``PRECISIONS`` or ``AUTO``, pack their linear layers on the CPU
+    (``models.layers``), and compile their expensive layers with ``compiled``.
 
-    Raises ``InputError`` for fp16 on the CPU, where it is slow and its range too small.
+    Raises ``InputError`` for fp16 on the CPU, where it is slow and has too small a range.
     """
     kind = choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):
@@ -38,7 +38,7 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
 
 
 def automatic_precision(on_cpu: bool) -> str:
-    """``bf16`` where the device multiplies bfloat16 in hardware, else ``fp32``."""
+    """``bf16`` if the device has hardware bfloat16 products, else ``fp32``."""
     if on_cpu:
         has = torch.cpu.get_capabilities()
         return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else "fp32"

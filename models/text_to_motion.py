@@ -22,9 +22,9 @@ from motion.skeleton import Skeleton
 from utils.seeding import stream_seed
 
 TextFeatures = Callable[[Sequence[str]], Tensor]
-LENGTH_STREAM = 1 << 32  # of a sample's seed: beyond those of its tokens
-DEFAULT_SEED = 3407      # of --seed
-RESIDUAL_STREAM = 1  # a sample's residual layers draw from a stream beside that of its base layer
+LENGTH_STREAM = 1 << 32  # random stream of a sample's seed, beyond those of its tokens
+DEFAULT_SEED = 3407      # largest value of --seed
+RESIDUAL_STREAM = 1  # random stream of the residual layers, distinct from that of the base layer
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sample:
 
     text: str
     seed: int
-    m_len: int | None = None  # frames; None leaves it to the length estimator
+    m_len: int | None = None  # frames; None: sampled from the length estimator
 
 
 class TextToMotion:
@@ -43,14 +43,14 @@ class TextToMotion:
         tokenizer: decodes tokens to normalised features.
         denormalise: normalised features (..., d) to unnormalised ones.
         transformer: base-layer tokens from text features.
-        text: text features (b, c) that ``transformer`` was trained with.
+        text: encoder of the text features (b, c) that ``transformer`` was trained with.
         skeleton: of the features; ``metres`` is the length of its unit.
-        length_estimator, length_text: with its text features, for samples without a length.
+        length_estimator, length_text: for samples without a length, with its text encoder.
         clean: caption cleaning, as in training.
-        residual, residual_text: with its text features, for the layers above the base; without it only the base
-            layer is decoded.
+        residual, residual_text: residual transformer with its text encoder; without it only the base layer is
+            decoded.
         normalise: the inverse of ``denormalise``, on arrays; motions are encoded with it.
-        sampling: how the models are sampled unless a call asks otherwise; by default as published.
+        sampling: default sampling settings; by default the published ones.
     """
 
     def __init__(self, tokenizer: HumanVQVAE | RVQVAE, denormalise: Callable[[Tensor], Tensor],
@@ -122,9 +122,9 @@ class TextToMotion:
             return []
         lengths = list(map(len, tokens))
         padded = pad_sequence(list(tokens), batch_first=True, padding_value=-1)
-        rows = 1 if self.tokenizer.config.vq_norm == "GN" else rows  # which padding would disturb
+        rows = 1 if self.tokenizer.config.vq_norm == "GN" else rows  # padding would change the result
         made: list[np.ndarray] = [np.empty(0)] * len(tokens)
-        # Convolutions compute each row by itself on the CPU.
+        # On the CPU, convolutions compute each row independently.
         independent = padded.device.type == "cpu" and is_packed(self.transformer)
         for group in fixed_shape_groups(lengths, padded.device, rows, independent=independent):
             own = group.pick(lengths)
@@ -135,7 +135,7 @@ class TextToMotion:
         return made
 
     def tokens(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[Tensor]:
-        """Ids of each sample: (n, q) of all layers, or (n,) of the base layer where there is no residual model.
+        """Ids of each sample: (n, q) of all layers, or (n,) of the base layer without a residual model.
 
         The base layer is the same either way.
         """
@@ -157,7 +157,7 @@ class TextToMotion:
         texts = [self.clean(text) for text in texts]
         number, negative = 2 * stream, [self.clean(sampling.negative_prompt or "")] * len(texts)
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
-        # Additive attention looks at padding, so that samples of one length alone may share a pass.
+        # Additive attention reads padding, so only samples of equal length may share a pass.
         base_rows = sampling.group_rows or default_rows(is_packed(self.transformer))
         ids = self.transformer.generate(
             features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
@@ -224,9 +224,9 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
          gpu_id: int | None = None) -> TextToMotion:
     """The generation pipeline of a model by name: a run in ``checkpoints_dir``, or a bundled one.
 
-    ``len_name`` None goes without a length estimator, so that every motion needs a length. ``res_name``: residual
-    transformer, "none" for the base layer alone, by default the bundled one with a bundled model. ``gpu_id``: -1 is the
-    CPU, by default the first CUDA device or else the CPU. Raises ``InputError`` for a model that is missing or damaged.
+    ``len_name`` None loads no length estimator, so that every motion needs a length. ``res_name``: residual
+    transformer, "none" for the base layer only; the default for a bundled model is the bundled one. ``gpu_id``: -1 is
+    the CPU; the default is the first CUDA device, else the CPU. Raises ``InputError`` for a missing or damaged model.
     """
     # ``storage`` reads checkpoints and imports this module.
     storage, specs, device, speed = map(importlib.import_module, ("storage.load", "data.specs", "utils.device",
@@ -240,9 +240,8 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
 class _Features:
     """Text features, each text encoded once by each encoder.
 
-    ``rows`` is the largest number of texts of a pass. An encoder with ``lengths`` of texts, because it pads them to the
-    longest of a pass, gets texts of like length and what to pad them to. So a feature's last digits do not depend on
-    what else is encoded.
+    ``rows`` is the largest number of texts per pass. Texts of an encoder with ``lengths`` are grouped by length and
+    padded to a fixed width, so that the rounding of a feature does not depend on the other texts.
     """
 
     def __init__(self, device: torch.device, rows: int | None = None) -> None:

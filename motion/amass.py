@@ -14,11 +14,11 @@ TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
 def amass_arrays(bvh: Bvh, skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """Arrays of an AMASS archive for a BVH that ``joints_to_bvh`` made from joints in metres.
+    """Arrays of an AMASS archive for a BVH written by ``joints_to_bvh`` from joints in metres.
 
     ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H and ``trans`` (T, 3) pelvis positions, both z up. Our
     rig has SMPL's T-pose, so the rotations fit any SMPL body. ``rest_joints`` (22, 3) and ``parents`` (22,) describe
-    this body's rest pose, y up; with them, forward kinematics restores the motion without a body model.
+    the rest pose of this body, y up; with them, forward kinematics restores the motion without a body model.
     """
     order = list(rig_of(skeleton).order)
     places, turns = bvh.local_positions(), bvh.local_rotations()

@@ -58,7 +58,7 @@ def find_asf(amc: Path) -> Path:
         if len(skeletons) == 1 and not skeletons[0].stem.isdecimal():
             return skeletons[0]
     name = amc.stem.rpartition("_")[0] or amc.stem
-    raise ValueError(f"its skeleton is missing: put {name}.asf beside it")
+    raise ValueError(f"its skeleton is missing: put {name}.asf next to it")
 
 
 def _begins(name: str, start: str) -> bool:
@@ -133,7 +133,7 @@ class _Lines:
         except ValueError as error:
             raise self.error(str(error).replace("could not convert string to float", "not a number")) from None
         if len(values) != count or not np.isfinite(values).all():
-            raise self.error(f"{count} finite numbers expected, {' '.join(words) or 'nothing'} found")
+            raise self.error(f"{count} finite numbers expected, found {' '.join(words) or 'nothing'}")
         return values
 
 

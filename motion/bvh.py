@@ -235,7 +235,7 @@ class _Parser:
             if len(row) != width:
                 raise self.error(f"{len(row)} values, the hierarchy has {width} channels")
         if len(rows) != frames:
-            raise self.error(f"{len(rows)} rows of motion, {frames} frames were announced")
+            raise self.error(f"{len(rows)} rows of motion, {frames} frames are declared")
         try:
             values = np.array([row for _, row in rows], dtype=np.float64)
         except ValueError:

@@ -225,7 +225,8 @@ def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, T
 
 def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
     """Directions (T, N, 3) of a chain of bones from ``start`` (T, 3) with ``lengths`` (N, 1), whose ends best fit
-    ``targets`` (T, N, 3). Starts at the targets one by one, then optimises one bone at a time with the others fixed."""
+    ``targets`` (T, N, 3). Bones first point at the targets in turn, then are optimised one at a time with the others
+    fixed."""
     place, directions = start, []
     for target, length in zip(targets.unbind(1), lengths, strict=True):
         directions.append(normalize(target - place, dim=-1))

@@ -46,13 +46,13 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
     if up is None:
         stance = find_stance(joints, skeleton)
         if stance.up not in (None, "y") and not stance.sure:
-            raise UncertainAxis(f"the body is upright along {stance.up}: either that axis is up, or the body lies; "
-                                f"turn it so that y is up, or give the axis (--up={stance.up} or --up=y)")
+            raise UncertainAxis(f"the body is upright along {stance.up}: either that axis is up, or the body is lying; "
+                                f"turn it so that y is up, or set the axis (--up={stance.up} or --up=y)")
         up = stance.up or "y"
         remark = f"{up} is up; {TURNED}" if up != "y" else None
     joints = to_y_up(joints, up)
     if up == "y" and lies_throughout(joints, skeleton):
-        remark = "the body lies, or bends, in every frame"
+        remark = "the body is lying or bent in every frame"
     fault = sides_fault(joints, skeleton)
     if fault:
         raise ValueError(fault)
@@ -75,4 +75,4 @@ def _check_bones(joints: np.ndarray, skeleton: Skeleton) -> None:
         raise ValueError("the body's legs have no length")
     drift = bone_length_drift(joints, skeleton)
     if drift > NO_BODY_DRIFT:
-        raise ValueError(f"these are no joints of a body: bones change their length by {100 * drift:.0f} % on average")
+        raise ValueError(f"not the joints of a body: bones change their length by {100 * drift:.0f} % on average")

@@ -15,8 +15,8 @@ from motion.skeleton import Skeleton
 COINCIDENT = 0.005  # fraction of leg length below which a bone has no measurable direction
 _SPREAD = 0.1       # fraction of leg length that such a bone gets while rotations are fitted
 _FIXED = 2e-3       # radians within which a bone keeps its direction
-_TURNS = 0.1        # radians by which its neighbours turn over the same time
-_AWAY = 0.8         # or cosine to their direction
+_TURNS = 0.1        # radians by which neighbouring bones turn over the same time
+_AWAY = 0.8         # or cosine to the direction of the neighbours
 _NARROW = 0.05      # fraction of leg length below which hips or shoulders are too narrow for a direction
 
 

@@ -121,7 +121,7 @@ class Sides:
     def twist_fault(self) -> str | None:
         """Reason why left and right must be swapped in a part of the body, or None."""
         if self.twist < TWISTED:
-            return "left and right are swapped in the arms or in the legs: hips and shoulders point opposite ways"
+            return "left and right are swapped in the arms or legs: hips and shoulders point in opposite directions"
         return None
 
     @property

@@ -23,7 +23,7 @@ FPS = 20.0
 # In metres. "cmu" is the unit of the CMU database and of its common BVH conversion.
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254, "cmu": 0.0254 / 0.45}
 LEG_LENGTHS = (0.5, 1.2)   # human leg lengths in metres, from hip over knee to ankle
-TYPICAL_LEG = 0.82         # metres; decides if two units fit
+TYPICAL_LEG = 0.82         # metres; decides between two units that fit
 MAX_SPEED = 18.0           # m/s of a joint; anything faster is a flip of the capture
 MAX_ACCELERATION = 560.0   # m/s^2
 MAX_BONE_DRIFT = 0.05      # mean relative change of bone lengths allowed in a joint array
@@ -102,7 +102,7 @@ def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
     """
     is_t = _t_poses(joints)
     if is_t.all():
-        raise ValueError("it is one T-pose from beginning to end")
+        raise ValueError("the whole file is a T-pose")
     start, end = int(np.argmin(is_t)), len(is_t) - int(np.argmin(is_t[::-1]))
     if start:
         start = start - 1 + max(round(T_POSE_AFTER / frame_time), 1)
@@ -131,7 +131,7 @@ def guess_unit(joints: np.ndarray) -> str:
     length = leg_length(joints)
     unit = _fitting_unit(length)
     if unit is None:
-        raise ValueError(f"legs {length:.4g} units long are no person's in {', '.join(UNITS)}; {_scale_advice(length)}")
+        raise ValueError(f"legs {length:.4g} units long are not human in {', '.join(UNITS)}; {_scale_advice(length)}")
     return unit
 
 
@@ -149,7 +149,7 @@ def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tupl
     if not LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]:
         likely = _fitting_unit(length)
         advice = f"the unit is likely {likely} ({length * UNITS[likely]:.2f} m)" if likely else _scale_advice(length)
-        raise ValueError(f"legs {length:.4g} units long are {length * metres:.3g} m in {name}, no person's; {advice}")
+        raise ValueError(f"legs {length:.4g} units long are {length * metres:.3g} m in {name}, not human; {advice}")
     return name, metres
 
 
@@ -162,7 +162,7 @@ def _fitting_unit(length: float) -> str | None:
 def _scale_advice(length: float) -> str:
     if not length > 0:
         return "they have no length"
-    return f"give the metres of one unit (--unit), about {TYPICAL_LEG / length:.2g}"
+    return f"set the unit in metres (--unit), about {TYPICAL_LEG / length:.2g}"
 
 
 def leg_length(joints: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Root bone on the ground for game engines: it carries travel and heading, the hips carry the rest."""
+"""Root bone on the ground for game engines: it carries travel and heading, the hips carry all other movement."""
 import numpy as np
 import torch
 

@@ -102,7 +102,7 @@ def weighted_objective(text: str) -> tuple[str, float]:
     """Argparse type for an objective with an optional weight, ``ptc`` or ``ptc=0.5``."""
     name, separator, weight = text.partition("=")
     if name not in OBJECTIVES:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(OBJECTIVES)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OBJECTIVES)}")
     try:
         return name, bounded(float, 0.0)(weight) if separator else 1.0
     except ValueError as error:

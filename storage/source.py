@@ -138,7 +138,7 @@ class Source:
         """An option with a fixed set of values."""
         value = self.options.get(key, default)
         if value not in choices:
-            raise InputError(f"{self.settings_file}: {key} {value!r} is none of {', '.join(choices)}")
+            raise InputError(f"{self.settings_file}: {key} {value!r} is not one of {', '.join(choices)}")
         return value
 
     def with_settings(self, content: Mapping[str, Any]) -> Self:
@@ -271,7 +271,7 @@ def inherit_settings(opt: argparse.Namespace) -> None:
         if value in (None, "None"):  # an option that was not given
             continue
         if choices is not None and value not in choices:
-            raise InputError(f"{source.settings_file}: {key} {value!r} is none of {', '.join(map(str, choices))}")
+            raise InputError(f"{source.settings_file}: {key} {value!r} is not one of {', '.join(map(str, choices))}")
         if default is not None and not _fits(value, default) and value != 0:
             raise InputError(f"{source.settings_file}: {key} cannot be {value!r}")
         setattr(opt, key, value)

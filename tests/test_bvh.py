@@ -225,7 +225,7 @@ def test_a_file_written_again_is_the_same():
     ("BONE bolt", "JOINT bolt", 10, "'BONE' inside joint Hips"),
     ("JOINT {", "JOINT upper arm\n  {", 4, "without a name"),
     ("Frames: two", "Frames: 2", 17, "'two' is not a whole number"),
-    ("Frames: 3", "Frames: 2", 21, "2 rows of motion, 3 frames were announced"),
+    ("Frames: 3", "Frames: 2", 21, "2 rows of motion, 3 frames are declared"),
     ("Frame Time: 0", "Frame Time: 0.0333333", 18, "2 frames of 0.0 s"),
     ("1 2 3 90 0 0  5 0 0 0 90", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "11 values, the hierarchy has 12 channels"),
     ("1 2 3 90 0 0  5 0 0 0 90 O", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "'O' is not a number"),

@@ -39,7 +39,7 @@ def placed(folder: Path, *entries: dict, stretch: Stretch = WHOLE) -> list:
 
 @pytest.mark.parametrize(("content", "place"), [
     ("[{", ":1:3: not JSON"), ("3", ": a list of constraints"), ("[3]", "[0]: a constraint is an object"),
-    ([{"kind": "fly"}], '[0].kind: "fly" is none of path, waypoint'),
+    ([{"kind": "fly"}], '[0].kind: "fly" is not one of path, waypoint'),
     ([WAYPOINT | {"pionts": 1}], "[0].pionts: unknown; a waypoint has point"),
     ([{"kind": "waypoint", "time": 1}], "[0]: a waypoint needs point"),
     ([{"kind": "waypoint", "point": [0, 1]}], "[0]: a waypoint needs a time or a frame"),
@@ -52,7 +52,7 @@ def placed(folder: Path, *entries: dict, stretch: Stretch = WHOLE) -> list:
     ([WAYPOINT | {"time": [2, 1]}], "[0].time: begins at 2.0 and ends before, at 1.0"),
     ([WAYPOINT | {"frame": 3}], "[0]: give one of time and frame"),
     ([{"kind": "heading", "degrees": 1, "frame": 1.5}], "[0].frame: frames are whole numbers, not 1.5"),
-    ([WRIST | {"joint": "left_tail"}], '[0].joint: "left_tail" is none of pelvis'),
+    ([WRIST | {"joint": "left_tail"}], '[0].joint: "left_tail" is not one of pelvis'),
     ([{"kind": "pose", "time": 1, "joints": [[0, 0, 0]]}], "[0].joints: a list of 22 is expected, not 1"),
     ([{"kind": "pose", "time": 1, "file": "gone.npy"}], "[0].file: "),
     ({"1": []}, ": prompt 1: prompts are numbered from 0 to 0"),

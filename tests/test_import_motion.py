@@ -176,7 +176,7 @@ def damaged(folder: Path) -> dict[str, str]:
         "swapped.bvh": (good.replace("Left", "#").replace("Right", "Left").replace("#", "Right"), "swapped"),
         "mirrored.bvh": (bvh_text(WALK * [-1, 1, 1]), "swapped"),
         "wrong_axis.bvh": (bvh_text(np.stack([WALK[..., 0], -WALK[..., 2], WALK[..., 1]], -1)), "seems to be up"),
-        "giant.bvh": (bvh_text(7 * WALK), "no person's"),
+        "giant.bvh": (bvh_text(7 * WALK), "not human"),
         "row_too_long.bvh": ("\n".join([*lines[:frames + 1], lines[-1] + " 0.0", *lines[frames + 2:]]), "values"),
         "deep.bvh": ("HIERARCHY\nROOT r\n{\nOFFSET 0 0 0\n" + "JOINT j\n{\nOFFSET 0 0 0\n" * 3000, "ends too early"),
         "collides name.bvh": (good, "have the id"),
@@ -214,7 +214,7 @@ def damaged(folder: Path) -> dict[str, str]:
     os.symlink(folder / "nowhere", folder / "dangling.npy")
     return reasons | {
         "binary.bvh": "not a text file", "empty.npy": "empty", "pickle.npy": "readable", "objects.npy": "readable",
-        "flat.npy": "shape", "few_joints.npy": "17 of them", "nan.npy": "finite", "still_zero.npy": "up|person",
+        "flat.npy": "shape", "few_joints.npy": "17 of them", "nan.npy": "finite", "still_zero.npy": "up|human",
         "no_rows.npy": "shape|readable", "bones_change.npy": "bones change", "header_lie.npy": "readable",
         "two_gigabytes.npy": r"2\.0 GB", "slip.npz": "leads out", "broken.npz": "readable",
         "no_amass.npz": "not an AMASS", "no_rate.npz": "frame rate", "no_model.npz": "body model",

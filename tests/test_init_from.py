@@ -64,7 +64,7 @@ def test_a_model_that_is_not_there_or_has_impossible_options_is_told() -> None:
     with pytest.raises(InputError, match="no model named 'nobody'"):
         parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "nobody")
     model({"attention": "sideways"})
-    with pytest.raises(InputError, match="first/model/latest.tar: attention 'sideways' is none of"):
+    with pytest.raises(InputError, match="first/model/latest.tar: attention 'sideways' is not one of"):
         parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "first")
     model({"latent_dim": "wide"})
     with pytest.raises(InputError, match="latent_dim cannot be 'wide'"):

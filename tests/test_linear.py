@@ -145,5 +145,5 @@ def test_without_a_place_for_the_cache_it_is_measured_again(tmp_path: Path, monk
 
 
 def test_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="'blis' is none of mkl, onednn"):
+    with pytest.raises(ValueError, match="'blis' is not one of mkl, onednn"):
         use_linear("blis")

@@ -51,7 +51,7 @@ def test_parts_of_a_batch_are_its_samples_with_its_draws(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"batch_size": 6, "grad_accum": 4}, "--batch_size 6 is no multiple of 1 processes x --grad_accum 4"),
+    ({"batch_size": 6, "grad_accum": 4}, "--batch_size 6 is not a multiple of 1 processes x --grad_accum 4"),
     ({"batch_size": 8, "grad_accum": 4}, "3 training samples are too few for 1 processes x --grad_accum 4")])
 def test_batches_that_cannot_be_cut_are_refused(home: Path, given: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):

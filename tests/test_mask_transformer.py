@@ -90,7 +90,7 @@ def test_padding_changes_nothing_unless_published() -> None:
 
 
 def test_unknown_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="'sparse' is none of causal, additive, full"):
+    with pytest.raises(ValueError, match="'sparse' is not one of causal, additive, full"):
         make("sparse")(tokens(1, 3), texts(1))
 
 

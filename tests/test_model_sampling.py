@@ -52,7 +52,7 @@ def test_each_model_states_its_part_alone() -> None:
     sampling = own(base=Part({"cond_scale": 3, "res_cond_scale": 9.0}), residual=Part({"res_temperature": 0.5}))
     assert (sampling.cond_scale, sampling.res_cond_scale, sampling.res_temperature) == (3, 5.0, 0.5)
     for options, message in (({"cond_scale": "wide"}, "cond_scale cannot be 'wide'"),
-                             ({"length": "longest"}, "length 'longest' is none of sample, mean")):
+                             ({"length": "longest"}, "length 'longest' is not one of sample, mean")):
         with pytest.raises(InputError, match=message):
             own(base=Part(options))
 

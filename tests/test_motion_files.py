@@ -96,20 +96,20 @@ def test_resampling_keeps_both_ends_and_straight_lines():
     ("a.npy", 1e30 * walking(30).astype(float), "too large for any unit"),
     ("a.npy", with_value(FEATURES, (3, 9), np.nan), "row 3: column 9 is not finite (nan)"),
     ("a.npy", with_value(FEATURES, (3, 9), 1e30), "row 3: column 9 is too large (1e+30)"),
-    ("a.npy", NOISE.integers(-9, 9, (30, 22, 3)), "no joints of a body: bones change their length by"),
-    ("a.npy", NOISE.integers(-9, 9, (30, 263)), "not features of a motion, before normalisation: these are no joints"),
+    ("a.npy", NOISE.integers(-9, 9, (30, 22, 3)), "not the joints of a body: bones change their length by"),
+    ("a.npy", NOISE.integers(-9, 9, (30, 263)), "not features of a motion, before normalisation: not the joints"),
     ("a.npy", (FEATURES - FEATURES.mean(0)) / (FEATURES.std(0) + 0.01), "before normalisation"),
     ("a.npy", walking(30) * [-1, 1, 1], "left and right are swapped, or the axes are left-handed"),
     ("a.npy", walking(30)[:, list(T2M.mirror_order)], "left and right are swapped"),
     ("a.npy", joints_to_features(walking(30) * [-1, 1, 1], T2M).numpy(), "left and right are swapped"),
-    ("a.npy", LYING, "either that axis is up, or the body lies; turn it so that y is up, or give the axis (--up=z"),
+    ("a.npy", LYING, "either that axis is up, or the body is lying; turn it so that y is up, or set the axis (--up=z"),
     ("a.npy", np.array(["x"]), "real numbers"),
     ("a.npy", None, "missing"),
     ("a.bvh", None, "cannot read"),
     ("a.bvh", b"HIERARCHY\nROOT", "line 2"),
     ("a.bvh", b"\xff\xfe", "not a text file"),
     ("a.fbx", b"", ".npy or a .bvh"), ("a.c3d", b"", "a.c3d: a file of markers, which are not joints"),
-    ("a.asf", b"", "a.asf: a skeleton without motion"), ("a.amc", b"", "its skeleton is missing: put a.asf beside it"),
+    ("a.asf", b"", "a.asf: a skeleton without motion"), ("a.amc", b"", "its skeleton is missing: put a.asf next to it"),
 ])
 def test_what_is_no_motion_is_told_in_a_line_with_its_path(tmp_path, name, array, complaint):
     path = tmp_path / name
@@ -167,7 +167,7 @@ def test_axes_are_found_and_reported_and_the_motion_is_turned(tmp_path, up):
 def test_a_given_axis_settles_what_the_body_leaves_open(tmp_path):
     path, said = saved(tmp_path / "a.npy", LYING), []
     read_motion(path, SPEC, up="y", say=said.append)
-    assert said == [f"{path}: the body lies, or bends, in every frame"]
+    assert said == [f"{path}: the body is lying or bent in every frame"]
     read_motion(path, SPEC, up="z", say=said.append)
     assert len(said) == 1
 

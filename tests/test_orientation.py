@@ -121,7 +121,7 @@ def test_arms_on_the_other_sides_are_found() -> None:
     arms = [13, 14, 16, 17, 18, 19, 20, 21]
     joints = figures.walking()
     joints[:, arms] = joints[:, [T2M.mirror_order[joint] for joint in arms]]
-    assert "hips and shoulders point opposite ways" in swapped_sides(joints)
+    assert "hips and shoulders point in opposite directions" in swapped_sides(joints)
 
 
 def test_evidence_on_sides_adds_up_over_the_parts_of_a_recording() -> None:

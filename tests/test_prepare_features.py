@@ -214,7 +214,7 @@ def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path
     assert "swapped" in result.refused["c"]
     assert result.refused["d"] == "frame 0: x of pelvis is not finite (nan)"
     assert "too large for any unit" in result.refused["e"]
-    assert "no joints of a body" in result.refused["f"]
+    assert "not the joints of a body" in result.refused["f"]
     assert "1 frames are too few" in result.refused["g"]
 
 
@@ -224,8 +224,8 @@ def test_bodies_that_may_lie_are_taken_to_lie_where_the_others_stand(tmp_path: P
     clips_with(tmp_path, a=lying, b=figures.walking(60))
     result = prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
     assert (sorted(result.clips), result.refused) == (["a", "b"], {})
-    assert result.remarks == {"a": "the body lies, or bends, in every frame"}
+    assert result.remarks == {"a": "the body is lying or bent in every frame"}
     (tmp_path / "joints" / "b.npy").unlink()
-    with pytest.raises(InputError, match="a: the body is upright along z: either that axis is up, or the body lies"):
+    with pytest.raises(InputError, match="a: the body is upright along z: either that axis is up, or the body is"):
         prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
     assert prepare_features(Job(tmp_path, T2M, None, mirrored=False, up="z"), quiet=True).clips == ["a"]

@@ -192,7 +192,7 @@ def test_an_amc_whose_skeleton_is_added_later_enters_the_gallery(
         gallery: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
     (gallery / "01_01.amc").write_text(amc_text(motion(120)))
     assert len(open_gallery(gallery, lamp, SPEC).files) == 3
-    assert "put 01.asf beside it" in capsys.readouterr().out
+    assert "put 01.asf next to it" in capsys.readouterr().out
     (gallery / "01.asf").write_text(asf_text())
     assert gallery / "01_01.amc" in open_gallery(gallery, lamp, SPEC).files
     assert "1 of 4 motions encoded" in capsys.readouterr().out

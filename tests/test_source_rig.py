@@ -113,7 +113,7 @@ def test_units_are_found_by_the_length_of_legs(factor: float, unit: str) -> None
 
 def test_legs_of_no_person_have_no_unit_but_the_advice_to_give_one_that_fits() -> None:
     giant = 7 * figures.walking(40)
-    with pytest.raises(ValueError, match=r"legs 5\.7\d+ units long are no person's .* \(--unit\), about 0\.14$"):
+    with pytest.raises(ValueError, match=r"legs 5\.7\d+ units long are not human .* \(--unit\), about 0\.14$"):
         guess_unit(giant)
     assert metres_per_unit(giant, 0.14) == ("units of 0.14 m", 0.14)
 

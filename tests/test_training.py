@@ -228,7 +228,7 @@ def test_settings_of_the_right_kind_pass() -> None:
     with pytest.raises(InputError, match=r"run/opt\.txt: too wide"), Source(Path("run"), {}, Path("x")).building(
             VQConfig):
         raise ValueError("too wide")
-    with pytest.raises(InputError, match=r"run/opt\.txt: kind 'c' is none of a, b"):
+    with pytest.raises(InputError, match=r"run/opt\.txt: kind 'c' is not one of a, b"):
         Source(Path("run"), {"kind": "c"}, Path("x")).one_of("kind", ("a", "b"), "a")
 
 

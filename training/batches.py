@@ -31,7 +31,7 @@ class EpochBatches(Sampler[list[int]]):
                  rank: int = 0, ranks: int = 1, lengths: np.ndarray | None = None) -> None:
         pieces = parts * ranks
         if batch_size % pieces:
-            raise InputError(f"--batch_size {batch_size} is no multiple of {ranks} processes x --grad_accum {parts}")
+            raise InputError(f"--batch_size {batch_size} is not a multiple of {ranks} processes x --grad_accum {parts}")
         if length < pieces:
             raise InputError(f"{length} training samples are too few for {ranks} processes x --grad_accum {parts}")
         self.length, self.seed, self.parts, self.rank, self.ranks = length, seed, parts, rank, ranks

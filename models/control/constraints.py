@@ -1,8 +1,8 @@
-"""Constraints on a motion: where, when and with which part of the body.
+"""Constraints on a motion: root path, heading, joint positions, poses, ground height and foot contacts.
 
 Joints are (T, J, 3) in metres, y up; headings are radians about y from +z, positive towards +x (to the left of a body
-that faces +z). ``error`` is differentiable and gives one number a constrained frame. A mirrored constraint has on the
-mirrored motion the error that the constraint has on the motion.
+that faces +z). ``error`` is differentiable and gives one value per constrained frame. The error of a mirrored
+constraint on the mirrored motion equals that of the constraint on the motion.
 """
 import math
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from torch import Tensor
 from motion.skeleton import Skeleton, mirror
 
 GROUND = [0, 2]               # x and z
-METRES_PER_RADIAN = 0.3       # weight of headings beside distances: an error of 10 degrees counts as 5 cm
-_TINY = 1e-12                 # under square roots, whose slope at 0 is infinite
+METRES_PER_RADIAN = 0.3       # weight of headings relative to distances: 10 degrees count as 5 cm
+_TINY = 1e-12                 # added under square roots, whose slope at 0 is infinite
 
 
 class Constraint(Protocol):
-    """What every kind of constraint has."""
+    """Interface of all constraints."""
 
-    frames: Tensor  # (k,) int64 frames that it concerns
-    label: str      # how reports name it
-    unit: str       # of ``reported``: "m" or "degrees"
+    frames: Tensor  # (k,) int64 constrained frames
+    label: str      # name in reports
+    unit: str       # unit in reports, "m" or "degrees"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
         """Error (k,) in metres, or in radians times ``METRES_PER_RADIAN``, of joints (T, J, 3)."""
 
     def mirrored(self, skeleton: Skeleton) -> "Constraint":
-        """The same constraint seen in a mirror at x = 0."""
+        """The constraint mirrored at x = 0."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RootPath:
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Distance (k,) of the pelvis from its place."""
+        """Distance (k,) of the pelvis from the path."""
         del skeleton
         return (_norm(joints[self.frames, 0][:, GROUND] - self.points) - self.tolerance).clamp_min(0)
 
@@ -65,21 +65,21 @@ class Heading:
     unit = "degrees"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Angle (k,) between the direction faced and the one wanted, weighted."""
+        """Angle (k,) between actual and wanted heading, times ``METRES_PER_RADIAN``."""
         faced = forward(joints[self.frames], skeleton)
         x, z = self.angles.sin(), self.angles.cos()
         across, along = faced[:, 0] * z - faced[:, 1] * x, faced[:, 0] * x + faced[:, 1] * z
         return METRES_PER_RADIAN * (torch.atan2(across, along).abs() - self.tolerance).clamp_min(0)
 
     def mirrored(self, skeleton: Skeleton) -> "Heading":
-        """The same with left and right exchanged."""
+        """The same with left and right swapped."""
         del skeleton
         return replace(self, angles=-self.angles)
 
 
 @dataclass(frozen=True)
 class JointTarget:
-    """Places (k, 3) of one joint at ``frames``; axes whose coordinate is NaN are free."""
+    """Positions (k, 3) of one joint at ``frames``; NaN coordinates are free."""
 
     frames: Tensor
     joint: int
@@ -88,20 +88,21 @@ class JointTarget:
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Distance (k,) along the axes that are given."""
+        """Distance (k,) along the constrained axes."""
         del skeleton
         missing = joints[self.frames, self.joint] - self.places.nan_to_num()
         return _norm(torch.where(self.places.isnan(), torch.zeros_like(missing), missing))
 
     def mirrored(self, skeleton: Skeleton) -> "JointTarget":
-        """The joint of the other side, with x negated."""
+        """The joint on the other side, with x negated."""
         return replace(self, joint=skeleton.mirror_order[self.joint],
                        places=self.places * self.places.new_tensor([-1.0, 1.0, 1.0]))
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Whole poses (k, J, 3) at ``frames``: in the world or, with ``in_body``, wherever the body is and faces."""
+    """Whole poses (k, J, 3) at ``frames``, in world coordinates or, with ``in_body``, relative to the body's position
+    and heading."""
 
     frames: Tensor
     poses: Tensor
@@ -117,7 +118,8 @@ class Pose:
         return _norm(body_frame(chosen, skeleton) - body_frame(self.poses, skeleton)).mean(-1)
 
     def placed(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """The poses (k, J, 3) in the world, with ``in_body`` where ``joints`` (T, J, 3) are and face."""
+        """The poses (k, J, 3) in world coordinates; with ``in_body``, moved to the position and heading of ``joints``
+        (T, J, 3)."""
         if not self.in_body:
             return self.poses
         chosen = joints[self.frames]
@@ -125,13 +127,13 @@ class Pose:
         return placed + chosen[:, :1] * chosen.new_tensor([1.0, 0.0, 1.0])
 
     def mirrored(self, skeleton: Skeleton) -> "Pose":
-        """The poses with left and right exchanged."""
+        """The poses with left and right swapped."""
         return replace(self, poses=mirror(self.poses, skeleton))
 
 
 @dataclass(frozen=True)
 class GroundHeight:
-    """Height in metres of the lowest foot joint at ``frames``: a step, a platform, or the floor itself."""
+    """Height in metres of the lowest foot joint at ``frames``: a step, a platform, or the floor."""
 
     frames: Tensor
     height: float
@@ -143,15 +145,15 @@ class GroundHeight:
         return (joints[self.frames][:, list(skeleton.feet), 1].amin(-1) - self.height).abs()
 
     def mirrored(self, skeleton: Skeleton) -> "GroundHeight":
-        """The same: a mirror changes no height."""
+        """The same constraint: mirroring keeps heights."""
         del skeleton
         return self
 
 
 @dataclass(frozen=True)
 class Contacts:
-    """Feet that stand stay where they are: ``held`` (k, F) weights of each of the skeleton's ``feet`` between the
-    frames of ``frames`` and those after them."""
+    """Standing feet do not slide: ``held`` (k, F) weighs each of the skeleton's ``feet`` between each of ``frames`` and
+    the next frame."""
 
     frames: Tensor
     held: Tensor
@@ -159,7 +161,7 @@ class Contacts:
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Mean way (k,) over the ground of the feet that stand, from a frame to the next."""
+        """Mean ground distance (k,) that standing feet move to the next frame."""
         feet = joints[:, list(skeleton.feet)][..., GROUND]
         slides = _norm(feet[self.frames + 1] - feet[self.frames])
         return (self.held * slides).sum(-1) / self.held.sum(-1).clamp_min(1)
@@ -172,7 +174,7 @@ class Contacts:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is left of a constraint's error, in ``unit``."""
+    """Remaining error of a constraint, in ``unit``."""
 
     label: str
     mean: float
@@ -185,7 +187,7 @@ class Remaining:
 
 
 def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skeleton) -> list[Remaining]:
-    """Errors that joints (T, J, 3) leave, in metres or degrees."""
+    """Remaining errors of constraints for joints (T, J, 3)."""
     found = []
     for constraint in constraints:
         scale = math.degrees(1 / METRES_PER_RADIAN) if constraint.unit == "degrees" else 1.0
@@ -195,7 +197,7 @@ def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skele
 
 
 def forward(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Unit vectors (..., 2) as (x, z) that bodies (..., J, 3) face, by hips and shoulders together."""
+    """Facing directions (..., 2) as unit vectors (x, z) of bodies (..., J, 3), from hips and shoulders."""
     right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
     across = (joints[..., left_hip, :] - joints[..., right_hip, :]
               + joints[..., left_shoulder, :] - joints[..., right_shoulder, :])
@@ -203,14 +205,14 @@ def forward(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def body_frame(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Bodies (..., J, 3) with the pelvis over the origin, facing +z."""
+    """Bodies (..., J, 3) moved to have the pelvis above the origin and face +z."""
     local = joints - joints[..., :1, :] * joints.new_tensor([1.0, 0.0, 1.0])
     facing = forward(joints, skeleton)
     return turned(local, facing * facing.new_tensor([-1.0, 1.0]))
 
 
 def turned(joints: Tensor, facing: Tensor) -> Tensor:
-    """Joints (..., J, 3) turned about y so that what faced +z faces ``facing`` (..., 2) as (x, z)."""
+    """Joints (..., J, 3) rotated about y from +z to the direction ``facing`` (..., 2) as (x, z)."""
     sin, cos = facing[..., None, 0], facing[..., None, 1]
     x, y, z = joints.unbind(-1)
     return torch.stack([x * cos + z * sin, y, z * cos - x * sin], -1)

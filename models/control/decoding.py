@@ -1,4 +1,4 @@
-"""Joints of a motion as a differentiable function of its latents: decoder, features, places, bones of fixed length."""
+"""Joints as a differentiable function of latents: decoder, features, positions, bones of fixed length."""
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -7,17 +7,17 @@ from models.text_to_motion import TextToMotion
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
 
-CYCLE_TOKENS = 8  # of a loop that the decoder sees beyond either end, as far as its convolutions reach
+CYCLE_TOKENS = 8  # tokens of a loop repeated beyond either end, the reach of the decoder's convolutions
 
 
 class Bones:
-    """Lengths (J,) of a body's bones, and bodies of these lengths."""
+    """Bone lengths (J,) of a body."""
 
     def __init__(self, joints: Tensor, skeleton: Skeleton) -> None:
-        """The median lengths in ``joints`` (T, J, 3)."""
+        """Take the median lengths in ``joints`` (T, J, 3)."""
         self.parents = list(skeleton.parents)
         self.lengths = self.vectors(joints).norm(dim=-1).median(0).values[..., None]
-        # Which bones (columns) lead from the root to each joint (rows).
+        # Bones (columns) on the way from the root to each joint (rows).
         paths = torch.zeros(len(skeleton), len(skeleton), device=joints.device, dtype=joints.dtype)
         for chain in skeleton.chains:
             for parent, joint in zip(chain, chain[1:], strict=False):
@@ -26,16 +26,16 @@ class Bones:
         self.paths = paths
 
     def vectors(self, joints: Tensor) -> Tensor:
-        """Bones (..., J, 3) from each joint's parent to it; zero for the root."""
+        """Vectors (..., J, 3) from each joint's parent to the joint; zero for the root."""
         bones = joints - joints[..., self.parents, :]
         return torch.cat([torch.zeros_like(bones[..., :1, :]), bones[..., 1:, :]], -2)
 
     def fitted(self, joints: Tensor) -> Tensor:
-        """Joints (..., J, 3) with the same root and directions of bones, and the lengths of the body."""
+        """Joints (..., J, 3) with the same root and bone directions, and the bone lengths of the body."""
         return joints[..., :1, :] + self.paths @ (normalize(self.vectors(joints), dim=-1) * self.lengths)
 
     def drift(self, joints: Tensor) -> Tensor:
-        """Mean difference () of the bones of ``joints`` (..., J, 3) from the body's lengths, as a share of them."""
+        """Mean relative deviation () of the bone lengths of ``joints`` (..., J, 3)."""
         used = self.lengths[:, 0] > 0
         lengths = self.vectors(joints).norm(dim=-1)[..., used]
         return (lengths / self.lengths[used, 0] - 1).abs().mean()
@@ -46,8 +46,8 @@ class Decoding:
 
     Args:
         tokens: ids (n, q) or (n,) of the motion to start from.
-        source: features (T, d) that the tokens stand for, in their own units. Then only differences from the decoded
-            start are applied to them, so that what no constraint concerns stays as it is in the source.
+        source: unnormalised features (T, d) of the motion that the tokens encode. The difference from the decoded
+            start is added to them, so that unconstrained parts stay as in the source.
         cyclic: the motion is a loop, whose first frame follows its last one.
     """
 
@@ -62,19 +62,19 @@ class Decoding:
             self.bones = Bones(places, self.skeleton)
             fitted = self.bones.fitted(places)
             self.shift = torch.zeros_like(places) if source is None else places - fitted
-            self.first = fitted + self.shift  # (T, J, 3) where the optimisation starts
+            self.first = fitted + self.shift  # (T, J, 3) at the start of the optimisation
 
     def features(self, latents: Tensor) -> Tensor:
-        """Features (T, d) in their own units."""
+        """Unnormalised features (T, d)."""
         decoded = self._decoded(latents)
         return decoded if self.offset is None else decoded + self.offset
 
     def joints(self, features: Tensor) -> Tensor:
-        """Joints (T, J, 3) in metres of features (T, d), on bones of constant length."""
+        """Joints (T, J, 3) in metres of features (T, d), with constant bone lengths."""
         return self.bones.fitted(self.places(features)) + self.shift
 
     def places(self, features: Tensor) -> Tensor:
-        """Joints (T, J, 3) in metres as the features have them, whatever their bones."""
+        """Joints (T, J, 3) in metres of features (T, d), with any bone lengths."""
         return self.pipeline.metres * features_to_joints(features, self.skeleton)
 
     def _decoded(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Motions made as directed: samples drawn, bodies combined, loops closed, constraints met, the best one kept."""
+"""Directed generation: sample motions, combine bodies, close loops, meet constraints, keep the best."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,45 +17,45 @@ from motion.body_parts import combine_bodies
 from motion.features import joints_to_features
 from utils.seeding import stream_seed
 
-Draw = Callable[[int], Tensor]                            # tokens (n, q) of a seed
-Place = Callable[[Tensor], Sequence[Constraint]]          # constraints for a start (T, J, 3) in metres
+Draw = Callable[[int], Tensor]                            # tokens (n, q) for a seed
+Place = Callable[[Tensor], Sequence[Constraint]]          # constraints for a start motion (T, J, 3) in metres
 
-UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # of a seed
-CANDIDATES = 4    # samples of which the one nearest to the constraints is taken,
+UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # random streams of a seed
+CANDIDATES = 4    # samples, of which the closest to the constraints is the start,
 MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
-FAR_START = 0.3   # m: where the first one is farther away than this on average
+FAR_START = 0.3   # m: if the mean distance of the first sample is larger than this
 
 
 @dataclass(frozen=True)
 class Directed:
-    """A motion that was made as directed."""
+    """A directed motion."""
 
     joints: np.ndarray                         # (T, J, 3) float32 metres
-    features: np.ndarray                       # (T, d) float32 in their own units
+    features: np.ndarray                       # (T, d) float32, unnormalised
     constraints: tuple[Constraint, ...] = ()
-    remaining: tuple[Remaining, ...] = ()      # of each constraint
-    seam: SeamGaps | None = None               # of a loop
+    remaining: tuple[Remaining, ...] = ()      # remaining error of each constraint
+    seam: SeamGaps | None = None               # for loops
 
     def report(self) -> list[str]:
-        """A line for each constraint and for the seam; constraints that are not met say so."""
+        """One line for each constraint and for the seam, with NOT MET after unmet constraints."""
         lines = [f"{left}{' NOT MET' if left.largest > MET[left.unit] else ''}" for left in self.remaining]
         return lines if self.seam is None else [*lines, str(self.seam)]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """What a motion is to be, beside its text."""
+    """Directions for a motion in addition to its text."""
 
-    text: str                     # ranks samples, and fills the seam of a loop
+    text: str                     # for ranking samples and regenerating the seam of a loop
     draw: Draw
-    upper: Draw | None = None     # of the motion whose upper body it has
+    upper: Draw | None = None     # samples the motion whose upper body is used
     place: Place | None = None
     loop: bool = False
     best_of: int = 1
 
 
 class Director:
-    """Makes motions with a pipeline; a motion follows from its direction and seed alone."""
+    """Generates directed motions; a motion depends on its direction and seed only."""
 
     def __init__(self, pipeline: TextToMotion, editor: MotionEditor, fps: float, sampling: Sampling | None = None,
                  settings: ControlSettings | None = None) -> None:
@@ -63,8 +63,8 @@ class Director:
         self.sampling, self.settings = sampling, settings or ControlSettings()
 
     def make(self, direction: Direction, seed: int) -> Directed:
-        """The motion of a seed, or the best of ``direction.best_of``. Raises ``ValueError`` where samples cannot be
-        ranked, and what ``direction.place`` raises."""
+        """The motion of a seed, or the best of ``direction.best_of``. Raises ``ValueError`` if samples cannot be
+        ranked, and the errors of ``direction.place``."""
         seeds = [seed, *(stream_seed(seed, BEST_STREAM, number) for number in range(1, direction.best_of))]
         made = [self._one(direction, one) for one in seeds]
         if len(made) == 1:
@@ -85,7 +85,7 @@ class Director:
         return directed(controlled, constraints, self.pipeline, direction.loop)
 
     def _start(self, direction: Direction, seed: int) -> tuple["_Start", Sequence[Constraint]]:
-        """What to start from, and the constraints on it: of several samples where the first one is far away."""
+        """Start motion and its constraints; the closest of several samples if the first one is far away."""
         start = self._drawn(direction, seed)
         if direction.place is None:
             return start, ()
@@ -117,9 +117,9 @@ class Director:
         return _Start(tokens, source)
 
     def combined(self, lower: Tensor, upper: Tensor) -> np.ndarray:
-        """Features (T, d) of the pelvis and legs of one motion's tokens and the upper body of the other's, both (n, q).
+        """Features (T, d) with the pelvis and legs of ``lower`` and the upper body of ``upper``, both tokens (n, q).
 
-        They are not sent through the tokenizer: it has seen few such bodies, and lowers raised hands by centimetres.
+        They are not re-encoded: the tokenizer has seen few such bodies and lowers raised hands by centimetres.
         """
         joints = combine_bodies(*(self.pipeline.decode(tokens) for tokens in (lower, upper)), self.pipeline.skeleton)
         joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / self.pipeline.metres
@@ -128,7 +128,7 @@ class Director:
 
 @dataclass(frozen=True)
 class _Start:
-    """Tokens (n, q) to start from, and the features (T, d) that they stand for if they decode to others."""
+    """Tokens (n, q) to start from, and the features (T, d) that they encode if these differ from the decoded ones."""
 
     tokens: Tensor
     source: np.ndarray | None
@@ -136,6 +136,6 @@ class _Start:
 
 def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline: TextToMotion,
              loop: bool = False) -> Directed:
-    """A result of ``optimise`` with what it was made for."""
+    """Result of ``optimise`` with its constraints and seam."""
     seam = seam_gaps(controlled.joints, pipeline.skeleton) if loop and len(controlled.joints) >= 4 else None
     return Directed(controlled.joints, controlled.features, tuple(constraints), controlled.remaining, seam)

@@ -1,10 +1,10 @@
-"""Constraints met by optimising what the decoder reads, with no training.
+"""Meet constraints by optimising the decoder's input, without training.
 
-First the summed code vectors of a motion are free: Adam minimises the constraints' errors through decoder, feature
-recovery and bones, beside terms that keep the latents near the codes and the motion as smooth and its feet as still as
-they were. (Optimising a decoder's input towards spatial constraints: Karunratanakul et al. 2024, DNO; Pinyoanuntapong
-et al. 2025, MaskControl.) What is left, millimetres to centimetres, is settled on the joints: the root's path by the
-straightest added way, the rest by smooth offsets. Fixed poses are exact.
+First, the summed code vectors of a motion are optimised: Adam minimises the constraints' errors through decoder,
+feature recovery and bones. Further terms keep the latents near the codes, and the motion as smooth and its feet as
+still as at the start. (Optimising a decoder's input towards spatial constraints: Karunratanakul et al. 2024, DNO;
+Pinyoanuntapong et al. 2025, MaskControl.) The remaining millimetres to centimetres are corrected on the joints: the
+root path by the straightest added path, other joints by smooth offsets. Fixed poses are exact.
 """
 import math
 from collections.abc import Sequence
@@ -24,27 +24,27 @@ from motion.rotation import quat_rotate
 from utils.progress import report_step
 
 STEPS = 200
-MILD = 0.3           # m
-FASTEST_BODY = 0.4   # m a frame that a root may go, or what it goes at the start: 8 m/s at 20 frames a second
-CLOSING_STEPS = 100  # of a loop without other constraints
+MILD = 0.3           # m up to which errors are squared
+FASTEST_BODY = 0.4   # m per frame (8 m/s) that the root may move, or its speed at the start if higher
+CLOSING_STEPS = 100  # steps for a loop without other constraints
 
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """How constraints are optimised."""
+    """Settings of the optimisation."""
 
-    steps: int = STEPS          # of the latents
-    settle_steps: int = 80      # of the joints' offsets
-    lr: float = 0.12            # of Adam, in standard deviations of the latents
-    early: float = 0.1          # share of the weights below constraints that counts at first
+    steps: int = STEPS          # steps for the latents
+    settle_steps: int = 80      # steps for the joint offsets
+    lr: float = 0.12            # learning rate of Adam, in standard deviations of the latents
+    early: float = 0.1          # initial share of all weights except those of constraints
     constraint: float = 3.0     # weight of the mean error, metres
-    square: float = 6.0         # of its mean square, so that no frame is left behind
-    near_codes: float = 0.01    # of the latents' mean squared distance from the codes, in standard deviations
-    jerk: float = 0.3           # of the share by which the mean jerk exceeds that of the start
-    slide: float = 0.5          # the same of feet that stand
-    speed: float = 20.0         # of the metres that the root goes too fast
-    seam: float = 30.0          # of the metres by which steps over a loop's seam exceed others
-    bones: float = 0.3          # the same of the drift of bone lengths
+    square: float = 6.0         # weight of the mean squared error, so that no frame is neglected
+    near_codes: float = 0.01    # weight of the latents' mean squared distance from the codes, in standard deviations
+    jerk: float = 0.3           # weight of the relative increase of the mean jerk over the start
+    slide: float = 0.5          # weight of the relative increase of the speed of standing feet
+    speed: float = 20.0         # weight of the metres by which the root is too fast
+    seam: float = 30.0          # weight of the metres by which steps at a loop's seam exceed others
+    bones: float = 0.3          # weight of the relative increase of the drift of bone lengths
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class Controlled:
     """A motion that follows constraints."""
 
     joints: np.ndarray                 # (T, J, 3) float32 metres
-    features: np.ndarray               # (T, d) float32 in their own units
-    remaining: tuple[Remaining, ...]   # error left of each constraint, in their order
+    features: np.ndarray               # (T, d) float32, unnormalised
+    remaining: tuple[Remaining, ...]   # remaining error of each constraint, in order
 
 
 def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Constraint],
              settings: ControlSettings | None = None, source: np.ndarray | None = None,
              cyclic: bool = False) -> Controlled:
-    """The motion of ``tokens`` (n, q), changed as little as the constraints allow.
+    """Change the motion of ``tokens`` (n, q) to meet constraints, as little as possible.
 
-    ``source`` are features (T, d) that the tokens stand for, in their own units: an existing motion, of which
-    everything else is kept. ``cyclic`` makes a loop, whose first frame follows its last. The motion depends on the
-    arguments alone. Constraints that cannot be met, or contradict each other, give the motion with the least error.
-    Raises ``ValueError`` for a frame outside the motion.
+    ``source`` are unnormalised features (T, d) of an existing motion that the tokens encode; its unconstrained parts
+    are kept. ``cyclic`` makes a loop, whose first frame follows its last. The motion depends on the arguments only.
+    Constraints that cannot be met or contradict each other give the motion with the smallest error. Raises
+    ``ValueError`` for a frame outside the motion.
     """
     settings = settings or ControlSettings()
     start = None if source is None else torch.as_tensor(source, dtype=torch.float32, device=pipeline.device)
@@ -72,12 +72,12 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     frames = len(decoding.first)
     for constraint in constraints:
         if len(constraint.frames) and not 0 <= int(constraint.frames.min()) <= int(constraint.frames.max()) < frames:
-            raise ValueError(f"{constraint.label}: frames outside a motion of {frames} frames")
+            raise ValueError(f"{constraint.label}: frame outside a motion of {frames} frames")
     latents = _optimised_latents(decoding, constraints, settings)
     with torch.no_grad():
         features = decoding.features(latents)
         joints = decoding.joints(features)
-        if not cyclic:  # whose added way would end with a jump
+        if not cyclic:  # a loop would jump at the end of the added path
             joints = shift_root(joints, constraints, decoding.skeleton)
         joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, settings.settle_steps, cyclic)
         joints = fix_poses(joints, constraints, decoding.skeleton, cyclic)
@@ -100,7 +100,7 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
         adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         features = decoding.features(start + spread * moved)
         joints = decoding.joints(features)
-        # The constraints pull first, then the motion is made as calm as it was.
+        # Constraints dominate at first; then the other terms restore the smoothness of the start.
         calm = min(1.0, settings.early + 1.5 * step / steps)
         loss = settings.near_codes * calm * moved.square().mean()
         for constraint in constraints:
@@ -120,21 +120,21 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
 
 
 def _mild_square(error: Tensor) -> Tensor:
-    """Squares of small errors, and straight lines beyond ``MILD``: what is out of reach must not outweigh the rest."""
+    """Huber-like loss, quadratic up to ``MILD`` and then linear, so that unreachable targets do not dominate."""
     near = error.clamp_max(MILD)
     return near.square() + 2 * MILD * (error - near)
 
 
 def _too_fast(joints: Tensor, fastest: float) -> Tensor:
-    """Metres () that the root goes beyond ``fastest`` metres a frame, over all frames."""
+    """Metres () by which the root exceeds ``fastest`` metres per frame, summed over all frames."""
     steps = joints[1:, 0] - joints[:-1, 0]
     return ((steps.square().sum(-1) + 1e-12).sqrt() - fastest).clamp_min(0).sum()
 
 
 def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean jerk and slide of standing feet in metres a frame, and mean drift of bone lengths; never quite 0.
+    """Mean jerk and slide of standing feet in metres per frame, and mean drift of bone lengths; always positive.
 
-    Which feet stand follows from the contact features of the moment, which the decoder was trained to give.
+    Standing feet are those with current contact features, which the decoder was trained to predict.
     """
     places = decoding.places(features)
     jerk = joints.diff(3, dim=0).norm(dim=-1).mean() if len(joints) > 3 else joints.new_zeros(())
@@ -146,9 +146,9 @@ def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Ten
 
 
 def with_joints(features: Tensor, joints: Tensor) -> Tensor:
-    """Features (T, d) whose root motion, local positions and velocities are those of joints (T, J, 3) in their unit.
+    """Features (T, d) with the root motion, local positions and velocities of joints (T, J, 3) in their unit.
 
-    Headings, rotations and contacts stay; so does the last row's velocity, which leads to a frame that is not there.
+    Headings, rotations, contacts and the velocity of the last row, whose next frame does not exist, are kept.
     """
     groups, root = feature_groups(joints.shape[1]), root_motion(features).quat
     made, steps = features.clone(), joints.diff(dim=0)

@@ -1,4 +1,4 @@
-"""Which of several samples of a prompt to keep: text match by LaMP, beside physical faults and constraints."""
+"""Rank several samples of a prompt by LaMP's text match, physical faults and constraint errors."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,19 +9,19 @@ from models.text_to_motion import TextToMotion
 from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
 
 FAULTS = ("skating", "penetration", "jerk", "bone drift")
-FAULT_WEIGHT = 0.5      # of all faults together, beside the text
-LEAST_SPREAD = 0.1      # of a measure's mean: samples that differ by less are alike in it
-LEAST_MATCH = 0.02      # the same of the cosine
+FAULT_WEIGHT = 0.5      # weight of all faults together, relative to the text match
+LEAST_SPREAD = 0.1      # share of a fault's mean: smaller differences between samples do not count
+LEAST_MATCH = 0.02      # the same for the cosine
 
 
 def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]) -> np.ndarray:
-    """Cosine (n,) of a text and motions, features (T, d) in their own units; long ones in parts, by their mean.
+    """Cosine (n,) between a text and motions, unnormalised features (T, d); the mean over parts for long motions.
 
-    Raises ``ValueError`` where the pipeline's text features do not come from a LaMP model.
+    Raises ``ValueError`` if the pipeline's text features are not from a LaMP model.
     """
     encoder = pipeline.text
     if not isinstance(encoder, LaMPText):
-        raise ValueError("samples are ranked by LaMP, and this transformer has another text encoder")
+        raise ValueError("ranking samples needs LaMP, but this transformer has another text encoder")
     model = encoder.model
     words = model.text_features(*text_inputs(model, encoder.pieces, [pipeline.clean(text)], encoder.max_text_len))[0]
     longest = model.config.qformer.num_query_tokens * model.config.vq.unit_length
@@ -35,16 +35,15 @@ def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]
 
 
 def physical_faults(joints: np.ndarray, pipeline: TextToMotion, fps: float) -> list[float]:
-    """The numbers of ``FAULTS`` for joints (T, J, 3) in metres."""
+    """The measures of ``FAULTS`` for joints (T, J, 3) in metres."""
     return [foot_skating(joints, pipeline.skeleton, fps), floor_penetration(joints), roughness(joints),
             bone_length_drift(joints, pipeline.skeleton)]
 
 
 def total_scores(match: np.ndarray, faults: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Scores (n,), the higher the better, of text match (n,), faults (n, f) and constraint errors (n,) in metres.
+    """Scores (n,), higher is better, from text match (n,), faults (n, f) and constraint errors (n,) in metres.
 
-    Samples of one prompt are compared with each other alone, by their distance from the prompt's mean in spreads: that
-    a model knows a prompt better than others, and scores all of its samples higher, does not count.
+    Each measure is standardised over the samples of one prompt, so that only differences between these samples count.
     """
     def standing(values: np.ndarray, least: np.ndarray | float) -> np.ndarray:
         return (values - values.mean(0)) / np.maximum(values.std(0), least)

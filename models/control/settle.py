@@ -1,4 +1,4 @@
-"""The last centimetres of constraints, settled on the joints of a motion instead of its latents."""
+"""Correct the last centimetres of constraint errors on the joints, after the latents are optimised."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,19 +11,19 @@ from models.control.constraints import GROUND, Constraint, JointTarget, Pose, Ro
 from models.control.decoding import Bones
 from motion.skeleton import Skeleton
 
-EXACT = 1e4          # weight of a place to meet, beside the smoothness of the way there
-SOFT = 0.3           # of a place that another joint is to meet: the body goes along, the joint does the rest
-BEND = 4.0           # of the added path's change of velocity, beside its velocity
-FASTEST = 0.05       # m a frame (1 m/s) that the added path goes at most: farther places stay out of reach
-FAR = 0.15           # m: joints that are farther away than this are out of reach, and not pulled there
-BLUR = 3.0           # frames (std) over which a joint's offset spreads
-FADE = 6             # frames on either side over which a motion goes over into a fixed pose
-NEAR = 0.003         # m: nothing is settled below this error
-RATE = 0.1           # of Adam on the offsets, as a share of the largest error
+EXACT = 1e4          # weight of a root position, relative to the smoothness of the added path
+SOFT = 0.3           # weight of the root for a target of another joint, which covers the remaining distance
+BEND = 4.0           # weight of the added path's acceleration, relative to its velocity
+FASTEST = 0.05       # m per frame (1 m/s), largest speed of the added path; farther targets are not reached
+FAR = 0.15           # m: joints farther from their target than this are not moved
+BLUR = 3.0           # frames (std) over which the offset of a joint is smoothed
+FADE = 6             # frames on either side over which a motion is blended into a fixed pose
+NEAR = 0.003         # m: smaller errors are not corrected
+RATE = 0.1           # learning rate of Adam on the offsets, relative to the largest error
 
 
 def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
-    """Joints (T, J, 3) moved over the ground so that the pelvis meets its places: the straightest added path."""
+    """Joints (T, J, 3) moved over the ground along the straightest path that brings the pelvis to its targets."""
     frames = len(joints)
     weight, pull = np.zeros(frames), np.zeros((frames, 2))
     for constraint in constraints:
@@ -42,7 +42,7 @@ def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skel
 
 
 def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> list[tuple[int, np.ndarray]]:
-    """Frames and what the pelvis misses there over the ground (2,)."""
+    """Frames with the missing ground displacement (2,) of the pelvis."""
     places = joints[constraint.frames, 0][:, GROUND]
     if isinstance(constraint, RootPath):
         missing = constraint.points - places
@@ -58,10 +58,11 @@ def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> 
 
 
 def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
-    """The path (T, 2) with the least sum of squared steps, ``BEND`` times squared changes of step, and distances from
-    places: ``weight`` (T,) w and ``pull`` (T, 2) w p at places p. It begins at 0 unless a place is given there."""
+    """Path (T, 2) that minimises squared steps, ``BEND`` times squared changes of step, and weighted squared distances
+    from targets p with weights w: ``weight`` (T,) is w, ``pull`` (T, 2) is w p. It starts at 0 without a target
+    there."""
     frames = len(weight)
-    bands = np.zeros((3, frames))  # the matrix's upper diagonals, the main one last, as LAPACK has them
+    bands = np.zeros((3, frames))  # upper diagonals of the matrix, the main one last, as in LAPACK
     bands[2] = weight + 1e-6
     bands[2, 0] += 0 if weight[0] else EXACT
     bands[2, :-1] += 1
@@ -78,9 +79,9 @@ def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
 
 def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bones, skeleton: Skeleton,
                   steps: int, cyclic: bool = False) -> Tensor:
-    """Joints (T, J, 3) with smooth offsets, on bones of the same lengths, that meet the constraints within reach.
+    """Joints (T, J, 3) with smooth offsets and unchanged bone lengths that meet the constraints within reach.
 
-    ``cyclic`` offsets go on at the start where they end.
+    ``cyclic`` offsets continue from the end to the start.
     """
     errors = [(constraint, float(constraint.error(joints, skeleton).max())) for constraint in constraints
               if not isinstance(constraint, RootPath) and len(constraint.frames)]
@@ -89,7 +90,7 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
     if needed < NEAR or not steps:
         return joints
     fitted = bones.fitted(joints)
-    shift = joints - fitted  # bones of an edited source are its own
+    shift = joints - fitted  # an edited source has different bones
     kernel = _blur(joints)
     offsets = torch.zeros_like(joints).requires_grad_()
     adam = torch.optim.Adam([offsets], lr=RATE * needed)
@@ -102,7 +103,7 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
             for constraint in reachable:
                 error = constraint.error(moved, skeleton)
                 loss = loss + error.mean() + error.square().mean().sqrt()
-            root_moved = (moved[:, 0, GROUND] - joints[:, 0, GROUND]).square().mean()  # was settled before
+            root_moved = (moved[:, 0, GROUND] - joints[:, 0, GROUND]).square().mean()  # already corrected
             adam.zero_grad()
             (loss + 100 * root_moved).backward()
         adam.step()
@@ -111,7 +112,7 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
 
 def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton,
               cyclic: bool = False) -> Tensor:
-    """Joints (T, J, 3) with fixed poses exactly in place, what they differ by faded out over ``FADE`` frames."""
+    """Joints (T, J, 3) with exact fixed poses; the difference fades out over ``FADE`` frames."""
     for constraint in constraints:
         if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= FAR:
             continue

@@ -43,7 +43,7 @@ def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) ->
     state = {_published_name(name): tensor for name, tensor in _weights(folder).items()}
     if layers is not None:
         if not 1 <= layers <= config.layers:
-            raise InputError(f"the BERT in {folder} has {config.layers} layers, {layers} were asked for")
+            raise InputError(f"the BERT in {folder} has {config.layers} layers, fewer than the requested {layers}")
         config = replace(config, layers=layers)
     qformer = QFormer(config)
     _load(qformer, state, folder)
@@ -75,7 +75,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds; all mean that this file is of no use
+    except Exception as error:  # both raise many kinds; all mean that this file cannot be used
         raise InputError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
@@ -129,7 +129,7 @@ class WordPieces:
             raise InputError(f"{self.path} is not a BERT vocabulary: it lacks {', '.join(missing)}")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (vocabulary[piece] for piece in _SPECIAL)
         self.dec_id = len(pieces)  # [DEC], behind the vocabulary
-        # Special pieces are no words to it, so that none can come out of a text that names them.
+        # Special pieces are not in its vocabulary, so that texts that contain their names do not give them.
         self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

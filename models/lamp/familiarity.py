@@ -1,8 +1,8 @@
-"""How familiar a text is: its distance to what LaMP has read, among the means of LaMP's word embeddings.
+"""Familiarity of a text: its similarity to LaMP's training texts, in the space of mean word embeddings.
 
-LaMP's trained text space cannot answer this, since it moves every text to the nearest motion it knows. The word
-embeddings keep their meaning. A text is familiar where it is near a k-means centre of the training texts, and not
-nearer to an example of what no motion shows.
+LaMP's trained text space is unsuitable, because it moves every text to the closest known motion. Word embeddings keep
+their meaning. A text is familiar if it is close to a k-means centre of the training texts, and not closer to an
+example of texts that no motion shows.
 """
 import re
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ _WORD = re.compile(r"[^\W\d_]+(['’-][^\W\d_]+)*")
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Centres of what a LaMP model has read, and the least familiarity of a text that it understands."""
+    """Centres of the training texts of a LaMP model, and the threshold of familiarity."""
 
     centres: Tensor           # (k, h) normalised
     labels: tuple[str, ...]   # a short training text near each centre
-    foreign: Tensor           # (u, h) normalised, of texts about what no motion shows
+    foreign: Tensor           # (u, h) normalised, of texts that no motion shows
     threshold: float
 
     def scores(self, vectors: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Familiarity:
         return known - FOREIGN_WEIGHT * foreign
 
     def nearest(self, vector: Tensor, count: int = 2) -> list[str]:
-        """The labels of the centres nearest to a normalised text vector (h,), each once."""
+        """Distinct labels of the centres closest to a normalised text vector (h,)."""
         order = (self.centres @ vector).argsort(descending=True).tolist()
         return list(dict.fromkeys(self.labels[row] for row in order))[:count]
 

@@ -26,7 +26,7 @@ class LaMPConfig:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
     embed_dim: int = 512     # of the features that are compared
-    published: bool = False  # repeat the released code's behaviour, see models.lamp.lamp
+    published: bool = False  # reproduce the released code's behaviour, see models.lamp.lamp
 
     def to_options(self) -> dict[str, Any]:
         """Flat options of LaMP without those of its tokenizer, which has its own file."""
@@ -44,11 +44,11 @@ class LaMPConfig:
 
 @dataclass(frozen=True)
 class EncodedMotion:
-    """Output of the frozen parts for a batch of motions; worth keeping for motions that are used often."""
+    """Output of the frozen parts for a batch of motions, which may be cached."""
 
     latents: Tensor      # (b, n, code_dim) of the motion encoder
     ids: Tensor | None   # (b, n) int64 tokens of the first quantizer; None without a tokenizer
-    mask: Tensor | None  # (b, n) bool, False at padding; None where everything counts
+    mask: Tensor | None  # (b, n) bool, False at padding; None if nothing is padded
 
 
 class LaMPFeatures(nn.Module):
@@ -63,9 +63,9 @@ class LaMPFeatures(nn.Module):
                  qformer: QFormer | None = None) -> None:
         super().__init__()
         if vq_model is not None and vq_model.config != config.vq:
-            raise ValueError("the tokenizer has other settings than the LaMP model was given")
+            raise ValueError("the settings of the tokenizer differ from those of the LaMP model")
         if qformer is not None and qformer.config != config.qformer:
-            raise ValueError("the Q-Former has other sizes than the LaMP model was given")
+            raise ValueError("the sizes of the Q-Former differ from those of the LaMP model")
         self.config = config
         sizes, code_dim = config.qformer, config.vq.output_emb_width
         self.query_tokens = nn.Parameter(torch.randn(1, sizes.num_query_tokens, sizes.hidden) * INIT_STD)
@@ -98,12 +98,12 @@ class LaMPFeatures(nn.Module):
     def encode_motion(self, motion: Tensor, m_lens: Tensor | None = None) -> EncodedMotion:
         """Latents and tokens of motion (b, t, d). Without ``m_lens`` all t frames count (published: padding always).
 
-        Raises ``InputError`` where a motion has more frames than the queries stand for.
+        Raises ``InputError`` if a motion has more frames than the queries cover.
         """
         unit, tokens = self.config.vq.unit_length, self.config.qformer.num_query_tokens
         frames = motion.shape[1]
         if frames > tokens * unit:
-            raise InputError(f"a motion has {frames} frames, and this LaMP model reads at most {tokens * unit}")
+            raise InputError(f"a motion has {frames} frames; this LaMP model reads at most {tokens * unit}")
         padded = F.pad(motion, (0, 0, 0, tokens * unit - frames))
         latents = self.motion_encoder(padded).transpose(1, 2).float()  # (b, n, code_dim)
         ids = None if self.vq_model is None else self._token_ids(padded, latents)
@@ -115,7 +115,7 @@ class LaMPFeatures(nn.Module):
         return EncodedMotion(latents, ids, positions < (m_lens // unit).clamp_min(1).unsqueeze(1))
 
     def motion_states(self, encoded: EncodedMotion) -> Tensor:
-        """What queries attend to in motions, (b, n, encoder_width)."""
+        """Motion states that the queries attend to, (b, n, encoder_width)."""
         states = encoded.latents.to(self.motion_projection.dtype) @ self.motion_projection
         return states if self.positions is None else states + self.positions
 
@@ -178,7 +178,7 @@ class LaMPFeatures(nn.Module):
         if kind in ("cls", "both"):
             parts.append(hidden[:, 0])
         if not parts:
-            raise ValueError(f"condition kind {kind!r} is none of query, cls, both")
+            raise ValueError(f"condition kind {kind!r} is not one of query, cls, both")
         return torch.cat(parts, -1).float()
 
     def _token_ids(self, padded: Tensor, latents: Tensor) -> Tensor:
@@ -244,11 +244,11 @@ class TextEncoder(Protocol):
 
 def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], longest: int,
                 width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them or to ``width``, which is
-    cut to ``longest`` too.
+    """Ids and mask (b, t) of texts on the model's device, padded to the longest of them or to ``width``, at most
+    ``longest``.
 
-    The published behaviour pads all of them to ``longest``; so do accelerators, where it costs nothing and keeps the
-    shape of a pass, and with it the last digits of a text's features, from depending on the other texts.
+    With published behaviour and on accelerators, all are padded to ``longest``. On accelerators this costs nothing and
+    keeps the shape of a pass, and so the rounding of a text's features, independent of the other texts.
     """
     device = model.query_tokens.device
     if model.config.published or device.type != "cpu":
@@ -262,14 +262,14 @@ class LaMPText:
 
     def __init__(self, model: LaMPFeatures, pieces: WordPieces, kind: ConditionKind, max_text_len: int,
                  fingerprint: str = "", familiarity: Familiarity | None = None) -> None:
-        """``fingerprint``: a hash of the weights, for caches. ``familiarity``: what the model has read."""
+        """``fingerprint``: a hash of the weights, for caches. ``familiarity``: of texts, if known."""
         self.familiarity = familiarity
         self.model, self.pieces, self.kind, self.max_text_len = model.eval(), pieces, kind, max_text_len
         self.dim = model.config.qformer.hidden * (2 if kind == "both" else 1)
         self.fingerprint = f"lamp {fingerprint} {kind} {max_text_len}"
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Word pieces of each text, as many as are read."""
+        """Number of word pieces of each text, at most those that the model reads."""
         return self.pieces.encode(texts, self.max_text_len).mask.sum(1).tolist()
 
     def __call__(self, texts: Sequence[str], width: int | None = None) -> Tensor:

@@ -49,7 +49,7 @@ from models.vq.model import RVQVAE, HumanVQVAE
 from utils.seeding import WHOLE, BatchSlice, sample_columns
 
 TEMP_INIT = math.log(1 / 0.07)
-MAX_SCALE = 100.0  # of similarities, as in CLIP; a larger one would turn the softmax into an arg-max
+MAX_SCALE = 100.0  # of similarities, as in CLIP; a larger scale would turn the softmax into an arg-max
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class MirroredNegatives:
 
 @dataclass(frozen=True)
 class AlsoTrue:
-    """Pairs of the batch here and the whole batch that are true besides the batch's own, (b, all) bool."""
+    """Further true pairs between the local batch and the whole batch, besides matching rows, (b, all) bool."""
 
-    text: Tensor    # text i here is true of motion j
-    motion: Tensor  # motion i here is described by text j
+    text: Tensor    # local text i describes motion j
+    motion: Tensor  # local motion i is described by text j
 
 
 @dataclass(frozen=True)
@@ -100,27 +100,27 @@ class Pairs:
     """The pairs of a forward pass and those of the whole batch."""
 
     encoded: EncodedMotion
-    states: Tensor   # (b, n, encoder_width) what queries attend to in the motions
+    states: Tensor   # (b, n, encoder_width) motion states that queries attend to
     ids: Tensor      # (b, t) word pieces
     mask: Tensor     # (b, t) bool
     all_ids: Tensor  # (all, t') word pieces of the whole batch
-    first: int       # row of the whole batch that is row 0 here
+    first: int       # row of the whole batch that is local row 0
     part: BatchSlice
-    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) no negatives of the texts, and of the motions, here
+    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) excluded negatives of local texts, and of motions
 
     @property
     def own(self) -> Tensor:
-        """Rows (b,) of the whole batch that are here."""
+        """Rows (b,) of the whole batch that are local."""
         return torch.arange(self.first, self.first + len(self.ids), device=self.ids.device)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scaled similarities between the pairs here and those of the whole batch."""
+    """Scaled similarities between the local pairs and those of the whole batch."""
 
-    text: Tensor    # (b, all) of the texts here to all motions
-    motion: Tensor  # (b, all) of the motions here to all texts
-    query: Tensor   # (b, queries, embed_dim) normalised embeddings of the motions here
+    text: Tensor    # (b, all) of local texts to all motions
+    motion: Tensor  # (b, all) of local motions to all texts
+    query: Tensor   # (b, queries, embed_dim) normalised embeddings of local motions
 
 
 class LaMP(LaMPFeatures):
@@ -147,12 +147,12 @@ class LaMP(LaMPFeatures):
             ids, mask: (b, t) word pieces.
             m_lens: (b,) lengths in frames.
             objectives: some of ``OBJECTIVES``, as a mapping with their weights.
-            matching_rows: number of rows of the whole batch in ptm, which costs three passes a row; None: all.
+            matching_rows: number of rows of the whole batch in ptm, which costs three passes per row; None: all.
             negatives: fixes the negatives of ptm, which are otherwise sampled from ``generator``; its state must be the
                 same in all processes.
             mirrored: extra wrong candidates for ptc.
             also_true: pairs that are neither wrong candidates in ptc nor negatives in ptm.
-            batch_slice: the rows of the whole batch that these are.
+            batch_slice: position of these rows in the whole batch.
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
@@ -185,7 +185,7 @@ class LaMP(LaMPFeatures):
         return Objective(loss, (accuracy(scores.text, pairs.own) + accuracy(scores.motion, pairs.own)) / 2)
 
     def _matching(self, pairs: Pairs, negatives: Negatives) -> Objective:
-        """ptm: whether a motion and a text belong together, for pairs and hard negatives."""
+        """ptm: whether a motion and a text match, for pairs and hard negatives."""
         logits, targets = self.matching(*self._candidates(pairs, negatives))
         return self._mean(pairs, F.cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
@@ -213,12 +213,12 @@ class LaMP(LaMPFeatures):
 
     def negative_probabilities(self, scores: Tensor, ids: Tensor, others: Tensor | None = None,
                                first: int = 0, excluded: Tensor | None = None) -> Tensor:
-        """Probabilities (b, n) of each of n motions to be the negative of a text, or of texts to be that of a motion:
-        a softmax of scaled scores (b, n), so that negatives are hard.
+        """Probabilities (b, n) of n motions as negatives of each text, or of n texts as negatives of each motion: a
+        softmax of scaled scores (b, n), so that negatives are hard.
 
         ``ids`` (b, t) are the texts of the rows, ``others`` (n, t) those of the columns, by default the same; row 0's
-        partner is column ``first``. Pairs in ``excluded`` (b, n), by default those with the same text, are no negatives
-        unless a row has no others. Raises ``ValueError`` for a batch of one pair.
+        partner is column ``first``. Pairs in ``excluded`` (b, n), by default those with the same text, are not
+        negatives unless a row has no others. Raises ``ValueError`` for a batch of one pair.
         """
         rows, columns = scores.shape
         if columns < 2:
@@ -231,7 +231,7 @@ class LaMP(LaMPFeatures):
 
     def match_logits(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
                      rows: Tensor | None = None) -> Tensor:
-        """Logits (b, 2) of captions and motion states (b, n, encoder_width); class 1: they belong together.
+        """Logits (b, 2) of captions and motion states (b, n, encoder_width); class 1: they match.
 
         With ``rows`` (b,), ``states`` has fewer rows and is projected once; pair i takes row ``rows[i]``.
         """
@@ -311,7 +311,7 @@ class LaMP(LaMPFeatures):
         """Sample negatives for at most ``limit`` rows of the whole batch, spread evenly over the processes."""
         part, size, everyone = pairs.part, len(pairs.ids), len(pairs.all_ids)
         rows = pairs.own - pairs.first
-        if limit is not None and part.total is not None:  # the share of this micro-batch
+        if limit is not None and part.total is not None:  # rows of this micro-batch
             limit = limit * everyone // part.total
         if limit is not None and limit < everyone:
             chosen = torch.arange(max(limit, part.world_size))  # on the CPU, as its selection has a variable size
@@ -325,8 +325,8 @@ class LaMP(LaMPFeatures):
 
     def _candidates(self, pairs: Pairs, negatives: Negatives,
                     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Negatives]:
-        """Arguments of ``matching``: the pairs here and, with several processes, the sampled negatives after them.
-        Gradients reach negatives of other processes only through the projections applied here."""
+        """Arguments of ``matching``: the local pairs and, with several processes, the sampled negatives after them.
+        Gradients reach negatives of other processes only through local projections."""
         encoded, part = pairs.encoded, pairs.part
         if part.world_size == 1:
             return pairs.states, encoded.mask, pairs.ids, pairs.mask, negatives
@@ -340,7 +340,7 @@ class LaMP(LaMPFeatures):
                 torch.cat([mask[pairs.own], mask[negatives.text]]), Negatives(behind, behind, negatives.rows))
 
     def _mean(self, pairs: Pairs, loss: Tensor, hits: Tensor, targets: Tensor) -> Objective:
-        """A mean over targets (m,), weighted for processes with different numbers of them."""
+        """Mean over targets (m,), weighted for processes with different numbers of targets."""
         weight = pairs.part.mean_weight(len(targets), loss.device)
         return Objective(weight * loss, weight * hits)
 

@@ -23,11 +23,11 @@ def similarity(text: Tensor, motion: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Features of texts and motions, and how close they are."""
+    """Encoders of texts and motions, and their similarity."""
 
-    texts: Callable[[Sequence[str]], Tensor]           # texts to (n, e)
-    motions: Callable[[Tensor, Tensor], Tensor]        # motion (m, t, d), lengths (m,) to (m, e) or (m, q, e)
-    similarity: Callable[[Tensor, Tensor], Tensor]     # of these to (n, m), larger is closer
+    texts: Callable[[Sequence[str]], Tensor]           # maps texts to (n, e)
+    motions: Callable[[Tensor, Tensor], Tensor]        # maps motion (m, t, d), lengths (m,) to (m, e) or (m, q, e)
+    similarity: Callable[[Tensor, Tensor], Tensor]     # maps both to similarities (n, m), larger is closer
 
 
 def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
@@ -45,8 +45,8 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
                      first: int = 0) -> Tensor:
     """Cross-entropy of each row of scores (b, n) with its partner's column, with label smoothing, mean over rows.
 
-    Row 0's column is ``first``, and so on. Entries of ``excluded`` (b, n) are no candidates, except the own
-    one. ``extra`` (b,) are scores of one more wrong candidate for each row, -inf for none.
+    Row 0's column is ``first``, and so on. Entries of ``excluded`` (b, n) are not candidates, except the
+    partner. ``extra`` (b,) are scores of one more wrong candidate for each row, -inf for none.
     """
     rows, columns = scores.shape
     if columns < 2:

@@ -36,19 +36,19 @@ class QFormerConfig:
     intermediate: int = 3072
     max_positions: int = 512
     vocab: int = 30523            # BERT's word pieces and [DEC]
-    encoder_width: int = 1408     # of the states that queries look at
-    cross_attention_freq: int = 2  # every so many layers, from the first
+    encoder_width: int = 1408     # of the states that queries attend to
+    cross_attention_freq: int = 2  # period of layers with cross-attention, from the first
     num_query_tokens: int = 49
     dropout: float = 0.1
-    attention_dropout: float = 0.1  # on attention weights; 0 lets CPUs use their fast kernel in training
+    attention_dropout: float = 0.1  # dropout on attention weights; 0 allows the fast CPU kernel in training
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is no multiple of the {self.heads} heads")
+            raise ValueError(f"hidden {self.hidden} is not a multiple of {self.heads} heads")
 
     def to_options(self) -> dict[str, Any]:
-        """As flat options, ``qformer_`` before each name."""
+        """Flat options with the prefix ``qformer_``."""
         return {OPTION_PREFIX + name: value for name, value in asdict(self).items()}
 
     @classmethod

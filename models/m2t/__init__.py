@@ -1,1 +1,1 @@
-"""Captioning: a language model that continues a prefix made of motion."""
+"""Captioning: a language model that continues a prefix of motion embeddings."""

@@ -78,7 +78,7 @@ class MotionPrefix(nn.Module):
         return self.opt_proj(self.query_motion(self.motion_states(motion), mask))
 
     def motion_states(self, motion: Tensor) -> Tensor:
-        """What queries attend to, (b, n, encoder_width), n = t / unit length."""
+        """Motion states that the queries attend to, (b, n, encoder_width), n = t / unit length."""
         states = self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
         return states if self.positions is None else states + self.positions[:states.shape[1]]
 
@@ -102,9 +102,9 @@ IGNORED = -100  # target of padding
 class CaptionLoss:
     """Loss and accuracy on ground-truth captions, all ()."""
 
-    loss: Tensor      # mean cross entropy a word, natural logarithm
-    accuracy: Tensor  # share of words that are its first choice
-    words: Tensor     # how many there are
+    loss: Tensor      # mean cross-entropy per word, natural logarithm
+    accuracy: Tensor  # share of words with the highest probability
+    words: Tensor     # number of words
 
 
 class MotionCaptioner(MotionPrefix):
@@ -163,7 +163,7 @@ class MotionCaptioner(MotionPrefix):
         logits = self.llm(inputs_embeds=given, attention_mask=mask, use_cache=False,
                           logits_to_keep=targets.shape[1]).logits.float()
         words = (targets != IGNORED).sum()
-        hits = (logits.detach().argmax(-1) == targets).sum()  # none where a word does not count
+        hits = (logits.detach().argmax(-1) == targets).sum()  # zero for ignored words
         return CaptionLoss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED),
                            hits / words, words)
 
@@ -175,7 +175,7 @@ class MotionCaptioner(MotionPrefix):
         if writing.top_p >= 1:
             return self._continue(prefix, writing)
         captions = []
-        for row in prefix:  # one by one, each from the seed, so that company changes nothing
+        for row in prefix:  # one by one, each from the seed, so that a caption does not depend on the other motions
             with torch.random.fork_rng(devices=[row.device] if row.is_cuda else []):
                 torch.manual_seed(writing.seed)
                 captions += self._continue(row.unsqueeze(0), writing)
@@ -193,7 +193,7 @@ class MotionCaptioner(MotionPrefix):
         settings = GenerationConfig(
             max_new_tokens=max(1, self.longest - len(begun)), num_return_sequences=writing.num_captions,
             bos_token_id=self.words.start_id, eos_token_id=self.words.end_id, pad_token_id=self.words.pad_id, **how)
-        with silent_transformers():  # it would warn that a mask is missing wherever a finished caption is padded
+        with silent_transformers():  # avoids a warning about a missing mask when a finished caption is padded
             made = self.llm.generate(inputs_embeds=given, attention_mask=mask, generation_config=settings).tolist()
         prompt = writing.prompt if writing.prompt_in_caption else ""
         texts = [f"{prompt} {self._text(row)}".strip() for row in made]

@@ -135,7 +135,7 @@ def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecod
     from transformers import GPT2Config, GPT2LMHeadModel  # slow to import, and only captions need it
 
     words = PieceWords(pieces)
-    # No dropout on attention weights: CPUs lose their fast kernel by it.
+    # No dropout on attention weights: CPUs have no fast kernel for it.
     sizes = GPT2Config(
         vocab_size=len(words), n_positions=prefix + config.block_size, n_embd=config.embed_dim_gpt,
         n_layer=config.num_layers, n_head=config.n_head_gpt, n_inner=config.ff_rate * config.embed_dim_gpt,
@@ -158,7 +158,7 @@ def _pretrained(config: DecoderConfig, prefix: int) -> CaptionDecoder:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype=getattr(torch, PRECISIONS[config.llm_precision]),
                 output_loading_info=True)
-    except Exception as error:  # both raise many kinds; all mean that this folder is of no use
+    except Exception as error:  # both raise many kinds; all mean that this folder cannot be used
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the language model in {Path(folder)} cannot be loaded: {reason}") from error
     if report["missing_keys"]:

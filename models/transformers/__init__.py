@@ -1,1 +1,1 @@
-"""Transformers over motion tokens: masked (base layer) and residual (the layers above)."""
+"""Transformers over motion tokens: masked (base layer) and residual (other layers)."""

@@ -34,16 +34,16 @@ from utils.progress import report_step
 from utils.seeding import WHOLE, BatchSlice
 
 KEPT = 1e5           # score of a token that stays unmasked
-RANDOM_SHARE = 0.1   # of the chosen positions: a random code instead of the mask
-MASK_SHARE = 0.88    # of the other chosen positions: the mask; the rest stays as it is (BERT's recipe, adapted)
-CLASS_STD = 0.05     # of the class weights that training begins with
+RANDOM_SHARE = 0.1   # share of the chosen positions that get a random code
+MASK_SHARE = 0.88    # share of the other chosen positions that get the mask; the rest is unchanged (adapted from BERT)
+CLASS_STD = 0.05     # std of the initial class weights
 
 
 @dataclass(frozen=True)
 class Corrupted:
     """A training batch with masked and random tokens."""
 
-    ids: Tensor      # (b, n) what the model sees
+    ids: Tensor      # (b, n) model input
     labels: Tensor   # (b, n) the ground-truth id at predicted positions, the mask id elsewhere
     padding: Tensor  # (b, n) True at padding
 
@@ -104,7 +104,7 @@ class MaskTransformer(Trunk):
         are text features to guide away from, instead of no text.
         """
         negative = torch.zeros_like(cond) if negative is None else negative
-        known = None if isinstance(cond_scale, Tensor) else cond_scale  # a tensor is not looked into
+        known = None if isinstance(cond_scale, Tensor) else cond_scale  # values on the device are not inspected
         if known == 1:
             return self(ids, cond, padding, at).float()
         if known == 0:
@@ -142,7 +142,7 @@ class MaskTransformer(Trunk):
         In training mode some samples lose their text (``cond_drop_prob``).
         """
         batch = self.corrupt(ids, token_lens, generator, batch_slice)
-        if self.config.attention != "additive":  # which sees the padding
+        if self.config.attention != "additive":  # additive attention reads the padding
             batch = batch.cut(needed_width(token_lens, ids.shape[1]))
         logits = self(batch.ids, self.drop_condition(cond, generator, batch_slice), batch.padding)
         return token_loss(logits, batch.labels, self.mask_id)
@@ -229,16 +229,16 @@ class MaskTransformer(Trunk):
 
 
 TEXT_LENGTH = 49  # word pieces that released models pad and cut texts to
-UNUSED = ("clip2qformer.weight", "clip2qformer.bias")  # in every file, used by nothing
+UNUSED = ("clip2qformer.weight", "clip2qformer.bias")  # in every file, but unused
 
 
 @dataclass(frozen=True)
 class TextCondition:
     """A text condition and its intermediate states."""
 
-    cond: Tensor    # (b, h) what the transformer takes
+    cond: Tensor    # (b, h) condition of the transformer
     hidden: Tensor  # (b, t, h) text-only pass
-    states: Tensor  # (b, t, encoder_width) what the queries attended to
+    states: Tensor  # (b, t, encoder_width) states that the queries attended to
 
 
 class LaMPMaskTransformer(MaskTransformer):

@@ -95,7 +95,7 @@ class ResidualTransformer(Trunk):
         hidden = self(history.repeat(2, 1, 1), layers.repeat(2), torch.cat([cond, negative]),
                       None if padding is None else padding.repeat(2, 1)).float()
         conditional, unconditional = hidden.unflatten(0, (2, -1))
-        # Logits are affine in the hidden states, so mixing these is the same, and there is one projection to make.
+        # Logits are affine in the hidden states, so mixing hidden states is equivalent and needs a single projection.
         return self.project(unconditional + cond_scale * (conditional - unconditional), layers)
 
     def history_of(self, ids: Tensor, layers: Tensor) -> Tensor:

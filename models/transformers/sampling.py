@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMALLEST_TEMPERATURE = 1e-10
-ROUNDING = 1e-9  # of (1 - thres) * classes: a thres of 1 - 1/classes means one class, not two
+ROUNDING = 1e-9  # rounding tolerance of (1 - thres) * classes: a thres of 1 - 1/classes keeps one class, not two
 
 
 def cosine_mask_ratio(progress: Tensor) -> Tensor:
@@ -71,10 +71,10 @@ def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-ROWS = 64            # of a pass, where a caller has many samples
-PACKED_ROWS = 32     # of a pass with packed linear maps
+ROWS = 64            # rows per pass with many samples
+PACKED_ROWS = 32     # rows per pass with packed linear layers
 LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
-CPU_STEP = 3         # the same on the CPU, where padding costs what it is long and another shape costs nothing
+CPU_STEP = 3         # the same on the CPU, where padding costs time and new shapes cost nothing
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def fixed_shape_groups(token_lens: Sequence[int], device: torch.device, rows: in
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(token_lens):
         padded = -(-length // step) * step
-        # The longest clips are many, and no multiple of the CPU's step.
+        # Clips of the maximum length are common, and it is not a multiple of the CPU's step.
         by_length.setdefault(LENGTH_STEP if length <= LENGTH_STEP < padded else padded, []).append(row)
     chunks = [(length, samples[start:start + rows]) for length, samples in sorted(by_length.items())
               for start in range(0, len(samples), rows)]

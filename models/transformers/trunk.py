@@ -15,7 +15,7 @@ from models.layers import Linear, linear, pack_weight, sinusoid_table
 from utils.seeding import WHOLE, BatchSlice
 
 POSITIONS = 5000
-FIXED_TABLE = "position_enc.pe"  # never learned, so a file may lack it
+FIXED_TABLE = "position_enc.pe"  # not trained, so files may lack it
 INIT_STD = 0.02
 
 
@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def pack(self) -> None:
-        """Let projections be packed when they are first needed, beside the parameters (``models.layers``)."""
+        """Pack projections when first needed, in addition to the parameters (``models.layers``)."""
         self._packed = {}
 
     def _project(self, x: Tensor, first: int, end: int) -> Tensor:
@@ -232,7 +232,7 @@ def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, 
     (b, heads, s, s). Raises ``ValueError`` for another kind.
     """
     if kind not in ATTENTION_KINDS:
-        raise ValueError(f"attention {kind!r} is none of {', '.join(ATTENTION_KINDS)}")
+        raise ValueError(f"attention {kind!r} is not one of {', '.join(ATTENTION_KINDS)}")
     size = prefix + length
     past = torch.ones(size, size, dtype=torch.bool, device=device).tril()
     if kind == "additive":

@@ -27,12 +27,12 @@ def _norm(kind: str | None, width: int) -> nn.Module:
         "BN": lambda: nn.BatchNorm1d(width, eps=NORM_EPS),
     }
     if kind not in makers:
-        raise ValueError(f"vq_norm {kind!r} is none of {sorted(makers)} or None")
+        raise ValueError(f"vq_norm {kind!r} is not one of {sorted(makers)} or None")
     return makers[kind]()
 
 
 def _cut(x: Tensor, valid: Tensor | None) -> Tensor:
-    """``x`` (b, c, t) with zeros where ``valid`` (b, 1, t) has them."""
+    """Zero ``x`` (b, c, t) where ``valid`` (b, 1, t) is zero."""
     return x if valid is None else x * valid.to(x.dtype)
 
 
@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, dilation: int, activation: str, norm: str | None, dropout: float) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"vq_act {activation!r} is none of {sorted(ACTIVATIONS)}")
+            raise ValueError(f"vq_act {activation!r} is not one of {sorted(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[activation]
         self.norm1 = _norm(norm, width)
         self.norm2 = _norm(norm, width)
@@ -51,14 +51,14 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(b, width, t) to the same; ``valid`` (b, 1, t) is zero at padding, which then is to the rest as nothing."""
+        """Apply to (b, width, t). Frames where ``valid`` (b, 1, t) is zero do not affect other frames."""
         h = self.conv1(_cut(self.activation(self.norm1(x)), valid))
         h = self.conv2(self.activation(self.norm2(h)))
         return x + self.dropout(h)
 
 
 class ResidualStack(nn.Module):
-    """Blocks with dilations g^(depth-1), ..., g, 1: the widest first."""
+    """Blocks with dilations g^(depth-1), ..., g, 1."""
 
     def __init__(self, width: int, depth: int, growth: int, activation: str, norm: str | None,
                  dropout: float) -> None:
@@ -126,7 +126,7 @@ class Decoder(nn.Module):
         valid = None
         if lengths is not None:
             if any(isinstance(part, nn.GroupNorm) for part in self.modules()):
-                raise ValueError("a decoder with group norm takes motions of one length at a time")
+                raise ValueError("a decoder with group norm needs motions of equal length")
             valid = (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None].to(x.dtype)  # (b, 1, n)
         for layer in [inner[0], inner[1], *itertools.chain(*inner[2:-2]), *inner[-2:], last]:
             if isinstance(layer, ResidualStack):

@@ -13,7 +13,7 @@ from utils.seeding import WHOLE, BatchSlice
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A motion after the tokenizer."""
+    """Output of a tokenizer."""
 
     motion: Tensor      # (b, t, d) normalised features
     codes: Tensor       # (b, n, q) int64
@@ -43,7 +43,7 @@ class RVQVAE(nn.Module):
 
     @property
     def motion_encoder(self) -> Encoder:
-        """The convolutional encoder, wherever it hangs."""
+        """The convolutional encoder."""
         return self.encoder
 
     @property
@@ -79,7 +79,7 @@ class RVQVAE(nn.Module):
         return self.decode_latents(self.latents(ids), token_lens)
 
     def latents(self, ids: Tensor) -> Tensor:
-        """What the decoder reads (b, dim, n) for ids (b, n, q'): the sum of all layers' vectors."""
+        """Input of the decoder (b, dim, n) for ids (b, n, q'): the sum of all layers' vectors."""
         return self.quantizer.lookup(ids).sum(0).transpose(1, 2)
 
     def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
@@ -106,7 +106,7 @@ class HumanVQVAE(nn.Module):
 
     @property
     def motion_encoder(self) -> Encoder:
-        """The convolutional encoder, wherever it hangs."""
+        """The convolutional encoder."""
         return self.vqvae.encoder
 
     @property
@@ -138,7 +138,7 @@ class HumanVQVAE(nn.Module):
         return self.decode_latents(self.latents(ids), token_lens)
 
     def latents(self, ids: Tensor) -> Tensor:
-        """What the decoder reads (b, dim, n) for ids (b, n) or (b, n, 1)."""
+        """Input of the decoder (b, dim, n) for ids (b, n) or (b, n, 1)."""
         ids = ids.squeeze(-1) if ids.dim() == 3 else ids
         return self.vqvae.quantizer.lookup(ids).transpose(1, 2)
 
@@ -148,7 +148,7 @@ class HumanVQVAE(nn.Module):
 
 
 def build_tokenizer(config: VQConfig) -> HumanVQVAE | RVQVAE:
-    """One quantizer is the published LaMP tokenizer, several are the residual one."""
+    """Build the published LaMP tokenizer for one quantizer, else the residual one."""
     return HumanVQVAE(config) if config.num_quantizers == 1 else RVQVAE(config)
 
 
@@ -164,7 +164,7 @@ class TokenizerLoss:
 
 def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str = "l1_smooth",
                    loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
-    """Reconstruction + ``loss_vel`` x the same on the local joint positions + ``commit`` x commitment.
+    """Reconstruction loss + ``loss_vel`` x reconstruction loss of local joint positions + ``commit`` x commitment loss.
 
     ``motion`` (b, t, d) normalised. The weight is called velocity in options and logs for the sake of published
     ``opt.txt`` files, although columns 4 .. 4 + 3 (joints - 1) are positions.

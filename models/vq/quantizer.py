@@ -1,12 +1,12 @@
-"""Vector quantizer whose codebook follows the encoder by exponential moving averages, with reset of dead codes.
+"""Vector quantizer with a codebook learned by exponential moving averages (EMA), with resets of dead codes.
 
-Two rules for what a dead code becomes. By default it takes a random row of the batch (all distinct where the batch
-has enough) and its running sums start again, so that it has a fair chance to be used. ``published`` repeats the
-released code: code k takes row k of the batch and its sums go on decaying, so it is replaced at every step until a
-row falls to it. A code is dead when its running count is below one use a step on average (both rules).
+A code is dead if its running count is below one use per step on average. By default it is replaced by a random row of
+the batch (distinct rows if the batch has enough) and its running sums restart, so that it has a fair chance of being
+used. ``published`` reproduces the released code: code k takes row k of the batch and its sums continue to decay, so it
+is replaced at every step until a row is assigned to it.
 
-The batch is that of all processes of a run: they add up what they saw, and keep the same codebook. With gradient
-accumulation the parts of a step are added up too, and the codebook changes once, after the last of them.
+Statistics are summed over the processes of a run, which keep the same codebook, and over the micro-batches of a step.
+The codebook is updated after the last micro-batch.
 """
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from models.config import SAMPLE_TEMPERATURE
 from utils.seeding import WHOLE, BatchSlice, sample_columns
 
-ALIVE = 1.0  # running count, in rows a step, from which on a code counts as in use
-TILE_NOISE = 0.01  # spread of the copies where a batch has fewer rows than the codebook, over sqrt(dim)
+ALIVE = 1.0  # running count, in rows per step, from which a code counts as used
+TILE_NOISE = 0.01  # std of copies times sqrt(dim), if a batch has fewer rows than the codebook
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What one quantizer makes of a latent sequence."""
+    """Output of one quantizer."""
 
     latent: Tensor      # (b, dim, n) chosen codes, straight-through
     codes: Tensor       # (b, n) int64
@@ -33,8 +33,7 @@ class Quantized:
 class EmaQuantizer(nn.Module):
     """A codebook (codes, dim) learned by moving averages (van den Oord et al. 2017, appendix A.1).
 
-    The state dict holds ``codebook`` alone, as published files do; the running sums are asked for with
-    ``running_state`` and go into a training checkpoint beside it.
+    The state dict has only ``codebook``, like published files; training checkpoints also store ``running_state``.
     """
 
     def __init__(self, codes: int, dim: int, mu: float = 0.99, published: bool = False) -> None:
@@ -45,8 +44,8 @@ class EmaQuantizer(nn.Module):
         self.register_buffer("code_sum", torch.zeros(codes, dim), persistent=False)
         self.register_buffer("code_count", torch.zeros(codes), persistent=False)
         self.initialised = False
-        self._pending: dict[int, Tensor] = {}  # statistics of the step's earlier parts, by layer
-        self._starting: int | None = None      # the layer that set the codebook with an earlier part of this step
+        self._pending: dict[int, Tensor] = {}  # statistics of the step's earlier micro-batches, by layer
+        self._starting: int | None = None      # layer that initialised the codebook in this step
 
     def forward(self, latent: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None,
                 batch_slice: BatchSlice = WHOLE, layer: int = 0) -> Quantized:
@@ -55,12 +54,12 @@ class EmaQuantizer(nn.Module):
         Args:
             latent: vectors to quantize, of b clips.
             temperature: above 0 the codes are sampled, as ``sample`` does.
-            generator: of the sampled codes and of the replacements of dead codes; the same in all processes and
-                parts of a step. By default torch's own.
+            generator: for sampled codes and replacements of dead codes; the same in all processes and micro-batches of
+                a step. By default torch's global generator.
             batch_slice: clips of the whole batch. The codebook is updated after the last micro-batch of a step.
-            layer: which of the layers that share this codebook is quantized.
+            layer: number of the layer, if several share this codebook.
 
-        The perplexity of a part but the last is that of the part alone.
+        Before the last micro-batch, the perplexity is that of the micro-batch alone.
         """
         b, dim, n = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
@@ -85,13 +84,13 @@ class EmaQuantizer(nn.Module):
 
     @torch.no_grad()
     def nearest(self, rows: Tensor) -> Tensor:
-        """Ids (r,) of the codes nearest to rows (r, dim), the lowest id among equals."""
+        """Ids (r,) of the codes nearest to rows (r, dim); the lowest id on ties."""
         return self._distances(rows).argmin(1)
 
     @torch.no_grad()
     def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        """Ids (r,) drawn by the softmax of ``-distance / temperature``, as Gumbel noise on it would; ``uniform`` (r,)
-        in [0, 1) decides."""
+        """Ids (r,) sampled from the softmax of ``-distance / temperature`` with random numbers ``uniform`` (r,) in
+        [0, 1)."""
         return sample_columns((self._distances(rows) / -temperature).softmax(1), uniform)
 
     def _distances(self, rows: Tensor) -> Tensor:
@@ -110,24 +109,25 @@ class EmaQuantizer(nn.Module):
                 "initialised": torch.tensor(self.initialised)}
 
     def load_running_state(self, state: dict[str, Tensor]) -> None:
-        """Take up the running sums of a training checkpoint."""
+        """Load the running sums of a training checkpoint."""
         self.code_sum.copy_(state["code_sum"])
         self.code_count.copy_(state["code_count"])
         self.initialised = bool(state["initialised"])
 
     def seed_running_state(self) -> None:
-        """Treat the codebook at hand as learned: one use a code. For files that carry no running sums."""
+        """Initialise the running sums with one use per code, for files without them."""
         self.code_sum.copy_(self.codebook)
         self.code_count.fill_(1.0)
         self.initialised = True
 
     def _uses(self, ids: Tensor) -> Tensor:
-        """How many of ids (r,) are each code's, float32 (codes,); ``bincount`` would wait for the device."""
+        """Number of uses of each code in ids (r,), float32 (codes,); ``bincount`` would wait for the device."""
         return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
 
     def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
-        """Replacements for all codes, a row of the whole batch each: (codes, dim) with those among ``rows`` (r, dim),
-        which are rows ``start`` ... of ``whole``, and zero elsewhere, so that the sum over all pieces is complete."""
+        """Part of the replacements for all codes: (codes, dim), one row of the whole batch for each code if it is among
+        the local ``rows`` (r, dim), which are rows ``start`` ... of ``whole``, else zero. The sum over all parts is
+        complete."""
         codes, dim = self.codebook.shape
         copies = -(-codes // whole)
         if self.published:
@@ -146,8 +146,8 @@ class EmaQuantizer(nn.Module):
     @torch.no_grad()
     def _initialise(self, rows: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE,
                     layer: int = 0) -> None:
-        """Set the codebook to rows of the first part of a step. Later parts of that step take the same random numbers,
-        so that their generators stay alike."""
+        """Initialise the codebook with rows of the first micro-batch. Later micro-batches of the step consume the same
+        random numbers to keep generators in sync."""
         whole = batch_slice.world_size * len(rows)
         fresh = self._candidates(rows, generator, batch_slice.rank * len(rows), whole)
         if self._starting is None:
@@ -158,16 +158,16 @@ class EmaQuantizer(nn.Module):
     @torch.no_grad()
     def _learn(self, rows: Tensor, ids: Tensor, uses: Tensor, generator: torch.Generator, batch_slice: BatchSlice,
                n: int, layer: int) -> Tensor:
-        """Collect the statistics of rows (r, dim), n of a clip, of the codes ids (r,) they fell to and of their
-        ``uses`` (codes,), and with the last part of a step update the codebook. Returns how often each code was used:
-        in the whole batch, or, before the last part, here."""
+        """Accumulate statistics of rows (r, dim), n per clip, with their codes ids (r,) and ``uses`` (codes,), and
+        update the codebook with the last micro-batch of a step. Returns the uses of each code in the whole batch or,
+        before the last micro-batch, in this one."""
         dim = self.codebook.shape[1]
         if batch_slice.total is None:
             start, whole = 0, len(rows)
         else:
             start, whole = n * batch_slice.first, n * batch_slice.total
         sums = torch.zeros_like(self.code_sum).index_add_(0, ids, rows)
-        # Together, for there to be one exchange.
+        # Concatenated for a single all-reduce.
         seen = torch.cat([sums, self._candidates(rows, generator, start, whole), uses.unsqueeze(1)], 1)
         if layer in self._pending:
             seen += self._pending.pop(layer)
@@ -179,8 +179,8 @@ class EmaQuantizer(nn.Module):
         return counts.squeeze(1)
 
     def _update(self, sums: Tensor, fresh: Tensor, counts: Tensor) -> None:
-        """One step of the running sums by the sums (codes, dim) and counts (codes,) of a batch; a dead code becomes
-        its row of ``fresh`` (codes, dim)."""
+        """Update the running sums with the sums (codes, dim) and counts (codes,) of a batch; replace dead codes by
+        their rows of ``fresh`` (codes, dim)."""
         self.code_sum.mul_(self.mu).add_(sums, alpha=1 - self.mu)
         self.code_count.mul_(self.mu).add_(counts, alpha=1 - self.mu)
         alive = (self.code_count >= ALIVE).unsqueeze(1)
@@ -192,14 +192,14 @@ class EmaQuantizer(nn.Module):
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Exp of the entropy () of how often codes (codes,) were used."""
+    """Exponential () of the entropy of code counts (codes,)."""
     shares = counts / counts.sum()
     return torch.exp(-(shares * torch.log(shares + 1e-7)).sum())
 
 
 @dataclass(frozen=True)
 class ResidualQuantized:
-    """What a stack of quantizers makes of a latent sequence."""
+    """Output of a stack of quantizers."""
 
     latent: Tensor      # (b, dim, n) sum of the chosen codes, straight-through
     codes: Tensor       # (b, n, q) int64, -1 where quantizer dropout skipped a layer
@@ -222,9 +222,9 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, latent: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> ResidualQuantized:
-        """Quantize (b, dim, n). Training: noise on the choice, and with ``dropout_prob`` only the first 1..q layers run
-        (one draw a batch), so that every prefix of the layers decodes. ``generator`` and ``batch_slice`` are those of
-        ``EmaQuantizer``."""
+        """Quantize (b, dim, n). In training, codes are sampled, and with ``dropout_prob`` only the first 1..q layers
+        run (sampled once per batch), so that every prefix of the layers can be decoded. ``generator`` and
+        ``batch_slice`` as in ``EmaQuantizer``."""
         generator = generator or torch.default_generator
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)
         codes, commitments, perplexities = [], [], []
