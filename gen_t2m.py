@@ -65,22 +65,16 @@ def main() -> None:
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
     """A motion for every prompt and repeat."""
     from models.text_to_motion import Sample
+    from utils.seeding import prompt_seed
     from visualization.outputs import Made
 
-    jobs = [(number, repeat, prompt.text, Sample(prompt.text, seed_of(prompt, pipeline, opt, repeat), prompt.m_len))
+    in_file = opt.text_path is not None
+    jobs = [(number, repeat, prompt.text,
+             Sample(prompt.text, prompt_seed(opt.seed + repeat, pipeline.clean(prompt.text), in_file), prompt.m_len))
             for number, prompt in enumerate(prompts) for repeat in range(opt.repeat_times)]
     motions = pipeline.generate([sample for *_, sample in jobs], pipeline.sampling.changed(vars(opt)))
     return [Made(number, repeat, text, joints)
             for (number, repeat, text, _), joints in zip(jobs, motions, strict=True)]
-
-
-def seed_of(prompt: Prompt, pipeline: TextToMotion, opt: argparse.Namespace, repeat: int) -> int:
-    """--seed, and for each repeat the next; prompts of a file each have a random stream that depends on their text, not
-    on the other prompts."""
-    from utils.seeding import stream_seed, text_key
-
-    seed = opt.seed + repeat
-    return seed if opt.text_path is None else stream_seed(seed, text_key(pipeline.clean(prompt.text)))
 
 
 def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,

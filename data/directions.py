@@ -20,6 +20,7 @@ from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from utils.errors import InputError
 from utils.files import read_text
+from utils.seeding import prompt_seed
 
 AS_IT_IS = "-"  # text of an upper-body track that leaves the body to the prompt
 
@@ -50,7 +51,8 @@ class Directions:
         """A motion for every prompt and repeat."""
         opt, pipeline = self.opt, self.editor.pipeline
         written = self._written(len(prompts))
-        lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
+        lengths = pipeline.token_lengths([Sample(prompt.text, self._seed(prompt), prompt.m_len) for prompt in prompts],
+                                         self.sampling)
         for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
             stretch = Stretch(0, length * pipeline.unit, self.spec.fps)
             entries = [*self.flags, *written.by_prompt[number], *(written.whole if number == 0 else ())]
@@ -59,7 +61,7 @@ class Directions:
             direction = Direction(prompt.text, self._short(prompt.text, stretch.count), upper,
                                   self._place([(entries, stretch)]), opt.loop, opt.best_of)
             for repeat in range(opt.repeat_times):
-                yield Job(number, repeat, self._caption(prompt.text), direction, opt.seed + repeat)
+                yield Job(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
 
     def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[Job]:
         """One motion of all prompts a repeat; ``frames`` is the length where there is one prompt for all of it."""
@@ -67,7 +69,8 @@ class Directions:
         if frames is not None:
             lengths = [frames // pipeline.unit]
         else:
-            lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts])
+            lengths = pipeline.token_lengths([Sample(prompt.text, opt.seed, prompt.m_len) for prompt in prompts],
+                                             self.sampling)
         parts = [(prompt.text, length) for prompt, length in zip(prompts, lengths, strict=True)]
         starts = [pipeline.unit * start for start in accumulate(lengths[:-1], initial=0)]
         written, fps = self._written(len(prompts)), self.spec.fps
@@ -84,6 +87,10 @@ class Directions:
         direction = Direction(text, self._long(parts), upper, self._place(placed), opt.loop, opt.best_of)
         for repeat in range(opt.repeat_times):
             yield Job(0, repeat, self._caption(text), direction, opt.seed + repeat, marks)
+
+    def _seed(self, prompt: Prompt, repeat: int = 0) -> int:
+        text = self.editor.pipeline.clean(prompt.text)
+        return prompt_seed(self.opt.seed + repeat, text, self.opt.text_path is not None)
 
     def _caption(self, text: str) -> str:
         return text if self.opt.upper_body is None else f"{text}; upper body: {self.opt.upper_body.strip()}"

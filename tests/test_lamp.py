@@ -1,6 +1,7 @@
 """LaMP: its objectives, what is hidden from them, and how the published behaviour differs."""
 import argparse
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -412,6 +413,17 @@ def test_captioning_starts_from_what_lamp_learned(model, batch):
     close(prefix.query_motion(prefix.motion_states(motion), encoded.mask), model.query_motion(encoded).hidden)
     assert prefix(motion, encoded.mask).shape == (4, QUERIES, 20)
     assert not any(parameter.requires_grad for parameter in prefix.motion_encoder.parameters())
+
+
+@pytest.mark.parametrize("name", ["query_tokens", "motion_projection", "Qformer.bert.embeddings.LayerNorm.weight",
+                                  "motion_encoder.model.0.weight"])
+def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
+    """A name that does not match would leave this part of the prefix at random."""
+    given = model.state_dict()
+    given[f"{name}_renamed"] = given.pop(name)
+    lamp = SimpleNamespace(config=model.config, state_dict=lambda: given)
+    with pytest.raises(RuntimeError, match=f"LaMP lacks {name}"):
+        MotionPrefix.from_lamp(lamp)
 
 
 def test_queries_can_tell_what_came_first_unless_published(batch):

@@ -213,9 +213,13 @@ def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:
         Trainer(Pull(), options(is_continue=True), Numbers(4), always).run()
 
 
-@pytest.mark.parametrize("key", ["n_heads", "attention", "vq_name", "feat_bias"])
+@pytest.mark.parametrize("key", [
+    "vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act", "dilation_growth_rate",
+    "feat_bias", "published_behaviour", "qformer_heads", "decoder", "n_head_gpt", "llm", "lora_alpha",
+    "num_quantizers", "shared_codebook", "mu"])
 def test_a_run_does_not_go_on_as_another_model(home: Path, key: str) -> None:
-    begun = {"n_heads": 2, "attention": "full", "vq_name": "007", "feat_bias": 5.0}
+    begun = {"n_heads": 2, "attention": "full", "vq_name": "007", "feat_bias": 5.0, "mu": 0.99} | (
+        {key: "first"} if key not in ("n_heads", "attention", "vq_name", "feat_bias", "mu") else {})
     Trainer(Pull(), options(total_iter=1, **begun), Numbers(4), always).run()
     assert run_folder(options(is_continue=True, lr=0.5, **begun)).samefile(home)
     assert run_folder(options(is_continue=False, **begun | {key: "other"})).samefile(home)

@@ -1,8 +1,10 @@
 """Sampling settings belong to a model: in its opt.txt, else as published; flags change them."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import gen_t2m
 from data.specs import dataset_spec
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling, Writing
 from models.text_to_motion import Sample, TextToMotion
@@ -11,6 +13,8 @@ from options.train import parse_length_options, parse_res_options, parse_t2m_opt
 from storage import released
 from storage.load import _own_sampling, load_text_to_motion
 from storage.source import Source
+from tests.toy import run_here
+from tests.toy_models import make_models
 from utils.errors import InputError
 from utils.seeding import text_key
 
@@ -93,3 +97,23 @@ def test_the_released_captioner_writes_as_published() -> None:
 
 def test_prompts_have_keys_of_their_own() -> None:
     assert text_key("a") != text_key("b") and text_key("a person bows") == text_key("a person bows")
+
+
+@pytest.mark.parametrize("more", [(), ("--loop",)], ids=["plain", "directed"])
+def test_each_prompt_of_a_file_has_its_random_stream(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Digits are unknown to the toy word pieces: these texts have equal features and differ in their noise alone."""
+    make_models(tmp_path / "checkpoints")
+
+    def motions(name: str, *texts: str) -> list[np.ndarray]:
+        (tmp_path / f"{name}.txt").write_text("".join(f"{text}#40\n" for text in texts))
+        run_here(gen_t2m.main, "--name", "t2m", "--res_name", "res", "--len_name", "len", "--time_steps", 3, "--ext",
+                 name, "--text_path", f"{name}.txt", "--gpu_id", -1, "--no_video", "--no_bvh", "--no_html", "--quiet",
+                 *more, cwd=tmp_path)
+        folder = tmp_path / "generation" / name / "joints"
+        return [np.load(folder / str(number) / f"sample{number}_repeat0_len40.npy") for number in range(len(texts))]
+
+    one, two, again = motions("file", "a person 1", "a person 2", "a person 1")
+    (alone,) = motions("alone", "a person 2")
+    assert np.abs(one - two).max() > 0.01
+    assert np.abs(one - again).max() < 1e-4
+    assert np.abs(two - alone).max() < 1e-4

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import train_vq
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from tests.toy import ROOT, TINY_VQ, make_dataset, run_script
+from tests.toy import ROOT, TINY_VQ, make_dataset, run_here, run_script
 from training.batches import EpochBatches
 from utils.errors import InputError
 
@@ -40,6 +41,33 @@ def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) ->
     assert resumed["total_it"] == whole["total_it"] == 120
     for part in ("vq_model", "extra", "opt_vq_model"):
         assert_equal(resumed[part], whole[part])
+
+
+@pytest.mark.parametrize(("key", "flags", "before"), [
+    ("mu", ("--mu", 0.5), 0.99), ("shared_codebook", ("--shared_codebook",), False),
+    ("num_quantizers", ("--num_quantizers", 2), 3), ("vq_act", ("--vq_act", "gelu"), "relu")])
+def test_a_tokenizer_run_is_not_resumed_with_another_codebook(begun: Path, key: str, flags: tuple[object, ...],
+                                                              before: object,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    latest = begun / "checkpoints" / "t2m" / "run" / "model" / "latest.tar"
+    content = latest.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        run_here(train_vq.main, *ONE_STEP, "--is_continue", *flags, cwd=begun)
+    assert ended.value.code == 2
+    assert f"opt.txt has {key} {before}, not {flags[-1] if len(flags) > 1 else True}" in capsys.readouterr().err
+    assert latest.read_bytes() == content
+
+
+ONE_STEP = ("--data_root", "data", "--name", "run", *TINY_VQ, "--total_iter", 1, "--evaluator", "none", "--gpu_id", -1)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer run of one step."""
+    folder = tmp_path_factory.mktemp("begun")
+    make_dataset(folder / "data")
+    run_here(train_vq.main, *ONE_STEP, cwd=folder)
+    return folder
 
 
 def assert_equal(one: object, other: object) -> None:

@@ -54,6 +54,12 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MASK
 
 
+def prompt_seed(seed: int, text: str, in_file: bool) -> int:
+    """The seed of a prompt's motion. Each prompt of a file has a random stream that depends on ``seed`` and its text,
+    not on the other prompts; a single prompt uses ``seed`` itself."""
+    return stream_seed(seed, text_key(text)) if in_file else seed
+
+
 @dataclass(frozen=True)
 class BatchSlice:
     """Rows ``first`` to ``first`` + b of a batch of ``total`` rows, for a single process.
