@@ -9,7 +9,7 @@ def main() -> None:
     from data.language import load_text_motion
     from data.specs import dataset_spec  # torch is imported after the flags are checked
     from models.lamp.features import LaMPConfig
-    from models.lamp.lamp import LaMP
+    from models.lamp.lamp import LaMP, freeze_text
     from storage.load import load_tokenizer
     from storage.source import run_folder
     from storage.start import initial_qformer
@@ -29,7 +29,7 @@ def main() -> None:
 
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
     model = LaMP(config, tokenizer.model, qformer)
-    model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not opt.freeze_words)
+    freeze_text(model, opt.freeze_words, opt.text_layers)
     vars(opt).update(config.to_options())
     if is_main():
         pieces.save(run_folder(opt))

@@ -131,6 +131,11 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="freeze BERT's word embeddings, so that words unseen in training keep their meaning")
     text.add_argument("--text_lr", type=non_negative, default=1.0, metavar="FACTOR",
                       help="learning rate factor of the BERT parameters; a small one preserves pretrained language")
+    text.add_argument("--text_layers", type=natural, metavar="N",
+                      help="train only the last N layers of BERT and freeze its embeddings and the other layers")
+    text.add_argument("--distill", type=non_negative, default=0.0, metavar="WEIGHT",
+                      help="weight of a loss that keeps the similarities that the original --bert gives to the texts "
+                           "of a batch; for BERTs trained on sentences")
     text.add_argument("--max_text_len", type=bounded(int, 3), default=32, help="maximum caption length in word pieces")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder_width", type=positive_int, default=1408, help="width of the cross-attention input")
@@ -153,6 +158,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="samples of a batch used for matching (three passes each); 0: all")
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))
     opt = parser.parse_args(argv)
+    if opt.distill and (opt.init_from or opt.random_start):
+        parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
     opt.objectives = dict(opt.objectives)
     return opt
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives
-from models.lamp.objectives import contrastive_loss, similarity
+from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
+from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t.captioner import MotionPrefix
 from models.vq.model import VQConfig, build_tokenizer
@@ -271,7 +271,7 @@ def test_weights_of_objectives_come_from_the_command_line():
 
 
 def test_a_run_without_a_rate_for_bert_resumes_the_two_groups_of_older_runs(model):
-    stage = LaMPStage(model, argparse.Namespace(objectives=OBJECTIVES, text_lr=1.0, lr=1e-4), None, None)
+    stage = LaMPStage(model, argparse.Namespace(objectives=OBJECTIVES, text_lr=1.0, lr=1e-4, distill=0.0), None, None)
     assert [group.keys() for group in stage.parameter_groups(0.05)] == [{"params", "weight_decay"}] * 2
     stage.opt.text_lr = 0.1
     assert {group["lr"] for group in stage.parameter_groups(0.05)} == {1e-4, 1e-4 * 0.1}
@@ -435,3 +435,26 @@ def test_queries_can_tell_what_came_first_unless_published(batch):
         swapped = EncodedMotion(encoded.latents[:, [1, 0, *range(2, QUERIES)]], encoded.ids, encoded.mask)
         same = torch.allclose(model.motion_features(encoded), model.motion_features(swapped), atol=1e-5)
         assert same is not differs
+
+
+def test_distillation_compares_the_similarities_of_two_models():
+    generator = torch.Generator().manual_seed(0)
+    features, others = (F.normalize(torch.randn(5, 8, generator=generator), dim=-1) for _ in range(2))
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    assert float(distillation_loss(features, features @ rotation)) == pytest.approx(0, abs=1e-5)
+    leaf = others.clone().requires_grad_()
+    loss = distillation_loss(leaf, features)
+    loss.backward()
+    assert float(loss.detach()) > 0.1
+    assert leaf.grad.isfinite().all()
+    assert float(distillation_loss(others[:1], features[:1])) == 0
+
+
+def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
+    freeze_text(model, words=False, trained_layers=1)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    last = model.config.qformer.layers - 1
+    assert f"Qformer.bert.encoder.layer.{last}.intermediate.dense.weight" in trained
+    assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
+    assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
+    assert {"text_proj.weight", "query_tokens"} <= trained

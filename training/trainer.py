@@ -80,6 +80,7 @@ class Trainer:
         # With fp16, infinite gradients are normal: they set the scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()
+        self.saved = 0  # step of latest.tar
         self.writer: SummaryWriter | None = None
 
     def run(self) -> Progress:
@@ -153,9 +154,11 @@ class Trainer:
                 self.clock.start()
         if progress.step_in_epoch >= len(self.batches):
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-        if progress.epoch % self.opt.eval_every_e == 0 or self._done():
+        validated = progress.epoch % self.opt.eval_every_e == 0 or self._done()
+        if validated:
             self._validate()
-        self._save(self.folder / "model" / "latest.tar")
+        if validated or progress.total_it - self.saved >= self.opt.save_latest:  # an epoch may be a few steps only
+            self._save(self.folder / "model" / "latest.tar")
 
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
         """One step on the micro-batches of a batch. Returns this process's summands of the step's numbers."""
@@ -239,6 +242,8 @@ class Trainer:
             return
         with self._mean_weights():
             save_checkpoint(path, self._content(weights_only))
+        if not weights_only:
+            self.saved = self.progress.total_it
 
     def _content(self, weights_only: bool) -> dict[str, object]:
         content = {**self.stage.weights(), "ep": self.progress.epoch, "total_it": self.progress.total_it,

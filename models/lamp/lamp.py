@@ -354,3 +354,16 @@ def is_text(name: str) -> bool:
     """Whether a parameter of LaMP by this name is one of BERT's: queries have separate feed-forward blocks, and only
     they use cross-attention."""
     return name.startswith("Qformer.bert.") and "_query" not in name and "crossattention" not in name
+
+
+def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
+    """Freeze BERT's word embeddings (``words``) or, given ``trained_layers``, all of its parameters except those of the
+    last so many layers. Self-attention belongs to BERT and serves queries and text alike."""
+    model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not words)
+    if trained_layers is None:
+        return
+    layers = range(model.config.qformer.layers)
+    trained = tuple(f"Qformer.bert.encoder.layer.{layer}." for layer in layers[len(layers) - trained_layers:])
+    for name, parameter in model.named_parameters():
+        if is_text(name) and not name.startswith(trained):
+            parameter.requires_grad_(False)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LABEL_SMOOTHING = 0.1
+DISTILLATION_TEMPERATURE = 0.1
 
 
 def similarity(text: Tensor, motion: Tensor) -> Tensor:
@@ -89,3 +90,17 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.detach()
     # arg-max over a vocabulary is many times slower than the maximum.
     return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) == logits.amax(-1)).float().mean()
+
+
+def distillation_loss(features: Tensor, teacher: Tensor, temperature: float = DISTILLATION_TEMPERATURE) -> Tensor:
+    """Cross-entropy between the similarities of each text to the others by two models, above that of equal ones.
+
+    ``features`` (b, e) and ``teacher`` (b, d) are normalised; similarities to the other texts of the batch become
+    probabilities by a softmax at ``temperature``. A batch of one text gives 0.
+    """
+    if len(features) < 2:
+        return features.new_zeros(())
+    own = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    student, target = ((one.float() @ one.float().T / temperature).masked_fill(own, float("-inf"))
+                       for one in (features, teacher))
+    return F.kl_div(student.log_softmax(1).masked_fill(own, 0), target.softmax(1), reduction="batchmean")

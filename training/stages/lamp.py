@@ -1,11 +1,13 @@
 """LaMP's stage."""
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data.text import mirror_text
 from data.text_motion import TextMotion
@@ -13,7 +15,7 @@ from evaluation.retrieval import steady_retrieval
 from models.lamp.bert import WordPieces
 from models.lamp.features import text_inputs
 from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
-from models.lamp.objectives import similarity
+from models.lamp.objectives import distillation_loss, similarity
 from storage.checkpoint import load_strictly
 from storage.load import LAMP_OPTIONAL
 from training import distributed
@@ -35,6 +37,8 @@ class LaMPStage(Stage):
         super().__init__(model)
         self.opt, self.pieces, self.val_set = opt, pieces, val_set
         self.find_unused = set(opt.objectives) != set(OBJECTIVES)
+        # Not a submodule: the original BERT is neither trained nor saved.
+        self.teacher = [copy.deepcopy(model.Qformer).eval().requires_grad_(False)] if opt.distill else []
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Losses of captions and motions (b, 196, d) with lengths."""
@@ -46,7 +50,20 @@ class LaMPStage(Stage):
                             also_true=also_true(batch, batch_slice) if "text_class" in batch else None,
                             batch_slice=batch_slice)
         accuracies = {f"{name}_acc": value for name, value in result.accuracies.items()}
-        return {"loss": result.loss, **result.losses, **accuracies}
+        if not self.teacher:
+            return {"loss": result.loss, **result.losses, **accuracies}
+        distilled = self.distillation(*text)
+        return {"loss": result.loss + self.opt.distill * distilled, **result.losses, "distill": distilled, **accuracies}
+
+    def distillation(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """``distillation_loss`` of texts (b, t): the sentence features of LaMP and those of the original BERT, the mean
+        of its hidden states."""
+        teacher = self.teacher[0] = self.teacher[0].to(ids.device)
+        features = self.model.project_text(self.model.Qformer.text(ids, mask))
+        with torch.no_grad():
+            words = mask.unsqueeze(-1).float()
+            original = (teacher.text(ids, mask).float() * words).sum(1) / words.sum(1)
+        return distillation_loss(features, F.normalize(original, dim=-1))
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask (b, t) of captions."""
