@@ -10,9 +10,10 @@ from utils.files import run_lock
 def main() -> None:
     opt = parse_edit_options()
     from data.constraints import read_constraints
-    from data.directions import constrained
+    from data.directions import check_placed, constrained
     from data.motion_files import read_clip  # torch is imported after the flags are checked
-    from data.specs import MAX_TOKENS, dataset_spec
+    from data.placed_constraints import Stretch
+    from data.specs import MAX_TOKENS, UNIT_LENGTH, dataset_spec
     from data.text import make_prompt
     from models.motion_edit import MotionEditor, Part
     from models.speed import speed_up
@@ -34,6 +35,9 @@ def main() -> None:
         written = read_constraints(opt.constraints, spec, 1)
         entries += [*written.whole, *written.by_prompt[0]]
     source = read_clip(Path(opt.source_motion), spec, opt.up)
+    ends = [chosen.tokens(len(source) // UNIT_LENGTH)[1] for chosen in opt.mask_edit_section or ()]
+    length = UNIT_LENGTH * max([len(source) // UNIT_LENGTH, *ends])
+    check_placed([(entries, Stretch(0, length, spec.fps))], spec)
     pipeline, files = load_text_to_motion(opt.name, None, spec, opt.checkpoints_dir, device, opt.which_epoch,
                                           opt.res_name)
     speed_up(pipeline.networks, cpu_linear=opt.cpu_linear)

@@ -42,6 +42,9 @@ def main() -> None:
         prompts = [make_prompt(opt.text_prompt, opt.motion_length if is_long else frames or opt.motion_length,
                                "--text_prompt")]
     needs_lengths = any(prompt.m_len is None for prompt in prompts) and (opt.timeline or not is_long)
+    if is_directed(opt):
+        from data.directions import check_directions
+        check_directions(prompts, frames if is_long else None, spec, opt, flag_entries(opt))
     folder = Path(opt.output_dir) / opt.ext
 
     pipeline, files = load_text_to_motion(

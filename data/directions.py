@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.constraints import Entry, FileConstraints, read_constraints
 from data.placed_constraints import Stretch, place_constraints
-from data.specs import MAX_TOKENS, DatasetSpec
+from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, DatasetSpec
 from data.text import Prompt, make_prompt
 from models.control.constraints import Constraint
 from models.control.director import Directed, Direction, Director, directed
@@ -21,6 +21,8 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 from utils.errors import InputError
 from utils.files import read_text
 from utils.seeding import prompt_seed
+
+Placement = tuple[Sequence[Entry], Stretch]  # constraints, and the frames that their times count from
 
 AS_IT_IS = "-"  # text of an upper-body track that leaves the body to the prompt
 
@@ -50,16 +52,15 @@ class Directions:
     def of_each(self, prompts: Sequence[Prompt]) -> Iterator[Job]:
         """A motion for every prompt and repeat."""
         opt, pipeline = self.opt, self.editor.pipeline
-        written = self._written(len(prompts))
         lengths = pipeline.token_lengths([Sample(prompt.text, self._seed(prompt), prompt.m_len) for prompt in prompts],
                                          self.sampling)
-        for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
-            stretch = Stretch(0, length * pipeline.unit, self.spec.fps)
-            entries = [*self.flags, *written.by_prompt[number], *(written.whole if number == 0 else ())]
+        counts = [pipeline.unit * length for length in lengths]
+        placements = each_placed(self.flags, _written(opt, self.spec, len(prompts)), counts, self.spec.fps)
+        for number, (prompt, count, placed) in enumerate(zip(prompts, counts, placements, strict=True)):
             upper = None if opt.upper_body is None else self._short(
-                make_prompt(opt.upper_body, None, "--upper_body").text, stretch.count)
-            direction = Direction(prompt.text, self._short(prompt.text, stretch.count), upper,
-                                  self._place([(entries, stretch)]), opt.loop, opt.best_of)
+                make_prompt(opt.upper_body, None, "--upper_body").text, count)
+            direction = Direction(prompt.text, self._short(prompt.text, count), upper, self._place(placed), opt.loop,
+                                  opt.best_of)
             for repeat in range(opt.repeat_times):
                 yield Job(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
 
@@ -73,10 +74,8 @@ class Directions:
                                              self.sampling)
         parts = [(prompt.text, length) for prompt, length in zip(prompts, lengths, strict=True)]
         starts = [pipeline.unit * start for start in accumulate(lengths[:-1], initial=0)]
-        written, fps = self._written(len(prompts)), self.spec.fps
-        placed = [([*self.flags, *written.whole], Stretch(0, pipeline.unit * sum(lengths), fps))]
-        placed += [(entries, Stretch(start, pipeline.unit * length, fps))
-                   for entries, start, length in zip(written.by_prompt, starts, lengths, strict=True)]
+        placed = all_placed(self.flags, _written(opt, self.spec, len(prompts)),
+                            [pipeline.unit * length for length in lengths], self.spec.fps)
         upper = None
         if opt.upper_body_path is not None:
             upper = self._long(read_track(opt.upper_body_path, parts, pipeline.unit))
@@ -95,28 +94,73 @@ class Directions:
     def _caption(self, text: str) -> str:
         return text if self.opt.upper_body is None else f"{text}; upper body: {self.opt.upper_body.strip()}"
 
-    def _written(self, prompts: int) -> FileConstraints:
-        if self.opt.constraints is None:
-            return FileConstraints((), ((),) * prompts)
-        return read_constraints(self.opt.constraints, self.spec, prompts)
-
     def _short(self, text: str, frames: int) -> Callable[[int], Tensor]:
         return lambda seed: self.editor.pipeline.tokens([Sample(text, seed, frames)], self.sampling)[0]
 
     def _long(self, parts: Sequence[tuple[str, int]]) -> Callable[[int], Tensor]:
         return lambda seed: self.editor.generate(parts, seed, self.sampling)
 
-    def _place(self, placed: Sequence[tuple[Sequence[Entry], Stretch]],
-               ) -> Callable[[Tensor], list[Constraint]] | None:
+    def _place(self, placed: Sequence[Placement]) -> Callable[[Tensor], list[Constraint]] | None:
         if not any(entries for entries, _ in placed):
             return None
-        return partial(_all_placed, placed, self.spec)
+        check_placed(placed, self.spec)
+        return partial(_constraints_of, placed, self.spec)
 
 
-def _all_placed(placed: Sequence[tuple[Sequence[Entry], Stretch]], spec: DatasetSpec,
-                joints: Tensor) -> list[Constraint]:
+def _constraints_of(placed: Sequence[Placement], spec: DatasetSpec, joints: Tensor) -> list[Constraint]:
     return [constraint for entries, stretch in placed
             for constraint in place_constraints(entries, stretch, joints, spec)]
+
+
+def _written(opt: Namespace, spec: DatasetSpec, prompts: int) -> FileConstraints:
+    if opt.constraints is None:
+        return FileConstraints((), ((),) * prompts)
+    return read_constraints(opt.constraints, spec, prompts)
+
+
+def each_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
+                fps: float) -> list[list[Placement]]:
+    """Constraints of separate motions of ``counts`` frames. A plain list of a file is for the first one."""
+    return [[([*flags, *entries, *(written.whole if number == 0 else ())], Stretch(0, count, fps))]
+            for number, (entries, count) in enumerate(zip(written.by_prompt, counts, strict=True))]
+
+
+def all_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
+               fps: float) -> list[Placement]:
+    """Constraints of one motion whose parts have ``counts`` frames. Flags and a plain list are for all of it."""
+    starts = accumulate(counts[:-1], initial=0)
+    return [([*flags, *written.whole], Stretch(0, sum(counts), fps)),
+            *((entries, Stretch(start, count, fps))
+              for entries, start, count in zip(written.by_prompt, starts, counts, strict=True))]
+
+
+def check_placed(placed: Sequence[Placement], spec: DatasetSpec) -> None:
+    """Raise ``InputError`` for constraints that do not fit the lengths of their motion, by placing them on a body that
+    does not move."""
+    frames = max(stretch.first + stretch.count for _, stretch in placed)
+    _constraints_of(placed, spec, torch.zeros(frames, spec.joints_num, 3))
+
+
+def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec, opt: Namespace,
+                     flags: Sequence[Entry]) -> None:
+    """Raise ``InputError`` for what is wrong with constraints and upper-body prompts, before any model is loaded.
+
+    ``frames`` as in ``directed_motions``. Lengths left to the length estimator count as the longest here;
+    ``directed_motions`` checks again when they are known.
+    """
+    counts = [frames or prompt.m_len or MAX_MOTION_LENGTH for prompt in prompts]
+    counts = [max(count // UNIT_LENGTH, 1) * UNIT_LENGTH for count in counts]
+    written = _written(opt, spec, len(prompts))
+    if opt.timeline or frames:
+        check_placed(all_placed(flags, written, counts, spec.fps), spec)
+    else:
+        for placed in each_placed(flags, written, counts, spec.fps):
+            check_placed(placed, spec)
+    if opt.upper_body is not None:
+        make_prompt(opt.upper_body, None, "--upper_body")
+    if opt.upper_body_path is not None:
+        parts = [(prompt.text, count // UNIT_LENGTH) for prompt, count in zip(prompts, counts, strict=True)]
+        read_track(opt.upper_body_path, parts, UNIT_LENGTH)
 
 
 def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[tuple[str, int]]:

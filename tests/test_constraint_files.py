@@ -4,16 +4,19 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+import edit_t2m
 import gen_t2m
 from data.constraints import FileConstraints, read_constraints
-from data.directions import read_track
+from data.directions import check_directions, read_track
 from data.placed_constraints import Stretch, place_constraints
 from data.specs import dataset_spec
+from data.text import read_prompts
 from models.control.constraints import Heading, JointTarget, Pose, RootPath
 from options.generate import flag_entries, parse_edit_options, parse_generate_options
 from tests.figures import walking
@@ -155,13 +158,34 @@ def test_the_examples_are_constraints_of_a_six_second_motion() -> None:
             place_constraints(entries, Stretch(0, 120, 20.0), joints, SPEC)
 
 
-def test_a_script_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                     capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("script", "flags", "line"), [
+    (gen_t2m, ["--text_prompt", "walks", "--motion_length", "40"], "c.json[0].time: 99 is outside a motion of 2 s"),
+    (gen_t2m, ["--text_prompt", "walks"], "c.json[0].time: 99 is outside a motion of 9.8 s"),  # the longest there is
+    (gen_t2m, ["--text_path", "p.txt", "--timeline"], "c.json[0].time: 99 is outside a motion of 5 s"),
+    (gen_t2m, ["--text_prompt", "walks", "--seconds", "20"], "c.json[0].time: 99 is outside a motion of 20 s"),
+    (edit_t2m, ["--source_motion", "m.npy"], "c.json[0].time: 99 is outside a motion of 2 s"),
+    (edit_t2m, ["--source_motion", "m.npy", "--mask_edit_section", "8,12", "--text_prompt", "bows"],
+     "c.json[0].time: 99 is outside a motion of 2.4 s"),
+])
+def test_wrong_constraints_end_a_script_with_one_line_before_any_model_is_loaded(
+        script: ModuleType, flags: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.json").write_text('[{"kind": "waypoint", "point": [0, 1], "time": 99}]')
-    monkeypatch.setattr(sys, "argv", ["gen_t2m.py", "--gpu_id", "-1", "--text_prompt", "a person walks",
-                                      "--motion_length", "40", "--constraints", "c.json"])
+    (tmp_path / "p.txt").write_text("walks#40\nbows#60\n")
+    np.save(tmp_path / "m.npy", walking(41))
+    monkeypatch.setattr(sys, "argv", ["script", "--gpu_id", "-1", *flags, "--constraints", "c.json",
+                                      "--name", "no_such_model"])
     with pytest.raises(SystemExit) as ended:
-        gen_t2m.main()
+        script.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: c.json[0].time: 99 is outside a motion of 2 s\n"
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_wrong_track_is_found_before_any_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("walks#40\nbows#60\n")
+    (tmp_path / "u.txt").write_text("waves#104\n")
+    opt = parse_generate_options(["--text_path", str(tmp_path / "p.txt"), "--timeline", "--upper_body_path",
+                                  str(tmp_path / "u.txt")])
+    with pytest.raises(InputError, match="u.txt:1: the track is longer than the timeline of 100 frames"):
+        check_directions(read_prompts(opt.text_path), None, SPEC, opt, ())
