@@ -1,4 +1,5 @@
 """Evaluate motion captioning on a split with two baselines, or score the captions of a file."""
+import argparse
 import json
 from pathlib import Path
 
@@ -8,23 +9,21 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_m2t_evaluation()
+    opt = parse_m2t_evaluation()  # before torch is imported, which takes seconds
     if opt.score_captions:
-        from evaluation.score_file import score_file
-
         score_file(opt)
         return
-    from data.specs import dataset_spec  # torch is imported after the flags are checked
+    from data.specs import dataset_spec
     from data.text import SPACY_HINT, spacy_pipeline
     from data.text_motion import load_pairs, whole_crop
     from evaluation.caption_scores import BertScore, CaptionScorer, Lexicon, most_common_caption, nearest_captions
-    from evaluation.language import motion_vectors
     from evaluation.report import write_report
+    from evaluation.retrieval import motion_vectors
     from models.speed import speed_up
-    from storage.load import load_tokenizer
+    from storage.checkpoint import model_names
     from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
     from storage.load_evaluator import find_evaluator
-    from storage.source import model_names
+    from storage.load_lamp import load_tokenizer
     from utils.device import select_device
     from utils.files import write_text
     from utils.seeding import seed_everything
@@ -73,6 +72,24 @@ def main() -> None:
     write_report(folder, opt.name, settings, tables)
     if opt.references == "lemmatised" and not lexicon.by_spacy:
         print(f"lemmas are those of the training captions, as spaCy is not there; {SPACY_HINT}")
+
+
+def score_file(opt: argparse.Namespace) -> None:
+    """Print and write the scores of the captions in ``opt.score_captions``. Only BERTScore needs torch."""
+    from evaluation.ngrams import coco_scores, read_scored, report_scores
+
+    captions, references = read_scored(opt.score_captions)
+    print(f"{len(captions)} captions, {sum(map(len, references))} references of {opt.score_captions}, as they stand")
+    scores = coco_scores(captions, references)
+    if opt.bert_score_model:
+        from evaluation.caption_scores import BertScore
+        from utils.device import select_device
+
+        bert = BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale,
+                         str(select_device(opt.gpu_id)))
+        scores["bertscore"] = bert(captions, references) / 100
+        print(f"BERTScore by {bert.settings}")
+    report_scores(scores, opt.out)
 
 
 if __name__ == "__main__":

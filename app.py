@@ -5,8 +5,8 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_app_options()
-    from serving.server import serve  # torch is imported after the flags are checked
+    opt = parse_app_options()  # before torch is imported, which takes seconds
+    from serving.server import serve
 
     serve(opt)
 

@@ -8,17 +8,17 @@ from utils.files import run_lock
 
 @script
 def main() -> None:
-    opt = parse_edit_options()
+    opt = parse_edit_options()  # before torch is imported, which takes seconds
     from data.constraints import read_constraints
     from data.directions import check_placed, constrained
-    from data.motion_files import read_clip  # torch is imported after the flags are checked
+    from data.motion_files import read_clip
     from data.placed_constraints import Stretch
     from data.specs import MAX_TOKENS, UNIT_LENGTH, dataset_spec
     from data.text import make_prompt
     from models.motion_edit import MotionEditor, Part
     from models.speed import speed_up
+    from storage.checkpoint import model_names
     from storage.load import load_text_to_motion
-    from storage.source import model_names
     from utils.device import select_device
     from utils.seeding import seed_everything
     from visualization.html import write_page

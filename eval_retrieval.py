@@ -7,13 +7,13 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_retrieval_evaluation()
-    from data.specs import dataset_spec  # torch is imported after the flags are checked
+    opt = parse_retrieval_evaluation()  # before torch is imported, which takes seconds
+    from data.specs import dataset_spec
     from data.text_motion import load_pairs
-    from evaluation.language import SentenceEncoder, score_language, word_vectors
     from evaluation.report import hardware, seconds_each, write_report
+    from evaluation.retrieval import SentenceEncoder, score_language, word_vectors
     from models.speed import speed_up
-    from storage.load import load_lamp
+    from storage.load_lamp import load_lamp
     from utils.device import select_device
     from utils.seeding import seed_everything
 

@@ -12,22 +12,22 @@ TIMED_LENGTH = 120   # frames of the motions that are timed
 
 @script
 def main() -> None:
-    opt = parse_generation_evaluation()
-    import torch  # torch is imported after the flags are checked
+    opt = parse_generation_evaluation()  # before torch is imported, which takes seconds
+    import torch
 
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
     from evaluation.caption_scores import BertScore
-    from evaluation.generation import LEGEND, LampBertScore, generated_rows, remember_texts
-    from evaluation.lamp_space import NOTE, find_evaluators
+    from evaluation.generation import LEGEND, NOTE, LampBertScore, find_evaluators, generated_rows, remember_texts
     from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
     from evaluation.reconstruction import reconstruct_clips
     from evaluation.report import hardware, seconds_each, write_report
     from models.speed import speed_up
     from models.text_to_motion import Sample
-    from storage.load import load_text_to_motion, load_tokenizer
+    from storage.checkpoint import checkpoint_names, find_source, model_names
+    from storage.load import load_text_to_motion
     from storage.load_captioner import load_captioner
-    from storage.source import checkpoint_names, find_source, model_names
+    from storage.load_lamp import load_tokenizer
     from utils.device import select_device
     from utils.seeding import seed_everything
 

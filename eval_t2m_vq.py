@@ -9,16 +9,16 @@ LAYERS = {"all layers": None, "base layer alone": 1}
 
 @script
 def main() -> None:
-    opt = parse_tokenizer_evaluation()
-    from data.cache import read_whole_clips  # torch is imported after the flags are checked
+    opt = parse_tokenizer_evaluation()  # before torch is imported, which takes seconds
+    from data.cache import read_whole_clips
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
     from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
     from evaluation.reconstruction import reconstruct_clips, score_reconstruction
     from evaluation.report import hardware, seconds_each, write_report
     from models.speed import speed_up
-    from storage.load import load_tokenizer
     from storage.load_evaluator import find_evaluator
+    from storage.load_lamp import load_tokenizer
     from utils.device import select_device
     from utils.seeding import seed_everything
 

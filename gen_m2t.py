@@ -9,13 +9,12 @@ from utils.files import run_lock
 
 @script
 def main() -> None:
-    opt = parse_caption_options()
-    # torch is imported after the flags are checked
+    opt = parse_caption_options()  # before torch is imported, which takes seconds
     from data.motion_files import motion_files, parts_of, prompt_of, read_clips
     from data.specs import dataset_spec
     from models.speed import speed_up
+    from storage.checkpoint import model_names
     from storage.load_captioner import load_captioner
-    from storage.source import model_names
     from utils.device import select_device
     from utils.files import write_text
     from utils.seeding import seed_everything

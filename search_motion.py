@@ -10,16 +10,15 @@ from utils.files import run_lock
 
 @script
 def main() -> None:
-    opt = parse_search_options()
-    from data.motion_files import prompt_of  # torch is imported after the flags are checked
-    from data.remarks import report
+    opt = parse_search_options()  # before torch is imported, which takes seconds
+    from data.motion_files import prompt_of
     from data.specs import dataset_spec
-    from data.text import clean_caption, read_texts
+    from data.text import clean_caption, read_texts, report
     from evaluation.search import encode_motions, nearest, open_gallery
     from models.lamp.features import encode_texts
     from models.speed import speed_up
-    from storage.load import load_lamp
-    from storage.source import model_names
+    from storage.checkpoint import model_names
+    from storage.load_lamp import load_lamp
     from utils.device import select_device
     from utils.files import write_text
     from utils.seeding import seed_everything

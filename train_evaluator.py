@@ -5,18 +5,13 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_evaluator_options()
+    opt = parse_evaluator_options()  # before torch is imported, which takes seconds
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
-    from data.word_vectors import (
-        WORD_CLASSES,
-        MatchingPairs,  # torch is imported after the flags are checked
-        WordVectors,
-    )
+    from data.word_vectors import WORD_CLASSES, MatchingPairs, WordVectors
     from models.evaluator import Evaluator, EvaluatorConfig
     from storage.load_evaluator import GLOVE
-    from storage.source import latest_checkpoint, run_folder
-    from storage.start import starting_normalisation
+    from storage.runs import latest_checkpoint, run_folder, starting_normalisation
     from training.distributed import is_main, start_run
     from training.optimization import warmup_milestones
     from training.stages.evaluator import MatchingStage, matching_options, movement_options, train_movements

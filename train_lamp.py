@@ -5,14 +5,13 @@ from utils.errors import InputError, script
 
 @script
 def main() -> None:
-    opt = parse_lamp_options()
+    opt = parse_lamp_options()  # before torch is imported, which takes seconds
     from data.language import load_text_motion
-    from data.specs import dataset_spec  # torch is imported after the flags are checked
+    from data.specs import dataset_spec
     from models.lamp.features import LaMPConfig
     from models.lamp.lamp import LaMP, freeze_text
-    from storage.load import load_tokenizer
-    from storage.source import run_folder
-    from storage.start import initial_qformer
+    from storage.load_lamp import load_tokenizer
+    from storage.runs import initial_qformer, run_folder
     from training.distributed import is_main, start_run
     from training.optimization import warmup_cosine
     from training.stages.lamp import LaMPStage

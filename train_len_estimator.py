@@ -5,13 +5,13 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_length_options()
-    from data.language import training_pairs  # torch is imported after the flags are checked
+    opt = parse_length_options()  # before torch is imported, which takes seconds
+    from data.language import training_pairs
     from data.specs import MAX_TOKENS, dataset_spec
     from data.text_motion import caption_texts, load_pairs
-    from models.length_estimator import LengthEstimator
+    from models.text_to_motion import LengthEstimator
     from storage.load import load_text_encoder
-    from storage.start import settle_lamp
+    from storage.runs import settle_lamp
     from training.distributed import start_run
     from training.optimization import warmup_milestones
     from training.precomputed import cached_text_features

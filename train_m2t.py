@@ -5,13 +5,13 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_m2t_options()
+    opt = parse_m2t_options()  # before torch is imported, which takes seconds
     from data.language import load_text_motion
-    from data.specs import dataset_spec  # torch is imported after the flags are checked
+    from data.specs import dataset_spec
     from models.config import DecoderConfig
-    from storage.load import load_lamp, load_tokenizer
     from storage.load_captioner import build_captioner, check_tokenizer, differing_facts, tokenizer_name
-    from storage.start import settle_lamp
+    from storage.load_lamp import load_lamp, load_tokenizer
+    from storage.runs import settle_lamp
     from training.distributed import start_run
     from training.optimization import warmup_milestones
     from training.stages.m2t import CaptionStage

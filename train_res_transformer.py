@@ -5,8 +5,8 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_res_options()
-    from models.config import ResidualTransformerConfig  # torch is imported after the flags are checked
+    opt = parse_res_options()  # before torch is imported, which takes seconds
+    from models.config import ResidualTransformerConfig
     from models.transformers.residual import ResidualTransformer
     from training.distributed import start_run
     from training.optimization import warmup_milestones

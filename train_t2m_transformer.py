@@ -5,8 +5,8 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_t2m_options()
-    from models.config import MaskTransformerConfig  # torch is imported after the flags are checked
+    opt = parse_t2m_options()  # before torch is imported, which takes seconds
+    from models.config import MaskTransformerConfig
     from models.transformers.mask_transformer import MaskTransformer
     from training.distributed import start_run
     from training.optimization import warmup_milestones

@@ -7,15 +7,14 @@ from utils.errors import script
 
 @script
 def main() -> None:
-    opt = parse_vq_options()
+    opt = parse_vq_options()  # before torch is imported, which takes seconds
     from data.cache import read_features, read_whole_clips
-    from data.motion_windows import MotionWindows  # torch is imported after the flags are checked
+    from data.motion_windows import MotionWindows
     from data.specs import dataset_spec
     from data.text_motion import whole_crop
     from evaluation.reconstruction import reconstruct_clips
     from models.vq.model import VQConfig, build_tokenizer
-    from storage.source import run_folder
-    from storage.start import starting_normalisation
+    from storage.runs import run_folder, starting_normalisation
     from training.distributed import is_main, start_run
     from training.optimization import warmup_milestones
     from training.stages.vq import VQStage

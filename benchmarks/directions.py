@@ -19,8 +19,8 @@ from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from options.base import Parser, positive_int
 from options.generate import add_models
+from storage.checkpoint import model_names
 from storage.load import load_text_to_motion
-from storage.source import model_names
 from utils.device import select_device
 from utils.errors import script
 from utils.files import save_npy

@@ -9,8 +9,9 @@ from models.text_to_motion import TextToMotion
 from models.transformers.mask_transformer import LaMPMaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
-from storage.load import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
-from storage.source import find_model_dir
+from storage.checkpoint import find_model_dir
+from storage.load import load_text_to_motion
+from storage.load_lamp import BUNDLED_LAMP, load_tokenizer
 
 SPEC = dataset_spec("t2m")
 CHECKPOINTS = "checkpoints"

@@ -23,7 +23,7 @@ from benchmarks.prompt_words import training_words
 from motion.skeleton import T2M
 from options.base import Parser, positive_int
 from options.generate import add_models, add_sampling
-from storage.source import model_names
+from storage.checkpoint import model_names
 from utils.errors import InputError, script
 from utils.files import save_npy, write_text
 from visualization.video import strip

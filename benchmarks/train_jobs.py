@@ -13,8 +13,8 @@ from models.evaluator import Evaluator, EvaluatorConfig, matching_loss
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
-from models.length_estimator import LengthEstimator
-from models.m2t.captioner import IGNORED, MotionPrefix, MotionPrefixConfig
+from models.m2t import IGNORED, MotionPrefix, MotionPrefixConfig
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer, tokenizer_loss

@@ -75,9 +75,9 @@ def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str
 @script
 def main(argv: list[str] | None = None) -> None:
     from data.specs import dataset_spec
-    from evaluation.language import motion_vectors
+    from evaluation.retrieval import motion_vectors
     from models.lamp.features import encode_texts
-    from storage.load import load_lamp
+    from storage.load_lamp import load_lamp
 
     parser = Parser(__doc__.splitlines()[0])
     add_common(parser)

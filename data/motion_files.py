@@ -10,8 +10,8 @@ from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from motion.asf_amc import read_amc
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, rig_of
-from motion.checks import check_coordinates, check_features, stand_up
 from motion.features import features_to_joints, joints_to_features
+from motion.orientation import check_coordinates, check_features, stand_up
 from motion.recording import FPS, place_recording
 from motion.rig_search import UnknownRig
 from motion.skeleton import T2M, Skeleton

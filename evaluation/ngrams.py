@@ -1,4 +1,4 @@
-"""N-gram scores of captions with COCO's scorers (``pycocoevalcap``); needs no model, data set or torch.
+"""N-gram scores of captions with COCO's scorers (``pycocoevalcap``), and of a file; needs no model, data set or torch.
 
 The scorers split texts at spaces and compare words unchanged: no lower-casing, no removal of punctuation, no PTB
 tokenizer (which needs Java). CIDEr computes its document frequencies from the given references.

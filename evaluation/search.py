@@ -10,10 +10,10 @@ import torch
 
 from data.motion_files import Part, motion_files, parts_of, read_clip
 from data.specs import DatasetSpec
-from evaluation.language import motion_vectors
+from evaluation.retrieval import motion_vectors
 from motion.asf_amc import find_asf
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from storage.load import LoadedLaMP
+from storage.load_lamp import LoadedLaMP
 from utils.errors import InputError
 from utils.files import fingerprint
 

@@ -8,7 +8,7 @@ from models.lamp.qformer import Layer as QFormerLayer
 from models.layers import can_pack, choose_linear, pack_linears
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import EncoderLayer, OutputProcess
-from models.vq.encdec import Decoder, Encoder
+from models.vq.model import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from utils.errors import InputError
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motion.bvh import POSITIONS, Bvh
-from motion.euler import euler_to_matrix, matrix_to_euler
+from motion.bvh import POSITIONS, Bvh, euler_to_matrix, matrix_to_euler
 
 FPS = 120.0   # of the CMU database; files rarely state it
 INCH = 0.0254

@@ -14,9 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from motion.bvh import POSITIONS, Bvh
-from motion.coincident import spread_joints
-from motion.euler import matrix_to_euler
+from motion.bvh import POSITIONS, Bvh, matrix_to_euler
 from motion.rotation import (
     lerp,
     matrix_to_quat,
@@ -25,6 +23,7 @@ from motion.rotation import (
     quat_multiply,
     quat_rotate,
     quat_to_matrix,
+    spread_joints,
 )
 from motion.skeleton import KIT, T2M, Skeleton
 

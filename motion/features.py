@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import conv1d, normalize, pad
 
-from motion.coincident import bone_directions
 from motion.rotation import (
+    bone_directions,
     cont6d_to_matrix,
     quat_between,
     quat_conjugate,

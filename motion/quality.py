@@ -1,12 +1,10 @@
 """Physical quality metrics of motions (T, J, 3), y up: foot skating, floor penetration, bone length drift, jitter."""
-from collections.abc import Sequence
 
 import numpy as np
 
 from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, per_foot_joint
 from motion.skeleton import Skeleton
 
-SEAM_FRAMES = 2          # on either side of a seam
 WEIGHTED_HEIGHT = 0.025  # m above which a foot does not skate
 
 
@@ -63,23 +61,3 @@ def roughness(joints: np.ndarray) -> float:
     """
     jerk = np.diff(np.asarray(joints, np.float64), 3, axis=0)
     return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
-
-
-def seam_speed(joints: np.ndarray, seams: Sequence[int], usual: np.ndarray | None = None) -> float:
-    """Speed of a motion (T, J, 3) at its seams, relative to its fast steps.
-
-    The longest step between frames within ``SEAM_FRAMES`` of the frames ``seams``, divided by the 95th percentile of
-    the steps of ``usual`` (T', J, 3), by default the motion itself. A step is the mean distance over the joints. 0
-    without seams; ``inf`` if ``usual`` does not move.
-    """
-    steps = _steps(joints)
-    near = [steps[max(seam - SEAM_FRAMES, 0):seam + SEAM_FRAMES] for seam in seams if 0 < seam < len(joints)]
-    if not near:
-        return 0.0
-    fast = float(np.percentile(_steps(joints if usual is None else usual), 95))
-    return float(np.concatenate(near).max()) / fast if fast > 0 else np.inf
-
-
-def _steps(joints: np.ndarray) -> np.ndarray:
-    """Mean distance (T - 1,) of the joints between frames."""
-    return np.linalg.norm(np.diff(np.asarray(joints, np.float64), axis=0), axis=-1).mean(-1)

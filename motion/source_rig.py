@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from motion.bvh import Bvh, chained
-from motion.known_rigs import SIDES, SPINE, Place
-from motion.rig_search import Bones, Places, recognised
+from motion.rig_search import SIDES, SPINE, Bones, Place, Places, recognised
 from motion.skeleton import T2M
 
 _CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
-from storage.checkpoint import read_state, save_weights
-from storage.familiarity import FAMILIARITY_FILE
+from storage.checkpoint import PRETRAINED, Source, find_source, read_state, save_weights, write_options
 from storage.load_evaluator import read_networks
-from storage.source import PRETRAINED, Source, find_source, write_options
+from storage.load_lamp import FAMILIARITY_FILE
 from utils.errors import script
 from utils.files import atomic_path
 

@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser
 from prepare.download import fetch, unpack
-from storage.checkpoint import load_checkpoint
-from storage.source import SUFFIXES, write_options
+from storage.checkpoint import SUFFIXES, load_checkpoint, write_options
 from utils.errors import InputError, script
 from utils.files import atomic_path
 

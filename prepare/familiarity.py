@@ -19,15 +19,15 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.cache import read_ids
 from data.language import CONTENTS, sentences
 from data.specs import DatasetSpec, dataset_spec
 from data.text import clean_caption, read_captions
-from models.lamp.familiarity import Familiarity, familiarity_of, k_means, word_means
+from models.lamp.features import Familiarity, familiarity_of, word_means
 from options.base import Parser, add_common, add_data, positive_int
-from storage.familiarity import FAMILIARITY_FILE, save_familiarity
-from storage.load import LoadedLaMP, load_lamp
+from storage.load_lamp import FAMILIARITY_FILE, LoadedLaMP, load_lamp, save_familiarity
 from utils.errors import InputError, script
 from utils.files import ROOT, read_text
 
@@ -37,6 +37,17 @@ KEPT = 0.955        # fraction of known texts of either kind above the threshold
 LONGEST_LABEL = 60  # characters
 NEAREST_TEXTS = 5   # the shortest of them is the label of a centre
 BATCH = 1024
+
+
+def k_means(vectors: Tensor, count: int, generator: torch.Generator, rounds: int = 5) -> Tensor:
+    """Normalised centres (k, h) of normalised vectors (n, h) by cosine, k at most n."""
+    centres = vectors[torch.randperm(len(vectors), generator=generator)[:count]].clone()
+    for _ in range(rounds):
+        nearest = torch.cat([(part @ centres.T).argmax(1) for part in vectors.split(4096)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        used = sums.norm(dim=1) > 0
+        centres[used] = F.normalize(sums[used], dim=1)
+    return centres
 
 
 def captions(spec: DatasetSpec, split: str) -> set[str]:

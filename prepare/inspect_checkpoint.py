@@ -23,7 +23,7 @@ from models.evaluator import Evaluator
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
-from models.m2t.captioner import MotionPrefix, MotionPrefixConfig
+from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
@@ -46,7 +46,7 @@ from storage.released import (
     used_part,
     usual_heads,
 )
-from storage.source import PREFERRED, SUFFIXES
+from storage.checkpoint import PREFERRED, SUFFIXES
 from utils.errors import InputError, script
 
 STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "res_transformer", "estimator")

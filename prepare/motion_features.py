@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from data.specs import DATASETS
 from data.text import mirror_text
-from motion.checks import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
-from motion.orientation import UP_AXES
+from motion.orientation import TURNED, UP_AXES, UncertainAxis, check_coordinates, stand_up
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing.clip_files import SPLITS, twin_of

@@ -93,7 +93,7 @@ class Layout:
             with gr.Tab("Edit"):
                 edit = self._edit()
             with gr.Tab("Caption"):
-                if models.captioner is None:
+                if models.m2t is None:
                     gr.Markdown("There is no captioning model. Name one with `--m2t_name`.")
                 else:
                     self._caption()

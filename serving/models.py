@@ -9,9 +9,10 @@ from data.specs import DatasetSpec, dataset_spec
 from evaluation.search import open_gallery
 from models.speed import speed_up
 from models.text_to_motion import TextToMotion
-from storage.load import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
+from storage.checkpoint import model_dirs
+from storage.load import load_text_to_motion
 from storage.load_captioner import LoadedCaptioner, load_captioner
-from storage.source import model_dirs
+from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP, load_lamp
 from utils.device import select_device
 from utils.errors import InputError
 

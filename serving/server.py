@@ -13,7 +13,7 @@ from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms
 from serving.workshop import Workshop
-from storage.source import model_names
+from storage.checkpoint import model_names
 from utils.errors import InputError
 
 if TYPE_CHECKING:

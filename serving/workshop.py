@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from data.motion_files import parts_of, read_clip
-from data.remarks import remarks
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
-from data.text import clean_caption
-from evaluation.language import motion_vectors
+from data.text import clean_caption, remarks
+from evaluation.retrieval import motion_vectors
 from evaluation.search import Gallery, encode_motions, nearest, open_gallery
 from models.config import Writing
 from models.motion_edit import MotionEditor
@@ -22,7 +21,7 @@ from motion.foot_locking import lock_feet
 from serving.inputs import Kept, Limits, checked_count, checked_number, checked_text, parse_parts, read_source
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
-from storage.load import BUNDLED_LAMP, LoadedLaMP
+from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP
 from utils.errors import InputError
 from utils.files import atomic_path
 from visualization.html import PageMotion, write_page
@@ -88,7 +87,7 @@ class Workshop:
     def caption(self, upload: str | None, chosen: str | None, known: Sequence[Kept], count: float,
                 drawn: bool, seed: float) -> Result:
         """Caption a motion, a long one in parts; the page plays each part with its best caption."""
-        captioner = self.models.captioner
+        captioner = self.models.m2t
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")
         count = checked_count(count, self.limits.captions, "the number of captions")

@@ -1,13 +1,11 @@
 """Models by name: find the checkpoint, rebuild the network from its settings, load the weights strictly."""
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
-from data.motion_windows import Normalisation
 from data.specs import MAX_TOKENS, DatasetSpec
 from data.text import clean_caption
 from models.config import (
@@ -20,190 +18,38 @@ from models.config import (
     ResidualTransformerConfig,
     Sampling,
 )
-from models.hub import CLIP_NAME, ClipText, model_folder
-from models.lamp.bert import VOCAB_FILE, WordPieces
-from models.lamp.familiarity import Familiarity
-from models.lamp.features import ConditionKind, LaMPConfig, LaMPText, TextEncoder, text_inputs
-from models.lamp.lamp import LaMP
-from models.lamp.objectives import Comparison, similarity
+from models.hub import CLIP_NAME, ClipText
+from models.lamp.features import ConditionKind, TextEncoder
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
-from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
-from models.length_estimator import LengthEstimator
-from models.text_to_motion import TextToMotion
+from models.lamp.qformer import QFormerConfig
+from models.text_to_motion import LengthEstimator, TextToMotion
 from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
-from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from storage import released
-from storage.checkpoint import load_strictly
-from storage.familiarity import load_familiarity
-from storage.source import PRETRAINED, Source, find_source, open_source
+from storage.checkpoint import PRETRAINED, Source, find_source, load_strictly, open_source
+from storage.load_lamp import (
+    LAMP_OPTIONAL,
+    PUBLISHED_CONDITION,
+    LoadedTokenizer,
+    fetched,
+    load_lamp,
+    load_tokenizer,
+    word_pieces_of,
+)
 from utils.errors import InputError
 from utils.files import fingerprint
 
-LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
-BUNDLED_LAMP = "lamp_demo"
 BUNDLED_RESIDUAL = "res_demo"
 NO_RESIDUAL = "none"
-PUBLISHED_BERT = "bert-base-uncased"  # whose word pieces the released models read
-PUBLISHED_TEXT_LEN = 32
-PUBLISHED_CONDITION = "query"
-SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
 
 
 @dataclass(frozen=True)
-class LoadedTokenizer:
-    """A tokenizer in eval mode with the normalisation it was trained with."""
+class LoadedNetwork:
+    """A masked or residual transformer or a length estimator in eval mode, with the text encoder it was trained with.
+    """
 
-    model: HumanVQVAE | RVQVAE
-    normalisation: Normalisation
-    source: Source
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that codes depend on: weights, settings and normalisation."""
-        mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
-        return fingerprint(self.source.file, repr(self.model.config), mean, std)
-
-
-def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                   which: str | None = None) -> LoadedTokenizer:
-    """A trained tokenizer by name."""
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"))
-    source = source.with_sizes(released.tokenizer_sizes(state))
-    with source.building(VQConfig):
-        model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
-    load_strictly(model, state, source.file)
-    for quantizer in model.quantizers:
-        quantizer.seed_running_state()
-    meta = source.folder / "meta"
-    normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "train_vq.py")
-    return LoadedTokenizer(model.to(device).eval().requires_grad_(False), normalisation, source)
-
-
-@dataclass(frozen=True)
-class LoadedLaMP:
-    """A LaMP model in eval mode, its word pieces, and the tokenizer's normalisation, which its motions need."""
-
-    model: LaMP
-    pieces: WordPieces
-    normalisation: Normalisation
-    max_text_len: int  # word pieces of a text
-    source: Source
-    familiarity: Familiarity | None = None  # what it has read
-
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Normalised embeddings (b, embed_dim) of texts, for retrieval."""
-        return self.model.text_features(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
-
-    def motion_features(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """Normalised embeddings (b, embed_dim) of normalised motions (b, t, d) of ``m_lens`` frames, for retrieval."""
-        device = self.model.query_tokens.device
-        return self.model.motion_features(motion.to(device), m_lens.to(device))
-
-    def comparison(self, kind: str) -> Comparison:
-        """How texts and motions are compared, by name.
-
-        - ``mean``: cosine of the text and the mean direction of a motion's queries. Search and validation use it.
-        - ``paper``: cosine of the text and the nearest of a motion's queries, as the contrastive objective has it.
-        - ``released``: negative Euclidean distance between projections that are not normalised, the motion's the mean
-          over its queries, as the released evaluation has it.
-        """
-        device = self.model.query_tokens.device
-
-        def on_device(features: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-            return lambda motion, m_lens: features(motion.to(device), m_lens.to(device))
-
-        if kind == "released":
-            def text_embedding(texts: Sequence[str]) -> Tensor:
-                return self.model.text_embedding(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
-
-            return Comparison(text_embedding, on_device(self.model.motion_embedding),
-                              lambda texts, motions: -torch.cdist(texts, motions))
-        motions = self.model.motion_features if kind == "mean" else self.model.motion_query_features
-        return Comparison(self.text_features, on_device(motions), similarity)
-
-    def text_encoder(self, kind: ConditionKind) -> LaMPText:
-        """Text features for other models."""
-        return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint, self.familiarity)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that features depend on, except ``max_text_len``."""
-        mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
-        return fingerprint(self.source.file, repr(self.model.config), self.pieces.path, mean, std)
-
-
-def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-              which: str | None = None) -> LoadedLaMP:
-    """A trained LaMP model by name, with the tokenizer that its options name."""
-    source, state = open_lamp(name, spec, checkpoints_dir, which)
-    tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
-    with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
-        config = LaMPConfig.from_options(source.options, tokenizer.model.config)
-        model = LaMP(config, tokenizer.model)
-    if source.file.suffix == ".safetensors":  # bundled files leave out the tokenizer's weights
-        frozen = {"vq_model": tokenizer.model, "motion_encoder": tokenizer.model.motion_encoder}
-        for prefix, part in frozen.items():
-            state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
-    load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
-    pieces = word_pieces_of(source, config.qformer, checkpoints_dir, published=config.published)
-    return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
-                      _text_length(source, config.qformer.max_positions), source,
-                      load_familiarity(source.folder, config.qformer.hidden))
-
-
-def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
-               which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",))
-    sizes = released.lamp_sizes(state)
-    return source.with_sizes(sizes, released.usual_heads(sizes)), state
-
-
-def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
-    """The word pieces in a model's folder; a published model without any uses BERT's."""
-    folder = source.folder
-    if published and not (folder / VOCAB_FILE).is_file():
-        folder = _fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(
-            place, "vocabulary", (VOCAB_FILE,), weights=False))
-    pieces = WordPieces(folder)
-    if len(pieces) > sizes.vocab:
-        raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, and the model {sizes.vocab - 1}")
-    return pieces
-
-
-def _fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
-    """Apply ``load`` to the folder ``checkpoints_dir/<last part of name>`` if it exists, else to the hub's ``name``."""
-    own = Path(checkpoints_dir) / Path(name).name
-    if own.is_dir():
-        return load(own)
-    try:
-        return load(name)
-    except InputError as error:
-        raise InputError(f"{error}; its files may also be in {own}") from error
-
-
-def _text_length(source: Source, most: int) -> int:
-    length = source.options.get("max_text_len", PUBLISHED_TEXT_LEN)
-    if not isinstance(length, int) or not SHORTEST_TEXT <= length <= most:
-        raise InputError(f"{source.settings_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
-    return length
-
-
-@dataclass(frozen=True)
-class LoadedTransformer:
-    """A masked or residual transformer in eval mode with the text encoder it was trained with."""
-
-    model: MaskTransformer | ResidualTransformer
-    text: TextEncoder
-    source: Source
-
-
-@dataclass(frozen=True)
-class LoadedLengthEstimator:
-    """A length estimator in eval mode with the text encoder it was trained with."""
-
-    model: LengthEstimator
+    model: MaskTransformer | ResidualTransformer | LengthEstimator
     text: TextEncoder
     source: Source
 
@@ -224,7 +70,7 @@ def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, devic
 
 
 def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                          which: str | None = None) -> LoadedTransformer:
+                          which: str | None = None) -> LoadedNetwork:
     """A masked transformer by name with its text encoder: the LaMP model that its options name, CLIP, or, for a
     released LaMP transformer, the Q-Former inside."""
     model, source = load_masked(name, spec, checkpoints_dir, device, which)
@@ -232,9 +78,9 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
     if isinstance(model, LaMPMaskTransformer):
         pieces = word_pieces_of(source, model.Qformer.config, checkpoints_dir, published=True)
         key = fingerprint(source.file, repr(model.Qformer.config), pieces.path)
-        return LoadedTransformer(model, ReleasedText(model, pieces, key), source)
+        return LoadedNetwork(model, ReleasedText(model, pieces, key), source)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device)
-    return LoadedTransformer(model, text, source)
+    return LoadedNetwork(model, text, source)
 
 
 def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
@@ -249,16 +95,16 @@ def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str
 
 
 def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                  beside: LoadedTransformer | None = None) -> LoadedTransformer:
+                  beside: LoadedNetwork | None = None) -> LoadedNetwork:
     """A residual transformer by name with its text encoder, shared with ``beside`` if both use the same."""
     model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
-    return LoadedTransformer(model, text, source)
+    return LoadedNetwork(model, text, source)
 
 
 def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                           device: torch.device | str = "cpu",
-                          beside: LoadedTransformer | None = None) -> LoadedLengthEstimator:
+                          beside: LoadedNetwork | None = None) -> LoadedNetwork:
     """A length estimator by name with its text encoder, shared with ``beside`` if both use the same."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",))
     if source.has_settings and "cond_dim" in source.options:
@@ -272,11 +118,11 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
     width = model.output[0].in_features
     source = released.with_text_encoder(source, width)
     text = _text_encoder_of(source, width, spec, checkpoints_dir, device, beside)
-    return LoadedLengthEstimator(model.to(device).eval().requires_grad_(False), text, source)
+    return LoadedNetwork(model.to(device).eval().requires_grad_(False), text, source)
 
 
 def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_dir: str | Path,
-                     device: torch.device | str, beside: LoadedTransformer | None = None) -> TextEncoder:
+                     device: torch.device | str, beside: LoadedNetwork | None = None) -> TextEncoder:
     """The text encoder named in a model's options; ``width`` is that of the features the model takes."""
     keys = ("text_encoder", "lamp_name", "condition")
     if beside is not None and all(source.options.get(key) == beside.source.options.get(key) for key in keys):
@@ -296,7 +142,7 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
                       device: torch.device | str = "cpu") -> TextEncoder:
     """The frozen text encoder named in a run's options: LaMP (default) or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
-        return _fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
+        return fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
     return lamp.text_encoder(options.get("condition", PUBLISHED_CONDITION))
 
@@ -345,7 +191,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
 
 
 def _own_sampling(spec: DatasetSpec,
-                  *parts: tuple[LoadedTransformer | LoadedLengthEstimator | None, Sequence[str]]) -> Sampling:
+                  *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
     """Sampling as each of the models states its part of it, else as published."""
     sampling = Sampling()
     for model, names in parts:
@@ -357,7 +203,7 @@ def _own_sampling(spec: DatasetSpec,
     return sampling
 
 
-def _check_layers(residual: LoadedTransformer, tokenizer: LoadedTokenizer) -> None:
+def _check_layers(residual: LoadedNetwork, tokenizer: LoadedTokenizer) -> None:
     config, vq = residual.model.config, tokenizer.model.config
     if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
         raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, and "

@@ -13,12 +13,10 @@ from tqdm import tqdm
 from data.motion_windows import Normalisation, padded
 from data.specs import DatasetSpec
 from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
-from models.m2t.captioner import MotionCaptioner, MotionPrefixConfig
-from models.m2t.decoder import build_decoder
+from models.m2t import MotionCaptioner, MotionPrefixConfig, build_decoder
 from storage import released
-from storage.checkpoint import load_strictly
-from storage.load import LAMP_OPTIONAL, LoadedLaMP, load_lamp
-from storage.source import Source, find_source, open_source
+from storage.checkpoint import Source, find_source, load_strictly, open_source
+from storage.load_lamp import LAMP_OPTIONAL, LoadedLaMP, load_lamp
 from utils.errors import InputError
 
 STATE_KEY = "trans"  # of published files too

@@ -12,9 +12,8 @@ from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from data.text_motion import whole_crop
 from data.word_vectors import WORD_CLASSES, WordVectors
 from models.evaluator import Evaluator
-from storage.checkpoint import load_checkpoint, load_strictly, load_weights
+from storage.checkpoint import Source, find_source, load_checkpoint, load_strictly, load_weights, model_dirs
 from storage.released import PUBLISHED_META, evaluator_config, join_networks
-from storage.source import Source, find_source, model_dirs
 from utils.errors import InputError
 
 GLOVE = "glove"  # folder of word vectors, in the model's folder or in the working directory

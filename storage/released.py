@@ -13,9 +13,8 @@ from models.config import FOOT_CONTACTS, DecoderConfig
 from models.evaluator import EvaluatorConfig
 from models.hub import CLIP_WIDTH
 from models.lamp.qformer import OPTION_PREFIX
-from models.length_estimator import LengthEstimator
-from storage.checkpoint import is_state
-from storage.source import Source
+from models.text_to_motion import LengthEstimator
+from storage.checkpoint import Source, is_state
 from utils.errors import InputError
 
 State = Mapping[str, Tensor]

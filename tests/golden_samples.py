@@ -17,8 +17,8 @@ from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP, Negatives
 from models.lamp.objectives import similarity
 from models.lamp.qformer import TIED_NAMES, QFormer, QFormerConfig
-from models.length_estimator import LengthEstimator
-from models.m2t.captioner import MotionPrefix, MotionPrefixConfig
+from models.m2t import MotionPrefix, MotionPrefixConfig
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators

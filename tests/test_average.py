@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from models.vq.model import RVQVAE, VQConfig
-from storage.checkpoint import load_checkpoint, save_checkpoint
-from storage.source import write_options
+from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.optimization import WeightAverage
 from training.stages.vq import VQStage

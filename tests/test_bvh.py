@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from motion.bvh import Bvh, parse_bvh, read_bvh
+from motion.bvh import Bvh, euler_to_matrix, matrix_to_euler, parse_bvh, read_bvh
 from motion.bvh_fit import T2M_RIG, bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
-from motion.euler import euler_to_matrix, matrix_to_euler
 from motion.skeleton import KIT, SKELETONS, T2M
 from tests import figures
 from tests.sample_motion import sample_motion, turned

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from motion.bvh import read_bvh
-from storage.source import read_options
+from storage.checkpoint import read_options
 from tests.browser import data_of
 from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
-from motion.coincident import bone_directions, coincident, fixed_bones
 from motion.features import features_to_joints, joints_to_features
+from motion.rotation import bone_directions, coincident, fixed_bones
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.figures import figure
 from tests.sample_motion import sample_motion, turned

@@ -11,10 +11,9 @@ from benchmarks.train_jobs import stage_jobs
 from tests.test_train_benchmarks import TINY
 from tests.toy_run import Numbers, Pull, always, options
 from training.stages.lamp import LaMPStage
-from training.stages.stage import Stage, compile_parts
 from training.stages.tokens import MaskStage
 from training.stages.vq import VQStage
-from training.trainer import Trainer
+from training.trainer import Stage, Trainer, compile_parts
 
 OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"], cond_noise=0)
 STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),

@@ -19,8 +19,7 @@ import torch
 
 from data.word_vectors import WordVectors
 from prepare.download import direct_address, fetch, unpack
-from storage.checkpoint import read_state
-from storage.source import find_source
+from storage.checkpoint import find_source, read_state
 from tests.toy import ROOT, run_script
 from utils.errors import InputError
 

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from data.specs import dataset_spec
-from motion.amass import TO_Z_UP, amass_arrays, amass_joints
-from motion.bvh import parse_bvh, read_bvh
+from motion.bvh import chained, parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
-from motion.cyclic import on_cycle, unrolled
-from motion.root_bone import ROOT_NAME, in_place, with_root_bone
+from motion.export import ROOT_NAME, TO_Z_UP, amass_arrays, in_place, on_cycle, unrolled, with_root_bone
 from motion.skeleton import T2M
 from prepare.importing.motion_sources import read_amass
 from tests.figures import walking
@@ -31,7 +30,11 @@ def test_an_archive_gives_the_joints_back() -> None:
     arrays = amass_arrays(joints_to_bvh(JOINTS, T2M, 20.0), T2M)
     assert arrays["poses"].shape == (60, 156)
     assert arrays["mocap_frame_rate"] == 20
-    assert np.linalg.norm(amass_joints(arrays) - JOINTS, axis=-1).max() < 0.01
+    rest, parents = arrays["rest_joints"], [int(parent) for parent in arrays["parents"]]
+    places = np.repeat((rest - rest[parents])[None], len(JOINTS), 0)
+    places[:, 0] = rest[0] + arrays["trans"]
+    turns = Rotation.from_rotvec(arrays["poses"][:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
+    assert np.linalg.norm(chained(parents, places, turns)[0] @ TO_Z_UP - JOINTS, axis=-1).max() < 0.01
     np.testing.assert_allclose(arrays["trans"], JOINTS[:, 0] @ TO_Z_UP.T)
     assert arrays["trans"][0, 2] == pytest.approx(JOINTS[0, 0, 1])  # z is up, as AMASS has it
 

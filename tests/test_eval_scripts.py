@@ -21,10 +21,9 @@ import train_vq
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation import metrics
-from evaluation.lamp_space import find_evaluators
-from storage.checkpoint import load_checkpoint
+from evaluation.generation import find_evaluators
+from storage.checkpoint import find_source, load_checkpoint, read_options
 from storage.load_evaluator import find_evaluator
-from storage.source import find_source, read_options
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
 from tests.toy_models import make_captioner, make_evaluator, make_models
 from training.validation import ValidationFid
@@ -50,7 +49,7 @@ def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     for name in ("data", "checkpoints", "bert"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("storage.source.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
+    monkeypatch.setattr("storage.checkpoint.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
 
     def call(main: Callable[[], None], *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["script.py", *CPU, *map(str, arguments)])

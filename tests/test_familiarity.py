@@ -8,9 +8,9 @@ import torch
 
 import gen_t2m
 import search_motion
-from data.remarks import cut_words, remarks
 from data.specs import dataset_spec
-from models.lamp.familiarity import FOREIGN, Familiarity, familiarity_of, is_latin, k_means, word_means
+from data.text import cut_words, remarks
+from models.lamp.features import FOREIGN, Familiarity, familiarity_of, is_latin, word_means
 from models.text_to_motion import Sampling
 from options.evaluate import parse_app_options
 from prepare import familiarity as tool
@@ -18,8 +18,7 @@ from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms
 from serving.workshop import Workshop
-from storage.familiarity import FAMILIARITY_FILE, load_familiarity, save_familiarity
-from storage.load import LoadedLaMP, load_lamp
+from storage.load_lamp import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
 from tests.figures import walking
 from tests.toy import make_dataset, run_here
 from tests.toy_models import make_models
@@ -75,10 +74,10 @@ def test_a_label_is_named_once() -> None:
 def test_centres_are_those_of_clusters() -> None:
     around = torch.eye(4)[:3].repeat_interleave(20, 0) + 0.05 * torch.randn(60, 4, generator=torch.manual_seed(1))
     vectors = torch.nn.functional.normalize(around, dim=1)
-    centres = k_means(vectors, 12, torch.manual_seed(0))
+    centres = tool.k_means(vectors, 12, torch.manual_seed(0))
     assert (vectors @ centres.T).amax(1).min() > 0.98
     assert torch.allclose(centres.norm(dim=1), torch.ones(12))
-    assert len(k_means(vectors, 99, torch.manual_seed(0))) == 60
+    assert len(tool.k_means(vectors, 99, torch.manual_seed(0))) == 60
 
 
 @pytest.mark.parametrize(("text", "latin"), [

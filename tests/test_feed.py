@@ -5,7 +5,7 @@ import torch
 
 from data.motion_windows import MotionWindows, Normalisation
 from tests.toy_run import Numbers
-from training.batches import BatchLoader, EpochBatches, fits
+from training.distributed import BatchLoader, EpochBatches, fits
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from options.train import parse_length_options, parse_t2m_options, parse_vq_options
-from storage.checkpoint import load_checkpoint, read_state, save_checkpoint
-from storage.source import PRETRAINED, find_source, inherit_settings, read_options, write_options
+from storage.checkpoint import (
+    PRETRAINED,
+    find_source,
+    load_checkpoint,
+    read_options,
+    read_state,
+    save_checkpoint,
+    write_options,
+)
+from storage.runs import inherit_settings
 from tests.toy import (
     TINY_LAMP,
     TINY_LENGTH,

@@ -4,8 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from motion.bvh import Bvh, parse_bvh
-from motion.euler import euler_to_matrix, matrix_to_euler
+from motion.bvh import Bvh, euler_to_matrix, matrix_to_euler, parse_bvh
 from motion.rig_search import BONES, UnknownRig
 from motion.skeleton import T2M
 from motion.source_rig import place_joints

@@ -12,7 +12,7 @@ from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from models.lamp.qformer import QFormerConfig
-from models.m2t.captioner import MotionPrefix
+from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
 from training.stages.lamp import LaMPStage
@@ -408,7 +408,8 @@ def test_training_learns_captions_motions_and_which_belong_together(batch):
 
 def test_captioning_starts_from_what_lamp_learned(model, batch):
     motion, _, _, m_lens = batch
-    prefix = MotionPrefix.from_lamp(model, llm_width=20).eval()
+    prefix = MotionPrefix(MotionPrefixConfig.of_lamp(model, 20)).eval()
+    prefix.take(model)
     encoded = model.encode_motion(motion, m_lens)
     close(prefix.query_motion(prefix.motion_states(motion), encoded.mask), model.query_motion(encoded).hidden)
     assert prefix(motion, encoded.mask).shape == (4, QUERIES, 20)

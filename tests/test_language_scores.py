@@ -9,11 +9,11 @@ from torch import Tensor
 
 from data.specs import dataset_spec
 from data.text_motion import Pair
-from evaluation.language import LanguageScores, score_language
 from evaluation.report import Estimate
+from evaluation.retrieval import LanguageScores, score_language
 from models.config import SIMILARITIES
 from models.lamp.features import text_inputs
-from storage.load import load_lamp
+from storage.load_lamp import load_lamp
 from tests.toy_models import make_models
 from utils.errors import InputError
 
@@ -74,8 +74,8 @@ def test_motions_are_compared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) ->
                               lambda motion, m_lens: motion.sum(1) / m_lens[:, None], compare=compare)
 
     whole = run()
-    monkeypatch.setattr("evaluation.language.BATCH", 2)
-    monkeypatch.setattr("evaluation.language.CHUNK", 3)
+    monkeypatch.setattr("evaluation.retrieval.PASS", 2)
+    monkeypatch.setattr("evaluation.retrieval.CHUNK", 3)
     shapes.clear()
     assert run() == whole
     assert max(rows for rows, _ in shapes) == 3

@@ -12,17 +12,13 @@ from data.specs import dataset_spec
 from models.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import TokenLoss
-from storage.checkpoint import load_checkpoint, save_checkpoint
-from storage.source import read_options, run_folder, write_options
-from storage.start import settle_lamp
+from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
+from storage.runs import run_folder, settle_lamp
 from tests.toy_run import Numbers, Pull, always, options
-from training.batches import EpochBatches
-from training.distributed import make_accelerator
-from training.metrics import Meter, StepMetrics
-from training.optimization import warmup_milestones
-from training.stages.stage import Stage, trainable
+from training.distributed import EpochBatches, make_accelerator
+from training.optimization import Meter, StepMetrics, warmup_milestones
 from training.stages.tokens import MaskStage
-from training.trainer import Trainer, is_better
+from training.trainer import Stage, Trainer, is_better, trainable
 from utils.errors import InputError
 from utils.seeding import WHOLE, BatchSlice
 

@@ -9,10 +9,18 @@ from torch import Tensor
 
 from data.specs import dataset_spec
 from models.lamp.bert import WordPieces
-from models.m2t.captioner import MotionCaptioner, Writing
-from models.m2t.decoder import DecoderConfig, HubWords, PieceWords, build_decoder, encode_captions, with_noise
-from storage.load import LoadedLaMP, load_lamp
+from models.m2t import (
+    DecoderConfig,
+    HubWords,
+    MotionCaptioner,
+    PieceWords,
+    Writing,
+    build_decoder,
+    encode_captions,
+    with_noise,
+)
 from storage.load_captioner import build_captioner, learned_state, load_learned
+from storage.load_lamp import LoadedLaMP, load_lamp
 from tests.toy import make_llm
 from tests.toy_models import M2T, make_models
 from utils.errors import InputError

@@ -12,8 +12,7 @@ import search_motion
 import train_m2t
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import SKELETONS
-from storage.checkpoint import load_checkpoint, save_checkpoint
-from storage.source import read_options
+from storage.checkpoint import load_checkpoint, read_options, save_checkpoint
 from tests.figures import walking
 from tests.toy import MOTIONS, TINY_M2T, as_kit, make_bert, make_dataset, make_llm, run_here
 from tests.toy_models import make_models

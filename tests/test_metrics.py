@@ -10,7 +10,6 @@ from evaluation import metrics
 from evaluation.retrieval import (
     batched_retrieval,
     best_ranks,
-    cosine_similarity,
     euclidean_similarity,
     least_alike,
     retrieval_protocols,
@@ -172,7 +171,7 @@ def test_any_sample_with_the_same_caption_is_a_hit():
 def test_batched_retrieval_is_easier_than_retrieval_among_all_and_leaves_the_rest_out(rng):
     text = rng.normal(size=(140, 8))
     motion = text + rng.normal(size=text.shape)
-    similarity = cosine_similarity(text, motion)
+    similarity = -cdist(text, motion)
     batched = batched_retrieval(similarity, rng=np.random.default_rng(2))
     assert batched["t2m_R1"] > retrieval_scores(similarity)["t2m_R1"]
     assert batched == batched_retrieval(similarity, rng=np.random.default_rng(2))
@@ -192,7 +191,7 @@ def test_steady_scores_are_means_over_the_same_shufflings_every_time(rng):
 
 def test_protocols_come_out_of_one_call(rng):
     text = rng.normal(size=(40, 8))
-    similarity = cosine_similarity(text, text)
+    similarity = -cdist(text, text)
     sentences = np.eye(40)[np.arange(40) // 2]  # always two of a kind
     scores = retrieval_protocols(similarity, sentences, rng)
     assert scores.keys() == {"all", "threshold", "batches"}
@@ -220,7 +219,6 @@ def test_the_dissimilar_subset_has_one_of_every_kind(rng):
     assert sorted(kinds[least_alike(alike, 100)]) == list(range(100))
 
 
-def test_cosines_ignore_length_and_distances_do_not(rng):
+def test_euclidean_similarity_is_the_negative_distance(rng):
     text, motion = rng.normal(size=(2, 6, 4))
-    np.testing.assert_allclose(cosine_similarity(text, 5 * motion), cosine_similarity(text, motion))
     np.testing.assert_allclose(euclidean_similarity(text, motion), -cdist(text, motion))

@@ -7,7 +7,6 @@ from data.specs import dataset_spec
 from models.config import Sampling
 from models.motion_edit import CONTEXT, FADE, MotionEditor, Part, next_window, splice
 from motion.features import joints_to_features
-from motion.quality import seam_speed
 from motion.skeleton import T2M
 from options.generate import Section, parse_edit_options, section
 from storage.load import load_text_to_motion
@@ -105,15 +104,6 @@ def test_splicing_leaves_no_jump() -> None:
     grown = splice(np.zeros((30, 1)), np.ones((50, 1)), np.arange(50) >= 30)[:, 0]
     assert (grown[:30] == 0).all() and grown[-1] == 1
     assert np.abs(np.diff(grown)).max() < 2 / 6 + 0.1
-
-
-def test_the_speed_at_a_seam_is_told_against_the_rest() -> None:
-    joints = np.float64(walking(60))
-    assert 0.3 < seam_speed(joints, [30]) < 1.2
-    joints[30:] += [0, 0, 1]
-    assert seam_speed(joints, [30]) > 5
-    assert seam_speed(joints, [10]) < 1.5
-    assert seam_speed(joints, []) == 0
 
 
 def test_sections_are_shares_or_tokens() -> None:

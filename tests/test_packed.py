@@ -14,8 +14,8 @@ import torch
 from data.cache import kept, load, read_features, state_of
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
-from storage.load import load_tokenizer
-from storage.source import write_options
+from storage.checkpoint import write_options
+from storage.load_lamp import load_tokenizer
 from tests.test_text_motion import write_clip
 from tests.toy_models import VQ, make_models
 from training.precomputed import cached_tokens, tokenize_pairs

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.paraphrase import PARAPHRASES, Paraphraser, with_paraphrases
+from data.language import PARAPHRASES, Paraphraser, with_paraphrases
 from data.text import mirror_text
 from data.text_motion import Pair
 from utils.errors import InputError

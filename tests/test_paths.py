@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.source import PRETRAINED, model_names
+from storage.checkpoint import PRETRAINED, model_names
 
 
 def test_models_are_told_by_name_and_by_where_they_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

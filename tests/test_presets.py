@@ -25,7 +25,7 @@ from models.hub import CLIP_NAME
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
-from models.length_estimator import LengthEstimator
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import build_tokenizer

@@ -14,23 +14,20 @@ from torch import Tensor
 import gen_t2m
 from data.specs import dataset_spec
 from models.hub import CLIP_WIDTH
-from models.m2t.captioner import OPT_WIDTH, MotionCaptioner, MotionPrefixConfig, Writing
-from models.m2t.decoder import CaptionDecoder
+from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
 from models.text_to_motion import Sample, Sampling
 from models.transformers.mask_transformer import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
 from prepare.inspect_checkpoint import identify
 from storage.checkpoint import incompatible_keys
 from storage.load import (
-    LAMP_OPTIONAL,
-    load_lamp,
     load_length_estimator,
     load_mask_transformer,
     load_masked,
     load_residual_transformer,
     load_text_to_motion,
-    load_tokenizer,
 )
 from storage.load_captioner import load_captioner
+from storage.load_lamp import LAMP_OPTIONAL, load_lamp, load_tokenizer
 from storage.released import used_part
 from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden

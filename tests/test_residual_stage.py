@@ -13,8 +13,9 @@ from evaluation.reconstruction import codes_of, reconstruct_clips
 from models.config import ResidualTransformerConfig
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
-from storage.load import load_text_to_motion, load_tokenizer, residual_to_use
-from storage.source import Source
+from storage.checkpoint import Source
+from storage.load import load_text_to_motion, residual_to_use
+from storage.load_lamp import load_tokenizer
 from tests.toy_models import make_models
 from training.precomputed import TokenData, tokenize_pairs
 from training.stages.tokens import ResidualStage

@@ -10,7 +10,7 @@ import torch
 import train_vq
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.toy import ROOT, TINY_VQ, make_dataset, run_here, run_script
-from training.batches import EpochBatches
+from training.distributed import EpochBatches
 from utils.errors import InputError
 
 STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")

@@ -9,7 +9,7 @@ from data.motion_windows import MotionWindows, Normalisation
 from data.specs import dataset_spec
 from data.text import Prompt, clean_caption, read_captions, read_prompts
 from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
-from training.batches import EpochBatches
+from training.distributed import EpochBatches
 from utils.errors import InputError
 
 DIM = 263

@@ -13,9 +13,23 @@ from torch import Tensor, nn
 from data.specs import dataset_spec
 from models.lamp.features import TEXT_BATCH, encode_texts
 from models.vq.model import VQConfig
-from storage.checkpoint import load_checkpoint, load_strictly, load_weights, read_state, save_checkpoint, save_weights
-from storage.load import load_lamp
-from storage.source import FOOTER, HEADER, PRETRAINED, Source, find_model_dir, find_source, read_options, write_options
+from storage.checkpoint import (
+    FOOTER,
+    HEADER,
+    PRETRAINED,
+    Source,
+    find_model_dir,
+    find_source,
+    load_checkpoint,
+    load_strictly,
+    load_weights,
+    read_options,
+    read_state,
+    save_checkpoint,
+    save_weights,
+    write_options,
+)
+from storage.load_lamp import load_lamp
 from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.precomputed import KEPT, cached_text_features

@@ -3,8 +3,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.vq.encdec import Decoder, Encoder, ResidualBlock
-from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, build_tokenizer, tokenizer_loss
+from models.vq.model import (
+    RVQVAE,
+    Decoder,
+    Encoder,
+    HumanVQVAE,
+    Reconstruction,
+    ResidualBlock,
+    VQConfig,
+    build_tokenizer,
+    tokenizer_loss,
+)
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer, perplexity
 from utils.seeding import WHOLE, BatchSlice
 

@@ -11,15 +11,14 @@ from models.evaluator import Evaluator, EvaluatorConfig
 from models.lamp.bert import from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
-from models.length_estimator import LengthEstimator
-from models.m2t.decoder import DecoderConfig
+from models.m2t import DecoderConfig
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
-from storage.checkpoint import save_checkpoint
-from storage.load import load_lamp
+from storage.checkpoint import save_checkpoint, write_options
 from storage.load_captioner import STATE_KEY, build_captioner, learned_state
-from storage.source import write_options
+from storage.load_lamp import load_lamp
 from tests.toy import make_bert, make_glove
 from utils.files import save_npy
 

@@ -13,13 +13,13 @@ from models.hub import CLIP_WIDTH
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
-from models.length_estimator import LengthEstimator
-from models.m2t.decoder import DecoderConfig
+from models.m2t import DecoderConfig
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
-from storage.load import load_lamp
 from storage.load_captioner import build_captioner
+from storage.load_lamp import load_lamp
 from tests.toy import make_bert
 from tests.toy_clip import make_clip
 

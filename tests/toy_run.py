@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from training.stages.stage import Stage
+from training.trainer import Stage
 from utils.seeding import BatchSlice
 
 

@@ -15,8 +15,9 @@ from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
 from evaluation.reconstruction import batches_of_equal_length, codes_of
 from models.lamp.features import TextEncoder, encode_texts
-from storage.load import LoadedTokenizer, load_text_encoder, load_tokenizer
-from storage.start import settle_lamp
+from storage.load import load_text_encoder
+from storage.load_lamp import LoadedTokenizer, load_tokenizer
+from storage.runs import settle_lamp
 from utils.errors import InputError
 from utils.files import fingerprint
 

@@ -10,13 +10,11 @@ import numpy as np
 
 from data.motion_files import LOCKED
 from data.specs import DatasetSpec
-from motion.amass import amass_arrays
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
-from motion.cyclic import on_cycle
+from motion.export import amass_arrays, in_place, on_cycle, with_root_bone
 from motion.foot import lock_feet_published
 from motion.foot_locking import lock_feet
-from motion.root_bone import in_place, with_root_bone
 from utils.cpu import usable_cores
 from utils.device import mapping
 from utils.files import atomic_path, save_npy, write_text

@@ -1,4 +1,10 @@
-"""A trained LaMP model: features of texts and motions, and the text condition for generation."""
+"""A trained LaMP model: features of texts and motions, the text condition for generation, and prompt familiarity.
+
+LaMP's trained text space moves every text to the nearest motion it knows, so familiarity is measured among the means of
+its word embeddings, which keep their meaning. A text is familiar if it is near a k-means centre of the training texts,
+and not nearer to an example of what no motion shows.
+"""
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,12 +17,59 @@ from tqdm import tqdm
 
 from models.config import ConditionKind
 from models.lamp.bert import WordPieces
-from models.lamp.familiarity import Familiarity
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
 from models.layers import Linear, sinusoid_table
-from models.vq.encdec import Encoder
-from models.vq.model import RVQVAE, HumanVQVAE, VQConfig
+from models.vq.model import RVQVAE, Encoder, HumanVQVAE, VQConfig
 from utils.errors import InputError
+
+FOREIGN_WEIGHT = 0.75  # of the similarity to examples of unknown texts
+FOREIGN = -1.0         # familiarity of texts without words in Latin letters
+_WORD = re.compile(r"[^\W\d_]+(['’-][^\W\d_]+)*")
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Centres of the training texts of a LaMP model, and the threshold of familiarity."""
+
+    centres: Tensor           # (k, h) normalised
+    labels: tuple[str, ...]   # a short training text near each centre
+    foreign: Tensor           # (u, h) normalised, of texts that no motion shows
+    threshold: float
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Familiarity (b,) of normalised text vectors (b, h): higher is more familiar."""
+        known, foreign = ((vectors @ some.T).amax(1) for some in (self.centres, self.foreign))
+        return known - FOREIGN_WEIGHT * foreign
+
+    def nearest(self, vector: Tensor, count: int = 2) -> list[str]:
+        """Distinct labels of the centres closest to a normalised text vector (h,)."""
+        order = (self.centres @ vector).argsort(descending=True).tolist()
+        return list(dict.fromkeys(self.labels[row] for row in order))[:count]
+
+
+def word_means(model: nn.Module, pieces: WordPieces, texts: Sequence[str], longest: int) -> Tensor:
+    """Normalised means (b, h) of LaMP's word embeddings over texts, on the CPU; zero for texts without words."""
+    made = pieces.encode(texts, longest)
+    ids, mask = made.ids.to(model.query_tokens.device), made.mask.to(model.query_tokens.device)
+    words = mask & (ids != pieces.cls_id) & (ids != pieces.sep_id)
+    with torch.no_grad():
+        embedded = model.Qformer.bert.embeddings.word_embeddings(ids).float() * words.unsqueeze(-1)
+    return F.normalize(embedded.sum(1), dim=-1).cpu()
+
+
+def is_latin(text: str) -> bool:
+    """Whether most of a text's parts, separated by spaces, are words in Latin letters."""
+    parts = [part.strip(".,!?;:()\"'“”…") for part in text.split()]
+    words = [part for part in parts if _WORD.fullmatch(part) and all(ord(letter) < 0x250 for letter in part
+                                                                     if letter.isalpha())]
+    return len(words) > len(parts) / 2
+
+
+def familiarity_of(known: Familiarity, model: nn.Module, pieces: WordPieces, texts: Sequence[str],
+                   longest: int) -> Tensor:
+    """Familiarity (b,) of cleaned texts: ``FOREIGN`` for those that are not mostly words in Latin letters."""
+    scores = known.scores(word_means(model, pieces, texts, longest))
+    return torch.where(torch.tensor([is_latin(text) for text in texts]), scores, FOREIGN)
 
 
 @dataclass(frozen=True)

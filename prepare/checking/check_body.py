@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from motion.coincident import fixed_bones
 from motion.orientation import Sides, find_sides, lies_throughout
+from motion.rotation import fixed_bones
 from motion.skeleton import Skeleton
 
 LYING, SWAPPED, FIXED = "lies throughout", "sides swapped", "bones do not turn"

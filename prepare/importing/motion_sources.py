@@ -11,10 +11,9 @@ import numpy as np
 from data.motion_files import REFUSED, resample
 from motion.asf_amc import find_asf, read_amc, read_asf
 from motion.bvh import Bvh, read_bvh
-from motion.checks import check_coordinates
-from motion.known_rigs import Place
+from motion.orientation import check_coordinates
 from motion.recording import FPS, LEG_LENGTHS, leg_length, place_recording, t_pose_ends
-from motion.rig_search import BONES
+from motion.rig_search import BONES, Place
 from motion.skeleton import T2M
 from motion.source_rig import Placement
 from prepare.importing.smpl import BODY_JOINTS, BodyModel

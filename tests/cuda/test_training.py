@@ -18,7 +18,7 @@ from tests.test_ranks import CLOSE, STAGES, curve
 from tests.test_train_benchmarks import TINY
 from tests.toy import ROOT, make_bert, make_dataset, make_glove
 from tests.two_processes import without_dropout
-from training.batches import BatchLoader, EpochBatches
+from training.distributed import BatchLoader, EpochBatches
 
 MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
 STEPS = 2

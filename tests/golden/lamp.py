@@ -10,7 +10,7 @@ from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, TEMP_INIT, LaMP, LaMPResult, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING, next_word_targets, same_caption, similarity, smoothed_cross_entropy
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
-from models.m2t.captioner import MotionPrefix, MotionPrefixConfig
+from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import build_tokenizer
 from tests.golden.fill import fill
 from tests.golden.kinds import ModelCheck

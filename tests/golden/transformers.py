@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.length_estimator import LengthEstimator
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.sampling import sample_generators

@@ -14,11 +14,10 @@ from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
 from models.evaluator import Evaluator, EvaluatorConfig, MovementAutoEncoder, matching_loss
 from storage.load_evaluator import Embedder, read_networks
-from storage.source import latest_checkpoint
+from storage.runs import latest_checkpoint
 from training import distributed
 from training.optimization import warmup_milestones
-from training.stages.stage import Stage
-from training.trainer import Trainer
+from training.trainer import Stage, Trainer
 from utils.seeding import BatchSlice
 
 

@@ -17,9 +17,9 @@ from models.lamp.features import text_inputs
 from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
 from models.lamp.objectives import distillation_loss, similarity
 from storage.checkpoint import load_strictly
-from storage.load import LAMP_OPTIONAL
+from storage.load_lamp import LAMP_OPTIONAL
 from training import distributed
-from training.stages.stage import Stage
+from training.trainer import Stage
 from utils.seeding import BatchSlice
 
 VALIDATION_BATCH = 64

@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from data.specs import UNIT_LENGTH
 from data.text_motion import Pair
-from models.length_estimator import LengthEstimator
-from training.stages.stage import Stage
+from models.text_to_motion import LengthEstimator
+from training.trainer import Stage
 from utils.seeding import stream_seed
 
 

@@ -11,10 +11,11 @@ from torch.utils.data import default_collate
 from data.text_motion import TextMotion
 from evaluation.caption_scores import ngram_scores, side_scores
 from models.config import Writing
-from models.m2t.captioner import MotionCaptioner
+from models.m2t import MotionCaptioner
 from storage.load_captioner import STATE_KEY, learned_state, load_learned
 from training import distributed
-from training.stages.stage import Stage, trainable
+from training.optimization import trainable
+from training.trainer import Stage
 from utils.files import write_text
 from utils.seeding import BatchSlice
 

@@ -15,9 +15,9 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE, TokenLoss
 from storage.checkpoint import load_strictly
-from storage.load import LoadedTokenizer
+from storage.load_lamp import LoadedTokenizer
 from training import distributed
-from training.stages.stage import Stage
+from training.trainer import Stage
 from utils.seeding import WHOLE, BatchSlice, stream_seed
 
 UNIT = 12**0.5  # width of a uniform distribution with unit variance

@@ -14,7 +14,7 @@ from evaluation.reconstruction import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints, time_warp
 from training import distributed
-from training.stages.stage import Stage
+from training.trainer import Stage
 from utils.seeding import BatchSlice
 
 

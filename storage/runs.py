@@ -1,4 +1,4 @@
-"""What a training run starts from: normalisation, word pieces and sizes, and the LaMP model to use."""
+"""Training runs: folders, resumed and inherited options, and what a run starts from."""
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,62 @@ from models.lamp.bert import WordPieces, bert_folder, from_bert
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import QFormer, QFormerConfig
 from motion.features import biased_std
-from storage.load import BUNDLED_LAMP, open_lamp, word_pieces_of
-from storage.source import find_source, origin, read_options, run_folder
+from storage.checkpoint import find_source, fits, load_checkpoint, read_options
+from storage.load_lamp import BUNDLED_LAMP, open_lamp, word_pieces_of
 from utils.errors import InputError
+
+# Options that define the model or its inputs. They must not change on resume.
+FIXED_OPTIONS = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
+                 "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads", "decoder", "n_head_gpt",
+                 "llm", "lora_alpha", "num_quantizers", "shared_codebook", "mu")
+
+
+def latest_checkpoint(opt: argparse.Namespace) -> Path:
+    """The file that a run resumes from, whether or not it exists."""
+    return Path(opt.checkpoints_dir) / opt.dataset_name / opt.name / "model" / "latest.tar"
+
+
+def run_folder(opt: argparse.Namespace) -> Path:
+    """``checkpoints/<dataset_name>/<name>``. Raises ``InputError`` if the run is to be resumed but has no checkpoint,
+    or if one of ``FIXED_OPTIONS`` differs from its ``opt.txt``."""
+    latest = latest_checkpoint(opt)
+    folder = latest.parent.parent
+    if opt.is_continue:
+        if not latest.is_file():
+            raise InputError(f"--is_continue: {latest} is missing")
+        begun = read_options(folder / "opt.txt")
+        for key in FIXED_OPTIONS:
+            now = getattr(opt, key, None)
+            if now is not None and str(begun.get(key, now)) != str(now):
+                raise InputError(f"--is_continue: {folder / 'opt.txt'} has {key} {begun[key]}, not {now}")
+    return folder
+
+
+def origin(opt: argparse.Namespace) -> str | None:
+    """The model that a run with --init_from takes its sizes and statistics from: itself, once it is resumed."""
+    return opt.name if opt.init_from and opt.is_continue else opt.init_from
+
+
+def inherit_settings(opt: argparse.Namespace) -> None:
+    """Replace the options in ``opt.inherited``, which the command line did not give, by those of ``origin``.
+
+    Raises ``InputError`` for a value that the command line would not take.
+    """
+    inherited = vars(opt).pop("inherited", {})
+    if not (name := origin(opt)):
+        return
+    source = find_source(name, opt.dataset_name, opt.checkpoints_dir)
+    if source.file.suffix != ".safetensors":
+        source = source.with_settings(load_checkpoint(source.file))
+    for key, choices in inherited.items():
+        value, default = source.options.get(key), getattr(opt, key)
+        if value in (None, "None"):  # an option that was not given
+            continue
+        if choices is not None and value not in choices:
+            raise InputError(f"{source.settings_file}: {key} {value!r} is not one of {', '.join(map(str, choices))}")
+        if default is not None and not fits(value, default) and value != 0:
+            raise InputError(f"{source.settings_file}: {key} cannot be {value!r}")
+        setattr(opt, key, value)
 
 
 def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:

@@ -1,1 +1,0 @@
-"""Captioning: a language model that continues a prefix of motion embeddings."""
