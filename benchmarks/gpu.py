@@ -126,11 +126,14 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="toy sizes without compilation, for a trial run")
     parser.add_argument("--rounds", type=positive_int, default=5, help="timed runs, after one warm-up run")
     parser.add_argument("--budget", type=positive_int, default=330, help="seconds after which no further row starts")
+    parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains this, such as published")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="all figures")
     args = parser.parse_args()
     device, start = select_device(args.gpu_id), time.perf_counter()
     report: dict[str, Any] = {"hardware": hardware(device), "toy": args.toy, "rows": [], "failed": {}, "skipped": []}
     for row in rows_of(args.toy, device):
+        if args.only not in row.name:
+            continue
         if time.perf_counter() - start > args.budget:
             report["skipped"].append(row.name)
             continue

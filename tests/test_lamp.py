@@ -334,7 +334,7 @@ def test_condition_is_frozen_and_has_the_width_of_its_kind(model, batch):
     close(query, model.condition(ids, mask))
     model.eval()
     close(cls, model.Qformer.text(ids, mask)[:, 0])
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match="not one of"):
         model.condition(ids, mask, "mean")
 
 
