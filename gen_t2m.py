@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
-    """A motion for every prompt and repeat."""
+    """One job per prompt and repeat."""
     from models.text_to_motion import Sample
     from utils.seeding import prompt_seed
     from visualization.outputs import Made

@@ -15,6 +15,6 @@ def words(text: str) -> set[str]:
 def training_words(data_root: Path) -> set[str]:
     """Set of all words in the training captions."""
     spec = dataset_spec("t2m", data_root)
-    texts = require(spec.root / "texts", "the data set's own preparation")
+    texts = require(spec.root / "texts", "the preparation of the data set")
     return {word for name in read_ids(spec, "train") for caption in read_captions(texts / f"{name}.txt")
             for word in words(caption.text)}

@@ -1,2 +1,2 @@
-"""Data sets on disk and in memory: one table of facts, loaders, text cleaning, feature preparation."""
+"""Data sets: table of facts, loaders, text cleaning, caches, constraint files."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

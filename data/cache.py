@@ -21,8 +21,8 @@ from utils.files import read_npy, read_text, write_text
 
 Read = TypeVar("Read")
 
-_SETTLED = 0.02   # seconds after which a change of a file shows in its times
-_AWAY = Path(".cache")  # for data sets in folders that cannot be written
+_SETTLED = 0.02   # seconds after which a change of a file is visible in its times
+_AWAY = Path(".cache")  # for data sets in read-only folders
 
 
 def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
@@ -35,7 +35,7 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     digest, newest = hashlib.sha256(repr(facts).encode()), 0
     for name in names:
         try:
-            stat = os.stat(f"{folder}/{name}")  # a Path would take longer to make than the call
+            stat = os.stat(f"{folder}/{name}")  # creating a Path would take longer than the call
         except FileNotFoundError:
             digest.update(f"{name}\0".encode())
             continue
@@ -59,7 +59,7 @@ def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], r
         except (OSError, EOFError, ValueError, LookupError) as error:
             if folder.is_dir():
                 raise InputError(f"{folder} is damaged; delete it to rebuild it ({error})") from error
-            # Gone since: processes that want other keys have made those.
+            # Removed meanwhile by processes that created other keys.
 
 
 def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
@@ -68,25 +68,25 @@ def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], k
     Folders appear and disappear atomically, and other processes wait for the one that creates it. The ``keep`` most
     recently used folders of a kind are kept; open files of removed ones stay readable.
     """
-    if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # beside data that only others may write to, too
+    if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # the folder may be read-only
         return _used(ready)
     cache = _cache_folder(spec)
     folder = cache / f"{kind}-{key}"
     if folder.is_dir():
         return _used(folder)
     try:
-        with FileLock(cache / f".{kind}.lock", mode=0o666):  # as the umask allows: a group may share a data set
+        with FileLock(cache / f".{kind}.lock", mode=0o666):  # permissions by the umask, as a group may share a data set
             if folder.is_dir():
                 return _used(folder)
-            for unfinished in _of_kind(cache, f".{kind}"):  # by a process that was killed
+            for unfinished in _of_kind(cache, f".{kind}"):  # left by a process that was killed
                 shutil.rmtree(unfinished, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix=f".{kind}-", ignore_cleanup_errors=True) as aside:
-                (made := Path(aside, "made")).mkdir()  # unlike its parent with the permissions of all other folders
+                (made := Path(aside, "made")).mkdir()  # permissions of other users do not matter inside
                 make(made)
                 latest_first = sorted(_of_kind(cache, kind), key=lambda one: -one.stat().st_mtime_ns)
                 os.replace(made, folder)
                 for number, one in enumerate(latest_first[keep - 1:]):
-                    with suppress(OSError):  # Windows does not move what somebody reads: it stays, and stays whole
+                    with suppress(OSError):  # Windows does not move open files: they stay complete
                         one.rename(Path(aside, str(number)))
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -95,7 +95,7 @@ def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], k
 
 def _used(folder: Path) -> Path:
     """Mark a folder as used now."""
-    with suppress(OSError):  # somebody else's
+    with suppress(OSError):  # owned by another user
         os.utime(folder)
     return folder
 
@@ -116,7 +116,7 @@ def _cache_folder(spec: DatasetSpec) -> Path:
             continue
         if os.access(folder, os.W_OK):
             return folder
-    raise InputError(f"cannot write {beside} nor {away}, and the data set is read from a packed copy there")
+    raise InputError(f"cannot write {beside} nor {away}; the packed copy of the data set needs one of them")
 
 
 FORMAT = 1  # version of the packed files; other versions are rebuilt
@@ -126,10 +126,10 @@ _ROWS, _INDEX = "features.float32", "clips.json"
 
 def read_ids(spec: DatasetSpec, split: str) -> list[str]:
     """Ids of a split, in file order."""
-    path = require(spec.root / f"{split}.txt", "the data set's own preparation")
+    path = require(spec.root / f"{split}.txt", "the preparation of the data set")
     ids = [line.strip() for line in read_text(path, "split").splitlines() if line.strip()]
     if not ids:
-        raise InputError(f"{path} names no clip")
+        raise InputError(f"{path} lists no clip")
     return ids
 
 
@@ -186,13 +186,13 @@ def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bo
                     lengths.append(len(features))
                 else:
                     broken.append(name)
-    if not any(lengths):  # nothing, or clips without a row
-        raise InputError(f"{folder} holds none of the {len(ids)} clips of the split; {_MAKER} makes them")
+    if not any(lengths):  # no clips, or clips without rows
+        raise InputError(f"{folder} has none of the {len(ids)} clips of the split; {_MAKER} creates them")
     write_text(made / _INDEX, json.dumps({"names": names, "rows": lengths, "not_finite": broken}))
 
 
 def _read_clip(path: Path, dim: int) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large becomes infinite, and the clip is left out
+    with np.errstate(over="ignore"):  # overflowing values become infinite, and the clip is left out
         features = read_npy(path).astype(np.float32, copy=False)
     if features.ndim != 2 or features.shape[1] != dim:
         raise InputError(f"{path} has shape {features.shape}, expected (frames, {dim})")

@@ -1,8 +1,8 @@
-"""Constraint files: JSON checked against a schema, every error one line with its place.
+"""Read constraint files: JSON checked against a schema; each error names its place.
 
-A file is a list of constraints, or an object of such lists by the number of the prompt, counted from 0. Lengths are
-metres, y is up; a motion starts at the origin facing +z; degrees turn to the left, towards +x. Times are seconds
-(``time``, ``times``) or frames (``frame``, ``frames``); ``docs/control.md`` describes every kind.
+A file is a list of constraints, or an object with such lists by prompt number, from 0. Lengths are in metres, y is up;
+a motion starts at the origin facing +z; degrees turn left, towards +x. Times are seconds (``time``, ``times``) or
+frames (``frame``, ``frames``). ``docs/control.md`` describes every kind.
 """
 import json
 import math
@@ -15,36 +15,36 @@ from data.specs import DatasetSpec
 from utils.errors import InputError
 from utils.files import read_text
 
-FARTHEST = 1e4  # metres
-LAST = -1       # frame that stands for the last one, where flags name it
-Value = Any     # of JSON
-Check = Callable[[Value, str], Value]  # a value and its place to what it stands for
+FARTHEST = 1e4  # metres, largest coordinate, largest coordinate
+LAST = -1       # frame number that means the last frame, used by flags
+Value = Any     # decoded JSON
+Check = Callable[[Value, str], Value]  # converts a value, given with its place
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One constraint of a file, checked but for its times, which need a motion's length."""
+    """One checked constraint of a file; its times are checked later, as they need a motion's length."""
 
     kind: str
     fields: Mapping[str, Value]
-    place: str  # for errors: file and path in it
+    place: str  # file and path inside it, for errors
 
 
 @dataclass(frozen=True)
 class FileConstraints:
-    """Constraints of a file: of a plain list, and of each prompt where they come by its number."""
+    """Constraints of a file: those of a plain list, and those of each prompt."""
 
     whole: Sequence[Entry]
     by_prompt: Sequence[Sequence[Entry]]
 
 
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
-    """The constraints of a file for ``prompts`` prompts.
+    """Read the constraints of a file for ``prompts`` prompts.
 
-    A plain list is for the only prompt, or for all of a timeline; with several motions it belongs to the first.
+    A plain list applies to a single prompt, to a whole timeline, or to the first of several motions.
 
-    Raises ``InputError`` with file and place for what is no JSON, unknown kinds, fields and joints, wrong types,
-    numbers that are not finite and numbers of prompts that do not exist.
+    Raises ``InputError`` with file and place for invalid JSON, unknown kinds, fields and joints, wrong types, numbers
+    that are not finite, and missing prompts.
     """
     text = read_text(path, "constraint file")
     try:
@@ -66,7 +66,7 @@ def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileC
 
 def _entries(entries: Value, place: str, spec: DatasetSpec, folder: Path) -> list[Entry]:
     if not isinstance(entries, list):
-        raise InputError(f"{place}: a list of constraints is expected, not {_named(entries)}")
+        raise InputError(f"{place}: expected a list of constraints, not {_named(entries)}")
     return [_entry(entry, f"{place}[{number}]", spec, folder) for number, entry in enumerate(entries)]
 
 
@@ -80,7 +80,7 @@ def _without_repeats(pairs: Sequence[tuple[str, Value]], path: str | Path) -> di
 
 def _entry(entry: Value, place: str, spec: DatasetSpec, folder: Path) -> Entry:
     if not isinstance(entry, dict):
-        raise InputError(f"{place}: a constraint is an object, not {_named(entry)}")
+        raise InputError(f"{place}: expected an object, not {_named(entry)}")
     schema, kind = _schema(spec, folder), entry.get("kind")
     if not isinstance(kind, str) or kind not in schema:
         raise InputError(f"{place}.kind: {_shown(kind)} is not one of {', '.join(schema)}")
@@ -103,7 +103,7 @@ def _entry(entry: Value, place: str, spec: DatasetSpec, folder: Path) -> Entry:
 
 def _number(value: Value, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{place}: a number is expected, not {_named(value)}")
+        raise InputError(f"{place}: expected a number, not {_named(value)}")
     if not abs(value) <= FARTHEST:  # NaN too
         raise InputError(f"{place}: {value} is not a finite number of at most {FARTHEST:g}")
     return float(value)
@@ -125,7 +125,7 @@ def _frame(value: Value, place: str) -> int:
 
 def _boolean(value: Value, place: str) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{place}: true or false is expected, not {_named(value)}")
+        raise InputError(f"{place}: expected true or false, not {_named(value)}")
     return value
 
 
@@ -145,7 +145,7 @@ def _row(item: Check, width: int) -> Check:
     def check(value: Value, place: str) -> list[Value]:
         if not isinstance(value, list) or len(value) != width:
             found = f"{len(value)}" if isinstance(value, list) else _named(value)
-            raise InputError(f"{place}: a list of {width} is expected, not {found}")
+            raise InputError(f"{place}: expected a list of {width}, not {found}")
         return [item(part, f"{place}[{number}]") for number, part in enumerate(value)]
     return check
 
@@ -153,17 +153,17 @@ def _row(item: Check, width: int) -> Check:
 def _rows(item: Check) -> Check:
     def check(value: Value, place: str) -> list[Value]:
         if not isinstance(value, list) or not value:
-            raise InputError(f"{place}: a list of one or more is expected, not {_named(value)}")
+            raise InputError(f"{place}: expected a list with at least one item, not {_named(value)}")
         return [item(part, f"{place}[{number}]") for number, part in enumerate(value)]
     return check
 
 
 def _span(item: Check) -> Check:
-    """One moment, or the first and last of a stretch."""
+    """Single time, or first and last time of a range."""
     def check(value: Value, place: str) -> tuple[Value, Value]:
         first, last = _row(item, 2)(value, place) if isinstance(value, list) else [item(value, place)] * 2
         if first > last:
-            raise InputError(f"{place}: begins at {first} and ends before, at {last}")
+            raise InputError(f"{place}: starts at {first} but ends earlier, at {last}")
         return first, last
     return check
 
@@ -171,7 +171,7 @@ def _span(item: Check) -> Check:
 def _file(folder: Path) -> Check:
     def check(value: Value, place: str) -> Path:
         if not isinstance(value, str) or not value:
-            raise InputError(f"{place}: a file is expected, not {_named(value)}")
+            raise InputError(f"{place}: expected a file, not {_named(value)}")
         path = folder / value
         if not path.is_file():
             raise InputError(f"{place}: {path} is missing")
@@ -184,7 +184,7 @@ TIMES: dict[str, Check] = {"time": _span(_not_negative), "times": _rows(_not_neg
 
 
 def _schema(spec: DatasetSpec, folder: Path) -> dict[str, tuple[dict[str, Check], dict[str, Check]]]:
-    """Needed and optional fields of every kind."""
+    """Required and optional fields of every kind."""
     point, place = _row(_number, 2), _row(_free, 3)
     joint = _one_of(*spec.skeleton.joint_names)
     return {
@@ -200,7 +200,7 @@ def _schema(spec: DatasetSpec, folder: Path) -> dict[str, tuple[dict[str, Check]
 
 
 def _named(value: Value) -> str:
-    """What a value of JSON is called."""
+    """Description of a JSON value for errors."""
     if value is None:
         return "null"
     names = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}

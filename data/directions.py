@@ -1,4 +1,4 @@
-"""Directions of motions from prompts, constraint files and flags."""
+"""Build directions of motions from prompts, constraint files and flags."""
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from utils.seeding import prompt_seed
 
 Placement = tuple[Sequence[Entry], Stretch]  # constraints, and the frames that their times count from
 
-AS_IT_IS = "-"  # text of an upper-body track that leaves the body to the prompt
+AS_IT_IS = "-"  # text in an upper-body track that keeps the prompt's upper body
 
 
 @dataclass(frozen=True)
 class Job:
-    """A motion to make, and what its files and page say about it."""
+    """A motion to generate, with labels for its files and page."""
 
     number: int
     repeat: int
@@ -41,16 +41,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Directions:
-    """Makes jobs of prompts with the flags of ``options.generate``."""
+    """Builds jobs from prompts and the flags of ``options.generate``."""
 
     editor: MotionEditor
     spec: DatasetSpec
     sampling: Sampling
     opt: Namespace
-    flags: Sequence[Entry]  # the constraints of flags
+    flags: Sequence[Entry]  # constraints given by flags
 
     def of_each(self, prompts: Sequence[Prompt]) -> Iterator[Job]:
-        """A motion for every prompt and repeat."""
+        """One job per prompt and repeat."""
         opt, pipeline = self.opt, self.editor.pipeline
         lengths = pipeline.token_lengths([Sample(prompt.text, self._seed(prompt), prompt.m_len) for prompt in prompts],
                                          self.sampling)
@@ -65,7 +65,7 @@ class Directions:
                 yield Job(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
 
     def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[Job]:
-        """One motion of all prompts a repeat; ``frames`` is the length where there is one prompt for all of it."""
+        """One job per repeat with all prompts in one motion; ``frames`` is the length of a single prompt."""
         opt, pipeline = self.opt, self.editor.pipeline
         if frames is not None:
             lengths = [frames // pipeline.unit]
@@ -164,12 +164,12 @@ def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: Datase
 
 
 def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[tuple[str, int]]:
-    """Texts and tokens of an upper-body track beside a timeline of ``parts``, texts and tokens.
+    """Read an upper-body track, texts with numbers of tokens, for a timeline of ``parts`` in the same form.
 
-    A line is ``text#length`` in frames; ``-#length`` leaves the body to the prompt, and so does what the track does not
-    reach. Raises ``InputError`` with the line for one that is neither, and for a track longer than the timeline.
+    A line is ``text#length`` in frames. ``-#length``, and the time after the track's end, keep the prompt's upper body.
+    Raises ``InputError`` for an invalid line or a track longer than the timeline.
     """
-    owner = [text for text, count in parts for _ in range(count)]  # of each token
+    owner = [text for text, count in parts for _ in range(count)]  # prompt of each token
     track: list[tuple[str, int]] = []
     for number, line in enumerate(read_text(path, "upper-body track").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -177,7 +177,7 @@ def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[t
         where = f"{path}:{number}"
         text, separator, length = line.rpartition("#")
         if not separator or not length.strip().isdecimal() or int(length) < unit:
-            raise InputError(f"{where}: a line is text#length, with the length in frames of at least {unit}")
+            raise InputError(f"{where}: expected text#length, with a length of at least {unit} frames")
         count, start = int(length) // unit, sum(count for _, count in track)
         if start + count > len(owner):
             raise InputError(f"{where}: the track is longer than the timeline of {unit * len(owner)} frames")
@@ -190,7 +190,7 @@ def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[t
 
 
 def _joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Neighbours of one text made one."""
+    """Merge neighbours with the same text."""
     joined: list[tuple[str, int]] = []
     for text, count in track:
         if joined and joined[-1][0] == text:
@@ -202,11 +202,11 @@ def _joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
                      opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[Job, Directed]]:
-    """Motions of prompts with the flags of ``options.generate``, and the jobs that they were made for.
+    """Generate the motions of prompts with the flags of ``options.generate``, with their jobs.
 
-    ``flags`` are the constraints of flags; ``frames`` is the length of one prompt's motion that is longer than a model
-    sees at once. All constraints are read before the first motion is made. Raises ``InputError`` for what is wrong with
-    them, and where samples cannot be ranked.
+    ``flags`` are constraints given by flags; ``frames`` is the length of a single prompt's motion beyond the models'
+    maximum length. All constraints are read before the first motion is generated. Raises ``InputError`` for invalid
+    constraints, and if samples cannot be ranked.
     """
     sampling, editor = pipeline.sampling.changed(vars(opt)), MotionEditor(pipeline, MAX_TOKENS)
     director = Director(pipeline, editor, spec.fps, sampling, ControlSettings(steps=opt.control_steps))
@@ -221,7 +221,7 @@ def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: 
 
 def constrained(editor: MotionEditor, features: np.ndarray, entries: Sequence[Entry], spec: DatasetSpec,
                 steps: int) -> Directed:
-    """The motion of features (T, d) in their own units, changed only where constraints ask for it."""
+    """Change the motion of unnormalised features (T, d) to meet constraints."""
     pipeline = editor.pipeline
     if not entries:
         return Directed(pipeline.joints(features), features)

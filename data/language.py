@@ -1,6 +1,6 @@
-"""The language bank: sentences as people type them, by what a motion shows (``assets/language``); and paraphrases.
+"""The language bank, typical user sentences for each content of a motion (``assets/language``), and paraphrases.
 
-A data set whose folder has ``contents.json`` gets the sentences that are true of its clips. The file maps clip ids to
+A data set with ``contents.json`` in its folder gets the sentences that describe its clips. The file maps clip ids to
 ``{"family": str, "contents": [[content, side], ...], "stretches": [[content, side, first row, end row], ...]}``; sides
 are "left", "right" or "". ``prepare/build_openmotion.py`` writes it for openmotion.
 """
@@ -25,7 +25,7 @@ from utils.seeding import stream_seed
 
 BANK = ROOT / "assets" / "language" / "bank.jsonl.xz"
 CONTENTS = "contents.json"
-HELD_OUT = 5  # every fifth sentence of a content is kept out of training: the unseen wordings
+HELD_OUT = 5  # every fifth sentence of a content is held out of training as an unseen wording
 OTHER_SIDE = {"left": "right", "right": "left", "": ""}
 
 
@@ -38,9 +38,9 @@ def read_bank(path: Path = BANK) -> dict[str, tuple[str, ...]]:
 
 
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
-    """Cleaned sentences of a content: those of training, or the unseen wordings.
+    """Cleaned sentences of a content, for training or held out.
 
-    Sentences that name a side are left out where ``side`` is "", and those that name none are kept for both sides.
+    With ``side`` "", sentences that name a side are left out; sentences that name none are kept for both sides.
     """
     chosen = [text for number, text in enumerate(read_bank().get(content, ()))
               if (number % HELD_OUT == HELD_OUT - 1) == held_out]
@@ -50,20 +50,20 @@ def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]
 
 @lru_cache
 def classes() -> dict[tuple[str, str], int]:
-    """Numbers of all (content, side)."""
+    """Class number of each (content, side)."""
     return {(content, side): 3 * number + place for number, content in enumerate(read_bank())
             for place, side in enumerate(OTHER_SIDE)}
 
 
 def training_pairs(spec: DatasetSpec, opt: argparse.Namespace) -> list[Pair]:
-    """Pairs of the training split with the texts that ``--paraphrases`` and ``--bank`` add."""
+    """Training pairs, with the texts added by ``--paraphrases`` and ``--bank``."""
     pairs = with_paraphrases(load_pairs(spec, "train", quiet=opt.quiet), opt.paraphrases, opt.seed)
     return with_bank(pairs, spec) if opt.bank else pairs
 
 
 def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
                      opt: argparse.Namespace) -> tuple[TextMotion, TextMotion]:
-    """Texts and motions for training, with those that ``--paraphrases`` and ``--bank`` add, and for validation."""
+    """Training and validation sets of texts and motions, with the texts added by ``--paraphrases`` and ``--bank``."""
     train_set = TextMotion(training_pairs(spec, opt), normalisation, training=True, seed=opt.seed,
                            labelled=len(classes()) if opt.bank else 0)
     val_set = TextMotion(load_pairs(spec, "val", quiet=opt.quiet), normalisation, training=False)
@@ -72,9 +72,9 @@ def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
 
 
 def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
-    """Pairs with the sentences of the bank that are true of them, and one more pair for each listed stretch.
+    """Pairs with the sentences of the bank that describe them, and an additional pair for each listed stretch.
 
-    Raises ``InputError`` where the data set has no ``contents.json`` or the file names an unknown content.
+    Raises ``InputError`` if the data set has no ``contents.json`` or the file names an unknown content.
     """
     path = spec.root / CONTENTS
     if not path.exists():
@@ -105,10 +105,10 @@ def _described(pair: Pair, contents: Sequence[Sequence[str]], family: str) -> Pa
 
 PARAPHRASES = ROOT / "assets" / "paraphrases.txt"
 SPECIAL = ("doer", "doing", "scene")
-REPLACED = 0.5    # chance of each wording that has others
-DESCRIBED = 0.3   # of a new doer to be described
-PLACED = 0.25     # of a sentence to get a scene
-# Who captions tell of where neither age nor sex is meant.
+REPLACED = 0.5    # probability of replacing each wording that has alternatives
+DESCRIBED = 0.3   # probability of an adjective for a new subject
+PLACED = 0.25     # probability of adding a scene
+# Subjects of captions that imply neither age nor sex.
 _DOER = re.compile(r"(?<!like )\b(?:(?:a|the|this) (?:person|figure|man|guy)|(?:a|the) human|(?:an|the) individual"
                    r"|someone|somebody)\b(?!'s)")
 _ARTICLE = re.compile(r"\ban? (?=(\w))")
@@ -126,7 +126,7 @@ class Paraphraser:
 
     def __init__(self, path: Path = PARAPHRASES) -> None:
         self.special: dict[str, list[str]] = {}
-        self.others: dict[str, list[str]] = {}  # wording -> those that may stand for it
+        self.others: dict[str, list[str]] = {}  # wording -> possible replacements
         for number, line in enumerate(read_text(path, "paraphrases").splitlines(), 1):
             if line.strip() and not line.startswith("#"):
                 self._add(line, f"{path}:{number}")
@@ -140,7 +140,7 @@ class Paraphraser:
         name, colon, rest = line.partition(":")
         wordings = [wording.strip() for wording in (rest if colon else line).split(" / ")]
         if len(wordings) < 2 or not all(wordings):
-            raise InputError(f"{where}: a group has two wordings or more, parted by ' / '")
+            raise InputError(f"{where}: a group needs at least two wordings, separated by ' / '")
         if colon:
             self.special[name] = wordings
             return

@@ -1,4 +1,4 @@
-"""Normalised motion: statistics, padded batches, and the windows that the tokenizer is trained on."""
+"""Normalised motion: statistics, padded batches, and training windows of the tokenizer."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ class Normalisation:
             if array.shape != (dim,):
                 raise InputError(f"{path} has shape {array.shape}, expected ({dim},)")
             if not np.isfinite(array).all():
-                raise InputError(f"{path} holds numbers that are not finite")
+                raise InputError(f"{path} has values that are not finite")
         if not (std > 0).all():
-            raise InputError(f"{std_path} holds deviations that are not above zero")
+            raise InputError(f"{std_path} has standard deviations that are not positive")
         return cls(mean, std)
 
     def save(self, folder: Path) -> None:

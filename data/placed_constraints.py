@@ -1,4 +1,4 @@
-"""Constraints of files and flags at the frames of a motion: times, splines through points, poses from files."""
+"""Place constraints from files and flags at the frames of a motion: times, splines through points, poses from files."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ from motion.features import features_to_joints
 from utils.errors import InputError
 from utils.files import read_npy
 
-FACING = math.radians(20)  # from the direction of a path that a body on it may face
-FINE = 64             # samples of a path between two of its points
-MOVING = 0.01         # m a frame under which a body or a path has no direction
-SMOOTH = 11           # frames that a body's own pace is averaged over
+FACING = math.radians(20)  # deviation of a body's heading from the direction of its path
+FINE = 64             # samples of a path between two points
+MOVING = 0.01         # m per frame below which a body or a path has no direction
+SMOOTH = 11           # frames over which the pace of a body is averaged
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """The frames ``first`` to ``first + count`` of a motion, which the times of its constraints count from."""
+    """Frames ``first`` to ``first + count`` of a motion; times of its constraints are relative to ``first``."""
 
     first: int
     count: int
@@ -44,10 +44,10 @@ class Stretch:
 
 def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor,
                       spec: DatasetSpec) -> list[Constraint]:
-    """Constraints for a motion whose start is ``joints`` (T, J, 3) in metres.
+    """Constraints for a motion that starts from ``joints`` (T, J, 3) in metres.
 
-    The start gives paths without times their pace, and the side of the body that goes ahead on them. Raises
-    ``InputError`` with the place for times outside, points and times that do not match, and files that do not fit.
+    Paths without times take the pace and the facing side of the start motion. Raises ``InputError`` with the place for
+    times outside the motion, numbers of points and times that differ, and files that do not fit.
     """
     placed: list[Constraint] = []
     for entry in entries:
@@ -56,7 +56,7 @@ def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor
 
 
 def _frames(entry: Entry, stretch: Stretch) -> list[int]:
-    """The frames of the whole motion that an entry concerns: all of the stretch where it names none."""
+    """Frames of the whole motion that an entry constrains; without times, the whole stretch."""
     for name, value in entry.fields.items():
         if name in ("time", "frame"):
             first, last = (_frame(entry, name, moment, stretch) for moment in value)
@@ -65,8 +65,7 @@ def _frames(entry: Entry, stretch: Stretch) -> list[int]:
             found = [_frame(entry, f"{name}[{number}]", moment, stretch) for number, moment in enumerate(value)]
             wrong = next((number for number in range(1, len(found)) if found[number] <= found[number - 1]), None)
             if wrong is not None:
-                raise InputError(f"{entry.place}.{name}[{wrong}]: {value[wrong]} does not come after "
-                                 f"{value[wrong - 1]}")
+                raise InputError(f"{entry.place}.{name}[{wrong}]: {value[wrong]} is not after {value[wrong - 1]}")
             return found
     return list(range(stretch.first, stretch.first + stretch.count))
 
@@ -94,7 +93,7 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
     points, frames = np.array(entry.fields["points"]), _frames(entry, stretch)
     timed = [name for name in ("times", "frames") if name in entry.fields]
     if timed and len(frames) != len(points):
-        raise InputError(f"{entry.place}.{timed[0]}: {len(frames)} of them for {len(points)} points")
+        raise InputError(f"{entry.place}.{timed[0]}: {len(frames)} times for {len(points)} points")
     if timed and len(points) > 1:
         between = np.arange(frames[0], frames[-1] + 1)
         places, frames = PchipInterpolator(frames, points)(between), between.tolist()
@@ -113,7 +112,7 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 
 
 def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Progress (T,) from 0 to 1 along points: at the pace of the way ``own`` (T, 2), evenly where that is short."""
+    """Progress (T,) from 0 to 1 along points, at the pace of the path ``own`` (T, 2), or uniform if that is short."""
     even = np.linspace(0, 1, len(own))
     if len(own) < 3:
         return even
@@ -128,7 +127,7 @@ def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
-    """Places (T, 2) on a smooth curve through points (k, 2), at shares (T,) of its length."""
+    """Positions (T, 2) on a smooth curve through points (k, 2), at fractions (T,) of its length."""
     chords = np.linalg.norm(np.diff(points, axis=0), axis=-1)
     kept = np.concatenate([[True], chords > 1e-6])
     points, chords = points[kept], chords[chords > 1e-6]
@@ -143,7 +142,7 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
 
 def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
             spec: DatasetSpec) -> list[Constraint]:
-    """Headings that keep the side of the body ahead that the start has ahead: a walk backwards stays one."""
+    """Headings that keep the body's orientation to its path: walking backwards stays so."""
     steps = np.gradient(places, axis=0)
     going = np.linalg.norm(steps, axis=-1) > MOVING
     if not going.any():
@@ -181,11 +180,11 @@ def _joint(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) ->
     if "positions" in fields:
         places = joints.new_tensor(fields["positions"])
         if len(places) != len(frames):
-            raise InputError(f"{entry.place}.positions: {len(places)} of them for {len(frames)} frames")
+            raise InputError(f"{entry.place}.positions: {len(places)} positions for {len(frames)} frames")
     else:
         places = joints.new_tensor(fields["position"]).expand(len(frames), 3)
     if bool(places.isnan().all()):
-        raise InputError(f"{entry.place}: no axis is given, all are null")
+        raise InputError(f"{entry.place}: all axes are null")
     joint = spec.skeleton.joint_names.index(fields["joint"])
     return [JointTarget(_tensor(frames, joints), joint, places, _label(entry, f"joint {fields['joint']}"))]
 
@@ -207,7 +206,8 @@ def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 
 
 def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
-    """Joints (T, J, 3) in metres of a motion file: arrays of joints where they stand, others from the origin."""
+    """Joints (T, J, 3) in metres of a motion file. Joint arrays keep their position; other files start at the
+    origin."""
     array = read_npy(path) if path.suffix.lower() == ".npy" else None
     if array is not None and array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
         if not np.isfinite(array).all():

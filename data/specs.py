@@ -1,12 +1,12 @@
-"""Data sets: one row of ``DATASETS`` each, with every fact that differs between them."""
+"""Table of data sets, ``DATASETS``, with every fact that differs between them."""
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from motion.skeleton import KIT, T2M, Skeleton
 from utils.errors import InputError
 
-MAX_MOTION_LENGTH = 196  # frames a model sees at most; shorter clips are padded to it
-UNIT_LENGTH = 4          # frames a motion token stands for
+MAX_MOTION_LENGTH = 196  # maximum frames of a model's input; shorter clips are padded to it
+UNIT_LENGTH = 4          # frames per motion token
 MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
 
 
@@ -51,5 +51,5 @@ def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
 def require(path: Path, made_by: str) -> Path:
     """``path`` if it exists. Raises ``InputError`` naming it and the script that creates it."""
     if not path.exists():
-        raise InputError(f"{path} is missing; {made_by} makes it")
+        raise InputError(f"{path} is missing; {made_by} creates it")
     return path

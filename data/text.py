@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 MAX_WORDS = 32
 SPACY_MODEL = "en_core_web_sm"
 SPACY_HINT = f"python -m spacy download {SPACY_MODEL} installs its model"
-REFERENCES = ("verbatim", "raw", "lemmatised")  # how the captions are written that others are compared with
+REFERENCES = ("verbatim", "raw", "lemmatised")  # ways to prepare captions and references
 _REMOVED = re.compile(r'[.!"()*#:;~]')
-# Not what is meant in "no strength left" and "a right angle", in captions nor in their word/POS.
+# Does not match "no strength left" and "a right angle", in captions or in their word/POS.
 _REMAINS = "".join(f"(?<!{word}{end} )" for word in ("energy", "strength") for end in ("", "/NOUN"))
 _ANGLE = r"(?!(?:/\w+)? angles?\b)"
 _SIDES = re.compile(rf"\b{_REMAINS}(?:left|right|(?:counter-?|anti-?)?clockwise)\b{_ANGLE}", re.IGNORECASE)
@@ -80,12 +80,12 @@ def read_texts(path: str | Path) -> list[str]:
     """Distinct cleaned texts of a file with one per line, in order. Raises ``InputError`` if there is none."""
     texts = list(dict.fromkeys(filter(None, map(clean_caption, read_text(path, "captions").splitlines()))))
     if not texts:
-        raise InputError(f"{path} holds no caption")
+        raise InputError(f"{path} has no caption")
     return texts
 
 
 def mirror_text(text: str) -> str:
-    """A caption, or a line of a text file, with left and right, clockwise and counterclockwise exchanged."""
+    """A caption, or a line of a text file, with left and right, clockwise and counterclockwise swapped."""
     return _SIDES.sub(lambda match: _other_side(match.group()), text)
 
 
@@ -102,7 +102,7 @@ def _other_side(word: str) -> str:
     return other.capitalize() if word[0].isupper() else other
 
 
-CHOSEN_LENGTH = "NA"  # leaves the length to the length estimator
+CHOSEN_LENGTH = "NA"  # the length is estimated
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def _parse(line: str, where: str) -> Prompt:
     text, separator, length = line.rpartition("#")
     if not separator:
-        raise InputError(f"{where}: a line is text#length, with the length in frames or NA; this one has no #")
+        raise InputError(f"{where}: expected text#length, with the length in frames or NA, but there is no #")
     length = length.strip()
     if length.upper() == CHOSEN_LENGTH:
         return make_prompt(text, None, where)
@@ -172,13 +172,13 @@ def tag_by_spacy(pipeline: Callable, text: str) -> str:
     return " ".join(words)
 
 
-LONGEST_SHOWN = 80  # letters of a prompt in a remark
+LONGEST_SHOWN = 80  # characters of a prompt in a remark
 
 
 def remarks(texts: Sequence[str], encoder: object) -> list[str]:
-    """One line for each prompt unlike what a LaMP text encoder has learned, and for each that is cut off.
+    """One line for each prompt that is unlike the training texts of a LaMP text encoder, and for each that is cut off.
 
-    Other encoders, and LaMP models without a file of what they learned, have nothing to say about familiarity.
+    Other encoders, and LaMP models without ``familiarity.safetensors``, give no remarks on familiarity.
     """
     from models.lamp.features import LaMPText, familiarity_of, word_means  # slow to import
 
@@ -192,16 +192,16 @@ def remarks(texts: Sequence[str], encoder: object) -> list[str]:
         for text, score, vector in zip(texts, scores.tolist(), vectors, strict=True):
             if score < known.threshold:
                 nearest = " and ".join(f'"{label}"' for label in known.nearest(vector))
-                lines.append(f'"{_short(text)}" is unlike what the models learned; the nearest they know: {nearest}')
+                lines.append(f'"{_short(text)}" is unlike what the models learned; closest known: {nearest}')
     for text in texts:
         if cut := cut_words(text, encoder):
-            lines.append(f'"{_short(text)}" is longer than the models read: "{_short(" ".join(cut))}" is ignored; '
+            lines.append(f'"{_short(text)}" exceeds the text length limit: "{_short(" ".join(cut))}" is ignored; '
                          "give long descriptions as several prompts with --timeline")
     return lines
 
 
 def cut_words(text: str, encoder: "LaMPText") -> list[str]:
-    """The words at the end of a prompt that do not reach the model."""
+    """The words at the end of a prompt that the model does not read."""
     words = text.split()
     read, room = 0, encoder.max_text_len - 2  # without [CLS] and [SEP]
     for count, word in enumerate(words, 1):

@@ -1,4 +1,4 @@
-"""Pairs of captions and motions: HumanML3D's loading rules, and training data sets of them."""
+"""Pairs of captions and motions by HumanML3D's loading rules, and training data sets."""
 import json
 import string
 from collections import Counter
@@ -19,11 +19,11 @@ from utils.errors import InputError
 from utils.files import write_text
 from utils.seeding import stream_seed
 
-SENTENCE_SHARE = 0.5  # of the texts drawn for a clip that has both captions and sentences
-_SHORTER_UNIT_SHARE = 1 / 3  # of the draws lose one more unit, so that lengths vary
+SENTENCE_SHARE = 0.5  # share of sentences among the sampled texts of a clip that also has captions
+_SHORTER_UNIT_SHARE = 1 / 3  # share of samples that are one unit shorter, to vary lengths
 _PAIRS = "pairs.json"
 _FORMAT = 2  # version of that file; other versions are rebuilt
-_NAMES = string.ascii_uppercase[:23]  # A..W, the letters published loaders draw from
+_NAMES = string.ascii_uppercase[:23]  # A..W, as in published loaders
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Pair:
     """A clip, or the part of a clip described by timed captions."""
 
     name: str
-    features: np.ndarray         # (rows, d) not normalised
+    features: np.ndarray         # (rows, d) unnormalised
     captions: tuple[str, ...]    # cleaned
-    words: frozenset[str] = frozenset()  # verbs and nouns, as lemmas, that most of the captions have
+    words: frozenset[str] = frozenset()  # lemmas of verbs and nouns that most captions share
     tokens: tuple[tuple[str, ...], ...] = ()  # word/POS of each caption
-    start: int = 0               # row of the clip with which the pair begins
-    family: str = ""             # label to sample evenly by; "" where the data set has none
-    sentences: tuple[str, ...] = ()         # more texts that are true of the clip (data.language)
-    sentence_classes: tuple[int, ...] = ()  # the content of each sentence
-    contents: frozenset[int] = frozenset()  # what the clip shows
-    verbatim: tuple[str, ...] = ()          # the captions as they stand in the text file
+    start: int = 0               # first row of the pair in the clip
+    family: str = ""             # label for balanced sampling; "" if the data set has none
+    sentences: tuple[str, ...] = ()         # further texts that describe the clip (data.language)
+    sentence_classes: tuple[int, ...] = ()  # content of each sentence
+    contents: frozenset[int] = frozenset()  # contents of the clip
+    verbatim: tuple[str, ...] = ()          # captions as in the text file, before cleaning
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Captions, then sentences, as ``Crop.caption`` numbers them."""
+        """Captions, then sentences, in the order of ``Crop.caption``."""
         return self.captions + self.sentences
 
 
@@ -64,7 +64,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
     times makes a separate pair of its rows (with the same bounds), unless ``whole_clips_only``. Parsed texts are cached
     beside the data. Raises ``InputError`` if the split or all of its texts are missing.
     """
-    texts = require(spec.root / "texts", "the data set's own preparation")
+    texts = require(spec.root / "texts", "the preparation of the data set")
     clips = {name: clip for name, clip in read_features(spec, split, quiet).items()
              if spec.min_length <= len(clip) < spec.max_length}
     lengths = {name: len(clip) for name, clip in clips.items()}
@@ -74,7 +74,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
                    lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
     pairs = [_unpack(entry, clips) for entry in entries if entry["whole"] or not whole_clips_only]
     if not pairs:
-        condition = " with a caption of all of it (#0.0#0.0)" if whole_clips_only else ", captioned"
+        condition = " with a caption of the whole clip (#0.0#0.0)" if whole_clips_only else ", captioned"
         raise InputError(f"{spec.root}: split {split} has no clip of {spec.min_length} to {spec.max_length - 1} rows"
                          f"{condition}")
     return pairs
@@ -121,15 +121,15 @@ def _content_words(caption: Caption) -> list[str]:
 
 
 def caption_texts(pairs: list[Pair]) -> list[str]:
-    """All distinct captions, in the order of cached features."""
+    """All distinct captions, in the order of the cached features."""
     return sorted({text for pair in pairs for text in pair.texts})
 
 
 def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
-    """How often to sample each pair, mean 1: by its family, or else by the rarest of its words,
-    ``(pairs that have it)^-power``.
+    """Sampling weight of each pair, with mean 1: ``count^-power``, where ``count`` is the number of pairs with its
+    family or, without families, with its rarest word.
 
-    Power 0 is uniform over pairs, 1 over words; common actions are so frequent that rare ones would hardly be seen.
+    Power 0 is uniform over pairs, 1 over words. Without it, rare actions would hardly be sampled.
     """
     having = Counter(word for pair in pairs for word in pair.words)
     families = Counter(pair.family for pair in pairs)
@@ -140,8 +140,8 @@ def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
 
 
 def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentences: int = 0) -> Crop:
-    """A random caption, or half of the time a sentence, and a random crop: the longest multiple of the unit, one time
-    in three one unit less."""
+    """A random caption, or with probability 0.5 a sentence, and a random crop: the longest multiple of the unit, or one
+    unit less with probability 1/3."""
     length = rows // UNIT_LENGTH * UNIT_LENGTH
     if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:
         length -= UNIT_LENGTH
@@ -175,7 +175,7 @@ class _CroppedPairs(Dataset):
         return rarity_weights(self.pairs, balance)
 
     def lengths(self) -> np.ndarray:
-        """Rows of the clips (pairs,); crops are a few rows shorter at most."""
+        """Rows of the clips (pairs,); crops are at most a few rows shorter."""
         return np.array([min(len(pair.features), MAX_MOTION_LENGTH) for pair in self.pairs])
 
     def crop(self, index: int) -> Crop:
@@ -197,8 +197,8 @@ def normalised_crop(pair: Pair, crop: Crop, normalisation: Normalisation) -> tor
 class TextMotion(_CroppedPairs):
     """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames).
 
-    With ``labelled`` classes also ``contents`` (labelled,) bool, what the clip shows, and ``text_class``, the class of
-    a sentence of the bank or -1 for a caption: such a sentence is true of every clip that shows its class.
+    With ``labelled`` classes also ``contents`` (labelled,) bool, the contents of the clip, and ``text_class``, the
+    class of a sentence of the bank or -1 for a caption. A sentence describes every clip with its class.
     """
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0,

@@ -14,7 +14,7 @@ from data.text_motion import Pair, TextMotion
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, read_text, save_npy, write_text
 
-MAX_TOKENS = 20              # of a caption; with sos and eos a sentence has 22 positions
+MAX_TOKENS = 20              # tokens of a caption; with sos and eos a sentence has 22 positions
 SENTENCE = MAX_TOKENS + 2
 SOS, EOS, UNKNOWN = "sos/OTHER", "eos/OTHER", "unk/OTHER"
 MADE_BY = "prepare/word_vectors.py or prepare/download_glove.sh"
@@ -22,7 +22,7 @@ MADE_BY = "prepare/word_vectors.py or prepare/download_glove.sh"
 WORD_CLASSES = ("VERB", "NOUN", "DET", "ADP", "NUM", "AUX", "PRON", "ADJ", "ADV",
                 "Loc_VIP", "Body_VIP", "Obj_VIP", "Act_VIP", "Desc_VIP", "OTHER")
 
-# Words that say what a motion is about; for them the class is the list they stand in, whatever their tag.
+# Words about motion; their class is the list that contains them, regardless of their tag.
 _VIP_LISTS = {
     "Loc_VIP": "left right clockwise counterclockwise anticlockwise forward back backward up down straight curve",
     "Body_VIP": "arm chin foot feet face hand mouth leg waist eye knee shoulder thigh",
@@ -40,7 +40,7 @@ class Sentence:
 
     word_emb: np.ndarray    # (22, dim) float32
     pos_onehot: np.ndarray  # (22, 15) float32
-    cap_len: int            # tokens, sos and eos counted
+    cap_len: int            # tokens, including sos and eos
 
 
 class WordVectors:
@@ -117,7 +117,7 @@ class WordVectors:
 def word_class(token: str, known: Container[str]) -> int:
     """Index in ``WORD_CLASSES`` of a ``word/POS`` token, with ``known`` for words that have a vector.
 
-    Words of the VIP lists have the class of their list, whatever the tag; unknown words and tags have OTHER.
+    Words of the VIP lists have the class of their list, regardless of the tag; unknown words and tags have OTHER.
     """
     word, _, tag = token.rpartition("/")
     name = _VIP_CLASS.get(word, tag) if word in known else "OTHER"
@@ -155,7 +155,7 @@ def _read_plain(path: Path) -> Any:
         try:
             return _PlainUnpickler(file).load()
         except (pickle.UnpicklingError, EOFError) as error:
-            raise InputError(f"{path} is no plain pickle: {error}") from error
+            raise InputError(f"{path} is not a plain pickle: {error}") from error
 
 
 class MatchingPairs(TextMotion):

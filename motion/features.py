@@ -320,7 +320,7 @@ def _check(joints: Tensor, skeleton: Skeleton) -> None:
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
         raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
     if len(joints) < 2:
-        raise ValueError(f"{len(joints)} frames are too few, motion takes at least 2")
+        raise ValueError(f"{len(joints)} frames; a motion needs at least 2")
     if not joints.isfinite().all():
         raise ValueError("coordinates that are not finite")
 

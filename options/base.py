@@ -108,7 +108,7 @@ class Parser(argparse.ArgumentParser):
         return flags
 
     def format_help(self) -> str:
-        """The help text, with a short usage line if all arguments are flags."""
+        """Help text, with a short usage line if all arguments are flags."""
         if all(action.option_strings for action in self._actions):
             needed = "".join(f" {action.option_strings[0]} ..." for action in self._actions if action.required)
             self.usage = f"%(prog)s{needed} [flags]"

@@ -111,7 +111,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     add_sampling(parser, lengths=True)
     add_speed(parser)
     prompt.add_argument("--strict", action="store_true",
-                        help="refuse prompts that are unlike what the models learned, or longer than they read")
+                        help="refuse prompts that are unlike the training texts or exceed the text length limit")
     parser.add_argument("--group_rows", type=positive_int,
                         help="largest number of prompts per pass; by default as many as leave a prompt's motion "
                              "independent of the others: 32 on CPUs with --cpu_linear onednn, else 1; on a GPU 64 are "
@@ -257,15 +257,15 @@ def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of ``edit_t2m.py``."""
     parser = Parser("Regenerate parts of a motion from a text and keep the rest.")
     add_common(parser)
-    what = parser.add_argument_group("what to edit")
+    what = parser.add_argument_group("motion to edit")
     what.add_argument("--source_motion", required=True,
                       help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), .bvh or .amc")
     add_up(what)
     what.add_argument("--mask_edit_section", type=section, nargs="+", metavar="A,B",
                       help="parts to regenerate: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
                       "20,40; tokens past the end extend it")
-    what.add_argument("--text_prompt", help="what happens in these parts")
-    what.add_argument("--repeat_times", type=positive_int, default=1, help="motions, each with its own seed")
+    what.add_argument("--text_prompt", help="text for these parts")
+    what.add_argument("--repeat_times", type=positive_int, default=1, help="number of motions, with different seeds")
     add_output(parser, ext="edit")
     add_control(parser)
     add_models(parser, lengths=False)

@@ -79,7 +79,7 @@ def read_cuts(path: Path) -> list[Cut]:
             raise InputError(f"{path}:{table.line_num}: expected source_path, start_frame, end_frame and new_name "
                              f"({error})") from error
     if not cuts:
-        raise InputError(f"{path} names no clip")
+        raise InputError(f"{path} lists no clip")
     return cuts
 
 

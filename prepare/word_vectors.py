@@ -32,7 +32,7 @@ def caption_words(texts: Path) -> set[str]:
     words = {token.rpartition("/")[0] for path in sorted(texts.glob("*.txt")) for caption in read_captions(path)
              for token in caption.tokens}
     if not words:
-        raise InputError(f"{texts} holds no caption with word/POS tokens")
+        raise InputError(f"{texts} has no caption with word/POS tokens")
     return words
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from utils.errors import InputError
 from utils.files import ROOT, atomic_path, read_text, write_text
 
-# Numbers of NumPy, such as a best validation score, which many trainers keep beside the weights: plain data.
+# NumPy numbers, such as a best validation score, which many trainers store with the weights.
 _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype,
                   *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool"))]
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, in front of every name
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -43,28 +43,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean an unusable file
-        raise InputError(f"checkpoint {path} is cut short or holds more than tensors: {_reason(error)}") from error
+        raise InputError(f"checkpoint {path} is truncated or contains more than tensors: {_reason(error)}") from error
     if not isinstance(content, dict):
-        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, not named tensors")
+        raise InputError(f"checkpoint {path} contains a {type(content).__name__}, not named tensors")
     return content
 
 
 def _reason(error: Exception) -> str:
-    """One plain line of torch's message; of one about a forbidden class, the class."""
+    """One line of torch's message, or the name of the class if it is not allowed."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return f"{found[1]} is not allowed in a checkpoint"
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-ROW_SCALE = ".row_scale"  # after the name of a matrix kept in 8 bits
+ROW_SCALE = ".row_scale"  # suffix of the scale of a matrix stored in 8 bits
 
 
 def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str] = ()) -> None:
     """Write a state dict as float16 safetensors; integer tensors keep their type, shared tensors are written once.
 
-    Matrices whose name ends in one of ``eight_bits`` are written as int8 with one scale a row, with errors of at most
-    0.4 % of the largest number of a row.
+    Matrices whose name ends in one of ``eight_bits`` are written as int8 with one scale per row, with errors of at most
+    0.4 % of the largest value in a row.
 
     Raises ``InputError`` if the file cannot be written.
     """
@@ -98,12 +98,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def is_state(value: object) -> bool:
-    """Whether a value is a state dict, with nothing in it but tensors."""
+    """Whether a value is a state dict that contains only tensors."""
     return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the prefixes that wrappers put in front of all names."""
+    """A state dict without the prefixes that wrappers add to all names."""
     while prefix := next((one for one in _WRAPPERS if state and all(name.startswith(one) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
@@ -125,7 +125,7 @@ def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
     """Load every tensor. Raises ``InputError`` listing ``incompatible_keys``."""
     if parts := incompatible_keys(model, state, optional):
-        raise InputError(f"{path} does not fit this model; {'; '.join(parts)}")
+        raise InputError(f"{path} does not match this model; {'; '.join(parts)}")
     own = model.state_dict()
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
 
@@ -136,7 +136,7 @@ def incompatible_keys(model: nn.Module, state: Mapping[str, Tensor], optional: S
     ``optional`` are name endings that may be absent or present: tied names and fixed buffers. A tensor that the model
     has under several names is needed under one of them only.
     """
-    own = model.state_dict(keep_vars=True)  # keeps one object for a tensor with two names
+    own = model.state_dict(keep_vars=True)  # the same object for a tensor with two names
     given = {id(own[name]) for name in own if name in state}
 
     def is_optional(name: str) -> bool:
@@ -156,7 +156,7 @@ PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_cider", "net_best_acc",
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
 HEADER = "------------ Options -------------"
 FOOTER = "-------------- End ----------------"
-OTHER_MODELS = ("vq_name", "lamp_name")  # read from opt.txt first, since their folders may be renamed
+OTHER_MODELS = ("vq_name", "lamp_name")  # taken from opt.txt first, as folders may be renamed
 _FLOAT = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+")
 _INT = re.compile(r"[+-]?\d+")
 
@@ -198,7 +198,7 @@ def _places(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[P
 
 
 def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
-    """Existing folders for a model name, those that hold a model first: a path, the user's checkpoints, ``pretrained``.
+    """Existing folders for a model name, those with a model first: a path, the user's checkpoints, ``pretrained``.
     """
     folders = [place for place in _places(name, dataset_name, checkpoints_dir)
                if os.path.isdir(place)]  # unlike Path.is_dir, accepts a name that is too long for the file system
@@ -210,8 +210,8 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
     """The folder of the model ``name``: a path to the folder or to a checkpoint in its ``model/``, else
     ``checkpoints_dir/<dataset>/<name>``, else ``pretrained/<dataset>/<name>``.
 
-    A folder that only contains one of the same name, as the released length estimator may, stands for that one. Raises
-    ``InputError`` naming every place that was tried.
+    If a folder only contains a folder of the same name, like the released length estimator, that one is used. Raises
+    ``InputError`` with all places that were tried.
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute().parent.parent
@@ -243,7 +243,7 @@ class Source:
     folder: Path
     options: dict[str, Any]
     file: Path
-    has_settings: bool = False  # whether ``options`` come from the checkpoint itself; else from opt.txt alone
+    has_settings: bool = False  # whether ``options`` come from the checkpoint; else from opt.txt
 
     def __str__(self) -> str:
         return str(self.file)
@@ -282,8 +282,9 @@ class Source:
         return replace(self, options={**self.options, **settings, **kept}, has_settings=True)
 
     def with_sizes(self, sizes: Mapping[str, Any], guesses: Mapping[str, Any] | None = None) -> Self:
-        """This source with ``sizes`` inferred from tensors (``storage.released``), and ``guesses`` for what nothing
-        states. Settings inside the checkpoint take precedence; ``opt.txt`` gives way, as it may be of another run.
+        """This source with ``sizes`` inferred from tensors (``storage.released``), and ``guesses`` for unknown
+        settings. Settings in the checkpoint take precedence over ``sizes``; ``opt.txt`` does not, as it may be of
+        another run.
 
         Raises ``InputError`` if ``opt.txt`` has a value of another type.
         """
@@ -346,7 +347,7 @@ def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which
             path = folder / "model" / f"{stem}{suffix}"
             if path.is_file():
                 return Source(folder, options, path)
-    raise InputError(f"{folder / 'model'} holds no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
+    raise InputError(f"{folder / 'model'} has no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
 
 
 def open_source(source: Source, keys: Sequence[str]) -> tuple[Source, dict[str, Tensor]]:

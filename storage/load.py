@@ -1,4 +1,4 @@
-"""Models by name: find the checkpoint, rebuild the network from its settings, load the weights strictly."""
+"""Load models by name: find the checkpoint, rebuild the network from its settings, load the weights strictly."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +133,8 @@ def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_
             source.one_of("condition", get_args(ConditionKind), PUBLISHED_CONDITION)
         text = load_text_encoder(source.options, spec, checkpoints_dir, device)
     if text.dim != width:
-        raise InputError(f"{source} reads text features of width {width}, and those of its text encoder have "
-                         f"{text.dim}")
+        raise InputError(f"{source} reads text features of width {width}, but those of its text encoder have "
+                         f"width {text.dim}")
     return text
 
 
@@ -148,7 +148,7 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
 
 
 def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:
-    """The residual transformer for a masked transformer; None for the base layer alone.
+    """Name of the residual transformer for a masked transformer; None for the base layer alone.
 
     If ``res_name`` is None, a bundled masked transformer takes the bundled residual one, and others take none.
     """
@@ -162,7 +162,7 @@ def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec
 def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                         device: torch.device | str = "cpu", which: str | None = None,
                         res_name: str | None = None) -> tuple[TextToMotion, list[Path]]:
-    """The generation pipeline around a masked transformer, and the files it was loaded from.
+    """The generation pipeline of a masked transformer, and the files it was loaded from.
 
     Without ``len_name`` there is no length estimator, and every sample needs a length. ``res_name`` as in
     ``residual_to_use``.
@@ -171,8 +171,8 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     tokenizer = load_tokenizer(transformer.source.needed("vq_name"), spec, checkpoints_dir, device)
     vq = tokenizer.model.config
     if vq.nb_code != transformer.model.config.num_tokens:
-        raise InputError(f"{transformer.source} has {transformer.model.config.num_tokens} codes, and its tokenizer "
-                         f"{tokenizer.source} {vq.nb_code}")
+        raise InputError(f"{transformer.source} has {transformer.model.config.num_tokens} codes, but its tokenizer "
+                         f"{tokenizer.source} has {vq.nb_code}")
     files = [transformer.source.file, tokenizer.source.file]
     residual = length = None
     if res_name := residual_to_use(res_name, transformer.source, spec):
@@ -192,7 +192,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
 
 def _own_sampling(spec: DatasetSpec,
                   *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
-    """Sampling as each of the models states its part of it, else as published."""
+    """Sampling settings of the models, else the published ones."""
     sampling = Sampling()
     for model, names in parts:
         if model is not None:
@@ -206,5 +206,5 @@ def _own_sampling(spec: DatasetSpec,
 def _check_layers(residual: LoadedNetwork, tokenizer: LoadedTokenizer) -> None:
     config, vq = residual.model.config, tokenizer.model.config
     if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
-        raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, and "
+        raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, but "
                          f"the tokenizer {tokenizer.source} has {vq.num_quantizers} of {vq.nb_code}")

@@ -1,4 +1,4 @@
-"""Captioning models (M2T) by name, with the LaMP model they are built on."""
+"""Load captioning models (M2T) by name, with their LaMP model."""
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class LoadedCaptioner:
-    """A captioning model in eval mode, and the LaMP model whose motion features it takes."""
+    """A captioning model in eval mode, and the LaMP model of its motion features."""
 
     model: MotionCaptioner
     lamp: LoadedLaMP
@@ -38,7 +38,7 @@ class LoadedCaptioner:
 
     @property
     def writing(self) -> Writing:
-        """How it writes unless asked otherwise: as its options state, else as ``Writing`` does."""
+        """Default settings of writing: from its options, else of ``Writing``."""
         with self.source.building(Writing):
             return Writing().changed({name: self.source.options[name] for name in WRITING
                                       if name in self.source.options})
@@ -64,7 +64,7 @@ def build_captioner(config: DecoderConfig, lamp: LoadedLaMP) -> MotionCaptioner:
 
 
 def learned_state(model: MotionCaptioner) -> dict[str, Tensor]:
-    """The trained part of a model, which its checkpoint holds; the rest is in the LaMP model and the language model."""
+    """The trained part of a model, for its checkpoint; the rest is in the LaMP model and the language model."""
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name in learned}
 
@@ -108,7 +108,7 @@ def tokenizer_name(opt: argparse.Namespace, spec: DatasetSpec) -> str | None:
 
 
 def differing_facts(given: Mapping[str, Any], source: Source) -> list[str]:
-    """A sentence for every given flag (not None) that differs from a model's options."""
+    """One message for every given flag (not None) that differs from a model's options."""
     return [f"{source.options_file} has {key} {source.options[key]}, which is used instead of {value}"
             for key, value in given.items() if value is not None and source.options.get(key, value) != value]
 

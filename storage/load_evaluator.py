@@ -1,4 +1,4 @@
-"""The evaluator by name, with its normalisation and word vectors."""
+"""Load evaluators by name, with their normalisation and word vectors."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,7 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
         raise InputError(f"{source} is not an evaluator: {error}") from error
     load_strictly(model, state, source.file)
     if model.config.dim_pose != spec.dim_pose:
-        raise InputError(f"{source} is for motions of {model.config.dim_pose} features, and those of {spec.name} have "
+        raise InputError(f"{source} is for motions of {model.config.dim_pose} features, but those of {spec.name} have "
                          f"{spec.dim_pose}")
     own = source.folder / "meta"
     meta = own if own.is_dir() else source.folder.parent / PUBLISHED_META / "meta"
@@ -121,7 +121,7 @@ def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | P
             try:
                 return load_evaluator(found, spec, checkpoints_dir, device)
             except InputError as error:
-                raise InputError(f"{error} (--evaluator NAME takes another evaluator, none does without)") from error
+                raise InputError(f"{error} (choose another one with --evaluator NAME, or none)") from error
     return None
 
 

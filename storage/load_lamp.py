@@ -27,7 +27,7 @@ from utils.files import atomic_path, fingerprint
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
-PUBLISHED_BERT = "bert-base-uncased"  # whose word pieces the released models read
+PUBLISHED_BERT = "bert-base-uncased"  # source of the word pieces of released models
 PUBLISHED_TEXT_LEN = 32
 PUBLISHED_CONDITION = "query"
 SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
@@ -43,7 +43,7 @@ class LoadedTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that codes depend on: weights, settings and normalisation."""
+        """Hash of everything that affects codes: weights, settings and normalisation."""
         mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
         return fingerprint(self.source.file, repr(self.model.config), mean, std)
 
@@ -65,14 +65,14 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
 
 @dataclass(frozen=True)
 class LoadedLaMP:
-    """A LaMP model in eval mode, its word pieces, and the tokenizer's normalisation, which its motions need."""
+    """A LaMP model in eval mode with its word pieces and the normalisation of its motions."""
 
     model: LaMP
     pieces: WordPieces
     normalisation: Normalisation
-    max_text_len: int  # word pieces of a text
+    max_text_len: int  # maximum word pieces of a text
     source: Source
-    familiarity: Familiarity | None = None  # what it has read
+    familiarity: Familiarity | None = None  # of its training texts
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Normalised embeddings (b, embed_dim) of texts, for retrieval."""
@@ -87,9 +87,9 @@ class LoadedLaMP:
         """How texts and motions are compared, by name.
 
         - ``mean``: cosine of the text and the mean direction of a motion's queries. Search and validation use it.
-        - ``paper``: cosine of the text and the nearest of a motion's queries, as the contrastive objective has it.
-        - ``released``: negative Euclidean distance between projections that are not normalised, the motion's the mean
-          over its queries, as the released evaluation has it.
+        - ``paper``: cosine of the text and the nearest of a motion's queries, as in the contrastive objective.
+        - ``released``: negative Euclidean distance between unnormalised projections, with the mean over a motion's
+          queries, as in the released evaluation.
         """
         device = self.model.query_tokens.device
 
@@ -106,12 +106,12 @@ class LoadedLaMP:
         return Comparison(self.text_features, on_device(motions), similarity)
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
-        """Text features for other models."""
+        """Encoder of text features for other models."""
         return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint, self.familiarity)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that features depend on, except ``max_text_len``."""
+        """Hash of everything that affects features, except ``max_text_len``."""
         mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
         return fingerprint(self.source.file, repr(self.model.config), self.pieces.path, mean, std)
 
@@ -124,7 +124,7 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = LaMPConfig.from_options(source.options, tokenizer.model.config)
         model = LaMP(config, tokenizer.model)
-    if source.file.suffix == ".safetensors":  # bundled files leave out the tokenizer's weights
+    if source.file.suffix == ".safetensors":  # bundled files do not contain the tokenizer's weights
         frozen = {"vq_model": tokenizer.model, "motion_encoder": tokenizer.model.motion_encoder}
         for prefix, part in frozen.items():
             state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
@@ -150,7 +150,7 @@ def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | 
             place, "vocabulary", (VOCAB_FILE,), weights=False))
     pieces = WordPieces(folder)
     if len(pieces) > sizes.vocab:
-        raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, and the model {sizes.vocab - 1}")
+        raise InputError(f"{pieces.path} has {len(pieces) - 1} word pieces, but the model has {sizes.vocab - 1}")
     return pieces
 
 
@@ -162,7 +162,7 @@ def fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path],
     try:
         return load(name)
     except InputError as error:
-        raise InputError(f"{error}; its files may also be in {own}") from error
+        raise InputError(f"{error}; its files may also be placed in {own}") from error
 
 
 def _text_length(source: Source, most: int) -> int:
@@ -173,7 +173,7 @@ def _text_length(source: Source, most: int) -> int:
 
 
 FAMILIARITY_FILE = "familiarity.safetensors"
-_LEVELS = 127  # of normalised numbers in 8 bits
+_LEVELS = 127  # scale of normalised values in 8 bits
 
 
 def save_familiarity(path: Path, known: Familiarity) -> None:
@@ -195,7 +195,7 @@ def save_familiarity(path: Path, known: Familiarity) -> None:
 def load_familiarity(folder: Path, width: int) -> Familiarity | None:
     """The familiarity in a LaMP model's folder, None without such a file; ``width`` is that of word embeddings.
 
-    Raises ``InputError`` where the file is damaged or belongs to a model of another width.
+    Raises ``InputError`` if the file is damaged or belongs to a model of another width.
     """
     path = folder / FAMILIARITY_FILE
     if not path.is_file():
@@ -211,5 +211,5 @@ def load_familiarity(folder: Path, width: int) -> Familiarity | None:
         raise InputError(f"{path} cannot be read: {error}") from error
     if centres.shape[1:] != (width,) or foreign.shape[1:] != (width,) or len(known.labels) != len(centres):
         raise InputError(f"{path} belongs to another model: {tuple(centres.shape)} centres with {len(known.labels)} "
-                         f"labels, and word embeddings are {width} wide")
+                         f"labels, but word embeddings have width {width}")
     return known

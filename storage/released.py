@@ -1,6 +1,6 @@
-"""Released files of other projects: settings inferred from the shapes of their tensors, and what a file contains.
+"""Released files of other projects: infer settings from tensor shapes, and identify the contents of a file.
 
-This is the only place that infers settings. Our own checkpoints contain theirs.
+This is the only module that infers settings; our own checkpoints contain theirs.
 """
 import re
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from storage.checkpoint import Source, is_state
 from utils.errors import InputError
 
 State = Mapping[str, Tensor]
-HEAD_WIDTH = 64  # of published transformers; the number of heads does not show in the tensors
-PUBLISHED_META = "Comp_v6_KLD005"  # folder beside the published evaluator with its normalisation
-NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # of an evaluator, a state dict each
-# Of the released M2T file: stacks that are never called, a tokenizer, and a second copy of the language model.
+HEAD_WIDTH = 64  # width per head of published transformers, as tensors do not show the number of heads
+PUBLISHED_META = "Comp_v6_KLD005"  # folder next to the published evaluator with its normalisation
+NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # networks of an evaluator, with a state dict each
+# Unused parts of the released M2T file: stacks, a tokenizer, and a second copy of the language model.
 M2T_UNUSED = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")
 PUBLISHED_WRITING = {"num_beams": 5, "prompt": "a man is", "prompt_in_caption": False}
-PUBLISHED_SCALE = {"kit": 2.0}  # classifier-free guidance by data set, where it is not that of ``Sampling``
-# What our checkpoints were sampled with before their options included it.
+PUBLISHED_SCALE = {"kit": 2.0}  # guidance scales by data set that differ from ``Sampling``
+# Sampling of our early checkpoints, whose options lack it.
 EARLIER_SAMPLING = {"res_cond_scale": 2.0, "res_temperature": 0.1, "length": "mean"}
 _ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # names of adapted layers in old releases of peft
 _RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
@@ -54,7 +54,7 @@ def tokenizer_sizes(state: State) -> dict[str, Any]:
         code_dim=(f"{quantizer}.codebook", 1), output_emb_width=(f"{encoder}{2 + down_t}.weight", 0),
         stride_t=(f"{encoder}2.0.weight", 2))
     if "stride_t" in sizes:
-        sizes["stride_t"] //= 2  # a kernel is twice its stride
+        sizes["stride_t"] //= 2  # the kernel size is twice the stride
     depth = len(_numbers(state, f"{encoder}2.1.model.", r"\.conv1\.weight"))
     layers = 1 if single else len(_numbers(state, "quantizer.layers."))
     counts = {"down_t": down_t, "depth": depth, "num_quantizers": layers}
@@ -112,7 +112,7 @@ def qformer_sizes(state: State) -> dict[str, int]:
 
 
 def usual_heads(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Attention heads of the trunk and the Q-Former among ``sizes``, 64 wide each."""
+    """Numbers of attention heads of the trunk and the Q-Former in ``sizes``, with a width of 64 each."""
     widths = {"n_heads": sizes.get("latent_dim"), f"{OPTION_PREFIX}heads": sizes.get(f"{OPTION_PREFIX}hidden")}
     return {key: max(1, width // HEAD_WIDTH) for key, width in widths.items() if width}
 
@@ -145,8 +145,8 @@ def length_estimator(state: State) -> LengthEstimator:
 
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
-    """A source with sampling settings that its options lack: of our earlier checkpoints, or as published for the data
-    set. What neither has is the default of ``Sampling``."""
+    """A source with the sampling settings that its options lack: those of our early checkpoints, or the published ones
+    of the data set, else the defaults of ``Sampling``."""
     if source.has_settings or {"published_behaviour", "condition"} & source.options.keys():  # published files have none
         return source.with_sizes({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)
@@ -159,9 +159,9 @@ def has_qformer(state: State) -> bool:
 
 
 def with_masked_sizes(source: Source, state: State) -> Source:
-    """The source of a masked transformer with its sizes. Attention of released files: LaMP's is additive, that of
-    MoMask, which takes CLIP features, full."""
-    if "time_steps" not in source.options:  # a training option of published code, which its evaluation ignores
+    """The source of a masked transformer with its sizes. Attention of released files is additive for LaMP and full for
+    MoMask, which takes CLIP features."""
+    if "time_steps" not in source.options:  # a training option of the published code that its evaluation ignores
         source = source.without("gumbel_sample")
     sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})
     source = with_text_encoder(source.with_sizes(sizes, usual_heads(sizes)), sizes.get("cond_dim"))

@@ -41,14 +41,14 @@ def run_folder(opt: argparse.Namespace) -> Path:
 
 
 def origin(opt: argparse.Namespace) -> str | None:
-    """The model that a run with --init_from takes its sizes and statistics from: itself, once it is resumed."""
+    """The model from which a run with --init_from takes its sizes and statistics; on resume, the run itself."""
     return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
 def inherit_settings(opt: argparse.Namespace) -> None:
-    """Replace the options in ``opt.inherited``, which the command line did not give, by those of ``origin``.
+    """Replace the options in ``opt.inherited``, which are not on the command line, by those of ``origin``.
 
-    Raises ``InputError`` for a value that the command line would not take.
+    Raises ``InputError`` for a value that the command line would refuse.
     """
     inherited = vars(opt).pop("inherited", {})
     if not (name := origin(opt)):
@@ -58,7 +58,7 @@ def inherit_settings(opt: argparse.Namespace) -> None:
         source = source.with_settings(load_checkpoint(source.file))
     for key, choices in inherited.items():
         value, default = source.options.get(key), getattr(opt, key)
-        if value in (None, "None"):  # an option that was not given
+        if value in (None, "None"):  # not given on the command line
             continue
         if choices is not None and value not in choices:
             raise InputError(f"{source.settings_file}: {key} {value!r} is not one of {', '.join(map(str, choices))}")
@@ -68,11 +68,11 @@ def inherit_settings(opt: argparse.Namespace) -> None:
 
 
 def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
-    """Normalisation of a training run: that of the model in --init_from, else the data set's statistics with the std
-    of root motion and foot contacts divided by ``opt.feat_bias``."""
+    """Normalisation of a training run: that of the --init_from model, else the data set's statistics with the stds of
+    root motion and foot contacts divided by ``opt.feat_bias``."""
     if name := origin(opt):
         meta = find_source(name, spec.name, opt.checkpoints_dir).folder / "meta"
-        return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "the training of that model")
+        return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "training that model")
     published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
     return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
 
@@ -104,7 +104,7 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name`` if the run needs a LaMP model and names none: the run's own on resume, else
+    """Set ``opt.lamp_name`` if the run needs a LaMP model and names none: that of the resumed run, else
     ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return

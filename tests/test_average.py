@@ -105,7 +105,7 @@ def test_the_mean_of_another_model_is_refused(home: Path) -> None:
     content = load_checkpoint(latest)
     content["average"]["weights"] = [torch.zeros(3)]
     save_checkpoint(latest, content)
-    with pytest.raises(InputError, match="latest.tar does not fit: the averaged weights"):
+    with pytest.raises(InputError, match="latest.tar does not match: the averaged weights"):
         Trainer(Pull(), options(total_iter=2, ema=0.9, is_continue=True), Numbers(8), always).run()
 
 
@@ -135,5 +135,5 @@ def test_a_model_that_does_not_fit_is_no_start(home: Path) -> None:
     other = home.parent / "other"
     write_options(other / "opt.txt", {"name": "other"})
     save_checkpoint(other / "model" / "latest.tar", {"pull_model": {"weight": torch.zeros(2, 2)}})
-    with pytest.raises(InputError, match=r"latest.tar does not fit this model; shape: weight \(2, 2\)"):
+    with pytest.raises(InputError, match=r"latest.tar does not match this model; shape: weight \(2, 2\)"):
         Trainer(Pull(), options(init_from="other"), Numbers(8), always).run()

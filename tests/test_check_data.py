@@ -276,5 +276,5 @@ def test_a_split_without_captions_of_whole_clips_is_told_and_is_no_fault(root: P
     assert capsys.readouterr().out.splitlines()[0] == (
         "note: no clip of test has a caption of the whole clip (#0.0#0.0): eval_retrieval.py needs one")
     assert load_pairs(spec, "test")
-    with pytest.raises(InputError, match="split test has no clip of .* with a caption of all of it"):
+    with pytest.raises(InputError, match="split test has no clip of .* with a caption of the whole clip"):
         load_pairs(spec, "test", whole_clips_only=True)

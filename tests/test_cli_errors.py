@@ -123,7 +123,7 @@ def test_the_toy_models_work_as_long_as_nothing_is_wrong(home: Path, monkeypatch
 @pytest.mark.parametrize(("main", "arguments"), [(gen_t2m.main, PROMPT), *TRAINING.values(), *EVALUATION.values()])
 def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: tuple[object, ...]) -> None:
     assert "--nonesuch" in fails(main, *arguments, "--nonesuch", 3)
-    assert "--gpu_id 3: there is no such device" in fails(main, *arguments, "--gpu_id", 3)
+    assert "--gpu_id 3: no such device" in fails(main, *arguments, "--gpu_id", 3)
     assert "--gpu_id" in fails(main, *arguments, "--gpu_id", "first")
     assert "--dataset_name" in fails(main, *arguments, "--dataset_name", "amass")
     assert "--seed" in fails(main, *arguments, "--seed", 2**70)
@@ -172,7 +172,7 @@ def test_a_bad_prompt_is_told(fails: Fails, home: Path, arguments: tuple[object,
 
 
 @pytest.mark.parametrize(("content", "told"), [
-    (b"a person walks#40\na person bows\n", "prompts.txt:2: a line is text#length"),
+    (b"a person walks#40\na person bows\n", "prompts.txt:2: expected text#length"),
     (b"a person walks#soon\n", "prompts.txt:1: the length must be"), (b"#40\n", "has no prompt"),
     (b"a#40\nb#0\n", "prompts.txt:2: a motion has 4 to 196 frames, not 0"), (b"a#-4\n", "prompts.txt:1"),
     (b"a#5000\n", "not 5000"), (b"", "has no prompt"), (b"\n\n", "has no prompt"),
@@ -230,14 +230,14 @@ def test_a_run_that_was_never_begun_cannot_go_on(fails: Fails, home: Path, stage
 
 
 def test_a_checkpoint_that_is_not_there_is_named(fails: Fails, home: Path) -> None:
-    assert "checkpoints/t2m/t2m/model holds no best" in fails(gen_t2m.main, *PROMPT, "--which_epoch", "best")
+    assert "checkpoints/t2m/t2m/model has no best" in fails(gen_t2m.main, *PROMPT, "--which_epoch", "best")
     (home / "checkpoints" / "t2m" / "t2m" / "model" / "latest.tar").unlink()
-    assert "checkpoints/t2m/t2m/model holds no" in fails(gen_t2m.main, *PROMPT)
+    assert "checkpoints/t2m/t2m/model has no" in fails(gen_t2m.main, *PROMPT)
 
 
 def test_a_motion_too_short_to_edit_is_named(home: Path, fails: Fails) -> None:
     np.save(home / "short.npy", walking(3))
-    assert "short.npy: 3 frames are too few, 4 are a token of motion" in fails(
+    assert "short.npy: 3 frames are too few; at least 4 are needed" in fails(
         edit_t2m.main, *CPU, "--source_motion", "short.npy", "--mask_edit_section", "0.3,0.6", "--text_prompt", "a")
 
 
@@ -247,7 +247,7 @@ def test_a_checkpoint_that_is_cut_short_is_named(fails: Fails, model: str) -> No
     whole = path.read_bytes()
     for content in (whole[:len(whole) // 2], b"", b"no torch file"):
         spoil(path, content)
-        assert f"checkpoint {path} is cut short" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+        assert f"checkpoint {path} is truncated" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
 
 
 @pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "res", "len"])
@@ -301,12 +301,12 @@ def test_models_that_do_not_belong_together_are_told(fails: Fails) -> None:
     np.save("checkpoints/t2m/vq/meta/mean.npy", wider)
     assert "vq/meta/mean.npy has shape (251,), expected (263,)" in fails(gen_t2m.main, *PROMPT)
     Path("checkpoints/t2m/vq/meta/mean.npy").unlink()
-    assert "vq/meta/mean.npy is missing; train_vq.py makes it" in fails(gen_t2m.main, *PROMPT)
+    assert "vq/meta/mean.npy is missing; train_vq.py creates it" in fails(gen_t2m.main, *PROMPT)
 
 
 def test_text_features_of_another_width_are_told(fails: Fails) -> None:
     set_option("t2m", "condition", "both")
-    assert "reads text features of width 8, and those of its text encoder have 16" in fails(gen_t2m.main, *PROMPT)
+    assert "reads text features of width 8, but those of its text encoder have width 16" in fails(gen_t2m.main, *PROMPT)
     set_option("t2m", "condition", "query")
     set_option("len", "condition", "both")
     assert "t2m/len/model/latest.tar reads text features of width 8" in fails(
@@ -316,17 +316,17 @@ def test_text_features_of_another_width_are_told(fails: Fails) -> None:
 def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails, home: Path) -> None:
     make_tokenizer(home / "checkpoints" / "t2m" / "larger", 263, nb_code=32)
     set_option("t2m", "vq_name", "larger")
-    assert "has 16 codes, and its tokenizer checkpoints/t2m/larger/model/latest.tar 32" in fails(gen_t2m.main, *PROMPT)
+    assert "has 16 codes, but its tokenizer checkpoints/t2m/larger/model/latest.tar has" in fails(gen_t2m.main, *PROMPT)
 
 
 def test_a_residual_transformer_of_other_layers_is_refused(fails: Fails, home: Path) -> None:
     make_tokenizer(home / "checkpoints" / "t2m" / "deeper", 263, num_quantizers=3)
     set_option("t2m", "vq_name", "deeper")
-    assert ("t2m/res/model/latest.tar is for 2 layers of 16 codes, and the tokenizer checkpoints/t2m/deeper/model/"
+    assert ("t2m/res/model/latest.tar is for 2 layers of 16 codes, but the tokenizer checkpoints/t2m/deeper/model/"
             "latest.tar has 3 of 16") in fails(gen_t2m.main, *PROMPT)
     make_tokenizer(home / "checkpoints" / "t2m" / "flat", 263, num_quantizers=1)
     main, arguments = TRAINING["res"]
-    assert "t2m/flat/model/latest.tar has a single layer of tokens" in fails(main, *arguments, "--vq_name", "flat")
+    assert "t2m/flat/model/latest.tar has a single token layer" in fails(main, *arguments, "--vq_name", "flat")
 
 
 def test_a_run_does_not_go_on_with_other_sizes(fails: Fails, home: Path) -> None:
@@ -334,10 +334,10 @@ def test_a_run_does_not_go_on_with_other_sizes(fails: Fails, home: Path) -> None
     shutil.copytree(home / "checkpoints" / "t2m" / "vq", home / "checkpoints" / "t2m" / "new")
     set_option("new", "num_quantizers", 3)
     path = "checkpoints/t2m/new/model/latest.tar"
-    assert f"{path} cannot be resumed from: it lacks" in fails(main, *arguments, "--is_continue")
+    assert f"{path} cannot be resumed: it lacks" in fails(main, *arguments, "--is_continue")
     content = load_checkpoint(Path(path)) | dict.fromkeys(("opt_vq_model", *RESUMED), 0)
     save_checkpoint(Path(path), content)
-    assert f"{path} does not fit this model; " in fails(main, *arguments, "--is_continue")
+    assert f"{path} does not match this model; " in fails(main, *arguments, "--is_continue")
 
 
 @pytest.mark.parametrize(("content", "told"), [
@@ -378,7 +378,7 @@ def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage:
     message = fails(main, *arguments, "--data_root", "nowhere")
     assert "nowhere/" in message
     assert " is missing; " in message
-    assert " makes it" in message
+    assert " creates it" in message
 
 
 @pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "evaluator", "eval_vq", "eval_retrieval"])
@@ -396,13 +396,13 @@ def test_a_damaged_feature_file_is_named(fails: Fails, stage: str) -> None:
 def test_statistics_that_cannot_be_are_named(fails: Fails) -> None:
     main, arguments = TRAINING["vq"]
     np.save("data/Std.npy", np.zeros(263, np.float32))
-    assert "data/Std.npy holds deviations that are not above zero" in fails(main, *arguments)
+    assert "data/Std.npy has standard deviations that are not positive" in fails(main, *arguments)
     np.save("data/Mean.npy", np.full(263, np.inf, np.float32))
-    assert "data/Mean.npy holds numbers that are not finite" in fails(main, *arguments)
+    assert "data/Mean.npy has values that are not finite" in fails(main, *arguments)
     np.save("data/Mean.npy", np.zeros(251, np.float32))
     assert "data/Mean.npy has shape (251,), expected (263,)" in fails(main, *arguments)
     Path("data/Mean.npy").unlink()
-    assert "data/Mean.npy is missing; prepare/motion_features.py makes it" in fails(main, *arguments)
+    assert "data/Mean.npy is missing; prepare/motion_features.py creates it" in fails(main, *arguments)
 
 
 @pytest.mark.parametrize(("line", "told"), [
@@ -423,9 +423,9 @@ def test_a_split_without_clips_is_named(fails: Fails) -> None:
     main, arguments = EVALUATION["eval_vq"]
     assert "data/other.txt is missing" in fails(main, *arguments, "--split", "other")
     spoil(Path("data/test.txt"), b"\n")
-    assert "data/test.txt names no clip" in fails(main, *arguments)
+    assert "data/test.txt lists no clip" in fails(main, *arguments)
     spoil(Path("data/test.txt"), b"nonesuch\n")
-    assert "holds none of the 1 clips" in fails(main, *arguments)
+    assert "has none of the 1 clips" in fails(main, *arguments)
     spoil(Path("data/test.txt"), b"0000\n")
     np.save("data/new_joint_vecs/0000.npy", np.zeros((9, 263), np.float32))
     assert "split test has no clip of at least 40 rows" in fails(main, *arguments)
@@ -438,7 +438,7 @@ def test_a_tokenizer_with_longer_tokens_cannot_feed_the_transformer(
                                       "--total_iter", "1"])
     main()
     main, arguments = TRAINING["t2m"]
-    assert "has 8 frames a token, and generation 4" in fails(main, *arguments, "--vq_name", "long")
+    assert "has 8 frames per token, generation needs 4" in fails(main, *arguments, "--vq_name", "long")
 
 
 # As a user sees it

@@ -249,8 +249,8 @@ def test_published_models_are_fetched_bare_or_packed_and_named(server: Server, t
 
 
 @pytest.mark.parametrize(("content", "told"), [
-    (b"nonsense", "holds more than tensors.*neither a zip nor a tar"),
-    (torch_file({"a": Path("x")}), "holds more than tensors"),
+    (b"nonsense", "contains more than tensors.*neither a zip nor a tar"),
+    (torch_file({"a": Path("x")}), "contains more than tensors"),
 ])
 def test_a_published_model_that_is_none_is_refused(server: Server, tmp_path: Path, content: bytes, told: str) -> None:
     server.files["/vq.tar"] = content

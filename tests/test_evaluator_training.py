@@ -254,5 +254,5 @@ def test_kit_trains_too(train: Callable[..., None]) -> None:
     train("new", "--dataset_name", "kit", "--data_root", kit)
     loaded = load_evaluator("new", dataset_spec("kit"), "checkpoints")
     assert loaded.model.config.dim_pose == 251
-    with pytest.raises(InputError, match="251 features, and those of t2m have 263"):
+    with pytest.raises(InputError, match="251 features, but those of t2m have 263"):
         load_evaluator("checkpoints/kit/new", dataset_spec("t2m"), "checkpoints")

@@ -113,7 +113,7 @@ def test_an_unfamiliar_prompt_is_one_line_with_the_nearest_known_texts(home: Pat
     write_known(lamp, 0.5)
     text = reloaded(home).text_encoder("query")
     lines = remarks([KNOWN[0], "12345", "12345"], text)
-    assert len(lines) == 1 and lines[0].startswith('"12345" is unlike what the models learned; the nearest they know: ')
+    assert len(lines) == 1 and lines[0].startswith('"12345" is unlike what the models learned; closest known: ')
     assert all(label in lines[0] for label in KNOWN)
     assert remarks(["12345"], object()) == []
 

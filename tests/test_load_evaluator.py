@@ -149,7 +149,7 @@ def test_a_wrong_file_is_refused_with_the_name_of_the_first_bad_tensor(loaded: L
 
 def test_an_evaluator_of_other_data_or_words_is_refused(loaded: LoadedEvaluator) -> None:
     assert loaded
-    with pytest.raises(InputError, match="263 features, and those of kit have 251"):
+    with pytest.raises(InputError, match="263 features, but those of kit have 251"):
         load_evaluator("checkpoints/t2m/text_mot_match", dataset_spec("kit"), "checkpoints")
     save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
     with pytest.raises(InputError, match="word vectors of 8 .* vectors of 5"):

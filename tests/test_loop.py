@@ -197,7 +197,7 @@ def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:
 
     wider = Pull()
     wider.model = nn.Linear(2, 1, bias=False)
-    with pytest.raises(InputError, match=r"latest\.tar does not fit this model; shape: weight \(1, 1\)"):
+    with pytest.raises(InputError, match=r"latest\.tar does not match this model; shape: weight \(1, 1\)"):
         Trainer(wider, options(is_continue=True), Numbers(4), always).run()
     more = Pull()
     more.free = nn.Parameter(torch.zeros(1))

@@ -86,7 +86,7 @@ def test_resampling_keeps_both_ends_and_straight_lines():
     ("a.npy", walking(30)[:1], "too few"),
     ("a.npy", np.full((10, 22, 3), np.nan), "finite"),
     ("a.npy", np.full((10, 263), np.inf), "finite"),
-    ("a.npy", np.zeros((1, 263)), "fewer"),
+    ("a.npy", np.zeros((1, 263)), "too few"),
     ("a.npy", np.zeros((0, 22, 3)), "0 frames are too few"),
     ("a.npy", np.zeros((22, 3)), "shape (22, 3)"),
     ("a.npy", np.zeros((2, 10, 22, 3)), "shape (2, 10, 22, 3)"),

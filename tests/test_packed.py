@@ -183,7 +183,7 @@ def test_a_pack_beside_data_that_others_keep_is_taken(spec: DatasetSpec, monkeyp
 def test_clips_without_a_row_are_no_clips(spec: DatasetSpec) -> None:
     for name in "abc":
         np.save(spec.root / "new_joint_vecs" / f"{name}.npy", np.zeros((0, 263), np.float32))
-    with pytest.raises(InputError, match="holds none of the 3 clips"):
+    with pytest.raises(InputError, match="has none of the 3 clips"):
         read_features(spec, "train")
 
 

@@ -82,8 +82,8 @@ def test_paraphrases_come_beside_the_captions_and_follow_from_the_seed() -> None
     assert with_paraphrases([pair], 0, 1) == [pair]
 
 
-@pytest.mark.parametrize(("lines", "message"), [("alone\n", "words.txt:4: a group has two wordings or more"),
-                                                ("one / \n", "words.txt:4: a group has two")])
+@pytest.mark.parametrize(("lines", "message"), [("alone\n", "words.txt:4: a group needs at least two wordings"),
+                                                ("one / \n", "words.txt:4: a group needs")])
 def test_a_group_of_one_is_named(tmp_path: Path, lines: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Paraphraser(table(tmp_path, lines))

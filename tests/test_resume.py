@@ -107,7 +107,7 @@ def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latest.tar"
     torch.save({"vq_model": subprocess.Popen}, path)
-    with pytest.raises(InputError, match="holds more than tensors"):
+    with pytest.raises(InputError, match="contains more than tensors"):
         load_checkpoint(path)
 
 

@@ -216,6 +216,6 @@ def test_bad_files_among_others_are_skipped_with_a_line_each(
     assert [path.stem for path in read_clips(files, SPEC)] == ["a", "z"]
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"skipped {tmp_path / 'nan.npy'}: frame 0: x of pelvis is not finite (nan)"
-    assert second == f"skipped {tmp_path / 'short.npy'}: 3 frames are too few, 4 are a token of motion"
+    assert second == f"skipped {tmp_path / 'short.npy'}: 3 frames are too few; at least 4 are needed"
     with pytest.raises(InputError, match="nan.npy: frame 0"):
         read_clips(files[1:3], SPEC)

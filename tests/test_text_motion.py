@@ -109,7 +109,7 @@ def test_windows_cover_every_start_of_every_long_clip() -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("a person walks", ":1: a line is text#length"), ("a person walks#40\n#comment\nb#x", ":3: the length"),
+    ("a person walks", ":1: expected text#length"), ("a person walks#40\n#comment\nb#x", ":3: the length"),
     ("#40", "no prompt"), ("ok#40\n!!#40", ":2: the prompt has no words"), ("a#0", "4 to 196"), ("a#-4", "4 to 196"),
     ("a#5000", "4 to 196"), ("a#3", "4 to 196"), ("", "no prompt"), ("a#40.5", "the length"),
 ])

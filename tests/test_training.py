@@ -164,7 +164,7 @@ def test_weights_that_do_not_fit_are_listed() -> None:
     with pytest.raises(InputError) as caught:
         load_strictly(model, state, Path("some.tar"))
     message = str(caught.value)
-    assert message.startswith("some.tar does not fit this model; ")
+    assert message.startswith("some.tar does not match this model; ")
     assert "missing: 1.bias;" in message
     assert "unexpected: extra0, extra1, extra2 and 2 more;" in message
     assert "shape: 0.bias (4,) instead of (3,)" in message
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_other_things_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="it has net, ep, broken"):
             read_state(tmp_path / "a.tar", keys)
     torch.save([1], tmp_path / "b.tar")
-    with pytest.raises(InputError, match="holds a list"):
+    with pytest.raises(InputError, match="contains a list"):
         load_checkpoint(tmp_path / "b.tar")
 
 
@@ -216,9 +216,9 @@ def test_what_a_named_model_lacks_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model named"):
         find_source("b" * 300, "t2m", tmp_path)
     put(tmp_path / "t2m" / "b")
-    with pytest.raises(InputError, match="b/model holds no net_best_fid or .* or latest"):
+    with pytest.raises(InputError, match="b/model has no net_best_fid or .* or latest"):
         find_source("b", "t2m", tmp_path)
-    with pytest.raises(InputError, match="holds no mine"):
+    with pytest.raises(InputError, match="has no mine"):
         find_source("b", "t2m", tmp_path, "mine.tar")
 
 
@@ -314,7 +314,7 @@ def test_arrays_of_other_things_than_numbers_are_refused(tmp_path: Path) -> None
     np.savez(tmp_path / "b.npz", a=np.zeros(3))
     with pytest.raises(InputError, match=r"b\.npz is not one array"):
         read_npy(tmp_path / "b.npz")
-    with pytest.raises(InputError, match="c.npy is missing; the maker makes it"):
+    with pytest.raises(InputError, match="c.npy is missing; the maker creates it"):
         read_npy(tmp_path / "c.npy", "the maker")
 
 

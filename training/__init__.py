@@ -1,2 +1,2 @@
-"""The one training loop: stages plug into it; schedules, checkpoints and logging serve it."""
+"""The training loop, its stages, schedules, checkpoints and logging."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

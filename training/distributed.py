@@ -1,6 +1,6 @@
 """Process setup, what the processes of a run exchange (on ``accelerate``), and the division of batches between them.
 
-Every function may be called in a run of a single process, where nothing is exchanged.
+All functions also work in a single process.
 """
 import argparse
 import os
@@ -27,7 +27,7 @@ from utils.errors import InputError
 from utils.files import refuse_if_held
 from utils.seeding import BatchSlice, seed_everything, stream_seed
 
-TIMEOUT = timedelta(hours=1)  # of a process that waits for a longer validation on another
+TIMEOUT = timedelta(hours=1)  # timeout for a process that waits for a longer validation on another
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -64,7 +64,7 @@ def make_accelerator(opt: argparse.Namespace, find_unused: bool = False) -> Acce
             os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     if cpu and opt.mixed_precision == "fp16":
         raise InputError("--mixed_precision fp16 needs a GPU; CPUs have bf16")
-    # Buffers are computed alike in all processes, so they are not broadcast.
+    # Buffers are equal in all processes, so they are not broadcast.
     wrapper = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused,
                                             gradient_as_bucket_view=True)
     return Accelerator(cpu=cpu, mixed_precision=opt.mixed_precision,
@@ -82,7 +82,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Whether this is the main process, which writes and prints."""
     return rank() == 0
 
 
@@ -129,8 +129,8 @@ def batch_slice(first: int, rows: int, last: bool) -> BatchSlice:
     return kind(first, rows, last, rank(), world_size())
 
 
-POOL = 16         # batches that are sorted by length together
-FREE_SHARE = 0.3  # of a GPU's free memory that a data set may occupy
+POOL = 16         # number of batches sorted by length together
+FREE_SHARE = 0.3  # share of a GPU's free memory that a data set may use
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -198,7 +198,7 @@ class BatchLoader:
     def __init__(self, dataset: Dataset, batches: EpochBatches, device: torch.device, workers: int = 0) -> None:
         self.dataset, self.batches, self.device = dataset, batches, device
         self.loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
-                                 generator=torch.Generator())  # so that the global one is not advanced
+                                 generator=torch.Generator())  # keeps the state of the global generator
         self.take = dataset.on_device(device) if fits(dataset, device) else None
 
     def __iter__(self) -> Iterator[Any]:

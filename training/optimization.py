@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training.distributed import total, world_size
 from utils.errors import InputError
 
-NAMED = 8  # parameters listed in the error of ``GradientGuard``
+NAMED = 8  # number of parameters listed in the error of ``GradientGuard``
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -95,7 +95,7 @@ class WeightAverage:
         bare = sum(isinstance(parameter, nn.Parameter) for parameter in self.parameters)
         shapes = [value.shape for value in self.values]
         if [tensor.shape for tensor in weights] not in (shapes, shapes[:bare]):
-            raise ValueError("the averaged weights are of other parameters")
+            raise ValueError("the averaged weights belong to other parameters")
         self.steps = state["steps"]
         for own, tensor in zip(self.values, [*weights, *self.parameters[len(weights):]], strict=True):
             own.copy_(tensor.detach())
@@ -126,10 +126,10 @@ class GradientGuard:
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], device: torch.device) -> None:
         self.watched = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)  # in the first such step
-        self.step = torch.full((), -1, device=device)                              # that step, or -1
+        self.step = torch.full((), -1, device=device)                              # first such step, or -1
 
     def look(self, step: int) -> None:
-        """Look at the gradients of a step. The result stays on the device, so no step waits for it."""
+        """Check the gradients of a step. The result stays on the device, so that no step waits for it."""
         nothing = self.step.new_zeros((), dtype=torch.float32)
         gradients = [nothing if parameter.grad is None else parameter.grad for parameter in self.watched.values()]
         bad = ~torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().isfinite()
@@ -153,10 +153,10 @@ PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class StepMetrics:
-    """Losses and gradients of one step, averaged over its micro-batches and processes.
+    """Average losses and gradients of one step over its micro-batches and processes.
 
-    If the loss is a mean over a number of items that varies, such as masked tokens, the stage returns that number as
-    ``"weight"``; otherwise micro-batches have equal weights. ``pieces``: micro-batches of all processes.
+    If the loss is a mean over a varying number of items, such as masked tokens, the stage returns that number as
+    ``"weight"``; otherwise micro-batches have equal weights. ``pieces``: number of micro-batches of all processes.
     """
 
     def __init__(self, pieces: int) -> None:
@@ -177,8 +177,8 @@ class StepMetrics:
         return weight * losses["loss"]
 
     def average(self, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
-        """After the last micro-batch, scale the gradients, which are averaged over processes, to those of the whole
-        batch. Returns this process's summands of the step's numbers."""
+        """After the last micro-batch, scale the gradients to those of the whole batch. Returns this process's summands
+        of the step's metrics."""
         if self.alone:
             return self.numbers
         weight = total(self.weight)
@@ -194,7 +194,7 @@ class Meter:
         self.count = 0
 
     def add(self, numbers: dict[str, Tensor]) -> None:
-        """Add this process's summands of one step's numbers."""
+        """Add this process's summands of one step's metrics."""
         for key, value in numbers.items():
             self.sums[key] = self.sums.get(key, 0) + value.detach()
         self.count += 1
@@ -225,7 +225,7 @@ class StepClock:
         """Add the time since the last call to ``part``; the optimizer's ends a step."""
         if self.cuda:
             now = torch.cuda.Event(enable_timing=True)
-            now.record(torch.cuda.current_stream(self.device))  # not necessarily the default device
+            now.record(torch.cuda.current_stream(self.device))  # may differ from the default device
         else:
             now = time.perf_counter()
         self.laps.append((part, now))

@@ -21,7 +21,7 @@ from storage.runs import settle_lamp
 from utils.errors import InputError
 from utils.files import fingerprint
 
-KEPT = 4  # caches of a split: runs differ in encoders and paraphrases
+KEPT = 4  # caches to keep per split, as runs differ in encoders and paraphrases
 _CODES, _LENGTHS, _FEATURES = "codes.npy", "lengths.npy", "features.npy"
 
 
@@ -45,7 +45,7 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
     if tokenizer.model.config.num_quantizers < min_layers:
-        raise InputError(f"{tokenizer.source} has a single layer of tokens: there is none above it to predict")
+        raise InputError(f"{tokenizer.source} has a single token layer: there is no residual layer to predict")
     settle_lamp(opt, spec, opt.vq_name)
     text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
@@ -99,8 +99,8 @@ def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.
     Raises ``InputError`` if a token of this tokenizer is not 4 frames.
     """
     if tokenizer.model.config.unit_length != UNIT_LENGTH:
-        raise InputError(f"{tokenizer.source} has {tokenizer.model.config.unit_length} frames a token, and generation "
-                         f"{UNIT_LENGTH}: train it with --down_t 2")
+        raise InputError(f"{tokenizer.source} has {tokenizer.model.config.unit_length} frames per token, generation "
+                         f"needs {UNIT_LENGTH}: train it with --down_t 2")
     codes: list[list[torch.Tensor]] = [[] for _ in pairs]
     bar = tqdm(total=UNIT_LENGTH * len(pairs), desc="motion tokens", disable=quiet or None, leave=False)
     for start in range(UNIT_LENGTH):

@@ -27,7 +27,7 @@ from utils.errors import InputError
 from utils.files import run_lock
 from utils.seeding import random_state, set_random_state, stream_seed
 
-COMPILED_SHAPES = 64  # of a module, for several passes and text lengths
+COMPILED_SHAPES = 64  # compiled variants of a module, for several passes and text lengths
 
 
 class Stage(nn.Module):
@@ -38,11 +38,11 @@ class Stage(nn.Module):
     from ``generator`` through ``batch_slice``, so that they depend on the seed and the step only.
     """
 
-    name: str                 # of the stage: the folder under log/
-    state_key: str            # of the model's state dict in a checkpoint
-    optimizer_key: str        # of the optimizer's state
-    bests: Mapping[str, tuple[str, str]] = {}  # file stem -> (validation number, "min" or "max")
-    find_unused = False       # whether some trainable parameters have no part in the loss
+    name: str                 # name of the stage and its folder under log/
+    state_key: str            # key of the model's state dict in a checkpoint
+    optimizer_key: str        # key of the optimizer's state
+    bests: Mapping[str, tuple[str, str]] = {}  # file stem -> (validation metric, "min" or "max")
+    find_unused = False       # whether some trainable parameters do not affect the loss
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Stage(nn.Module):
         return {} if self.fid is None else {"fid": self.fid(self.model)}
 
     def validate(self) -> dict[str, float]:
-        """Named numbers on the validation split; called in eval mode, without gradients."""
+        """Named metrics on the validation split; called in eval mode, without gradients."""
         return {}
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -110,7 +110,7 @@ def compile_parts(parts: Iterable[nn.Module]) -> None:
         part.compile()
 
 
-RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # and the stage's own
+RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # and the stage's state
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Trainer:
             compile_parts(stage.compiled_parts())
         self.clock = StepClock(device)
         self.average = WeightAverage(stage.model, opt.ema, stage.averaged_buffers()) if opt.ema else None
-        # With fp16, infinite gradients are normal: they set the scale.
+        # With fp16, infinite gradients are expected: they adjust the loss scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()
         self.saved = 0  # step of latest.tar
@@ -167,7 +167,7 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the end; with ``opt.is_continue`` resume from ``latest.tar``.
 
-        Raises ``InputError`` where another run trains a model of this name.
+        Raises ``InputError`` if another run trains a model of this name.
         """
         with run_lock(self.folder, "--name") if distributed.is_main() else nullcontext():
             return self._run()
@@ -242,7 +242,7 @@ class Trainer:
             self._save(self.folder / "model" / "latest.tar")
 
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
-        """One step on the micro-batches of a batch. Returns this process's summands of the step's numbers."""
+        """One step on the micro-batches of a batch. Returns this process's summands of the step's metrics."""
         step_seed = stream_seed(self.opt.seed, self.progress.total_it)
         if distributed.world_size() > 1:  # dropout differs between processes and repeats on resume
             torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, distributed.rank()))
@@ -338,7 +338,7 @@ class Trainer:
         }
         if self.average:
             content["average"] = self.average.state()
-        if self.accelerator.scaler is not None:  # of fp16
+        if self.accelerator.scaler is not None:  # loss scale of fp16
             content["scaler"] = self.accelerator.scaler.state_dict()
         return content
 
@@ -346,13 +346,13 @@ class Trainer:
         content = load_checkpoint(path)
         missing = {*self.stage.weights(), self.stage.optimizer_key, *RESUMED} - content.keys()
         if missing:
-            raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
+            raise InputError(f"{path} cannot be resumed: it lacks {', '.join(sorted(missing))}")
         self.stage.load_state(self.stage.read_weights(path), path)
         self.stage.load_extra_state(content["extra"])
         try:
             self.optimizer.load_state_dict(content[self.stage.optimizer_key])
         except ValueError as error:
-            raise InputError(f"{path} does not fit: other parameters were trained, so a flag has changed") from error
+            raise InputError(f"{path} does not match: other parameters were trained, so a flag has changed") from error
         if self.average:
             self._resume_average(content, path)
         self.scheduler.load_state_dict(content["scheduler"])
@@ -379,11 +379,11 @@ class Trainer:
         try:
             self.average.load_state(content["average"])
         except ValueError as error:
-            raise InputError(f"{path} does not fit: {error}, so a flag has changed") from error
+            raise InputError(f"{path} does not match: {error}, so a flag has changed") from error
 
 
 def is_better(value: float, best: float | None, direction: str) -> bool:
-    """Whether a validation number is an improvement, ``direction`` "min" or "max"; NaN never is."""
+    """Whether a validation metric is an improvement for ``direction`` "min" or "max"; NaN never is."""
     if math.isnan(value):
         return False
     return best is None or (value < best if direction == "min" else value > best)

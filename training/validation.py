@@ -1,4 +1,4 @@
-"""FID on the validation split, by which training chooses its best checkpoint."""
+"""FID on the validation split, which selects the best checkpoint."""
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,8 +20,8 @@ from training import distributed
 from training.precomputed import TokenData
 from utils.seeding import stream_seed
 
-FEWEST = 2  # clips with a covariance
-ROWS = 8    # motions generated at a time
+FEWEST = 2  # minimum number of clips for a covariance
+ROWS = 8    # motions generated per batch
 
 # Generates unnormalised motions (T, d) with a model for validation clips, given by their indices.
 Make = Callable[[nn.Module, Sequence[int]], Sequence[np.ndarray]]
@@ -50,8 +50,8 @@ class ValidationFid:
 
 def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
                    make: Make, otherwise: str) -> ValidationFid | None:
-    """The FID by which a run chooses its best checkpoint, on ``opt.fid_clips`` validation clips, by default all; None
-    without an evaluator.
+    """The FID that selects a run's best checkpoint, on ``opt.fid_clips`` validation clips, by default all; None without
+    an evaluator.
 
     Prints the criterion and stores it as ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.
     """
@@ -67,7 +67,7 @@ def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.dev
     print(f"the best checkpoint is chosen by {opt.chosen_by}: {evaluator.source}")
     if fid.biased:
         print(f"its FID is biased upwards: {count} clips are fewer than the {len(fid.real[0])} dimensions of the "
-              "evaluator's embeddings need; compare it within this run only")
+              "evaluator's embeddings; compare it within this run only")
     return fid
 
 
@@ -79,7 +79,7 @@ def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device,
 
 
 def generates(data: TokenData, opt: argparse.Namespace) -> Make:
-    """Generation with a masked transformer, for the first caption of each clip, at its length, from fixed random
+    """Generation with a masked transformer, for the first caption and the length of each clip, from fixed random
     streams."""
     tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
     device = next(tokenizer.model.parameters()).device
@@ -98,7 +98,7 @@ def generates(data: TokenData, opt: argparse.Namespace) -> Make:
 
 def completes(data: TokenData, opt: argparse.Namespace) -> Make:
     """Generation with a residual transformer, on the ground-truth base layer of each clip, so that only the residual
-    layers matter. Captions, lengths and random streams as in ``generates``."""
+    layers differ. Captions, lengths and random streams as in ``generates``."""
     tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
     device = next(tokenizer.model.parameters()).device
     sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)

@@ -1,8 +1,8 @@
 """CPU facts (usable cores, name) and the thread policy of OpenMP.
 
-The thread policy: by default the threads of a parallel region spin while they wait for each other. If another program
-holds a core, a thread that is waited for does not run, and every small operation costs its neighbours a time slice.
-Threads that sleep instead cost a few per cent on an idle machine.
+By default, the threads of a parallel region spin while they wait for each other. If another program uses a core, one of
+the threads does not run, and every small operation costs the others a time slice. Sleeping threads avoid this and cost
+a few per cent on an idle machine.
 """
 import os
 import platform
@@ -13,14 +13,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, or fewer where its container has a CPU quota."""
+    """Number of cores that this process may use, limited by its affinity and the CPU quota of its container."""
     bound = bound_cores()
     quota = cpu_quota()
     return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def bound_cores() -> int:
-    """Cores that this process may be scheduled on."""
+    """Number of cores in the affinity of this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -35,7 +35,7 @@ def processor() -> str:
 
 
 def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Cores that the control groups of this process grant it, the least of all levels; None without a limit.
+    """Smallest CPU quota of the control groups of this process, in cores; None without a limit.
 
     Reads version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``) of Linux control groups.
     """
@@ -44,10 +44,10 @@ def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup"
 
 
 def _groups(root: Path, membership: Path) -> list[Path]:
-    """Folders of the process's CPU control groups and those above them, as seen from inside a container too."""
+    """Folders of the CPU control groups of this process and their parents, also from inside a container."""
     try:
         lines = membership.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
     folders = {root, root / "cpu"}
     for line in lines:
@@ -70,7 +70,7 @@ def _limit(folder: Path) -> float | None:
         return None
 
 
-POLICY = "OMP_WAIT_POLICY"  # for all implementations; a value set by the user has precedence
+POLICY = "OMP_WAIT_POLICY"  # for all implementations; values set by the user take precedence
 WAITING = {
     "GOMP_SPINCOUNT": "0",  # GNU OpenMP, of the wheels for Linux
     "KMP_BLOCKTIME": "0",   # Intel's and LLVM's OpenMP, milliseconds
@@ -78,10 +78,9 @@ WAITING = {
 
 
 def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads sleep, and start no more threads than a container's CPU quota has cores.
+    """Make waiting threads sleep, and limit the number of threads to the CPU quota of a container.
 
-    OpenMP reads its variables once, when torch is loaded, so this must run before. Variables that the user has set
-    stay as they are.
+    OpenMP reads its variables once, when torch is loaded, so this must run before. Variables set by the user are kept.
     """
     if POLICY not in environment:
         for name, value in WAITING.items():

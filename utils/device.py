@@ -23,7 +23,7 @@ def select_device(gpu_id: int | None) -> torch.device:
         return torch.device("cpu")
     if not 0 <= gpu_id < count:
         found = f"{count} CUDA device{'s' if count != 1 else ''}"
-        raise InputError(f"--gpu_id {gpu_id}: there is no such device ({found} here; -1 is the CPU)")
+        raise InputError(f"--gpu_id {gpu_id}: no such device (found {found}; -1 is the CPU)")
     return torch.device("cuda", gpu_id)
 
 
@@ -80,4 +80,4 @@ def side_by_side(workers: int) -> Iterator[Callable]:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process reports an interruption, once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process reports an interruption

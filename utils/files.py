@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent  # of the project
+ROOT = Path(__file__).resolve().parent.parent  # root folder of the project
 
 
 @contextmanager
@@ -67,8 +67,8 @@ def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
     try:
         array = np.load(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing{f'; {made_by} makes it' if made_by else ''}") from error
-    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+        raise InputError(f"{path} is missing{f'; {made_by} creates it' if made_by else ''}") from error
+    except Exception as error:  # damaged headers can raise almost any exception in NumPy
         raise InputError(f"{path} is not a readable .npy file: {str(error) or type(error).__name__}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise InputError(f"{path} is not one array of real numbers")
@@ -100,10 +100,11 @@ LOCK = ".lock"
 
 @contextmanager
 def run_lock(folder: Path, flag: str) -> Iterator[None]:
-    """Hold ``folder`` for this run; ``InputError`` with the start of the run that holds it. ``flag`` names the folder.
+    """Lock ``folder`` for this run. Raises ``InputError`` with the start time of a run that has the lock. ``flag`` is
+    the flag that sets the folder.
 
-    The operating system frees a lock once its process ends, however it ends, so locks of dead runs do not count.
-    Where the file system has no locks, runs are not kept apart.
+    The operating system releases the lock when the process ends, so dead runs leave none. On file systems without
+    locks this has no effect.
     """
     path = folder / LOCK
     try:
@@ -118,19 +119,19 @@ def run_lock(folder: Path, flag: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-        with suppress(OSError):  # something was written
+        with suppress(OSError):  # the run wrote something
             folder.rmdir()
 
 
 def refuse_if_held(folder: Path, flag: str) -> None:
-    """Raise ``InputError`` as ``run_lock`` does where another run holds ``folder``."""
+    """Raise the ``InputError`` of ``run_lock`` if another run has locked ``folder``."""
     path = folder / LOCK
     if path.is_file():
         os.close(_open_locked(path, flag))
 
 
 def _open_locked(path: Path, flag: str) -> int:
-    """A handle that has the lock of ``path``."""
+    """Open ``path`` with a lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -138,9 +139,9 @@ def _open_locked(path: Path, flag: str) -> int:
         except BlockingIOError as error:
             holder = os.pread(handle, 200, 0).decode("utf-8", "replace") or "another run"
             os.close(handle)
-            raise InputError(f"{path.parent} is in use by {holder}; wait for it, or give another {flag}") from error
-        except OSError:  # this file system has no locks
+            raise InputError(f"{path.parent} is in use by {holder}; wait for it, or choose another {flag}") from error
+        except OSError:  # no locks on this file system
             return handle
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
-        os.close(handle)  # the run that held it removed the file meanwhile
+        os.close(handle)  # removed meanwhile by the run that had the lock

@@ -21,7 +21,7 @@ def seed_everything(seed: int) -> None:
 
 def stream_seed(*keys: int) -> int:
     """A 63-bit seed from several integers; different keys give independent streams."""
-    # NumPy splits integers into 32-bit words without their count; the length and padding keep keys distinct.
+    # NumPy splits integers into 32-bit words without a count; length and padding keep keys distinct.
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 32 | int(state[1])) & _MASK
@@ -64,9 +64,9 @@ def prompt_seed(seed: int, text: str, in_file: bool) -> int:
 class BatchSlice:
     """Rows ``first`` to ``first`` + b of a batch of ``total`` rows, for a single process.
 
-    Random numbers are drawn for the whole batch, from generators in the same state everywhere, and each slice takes
-    those of its rows. They are on the generator's device, in training the CPU; copy them with ``non_blocking``, or
-    each copy waits for the accelerator.
+    Random numbers are generated for the whole batch, from generators with the same state in all processes, and each
+    slice takes those of its rows. They are on the generator's device, in training the CPU; copy them with
+    ``non_blocking``, or each copy waits for the accelerator.
     """
 
     first: int = 0

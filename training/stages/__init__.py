@@ -1,1 +1,1 @@
-"""The training stages: one model, its loss and its validation each."""
+"""The training stages, each with a model, its loss and its validation."""

@@ -104,6 +104,6 @@ def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
 
 
 def matching_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Options of the run ``<name>``, which starts afresh if it was stopped while training movements."""
+    """Options of the run ``<name>``, which starts from scratch if it was stopped while training movements."""
     among_movements = latest_checkpoint(movement_options(opt)).is_file() and not latest_checkpoint(opt).is_file()
     return argparse.Namespace(**{**vars(opt), "is_continue": opt.is_continue and not among_movements})

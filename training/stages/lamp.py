@@ -70,7 +70,7 @@ class LaMPStage(Stage):
         return text_inputs(self.model, self.pieces, captions, self.opt.max_text_len)
 
     def mirrored(self, captions: list[str], device: torch.device) -> MirroredNegatives | None:
-        """The captions that name a side, with left and right exchanged."""
+        """The captions that name a side, with left and right swapped."""
         others = [mirror_text(caption) for caption in captions]
         rows = [row for row, (one, other) in enumerate(zip(captions, others, strict=True)) if one != other]
         if not rows:
@@ -99,8 +99,8 @@ class LaMPStage(Stage):
         return torch.cat(texts), torch.cat(motions)
 
     def validate(self) -> dict[str, float]:
-        """Recall at 1, 3, 5 and 10, text to motion and motion to text, in random batches of 32 (the same ones every
-        time), or among all clips where there are fewer."""
+        """Recall at 1, 3, 5 and 10 in both directions, in fixed random batches of 32, or among all clips if there are
+        fewer."""
         texts, motions = self.features(self.val_set, next(self.model.parameters()).device)
         scores = steady_retrieval(similarity(texts, motions).numpy())
         shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
@@ -120,11 +120,11 @@ class LaMPStage(Stage):
 
 
 def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
-    """The sentences of a batch that are true of more clips than their own, by ``text_class`` and ``contents``."""
+    """Sentences of a batch that also describe other clips, by ``text_class`` and ``contents``."""
     classes, contents = batch["text_class"], batch["contents"]
     return AlsoTrue(true_of(classes, batch_slice.gather(contents)), true_of(batch_slice.gather(classes), contents).T)
 
 
 def true_of(classes: Tensor, contents: Tensor) -> Tensor:
-    """(n, m) bool whether a sentence of classes (n,), -1 for captions, is true of clips with contents (m, c) bool."""
+    """(n, m) bool, whether sentences of classes (n,), -1 for captions, describe clips with contents (m, c) bool."""
     return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]

@@ -17,10 +17,10 @@ from utils.seeding import stream_seed
 class CaptionLengths(Dataset):
     """Items ``feature`` (c,) and ``token_len``: captions with the length of their clip in tokens.
 
-    A clip with sentences of the language bank adds as many of them, sampled once, as it has captions.
+    A clip with sentences of the language bank adds a fixed random sample of them, as many as it has captions.
 
     Args:
-        features: (c,) by text.
+        features: (c,) for each text.
     """
 
     def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor], seed: int = 0) -> None:

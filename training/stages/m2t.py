@@ -23,7 +23,7 @@ VALIDATION_BATCH = 64
 
 
 class CaptionStage(Stage):
-    """Predict the words of captions after their motions; validate by generated captions."""
+    """Predict captions from motions; validate with generated captions."""
 
     name = "m2t"
     state_key = STATE_KEY

@@ -1,4 +1,4 @@
-"""The stages of the two token transformers: masked (base layer) and residual (the layers above)."""
+"""The stages of the two token transformers: masked (base layer) and residual (other layers)."""
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from utils.seeding import WHOLE, BatchSlice, stream_seed
 
 UNIT = 12**0.5  # width of a uniform distribution with unit variance
 VALIDATION_BATCH = 128
-VALIDATION_DRAWS = 4  # masks or layers for each validation clip
+VALIDATION_DRAWS = 4  # random masks or layers per validation clip
 
 
 class TokenStage(Stage):
@@ -89,7 +89,7 @@ class TokenStage(Stage):
         """Loss and accuracy over the validation clips with fixed random numbers, and FID if it is measured."""
         starts = range(0, len(self.val_set), VALIDATION_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
-        sums = np.sum(distributed.divide(passes, self._validate), 0)  # of loss, accuracy and clips
+        sums = np.sum(distributed.divide(passes, self._validate), 0)  # sums of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:

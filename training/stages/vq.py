@@ -72,7 +72,7 @@ class VQStage(Stage):
         return 10 * self.spec.metres * (joints[0] - joints[1])
 
     def _warped(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
-        """Windows (b, window_size, d) from longer ones (b, t, d), each at a speed drawn from 1 +- ``time_warp``."""
+        """Windows (b, window_size, d) from longer ones (b, t, d), each at a random speed in 1 +- ``time_warp``."""
         speed = 1 + self.opt.time_warp * (2 * batch_slice.rand(generator, len(batch)) - 1)
         features = time_warp(self.normalisation.invert(batch), speed.to(batch.device), self.opt.window_size)
         return self.normalisation.apply_tensor(features)
@@ -82,7 +82,7 @@ class VQStage(Stage):
         return [part for name, part in self.model.named_modules() if name.endswith(("encoder", "decoder"))]
 
     def averaged_buffers(self) -> list[Tensor]:
-        """Codebooks, and the statistics of batch norm: those of the last step would not fit the mean weights."""
+        """Codebooks and batch norm statistics, because those of the last step would not match the averaged weights."""
         names = ("codebook", "running_mean", "running_var")
         return [buffer for name, buffer in self.model.named_buffers() if name.endswith(names)]
 
