@@ -126,7 +126,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[
 def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
     """The page with its first motion at its start; nothing may go wrong in it."""
     page, faults = seen
-    page.evaluate("viewer.choose(0).then(() => viewer.jump(0))")
+    page.evaluate("viewer.setKind('plain'), viewer.choose(0).then(() => viewer.jump(0))")
     yield page
     assert faults == []
 
@@ -269,6 +269,7 @@ def test_a_page_on_a_server_saves_the_files_beside_it(page: Page) -> None:
     with serve(folder) as address:
         served = page.context.new_page()
         served.goto(f"{address}/index.html")
+        served.evaluate("viewer.ready.then(() => viewer.setKind('plain'))")
         name, file = saved(served, ".npy")
         assert (name, file.read_bytes()) == ("first.npy", b"joints")
         assert saved(served, ".bvh")[0] == "first.bvh"

@@ -1,4 +1,5 @@
 """Write animated figures as glTF 2.0 binaries (.glb), for Blender and other 3-D software."""
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ from pygltflib import (
 from pygltflib import Mesh as GltfMesh
 
 from motion.bvh import POSITIONS, Bvh
-from motion.bvh_fit import rig_of
+from motion.bvh_fit import T2M_RIG, rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
-from motion.skeleton import Skeleton
+from motion.skeleton import T2M, Skeleton
 from utils.files import atomic_path
+from visualization.body import COUNT, HALVES, PALETTE, ZONES, bent, fit, flat_drops
 from visualization.figure import mesh_of, parts_of
 from visualization.scene import LEFT as LEFT_COLOUR
 from visualization.scene import RIGHT as RIGHT_COLOUR
@@ -45,50 +47,104 @@ KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 
 
 def write_glb(path: str | Path, bvh: Bvh, skeleton: Skeleton, name: str = "motion") -> None:
-    """Write the result of ``joints_to_bvh`` for a motion in metres: same bones and rotations, a skin, one key per
-    frame.
+    """Write the result of ``joints_to_bvh`` for a motion in metres: the same bones, a skinned body, one key per frame.
 
-    ``name`` is the name of the animation.
+    Joints are where the BVH has them. On the T2M skeleton the body is a person: bent limbs also twist, toes bend, and
+    four bones named ``...Half`` keep the volume of shoulders and hips. ``name`` is the name of the animation.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(_glb(bvh, skeleton, name))
 
 
 def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
-    pack = _Pack()
-    joints = len(bvh.names)
-    nodes = [Node(name=bone, translation=offset.tolist(),
-                  children=[child for child, parent in enumerate(bvh.parents) if parent == joint])
-             for joint, (bone, offset) in enumerate(zip(bvh.names, bvh.offsets, strict=True))]
-    nodes.append(Node(name="Body", mesh=0, skin=0))
-
+    pack, joints = _Pack(), len(bvh.names)
     rest = np.zeros((joints, 3))
     for joint, parent in enumerate(bvh.parents):
         rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
-    bind = np.tile(np.eye(4, dtype=np.float32), (joints, 1, 1))
-    bind[:, 3, :3] = -rest  # glTF matrices are column-major
-    skin = Skin(inverseBindMatrices=pack.add(bind.reshape(joints, 16)), skeleton=0, joints=list(range(joints)))
+    dressed = _person(bvh, rest, pack) if skeleton == T2M else _capsules(bvh, skeleton, rest, pack)
+    names, parents = (*bvh.names, *dressed.names), (*bvh.parents, *dressed.parents)
+    nodes = [Node(name=bone, translation=offset.tolist(),
+                  children=[child for child, parent in enumerate(parents) if parent == joint])
+             for joint, (bone, offset) in enumerate(zip(names, [*bvh.offsets, *dressed.offsets], strict=True))]
+    nodes.append(Node(name="Body", mesh=0, skin=0))
+    skin = Skin(inverseBindMatrices=pack.add(dressed.bind.reshape(len(names), 16)), skeleton=0,
+                joints=list(range(len(names))))
 
     animation = Animation(name=name, samplers=[], channels=[])
     times = pack.add(np.arange(len(bvh.values), dtype=np.float32)[:, None] * np.float32(bvh.frame_time), bounds=True)
-    turns = quat_continuous(matrix_to_quat(torch.from_numpy(bvh.local_rotations()))).numpy()[..., [1, 2, 3, 0]]
+    turns = quat_continuous(matrix_to_quat(torch.from_numpy(dressed.turns))).numpy()[..., [1, 2, 3, 0]]
     tracks = [(joint, "translation", bvh.local_positions()[:, joint])
               for joint, channels in enumerate(bvh.channels) if set(POSITIONS) <= set(channels)]
-    tracks += [(joint, "rotation", turns[:, joint]) for joint in range(joints)]
+    tracks += [(joint, "rotation", turns[:, joint]) for joint in range(len(names))]
     for joint, what, values in tracks:
         animation.samplers.append(AnimationSampler(input=times, output=pack.add(np.float32(values))))
         target = AnimationChannelTarget(node=joint, path=what)
         animation.channels.append(AnimationChannel(sampler=len(animation.samplers) - 1, target=target))
 
     gltf = GLTF2(
-        asset=Asset(version="2.0", generator="lamp-motion"), scene=0, scenes=[Scene(nodes=[0, joints])], nodes=nodes,
-        meshes=[GltfMesh(name="Body", primitives=_body(skeleton, rest, pack))], skins=[skin],
+        asset=Asset(version="2.0", generator="lamp-motion"), scene=0, scenes=[Scene(nodes=[0, len(names)])],
+        nodes=nodes, meshes=[GltfMesh(name="Body", primitives=dressed.primitives)], skins=[skin],
         animations=[animation],
-        materials=[Material(name=side, doubleSided=False, pbrMetallicRoughness=PbrMetallicRoughness(
-            baseColorFactor=[*(np.array(colour) / 255) ** GAMMA, 1.0], metallicFactor=0.0, roughnessFactor=0.7))
-            for side, colour in COLOURS.items()])
+        materials=[Material(name=part, doubleSided=True, pbrMetallicRoughness=PbrMetallicRoughness(
+            baseColorFactor=[*(np.array(colour) / 255) ** GAMMA, 1.0], metallicFactor=0.0, roughnessFactor=0.8))
+            for part, colour in dressed.colours.items()])
     pack.into(gltf)
     return b"".join(gltf.save_to_bytes())
+
+
+@dataclass(frozen=True)
+class _Dressed:
+    """A mesh on the bones of a BVH, and further bones of the mesh."""
+
+    primitives: list[Primitive]
+    colours: dict[str, tuple[int, int, int]]   # of each material
+    bind: np.ndarray                           # (J, 4, 4) inverse bind matrices of all bones, transposed
+    turns: np.ndarray                          # (T, J, 3, 3) local rotations of all bones
+    names: tuple[str, ...] = ()                # of further bones
+    parents: tuple[int, ...] = ()
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+
+
+def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
+    """The person, one primitive per zone, with the bones that keep the volume of shoulders and hips."""
+    file = np.argsort(T2M_RIG.order) + len(rest) - COUNT  # index of each joint in the file, after any root bone
+    at, world = bvh.forward_kinematics()
+    joints, turns, offsets = at[:, file], world[:, file], bvh.offsets[file] * (np.arange(COUNT) > 0)[:, None]
+    drops = flat_drops(joints)
+    fitted, turns = fit(offsets, drops), bent(joints, turns, offsets, drops)
+    halves, (above, below) = fitted.halves(turns), np.array(HALVES).T
+    local = bvh.local_rotations()
+    local[:, file[1:]] = turns[:, list(T2M.parents[1:])].mT @ turns[:, 1:]
+    local = np.concatenate([local, turns[:, above].mT @ halves], 1)
+
+    bind = np.tile(np.eye(4, dtype=np.float32), (len(rest) + len(HALVES), 1, 1))
+    bind[:len(rest), 3, :3] = -rest
+    bind[file, :3, :3] = fitted.turns  # glTF matrices are column-major
+    bind[file, 3, :3] = -np.einsum("jba,jb->ja", fitted.turns, fitted.joints)
+    bind[len(rest):, 3, :3] = -fitted.joints[below]
+
+    body, place = fitted.body, np.concatenate([file, len(rest) + np.arange(len(HALVES))])
+    shade = np.rint(255 * (0.45 + 0.55 * body.light[:, None]) * [1, 1, 1, 0] + [0, 0, 0, 255]).astype(np.uint8)
+    attributes = Attributes(
+        POSITION=pack.add(np.float32(fitted.places), ARRAY_BUFFER, bounds=True),
+        NORMAL=pack.add(np.float32(body.normals), ARRAY_BUFFER),
+        COLOR_0=pack.add(shade, ARRAY_BUFFER, normalized=True),
+        JOINTS_0=pack.add(np.where(body.weights > 0, place[body.bones], 0).astype(np.uint8), ARRAY_BUFFER),
+        WEIGHTS_0=pack.add(np.rint(255 * body.weights).astype(np.uint8), ARRAY_BUFFER, normalized=True))
+    zones = np.sort(body.zones[body.triangles], 1)[:, 1]
+    primitives = [Primitive(attributes=attributes, material=zone, indices=pack.add(
+        body.triangles[zones == zone].astype(np.uint16).reshape(-1, 1), ELEMENT_ARRAY_BUFFER))
+        for zone in range(len(ZONES))]
+    colours = {zone: tuple(bytes.fromhex(colour[1:])) for zone, colour in zip(ZONES, PALETTE, strict=True)}
+    return _Dressed(primitives, colours, bind, local, tuple(f"{bvh.names[file[joint]]}Half" for joint in below),
+                    tuple(file[above].tolist()), offsets[below])
+
+
+def _capsules(bvh: Bvh, skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> _Dressed:
+    """Capsules along the bones, one primitive per side."""
+    bind = np.tile(np.eye(4, dtype=np.float32), (len(rest), 1, 1))
+    bind[:, 3, :3] = -rest
+    return _Dressed(_body(skeleton, rest, pack), COLOURS, bind, bvh.local_rotations())
 
 
 def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:

@@ -10,14 +10,15 @@ import numpy as np
 
 from motion.bvh import Bvh
 from motion.foot import foot_joints, standing
-from motion.skeleton import Skeleton
+from motion.skeleton import T2M, Skeleton
 from utils.files import write_text
+from visualization.body import CLOTHES, FILE, PALETTE, REST
 from visualization.figure import parts_of
 from visualization.marks import Mark
 
 PAGE = Path(__file__).resolve().parent / "page"
 # In order of dependency.
-SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "marks.js", "stage.js", "viewer.js")
+SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "body.js", "marks.js", "stage.js", "viewer.js")
 FINEST = 2.5e-4  # metres: resolution of coordinates, coarser for motions with large jumps
 ANGLE = 0.02     # degrees: the same for BVH angles
 
@@ -55,6 +56,7 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
                      "feet": foot_joints(skeleton),
                      "left": [joint for joint, name in enumerate(skeleton.joint_names) if name.startswith("left_")],
                      "tips": [chain[-1] for chain in skeleton.chains if "_" in skeleton.joint_names[chain[-1]]]},
+        "body": _body() if skeleton == T2M else None,
         "motions": [{
             "name": motion.name, "caption": motion.caption, "frames": len(motion.plain),
             "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
@@ -71,6 +73,12 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
         assert slot, f"page.html has no slot for {name}"
         page = head + text + tail
     return page
+
+
+def _body() -> dict[str, object]:
+    """The person for the page script: the file of ``visualization.body``, colours, and what they depend on."""
+    return {"file": base64.b64encode(FILE.read_bytes()).decode("ascii"), "palette": PALETTE, "clothes": CLOTHES,
+            "rest": REST.tolist()}
 
 
 def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:

@@ -115,9 +115,9 @@ class Figure {
       Array.from({ length: 7 }, () => new THREE.Vector3());
   }
 
-  colour(colours, rim) {
+  colour(colours, rim, sides) {
     this.skins.forEach((material, side) => {
-      material.color.set(colours[side]);
+      material.color.set(colours[sides ? side : 0]);
       material.userData.rim.value.set(rim);
     });
   }

@@ -88,8 +88,30 @@ class Ribbon {
   }
 }
 
+const PERSONS = 4;    // more figures than these at once are light
+const APART = 0.7;    // metres between motions side by side
+const CELL = 1.7;     // metres of each figure among many, which stay in place
+
+/** Where motions are side by side: a shift for each, in metres; many are in rows and stay in place. */
+function places(tracks) {
+  if (tracks.length > PERSONS) {
+    const columns = Math.ceil(Math.sqrt(tracks.length * 1.5));
+    return tracks.map((_, i) => ({ x: (i % columns) * CELL, z: -Math.floor(i / columns) * CELL, still: true }));
+  }
+  let edge = 0;
+  return tracks.map((track) => {
+    const across = track.path.filter((_, i) => i % 2 === 0), left = Math.min(...across), right = Math.max(...across);
+    const spot = { x: tracks.length > 1 ? edge - left : 0, z: tracks.length > 1 ? -track.path[1] : 0, still: false };
+    edge += right - left + APART + 0.6;
+    return spot;
+  });
+}
+
 class Stage {
   constructor(canvas, skeleton, fps) {
+    this.body = null;   // of a person, once it is unpacked
+    this.cast = [];     // figures in the scene: each with its track and its place
+    this.pools = { person: [], light: [] };
     this.skeleton = skeleton;
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
     this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
@@ -101,7 +123,7 @@ class Stage {
     Object.assign(this.controls, { enableDamping: true, dampingFactor: 0.12, maxPolarAngle: Math.PI * 0.53,
       minDistance: 0.8, maxDistance: 30, zoomSpeed: 0.8 });
 
-    this.figure = new Figure(skeleton);
+    this.sides = true;  // colours of left and right
     this.sky = new THREE.HemisphereLight();
     this.sun = this.makeSun();
     this.fill = new THREE.DirectionalLight();
@@ -115,7 +137,7 @@ class Stage {
     this.shadow.position.y = 0.001;
     this.floor.renderOrder = -3;
     this.shadow.renderOrder = -2;
-    this.scene.add(this.sky, this.sun, this.sun.target, this.fill, this.floor, this.shadow, this.figure.group);
+    this.scene.add(this.sky, this.sun, this.sun.target, this.fill, this.floor, this.shadow);
 
     this.trails = new THREE.Group();
     this.way = new Ribbon({ width: 0.018, span: 1e9, cover: 0.85, later: 0.16, flatness: 1 });
@@ -158,7 +180,8 @@ class Stage {
 
   /** Apply the colours of a theme (viewer.js). */
   paint(theme) {
-    this.figure.colour([theme.trunk, theme.left, theme.right], theme.rim);
+    this.theme = theme;
+    for (const { figure } of this.cast) this.dress(figure);
     this.sky.color.set(theme.sky);
     this.sky.groundColor.set(theme.ground);
     this.sky.intensity = theme.skyPower;
@@ -176,15 +199,56 @@ class Stage {
     this.prints.children.forEach((print, i) => print.material.uniforms.colour.value.set(side(this.skeleton.feet[i])));
   }
 
-  /** Show a motion. */
-  load(track, keepView, marks = []) {
+  dress(figure) {
+    figure.colour([this.theme.trunk, this.theme.left, this.theme.right], this.theme.rim, this.sides);
+  }
+
+  /** Figures for a number of motions: persons, or light figures for many. */
+  figures(count) {
+    const kind = this.body && count <= PERSONS ? "person" : "light", pool = this.pools[kind];
+    while (pool.length < count) pool.push(kind === "person" ? new Person(this.body) : new Figure(this.skeleton));
+    return pool.slice(0, count);
+  }
+
+  /** Show motions: one, or several side by side. */
+  load(tracks, marks = []) {
+    const [track] = tracks, spots = places(tracks);
     this.track = track;
-    this.marks.lay(marks);
-    this.figure.fit(track);
+    for (const { figure } of this.cast) this.scene.remove(figure.group);
+    this.cast = this.figures(tracks.length).map((figure, i) => ({ figure, track: tracks[i], ...spots[i] }));
+    for (const { figure, track: its } of this.cast) {
+      figure.fit(its);
+      this.dress(figure);
+      this.scene.add(figure.group);
+    }
+    for (const extra of [this.trails, this.prints, this.marks.group]) extra.userData.alone = tracks.length === 1;
+    this.spread();
+    this.marks.lay(tracks.length === 1 ? marks : []);
     const points = (find) => Array.from({ length: track.frames }, (_, frame) => find(frame).toArray());
     this.way.lay(points((frame) => track.focus(frame, this.point).setY(0.004)));
     this.tips.forEach((tip, i) => tip.lay(points((frame) => track.place(this.skeleton.tips[i], frame, this.point))));
-    if (!keepView) this.resetView();
+    this.resetView();
+  }
+
+  /** Show trails, footprints and marks of a single motion, if they are switched on. */
+  spread() {
+    for (const extra of [this.trails, this.prints, this.marks.group]) {
+      extra.visible = extra.userData.on !== false && extra.userData.alone !== false;
+    }
+  }
+
+  /** Where the camera looks at a moment: the middle of the figures. */
+  middleOf(moment, out) {
+    out.set(0, 0, 0);
+    for (const each of this.cast) out.add(this.ground(each, moment, this.point));
+    return out.divideScalar(Math.max(this.cast.length, 1));
+  }
+
+  /** Place of a figure on the floor at a moment. */
+  ground({ track, x, z, still }, moment, out) {
+    if (still) return out.set(x, 0, z);
+    track.focus(Math.min(moment, track.frames - 1), out);
+    return out.set(out.x + x, 0, out.z + z);
   }
 
   /** Reset the view: from the side and slightly above, at the figure or, if the camera is still, at its whole path. */
@@ -192,35 +256,53 @@ class Stage {
     this.controls.enableDamping = false;
     this.controls.update();  // discards the remaining damping of a drag
     this.controls.enableDamping = true;
-    const target = this.follow || !this.track ? this.focus : this.middle();
-    const tall = Math.max(1, 0.62 / Math.max(this.camera.aspect, 0.1));
-    const distance = (5.1 + (this.follow ? 0 : this.reach())) * tall;
-    this.controls.target.copy(target).setY(0.88);
-    this.camera.position.set(0.62, 0.3, 0.92).normalize().multiplyScalar(distance).add(this.controls.target);
-    this.controls.update();
-  }
-
-  middle() {
-    const { path, frames } = this.track, out = new THREE.Vector3();
-    for (let frame = 0; frame < frames; frame++) out.add(this.point.set(path[2 * frame], 0, path[2 * frame + 1]));
-    return out.divideScalar(frames);
-  }
-
-  reach() {
-    if (!this.track) return 0;
-    const middle = this.middle(), { path, frames } = this.track;
-    let far = 0;
-    for (let frame = 0; frame < frames; frame++) {
-      far = Math.max(far, Math.hypot(path[2 * frame] - middle.x, path[2 * frame + 1] - middle.z));
+    const { camera, controls, follow, cast, point } = this, away = new THREE.Vector3(0.62, 0.3, 0.92).normalize();
+    const across = new THREE.Vector3(away.z, 0, -away.x).normalize(), up = new THREE.Vector3().crossVectors(away, across);
+    const target = follow || !cast.length ? this.focus.clone() : this.middle();
+    controls.target.copy(target).setY(0.88);
+    // The nearest distance from which all points are in view.
+    const high = Math.tan(camera.fov * Math.PI / 360), wide = high * camera.aspect * 0.94;
+    let distance = Math.max(1, 0.62 / Math.max(camera.aspect, 0.1)) * 4.7;
+    const need = (place) => {
+      const local = place.sub(controls.target), side = Math.abs(local.dot(across)), rise = local.dot(up);
+      distance = Math.max(distance, local.dot(away) + Math.max(side / wide, rise / (high * 0.76), -rise / (high * 0.9)));
+    };
+    for (const each of cast) {
+      const step = Math.max(1, Math.floor(each.track.frames / 60));
+      for (let frame = 0; frame < each.track.frames; frame += step) {
+        const place = this.ground(each, frame, new THREE.Vector3());
+        if (follow) place.sub(this.middleOf(frame, new THREE.Vector3())).add(target);
+        for (const side of [-0.45, 0.45]) for (const y of [0, 1.85]) need(point.copy(place).addScaledVector(across, side).setY(y));
+      }
     }
-    return 1.6 * far;
+    camera.position.copy(away).multiplyScalar(distance).add(controls.target);
+    controls.maxDistance = Math.max(30, 2 * distance);
+    controls.update();
+  }
+
+  /** Middle of the whole path. */
+  middle() {
+    const low = new THREE.Vector3(Infinity, 0, Infinity), high = new THREE.Vector3(-Infinity, 0, -Infinity);
+    for (const each of this.cast) {
+      for (let frame = 0; frame < each.track.frames; frame++) {
+        this.ground(each, frame, this.point);
+        low.min(this.point);
+        high.max(this.point);
+      }
+    }
+    return low.add(high).divideScalar(2);
   }
 
   show(moment) {
     const { track, focus, point } = this;
-    this.figure.pose(track, moment);
+    for (const each of this.cast) {
+      const at = Math.min(moment, each.track.frames - 1);
+      each.figure.pose(each.track, at);
+      each.figure.group.position.set(each.x, 0, each.z);
+      if (each.still) each.figure.group.position.sub(each.track.focus(at, point));
+    }
     this.before.copy(focus);
-    track.focus(moment, focus);
+    this.middleOf(moment, focus);
     if (this.follow) {
       point.copy(focus).sub(this.before);
       this.camera.position.add(point);
@@ -235,7 +317,7 @@ class Stage {
     this.marks.show(moment);
     this.prints.children.forEach((print, foot) => {
       print.visible = Boolean(track.stands(foot, Math.round(moment)));
-      track.place(this.skeleton.feet[foot], moment, print.position).y = 0.006 + 0.0004 * foot;
+      track.place(this.skeleton.feet[foot], moment, print.position).y = 0.0018 + 0.0004 * foot;
     });
   }
 

@@ -15,7 +15,7 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2, 4];
 const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", npz: "SMPL rotations, AMASS", mp4: "video", gif: "video" };
 const KEYS = [
   ["space", "play or pause"], ["← →", "previous or next frame"], ["home, end", "first or last frame"], ["↑ ↓", "previous or next motion"],
-  ["< >", "slower or faster"], ["L", "loop"], ["I", "as generated or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"],
+  ["< >", "slower or faster"], ["L", "loop"], ["I", "as generated or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"], ["S", "colours of left and right"],
   ["F", "camera follows"], ["R", "reset the view"], ["D", "dark or light theme"], ["?", "keyboard shortcuts"],
 ];
 const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot be played. Enable hardware acceleration, or open "
@@ -25,7 +25,7 @@ const get = (id) => document.getElementById(id);
 class Viewer {
   constructor(data) {
     Object.assign(this, { data, fps: data.fps, stage: new Stage(get("canvas"), data.skeleton, data.fps), tracks: new Map() });
-    Object.assign(this, { number: 0, kind: "plain", moment: 0, speed: 1, playing: false, looping: true, stale: true, last: 0 });
+    Object.assign(this, { number: 0, kind: "locked", together: false, moment: 0, speed: 1, playing: false, looping: true, stale: true, last: 0 });
     this.fill();
     this.listen();
     const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -33,7 +33,10 @@ class Viewer {
     dark.addEventListener("change", () => this.setTheme(dark.matches ? "dark" : "light"));
     new ResizeObserver(() => this.fitWindow()).observe(get("canvas"));
     this.fitWindow();
-    this.ready = this.choose(0).then(() => {
+    this.ready = (data.body ? Body.read(data.body) : Promise.resolve(null)).then((body) => {
+      this.stage.body = body;
+      return this.choose(0);
+    }).then(() => {
       this.stage.resetView();
       this.setPlaying(!window.matchMedia("(prefers-reduced-motion: reduce)").matches);
       requestAnimationFrame((time) => this.tick(time));
@@ -79,7 +82,7 @@ class Viewer {
     const clicks = {
       play: () => this.setPlaying(!this.playing), back: () => this.step(-1), step: () => this.step(1),
       loop: () => this.toggle("loop"), plain: () => this.setKind("plain"), locked: () => this.setKind("locked"),
-      trails: () => this.toggle("trails"), marks: () => this.toggle("marks"), contacts: () => this.toggle("contacts"), follow: () => this.toggle("follow"),
+      trails: () => this.toggle("trails"), marks: () => this.toggle("marks"), contacts: () => this.toggle("contacts"), sides: () => this.toggle("sides"), follow: () => this.toggle("follow"),
       view: () => this.resetView(), theme: () => this.setTheme(), keys: () => get("help").showModal(),
       menu: () => this.setOpen(true), veil: () => this.setOpen(false),
     };
@@ -99,7 +102,7 @@ class Viewer {
       arrowup: () => this.choose(this.number - 1), arrowdown: () => this.choose(this.number + 1),
       home: () => this.jump(0), end: () => this.jump(this.end), "<": () => pace(-1), ">": () => pace(1),
       l: () => this.toggle("loop"), i: () => this.setKind(this.kind === "plain" ? "locked" : "plain"),
-      t: () => this.toggle("trails"), k: () => this.toggle("marks"), c: () => this.toggle("contacts"), f: () => this.toggle("follow"),
+      t: () => this.toggle("trails"), k: () => this.toggle("marks"), c: () => this.toggle("contacts"), s: () => this.toggle("sides"), f: () => this.toggle("follow"),
       r: () => this.resetView(), d: () => this.setTheme(), "?": () => get("help").showModal(),
       escape: () => { this.setOpen(false); get("save").open = false; },
     };
@@ -135,7 +138,7 @@ class Viewer {
   async mount() {
     const { number, kind } = this, track = await this.track(this.motion, kind);
     if (number !== this.number || kind !== this.kind) return;  // another motion was selected meanwhile
-    this.stage.load(track, false, this.motion.marks);
+    this.stage.load([track], this.motion.marks);
     this.drawLanes();
     this.seek(this.moment);
   }
@@ -186,9 +189,10 @@ class Viewer {
     const on = get(id).getAttribute("aria-pressed") !== "true";
     get(id).setAttribute("aria-pressed", on);
     if (id === "loop") this.looping = on;
-    if (id === "trails") this.stage.trails.visible = on;
-    if (id === "marks") this.stage.marks.group.visible = on;
-    if (id === "contacts") { this.stage.prints.visible = on; this.drawLanes(); }
+    const extra = { trails: this.stage.trails, marks: this.stage.marks.group, contacts: this.stage.prints }[id];
+    if (extra) { extra.userData.on = on; this.stage.spread(); }
+    if (id === "contacts") this.drawLanes();
+    if (id === "sides") { this.stage.sides = on; this.stage.paint(THEMES[this.theme]); }
     if (id === "follow") { this.stage.follow = on; this.stage.resetView(); }
     this.stale = true;
   }
@@ -279,7 +283,7 @@ class Viewer {
     const scale = Math.min(window.devicePixelRatio, 2), style = getComputedStyle(document.documentElement);
     const width = canvas.width = canvas.clientWidth * scale, height = canvas.height = canvas.clientHeight * scale;
     const { feet, left } = this.data.skeleton, step = width / Math.max(this.end, 1);
-    const lane = 7 * scale, gap = 2.5 * scale, shown = this.stage.prints.visible;
+    const lane = 7 * scale, gap = 2.5 * scale, shown = this.stage.prints.userData.on !== false;
     for (const row of [0, 1]) {
       const top = height / 2 + (row ? gap / 2 : -lane - gap / 2);
       pen.fillStyle = style.getPropertyValue("--line");

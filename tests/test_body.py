@@ -1,0 +1,143 @@
+"""The person of the figure: its mesh, its fit to a motion, and its pose, in Python as in the browser."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pygltflib import GLTF2
+from scipy.spatial import KDTree
+
+from motion.bvh_fit import T2M_RIG, joints_to_bvh
+from motion.foot_locking import lock_feet
+from motion.skeleton import T2M
+from tests.browser import needs_chromium, open_browser
+from tests.figures import walking
+from visualization.body import (
+    EYES,
+    FILE,
+    HALVES,
+    LEFT_LIMBS,
+    REST,
+    SHOES,
+    SOLES,
+    TOES,
+    Fitted,
+    file_turns,
+    fit,
+    flat_drops,
+    offsets_of,
+    read_body,
+    world_turns,
+)
+from visualization.glb import write_glb
+from visualization.html import PageMotion, write_page
+
+WALK = lock_feet(walking(60, 1.0), T2M, 20.0)
+
+
+def posed(joints: np.ndarray) -> tuple[Fitted, np.ndarray, np.ndarray]:
+    """The fitted body, its places (T, V, 3), and the rotations of the joints."""
+    offsets, drops = offsets_of(joints), flat_drops(joints)
+    fitted, turns = fit(offsets, drops), world_turns(joints, offsets, drops)
+    return fitted, np.stack([fitted.posed(*pose)[0] for pose in zip(joints, turns, strict=True)]), turns
+
+
+def test_the_mesh_is_small_whole_and_stands_on_the_floor() -> None:
+    body = read_body()
+    assert 3000 < len(body.places) <= 4000 and FILE.stat().st_size < 200_000
+    assert np.allclose(body.weights.sum(1), 1) and body.bones.max() < len(T2M) + len(HALVES)
+    assert set(body.triangles.ravel()) == set(range(len(body.places)))
+    shoes = body.places[np.isin(body.zones, (SHOES, SOLES)) & (body.places[:, 1] < 0.5)]
+    assert shoes[:, 1].min() == 0 and body.places[:, 1].min() == 0
+    assert 1.6 < body.places[:, 1].max() < 1.8
+    assert body.places[body.zones == EYES][:, 2].min() > 0.08  # the face looks along z
+
+
+def test_left_and_right_of_the_mesh_are_alike() -> None:
+    body = read_body()
+    away = KDTree(body.places).query(body.places * [-1, 1, 1])[0]
+    assert np.median(away) < 0.006
+    left = np.isin(body.bones[:, 0], LEFT_LIMBS)
+    assert body.places[left & (body.weights[:, 0] > 0.9), 0].min() > 0
+    assert [body.sides.min(), body.sides.max()] == pytest.approx([-1, 1])
+
+
+def test_the_flesh_is_around_the_bones_whatever_their_lengths() -> None:
+    for size in (1.0, 1.3):
+        joints = WALK * size
+        _, places, _ = posed(joints)
+        for frame in (0, 25):
+            far = KDTree(places[frame]).query(joints[frame, [4, 5, 18, 19, 20, 21]])[0]
+            assert far.max() < 0.09 * size
+            assert places[frame][:, 1].max() > joints[frame, 15, 1] + 0.03
+
+
+def test_no_toe_is_below_the_floor_and_standing_soles_are_on_it() -> None:
+    fitted, places, _ = posed(WALK)
+    soles = fitted.body.zones == SOLES
+    soles &= fitted.body.places[:, 1] < 0.5  # not the whites of the eyes
+    lowest = places[:, soles, 1].min(1)
+    assert lowest.min() >= min(0, WALK[:, [10, 11], 1].min()) - 1e-9
+    assert np.median(lowest) < 0.012
+
+
+def test_turns_point_every_bone_along_its_joints_and_bend_toes_alone() -> None:
+    offsets, drops = offsets_of(WALK), flat_drops(WALK)
+    turns = world_turns(WALK, offsets, drops)
+    assert np.allclose(turns @ turns.mT, np.eye(3), atol=1e-9)
+    for joint, parent in enumerate(T2M.parents):
+        if parent in (-1, 0, 3, 6, 9):
+            continue
+        bone, moved = WALK[:, joint] - WALK[:, parent], turns[:, parent] @ offsets[joint]
+        cosine = (bone * moved).sum(-1) / np.linalg.norm(bone, axis=-1) / np.linalg.norm(moved, axis=-1)
+        assert cosine.min() > 1 - 1e-9
+    raised = WALK + [0, 0.5, 0]
+    in_air = world_turns(raised, offsets, drops)
+    for ankle, toe in TOES.items():
+        assert np.allclose(in_air[:, toe], in_air[:, ankle])
+
+
+def test_knees_bend_forward_about_their_axis() -> None:
+    joints = np.zeros((1, 22, 3))
+    for joint, parent in enumerate(T2M.parents):
+        if parent >= 0:
+            joints[0, joint] = joints[0, parent] + REST[joint]
+    joints[:, [7, 10]] += [-0.2, 0.25, -0.25]  # the left shin is bent backwards and inwards
+    turns = world_turns(joints, offsets_of(joints), (0.05, 0.05))
+    upper, lower = joints[0, 4] - joints[0, 1], joints[0, 7] - joints[0, 4]
+    assert np.dot(turns[0, 1] @ [1, 0, 0], np.cross(upper, lower)) > 0.99 * np.linalg.norm(np.cross(upper, lower))
+
+
+def test_soles_are_flat_in_the_pose_of_the_file() -> None:
+    offsets = offsets_of(WALK)
+    for drop in (0.03, 0.09):
+        turns = file_turns(offsets, (drop, drop))
+        for ankle, toe in TOES.items():
+            assert -(turns[ankle] @ offsets[toe])[1] == pytest.approx(drop, abs=1e-6)
+
+
+def test_a_glb_has_the_person_skinned_to_named_bones(tmp_path: Path) -> None:
+    write_glb(tmp_path / "a.glb", joints_to_bvh(WALK, T2M, 20), T2M)
+    gltf = GLTF2().load(str(tmp_path / "a.glb"))
+    names = [gltf.nodes[joint].name for joint in gltf.skins[0].joints]
+    assert set(T2M_RIG.names) <= set(names) and len(names) == len(T2M) + len(HALVES)
+    assert {material.name for material in gltf.materials} >= {"Skin", "Hair", "Sweater", "Trousers", "Shoes"}
+
+
+@needs_chromium
+def test_the_browser_poses_the_same_mesh(tmp_path: Path) -> None:
+    write_page(tmp_path / "a.html", [PageMotion("a", "walks", WALK, WALK)], T2M, 20.0)
+    _, places, _ = posed(WALK)
+    with open_browser(300, 300, reduced_motion="reduce") as (page, faults):
+        page.goto((tmp_path / "a.html").as_uri())
+        page.wait_for_timeout(200)
+        page.evaluate("viewer.ready")
+        for frame in (0, 31):
+            page.evaluate(f"viewer.seek({frame})")
+            shown = page.evaluate("[...viewer.stage.cast[0].figure.mesh.geometry.attributes.position.array]")
+            assert np.abs(np.reshape(shown, (-1, 3)) - places[frame]).max() < 0.004
+        colours = "[...viewer.stage.cast[0].figure.mesh.geometry.attributes.color.array]"
+        tinted = page.evaluate(colours)
+        page.locator("#sides").click()
+        assert page.evaluate(colours) != tinted
+        assert page.locator("#locked").get_attribute("aria-pressed") == "true"
+        assert faults == []

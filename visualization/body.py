@@ -1,0 +1,299 @@
+"""Body of the figure: a skinned mesh, fitted to the bones of a motion and posed by its joints.
+
+``page/body.bin``, which ``prepare/build_body.py`` builds, is compressed with zlib: numbers of vertices V and triangles
+F (uint32), joints (22, 3) float32, triangles (F, 3) uint16, and of each vertex its place (int16, tenths of a
+millimetre), normal (int8), four joints and their weights (uint8, 255 in all), zone, and ambient light (uint8).
+``page/body.js`` does the same in the browser. Places are metres, y up, floor at y = 0, in the pose of the file: arms
+lowered, elbows bent. Rotations are relative to the T-pose of ``motion.bvh_fit.T2M_RIG``.
+"""
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from motion.bvh_fit import T2M_RIG
+from motion.skeleton import T2M
+
+FILE = Path(__file__).resolve().parent / "page" / "body.bin"
+ZONES = ("Skin", "Hair", "Sweater", "Trousers", "Shoes", "Soles", "Eyes", "Lips")
+SKIN, HAIR, TOP, TROUSERS, SHOES, SOLES, EYES, LIPS = range(len(ZONES))
+PALETTE = ("#d3a283", "#3b2d27", "#98a3b3", "#3d4860", "#30353f", "#eef0f2", "#2f231d", "#b9786a")
+CLOTHES = (TOP, TROUSERS, SHOES)                               # that take the colour of their side
+LEFT_LIMBS, RIGHT_LIMBS = (1, 4, 7, 10, 16, 18, 20, 22, 24), (2, 5, 8, 11, 17, 19, 21, 23, 25)
+PARENTS, COUNT = T2M.parents, len(T2M)
+# The child of joints that have one.
+CHILD = {1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16: 18, 17: 19, 18: 20, 19: 21}
+TOES = {7: 10, 8: 11}
+# Joints of the mesh, from 22 on, that turn half as far as a shoulder or a hip, so that it keeps its volume.
+HALVES = ((13, 16), (14, 17), (0, 1), (0, 2))
+SOLE, TIP = 0.010, 0.072  # metres: joint of the toes above the sole, and the tip of the shoe ahead of it
+# Hinges: joint, its child, and the axis of the bend in the T-pose, towards which a bent limb twists.
+HINGES = ((1, 4, (1, 0, 0)), (2, 5, (1, 0, 0)), (16, 18, (0, -1, 0)), (17, 19, (0, 1, 0)))
+BENT = (0.17, 0.7)        # radians of a bend from which a hinge begins to twist its limb, and twists it fully
+FAR = (2.1, 3.1)          # radians of a twist above which it is taken for noise, and ignored
+
+
+def _rest() -> np.ndarray:
+    rest = np.zeros((COUNT, 3))
+    for joint, offset in zip(T2M_RIG.order, T2M_RIG.rest, strict=True):
+        rest[joint] = offset
+    return rest
+
+
+REST = _rest()  # (22, 3) offsets of the T-pose; only their directions are used
+
+
+@dataclass(frozen=True)
+class Body:
+    """The mesh: V vertices, F triangles, in the pose of the file."""
+
+    joints: np.ndarray   # (22, 3)
+    places: np.ndarray   # (V, 3)
+    normals: np.ndarray  # (V, 3)
+    bones: np.ndarray    # (V, 4) joints that move a vertex
+    weights: np.ndarray  # (V, 4)
+    zones: np.ndarray    # (V,)
+    light: np.ndarray    # (V,) ambient light, 0 to 1
+    triangles: np.ndarray  # (F, 3)
+
+    @property
+    def sides(self) -> np.ndarray:
+        """(V,) how far clothes belong to a side: 1 left, -1 right, 0 for the trunk and for all else."""
+        left, right = ((np.isin(self.bones, limbs) * self.weights).sum(1) for limbs in (LEFT_LIMBS, RIGHT_LIMBS))
+        return np.where(np.isin(self.zones, CLOTHES), left - right, 0)
+
+
+@lru_cache(maxsize=1)
+def read_body() -> Body:
+    """The body of the file."""
+    data = zlib.decompress(FILE.read_bytes())
+    vertices, triangles = np.frombuffer(data, "<u4", 2)
+    start, parts = 8, []
+    for kind, rows, width in (("<f4", COUNT, 3), ("<u2", triangles, 3), ("<i2", vertices, 3), ("i1", vertices, 3),
+                              ("u1", vertices, 4), ("u1", vertices, 4), ("u1", vertices, 1), ("u1", vertices, 1)):
+        part = np.frombuffer(data, kind, int(rows) * width, start).reshape(-1, width)
+        start += part.nbytes
+        parts.append(part)
+    joints, faces, places, normals, bones, weights, zones, light = parts
+    return Body(joints.astype(float), places / 1e4, _unit(normals.astype(float)), bones.astype(int), weights / 255,
+                zones[:, 0].astype(int), light[:, 0] / 255, faces.astype(int))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The body with the bones of a motion, in the pose of the file.
+
+    ``turns`` (22, 3, 3) are the rotations of that pose; a vertex v of joint j, whose rotation is R and whose place is
+    p, moves to p + R turns[j]^T (v - joints[j]).
+    """
+
+    body: Body
+    places: np.ndarray   # (V, 3)
+    normals: np.ndarray  # (V, 3)
+    joints: np.ndarray   # (22, 3)
+    turns: np.ndarray    # (22, 3, 3)
+
+    def halves(self, turns: np.ndarray) -> np.ndarray:
+        """Rotations (..., 4, 3, 3) of the joints of ``HALVES``, for rotations (..., 22, 3, 3) of ``world_turns``."""
+        moves, (above, below) = turns @ self.turns.mT, np.array(HALVES).T
+        return _between(moves[..., above, :, :], moves[..., below, :, :], 0.5)
+
+    def posed(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places and normals (V, 3) for joints (22, 3) and rotations (22, 3, 3) of ``world_turns``."""
+        moves = np.concatenate([turns @ self.turns.mT, self.halves(turns)])
+        rows = [*range(COUNT), *(below for _, below in HALVES)]
+        moved = joints[rows] - np.einsum("jab,jb->ja", moves, self.joints[rows])
+        bones, weights = self.body.bones, self.body.weights
+        blend = np.einsum("vk,vkab->vab", weights, moves[bones])
+        places = np.einsum("vab,vb->va", blend, self.places) + np.einsum("vk,vka->va", weights, moved[bones])
+        ground = min(0.0, float(joints[[10, 11], 1].min()))
+        shoes = np.isin(self.body.zones, (SHOES, SOLES)) & (bones[:, 0] != 15)
+        places[shoes, 1] = np.maximum(places[shoes, 1], ground)
+        return places, np.einsum("vab,vb->va", blend, self.normals)
+
+
+def fit(offsets: np.ndarray, foot_drops: tuple[float, float]) -> Fitted:
+    """Fit the body to ``offsets`` (22, 3) of the joints from their parents in the T-pose, in metres.
+
+    ``foot_drops``: how far the toes of the left and right foot are below the ankle when the foot is flat on the floor.
+    """
+    body = read_body()
+    turns = file_turns(offsets, foot_drops)
+    lengths = [np.linalg.norm(values, axis=-1) for values in (offsets, body.joints - body.joints[list(PARENTS)])]
+    ratio = np.divide(*lengths, out=np.ones(COUNT), where=lengths[1] > 1e-6)
+    legs, trunk = ratio[[1, 2, 4, 5, 7, 8]].mean(), lengths[0][[3, 6, 9, 12]].sum() / lengths[1][[3, 6, 9, 12]].sum()
+    girth = (legs + trunk) / 2
+    joints, scale = np.zeros((COUNT, 3)), np.tile(girth * np.eye(3), (COUNT, 1, 1))
+    scale[[0, 3, 6, 9], 1, 1] = trunk
+    for joint, parent in enumerate(PARENTS):
+        if parent >= 0:
+            joints[joint] = joints[parent] + turns[parent] @ offsets[joint]
+    for joint in (1, 2, 4, 5, 16, 17, 18, 19):
+        along = _unit(body.joints[CHILD[joint]] - body.joints[joint])
+        scale[joint] += (ratio[CHILD[joint]] - girth) * np.outer(along, along)
+    anchors = np.array([*range(COUNT), *(below for _, below in HALVES)])
+    anchors[[7, 8]] = 10, 11  # shoes keep the distance of their soles from the toes
+    scale = scale[[*range(COUNT), *(above for above, _ in HALVES)]]
+    moved = joints[anchors] - np.einsum("jab,jb->ja", scale, body.joints[anchors])
+    places = (np.einsum("vk,vkab,vb->va", body.weights, scale[body.bones], body.places)
+              + np.einsum("vk,vka->va", body.weights, moved[body.bones]))
+    return Fitted(body, places, body.normals, joints, turns)
+
+
+def file_turns(offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
+    """Rotations (22, 3, 3) from the T-pose of ``offsets`` (22, 3) to the pose of the file, whose soles are flat."""
+    body, turns = read_body(), np.tile(np.eye(3), (COUNT, 1, 1))
+    for joint, parent in enumerate(PARENTS):
+        if parent >= 0 and parent not in (0, 9):
+            turns[joint] = turns[parent]
+        if joint not in CHILD:
+            continue
+        bone = body.joints[CHILD[joint]] - body.joints[joint]
+        if joint in TOES:
+            drop = float(np.clip(foot_drops[joint - 7] / np.linalg.norm(offsets[TOES[joint]]), -0.5, 0.95))
+            ahead = _unit(bone * [1, 0, 1])
+            bone = ahead * np.sqrt(1 - drop**2) - [0, drop, 0]
+        turns[joint] = swing(turns[joint] @ offsets[CHILD[joint]], bone) @ turns[joint]
+    return turns
+
+
+def flat_drops(joints: np.ndarray) -> tuple[float, float]:
+    """How far the toes are below the ankle while the foot stands, left and right, from joints (T, 22, 3) in metres."""
+    drops = []
+    for ankle, toe in TOES.items():
+        feet = joints[:, [ankle, toe]]
+        speed = np.linalg.norm(np.diff(feet, axis=0, append=feet[-1:]), axis=-1).max(1)
+        height = feet[:, 1, 1] - feet[:, 1, 1].min()
+        drop = feet[:, 0, 1] - feet[:, 1, 1]
+        best = np.argsort(speed + height + 0.5 * np.abs(drop - np.median(drop)))[:max(len(feet) // 5, 1)]
+        drops.append(float(np.median(drop[best])))
+    return drops[0], drops[1]
+
+
+def offsets_of(joints: np.ndarray) -> np.ndarray:
+    """T-pose offsets (22, 3) with the median bone lengths of joints (T, 22, 3); those of pelvis and chest keep the
+    mean directions of the motion."""
+    bones = joints - joints[:, list(PARENTS)]
+    offsets = _unit(REST) * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
+    frames = {0: _pelvis(joints), 9: _chest(joints)}
+    rest = {0: _pelvis(_chained(offsets)[None])[0], 9: _chest(_chained(offsets)[None])[0]}
+    for joint, parent in enumerate(PARENTS):
+        if parent in frames:
+            local = np.einsum("tba,tb->ta", frames[parent] @ rest[parent].T, bones[:, joint]).mean(0)
+            offsets[joint] = _unit(local) * np.linalg.norm(offsets[joint])
+    return offsets
+
+
+def world_turns(joints: np.ndarray, offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
+    """Rotations (T, 22, 3, 3) of joints (T, 22, 3) from the T-pose of ``offsets`` (22, 3).
+
+    Pelvis and chest are frames of their joints; bones between them share their difference; every other bone takes the
+    shortest rotation from its parent, and bent limbs twist so that knees and elbows bend about their axes.
+    """
+    rest, turns = _chained(offsets)[None], np.tile(np.eye(3), (len(joints), COUNT, 1, 1))
+    turns[:, 0] = _pelvis(joints) @ _pelvis(rest)[0].T
+    turns[:, 9] = _chest(joints) @ _chest(rest)[0].T
+    for joint, share in ((3, 1 / 3), (6, 2 / 3)):
+        turns[:, joint] = _between(turns[:, 0], turns[:, 9], share)
+    for joint in range(COUNT):
+        if joint in (0, 3, 6, 9):
+            continue
+        turns[:, joint] = turns[:, PARENTS[joint]]
+        if joint in CHILD:
+            bone = joints[:, CHILD[joint]] - joints[:, joint]
+            turns[:, joint] = swing(turns[:, joint] @ offsets[CHILD[joint]], bone) @ turns[:, joint]
+    return bent(joints, turns, offsets, foot_drops)
+
+
+def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
+    """World rotations (T, 22, 3, 3) with limbs twisted so that their hinges bend about their axes, and toes bent so
+    that they do not sink below the floor. No joint moves."""
+    turns = turns.copy()
+    for joint, child, axis in HINGES:
+        upper, lower = (_unit(joints[:, CHILD[bone]] - joints[:, bone]) for bone in (joint, child))
+        cross = np.cross(upper, lower)
+        size = np.linalg.norm(cross, axis=-1)
+        bend = np.arctan2(size, (upper * lower).sum(-1))
+        now = turns[:, joint] @ np.array(axis, float)
+        wanted = cross / np.maximum(size, 1e-9)[:, None]
+        twist = np.arctan2((np.cross(now, wanted) * upper).sum(-1), (now * wanted).sum(-1))
+        twist *= _ramp(bend, *BENT) * (1 - _ramp(np.abs(twist), *FAR))
+        turn = _about(upper, twist)
+        end = CHILD[child]
+        for moved in (joint, child):
+            turns[:, moved] = turn @ turns[:, moved]
+        turns[:, child] = swing(turns[:, child] @ offsets[end], lower) @ turns[:, child]
+        turns[:, end] = turns[:, child]
+        if end in TOES:  # the foot points where its toes are, with the least turn from the shin
+            foot = joints[:, TOES[end]] - joints[:, end]
+            turns[:, end] = swing(turns[:, end] @ offsets[TOES[end]], foot) @ turns[:, end]
+    file = file_turns(offsets, foot_drops)
+    for ankle, toe in TOES.items():
+        flat = turns[:, ankle] @ file[ankle].T  # of a foot that is flat on the floor: the identity, turned about y
+        down = np.arcsin(np.clip(-flat[:, 1, 2], -1, 1))
+        room = np.arcsin(np.clip((joints[:, toe, 1] - SOLE).clip(0) / TIP, 0, 1))
+        side = _unit(flat[:, :, 0])
+        turns[:, toe] = _about(side, -np.maximum(down - room, 0)) @ turns[:, ankle]
+    return turns
+
+
+def swing(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Shortest rotations (..., 3, 3) from directions ``start`` to ``end`` (..., 3)."""
+    start, end = _unit(np.asarray(start, float)), _unit(np.asarray(end, float))
+    axis, cos = np.cross(start, end), (start * end).sum(-1)[..., None, None]
+    cross = _crossing(axis)
+    return np.eye(3) + cross + cross @ cross / np.maximum(1 + cos, 1e-6)
+
+
+def _pelvis(joints: np.ndarray) -> np.ndarray:
+    return _frame(joints[:, 1] - joints[:, 2], joints[:, 3] - (joints[:, 1] + joints[:, 2]) / 2)
+
+
+def _chest(joints: np.ndarray) -> np.ndarray:
+    return _frame(joints[:, 13] - joints[:, 14] + 0.5 * (joints[:, 16] - joints[:, 17]), joints[:, 12] - joints[:, 9])
+
+
+def _frame(across: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Rotations (T, 3, 3) whose x is ``across`` and whose y is near ``up`` (T, 3)."""
+    x = _unit(across)
+    z = _unit(np.cross(x, up))
+    return np.stack([x, np.cross(z, x), z], -1)
+
+
+def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
+    """Rotations (T, 3, 3) a ``share`` of the way: the frame between the axes of both."""
+    mean = (1 - share) * start + share * end
+    return _frame(mean[..., 0], mean[..., 1])
+
+
+def _about(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Rotations (T, 3, 3) about unit axes (T, 3)."""
+    cross = _crossing(axis)
+    angle = angle[:, None, None]
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _crossing(vectors: np.ndarray) -> np.ndarray:
+    """Matrices (..., 3, 3) of the cross product."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    zero = np.zeros_like(x)
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vectors.shape[:-1], 3, 3)
+
+
+def _chained(offsets: np.ndarray) -> np.ndarray:
+    joints = np.zeros((COUNT, 3))
+    for joint, parent in enumerate(PARENTS):
+        if parent >= 0:
+            joints[joint] = joints[parent] + offsets[joint]
+    return joints
+
+
+def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    share = ((values - low) / (high - low)).clip(0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
