@@ -19,8 +19,7 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 import torch
 
 from benchmarks import published
-from benchmarks.networks import SPEC, make_pipeline
-from benchmarks.train_jobs import PUBLISHED, published_jobs, stage_jobs
+from benchmarks.train_jobs import PUBLISHED, SPEC, make_pipeline, published_jobs, stage_jobs
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS
 from evaluation.report import hardware
 from models.layers import choose_linear, use_linear

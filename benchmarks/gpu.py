@@ -20,8 +20,7 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 import torch
 
 from benchmarks.compare import TEXTS
-from benchmarks.networks import make_pipeline
-from benchmarks.train_jobs import BUNDLED, PUBLISHED, Sizes, stage_jobs
+from benchmarks.train_jobs import BUNDLED, PUBLISHED, TOY, Sizes, make_pipeline, stage_jobs
 from data.specs import MAX_MOTION_LENGTH
 from evaluation.report import hardware
 from models.speed import compile_layers, speed_up
@@ -108,10 +107,8 @@ def _timed(job: Callable[[], object], device: torch.device) -> float:
 def rows_of(toy: bool, device: torch.device) -> list[Row]:
     """All rows, the most important ones first in case the budget runs out: plain before compiled."""
     if toy:
-        from tests.test_train_benchmarks import TINY  # toy sizes are those of the tests
-
         batches = dict.fromkeys(BATCHES, TOY_BATCH)
-        rows = [*generation_rows("bundled", device), *training_rows("toy", TINY, device, batches)]
+        rows = [*generation_rows("bundled", device), *training_rows("toy", TOY, device, batches)]
         rows = [row for row in rows if "compiled" not in row.mode]
     else:
         rows = [row for name, sizes in (("published", PUBLISHED), ("bundled", BUNDLED))

@@ -20,8 +20,6 @@ from models.transformers.trunk import padding_of
 from models.vq.model import RVQVAE, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
 
-WAY = ", the published way"  # suffix of the name of a job computed this way
-
 Draw = Callable[[Sequence[int]], Tensor]
 IGNORED = -100  # of the cross-entropy
 

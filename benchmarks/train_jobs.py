@@ -7,17 +7,21 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from benchmarks.published import draw_by_gumbel, lamp_loss
-from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
+from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, dataset_spec
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.evaluator import Evaluator, EvaluatorConfig, matching_loss
+from models.lamp.bert import WordPieces
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
 from models.m2t import IGNORED, MotionPrefix, MotionPrefixConfig
-from models.text_to_motion import LengthEstimator
-from models.transformers.mask_transformer import MaskTransformer
+from models.text_to_motion import LengthEstimator, TextToMotion
+from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
-from models.vq.model import VQConfig, build_tokenizer, tokenizer_loss
+from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer, tokenizer_loss
+from storage.checkpoint import find_model_dir
+from storage.load import load_text_to_motion
+from storage.load_lamp import BUNDLED_LAMP, load_tokenizer
 
 JOINTS, FEATURES = 22, 263
 TEXT = 32            # longest caption in word pieces
@@ -52,6 +56,13 @@ BUNDLED = Sizes(
     ResidualTransformerConfig(code_dim=256, cond_dim=384, latent_dim=192, n_heads=3, n_layers=5, ff_size=512),
     EvaluatorConfig(dim_movement_enc_hidden=256, dim_movement_latent=256, dim_motion_hidden=256, dim_text_hidden=256,
                     dim_coemb_hidden=256), (4, 384, 6), 10001)
+
+
+TOY = Sizes(
+    VQConfig(code_dim=8, output_emb_width=8, width=8, depth=1, nb_code=16, num_quantizers=2),
+    QFormerConfig(hidden=16, layers=2, heads=2, intermediate=32, vocab=41, encoder_width=12), 8,
+    MaskTransformerConfig(16, 8, 16, 16, 2, 1, 32), ResidualTransformerConfig(16, 8, 16, 16, 2, 1, 32),
+    EvaluatorConfig(263, 16, 16, 6, 15, 16, 16, 8), (1, 16, 2), 41)
 
 
 @dataclass(frozen=True)
@@ -200,3 +211,33 @@ class _Builder:
     def _lengths(self, batch: int, longest: int) -> Tensor:
         """Uniform lengths between half of ``longest`` and ``longest``."""
         return torch.linspace(longest / 2, longest, batch).round().long().to(self.device)
+
+
+SPEC = dataset_spec("t2m")
+CHECKPOINTS = "checkpoints"
+
+
+def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
+    """Pipeline of the ``bundled`` models, or of ``published`` sizes: LaMP's masked transformer (8 layers, width 512)
+    and Q-Former (12 layers, width 768), MoMask's residual transformer (8 layers, width 384) and its tokenizer.
+    """
+    if sizes == "bundled":
+        return load_text_to_motion("t2m_demo", "len_demo", SPEC, CHECKPOINTS, device)[0]
+    torch.manual_seed(0)
+    transformer = LaMPMaskTransformer(MaskTransformerConfig(attention="additive"), QFormerConfig())
+    residual = ResidualTransformer(ResidualTransformerConfig(latent_dim=384, n_heads=6))
+    for network in (transformer, residual):
+        network.to(device).eval().requires_grad_(False)
+    pieces = WordPieces(find_model_dir(BUNDLED_LAMP, SPEC.name, CHECKPOINTS))
+    return TextToMotion(make_tokenizer(sizes, device), lambda features: features, transformer,
+                        ReleasedText(transformer, pieces), SPEC.skeleton, residual=residual)
+
+
+def make_tokenizer(sizes: str, device: torch.device) -> HumanVQVAE | RVQVAE:
+    """The bundled tokenizer, or one of MoMask's size: six codebooks of 512 codes, width 512."""
+    if sizes == "bundled":
+        return load_tokenizer("vq_demo", SPEC, CHECKPOINTS, device).model
+    model = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))
+    for quantizer in model.quantizers:
+        quantizer.codebook.normal_()
+    return model.to(device).eval().requires_grad_(False)

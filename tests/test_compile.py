@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.train_jobs import stage_jobs
-from tests.test_train_benchmarks import TINY
+from benchmarks.train_jobs import TOY, stage_jobs
 from tests.toy_run import Numbers, Pull, always, options
 from training.stages.lamp import LaMPStage
 from training.stages.tokens import MaskStage
@@ -36,7 +35,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @pytest.mark.parametrize("kind", STAGES)
 def test_compiled_parts_give_the_same_loss_and_gradient(kind: str, ran: list[bool]) -> None:
     torch.manual_seed(0)
-    job = stage_jobs(TINY)[kind](4)
+    job = stage_jobs(TOY)[kind](4)
     stage: Stage = STAGES[kind](job.model)
     job.model.eval()
     names = list(stage.state())

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import check_calibration, prompt_checks, prompt_words
-from benchmarks.check_truths import TRUTHS
+from benchmarks import check_calibration, prompt_checks
+from benchmarks.check_calibration import TRUTHS
 from benchmarks.physical_checks import CHECKS, SIDES
-from benchmarks.prompt_scores import distinguished, judge, read_prompts, summarise
-from models.config import Sampling
+from benchmarks.prompt_checks import check_motion, distinguished, read_prompts, summarise
 from tests import figures
 from utils.errors import InputError
 
@@ -59,17 +58,17 @@ def test_prompts_that_cannot_be_checked_are_refused(tmp_path: Path, entries: lis
 
 def test_a_motion_passes_when_every_check_says_yes(tmp_path: Path) -> None:
     prompt = read_prompts(write_prompts(tmp_path, [BOW]))[0]
-    assert judge(prompt, figures.bowing()).passed
+    assert check_motion(prompt, figures.bowing()).passed
     on_the_way = figures.bowing() + figures.walking(60)[:, :1] * [1, 0, 1]
-    assert judge(prompt, on_the_way).checks == {"bows": True, "stays_in_place": False}
-    assert not judge(prompt, on_the_way).passed
+    assert check_motion(prompt, on_the_way).checks == {"bows": True, "stays_in_place": False}
+    assert not check_motion(prompt, on_the_way).passed
 
 
 def test_a_pair_is_distinguished_by_most_motions_of_both_sides(tmp_path: Path) -> None:
     left, right = read_prompts(write_prompts(tmp_path, PAIR))
 
     def shown(prompt, sides: str) -> list:
-        return [judge(prompt, figures.raising({"l": "left", "r": "right", "b": "both"}[side])) for side in sides]
+        return [check_motion(prompt, figures.raising({"l": "left", "r": "right", "b": "both"}[side])) for side in sides]
 
     assert distinguished(shown(left, "llr"), shown(right, "rrb"))
     assert not distinguished(shown(left, "lll"), shown(right, "lrb"))
@@ -80,7 +79,7 @@ def test_a_pair_is_distinguished_by_most_motions_of_both_sides(tmp_path: Path) -
 def test_the_summary_counts_by_group_by_words_and_by_pair(tmp_path: Path) -> None:
     prompts = read_prompts(write_prompts(tmp_path, [*PAIR, BOW]))
     made = [[figures.raising("left")] * 2, [figures.raising("right"), figures.standing()], [figures.sitting()] * 2]
-    summary = summarise(prompts, [[judge(prompt, joints) for joints in motions]
+    summary = summarise(prompts, [[check_motion(prompt, joints) for joints in motions]
                                   for prompt, motions in zip(prompts, made, strict=True)],
                         {"raise", "the", "left", "right", "hand"})
     assert summary["overall"] == {"passed": 3, "motions": 6, "share": 0.5, "interval": pytest.approx(0.231, abs=1e-3)}
@@ -113,30 +112,13 @@ def test_a_missing_motion_is_one_line(tmp_path: Path) -> None:
     assert "00_0.npy" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_motions_are_generated_by_prompt_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pipeline:
-        """Makes motions as many frames long as the prompt has letters, lifted by the seed."""
-
-        sampling = Sampling()
-
-        def generate(self, samples, sampling) -> list[np.ndarray]:
-            assert (sampling.time_steps, sampling.cond_scale) == (3, 2.0)
-            return [figures.standing(len(sample.text)) + sample.seed for sample in samples]
-
-    monkeypatch.setattr("storage.load.load_text_to_motion", lambda *_args, **_named: (Pipeline(), [Path("a.tar")]))
-    args = prompt_checks.build_parser().parse_args(["--seeds", "3", "--time_steps", "3", "--cond_scale", "2",
-                                                    "--gpu_id", "-1", "--quiet"])
-    made = prompt_checks.generate(args, ["bow", "wave"])
-    assert [[len(joints) for joints in motions] for motions in made] == [[3] * 3, [4] * 3]
-    assert [round(float(joints[0, 0, 1] - made[0][0][0, 0, 1])) for joints in made[1]] == [0, 1, 2]
-
 
 def test_words_are_known_from_training_captions_alone(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "train.txt").write_text("a\n")
     for name, text in (("a", "A person curtsies."), ("b", "a curtsey")):
         (tmp_path / "texts" / f"{name}.txt").write_text(f"{text}#person/NOUN#0.0#0.0\n")
-    assert prompt_words.training_words(tmp_path) == {"a", "person", "curtsies"}
+    assert prompt_checks.training_words(tmp_path) == {"a", "person", "curtsies"}
 
 
 def test_every_check_has_its_calibration() -> None:
@@ -156,12 +138,3 @@ def test_calibration_counts_own_and_other_contents(tmp_path: Path) -> None:
     assert rates["waves_left_hand"].own == (1, 1)    # the ballet is of no account, the mirrored wave another content
     assert rates["waves_left_hand"].other == (0, 3)
     assert rates["walks_forward"].own == (2, 2)
-
-
-def test_the_example_prompt_file_has_a_length_a_line() -> None:
-    lines = (ROOT / "assets" / "text_prompt.txt").read_text().splitlines()
-    prompts = [line for line in lines if line.strip() and not line.startswith("#")]
-    assert len(prompts) == 12
-    for prompt in prompts:
-        text, length = prompt.split("#")
-        assert text and int(length) % 4 == 0 and 40 <= int(length) <= 196

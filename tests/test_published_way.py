@@ -3,15 +3,11 @@ import pytest
 import torch
 
 from benchmarks import published
-from benchmarks.measure import measure
-from benchmarks.profiling import kind_of, profile_job
-from benchmarks.train_jobs import published_jobs
 from models.lamp.lamp import Negatives
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.sampling import draw_uniform, sample_generators
 from models.vq.model import RVQVAE, VQConfig
 from tests import test_lamp, test_mask_transformer, test_residual_transformer
-from tests.test_train_benchmarks import TINY
 
 
 @pytest.mark.parametrize("kind", ["additive", "causal", "full"])
@@ -75,34 +71,3 @@ def test_codes_are_drawn_with_the_same_chances() -> None:
     theirs = torch.bincount(quantizer.sample(rows, 0.5, uniform), minlength=4) / 4000
     assert ours.min() > 0.05
     torch.testing.assert_close(theirs, ours, atol=0.04, rtol=0)
-
-
-@pytest.mark.parametrize("stage", ["vq", "lamp"])
-def test_a_published_step_changes_its_network(stage: str) -> None:
-    torch.manual_seed(0)
-    job = published_jobs(TINY)[stage](2)
-    before = [parameter.detach().clone() for parameter in job.model.parameters() if parameter.requires_grad]
-    job.step()()
-    after = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
-    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
-
-
-def test_a_job_beside_its_published_way_has_its_ratio() -> None:
-    x = torch.rand(300, 300)
-    jobs = {"a": lambda: x @ x, "a" + published.WAY: lambda: [x @ x for _ in range(20)], "b": lambda: x}
-    figures, _ = measure(jobs, 3, 1)
-    assert figures["a"].cpu_ratio < 0.5
-    assert figures["b"].cpu_ratio is None
-
-
-def test_a_profile_tells_products_from_the_rest_and_counts_them() -> None:
-    x = torch.rand(256, 256)
-    found = profile_job(lambda: (x @ x).exp())
-    assert found.flops == 2 * 256**3
-    assert sum(found.shares.values()) == pytest.approx(1)
-    assert found.shares["products"] > found.shares["elementwise"] > 0
-    kinds = {"aten::addmm": "products", "aten::mkldnn_convolution": "products", "aten::copy_": "copies",
-             "aten::_scaled_dot_product_flash_attention_for_cpu": "attention", "aten::native_layer_norm": "elementwise",
-             "aten::addcmul_": "elementwise", "aten::add_": "sums", "torch::autograd::AccumulateGrad": "sums",
-             "aten::normal_": "draws"}
-    assert {name: kind_of(name) for name in kinds} == kinds

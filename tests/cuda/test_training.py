@@ -11,11 +11,10 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from benchmarks.train_jobs import stage_jobs
+from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
 from tests.test_feed import windows
 from tests.test_ranks import CLOSE, STAGES, curve
-from tests.test_train_benchmarks import TINY
 from tests.toy import ROOT, make_bert, make_dataset, make_glove
 from tests.two_processes import without_dropout
 from training.distributed import BatchLoader, EpochBatches
@@ -79,11 +78,11 @@ def test_a_step_of_every_stage_in_bf16_and_compiled(stage: str, mode: str, devic
     assert steps_of(trained, stage, mode) == STEPS
 
 
-@pytest.mark.parametrize("stage", stage_jobs(TINY))
+@pytest.mark.parametrize("stage", stage_jobs(TOY))
 def test_the_loss_and_gradient_of_every_stage_are_those_of_the_cpu(stage: str, device: torch.device) -> None:
     def measured(where: torch.device) -> tuple[float, float]:
         torch.manual_seed(0)
-        job = stage_jobs(TINY, where)[stage](4)
+        job = stage_jobs(TOY, where)[stage](4)
         for module in job.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
