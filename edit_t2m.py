@@ -14,7 +14,7 @@ def main() -> None:
     from data.motion_files import read_clip
     from data.placed_constraints import Stretch
     from data.specs import MAX_TOKENS, UNIT_LENGTH, dataset_spec
-    from data.text import make_prompt
+    from data.text import make_prompt, shortened
     from models.motion_edit import MotionEditor, Part
     from models.speed import speed_up
     from storage.checkpoint import model_names
@@ -53,10 +53,11 @@ def main() -> None:
                 edited = editor.edit_features(source, parts, opt.seed + repeat, sampling) if parts else source
                 made = constrained(editor, edited, entries, spec, opt.control_steps)
                 for line in made.report():
-                    print(f"{text!r}: {line}")
+                    print(f"{shortened(text)!r}: {line}")
                 joints, marks = made.joints, marks_of(made.constraints, made.joints)
                 shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks))
-                print(f"{text!r}: {len(joints) / spec.fps:.1f} s -> {folder / shown[-1].locked_files[-1]}")
+                print(f"{shortened(text)!r}: {len(joints) / spec.fps:.1f} s of motion -> "
+                      f"{folder / shown[-1].locked_files[-1]}")
             if not opt.no_html:
                 write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
                 print(f"page: {folder / 'index.html'}")

@@ -52,16 +52,17 @@ def main() -> None:
     speed_up(pipeline.networks, opt.precision, opt.compile, opt.cpu_linear)
     print(f"models: {model_names(files)}")
     report([prompt.text for prompt in prompts], pipeline.text, opt.strict)
-    print(f"layers of tokens: {pipeline.layers} of {pipeline.tokenizer.config.num_quantizers}")
+    print("motion tokens: base layer", f"and {pipeline.layers - 1} residual layers" if pipeline.layers > 1 else "only")
     with run_lock(folder, "--ext"):
         start = time.perf_counter()
         if is_directed(opt):
             motions = directed(pipeline, prompts, frames if is_long else None, spec, opt)
         else:
             motions = long_motions(pipeline, prompts, frames, opt) if is_long else short_motions(pipeline, prompts, opt)
-        print(f"{len(motions)} motion{'s' * (len(motions) > 1)} in {time.perf_counter() - start:.1f} s on {device}")
+        count = f"{len(motions)} motion{'s' * (len(motions) > 1)}"
+        print(f"generated {count} in {time.perf_counter() - start:.1f} s on {device}")
         write(folder, motions, spec, opt)
-    print(f"wrote {len(motions)} motion{'s' * (len(motions) > 1)} to {folder}")
+    print(f"wrote {count} to {folder}")
 
 
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
@@ -106,6 +107,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
     from tqdm import tqdm
 
     from data.directions import directed_motions
+    from data.text import shortened
     from visualization.marks import marks_of
     from visualization.outputs import Made
 
@@ -113,7 +115,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
     made = directed_motions(pipeline, prompts, frames, spec, opt, flag_entries(opt))
     for job, motion in tqdm(made, desc="motions", disable=opt.quiet or None, leave=False):
         for line in motion.report():
-            tqdm.write(f"{job.caption!r}: {line}")
+            tqdm.write(f"{shortened(job.caption)!r}: {line}")
         motions.append(Made(job.number, job.repeat, job.caption, motion.joints, job.parts,
                             marks_of(motion.constraints, motion.joints), opt.loop))
     return motions
@@ -123,6 +125,7 @@ def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argpars
     """Write all motions in the requested formats, and the page that plays them."""
     from tqdm import tqdm
 
+    from data.text import shortened
     from visualization.html import write_page
     from visualization.outputs import Formats, write_motions, write_side_by_side
 
@@ -130,7 +133,8 @@ def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argpars
     shown, written = [], write_motions(folder, motions, spec, formats)
     for motion in tqdm(written, desc="writing", total=len(motions), disable=opt.quiet or None, leave=False):
         shown.append(motion)
-        tqdm.write(f"{motion.caption!r}: {len(motion.plain) / spec.fps:.1f} s -> {folder / motion.locked_files[-1]}")
+        seconds = len(motion.plain) / spec.fps
+        tqdm.write(f"{shortened(motion.caption)!r}: {seconds:.1f} s of motion -> {folder / motion.locked_files[-1]}")
     if opt.side_by_side:
         for video in write_side_by_side(folder, motions, shown, spec, formats):
             print(f"side by side: {video}")

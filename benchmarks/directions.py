@@ -3,7 +3,7 @@
     python benchmarks/directions.py [--seeds 2] [--save DIR]
 
 Bodies: every pair of a locomotion prompt and an arm prompt must pass the checks of both. Loops: the jump of position
-and velocity at the seam must be at most 1.2 times the largest step between other frames.
+and velocity at the seam must be at most 1.2 times the largest step between other frames. Exits 1 if any of them fails.
 """
 import sys
 from pathlib import Path
@@ -50,8 +50,8 @@ def build_parser() -> Parser:
     return parser
 
 
-def bodies(director: Director, seeds: int, save: Path | None) -> None:
-    """Print which pairs pass both checks."""
+def bodies(director: Director, seeds: int, save: Path | None) -> bool:
+    """Print which pairs pass both checks. Returns whether all do."""
     passed, total = 0, 0
     for going, going_check in GOING.items():
         for arms, arms_check in ARMS.items():
@@ -62,10 +62,11 @@ def bodies(director: Director, seeds: int, save: Path | None) -> None:
                 print(f"{going} + {arms}, seed {seed}: {'not ' + ', '.join(failed) if failed else 'passed'}")
                 _save(save, f"body_{total:02d}", joints)
     print(f"bodies: {passed} of {total} pass both checks")
+    return passed == total
 
 
-def loops(director: Director, seeds: int, save: Path | None) -> None:
-    """Print which loops close."""
+def loops(director: Director, seeds: int, save: Path | None) -> bool:
+    """Print which loops close. Returns whether all do."""
     closed, total = 0, 0
     for text in LOOPS:
         for seed in range(seeds):
@@ -75,6 +76,7 @@ def loops(director: Director, seeds: int, save: Path | None) -> None:
             print(f"{text}, seed {seed}: {made.seam}{'' if closes else ', open'}")
             _save(save, f"loop_{total:02d}", made.joints)
     print(f"loops: {closed} of {total} close")
+    return closed == total
 
 
 def _draw(director: Director, text: str) -> Draw:
@@ -94,8 +96,8 @@ def main() -> None:
                                           args.which_epoch, args.res_name)
     print(f"models: {model_names(files)}")
     director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, Sampling())
-    bodies(director, args.seeds, args.save)
-    loops(director, args.seeds, args.save)
+    passed = [bodies(director, args.seeds, args.save), loops(director, args.seeds, args.save)]
+    sys.exit(0 if all(passed) else 1)
 
 
 if __name__ == "__main__":

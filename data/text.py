@@ -196,10 +196,10 @@ def remarks(texts: Sequence[str], encoder: object) -> list[str]:
         for text, score, vector in zip(texts, scores.tolist(), vectors, strict=True):
             if score < known.threshold:
                 nearest = " and ".join(f'"{label}"' for label in known.nearest(vector))
-                lines.append(f'"{_short(text)}" is unlike what the models learned; closest known: {nearest}')
+                lines.append(f'"{shortened(text)}" is unlike what the models learned; closest known: {nearest}')
     for text in texts:
         if cut := cut_words(text, encoder):
-            lines.append(f'"{_short(text)}" exceeds the text length limit: "{_short(" ".join(cut))}" is ignored; '
+            lines.append(f'"{shortened(text)}" exceeds the text length limit: "{shortened(" ".join(cut))}" is ignored; '
                          "give long descriptions as several prompts with --timeline")
     return lines
 
@@ -225,6 +225,7 @@ def report(texts: Sequence[str], encoder: object, strict: bool) -> None:
         print(line)
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """A prompt on one line, cut to ``LONGEST_SHOWN`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN - 1] + "…"

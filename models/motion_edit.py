@@ -86,7 +86,7 @@ class MotionEditor:
                 made = self._fill(made, window, unknown, seed, number, sampling)
                 unknown[window.first:window.last] = False
                 number += 1
-                report_step("windows, in tokens", total - int(unknown.sum()), total)
+                report_step("tokens of long motions", total - int(unknown.sum()), total)
         return made
 
     def edit_features(self, source: np.ndarray, parts: Sequence[Part], seed: int,

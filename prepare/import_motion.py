@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils  # noqa: F401, I001 (sets the thread policy before torch is loaded)
 
+from data.motion_files import LOCKED
 from motion.bvh import MAX_FRAME_TIME
 from motion.orientation import UP_AXES
 from motion.recording import FPS, UNITS
@@ -22,6 +23,7 @@ from prepare.importing.import_motion import (
     LONGEST,
     NOT_IMPORTED,
     SHORTEST,
+    ClipSource,
     Imported,
     ImportJob,
     by_folder,
@@ -93,6 +95,13 @@ def draw_sheets(imported: Imported, out: Path) -> None:
         print(f"contact sheet {shown(str(path))}")
 
 
+def locked_twins(clips: list[ClipSource]) -> list[str]:
+    """Files whose motion is also imported without foot locking."""
+    names = {os.path.splitext(clip.file) for clip in clips}
+    return sorted(stem + suffix for stem, suffix in names
+                  if stem.endswith(LOCKED) and (stem.removesuffix(LOCKED), suffix) in names)
+
+
 def report(imported: Imported, out: Path) -> None:
     """Print the result for every file."""
     for (rig, unit, up), count in Counter((clip.rig, clip.unit, clip.up) for clip in imported.clips).items():
@@ -108,6 +117,8 @@ def report(imported: Imported, out: Path) -> None:
         print(f"{imported.others} files of other kinds skipped")
     for name, reason in sorted(imported.refused.items()):
         print(f"not imported: {shown(name)}: {reason}")
+    if twins := locked_twins(imported.clips):
+        print(f"{len(twins)} files are copies of others with foot locking, such as {shown(twins[0])}; keep one of each")
     if imported.refused:
         print(f"{len(imported.refused)} files not imported (listed in {out / NOT_IMPORTED})")
     seconds = sum(clip.end - clip.start for clip in imported.clips)

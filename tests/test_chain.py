@@ -31,7 +31,7 @@ def generate(chain: tuple[str, Path], *arguments: object) -> Path:
     result = run_script("gen_t2m.py", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
     best = {"t2m": "net_best_fid", "kit": "net_best_loss"}[name]  # the bundled evaluator is for t2m
     assert f"res/{best} (checkpoints/{name})" in result.stdout
-    assert "layers of tokens: 3 of 3" in result.stdout
+    assert "base layer and 2 residual layers" in result.stdout
     return home / "generation"
 
 

@@ -382,11 +382,13 @@ def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
 
 def test_the_script_says_what_it_found_and_draws_contact_sheets(source: Path, tmp_path: Path, monkeypatch, capsys):
     (source / "bad.bvh").write_text("x")
+    (source / "walk_ik.bvh").write_text(bvh_text())
     _run(monkeypatch, source, tmp_path / "out", "--quiet", "--workers", 1)
     told = capsys.readouterr().out
-    assert "1 clips of a Mixamo/LAFAN1 rig in m, y up" in told
+    assert "2 clips of a Mixamo/LAFAN1 rig in m, y up" in told
+    assert "1 files are copies of others with foot locking, such as walk_ik.bvh" in told
     assert "not imported: bad.bvh: line 1: HIERARCHY expected" in told
-    assert f"2 clips, 0.1 minutes, written to {tmp_path / 'out' / 'joints'}" in told
+    assert f"3 clips, 0.1 minutes, written to {tmp_path / 'out' / 'joints'}" in told
     assert {path.name for path in (tmp_path / "out" / "contact_sheets").iterdir()} == {"all.png", "sub.png"}
 
 

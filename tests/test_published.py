@@ -70,7 +70,7 @@ def test_momask_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, caps
     told = capsys.readouterr().out
     for model in (f"{MOMASK}/latest", f"{residual}/net_best_fid", f"{RVQ}/net_best_fid", "length_estimator/finest"):
         assert f"{model} (checkpoints/t2m" in told
-    assert "layers of tokens: 3 of 3" in told
+    assert "base layer and 2 residual layers" in told
     assert home.is_dir()
 
 
@@ -78,7 +78,7 @@ def test_lamp_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     motion, = generate(monkeypatch, "--name", "t2m", "--motion_length", 40)
     assert motion.shape == (40, 22, 3)
     assert np.isfinite(motion).all()
-    assert "layers of tokens: 1 of 1" in capsys.readouterr().out
+    assert "base layer only" in capsys.readouterr().out
     assert home.is_dir()
 
 

@@ -167,9 +167,9 @@ def test_steps_of_a_generation_are_reported_and_may_stop_it(pipeline: TextToMoti
     with listening(lambda *step: steps.append(step)):
         pipeline.generate("a person waves", m_len=40)
         assert steps == [*(("tokens", step, 10) for step in range(1, 11)),
-                         *(("layers of tokens", layer, 5) for layer in range(1, 6))]
+                         *(("residual layers", layer, 5) for layer in range(1, 6))]
         steps.clear()
         MotionEditor(pipeline, 49).generate([("a person waves", 60)], 1, pipeline.sampling.changed({"time_steps": 1}))
-    assert [step for step in steps if step[0].startswith("windows")][-1] == ("windows, in tokens", 60, 60)
+    assert [step for step in steps if step[0].endswith("motions")][-1] == ("tokens of long motions", 60, 60)
     with pytest.raises(InterruptedError), listening(Mock(side_effect=InterruptedError)):
         pipeline.generate("a person waves", m_len=40)

@@ -172,6 +172,6 @@ class ResidualTransformer(Trunk):
             if given is not None:
                 drawn = torch.where(given[..., layer] >= 0, given[..., layer], drawn)
             ids.append(drawn.masked_fill(padding, self.pad_id))
-            report_step("layers of tokens", layer, layers)
+            report_step("residual layers", layer, layers)
         ids = torch.stack(ids, -1)
         return ids.masked_fill(ids == self.pad_id, -1)
