@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.hub import CLIP_NAME, FILES, model_folder
+from models.hub import CLIP_NAME, FILES, model_folder, silent_transformers
 from options.base import Parser, natural, positive_int
 from storage.checkpoint import load_checkpoint
 from utils.errors import InputError, script
@@ -114,7 +114,8 @@ def small_bert(opt: object) -> None:
     words = len(VOCABULARY.read_text(encoding="utf-8").splitlines())
     config = BertConfig(vocab_size=words, hidden_size=opt.width, num_hidden_layers=opt.layers, num_attention_heads=4,
                         intermediate_size=2 * opt.width, max_position_embeddings=128)
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    with silent_transformers():
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     shutil.copy(VOCABULARY, folder / "vocab.txt")
 
 
