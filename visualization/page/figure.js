@@ -127,9 +127,17 @@ class Figure {
     this.parts.forEach((part, i) => {
       const bone = track.place(part.start, 0, this.a).distanceTo(track.place(part.end, 0, this.b));
       this.lengths[i] = Math.max(part.past ? part.past[1] - part.past[0] : bone, 1e-4);
-      this.meshes[i].geometry.dispose();
-      this.meshes[i].geometry = capsule(part.radii, this.lengths[i]);
+      this.lengths[i] = Math.max(Math.round(100 * this.lengths[i]) / 100, 1e-4);  // so that bodies share capsules
+      this.meshes[i].geometry = Figure.shared(part.radii, this.lengths[i]);
     });
+  }
+
+  static capsules = new Map();
+
+  static shared(radii, length) {
+    const key = `${radii} ${length}`;
+    if (!Figure.capsules.has(key)) Figure.capsules.set(key, capsule(radii, length));
+    return Figure.capsules.get(key);
   }
 
   side(track, [left, right], moment, out) {

@@ -89,21 +89,30 @@ class Ribbon {
 }
 
 const PERSONS = 4;    // more figures than these at once are light
-const APART = 0.7;    // metres between motions side by side
+const APART = 1.3;    // metres between the paths of motions side by side
 const CELL = 1.7;     // metres of each figure among many, which stay in place
 
-/** Where motions are side by side: a shift for each, in metres; many are in rows and stay in place. */
-function places(tracks) {
-  if (tracks.length > PERSONS) {
-    const columns = Math.ceil(Math.sqrt(tracks.length * 1.5));
-    return tracks.map((_, i) => ({ x: (i % columns) * CELL, z: -Math.floor(i / columns) * CELL, still: true }));
+const AWAY = [0.62, 0.3, 0.92];  // direction of the camera from its target
+const ACROSS = [0.83, -0.56];    // to its right, over the floor
+
+/** Where motions are side by side: a shift over the floor for each, in metres. Many, or any on a narrow screen, are in
+ * rows and stay in place. */
+function places(tracks, narrow) {
+  const [x, z] = ACROSS;
+  if (tracks.length > PERSONS || (narrow && tracks.length > 1)) {
+    const columns = tracks.length > PERSONS ? Math.ceil(Math.sqrt(tracks.length * 1.5)) : 2;
+    return tracks.map((_, i) => {
+      const column = (i % columns) * CELL, row = Math.floor(i / columns) * CELL;
+      return { x: x * column + z * row, z: z * column - x * row, still: true };
+    });
   }
+  if (tracks.length === 1) return [{ x: 0, z: 0, still: false }];
   let edge = 0;
-  return tracks.map((track) => {
-    const across = track.path.filter((_, i) => i % 2 === 0), left = Math.min(...across), right = Math.max(...across);
-    const spot = { x: tracks.length > 1 ? edge - left : 0, z: tracks.length > 1 ? -track.path[1] : 0, still: false };
-    edge += right - left + APART + 0.6;
-    return spot;
+  return tracks.map(({ path, frames }) => {
+    const across = Array.from({ length: frames }, (_, i) => path[2 * i] * x + path[2 * i + 1] * z);
+    const left = Math.min(...across), start = path[0] * -z + path[1] * x, shift = edge - left;
+    edge += Math.max(...across) - left + APART;
+    return { x: x * shift + z * start, z: z * shift - x * start, still: false };
   });
 }
 
@@ -120,6 +129,10 @@ class Stage {
     this.scene = new THREE.Scene();
     this.camera = new THREE.PerspectiveCamera(30, 1, 0.05, 200);
     this.controls = new THREE.OrbitControls(this.camera, canvas);
+    const small = window.matchMedia("(max-width: 760px), (max-height: 480px)");  // where a page scrolls by swiping up
+    const swipe = () => { canvas.style.touchAction = small.matches ? "pan-y" : "none"; };
+    small.addEventListener("change", swipe);
+    swipe();
     Object.assign(this.controls, { enableDamping: true, dampingFactor: 0.12, maxPolarAngle: Math.PI * 0.53,
       minDistance: 0.8, maxDistance: 30, zoomSpeed: 0.8 });
 
@@ -212,7 +225,7 @@ class Stage {
 
   /** Show motions: one, or several side by side. */
   load(tracks, marks = []) {
-    const [track] = tracks, spots = places(tracks);
+    const [track] = tracks, spots = places(tracks, this.camera.aspect < 1);
     this.track = track;
     for (const { figure } of this.cast) this.scene.remove(figure.group);
     this.cast = this.figures(tracks.length).map((figure, i) => ({ figure, track: tracks[i], ...spots[i] }));
@@ -256,7 +269,7 @@ class Stage {
     this.controls.enableDamping = false;
     this.controls.update();  // discards the remaining damping of a drag
     this.controls.enableDamping = true;
-    const { camera, controls, follow, cast, point } = this, away = new THREE.Vector3(0.62, 0.3, 0.92).normalize();
+    const { camera, controls, follow, cast, point } = this, away = new THREE.Vector3(...AWAY).normalize();
     const across = new THREE.Vector3(away.z, 0, -away.x).normalize(), up = new THREE.Vector3().crossVectors(away, across);
     const target = follow || !cast.length ? this.focus.clone() : this.middle();
     controls.target.copy(target).setY(0.88);

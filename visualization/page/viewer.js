@@ -16,7 +16,7 @@ const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb
 const KEYS = [
   ["space", "play or pause"], ["← →", "previous or next frame"], ["home, end", "first or last frame"], ["↑ ↓", "previous or next motion"],
   ["< >", "slower or faster"], ["L", "loop"], ["I", "as generated or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"], ["S", "colours of left and right"],
-  ["F", "camera follows"], ["R", "reset the view"], ["D", "dark or light theme"], ["?", "keyboard shortcuts"],
+  ["G", "side by side"], ["F", "camera follows"], ["R", "reset the view"], ["D", "dark or light theme"], ["?", "keyboard shortcuts"],
 ];
 const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot be played. Enable hardware acceleration, or open "
   + "the page in another browser. Videos and other files next to the page do not need WebGL.";
@@ -25,7 +25,9 @@ const get = (id) => document.getElementById(id);
 class Viewer {
   constructor(data) {
     Object.assign(this, { data, fps: data.fps, stage: new Stage(get("canvas"), data.skeleton, data.fps), tracks: new Map() });
-    Object.assign(this, { number: 0, kind: "locked", together: false, moment: 0, speed: 1, playing: false, looping: true, stale: true, last: 0 });
+    this.takes = new Takes(this, get("labels"));
+    Object.assign(this, { number: 0, end: 0, kind: "locked", together: false, moment: 0, speed: 1, playing: false, looping: true });
+    Object.assign(this, { stale: true, last: 0, seen: true, running: false });
     this.fill();
     this.listen();
     const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -39,12 +41,13 @@ class Viewer {
     }).then(() => {
       this.stage.resetView();
       this.setPlaying(!window.matchMedia("(prefers-reduced-motion: reduce)").matches);
-      requestAnimationFrame((time) => this.tick(time));
+      new IntersectionObserver(([entry]) => { this.seen = entry.isIntersecting; this.run(); }).observe(get("canvas"));
+      document.addEventListener("visibilitychange", () => this.run());
+      this.run();
     });
   }
 
   get motion() { return this.data.motions[this.number]; }
-  get end() { return this.motion.frames - 1; }
 
   fill() {
     const { title, motions, fps } = this.data;
@@ -57,7 +60,7 @@ class Viewer {
       words.textContent = this.title(motion);
       more.textContent = this.about(motion);
       button.append(words, more);
-      button.addEventListener("click", () => { this.choose(number); this.setOpen(false); });
+      button.addEventListener("click", () => { this.setTogether(false, number); this.setOpen(false); });
       get("list").appendChild(document.createElement("li")).append(button);
     });
     for (const speed of SPEEDS) get("speed").add(new Option(`${speed}×`, speed, speed === 1, speed === 1));
@@ -82,7 +85,8 @@ class Viewer {
     const clicks = {
       play: () => this.setPlaying(!this.playing), back: () => this.step(-1), step: () => this.step(1),
       loop: () => this.toggle("loop"), plain: () => this.setKind("plain"), locked: () => this.setKind("locked"),
-      trails: () => this.toggle("trails"), marks: () => this.toggle("marks"), contacts: () => this.toggle("contacts"), sides: () => this.toggle("sides"), follow: () => this.toggle("follow"),
+      trails: () => this.toggle("trails"), marks: () => this.toggle("marks"), contacts: () => this.toggle("contacts"),
+      sides: () => this.toggle("sides"), together: () => this.setTogether(!this.together), follow: () => this.toggle("follow"),
       view: () => this.resetView(), theme: () => this.setTheme(), keys: () => get("help").showModal(),
       menu: () => this.setOpen(true), veil: () => this.setOpen(false),
     };
@@ -102,7 +106,8 @@ class Viewer {
       arrowup: () => this.choose(this.number - 1), arrowdown: () => this.choose(this.number + 1),
       home: () => this.jump(0), end: () => this.jump(this.end), "<": () => pace(-1), ">": () => pace(1),
       l: () => this.toggle("loop"), i: () => this.setKind(this.kind === "plain" ? "locked" : "plain"),
-      t: () => this.toggle("trails"), k: () => this.toggle("marks"), c: () => this.toggle("contacts"), s: () => this.toggle("sides"), f: () => this.toggle("follow"),
+      t: () => this.toggle("trails"), k: () => this.toggle("marks"), c: () => this.toggle("contacts"), s: () => this.toggle("sides"),
+      g: () => this.setTogether(!this.together), f: () => this.toggle("follow"),
       r: () => this.resetView(), d: () => this.setTheme(), "?": () => get("help").showModal(),
       escape: () => { this.setOpen(false); get("save").open = false; },
     };
@@ -117,6 +122,7 @@ class Viewer {
     this.number = number;
     [...get("list").querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-current", i === number));
     get("list").children[number].scrollIntoView({ block: "nearest" });
+    this.end = this.motion.frames - 1;
     get("scrub").max = this.end;
     this.listFiles();
     get("marks").hidden = !this.motion.marks.length;
@@ -136,9 +142,13 @@ class Viewer {
 
   /** Show the selected motion, as generated or with locked feet. */
   async mount() {
-    const { number, kind } = this, track = await this.track(this.motion, kind);
-    if (number !== this.number || kind !== this.kind) return;  // another motion was selected meanwhile
-    this.stage.load([track], this.motion.marks);
+    const { number, kind, together } = this, numbers = together ? this.takes.group() : [number];
+    const tracks = await Promise.all(numbers.map((each) => this.track(this.data.motions[each], kind)));
+    if (number !== this.number || kind !== this.kind || together !== this.together) return;  // something else was selected
+    this.stage.load(tracks, this.motion.marks);
+    this.takes.label(numbers);
+    this.end = Math.max(...tracks.map((track) => track.frames)) - 1;
+    get("scrub").max = this.end;
     this.drawLanes();
     this.seek(this.moment);
   }
@@ -183,6 +193,13 @@ class Viewer {
     for (const id of ["plain", "locked"]) get(id).setAttribute("aria-pressed", id === kind);
     this.listFiles();
     this.mount();
+  }
+
+  /** Show the selected motion and others side by side, or a motion alone. */
+  async setTogether(together, number = this.number) {
+    this.together = together;
+    get("together").setAttribute("aria-pressed", together);
+    await this.choose(number);
   }
 
   toggle(id) {
@@ -244,7 +261,7 @@ class Viewer {
     get("scrub").value = moment;
     get("now").textContent = `${(moment / this.fps).toFixed(2)} s`;
     get("all").textContent = ` / ${(this.end / this.fps).toFixed(2)} s`;
-    get("frame").textContent = ` · ${Math.round(moment) + 1}/${this.motion.frames}`;
+    get("frame").textContent = ` · ${Math.round(moment) + 1}/${this.end + 1}`;
     this.stale = true;
   }
 
@@ -259,13 +276,24 @@ class Viewer {
     this.seek(moment);
   }
 
+  /** Draw as long as the page is visible. */
+  run() {
+    if (this.running || document.hidden || !this.seen) return;
+    this.running = true;
+    this.stale = true;
+    requestAnimationFrame((time) => this.tick(time));
+  }
+
   tick(time) {
+    this.running = !document.hidden && this.seen;
+    if (!this.running) return;
     this.advance(Math.min((time - this.last) / 1000, 0.25));
     this.last = time;
     this.stage.controls.update();
     if (this.stale) {
       this.stale = false;
       this.stage.draw();
+      this.takes.place();
     }
     requestAnimationFrame((next) => this.tick(next));
   }
