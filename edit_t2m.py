@@ -61,6 +61,7 @@ def main() -> None:
             if not opt.no_html:
                 write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
                 print(f"page: {folder / 'index.html'}")
+            print(f"wrote {len(shown)} motion{'s' * (len(shown) > 1)} to {folder}")
     except ValueError as error:
         raise InputError(f"{opt.source_motion}: {error}") from error
 

@@ -40,10 +40,10 @@ def main() -> None:
             file, start, end = str(files[part.motion]), part.start / spec.fps, part.end / spec.fps
             prompt = prompt_of(files[part.motion])
             found[file].append({"start": start, "end": end, "captions": texts} | ({"prompt": prompt} if prompt else {}))
-            made_from = f"  (made from {prompt!r})" if prompt else ""
+            made_from = f"  (prompt: {prompt!r})" if prompt else ""
             print(f"{file} {start:.1f}-{end:.1f} s: {' | '.join(texts)}{made_from}")
         write_text(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        print(f"-> {out}")
+        print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def main() -> None:
             found = [{"score": hit.score, "file": str(gallery.files[part.motion]), "start": part.start / spec.fps,
                       "end": part.end / spec.fps, "prompt": prompt_of(gallery.files[part.motion])}
                      for hit in hits for part in (gallery.parts[hit.row],)]
-        print(f"{len(vectors)} searched in {1000 * (time.perf_counter() - start):.0f} ms")
+        what = "captions" if opt.captions else "motion parts"
+        print(f"searched {len(vectors)} {what} in {1000 * (time.perf_counter() - start):.0f} ms")
 
         for place, one in enumerate(found, 1):
             what = one.get("caption") or f"{one['file']}  {one['start']:.1f}-{one['end']:.1f} s"
@@ -58,7 +59,7 @@ def main() -> None:
             print(f"{place:4d}  {one['score']:.3f}  {what}")
         result = {"query": opt.text or opt.motion, "found": found}
         write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        print(f"-> {out}")
+        print(f"wrote {out}")
 
 
 if __name__ == "__main__":

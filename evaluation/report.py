@@ -95,7 +95,7 @@ def write_report(folder: Path, ext: str, settings: Mapping[str, Any], tables: Ta
                            for row, numbers in tables.items()},
                "notes": list(notes)}
     write_text(paths[1], json.dumps(content, indent=1, allow_nan=False) + "\n")
-    print(f"-> {paths[0]}, {paths[1]}")
+    print(f"wrote {paths[0]} and {paths[1].name}")
     return paths
 
 

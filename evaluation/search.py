@@ -73,7 +73,7 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
         made |= dict(zip(motions, _encode(list(motions.values()), lamp, quiet), strict=True))
         fresh |= {name: {**one, "stamp": stamps[name]} for name, one in made.items()}
         _write(cache, key, fresh)
-        print(f"{len(motions)} of {len(stamps)} motions encoded -> {cache}")
+        print(f"{len(motions)} of {len(stamps)} motions encoded, cached in {cache}")
     broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
     if broken:
         print(f"left out {len(broken)} files without a motion, such as {broken[0]}")

@@ -86,7 +86,7 @@ class SeamGaps:
     velocity: float  # of their velocities
 
     def __str__(self) -> str:
-        return (f"seam: {self.position:.2f} of the largest step elsewhere in position, {self.velocity:.2f} in velocity")
+        return f"loop seam: {self.position:.2f} x the largest step elsewhere, {self.velocity:.2f} x in velocity"
 
 
 def seam_gaps(joints: np.ndarray, skeleton: Skeleton) -> SeamGaps:
