@@ -4,22 +4,285 @@
     python prepare/add_captions.py ROOT --texts DIR
     python prepare/add_captions.py ROOT --names "{action}_{mood}_{take}" --template "a person does a {action}, {mood}"
 """
+import csv
+import io
+import json
+import math
+import re
 import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.specs import DATASETS
+from data.text import SPACY_HINT, SPACY_MODEL, Caption, parse_caption, spacy_pipeline, tag_by_spacy
 from options.base import Parser, accept_seed
-from prepare.captioning import (
-    assign,
-    clips_of,
-    make_tagger,
-    read_table,
-    read_text_files,
-    rows_from_names,
-    write_captions,
-)
+from prepare.importing import ClipSource, read_sources
 from utils.errors import InputError, script
+from utils.files import ROOT, read_text, write_text
+
+TAGS = ROOT / "assets" / "word_tags.txt"
+UNKNOWN_TAG = "OTHER"
+_INFLECTIONS = (("ies", "y"), ("ied", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("es", ""), ("s", ""))
+
+Tagger = Callable[[str], str]  # maps a caption to its tokens, separated by spaces
+
+
+def make_tagger() -> tuple[Tagger, str]:
+    """The best available tagger and its name: spaCy with its small English model, else the word list."""
+    pipeline = spacy_pipeline()
+    if pipeline is not None:
+        return partial(tag_by_spacy, pipeline), f"spaCy ({SPACY_MODEL})"
+    return tag_by_list, f"the word list {TAGS.relative_to(ROOT)}, which covers fewer words than spaCy; {SPACY_HINT}"
+
+
+def tag_by_list(text: str) -> str:
+    """Tag tokens with the word list: a word's most common tag, the stem's tag for inflected forms, ``OTHER`` for the
+    rest."""
+    return " ".join("/".join(_tag(word)) for word in re.findall(r"[^\W\d_]+", text.lower().replace("-", "")))
+
+
+def _tag(word: str) -> tuple[str, str]:
+    known = _known()
+    if word in known:
+        return known[word]
+    for ending, instead in _INFLECTIONS:
+        stem = word.removesuffix(ending) + instead
+        for form in (stem, stem[:-1]) if len(stem) > 3 and stem[-1] == stem[-2] else (stem,):  # "jogging": jog
+            if word.endswith(ending) and known.get(form, ("", ""))[1] in ("NOUN", "VERB"):
+                return known[form]
+    return word, "ADV" if word.endswith("ly") else UNKNOWN_TAG
+
+
+@cache
+def _known() -> dict[str, tuple[str, str]]:
+    lines = read_text(TAGS).splitlines()
+    return {word: (lemma, tag) for word, lemma, tag in (line.split() for line in lines if not line.startswith("#"))}
+
+
+COLUMNS = ("file", "start", "end", "text")
+WHOLE = 0.9  # fraction of a clip that a caption must cover to describe the whole clip
+_SPEC = DATASETS["t2m"]
+_SHORTEST = _SPEC.min_length / _SPEC.fps  # seconds of a clip that a caption must cover
+
+
+@dataclass(frozen=True)
+class Row:
+    """A caption of a motion file or a part of it; times in seconds of the file."""
+
+    file: str
+    text: str
+    start: float = 0.0
+    end: float = math.inf
+    tokens: str = ""
+    where: str = ""  # position of the row, for messages
+
+
+@dataclass
+class Captioned:
+    """Result of assigning captions."""
+
+    texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # lines by clip
+    unused: dict[str, str] = field(default_factory=dict)                            # reason by row
+    bare: list[str] = field(default_factory=list)                                   # clips without a caption
+
+
+def clips_of(root: Path) -> list[ClipSource]:
+    """Clips of a data set and their source files; a clip that was not imported is its own file."""
+    known = {clip.id: clip for clip in read_sources(root)}
+    paths = sorted(path for path in (root / "joints").glob("*.npy") if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{root / 'joints'} has no clip; import some with prepare/import_motion.py")
+    names = {path.stem for path in paths}
+    clips = []
+    for path in paths:
+        name = path.stem
+        if name in known:
+            clips.append(known[name])
+        elif not (name.startswith("M") and name[1:] in names):  # a mirrored twin gets the captions of its original
+            try:
+                frames = len(np.load(path, mmap_mode="r"))
+            except Exception as error:  # a damaged header can raise almost any exception in NumPy
+                raise InputError(f"{path} is not a readable .npy file") from error
+            clips.append(ClipSource(name, name, 0.0, frames / _SPEC.fps, "", "m", "y"))
+    return clips
+
+
+def read_table(path: Path) -> list[Row]:
+    """Rows of a ``.csv`` with columns file, text and optionally start and end, or of a ``.jsonl`` with these keys.
+
+    Raises ``InputError`` naming the line.
+    """
+    text = read_text(path, "captions")
+    if path.suffix.lower() == ".csv":
+        table = csv.DictReader(io.StringIO(text), delimiter=_delimiter(text))
+        entries: Iterable[tuple[int, object]] = ((table.line_num, row) for row in table)
+    elif path.suffix.lower() in (".jsonl", ".json"):
+        entries = ((number, _json(line, f"{path}:{number}"))
+                   for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    else:
+        raise InputError(f"{path}: captions must be .csv or .jsonl with {', '.join(COLUMNS)}")
+    try:
+        rows = [_row(entry, f"{path}:{number}") for number, entry in entries]
+    except csv.Error as error:
+        raise InputError(f"{path} is not a CSV file: {error}") from error
+    if not rows:
+        raise InputError(f"{path} has no caption")
+    return rows
+
+
+def _delimiter(text: str) -> str:
+    """Column separator of a table: comma, semicolon or tab, whichever is most frequent in the header."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    return max(",;\t", key=header.count)
+
+
+def read_text_files(folder: Path) -> list[Row]:
+    """Captions from files ``NAME.txt``, one per line, plain or in the data set format with tokens and times. NAME is a
+    clip id or a file name."""
+    paths = sorted(folder.rglob("*.txt"))
+    if not paths:
+        raise InputError(f"{folder} has no .txt file")
+    rows = []
+    for path in paths:
+        name = str(path.relative_to(folder).with_suffix(""))
+        for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
+            if line.strip():
+                where = f"{path}:{number}"
+                caption = parse_caption(line, where) if "#" in line else Caption(line.strip(), (), 0.0, 0.0)
+                end = math.inf if caption.whole_clip else caption.end
+                rows.append(Row(name, caption.text, caption.start, end, " ".join(caption.tokens), where))
+    return rows
+
+
+def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[Row]:
+    """Captions from file names: the fields that ``pattern`` has in braces are inserted into the ``templates``.
+
+    ``{take}_{action}_{mood}`` matches ``03_walk-fast_sad``; ``a person does a {action}`` then becomes "a person does a
+    walk fast". Files whose names do not match get no caption.
+    """
+    fields = re.findall(r"\{(\w+)\}", pattern)
+    if not fields or len(fields) != len(set(fields)):
+        raise InputError(f"--names {pattern}: it must have fields in braces, each once, such as {{action}}_{{take}}")
+    for template in templates:
+        unknown = set(re.findall(r"\{(\w+)\}", template)) - set(fields)
+        if unknown or re.search(r"[{}]", re.sub(r"\{\w+\}", "", template)):
+            raise InputError(f"--template {template}: available fields are {', '.join(fields)}")
+    parts = re.split(r"\{\w+\}", pattern)
+    expression = re.escape(parts[0]) + "".join(
+        f"(?P<{name}>.+?){re.escape(part)}" for name, part in zip(fields, parts[1:], strict=True))
+    rows = []
+    for file in dict.fromkeys(clip.file for clip in clips):
+        match = re.fullmatch(expression, Path(file).stem)
+        if match:
+            words = {name: re.sub(r"[-_\s]+", " ", value).strip() for name, value in match.groupdict().items()}
+            rows += [Row(file, re.sub(r"\{(\w+)\}", lambda found, words=words: words[found[1]], template),
+                         where=f"{file}, {template}") for template in templates]
+    if not rows:
+        raise InputError(f"--names {pattern} matches none of the files ({clips[0].file}, ...)")
+    return rows
+
+
+def assign(rows: Sequence[Row], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
+    """Assign to each clip the captions of its file that describe it, as lines of ``texts/ID.txt``.
+
+    A caption without times, or one that covers at least 90 % of the clip, describes the whole clip. A caption of a part
+    has its times in the clip and must cover at least 2 seconds of it, else no training sample could be made from it.
+    """
+    result = Captioned()
+    by_name = _by_name(clips)
+    for row in rows:
+        found = by_name.get(_key(row.file))
+        if not found:
+            result.unused[row.where] = f"{'no clip is from' if found is None else 'several files are named'} {row.file}"
+            continue
+        text = " ".join(row.text.replace("#", " ").split())
+        lines = {clip.id: times for clip in found if (times := _times(row, clip))}
+        if not text or not lines:
+            result.unused[row.where] = ("the caption is empty" if not text else
+                                        f"it covers less than {_SHORTEST:g} s of every clip")
+            continue
+        tokens = row.tokens or tagger(text)
+        for clip, (start, end) in lines.items():
+            line = f"{text}#{tokens}#{start}#{end}"
+            if line not in result.texts[clip]:
+                result.texts[clip].append(line)
+    result.bare = [clip.id for clip in clips if clip.id not in result.texts]
+    return result
+
+
+def write_captions(root: Path, captioned: Captioned, append: bool) -> None:
+    """Write ``texts/ID.txt`` of every clip that has captions; ``append`` keeps existing captions."""
+    for clip, lines in captioned.texts.items():
+        path = root / "texts" / f"{clip}.txt"
+        there = read_text(path, "captions").splitlines() if append and path.exists() else []
+        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys([*there, *lines])))
+
+
+def _json(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}") from error
+
+
+def _row(entry: object, where: str) -> Row:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "text")):
+        raise InputError(f"{where}: a caption needs file and text (columns {', '.join(COLUMNS)})")
+    try:
+        start, end = (_number(entry.get(key), default) for key, default in (("start", 0.0), ("end", math.inf)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: start and end must be seconds") from error
+    if end == 0 and start == 0:
+        end = math.inf
+    if not 0 <= start < end:
+        raise InputError(f"{where}: {start:g} to {end:g} s is not a time range")
+    return Row(entry["file"], entry["text"], start, end, where=where)
+
+
+def _number(value: object, default: float) -> float:
+    if value is None or value == "":
+        return default
+    return float(value.replace(",", ".") if isinstance(value, str) else value)  # spreadsheets may write 3,5
+
+
+def _key(name: str) -> str:
+    name = name.replace("\\", "/").removeprefix("./")
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix.lower() in ("bvh", "npy", "npz", "txt") else name
+
+
+def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
+    """Clips by the names a caption may use: an id, a file with its folders, or the bare file name if it is unique.
+
+    A name shared by several files has an empty list.
+    """
+    files, bare = defaultdict(list), defaultdict(set)
+    for clip in clips:
+        files[_key(clip.file)].append(clip)
+        bare[_key(clip.file).rpartition("/")[2]].add(_key(clip.file))
+    short = {name: files[next(iter(full))] if len(full) == 1 else [] for name, full in bare.items()}
+    return short | files | {clip.id: [clip] for clip in clips if clip.id not in files}
+
+
+def _times(row: Row, clip: ClipSource) -> tuple[float, float] | None:
+    """Time range of the clip that the caption describes: (0, 0) for the whole clip, None for no overlap."""
+    named_clip = _key(row.file) == clip.id  # times are relative to the clip
+    offset = 0.0 if named_clip else clip.start
+    length = clip.end - clip.start
+    start, end = max(row.start - offset, 0.0), min(row.end - offset, length)
+    if end - start >= WHOLE * length:
+        return 0.0, 0.0
+    return (round(start, 3), round(end, 3)) if end - start >= _SHORTEST else None
+
+
+
 
 SHOWN = 10  # clips without captions that are listed
 

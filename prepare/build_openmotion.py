@@ -1,16 +1,232 @@
 """Build the openmotion data set from the public sources that are available.
 
     python prepare/build_openmotion.py OUT BANDAI_FOLDER CMU_FOLDER
+
+``assets/openmotion/index.jsonl.xz`` has one line per clip; ``assets/openmotion/README.md`` lists the sources.
 """
+import json
+import lzma
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.language import CONTENTS
+from motion.asf_amc import read_amc
+from motion.bvh import Bvh, chained, read_bvh
+from motion.recording import UNITS, Pose, normalised, resampled_pose
+from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
+from motion.skeleton import T2M
+from motion.source_rig import Placement, place_joints
 from options.base import Parser, accept_seed, positive_int
-from prepare.openmotion import build_openmotion
+from prepare.openmotion_contents import clip_contents
+from prepare.split_dataset import PARTS, write_splits
 from utils.cpu import usable_cores
-from utils.errors import script
+from utils.device import mapping
+from utils.errors import InputError, script
+from utils.files import ROOT, read_text, save_npy, write_text
+
+
+def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int) -> np.ndarray:
+    """Joints (T, 22, 3), y up: ``first``, ``blend`` frames between, ``second``, both with the hierarchy of ``bvh``.
+
+    The second part is rotated about y and translated over the floor so that the heading of hips and shoulders and the
+    position of the pelvis continue from the last frame of the first. Between them, rotations take the shorter arc and
+    positions are linear, with ease-in and ease-out. Raises ``ValueError`` if the pelvis is not a single bone.
+    """
+    pelvis = np.flatnonzero(placement.weights[0])
+    if len(pelvis) != 1:
+        raise ValueError("recordings of a rig whose pelvis is not one bone cannot be joined")
+    first, second = (_freed(bvh, pose, int(pelvis[0])) for pose in (first, second))
+    last = first.joints(bvh, placement)[-1]
+    start = second.joints(bvh, placement)[0]
+    turn = yaw_quat(torch.tensor((_heading(last) - _heading(start)) / 2, dtype=torch.float64))
+    second = _moved(second, int(pelvis[0]), turn, start[0], last[0])
+    steps = torch.arange(1, blend + 1, dtype=torch.float64)[:, None, None] / (blend + 1)
+    ease = steps**2 * (3 - 2 * steps)
+    between = Pose(lerp(first.places[-1], second.places[0], ease.numpy()),
+                   slerp(first.quats[-1:].expand(blend, -1, -1), second.quats[:1].expand(blend, -1, -1), ease))
+    parts = (first, between, second)
+    whole = Pose(np.concatenate([part.places for part in parts]), torch.cat([part.quats for part in parts]))
+    return whole.joints(bvh, placement)
+
+
+def _freed(bvh: Bvh, pose: Pose, pelvis: int) -> Pose:
+    """The same motion with all travel in the pelvis and none in its ancestors."""
+    places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
+    freed, quats = pose.places.copy(), pose.quats.clone()
+    freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))
+    above = pelvis
+    while (above := bvh.parents[above]) >= 0:
+        freed[:, above], quats[:, above] = 0, torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    return Pose(freed, quats)
+
+
+def _moved(pose: Pose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> Pose:
+    """Rotate a pose about ``origin`` and move ``origin`` over or under ``place``."""
+    places, quats = pose.places.copy(), pose.quats.clone()
+    places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
+        place[0], origin[1], place[2]]
+    quats[:, pelvis] = quat_multiply(turn.expand(len(quats), 4), quats[:, pelvis])
+    return Pose(places, quats)
+
+
+def _heading(joints: np.ndarray) -> float:
+    """Heading of a body (22, 3) about y, from +z, from hips and shoulders together."""
+    a, b, c, d = T2M.face_joints
+    across = joints[b] - joints[a] + joints[d] - joints[c]
+    return float(np.arctan2(-across[2], across[0]))
+
+
+INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
+CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"
+CMU_T_POSE = 12  # frames of a CMU file until the initial T-pose is left
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Format of a source's recordings."""
+
+    suffix: str
+    metres: float  # per unit
+
+
+SOURCES = {
+    "bandai-1": Recorded(".bvh", UNITS["cm"]), "bandai-2": Recorded(".bvh", UNITS["cm"]),
+    "cmu": Recorded(".bvh", UNITS["cm"]), "cmu-asf": Recorded(".amc", UNITS["cmu"]),
+    "100style": Recorded(".bvh", UNITS["cm"]),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of the index."""
+
+    id: str
+    source: str                   # one of SOURCES
+    recording: str                # file name without suffix, two joined by + for a joined clip
+    frames: tuple[int, int]       # first and end at 20 fps
+    content: str
+    style: str
+    split: str
+    captions: tuple[str, ...]     # lines of texts/ID.txt
+    joined: tuple[tuple[int, int], ...] = ()  # frames of the clip covered by the two recordings
+
+
+@dataclass
+class Built:
+    """Result of building the clips."""
+
+    clips: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # reason by clip
+    missing: set[str] = field(default_factory=set)         # recordings that were not found
+
+
+def read_index(path: Path = INDEX) -> list[Clip]:
+    """All clips, in the order of their ids."""
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        return [Clip(**json.loads(line)) for line in lines]
+
+
+def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet: bool = False) -> Built:
+    """Write joints, texts and splits of every clip whose recordings are below ``folders``; existing clips are kept.
+
+    Raises ``InputError`` if none of the recordings is found.
+    """
+    files: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder of BVH or AMC files")
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".bvh", ".amc")):
+            files.setdefault(path.name, path)
+    result, jobs, known = Built(), [], {}
+    for clip in read_index():
+        names = [f"{name}{SOURCES[clip.source].suffix}" for name in clip.recording.split("+")]
+        absent = [name for name in names if name not in files]
+        result.missing.update(absent)
+        if not absent:
+            jobs.append((clip, tuple(files[name] for name in names)))
+            known[clip.id] = clip
+    if not jobs:
+        raise InputError(f"none of the recordings is in {', '.join(map(str, folders))}; "
+                         f"assets/openmotion/README.md says where to download them")
+    with mapping(min(workers, len(jobs))) as apply:
+        outcomes = apply(partial(_build_clip, out), jobs)
+        for (clip, _), reason in tqdm(zip(jobs, outcomes, strict=True), total=len(jobs), desc="openmotion",
+                                      disable=quiet or None, leave=False):
+            if reason:
+                result.refused[clip.id] = reason
+            else:
+                result.clips.append(clip.id)
+    write_contents(out, [known[name] for name in result.clips])
+    write_splits(out, {part: [name for name in result.clips if known[name].split == part] for part in PARTS})
+    return result
+
+
+def write_contents(out: Path, clips: Sequence[Clip]) -> None:
+    """Write ``contents.json`` with the contents of each clip and its mirrored twin (``data.language``)."""
+    content_map, listed = json.loads(read_text(CONTENT_MAP)), {}
+    for clip in clips:
+        halves = [name.split("_")[1] for name in clip.recording.split("+")] if clip.joined else []
+        one = clip_contents(clip.content, clip.style, halves, np.load(out / "joints" / f"{clip.id}.npy"), content_map)
+        listed |= {clip.id: asdict(one), f"M{clip.id}": asdict(one.mirrored())}
+    write_text(out / CONTENTS, json.dumps(listed) + "\n")
+
+
+def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
+    """Joints (T, 22, 3) of a clip from its recordings. Raises ``ValueError`` if these are not the recordings of the
+    clip."""
+    recordings = [_recording(path) for path in paths]
+    bvh, placement, first = recordings[0]
+    if clip.joined:
+        (_, end), (start, _) = clip.joined
+        second = recordings[1][2]
+        if (len(first.places), len(second.places)) != tuple(b - a for a, b in clip.joined):
+            raise ValueError(f"its recordings have {len(first.places)} and {len(second.places)} frames at 20 fps")
+        if recordings[1][0].names != bvh.names:
+            raise ValueError("its recordings are of different rigs")
+        joints = joined(bvh, placement, first, second, start - end)
+    else:
+        joints = first.joints(bvh, placement)[clip.frames[0]:clip.frames[1]]
+        if len(joints) != clip.frames[1] - clip.frames[0]:
+            raise ValueError(f"its recording has {len(first.places)} frames at 20 fps, it ends with {clip.frames[1]}")
+    return normalised(SOURCES[clip.source].metres * joints)
+
+
+@lru_cache(maxsize=4)
+def _recording(path: Path) -> tuple[Bvh, Placement, Pose]:
+    bvh = read_amc(path) if path.suffix == ".amc" else read_bvh(path)
+    placement = place_joints(bvh)
+    first = CMU_T_POSE if placement.rig == "CMU/Daz" else 0
+    if len(bvh.values) <= first:
+        raise ValueError(f"{path} has only {len(bvh.values)} frames")
+    return bvh, placement, resampled_pose(bvh, first, len(bvh.values))
+
+
+def _build_clip(out: Path, job: tuple[Clip, tuple[Path, ...]]) -> str | None:
+    """Write one clip and return None, or a reason for refusing it. The text is written last and marks the clip
+    complete."""
+    clip, paths = job
+    text = out / "texts" / f"{clip.id}.txt"
+    if text.exists() and (out / "joints" / f"{clip.id}.npy").exists():
+        return None
+    try:
+        joints = clip_joints(clip, paths)
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+    save_npy(out / "joints" / f"{clip.id}.npy", joints)
+    write_text(text, "".join(f"{line}\n" for line in clip.captions))
+    return None
+
+
+
 
 SHOWN = 10  # missing recordings and refused clips that are listed
 

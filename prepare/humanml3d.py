@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from motion.skeleton import T2M
 from options.base import Parser, accept_seed, positive_int
-from prepare.importing.motion_sources import read_amass, read_body_model, read_real_array
-from prepare.importing.smpl import BodyModel
+from prepare.motion_sources import BodyModel, read_amass, read_body_model, read_real_array
 from utils.cpu import usable_cores
 from utils.device import mapping
 from utils.errors import InputError, script

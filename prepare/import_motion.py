@@ -19,7 +19,7 @@ from motion.bvh import MAX_FRAME_TIME
 from motion.orientation import UP_AXES
 from motion.recording import FPS, UNITS
 from options.base import Parser, accept_seed, bounded, positive_int
-from prepare.importing.import_motion import (
+from prepare.importing import (
     LONGEST,
     NOT_IMPORTED,
     SHORTEST,
@@ -30,7 +30,7 @@ from prepare.importing.import_motion import (
     import_motion,
     shown,
 )
-from prepare.importing.motion_sources import Reader, read_mapping
+from prepare.motion_sources import Reader, read_mapping
 from utils.cpu import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip

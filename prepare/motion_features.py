@@ -20,7 +20,7 @@ from motion.features import ColumnStatistics, features_to_joints, joints_to_feat
 from motion.orientation import TURNED, UP_AXES, UncertainAxis, check_coordinates, stand_up
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
-from prepare.importing.clip_files import SPLITS, twin_of
+from prepare.importing import SPLITS, twin_of
 from utils.cpu import usable_cores
 from utils.device import mapping
 from utils.errors import InputError, script

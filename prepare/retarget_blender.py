@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from motion.bvh import read_bvh
 from options.base import Parser
-from prepare.importing.retarget import Character, Recording, Transfer, retarget
+from prepare.retarget import Character, Recording, Transfer, retarget
 from utils.errors import InputError, script
 from utils.files import atomic_path
 

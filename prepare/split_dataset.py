@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from options.base import Parser, bounded
-from prepare.captioning import clips_of
-from prepare.importing.import_motion import ClipSource
+from prepare.add_captions import clips_of
+from prepare.importing import ClipSource
 from utils.errors import InputError, script
 from utils.files import write_text
 

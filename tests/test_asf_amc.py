@@ -8,8 +8,8 @@ from motion.asf_amc import find_asf, read_amc, read_asf
 from motion.bvh import parse_bvh
 from motion.recording import UNITS, normalised
 from motion.skeleton import T2M
-from prepare.importing.import_motion import ImportJob, import_motion
-from prepare.importing.motion_sources import Reader
+from prepare.importing import ImportJob, import_motion
+from prepare.motion_sources import Reader
 from tests.acclaim import amc_text, asf_text, motion, world
 from utils.errors import InputError
 

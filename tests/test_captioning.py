@@ -8,7 +8,9 @@ import pytest
 import spacy
 
 from data.text import read_captions, spacy_pipeline
-from prepare.captioning import (
+from prepare.add_captions import (
+from data.text import read_captions
+from prepare.add_captions import (
     Row,
     assign,
     clips_of,
@@ -19,7 +21,7 @@ from prepare.captioning import (
     tag_by_list,
     tag_by_spacy,
 )
-from prepare.importing.import_motion import ClipSource
+from prepare.importing import ClipSource
 from tests.toy import ROOT
 from utils.errors import InputError
 

@@ -13,10 +13,10 @@ from data.text import read_captions
 from data.text_motion import load_pairs
 from motion.features import joints_to_features
 from motion.skeleton import T2M
-from prepare.captioning import tag_by_list
-from prepare.checking.check import KINDS, check_data, fault_table
-from prepare.checking.check_fix import fix_data
-from prepare.importing.import_motion import ImportJob, import_motion
+from prepare.add_captions import tag_by_list
+from prepare.check_data import fix_data
+from prepare.checking import KINDS, check_data, fault_table
+from prepare.importing import ImportJob, import_motion
 from prepare.motion_features import Job, prepare_features
 from tests.figures import raising, walking
 from tests.toy import ROOT, as_kit, clips

@@ -10,7 +10,7 @@ from motion.bvh import chained, parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.export import ROOT_NAME, TO_Z_UP, amass_arrays, in_place, on_cycle, unrolled, with_root_bone
 from motion.skeleton import T2M
-from prepare.importing.motion_sources import read_amass
+from prepare.motion_sources import read_amass
 from tests.figures import walking
 from visualization.marks import marks_of
 from visualization.outputs import Formats, write_motion

@@ -8,10 +8,10 @@ import pytest
 from data.specs import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
-from prepare.checking.check import check_data
-from prepare.importing.import_motion import ImportJob, import_motion, read_sources
-from prepare.importing.motion_sources import Reader, Recording
+from prepare.checking import check_data
+from prepare.importing import ImportJob, import_motion, read_sources
 from prepare.motion_features import Job, prepare_features
+from prepare.motion_sources import Reader, Recording
 from tests import figures
 
 WALK = figures.walking(60)

@@ -15,9 +15,8 @@ from motion.bvh import parse_bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.recording import normalised, steady_runs, windows
 from motion.skeleton import T2M
-from prepare.importing.import_motion import LONGEST, Imported, ImportJob, import_motion, read_sources
-from prepare.importing.motion_sources import Reader, read_mapping
-from prepare.importing.smpl import BodyModel
+from prepare.importing import LONGEST, Imported, ImportJob, import_motion, read_sources
+from prepare.motion_sources import BodyModel, Reader, read_mapping
 from tests import figures
 from tests.rigs import moving, renamed, without
 from utils.errors import InputError

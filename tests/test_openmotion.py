@@ -15,8 +15,7 @@ from motion.features import canonical_positions
 from motion.recording import normalised, resampled_pose
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
-from prepare.importing.joining import joined
-from prepare.openmotion import INDEX, SOURCES, build_openmotion, read_index
+from prepare.build_openmotion import INDEX, SOURCES, build_openmotion, joined, read_index
 from tests import figures
 from tests.sample_motion import turned
 from tests.toy import ROOT

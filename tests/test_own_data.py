@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prepare.importing.import_motion import read_sources
+from prepare.importing import read_sources
 from tests.toy import ROOT, TINY_LAMP, TINY_LENGTH, TINY_M2T, TINY_T2M, TINY_VQ, make_bert, run_here
 
 SAMPLES = ROOT.parent / "shared" / "data" / "bvh_samples"

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
-from prepare.importing.retarget import Character, Recording, Transfer, retarget
+from prepare.retarget import Character, Recording, Transfer, retarget
 from tests.figures import bowing, kicking, sitting, squatting, standing, walking
 from tests.toy import ROOT
 
@@ -209,5 +209,5 @@ def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) 
 
 def test_what_blender_imports_does_without_torch() -> None:
     """Blender's Python has no torch."""
-    code = "import sys; sys.modules['torch'] = None; import motion.bvh, options.base, prepare.importing.retarget"
+    code = "import sys; sys.modules['torch'] = None; import motion.bvh, options.base, prepare.retarget"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepare.importing.import_motion import ClipSource
+from prepare.importing import ClipSource
 from prepare.split_dataset import PARTS, Member, split_by_group
 from tests.toy import ROOT
 from utils.errors import InputError

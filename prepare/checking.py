@@ -18,9 +18,9 @@ from data.specs import DatasetSpec
 from data.text import Caption, parse_caption
 from motion.features import ColumnStatistics, features_to_joints
 from motion.quality import bone_length_drift
-from prepare.checking.check_body import BodyCheck, body_faults
-from prepare.importing.import_motion import read_sources
-from prepare.importing.motion_sources import read_real_array
+from prepare.check_body import BodyCheck, body_faults
+from prepare.importing import read_sources
+from prepare.motion_sources import read_real_array
 from utils.device import mapping
 from utils.errors import InputError
 from utils.files import read_text

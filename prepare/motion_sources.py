@@ -1,4 +1,8 @@
-"""Read motion capture files (BVH, ASF/AMC, joint arrays, AMASS archives) as the 22 joints at 20 fps."""
+"""Read motion capture files (BVH, ASF/AMC, joint arrays, AMASS archives) as the 22 joints at 20 fps.
+
+AMASS holds poses of SMPL bodies (Loper et al. 2015). SMPL-H and SMPL-X share SMPL's first 22 joints, which are those of
+HumanML3D in the same order. Skinning is not needed: joints depend on shape and rotations only.
+"""
 import json
 import zipfile
 from collections.abc import Mapping
@@ -7,18 +11,62 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 
 from data.motion_files import REFUSED, resample
 from motion.asf_amc import find_asf, read_amc, read_asf
-from motion.bvh import Bvh, read_bvh
+from motion.bvh import Bvh, chained, read_bvh
 from motion.orientation import check_coordinates
 from motion.recording import FPS, LEG_LENGTHS, leg_length, place_recording, t_pose_ends
 from motion.rig_search import BONES, Place
+from motion.rotation import axis_angle_to_quat, quat_to_matrix
 from motion.skeleton import T2M
 from motion.source_rig import Placement
-from prepare.importing.smpl import BODY_JOINTS, BodyModel
 from utils.errors import InputError
 from utils.files import read_text
+
+BODY_JOINTS = len(T2M)
+
+
+@dataclass(frozen=True)
+class BodyModel:
+    """Joint data of a body model."""
+
+    rest: np.ndarray           # (22, 3) metres, mean body
+    shapes: np.ndarray         # (22, 3, B) displacement per shape parameter
+    parents: tuple[int, ...]   # -1 for the root
+
+    @classmethod
+    def of(cls, template: np.ndarray, shapes: np.ndarray, regressor: np.ndarray, parents: np.ndarray) -> "BodyModel":
+        """Build from vertices (V, 3), shape directions (V, 3, B), joint regressor (J, V) and parents (J,) of a model.
+
+        Raises ``ValueError`` if these are inconsistent.
+        """
+        vertices = template.shape[0] if template.ndim == 2 else 0
+        fits = (template.shape == (vertices, 3) and shapes.ndim == 3 and shapes.shape[:2] == (vertices, 3)
+                and regressor.ndim == 2 and regressor.shape[1] == vertices and len(regressor) >= BODY_JOINTS
+                and parents.shape == (len(regressor),))
+        if not fits:
+            raise ValueError(f"not a body model: template {template.shape}, shapes {shapes.shape}, "
+                             f"regressor {regressor.shape}, parents {parents.shape}")
+        tree = (-1, *(int(parent) for parent in parents[1:BODY_JOINTS]))
+        if any(not 0 <= parent < joint for joint, parent in enumerate(tree) if joint):
+            raise ValueError("not a body model: a joint comes before its parent")
+        rows = regressor[:BODY_JOINTS]
+        return cls(rows @ template, np.einsum("jv,vkb->jkb", rows, shapes), tree)
+
+    def joints(self, poses: np.ndarray, trans: np.ndarray, betas: np.ndarray) -> np.ndarray:
+        """Joints (T, 22, 3) from axis-angle poses (T, 66 or more), root translations (T, 3) and shape parameters
+        (b,)."""
+        count = min(len(betas), self.shapes.shape[-1])
+        rest = self.rest + self.shapes[..., :count] @ betas[:count]
+        turns = torch.as_tensor(poses[:, :3 * BODY_JOINTS], dtype=torch.float64).unflatten(-1, (-1, 3))
+        offsets = rest - rest[list(self.parents)]
+        offsets[0] = rest[0]
+        places = np.repeat(offsets[None], len(poses), 0)
+        places[:, 0] += trans
+        return chained(self.parents, places, quat_to_matrix(axis_angle_to_quat(turns)).numpy())[0]
+
 
 SUFFIXES = (".bvh", ".amc", ".npy", ".npz")
 MAX_BYTES = 1 << 30                 # of a file, or of an array in an archive

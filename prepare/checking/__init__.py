@@ -1,1 +1,0 @@
-"""Check a data set and repair faults that are safe to repair."""
