@@ -55,7 +55,8 @@ def main() -> None:
                 for line in made.report():
                     print(f"{shortened(text)!r}: {line}")
                 joints, marks = made.joints, marks_of(made.constraints, made.joints)
-                shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks))
+                shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks,
+                                          pinned=made.pinned))
                 print(f"{shortened(text)!r}: {len(joints) / spec.fps:.1f} s of motion -> "
                       f"{folder / shown[-1].locked_files[-1]}")
             if not opt.no_html:

@@ -117,7 +117,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
         for line in motion.report():
             tqdm.write(f"{shortened(job.caption)!r}: {line}")
         motions.append(Made(job.number, job.repeat, job.caption, motion.joints, job.parts,
-                            marks_of(motion.constraints, motion.joints), opt.loop))
+                            marks_of(motion.constraints, motion.joints), opt.loop, motion.pinned))
     return motions
 
 

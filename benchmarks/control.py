@@ -10,7 +10,7 @@ densities, so that every combination occurs; ``--every_joint`` uses all joints o
 share of constrained frames off by more than 50 cm, ``average`` the mean error in cm, and ``locked`` the mean error
 after foot locking. FID and R-precision (top 3, batches of 32) are computed against the same clips. ``skating`` (m/s,
 after locking) and ``jerk`` are means, ``seconds`` is the time per motion. The row ``without`` has the same captions and
-seeds without constraints; its errors are those of chance.
+seeds without constraints; its errors are those of chance. The row ``true`` has the ground-truth clips.
 """
 import argparse
 import json
@@ -34,10 +34,10 @@ from data.specs import MAX_TOKENS, DatasetSpec, dataset_spec
 from data.text_motion import Pair, load_pairs
 from evaluation.metrics import fid, r_precision
 from models.control.constraints import Constraint, JointTarget
-from models.control.director import Direction, Director
+from models.control.director import Directed, Direction, Director
 from models.control.optimise import STEPS, ControlSettings
 from models.motion_edit import MotionEditor
-from models.text_to_motion import Sample, Sampling
+from models.text_to_motion import Sample
 from motion.features import features_to_joints
 from motion.foot_locking import lock_feet
 from motion.quality import foot_skating, roughness
@@ -54,7 +54,7 @@ from utils.seeding import stream_seed
 JOINTS = ("pelvis", "head", "left_wrist", "right_wrist", "left_foot", "right_foot")
 DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # number of constrained frames, or their share
 TOP, BATCH = 3, 32
-WITHOUT = "without"
+WITHOUT, TRUE = "without", "true"
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ def frames_of(density: float, count: int, rng: np.random.Generator) -> np.ndarra
     return np.sort(rng.choice(count, min(int(density), count), replace=False))
 
 
-def measure(joints: np.ndarray, features: np.ndarray, seconds: float, frames: np.ndarray, joint: str, truth: np.ndarray,
-            key: tuple[int, str], spec: DatasetSpec) -> Measured:
-    """Measure joints (T, J, 3) whose ``joint`` should be at its position in ``truth`` (T, J, 3) at ``frames``."""
-    locked, place = lock_feet(joints, spec.skeleton, spec.fps), spec.skeleton.joint_names.index(joint)
+def measure(made: Directed, seconds: float, frames: np.ndarray, joint: str, truth: np.ndarray, key: tuple[int, str],
+            spec: DatasetSpec) -> Measured:
+    """Measure a motion whose ``joint`` should be at its position in ``truth`` (T, J, 3) at ``frames``."""
+    joints, place = made.joints, spec.skeleton.joint_names.index(joint)
+    locked = lock_feet(joints, spec.skeleton, spec.fps, made.pinned)
     errors, locked_errors = (np.linalg.norm(motion[frames, place] - truth[frames, place], axis=-1)
                              for motion in (joints, locked))
-    return Measured(key[0], joint, key[1], errors, locked_errors, features,
+    return Measured(key[0], joint, key[1], errors, locked_errors, made.features,
                     foot_skating(locked, spec.skeleton, spec.fps), roughness(joints) * spec.fps**3, seconds)
 
 
@@ -119,6 +120,7 @@ def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argp
             return director.pipeline.tokens([Sample(text, one, length)], director.sampling)[0]
 
         begun = time.perf_counter()
+        true = Directed(truth, pair.features[:length])
         plain, plain_seconds = director.make(Direction(text, draw), seed), time.perf_counter() - begun
         for number, (density, amount) in enumerate(DENSITIES.items()):
             chosen = JOINTS if args.every_joint else JOINTS[(clip + number) % len(JOINTS):][:1]
@@ -133,9 +135,9 @@ def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argp
                 begun = time.perf_counter()
                 made = director.make(Direction(text, draw, place=constrain), seed)
                 seconds = time.perf_counter() - begun
-                for name, motion, taken in ((density, made, seconds), (f"{WITHOUT} {density}", plain, plain_seconds)):
-                    found.append(measure(motion.joints, motion.features, taken, frames, joint, truth, (clip, name),
-                                         spec))
+                for name, motion, taken in ((density, made, seconds), (f"{WITHOUT} {density}", plain, plain_seconds),
+                                            (f"{TRUE} {density}", true, 0.0)):
+                    found.append(measure(motion, taken, frames, joint, truth, (clip, name), spec))
     return found
 
 
@@ -161,22 +163,24 @@ def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) 
 
 
 def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -> dict[str, dict[str, float]]:
-    """Rows by density and by joint, with and without constraints."""
-    def is_plain(row: Measured) -> bool:
-        return row.density.startswith(WITHOUT)
-
-    groups = {"all": [row for row in found if not is_plain(row)], WITHOUT: [row for row in found if is_plain(row)]}
-    groups |= {f"at {density}": [row for row in found if row.density == density] for density in DENSITIES}
-    groups |= {joint: [row for row in found if row.joint == joint and not is_plain(row)] for joint in JOINTS}
+    """Rows by density, by joint and by both, with and without constraints, and of the ground truth."""
+    found = sorted(found, key=lambda row: (row.density, row.clip))  # a batch of R-precision has a clip once
+    rest = {name: [row for row in found if row.density.startswith(name)] for name in (WITHOUT, TRUE)}
+    made = [row for row in found if row.density in DENSITIES]
+    groups = {"all": made} | rest
+    groups |= {f"at {density}": [row for row in made if row.density == density] for density in DENSITIES}
+    groups |= {joint: [row for row in made if row.joint == joint] for joint in JOINTS}
+    groups |= {f"{joint} {density}": [row for row in groups[joint] if row.density == density]
+               for joint in JOINTS for density in DENSITIES}
     return {name: summary(rows, pairs, evaluator) for name, rows in groups.items() if rows}
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
     """Format the table as text."""
     names = list(rows["all"])
-    lines = [f"{'':14s}" + "".join(f"{name:>13s}" for name in names)]
+    lines = [f"{'':16s}" + "".join(f"{name:>13s}" for name in names)]
     for row, numbers in rows.items():
-        lines.append(f"{row:14s}" + "".join(f"{numbers[name]:13.3g}" if name in numbers else f"{'-':>13s}"
+        lines.append(f"{row:16s}" + "".join(f"{numbers[name]:13.3g}" if name in numbers else f"{'-':>13s}"
                                             for name in names))
     return "\n".join(lines)
 
@@ -194,7 +198,7 @@ def main() -> None:
     pairs = load_pairs(spec, args.split, quiet=args.quiet)
     chosen = np.random.default_rng(args.seed).choice(len(pairs), min(args.clips, len(pairs)), replace=False)
     pairs = [pairs[number] for number in chosen]
-    director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, Sampling(),
+    director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, None,
                         ControlSettings(steps=args.steps))
     rows = table(run(director, pairs, spec, args), pairs, evaluator)
     print(report(rows))

@@ -16,7 +16,7 @@ from benchmarks.physical_checks import CHECKS
 from data.specs import MAX_TOKENS, dataset_spec
 from models.control.director import Direction, Director, Draw
 from models.motion_edit import MotionEditor
-from models.text_to_motion import Sample, Sampling
+from models.text_to_motion import Sample
 from options.base import Parser, positive_int
 from options.generate import add_models
 from storage.checkpoint import model_names
@@ -95,7 +95,7 @@ def main() -> None:
     pipeline, files = load_text_to_motion(args.name, None, spec, args.checkpoints_dir, select_device(args.gpu_id),
                                           args.which_epoch, args.res_name)
     print(f"models: {model_names(files)}")
-    director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, Sampling())
+    director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps)
     passed = [bodies(director, args.seeds, args.save), loops(director, args.seeds, args.save)]
     sys.exit(0 if all(passed) else 1)
 

@@ -11,28 +11,34 @@ from motion.skeleton import Skeleton
 
 EASE = 0.1        # s over which a correction fades in before a stance and out after it
 HOLD = 300.0      # weight of sliding relative to changes of the correction between frames
+PIN = 1e5         # the same for a foot joint that keeps its position
 UNITY = 0.3       # weight of differences between the corrections of the joints of a standing foot
 TURN_FRAMES = 5   # over which the pivot moves from one foot joint to another
 BENT, ROOM = 0.95, 0.035  # leg extension above which feet extend it less, and the largest such reduction
 FORWARD = 0.01    # m by which the knee of a straight leg is assumed to be in front
 
 
-def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
+def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float, pinned: np.ndarray | None = None) -> np.ndarray:
     """Joints (T, J, 3), floor at y = 0, with constant bone lengths and feet that do not slide while they stand.
 
     A standing foot joint (``motion.foot``) is held at the position that needs the smallest and smoothest correction,
     which fades in before and out after the stance. Heights are kept, except that nothing is below the floor, and the
     heel rises if the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file
     represents the result exactly.
+
+    Foot joints that are ``pinned`` (T, J) keep their ground position in ``joints``: a constraint put them there. The
+    stance around such a frame is held where it is then.
     """
-    joints = rigid_joints(joints, skeleton)
+    given, joints = np.asarray(joints, np.float64), rigid_joints(joints, skeleton)
+    pinned = np.zeros(joints.shape[:2], bool) if pinned is None else pinned
     still, planted, first = still_steps(joints, skeleton, fps), joints.copy(), 0
     for leg in legs_of(skeleton):
         held = still[:, first:first + len(leg.foot)]
         first += len(leg.foot)
-        planted[:, leg.foot] += _corrections(joints[:, leg.foot], held, EASE * fps)
+        places, pins = joints[:, leg.foot], pinned[:, leg.foot]
+        planted[:, leg.foot] += _corrections(places, held, EASE * fps, pins, given[:, leg.foot] - places)
         planted[:, leg.foot, 1] = np.maximum(planted[:, leg.foot, 1], 0)
-        planted[:, leg.foot] = _rigid_foot(planted, joints, leg, held)
+        planted[:, leg.foot] = _rigid_foot(planted, joints, leg, held, pins)
         planted[:, leg.foot] = _heel_raised(planted, joints, leg)
     return solve_legs(planted, joints, skeleton)
 
@@ -64,12 +70,14 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
     return solved
 
 
-def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray:
+def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndarray,
+                 missing: np.ndarray) -> np.ndarray:
     """Corrections (T, N, 3) of the joints of a foot (T, N, 3) that hold them over ``still`` steps (T - 1, N).
 
     The horizontal corrections d minimise the sum of |d / ease|^2, |Dd|^2, |ease DDd|^2, ``HOLD`` |D(foot + d)|^2 over
-    still steps, and ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands. D
-    is the difference between frames; ``ease`` is in frames.
+    still steps, ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands, and
+    ``PIN`` |d - ``missing``|^2 at ``pins`` (T, N), with ``missing`` (T, N, 3). D is the difference between frames;
+    ``ease`` is in frames.
     """
     frames, count, _ = foot.shape
     ground = foot[..., [0, 2]]
@@ -80,7 +88,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray
     anyone[:-1] += still.any(1)
     link = np.where(anyone > 0, UNITY, 0)[:, None].repeat(count - 1, 1)
     # Diagonals of the quadratic form's matrix: a frame with itself, the next, the one after, and across the foot.
-    itself = np.full((frames, count), 1 / ease**2)
+    itself = 1 / ease**2 + PIN * pins
     itself[:-1] += change
     itself[1:] += change
     itself[:, :-1] += link
@@ -99,7 +107,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray
     for offset, values in ((1, across), (count, following), (2 * count, second)):
         diagonals[offset] = diagonals.get(offset, 0) + values
     pull = on[..., None] * np.diff(ground, axis=0)
-    force = np.zeros_like(ground)
+    force = PIN * pins[..., None] * missing[..., [0, 2]]
     force[:-1] += pull
     force[1:] -= pull
     bands = np.zeros((max(diagonals) + 1, frames * count))  # upper form: row -k is the k-th diagonal, shifted right
@@ -111,14 +119,15 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float) -> np.ndarray
     return correction
 
 
-def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray) -> np.ndarray:
+def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray, pins: np.ndarray) -> np.ndarray:
     """Foot of a leg (T, N, 3) with bones as long as in ``pattern``. Its toe keeps the position in ``joints``, or its
-    ankle while only the ankle stands."""
+    ankle while only the ankle stands or is one of the ``pins`` (T, N)."""
     foot = _feet_from_toe(joints, pattern, leg)
     on_toe = np.ones(len(joints))
     heel_only = still[:, 0] & ~still[:, -1]
     on_toe[:-1][heel_only] = 0
     on_toe[1:][heel_only] = 0
+    on_toe = np.where(pins.any(1), pins[:, -1], on_toe)
     window = np.hanning(TURN_FRAMES + 2)[1:-1]
     on_toe = np.convolve(np.pad(on_toe, TURN_FRAMES // 2, mode="edge"), window / window.sum(), mode="valid")
     return foot + ((1 - on_toe)[:, None] * (joints[:, leg.foot[0]] - foot[:, 0]))[:, None]

@@ -15,6 +15,7 @@ from models.control.constraints import (
     JointTarget,
     Pose,
     RootPath,
+    pinned_joints,
     remaining,
 )
 from models.control.director import Direction, Director
@@ -137,6 +138,14 @@ def test_a_source_stays_as_it_is_where_constraints_do_not_reach(pipeline: TextTo
     moved = optimise(pipeline, pipeline.encode(source), wanted, QUICK, source)
     assert moved.remaining[0].mean < 0.05
     assert np.abs(moved.joints[:5] - start[:5]).max() < np.abs(moved.joints[36] - start[36]).max()
+
+
+def test_joints_with_a_place_are_pinned() -> None:
+    joints = torch.from_numpy(walking(12)).double()
+    pinned = pinned_joints(kinds(joints), 12, 22)
+    assert np.argwhere(pinned[:, 20]).ravel().tolist() == [4, 6, 8]
+    assert pinned[6].all()  # a pose
+    assert pinned.sum() == 22 + 2
 
 
 def test_frames_outside_are_refused(pipeline: TextToMotion) -> None:

@@ -270,3 +270,14 @@ def test_drift_is_a_share_of_the_bone():
     joints = np.float64(figures.standing(3))
     joints[2, 15] = joints[2, 12] + 1.3 * (joints[2, 15] - joints[2, 12])
     assert bone_length_drift(joints, T2M) == pytest.approx(0.3 / 3 / 21, rel=1e-5)
+
+
+def test_a_pinned_foot_keeps_its_place_and_its_stance_stays_there() -> None:
+    joints, toe = rigid_joints(walk(slide=0.3), T2M), T2M.left_feet[1]
+    pinned = np.zeros(joints.shape[:2], bool)
+    pinned[48, toe] = True  # early in a stance that slides by 18 cm
+    free, held = lock_feet(joints, T2M, FPS), lock_feet(joints, T2M, FPS, pinned)
+    assert np.linalg.norm(free[48, toe] - joints[48, toe]) > 0.03
+    assert np.linalg.norm(held[48, toe] - joints[48, toe]) < 0.005
+    assert foot_skating(held, T2M, FPS) < 1.1 * foot_skating(free, T2M, FPS) + 0.01
+    np.testing.assert_allclose(held[:, list(T2M.right_feet)], free[:, list(T2M.right_feet)], atol=1e-9)

@@ -57,6 +57,7 @@ class Made(NamedTuple):
     parts: tuple[tuple[int, str], ...] = ()  # as in ``PageMotion``
     marks: tuple[Mark, ...] = ()             # as in ``PageMotion``
     loop: bool = False                       # the first frame follows the last
+    pinned: np.ndarray | None = None         # (T, J) joints that foot locking leaves where they are
 
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
@@ -78,25 +79,28 @@ def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[Pag
 
 
 def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -> PageMotion:
-    number, repeat, caption, joints, parts, marks, loop = made
-    return write_motion(folder, number, repeat, joints, caption, spec, formats, parts, marks, loop)
+    number, repeat, caption, joints, *rest = made
+    return write_motion(folder, number, repeat, joints, caption, spec, formats, *rest)
 
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
                  formats: Formats, parts: tuple[tuple[int, str], ...] = (), marks: tuple[Mark, ...] = (),
-                 loop: bool = False) -> PageMotion:
+                 loop: bool = False, pinned: np.ndarray | None = None) -> PageMotion:
     """Write one motion, joints (T, J, 3) in metres, under ``folder``. Returns it with its file paths relative to
     ``folder``.
 
     Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
     name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Names with ``_ik`` have locked feet: feet in contact are held
-    still and the legs are solved again. The caption is next to the joints, as ``.txt``. Feet of a ``loop`` are locked
-    across its seam too.
+    still and the legs are solved again, except where ``pinned`` (T, J). The caption is next to the joints, as ``.txt``.
+    Feet of a ``loop`` are locked across its seam too.
     """
     stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
     def lock(motion: np.ndarray) -> np.ndarray:
-        return (rigid_joints(lock_feet_published(motion, spec.skeleton), spec.skeleton) if formats.published_feet
-                else lock_feet(motion, spec.skeleton, spec.fps))
+        if formats.published_feet:
+            return rigid_joints(lock_feet_published(motion, spec.skeleton), spec.skeleton)
+        around = (len(motion) - len(joints)) // 2  # frames of a loop that repeat
+        pins = None if pinned is None else np.pad(pinned, ((around, around), (0, 0)), mode="wrap")
+        return lock_feet(motion, spec.skeleton, spec.fps, pins)
 
     locked = on_cycle(joints, spec.skeleton, round(spec.fps), lock) if loop and len(joints) > 1 else lock(joints)
     plain, locked = np.asarray(joints, np.float32), np.asarray(locked, np.float32)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -194,6 +195,17 @@ def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skele
         errors = scale * constraint.error(joints, skeleton)
         found.append(Remaining(constraint.label, float(errors.mean()), float(errors.max()), constraint.unit))
     return found
+
+
+def pinned_joints(constraints: Sequence[Constraint], frames: int, joints: int) -> np.ndarray:
+    """(frames, joints) whether a constraint gives a joint its place in a frame; foot locking leaves such joints."""
+    pinned = np.zeros((frames, joints), bool)
+    for constraint in constraints:
+        if isinstance(constraint, JointTarget):
+            pinned[constraint.frames.cpu().numpy(), constraint.joint] = True
+        elif isinstance(constraint, Pose):
+            pinned[constraint.frames.cpu().numpy()] = True
+    return pinned
 
 
 def forward(joints: Tensor, skeleton: Skeleton) -> Tensor:

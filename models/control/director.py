@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.control.constraints import Constraint, Remaining
+from models.control.constraints import Constraint, Remaining, pinned_joints
 from models.control.decoding import Decoding
 from models.control.looping import SeamGaps, seam_gaps, seam_painted
 from models.control.optimise import Controlled, ControlSettings, optimise
@@ -35,6 +35,11 @@ class Directed:
     constraints: tuple[Constraint, ...] = ()
     remaining: tuple[Remaining, ...] = ()      # remaining error of each constraint
     seam: SeamGaps | None = None               # for loops
+
+    @property
+    def pinned(self) -> np.ndarray:
+        """(T, J) joints that constraints give a place."""
+        return pinned_joints(self.constraints, *self.joints.shape[:2])
 
     def report(self) -> list[str]:
         """One line for each constraint and for the seam, with NOT MET after unmet constraints."""
