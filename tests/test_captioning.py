@@ -9,8 +9,6 @@ import spacy
 
 from data.text import read_captions, spacy_pipeline
 from prepare.add_captions import (
-from data.text import read_captions
-from prepare.add_captions import (
     Row,
     assign,
     clips_of,
