@@ -80,10 +80,10 @@ class StageJob:
         loss.backward()
         return loss
 
-    def step(self, half: bool = False) -> Callable[[], None]:
+    def step(self, half: bool = False, fused: bool = True) -> Callable[[], None]:
         """Run a whole step: loss, gradients, AdamW; with ``half`` in bfloat16."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = AdamW(trained, lr=1e-5, fused=trained[0].is_cuda or None)
+        optimizer = AdamW(trained, lr=1e-5, fused=fused)
 
         def run() -> None:
             with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=half):

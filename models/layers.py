@@ -1,8 +1,9 @@
-"""Linear layers on the CPU, computed by the faster of two libraries.
+"""Linear layers and convolutions on the CPU, computed by the faster of two libraries.
 
 torch computes float32 matrix products with MKL, which chooses kernels by CPU vendor and does not use AVX-512 on AMD.
-Convolutions use oneDNN, which chooses by instruction set. A linear layer is a convolution of kernel size 1, forward and
-backward, with the same parameters. bfloat16 products always use oneDNN.
+oneDNN chooses by instruction set. torch has operators for it that are not public; without them, a linear layer is
+computed as a convolution of kernel size 1, which uses oneDNN too. Parameters are always the same. bfloat16 products
+always use oneDNN.
 """
 import contextlib
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from utils.cpu import processor
@@ -26,6 +28,8 @@ KINDS = ("mkl", "onednn")
 LEAST = 20480    # size of an input from which torch uses oneDNN for a single image
 PICTURES = 16    # number of images from which torch uses oneDNN with one thread
 PICTURE_ROWS = 8  # rows below which an image costs more than it saves
+
+OPERATORS = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
 
 ROWS, WIDTH = 400, 768  # of the measured product
 ROUNDS = 9
@@ -93,13 +97,45 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     ``activation``, ``none`` or ``gelu``. A packed weight has no gradient."""
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
-    made = (_convolution if _is_faster_as_convolution(x) else F.linear)(x, weight, bias)
+    made = (_by_onednn if _is_large(x) and _uses_onednn(x) else F.linear)(x, weight, bias)
     return F.gelu(made) if activation == "gelu" else made
 
 
-def _is_faster_as_convolution(x: Tensor) -> bool:
-    return (_kind == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > LEAST
-            and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing()))
+def _uses_onednn(x: Tensor) -> bool:
+    return (_kind == "onednn" and x.device.type == "cpu"
+            and not (torch.compiler.is_compiling() or torch.jit.is_tracing()))
+
+
+def _is_large(x: Tensor) -> bool:
+    return x.numel() > LEAST and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _Product.apply(x, weight, bias) if can_pack() else _convolution(x, weight, bias)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+
+
+class _Product(torch.autograd.Function):
+    """``x @ weight.T + bias``. Its gradients are products too; oneDNN computes the weight gradient of a convolution of
+    kernel size 1 at half the speed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])
+        return (_multiply(grad, weight.t()) if for_x else None,
+                _multiply(rows.t(), x.reshape(-1, x.shape[-1]).t()) if for_weight else None,
+                rows.sum(0) if for_bias else None)
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -118,7 +154,7 @@ def _pictures(rows: int) -> int | None:
     return next((count for count in range(PICTURES, rows // PICTURE_ROWS + 1) if rows % count == 0), None)
 
 
-_BY_KIND = {"mkl": F.linear, "onednn": _convolution}
+_BY_KIND = {"mkl": F.linear, "onednn": _by_onednn}
 
 
 class Linear(nn.Linear):
@@ -137,10 +173,47 @@ class Linear(nn.Linear):
             destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
+class Conv1d(nn.Conv1d):
+    """``torch.nn.Conv1d`` without groups, with the same parameters. oneDNN computes it on images of height 1 in
+    channels-last order, and the result (b, c, t) keeps that order in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.weight.is_mkldnn or _uses_onednn(x)):
+            return super().forward(x)
+        if self.kernel_size == (1,):
+            return linear(x.transpose(1, 2), self._as_linear(), self.bias).transpose(1, 2)
+        image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        if self.weight.is_mkldnn:
+            return torch.ops.mkldnn._convolution_pointwise(
+                image, self.weight, self.bias, *self._geometry(), 1, "none", [], "").squeeze(2)
+        padding, stride, dilation = self._geometry()
+        weight = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(image, weight, self.bias, stride, padding, dilation).squeeze(2)
+
+    def pack(self) -> None:
+        """Keep the weight in oneDNN's layout only, as ``Linear.pack``."""
+        weight = self.weight.detach()
+        packed = pack_weight(self._as_linear()) if self.kernel_size == (1,) else (
+            torch.ops.mkldnn._reorder_convolution_weight(weight.unsqueeze(2), *self._geometry(), 1))
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def _as_linear(self) -> Tensor:
+        return self.weight if self.weight.is_mkldnn else self.weight.squeeze(2)
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int]]:
+        """Padding, stride and dilation of an image (1, t)."""
+        return [0, *self.padding], [1, *self.stride], [1, *self.dilation]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.is_mkldnn:
+            shape = self.out_channels, self.in_channels, *self.kernel_size
+            destination[f"{prefix}weight"] = self.weight.to_dense().reshape(shape)
+
+
 def can_pack() -> bool:
     """Whether this version of torch has the required operators, which are not public."""
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -163,7 +236,7 @@ def pack_linears(network: nn.Module) -> None:
 
 def is_packed(network: object) -> bool:
     """Whether the linear layers of a network are packed, so that a row does not depend on the other rows."""
-    return isinstance(network, nn.Module) and any(isinstance(part, Linear) and part.weight.is_mkldnn
+    return isinstance(network, nn.Module) and any(isinstance(part, Linear | Conv1d) and part.weight.is_mkldnn
                                                   for part in network.modules())
 
 

@@ -1,4 +1,4 @@
-"""Linear maps by oneDNN: the numbers, the gradients and the parameters of torch's own, and who decides."""
+"""Linear maps and convolutions by oneDNN: outputs, gradients and parameters are those of torch, and which is chosen."""
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models import layers as module
 from models.layers import (
     KINDS,
+    Conv1d,
     Linear,
     can_pack,
     choose_linear,
@@ -33,11 +34,14 @@ def restored() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "private"), [(1, True), (2, True), (1, False), (2, False)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: bool, threads: int) -> None:
+def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: bool, threads: int, private: bool,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(threads)
+    if not private:  # a torch without the private operators
+        monkeypatch.setattr(module, "OPERATORS", ("_no_such_operator",))
     torch.manual_seed(0)
     inputs = [torch.randn(shape), torch.randn(40, shape[-1]) / shape[-1]**0.5, *([torch.randn(40)] if bias else [])]
     found = []
@@ -52,10 +56,39 @@ def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: 
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
 
 
-def test_large_float32_products_run_as_convolutions_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("width", "kernel", "settings"), [
+    (6, 3, {"padding": 1}), (5, 3, {"padding": 9, "dilation": 9}), (48, 4, {"stride": 2, "padding": 1}),
+    (200, 1, {}), (30, 3, {"padding": 1, "bias": False})])
+def test_convolutions_are_those_of_torch(width: int, kernel: int, settings: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    layer = Conv1d(width, 40, kernel, **settings)
+    x = torch.randn(3, 64, width).transpose(1, 2)
+    found = []
+    for kind in KINDS:
+        use_linear(kind)
+        layer.zero_grad()
+        given = x.clone().requires_grad_()
+        made = layer(given)
+        made.square().mean().backward()
+        found.append([made.detach(), given.grad, *(parameter.grad for parameter in layer.parameters())])
+    before = layer.state_dict()["weight"].clone()
+    if can_pack():
+        layer.pack()
+        assert torch.equal(layer.state_dict()["weight"], before)
+        with torch.no_grad():
+            packed = layer(x)
+            assert torch.equal(layer(x[:1]), packed[:1])
+        found.append([packed])
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=False):
+            assert one.shape == other.shape
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
+
+
+def test_large_float32_products_run_in_onednn_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    convolution = module._convolution
-    monkeypatch.setattr(module, "_convolution", lambda *given: called.append(1) or convolution(*given))
+    by_onednn = module._by_onednn
+    monkeypatch.setattr(module, "_by_onednn", lambda *given: called.append(1) or by_onednn(*given))
     layer, x = Linear(64, 64), torch.randn(400, 64)
     use_linear("mkl")
     layer(x)

@@ -148,7 +148,7 @@ class Trainer:
         self.loader = BatchLoader(dataset, self.batches, device, opt.num_workers)
         groups = stage.parameter_groups(opt.weight_decay)
         self.rates = [group.get("lr", opt.lr) for group in groups]
-        optimizer = AdamW(groups, lr=opt.lr, betas=tuple(opt.betas), fused=device.type == "cuda" or None)
+        optimizer = AdamW(groups, lr=opt.lr, betas=tuple(opt.betas), fused=device.type in ("cpu", "cuda") or None)
         if distributed.world_size() > 1 and device.type == "cuda":
             stage.model = nn.SyncBatchNorm.convert_sync_batchnorm(stage.model)
         self.stage = stage

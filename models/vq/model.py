@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import DROPOUT, GROUPS, VQConfig
+from models.layers import Conv1d
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
 from utils.seeding import WHOLE, BatchSlice
 
@@ -49,8 +50,8 @@ class ResidualBlock(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.norm1 = _norm(norm, width)
         self.norm2 = _norm(norm, width)
-        self.conv1 = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
-        self.conv2 = nn.Conv1d(width, width, 1)
+        self.conv1 = Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.conv2 = Conv1d(width, width, 1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -83,13 +84,13 @@ class Encoder(nn.Module):
                  width: int = 512, depth: int = 3, dilation_growth_rate: int = 3, activation: str = "relu",
                  norm: str | None = None, dropout: float = DROPOUT) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv1d(input_width, width, 3, padding=1), nn.ReLU()]
+        layers: list[nn.Module] = [Conv1d(input_width, width, 3, padding=1), nn.ReLU()]
         for _ in range(down_t):
             layers.append(nn.Sequential(
-                nn.Conv1d(width, width, 2 * stride_t, stride=stride_t, padding=stride_t // 2),
+                Conv1d(width, width, 2 * stride_t, stride=stride_t, padding=stride_t // 2),
                 ResidualStack(width, depth, dilation_growth_rate, activation, norm, dropout),
             ))
-        layers.append(nn.Conv1d(width, output_emb_width, 3, padding=1))
+        layers.append(Conv1d(width, output_emb_width, 3, padding=1))
         self.model = nn.Sequential(*layers)
 
     def forward(self, motion: Tensor) -> Tensor:
@@ -107,14 +108,14 @@ class Decoder(nn.Module):
                  depth: int = 3, dilation_growth_rate: int = 3, activation: str = "relu",
                  norm: str | None = None, dropout: float = DROPOUT) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv1d(output_emb_width, width, 3, padding=1), nn.ReLU()]
+        layers: list[nn.Module] = [Conv1d(output_emb_width, width, 3, padding=1), nn.ReLU()]
         for _ in range(down_t):
             layers.append(nn.Sequential(
                 ResidualStack(width, depth, dilation_growth_rate, activation, norm, dropout),
                 nn.Upsample(scale_factor=2, mode="nearest"),
-                nn.Conv1d(width, width, 3, padding=1),
+                Conv1d(width, width, 3, padding=1),
             ))
-        layers += [nn.Conv1d(width, width, 3, padding=1), nn.ReLU(), nn.Conv1d(width, input_width, 3, padding=1)]
+        layers += [Conv1d(width, width, 3, padding=1), nn.ReLU(), Conv1d(width, input_width, 3, padding=1)]
         self.model = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import SAMPLE_TEMPERATURE
+from models.layers import linear
 from utils.seeding import WHOLE, BatchSlice, sample_columns
 
 ALIVE = 1.0  # running count, in rows per step, from which a code counts as used
@@ -95,8 +96,8 @@ class EmaQuantizer(nn.Module):
 
     def _distances(self, rows: Tensor) -> Tensor:
         """Squared distances (r, codes)."""
-        return (rows.square().sum(1, keepdim=True) - 2 * rows @ self.codebook.T
-                + self.codebook.square().sum(1))
+        products = linear(rows, self.codebook)
+        return products.mul_(-2).add_(rows.square().sum(1, keepdim=True)).add_(self.codebook.square().sum(1))
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Vectors (..., dim) of ids (...); id -1 is the zero vector."""
