@@ -180,25 +180,29 @@ class Conv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.weight.is_mkldnn or _uses_onednn(x)):
             return super().forward(x)
+        packed = self.weight.is_mkldnn and not (x.requires_grad and torch.is_grad_enabled())
+        weight = self.weight if packed else self._dense()
         if self.kernel_size == (1,):
-            return linear(x.transpose(1, 2), self._as_linear(), self.bias).transpose(1, 2)
+            return linear(x.transpose(1, 2), weight if packed else weight.squeeze(2), self.bias).transpose(1, 2)
         image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        if self.weight.is_mkldnn:
-            return torch.ops.mkldnn._convolution_pointwise(
-                image, self.weight, self.bias, *self._geometry(), 1, "none", [], "").squeeze(2)
         padding, stride, dilation = self._geometry()
-        weight = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        if packed:
+            return torch.ops.mkldnn._convolution_pointwise(
+                image, weight, self.bias, padding, stride, dilation, 1, "none", [], "").squeeze(2)
+        weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         return F.conv2d(image, weight, self.bias, stride, padding, dilation).squeeze(2)
 
     def pack(self) -> None:
-        """Keep the weight in oneDNN's layout only, as ``Linear.pack``."""
+        """Keep the weight in oneDNN's layout only, as ``Linear.pack``. Inputs still receive gradients."""
         weight = self.weight.detach()
-        packed = pack_weight(self._as_linear()) if self.kernel_size == (1,) else (
+        packed = pack_weight(weight.squeeze(2)) if self.kernel_size == (1,) else (
             torch.ops.mkldnn._reorder_convolution_weight(weight.unsqueeze(2), *self._geometry(), 1))
         self.weight = nn.Parameter(packed, requires_grad=False)
 
-    def _as_linear(self) -> Tensor:
-        return self.weight if self.weight.is_mkldnn else self.weight.squeeze(2)
+    def _dense(self) -> Tensor:
+        """The weight (out, in, kernel) in torch's layout."""
+        shape = self.out_channels, self.in_channels, *self.kernel_size
+        return self.weight.to_dense().reshape(shape) if self.weight.is_mkldnn else self.weight
 
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
         """Padding, stride and dilation of an image (1, t)."""
@@ -207,13 +211,17 @@ class Conv1d(nn.Conv1d):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.weight.is_mkldnn:
-            shape = self.out_channels, self.in_channels, *self.kernel_size
-            destination[f"{prefix}weight"] = self.weight.to_dense().reshape(shape)
+            destination[f"{prefix}weight"] = self._dense()
 
 
 def can_pack() -> bool:
     """Whether this version of torch has the required operators, which are not public."""
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
+
+
+def packs() -> bool:
+    """Whether networks for inference on the CPU should be packed: oneDNN is in use and can."""
+    return _kind == "onednn" and can_pack()
 
 
 def pack_weight(weight: Tensor) -> Tensor:

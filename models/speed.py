@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.lamp.qformer import Layer as QFormerLayer
-from models.layers import can_pack, choose_linear, pack_linears
+from models.layers import choose_linear, pack_linears, packs
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import EncoderLayer, OutputProcess
 from models.vq.model import Decoder, Encoder
@@ -23,7 +23,7 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
 
     Raises ``InputError`` for fp16 on the CPU, where it is slow and has too small a range.
     """
-    kind = choose_linear(cpu_linear)
+    choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):
         on_cpu = next(network.parameters()).device.type == "cpu"
         dtype = PRECISIONS[automatic_precision(on_cpu) if precision == AUTO else precision]
@@ -33,7 +33,7 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
             _lower(network, dtype)
         if compiled:
             compile_layers(network)
-        elif on_cpu and kind == "onednn" and can_pack():
+        elif on_cpu and packs():
             pack_linears(network)
 
 

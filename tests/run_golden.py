@@ -9,13 +9,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from models.layers import KINDS, use_linear
 from tests.golden.runner import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run parity fixtures against this project's code.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of fixtures, searched through")
-    folders = parser.parse_args().folders
+    parser.add_argument("--cpu_linear", choices=KINDS, default="mkl", help="library of linear layers on the CPU")
+    args = parser.parse_args()
+    use_linear(args.cpu_linear)
+    folders = args.folders
     for folder in folders:
         if not folder.is_dir():
             parser.error(f"no folder {folder}")

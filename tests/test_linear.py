@@ -78,7 +78,10 @@ def test_convolutions_are_those_of_torch(width: int, kernel: int, settings: dict
         with torch.no_grad():
             packed = layer(x)
             assert torch.equal(layer(x[:1]), packed[:1])
-        found.append([packed])
+        layer.zero_grad()
+        given = x.clone().requires_grad_()
+        layer(given).square().mean().backward()  # as in the optimisation of constraints
+        found.append([packed, given.grad])
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=False):
             assert one.shape == other.shape

@@ -92,7 +92,7 @@ def check_lamp(report: Report) -> None:
     motion, ids, mask = report.required("motion", "input_ids", "attention_mask")
     vq = vq_config(manifest, "vq_model.vqvae.encoder.", "vq_model.vqvae.quantizer.codebook")
     config = LaMPConfig(qformer_config(manifest), vq, shapes_of(manifest)["text_proj.weight"][0], published=True)
-    model = filled(LaMP(config, build_tokenizer(vq)), report, LOOSE_NAMES)
+    model = filled(LaMP(config, build_tokenizer(vq)), report, LOOSE_NAMES, gradients=True)
     initial = setting(manifest, "temp_init", default=TEMP_INIT)
     report.equal("initial temp", round(TEMP_INIT, 6), round(initial, 6))
     frozen = sorted({name.split(".")[0] for name, value in model.named_parameters() if not value.requires_grad})

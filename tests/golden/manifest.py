@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from models.layers import pack_linears, packs
 from tests.golden.fill import fill_state_dict
 from tests.golden.report import Report
 
@@ -39,11 +40,15 @@ def setting(manifest: Manifest, *names: str, default: Any = None, inside: str = 
     return default
 
 
-def filled(model: Network, report: Report, ignore: Sequence[str] = ()) -> Network:
-    """The model in eval mode with the fixture's weights, its parameters compared with the manifest's."""
+def filled(model: Network, report: Report, ignore: Sequence[str] = (), gradients: bool = False) -> Network:
+    """The model in eval mode with the fixture's weights, its parameters compared with the manifest's. Linear layers are
+    packed where generation would pack them, unless ``gradients`` are needed."""
     report.parameters(model.state_dict(), ignore)
     fill_state_dict(model.state_dict(), skipped(report.manifest))
-    return model.eval()
+    model.eval()
+    if packs() and not gradients:
+        pack_linears(model)
+    return model
 
 
 def skipped(manifest: Manifest) -> list[str]:
