@@ -2,6 +2,7 @@
 
     python benchmarks/prompt_checks.py [--name NAME] [--seeds 5] [--out FILE.json] [--strips DIR] [--save DIR]
     python benchmarks/prompt_checks.py --joints DIR        # existing motions: DIR/<prompt>_<seed>.npy
+    python benchmarks/prompt_checks.py --seeds 3 --failures docs/failures.webp
 
 A motion passes if all checks of its prompt pass; intervals are over the seeds. A left/right pair is distinguished if
 more than half of the motions of each prompt show the side of that prompt. With ``--data_root``, prompts with words
@@ -158,6 +159,7 @@ def training_words(data_root: Path) -> set[str]:
 
 
 PROMPTS = Path(__file__).with_name("prompts.json")
+FAILURES = 8  # kinds of motion in the picture of failures
 
 
 def build_parser() -> Parser:
@@ -175,6 +177,8 @@ def build_parser() -> Parser:
                         help="check existing DIR/<prompt>_<seed>.npy (frames, 22, 3); prompts are numbered from 0")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions, to be read with --joints")
     parser.add_argument("--strips", type=Path, metavar="DIR", help="write a picture per prompt with a row per seed")
+    parser.add_argument("--failures", type=Path, metavar="FILE.webp",
+                        help=f"draw a failed motion of each of the {FAILURES} kinds that fail most; print their table")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every verdict and its measures as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -220,12 +224,43 @@ def write_strips(folder: Path, prompts: list[CheckedPrompt], motions: list[list[
                  verdicts: list[list[Verdict]]) -> None:
     """Write a picture per prompt, with a row per seed that names the failed checks."""
     for index, (prompt, made, found) in enumerate(zip(prompts, motions, verdicts, strict=True)):
-        captions = []
-        for verdict in found:
-            failed = [name for name, said_yes in verdict.checks.items() if not said_yes]
-            outcome = f"not {', '.join(failed)}" if failed else "passed"
-            captions.append(f"{prompt.text} | seed {verdict.seed} | {outcome}")
+        captions = [f"{prompt.text} | seed {verdict.seed} | {outcome(verdict)}" for verdict in found]
         strip(folder / f"{index:02d}.png", made, captions)
+
+
+def outcome(verdict: Verdict) -> str:
+    """The failed checks of a motion, or that it passed."""
+    failed = [name for name, said_yes in verdict.checks.items() if not said_yes]
+    return f"not {', '.join(failed)}".replace("_", " ") if failed else "passed"
+
+
+def worst(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]], count: int = FAILURES) -> list[tuple[int, int]]:
+    """A failed motion (prompt, seed) of each of the ``count`` kinds that fail most: the first one of the prompt that
+    fails most."""
+    shares = {group: numbers["share"] for group, numbers in summarise(prompts, verdicts)["groups"].items()}
+    chosen = []
+    for group in sorted(shares, key=shares.get)[:count]:
+        failed = {index: [verdict.seed for verdict in found if not verdict.passed]
+                  for index, (prompt, found) in enumerate(zip(prompts, verdicts, strict=True)) if prompt.group == group}
+        index = max(failed, key=lambda index: len(failed[index]))
+        chosen += [(index, failed[index][0])] if failed[index] else []
+    return chosen
+
+
+def write_failures(path: Path, prompts: list[CheckedPrompt], motions: list[list[np.ndarray]],
+                   verdicts: list[list[Verdict]]) -> list[str]:
+    """Draw the ``worst`` motions, a row each. Returns a markdown table of their kinds."""
+    groups = summarise(prompts, verdicts)["groups"]
+    lines = ["| kind | passed | prompt in the picture | failed checks |", "| --- | --- | --- | --- |"]
+    chosen = worst(prompts, verdicts)
+    for index, seed in chosen:
+        counts = groups[prompts[index].group]
+        lines.append(f"| {prompts[index].group} | {counts['passed']} of {counts['motions']} | {prompts[index].text} | "
+                     f"{outcome(verdicts[index][seed]).removeprefix('not ')} |")
+    if chosen:
+        captions = [f"{prompts[index].text} | {outcome(verdicts[index][seed])}" for index, seed in chosen]
+        strip(path, [motions[index][seed] for index, seed in chosen], captions, height=180)
+    return lines
 
 
 def report(summary: dict) -> str:
@@ -277,6 +312,8 @@ def main() -> None:
         write_strips(args.strips, prompts, motions, verdicts)
     summary = summarise(prompts, verdicts, training_words(args.data_root) if args.data_root else None)
     print(report(summary))
+    if args.failures:
+        print("", *write_failures(args.failures, prompts, motions, verdicts), sep="\n")
     if args.out:
         write_text(args.out, json.dumps(summary, indent=1) + "\n")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import check_calibration, prompt_checks
 from benchmarks.check_calibration import TRUTHS
@@ -104,6 +105,23 @@ def test_the_script_judges_motions_made_elsewhere(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "overall: 2 of    2  100.0 % passed, 1 of 1 left/right pairs distinguished"
     assert json.loads((tmp_path / "out.json").read_text())["overall"]["passed"] == 2
     assert sorted(path.name for path in (tmp_path / "strips").iterdir()) == ["00.png", "01.png"]
+
+
+def test_failures_are_drawn_by_kind_the_worst_first(tmp_path: Path) -> None:
+    standing = {"text": "a person stands", "group": "stand", "checks": ["stands_still"]}
+    jumping = {"text": "a person jumps", "group": "jump", "checks": ["jumps_up"]}
+    prompts = prompt_checks.read_prompts(write_prompts(tmp_path, [standing, *PAIR, jumping]))
+    motions = [[figures.standing(60)] * 2, [figures.raising("left")] * 2,
+               [figures.raising("right"), figures.raising("left")], [figures.standing(60)] * 2]
+    verdicts = [[prompt_checks.check_motion(prompt, joints, seed) for seed, joints in enumerate(made)]
+                for prompt, made in zip(prompts, motions, strict=True)]
+    assert prompt_checks.worst(prompts, verdicts) == [(3, 0), (2, 1)]
+    assert prompt_checks.worst(prompts, verdicts, 1) == [(3, 0)]
+    table = prompt_checks.write_failures(tmp_path / "failed.webp", prompts, motions, verdicts)
+    assert table[2] == "| jump | 0 of 2 | a person jumps | jumps up |"
+    assert len(table) == 4
+    with Image.open(tmp_path / "failed.webp") as picture:
+        assert picture.format == "WEBP" and picture.height == 2 * 180
 
 
 def test_a_missing_motion_is_one_line(tmp_path: Path) -> None:

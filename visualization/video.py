@@ -98,7 +98,7 @@ def _widen(pipe: BinaryIO) -> None:
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
           height: int = 300) -> None:
-    """Write a contact sheet (PNG) with one row per motion and ``poses`` of its frames from first to last.
+    """Write a contact sheet (.png or .webp) with one row per motion and ``poses`` of its frames from first to last.
 
     ``motions``, ``captions`` and errors as in ``write_video``.
     """
@@ -110,7 +110,7 @@ def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str
     for row, picture in enumerate(rows):
         sheet.paste(picture, (0, row * height))
     with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format=Path(path).suffix[1:])
 
 
 def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:

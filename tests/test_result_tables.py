@@ -1,14 +1,17 @@
-"""The ablations: one command trains every row with every seed, resumes, and prints means and standard deviations."""
+"""Tables of docs/results.md. The ablations: one command trains every row with every seed, resumes, and prints means and
+standard deviations. The cost table: a row for every stage."""
 import importlib
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from benchmarks import ablations
+from benchmarks import ablations, cost_table
+from benchmarks.train_jobs import TOY, stage_jobs
 from models.hub import CLIP_NAME
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.toy import make_dataset, run_here
@@ -97,3 +100,14 @@ def test_a_run_that_fails_is_named_by_its_row(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         run_here(ablations.main, *FLAGS, "--seeds", 3, "--groups", "attention", cwd=tmp_path)
     assert capsys.readouterr().err.endswith("attention, full, seed 3: error: x\n")
+
+
+def test_the_cost_table_has_a_row_for_every_stage(monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["cost_table.py", "--sizes", "toy", "--batch", "2"])
+    cost_table.main()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[2:]] == [*stage_jobs(TOY)]
+    assert all(float(seconds) > 0 and 0 < float(peak) < 4 for _, _, seconds, peak in rows[2:])
+    tokenizer = stage_jobs(TOY)["vq"](2).model
+    assert cost_table.measure(("toy", "vq", 2)).parameters == sum(weight.numel() for weight in tokenizer.parameters())
