@@ -186,10 +186,10 @@ def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[t
         else:
             track.append((make_prompt(text, None, where).text, count))
     track += [(one, 1) for one in owner[sum(count for _, count in track):]]
-    return _joined(track)
+    return joined(track)
 
 
-def _joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+def joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     """Merge neighbours with the same text."""
     joined: list[tuple[str, int]] = []
     for text, count in track:

@@ -1,240 +1,261 @@
-"""The page of the app: four tabs, each with a viewer. Needs Gradio."""
-import functools
-import html
-import logging
-import random
-from collections.abc import Callable, Sequence
-from pathlib import Path
+"""The page of the app. Needs Gradio."""
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from serving.inputs import Kept
-from serving.workshop import ARCHIVE, FORMATS, PAGE, Result, Workshop
+from serving.api import add_api
+from serving.asks import Ask
+from serving.desk import FOUND, MADE_HERE, PROGRESS, Desk, Update, new_seed
+from serving.history import Take
+from serving.stage import EMPTY, Card, cards_of, formats_of, history_of, page_of, results, stage_of, table
 from utils.errors import InputError
 
-ADDRESS = "made"  # URL path of the rooms
-UPLOADED, MADE_HERE = "a file of yours", "a motion made here"
 EXAMPLES = (
     "a person walks in a circle to the left", "someone waves with the right hand",
     "a man jogs forward in a straight line", "a person kicks with the left leg",
     "an actor bows deeply to the audience")
-EMPTY = '<div class="stage"><p>{}</p></div>'
 INTRO = "# LaMP\nWords to motion, and motion to words."
-
-# On a small screen the viewer is below the form.
-SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
-  { block: "nearest", behavior: "smooth" })"""
-STYLE = Path(__file__).with_name("style.css")
+SIDE_BY_SIDE = 4
 
 
-def theme() -> gr.themes.Base:
-    """Colours of the viewer and system fonts: nothing is downloaded."""
-    letters = ["ui-sans-serif", "system-ui", "sans-serif"]
-    return gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
-                             font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
-
-
-def reports_errors(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Show ``InputError`` in the page as one line; log unexpected errors in the terminal."""
-
-    @functools.wraps(work)
-    def wrapped(*given: Any) -> Any:
-        try:
-            return work(*given)
-        except InputError as error:
-            line = " ".join(str(error).split())
-        except Exception:
-            logging.getLogger(__name__).exception("a request failed")
-            line = "this did not work; the terminal of the app has the details"
-        raise gr.Error(html.escape(line, quote=False), duration=None, print_exception=False)
-
-    return wrapped
-
-
-def viewer(result: Result) -> str:
-    """The sentence and links of a result, and its page in a frame."""
-    room = f"{ADDRESS}/{result.room.name}"
-    links = [f'<a href="{room}/{PAGE}" target="_blank">Open in a new tab</a>']
-    if result.has_archive:
-        links.append(f'<a href="{room}/{ARCHIVE}" download>All files (.zip)</a>')
-    return (f'<div class="summary"><span>{html.escape(result.said)}</span>{"".join(links)}</div>'
-            f'<div class="stage"><iframe src="{room}/{PAGE}" title="The motion" allow="fullscreen"></iframe></div>')
-
-
-def table(rows: Sequence[tuple[str, str]]) -> str:
-    """A table of times and captions."""
-    lines = "".join(f"<tr><td>{html.escape(when)}</td><td>{html.escape(text)}</td></tr>" for when, text in rows)
-    return f'<table class="rows">{lines}</table>'
-
-
-def picked(origin: str, upload: str | None, chosen: str | None) -> tuple[str | None, str | None]:
-    """The upload and the choice, of which only that of ``origin`` counts."""
-    return (upload, None) if origin == UPLOADED else (None, chosen)
-
-
-class Layout:
+class Layout(Desk):
     """Builds the page; the button of every tab calls one method of the workshop."""
-
-    def __init__(self, workshop: Workshop, seed: int) -> None:
-        self.workshop, self.limits, self.seed = workshop, workshop.limits, min(seed, workshop.limits.seed)
 
     def build(self) -> gr.Blocks:
         """The page."""
-        models = self.workshop.models
+        models, workshop = self.workshop.models, self.workshop
+        self.example = workshop.make(Ask(self.seed, workshop.sampling.cond_scale, EXAMPLES[0]))[0]
         with gr.Blocks(title="LaMP", analytics_enabled=False, fill_width=True) as page:
             gr.Markdown(INTRO)
-            self.kept = gr.State(())
-            self.choices: list[gr.Dropdown] = []
-            self.origins: list[gr.Radio] = []
-            self.uploads: list[gr.File] = []
-            with gr.Tab("Generate"):
-                generate = self._generate()
-            with gr.Tab("Edit"):
-                edit = self._edit()
-            with gr.Tab("Caption"):
-                if models.m2t is None:
-                    gr.Markdown("There is no captioning model. Name one with `--m2t_name`.")
-                else:
-                    self._caption()
-            with gr.Tab("Search"):
-                if models.lamp is None:
-                    gr.Markdown("There is no model for search. Name a LaMP model with `--lamp_name`.")
-                else:
-                    self._search()
-            # All drop-down lists exist by now, so that results of one tab can be offered in the others.
-            for begin in (generate, edit):
-                begin()
+            self.table = gr.State([])  # ids of the motions side by side
+            with gr.Tabs(selected="generate") as self.tabs:
+                with gr.Tab("Generate", id="generate"):
+                    self._generate_form()
+                with gr.Tab("Edit", id="edit"):
+                    self._edit_form()
+                with gr.Tab("Caption", id="caption"):
+                    if models.captioner is None:
+                        gr.Markdown("There is no captioning model. Name one with `--m2t_name`.")
+                    else:
+                        self._caption()
+                with gr.Tab("Search", id="search"):
+                    if models.lamp is None:
+                        gr.Markdown("There is no model for search. Name a LaMP model with `--lamp_name`.")
+                    else:
+                        self._search()
+                with gr.Tab("History", id="history"):
+                    self._history()
+            # All lists of motions exist by now, so that results of one tab can be offered in the others.
+            self._generate()
+            self._edit()
+            page.load(self._arrive, None, [*self.shown, *self.offered, self.fault, *self.form],
+                      api_visibility="private", concurrency_limit=None, show_progress_on=self.view)
+            page.unload(self._leave)
+            add_api(self)
         return page
 
-    def _generate(self) -> Callable[[], None]:
+    def _leave(self, request: gr.Request) -> None:
+        """Drop the jobs of a visitor who has gone."""
+        self.jobs.cancel(str(request.session_hash))
+
+    def _generate_form(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                prompt = self._prompt("What does the person do?", EXAMPLES[0])
-                button = gr.Button("Generate", variant="primary")
+                prompt = self.prompt("What does the person do?", EXAMPLES[0])
+                with gr.Row():
+                    self.go = gr.Button("Generate", variant="primary", min_width=120)
+                    self.again = gr.Button("Again", min_width=120)
+                self.stop = self.cancel()
                 gr.Examples([[example] for example in EXAMPLES], [prompt], label="For example")
                 with gr.Accordion("Settings", open=False):
                     auto = gr.Checkbox(True, label="Let the model choose the length")
                     seconds = gr.Number(6, label=f"Seconds, at most {self.limits.seconds:g}", visible=False)
                     auto.change(lambda chosen: gr.update(visible=not chosen), auto, seconds, queue=False,
                                 api_visibility="private")
-                    draws = self._draws()
-            stage = self._stage("The motion will play here.")
+                    draws = self.draws()
+            self.fault, self.view = self.stage("The motion will play here.")
+        self.form = [prompt, auto, seconds, *draws]
+        self.shown = [self.view, self.table]
 
-        def work(kept: tuple[Kept, ...], text: str, by_model: bool, length: float, *how: Any) -> Result:
-            return self.workshop.generate(text, None if by_model else length, *how, kept)
+    def _generate(self) -> None:
+        prompt, _, _, seed, *_ = self.form
 
-        return functools.partial(self._makes, [button.click, prompt.submit], work,
-                                 [self.kept, prompt, auto, seconds, *draws], stage)
+        def generate(owner: str, text: str, by_model: bool, length: float, seed: float, guidance: float, count: float,
+                     formats: Sequence[str]) -> Update:
+            ask = self.ask(prompt=text, seconds=None if by_model else length, seed=seed, guidance=guidance)
+            return self._show(owner, self.workshop.make(ask, count, formats))
 
-    def _edit(self) -> Callable[[], None]:
+        def again(owner: str, shown: Sequence[str]) -> Update:
+            if not shown:
+                raise InputError("make a motion first")
+            return another(owner, shown[-1], shown)
+
+        def another(owner: str, identity: str, shown: Sequence[str]) -> Update:
+            last = self.take(owner, identity)
+            made = self.workshop.make(replace(last.ask, seed=new_seed()), 1, formats_of(last))
+            beside = [self.workshop.refreshed(self.take(owner, one)) for one in shown[-SIDE_BY_SIDE + 1:]]
+            return {seed: made[0].ask.seed} | self._show(owner, made, beside)
+
+        def keep(owner: str, identity: str, _: Sequence[str]) -> Update:
+            self.history.keep(owner, identity)
+            return self._show(owner, (), [self.take(owner, identity)])
+
+        outputs = [*self.shown, *self.offered, seed]
+        self.on([self.go.click, prompt.submit], generate, self.form, outputs, self.view, self.fault, self.stop)
+        self.on([self.again.click], again, [self.table], outputs, self.view, self.fault, self.stop)
+        self.on_button(self.view, {"keep": keep}, [self.table], outputs, self.view, self.fault)
+        self._edits(self.view, self.fault)
+
+        def reopen(owner: str, identity: str, _: Sequence[str]) -> Update:
+            take = self.workshop.refreshed(self.take(owner, identity))
+            return self._show(owner, (), [take]) | {self.tabs: gr.update(selected="generate")}
+
+        def retake(owner: str, identity: str, _: Sequence[str]) -> Update:
+            return another(owner, identity, [identity]) | {self.tabs: gr.update(selected="generate")}
+
+        self.on_button(self.past, {"open": reopen, "again": retake}, [self.table], [*outputs, self.tabs], self.past,
+                       self.past_fault)
+        self._edits(self.past, self.past_fault)
+
+    def ask(self, **record: Any) -> Ask:
+        """A checked request."""
+        return Ask.read({name: value for name, value in record.items() if value is not None}, self.limits)
+
+    def _show(self, owner: str, made: Sequence[Take], beside: Sequence[Take] = ()) -> Update:
+        """Updates that show motions on the first tab, new ones after others."""
+        takes = [*beside, *made]
+        offers = self.made(owner, made) if made else self.offers(owner, takes[-1].id)
+        return {self.view: stage_of(takes), self.table: [take.id for take in takes]} | offers
+
+    def _arrive(self, request: gr.Request, progress: gr.Progress = PROGRESS) -> Update:
+        """The first view: the motion of a permalink, the newest of the history, or the example."""
+        owner, query = self.guests.owner(request), dict(request.query_params)
+        latest = self.history.of(owner)[:1]
+
+        def work() -> Update:
+            if not {"prompt", "blocks"} & query.keys():
+                return self._show(owner, (), [self.workshop.refreshed(latest[0] if latest else self.example)])
+            ask = Ask.from_query(query, self.limits)
+            takes = self.workshop.make(ask, model=query.get("model"))
+            prompt, auto, seconds, seed, guidance, *_ = self.form
+            return self._show(owner, takes) | {
+                prompt: ask.prompt, auto: ask.seconds is None, seconds: ask.seconds or 6, seed: ask.seed,
+                guidance: ask.guidance}
+
+        return self._handled(request, work, self.fault, progress)
+
+    def _edits(self, part: gr.HTML, fault: gr.HTML) -> None:
+        """Let the buttons in ``part`` open a motion in the tab for editing."""
+
+        def edit(owner: str, identity: str) -> Update:
+            if identity.startswith(FOUND):
+                label = self.workshop.open_file(identity.removeprefix(FOUND))[0].name
+                choices = [(take.label, take.id) for take in self.history.of(owner)]
+                chosen = gr.update(choices=[*choices, (label, identity)], value=identity)
+            else:
+                if self.example is not None and identity == self.example.id:
+                    self.history.add(owner, [self.example])
+                chosen = self.offers(owner, identity)[self.edit_source[2]]
+            return {self.tabs: gr.update(selected="edit"), self.edit_source[0]: MADE_HERE, self.edit_source[2]: chosen}
+
+        self.on_button(part, {"edit": edit}, [], [self.tabs, self.edit_source[0], self.edit_source[2]], part, fault)
+
+    def _edit_form(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                source = self._source("A motion to edit")
+                self.edit_source = self.source_inputs("A motion to edit")
                 sections = gr.Textbox("0.3,0.6", label="Parts to regenerate", max_lines=1, max_length=200,
                                       info="Shares of the motion such as 0.3,0.6, or tokens of 4 frames such as 20,40")
-                prompt = self._prompt("What happens in these parts?", "a person kicks with the left leg")
-                button = gr.Button("Edit", variant="primary")
+                prompt = self.prompt("What happens in these parts?", "a person kicks with the left leg")
+                self.edit_go = gr.Button("Edit", variant="primary")
+                self.edit_stop = self.cancel()
                 with gr.Accordion("Settings", open=False):
-                    draws = self._draws()
-            stage = self._stage("The edited motion and the original will play here.")
+                    draws = self.draws()
+            self.edit_fault, self.edit_view = self.stage("The edited motion and the original will play here.")
+        self.edit_form = [*self.edit_source, sections, prompt, *draws]
 
-        def work(kept: tuple[Kept, ...], origin: str, upload: str | None, chosen: str | None, *what: Any) -> Result:
-            return self.workshop.edit(*picked(origin, upload, chosen), kept, *what)
+    def _edit(self) -> None:
+        def edit(owner: str, origin: str, upload: str | None, chosen: str | None, sections: str, text: str,
+                 seed: float, guidance: float, count: float, formats: Sequence[str]) -> Update:
+            ask = self.ask(prompt=text, sections=sections, seed=seed, guidance=guidance)
+            if not ask.sections:
+                raise InputError(f"name 1 to {self.limits.sections} parts, such as 0.3,0.6")
+            takes = self.workshop.make(ask, count, formats, self.source(owner, origin, upload, chosen))
+            offers = self.made(owner, takes)
+            if origin == MADE_HERE:  # the next edit is of the same motion
+                offers[self.edit_source[2]] = self.offers(owner, chosen)[self.edit_source[2]]
+            return {self.edit_view: stage_of(takes)} | offers
 
-        return functools.partial(self._makes, [button.click, prompt.submit], work,
-                                 [self.kept, *source, sections, prompt, *draws], stage)
+        def keep(owner: str, identity: str) -> Update:
+            self.history.keep(owner, identity)
+            return {self.edit_view: stage_of([self.take(owner, identity)])} | self.offers(owner, identity)
+
+        prompt = self.edit_form[4]
+        outputs = [self.edit_view, *self.offered]
+        self.on([self.edit_go.click, prompt.submit], edit, self.edit_form, outputs, self.edit_view, self.edit_fault,
+                self.edit_stop)
+        self.on_button(self.edit_view, {"keep": keep}, [], outputs, self.edit_view, self.edit_fault)
+        self._edits(self.edit_view, self.edit_fault)
 
     def _caption(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                source = self._source("A motion to caption")
+                source = self.source_inputs("A motion to caption")
                 count = gr.Number(3, label=f"Captions, at most {self.limits.captions}")
                 drawn = gr.Checkbox(False, label="Sample captions instead of taking the most likely words")
                 seed = gr.Number(self.seed, label="Seed")
                 button = gr.Button("Caption", variant="primary")
+                stop = self.cancel()
                 captions = gr.HTML()
-            stage = self._stage("The motion will play here, with its caption.")
+            fault, view = self.stage("The motion will play here, with its caption.")
 
-        @reports_errors
-        def work(kept: tuple[Kept, ...], origin: str, upload: str | None, chosen: str | None,
-                 *how: Any) -> tuple[Any, ...]:
-            result = self.workshop.caption(*picked(origin, upload, chosen), kept, *how)
-            return viewer(result), table(result.rows)
+        def work(owner: str, origin: str, upload: str | None, chosen: str | None, *how: Any) -> Update:
+            shown = self.workshop.caption(self.source(owner, origin, upload, chosen), *how)
+            return {view: page_of(shown), captions: table(shown.rows)}
 
-        self._runs([button.click], work, [self.kept, *source, count, drawn, seed], [stage, captions])
+        self.on([button.click], work, [*source, count, drawn, seed], [view, captions], view, fault, stop)
 
     def _search(self) -> None:
         places = [*(["the gallery"] if self.workshop.models.gallery else []), "what was made here"]
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                text = self._prompt("What do you look for?", "someone waves")
-                source = self._source("Or a motion, without words")
+                text = self.prompt("What do you look for?", "someone waves")
+                source = self.source_inputs("Or a motion, without words")
                 place = gr.Radio(places, value=places[0], label="Among")
                 top_k = gr.Number(6, label=f"How many, at most {self.limits.found}")
                 button = gr.Button("Search", variant="primary")
-            stage = self._stage("Results will play here.")
+                stop = self.cancel()
+            with gr.Column(scale=5, min_width=340):
+                fault, view = results(classes=["faults"]), results(EMPTY.format("Results will appear here."))
+                found = results()
 
-        @reports_errors
-        def work(kept: tuple[Kept, ...], words: str, origin: str, upload: str | None, chosen: str | None, among: str,
-                 count: float) -> str:
-            source = picked(origin, upload, chosen)
-            return viewer(self.workshop.search(words, *source, kept, among == places[-1], count))
+        def work(owner: str, words: str, origin: str, upload: str | None, chosen: str | None, among: str,
+                 count: float) -> Update:
+            asked = None if (words or "").strip() else self.source(owner, origin, upload, chosen)
+            takes = self.history.of(owner) if among == places[-1] else None
+            said, hits = self.workshop.search(words, asked, takes, count)
+            cards = [Card(hit.take or FOUND + str(hit.file), hit.prompt, f"{hit.score:.2f} · {hit.seconds:.1f} s",
+                          hit.picture, (("open", "Open"), ("edit", "Edit"))) for hit in hits]
+            return {view: cards_of(cards, said), found: ""}
 
-        self._runs([button.click, text.submit], work, [self.kept, text, *source, place, top_k], [stage])
+        def reopen(owner: str, identity: str) -> Update:
+            if identity.startswith(FOUND):
+                return {found: page_of(self.workshop.open_file(identity.removeprefix(FOUND))[1])}
+            return {found: stage_of([self.workshop.refreshed(self.take(owner, identity))])}
 
-    def _makes(self, events: Sequence[Callable[..., Any]], work: Callable[..., Result], inputs: Sequence[Any],
-               stage: gr.HTML) -> None:
-        """Run ``work`` on ``events``. The first input is the motions made so far, to which new ones are added."""
+        self.on([button.click, text.submit], work, [text, *source, place, top_k], [view, found], view, fault, stop)
+        self.on_button(view, {"open": reopen}, [], [found], found, fault)
+        self._edits(view, fault)
+        self._edits(found, fault)
 
-        @reports_errors
-        def run(kept: tuple[Kept, ...], *given: Any) -> tuple[Any, ...]:
-            given, uploads = given[:-len(self.uploads)], given[-len(self.uploads):]
-            result = work(kept, *given)
-            kept = (*kept, *result.kept)
-            labels = [one.label for one in kept]
-            return (viewer(result), kept, *(gr.update(choices=labels, value=labels[-1]) for _ in self.choices),
-                    *(gr.update() if upload else gr.update(value=MADE_HERE) for upload in uploads))
+    def _history(self) -> None:
+        words = gr.Textbox(label="Search the history", placeholder="walks", lines=1, max_lines=1)
+        self.past_fault = results(classes=["faults"])
+        self.past.render()
 
-        self._runs(events, run, [*inputs, *self.uploads], [stage, self.kept, *self.choices, *self.origins])
+        def narrowed(text: str, request: gr.Request) -> str:
+            return history_of(self.history.search(self.guests.owner(request), text))
 
-    def _runs(self, events: Sequence[Callable[..., Any]], work: Callable[..., Any], inputs: Sequence[Any],
-              outputs: Sequence[Any]) -> None:
-        """Run ``work`` on ``events``, one request at a time: there is one copy of the models."""
-        done = gr.on(list(events), work, list(inputs), list(outputs), concurrency_limit=1, concurrency_id="models",
-                     api_visibility="private", show_progress_on=outputs[0])
-        done.success(None, js=SHOW, api_visibility="private")
-
-    def _prompt(self, label: str, example: str) -> gr.Textbox:
-        # With one line, Enter submits and Shift+Enter makes a line. Too long a text is reported, not cut.
-        return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
-
-    def _draws(self) -> list[Any]:
-        """Inputs for seed, guidance, samples and formats."""
-        # Numbers without limits in the browser, which would clamp them silently.
-        count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
-        guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
-                             label=f"Guidance by the text, at most {self.limits.guidance:g}")
-        seed = gr.Number(self.seed, label="Seed")
-        other = gr.Button("Another seed", size="sm")
-        other.click(lambda: random.randrange(1_000_000), None, seed, queue=False, api_visibility="private")
-        formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
-                                   label="Files to download, besides .npy")
-        return [seed, guidance, count, formats]
-
-    def _source(self, label: str) -> list[Any]:
-        """Inputs for an upload and for a motion made here; the visitor says which counts."""
-        origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
-        # Any file is taken, so that a wrong one is reported and never replaced by another motion.
-        upload = gr.File(label=".npy or .bvh", height=160)
-        chosen = gr.Dropdown([], label=MADE_HERE.capitalize(), value=None, visible=False)
-        self.choices.append(chosen)
-        origin.change(lambda value: (gr.update(visible=value == UPLOADED), gr.update(visible=value == MADE_HERE)),
-                      origin, [upload, chosen], queue=False, api_visibility="private")
-        self.origins.append(origin)
-        self.uploads.append(upload)
-        return [origin, upload, chosen]
-
-    def _stage(self, empty: str) -> gr.HTML:
-        with gr.Column(scale=5, min_width=340):
-            return gr.HTML(EMPTY.format(empty))
+        words.change(narrowed, words, self.past, queue=False, api_visibility="private", show_progress="hidden")

@@ -2,6 +2,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from data.specs import DatasetSpec, dataset_spec
 from evaluation.search import open_gallery
 from models.speed import speed_up
 from models.text_to_motion import TextToMotion
-from storage.checkpoint import model_dirs
+from storage.checkpoint import model_dirs, model_names
 from storage.load import load_text_to_motion
 from storage.load_captioner import LoadedCaptioner, load_captioner
 from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP, load_lamp
 from utils.device import select_device
 from utils.errors import InputError
+from utils.files import fingerprint
 
 BUNDLED_CAPTIONER = "m2t_demo"
 
@@ -30,6 +32,18 @@ class Models:
     gallery: Path | None
     cache: Path | None
     files: list[Path]  # the loaded weights
+    generation: tuple[Path, ...] = ()  # those of generation, without its text encoder
+    flags: tuple[str, ...] = ()        # that select the models of generation on a command line
+
+    @property
+    def names(self) -> str:
+        """The loaded models in words."""
+        return model_names(self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Eight letters that depend on the weights of generation."""
+        return fingerprint(*self.generation, getattr(self.pipeline.text, "fingerprint", ""))[:8]
 
 
 def load_models(opt: argparse.Namespace) -> Models:
@@ -56,4 +70,11 @@ def load_models(opt: argparse.Namespace) -> Models:
             raise InputError(f"--gallery needs a LaMP model: name one (--lamp_name), {BUNDLED_LAMP} is not there")
         open_gallery(gallery, lamp, spec, cache, opt.quiet)
     return Models(spec, pipeline, captioner, lamp, gallery, cache,
-                  [*files, *(one.source.file for one in (captioner, lamp) if one is not None)])
+                  [*files, *(one.source.file for one in (captioner, lamp) if one is not None)], tuple(files),
+                  _flags(opt))
+
+
+def _flags(opt: argparse.Namespace) -> tuple[str, ...]:
+    given = {"name": "t2m_demo", "res_name": None, "dataset_name": "t2m", "checkpoints_dir": "checkpoints"}
+    return tuple(word for name, default in given.items() if getattr(opt, name) != default
+                 for word in (f"--{name}", str(getattr(opt, name))))

@@ -1,26 +1,33 @@
-"""Temporary folders of results, one a request, with unguessable names."""
+"""Folders of results, one a motion, with unguessable names, and of uploads."""
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 KEEP_BYTES = 4 << 30
+LOCK = "lock"
+PREFIX = "lamp_app_"
+YOUNG = 60  # seconds; a younger folder may be about to be locked
 
 
 class Rooms:
     """Folders of results and of uploads under ``root``, deleted ``keep_seconds`` after they were last written to.
 
-    If results or uploads take more than ``keep_bytes``, the oldest ones are deleted earlier.
+    If results or uploads take more than ``keep_bytes``, the oldest ones are deleted earlier. ``keep_seconds`` None
+    keeps results for ever.
     """
 
-    def __init__(self, root: Path, keep_seconds: float, keep_bytes: int = KEEP_BYTES,
+    def __init__(self, root: Path, keep_seconds: float | None, keep_bytes: int = KEEP_BYTES,
                  clock: Callable[[], float] = time.time) -> None:
-        self.made, self.uploads = root / "made", root / "uploads"
+        self.root, self.made, self.uploads = root, root / "made", root / "uploads"
         self.keep_seconds, self.keep_bytes, self.clock = keep_seconds, keep_bytes, clock
         for folder in (self.made, self.uploads):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
 
     def new(self) -> Path:
         """Delete old folders and create an empty one."""
@@ -41,13 +48,33 @@ class Rooms:
 
     def sweep(self) -> None:
         """Delete what is too old, or too much."""
-        oldest = self.clock() - self.keep_seconds
         for place in (self.made, self.uploads):
+            oldest = 0.0 if self.keep_seconds is None else self.clock() - self.keep_seconds
             held = 0
             for touched, size, path in sorted(map(_state, place.iterdir()), reverse=True):
                 held += size
                 if touched < oldest or held > self.keep_bytes:
                     _remove(path)
+
+
+def sweep_leftovers(folder: Path) -> int:
+    """Delete temporary folders that killed apps have left in ``folder``, and return their number."""
+    swept = 0
+    for left in folder.glob(f"{PREFIX}*"):
+        with suppress(Timeout, OSError):
+            if time.time() - left.stat().st_mtime > YOUNG:
+                with FileLock(left / LOCK, timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+                swept += 1
+    return swept
+
+
+def temporary_folder() -> tuple[tempfile.TemporaryDirectory, FileLock]:
+    """A temporary folder for this app, and the lock that shows that the app is alive."""
+    folder = tempfile.TemporaryDirectory(prefix=PREFIX)
+    lock = FileLock(Path(folder.name) / LOCK)
+    lock.acquire()
+    return folder, lock
 
 
 def _state(path: Path) -> tuple[float, int, Path]:

@@ -1,19 +1,24 @@
-"""Serves the app, by default to this machine only, with all files in one temporary folder deleted at the end."""
+"""Serves the app, by default to this machine only, with files in a temporary folder or in --keep."""
 import argparse
 import importlib.util
 import os
 import signal
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from options.evaluate import LOOPBACK
-from serving.inputs import Limits
+from serving.asks import Limits
+from serving.history import History
+from serving.jobs import Jobs
 from serving.models import load_models
-from serving.rooms import Rooms
+from serving.rooms import LOCK, Rooms, sweep_leftovers, temporary_folder
+from serving.visitors import Doorkeeper, Guests
 from serving.workshop import Workshop
-from storage.checkpoint import model_names
 from utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +30,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 60
 USER = "lamp"  # asked for with --password
-# Browsers do not cache results, and only the app may frame their pages.
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
-           "Content-Security-Policy": "frame-ancestors 'self'"}
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 def require_gradio() -> None:
@@ -40,11 +43,13 @@ def serve(opt: argparse.Namespace) -> None:
     """Load the models and serve the page until the process is interrupted or terminated."""
     require_gradio()
     if opt.share or opt.host not in LOOPBACK:
-        print("warning: anybody who can reach the address can use the app; --password asks for one")
-    models = load_models(opt)
-    print(f"models: {model_names(models.files)}")
-    with tempfile.TemporaryDirectory(prefix="lamp_app_") as folder:
-        rooms = Rooms(Path(folder), 60 * opt.keep_minutes)
+        print("warning: other machines can reach the app"
+              + ("" if opt.password else ", and everyone who does can use it; --password asks for one")
+              + ("; its traffic goes through Gradio's servers" if opt.share else "; its traffic is not encrypted"))
+    with ExitStack() as stack:
+        rooms = Rooms(*_root(opt, stack))
+        models = load_models(opt)
+        print(f"models: {models.names}")
         workshop = Workshop(models, rooms, models.pipeline.sampling.changed(vars(opt)), Limits())
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -57,24 +62,58 @@ def serve(opt: argparse.Namespace) -> None:
             page.close(verbose=False)
 
 
+def _root(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
+    """The folder of all files, and how many seconds they are kept in it. It is locked until ``stack`` is left."""
+    if opt.keep:
+        folder = Path(opt.keep)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / LOCK, timeout=0))
+        except Timeout as error:
+            raise InputError(f"--keep {folder}: another app uses this folder") from error
+        except OSError as error:
+            raise InputError(f"--keep {folder}: {error.strerror}") from error
+        return folder, None
+    if swept := sweep_leftovers(Path(tempfile.gettempdir())):
+        print(f"deleted {swept} temporary folder{'s' * (swept > 1)} of an app that was killed")
+    folder, lock = temporary_folder()
+    stack.enter_context(folder)
+    stack.callback(lock.release)
+    return Path(folder.name), 60 * opt.keep_minutes
+
+
 def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     """Start serving the page in background threads. Raises ``InputError`` if the address is not available."""
     # Gradio reads these when it is imported and when it stores an upload: no telemetry, all files in one folder.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
                    "GRADIO_TEMP_DIR": str(workshop.rooms.uploads)}
+    from starlette.middleware import Middleware
     from starlette.routing import Route
 
-    from serving.layout import ADDRESS, STYLE, Layout, theme
+    from serving.layout import Layout
+    from serving.stage import ADDRESS, ARCHIVES, SCRIPT, STYLE, theme
 
-    page = Layout(workshop, opt.seed).build()
-    page.queue(max_size=opt.max_waiting, api_open=False)
-    lend = Route(f"/{ADDRESS}/{{room}}/{{file:path}}", lender(workshop.rooms))
+    tokens = workshop.rooms.root / "visitors.txt"
+    known = set(tokens.read_text().split()) if tokens.is_file() else set()
+    cookie = f"lamp_{opt.port}"
+
+    def remember(token: str) -> None:
+        with tokens.open("a") as file:
+            file.write(f"{token}\n")
+
+    jobs = Jobs(opt.max_waiting + 1, per_minute=opt.per_minute)
+    page = Layout(workshop, History(workshop.rooms.root / "history"), jobs, Guests(cookie, known), opt.seed).build()
+    page.queue(max_size=None, default_concurrency_limit=None, api_open=False)
+    routes = [Route(f"/{ADDRESS}/{{room}}/{{file:path}}", lender(workshop.rooms)),
+              Route(f"/{ARCHIVES}/{{ids}}", packer(workshop))]
     try:
         _, address, public = page.launch(
             server_name=opt.host, server_port=opt.port, share=opt.share, prevent_thread_lock=True, quiet=True,
             ssr_mode=False, footer_links=[], max_file_size=4 * workshop.limits.upload_bytes, theme=theme(),
-            css_paths=STYLE, auth=None if opt.password is None else (USER, opt.password),
-            app_kwargs={"routes": [lend]})
+            css_paths=STYLE, head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
+            auth=None if opt.password is None else (USER, opt.password),
+            app_kwargs={"routes": routes, "middleware": [Middleware(Doorkeeper, cookie=cookie, known=known,
+                                                                    remember=remember)]})
     except OSError as error:
         raise InputError(f"cannot listen at --host {opt.host} --port {opt.port}: the port is in use, or the address is "
                          "not this machine's") from error
@@ -89,8 +128,24 @@ def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
     async def lend(request: "Request") -> "Response":
         path = rooms.find(**request.path_params)
         if path is None:
-            return PlainTextResponse("This has expired; generate it again.", 404)
+            return PlainTextResponse("This has expired; open it from the history to make it again.", 404)
         kind = "inline" if path.suffix == ".html" else "attachment"
-        return FileResponse(path, headers=HEADERS, filename=path.name, content_disposition_type=kind)
+        return FileResponse(path, headers=NO_STORE, filename=path.name, content_disposition_type=kind)
 
     return lend
+
+
+def packer(workshop: Workshop) -> "Callable[[Request], Awaitable[Response]]":
+    """A handler for archives of motions, whose ids are joined by +."""
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import PlainTextResponse, Response
+
+    async def pack(request: "Request") -> "Response":
+        try:
+            name, content = await run_in_threadpool(workshop.archive, request.path_params["ids"].split("+"))
+        except InputError as error:
+            return PlainTextResponse(str(error), 404)
+        headers = NO_STORE | {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content, headers=headers, media_type="application/zip")
+
+    return pack

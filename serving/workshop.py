@@ -1,15 +1,18 @@
-"""The work behind the tabs: from a request to a page that plays the result. Independent of the browser.
+"""The work behind the tabs: from a request to a motion with its files. Independent of the browser.
 
 Every method checks its input and raises ``InputError`` with one line that can be shown.
 """
+import io
+import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from data.motion_files import parts_of, read_clip
+from data.motion_files import parts_of, read_clip, read_motion
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.text import clean_caption, remarks
 from evaluation.retrieval import motion_vectors
@@ -18,33 +21,68 @@ from models.config import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from motion.foot_locking import lock_feet
-from serving.inputs import Kept, Limits, checked_count, checked_number, checked_text, parse_parts, read_source
+from serving.asks import Ask, Limits, checked_count, checked_text
+from serving.history import Take
+from serving.inputs import parse_parts, read_upload
+from serving.manifest import manifest
 from serving.models import BUNDLED_CAPTIONER, Models
+from serving.pictures import motion_picture
 from serving.rooms import Rooms
+from serving.timeline import make_timeline
 from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import save_npy, write_text
+from utils.progress import report_step
 from visualization.html import PageMotion, write_page
+from visualization.marks import Mark
 from visualization.outputs import Formats, write_motion
 
-PAGE, ARCHIVE = "index.html", "motions.zip"
+PAGE, SOURCE, TAKE = "index.html", "source.npy", "take.json"
+ZIPPED = 8                       # most motions of an archive
 FORMATS = ("bvh", "mp4", "glb")  # beside .npy
 NUCLEUS = 0.9                    # top-p of sampled captions
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a visitor sees: a folder with a page, a sentence above it, and motions for further requests."""
+class Shown:
+    """A page of existing motions."""
 
     room: Path
     said: str
-    kept: tuple[Kept, ...] = ()
     rows: tuple[tuple[str, str], ...] = ()  # a table of times and captions
 
-    @property
-    def has_archive(self) -> bool:
-        """Whether there is an archive of all files."""
-        return (self.room / ARCHIVE).is_file()
+
+@dataclass(frozen=True)
+class Hit:
+    """A motion that was found. One of the gallery has a ``file``, one made here a ``take``."""
+
+    prompt: str
+    score: float
+    seconds: float
+    picture: str
+    file: str | None = None
+    take: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A motion to edit, caption or search with: features (T, d)."""
+
+    name: str
+    features: np.ndarray
+    record: dict | None  # as ``Ask.source``; None: it was uploaded
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A motion before its files are written."""
+
+    joints: np.ndarray  # (T, J, 3) metres
+    parts: tuple[tuple[int, str], ...] = ()
+    marks: tuple[Mark, ...] = ()
+    remade: tuple[tuple[int, int], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Workshop:
@@ -55,111 +93,204 @@ class Workshop:
         self.spec, self.pipeline = models.spec, models.pipeline
         self.editor = MotionEditor(models.pipeline, MAX_TOKENS)
 
-    def generate(self, prompt: str, seconds: float | None, seed: float, guidance: float, count: float,
-                 formats: Sequence[str], known: Sequence[Kept] = ()) -> Result:
-        """Generate ``count`` motions of a prompt; ``seconds`` None: the model chooses the length."""
-        text = checked_text(prompt, self.limits.letters, "the prompt")
-        seeds, sampling = self._draws(seed, guidance, count)
-        frames = None
-        if seconds is not None:
-            least = UNIT_LENGTH / self.spec.fps
-            frames = round(checked_number(seconds, least, self.limits.seconds, "the length in seconds") * self.spec.fps)
-        if frames is None or frames <= MAX_MOTION_LENGTH:
-            motions = self.pipeline.generate([Sample(text, one, frames) for one in seeds], sampling)
+    def make(self, ask: Ask, count: float = 1, formats: Sequence[str] = ("bvh",), source: Source | None = None,
+             model: str | None = None) -> list[Take]:
+        """Make what is asked for, ``count`` times with consecutive seeds, each in a room with page and files.
+
+        ``source`` is the motion to edit, by default that of the ask. ``model``: fingerprint of the models that made it
+        before.
+        """
+        count = checked_count(count, self.limits.samples, "the number of samples")
+        asks = [replace(ask, seed=checked_count(ask.seed + number, self.limits.seed, "the seed", low=0))
+                for number in range(count)]
+        said = remarks([ask.prompt] * bool(ask.prompt) + [block.text for block in (*ask.blocks, *ask.upper)],
+                       self.pipeline.text)
+        if model not in (None, self.models.fingerprint):
+            said.append("This was made with other models, so that the motion differs")
+        if ask.blocks:
+            made = [make_timeline(self.editor, one, self.spec, self._sampling(one), _Made) for one in asks]
+        elif ask.sections:
+            source = source or self.source_of(ask)
+            made = self._edited(asks, source)
+            said += source.remarks
         else:
-            motions = [self.pipeline.decode(self.editor.generate([(text, frames // self.pipeline.unit)], one, sampling))
-                       for one in seeds]
-        return self._written(motions, text, formats, known)
+            made = self._generated(asks)
+        takes = []
+        for one, result in zip(asks, made, strict=True):
+            takes.append(self._written(one, result, formats, source, said))
+            report_step("files of motions", len(takes), count)
+        return takes
 
-    def edit(self, upload: str | None, chosen: str | None, known: Sequence[Kept], sections: str, prompt: str,
-             seed: float, guidance: float, count: float, formats: Sequence[str]) -> Result:
-        """Regenerate parts of a motion ``count`` times; the page also shows the original."""
-        text = checked_text(prompt, self.limits.letters, "the prompt")
-        seeds, sampling = self._draws(seed, guidance, count)
-        name, source = read_source(upload, chosen, known, self.spec, self.limits)
+    def _generated(self, asks: Sequence[Ask]) -> list[_Made]:
+        ask, sampling = asks[0], self._sampling(asks[0])
+        frames = None if ask.seconds is None else max(round(ask.seconds * self.spec.fps), UNIT_LENGTH)
+        if frames is None or frames <= MAX_MOTION_LENGTH:
+            motions = self.pipeline.generate([Sample(ask.prompt, one.seed, frames) for one in asks], sampling)
+        else:
+            parts = [(ask.prompt, frames // self.pipeline.unit)]
+            motions = [self.pipeline.decode(self.editor.generate(parts, one.seed, sampling)) for one in asks]
+        return list(map(_Made, motions))
+
+    def _edited(self, asks: Sequence[Ask], source: Source) -> list[_Made]:
+        ask, unit = asks[0], self.pipeline.unit
         try:
-            parts = parse_parts(sections, len(source), self.pipeline.unit, text, self.spec.fps, self.limits)
-            motions = [self.pipeline.joints(self.editor.edit_features(source, parts, one, sampling)) for one in seeds]
+            parts = parse_parts(ask.sections, len(source.features), unit, ask.prompt, self.spec.fps, self.limits)
+            motions = [self.pipeline.joints(self.editor.edit_features(source.features, parts, one.seed,
+                                                                      self._sampling(one))) for one in asks]
         except (ValueError, InputError) as error:
-            raise InputError(f"{name}: {str(error).replace('--mask_edit_section', 'part')}") from error
-        return self._written(motions, text, formats, known, [self._shown(f"before: {name}", source)])
+            raise InputError(f"{source.name}: {str(error).replace('--mask_edit_section', 'part')}") from error
+        remade = tuple((unit * part.start, unit * part.stop - 1) for part in parts)
+        return [_Made(joints, remade=remade) for joints in motions]
 
-    def caption(self, upload: str | None, chosen: str | None, known: Sequence[Kept], count: float,
-                drawn: bool, seed: float) -> Result:
+    def _sampling(self, ask: Ask) -> Sampling:
+        return replace(self.sampling, cond_scale=ask.guidance)
+
+    def source_of(self, ask: Ask) -> Source:
+        """The motion that an ask edits. It is made again unless it was uploaded."""
+        if ask.source is None:
+            raise InputError("upload a motion, or choose one that was made here")
+        if "upload" not in ask.source:
+            return self.source(None, self.make(Ask.read(ask.source, self.limits), formats=())[0])
+        path = self.rooms.find(ask.source["room"], SOURCE)
+        if path is None:
+            raise InputError(f"{ask.source['upload']} has expired; upload it again")
+        return Source(ask.source["upload"], np.load(path), dict(ask.source))
+
+    def source(self, upload: str | None, take: Take | None) -> Source:
+        """An uploaded motion, or one that was made here, which is made again if its files have expired."""
+        if take is None:
+            name, features, said = read_upload(upload, self.spec, self.limits)
+            return Source(name, features, None, tuple(f"{name}: {line}" for line in said))
+        path = self.rooms.find(take.id, f"{take.ask.stem}.npy")
+        if path is None:
+            again = self.make(take.ask, formats=())[0]
+            path = self.rooms.find(again.id, f"{take.ask.stem}.npy")
+        return Source(take.ask.title, read_motion(path, self.spec, trusted=True), take.ask.record())
+
+    def refreshed(self, take: Take) -> Take:
+        """A motion of the history with its files, which are made again if they have expired."""
+        if self.rooms.find(take.id, PAGE) is not None:
+            return take
+        again = self.make(take.ask, formats=[kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files])[0]
+        return replace(again, kept=take.kept)
+
+    def open_file(self, name: str) -> tuple[Source, Shown]:
+        """A motion of the gallery."""
+        gallery = self.models.gallery
+        paths = {path.relative_to(gallery).as_posix(): path for path in self._open_gallery().files} if gallery else {}
+        if name not in paths:
+            raise InputError("this motion is not in the gallery any more")
+        features = read_clip(paths[name], self.spec, say=lambda _: None)
+        caption = _prompt_beside(paths[name]) or name
+        room = self._room([self._shown(caption, features)], caption)
+        return Source(caption, features, None), Shown(room, f"“{caption}”: {len(features) / self.spec.fps:.1f} s")
+
+    def caption(self, source: Source, count: float, drawn: bool, seed: float) -> Shown:
         """Caption a motion, a long one in parts; the page plays each part with its best caption."""
-        captioner = self.models.m2t
+        captioner = self.models.captioner
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")
         count = checked_count(count, self.limits.captions, "the number of captions")
         seed = checked_count(seed, self.limits.seed, "the seed", low=0)
-        name, features = read_source(upload, chosen, known, self.spec, self.limits)
+        features = source.features
         clips = [features[part.start:part.end] for part in parts_of([features])]
         captions = captioner.write(clips, Writing(count, top_p=NUCLEUS if drawn else 1.0, seed=seed))
         ends = np.cumsum([len(clip) for clip in clips]) / self.spec.fps
         whens = [f"{end - len(clip) / self.spec.fps:.1f} – {end:.1f} s" for clip, end in zip(clips, ends, strict=True)]
         shown = [self._shown(texts[0], clip) for clip, texts in zip(clips, captions, strict=True)]
         rows = tuple((when, text) for when, texts in zip(whens, captions, strict=True) for text in texts)
-        return Result(self._room(shown, name), f"{name}: {captions[0][0]}", rows=rows)
+        said = sentences(f"{source.name}: {captions[0][0]}", source.remarks)
+        return Shown(self._room(shown, source.name), said, rows)
 
-    def search(self, text: str, upload: str | None, chosen: str | None, known: Sequence[Kept], made_here: bool,
-               top_k: float) -> Result:
-        """Find the motions nearest to a text or, without one, to a motion: in the gallery, or among those made here."""
+    def search(self, text: str, source: Source | None, takes: Sequence[Take] | None,
+               top_k: float) -> tuple[str, list[Hit]]:
+        """Find the motions nearest to a text or, without one, to a motion: in the gallery, or among ``takes``."""
         lamp = self.models.lamp
         if lamp is None:
             raise InputError(f"no model to search with: neither --lamp_name nor the bundled {BUNDLED_LAMP}")
         top_k = checked_count(top_k, self.limits.found, "the number of motions")
-        if (text or "").strip():
-            asked = checked_text(text, self.limits.letters, "the text")
-            words, query = [asked], lamp.text_features([clean_caption(asked)]).cpu().numpy()
+        words = [checked_text(text, self.limits.letters, "the text")] if source is None else []
+        if words:
+            query = lamp.text_features([clean_caption(words[0])]).cpu().numpy()
         else:
-            words, (asked, source) = [], read_source(upload, chosen, known, self.spec, self.limits)
-            clips = [source[part.start:part.end] for part in parts_of([source])]
+            clips = [source.features[part.start:part.end] for part in parts_of([source.features])]
             query = motion_vectors([lamp.normalisation.apply(clip) for clip in clips], lamp.motion_features)
-        gallery, names = self._gallery(lamp, known, made_here)
-        hits = nearest(query, gallery.vectors, top_k, [part.motion for part in gallery.parts])
-        shown = []
-        for hit in hits:
+        there, gallery = self._searched(lamp, takes)
+        hits = []
+        for hit in nearest(query, gallery.vectors, top_k, [part.motion for part in gallery.parts]):
             part = gallery.parts[hit.row]
-            clip = read_clip(gallery.files[part.motion], self.spec, say=lambda _: None, trusted=made_here)
-            clip = clip[part.start:part.end]
-            shown.append(self._shown(f"{hit.score:.2f}  {names[part.motion]}", clip))
+            path = gallery.files[part.motion]
+            clip = read_clip(path, self.spec, say=lambda _: None, trusted=takes is not None)[part.start:part.end]
+            picture = motion_picture(self.pipeline.joints(clip), self.spec.skeleton)
+            if takes is None:
+                file = path.relative_to(self.models.gallery).as_posix()
+                hits.append(Hit(_prompt_beside(path) or file, hit.score, len(clip) / self.spec.fps, picture, file))
+            else:
+                take = there[path]
+                hits.append(Hit(take.ask.title, hit.score, len(clip) / self.spec.fps, picture, take=take.id))
         said = f"{len(hits)} of {len(gallery.files)} motions, the nearest first"
-        return Result(self._room(shown, asked), _sentences(said, remarks(words, lamp.text_encoder("query"))))
+        return sentences(said, remarks(words, lamp.text_encoder("query"))), hits
 
-    def _gallery(self, lamp: LoadedLaMP, known: Sequence[Kept], made_here: bool) -> tuple[Gallery, list[str]]:
-        """The motions to search in, and their names."""
-        if not made_here:
-            if self.models.gallery is None:
-                raise InputError("no gallery was named (--gallery); search among what was made here")
-            gallery = open_gallery(self.models.gallery, lamp, self.spec, self.models.cache)
-            return gallery, [path.relative_to(self.models.gallery).as_posix() for path in gallery.files]
-        there = {one.path: one.label for one in known if one.path.is_file()}
-        if not there:
+    def _searched(self, lamp: LoadedLaMP, takes: Sequence[Take] | None) -> tuple[dict[Path, Take], Gallery]:
+        """The motions to search in, and the takes that they are of."""
+        if takes is None:
+            return {}, self._open_gallery()
+        paths = {self.rooms.find(take.id, f"{take.ask.stem}.npy"): take for take in takes}
+        paths.pop(None, None)
+        if not paths:
             raise InputError("nothing was made here yet")
-        gallery = encode_motions(list(there), lamp, self.spec, trusted=True)
-        return gallery, list(there.values())
+        return paths, encode_motions(list(paths), lamp, self.spec, trusted=True)
 
-    def _draws(self, seed: float, guidance: float, count: float) -> tuple[list[int], Sampling]:
-        """Seeds and sampling settings of the samples."""
-        count = checked_count(count, self.limits.samples, "the number of samples")
-        first = checked_count(seed, self.limits.seed, "the seed", low=0)
-        scale = checked_number(guidance, 0.0, self.limits.guidance, "guidance")
-        return [first + number for number in range(count)], replace(self.sampling, cond_scale=float(scale))
+    def _open_gallery(self) -> Gallery:
+        models = self.models
+        if models.gallery is None or models.lamp is None:
+            raise InputError("no gallery was named (--gallery); search among what was made here")
+        return open_gallery(models.gallery, models.lamp, self.spec, models.cache)
 
-    def _written(self, motions: Sequence[np.ndarray], text: str, formats: Sequence[str], known: Sequence[Kept],
-                 beside: Sequence[PageMotion] = ()) -> Result:
-        """Write generated motions, a page with them and the motions ``beside``, and an archive."""
+    def _written(self, ask: Ask, made: _Made, formats: Sequence[str], source: Source | None,
+                 said: Sequence[str]) -> Take:
+        """Write a motion and its page to a new room."""
+        room, beside = self.rooms.new(), ()
+        if source is not None:
+            save_npy(room / SOURCE, source.features)
+            record = source.record or {"upload": source.name, "room": room.name}
+            ask, beside = replace(ask, source=record), (self._shown(f"before: {source.name}", source.features),)
         wanted = Formats(video="mp4" in formats, bvh="bvh" in formats, glb="glb" in formats)
-        room = self.rooms.new()
-        shown = [write_motion(room, 0, take, joints, text, self.spec, wanted) for take, joints in enumerate(motions)]
-        write_page(room / PAGE, [*shown, *beside], self.spec.skeleton, self.spec.fps, text)
-        with atomic_path(room / ARCHIVE) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in (PAGE, *(file for one in shown for file in (*one.plain_files, *one.locked_files))):
-                archive.write(room / file, file)
-        kept = tuple(Kept(f"{len(known) + take + 1}: {text}", room / one.plain_files[0])
-                     for take, one in enumerate(shown))
-        lengths = ", ".join(f"{len(joints) / self.spec.fps:.1f} s" for joints in motions)
-        return Result(room, _sentences(f"“{text}”: {lengths}", remarks([text], self.pipeline.text)), kept)
+        shown = write_motion(room, 0, 0, made.joints, ask.title, self.spec, wanted, made.parts, made.marks,
+                             name=ask.stem)
+        write_page(room / PAGE, [replace(shown, remade=made.remade), *beside], self.spec.skeleton, self.spec.fps,
+                   ask.title)
+        take = Take(room.name, ask, len(made.joints), self.spec.fps,
+                    datetime.now(UTC).isoformat(timespec="seconds"),
+                    motion_picture(made.joints, self.spec.skeleton), (*shown.plain_files, *shown.locked_files),
+                    (*said, *made.remarks))
+        write_text(room / TAKE, take.text())
+        return take
+
+    def archive(self, ids: Sequence[str]) -> tuple[str, bytes]:
+        """Name and content of a .zip of the files of motions, with ``motions.json``: everything needed to make them
+        again. Raises ``InputError`` for files that have expired."""
+        paths = [self.rooms.find(identity, TAKE) for identity in ids[:ZIPPED]]
+        if None in paths or not paths:
+            raise InputError("these files have expired; open the motion from the history to make them again")
+        takes = [Take.read(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        return f"{takes[0].ask.stem if len(takes) == 1 else 'motions'}.zip", self._zipped(takes)
+
+    def _zipped(self, takes: Sequence[Take]) -> bytes:
+        content, names = io.BytesIO(), {}
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for take in takes:
+                stem = take.ask.stem
+                while stem in names.values():
+                    stem += "+"
+                names[take.id] = stem
+                pairs = [(file, file.replace(take.ask.stem, stem)) for file in take.files]
+                for file, name in (*pairs, (PAGE, f"{stem}.html"), (SOURCE, f"{stem}_source.npy")):
+                    path = self.rooms.find(take.id, file)
+                    if path is not None:
+                        archive.write(path, name)
+            archive.writestr("motions.json", manifest(takes, names, self.models, self.sampling))
+        return content.getvalue()
 
     def _shown(self, caption: str, features: np.ndarray) -> PageMotion:
         """A motion from features (T, d) for a page, without files."""
@@ -174,6 +305,13 @@ class Workshop:
         return room
 
 
-def _sentences(said: str, more: Sequence[str]) -> str:
+def sentences(said: str, more: Sequence[str]) -> str:
     """What is shown above a page, with remarks on the prompt."""
     return ". ".join([said, *more])
+
+
+def _prompt_beside(path: Path) -> str:
+    """First line of the text file that belongs to a motion, if there is one."""
+    text = path.with_suffix(".txt")
+    lines = text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
+    return lines[0].partition("#")[0].strip()[:300] if lines else ""

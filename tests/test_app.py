@@ -1,6 +1,8 @@
 """The app as a visitor meets it: a prompt typed into Chromium becomes a motion that plays, and a file."""
-import importlib.util
+import io
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from playwright.sync_api import FrameLocator, Page
+from playwright.sync_api import FrameLocator, Locator, Page
 
 from tests.browser import PATIENCE, needs_chromium, open_browser
 from tests.toy import ROOT
@@ -24,8 +26,7 @@ from tests.toy_models import make_captioner, make_models
 
 FLAGS = ("--gpu_id", "-1", "--name", "t2m", "--res_name", "none", "--len_name", "len", "--m2t_name", "m2t",
          "--lamp_name", "lamp", "--time_steps", "2", "--quiet")
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None,
-                                reason="there is no Gradio: pip install -r requirements-app.txt")
+gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio: pip install -r requirements-app.txt")
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     make_captioner(home)
     with running(home) as (process, address):
         yield address
-        assert sorted(path.name for path in (home / "tmp").glob("lamp_app_*/*")) == ["made", "uploads"]
+        assert sorted(path.name for path in (home / "tmp").glob("lamp_app_*/*")) == [
+            "history", "lock", "made", "uploads", "visitors.txt"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE / 1000) == 0
     assert list((home / "tmp").glob("lamp_app_*")) == []
@@ -73,7 +75,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def visit(address: str) -> Iterator[tuple[Page, list[str]]]:
-    with open_browser(1200, 800, reduced_motion="reduce") as (page, faults):
+    with open_browser(800, 700, reduced_motion="reduce") as (page, faults):
         page.goto(address)
         yield page, faults
 
@@ -92,15 +94,32 @@ def stage(page: Page) -> FrameLocator:
 
 
 def press(page: Page, button: str) -> None:
-    page.get_by_role("button", name=button, exact=True).click()
+    page.get_by_role("button", name=button, exact=True).locator("visible=true").first.click()
+
+
+def open_tab(page: Page, name: str) -> Locator:
+    page.get_by_role("tab", name=name).click()
+    return page.locator("[role=tabpanel]:visible")
+
+
+def prompt_for(page: Page, text: str) -> None:
+    page.get_by_label("What does the person do?").fill(text)
+
+
+@needs_chromium
+def test_the_first_view_plays_an_example(page: Page) -> None:
+    stage(page).locator("#caption", has_text="a person walks in a circle to the left").wait_for()
+    open_tab(page, "History").get_by_text("Motions that you make appear here.").wait_for()
+    open_tab(page, "Generate")
 
 
 @needs_chromium
 def test_a_prompt_becomes_a_motion_that_plays_and_a_file(page: Page) -> None:
-    page.get_by_label("What does the person do?").fill("a person walks <b>on</b>")
+    prompt_for(page, "a person walks <b>on</b> ${1}{{2}}")
     press(page, "Generate")
     viewer = stage(page)
-    viewer.locator("#caption", has_text="a person walks <b>on</b>").wait_for()
+    viewer.locator("#caption", has_text="a person walks <b>on</b> ${1}{{2}}").wait_for()
+    page.locator("#announcer", has_text="“a person walks <b>on</b> ${1}{{2}}”: seed 3407").wait_for(state="attached")
     clock = viewer.locator("#now")
     assert clock.text_content() == "0.00 s"
     viewer.locator("#play").click()
@@ -111,9 +130,11 @@ def test_a_prompt_becomes_a_motion_that_plays_and_a_file(page: Page) -> None:
     viewer.locator("#play").click()
     with page.expect_download() as archive:
         page.get_by_role("link", name="All files").click()
+    assert archive.value.suggested_filename == "a-person-walks-b-on-b-1-2_s3407.zip"
     with zipfile.ZipFile(archive.value.path()) as files:
         joints = [name for name in files.namelist() if name.endswith(".npy")]
         assert len(joints) == 2
+        assert json.loads(files.read("motions.json"))["motions"][0]["seed"] == 3407
     viewer.locator("#save summary").click()
     with page.expect_download() as motion:
         viewer.locator("#files a", has_text=".npy").click()
@@ -122,8 +143,60 @@ def test_a_prompt_becomes_a_motion_that_plays_and_a_file(page: Page) -> None:
 
 
 @needs_chromium
+def test_again_keeps_the_old_motion_beside_the_new_one_in_step_until_one_is_kept(page: Page) -> None:
+    for number in (2, 3):
+        press(page, "Again")
+        page.locator(f".takes-{number}").wait_for()
+        page.locator(".together output", has_text=re.compile(r"0.00 / \d")).wait_for()
+    seeds = page.locator("figcaption span").all_text_contents()
+    assert len({seed.split(" · ")[0] for seed in seeds}) == 3
+    page.get_by_label("Time of all motions").fill("0.5")
+    page.locator(".together output", has_text=re.compile("^[1-9]")).wait_for()
+    moments = [frame.evaluate("viewer.moment") for frame in page.frames if "/made/" in frame.url]
+    assert len(moments) == 3
+    assert max(moments) == min(moments) > 20
+    page.get_by_role("button", name="Keep this one").nth(1).click()
+    page.locator(".takes-1").wait_for()
+    assert page.locator("figcaption span").all_text_contents() == [seeds[1]]
+    stage(page).locator("#play").wait_for()
+
+
+@needs_chromium
+def test_the_history_survives_reload_and_is_searched(page: Page, address: str) -> None:
+    kept = page.locator("figcaption span").text_content()
+    page.goto(address)
+    page.locator("figcaption").wait_for()
+    tab = open_tab(page, "History")
+    tab.locator(".cards li").nth(2).wait_for()
+    tab.get_by_text(f"★ {kept}").wait_for()
+    tab.get_by_label("Search the history").fill("WALKS ★ nothing")
+    tab.get_by_text("Motions that you make appear here.").wait_for()
+    tab.get_by_label("Search the history").fill("WALKS 3407")
+    tab.locator(".cards li:only-child").wait_for()
+    tab.get_by_role("button", name="Open", exact=True).click()
+    page.locator("figcaption", has_text="seed 3407").wait_for()
+
+
+@needs_chromium
+def test_a_permalink_makes_the_same_motion_in_another_browser(page: Page, address: str) -> None:
+    link = page.get_by_role("link", name="Permalink").get_attribute("href")
+    other = page.context.browser.new_context(reduced_motion="reduce").new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(f"{address}/{link}")
+    stage(other).locator("#caption", has_text="a person walks <b>on</b> ${1}{{2}}").wait_for()
+    assert other.get_by_label("What does the person do?").input_value() == "a person walks <b>on</b> ${1}{{2}}"
+    first, second = (next(frame for frame in one.frames if "/made/" in frame.url).evaluate(
+        "viewer.data.motions[0].tracks.plain.steps") for one in (page, other))
+    assert first == second
+    other.goto(f"{address}/?prompt=walk&seed=x")
+    other.get_by_role("alert").get_by_text("seed in the link cannot be read: x").wait_for()
+    other.context.close()
+
+
+@needs_chromium
 def test_what_was_made_can_be_captioned(page: Page) -> None:
-    page.get_by_role("tab", name="Caption").click()
+    tab = open_tab(page, "Caption")
+    tab.get_by_label("a motion made here").check()
     press(page, "Caption")
     caption = stage(page).locator("#caption")
     caption.wait_for()
@@ -131,42 +204,101 @@ def test_what_was_made_can_be_captioned(page: Page) -> None:
 
 
 @needs_chromium
-def test_a_rejected_upload_is_never_replaced_by_another_motion(page: Page, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no motion")
-    page.get_by_role("tab", name="Edit").click()
-    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to regenerate"))
-    tab.get_by_label("a file of yours").check()
-    tab.locator("input[type=file]").set_input_files(tmp_path / "notes.txt")
-    tab.get_by_text("9.0 B").wait_for()
+def test_a_motion_is_found_with_its_prompt_and_picture_and_opened_for_editing(page: Page) -> None:
+    tab = open_tab(page, "Search")
+    tab.get_by_label("What do you look for?").fill("someone walks")
+    press(page, "Search")
+    tab.locator(".cards li svg").first.wait_for()
+    assert tab.locator(".cards b").first.text_content() == "a person walks <b>on</b> ${1}{{2}}"
+    tab.get_by_role("button", name="Open", exact=True).first.click()
+    stage(page).locator("#caption", has_text="a person walks").wait_for()
+    tab.locator(".cards").get_by_role("button", name="Edit").first.click()
+    tab = page.locator("[role=tabpanel]:visible")
     tab.get_by_label("What happens in these parts?").fill("a person bows")
     press(page, "Edit")
-    page.get_by_text("notes.txt").last.wait_for()
-    assert tab.locator("iframe").count() == 0
-    tab.get_by_label("Clear").or_(tab.get_by_label("Remove this file")).first.click()
+    stage(page).locator("#caption", has_text="a person bows").wait_for()
+    tab.get_by_role("link", name="Permalink").wait_for()
+
+
+@needs_chromium
+def test_errors_speak_of_the_upload_and_stay_until_dismissed(page: Page, tmp_path: Path) -> None:
+    np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
+    tab = open_tab(page, "Edit")
+    tab.get_by_label("a file of yours").check()
+    tab.locator("input[type=file]").set_input_files(tmp_path / "odd.npy")
+    tab.get_by_text("408.0 B").wait_for()
+    before = tab.locator("iframe").get_attribute("src")
+    press(page, "Edit")
+    told = tab.get_by_role("alert").get_by_text("odd.npy: shape (5, 7): expected features (frames, 263) or joints")
+    told.wait_for()
+    assert tab.locator("iframe").get_attribute("src") == before  # no other motion was edited
+    tab.get_by_label("a motion made here").check()
+    press(page, "Edit")
+    page.wait_for_function("before => ![...document.querySelectorAll('iframe')].some((frame) => "
+                           "frame.getAttribute('src') === before && frame.offsetParent)", arg=before)
+    told.wait_for()
+    tab.get_by_label("Dismiss this error").click()
+    told.wait_for(state="detached")
 
 
 @needs_chromium
 def test_too_long_a_prompt_is_refused_with_the_limit(page: Page) -> None:
-    page.get_by_role("tab", name="Generate").click()
-    page.get_by_label("What does the person do?").fill("walk " * 100)
+    open_tab(page, "Generate")
+    prompt_for(page, "walk " * 100)
     page.get_by_label("What does the person do?").press("Enter")
-    page.get_by_text("300 are the most").wait_for()
+    page.get_by_role("alert").get_by_text("300 are the most").wait_for()
 
 
 @needs_chromium
-def test_a_wrong_upload_is_told_in_one_line(page: Page, tmp_path: Path) -> None:
-    np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
-    page.get_by_role("tab", name="Edit").click()
-    tab = page.get_by_role("tabpanel").filter(has=page.get_by_text("Parts to regenerate"))
-    tab.locator("input[type=file]").set_input_files(tmp_path / "odd.npy")
-    tab.get_by_text("408.0 B").wait_for()
-    tab.get_by_label("What happens in these parts?").fill("a person bows")
-    press(page, "Edit")
-    page.get_by_text("odd.npy: shape (5, 7): expected features (frames, 263) or joints (frames, 22, 3)").wait_for()
+def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
+    prompt_for(page, "a person walks for long")
+    tab = page.locator("[role=tabpanel]:visible")
+    tab.get_by_role("button", name="Settings").click()
+    tab.get_by_label("Let the model choose the length").uncheck()
+    tab.get_by_label("Seconds, at most 30").fill("30")
+    tab.get_by_label("Samples, at most 4").fill("4")
+    tab.get_by_label(".mp4").check()  # which takes a while
+    for _ in range(4):
+        press(page, "Generate")
+    page.get_by_role("alert").get_by_text("one of your requests is running and another one waits").wait_for()
+    page.get_by_text(re.compile(r"waiting|tokens|files of motions")).first.wait_for()
+    press(page, "Cancel")
+    page.get_by_role("button", name="Cancel").locator("visible=true").wait_for(state="detached")
+    assert page.locator(".said", has_text="for long").count() == 0
 
 
 def test_what_was_not_made_is_not_lent(address: str) -> None:
-    for path in ("made/x/index.html", "made/..%2f..%2fetc/passwd", "made//etc/passwd"):
+    for path in ("made/x/index.html", "made/..%2f..%2fetc/passwd", "made//etc/passwd", "zip/x", "zip/..%2f.."):
         with pytest.raises(HTTPError) as refused:
             urlopen(f"{address}/{path}")
         assert refused.value.code == 404
+
+
+def test_other_sites_can_neither_frame_nor_post(address: str) -> None:
+    with urlopen(address) as answer:
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
+        assert "HttpOnly; SameSite=Lax" in answer.headers["Set-Cookie"]
+    for path in ("gradio_api/upload", "gradio_api/queue/join"):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(Request(f"{address}/{path}", b"{}", {"Origin": "http://evil.org"}))
+        assert refused.value.code == 403
+
+
+def test_programs_make_the_same_motions_by_version_1_of_the_interface(address: str) -> None:
+    client = gradio_client.Client(address, verbose=False)
+    made, = client.predict("a person waves", seconds=2, seed=5, formats=["glb"], api_name="/v1_generate")["motions"]
+    joints = [np.load(io.BytesIO(urlopen(f"{address}/{made['files']['npy']}").read()))]
+    assert joints[0].shape == (40, 22, 3)
+    assert made["files"].keys() == {"npy", "glb", "ik_npy", "ik_glb"}
+    again, = client.predict(made["ask"], api_name="/v1_make")["motions"]
+    joints.append(np.load(io.BytesIO(urlopen(f"{address}/{again['files']['npy']}").read())))
+    assert np.array_equal(*joints)
+    captions = client.predict(made["id"], count=2, api_name="/v1_caption")["captions"]
+    assert [caption["time"] for caption in captions] == ["0.0 – 2.0 s"] * 2
+    with pytest.raises(gradio_client.exceptions.AppError, match="the prompt has no words"):
+        client.predict(" .. ", api_name="/v1_generate")
+    call = Request(f"{address}/gradio_api/call/v1_generate", json.dumps({"data": ["a person waves", 2, 5, 4, 1, []]})
+                   .encode(), {"Content-Type": "application/json"})
+    event = json.loads(urlopen(call).read())["event_id"]
+    lines = urlopen(f"{address}/gradio_api/call/v1_generate/{event}").read().decode().splitlines()
+    assert json.loads(lines[1].removeprefix("data: "))[0]["motions"][0]["prompt"] == "a person waves"

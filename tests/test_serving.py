@@ -1,35 +1,47 @@
 """The work behind the app's tabs, without a browser: what is asked for is made, what is wrong is told, old files go."""
+import io
+import json
 import os
+import re
+import threading
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from data.motion_files import read_motion
 from data.specs import dataset_spec
+from models.control.director import UPPER_STREAM, combined_features
 from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from options.evaluate import parse_app_options
-from serving.inputs import Kept, Limits, checked_text
+from serving.asks import Ask, Limits, checked_text
+from serving.history import History, Take
+from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
 from serving.models import Models, load_models
-from serving.rooms import Rooms
+from serving.rooms import LOCK, Rooms, sweep_leftovers
 from serving.server import require_gradio
-from serving.workshop import Result, Workshop
+from serving.visitors import same_origin
+from serving.workshop import Workshop
 from tests.browser import data_of
 from tests.figures import walking
 from tests.toy_models import make_captioner, make_models
 from utils.errors import InputError
 from utils.files import write_text
+from utils.progress import listening, report_step
+from utils.seeding import stream_seed
 
 SPEC = dataset_spec("t2m")
 SAMPLING = Sampling(time_steps=2)
 FLAGS = ("--gpu_id", "-1", "--name", "t2m", "--res_name", "res", "--len_name", "len", "--quiet")
-HOW = (7, 4.0, 1)  # seed, guidance, samples
+HOW = {"seed": 7, "guidance": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     (home / "gallery" / "more").mkdir(parents=True)
     for name, speed, frames in (("slow", 0.3, 60), ("fast", 1.5, 60), ("more/long", 1.0, 230)):
         np.save(home / "gallery" / f"{name}.npy", walking(frames, speed))
+    (home / "gallery" / "fast.txt").write_text("someone hurries#someone/NOUN#0.0#0.0\n")
     return load_models(parse_app_options([*FLAGS, "--checkpoints_dir", str(home), "--m2t_name", "m2t", "--lamp_name",
                                           "lamp", "--gallery", str(home / "gallery")]))
 
@@ -50,9 +63,17 @@ def shop(models: Models, tmp_path: Path) -> Workshop:
     return Workshop(models, Rooms(tmp_path / "rooms", 60), SAMPLING, Limits())
 
 
-def shown(result: Result) -> list[dict]:
-    """The motions of a result's page."""
-    return data_of((result.room / "index.html").read_text())["motions"]
+def ask(prompt: str = "a person walks", **more: object) -> Ask:
+    return Ask.read({**HOW, "prompt": prompt, **more})
+
+
+def shown(shop: Workshop, room: str) -> list[dict]:
+    """The motions of the page of a room."""
+    return data_of(shop.rooms.find(room, "index.html").read_text())["motions"]
+
+
+def joints_of(shop: Workshop, take: Take) -> np.ndarray:
+    return np.load(shop.rooms.find(take.id, f"{take.ask.stem}.npy"))
 
 
 def upload(folder: Path, name: str, frames: int = 60) -> str:
@@ -65,61 +86,151 @@ def upload(folder: Path, name: str, frames: int = 60) -> str:
     return str(path)
 
 
-def test_a_prompt_gives_what_the_script_gives_with_page_files_and_archive(shop: Workshop) -> None:
-    result = shop.generate(" a person walks ", 2.0, 7, 4.0, 2, ["bvh", "glb"])
-    expected = shop.pipeline.generate([Sample("a person walks", seed, 40) for seed in (7, 8)], SAMPLING)
-    for kept, joints in zip(result.kept, expected, strict=True):
-        assert np.array_equal(np.load(kept.path), joints)
-    assert [one["caption"] for one in shown(result)] == ["a person walks"] * 2
-    for one in shown(result):
-        assert all((result.room / file).is_file() for files in one["files"].values() for file in files)
-    with zipfile.ZipFile(result.room / "motions.zip") as archive:
+def test_a_prompt_gives_what_the_script_gives_with_page_and_files_named_by_prompt_and_seed(shop: Workshop) -> None:
+    takes = shop.make(ask(" A person, walks! ", seconds=2.0), 2, ["bvh", "glb"])
+    expected = shop.pipeline.generate([Sample("A person, walks!", seed, 40) for seed in (7, 8)], SAMPLING)
+    for take, joints, seed in zip(takes, expected, (7, 8), strict=True):
+        assert np.array_equal(joints_of(shop, take), joints)
+        assert sorted(take.files) == sorted(f"a-person-walks_s{seed}{end}" for end in (
+            ".npy", ".bvh", ".glb", "_ik.npy", "_ik.bvh", "_ik.glb"))
+        one, = shown(shop, take.id)
+        assert one["caption"] == "A person, walks!"
+        assert all(shop.rooms.find(take.id, file) for files in one["files"].values() for file in files)
+        assert take.picture.count("<polyline") == 25
+
+
+def test_the_archive_holds_what_it_takes_to_make_the_motions_again(shop: Workshop, tmp_path: Path) -> None:
+    walk, = shop.make(ask(seconds=2.0))
+    edited, = shop.make(ask("a person bows", sections="0.5,0.75"), source=shop.source(None, walk))
+    sent, = shop.make(ask("a person kicks", sections="0.2,0.4"), formats=[],
+                      source=shop.source(upload(tmp_path, "walk.bvh"), None))
+    same, = shop.make(ask(seconds=2.0), formats=[])
+    takes = [walk, edited, sent, same]
+    name, content = shop.archive([take.id for take in takes])
+    assert name == "motions.zip"
+    assert shop.archive([walk.id])[0] == "a-person-walks_s7.zip"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.testzip() is None
-        kinds = [Path(name).suffix for name in archive.namelist()]
-    assert {kind: kinds.count(kind) for kind in kinds} == {".html": 1, ".npy": 4, ".bvh": 4, ".glb": 4}
+        names, written = set(archive.namelist()), json.loads(archive.read("motions.json"))
+        source = np.load(io.BytesIO(archive.read("a-person-kicks_s7_source.npy")))
+    assert {"a-person-walks_s7.bvh", "a-person-walks_s7+.npy", "a-person-bows_s7.html"} <= names
+    assert written["fingerprint"] == shop.models.fingerprint
+    assert all(set(one["files"]) <= names for one in written["motions"])
+    shop.rooms = Rooms(tmp_path / "others", 60)
+    for take, one in zip(takes[:2], written["motions"], strict=False):
+        again, = shop.make(Ask.read({key: value for key, value in one["ask"].items() if key != "model"}))
+        shop.rooms = Rooms(tmp_path / "rooms", 60)
+        first = joints_of(shop, take)
+        shop.rooms = Rooms(tmp_path / "others", 60)
+        assert np.array_equal(joints_of(shop, again), first)
+    assert source.shape == (60, 263)
+    assert written["motions"][0]["command"].startswith(
+        "python gen_t2m.py --text_prompt 'a person walks' --motion_length 40 --seed 7 --time_steps 2")
+    assert "--source_motion a-person-kicks_s7_source.npy --mask" in written["motions"][2]["command"]
+    with pytest.raises(InputError, match="walk.bvh has expired"):
+        shop.make(sent.ask)
 
 
 def test_the_length_is_the_models_or_as_long_as_one_likes(shop: Workshop) -> None:
-    by_model = shop.pipeline.token_lengths([Sample("a person walks", HOW[0])], SAMPLING)[0]
-    assert [one["frames"] for one in shown(shop.generate("a person walks", None, *HOW, []))] == [4 * by_model]
-    assert [one["frames"] for one in shown(shop.generate("a person walks", 12.0, *HOW, []))] == [240]
+    by_model = shop.pipeline.token_lengths([Sample("a person walks", HOW["seed"])], SAMPLING)[0]
+    assert shop.make(ask())[0].frames == 4 * by_model
+    assert shop.make(ask(seconds=12.0))[0].frames == 240
 
 
-def test_an_edit_keeps_the_rest_and_shows_the_motion_before(shop: Workshop, tmp_path: Path) -> None:
-    made = shop.generate("a person walks", 3.0, *HOW, [])
-    for given in ((upload(tmp_path, "walk.bvh"), None, ()), (None, made.kept[0].label, made.kept)):
-        result = shop.edit(*given, "0.5,0.75", "a person bows", *HOW, [])
-        edited, before = shown(result)
-        assert (edited["caption"], edited["frames"]) == ("a person bows", 60)
+def test_an_edit_keeps_the_rest_marks_its_part_and_shows_the_motion_before(shop: Workshop, tmp_path: Path) -> None:
+    made, = shop.make(ask(seconds=3.0))
+    for source in (shop.source(upload(tmp_path, "walk.bvh"), None), shop.source(None, made)):
+        take, = shop.make(ask("a person bows", sections="0.5,0.75"), source=source)
+        edited, before = shown(shop, take.id)
+        assert (edited["caption"], edited["frames"], edited["remade"]) == ("a person bows", 60, [[32, 43]])
         assert before["caption"].startswith("before: ")
         assert before["files"] == {"plain": [], "locked": []}
-    joints = np.load(result.kept[0].path)
-    source = shop.pipeline.joints(read_motion(made.kept[0].path, SPEC, trusted=True))
-    far = np.linalg.norm(joints - source, axis=-1).max(-1)
+    source = shop.pipeline.joints(read_motion(shop.rooms.find(made.id, f"{made.ask.stem}.npy"), SPEC, trusted=True))
+    far = np.linalg.norm(joints_of(shop, take) - source, axis=-1).max(-1)
     assert far[:28].max() < 1e-4 < far[32:44].max()
-    assert result.kept[0].label == "2: a person bows"
+
+
+def test_a_motion_whose_files_have_expired_is_made_again(shop: Workshop, tmp_path: Path) -> None:
+    take, = shop.make(ask(seconds=2.0), formats=["glb"])
+    before = joints_of(shop, take)
+    shop.rooms = Rooms(tmp_path / "later", 60)
+    assert np.array_equal(shop.source(None, take).features, read_motion_of(before, tmp_path))
+    again = shop.refreshed(take)
+    assert np.array_equal(joints_of(shop, again), before)
+    assert sorted(again.files) == sorted(take.files)
+
+
+def read_motion_of(joints: np.ndarray, folder: Path) -> np.ndarray:
+    np.save(folder / "joints.npy", joints)
+    return read_motion(folder / "joints.npy", SPEC, trusted=True)
+
+
+BLOCKS = [{"text": "a person walks", "start": 0, "end": 2}, {"text": "a person bows", "start": 2, "end": 4}]
+
+
+def test_a_timeline_follows_its_blocks_and_one_block_is_made_again_alone(shop: Workshop) -> None:
+    take, = shop.make(Ask.read({**HOW, "blocks": BLOCKS}))
+    expected = shop.pipeline.decode(shop.editor.generate([("a person walks", 10), ("a person bows", 10)], 7, SAMPLING))
+    assert np.abs(joints_of(shop, take) - expected).max() < 1e-5
+    again, = shop.make(replace(take.ask, remakes=Ask.read({**HOW, "blocks": BLOCKS, "remakes": [
+        {"track": "body", "block": 1, "seed": 5}]}).remakes))
+    far = np.linalg.norm(joints_of(shop, again) - joints_of(shop, take), axis=-1).max(-1)
+    assert far[:36].max() < 1e-5 < far[44:].max()
+    page, = shown(shop, again.id)
+    assert (page["parts"], page["remade"]) == ([[0, "a person walks"], [40, "a person bows"]], [[40, 79]])
+
+
+def test_a_timeline_has_a_track_for_the_upper_body_and_waypoints(shop: Workshop) -> None:
+    upper = [{"text": "a person waves", "start": 0.4, "end": 1.6}]
+    both, = shop.make(Ask.read({**HOW, "blocks": BLOCKS[:1], "upper": upper}))
+    tracks = [shop.editor.generate(parts, seed, SAMPLING) for parts, seed in (
+        ([("a person walks", 10)], 7),
+        ([("a person walks", 2), ("a person waves", 6), ("a person walks", 2)], stream_seed(7, UPPER_STREAM)))]
+    features = combined_features(shop.pipeline, *map(shop.pipeline.decode, tracks))
+    assert np.abs(joints_of(shop, both) - shop.pipeline.joints(features)).max() < 1e-4
+    steps = []
+    with listening(lambda *step: steps.append(step)):
+        there, = shop.make(Ask.read({**HOW, "blocks": BLOCKS[:1], "waypoints": [{"x": 0.3, "z": 0.5, "time": 1.5}]}))
+    assert np.abs(joints_of(shop, there)[30, 0, [0, 2]] - [0.3, 0.5]).max() < 0.05
+    assert ("constraints", 200, 200) in steps
+    assert [mark["kind"] for mark in shown(shop, there.id)[0]["marks"]] == ["point"]
+
+
+def test_a_link_makes_the_same_motion_again_and_says_when_other_models_do(shop: Workshop) -> None:
+    take, = shop.make(ask("a person walks & {{waves}} <b>", seconds=2.0))
+    linked = Ask.from_query(dict(parse_qsl(take.ask.query())), Limits())
+    assert linked == take.ask
+    timeline = Ask.read({**HOW, "blocks": BLOCKS, "waypoints": [{"x": 1, "z": 2, "time": 1}]})
+    assert Ask.from_query(dict(parse_qsl(timeline.query())), Limits()) == timeline
+    assert shop.make(linked, formats=[], model="0" * 8)[0].remarks[-1].startswith("This was made with other models")
 
 
 def test_captions_come_in_parts_each_playing_under_its_own(shop: Workshop, tmp_path: Path) -> None:
-    result = shop.caption(upload(tmp_path, "long.npy", 300), None, (), 2, False, 0)
+    result = shop.caption(shop.source(upload(tmp_path, "long.npy", 300), None), 2, False, 0)
     assert [when for when, _ in result.rows] == ["0.0 – 7.5 s"] * 2 + ["7.5 – 15.0 s"] * 2
-    assert [one["caption"] for one in shown(result)] == [result.rows[0][1], result.rows[2][1]]
-    assert [one["frames"] for one in shown(result)] == [150, 150]
-    drawn = [shop.caption(upload(tmp_path, "walk.bvh"), None, (), 2, True, seed).rows for seed in (0, 0, 1)]
+    page = shown(shop, result.room.name)
+    assert [one["caption"] for one in page] == [result.rows[0][1], result.rows[2][1]]
+    assert [one["frames"] for one in page] == [150, 150]
+    walk = shop.source(upload(tmp_path, "walk.bvh"), None)
+    drawn = [shop.caption(walk, 2, True, seed).rows for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_motions_are_found_by_words_and_by_motions(shop: Workshop, tmp_path: Path) -> None:
-    by_words = shown(shop.search("someone walks", None, None, (), False, 5))
-    assert sorted(one["caption"].split()[1] for one in by_words) == ["fast.npy", "more/long.npy", "slow.npy"]
-    assert all(one["frames"] <= 196 for one in by_words)
+def test_motions_are_found_by_words_and_by_motions_with_prompt_and_picture(shop: Workshop, tmp_path: Path) -> None:
+    _, by_words = shop.search("someone walks", None, None, 5)
+    assert sorted((hit.file, hit.prompt) for hit in by_words) == [
+        ("fast.npy", "someone hurries"), ("more/long.npy", "more/long.npy"), ("slow.npy", "slow.npy")]
+    assert all(hit.picture.startswith("<svg") and hit.seconds <= 9.8 for hit in by_words)
     fast = tmp_path / "asked.npy"
     np.save(fast, walking(60, 1.5))
-    assert shown(shop.search("", str(fast), None, (), False, 1))[0]["caption"] == "1.00  fast.npy"
-    made = tuple(Kept(f"{number}: {name}", shop.models.gallery / f"{name}.npy")
-                 for number, name in enumerate(("slow", "fast"), 1))
-    here = shown(shop.search(" ", None, made[1].label, made, True, 5))  # the toy model hardly tells them apart
-    assert {one["caption"].partition("  ")[2] for one in here} == {one.label for one in made}
+    said, hits = shop.search("", shop.source(str(fast), None), None, 1)
+    assert (said, hits[0].prompt) == ("1 of 3 motions, the nearest first", "someone hurries")
+    source, page = shop.open_file("fast.npy")
+    assert (source.name, len(source.features)) == ("someone hurries", 60)
+    assert shown(shop, page.room.name)[0]["caption"] == "someone hurries"
+    takes = [shop.make(ask(seconds=seconds), formats=[])[0] for seconds in (2.0, 3.0)]
+    _, here = shop.search("", shop.source(None, takes[1]), takes, 5)
+    assert {hit.take for hit in here} == {take.id for take in takes}
 
 
 def too_long(folder: Path) -> str:
@@ -129,6 +240,13 @@ def too_long(folder: Path) -> str:
 def pickled(folder: Path) -> str:
     np.save(folder / "sly.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     return str(folder / "sly.npy")
+
+
+def boastful(folder: Path) -> str:
+    """A file whose header promises far more than it has."""
+    with open(folder / "boast.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 22, 3)})
+    return str(folder / "boast.npy")
 
 
 def too_large(folder: Path) -> str:
@@ -147,45 +265,176 @@ def picture(folder: Path) -> str:
     return str(folder / "me.png")
 
 
-Ask = Callable[[Workshop, Path], object]
-WRONG: dict[str, tuple[Ask, str]] = {
-    "no words": (lambda shop, _: shop.generate(" .. ", None, *HOW, []), "the prompt has no words"),
-    "too many": (lambda shop, _: shop.generate("walk " * 80, None, *HOW, []), "has 399 letters; 300 are the most"),
-    "too long": (lambda shop, _: shop.generate("walk", 31, *HOW, []), "from 0.2 to 30, not 31"),
-    "no number": (lambda shop, _: shop.generate("walk", float("nan"), *HOW, []), "from 0.2 to 30, not nan"),
-    "no seed": (lambda shop, _: shop.generate("walk", 2, None, 4, 1, []), "the seed must be from 0"),
-    "half a seed": (lambda shop, _: shop.generate("walk", 2, 0.5, 4, 1, []), "the seed must be a whole number"),
-    "guidance": (lambda shop, _: shop.generate("walk", 2, 0, -1, 1, []), "guidance must be from 0 to 10"),
-    "samples": (lambda shop, _: shop.generate("walk", 2, 0, 4, 9, []), "samples must be from 1 to 4"),
-    "no motion": (lambda shop, _: shop.edit(None, None, (), "0.1,0.2", "bow", *HOW, []), "upload a motion, or choose"),
-    "not ours": (lambda shop, _: shop.edit(None, "/etc/passwd", (), "0.1,0.2", "bow", *HOW, []), "upload a motion, or"),
-    "gone": (lambda shop, at: shop.caption(None, "1: x", (Kept("1: x", at / "x.npy"),), 1, False, 0), "has expired"),
-    "upload gone": (lambda shop, at: shop.caption(str(at / "x.npy"), None, (), 1, False, 0), "x.npy has expired"),
-    "no parts": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "", "bow", *HOW, []), "name 1 to 8 parts"),
-    "odd part": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "end", "bow", *HOW, []),
-                 "a.npy: a part must be like 0.3,0.6"),
-    "far part": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "9,9e9", "bow", *HOW, []),
-                 "ends after more than 120 s"),
-    "gap": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "20,30", "bow", *HOW, []), "a.npy: part 20,30"),
-    "twice": (lambda shop, at: shop.edit(upload(at, "a.npy"), None, (), "2,5 4,6", "bow", *HOW, []), "overlap"),
-    "long upload": (lambda shop, at: shop.caption(too_long(at), None, (), 1, False, 0), "long.npy lasts 125 s; 120"),
-    "large upload": (lambda shop, at: shop.caption(too_large(at), None, (), 1, False, 0), "large.bvh is larger than"),
-    "pickle": (lambda shop, at: shop.caption(pickled(at), None, (), 1, False, 0), "sly.npy is not a readable .npy"),
-    "broken BVH": (lambda shop, at: shop.caption(no_bvh(at), None, (), 1, False, 0), "notes.bvh, line"),
-    "picture": (lambda shop, at: shop.caption(picture(at), None, (), 1, False, 0), "me.png: a motion is a .npy or"),
-    "captions": (lambda shop, at: shop.caption(upload(at, "a.npy"), None, (), 6, False, 0), "captions must be from 1"),
-    "nothing here": (lambda shop, _: shop.search("walk", None, None, (), True, 3), "nothing was made here yet"),
-    "nothing asked": (lambda shop, _: shop.search("", None, None, (), False, 3), "upload a motion, or choose"),
+def edit(shop: Workshop, path: str | None, sections: str) -> object:
+    return shop.make(ask("bow", sections=sections), source=shop.source(path, None))
+
+
+def timeline(shop: Workshop, **more: object) -> object:
+    return shop.make(Ask.read({**HOW, "blocks": BLOCKS, **more}))
+
+
+Do = Callable[[Workshop, Path], object]
+WRONG: dict[str, tuple[Do, str]] = {
+    "no words": (lambda shop, _: shop.make(ask(" .. ")), "the prompt has no words"),
+    "too many": (lambda shop, _: shop.make(ask("walk " * 80)), "has 399 letters; 300 are the most"),
+    "too long": (lambda shop, _: shop.make(ask(seconds=31)), "from 0.2 to 30, not 31"),
+    "no number": (lambda shop, _: shop.make(ask(seconds=float("nan"))), "from 0.2 to 30, not nan"),
+    "no seed": (lambda shop, _: shop.make(ask(seed=None)), "the seed must be from 0"),
+    "half a seed": (lambda shop, _: shop.make(ask(seed=0.5)), "the seed must be a whole number"),
+    "guidance": (lambda shop, _: shop.make(ask(guidance=-1)), "guidance must be from 0 to 10"),
+    "samples": (lambda shop, _: shop.make(ask(), 9), "samples must be from 1 to 4"),
+    "last seed": (lambda shop, _: shop.make(ask(seed=2**31 - 1), 2), "the seed must be from 0"),
+    "odd value": (lambda shop, _: shop.make(ask(source=3)), "a request is a JSON object"),
+    "unknown": (lambda shop, _: shop.make(ask(speed=3)), "'speed' is unknown"),
+    "odd link": (lambda *_: Ask.from_query({"seed": "x"}, Limits()), "seed in the link cannot be read: x"),
+    "no motion": (lambda shop, _: edit(shop, None, "0.1,0.2"), "upload a motion, or choose"),
+    "upload gone": (lambda shop, at: edit(shop, str(at / "x.npy"), "0.1,0.2"), "x.npy has expired"),
+    "no source": (lambda shop, _: shop.make(ask(sections="0.1,0.2")), "upload a motion, or choose"),
+    "odd part": (lambda shop, at: edit(shop, upload(at, "a.npy"), "end"), "a.npy: a part must be like 0.3,0.6"),
+    "far part": (lambda shop, at: edit(shop, upload(at, "a.npy"), "9,9e9"), "ends after more than 120 s"),
+    "gap": (lambda shop, at: edit(shop, upload(at, "a.npy"), "20,30"), "a.npy: part 20,30"),
+    "twice": (lambda shop, at: edit(shop, upload(at, "a.npy"), "2,5 4,6"), "overlap"),
+    "long upload": (lambda shop, at: shop.source(too_long(at), None), "long.npy lasts 125 s; 120"),
+    "large upload": (lambda shop, at: shop.source(too_large(at), None), "large.bvh is larger than"),
+    "pickle": (lambda shop, at: shop.source(pickled(at), None), "sly.npy is not a readable .npy"),
+    "boast": (lambda shop, at: shop.source(boastful(at), None), "boast.npy is not a readable .npy"),
+    "broken BVH": (lambda shop, at: shop.source(no_bvh(at), None), "notes.bvh, line"),
+    "picture": (lambda shop, at: shop.source(picture(at), None), "me.png: a motion is a .npy or"),
+    "captions": (lambda shop, at: shop.caption(shop.source(upload(at, "a.npy"), None), 6, False, 0),
+                 "captions must be from 1"),
+    "nothing here": (lambda shop, _: shop.search("walk", None, (), 3), "nothing was made here yet"),
+    "not there": (lambda shop, _: shop.open_file("../lamp/opt.txt"), "not in the gallery any more"),
+    "hole": (lambda shop, _: timeline(shop, blocks=[BLOCKS[0], {**BLOCKS[1], "start": 3}]), "follow one another"),
+    "overlap": (lambda shop, _: timeline(shop, blocks=[BLOCKS[0], {**BLOCKS[1], "start": 1}]), "overlap"),
+    "beyond": (lambda shop, _: timeline(shop, upper=[{"text": "waves", "start": 3, "end": 5}]), "after the timeline"),
+    "no block": (lambda shop, _: timeline(shop, remakes=[{"track": "upper", "block": 0, "seed": 1}]), "no block 0"),
+    "far point": (lambda shop, _: timeline(shop, waypoints=[{"x": 99, "z": 0, "time": 1}]), "waypoints 1: x must be"),
+    "late point": (lambda shop, _: timeline(shop, waypoints=[{"x": 1, "z": 0, "time": 9}]), "outside a motion of 4 s"),
 }
 
 
-@pytest.mark.parametrize(("ask", "told"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_told_in_one_line_without_a_path(shop: Workshop, tmp_path: Path, ask: Ask, told: str) -> None:
+@pytest.mark.parametrize(("do", "told"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_told_in_one_line_without_a_path_or_bytes(shop: Workshop, tmp_path: Path, do: Do,
+                                                                   told: str) -> None:
     with pytest.raises(InputError) as raised:
-        ask(shop, tmp_path)
+        do(shop, tmp_path)
     assert told in str(raised.value)
     assert str(tmp_path) not in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert not re.search(r"\n|bytes?\b|[KMG]iB|allocat", str(raised.value))
+
+
+def test_the_history_is_each_visitors_own_survives_a_restart_and_is_searched(shop: Workshop, tmp_path: Path) -> None:
+    walk, bow = shop.make(ask(seconds=2.0), formats=[])[0], shop.make(ask("a person bows", seed=9, seconds=2.0))[0]
+    history = History(tmp_path / "history")
+    history.add("ann", [walk])
+    history.add("ann", [bow])
+    history.keep("ann", walk.id)
+    for known in (history, History(tmp_path / "history")):
+        assert known.of("ann") == (bow, replace(walk, kept=True))
+        assert known.of("ben") == ()
+        assert known.search("ann", "person SEED 9") == [bow]
+        assert known.find("ann", bow.id) == bow
+    with pytest.raises(InputError, match="upload a motion, or choose"):
+        history.find("ben", bow.id)
+    history.add("ann", [walk] * 400)
+    assert len(history.of("ann")) == 300
+
+
+def queue_up(jobs: Jobs, names: str, gate: threading.Event) -> tuple[list[threading.Thread], list[str], list[str]]:
+    """A job for each letter of ``names``, its visitor, started in order; the first waits for the gate."""
+    done, refused, threads = [], [], []
+
+    def start(name: str, number: int) -> None:
+        def work() -> None:
+            assert gate.wait(20)
+            done.append(f"{name}{number}")
+        try:
+            jobs.run(Visitor(name, f"{name}{number}"), work)
+        except InputError as error:
+            refused.append(f"{name}{number} {type(error).__name__}: {error}")
+
+    for number, name in enumerate(names):
+        before = len(jobs.line) + len(refused)
+        threads.append(threading.Thread(target=start, args=(name, number), daemon=True))
+        threads[-1].start()
+        while len(jobs.line) + len(refused) == before:
+            time.sleep(0.001)
+    return threads, done, refused
+
+
+def test_seventeen_jobs_of_one_visitor_do_not_lock_out_another() -> None:
+    gate = threading.Event()
+    threads, done, refused = queue_up(Jobs(per_minute=99), "a" * 17 + "b", gate)
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert done == ["a0", "a1", "b17"]
+    assert len(refused) == 15
+    assert "one of your requests is running" in refused[0]
+
+
+def test_cancelled_jobs_are_dropped_whether_they_wait_or_run() -> None:
+    jobs, gate = Jobs(), threading.Event()
+    threads, done, refused = queue_up(jobs, "aab", gate)
+    jobs.cancel("a1")
+    threads[1].join(20)
+    assert [line.split(":")[0] for line in refused] == ["a1 Cancelled"]
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert done == ["a0", "b2"]
+
+    def work() -> None:
+        jobs.cancel("s")
+        report_step("tokens", 1, 2)
+        raise AssertionError("the step stops a cancelled job")
+
+    with pytest.raises(Cancelled):
+        jobs.run(Visitor("c", "s"), work)
+    assert jobs.run(Visitor("c", "s"), lambda: 3) == 3
+
+
+def test_steps_reach_the_visitor_and_too_many_requests_are_refused() -> None:
+    now, steps = [0.0], []
+    jobs = Jobs(per_minute=2, clock=lambda: now[0])
+    for _ in range(2):
+        jobs.run(Visitor("a", "s"), lambda: report_step("tokens", 1, 10), lambda *step: steps.append(step))
+    assert steps == [("tokens", 1, 10)] * 2
+    with pytest.raises(InputError, match="at most 2 requests a minute; try again in 60 s"):
+        jobs.run(Visitor("a", "other"), lambda: None)
+    jobs.run(Visitor("b", "s"), lambda: None)
+    now[0] = 61
+    jobs.run(Visitor("a", "s"), lambda: None)
+    limit = RateLimit(1, 10, clock=lambda: now[0])
+    assert (limit.wait("x"), limit.wait("x")) == (0, 10)
+
+
+def test_other_sites_cannot_post() -> None:
+    assert same_origin({"host": "lamp.org:7860", "origin": "http://lamp.org:7860"})
+    assert same_origin({"host": "127.0.0.1", "x-forwarded-host": "x.gradio.live", "origin": "https://x.gradio.live"})
+    assert same_origin({"host": "127.0.0.1:7860"})  # a program
+    for origin in ("http://evil.org", "null", "http://lamp.org:80"):
+        assert not same_origin({"host": "lamp.org:7860", "origin": origin})
+    assert not same_origin({"host": "lamp.org", "sec-fetch-site": "cross-site"})
+
+
+def test_folders_of_killed_apps_are_swept_and_those_of_others_stay(tmp_path: Path) -> None:
+    for name in ("killed", "alive", "starting"):
+        (tmp_path / f"lamp_app_{name}").mkdir()
+        (tmp_path / f"lamp_app_{name}" / LOCK).touch()
+        if name != "starting":
+            os.utime(tmp_path / f"lamp_app_{name}", (0, 0))
+    with FileLock(tmp_path / "lamp_app_alive" / LOCK):
+        assert sweep_leftovers(tmp_path) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lamp_app_alive", "lamp_app_starting"]
+
+
+def test_kept_rooms_do_not_age(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, None, clock=lambda: 1e12)
+    room = rooms.new()
+    rooms.sweep()
+    assert room.is_dir()
+    assert Rooms(tmp_path, None).made == rooms.made
 
 
 @pytest.mark.parametrize("what", ["the prompt", "the text"])
@@ -198,12 +447,12 @@ def test_a_text_without_words_is_called_so_once(what: str) -> None:
 def test_a_tab_without_its_model_says_so(shop: Workshop, models: Models, tmp_path: Path) -> None:
     shop.models = replace(models, captioner=None, lamp=None)
     with pytest.raises(InputError, match="no captioning model: neither --m2t_name nor the bundled m2t_demo"):
-        shop.caption(upload(tmp_path, "a.npy"), None, (), 1, False, 0)
+        shop.caption(shop.source(upload(tmp_path, "a.npy"), None), 1, False, 0)
     with pytest.raises(InputError, match="no model to search with"):
-        shop.search("walk", None, None, (), False, 1)
+        shop.search("walk", None, None, 1)
     shop.models = replace(models, gallery=None)
     with pytest.raises(InputError, match="no gallery was named"):
-        shop.search("walk", None, None, (), False, 1)
+        shop.search("walk", None, None, 1)
 
 
 def test_models_that_were_named_must_be_there_and_others_may_be_missing(tmp_path: Path) -> None:

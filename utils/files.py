@@ -68,6 +68,9 @@ def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
         array = np.load(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing{f'; {made_by} creates it' if made_by else ''}") from error
+    except MemoryError as error:
+        raise InputError(f"{path} is not a readable .npy file: its header announces more numbers than fit in "
+                         "memory") from error
     except Exception as error:  # damaged headers can raise almost any exception in NumPy
         raise InputError(f"{path} is not a readable .npy file: {str(error) or type(error).__name__}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":

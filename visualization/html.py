@@ -38,6 +38,7 @@ class PageMotion:
     locked_bvh: Bvh | None = None
     parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each part of a sequence
     marks: tuple[Mark, ...] = ()             # constraints of the motion
+    remade: tuple[tuple[int, int], ...] = ()  # first and last frame of regenerated parts
 
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
@@ -63,7 +64,7 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
             "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
             "files": {"plain": motion.plain_files, "locked": motion.locked_files},
             "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh)},
-            "parts": motion.parts, "marks": motion.marks} for motion in motions],
+            "parts": motion.parts, "marks": motion.marks, "remade": motion.remade} for motion in motions],
     }
     page = _read("page.html")
     # A "<" in a caption could close the script element of the data.

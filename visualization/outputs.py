@@ -85,16 +85,19 @@ def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -
 
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
                  formats: Formats, parts: tuple[tuple[int, str], ...] = (), marks: tuple[Mark, ...] = (),
-                 loop: bool = False, pinned: np.ndarray | None = None) -> PageMotion:
+                 loop: bool = False, pinned: np.ndarray | None = None, name: str | None = None) -> PageMotion:
     """Write one motion, joints (T, J, 3) in metres, under ``folder``. Returns it with its file paths relative to
     ``folder``.
 
     Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
     name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Names with ``_ik`` have locked feet: feet in contact are held
     still and the legs are solved again, except where ``pinned`` (T, J). The caption is next to the joints, as ``.txt``.
-    Feet of a ``loop`` are locked across its seam too.
+    Feet of a ``loop`` are locked across its seam too. With a ``name`` all files are in ``folder`` itself, under that
+    name.
     """
-    stem = f"sample{number}_repeat{repeat}_len{len(joints)}"
+    stem = name or f"sample{number}_repeat{repeat}_len{len(joints)}"
+    places = [folder if name else folder / kind / str(number) for kind in ("joints", "animation")]
+
     def lock(motion: np.ndarray) -> np.ndarray:
         if formats.published_feet:
             return rigid_joints(lock_feet_published(motion, spec.skeleton), spec.skeleton)
@@ -105,21 +108,22 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
     locked = on_cycle(joints, spec.skeleton, round(spec.fps), lock) if loop and len(joints) > 1 else lock(joints)
     plain, locked = np.asarray(joints, np.float32), np.asarray(locked, np.float32)
     (files, bvh), (locked_files, locked_bvh) = (
-        _write(folder, number, f"{stem}{suffix}", motion, caption, spec, formats)
+        _write(folder, places, f"{stem}{suffix}", motion, caption, spec, formats)
         for suffix, motion in (("", plain), (LOCKED, locked)))
-    write_text(folder / "joints" / str(number) / f"{stem}.txt", f"{caption}\n")
+    write_text(places[0] / f"{stem}.txt", f"{caption}\n")
     if formats.in_place:
         plain, locked = in_place(plain), in_place(locked)
     return PageMotion(stem, caption, plain, locked, files, locked_files, bvh, locked_bvh, parts, marks)
 
 
-def _write(folder: Path, number: int, stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
+def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
-    """Write joints in all formats. Returns the paths relative to ``folder``, and the BVH if requested."""
-    written = [folder / "joints" / str(number) / f"{stem}.npy"]
+    """Write joints to the first of ``places`` and all other formats to the second one. Returns the paths relative to
+    ``folder``, and the BVH if requested."""
+    written = [places[0] / f"{stem}.npy"]
     shown = in_place(joints) if formats.in_place else joints
     save_npy(written[0], shown)
-    animation = folder / "animation" / str(number) / stem
+    animation = places[1] / stem
     bvh = joints_to_bvh(joints, spec.skeleton, spec.fps) if formats.bvh or formats.glb or formats.npz else None
     if formats.npz:
         written.append(animation.with_suffix(".npz"))

@@ -126,9 +126,7 @@ class Director:
 
         They are not re-encoded: the tokenizer has seen few such bodies and lowers raised hands by centimetres.
         """
-        joints = combine_bodies(*(self.pipeline.decode(tokens) for tokens in (lower, upper)), self.pipeline.skeleton)
-        joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / self.pipeline.metres
-        return joints_to_features(joints, self.pipeline.skeleton).numpy()
+        return combined_features(self.pipeline, *(self.pipeline.decode(tokens) for tokens in (lower, upper)))
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,14 @@ class _Start:
 
     tokens: Tensor
     source: np.ndarray | None
+
+
+def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Features (T, d) of the pelvis and legs of joints ``lower`` and the upper body of ``upper``, both (T, J, 3) in
+    metres."""
+    joints = combine_bodies(lower, upper, pipeline.skeleton)
+    joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / pipeline.metres
+    return joints_to_features(joints, pipeline.skeleton).numpy()
 
 
 def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline: TextToMotion,

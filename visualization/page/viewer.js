@@ -312,6 +312,8 @@ class Viewer {
     const width = canvas.width = canvas.clientWidth * scale, height = canvas.height = canvas.clientHeight * scale;
     const { feet, left } = this.data.skeleton, step = width / Math.max(this.end, 1);
     const lane = 7 * scale, gap = 2.5 * scale, shown = this.stage.prints.userData.on !== false;
+    pen.fillStyle = style.getPropertyValue("--remade");
+    for (const [first, last] of this.motion.remade) pen.fillRect((first - 0.5) * step, 0, (last - first + 1) * step, height);
     for (const row of [0, 1]) {
       const top = height / 2 + (row ? gap / 2 : -lane - gap / 2);
       pen.fillStyle = style.getPropertyValue("--line");

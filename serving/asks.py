@@ -1,0 +1,216 @@
+"""What a visitor asks for, as checked values: the same request makes the same motion again.
+
+Errors are one line that can be shown.
+"""
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+from urllib.parse import urlencode
+
+from data.text import clean_caption
+from utils.errors import InputError
+
+DEEPEST = 8  # edits of edits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one request."""
+
+    letters: int = 300        # of a text
+    seconds: float = 30.0     # of a generated motion
+    samples: int = 4
+    guidance: float = 10.0
+    seed: int = 2**31 - 1
+    sections: int = 8
+    blocks: int = 12          # of a track of a timeline
+    waypoints: int = 12
+    metres: float = 20.0      # of a waypoint from the start
+    upload_bytes: int = 16 << 20
+    upload_seconds: float = 120.0
+    captions: int = 5
+    found: int = 12
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A prompt of a timeline from ``start`` to ``end`` in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """A place on the floor, in metres, at a time in seconds."""
+
+    x: float
+    z: float
+    time: float
+
+
+@dataclass(frozen=True)
+class Remake:
+    """A block of a timeline that was made again with another seed; ``track`` is body or upper."""
+
+    track: str
+    block: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A motion to make. With ``sections`` it is an edit of ``source``, with ``blocks`` a timeline."""
+
+    seed: int
+    guidance: float
+    prompt: str = ""
+    seconds: float | None = None         # None: the model chooses
+    sections: str = ""                   # as in edit_t2m.py
+    source: Mapping[str, Any] | None = None  # of an edit: another ask, or an upload {"upload": name, "room": id}
+    blocks: tuple[Block, ...] = ()
+    upper: tuple[Block, ...] = ()
+    waypoints: tuple[Waypoint, ...] = ()
+    remakes: tuple[Remake, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The prompts in words."""
+        title = ", then ".join(block.text for block in self.blocks) or self.prompt
+        return title + "".join(f"; upper body: {block.text}" for block in self.upper)
+
+    @property
+    def stem(self) -> str:
+        """Name of files, such as ``a-person-waves_s3407``."""
+        letters = unicodedata.normalize("NFKD", self.title.lower()).encode("ascii", "ignore").decode()
+        return f"{'-'.join(re.findall('[a-z0-9]+', letters))[:60].strip('-') or 'motion'}_s{self.seed}"
+
+    @property
+    def from_upload(self) -> bool:
+        """Whether an uploaded file is needed to make it again."""
+        return self.source is not None and ("upload" in self.source or Ask.read(self.source).from_upload)
+
+    def record(self) -> dict[str, Any]:
+        """The values that differ from their defaults, for JSON."""
+        found = asdict(self)
+        return {field.name: found[field.name] for field in fields(self)
+                if field.name in ("seed", "guidance") or getattr(self, field.name) != field.default}
+
+    def query(self) -> str:
+        """The record as the query of a URL."""
+        return urlencode({name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+                          for name, value in self.record().items()})
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str], limits: Limits) -> "Ask":
+        """Read what ``query`` wrote. Raises ``InputError`` for what it cannot have written."""
+        texts, names = ("prompt", "sections"), {field.name for field in fields(cls)}
+        record: dict[str, Any] = {"seed": 0, "guidance": 4.0}
+        for name, value in query.items():
+            if name in names:
+                try:
+                    record[name] = value if name in texts else json.loads(value)
+                except ValueError as error:
+                    raise InputError(f"{name} in the link cannot be read: {value[:40]}") from error
+        return cls.read(record, limits)
+
+    @classmethod
+    def read(cls, record: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> "Ask":
+        """Check a record of JSON. Raises ``InputError`` naming the value that is wrong."""
+        if not isinstance(record, Mapping) or depth > DEEPEST:
+            raise InputError(f"a request is a JSON object, of at most {DEEPEST} edits of edits")
+        unknown = sorted(set(record) - {field.name for field in fields(cls)})
+        if unknown:
+            known = ", ".join(field.name for field in fields(cls))
+            raise InputError(f"{unknown[0]!r} is unknown; a request has {known}")
+        blocks, upper = (_blocks(record.get(name), name, limits) for name in ("blocks", "upper"))
+        source = record.get("source")
+        if source is not None and not (isinstance(source, Mapping) and "upload" in source):
+            source = cls.read(source, limits, depth + 1).record()
+        elif source is not None:
+            source = {name: str(source.get(name, ""))[:200] for name in ("upload", "room")}
+        seconds = record.get("seconds")
+        if seconds is not None:
+            seconds = checked_number(seconds, 0.2, limits.seconds, "the length in seconds")
+        return cls(
+            checked_count(record.get("seed"), limits.seed, "the seed", low=0),
+            float(checked_number(record.get("guidance"), 0.0, limits.guidance, "guidance")),
+            "" if blocks else checked_text(record.get("prompt"), limits.letters, "the prompt"), seconds,
+            checked_text(record.get("sections"), 200, "the parts", words=False), source,
+            blocks, upper, _listed(record.get("waypoints"), "waypoints", limits.waypoints, _waypoint, limits),
+            _listed(record.get("remakes"), "remakes", 50, _remake, limits))
+
+
+def _listed(values: Any, what: str, most: int, read: Any, limits: Limits) -> tuple:
+    if values is None:
+        return ()
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) > most:
+        raise InputError(f"{what} must be a list of at most {most}")
+    found = []
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{what} {number} must be a JSON object")
+        found.append(read(value, f"{what} {number}", limits))
+    return tuple(found)
+
+
+def _blocks(values: Any, what: str, limits: Limits) -> tuple[Block, ...]:
+    def read(value: Mapping[str, Any], place: str, limits: Limits) -> Block:
+        start, end = (checked_number(value.get(name), 0.0, limits.seconds, f"{place}: {name}")
+                      for name in ("start", "end"))
+        if end - start < 0.2:
+            raise InputError(f"{place} must last at least 0.2 s, not {end - start:g}")
+        return Block(checked_text(value.get("text"), limits.letters, f"{place}: the prompt"), start, end)
+
+    blocks = tuple(sorted(_listed(values, what, limits.blocks, read, limits), key=lambda block: block.start))
+    for before, after in zip(blocks, blocks[1:], strict=False):
+        if after.start < before.end - 1e-6:
+            raise InputError(f"“{before.text}” and “{after.text}” overlap")
+    return blocks
+
+
+def _waypoint(value: Mapping[str, Any], place: str, limits: Limits) -> Waypoint:
+    x, z = (checked_number(value.get(name), -limits.metres, limits.metres, f"{place}: {name}") for name in "xz")
+    return Waypoint(x, z, checked_number(value.get("time"), 0.0, limits.seconds, f"{place}: time"))
+
+
+def _remake(value: Mapping[str, Any], place: str, limits: Limits) -> Remake:
+    if value.get("track") not in ("body", "upper"):
+        raise InputError(f"{place}: track must be body or upper")
+    return Remake(value["track"], checked_count(value.get("block"), limits.blocks, f"{place}: block", low=0),
+                  checked_count(value.get("seed"), limits.seed, f"{place}: seed", low=0))
+
+
+def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
+    """The text without surrounding spaces. Raises ``InputError`` if it has no words or too many letters."""
+    text = text.strip() if isinstance(text, str) else ""
+    if len(text) > letters:
+        raise InputError(f"{what} has {len(text)} letters; {letters} are the most")
+    if words and not clean_caption(text):
+        raise InputError(f"{what} has no words")
+    return text
+
+
+def checked_number(value: Any, low: float, high: float, what: str) -> float:
+    """The number. Raises ``InputError`` unless it is from ``low`` to ``high``."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high:
+        given = "nothing" if value is None else str(value)[:40]
+        raise InputError(f"{what} must be from {low:g} to {high:g}, not {given}")
+    return value
+
+
+def checked_count(value: Any, high: int, what: str, low: int = 1) -> int:
+    """The number as an int. Raises ``InputError`` unless it is whole and from ``low`` to ``high``."""
+    number = checked_number(value, low, high, what)
+    if number != int(number):
+        raise InputError(f"{what} must be a whole number, not {number:g}")
+    return int(number)

@@ -1,0 +1,177 @@
+"""What all tabs share: jobs, errors, the history, sources of motions."""
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from serving.history import History, Take
+from serving.jobs import Cancelled, Jobs, Visitor
+from serving.stage import EMPTY, fault_of, history_of, results
+from serving.visitors import Guests
+from serving.workshop import FORMATS, Source, Workshop
+from utils.errors import InputError
+
+UPLOADED, MADE_HERE = "a file of yours", "a motion made here"
+FOUND = "found:"  # before the name of a motion of the gallery
+# On a small screen the viewer is below the form.
+SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
+  { block: "nearest", behavior: "smooth" })"""
+PROGRESS = gr.Progress()
+Update = dict[Any, Any]
+Work = Callable[..., Update]
+
+
+def line_of(error: Exception) -> str:
+    """What a visitor reads about an error. Unexpected ones are logged in the terminal."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    logging.getLogger(__name__).error("a request failed", exc_info=error)
+    return "this did not work; the terminal of the app has the details"
+
+
+class Desk:
+    """Connects components to the workshop.
+
+    A ``Work`` receives the owner of the history and the values of the inputs, and returns updates of outputs.
+    """
+
+    def __init__(self, workshop: Workshop, history: History, jobs: Jobs, guests: Guests, seed: int) -> None:
+        self.workshop, self.history, self.jobs, self.guests = workshop, history, jobs, guests
+        self.limits, self.seed = workshop.limits, min(seed, workshop.limits.seed)
+        self.choices: list[gr.Dropdown] = []
+        self.origins: list[gr.Radio] = []
+        self.past = results(classes=["history"])  # rendered by its tab
+        self.past.unrender()
+        self.example: Take | None = None
+
+    def run(self, visitor: Visitor, work: Callable[[], Any], progress: Any = None) -> Any:
+        """Result of a job of a visitor, with its progress."""
+
+        def report(what: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress((done, total), desc=what, unit="steps")
+
+        return self.jobs.run(visitor, work, report)
+
+    def on(self, events: Sequence[Callable[..., Any]], work: Work, inputs: Sequence[Any], outputs: Sequence[Any],
+           stage: Any, fault: Any, cancel: gr.Button | None = None) -> Any:
+        """Run ``work`` as a job on ``events``."""
+
+        def handle(request: gr.Request, progress: gr.Progress = PROGRESS, *given: Any) -> Update:
+            found = self._handled(request, lambda: work(self.guests.owner(request), *given), fault, progress)
+            waits = self.jobs.count(str(request.session_hash))
+            return found | ({} if cancel is None else {cancel: gr.update(visible=waits > 0)})
+
+        if cancel is not None:
+            gr.on(list(events), lambda: gr.update(visible=True), None, cancel, queue=False, api_visibility="private")
+        return self._listen(events, handle, inputs, [*outputs, fault, *([cancel] if cancel else [])], stage)
+
+    def on_button(self, part: gr.HTML, works: dict[str, Work], inputs: Sequence[Any], outputs: Sequence[Any],
+                  stage: Any, fault: Any) -> Any:
+        """Run one of ``works``, by action, as a job when a button in ``part`` is pressed; it receives the button's id
+        after the owner."""
+
+        def handle(request: gr.Request, event: gr.EventData, progress: gr.Progress = PROGRESS, *given: Any) -> Update:
+            action, identity = str(event._data.get("action")), str(event._data.get("id"))
+            if action not in works:
+                return {fault: gr.skip()}
+            return self._handled(request, lambda: works[action](self.guests.owner(request), identity, *given), fault,
+                                 progress)
+
+        return self._listen([part.select], handle, inputs, [*outputs, fault], stage)
+
+    def _handled(self, request: gr.Request, work: Callable[[], Update], fault: Any, progress: Any) -> Update:
+        try:
+            return self.run(self.guests.visitor(request), work, progress)
+        except Cancelled:
+            return {fault: gr.skip()}
+        except Exception as error:
+            return {fault: fault_of(line_of(error))}
+
+    def _listen(self, events: Sequence[Callable[..., Any]], handle: Callable[..., Any], inputs: Sequence[Any],
+                outputs: Sequence[Any], stage: Any) -> Any:
+        done = gr.on(list(events), handle, list(inputs), list(dict.fromkeys(outputs)), show_progress_on=stage,
+                     trigger_mode="multiple", concurrency_limit=None, api_visibility="private")
+        done.success(None, js=SHOW, api_visibility="private")
+        return done
+
+    def take(self, owner: str, identity: str | None) -> Take:
+        """A motion of the history, or the example."""
+        if self.example is not None and identity == self.example.id:
+            return self.example
+        return self.history.find(owner, identity)
+
+    def made(self, owner: str, takes: Sequence[Take]) -> Update:
+        """Remember motions, and offer them in all tabs."""
+        self.history.add(owner, takes)
+        return self.offers(owner, takes[-1].id)
+
+    def offers(self, owner: str, chosen: str | None = None) -> Update:
+        """Updates of the history and of all lists of motions made here."""
+        takes = self.history.of(owner)
+        ids = [take.id for take in takes]
+        labels, value = [(take.label, take.id) for take in takes], chosen if chosen in ids else next(iter(ids), None)
+        return {self.past: history_of(takes), **{one: gr.update(choices=labels, value=value) for one in self.choices}}
+
+    @property
+    def offered(self) -> list[Any]:
+        """Components that ``offers`` updates."""
+        return [self.past, *self.choices]
+
+    def source(self, owner: str, origin: str, upload: str | None, chosen: str | None) -> Source:
+        """The motion that a visitor has chosen: only that of ``origin`` counts."""
+        if origin == UPLOADED:
+            return self.workshop.source(upload, None)
+        if chosen and chosen.startswith(FOUND):
+            return self.workshop.open_file(chosen.removeprefix(FOUND))[0]
+        return self.workshop.source(None, self.take(owner, chosen))
+
+    def source_inputs(self, label: str) -> list[Any]:
+        """Inputs for an upload and for a motion made here; the visitor says which counts."""
+        origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
+        # Any file is taken, so that a wrong one is reported and never replaced by another motion.
+        upload = gr.File(label=".npy or .bvh", height=160)
+        chosen = gr.Dropdown([], label=MADE_HERE.capitalize(), value=None, visible=False)
+        self.choices.append(chosen)
+        self.origins.append(origin)
+        origin.change(lambda value: (gr.update(visible=value == UPLOADED), gr.update(visible=value == MADE_HERE)),
+                      origin, [upload, chosen], queue=False, api_visibility="private")
+        return [origin, upload, chosen]
+
+    def prompt(self, label: str, example: str) -> gr.Textbox:
+        """Input for a prompt."""
+        # With one line, Enter submits and Shift+Enter makes a line. Too long a text is reported, not cut.
+        return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
+
+    def draws(self) -> list[Any]:
+        """Inputs for seed, guidance, samples and formats."""
+        # Numbers without limits in the browser, which would clamp them silently.
+        count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
+        guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
+                             label=f"Guidance by the text, at most {self.limits.guidance:g}")
+        seed = gr.Number(self.seed, label="Seed")
+        formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
+                                   label="Files to download, besides .npy")
+        return [seed, guidance, count, formats]
+
+    def cancel(self) -> gr.Button:
+        """A button that cancels the jobs of this tab of the browser, visible while there is one."""
+
+        def stop(request: gr.Request) -> None:
+            self.jobs.cancel(str(request.session_hash))
+
+        button = gr.Button("Cancel", visible=False)
+        button.click(stop, None, None, queue=False, api_visibility="private")
+        return button
+
+    def stage(self, empty: str) -> tuple[gr.HTML, gr.HTML]:
+        """Where errors and results are shown."""
+        with gr.Column(scale=5, min_width=340):
+            return results(classes=["faults"]), results(EMPTY.format(empty))
+
+
+def new_seed() -> int:
+    """A seed that is short to write."""
+    return random.randrange(1_000_000)

@@ -1,0 +1,127 @@
+"""Jobs of visitors: one at a time in order of arrival, few of each visitor, cancellable, with true progress."""
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from utils.errors import InputError
+from utils.progress import listening
+
+T = TypeVar("T")
+Report = Callable[[str, int, int], None]  # what is done, finished steps, all steps
+MINUTE = 60.0
+
+
+class Cancelled(InputError):
+    """The visitor cancelled the job, or has left."""
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks. Limits count by ``key``, which all tabs of a browser share; ``session`` is one tab."""
+
+    key: str
+    session: str
+
+
+@dataclass(eq=False)
+class Job:
+    """A waiting or running job."""
+
+    visitor: Visitor
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise ``Cancelled`` once the job is cancelled."""
+        if self.cancelled.is_set():
+            raise Cancelled("cancelled")
+
+
+class RateLimit:
+    """At most ``most`` events of a key within ``seconds``."""
+
+    def __init__(self, most: int, seconds: float = MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self.seconds, self.clock = most, seconds, clock
+        self.times: dict[str, deque[float]] = defaultdict(deque)
+
+    def wait(self, key: str) -> float:
+        """Count an event and return 0, or return the seconds until the next one is allowed."""
+        now = self.clock()
+        for other in [other for other, times in self.times.items() if times and times[-1] <= now - self.seconds]:
+            del self.times[other]
+        times = self.times[key]
+        while times and times[0] <= now - self.seconds:
+            times.popleft()
+        if len(times) >= self.most:
+            return times[0] + self.seconds - now
+        times.append(now)
+        return 0.0
+
+
+class Jobs:
+    """Runs jobs one at a time: there is one copy of the models.
+
+    Args:
+        most: jobs that wait or run at a time.
+        per_visitor: of these, jobs of one visitor: one running and one waiting.
+        per_minute: jobs that a visitor may start in a minute.
+    """
+
+    def __init__(self, most: int = 17, per_visitor: int = 2, per_minute: int = 60,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self.per_visitor = most, per_visitor
+        self.rate = RateLimit(per_minute, clock=clock)
+        self.line: list[Job] = []  # the first one runs
+        self.changed = threading.Condition()
+
+    def run(self, visitor: Visitor, work: Callable[[], T], report: Report = lambda *_: None) -> T:
+        """Result of ``work``, which runs in this thread when it is its turn.
+
+        ``report`` receives the number of jobs ahead, then the steps of ``utils.progress``. Raises ``InputError`` if
+        there are too many jobs, and ``Cancelled``.
+        """
+        job = self._enter(visitor)
+
+        def listen(*step: str | int) -> None:
+            job.check()
+            report(*step)
+
+        try:
+            with self.changed:
+                while self.line[0] is not job:
+                    job.check()
+                    report("waiting for other motions", 0, self.line.index(job))
+                    self.changed.wait()
+            job.check()
+            with listening(listen):
+                return work()
+        finally:
+            with self.changed:
+                self.line.remove(job)
+                self.changed.notify_all()
+
+    def _enter(self, visitor: Visitor) -> Job:
+        with self.changed:
+            if sum(job.visitor.key == visitor.key for job in self.line) >= self.per_visitor:
+                raise InputError("one of your requests is running and another one waits; wait for them, or cancel")
+            if len(self.line) >= self.most:
+                raise InputError(f"{len(self.line)} requests are waiting already; try again in a minute")
+            if seconds := self.rate.wait(visitor.key):
+                raise InputError(f"at most {self.rate.most} requests a minute; try again in {seconds:.0f} s")
+            job = Job(visitor)
+            self.line.append(job)
+            return job
+
+    def count(self, session: str) -> int:
+        """Number of jobs of a session that wait or run."""
+        return sum(job.visitor.session == session for job in self.line)
+
+    def cancel(self, session: str) -> None:
+        """Cancel the jobs of a session."""
+        with self.changed:
+            for job in self.line:
+                if job.visitor.session == session:
+                    job.cancelled.set()
+            self.changed.notify_all()

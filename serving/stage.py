@@ -1,0 +1,112 @@
+"""HTML of results: motions side by side, cards with pictures, tables, errors."""
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from serving.history import Take
+from serving.workshop import FORMATS, PAGE, Shown, sentences
+
+ADDRESS, ARCHIVES = "made", "zip"  # URL paths of the rooms, and of archives of several
+EMPTY = '<div class="stage"><p>{}</p></div>'
+FRAME = '<iframe src="{}" title="The motion" allow="fullscreen"></iframe>'
+STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "page.js"))
+ON_LOAD = "lamp.results(element, trigger, watch, props)"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A motion in a list, with buttons ``(action, label)``."""
+
+    identity: str
+    title: str
+    about: str
+    picture: str  # SVG
+    buttons: tuple[tuple[str, str], ...]
+
+
+def theme() -> gr.themes.Base:
+    """Colours of the viewer and system fonts: nothing is downloaded."""
+    letters = ["ui-sans-serif", "system-ui", "sans-serif"]
+    return gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
+                             font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
+
+
+def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:
+    """A component that shows HTML of this module; its buttons trigger ``select`` with ``action`` and ``id``."""
+    return gr.HTML(value, js_on_load=ON_LOAD, elem_classes=list(classes))
+
+
+def stage_of(takes: Sequence[Take]) -> str:
+    """Motions side by side, played together, with what can be done with each."""
+    newest = takes[-1]
+    said = sentences(f"“{newest.ask.title}”: {newest.about}", newest.remarks)
+    archive = f'{ARCHIVES}/{"+".join(take.id for take in takes)}'
+    links = f'<a href="{archive}" download>All files (.zip)</a>'
+    shown = "".join(_take(take, len(takes) > 1) for take in takes)
+    together = ('<div class="together"><button data-play aria-label="Play or pause">❚❚</button>'
+                '<input type="range" min="0" max="1" step="any" value="0" aria-label="Time of all motions">'
+                '<output></output></div>' if len(takes) > 1 else "")
+    return (f'<div class="summary"><span class="said">{html.escape(said)}</span>{links}</div>'
+            f'<div class="takes takes-{len(takes)}">{shown}</div>{together}')
+
+
+def _take(take: Take, several: bool) -> str:
+    page = f"{ADDRESS}/{take.id}/{PAGE}"
+    keep = _button("keep", "Keep this one", take.id) if several else ""
+    link = ("" if take.ask.from_upload else
+            f'<a href="?{html.escape(take.ask.query())}" title="Makes this motion again">Permalink</a>')
+    return (f'<figure class="take"><div class="stage">{FRAME.format(page)}</div><figcaption>'
+            f'<span>seed {take.ask.seed} · {take.frames / take.fps:.1f} s</span>{keep}'
+            f'{_button("edit", "Edit", take.id)}{link}'
+            f'<a href="{page}" target="_blank">New tab</a></figcaption></figure>')
+
+
+def page_of(shown: Shown) -> str:
+    """A page of existing motions."""
+    page = f"{ADDRESS}/{shown.room.name}/{PAGE}"
+    return (f'<div class="summary"><span class="said">{html.escape(shown.said)}</span>'
+            f'<a href="{page}" target="_blank">New tab</a></div><div class="stage">{FRAME.format(page)}</div>')
+
+
+def cards_of(cards: Sequence[Card], said: str = "") -> str:
+    """A list of motions with pictures."""
+    items = "".join(
+        f'<li><button class="picture" data-action="{card.buttons[0][0]}" data-id="{html.escape(card.identity)}" '
+        f'aria-label="{card.buttons[0][1]}: {html.escape(card.title)}">{card.picture}</button>'
+        f'<b>{html.escape(card.title)}</b><span>{html.escape(card.about)}</span>'
+        f'<div>{"".join(_button(action, label, card.identity) for action, label in card.buttons)}</div></li>'
+        for card in cards)
+    return (f'<p class="said">{html.escape(said)}</p>' if said else "") + f'<ul class="cards">{items}</ul>'
+
+
+def history_of(takes: Sequence[Take]) -> str:
+    """The history of a visitor."""
+    if not takes:
+        return '<p class="said">Motions that you make appear here.</p>'
+    buttons = (("open", "Open"), ("edit", "Edit"), ("again", "Again"))
+    return cards_of([Card(take.id, take.ask.title, ("★ " if take.kept else "") + take.about, take.picture, buttons)
+                     for take in takes])
+
+
+def _button(action: str, label: str, identity: str) -> str:
+    return f'<button data-action="{action}" data-id="{html.escape(identity)}">{label}</button>'
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """A table of times and captions."""
+    lines = "".join(f"<tr><td>{html.escape(when)}</td><td>{html.escape(text)}</td></tr>" for when, text in rows)
+    return f'<table class="rows">{lines}</table>'
+
+
+def fault_of(line: str) -> str:
+    """An error that stays until it is dismissed."""
+    return (f'<div class="fault" role="alert"><span>{html.escape(line)}</span>'
+            '<button data-dismiss aria-label="Dismiss this error">✕</button></div>')
+
+
+def formats_of(take: Take) -> list[str]:
+    """The formats that a motion was written in, beside .npy."""
+    return [kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files]

@@ -1,0 +1,99 @@
+"""Visitors of the app: who they are, and what other sites may do."""
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from serving.jobs import RateLimit, Visitor
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
+HOUR, DAY = 3600, 86400
+NEW_PER_HOUR = 60   # cookies an address gets; beyond them its visitors count as one
+COOKIE_DAYS = 30
+# No other site may frame the app, and files are what they are.
+HEADERS = {"content-security-policy": "frame-ancestors 'self'", "x-frame-options": "SAMEORIGIN",
+           "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
+
+
+class Doorkeeper:
+    """ASGI middleware: gives browsers a cookie, adds ``HEADERS``, refuses what other sites post.
+
+    ``cookie`` names the cookie, ``known`` are the tokens that were given out.
+    """
+
+    def __init__(self, app: "ASGIApp", cookie: str, known: set[str], remember: Callable[[str], None]) -> None:
+        self.app, self.cookie, self.known, self.remember = app, cookie, known, remember
+        self.rate = RateLimit(NEW_PER_HOUR, HOUR)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not same_origin(headers):
+            from starlette.responses import PlainTextResponse
+
+            await PlainTextResponse("Other sites cannot use this app.", 403)(scope, receive, send)
+            return
+        token = self._new_token(scope, headers) if scope["path"] == "/" else None
+
+        async def answer(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                given = [(name.encode(), value.encode()) for name, value in HEADERS.items()
+                         if not any(key.lower() == name.encode() for key, _ in message["headers"])]
+                if token:
+                    given.append((b"set-cookie", f"{self.cookie}={token}; Path=/; HttpOnly; SameSite=Lax; "
+                                                 f"Max-Age={COOKIE_DAYS * DAY}".encode()))
+                message = {**message, "headers": [*message["headers"], *given]}
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+    def _new_token(self, scope: "Scope", headers: Mapping[str, str]) -> str | None:
+        """A token for a browser that has none, unless its address has got too many."""
+        given = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+        if given is not None and given.value in self.known or self.rate.wait(address_of(scope)):
+            return None
+        token = secrets.token_urlsafe(16)
+        self.known.add(token)
+        self.remember(token)
+        return token
+
+
+def same_origin(headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from a page of the app, or from no page at all. ``headers`` have lower-case names."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    return urlsplit(origin).netloc in (headers.get("host"), headers.get("x-forwarded-host"))
+
+
+def address_of(scope: Mapping[str, Any]) -> str:
+    """The network address that a request comes from."""
+    client = scope.get("client")
+    return f"address {client[0] if client else 'unknown'}"
+
+
+class Guests:
+    """Tells visitors apart: by their cookie, without one by their address."""
+
+    def __init__(self, cookie: str, known: set[str]) -> None:
+        self.cookie, self.known = cookie, known
+
+    def visitor(self, request: Any) -> Visitor:
+        """Who limits count for."""
+        token = self._token(request)
+        return Visitor(token or address_of(request.request.scope), str(request.session_hash))
+
+    def owner(self, request: Any) -> str:
+        """Whose history a motion belongs to; without a cookie it is that of one tab."""
+        return self._token(request) or f"session {request.session_hash}"
+
+    def _token(self, request: Any) -> str | None:
+        token = request.cookies.get(self.cookie, "")
+        return token if TOKEN.fullmatch(token) and token in self.known else None
