@@ -23,7 +23,7 @@ def main() -> None:
     from utils.seeding import seed_everything
     from visualization.html import write_page
     from visualization.marks import marks_of
-    from visualization.outputs import Formats, write_motion
+    from visualization.outputs import Formats, write_contact_sheets, write_motion
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
@@ -59,6 +59,8 @@ def main() -> None:
                                           pinned=made.pinned))
                 print(f"{shortened(text)!r}: {len(joints) / spec.fps:.1f} s of motion -> "
                       f"{folder / shown[-1].locked_files[-1]}")
+            for sheet in write_contact_sheets(folder, shown, formats):
+                print(f"contact sheet: {sheet}")
             if not opt.no_html:
                 write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
                 print(f"page: {folder / 'index.html'}")

@@ -127,7 +127,7 @@ def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argpars
 
     from data.text import shortened
     from visualization.html import write_page
-    from visualization.outputs import Formats, write_motions, write_side_by_side
+    from visualization.outputs import Formats, write_contact_sheets, write_motions, write_side_by_side
 
     formats = Formats.from_options(vars(opt))
     shown, written = [], write_motions(folder, motions, spec, formats)
@@ -135,9 +135,9 @@ def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argpars
         shown.append(motion)
         seconds = len(motion.plain) / spec.fps
         tqdm.write(f"{shortened(motion.caption)!r}: {seconds:.1f} s of motion -> {folder / motion.locked_files[-1]}")
-    if opt.side_by_side:
-        for video in write_side_by_side(folder, motions, shown, spec, formats):
-            print(f"side by side: {video}")
+    videos = write_side_by_side(folder, motions, shown, spec, formats) if opt.side_by_side else []
+    for path in [*videos, *write_contact_sheets(folder, shown, formats)]:
+        print(f"together: {path}")
     if not opt.no_html:
         write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
         print(f"page: {folder / 'index.html'}")

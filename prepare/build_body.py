@@ -242,8 +242,8 @@ def shoe(joints: np.ndarray) -> Piece:
     for ring in range(len(rows) - 1):
         for place in range(size):
             a, b = ring * size + place, ring * size + (place + 1) % size
-            faces.append((b, a, a + size, b + size))
-    faces += [tuple(range(size)), tuple((len(rows) - 1) * size + place for place in reversed(range(size)))]
+            faces.append((a, b, b + size, a + size))
+    faces += [tuple(reversed(range(size))), tuple((len(rows) - 1) * size + place for place in range(size))]
     places = rows.reshape(-1, 3)
     ring = np.where(np.isin(np.arange(size), [0, 1, 2, size - 1, size - 2, size - 3]), SOLES, SHOES)
     zones = np.tile(ring, len(rows))

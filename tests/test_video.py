@@ -9,8 +9,8 @@ from motion.skeleton import KIT, T2M, Skeleton
 from utils.errors import InputError
 from visualization import video
 from visualization.caption import Caption, drawable
-from visualization.outputs import Formats, Made, write_motions, write_side_by_side
-from visualization.scene import GROUND, LEFT, RIGHT, SHIFT, Scene, follow_scene
+from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side
+from visualization.scene import GROUND, LEFT, RIGHT, Scene, follow_scene
 from visualization.video import _at_rate, strip, write_video
 
 
@@ -56,6 +56,18 @@ def test_the_motions_of_a_prompt_are_filmed_side_by_side(tmp_path):
     assert first == tmp_path / "animation" / "0" / "sample0_side_by_side.mp4"
     assert decode(first)[1].shape == (8, 720, 1440, 3)
     assert decode(second)[1].shape == (4, 720, 720, 3)
+
+
+def test_takes_have_numbers_and_contact_sheets_a_row_for_each_motion(tmp_path, monkeypatch):
+    spec, labels = dataset_spec("t2m"), []
+    made = [Made(0, repeat, "glides", walker(4)) for repeat in range(2)]
+    written = list(write_motions(tmp_path, made, spec, Formats(video=False, bvh=False)))
+    monkeypatch.setattr("visualization.outputs.write_video", lambda *given, **_: labels.extend(given[2]))
+    write_side_by_side(tmp_path, made, written, spec, Formats())
+    assert labels == ["1. glides", "2. glides"]
+    assert write_contact_sheets(tmp_path, written, Formats()) == []
+    [sheet] = write_contact_sheets(tmp_path, written, Formats(strip=True))
+    assert Image.open(sheet).size == (1080, 600)
 
 
 def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
@@ -118,7 +130,8 @@ def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption
     assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
     assert text.mask.height < 120
     scene = follow_scene(walker(2), T2M, 20, (240, 240), caption)
-    assert scene.outlines[0][..., 1].min() / 2**SHIFT > text.mask.height
+    person = scene.person.fitted.posed(scene.person.joints[0], scene.person.turns[0])[0]
+    assert scene.camera.project(person, 0)[:, 1].min() > text.mask.height
 
 
 def test_strip_shows_every_pose_of_every_motion(tmp_path):
@@ -145,11 +158,11 @@ def test_the_camera_moves_the_floor_under_a_walker_and_its_lines_stay_the_same()
 
 
 def test_what_is_nearer_to_the_camera_is_drawn_later():
-    scene = follow_scene(walker(2), T2M, 20, (240, 240))
+    scene = follow_scene(walker(2, KIT), KIT, 20, (240, 240))
     near = scene.camera.axes[2]
-    left, right = (walker(2)[0, T2M.joint_names.index(f"{side}_wrist")] @ near for side in ("left", "right"))
-    bones = [bone for chain in T2M.chains for bone in zip(chain, chain[1:], strict=False)]
-    hands = [next(number for number, (_, joint) in enumerate(bones) if T2M.joint_names[joint] == f"{side}_wrist")
+    left, right = (walker(2, KIT)[0, KIT.joint_names.index(f"{side}_wrist")] @ near for side in ("left", "right"))
+    bones = [bone for chain in KIT.chains for bone in zip(chain, chain[1:], strict=False)]
+    hands = [next(number for number, (_, joint) in enumerate(bones) if KIT.joint_names[joint] == f"{side}_wrist")
              for side in ("left", "right")]
     ranks = [scene.order[0].index(hand) for hand in hands]
     assert (left > right) == (ranks[0] > ranks[1])

@@ -21,7 +21,9 @@ from utils.files import atomic_path, save_npy, write_text
 from visualization.glb import write_glb
 from visualization.html import PageMotion
 from visualization.marks import Mark
-from visualization.video import write_video
+from visualization.video import strip, write_video
+
+ROWS = 40  # motions of a contact sheet
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Formats:
     in_place: bool = False        # remove travel; a root bone keeps it
     root_bone: bool = False       # add a root bone on the ground to BVH and GLB
     npz: bool = False             # rotations in AMASS format
+    strip: bool = False           # contact sheets
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
@@ -44,7 +47,8 @@ class Formats:
         return cls(video=not options["no_video"], gif=options["gif"], bvh=not options["no_bvh"],
                    glb=options["glb"], fps=options["fps"],
                    published_feet=options["foot_locking"] == "published", in_place=options["in_place"],
-                   root_bone=options["root_motion"] or options["in_place"], npz=options["npz"])
+                   root_bone=options["root_motion"] or options["in_place"], npz=options["npz"],
+                   strip=options["strip"])
 
 
 class Made(NamedTuple):
@@ -73,8 +77,19 @@ def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[Pag
     for number, pairs in groupby(zip(made, written, strict=True), key=lambda pair: pair[0].number):
         takes = [motion for _, motion in pairs]
         paths.append(folder / "animation" / str(number) / f"sample{number}_side_by_side.mp4")
-        write_video(paths[-1], [take.locked for take in takes], [take.caption for take in takes], spec.fps,
-                    video_fps=formats.fps)
+        labels = [f"{take}. {motion.caption}" for take, motion in enumerate(takes, 1)]
+        write_video(paths[-1], [take.locked for take in takes], labels, spec.fps, video_fps=formats.fps)
+    return paths
+
+
+def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: Formats) -> list[Path]:
+    """Write contact sheets with eight poses of each of the ``written`` motions, feet locked, ``ROWS`` per file, if
+    requested."""
+    paths = []
+    for first in range(0, len(written) if formats.strip else 0, ROWS):
+        rows = written[first:first + ROWS]
+        paths.append(folder / f"contact_sheet{'' if not first else f'_{first // ROWS + 1}'}.png")
+        strip(paths[-1], [motion.locked for motion in rows], [motion.caption for motion in rows])
     return paths
 
 

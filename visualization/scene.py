@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from motion.skeleton import Skeleton
+from motion.skeleton import T2M, Skeleton
 from visualization.camera import Camera, follow, line_up
 from visualization.caption import Caption
+from visualization.person import Person
 
 # Colours are RGB.
 SKY, GROUND, GRID, SHADOW, TRACE = (252, 252, 253), (229, 234, 240), (170, 181, 195), (92, 104, 124), (238, 160, 40)
@@ -43,7 +44,9 @@ class Scene:
         shadow[..., 1] = 0
         self.shadow = camera.project(shadow) / 2  # (T, J, 3) drawn at half resolution, as it is blurred
         self.path = joints[:, 0] * [1, 0, 1]
-        self._limbs(joints, skeleton)
+        self.person = Person(joints, camera, (LEFT, RIGHT)) if skeleton == T2M else None
+        if self.person is None:
+            self._limbs(joints, skeleton)
 
     def draw(self, frame: int) -> np.ndarray:
         """One frame (H, W, 3)."""
@@ -101,7 +104,10 @@ class Scene:
         picture[:] = _darkened(picture, mask, SHADOW, SHADOW_DEPTH)
 
     def body(self, frame: int, picture: np.ndarray) -> None:
-        """Draw the limbs from back to front, each as a dark edge, a tube and a light streak."""
+        """Draw the person, or limbs from back to front, each as a dark edge, a tube and a light streak."""
+        if self.person is not None:
+            self.person.draw(frame, picture)
+            return
         for bone in self.order[frame]:
             for outlines, shades in zip(self.outlines, self.shades, strict=True):
                 cv2.fillConvexPoly(picture, outlines[frame, bone], shades[frame][bone], cv2.LINE_AA, SHIFT)
