@@ -79,7 +79,7 @@ def score_file(opt: argparse.Namespace) -> None:
     from evaluation.ngrams import coco_scores, read_scored, report_scores
 
     captions, references = read_scored(opt.score_captions)
-    print(f"{len(captions)} captions, {sum(map(len, references))} references of {opt.score_captions}, as they stand")
+    print(f"{len(captions)} captions, {sum(map(len, references))} references of {opt.score_captions}, unchanged")
     scores = coco_scores(captions, references)
     if opt.bert_score_model:
         from evaluation.caption_scores import BertScore

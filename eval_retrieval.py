@@ -25,7 +25,7 @@ def main() -> None:
     sentences = {"words": word_vectors, "lamp": lambda captions: lamp.text_features(captions).cpu().numpy()}.get(
         opt.sentences) or SentenceEncoder(opt.sentences)
     pairs = load_pairs(spec, opt.split, whole_clips_only=True, quiet=opt.quiet)
-    print(f"{lamp.source} on {len(pairs)} clips of {spec.root}, {opt.split}; captions are alike by {opt.sentences}")
+    print(f"{lamp.source} on {len(pairs)} clips of {spec.root}, {opt.split}; caption similarity by {opt.sentences}")
 
     by = lamp.comparison(opt.similarity)
     scores = score_language(pairs, lamp.normalisation.apply, by.texts, by.motions, opt.seed, sentences,

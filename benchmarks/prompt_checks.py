@@ -171,7 +171,7 @@ def build_parser() -> Parser:
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
     parser.add_argument("--data_root", type=Path, metavar="DIR",
                         help="data set whose training captions decide which words of the prompts are known")
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, and the default where there is no CUDA")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, the default without CUDA")
     parser.add_argument("--seeds", type=positive_int, default=5, help="motions per prompt, with seeds 0, 1, ...")
     parser.add_argument("--joints", type=Path, metavar="DIR",
                         help="check existing DIR/<prompt>_<seed>.npy (frames, 22, 3); prompts are numbered from 0")
@@ -214,7 +214,7 @@ def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"cannot read the motion {path}: {error}") from error
         if joints.ndim != 3 or len(joints) < 2 or joints.shape[1:] != (len(T2M), 3) or not np.isfinite(joints).all():
-            raise InputError(f"{path} holds {joints.shape}, expected finite joints (frames, {len(T2M)}, 3)")
+            raise InputError(f"{path} has shape {joints.shape}, expected finite joints (frames, {len(T2M)}, 3)")
         return joints
 
     return [[read(joints_path(folder, prompt, seed)) for seed in range(seeds)] for prompt in range(prompts)]
@@ -285,7 +285,7 @@ def report(summary: dict) -> str:
         lines.append(f"{name:28s}{apart:20s}{', '.join(shown)}")
     motions = [motion["measures"] for prompt in summary["prompts"] for motion in prompt["verdicts"]]
     skating, rough = (np.mean([motion[name] for motion in motions]) for name in ("foot_skating", "roughness"))
-    lines += ["", f"feet skate at {100 * skating:.1f} cm/s, joints jerk by {1000 * rough:.1f} mm a frame (means)"]
+    lines += ["", f"feet skate at {100 * skating:.1f} cm/s, jerk {1000 * rough:.1f} mm per frame (means)"]
     lines += [f"{title:14s}{passed(summary[key])}" for key, title in (("seen_words", "known words"),
                                                                      ("unseen_words", "new words")) if key in summary]
     low = [group for group, counts in summary["groups"].items() if counts["share"] < 0.5]

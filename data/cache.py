@@ -106,7 +106,7 @@ def _of_kind(cache: Path, kind: str) -> list[Path]:
 
 
 def _cache_folder(spec: DatasetSpec) -> Path:
-    """The cache folder beside the data, or in the working directory if the data folder is read-only."""
+    """The cache folder in the data folder, or in the working directory if the data folder is read-only."""
     beside = spec.root / "cache"
     away = _AWAY / f"{spec.root.resolve().name}-{hashlib.sha256(str(spec.root.resolve()).encode()).hexdigest()[:8]}"
     for folder in (beside, away):

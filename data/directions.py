@@ -120,7 +120,7 @@ def _written(opt: Namespace, spec: DatasetSpec, prompts: int) -> FileConstraints
 
 def each_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
                 fps: float) -> list[list[Placement]]:
-    """Constraints of separate motions of ``counts`` frames. A plain list of a file is for the first one."""
+    """Constraints of separate motions of ``counts`` frames. A plain list in a file belongs to the first one."""
     return [[([*flags, *entries, *(written.whole if number == 0 else ())], Stretch(0, count, fps))]
             for number, (entries, count) in enumerate(zip(written.by_prompt, counts, strict=True))]
 

@@ -62,7 +62,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
 
     Clips outside [min_length, max_length) are dropped. Captions without times belong to the clip; a caption with
     times makes a separate pair of its rows (with the same bounds), unless ``whole_clips_only``. Parsed texts are cached
-    beside the data. Raises ``InputError`` if the split or all of its texts are missing.
+    with the data. Raises ``InputError`` if the split or all of its texts are missing.
     """
     texts = require(spec.root / "texts", "the preparation of the data set")
     clips = {name: clip for name, clip in read_features(spec, split, quiet).items()

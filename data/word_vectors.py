@@ -59,7 +59,7 @@ class WordVectors:
 
     @classmethod
     def load(cls, folder: str | Path, prefix: str = "our_vab") -> "WordVectors":
-        """Read ``<prefix>_data.npy`` and its words: ``<prefix>_words.txt``, one a line and row, or the published
+        """Read ``<prefix>_data.npy`` and its words: ``<prefix>_words.txt``, one per line and row, or the published
         ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl`` (word to row).
 
         Raises ``InputError`` if a file is missing, has more than plain lists, dicts and numbers, or does not match the

@@ -213,8 +213,8 @@ class CaptionScorer:
     def settings(self) -> dict[str, str]:
         """Reference style, text cleaning and BERTScore settings, for logs."""
         lemmas = f"lemmas of the text files; captions lemmatised by {self.lexicon.lemmatiser}"
-        style = {"verbatim": "as they stand", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
-        words = ("as they stand" if self.style == "verbatim" else
+        style = {"verbatim": "unchanged", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
+        words = ("unchanged" if self.style == "verbatim" else
                  "lower case, no . ! \" ( ) * # : ; ~, at most 32")
         return {"reference_style": f"{style}; all of a clip's, {sum(map(len, self.references))} in all",
                 "words": f"{words}, split at blanks; n-gram scores times 100",

@@ -57,7 +57,7 @@ class Embedder(Protocol):
     """An evaluator that reads captions as tokens."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of features (T, d) in their own units."""
+        """Embeddings (n, e) of unnormalised features (T, d)."""
 
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
         """Embeddings (n, e) of captions as ``word/POS`` tokens."""
@@ -67,7 +67,7 @@ class CaptionEmbedder(Protocol):
     """A second evaluator, which reads plain captions, for R-precision and MM-Dist only."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of features (T, d) in their own units."""
+        """Embeddings (n, e) of unnormalised features (T, d)."""
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
         """Embeddings (n, e) of cleaned captions."""

@@ -25,7 +25,7 @@ def model_folder(source: str | Path, what: str, files: Sequence[str], weights: b
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=[*files, *(WEIGHT_FILES if weights else ())]))
-    except Exception as error:  # the hub's client raises its own, httpx's and OS errors alike
+    except Exception as error:  # the hub's client raises its own errors, httpx's and OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source} is not a folder, and no {what} of that name was found: {reason}") from error
 
@@ -73,7 +73,7 @@ class ClipText:
                 self.tokenizer = CLIPTokenizerFast.from_pretrained(folder)
                 model, report = CLIPTextModelWithProjection.from_pretrained(
                     folder, output_loading_info=True, ignore_mismatched_sizes=True)
-        except Exception as error:  # the library raises its own, safetensors' and OS errors alike
+        except Exception as error:  # the library raises its own errors, safetensors' and OSError
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"CLIP {folder} cannot be loaded: {reason}") from error
         # The library would initialise these at random.

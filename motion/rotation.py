@@ -206,7 +206,7 @@ def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
     """Joints of trunk, hips and feet whose bones keep their rest direction, up to one rotation about y, in all frames
-    of ``joints`` (T, J, 3), y up, although the body turns or faces elsewhere.
+    of ``joints`` (T, J, 3), y up, although the body turns.
 
     Features have such bones if bones of zero length were given a rest direction in world axes.
     """

@@ -208,7 +208,7 @@ def check_direction(opt: argparse.Namespace) -> None:
     if opt.end is not None and opt.text_path is not None and not opt.timeline:
         raise InputError("--end goes with --text_prompt or --timeline; --constraints has waypoints for every prompt")
     if opt.loop and (opt.path is not None or opt.end is not None):
-        raise InputError("--loop goes without --path and --end: a loop ends as it begins")
+        raise InputError("--loop cannot be combined with --path or --end: a loop ends as it starts")
     if opt.negative_prompt is not None and not re.search(r"\w", opt.negative_prompt):
         raise InputError("--negative_prompt: the prompt has no words")
     if (opt.upper_body or opt.in_place or opt.root_motion or opt.npz) and opt.dataset_name != "t2m":

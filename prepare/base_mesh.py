@@ -1,4 +1,4 @@
-"""MakeHuman's base mesh, and what turns pieces of it into parts of a figure. For use inside Blender."""
+"""MakeHuman's base mesh, and functions that turn parts of it into parts of a figure. Runs inside Blender."""
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +10,21 @@ import numpy as np
 from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
-SCALE, FLOOR = 0.1, 0.8168  # metres of a unit of the source, and of its origin above the floor
+SCALE, FLOOR = 0.1, 0.8168  # size of one unit of the source in metres, and height of its origin above the floor
 SKIN, HAIR, TOP, TROUSERS, SHOES, SOLES, EYES, LIPS = range(8)
-# Joint of ours that takes the weights of a bone; fingers belong to the wrist.
+# Our joint that takes the weights of each bone; fingers belong to the wrist.
 SIDED = {"UpLeg": 1, "Leg": 4, "Foot": 7, "ToeBase": 10, "Shoulder": 13, "Arm": 16, "ForeArm": 18, "Hand": 20}
 MIDDLE = {"Hips": 0, "Spine": 3, "Spine1": 6, "Spine2": 9, "Neck": 12, "Head": 15}
-# Left joints and those in the middle, in metres; limbs are where the source has them.
+# Left and middle joints, in metres; limbs are placed as in the source.
 JOINTS = {0: (0, 0.904, 0.012), 3: (0, 1.023, -0.004), 6: (0, 1.155, -0.006), 9: (0, 1.203, 0.008),
           12: (0, 1.397, -0.022), 15: (0, 1.481, -0.007), 13: (0.055, 1.318, -0.008)}
 BONES = {1: "LeftUpLeg", 4: "LeftLeg", 7: "LeftFoot", 10: "LeftToeBase", 16: "LeftArm", 18: "LeftForeArm",
          20: "LeftHand"}
 MIRRORED = {1: 2, 4: 5, 7: 8, 10: 11, 13: 14, 16: 17, 18: 19, 20: 21, 22: 23, 24: 25}
-# Joints that turn half as far as a shoulder or a hip, so that flesh around it keeps its volume.
+# Joints that turn half as far as a shoulder or a hip, to keep the volume around it.
 HALVES = {22: ([9, 12, 13], 16), 23: ([9, 12, 14], 17), 24: ([0, 3], 1), 25: ([0, 3], 2)}
 COUNT = 26
-SOLE = 0.010        # metres of the joint of the toes above the sole
+SOLE = 0.010        # height of the toe joint above the sole in metres
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Piece:
     faces: list[tuple[int, ...]]
     zone: int
     zones: np.ndarray | None = None
-    weights: np.ndarray | None = None  # (V, 26); None: those of the nearest point of the source
+    weights: np.ndarray | None = None  # (V, 26) weights; None: those of the nearest point of the source
     normals: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
 
@@ -64,8 +64,8 @@ class Source:
         self.tree = BVHTree.FromPolygons(self.places.tolist(), self.faces)
 
     def steady(self, weights: np.ndarray) -> np.ndarray:
-        """Weights (V, 22) whose shoulders do not sink towards the neck as an arm is raised: an arm moves what is beyond
-        its joint, and the armpit."""
+        """Limit the weights (V, 22) of the arms to the vertices beyond the shoulder joint and to the armpit, so that
+        shoulders do not sink towards the neck when an arm is raised."""
         x, y = np.abs(self.places[:, 0]), self.places[:, 1]
         beyond = np.clip((x - 0.115) / 0.06, 0, 1)
         high = np.clip((y - 1.22) / 0.08, 0, 1)
@@ -98,7 +98,7 @@ class Source:
             planes: Sequence[tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]] = ()) -> "Piece":
         """Faces whose centres ``keep`` accepts, after splitting faces at ``planes`` (point, normal, where).
 
-        ``seen``: without faces that cannot be seen from outside, such as those of the mouth.
+        ``seen`` removes faces that are not visible from outside, such as those of the mouth.
         """
         mesh = bmesh.new()
         corners = [mesh.verts.new(place) for place in self.places]
@@ -123,7 +123,7 @@ class Source:
         return piece
 
     def is_hidden(self, face: bmesh.types.BMFace) -> bool:
-        """Whether no ray from the middle of a face gets far."""
+        """Whether every ray from the centre of a face hits the mesh nearby."""
         start = face.calc_center_median() + 1.5e-3 * face.normal
         if start.z > 0.12 and abs(start.y - 1.48) < 0.02:  # lips
             return False
@@ -143,7 +143,8 @@ class Source:
 
 
 def with_halves(weights: np.ndarray) -> np.ndarray:
-    """Weights (V, 22) with columns of the joints of ``HALVES`` added: what two joints share goes to the one between."""
+    """Weights (V, 22) extended by the joints of ``HALVES``, which take the weights shared by the joints on either
+    side."""
     weights = np.concatenate([weights, np.zeros((len(weights), len(HALVES)))], 1)
     for half, (parents, child) in HALVES.items():
         above, below = weights[:, parents].sum(1), weights[:, child].copy()
@@ -182,7 +183,7 @@ def neighbours(piece: Piece) -> list[list[int]]:
 
 
 def border(piece: Piece) -> list[tuple[int, int]]:
-    """Directed edges that only one face has."""
+    """Directed edges that belong to a single face."""
     edges = [(a, b) for face in piece.faces for a, b in zip(face, face[1:] + face[:1], strict=True)]
     there = set(edges)
     return [(a, b) for a, b in edges if (b, a) not in there]
@@ -267,7 +268,7 @@ def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetr
 
 
 def mirrored(piece: Piece) -> Piece:
-    """The same on the other side."""
+    """The piece mirrored to the other side."""
     return Piece(piece.places * [-1, 1, 1], [face[::-1] for face in piece.faces], piece.zone, piece.zones,
                  None if piece.weights is None else piece.weights[:, [
                      {**MIRRORED, **{b: a for a, b in MIRRORED.items()}}.get(joint, joint) for joint in range(COUNT)]])

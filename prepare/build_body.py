@@ -45,11 +45,11 @@ from prepare.base_mesh import (
 
 HEM = 0.074         # metres: height of the trousers above the floor
 NECK = np.array([0.068, 0.057])  # metres: half width and depth of the sweater's neck
-RAYS, REACH = 96, 0.25  # of ambient occlusion: rays of a vertex, metres
+RAYS, REACH = 96, 0.25  # ambient occlusion: rays per vertex, and their length in metres
 
 
 def hair_line(places: np.ndarray) -> np.ndarray:
-    """Metres above the line where the hair begins: forehead, temples, around the ears, nape."""
+    """Height in metres above the hair line: forehead, temples, around the ears, nape."""
     x, y, z = np.abs(places[:, 0]), places[:, 1], places[:, 2]
     line = np.interp(z, [-0.05, -0.015, 0.0, 0.05, 0.062, 0.08, 0.115, 0.16],
                      [1.470, 1.495, 1.560, 1.575, 1.548, 1.552, 1.605, 1.628])
@@ -60,7 +60,7 @@ def head(source: Source) -> list[Piece]:
     """Face and neck, eyes, brows, hair."""
     def stays(centres: np.ndarray) -> np.ndarray:
         below = np.hypot(centres[:, 0] / NECK[0], (centres[:, 2] - 0.022) / NECK[1]) < 1.12
-        line = np.where(centres[:, 2] < 0.02, 0.06, 0.035)  # under the hair, further at the back
+        line = np.where(centres[:, 2] < 0.02, 0.06, 0.035)  # below the hair, more so at the back
         return (centres[:, 1] > 1.33) & ((centres[:, 1] > 1.42) | below) & (hair_line(centres) < line)
 
     face = source.cut(keep=stays, seen=True)
@@ -108,7 +108,7 @@ def eyebrow(source: Source) -> Piece:
 
 
 def hand(source: Source, joints: np.ndarray) -> Piece:
-    """The left hand, from inside the sleeve."""
+    """The left hand, starting inside the sleeve."""
     elbow, wrist = joints[18], joints[20]
 
     def stays(centres: np.ndarray) -> np.ndarray:
@@ -158,7 +158,7 @@ def sweater(source: Source, joints: np.ndarray) -> Piece:
 
 
 def cloth(piece: Piece, source: Source, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
-    """A piece of the body as a garment: smoothed, and ``thickness`` metres outside of the body."""
+    """A piece of the body as a garment: smoothed, and offset by ``thickness`` metres from the body."""
     near, edge = neighbours(piece), {corner for pair in border(piece) for corner in pair}
     fixed = np.isin(np.arange(len(piece.places)), sorted(edge))
     places = smooth(piece.places, near, rounds)
@@ -177,7 +177,7 @@ def cloth(piece: Piece, source: Source, zone: int, thickness: float | np.ndarray
 
 
 def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
-    """Replace the front of the chest by a smooth surface, as cloth hangs."""
+    """Replace the front of the chest by a smooth surface, like hanging cloth."""
     away = (places - middle) / size
     mask = np.clip(1.6 * (1 - (away**2).sum(1)), 0, 1)
     front = (np.abs(away[:, :2]) < 1.3).all(1) & (places[:, 2] > 0.03)
@@ -189,7 +189,7 @@ def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
 
 
 def trousers(source: Source, joints: np.ndarray) -> Piece:
-    """From the waist, under the sweater, to the shoes."""
+    """Trousers from the waist, below the sweater, to the shoes."""
     low, high = np.array([0, 0.118, 0]), np.array([0, 0.915, 0])
     up = np.array([0, 1, 0])
 
@@ -199,7 +199,7 @@ def trousers(source: Source, joints: np.ndarray) -> Piece:
     piece = source.cut(planes=[(low, up, is_leg), (high, up, is_leg)], keep=lambda centres: is_leg(centres) & (
         centres[:, 1] > low[1]) & (centres[:, 1] < high[1]))
     piece = cloth(piece, source, TROUSERS, 0.005, 10)
-    # Straight legs: no narrower than this around the shin.
+    # Straight legs: minimum width around the shin.
     for side in (1, -1):
         knee, ankle = joints[4] * [side, 1, 1], joints[7] * [side, 1, 1]
         ankle = ankle + [0, -0.06, -0.005]
@@ -220,7 +220,7 @@ def trousers(source: Source, joints: np.ndarray) -> Piece:
 
 
 def shoe(joints: np.ndarray) -> Piece:
-    """The left shoe around the foot: a white sole on the floor, an upper, and a sock within its opening."""
+    """The left shoe: a white sole on the floor, an upper, and a sock in its opening."""
     centre, around, rows = joints[7, 0], 20, []
     # z, middle x, half width of the sole, height of the upper
     sections = [
@@ -263,7 +263,7 @@ def figure(source: Source, joints: np.ndarray) -> list[Piece]:
             if piece.zone in (TOP, TROUSERS):
                 piece.weights = smooth(piece.weights, neighbours(piece), 5)
                 calm = np.exp(-((np.hypot(piece.places[:, 0], piece.places[:, 2]) / 0.085) ** 4)) * (
-                    piece.places[:, 1] > 1.25)  # the neck of the sweater stays where it is as shoulders move
+                    piece.places[:, 1] > 1.25)  # the neck of the sweater does not move with the shoulders
                 moving = piece.weights[:, [13, 14, 22, 23]] * calm[:, None]
                 piece.weights[:, [13, 14, 22, 23]] -= moving
                 piece.weights[:, 9] += moving.sum(1)
@@ -274,7 +274,7 @@ def figure(source: Source, joints: np.ndarray) -> list[Piece]:
 
 
 def simplify_shoe(piece: Piece) -> Piece:
-    """Triangles, with separate vertices where upper and sole meet, so that their colours do not mix."""
+    """Triangulate, with separate vertices where upper and sole meet, so that their colours do not mix."""
     triangles = [(face[0], face[i], face[i + 1]) for face in piece.faces for i in range(1, len(face) - 1)]
     sole = [all(piece.zones[corner] == SOLES for corner in face) for face in triangles]
     places, zones, weights, row, faces = [], [], [], {}, []
@@ -293,7 +293,7 @@ def simplify_shoe(piece: Piece) -> Piece:
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Ambient light (V,) from 0 to 1 that reaches each vertex: the share of rays that are free, weighted by cosine."""
+    """Ambient light (V,) of each vertex from 0 to 1: the cosine-weighted share of unblocked rays."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
     rng = np.random.default_rng(0)
     rays = rng.normal(size=(RAYS, 3))
@@ -310,7 +310,7 @@ def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.nda
 
 
 def four(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The four largest weights (V, 4) of 255 in all, and their joints."""
+    """The four largest weights (V, 4), scaled to a sum of 255, and their joints."""
     joints = np.argsort(-weights, axis=1)[:, :4]
     kept = np.take_along_axis(weights, joints, 1)
     whole = np.rint(255 * kept / kept.sum(1, keepdims=True)).astype(int)

@@ -145,7 +145,8 @@ def move_into(source: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Published:
-    """A published archive: a path that identifies it, and the pattern of the files to install beside that path."""
+    """A published archive: a path that identifies it, and a pattern of further files to install from the same
+    folder."""
 
     landmark: str
     taken: str
@@ -171,7 +172,8 @@ def source_of(what: str, dataset: str, given: str | None) -> str:
 
 
 def install(archive: Path, published: Published, folder: Path) -> list[str]:
-    """Unpack an archive and move its landmark, and the files beside it, into ``folder``. Returns their names."""
+    """Unpack an archive and move its landmark, and further files of the same folder, into ``folder``. Returns their
+    names."""
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder) as unpacked:
         unpack(archive, Path(unpacked))
         found = sorted(Path(unpacked).rglob(published.landmark), key=lambda path: len(path.parts))
@@ -199,7 +201,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     local = "://" not in source
     if local and not Path(source).is_file():
-        raise InputError(f"--source {source}: there is no such file (a URL begins with https://)")
+        raise InputError(f"--source {source}: no such file (a URL starts with https://)")
     archive = Path(source) if local else fetch(source, folder / f"{opt.what}.archive", opt.sha256, opt.quiet)
     print(f"{source} -> {folder}: {', '.join(install(archive, published, folder))}")
     if not local:

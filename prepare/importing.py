@@ -315,10 +315,10 @@ def _holds(path: Path, joints: np.ndarray) -> bool:
 
 def _up(stance: Stance, voted: str | None) -> str:
     if voted is None:
-        raise ValueError(f"cannot tell which axis is up{_what_body_does(stance)}; give it (--up)")
+        raise ValueError(f"cannot determine the up axis{_what_body_does(stance)}; set it with --up")
     if stance.sure and stance.up != voted:
-        raise ValueError(f"{stance.up} seems to be up, {voted} is in the other files of its folder; give the axis if "
-                         f"the body really lies")
+        raise ValueError(f"{stance.up} seems to be up, but {voted} is up in the other files of its folder; set the "
+                         f"axis with --up if the body is lying")
     return voted
 
 
@@ -328,7 +328,7 @@ def _letters(name: str) -> str:
 
 
 def _what_body_does(stance: Stance) -> str:
-    return f" (the body lies, or stands with {stance.up} up)" if stance.up else ""
+    return f" (the body is lying, or standing with {stance.up} up)" if stance.up else ""
 
 
 class _Ids:

@@ -60,7 +60,7 @@ class Identity:
     sizes: dict[str, Any]        # inferred from the tensors
     dataset: str | None          # if the tensors show it
     use: tuple[str, ...]         # commands; NAME stands for the folder
-    needs: tuple[str, ...]       # files that must be beside it, or lines of opt.txt
+    needs: tuple[str, ...]       # further required files, or lines of opt.txt
     incompatible: tuple[str, ...]  # tensors that are missing, unexpected, or of another shape
 
 
@@ -199,7 +199,7 @@ def main() -> None:
         print(f"sizes: {', '.join(f'{key} {value}' for key, value in sorted(found.sizes.items()))}")
         print(f"put it at: checkpoints/{found.dataset or '<t2m or kit>'}/NAME/model/{stem}{suffix}")
     for need in found.needs:
-        print(f"required beside model/: {need}")
+        print(f"also required, next to model/: {need}")
     print(f"used by: {'; '.join(found.use)}")
     if found.incompatible:
         raise InputError(f"{opt.file} will be refused: {'; '.join(found.incompatible)}")

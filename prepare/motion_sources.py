@@ -1,6 +1,6 @@
 """Read motion capture files (BVH, ASF/AMC, joint arrays, AMASS archives) as the 22 joints at 20 fps.
 
-AMASS holds poses of SMPL bodies (Loper et al. 2015). SMPL-H and SMPL-X share SMPL's first 22 joints, which are those of
+AMASS has poses of SMPL bodies (Loper et al. 2015). SMPL-H and SMPL-X share SMPL's first 22 joints, which are those of
 HumanML3D in the same order. Skinning is not needed: joints depend on shape and rotations only.
 """
 import json
@@ -103,7 +103,7 @@ class Reader:
     """Reader of motion files, with its settings."""
 
     mapping: Mapping[str, str | Place] | None = None
-    fps: float | None = None         # of BVH and AMC instead of their own, and of joint arrays (20 if None)
+    fps: float | None = None         # overrides the rate of BVH and AMC files; rate of joint arrays (20 if None)
     body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
     keep_t_pose: bool = False
 

@@ -83,7 +83,7 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator:
     """A trained evaluator by name, or the published ``text_mot_match``.
 
-    The normalisation is in ``meta/`` of its folder, that of the published one in ``Comp_v6_KLD005/meta/`` beside it;
+    The normalisation is in ``meta/`` of its folder, that of the published one in ``Comp_v6_KLD005/meta/`` next to it;
     word vectors are in ``glove/`` of its folder or of the working directory. Raises ``InputError`` naming what is
     missing or does not fit.
     """

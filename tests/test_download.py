@@ -217,7 +217,7 @@ def test_an_evaluator_goes_beside_other_models_and_their_files_stay(tmp_path: Pa
 
 @pytest.mark.parametrize(("flags", "told"), [
     ((), "give the one in prepare/download_glove.sh of MoMask"),
-    (("--source", "nowhere.zip"), "--source nowhere.zip: there is no such file"),
+    (("--source", "nowhere.zip"), "--source nowhere.zip: no such file"),
     (("--source", "empty.zip"), "empty.zip does not contain our_vab_data.npy"),
 ])
 def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:

@@ -66,7 +66,8 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
 
 def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,
                          quiet: bool = True) -> Tensor:
-    """Features (len(texts), dim) of the texts of a split, cached beside the data; a split keeps its last ``KEPT``."""
+    """Features (len(texts), dim) of the texts of a split, cached with the data; the last ``KEPT`` caches of a split are
+    kept."""
     key = fingerprint(encoder.fingerprint, "\n".join(texts))[:20]
     features = load(spec, f"text-{split}", key,
                     lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
@@ -76,7 +77,8 @@ def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], en
 
 def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                   quiet: bool = True) -> list[list[torch.Tensor]]:
-    """``tokenize_pairs`` for the pairs of a split, cached beside the data; a split keeps its last ``KEPT``."""
+    """``tokenize_pairs`` for the pairs of a split, cached with the data; the last ``KEPT`` caches of a split are
+    kept."""
     rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
     key = fingerprint(tokenizer.fingerprint, features_state(spec, split), rows)[:20]
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent  # root folder of the project
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Context with a temporary path beside ``path``, which replaces ``path`` if the block succeeds.
+    """Context with a temporary path in the folder of ``path``, which replaces ``path`` if the block succeeds.
 
     Creates missing parent folders. The temporary name keeps the suffix, which some writers need. Raises ``InputError``
     if the file cannot be written, including a full disk.

@@ -109,7 +109,7 @@ WHOLE = BatchSlice()
 
 def sample_columns(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Sample a column (r,) for each row of probabilities (r, n) by inverting the cumulative distribution at ``uniform``
-    (r,) in [0, 1). Rows need not sum to 1. Takes one random number a row; ``torch.multinomial`` takes n."""
+    (r,) in [0, 1). Rows need not sum to 1. Uses one random number per row; ``torch.multinomial`` uses n."""
     sums = probabilities.cumsum(1)
     chosen = torch.searchsorted(sums, (uniform.to(sums) * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
     return chosen.clamp_max(probabilities.shape[1] - 1)

@@ -198,7 +198,7 @@ def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skele
 
 
 def pinned_joints(constraints: Sequence[Constraint], frames: int, joints: int) -> np.ndarray:
-    """(frames, joints) whether a constraint gives a joint its place in a frame; foot locking leaves such joints."""
+    """(frames, joints), whether a constraint sets the position of a joint in a frame; foot locking does not move it."""
     pinned = np.zeros((frames, joints), bool)
     for constraint in constraints:
         if isinstance(constraint, JointTarget):
