@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.config import ATTENTION_KINDS, MaskTransformerConfig
 from models.lamp.qformer import QFormerConfig
+from models.layers import can_pack, pack_linears
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.sampling import (
     draw_uniform,
@@ -465,3 +466,23 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]
     assert classes > 0.5 and 0.03 < weight.std() < 0.07  # like codes are like classes
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.skipif(not can_pack(), reason="this version of torch cannot pack linear layers")
+def test_packed_models_compute_equal_rows_once() -> None:
+    model = make("full")
+    pack_linears(model)
+    rows = []
+    model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    cond = texts(3)
+    cond[1] = cond[0]
+    lens = [9, 9, 7]
+
+    def generated(*numbers: int) -> Tensor:
+        return model.generate(cond[list(numbers)], [lens[number] for number in numbers],
+                              [stream(number) for number in numbers], timesteps=3).ids
+
+    together = generated(0, 1, 2)
+    assert rows == [4, 6, 6]  # two texts, and no text at two lengths; later all samples with and without text
+    for number in range(3):
+        assert torch.equal(generated(number)[0], together[number, :lens[number]])

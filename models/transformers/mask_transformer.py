@@ -25,6 +25,7 @@ from models.transformers.trunk import (
     TokenLoss,
     Trunk,
     attention_mask,
+    distinct_rows,
     needed_width,
     padding_of,
     take_positions,
@@ -109,8 +110,13 @@ class MaskTransformer(Trunk):
             return self(ids, cond, padding, at).float()
         if known == 0:
             return self(ids, negative, padding, at).float()
-        both = self(ids.repeat(2, 1), torch.cat([cond, negative]),
-                    None if padding is None else padding.repeat(2, 1), None if at is None else at.repeat(2, 1)).float()
+        inputs = [ids.repeat(2, 1), torch.cat([cond, negative]),
+                  *(None if each is None else each.repeat(2, 1) for each in (padding, at))]
+        if is_packed(self):  # rows are independent, so equal ones, as in the first step, are computed once
+            first, inverse = distinct_rows([each for each in inputs if each is not None])
+            both = self(*(None if each is None else each[first] for each in inputs))[inverse].float()
+        else:
+            both = self(*inputs).float()
         conditional, unconditional = both.unflatten(0, (2, -1))
         return unconditional + cond_scale * (conditional - unconditional)
 

@@ -2,7 +2,7 @@
 
 Sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,6 +219,15 @@ class Trunk(nn.Module):
 def take_positions(x: Tensor, at: Tensor) -> Tensor:
     """Rows (b, c, ...) of ``x`` (b, s, ...) at the positions ``at`` (b, c)."""
     return x[torch.arange(len(x), device=x.device)[:, None], at]
+
+
+def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Find equal rows of tensors (b, n) taken together: indices (m,) of the distinct rows, and for each row (b,) the
+    distinct row that it equals."""
+    _, inverse = torch.cat([part.float() for part in parts], 1).unique(dim=0, return_inverse=True)
+    order = torch.arange(len(inverse), device=inverse.device)
+    first = order.new_full((int(inverse.max()) + 1,), len(order)).scatter_reduce(0, inverse, order, "amin")
+    return first, inverse
 
 
 def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
