@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Everything worth knowing about one GPU in at most 9 minutes: the CUDA tests, then times and memory, into a folder.
+# Run the CUDA tests and measure speed and memory on one GPU in at most 9 minutes. Writes the results to a folder.
 #   bash benchmarks/gpu.sh [FOLDER]             on the first CUDA device
-#   TOY=1 bash benchmarks/gpu.sh [FOLDER]       a rehearsal on the CPU at toy size
-# PYTHON names the interpreter. FOLDER gets tests.txt, tests.xml and gpu.json.
+#   TOY=1 bash benchmarks/gpu.sh [FOLDER]       a trial run on the CPU at toy size
+# PYTHON sets the interpreter. The results are tests.txt, tests.xml and gpu.json in FOLDER.
 set -u
 out=$(realpath -m "${1:-generation/gpu}")
 python=${PYTHON:-python}

@@ -20,8 +20,8 @@ from utils.files import read_npy, read_text
 
 MOTION_SUFFIXES = (".npy", ".bvh", ".amc")
 SKELETON = ".asf"    # the skeleton of .amc files
-_MARKERS = ("a file of markers, which are not joints; solve a skeleton in the program that captured them or in "
-            "Blender, and export BVH")
+_MARKERS = ("a file of markers, which are not joints; solve a skeleton in your capture software or in Blender, and "
+            "export BVH")
 REFUSED = {".c3d": _MARKERS, ".trc": _MARKERS, SKELETON: "a skeleton without motion; give the .amc that goes with it"}
 UNITS = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001}  # metres per unit that joints may have
 LEG = 0.8            # metres of a thigh and a shin together, to detect the unit from the body size

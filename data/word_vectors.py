@@ -146,7 +146,7 @@ def _is_vocabulary(words: Any, rows: Any, count: int) -> bool:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
 def _read_plain(path: Path) -> Any:

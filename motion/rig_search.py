@@ -366,7 +366,7 @@ def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
     begun = {joint: _written(bones, places.get(joint)) for joint in T2M.joint_names
              if joint in places or joint not in OPTIONAL}
     return UnknownRig(f"unknown joints ({here}, ...): the closest rig is {nearest.rig.name}, but "
-                      f"{' and '.join(reasons)}; give a mapping", begun | {BONES: list(bones.bvh.names)})
+                      f"{' and '.join(reasons)}; use a --mapping", begun | {BONES: list(bones.bvh.names)})
 
 
 def _written(bones: Bones, place: Mapping[int, float] | None) -> str | dict[str, float]:

@@ -115,7 +115,7 @@ def _toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> dict[int,
     """Place of a toe: bones below the ankle, the tip of the ankle's bone, or a joint and an offset from it."""
     ankle = _bone(places[f"{side}_ankle"])
     if ankle is None:
-        raise ValueError(f"the mapping names no {side}_foot, and no single bone for {side}_ankle to find it by")
+        raise ValueError(f"the mapping has no {side}_foot, and no single bone for {side}_ankle to find it from")
     below = _ends_below(bones, ankle, rest)
     named = [point for point in below if any(word in bones.name(point).lower() for word in _TOE_WORDS)]
     chosen = named or [point for point in below if "heel" not in bones.name(point).lower()]
@@ -142,13 +142,13 @@ def _made_toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> tupl
     bvh = bones.bvh
     joints = [_bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")]
     if None in joints:
-        raise ValueError(f"the mapping names no {side}_foot, and no single bones for hips, knee and ankle")
+        raise ValueError(f"the mapping has no {side}_foot, and no single bones for hips, knee and ankle")
     some = replace(bvh, values=bvh.values[::-(-len(bvh.values) // _TOE_FRAMES)])
     moving = _front_of_ankle(bvh, joints, some.local_positions(), some.local_rotations())
     resting = _front_of_ankle(bvh, joints, rest[None], np.broadcast_to(np.eye(3), (1, len(rest), 3, 3)))
     front = resting if resting @ moving > _AGREE * np.linalg.norm(moving) else moving
     if not np.linalg.norm(front) > _CLEAR:
-        raise ValueError(f"there is no {side} toe, and nothing shows where the foot points; give a mapping that names "
+        raise ValueError(f"there is no {side} toe, and nothing shows where the foot points; use a --mapping with "
                          f"{side}_foot")
     ankle = joints[-1]
     length = _FOOT_SHARE * np.linalg.norm(rest[ankle])
@@ -171,7 +171,7 @@ def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: 
 def _spine(bones: Bones, places: Places, rest: np.ndarray) -> list[dict[int, float]]:
     neck, hip = _bone(places["neck"]), _bone(places["left_hip"])
     if neck is None or hip is None:
-        raise ValueError("the mapping names no spine joints, and no single bones for neck and hip to find them by")
+        raise ValueError("the mapping has no spine joints, and no single bones for neck and hips to find them from")
     legs = set(bones.above(hip))
     spine = [joint for joint in reversed(bones.above(neck)[1:]) if joint not in legs and rest[joint].any()]
     if len(spine) > 2:

@@ -155,7 +155,7 @@ class Reader:
             placement = Placement(f"{array.shape[1]} joints", np.eye(BODY_JOINTS, array.shape[1]))
         else:
             raise ValueError(f"unknown joints: {array.shape[1]} of them, SMPL has "
-                             f"{', '.join(map(str, SMPL_COUNTS))}; give a mapping")
+                             f"{', '.join(map(str, SMPL_COUNTS))}; use a --mapping")
         return self._of_joints(placement.joints(array.astype(np.float64)), self.fps or FPS, placement.rig)
 
     def _read_amass(self, path: Path) -> Recording:
@@ -231,7 +231,7 @@ def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         for member in members:
             parts = PurePosixPath(member.filename.replace("\\", "/"))
             if parts.is_absolute() or ".." in parts.parts:
-                raise ValueError(f"the member {member.filename!r} leads out of the archive")
+                raise ValueError(f"the member {member.filename!r} points outside the archive")
             if member.file_size > MAX_BYTES:
                 raise ValueError(f"the member {member.filename!r} is {member.file_size / MAX_BYTES:.1f} GB large")
         with np.load(path) as arrays:

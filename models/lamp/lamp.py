@@ -156,7 +156,7 @@ class LaMP(LaMPFeatures):
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
-            raise ValueError(f"objectives {sorted(weights)} are not some of {OBJECTIVES}")
+            raise ValueError(f"objectives {sorted(weights)} are not all in {OBJECTIVES}")
         chosen, pairs = weights.keys(), self._pairs(self._encoded(motion, m_lens), ids, mask, batch_slice, also_true)
         query = text = scores = None
         if chosen & {"ptc", "ptm", "lm"}:  # pass 1: queries attend to the motion
