@@ -63,9 +63,11 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
         rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
     dressed = _person(bvh, rest, pack) if skeleton == T2M else _capsules(bvh, skeleton, rest, pack)
     names, parents = (*bvh.names, *dressed.names), (*bvh.parents, *dressed.parents)
-    nodes = [Node(name=bone, translation=offset.tolist(),
+    offsets, stand = [*bvh.offsets, *dressed.offsets], matrix_to_quat(torch.from_numpy(dressed.stand)).numpy()
+    nodes = [Node(name=bone, translation=offsets[joint].tolist(), rotation=stand[joint][[1, 2, 3, 0]].tolist(),
                   children=[child for child, parent in enumerate(parents) if parent == joint])
-             for joint, (bone, offset) in enumerate(zip(names, [*bvh.offsets, *dressed.offsets], strict=True))]
+             for joint, bone in enumerate(names)]
+    nodes[0].translation[1] += dressed.height
     nodes.append(Node(name="Body", mesh=0, skin=0))
     skin = Skin(inverseBindMatrices=pack.add(dressed.bind.reshape(len(names), 16)), skeleton=0,
                 joints=list(range(len(names))))
@@ -100,6 +102,8 @@ class _Dressed:
     colours: dict[str, tuple[int, int, int]]   # of each material
     bind: np.ndarray                           # (J, 4, 4) inverse bind matrices of all bones, transposed
     turns: np.ndarray                          # (T, J, 3, 3) local rotations of all bones
+    stand: np.ndarray                          # (J, 3, 3) local rotations of the pose that the mesh is bound in
+    height: float = 0.0                        # metres of the first bone above the ground in that pose
     names: tuple[str, ...] = ()                # of further bones
     parents: tuple[int, ...] = ()
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
@@ -117,16 +121,22 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
     local[:, file[1:]] = turns[:, list(T2M.parents[1:])].mT @ turns[:, 1:]
     local = np.concatenate([local, turns[:, above].mT @ halves], 1)
 
+    # The pose of the file: bones of the BVH that are not joints, such as a root bone on the ground, do not turn.
+    up = np.array([0, -fitted.places[:, 1].min(), 0])
+    places, joints = fitted.places + up, fitted.joints + up
     bind = np.tile(np.eye(4, dtype=np.float32), (len(rest) + len(HALVES), 1, 1))
-    bind[:len(rest), 3, :3] = -rest
+    bind[:len(rest), 3, :3] = -rest - up
     bind[file, :3, :3] = fitted.turns  # glTF matrices are column-major
-    bind[file, 3, :3] = -np.einsum("jba,jb->ja", fitted.turns, fitted.joints)
-    bind[len(rest):, 3, :3] = -fitted.joints[below]
+    bind[file, 3, :3] = -np.einsum("jba,jb->ja", fitted.turns, joints)
+    bind[len(rest):, 3, :3] = -joints[below]
+    stand = np.tile(np.eye(3), (len(bind), 1, 1))
+    stand[file[1:]] = fitted.turns[list(T2M.parents[1:])].mT @ fitted.turns[1:]
+    stand[len(rest):] = fitted.turns[above].mT
 
     body, place = fitted.body, np.concatenate([file, len(rest) + np.arange(len(HALVES))])
     shade = np.rint(255 * (0.45 + 0.55 * body.light[:, None]) * [1, 1, 1, 0] + [0, 0, 0, 255]).astype(np.uint8)
     attributes = Attributes(
-        POSITION=pack.add(np.float32(fitted.places), ARRAY_BUFFER, bounds=True),
+        POSITION=pack.add(np.float32(places), ARRAY_BUFFER, bounds=True),
         NORMAL=pack.add(np.float32(body.normals), ARRAY_BUFFER),
         COLOR_0=pack.add(shade, ARRAY_BUFFER, normalized=True),
         JOINTS_0=pack.add(np.where(body.weights > 0, place[body.bones], 0).astype(np.uint8), ARRAY_BUFFER),
@@ -136,15 +146,17 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
         body.triangles[zones == zone].astype(np.uint16).reshape(-1, 1), ELEMENT_ARRAY_BUFFER))
         for zone in range(len(ZONES))]
     colours = {zone: tuple(bytes.fromhex(colour[1:])) for zone, colour in zip(ZONES, PALETTE, strict=True)}
-    return _Dressed(primitives, colours, bind, local, tuple(f"{bvh.names[file[joint]]}Half" for joint in below),
-                    tuple(file[above].tolist()), offsets[below])
+    return _Dressed(primitives, colours, bind, local, stand, up[1],
+                    tuple(f"{bvh.names[file[joint]]}Half" for joint in below), tuple(file[above].tolist()),
+                    offsets[below])
 
 
 def _capsules(bvh: Bvh, skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> _Dressed:
     """Capsules along the bones, one primitive per side."""
     bind = np.tile(np.eye(4, dtype=np.float32), (len(rest), 1, 1))
     bind[:, 3, :3] = -rest
-    return _Dressed(_body(skeleton, rest, pack), COLOURS, bind, bvh.local_rotations())
+    stand = np.tile(np.eye(3), (len(rest), 1, 1))
+    return _Dressed(_body(skeleton, rest, pack), COLOURS, bind, bvh.local_rotations(), stand)
 
 
 def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:

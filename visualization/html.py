@@ -18,8 +18,8 @@ from visualization.marks import Mark
 
 PAGE = Path(__file__).resolve().parent / "page"
 # In order of dependency.
-SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "body.js", "marks.js", "stage.js", "takes.js",
-           "viewer.js")
+SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "body.js", "glb.js", "character.js", "marks.js",
+           "stage.js", "takes.js", "viewer.js")
 FINEST = 2.5e-4  # metres: resolution of coordinates, coarser for motions with large jumps
 ANGLE = 0.02     # degrees: the same for BVH angles
 

@@ -121,6 +121,7 @@ class Stage {
     this.body = null;   // of a person, once it is unpacked
     this.cast = [];     // figures in the scene: each with its track and its place
     this.pools = { person: [], light: [] };
+    this.character = null;  // of the visitor
     this.skeleton = skeleton;
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
     this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
@@ -218,6 +219,7 @@ class Stage {
 
   /** Figures for a number of motions: persons, or light figures for many. */
   figures(count) {
+    if (this.character && count === 1) return [this.character];
     const kind = this.body && count <= PERSONS ? "person" : "light", pool = this.pools[kind];
     while (pool.length < count) pool.push(kind === "person" ? new Person(this.body) : new Figure(this.skeleton));
     return pool.slice(0, count);
@@ -234,9 +236,9 @@ class Stage {
       this.dress(figure);
       this.scene.add(figure.group);
     }
-    for (const extra of [this.trails, this.prints, this.marks.group]) extra.userData.alone = tracks.length === 1;
+    for (const extra of [this.trails, this.prints, this.marks.group]) extra.userData.alone = tracks.length === 1 && !this.character;
     this.spread();
-    this.marks.lay(tracks.length === 1 ? marks : []);
+    this.marks.lay(tracks.length === 1 && !this.character ? marks : []);
     const points = (find) => Array.from({ length: track.frames }, (_, frame) => find(frame).toArray());
     this.way.lay(points((frame) => track.focus(frame, this.point).setY(0.004)));
     this.tips.forEach((tip, i) => tip.lay(points((frame) => track.place(this.skeleton.tips[i], frame, this.point))));
@@ -258,9 +260,9 @@ class Stage {
   }
 
   /** Place of a figure on the floor at a moment. */
-  ground({ track, x, z, still }, moment, out) {
+  ground({ track, figure, x, z, still }, moment, out) {
     if (still) return out.set(x, 0, z);
-    track.focus(Math.min(moment, track.frames - 1), out);
+    track.focus(Math.min(moment, track.frames - 1), out).multiplyScalar(figure.scale ?? 1);  // of a character
     return out.set(out.x + x, 0, out.z + z);
   }
 

@@ -12,11 +12,14 @@ const THEMES = {
   },
 };
 const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2, 4];
-const FORMATS = { npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated figure, glTF", npz: "SMPL rotations, AMASS", mp4: "video", gif: "video" };
+const FORMATS = {
+  own: "your character, animated", npy: "joints, NumPy", bvh: "skeleton, Blender, Maya, …", glb: "animated person, glTF",
+  vrma: "VRM animation", npz: "SMPL rotations, AMASS", mp4: "video", gif: "video",
+};
 const KEYS = [
   ["space", "play or pause"], ["← →", "previous or next frame"], ["home, end", "first or last frame"], ["↑ ↓", "previous or next motion"],
-  ["< >", "slower or faster"], ["L", "loop"], ["I", "as generated or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"], ["S", "colours of left and right"],
-  ["G", "side by side"], ["F", "camera follows"], ["R", "reset the view"], ["D", "dark or light theme"], ["?", "keyboard shortcuts"],
+  ["< >", "slower or faster"], ["L", "loop"], ["I", "as generated or feet locked"], ["T", "trails"], ["K", "constraints"], ["C", "contacts"],
+  ["S", "colours of left and right"], ["G", "side by side"], ["F", "camera follows"], ["R", "reset the view"], ["D", "dark or light theme"], ["?", "keyboard shortcuts"],
 ];
 const NO_WEBGL = "This browser has no 3-D graphics (WebGL), so the motions cannot be played. Enable hardware acceleration, or open "
   + "the page in another browser. Videos and other files next to the page do not need WebGL.";
@@ -37,6 +40,7 @@ class Viewer {
     this.fitWindow();
     this.ready = (data.body ? Body.read(data.body) : Promise.resolve(null)).then((body) => {
       this.stage.body = body;
+      get("character").hidden = !body;
       return this.choose(0);
     }).then(() => {
       this.stage.resetView();
@@ -91,6 +95,18 @@ class Viewer {
       menu: () => this.setOpen(true), veil: () => this.setOpen(false),
     };
     for (const [id, act] of Object.entries(clicks)) get(id).addEventListener("click", act);
+    const pick = () => (this.stage.character ? this.setCharacter(null) : get("upload").click());
+    get("character").addEventListener("click", pick);
+    get("upload").addEventListener("change", ({ target }) => {
+      if (target.files.length) this.setCharacter(target.files[0]);
+      target.value = "";
+    });
+    for (const kind of ["dragover", "drop"]) {
+      document.addEventListener(kind, (event) => {
+        event.preventDefault();
+        if (kind === "drop" && event.dataTransfer.files.length) this.setCharacter(event.dataTransfer.files[0]);
+      });
+    }
     get("scrub").addEventListener("input", (event) => { this.setPlaying(false); this.seek(Number(event.target.value)); });
     get("speed").addEventListener("change", (event) => this.setSpeed(Number(event.target.value)));
     this.stage.controls.addEventListener("change", () => { this.stale = true; });
@@ -158,14 +174,18 @@ class Viewer {
   listFiles() {
     const { motion, kind } = this, local = location.protocol === "file:";
     const beside = new Map(motion.files[kind].map((path) => [path.split(".").pop(), path]));
-    const makes = { npy: npyFile, ...(motion.bvh[kind] && { bvh: (track) => bvhFile(track, motion.bvh[kind]) }) };
+    const { character, body } = this.stage, title = this.title(motion);
+    const makes = { npy: npyFile, ...(body && { vrma: (track) => vrmaFile(track, body, title) }),
+      ...(character && { own: (track) => character.animated(track, title) }),
+      ...(motion.bvh[kind] && { bvh: (track) => bvhFile(track, motion.bvh[kind]) }) };
     const formats = Object.keys(FORMATS).filter((format) => beside.has(format) || format in makes);
     get("files").replaceChildren(...formats.map((format) => {
       const path = beside.get(format), what = document.createElement("span");
-      const name = path ? path.split("/").pop() : `${motion.name}${kind === "locked" ? "_ik" : ""}.${format}`;
+      const stem = `${motion.name}${kind === "locked" ? "_ik" : ""}`, own = `${character?.name.replace(/\.\w+$/, "")}_${stem}.glb`;
+      const name = format === "own" ? own : path ? path.split("/").pop() : `${stem}.${format}`;
       const makesIt = format in makes && (local || !path);
       const entry = document.createElement(makesIt ? "button" : "a");
-      entry.textContent = `.${format}`;
+      entry.textContent = format === "own" ? ".glb" : `.${format}`;
       what.textContent = FORMATS[format];
       if (makesIt) {
         entry.addEventListener("click", async () => save(await makes[format](await this.track(motion, kind)), name));
@@ -193,6 +213,23 @@ class Viewer {
     for (const id of ["plain", "locked"]) get(id).setAttribute("aria-pressed", id === kind);
     this.listFiles();
     this.mount();
+  }
+
+  /** Show motions on a character of the visitor, or again on the person. */
+  async setCharacter(file) {
+    get("fault").hidden = true;
+    try {
+      this.stage.character = file ? await Character.read(file, this.stage.body) : null;
+    } catch (error) {
+      get("fault").textContent = error.message;
+      get("fault").hidden = false;
+    }
+    const { character } = this.stage;
+    get("character").setAttribute("aria-pressed", Boolean(character));
+    get("character").textContent = character ? `${character.name} ×` : "Your character";
+    this.listFiles();
+    await this.mount();
+    this.stale = true;
   }
 
   /** Show the selected motion and others side by side, or a motion alone. */

@@ -1,0 +1,161 @@
+"""A visitor's character takes the motion in the browser, and comes back with it as its animation."""
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page
+from pygltflib import GLTF2
+from scipy.spatial.transform import Rotation
+
+from motion.bvh_fit import T2M_RIG, joints_to_bvh
+from motion.foot_locking import lock_feet
+from motion.skeleton import T2M
+from tests.browser import needs_chromium, open_browser
+from tests.figures import walking
+from visualization.glb import write_glb
+from visualization.html import PageMotion, write_page
+
+WALK = lock_feet(walking(30, 1.0, turn=1.0), T2M, 20.0)
+LIMBS = [(16, 18), (18, 20), (17, 19), (19, 21), (1, 4), (4, 7), (2, 5), (5, 8)]
+VRM = dict(zip(T2M_RIG.names, (
+    "hips", "leftUpperLeg", "leftLowerLeg", "leftFoot", "leftToes", "rightUpperLeg", "rightLowerLeg", "rightFoot",
+    "rightToes", "spine", "chest", "upperChest", "neck", "head", "leftShoulder", "leftUpperArm", "leftLowerArm",
+    "leftHand", "rightShoulder", "rightUpperArm", "rightLowerArm", "rightHand"), strict=True))
+UNREAL = {"Hips": "pelvis", "Spine": "spine_01", "Spine1": "spine_02", "Spine2": "spine_03", "Neck": "neck_01",
+          "Head": "head"} | {f"{side}{ours}": f"{theirs}_{side[0].lower()}" for side in ("Left", "Right")
+                             for ours, theirs in (("Shoulder", "clavicle"), ("Arm", "upperarm"), ("ForeArm", "lowerarm"),
+                                                  ("Hand", "hand"), ("UpLeg", "thigh"), ("Leg", "calf"),
+                                                  ("Foot", "foot"), ("Toe", "ball"))}
+pytestmark = needs_chromium
+
+
+def split(path: Path) -> tuple[dict, bytes]:
+    """Scene and binary chunk of a file."""
+    data = path.read_bytes()
+    length = struct.unpack_from("<I", data, 12)[0]
+    return json.loads(data[20:20 + length]), data[20 + length:]
+
+
+def join(path: Path, scene: dict, binary: bytes) -> Path:
+    text = json.dumps(scene).encode()
+    text += b" " * (-len(text) % 4)
+    path.write_bytes(struct.pack("<4sII", b"glTF", 2, 20 + len(text) + len(binary))
+                     + struct.pack("<I4s", len(text), b"JSON") + text + binary)
+    return path
+
+
+def character(folder: Path, rig: str) -> Path:
+    """A character a third larger than the motion's body, at a hundredth of its scale and turned, as exporters do."""
+    write_glb(folder / "own.glb", joints_to_bvh(1.3 * walking(2, 1.0), T2M, 20), T2M)
+    scene, binary = split(folder / "own.glb")
+    for node in scene["nodes"]:
+        node["name"] = {"mixamo": "mixamorig:", "vrm": "J_", "unreal": ""}[rig] + (
+            UNREAL.get(node["name"], node["name"]) if rig == "unreal" else node["name"].replace("Toe", "ToeBase"))
+    roots = scene["scenes"][0]["nodes"]
+    scene["nodes"].append({"name": "Armature", "rotation": [0, np.sin(0.9), 0, np.cos(0.9)], "children": [roots[0]]})
+    scene["scenes"][0]["nodes"] = [*roots[1:], len(scene["nodes"]) - 1]
+    if rig == "vrm":
+        bones = {VRM[name]: {"node": number} for number, name in enumerate(T2M_RIG.names)}
+        scene |= {"extensionsUsed": ["VRMC_vrm"], "extensions": {"VRMC_vrm": {"humanoid": {"humanBones": bones}}}}
+    return join(folder / f"{rig}.{'vrm' if rig == 'vrm' else 'glb'}", scene, binary)
+
+
+def posed(path: Path) -> dict[str, np.ndarray]:
+    """Places (T, 3) of all nodes of an animated file, by name."""
+    gltf = GLTF2().load(str(path))
+    tracks = {}
+    for channel in gltf.animations[0].channels:
+        entry = gltf.accessors[gltf.animations[0].samplers[channel.sampler].output]
+        start = gltf.bufferViews[entry.bufferView].byteOffset
+        rows = np.frombuffer(gltf.binary_blob(), np.float32, entry.count * (4 if entry.type == "VEC4" else 3), start)
+        tracks[channel.target.node, channel.target.path] = rows.reshape(entry.count, -1)
+    frames, places = len(next(iter(tracks.values()))), {}
+
+    def walk(number: int, place: np.ndarray, turn: Rotation) -> None:
+        node = gltf.nodes[number]
+        step = tracks.get((number, "translation"), np.tile(node.translation or [0, 0, 0], (frames, 1)))
+        place = place + turn.apply(step)
+        own = tracks.get((number, "rotation"), np.tile(node.rotation or [0, 0, 0, 1], (frames, 1)))
+        places[node.name] = place
+        for child in node.children:
+            walk(child, place, turn * Rotation.from_quat(own))
+
+    for root in gltf.scenes[gltf.scene].nodes:
+        walk(root, np.zeros((frames, 3)), Rotation.identity(frames))
+    return places
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    path = tmp_path_factory.mktemp("character") / "a.html"
+    write_page(path, [PageMotion("walk", "walks", WALK, WALK)], T2M, 20.0)
+    with open_browser(420, 420, reduced_motion="reduce") as (page, faults):
+        page.goto(path.as_uri())
+        page.wait_for_timeout(200)
+        page.evaluate("viewer.ready")
+        yield page
+        assert faults == []
+
+
+def saved(page: Page, entry: str, path: Path) -> Path:
+    page.locator("#save").evaluate("menu => menu.open = true")
+    with page.expect_download() as download:
+        page.locator("#files > *", has_text=entry).click()
+    download.value.save_as(path)
+    page.locator("#save").evaluate("menu => menu.open = false")
+    return path
+
+
+def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+@pytest.mark.parametrize("rig", ["mixamo", "vrm", "unreal"])
+def test_a_character_moves_as_the_motion_does_and_is_saved_with_it(page: Page, tmp_path: Path, rig: str) -> None:
+    file = character(tmp_path, rig)
+    page.locator("#upload").set_input_files(file)
+    page.locator("#character", has_text=file.name).wait_for()
+    assert page.locator("#fault").is_hidden()
+    places = posed(saved(page, "your character", tmp_path / "out.glb"))
+    name = {"mixamo": lambda bone: "mixamorig:" + bone.replace("Toe", "ToeBase"), "unreal": UNREAL.__getitem__,
+            "vrm": lambda bone: "J_" + bone.replace("Toe", "ToeBase")}[rig]
+    order = {joint: name(bone) for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True)}
+    for start, end in LIMBS:
+        ours, theirs = WALK[:, end] - WALK[:, start], places[order[end]] - places[order[start]]
+        assert angles(ours, theirs).max() < 1
+        assert np.linalg.norm(theirs, axis=-1) == pytest.approx(1.3 * np.linalg.norm(ours, axis=-1), rel=0.03)
+    travel = places[order[0]][-1] - places[order[0]][0]
+    assert travel[[0, 2]] == pytest.approx(1.3 * (WALK[-1, 0] - WALK[0, 0])[[0, 2]], rel=0.08, abs=0.02)
+    page.locator("#character").click()
+    assert page.locator("#character").text_content() == "Your character"
+
+
+def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path) -> None:
+    path = saved(page, "VRM", tmp_path / "vrma.glb")
+    scene, places = split(path)[0], posed(path)
+    bones = scene["extensions"]["VRMC_vrm_animation"]["humanoid"]["humanBones"]
+    assert set(bones) == set(VRM.values())
+    for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True):
+        below = joint in (0, 1, 2, 4, 5, 7, 8, 10, 11)  # the spine is smoothed
+        assert np.abs(places[VRM[bone]] - WALK[:, joint]).max() < (0.01 if below else 0.03)
+    rest = [np.array(scene["nodes"][bones[name]["node"]]["translation"]) for name in ("leftLowerArm", "leftLowerLeg")]
+    assert angles(rest[0], np.array([1.0, 0, 0])) < 1e-3 and angles(rest[1], np.array([0, -1.0, 0])) < 1e-3
+
+
+@pytest.mark.parametrize(("content", "complaint"), [
+    (b"hello", "is not a glTF binary"),
+    (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 400, b"JSON") + b"{}  ", "is cut off"),
+    (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 4, b"JSON") + b"{{  ", "is damaged"),
+    (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 4, b"JSON") + b"{}  ", "has no hips"),
+], ids=["other", "cut", "damaged", "bones"])
+def test_what_is_no_character_is_refused_in_one_line(page: Page, tmp_path: Path, content: bytes,
+                                                     complaint: str) -> None:
+    (tmp_path / "<b>x.glb").write_bytes(content)
+    page.locator("#upload").set_input_files(tmp_path / "<b>x.glb")
+    page.locator("#fault", has_text=complaint).wait_for()
+    assert page.evaluate("viewer.stage.character") is None
+    assert page.locator("#fault b").count() == 0
