@@ -85,7 +85,7 @@ def test_turns_point_every_bone_along_its_joints_and_bend_toes_alone() -> None:
     turns = world_turns(WALK, offsets, drops)
     assert np.allclose(turns @ turns.mT, np.eye(3), atol=1e-9)
     for joint, parent in enumerate(T2M.parents):
-        if parent in (-1, 0, 3, 6, 9):
+        if parent in (-1, 0, 9):
             continue
         bone, moved = WALK[:, joint] - WALK[:, parent], turns[:, parent] @ offsets[joint]
         cosine = (bone * moved).sum(-1) / np.linalg.norm(bone, axis=-1) / np.linalg.norm(moved, axis=-1)

@@ -26,8 +26,8 @@ VRM = dict(zip(T2M_RIG.names, (
     "leftHand", "rightShoulder", "rightUpperArm", "rightLowerArm", "rightHand"), strict=True))
 UNREAL = {"Hips": "pelvis", "Spine": "spine_01", "Spine1": "spine_02", "Spine2": "spine_03", "Neck": "neck_01",
           "Head": "head"} | {f"{side}{ours}": f"{theirs}_{side[0].lower()}" for side in ("Left", "Right")
-                             for ours, theirs in (("Shoulder", "clavicle"), ("Arm", "upperarm"), ("ForeArm", "lowerarm"),
-                                                  ("Hand", "hand"), ("UpLeg", "thigh"), ("Leg", "calf"),
+                             for ours, theirs in (("Shoulder", "clavicle"), ("Arm", "upperarm"), ("Hand", "hand"),
+                                                  ("ForeArm", "lowerarm"), ("UpLeg", "thigh"), ("Leg", "calf"),
                                                   ("Foot", "foot"), ("Toe", "ball"))}
 pytestmark = needs_chromium
 
@@ -140,8 +140,8 @@ def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path
     bones = scene["extensions"]["VRMC_vrm_animation"]["humanoid"]["humanBones"]
     assert set(bones) == set(VRM.values())
     for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True):
-        below = joint in (0, 1, 2, 4, 5, 7, 8, 10, 11)  # the spine is smoothed
-        assert np.abs(places[VRM[bone]] - WALK[:, joint]).max() < (0.01 if below else 0.03)
+        below = joint in (0, 1, 2, 4, 5, 7, 8, 10, 11)  # the chest is a frame of its joints
+        assert np.abs(places[VRM[bone]] - WALK[:, joint]).max() < (0.01 if below else 0.02)
     rest = [np.array(scene["nodes"][bones[name]["node"]]["translation"]) for name in ("leftLowerArm", "leftLowerLeg")]
     assert angles(rest[0], np.array([1.0, 0, 0])) < 1e-3 and angles(rest[1], np.array([0, -1.0, 0])) < 1e-3
 

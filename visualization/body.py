@@ -189,14 +189,15 @@ def offsets_of(joints: np.ndarray) -> np.ndarray:
 def world_turns(joints: np.ndarray, offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
     """Rotations (T, 22, 3, 3) of joints (T, 22, 3) from the T-pose of ``offsets`` (22, 3).
 
-    Pelvis and chest are frames of their joints; bones between them share their difference; every other bone takes the
+    Pelvis and chest are frames of their joints; bones between them share their twist; every other bone takes the
     shortest rotation from its parent, and bent limbs twist so that knees and elbows bend about their axes.
     """
     rest, turns = _chained(offsets)[None], np.tile(np.eye(3), (len(joints), COUNT, 1, 1))
     turns[:, 0] = _pelvis(joints) @ _pelvis(rest)[0].T
     turns[:, 9] = _chest(joints) @ _chest(rest)[0].T
     for joint, share in ((3, 1 / 3), (6, 2 / 3)):
-        turns[:, joint] = _between(turns[:, 0], turns[:, 9], share)
+        between, child = _between(turns[:, 0], turns[:, 9], share), joint + 3
+        turns[:, joint] = swing(between @ offsets[child], joints[:, child] - joints[:, joint]) @ between
     for joint in range(COUNT):
         if joint in (0, 3, 6, 9):
             continue

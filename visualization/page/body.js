@@ -127,7 +127,8 @@ const Posture = {
     turns[9] = turn.times(Posture.chest(at), still.chest);
     for (const [joint, share] of [[3, 1 / 3], [6, 2 / 3]]) {
       const mean = turns[0].map((value, i) => (1 - share) * value + share * turns[9][i]);
-      turns[joint] = turn.frame(turn.column(mean, 0), turn.column(mean, 1));
+      const between = turn.frame(turn.column(mean, 0), turn.column(mean, 1)), bone = vec.sub(at[joint + 3], at[joint]);
+      turns[joint] = turn.times(turn.swing(turn.apply(between, offsets[joint + 3]), bone), between);
     }
     PARENTS.forEach((parent, joint) => {
       if (joint in turns) return;
