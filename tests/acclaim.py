@@ -1,4 +1,4 @@
-"""Small ASF/AMC files for tests, in the way of the CMU database."""
+"""Small ASF/AMC files for tests, in the style of the CMU database."""
 import numpy as np
 
 # Name, parent, direction, length, axis, degrees of freedom: a body of CMU's bones, fingers left out.
@@ -33,7 +33,7 @@ BONES = _bones()
 
 
 def asf_text(scale: float = 1.0, unit: float = 0.45, radians: bool = False) -> str:
-    """The skeleton, its lengths times ``scale``."""
+    """Text of the skeleton, with lengths times ``scale``."""
     angle = np.pi / 180 if radians else 1
     lines = ["# a comment", ":version 1.10", ":name VICON", ":units", "  mass 1.0", f"  length {unit}",
              f"  angle {'rad' if radians else 'deg'}", ":documentation", "   begin and end are words", ":root",
@@ -52,7 +52,7 @@ def asf_text(scale: float = 1.0, unit: float = 0.45, radians: bool = False) -> s
 
 
 def motion(frames: int = 300) -> dict[str, np.ndarray]:
-    """Degrees (T, moves) of each bone, the root's place first: walks with hanging arms and turns a bit."""
+    """Degrees (T, moves) of each bone, after the root's position: a walk with hanging arms and a slight turn."""
     time = np.arange(frames) / 120
     values = {"root": np.stack([0 * time, 17 + 0 * time, 20 * time, 0 * time, 10 * time, 0 * time], -1)}
     for name, *_, moves in BONES:
@@ -67,7 +67,7 @@ def motion(frames: int = 300) -> dict[str, np.ndarray]:
 
 
 def amc_text(values: dict[str, np.ndarray], first: int = 1, header: str = ":FULLY-SPECIFIED\n:DEGREES\n") -> str:
-    """The motion file of values (T, moves) of bones."""
+    """Text of the motion file with values (T, moves) of bones."""
     frames = len(values["root"])
     blocks = ("\n".join([str(first + frame), *(f"{name} {' '.join(f'{value:.6g}' for value in rows[frame])}"
                                                 for name, rows in values.items())]) for frame in range(frames))

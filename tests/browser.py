@@ -1,4 +1,4 @@
-"""Looking at pages: what lies in them, and a headless Chromium where the machine has one."""
+"""Helpers for pages: their embedded data, and a headless Chromium if it is installed."""
 import json
 import re
 import shutil
@@ -20,13 +20,13 @@ PATIENCE = 120_000  # milliseconds: drawing without a graphics card is slow on a
 
 
 def data_of(page: str) -> dict:
-    """The data that lie in a page."""
+    """Data embedded in a page."""
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 @contextmanager
 def open_browser(width: int = 640, height: int = 420, **settings: object) -> Iterator[tuple[Page, list[str]]]:
-    """A page, and what goes wrong in it: errors, warnings of the console, and requests that leave the machine."""
+    """A page, and a list of its problems: errors, console warnings, and requests to other machines."""
     faults: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
@@ -45,7 +45,7 @@ def open_browser(width: int = 640, height: int = 420, **settings: object) -> Ite
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """Address of a small server of a folder's files, on this machine alone."""
+    """Address of a local server for the files of a folder."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""What several test files start from."""
+"""Shared fixtures."""
 from pathlib import Path
 
 import pytest
@@ -6,6 +6,6 @@ import pytest
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder; gives the folder of the run "run" in it."""
+    """Change to an empty working folder. Returns the folder of its run "run"."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "checkpoints" / "t2m" / "run"

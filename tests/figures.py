@@ -1,4 +1,4 @@
-"""A jointed figure that moves as told, for tests that need motions whose content is known.
+"""An articulated figure with prescribed movements, for tests that need motions of known content.
 
 ``figure`` poses the HumanML3D skeleton frame by frame from angles and a path; the functions below it make the usual
 motions of it. All give joints (T, 22, 3) float32 in metres at 20 frames a second, y up, the floor at y = 0, the left
@@ -26,7 +26,7 @@ def _about(axis: int, angle: np.ndarray) -> np.ndarray:
 def figure(frames: int, *, path: ArrayLike = 0.0, yaw: ArrayLike = 0.0, pitch: ArrayLike = 0.0,
            arms: Sides = (0.1, 0.1), reach: Sides = (0, 0), elbows: Sides = (0, 0), thighs: Sides = (0, 0),
            knees: Sides = (0, 0), air: ArrayLike = 0.0) -> np.ndarray:
-    """Joints (T, 22, 3) of a figure posed by angles in radians, each a number or one a frame.
+    """Joints (T, 22, 3) of a figure posed by angles in radians, each a number or (T,).
 
     ``path`` (T, 2): x and z of the pelvis. ``yaw``: to the left. ``pitch``: trunk forward. ``arms``: sideways away
     from the body, 0 hanging, pi straight up. ``reach``: arms forward. ``elbows``: bent forward. ``thighs``: forward.
@@ -59,7 +59,8 @@ def standing(frames: int = 60) -> np.ndarray:
 
 
 def walking(frames: int = 80, speed: float = 1.2, turn: float = 0.0, facing: float = 0.0) -> np.ndarray:
-    """Walks at ``speed`` m/s (backwards when negative) on an arc that turns by ``turn`` radians to the left in all."""
+    """Walks at ``speed`` m/s (backwards when negative) on an arc that turns by ``turn`` radians to the left in
+    total."""
     yaw = facing + np.linspace(0, turn, frames)
     steps = np.stack([np.sin(yaw), np.cos(yaw)], -1) * speed / FPS
     stride = 0.4 * np.sin(2 * np.pi * np.arange(frames) / FPS)
@@ -68,7 +69,7 @@ def walking(frames: int = 80, speed: float = 1.2, turn: float = 0.0, facing: flo
 
 
 def _there_and_back(frames: int, top: float) -> np.ndarray:
-    """0 at both ends, ``top`` in the middle third, straight lines between, (T,)."""
+    """0 at both ends, ``top`` in the middle third, linear in between, (T,)."""
     return np.interp(np.linspace(0, 3, frames), [0, 1, 2, 3], [0, top, top, 0])
 
 
@@ -82,7 +83,7 @@ def raising(side: str, frames: int = 60, top: float = 2.8) -> np.ndarray:
 
 
 def waving(side: str, frames: int = 100, waves: int = 4) -> np.ndarray:
-    """Raises an arm, swings it ``waves`` times there and back, lowers it."""
+    """Raises an arm, swings it ``waves`` times back and forth, lowers it."""
     time = np.linspace(0, 3, frames)
     swing = 0.4 * np.sin(2 * np.pi * waves * (time - 1)) * ((time >= 1) & (time <= 2))
     return figure(frames, arms=_sided(side, 0.1 + _there_and_back(frames, 2.5) + swing, 0.1))
@@ -94,7 +95,7 @@ def bowing(frames: int = 60, depth: float = 0.9) -> np.ndarray:
 
 
 def sitting(frames: int = 80) -> np.ndarray:
-    """Sits down on a chair that is not there and stays."""
+    """Sits down on an invisible chair and stays seated."""
     bend = np.interp(np.arange(frames), [frames // 4, frames // 2], [0, np.pi / 2])
     back = np.stack([np.zeros(frames), -0.39 * np.sin(bend)], -1)
     return figure(frames, path=back, thighs=(bend, bend), knees=(bend, bend))
@@ -198,7 +199,7 @@ def wiping(side: str, frames: int = 80) -> np.ndarray:
 
 
 def drinking(side: str, frames: int = 60) -> np.ndarray:
-    """Holds one hand before the mouth."""
+    """Holds one hand in front of the mouth."""
     joints = figure(frames)
     return _hand_at(joints, side, joints[:, T2M.joint_names.index("head")] + [0, 0, 0.1])
 
@@ -211,7 +212,7 @@ def raising_in_turn(first: str, frames: int = 100) -> np.ndarray:
 
 
 def jumping_forward(frames: int = 60) -> np.ndarray:
-    """Jumps as ``jumping`` does, over 1.2 m."""
+    """Jumps like ``jumping``, 1.2 m forward."""
     joints = jumping(frames)
     joints[..., 2] += np.interp(np.arange(frames), [18, 30], [0, 1.2])[:, None]
     return joints
@@ -232,7 +233,7 @@ def picking_up(frames: int = 80) -> np.ndarray:
 
 
 def wheeling(frames: int = 60) -> np.ndarray:
-    """Turns head over heels sideways, arms up."""
+    """Turns a cartwheel, arms up."""
     joints = figure(frames, arms=(3, 3)).astype(np.float64)
     angle = np.linspace(0, 2 * np.pi, frames)
     x, y = joints[..., 0], joints[..., 1] - 0.9

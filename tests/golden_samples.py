@@ -1,4 +1,4 @@
-"""Small parity fixtures made from the project's own models, with settings that no published model has.
+"""Small parity fixtures from the project's own models, with settings that no published model has.
 
 Each names settings apart from the defaults wherever shapes do not tell them, so that a check that does not read them
 computes something else.
@@ -75,7 +75,7 @@ def _losses(result: Any, motion: Tensor, joints: int) -> dict[str, Tensor]:
 
 
 def human_vqvae() -> Sample:
-    """Of KIT, with layer norm, three halvings and few codes; settings by the names of ``opt.txt``."""
+    """For KIT, with layer norm, three downsampling stages and few codes; settings have the names of ``opt.txt``."""
     model = _filled(HumanVQVAE(VQConfig(
         dim_pose=251, nb_code=24, code_dim=12, output_emb_width=12, width=16, down_t=3, depth=2,
         dilation_growth_rate=2, vq_act="gelu", vq_norm="LN")))
@@ -229,7 +229,7 @@ VQ = VQConfig(dim_pose=35, nb_code=16, code_dim=12, output_emb_width=12, width=1
 
 
 def lamp() -> Sample:
-    """Two frames a token, six queries."""
+    """Two frames per token, six queries."""
     model = _filled(LaMP(LaMPConfig(QFORMER, VQ, embed_dim=10, published=True), HumanVQVAE(VQ)))
     motion, (ids, mask) = _normal(3, 12, 35), _texts(3, 9)
     encoded = model.encode_motion(motion)
@@ -262,7 +262,7 @@ def lamp() -> Sample:
 
 
 def m2t_front() -> Sample:
-    """Of KIT's width."""
+    """With KIT's width."""
     vq = VQConfig(dim_pose=251, code_dim=12, output_emb_width=12, width=16, down_t=2, depth=1, num_quantizers=1)
     model = _filled(MotionPrefix(MotionPrefixConfig(QFORMER, vq, llm_width=14)))
     motion = _normal(2, 24, 251)
@@ -282,7 +282,7 @@ def length_estimator() -> Sample:
 
 
 def evaluator() -> Sample:
-    """Of KIT, every width another one."""
+    """For KIT, with all widths different."""
     model = Evaluator(EvaluatorConfig(
         dim_pose=251, dim_movement_enc_hidden=10, dim_movement_latent=12, dim_word=14, dim_pos_ohot=5,
         dim_motion_hidden=16, dim_text_hidden=18, dim_coemb_hidden=8)).eval()

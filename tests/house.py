@@ -1,11 +1,11 @@
-"""The house rules as functions of source text, so that they can be tried on a made-up house too."""
+"""The architecture rules as functions of source text, so that they can also be tested on invented sources."""
 import ast
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# What a package may import of the house. Side by side stand the five of the middle row; circles are looked for apart.
-# What scripts alone use (the app's page, data preparation, benchmarks) stands above them: nothing imports it.
+# Packages that each package may import. The middle layer may import each other; cycles are checked separately.
+# Packages used only by scripts (the app, data preparation, benchmarks) are at the top: nothing imports them.
 _MIDDLE = {"options", "training", "evaluation", "storage", "data", "visualization"}
 _BELOW = {"models", "motion", "utils"}
 ALLOWED = {
@@ -17,13 +17,13 @@ ALLOWED = {
     "prepare": _MIDDLE | _BELOW | {"prepare"},
     "benchmarks": _MIDDLE | _BELOW | {"benchmarks"},
 }
-LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # the only libraries of a package, where it promises so
+LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # the only libraries that these packages may import
 
 Sources = Mapping[str, str]  # dotted module name -> source text; a name without a dot is a script at the root
 
 
 def read_house(root: Path) -> dict[str, str]:
-    """Sources of all packages and scripts of the project at ``root``; a package's own name stands for its __init__."""
+    """Sources of all packages and scripts of the project at ``root``; a package's name refers to its __init__."""
     sources = {}
     for path in [*root.glob("*.py"), *(path for package in ALLOWED for path in (root / package).rglob("*.py"))]:
         parts = path.relative_to(root).with_suffix("").parts
@@ -55,7 +55,7 @@ def _absolute(module: str, node: ast.ImportFrom, sources: Sources) -> str:
 
 
 def broken_directions(sources: Sources) -> list[str]:
-    """A sentence per import that runs upwards, names a script, or brings in a library that a package does without."""
+    """One sentence per import that goes upwards, imports a script, or a library that the package must not use."""
     scripts = {name for name in sources if name not in ALLOWED and "." not in name}
     broken = []
     for module in sources:
@@ -76,7 +76,7 @@ def _is_known(top: str, package: str) -> bool:
 
 
 def find_circle(graph: Mapping[str, set[str]]) -> list[str] | None:
-    """One closed path of a graph (node -> targets), first node again at the end; None where there is none."""
+    """A cycle of a graph (node -> targets), with the first node repeated at the end; None if there is none."""
     done: set[str] = set()
 
     def search(node: str, path: list[str]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What the tests have done inside Blender.
+"""Functions that tests run inside Blender.
 
     blender -b -P tests/in_blender.py -- build FOLDER      characters to retarget onto
     blender -b -P tests/in_blender.py -- look FILE ...     FILE.npz: where the joints of each are, frame by frame
@@ -14,7 +14,7 @@ import numpy as np
 from mathutils import Matrix, Vector
 
 FPS = 20
-# Where Mixamo's bones begin, in centimetres from their parents, y up; the right side mirrors the left.
+# Start of Mixamo's bones in centimetres from their parents, y up; the right side mirrors the left.
 TRUNK = {"Hips": ("", (0, 104, 0)), "Spine": ("Hips", (0, 10, -1.2)), "Spine1": ("Spine", (0, 11.7, 0)),
          "Spine2": ("Spine1", (0, 13.4, 0)), "Neck": ("Spine2", (0, 15, 0.9)), "Head": ("Neck", (0, 10.3, 3.1))}
 LIMBS = {"Shoulder": ("Spine2", (6.1, 9.1, 0.8)), "Arm": ("Shoulder", (12.9, 0, -0.5)),
@@ -26,7 +26,7 @@ SIDES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (
 
 
 def skeleton(arms_down: float, longer: Mapping[str, float]) -> dict[str, tuple[str, Vector]]:
-    """Parent and place of every bone, parents first; arms lowered by degrees, some bones longer by a factor."""
+    """Parent and position of every bone, parents first; arms lowered by degrees, some bones longer by a factor."""
     bones = {name: (parent, Vector(offset)) for name, (parent, offset) in TRUNK.items()}
     for side, sign in (("Left", 1), ("Right", -1)):
         lowered = Matrix.Rotation(-sign * math.radians(arms_down), 3, "Z")
@@ -41,7 +41,7 @@ def skeleton(arms_down: float, longer: Mapping[str, float]) -> dict[str, tuple[s
 
 
 def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], facing: float = 0.0) -> None:
-    """Write a doll of boxes on these bones, in a rig as Mixamo's files give it: centimetres, y up, scaled and turned.
+    """Write a figure of boxes on these bones, in a rig like Mixamo's: centimetres, y up, scaled and rotated.
 
     ``facing``: degrees to the left.
     """
@@ -52,7 +52,7 @@ def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], faci
     bpy.ops.object.mode_set(mode="EDIT")
     for name, (parent, head) in bones.items():
         bone = rig.data.edit_bones.new(prefix + name)
-        bone.head, bone.tail, bone.roll = head, head + Vector((1, 5, 2)), 0.3  # a bone's own axes must not matter
+        bone.head, bone.tail, bone.roll = head, head + Vector((1, 5, 2)), 0.3  # the axes of bones must not matter
         bone.parent = rig.data.edit_bones.get(prefix + parent)
     bpy.ops.object.mode_set(mode="OBJECT")
 
@@ -70,7 +70,7 @@ def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], faci
     doll.modifiers.new("Armature", "ARMATURE").object = rig
     rig.matrix_world = (Matrix.Rotation(math.radians(facing), 4, "Z") @ Matrix.Rotation(math.pi / 2, 4, "X")
                         @ Matrix.Scale(0.01, 4))
-    rig.pose.bones[0].keyframe_insert("location", frame=7)  # an animation of its own, which has to go
+    rig.pose.bones[0].keyframe_insert("location", frame=7)  # an existing animation, which must be removed
     if path.suffix == ".fbx":
         bpy.ops.export_scene.fbx(filepath=str(path), add_leaf_bones=False)
     else:
@@ -78,14 +78,15 @@ def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], faci
 
 
 def build_all(folder: Path) -> None:
-    """A character in T-pose, one of other proportions in A-pose who looks aside, and somebody else's."""
+    """Write a character in T-pose, one with other proportions in A-pose that looks sideways, and one with other
+    bones."""
     build(folder / "t_pose.fbx", "mixamorig:", skeleton(0, {}))
     build(folder / "a_pose.blend", "mixamorig6:", skeleton(50, {"Leg": 1.3, "Foot": 1.1, "Arm": 0.8, "UpLeg": 1.2}), 40)
     build(folder / "robot.blend", "", {"base": ("", Vector()), "lever": ("base", Vector((0, 20, 0)))})
 
 
 def read(path: Path) -> None:
-    """Let Blender read a file in its own way, mending what Blender 3.4 lacks on the Python that Debian gives it."""
+    """Read a file in Blender, with a workaround for Blender 3.4 on Debian's Python."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.context.scene.render.fps = FPS
     if path.suffix == ".bvh":
@@ -103,7 +104,7 @@ def read(path: Path) -> None:
 
 
 def look(path: Path) -> dict[str, np.ndarray]:
-    """Names (J,), joints (T, J, 3), the lowest points of the flesh (T,), frames (T,) and frames a second."""
+    """Names (J,), joints (T, J, 3), lowest points of the mesh (T,), frames (T,) and frame rate."""
     read(path)
     scene = bpy.context.scene
     rig = next(each for each in scene.objects if each.type == "ARMATURE")

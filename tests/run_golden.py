@@ -1,4 +1,4 @@
-"""Holds this project's code against parity fixtures: ``python tests/run_golden.py DIR [DIR ...]``.
+"""Compare this project's code with parity fixtures: ``python tests/run_golden.py DIR [DIR ...]``.
 
 Prints a line per fixture and last ``N passed, M failed``. Exit status 1 where one fails or none is found, 2 where
 a folder is missing.

@@ -1,11 +1,11 @@
-"""Small made-up motions for tests."""
+"""Small synthetic motions for tests."""
 import numpy as np
 
 from motion.skeleton import Skeleton
 
 
 def sample_lengths(skeleton: Skeleton) -> np.ndarray:
-    """Bone lengths (J,): the reference body's, or 200 units where there is none, and 80 at the hips."""
+    """Bone lengths (J,): those of the reference body, or 200 units without one, and 80 at the hips."""
     if skeleton.target_lengths is not None:
         return np.float32(skeleton.target_lengths)
     hips = skeleton.face_joints[:2]

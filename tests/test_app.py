@@ -1,4 +1,4 @@
-"""The app as a visitor meets it: a prompt typed into Chromium becomes a motion that plays, and a file."""
+"""The app in a browser: a prompt typed into Chromium becomes a motion that plays, and a file."""
 import io
 import json
 import os
@@ -31,7 +31,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio:
 
 @contextmanager
 def running(home: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """The app as a process of its own, and its address; its temporary files lie in ``home/tmp``."""
+    """The app in a separate process, and its address; temporary files are in ``home/tmp``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def running(home: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, str]]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app on toy models, until it is asked to end; then nothing of it is left."""
+    """The app with toy models. Its files are gone after it ends."""
     home = tmp_path_factory.mktemp("app")
     make_models(home)
     make_captioner(home)
@@ -82,10 +82,10 @@ def visit(address: str) -> Iterator[tuple[Page, list[str]]]:
 
 @pytest.fixture
 def page(visit: tuple[Page, list[str]]) -> Iterator[Page]:
-    """The app's page; nothing may go wrong in it, and nothing may be asked of another machine."""
+    """The app's page, without errors or requests to other machines."""
     page, faults = visit
     yield page
-    assert [fault for fault in faults if not fault.startswith("warning:")] == []  # of itself Gradio warns
+    assert [fault for fault in faults if not fault.startswith("warning:")] == []  # Gradio's own warnings
 
 
 def stage(page: Page) -> FrameLocator:

@@ -1,4 +1,4 @@
-"""Acclaim skeletons and motions, the format of the CMU database, are read as hierarchies like those of BVH."""
+"""Acclaim skeletons and motions, the format of the CMU database, are read as hierarchies like BVH."""
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def trial(tmp_path: Path) -> Path:
 
 
 def expected(ends: dict[str, np.ndarray]) -> np.ndarray:
-    """The 22 joints (T, 22, 3) of ends of bones."""
+    """The 22 joints (T, 22, 3) from the ends of bones."""
     joints = {"pelvis": ends["root"], "spine1": ends["lowerback"], "spine2": ends["upperback"],
               "spine3": (ends["upperback"] + ends["thorax"]) / 2, "neck": ends["lowerneck"],
               "head": (ends["upperneck"] + ends["head"]) / 2}
@@ -153,7 +153,7 @@ def test_orders_of_axes_and_of_values_are_those_of_the_skeleton(trial: Path) -> 
 
 
 def damaged() -> dict[str, tuple[str, str, str]]:
-    """What is wrong, skeleton, motion, and the reason that is given."""
+    """Skeleton, motion and expected reason for each kind of damage."""
     asf, amc = asf_text(), amc_text(WALK)
     first = "ltibia " + amc.split("ltibia ")[1].split("\n")[0]
     return {

@@ -120,7 +120,7 @@ def test_a_run_starts_from_the_weights_of_another(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_run_that_goes_on_does_not_start_from_the_other_again() -> None:
+def test_a_resumed_run_does_not_start_from_the_other_again() -> None:
     Trainer(Pull(), options(total_iter=3), Numbers(8), always).run()
     for steps in (2, 4):
         opt = options(name="second", init_from="run", total_iter=steps, is_continue=steps > 2)

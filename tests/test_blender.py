@@ -1,4 +1,4 @@
-"""Blender reads our files as they are meant, and ``prepare/retarget_blender.py`` puts them on Mixamo's characters."""
+"""Blender reads our files correctly, and ``prepare/retarget_blender.py`` transfers them to Mixamo characters."""
 import os
 import re
 import shutil
@@ -37,10 +37,10 @@ def retarget(motion: Path, character: Path, out: Path) -> subprocess.CompletedPr
 
 @dataclass(frozen=True)
 class Seen:
-    """What Blender shows of a file, by our names of the bones."""
+    """Content of a file in Blender, by our bone names."""
 
     joints: dict[str, np.ndarray]  # (T, 3)
-    lowest: np.ndarray             # (T,) of the flesh
+    lowest: np.ndarray             # (T,) of the mesh
     frames: np.ndarray             # (T,)
     fps: float
 
@@ -57,7 +57,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our files of a motion, characters, the motion on them, and what Blender sees in all of these."""
+    """Our files of a motion, characters, the motion on them, and Blender's view of all these files."""
     folder = tmp_path_factory.mktemp("blender")
     motion = write_motion(folder, 0, 0, JOINTS, "a person walks", dataset_spec("t2m"), Formats(video=False, glb=True))
     for path in map(Path, motion.plain_files):
@@ -154,7 +154,7 @@ def test_soles_are_on_the_floor(character: Seen) -> None:
     ("walk.bvh", "empty.fbx", "x.fbx", "cannot read .*empty.fbx"),
     ("empty.bvh", "t_pose.fbx", "x.fbx", "empty.bvh, line 0: the file ends too early"),
     ("walk.bvh", "t_pose.fbx", "x.obj", "x.obj must be one of .fbx, .glb, .blend")])
-def test_what_cannot_be_done_is_told_in_one_line(folder: Path, motion: str, character: str, out: str,
+def test_what_cannot_be_done_is_reported_in_one_line(folder: Path, motion: str, character: str, out: str,
                                                  complaint: str) -> None:
     for name in ("empty.fbx", "empty.bvh"):
         (folder / name).touch()

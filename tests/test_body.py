@@ -1,4 +1,4 @@
-"""The person of the figure: its mesh, its fit to a motion, and its pose, in Python as in the browser."""
+"""The body of the figure: its mesh, its fit to a motion, and its pose, in Python and in the browser."""
 from pathlib import Path
 
 import numpy as np

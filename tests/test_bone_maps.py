@@ -1,4 +1,4 @@
-"""The bone maps in ``assets/`` are those that ``prepare/bone_maps.py`` makes, and fit the skeletons on both sides."""
+"""The bone maps in ``assets/`` are those of ``prepare/bone_maps.py`` and match both skeletons."""
 import json
 import math
 

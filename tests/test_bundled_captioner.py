@@ -1,4 +1,4 @@
-"""The bundled captioning model tells real clips by the right sides."""
+"""The bundled captioning model describes real clips with the correct sides."""
 import json
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def test_it_is_small_and_stands_on_the_bundled_lamp(captioner: LoadedCaptioner) 
     assert captioner.lamp.source.folder == captioner.source.folder.with_name("lamp_demo")
 
 
-def test_a_drawn_walk_is_told_as_one(captioner: LoadedCaptioner, tmp_path: Path) -> None:
+def test_a_drawn_walk_is_captioned_as_a_walk(captioner: LoadedCaptioner, tmp_path: Path) -> None:
     caption, = told(captioner, tmp_path, [walking(100, 1.5)])
     assert any(word in caption for word in ("walk", "step", "stroll", "forward"))
 
 
 @pytest.mark.skipif(not OPENMOTION.is_dir(), reason="no folder ../shared/data/openmotion")
-def test_clips_that_no_training_saw_are_told_with_the_right_sides(captioner: LoadedCaptioner, tmp_path: Path) -> None:
+def test_clips_are_captioned_with_the_correct_sides(captioner: LoadedCaptioner, tmp_path: Path) -> None:
     index = json.loads((OPENMOTION / "index.json").read_text())["clips"]
     clips = [clip for clip in index if clip["split"] == "test" and clip["shard"] == SHARD
              and any(side_words(one["text"]) for one in clip["captions"])][::2][:CLIPS]

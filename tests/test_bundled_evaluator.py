@@ -1,4 +1,4 @@
-"""The bundled evaluator tells motions apart by their captions."""
+"""The bundled evaluator distinguishes motions by their captions."""
 import json
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def test_it_is_small_and_holds_no_pickle(evaluator: LoadedEvaluator) -> None:
     assert sum(path.stat().st_size for path in files) <= 8e6
 
 
-def test_sides_are_told_apart(evaluator: LoadedEvaluator) -> None:
+def test_sides_are_distinguished(evaluator: LoadedEvaluator) -> None:
     sides = ("left", "right")
     texts = evaluator.texts([f"a/DET person/NOUN raise/VERB the/DET {side}/ADJ hand/NOUN".split() for side in sides])
     motions = evaluator.motions([np.asarray(joints_to_features(raising(side, 80), T2M)) for side in sides])

@@ -1,4 +1,4 @@
-"""Joints go into BVH and come back; any BVH can be read; rotations run on over time."""
+"""Joints survive writing to and reading from BVH; any BVH can be read; rotations are continuous over time."""
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -40,7 +40,7 @@ def rotation_steps(rotations: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", MOTIONS)
 def test_joints_come_back_from_the_file(name):
     joints = MOTIONS[name]
-    if "all over" in name:  # there even the hips move in the pelvis: a rigid body cannot follow
+    if "all over" in name:  # the hips move relative to the pelvis, which a rigid body cannot reproduce
         joints = rigid_joints(joints, T2M)
     np.testing.assert_allclose(through_file(joints), joints, atol=1e-5)
 
@@ -58,7 +58,7 @@ def test_bones_that_change_their_length_cost_no_more_than_they_change():
 
 
 def test_no_turn_of_a_limb_brings_a_body_of_uneven_bones_nearer():
-    """The fit is the nearest one: whatever bone turns a little, with what hangs on it, distances do not get smaller."""
+    """The fit is optimal: rotating any bone slightly, with its descendants, does not reduce the distances."""
     rng = np.random.default_rng(0)
     joints = sample_motion(T2M, 30) + rng.normal(0, 0.03, (30, 22, 3))
     fitted = rigid_joints(joints, T2M)
@@ -93,7 +93,7 @@ def test_angles_are_the_nearest_ones_to_the_frame_before(name):
 
 @pytest.mark.parametrize("turns", [1, -2])
 def test_somebody_upright_who_turns_round_and_round_turns_about_one_axis_only(turns):
-    """The middle angle passes right angles, where the other two would be free to jump."""
+    """The middle angle passes 90 degrees, where the other two could jump."""
     rest = np.zeros((22, 3))
     for bone, parent in enumerate(T2M_RIG.parents):
         rest[T2M_RIG.order[bone]] = T2M_RIG.rest[bone] + (rest[T2M_RIG.order[parent]] if parent >= 0 else 0)
@@ -105,7 +105,7 @@ def test_somebody_upright_who_turns_round_and_round_turns_about_one_axis_only(tu
 
 
 def test_bones_do_not_twist_about_themselves():
-    """An arm lifted straight up sideways turns about one axis only; the hand has no rotation of its own."""
+    """An arm lifted straight up sideways turns about one axis only; the hand does not rotate."""
     bvh = joints_to_bvh(MOTIONS["arms up"], T2M, FPS)
     turns = bvh.local_rotations()
     for bone in ("LeftToe", "Head", "LeftHand", "RightHand"):
@@ -147,7 +147,7 @@ def test_file_has_the_names_order_channels_and_rest_pose_of_the_published_ones()
         children = [joint for joint, other in enumerate(T2M_RIG.parents) if other == parent]
         if len(children) == 1:
             np.testing.assert_allclose(bvh.offsets[children], published[children], atol=1e-6)
-        # Several children keep their own shape, turned so that no turn brings them nearer to the published one.
+        # The children of a joint keep their shape, rotated as close as possible to the published one.
         np.testing.assert_allclose(np.cross(bvh.offsets[children], published[children]).sum(0), 0, atol=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_a_file_written_again_is_the_same():
     ("1 2 3 90 0 0  5 0 0 0 90 O", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "'O' is not a number"),
     ("1 2 3 90 0 0  5 0 0 0 inf 0", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "not finite"),
 ])
-def test_what_is_not_bvh_is_told_with_file_and_line(tmp_path, wrong, right, line, complaint):
+def test_what_is_not_bvh_is_reported_with_file_and_line(tmp_path, wrong, right, line, complaint):
     path = tmp_path / "broken.bvh"
     path.write_text(MIXED.replace(right, wrong, 1))
     with pytest.raises(ValueError, match=f"broken.bvh, line {line}: .*{complaint}"):
@@ -259,7 +259,7 @@ def test_a_second_skeleton_is_named():
         parse_bvh(MIXED.replace("MOTION", MIXED[MIXED.index("ROOT"):MIXED.index("MOTION")] + "MOTION"))
 
 
-def test_a_file_that_ends_early_or_is_no_text_is_told(tmp_path):
+def test_a_file_that_ends_early_or_is_no_text_is_reported(tmp_path):
     (tmp_path / "short.bvh").write_text(MIXED[:150])
     with pytest.raises(ValueError, match="short.bvh, line 7: the file ends too early"):
         read_bvh(tmp_path / "short.bvh")
@@ -287,7 +287,7 @@ def test_angles_give_the_rotations_they_came_from(order):
 
 
 def test_angles_pass_through_the_pole_without_a_jump():
-    """A turn about the middle axis past a right angle, at which the other two angles mean nothing."""
+    """A rotation about the middle axis past 90 degrees, where the other two angles are not determined."""
     angles = np.stack([np.full(25, 10.0), np.linspace(0, 360, 25), np.full(25, -20.0)], -1)[:, None]
     rotations = euler_to_matrix(angles, "zyx")
     np.testing.assert_allclose(matrix_to_euler(rotations, "zyx"), angles, atol=1e-5)

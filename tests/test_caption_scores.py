@@ -1,4 +1,4 @@
-"""Scores of captions, from captions whose worth is known beforehand."""
+"""Caption scores, for captions with known scores."""
 import json
 import re
 import subprocess
@@ -34,7 +34,7 @@ WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand
 
 
 def pair(name: str, *captions: str) -> Pair:
-    """A clip whose tokens are the words, an s at the end of them taken off."""
+    """A clip whose tokens are the words without a final s."""
     tokens = tuple(tuple(f"{word.rstrip('s')}/NOUN" for word in caption.split()) for caption in captions)
     return Pair(name, np.zeros((40, 3), np.float32), captions, frozenset(), tokens)
 
@@ -222,7 +222,7 @@ def test_the_evaluator_reads_captions_as_word_and_class() -> None:
     assert scorer.of_references() == {"mm_dist": scores["mm_dist"]}
 
 
-def test_bert_score_prefers_the_true_caption_and_says_what_it_used(tmp_path) -> None:
+def test_bert_score_prefers_the_true_caption_and_reports_its_settings(tmp_path) -> None:
     score = BertScore(str(make_bert(tmp_path / "bert")), layer=2)
     captions = ["a person walks forward", "a person bows"]
     true = score(captions, [[captions[0], "a man walks backwards"], [captions[1]]])

@@ -1,4 +1,4 @@
-"""Captions reach the clips that they speak of, with parts of speech."""
+"""Captions are assigned to the clips that they describe, with parts of speech."""
 import runpy
 import sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_times_of_a_file_become_times_of_its_clips() -> None:
     assert assigned(Row("long_001", "own", 1.0, 4.0)) == {"long_001": ["own#OWN#1.0#4.0"]}
 
 
-def test_captions_that_reach_no_clip_are_told_with_the_reason() -> None:
+def test_captions_that_reach_no_clip_are_reported_with_the_reason() -> None:
     rows = [Row("nowhere.bvh", "x", where="t:2"), Row("walk", "x", where="t:3"),
             Row("long.bvh", "x", 0.0, 1.0, where="t:4"), Row("one", " # ", where="t:5")]
     result = assign(rows, CLIPS, str)
@@ -93,7 +93,7 @@ def test_tables_of_spreadsheets_are_read_whatever_separates_their_columns(tmp_pa
     ("t.csv", "file,start,end,text\na,3,2,b\n", "3 to 2 s"), ("t.jsonl", '{"file": 1}', "t.jsonl:1"),
     ("t.csv", "file,start,end,text\na,nan,2,b\n", "nan to"),
     ("t.jsonl", "{", "not JSON"), ("t.xlsx", "x", "must be .csv")])
-def test_a_table_that_cannot_be_meant_is_told_with_its_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
+def test_an_invalid_table_is_reported_with_its_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=reason):
         read_table(tmp_path / name)

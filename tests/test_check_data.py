@@ -1,4 +1,4 @@
-"""Planted faults of a data set are found, each under its name; a sound one is passed in silence."""
+"""Faults in a data set are found, each under its name; a valid data set has none."""
 import runpy
 import shutil
 import sys
@@ -26,7 +26,7 @@ PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
 
 
 def moving() -> dict[str, tuple[str, np.ndarray]]:
-    """The toy clips but for those that stand still, which a check would mention."""
+    """The toy clips except those that stand still, which a check would report."""
     return {name: clip for name, clip in clips().items() if "still" not in clip[0]}
 
 
@@ -96,7 +96,7 @@ def with_value(array: np.ndarray, place: object, value: float) -> np.ndarray:
 
 
 def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: object = None) -> None:
-    """Features of other joints, as somebody's own script may have made them; ``collars`` are the directions of all
+    """Features of other joints, as another script may have computed them; ``collars`` are the directions of all
     bones, of which those to the collars are used."""
     if collars is not None:
         joints = joints.copy()
@@ -109,7 +109,7 @@ def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: o
 
 
 def slow_down(root: Path) -> None:
-    """Motion recorded at 120 fps and taken for 20 fps."""
+    """Motion recorded at 120 fps but treated as 20 fps."""
     for path in (root / "joints").iterdir():
         joints = np.load(path)
         times = np.arange(0, 80) / 6
@@ -202,7 +202,7 @@ def test_what_is_safe_is_mended(root: Path, fault: str) -> None:
     checked = check_data(spec)
     assert fix_data(spec, checked, tag_by_list)
     left = {fault.kind for fault in check_data(spec).faults}
-    # Broken motion stays where it is, out of every split.
+    # Broken motions are kept, but removed from every split.
     assert left <= {"not finite", "wrong dimension", "too short", "sides swapped", "wrong frame rate", "in no split"}
     if FAULTS[fault][1] not in left:
         assert left <= {"in no split"}
@@ -236,7 +236,7 @@ def test_kit_is_checked_in_its_own_unit(tmp_path: Path) -> None:
     assert "wrong dimension" in kinds(tmp_path)
 
 
-def test_a_folder_without_features_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_features_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no .npy file; prepare/motion_features.py computes them"):
         check_data(dataset_spec("t2m", tmp_path))
 
@@ -266,7 +266,7 @@ def test_the_script_exits_1_with_a_table_and_0_once_it_is_mended(root: Path, mon
     assert _run(monkeypatch, root / "nowhere") == 2
 
 
-def test_a_split_without_captions_of_whole_clips_is_told_and_is_no_fault(root: Path, monkeypatch, capsys) -> None:
+def test_a_split_without_captions_of_whole_clips_is_noted_but_no_fault(root: Path, monkeypatch, capsys) -> None:
     spec = dataset_spec("t2m", root)
     assert check_data(spec).notes == []
     for name in (root / "test.txt").read_text().split():

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives, a script says so in one line and ends with status 2."""
+"""Scripts report invalid input in one line and exit with status 2."""
 import shutil
 import sys
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that scripts run in, with copies of all that may be spoilt."""
+    """The folder that scripts run in, with copies of all files that may be damaged."""
     for name in ("data", "bert", "glove", "checkpoints"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def fails(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs a script that must end with status 2 after one line on stderr; gives that line."""
+    """Run a script that must exit with status 2 after one line on stderr. Returns that line."""
 
     def run(main: Callable[[], None], *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
@@ -102,7 +102,7 @@ def spoil(path: Path, content: bytes) -> None:
 
 
 def set_option(model: str, key: str, value: object) -> None:
-    """Change an option of a toy model; None takes it out."""
+    """Change an option of a toy model; None removes it."""
     path = Path("checkpoints/t2m") / model / "opt.txt"
     lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key}:")]
     assert len(lines) < len(path.read_text().splitlines())
@@ -165,7 +165,7 @@ def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tupl
     (("--text_prompt", "a", "--topkr", 1.5), "--topkr"), (("--text_prompt", "a", "--time_steps", 0), "--time_steps"),
     (("--text_prompt", "a", "--cond_scale", "nan"), "--cond_scale"),
 ])
-def test_a_bad_prompt_is_told(fails: Fails, home: Path, arguments: tuple[object, ...], told: str) -> None:
+def test_a_bad_prompt_is_reported(fails: Fails, home: Path, arguments: tuple[object, ...], told: str) -> None:
     (home / "prompts.txt").write_text("a person walks#40\n")
     assert told in fails(gen_t2m.main, *MODELS, *arguments)
     assert not (home / "generation").exists()
@@ -178,7 +178,7 @@ def test_a_bad_prompt_is_told(fails: Fails, home: Path, arguments: tuple[object,
     (b"a#5000\n", "not 5000"), (b"", "has no prompt"), (b"\n\n", "has no prompt"),
     (b"walks#40\ngeht \xfcber#40\n", "prompts.txt is not UTF-8 text (byte 14)"), (b"\x00\xff\xfe", "not UTF-8"),
 ])
-def test_a_bad_prompt_file_is_told(fails: Fails, home: Path, content: bytes, told: str) -> None:
+def test_a_bad_prompt_file_is_reported(fails: Fails, home: Path, content: bytes, told: str) -> None:
     (home / "prompts.txt").write_bytes(content)
     assert told in fails(gen_t2m.main, *MODELS, "--text_path", "prompts.txt")
 
@@ -296,7 +296,7 @@ def test_an_option_file_of_garbage_is_named(fails: Fails, model: str, content: b
     assert f"{path} is missing; it needs a line '" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
 
 
-def test_models_that_do_not_belong_together_are_told(fails: Fails) -> None:
+def test_models_that_do_not_belong_together_are_reported(fails: Fails) -> None:
     wider = np.ones(251, np.float32)
     np.save("checkpoints/t2m/vq/meta/mean.npy", wider)
     assert "vq/meta/mean.npy has shape (251,), expected (263,)" in fails(gen_t2m.main, *PROMPT)
@@ -304,7 +304,7 @@ def test_models_that_do_not_belong_together_are_told(fails: Fails) -> None:
     assert "vq/meta/mean.npy is missing; train_vq.py creates it" in fails(gen_t2m.main, *PROMPT)
 
 
-def test_text_features_of_another_width_are_told(fails: Fails) -> None:
+def test_text_features_of_another_width_are_reported(fails: Fails) -> None:
     set_option("t2m", "condition", "both")
     assert "reads text features of width 8, but those of its text encoder have width 16" in fails(gen_t2m.main, *PROMPT)
     set_option("t2m", "condition", "query")

@@ -1,4 +1,4 @@
-"""CLIP's text features, from a tiny CLIP made on the spot."""
+"""CLIP's text features, from a tiny random CLIP."""
 import json
 import shutil
 from collections.abc import Callable
@@ -118,7 +118,7 @@ def test_a_damaged_model_is_named(damaged: Path, damage: Callable[[Path], None],
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_cannot_be_fetched_is_told_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_fetched_is_reported_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waits for a network that is not there"))
     with pytest.raises(InputError, match="no CLIP of that name") as caught:

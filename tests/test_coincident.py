@@ -33,7 +33,7 @@ CASES = [(skeleton, case) for skeleton, cases in ((T2M, T2M_CASES), (KIT, KIT_CA
 
 
 def with_coinciding(joints: np.ndarray, skeleton: Skeleton, case: str) -> np.ndarray:
-    """``joints`` (T, J, 3) with those of a case, and all that hangs in them, moved by their bone."""
+    """``joints`` (T, J, 3) with the joints of a case and their descendants moved onto their parents."""
     names = (T2M_CASES if skeleton is T2M else KIT_CASES)[case]
     moved = joints.copy()
     for joint in map(skeleton.joint_names.index, names):

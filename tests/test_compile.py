@@ -1,4 +1,4 @@
-"""``--compile``: the networks compute what they did, under the names that they had."""
+"""``--compile`` keeps the outputs and the parameter names of networks."""
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),
 
 @pytest.fixture(autouse=True)
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Graphs are traced, and run as they are: a compiler behind them takes minutes. Gets an item a run of a graph."""
+    """Trace graphs without compiling them, which would take minutes. The list gets an item per run of a graph."""
     compiled, runs = nn.Module.compile, []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
@@ -57,7 +57,7 @@ def test_compiled_parts_give_the_same_loss_and_gradient(kind: str, ran: list[boo
 
 
 class Product(nn.Linear):
-    """Not of torch itself, whose modules are run as they are where they are compiled alone."""
+    """Not one of torch's modules, which are not compiled when they are compiled alone."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x @ self.weight.T

@@ -1,4 +1,4 @@
-"""Constraint files: what they may say, and one line with the place for everything else."""
+"""Constraint files: valid content, and one line with the place for errors."""
 import json
 import math
 import re
@@ -99,7 +99,7 @@ def test_a_path_goes_through_its_points_from_the_start(tmp_path: Path) -> None:
     places = path.points.double().numpy()
     np.testing.assert_allclose(places[[0, -1]], [[0, 0], [2, 2]], atol=1e-6)
     assert np.linalg.norm(places - [0, 2], axis=-1).min() < 0.1
-    assert np.linalg.norm(np.diff(places, axis=0), axis=-1).max() < 0.2  # nobody is asked to leap
+    assert np.linalg.norm(np.diff(places, axis=0), axis=-1).max() < 0.2  # no jumps are required
 
 
 def test_a_path_with_times_is_where_it_should_be_then(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_editing_needs_a_part_or_a_constraint() -> None:
         parse_edit_options(["--source_motion", "a.npy"])
 
 
-def test_a_track_leaves_the_body_to_the_prompt_where_it_says_so(tmp_path: Path) -> None:
+def test_a_track_keeps_the_prompts_body_on_request(tmp_path: Path) -> None:
     track = tmp_path / "track.txt"
     track.write_text("-#20\n# a comment\na person waves#20\n")
     assert read_track(track, [("walks", 8), ("bows", 6)], 4) == [

@@ -50,7 +50,7 @@ def at(*frames: int) -> torch.Tensor:
 
 
 def kinds(joints: torch.Tensor) -> list[Constraint]:
-    """One constraint of every kind that ``joints`` (T, 22, 3) do not meet."""
+    """One constraint of every kind, none of which ``joints`` (T, 22, 3) meet."""
     held = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).to(joints)
     return [
         RootPath(at(3, 9), joints.new_tensor([[0.3, 0.2], [-0.5, 1.0]])),
@@ -92,7 +92,7 @@ def test_a_pose_in_the_body_is_met_wherever_the_body_is() -> None:
     assert Pose(at(4), away, in_body=True).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_the_root_meets_its_places_and_the_error_left_is_told(pipeline: TextToMotion) -> None:
+def test_the_root_meets_its_places_and_the_error_left_is_reported(pipeline: TextToMotion) -> None:
     [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
     start = pipeline.decode(tokens)
     goal = torch.from_numpy(start[-1, 0, [0, 2]] + np.float32([0.2, 0.1]))
@@ -101,7 +101,7 @@ def test_the_root_meets_its_places_and_the_error_left_is_told(pipeline: TextToMo
     assert np.linalg.norm(made.joints[-1, 0, [0, 2]] - goal.numpy()) < 0.01
     assert made.remaining[0].mean < 0.01
     seen = features_to_joints(torch.from_numpy(made.features), T2M).numpy()
-    np.testing.assert_allclose(seen, made.joints, atol=1e-4)  # features and joints tell one motion
+    np.testing.assert_allclose(seen, made.joints, atol=1e-4)  # features and joints describe the same motion
 
 
 def test_bones_keep_their_length(pipeline: TextToMotion) -> None:

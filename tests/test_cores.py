@@ -1,4 +1,4 @@
-"""Cores that are counted are those that may be used."""
+"""Only usable cores are counted."""
 import os
 from pathlib import Path
 

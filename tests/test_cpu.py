@@ -1,4 +1,4 @@
-"""The thread policy: set by every script before torch is loaded, and never against the user."""
+"""The thread policy is set by every script before torch is loaded, and never overrides the user."""
 import os
 import subprocess
 import sys

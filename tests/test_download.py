@@ -1,4 +1,4 @@
-"""Fetching and unpacking published files, against a server of the test's own."""
+"""Downloading and unpacking published files from a local server."""
 import hashlib
 import io
 import os
@@ -27,7 +27,7 @@ CONTENT = bytes(range(256)) * 1000
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files`` by path and remembers which ranges it was asked for."""
+    """Serves ``files`` by path and records the requested ranges."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -83,7 +83,7 @@ def test_a_file_comes_whole_and_under_its_name(server: Server, tmp_path: Path) -
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_was_begun_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_partial_download_resumes(server: Server, tmp_path: Path) -> None:
     server.cut = 1000
     with pytest.raises(InputError, match=r"kept in .*file\.part"):
         fetch(server.address(), tmp_path / "file")
@@ -99,7 +99,7 @@ def test_a_server_without_ranges_sends_all_of_it_again(server: Server, tmp_path:
     assert fetch(server.address(), tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_whole_part_is_taken_and_a_longer_one_begun_anew(server: Server, tmp_path: Path) -> None:
+def test_a_whole_part_is_taken_and_a_longer_one_restarts(server: Server, tmp_path: Path) -> None:
     for begun in (CONTENT, CONTENT + b"more"):
         (tmp_path / "file.part").write_bytes(begun)
         assert fetch(server.address(), tmp_path / "file").read_bytes() == CONTENT
@@ -111,7 +111,7 @@ def test_another_file_than_the_one_asked_for_is_refused(server: Server, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_network_answers_is_told(server: Server, tmp_path: Path) -> None:
+def test_what_the_network_answers_is_reported(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="404 Not Found"):
         fetch(server.address("nothing"), tmp_path / "file")
     server.kind = "text/html; charset=utf-8"
@@ -184,7 +184,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
 
 
 def run_shell(name: str, *arguments: object, cwd: Path) -> str:
-    """What a shell script under prepare/ prints, once it has ended well."""
+    """Output of a shell script under prepare/, which must succeed."""
     command = ["bash", ROOT / "prepare" / name, *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHON": sys.executable}, capture_output=True,
                             text=True, check=False)
@@ -220,7 +220,7 @@ def test_an_evaluator_goes_beside_other_models_and_their_files_stay(tmp_path: Pa
     (("--source", "nowhere.zip"), "--source nowhere.zip: no such file"),
     (("--source", "empty.zip"), "empty.zip does not contain our_vab_data.npy"),
 ])
-def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_fetched_is_reported_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
     make_zip(tmp_path / "empty.zip", {"a": b""})
     result = run_script("prepare/download.py", "glove", *flags, cwd=tmp_path, check=False)
     assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Files for engines and robots: root bones, travel removed, AMASS archives, loops locked over their seam."""
+"""Files for game engines and robots: root bones, in-place motions, AMASS archives, foot locking of loops."""
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The evaluation scripts on toy data with untrained toy models, and what training chooses by."""
+"""The evaluation scripts on toy data with untrained toy models, and the selection of checkpoints in training."""
 import json
 import math
 import re
@@ -45,7 +45,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs a script's main with arguments in a folder with data and models."""
+    """Run a script's main with arguments in a folder with data and models."""
     for name in ("data", "checkpoints", "bert"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,7 @@ def test_lamp_beside_the_default_evaluator(run: Callable[..., None]) -> None:
             find_evaluators(wrong, dataset_spec("t2m"), "checkpoints")
 
 
-def test_what_motions_are_told_to_be_is_scored_beside_real_motion(run: Callable[..., None]) -> None:
+def test_captions_of_motions_are_scored_against_prompts_with_real_motion(run: Callable[..., None]) -> None:
     make_captioner(Path("checkpoints"))
     run(eval_t2m_trans_res.main, *FAST, "--repeat_times", 1, "--mm_texts", 0, "--evaluator", "judge", "--res_name",
         "res", "--lamp_bertscore", "--m2t_name", "m2t", "--bert_score_model", "bert", "--bert_score_layer", 1)
@@ -142,7 +142,7 @@ def test_all_checkpoints_of_the_folder_are_walked(run: Callable[..., None]) -> N
     assert report("t2m")["settings"]["seconds_per_sentence"].keys() == {"latest", "net_best_acc"}
 
 
-def test_a_model_that_gives_no_numbers_is_told_in_the_report(run: Callable[..., None]) -> None:
+def test_a_model_that_gives_no_numbers_is_reported_in_the_report(run: Callable[..., None]) -> None:
     path = Path("checkpoints/t2m/vq/model/latest.tar")
     content = torch.load(path, weights_only=True)
     decoder = [key for key in content["vq_model"] if key.startswith("decoder") and key.endswith("bias")]
@@ -207,7 +207,7 @@ def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable
         find_evaluator(None, spec, "checkpoints")
 
 
-def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_says_so(
+def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_reports_it(
         run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     run(train_vq.main, "--name", "new", *TINY_VQ, "--evaluator", "judge", "--fid_clips", 5)
     for main, name in ((train_t2m_transformer.main, "newer"), (train_res_transformer.main, "upper")):

@@ -1,4 +1,4 @@
-"""The evaluator's networks, and how it reads captions."""
+"""The evaluator's networks and its caption input."""
 import pickle
 
 import numpy as np
@@ -94,7 +94,7 @@ def test_published_order_is_descending_with_ties_reversed():
     assert published_order(torch.tensor([24, 40, 32, 40])).tolist() == [3, 1, 2, 0]
 
 
-def test_a_checkpoint_rebuilds_the_evaluator_and_tells_what_does_not_fit(evaluator, motion):
+def test_a_checkpoint_rebuilds_the_evaluator_and_reports_what_does_not_match(evaluator, motion):
     checkpoint = evaluator.checkpoint() | {"epoch": 3, "opt_text_encoder": {}}
     other = Evaluator(SMALL).eval()
     other.load_checkpoint(checkpoint)
@@ -113,7 +113,7 @@ def test_linear_layers_start_without_bias_and_settings_come_from_options(evaluat
 
 @pytest.mark.parametrize(("token", "name", "unknown"), [
     ("man/NOUN", "NOUN", False),
-    ("left/VERB", "Loc_VIP", False),      # a VIP word, whatever its tag
+    ("left/VERB", "Loc_VIP", False),      # a VIP word, regardless of its tag
     ("slowly/ADV", "Desc_VIP", False),
     ("and/CCONJ", "OTHER", False),        # a tag outside the table
     ("zebra/NOUN", "OTHER", True),
@@ -161,7 +161,7 @@ def test_a_vocabulary_is_read_from_its_three_files(tmp_path):
     assert vectors.vector("walk").tolist() == [6, 7] and vectors.vector("run").tolist() == [2, 3]
 
 
-def test_a_bad_vocabulary_is_told_in_one_line(tmp_path):
+def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
     with pytest.raises(InputError, match="download_glove"):
         WordVectors.load(tmp_path)
     _write_vocabulary(tmp_path, ["unk", "walk"], {"unk": 0})

@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs the script in an empty folder with the data."""
+    """Run the script in an empty folder with the data."""
     for name in ("data", "glove"):
         (tmp_path / name).symlink_to(data / name)
     monkeypatch.chdir(tmp_path)
@@ -47,7 +47,7 @@ def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 def latest(name: str) -> dict:
-    """What a run's latest checkpoint holds."""
+    """Content of a run's latest checkpoint."""
     return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
 
 
@@ -84,7 +84,7 @@ def test_the_auto_encoder_weighs_reconstruction_change_and_size_of_movements() -
     torch.testing.assert_close(loss.sparsity, movements.abs().mean())
     torch.testing.assert_close(loss.smoothness, (movements[:, 1:] - movements[:, :-1]).abs().mean())
     torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.smoothness + 0.25 * loss.sparsity)
-    motion[..., -4:] += 100  # foot contacts, which it does not see
+    motion[..., -4:] += 100  # foot contacts, which it does not read
     torch.testing.assert_close(model.loss(motion, 0.5, 0.25).total, loss.total)
 
 
@@ -106,7 +106,7 @@ def test_the_auto_encoder_learns_to_reconstruct() -> None:
     assert error() < 0.8 * before
 
 
-def test_matching_tells_pairs_apart() -> None:
+def test_matching_distinguishes_pairs() -> None:
     torch.manual_seed(0)
     model = Evaluator(EvaluatorConfig(23, 12, 12, 8, 15, 16, 16, 8))
     motion, lengths = torch.randn(12, 24, 23), torch.full((12,), 24)
@@ -168,7 +168,7 @@ def test_a_run_leaves_the_published_layout_with_its_normalisation_and_words(trai
     assert loaded.texts([pair.tokens[0] for pair in pairs]).shape == (len(pairs), 8)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(train: Callable[..., None]) -> None:
+def test_a_stopped_run_resumes_to_the_same_weights(train: Callable[..., None]) -> None:
     train("whole")
     train("parts", "--total_iter", 2)
     train("parts", "--is_continue")
@@ -188,7 +188,7 @@ def test_a_run_that_was_stopped_among_its_movements_learns_the_rest_of_them(trai
     assert latest("parts")["total_it"] == 4
 
 
-def test_a_run_begun_anew_does_not_go_on_from_what_a_former_one_left(train: Callable[..., None],
+def test_a_new_run_does_not_resume_a_former_one(train: Callable[..., None],
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     train("whole")
     train("again", "--lr", 0.1)
@@ -201,7 +201,7 @@ def test_a_run_begun_anew_does_not_go_on_from_what_a_former_one_left(train: Call
 
 
 class Interruption:
-    """A stage that does not begin."""
+    """A stage that fails to start."""
 
     def __init__(self, *_: object) -> None:
         raise InterruptedError
@@ -241,7 +241,7 @@ def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monke
     (("--init_from", "nobody"), "no model named 'nobody'"),
     (("--batch_size", 1), "--batch_size"),
 ])
-def test_what_is_wrong_is_told(train: Callable[..., None], capsys: pytest.CaptureFixture[str], flags: tuple,
+def test_what_is_wrong_is_reported(train: Callable[..., None], capsys: pytest.CaptureFixture[str], flags: tuple,
                                told: str) -> None:
     with pytest.raises(SystemExit) as ended:
         train("new", *flags)

@@ -1,4 +1,4 @@
-"""Prompts that a model cannot understand: how they are recognised, kept on disk and reported."""
+"""Unfamiliar prompts: detection, storage and reports."""
 import shutil
 from pathlib import Path
 
@@ -32,14 +32,14 @@ GEN = ("--name", "t2m", "--res_name", "none", "--time_steps", 1, "--motion_lengt
 
 
 def write_known(lamp: LoadedLaMP, threshold: float) -> None:
-    """A file of what the toy model has read: ``KNOWN``."""
+    """Write the familiarity file of the toy model for the training texts ``KNOWN``."""
     centres = word_means(lamp.model, lamp.pieces, KNOWN, lamp.max_text_len)
     save_familiarity(lamp.source.folder / FAMILIARITY_FILE, Familiarity(centres, KNOWN, -centres[:1], threshold))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Toy models under ``checkpoints``, and a gallery of one motion; nothing is known about what they have read."""
+    """Toy models under ``checkpoints`` without familiarity files, and a gallery of one motion."""
     home = tmp_path_factory.mktemp("familiarity")
     make_models(home / "checkpoints")
     (home / "gallery").mkdir()
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lamp(home: Path):
-    """The toy LaMP; what is written about it goes when the test ends."""
+    """The toy LaMP; its familiarity file is deleted after the test."""
     lamp = load_lamp("lamp", SPEC, home / "checkpoints")
     yield lamp
     (lamp.source.folder / FAMILIARITY_FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Batches as a training step gets them."""
+"""Batches of training steps."""
 import numpy as np
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_a_data_set_on_the_device_gives_the_batches_of_the_loader() -> None:
         assert torch.equal(one, other)
 
 
-def test_an_epoch_has_all_of_its_batches_and_begins_anew_with_the_next() -> None:
+def test_an_epoch_has_all_of_its_batches_and_begins_again_with_the_next() -> None:
     batches = EpochBatches(10, 3, seed=1)
     feed = BatchLoader(Numbers(10), batches, CPU)
     for batches.epoch in (0, 4):

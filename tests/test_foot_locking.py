@@ -1,4 +1,4 @@
-"""Feet that touch the floor stand still: the published rule exactly, ours on bones that keep their length."""
+"""Foot locking: the published rule exactly, and ours with constant bone lengths."""
 import numpy as np
 import pytest
 
@@ -22,7 +22,7 @@ FPS = 20
 
 
 def walk(slide: float = 0.0) -> np.ndarray:
-    """A walk along z at 1 m/s whose standing feet slide forward by ``slide`` m/s: 0.6 s of each second on the floor."""
+    """A walk along z at 1 m/s whose standing feet slide forward at ``slide`` m/s; they stand 0.6 s of each second."""
     frames = 100
     body = np.float64(figures.squatting())[[30]].repeat(frames, 0)  # legs bent, so that strides are within reach
     time = np.arange(frames) / FPS
@@ -38,7 +38,7 @@ def walk(slide: float = 0.0) -> np.ndarray:
 
 
 def climbing() -> np.ndarray:
-    """The walk, up: each foot swings onto a step higher than the one before it and stands there."""
+    """A walk upstairs: each foot swings onto a higher step and stands there."""
     joints, time = walk(), np.arange(100) / FPS
     body = joints.copy()
     for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):
@@ -50,7 +50,7 @@ def climbing() -> np.ndarray:
 
 
 def standing_and_shifting() -> np.ndarray:
-    """Stands, sliding a few centimetres this way and that, and takes one high step in between."""
+    """Stands with feet sliding by a few centimetres, and takes one high step in between."""
     time = np.arange(90)
     drift = 0.04 * np.stack([np.sin(time / 15), np.cos(time / 11)], -1)
     lift = 0.9 * np.exp(-(((time - 45) / 5.0) ** 2))
@@ -58,7 +58,7 @@ def standing_and_shifting() -> np.ndarray:
 
 
 def locked_frame_by_frame(joints: np.ndarray) -> np.ndarray:
-    """The published locking written out as its description reads, one frame after the other."""
+    """The published locking implemented frame by frame, following its description."""
     joints, frames = np.array(joints, np.float64), len(joints)
     feet, fast, high = (7, 10, 8, 11), (0.05, 0.2, 0.05, 0.2), (0.06, 0.03, 0.06, 0.03)
 
@@ -152,7 +152,7 @@ def test_a_swinging_foot_keeps_its_path():
 
 
 def test_planting_holds_on_stairs():
-    """Feet on a step stay on it, at the height of the step, where the published rule pulls them down to the ground."""
+    """Feet on a step stay at its height, where the published rule pulls them down to the ground."""
     joints = rigid_joints(climbing(), T2M)
     found, planted = standing(joints, T2M, FPS), lock_feet(joints, T2M, FPS)
     heights, after, published = (motion[:, foot_joints(T2M), 1]
@@ -178,7 +178,7 @@ def test_jumps_and_sitting_are_left_alone():
 
 
 def test_who_steps_on_is_not_held_back_over_the_whole_way():
-    """A foot that is dragged half a metre stands before and after, each at its own place."""
+    """A foot that is dragged by half a metre stands before and after at different positions."""
     joints = np.float64(figures.standing(80))
     joints[:, list(legs_of(T2M)[0].foot), 2] += 0.5 * np.clip((np.arange(80)[:, None] - 36) / 8, 0, 1)
     still = still_steps(joints, T2M, FPS)[:, :2]
@@ -186,7 +186,7 @@ def test_who_steps_on_is_not_held_back_over_the_whole_way():
 
 
 def test_corrections_are_smooth():
-    """Feet start and stop hardly harder than they did."""
+    """The acceleration of feet hardly increases."""
     joints = rigid_joints(walk(slide=0.4), T2M)
     before, after = (np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() for motion in
                      (joints, lock_feet(joints, T2M, FPS)))
@@ -246,7 +246,7 @@ def test_skating_is_the_speed_of_low_feet():
 
 
 def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
-    """One foot at 0.2 m/s: wholly where feet stand, 2 - sqrt(2) of it half way up, none above."""
+    """One foot at 0.2 m/s counts fully on the floor, by 2 - sqrt(2) half way up, and not above."""
     for height, weight in ((0, 1), (WEIGHTED_HEIGHT / 2, 2 - 2**0.5), (WEIGHTED_HEIGHT, 0)):
         joints = np.float64(figures.standing(40))
         joints[:, foot_joints(T2M), 1] = per_foot_joint(T2M, 0.03, 0)

@@ -1,4 +1,4 @@
-"""A GLB holds the motion that the joints and the BVH hold, as glTF 2.0 that others open."""
+"""A GLB has the same motion as joints and BVH, in valid glTF 2.0."""
 import json
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton:
 
 
 def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
-    """A made-up motion in metres."""
+    """A synthetic motion in metres."""
     return sample_motion(skeleton, frames) * (1.0 if skeleton is T2M else 0.001)
 
 
@@ -40,7 +40,7 @@ def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
 
 
 def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
-    """Times (T,) and joints (T, J, 3), in the skeleton's order, that an animation says."""
+    """Times (T,) and joints (T, J, 3) of an animation, in the skeleton's order."""
     gltf = GLTF2().load(str(path))
     animation = gltf.animations[0]
     tracks, times = {}, None
@@ -68,7 +68,7 @@ def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("published", [False, True], ids=["ours", "published"])
 @pytest.mark.parametrize("name", ["t2m", "kit"])
 def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str, published: bool) -> None:
-    """Both ways of locking feet."""
+    """With both kinds of foot locking."""
     spec = dataset_spec(name)
     moving = rigid_joints(metres(spec.skeleton), spec.skeleton)
     formats = Formats(video=False, glb=True, published_feet=published)

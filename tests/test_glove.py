@@ -1,4 +1,4 @@
-"""Word vectors of one's own vocabulary out of a large table."""
+"""Word vectors of a vocabulary, extracted from a large table."""
 import gzip
 import sys
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_table_may_be_packed_begin_with_its_size_and_have_words_with_spaces(tm
     ("walk 1 nan\n", ":1: a number is not finite"), ("walk\n", ":1: expected a word and its numbers"),
     ("zebra 1 2\n", "none of the"), ("", "none of the"), (b"\xff\xfe\x00", "cannot be read"),
 ])
-def test_a_table_that_is_none_is_told_in_one_line(tmp_path: Path, content: str | bytes, told: str) -> None:
+def test_a_table_that_is_none_is_reported_in_one_line(tmp_path: Path, content: str | bytes, told: str) -> None:
     path = tmp_path / "glove.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=told):

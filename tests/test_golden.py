@@ -1,4 +1,4 @@
-"""The parity runner: it passes the fixtures that lie beside the repository, and it can fail."""
+"""The parity runner passes the published fixtures, and it can fail."""
 import json
 import subprocess
 import sys
@@ -22,13 +22,13 @@ with_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder ../share
 
 
 def lines_of(*folders: Path) -> list[str]:
-    """The runner's lines about the fixtures of folders, run in this process."""
+    """Lines of the runner for the fixtures of folders, run in this process."""
     lines: list[str] = []
     run(folders, lines.append)
     return lines
 
 
-# Small fixtures, written here with plain operations
+# Small fixtures, computed here with plain operations
 
 def length_fixture(folder: Path, name: str = "fixture", model: str = "LengthEstimator, tiny") -> dict[str, np.ndarray]:
     """A length estimator of 16 features and 6 classes, computed with plain torch operations."""
@@ -99,7 +99,7 @@ def test_one_array_off_by_a_per_cent_fails(tmp_path, fixture, array):
     assert "FAIL" in line and array in line
 
 
-# Fixtures that the tests make themselves
+# Fixtures created by the tests
 
 def test_fixtures_are_found_by_content_wherever_they_lie_and_whatever_their_names(tmp_path):
     length_fixture(tmp_path / "deep" / "down", "metrics")

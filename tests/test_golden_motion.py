@@ -1,4 +1,4 @@
-"""Parity checks of motion hold for either skeleton, whatever optional arrays there are."""
+"""Parity checks of motion work for both skeletons, with any optional arrays."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -37,7 +37,7 @@ class Sample:
 
 
 def failures(arrays: Mapping[str, np.ndarray], folder: Path | None = None) -> list[str]:
-    """What a check finds, run in this process."""
+    """Failures of a check, run in this process."""
     report = Report(arrays, folder=folder)
     check_arrays(report)
     report.finish()
@@ -52,7 +52,7 @@ def recovered(features: torch.Tensor, skeleton: Skeleton, offsets: np.ndarray) -
 
 
 def processed(skeleton: Skeleton) -> Sample:
-    """A clip through every stage; of KIT in millimetres, with the bones of another clip."""
+    """A clip through every stage; for KIT in millimetres, with the bones of another clip."""
     raw = 1.3 * sample_motion(skeleton, frames=20)
     offsets = pose_offsets(sample_motion(skeleton)[0], skeleton)
     stages = process(raw, skeleton, offsets, published_yaw=True)
@@ -64,7 +64,7 @@ def processed(skeleton: Skeleton) -> Sample:
 
 
 def stored(skeleton: Skeleton) -> Sample:
-    """A clip of a data set with what comes with it."""
+    """A clip of a data set with its facts."""
     clip = processed(skeleton).outputs
     features = torch.from_numpy(clip["vecs"])
     offsets = pose_offsets(clip["recovered"][0], skeleton)
@@ -75,7 +75,7 @@ def stored(skeleton: Skeleton) -> Sample:
 
 
 def random_features(skeleton: Skeleton) -> Sample:
-    """Features of no motion, and nothing else."""
+    """Random features that are not a motion."""
     features = torch.randn(9, 12 * len(skeleton) - 1, generator=torch.Generator().manual_seed(0)) / 10
     made = recovered(features, skeleton, np.zeros((len(skeleton), 3), np.float32))
     return Sample({"random_vecs": features.numpy()},
@@ -116,7 +116,7 @@ def rotations() -> Sample:
 
 
 def measures() -> Sample:
-    """Metrics of other numbers of pairs, repeats and dimensions."""
+    """Metrics with other numbers of pairs, repeats and dimensions."""
     rng = np.random.default_rng(0)
     a, b, text, motion = rng.normal(size=(4, 120, 6))
     mm, pose = rng.normal(size=(3, 12, 6)), rng.normal(size=(2, 5, 4, 3))
@@ -179,13 +179,13 @@ def test_a_clip_with_one_row_more_than_its_features_is_what_these_were_made_of(s
     assert failures({"joints": joints[:-1], "vecs": features}), "these joints are not recovered from the features"
 
 
-def test_bones_of_kit_are_told_by_any_clip_that_has_been_moved_to_them():
+def test_bones_of_kit_are_found_from_any_retargeted_clip():
     one = sample("processed kit")
     for name in ("uniform", "global_positions", "vecs", "recovered"):
         assert failures({"raw": one.inputs["raw"], name: one.outputs[name]}) == [], name
 
 
-# Statistics, which are those of clips that lie beside them
+# Statistics of the clips in the same folder
 
 def statistics_beside(folder: Path, clips: list[Arrays], chosen: slice) -> Arrays:
     for number, clip in enumerate(clips):

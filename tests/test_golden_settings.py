@@ -1,4 +1,4 @@
-"""Parity checks hold for models of other sizes and settings, whatever optional arrays there are."""
+"""Parity checks work for models of other sizes and settings, with any optional arrays."""
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from tests.golden_samples import SAMPLES, Sample
 
 
 def failures(arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any] | None = None) -> list[str]:
-    """What a check finds, run in this process."""
+    """Failures of a check, run in this process."""
     report = Report(arrays, manifest)
     try:
         check_arrays(report)
@@ -28,7 +28,7 @@ def sample(kind: str) -> Sample:
 
 
 def changed(array: np.ndarray) -> np.ndarray:
-    """By one per cent, whole numbers by one somewhere."""
+    """The array changed by one per cent, or one integer by one."""
     if np.issubdtype(array.dtype, np.floating):
         return (array * 1.01).astype(array.dtype)
     other = array.copy()

@@ -1,4 +1,4 @@
-"""Gradients that AdamW cannot use stop a run, and what they touched is not saved."""
+"""Gradients that AdamW cannot use stop a run, and nothing is saved after them."""
 import math
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from utils.seeding import BatchSlice
 
 
 class Burst(Pull):
-    """Its gradient is 1, and ``burst`` at the first sample of epoch 2."""
+    """A stage whose gradient is 1, and ``burst`` at the first sample of epoch 2."""
 
     def __init__(self, burst: float) -> None:
         super().__init__()

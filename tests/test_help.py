@@ -1,4 +1,4 @@
-"""Help and wrong flags are answered at once: without torch, which takes seconds to import."""
+"""Help and invalid flags are handled without importing torch, which takes seconds."""
 import argparse
 import json
 import subprocess

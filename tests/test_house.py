@@ -1,4 +1,4 @@
-"""The house rules: imports run downwards, scripts stay thin, nothing is half done or bound to one machine."""
+"""Architecture rules: imports run downwards, scripts are short, nothing is unfinished or specific to one machine."""
 import re
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.house import (
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".sh", ".html", ".js", ".mjs", ".css", ""}
 LONGEST_SCRIPT = 150
-# Written in pieces, so that this file does not find itself.
+# Split into pieces, so that this file does not match.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:" + "|".join(["work", "home", "root", "Users"]) + r")/\w")
 HALF_DONE = re.compile("|".join([r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b", r"\bXX" + r"X\b", "NotImplemented" + "Error"]))
 

@@ -1,4 +1,4 @@
-"""HumanML3D's clips from miniatures of AMASS, HumanAct12 and a body model."""
+"""HumanML3D's clips from small samples of AMASS, HumanAct12 and a body model."""
 import runpy
 import sys
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_clips_are_cut_as_the_index_says(sources: Sources, tmp_path: Path) -> No
     np.testing.assert_array_equal(acted, figures.walking(60))
 
 
-def test_a_second_call_goes_on(sources: Sources, tmp_path: Path) -> None:
+def test_a_second_call_resumes(sources: Sources, tmp_path: Path) -> None:
     cuts = read_cuts(tmp_path / "index.csv")
     make_joints(cuts[:1], sources, tmp_path / "out", quiet=True)
     before = (tmp_path / "out" / "joints" / "000000.npy").stat().st_mtime_ns
@@ -55,7 +55,7 @@ def test_a_second_call_goes_on(sources: Sources, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "joints" / "000000.npy").stat().st_mtime_ns == before
 
 
-def test_what_is_not_there_is_told(sources: Sources) -> None:
+def test_what_is_not_there_is_reported(sources: Sources) -> None:
     cut = Cut("a", ("KIT", "3", "kick_poses.npy"), 0, 60)
     with pytest.raises(ValueError, match="source was not given"):
         cut_joints(cut, Sources(None, None, None))
@@ -67,7 +67,7 @@ def test_what_is_not_there_is_told(sources: Sources) -> None:
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "source_path,start_frame,end_frame,new_name\nx.npy,a,1,b\n",
                                   "source_path,start_frame,end_frame,new_name\n../../x.npy,0,1,b\n", ""])
-def test_an_index_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+def test_an_index_that_is_none_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(InputError, match="index.csv"):
         read_cuts(tmp_path / "index.csv")

@@ -1,4 +1,4 @@
-"""An import survives every bad file, and importing again leaves nothing of clips that are gone."""
+"""An import survives all bad files, and importing again removes everything of clips that no longer exist."""
 import os
 from pathlib import Path
 
@@ -20,7 +20,7 @@ ARMS_OUT = figures.figure(60, arms=(np.pi / 2, np.pi / 2))
 
 
 class Breaking(Reader):
-    """Breaks in its own way on some files."""
+    """A reader that fails on some files."""
 
     def read(self, path: Path) -> Recording:
         if path.stem == "ends":
@@ -127,7 +127,7 @@ def test_names_too_long_for_a_file_are_shortened_and_stay_different(tmp_path: Pa
 
 
 def clips_everywhere(root: Path) -> set[str]:
-    """Ids that any file of a data set names."""
+    """Ids in any file of a data set."""
     files = [path for folder in ("joints", "new_joints", "new_joint_vecs", "texts")
              for path in (root / folder).iterdir()]
     lists = [name for split in ("train", "val", "test") for name in (root / f"{split}.txt").read_text().split()]

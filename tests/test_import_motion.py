@@ -1,4 +1,4 @@
-"""A folder of motion capture becomes clips; what cannot be used is named, one line a file."""
+"""A folder of motion capture becomes clips; unusable files are listed with one line each."""
 import io
 import json
 import os
@@ -86,7 +86,7 @@ def test_flips_are_cut_out() -> None:
     assert steady_runs(figures.walking(150), 41) == [(0, 150)]
 
 
-def test_t_poses_at_the_ends_are_left_out_and_said(source: Path) -> None:
+def test_t_poses_at_the_ends_are_left_out_and_reported(source: Path) -> None:
     high, low = np.full(30, np.pi / 2), np.full(60, 0.1)
     angle = np.concatenate([high, np.linspace(high[0], low[0], 20), low, np.linspace(low[0], high[0], 20), high])
     np.save(source / "t.npy", figures.figure(160, arms=(angle, angle)))
@@ -147,7 +147,7 @@ def npz(path: Path, **arrays: object) -> None:
 
 
 def damaged(folder: Path) -> dict[str, str]:
-    """Files that cannot be used, and a word of the reason."""
+    """Unusable files, and part of the expected reason."""
     good = bvh_text()
     lines, head = good.splitlines(), good[:good.index("MOTION")]
     frames = next(number for number, line in enumerate(lines) if line.startswith("Frame Time"))
@@ -264,7 +264,7 @@ def test_amass_archives_become_clips_with_the_users_body_model(source: Path, tmp
     np.savez(tmp_path / "models" / "neutral" / "model.npz", **body_model())
     frames = 241
     poses = np.zeros((frames, 156))
-    poses[:, 0] = np.pi / 2                      # a y-up body stands in AMASS's z-up world
+    poses[:, 0] = np.pi / 2                      # a y-up body in AMASS's z-up world
     poses[:, 3 * 16] = np.linspace(0, 1, frames)  # the left shoulder turns
     trans = np.zeros((frames, 3))
     trans[:, 0] = np.linspace(0, 2, frames)
@@ -308,7 +308,7 @@ def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path
     ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is not one of"), ("{}", "lacks pelvis"),
     ('{"pelvis": "a", "neck": ""}', "the bone of neck"),
     ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither"), ('{"pelvis": {}}', "neither")])
-def test_a_mapping_that_cannot_be_meant_is_told(tmp_path: Path, text: str, reason: str) -> None:
+def test_an_invalid_mapping_is_reported(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "rig.json").write_text(text)
     with pytest.raises(InputError, match=reason):
         read_mapping(tmp_path / "rig.json")
@@ -355,7 +355,7 @@ def test_swapped_sides_show_in_the_knees_of_a_body_without_toes(source: Path) ->
     assert (clip(source, "no_toes")[:, 10, 2] > clip(source, "no_toes")[:, 7, 2]).all()
 
 
-def test_folders_without_motion_are_told(tmp_path: Path) -> None:
+def test_folders_without_motion_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder"):
         imported(tmp_path / "nowhere")
     (tmp_path / "source").mkdir()
@@ -379,7 +379,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-def test_the_script_says_what_it_found_and_draws_contact_sheets(source: Path, tmp_path: Path, monkeypatch, capsys):
+def test_the_script_reports_what_it_found_and_draws_contact_sheets(source: Path, tmp_path: Path, monkeypatch, capsys):
     (source / "bad.bvh").write_text("x")
     (source / "walk_ik.bvh").write_text(bvh_text())
     _run(monkeypatch, source, tmp_path / "out", "--quiet", "--workers", 1)

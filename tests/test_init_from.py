@@ -1,4 +1,4 @@
-"""A run that starts from another model takes its sizes, its statistics and its word pieces with the weights."""
+"""A run initialised from another model takes its weights, sizes, statistics and word pieces."""
 import argparse
 import importlib
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_what_a_model_was_not_given_stays_the_default() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_model_that_is_not_there_or_has_impossible_options_is_told() -> None:
+def test_a_model_that_is_not_there_or_has_impossible_options_is_reported() -> None:
     with pytest.raises(InputError, match="no model named 'nobody'"):
         parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "nobody")
     model({"attention": "sideways"})
@@ -90,7 +90,7 @@ def latest(home: Path, name: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every stage trained on toy data, then again from there, by name alone, on data with other statistics."""
+    """Every stage trained on toy data, and a second run initialised from it by name, on data with other statistics."""
     home = tmp_path_factory.mktemp("chain")
     data = ("--data_root", make_dataset(home / "data"))
     bert = make_bert(home / "bert")
@@ -108,7 +108,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_not_moved(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     for entry, tensor in first.items():
-        if not entry.endswith("codebook"):  # running means follow the data whatever the learning rate
+        if not entry.endswith("codebook"):  # running means follow the data at any learning rate
             torch.testing.assert_close(second[entry], tensor.to(second[entry].dtype), rtol=0, atol=0)
 
 
@@ -136,7 +136,7 @@ def test_the_statistics_of_the_first_model_stay_with_its_weights(chain: Path) ->
 
 
 @pytest.mark.parametrize("name", ["vq", "lamp"])
-def test_a_run_goes_on_without_the_model_that_it_started_from(chain: Path, name: str) -> None:
+def test_a_run_resumes_without_the_model_that_it_started_from(chain: Path, name: str) -> None:
     first, hidden = (chain / "checkpoints" / "t2m" / folder for folder in (name, f"{name}.hidden"))
     flags = ("--data_root", chain / "data", *(("--vq_name", "vq") if name == "lamp" else ()))
     first.rename(hidden)

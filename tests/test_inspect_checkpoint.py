@@ -1,4 +1,4 @@
-"""A file that somebody found tells what it is."""
+"""Unknown checkpoint files are identified."""
 from pathlib import Path
 
 import pytest
@@ -49,7 +49,7 @@ def test_files_of_our_own_runs_are_known(tmp_path: Path) -> None:
         assert found.incompatible == ()
 
 
-def test_what_is_wrong_with_a_file_is_told(published: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path) -> None:
     file, _ = of(published, RESIDUAL)
     content = torch.load(file, weights_only=True)
     del content["res_transformer"]["cond_emb.bias"]

@@ -1,4 +1,4 @@
-"""Skeletons of common programs and data sets are recognised; names are as their documentation has them."""
+"""Skeletons of common programs and data sets are recognised, with the names in their documentation."""
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ CAPITAL = ("L", "R")
 LETTER = ("l", "r")
 
 # Bones as programs and data sets name them: rig, trunk from the hips to the head, leg, arm, words for the sides.
-# * marks a bone that is none of our joints.
+# * marks a bone that is not one of our joints.
 NAMES = {
     "Mixamo": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
                "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),

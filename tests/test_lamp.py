@@ -1,4 +1,4 @@
-"""LaMP: its objectives, what is hidden from them, and how the published behaviour differs."""
+"""LaMP: its objectives, their masks, and the differences of the published behaviour."""
 import argparse
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def build(published: bool = False, seed: int = 0) -> LaMP:
         quantizer.codebook.normal_()
     model = LaMP(replace(CONFIG, published=published), tokenizer)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name != "temp":  # far from the small start, so that no term can hide
+        if parameter.requires_grad and name != "temp":  # large weights, so that every term matters
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
@@ -185,7 +185,7 @@ def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[T
 
 
 def test_true_pair_is_never_a_hard_negative(model, batch):
-    scores = 20 * torch.eye(4)  # so alike that they would be drawn all the time
+    scores = 20 * torch.eye(4)  # so similar that they would always be sampled
     own = torch.arange(4)
     for drawn in draws(model, batch[1], scores):
         assert not (drawn == own).any()
@@ -244,7 +244,7 @@ def test_matching_limited_to_rows_is_matching_of_those_rows(model, batch):
 
 @torch.no_grad()
 def test_rows_of_matching_are_spread_over_the_parts_of_a_batch(model, batch):
-    """Two rows of eight: one in either half of the batch."""
+    """Two of eight rows: one in each half of the batch."""
     for first in (0, 4):
         part = model(*batch, objectives=["ptm"], matching_rows=2, generator=seeded(), batch_slice=BatchSlice(first, 8))
         assert part.accuracies["ptm"].item() * 3 == pytest.approx(round(part.accuracies["ptm"].item() * 3))
@@ -419,7 +419,7 @@ def test_captioning_starts_from_what_lamp_learned(model, batch):
 @pytest.mark.parametrize("name", ["query_tokens", "motion_projection", "Qformer.bert.embeddings.LayerNorm.weight",
                                   "motion_encoder.model.0.weight"])
 def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
-    """A name that does not match would leave this part of the prefix at random."""
+    """A mismatched name would leave this part of the prefix random."""
     given = model.state_dict()
     given[f"{name}_renamed"] = given.pop(name)
     lamp = SimpleNamespace(config=model.config, state_dict=lambda: given)
@@ -428,7 +428,7 @@ def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
 
 
 def test_queries_can_tell_what_came_first_unless_published(batch):
-    """Latents in another order are another motion; published queries see a set."""
+    """Reordered latents are a different motion; published queries see a set."""
     motion, ids, mask, m_lens = batch
     for published, differs in ((False, True), (True, False)):
         model = build(published)

@@ -1,4 +1,4 @@
-"""LaMP-BertScore, from a captioner and a scorer whose answers are known beforehand."""
+"""LaMP-BertScore, with a captioner and a scorer of known output."""
 import math
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ CAPTIONS = ("a person walks", "somebody strolls", "one goes ahead")
 
 
 def motion_of(caption: str) -> np.ndarray:
-    """A motion that is told by this caption."""
+    """A motion that the captioner describes by this caption."""
     return np.full((40, 3), CAPTIONS.index(caption), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Sentences of the language bank in training: which clips get them, and what they are not wrong about."""
+"""Sentences of the language bank in training: which clips get them, and which negatives they exclude."""
 import json
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def test_lengths_are_learned_from_as_many_sentences_as_captions(root: Path) -> N
     assert len(CaptionLengths(pairs, features)) == expected
 
 
-def test_parameters_of_bert_are_told_from_those_of_the_queries() -> None:
+def test_parameters_of_bert_are_distinguished_from_those_of_the_queries() -> None:
     assert is_text("Qformer.bert.encoder.layer.0.attention.self.query.weight")
     assert is_text("Qformer.bert.encoder.layer.0.output.dense.weight")
     assert not is_text("Qformer.bert.encoder.layer.0.output_query.dense.weight")

@@ -1,4 +1,4 @@
-"""LaMP's scores on a split, from features that are known beforehand."""
+"""LaMP's scores on a split, with known features."""
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +22,7 @@ DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), WALK: (0.0, 0.0, 1.
 
 
 def pair(caption: str, rows: int) -> Pair:
-    """A clip whose features, all alike, are the direction of its caption."""
+    """A clip whose features are all equal to the direction of its caption."""
     return Pair(caption, np.tile(np.float32(DIRECTIONS[caption]), (rows, 1)), (caption,))
 
 

@@ -1,4 +1,4 @@
-"""The length estimator: names, sizes, and how a length is chosen."""
+"""The length estimator: parameter names, sizes, and the choice of a length."""
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def make(output_size: int = 12) -> LengthEstimator:
 
 @torch.no_grad()
 def with_logits(*logits: float) -> LengthEstimator:
-    """An estimator that says the same of every text."""
+    """An estimator with the same output for every text."""
     model = make(len(logits))
     model.output[-1].weight.zero_()
     model.output[-1].bias.copy_(torch.tensor(logits))

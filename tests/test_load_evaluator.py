@@ -1,4 +1,4 @@
-"""Evaluators by name: the published files, files that are wrong, and the embeddings of motions and captions."""
+"""Loading evaluators by name: published files, invalid files, and embeddings of motions and captions."""
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ WORDS = ["unk", "sos", "eos", "a", "person", "walk", "left", "slowly"]
 
 
 def publish(config: EvaluatorConfig) -> Evaluator:
-    """Write an untrained evaluator as the published one lies, with word vectors in the working folder."""
+    """Write an untrained evaluator in the published layout, with word vectors in the working folder."""
     torch.manual_seed(0)
     model, home = Evaluator(config).eval(), Path("checkpoints/t2m")
     save_checkpoint(home / "text_mot_match" / "model" / "finest.tar",
@@ -36,7 +36,7 @@ def publish(config: EvaluatorConfig) -> Evaluator:
 
 
 def change(spoil: Callable[[dict], None]) -> Path:
-    """Write the published file anew with a change."""
+    """Rewrite the published file with a change."""
     path = Path("checkpoints/t2m/text_mot_match/model/finest.tar")
     content = torch.load(path, weights_only=True)
     spoil(content)

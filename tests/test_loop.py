@@ -121,7 +121,7 @@ def test_better_is_lower_or_higher_and_a_number(value: float, best: float | None
     assert is_better(value, best, direction) is better
 
 
-def test_validation_comes_every_so_many_epochs_and_at_the_end(home: Path) -> None:
+def test_validation_comes_every_n_epochs_and_at_the_end(home: Path) -> None:
     stage = Pull(numbers=[(number, 0.0) for number in range(9)])
     Trainer(stage, options(max_epoch=5, eval_every_e=2), Numbers(4), always).run()
     assert len(stage.numbers) == 6  # after epochs 2, 4 and 5
@@ -165,7 +165,7 @@ def test_gradients_are_clipped_where_it_is_asked_for(home: Path, limit: float | 
     assert home.is_dir()
 
 
-def test_a_run_goes_on_where_it_stopped(home: Path) -> None:
+def test_a_run_resumes_where_it_stopped(home: Path) -> None:
     whole = Pull()
     Trainer(whole, options(total_iter=12, name="whole"), Numbers(10), always).run()
     Trainer(Pull(), options(total_iter=6), Numbers(10), always).run()
@@ -177,7 +177,7 @@ def test_a_run_goes_on_where_it_stopped(home: Path) -> None:
     assert len({tuple(draws) for draws in whole.draws}) == 12
     assert torch.equal(rest.model.weight, whole.model.weight)
     assert load_checkpoint(home / "model" / "latest.tar")["total_it"] == 12
-    assert read_options(home / "opt.txt")["total_iter"] == 12  # what it went on with
+    assert read_options(home / "opt.txt")["total_iter"] == 12  # the data after resuming
 
 
 def test_a_run_of_the_same_name_neither_loses_nor_takes_the_checkpoints_of_the_former(
@@ -189,7 +189,7 @@ def test_a_run_of_the_same_name_neither_loses_nor_takes_the_checkpoints_of_the_f
     assert bests == [1.0, 2.0]
 
 
-def test_what_cannot_be_gone_on_with_is_told(home: Path) -> None:
+def test_what_cannot_be_resumed_is_reported(home: Path) -> None:
     with pytest.raises(InputError, match="--is_continue: .*latest.tar is missing"):
         Trainer(Pull(), options(is_continue=True), Numbers(4), always)
     assert not home.exists()
@@ -223,7 +223,7 @@ def test_a_run_does_not_go_on_as_another_model(home: Path, key: str) -> None:
         run_folder(options(is_continue=True, **begun | {key: "other"}))
 
 
-def test_a_run_goes_on_with_the_text_features_it_began_with(home: Path) -> None:
+def test_a_run_resumes_with_the_text_features_it_began_with(home: Path) -> None:
     bare = {"text_encoder": "lamp", "lamp_name": None}
     Trainer(Pull(), options(total_iter=1, text_encoder="lamp", lamp_name="first"), Numbers(4), always).run()
     for name in ("later", "without a checkpoint yet"):
@@ -321,7 +321,7 @@ def test_a_meter_tells_means_since_it_was_last_asked() -> None:
 
 
 def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
-    """Pieces of 1 and 3 masked tokens, say: each token counts alike."""
+    """For example pieces of 1 and 3 masked tokens: each token has the same weight."""
     weight = nn.Parameter(torch.tensor(0.0))
     metrics = StepMetrics(2)
     for loss, count in ((8.0, 1.0), (4.0, 3.0)):
@@ -332,7 +332,7 @@ def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
     assert float(weight.grad) == pytest.approx(5.0)
 
 
-def test_the_time_of_a_step_is_told_part_by_part(home: Path) -> None:
+def test_the_time_of_a_step_is_reported_part_by_part(home: Path) -> None:
     Trainer(Pull(), options(total_iter=6, log_every=3), Numbers(4), always).run()
     log = EventAccumulator("log/pull/t2m/run")
     log.Reload()

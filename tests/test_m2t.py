@@ -1,4 +1,4 @@
-"""Captioning models: what they are told of a motion, what learns, and how captions are written."""
+"""Captioning models: their motion input, their trainable parameters, and the writing of captions."""
 import shutil
 from pathlib import Path
 
@@ -32,7 +32,7 @@ CAPTIONS = ["a person walks forward", "a person bows"]
 @pytest.fixture(scope="module")
 def lamp(tmp_path_factory: pytest.TempPathFactory) -> LoadedLaMP:
     loaded = load_lamp("lamp", dataset_spec("t2m"), make_models(tmp_path_factory.mktemp("models")))
-    for parameter in loaded.model.Qformer.parameters():  # untrained, it hardly looks at motions
+    for parameter in loaded.model.Qformer.parameters():  # an untrained model hardly depends on the motion
         if parameter.dim() > 1:
             parameter *= 10
     return loaded
@@ -55,14 +55,14 @@ def settings(decoder: str, llm: Path | None = None) -> DecoderConfig:
 
 
 def motions(count: int = 2) -> tuple[Tensor, Tensor]:
-    """Motions (b, 64, 263) that differ so much that an untrained encoder tells them apart, and their lengths."""
+    """Motions (b, 64, 263) different enough for an untrained encoder to distinguish them, and their lengths."""
     generator = torch.Generator().manual_seed(3)
     motion = torch.randn(count, 1, 263, generator=generator) * torch.linspace(0, 120, FRAMES)[None, :, None]
     return motion, torch.tensor([FRAMES, 40] * count)[:count]
 
 
 def fit(model: MotionCaptioner, steps: int, rate: float) -> float:
-    """Learn two captions of two motions by heart; the last loss."""
+    """Memorise two captions of two motions. Returns the last loss."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     for _ in range(steps):
         result = model.train().loss(*motions(), CAPTIONS)
@@ -109,7 +109,7 @@ def test_tokens_of_padding_are_hidden_from_the_queries(model: MotionCaptioner) -
     motion, _ = motions(1)
     full, short = (model.prefix(motion, torch.tensor([frames])) for frames in (FRAMES, 20))
     assert (full - short).abs().max() > 1e-4
-    motion[:, 40:] += 1  # beyond what a convolution at frame 20 can see
+    motion[:, 40:] += 1  # outside the receptive field of a convolution at frame 20
     torch.testing.assert_close(model.prefix(motion, torch.tensor([4])), model.prefix(motions(1)[0], torch.tensor([4])))
 
 
@@ -215,7 +215,7 @@ def test_noise_spares_starts_and_padding(lamp: LoadedLaMP) -> None:
     assert torch.equal(with_noise(words, captions, 1.0, 16, torch.Generator()), captions.ids)
 
 
-def test_what_cannot_be_built_is_told(lamp: LoadedLaMP, llm: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_built_is_reported(lamp: LoadedLaMP, llm: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be loaded"):
         build_decoder(settings("opt", tmp_path), lamp.pieces, 49)
     with pytest.raises(InputError, match="reads 80 positions"):

@@ -1,4 +1,4 @@
-"""Captioning from training to search, on toy models: the public commands, both decoders, both kinds of data."""
+"""Captioning from training to search on toy models: the public commands, both decoders, both data sets."""
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def sharpen(lamp: Path) -> None:
-    """An untrained Q-Former hardly looks at motions: larger weights make it tell them apart."""
+    """Enlarge the weights of an untrained Q-Former, so that it distinguishes motions."""
     content = load_checkpoint(lamp)
     for key, value in content["motion_qformer"].items():
         if key == "motion_projection" or (key.startswith("Qformer.") and value.dim() > 1 and value.is_floating_point()):
@@ -64,11 +64,11 @@ def test_training_leaves_what_learned_and_captions_to_look_at(chain: tuple[str, 
         assert any(learned in key for key in state)
         options = read_options(folder / "opt.txt")
         assert (options["decoder"], options["lamp_name"], options["vq_name"]) == (decoder, "lamp", "vq")
-        assert options["nb_code"] == 16  # the tokenizer's own, whatever the command says
+        assert options["nb_code"] == 16  # from the tokenizer, regardless of the command
         assert len((home / "output" / decoder / "validation.txt").read_text().splitlines()) == 7
 
 
-def test_a_stopped_run_goes_on_and_another_starts_from_it(chain: tuple[str, Path]) -> None:
+def test_a_stopped_run_resumes_and_another_starts_from_it(chain: tuple[str, Path]) -> None:
     name, home = chain
     for decoder in ("gpt", "opt"):
         flags = ("--exp-name", decoder, "--decoder", decoder, "--llm", home / "llm" if decoder == "opt" else "none")
@@ -99,8 +99,8 @@ def test_the_evaluation_takes_the_public_command(chain: tuple[str, Path], decode
     assert report["results"].keys() == {"m2t", "nearest training motion", "most common caption"} | judged
     for scores in (numbers for row, numbers in report["results"].items() if row not in judged):
         assert {"bleu1", "bleu4", "rouge_l", "cider", "bert_score", "sided"} <= scores.keys()
-        assert ("mm_dist" in scores) == (name == "t2m")  # the only data that there is an evaluator for
-    # Every test clip is in training, too: the nearest training motion is the clip itself, and its caption right.
+        assert ("mm_dist" in scores) == (name == "t2m")  # the only data with an evaluator
+    # Every test clip is also in training, so the nearest training motion is the clip itself and its caption is correct.
     assert report["results"]["nearest training motion"]["bleu4"] > 99
     assert "layer 1, not rescaled" in report["settings"]["bert_score"]
     assert "lemmas" in report["settings"]["reference_style"]
@@ -167,7 +167,7 @@ def test_motions_and_captions_are_found(chain: tuple[str, Path]) -> None:
     (search_motion.main, ("--text", "a", "--captions", "b"), "--captions goes with --motion"),
     (search_motion.main, ("--text", "...", "--gallery", "data"), "no words"),
 ])
-def test_what_is_wrong_is_told_in_one_line(chain: tuple[str, Path], capsys: pytest.CaptureFixture[str],
+def test_what_is_wrong_is_reported_in_one_line(chain: tuple[str, Path], capsys: pytest.CaptureFixture[str],
                                            main: Callable[[], None], flags: tuple[object, ...], told: str) -> None:
     name, home = chain
     data = () if main in (gen_m2t.main, search_motion.main) else ("--data_root", "data")

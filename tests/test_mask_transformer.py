@@ -1,4 +1,4 @@
-"""The masked transformer: trunk against torch's own layers, masks, corruption, generation."""
+"""The masked transformer: trunk compared with torch's layers, masks, corruption, generation."""
 import math
 
 import pytest
@@ -31,7 +31,7 @@ def make(attention: str = "causal", **changes: float) -> MaskTransformer:
 
 @torch.no_grad()
 def liven(model: nn.Module) -> None:
-    """Weights large enough that every input moves the output."""
+    """Enlarge the weights, so that every input affects the output."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=parameter.shape[-1] ** -0.5)
@@ -221,7 +221,7 @@ def test_gradients_without_text_are_finite_at_initialisation_and_train_every_par
     largest = {name: float(parameter.grad.abs().max()) for name, parameter in model.named_parameters()}
     assert max(largest.values()) < 10, largest
     assert all(state["exp_avg_sq"].isfinite().all() for state in optimizer.state.values())
-    assert all(parameter.any() for parameter in model.parameters())  # biases too have left zero
+    assert all(parameter.any() for parameter in model.parameters())  # biases are no longer zero
 
 
 def test_nothing_of_a_loss_is_read_back_by_the_host() -> None:
@@ -411,7 +411,7 @@ def test_draws_of_a_sample_do_not_depend_on_its_padding(gumbel: bool) -> None:
     logits = torch.randn(2, 9, K, generator=stream())
     alone, padded = sample_generators([7]), sample_generators([7, 8])
     classes = (K,) if gumbel else ()
-    for _ in range(3):  # from the second step on the streams would have drifted apart
+    for _ in range(3):  # from the second step on, the streams would differ
         one = sample_tokens(logits[:1, :4], 0.0, 1.0, gumbel, noise(alone, [4], (1, 4, *classes)))
         many = sample_tokens(logits, 0.0, 1.0, gumbel, noise(padded, [4, 9], (2, 9, *classes)))
         assert torch.equal(one[0], many[0, :4])
@@ -464,7 +464,7 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     assert before < 0.02 and 0.8 < shown[:K].std() < 1.25 and 0.5 < shown[K:].std() < 2
     weight = model.output_process.poseFinal.weight.detach()
     classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]
-    assert classes > 0.5 and 0.03 < weight.std() < 0.07  # like codes are like classes
+    assert classes > 0.5 and 0.03 < weight.std() < 0.07  # similar codes have similar class weights
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

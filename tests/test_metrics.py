@@ -1,4 +1,4 @@
-"""Metrics and retrieval scores: what must hold for any embeddings."""
+"""Properties of metrics and retrieval scores for any embeddings."""
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,7 +86,7 @@ def test_r_precision_of_unrelated_embeddings_is_chance(rng):
 
 
 def test_r_precision_compares_within_a_batch_only_and_leaves_the_rest_out(rng):
-    embeddings = np.tile(rng.normal(size=(32, 8)), (2, 1))  # every motion is there twice, but in batches of its own
+    embeddings = np.tile(rng.normal(size=(32, 8)), (2, 1))  # every motion occurs twice, but in different batches
     unfinished = np.concatenate([embeddings, rng.normal(size=(5, 8))])
     motion = unfinished + np.r_[np.zeros((64, 8)), np.full((5, 8), 100.0)]
     np.testing.assert_array_equal(metrics.r_precision(unfinished, motion), [1, 1, 1])

@@ -1,4 +1,4 @@
-"""Sampling settings belong to a model: in its opt.txt, else as published; flags change them."""
+"""Sampling settings are stored in a model's opt.txt, else they are the published ones; flags override them."""
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from utils.seeding import text_key
 
 
 class Part:
-    """A loaded model of which only the source counts."""
+    """A loaded model with only a source."""
 
     def __init__(self, options: dict[str, object], has_settings: bool = False) -> None:
         self.source = Source(Path("run"), options, Path("run/model/latest.tar"), has_settings)
@@ -101,7 +101,7 @@ def test_prompts_have_keys_of_their_own() -> None:
 
 @pytest.mark.parametrize("more", [(), ("--loop",)], ids=["plain", "directed"])
 def test_each_prompt_of_a_file_has_its_random_stream(tmp_path: Path, more: tuple[str, ...]) -> None:
-    """Digits are unknown to the toy word pieces: these texts have equal features and differ in their noise alone."""
+    """The toy word pieces lack digits: these texts have equal features and differ in their noise only."""
     make_models(tmp_path / "checkpoints")
 
     def motions(name: str, *texts: str) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What is outside an edited part stays; what is inside is new; motions of any length are made window by window."""
+"""Editing changes only the edited parts; long motions are generated window by window."""
 import numpy as np
 import pytest
 import torch
@@ -95,7 +95,7 @@ def test_a_model_has_nine_tenths_of_each_window_to_itself_while_a_long_part_goes
 
 
 def test_splicing_leaves_no_jump() -> None:
-    """Two constants side by side: the way from one to the other takes the length of the fade, at either end."""
+    """Two adjacent constants: the transition takes the length of the fade at either end."""
     unknown = np.zeros(100, bool)
     unknown[30:70] = True
     spliced = splice(np.zeros((100, 1)), np.ones((100, 1)), unknown)[:, 0]

@@ -1,4 +1,4 @@
-"""Joints to features and back: round trips, invariances, facts of the representation."""
+"""Joints to features and back: round trips, invariances, properties of the representation."""
 import numpy as np
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_rotations_tell_the_same_joints_as_positions(skeleton: Skeleton, seed: i
 
 @BOTH
 def test_features_of_recovered_joints_are_the_features(skeleton: Skeleton):
-    """Of a body that does not turn: smoothing its heading would miss the last frame the second time."""
+    """For a body that does not turn, because smoothing the heading would miss the last frame the second time."""
     joints = sample_motion(skeleton, turn=0.0, sway=0.0)
     features = joints_to_features(joints, skeleton)
     again = joints_to_features(features_to_joints(features, skeleton), skeleton)
@@ -136,7 +136,7 @@ def test_walking_ahead_is_root_velocity_along_z_whatever_the_heading():
 def test_yaw_speed_is_half_the_turn_of_a_frame():
     turning = sample_motion(T2M, frames=201, sway=0.0, turn=2.0)
     yaw_speed = joints_to_features(turning, T2M)[:, 0]
-    # Joints turn by 0.01 rad a frame to the left; the stored turn is the one that undoes it. Ends feel the smoothing.
+    # Joints turn left by 0.01 rad per frame; the stored turn is the inverse. Smoothing affects the ends.
     _close(yaw_speed[90:110], np.full(20, -0.005), atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""A motion is read from features, joints or BVH, and comes to the same features."""
+"""Motions read from features, joints or BVH give the same features."""
 import numpy as np
 import pytest
 import torch
@@ -111,7 +111,7 @@ def test_resampling_keeps_both_ends_and_straight_lines():
     ("a.fbx", b"", ".npy or a .bvh"), ("a.c3d", b"", "a.c3d: a file of markers, which are not joints"),
     ("a.asf", b"", "a.asf: a skeleton without motion"), ("a.amc", b"", "its skeleton is missing: put a.asf next to it"),
 ])
-def test_what_is_no_motion_is_told_in_a_line_with_its_path(tmp_path, name, array, complaint):
+def test_invalid_motions_are_reported_in_one_line_with_their_path(tmp_path, name, array, complaint):
     path = tmp_path / name
     if isinstance(array, bytes):
         path.write_bytes(array)
@@ -131,7 +131,7 @@ def test_bvh_of_unknown_names_names_the_nearest_rig(tmp_path):
         read_motion(tmp_path / "a.bvh", SPEC)
 
 
-def test_bvh_of_another_skeleton_is_told_where_no_rig_is_known(tmp_path):
+def test_bvh_of_another_skeleton_is_reported_where_no_rig_is_known(tmp_path):
     (tmp_path / "a.bvh").write_text(joints_to_bvh(walking(30), T2M, 20).text())
     with pytest.raises(InputError, match="not a BVH of the kit skeleton"):
         read_motion(tmp_path / "a.bvh", KIT_SPEC)
@@ -184,4 +184,4 @@ def test_amc_is_read_with_its_skeleton(tmp_path, capsys):
     assert read.shape == (50, 22, 3)
     assert "joints of a CMU ASF/AMC rig" in capsys.readouterr().out
     assert motion_files(tmp_path) == [tmp_path / "01_01.amc"]
-    np.testing.assert_allclose(read[-1, 0, 2] - read[0, 0, 2], 49 / 20 * 20 * 0.8 / 14.9, rtol=0.1)  # 20 units a second
+    np.testing.assert_allclose(read[-1, 0, 2] - read[0, 0, 2], 49 / 20 * 20 * 0.8 / 14.9, rtol=0.1)  # 20 units/s

@@ -1,4 +1,4 @@
-"""A negative prompt takes the place of the empty text in guidance, and nothing else changes."""
+"""A negative prompt replaces the empty text in guidance, and nothing else changes."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.load import load_text_to_motion
 from tests.toy_models import make_models
 
-PLAIN = Sampling(time_steps=3, cond_scale=500.0)  # what the toy model sees of a text is little
+PLAIN = Sampling(time_steps=3, cond_scale=500.0)  # text features of the toy model are small
 AWAY = replace(PLAIN, negative_prompt="a person runs")
 
 

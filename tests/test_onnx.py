@@ -1,4 +1,4 @@
-"""Export to ONNX: the graphs, and a generation that runs on them without torch."""
+"""Export to ONNX: the graphs, and generation from them without torch."""
 import json
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_graphs_give_torchs_numbers_at_other_sizes_than_they_were_traced_with(exported: Path) -> None:
-    # The export compares them itself, and writes nothing that is further apart than its tolerance.
+    # The export itself compares them and writes nothing beyond its tolerance.
     assert {path.name for path in (exported / "onnx").iterdir()} == {
         "text_encoder.onnx", "masked_step.onnx", "residual_step.onnx", "decoder.onnx", "tokenizer.json",
         "settings.json"}
@@ -64,7 +64,7 @@ def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(expor
     pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
     generator = Generator(exported / "onnx")
     usual = pipeline.generate([sample])[0]
-    # Logits of toys are nearly alike: next to no temperature lets them, not the draws, decide.
+    # Logits of toy models are nearly equal; a very low temperature makes them decide, not the noise.
     for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
                 {"topkr": 0.0}):
         expected = pipeline.generate([sample], pipeline.sampling.changed(how))[0]
@@ -83,7 +83,7 @@ def test_graphs_that_differ_from_torch_are_not_written(exported: Path, tmp_path:
     assert list((tmp_path / "onnx").iterdir()) == []
 
 
-def test_missing_packages_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_missing_packages_are_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(SystemExit, match="2"):

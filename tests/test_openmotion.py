@@ -102,7 +102,7 @@ def test_joined_recordings_go_on_where_the_first_one_ended() -> None:
     assert abs(angle[57] - angle[49]) < 0.5
 
 
-def test_the_script_tells_what_is_missing(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_script_reports_what_is_missing(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "out"), str(tmp_path), "--quiet"])
     monkeypatch.setattr("sys.path", list(sys.path))
     with pytest.raises(SystemExit) as failure:

@@ -1,4 +1,4 @@
-"""Axes and sides of bodies: found in what stands, and never in what bows, sits, lies or turns over."""
+"""Axes and sides of bodies are found for standing bodies, and not confused by bows, sitting, lying or cartwheels."""
 import json
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def with_up(joints: np.ndarray, up: str) -> np.ndarray:
 
 
 def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
-    """The whole body turned about a horizontal axis through its floor point by ``angle`` (T,), lowest joint on 0."""
+    """The whole body rotated about a horizontal axis through its floor point by ``angle`` (T,), lowest joint at 0."""
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
     x, y, z = np.moveaxis(joints - joints[:1, :1] * [1, 0, 1], -1, 0)
     moved = (x, cos * y - sin * z, sin * y + cos * z) if axis == "x" else (cos * x - sin * y, sin * x + cos * y, z)
@@ -39,7 +39,7 @@ def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
 
 
 def crawling(frames: int = 60) -> np.ndarray:
-    """On hands and knees: the trunk level, thighs and arms down, shins along the floor behind."""
+    """On hands and knees: trunk horizontal, thighs and arms vertical, shins on the floor."""
     swing = 0.3 * np.sin(np.linspace(0, 12, frames))
     joints = figures.figure(frames, pitch=1.5, thighs=(swing, -swing), knees=(1.5 + swing, 1.5 - swing))
     for shoulder, rest in ((16, (18, 20)), (17, (19, 21))):  # arms reach down to the floor

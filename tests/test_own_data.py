@@ -32,7 +32,7 @@ def run(script: str, *flags: object, cwd: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty BVH files with captions: samples, where they are, and what our own generator exports."""
+    """Forty BVH files with captions: samples if available, and exports of our generator."""
     home = tmp_path_factory.mktemp("own")
     (home / "prompts.txt").write_text("".join(f"{prompt}#64\n" for prompt in PROMPTS))
     run("gen_t2m.py", "--gpu_id", -1, "--ext", "made", "--text_path", "prompts.txt", "--repeat_times", TAKES,

@@ -1,4 +1,4 @@
-"""The packed copies of a data set: made once, never stale, never half there."""
+"""Packed copies of a data set are created once, never stale and never incomplete."""
 import os
 import shutil
 import time
@@ -123,7 +123,7 @@ def test_a_pack_of_another_kind_and_one_that_cannot_go_stay_whole(
     assert cached(spec) == ["thing-more-key", "thing-second"]
 
     def in_use(self: Path, _: Path) -> None:
-        raise PermissionError(f"{self} is open")  # as Windows has it
+        raise PermissionError(f"{self} is open")  # as on Windows
 
     monkeypatch.setattr(Path, "rename", in_use)
     kept(spec, "thing", "third", fill)
@@ -135,7 +135,7 @@ def test_of_several_packs_those_used_last_stay(spec: DatasetSpec) -> None:
     def ask(key: str, date: int) -> None:
         folder = kept(spec, "thing", key, lambda folder: (folder / "file").write_text(key), keep=2)
         assert (folder / "file").read_text() == key
-        assert abs(folder.stat().st_mtime - time.time()) < 60  # asked for, so used now
+        assert abs(folder.stat().st_mtime - time.time()) < 60  # requested, so recently used
         os.utime(folder, (date, date))
 
     ask("first", 1)
@@ -151,7 +151,7 @@ def test_a_pack_that_goes_before_it_is_read_is_made_again(spec: DatasetSpec) -> 
     def read(folder: Path) -> str:
         looks.append(folder)
         if len(looks) == 1:
-            shutil.rmtree(folder)  # as another process does that wants another key
+            shutil.rmtree(folder)  # as in another process with a different key
         return (folder / "file").read_text()
 
     assert load(spec, "thing", "key", lambda folder: (folder / "file").write_text("whole"), read) == "whole"
@@ -165,7 +165,7 @@ def test_an_array_that_was_cut_off_is_damaged(spec: DatasetSpec) -> None:
 
 @pytest.mark.parametrize("pattern", ["features-*/features.float32", "features-*/clips.json", "pairs-*/pairs.json"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_damaged_pack_is_told_in_one_line(spec: DatasetSpec, pattern: str, share: float) -> None:
+def test_a_damaged_pack_is_reported_in_one_line(spec: DatasetSpec, pattern: str, share: float) -> None:
     load_pairs(spec, "train")
     [file] = (spec.root / "cache").glob(pattern)
     os.truncate(file, int(share * file.stat().st_size))
@@ -208,7 +208,7 @@ def test_a_state_follows_from_names_contents_and_facts(tmp_path: Path) -> None:
     assert keys[0] == keys[1] and len(set(keys)) == 4
 
 
-def test_motion_tokens_are_made_once_and_anew_for_other_motions_or_another_tokenizer(
+def test_motion_tokens_are_made_once_and_again_for_other_motions_or_another_tokenizer(
         spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = make_models(tmp_path / "models")
     tokenizer = load_tokenizer("vq", spec, models)
@@ -235,7 +235,7 @@ def test_motion_tokens_are_made_once_and_anew_for_other_motions_or_another_token
     other = replace(tokenizer, normalisation=replace(tokenizer.normalisation, std=tokenizer.normalisation.std * 2))
     cached_tokens(spec, "train", other, load_pairs(spec, "train"), torch.device("cpu"))
     assert len(calls) == 4
-    write_options(models / "t2m" / "vq" / "opt.txt", VQ | {"vq_act": "silu"})  # of which the weights tell nothing
+    write_options(models / "t2m" / "vq" / "opt.txt", VQ | {"vq_act": "silu"})  # not determined by the weights
     other = load_tokenizer("vq", spec, models)
     cached_tokens(spec, "train", other, load_pairs(spec, "train"), torch.device("cpu"))
     assert len(calls) == 5

@@ -1,4 +1,4 @@
-"""The page plays every motion it was given, in a browser, from its one file alone."""
+"""The page plays every motion in a browser, from a single file."""
 import base64
 import io
 import re
@@ -96,7 +96,7 @@ def test_what_a_prompt_says_stays_text() -> None:
 
 
 @pytest.mark.parametrize("joints", [np.zeros((4, 20, 3)), np.zeros((0, 22, 3)), np.full((4, 22, 3), np.nan)])
-def test_what_cannot_be_shown_is_told(tmp_path: Path, joints: np.ndarray) -> None:
+def test_what_cannot_be_shown_is_reported(tmp_path: Path, joints: np.ndarray) -> None:
     with pytest.raises(ValueError, match="finite joints"):
         write_page(tmp_path / "index.html", [PageMotion("a", "", joints, joints)], T2M, 20.0)
     with pytest.raises(ValueError, match="needs at least one motion"):
@@ -109,7 +109,7 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path, joints: np.ndarray) -> Non
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[str]]]:
-    """A page of three motions, open in Chromium, standing still."""
+    """A page of three motions, open in Chromium, paused."""
     path = tmp_path_factory.mktemp("page") / "index.html"
     write_page(path, [page_motion(walking(60, 1.0), "walks", "first"), page_motion(walking(40, 0.5), EVIL, "second"),
                       page_motion(sample_motion(T2M, 1), "a single pose", "third")], T2M, 20.0, EVIL)
@@ -124,7 +124,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[
 
 @pytest.fixture
 def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
-    """The page with its first motion at its start; nothing may go wrong in it."""
+    """The page at the start of its first motion, without errors."""
     page, faults = seen
     page.evaluate("viewer.setKind('plain'), viewer.choose(0).then(() => viewer.jump(0))")
     yield page
@@ -132,14 +132,14 @@ def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
 
 
 def drawn(page: Page) -> np.ndarray:
-    """What the stage shows, (H, W, 3)."""
+    """Picture of the stage, (H, W, 3)."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     picture = page.locator("#canvas").screenshot()
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)
 
 
 def wait_for(page: Page, condition: str) -> None:
-    """Wait until it holds. (Playwright's own way needs an eval, which the page forbids.)"""
+    """Wait until the condition holds. (Playwright's own method needs eval, which the page forbids.)"""
     end = time.monotonic() + PATIENCE / 1000
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
@@ -187,7 +187,7 @@ def test_it_plays_pauses_and_steps(page: Page) -> None:
 
 
 @needs_chromium
-def test_it_begins_anew_only_if_it_shall_loop(page: Page) -> None:
+def test_it_restarts_only_if_looping(page: Page) -> None:
     play_on = "viewer.setSpeed(1), viewer.seek(58), viewer.setPlaying(true), viewer.advance(0.2), viewer.moment"
     assert page.evaluate(play_on) == pytest.approx(3)
     page.locator("#loop").click()
@@ -238,7 +238,7 @@ def test_locked_feet_are_another_motion_with_other_files(page: Page) -> None:
 
 
 def saved(page: Page, entry: str) -> tuple[str, Path]:
-    """Name and content of the file that an entry of the page's menu saves."""
+    """Name and content of the file saved by an entry of the page's menu."""
     page.locator("#save").evaluate("menu => menu.open = true")
     with page.expect_download() as download:
         page.locator("#files > *", has_text=entry).click()
@@ -335,7 +335,7 @@ def test_a_page_of_one_motion_has_no_list(page: Page, tmp_path: Path) -> None:
 
 
 @needs_chromium
-def test_prompts_that_follow_one_another_are_told_as_they_play_and_marked_in_time(page: Page, tmp_path: Path) -> None:
+def test_consecutive_prompts_are_shown_as_they_play_and_marked_in_time(page: Page, tmp_path: Path) -> None:
     whole = page_motion(walking(60, 1.0), f"walks, then {EVIL}, then bows")
     parts = ((0, "walks"), (20, EVIL), (45, "bows"))
     write_page(tmp_path / "line.html", [replace(whole, parts=parts), whole], T2M, 20.0)
@@ -359,7 +359,7 @@ def test_prompts_that_follow_one_another_are_told_as_they_play_and_marked_in_tim
 
 
 @needs_chromium
-def test_a_browser_without_3d_graphics_is_told_so_in_words(page: Page, tmp_path: Path) -> None:
+def test_a_browser_without_3d_graphics_gets_a_message(page: Page, tmp_path: Path) -> None:
     write_page(tmp_path / "index.html", [page_motion(walking(20), what) for what in ("walks", "runs")], T2M, 20.0)
     flat = page.context.browser.new_page()
     flat.add_init_script("""const usual = HTMLCanvasElement.prototype.getContext;

@@ -1,4 +1,4 @@
-"""More wordings of captions: what may change and what may not."""
+"""Paraphrases of captions: what may change and what may not."""
 import re
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Models as people are told of them."""
+"""Names of models in messages."""
 from pathlib import Path
 
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from storage.checkpoint import PRETRAINED, model_names
 
 
-def test_models_are_told_by_name_and_by_where_they_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_listed_by_name_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bundled = PRETRAINED / "t2m" / "t2m_demo" / "model" / "net_best_loss.safetensors"
     own = Path("checkpoints/t2m/mine/model/latest.tar")

@@ -16,7 +16,7 @@ from benchmarks.physical_measures import (
 from motion.skeleton import T2M, mirror
 from tests import figures
 
-# motion -> the checks that say yes to it, all of them
+# motion -> all checks that pass
 MOTIONS = {
     "stand": (figures.standing(), {"stands_still", "keeps_direction", "stays_in_place"}),
     "walk": (figures.walking(), {"goes_forward", "walks_forward", "keeps_direction"}),
@@ -43,7 +43,7 @@ MOTIONS = {
     "kick right": (figures.kicking("right"), {"kicks", "kicks_right", "keeps_direction", "stays_in_place"}),
     "jump": (figures.jumping(), {"jumps", "jumps_up", "keeps_direction", "stays_in_place"}),
 }
-# checks that say yes to no motion above but to these
+# checks that pass for none of the motions above, but for these
 ACTIONS = {
     "circles_left": figures.walking(160, 1.0, 2 * np.pi), "circles_right": figures.walking(160, 1.0, -2 * np.pi),
     "turns_around": figures.walking(turn=np.pi), "steps_right": figures.stepping_aside("right"),
@@ -69,7 +69,7 @@ def said_yes(joints: np.ndarray) -> set[str]:
 
 
 def turned(joints: np.ndarray, angle: float) -> np.ndarray:
-    """The motion elsewhere, facing ``angle`` radians further to the left."""
+    """The motion moved and rotated by ``angle`` radians to the left."""
     sin, cos = np.sin(angle), np.cos(angle)
     x, y, z = np.moveaxis(joints, -1, 0)
     return np.stack([x * cos + z * sin + 3, y, z * cos - x * sin - 2], -1)
@@ -126,7 +126,7 @@ def test_an_action_shows_its_side(measure: str) -> None:
     assert SIDES[measure].shown(figures.standing()) == "neither"
 
 
-def test_stepping_aside_is_told_from_turning() -> None:
+def test_stepping_aside_is_distinguished_from_turning() -> None:
     path = np.stack([np.linspace(0, 2, 60), np.linspace(0, 3, 60)], -1)
     aside = figures.figure(60, path=path)
     assert CHECKS["walks_left"](aside) and not CHECKS["walks_right"](aside)

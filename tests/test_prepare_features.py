@@ -1,4 +1,4 @@
-"""A folder of joints made into a data set: what is written, what is refused, what mirroring adds."""
+"""Features of a folder of joints: written files, refused clips, mirrored twins."""
 import pickle
 import runpy
 import sys
@@ -157,7 +157,7 @@ def test_clips_can_be_moved_to_the_bones_of_another_clip(root: Path):
     np.testing.assert_allclose(np.linalg.norm(pose_offsets(joints[0], T2M), axis=-1)[1:], lengths[1:], atol=1e-5)
 
 
-def test_missing_or_useless_folders_are_told_with_their_path(tmp_path: Path):
+def test_missing_or_useless_folders_are_reported_with_their_path(tmp_path: Path):
     with pytest.raises(InputError, match=f"{tmp_path}.*is missing"):
         _prepare(tmp_path)
     (tmp_path / "joints").mkdir()

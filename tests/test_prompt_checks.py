@@ -57,7 +57,7 @@ def test_prompts_that_cannot_be_checked_are_refused(tmp_path: Path, entries: lis
         read_prompts(write_prompts(tmp_path, entries))
 
 
-def test_a_motion_passes_when_every_check_says_yes(tmp_path: Path) -> None:
+def test_a_motion_passes_if_all_checks_pass(tmp_path: Path) -> None:
     prompt = read_prompts(write_prompts(tmp_path, [BOW]))[0]
     assert check_motion(prompt, figures.bowing()).passed
     on_the_way = figures.bowing() + figures.walking(60)[:, :1] * [1, 0, 1]

@@ -1,4 +1,4 @@
-"""The evaluation loop, with an evaluator whose embeddings are known."""
+"""The evaluation protocol, with an evaluator of known embeddings."""
 import json
 import math
 import threading
@@ -29,7 +29,7 @@ QUICK = Plan(repeats=3, modality_texts=4, modality_motions=12)
 
 
 class Judge:
-    """Embeds a motion as its first row, and a caption as the row that its number stands for."""
+    """Embeds a motion as its first row, and a caption as the row with its number."""
 
     def __init__(self, count: int) -> None:
         self.rows = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
@@ -44,12 +44,12 @@ class Judge:
 
 
 def clip(row: np.ndarray, length: int = 40) -> np.ndarray:
-    """Features (length, 263) that the judge embeds as ``row``."""
+    """Features (length, 263) that the evaluator embeds as ``row``."""
     return np.tile(np.pad(row, (0, SPEC.dim_pose - WIDTH)), (length, 1)).astype(np.float32)
 
 
 def world(count: int = 64, plan: Plan = QUICK) -> tuple[Evaluation, Judge]:
-    """Clips that lie where their captions do."""
+    """Clips with the same embeddings as their captions."""
     judge = Judge(count)
     pairs = [Pair(f"clip{number}", clip(judge.rows[number], 40 + number), (f"{number} said", f"{number} told"),
                   tokens=((f"{number}/NUM",), (f"{number}/NUM", "told/VERB"))) for number in range(count)]
@@ -69,7 +69,7 @@ def test_real_motion_that_fits_its_captions_is_always_found() -> None:
 
 
 class Elsewhere:
-    """A second evaluator: captions are where the clip of the next number is."""
+    """A second evaluator, which embeds captions like the next clip."""
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.embedded = judge, 0
@@ -94,11 +94,11 @@ def test_a_second_evaluator_measures_matching_only() -> None:
     assert [numbers[f"lamp_R{k}"] for k in (1, 2, 3)] == [Estimate(100, 0, 3)] * 3
     assert numbers["lamp_mm_dist"].mean == pytest.approx(0, abs=1e-6)
     assert numbers["R1"].mean < 50 and numbers["mm_dist"].mean > 1
-    assert second.embedded == 64 + 3 * 64  # real motion, and every repeat; nothing of multimodality
+    assert second.embedded == 64 + 3 * 64  # real motion and every repeat, without multimodality
     plain = usual.generated(generate)["next"].numbers
     assert {key: value for key, value in numbers.items() if not key.startswith("lamp_")} == plain
     broken = [np.full_like(motion, np.nan) if number == 3 else motion for number, motion in enumerate(both.clips)]
-    assert both.fixed(broken).numbers["lamp_R1"].mean < 50  # rows stay those of their captions
+    assert both.fixed(broken).numbers["lamp_R1"].mean < 50  # rows still match their captions
     moved = [clip(judge.rows[number - 1]) for number in range(64)]
     moved[3] = np.full_like(moved[3], np.nan)
     assert both.fixed(moved).numbers["lamp_R1"].mean == 100
@@ -107,10 +107,10 @@ def test_a_second_evaluator_measures_matching_only() -> None:
 def test_motions_of_other_captions_are_found_by_chance() -> None:
     evaluation, judge = world(320)
     row = evaluation.fixed(evaluation.clips[100:] + evaluation.clips[:100])
-    assert row.numbers["fid"].mean == pytest.approx(0, abs=1e-6)  # the same motions, only elsewhere
+    assert row.numbers["fid"].mean == pytest.approx(0, abs=1e-6)  # the same motions with shifted embeddings
     assert row.numbers["R1"].mean == pytest.approx(100 / 32, abs=3)
     assert row.numbers["R3"].mean == pytest.approx(300 / 32, abs=4)
-    assert judge.embedded == 640  # once each, however many repeats
+    assert judge.embedded == 640  # once each, for any number of repeats
 
 
 def test_numbers_are_those_of_the_metrics() -> None:
@@ -167,7 +167,7 @@ def test_repeats_side_by_side_give_what_they_give_one_after_the_other() -> None:
 
 
 class Counting:
-    """A text encoder that counts the texts it is asked for, and how often."""
+    """A text encoder that counts its texts and calls."""
 
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint, self.asked, self.passes = fingerprint, 0, 0
@@ -238,7 +238,7 @@ def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
     assert fault_notes({"row": Row({})}) == ["motions that are not finite: none"]
 
 
-def test_a_row_of_which_nothing_is_finite_has_no_numbers_and_says_so() -> None:
+def test_a_row_of_which_nothing_is_finite_has_no_numbers_and_reports_it() -> None:
     evaluation, _ = world(128)
     row = evaluation.fixed([np.full((40, SPEC.dim_pose), np.inf, np.float32)] * 128)
     assert all(number.repeats == 0 and number.not_finite > 0 for number in row.numbers.values())
@@ -247,7 +247,7 @@ def test_a_row_of_which_nothing_is_finite_has_no_numbers_and_says_so() -> None:
     assert "not finite" in lines and "nan" not in lines
 
 
-def test_what_few_clips_cannot_give_is_left_out_and_said() -> None:
+def test_what_few_clips_cannot_give_is_left_out_and_reported() -> None:
     evaluation, _ = world(20)
     assert [line.split(",")[0] for line in evaluation.left_out] == ["left out: R-precision", "left out: diversity"]
     assert not {"R1", "diversity"} & evaluation.real().numbers.keys()

@@ -1,4 +1,4 @@
-"""Files that others published load by their own names, in the layouts that their projects gave them."""
+"""Published files of other projects load under their own names and in their own layouts."""
 import json
 import os
 import shutil
@@ -47,7 +47,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a copy of them, that may be spoilt."""
+    """A working folder with a copy of them that may be damaged."""
     shutil.copytree(published, tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "checkpoints" / "t2m"
@@ -152,7 +152,7 @@ def spoil(home: Path, name: str, change: Callable[[dict[str, Tensor]], None]) ->
 
 
 def damages(tensor: str) -> dict[str, Callable[[dict[str, Tensor]], None]]:
-    """What can be wrong with a tensor, under the word that tells it."""
+    """Kinds of damage to a tensor, by the word in the message."""
     return {"missing": lambda state: state.pop(tensor), "shape": lambda state: state.update({tensor: torch.zeros(3)}),
             "unexpected": lambda state: state.update({f"{tensor}_of_another": torch.zeros(3)})}
 
@@ -173,7 +173,7 @@ def test_a_wrong_file_is_refused_by_its_first_bad_tensor(home: Path, name: str, 
 
 
 class Attack:
-    """A pickle that makes a file when it is opened carelessly."""
+    """A pickle that creates a file if it is loaded unsafely."""
 
     def __reduce__(self) -> tuple[object, tuple[str, ...]]:
         return os.mkdir, ("attacked",)
@@ -189,7 +189,7 @@ def test_a_pickle_that_would_run_code_is_refused(home: Path, name: str) -> None:
     assert not Path("attacked").exists()
 
 
-def test_what_a_published_model_needs_beside_it_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_published_model_needs_beside_it_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for needed, name in (("clip-vit-base-patch32", MOMASK), ("bert-base-uncased", "t2m")):
         shutil.rmtree(home.parent / needed)
@@ -252,7 +252,7 @@ FULL_SIZE = {
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter")
 @pytest.mark.parametrize("fixture", FULL_SIZE)
 def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: Path, fixture: str) -> None:
-    """Its documented names and shapes, with nothing but zeros that take no room, and no options but names."""
+    """Documented names and shapes, filled with zeros that take no memory, without options except names."""
     key, load = FULL_SIZE[fixture]
     parameters = shapes_of(json.loads((GOLDEN / "models" / f"{fixture}.json").read_text()))
     state = {name: torch.zeros(1).expand(shape) if shape else torch.zeros(()) for name, shape in parameters.items()}
@@ -283,7 +283,7 @@ def test_the_published_length_estimator_loads_at_its_full_size(home: Path) -> No
 
 @with_golden
 def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
-    """Its documented names and shapes, the layers of its stacks all like the first, against OPT-2.7B with adapters."""
+    """Documented names and shapes, with all layers of a stack like the first, for OPT-2.7B with adapters."""
     peft = pytest.importorskip("peft", reason="the adapters of M2T need peft")
     from transformers import OPTConfig, OPTForCausalLM
 

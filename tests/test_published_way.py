@@ -1,4 +1,4 @@
-"""The published way of computing, which benchmarks set beside ours, gives the numbers that ours gives."""
+"""The published way of computing, the baseline of benchmarks, gives the same results as ours."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""The Q-Former against the library's BERT, its masks, and where it starts from."""
+"""The Q-Former compared with transformers' BERT, its masks, and its initialisation."""
 import json
 from pathlib import Path
 
@@ -22,7 +22,7 @@ BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "in
 def model() -> QFormer:
     torch.manual_seed(0)
     qformer = QFormer(TINY).eval()
-    for parameter in qformer.parameters():  # far from the small start, so that no term can hide
+    for parameter in qformer.parameters():  # large weights, so that every term matters
         torch.nn.init.normal_(parameter, std=0.3)
     return qformer
 
@@ -118,7 +118,7 @@ def test_start_says_what_is_wrong_with_a_folder(tmp_path):
         from_bert(tmp_path)
 
 
-def test_only_every_so_many_layers_look_at_states(model):
+def test_only_every_n_layers_look_at_states(model):
     crossing = [layer.crossattention is not None for layer in model.bert.encoder.layer]
     assert crossing == [True, False, True]
 
@@ -127,7 +127,7 @@ def test_only_every_so_many_layers_look_at_states(model):
 def test_language_model_on_a_remembered_prefix_is_one_long_computation(model, texts, queries, states):
     ids, mask = texts
     query = model.query(queries, states)
-    # All at once: queries see queries, text sees queries and its own past.
+    # In one pass: queries attend to queries, text attends to queries and previous text.
     visible = torch.ones(12, 12, dtype=torch.bool).tril()
     visible[:5, :5] = True
     visible = visible & torch.cat([torch.ones(3, 5, dtype=torch.bool), mask], 1)[:, None, None]

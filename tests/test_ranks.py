@@ -1,4 +1,4 @@
-"""Two processes that share a batch train as one does."""
+"""Two processes that share a batch train like a single one."""
 import importlib
 import json
 import os
@@ -27,7 +27,7 @@ from tests.toy import (
 )
 from tests.two_processes import without_dropout
 
-# Sums come in another order, which is all that may differ: float32 has 7 digits, and a loss few terms.
+# Only the order of sums may differ: float32 has 7 digits, and a loss has few terms.
 CLOSE = {"rel": 2e-4, "abs": 1e-5}
 SHARED = ("--gpu_id", "-1", "--log_every", "1", "--seed", "7")
 STAGES = {
@@ -57,7 +57,7 @@ def alone(folder: Path, line: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage was trained by one process and by two."""
+    """A folder in which every stage was trained by one process and by two processes."""
     folder = tmp_path_factory.mktemp("ranks")
     make_dataset(folder / "data")
     make_bert(folder / "bert")
@@ -86,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curve(folder: Path, stage: str, suffix: str, part: str = "train") -> dict[str, list[float]]:
-    """Numbers of a run by name, a value a step."""
+    """Values of a run by name, one per step."""
     log = EventAccumulator(str(folder / "log" / LOGS.get(stage, stage) / "t2m" / f"{stage}_{suffix}"))
     log.Reload()
     return {key: [event.value for event in log.Scalars(key)] for key in log.Tags()["scalars"] if key.startswith(part)}
@@ -108,14 +108,14 @@ def test_two_processes_have_the_numbers_of_one(runs: Path, stage: str, part: str
 
 @pytest.mark.parametrize("stage", ["vq", "t2m"])
 def test_a_batch_in_parts_has_the_gradient_of_the_batch(runs: Path, stage: str) -> None:
-    """The first step, that is: codes are learned a part at a time."""
+    """In the first step only, because codes are learned one part at a time."""
     one, parts = (curve(runs, stage, suffix) for suffix in ("one", "parts"))
     steps = slice(None) if stage == "t2m" else slice(1)
     assert parts["train/loss"][steps] == pytest.approx(one["train/loss"][steps], **CLOSE)
 
 
 @pytest.mark.parametrize("run", ["vq_begun_alone", "vq_begun_by_two"])
-def test_a_run_goes_on_with_another_number_of_processes(runs: Path, run: str) -> None:
+def test_a_run_resumes_with_another_number_of_processes(runs: Path, run: str) -> None:
     whole, resumed = latest(runs, "vq_one"), latest(runs, run)
     assert resumed["total_it"] == whole["total_it"] == 6
     for name, tensor in whole["vq_model"].items():

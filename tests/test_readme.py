@@ -62,7 +62,7 @@ def test_the_readme_shows_every_stage() -> None:
     assert PARSERS.keys() <= shown
 
 
-def test_a_flag_that_does_not_exist_is_told_in_one_line() -> None:
+def test_a_flag_that_does_not_exist_is_reported_in_one_line() -> None:
     with pytest.raises(InputError, match="--no_such_flag"):
         parse_vq_options(["--name", "a", "--no_such_flag"])
 

@@ -58,7 +58,7 @@ def test_the_base_layer_is_the_same_with_and_without_the_layers_above(models: Pa
 def test_how_the_layers_above_are_drawn_leaves_the_base_layer_alone(
         models: Path, setting: str, values: tuple[float, float]) -> None:
     made = pipeline(models, "res")
-    with torch.no_grad():  # an untrained model hardly minds the text
+    with torch.no_grad():  # an untrained model hardly depends on the text
         made.residual.cond_emb.weight.normal_(std=5)
     usual = Sampling(3, res_temperature=0.1)
     one, other = (torch.cat(made.tokens(SAMPLES, usual.changed({setting: value}))) for value in values)
@@ -85,7 +85,7 @@ def test_options_that_do_not_speak_of_it_are_those_of_a_released_model() -> None
 
 
 class Knowing:
-    """A residual model that gives back the tokens it was told, and keeps what it was asked."""
+    """A residual model that returns given tokens and records its arguments."""
 
     def __init__(self, tokens: list[torch.Tensor]) -> None:
         self.tokens = tokens
@@ -160,4 +160,4 @@ def test_validation_sees_the_same_layers_every_time() -> None:
     made = stage()
     first = made.validate()
     assert first == made.validate()
-    assert first["loss"] == pytest.approx(np.log(9), abs=0.3)  # untrained: all classes alike
+    assert first["loss"] == pytest.approx(np.log(9), abs=0.3)  # untrained: all classes equally probable

@@ -22,7 +22,7 @@ def make(**changes: float) -> ResidualTransformer:
 
 @torch.no_grad()
 def liven(model: nn.Module) -> None:
-    """Weights large enough that every input moves the output."""
+    """Enlarge the weights, so that every input affects the output."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=parameter.shape[-1] ** -0.5)

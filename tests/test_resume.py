@@ -1,4 +1,4 @@
-"""A run that was killed goes on as if nothing had happened."""
+"""A killed run resumes exactly."""
 import subprocess
 import sys
 import time
@@ -71,7 +71,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_equal(one: object, other: object) -> None:
-    """Nested dicts and lists of tensors and numbers are the same, bit for bit."""
+    """Assert that nested dicts and lists of tensors and numbers are equal, bit for bit."""
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one:

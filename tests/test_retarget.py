@@ -1,4 +1,4 @@
-"""A motion on another skeleton: from rest pose to rest pose, at its size, feet on the floor. Without Blender."""
+"""Retargeting to another skeleton: between rest poses, scaled, feet on the floor. Without Blender."""
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def about(axis: int, degrees: float) -> np.ndarray:
 
 def somebody(source: Recording, arms_down: float = 0.0, facing: float = 0.0, unit: float = 1.0,
              longer: Mapping[str, float] | None = None) -> Character:
-    """The source's own body: arms lowered and turned as a whole by degrees, in a unit, bones longer by a factor."""
+    """The source's body with arms lowered and the whole body turned by degrees, in a unit, bones longer by a factor."""
     parents = PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}
     rest = {"Hips": np.zeros(3)}
     for bone, parent in parents.items():
@@ -62,7 +62,7 @@ def somebody(source: Recording, arms_down: float = 0.0, facing: float = 0.0, uni
 
 
 def posed(character: Character, transfer: Transfer) -> dict[str, np.ndarray]:
-    """Where the bones of a character come to lie, (T, 3) each; what is not told to turn turns with its parent."""
+    """Positions of the bones of a posed character, (T, 3) each; bones without a rotation follow their parent."""
     places, turns = {"Hips": transfer.hips}, dict(transfer.turns)
     for bone, parent in (PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}).items():
         if bone in character.rest:
@@ -127,7 +127,7 @@ def test_bones_keep_their_length_and_turns_are_rotations(name: str) -> None:
 
 @pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
 def test_a_standing_foot_is_as_level_and_as_high_as_at_rest(pitch: float) -> None:
-    """However the source's foot joints lie when it stands: sources differ in that by 25 degrees."""
+    """For any foot pitch of the standing source; sources differ by 25 degrees."""
     joints = MOTIONS["stand"].copy()
     for ankle, toe in ((7, 10), (8, 11)):
         length = np.linalg.norm(joints[0, toe] - joints[0, ankle])
@@ -154,7 +154,7 @@ def test_toes_bend_on_the_floor_and_not_in_the_air() -> None:
 
 
 def forearms(bend: float) -> np.ndarray:
-    """Joints of somebody with both arms held out, the forearms raised by degrees."""
+    """Joints of a body with both arms stretched out and the forearms raised by degrees."""
     joints = MOTIONS["stand"].copy()
     upper, lower = (np.linalg.norm(joints[0, joint] - joints[0, parent]) for joint, parent in ((18, 16), (20, 18)))
     for side, (shoulder, elbow, wrist) in ((1, (16, 18, 20)), (-1, (17, 19, 21))):

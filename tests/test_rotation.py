@@ -1,4 +1,4 @@
-"""Rotations: against scipy where it has the same, and what must hold for any."""
+"""Rotations: comparison with scipy, and general properties."""
 import itertools
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Two runs do not write into one folder at a time; the lock of a dead run does not count."""
+"""Two runs cannot write to one folder at the same time; the lock of a dead run does not count."""
 import os
 import signal
 import subprocess

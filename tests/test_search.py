@@ -1,4 +1,4 @@
-"""Search: the nearest vectors, and galleries that follow their files."""
+"""Search: nearest vectors, and galleries that stay in sync with their files."""
 import os
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: Loade
     assert capsys.readouterr().out.startswith("3 of 3")
 
 
-def test_files_without_motion_are_left_out_and_said(gallery: Path, lamp: LoadedLaMP,
+def test_files_without_motion_are_left_out_and_reported(gallery: Path, lamp: LoadedLaMP,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
     np.save(gallery / "Mean.npy", np.zeros(263))
     assert len(open_gallery(gallery, lamp, SPEC).files) == 3

@@ -314,7 +314,7 @@ WRONG: dict[str, tuple[Do, str]] = {
 
 
 @pytest.mark.parametrize(("do", "told"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_told_in_one_line_without_a_path_or_bytes(shop: Workshop, tmp_path: Path, do: Do,
+def test_what_is_wrong_is_reported_in_one_line_without_a_path_or_bytes(shop: Workshop, tmp_path: Path, do: Do,
                                                                    told: str) -> None:
     with pytest.raises(InputError) as raised:
         do(shop, tmp_path)
@@ -444,7 +444,7 @@ def test_a_text_without_words_is_called_so_once(what: str) -> None:
     assert str(raised.value) == f"{what} has no words"
 
 
-def test_a_tab_without_its_model_says_so(shop: Workshop, models: Models, tmp_path: Path) -> None:
+def test_a_tab_without_its_model_reports_it(shop: Workshop, models: Models, tmp_path: Path) -> None:
     shop.models = replace(models, captioner=None, lamp=None)
     with pytest.raises(InputError, match="no captioning model: neither --m2t_name nor the bundled m2t_demo"):
         shop.caption(shop.source(upload(tmp_path, "a.npy"), None), 1, False, 0)

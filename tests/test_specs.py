@@ -1,4 +1,4 @@
-"""A data set and a skeleton are one table row each."""
+"""Data sets and skeletons are one table row each."""
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Networks in lower precision and compiled: how far from the plain ones they may be."""
+"""Tolerances of networks in lower precision and compiled."""
 from functools import partialmethod
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def bf16() -> TextToMotion:
 
 @pytest.fixture(scope="module")
 def tokens(plain: TextToMotion) -> list[torch.Tensor]:
-    """Of motions of 30 and 20 tokens, (n, q)."""
+    """Tokens (n, q) of motions of 30 and 20 tokens."""
     return plain.tokens([Sample(TEXTS[0], 1, 120), Sample(TEXTS[1], 2, 80)])
 
 
@@ -101,7 +101,7 @@ def test_half_precision_is_refused_on_the_cpu(plain: TextToMotion) -> None:
 
 def test_compiled_networks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_module = torch.nn.Module.compile
-    # All but the C++ compiler, which takes longer than everything else here.
+    # Everything except the C++ compiler, which would take most of the time.
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="aot_eager"))
     torch.manual_seed(0)
     model = MaskTransformer(MaskTransformerConfig(num_tokens=16, code_dim=8, cond_dim=6, latent_dim=16, n_heads=2,

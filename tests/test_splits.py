@@ -1,4 +1,4 @@
-"""Splits keep groups together, spread kinds evenly and come out the same for the same seed."""
+"""Splits keep groups together, distribute kinds evenly and are deterministic for a seed."""
 import json
 import runpy
 import sys

@@ -86,7 +86,7 @@ def test_samples_are_normalised_padded_with_zeros_and_depend_on_the_epoch_alone(
 
 def test_tokens_of_a_crop_are_those_of_its_rows() -> None:
     rows = 90
-    # The code of a token is the row that it starts at, so that a crop's tokens tell where they are from.
+    # The code of a token is its first row, so that a crop's tokens show their position.
     codes = [[torch.arange(start, rows - 3, 4).unsqueeze(1) for start in range(4)]]
     data = TextTokens([Pair("a", np.zeros((rows, DIM), np.float32), ("a",))], codes, training=True, seed=1)
     for epoch in range(30):
@@ -160,7 +160,7 @@ def test_the_byte_order_mark_of_an_editor_is_no_part_of_a_prompt(tmp_path: Path)
     assert read_prompts(path) == [Prompt("a person waves", 40)]
 
 
-def test_a_clip_that_is_not_finite_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_clip_that_is_not_finite_is_left_out_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for name in ("a", "b"):
         write_clip(tmp_path, name, 60, ["a#x/X#0#0"])
     broken = tmp_path / "new_joint_vecs" / "a.npy"

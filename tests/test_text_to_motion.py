@@ -60,7 +60,7 @@ def test_two_hundred_prompts_have_the_same_tokens_alone_and_among_others(packed:
 def test_both_kinds_of_linear_map_give_the_same_tokens(pipeline: TextToMotion, packed: TextToMotion) -> None:
     both = [made.tokens(OTHERS) for made in (pipeline, packed)]
     same = sum(int((one == other).sum()) for one, other in zip(*both, strict=True))
-    assert same >= 0.99 * sum(tokens.numel() for tokens in both[0])  # rounding may turn over a near tie
+    assert same >= 0.99 * sum(tokens.numel() for tokens in both[0])  # rounding may change a choice
     assert len(fixed_shape_groups([20] * 4, packed.device, independent=is_packed(packed.transformer))) == 1
 
 
@@ -106,7 +106,7 @@ def test_texts_that_share_a_pass_are_of_like_length() -> None:
     assert asked == [(["r", "sit"], 3), (["walk", "leaps"], 6)]
 
 
-def test_the_bundled_models_raise_the_hand_that_they_are_told(pipeline: TextToMotion) -> None:
+def test_the_bundled_models_raise_the_prompted_hand(pipeline: TextToMotion) -> None:
     sides = {"left": 20, "right": 21}
     for side, wrist in sides.items():
         other = sides["right" if side == "left" else "left"]
@@ -130,7 +130,7 @@ def test_motions_made_in_groups_are_those_made_one_by_one(pipeline: TextToMotion
     alone = pipeline.features(OTHERS)
     assert [len(x) for x in grouped] == [len(x) for x in alone] == [sample.m_len for sample in OTHERS]
     same = [np.allclose(one, other, atol=1e-3) for one, other in zip(grouped, alone, strict=True)]
-    assert sum(same) >= len(OTHERS) - 2  # rounding may turn over a near tie between two tokens
+    assert sum(same) >= len(OTHERS) - 2  # rounding may change a choice between two tokens
     among = pipeline.features([*OTHERS[5:], OTHERS[0]], pipeline.sampling.changed({"group_rows": 4}))[-1]
     np.testing.assert_array_equal(among, grouped[0])
 

@@ -1,4 +1,4 @@
-"""The recipe of the bundled models: every line of it is one that the scripts take."""
+"""The recipe of the bundled models: all its commands are valid."""
 import json
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from tests.test_readme import PARSERS
 from tests.toy import ROOT
 
-# Stands in for Python: notes its arguments, and leaves behind what the recipe looks for.
+# Replaces Python: records its arguments and creates the files that the recipe expects.
 STAND_IN = """#!{python}
 import json, pathlib, sys
 with open("calls", "a") as file:
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path) -> list[list[str]]:
-    """Arguments of what the recipe calls."""
+    """Arguments of the commands in the recipe."""
     (folder / "calls").unlink(missing_ok=True)
     subprocess.run(["bash", "prepare/train_demo.sh", "DATA", "BERT"], cwd=folder, check=True,
                    env={**os.environ, "PYTHON": str(folder / "python")})

@@ -1,4 +1,4 @@
-"""What training rests on: schedules, options, checkpoints, files, random streams, cached text features."""
+"""Foundations of training: schedules, options, checkpoints, files, random streams, cached text features."""
 import math
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ from utils.seeding import random_state, seed_everything, set_random_state, strea
 
 @contextmanager
 def small_disk(size: int) -> Iterator[None]:
-    """Let no file grow beyond ``size`` bytes, as on a disk that is full."""
+    """Limit files to ``size`` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -210,7 +210,7 @@ def test_the_best_checkpoint_is_taken_before_the_latest(tmp_path: Path) -> None:
     assert find_source(str(folder), "kit", "elsewhere").options == {"name": "a"}
 
 
-def test_what_a_named_model_lacks_is_told(tmp_path: Path) -> None:
+def test_what_a_named_model_lacks_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model named 'b'.*t2m/b.*pretrained/t2m/b"):
         find_source("b", "t2m", tmp_path)
     with pytest.raises(InputError, match="no model named"):
@@ -278,7 +278,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, write: Callable[[Path], None]) -> None:
     path = tmp_path / "a.npy"
     path.write_text("old")
     with small_disk(4096), pytest.raises(InputError, match="cannot write .*a.npy: .+"):
@@ -352,7 +352,7 @@ def test_random_state_is_taken_up_again() -> None:
 
 
 class CountingEncoder:
-    """Features that tell length and first letter; counts the texts it was given."""
+    """Features that encode length and first letter; counts its texts."""
 
     dim = 2
 
@@ -382,7 +382,7 @@ def test_text_features_are_computed_once(tmp_path: Path) -> None:
     assert again.seen == 0
 
 
-def test_text_features_of_other_texts_or_another_encoder_are_computed_anew(tmp_path: Path) -> None:
+def test_text_features_of_other_texts_or_another_encoder_are_computed_again(tmp_path: Path) -> None:
     spec, first = dataset_spec("t2m", tmp_path), CountingEncoder()
     cached_text_features(spec, "train", ["a", "bb"], first)
     for texts, name in ((["a", "bc"], "one"), (["a", "bb"], "two"), (["bb", "a"], "two")):

@@ -1,4 +1,4 @@
-"""Films and contact sheets show every frame of a moving body, whatever its joints, path and caption."""
+"""Videos and contact sheets show every frame of a moving body, for any joints, path and caption."""
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndar
 
 
 def decode(path) -> tuple[dict, np.ndarray]:
-    """What the file says of itself, and its frames (T, H, W, 3)."""
+    """Metadata of the file, and its frames (T, H, W, 3)."""
     film = imageio_ffmpeg.read_frames(str(path))
     meta = next(film)
     frames = [np.frombuffer(frame, np.uint8).reshape(*meta["size"][::-1], 3) for frame in film]
@@ -36,7 +36,7 @@ def decode(path) -> tuple[dict, np.ndarray]:
 
 
 def share_of(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
-    """Share of pixels nearer than 60 to ``colour``."""
+    """Share of pixels within 60 of ``colour``."""
     return float((np.abs(picture.astype(int) - colour).sum(-1) < 60).mean())
 
 
@@ -70,7 +70,7 @@ def test_takes_have_numbers_and_contact_sheets_a_row_for_each_motion(tmp_path, m
     assert Image.open(sheet).size == (1080, 600)
 
 
-def test_body_is_in_every_frame_with_both_sides_told_apart_by_colour(tmp_path):
+def test_body_is_in_every_frame_with_both_sides_distinguished_by_colour(tmp_path):
     write_video(tmp_path / "a.mp4", [walker(24, speed=6.0)], size=240)
     _, frames = decode(tmp_path / "a.mp4")
     for frame in frames:
@@ -110,7 +110,7 @@ def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_pat
 
 @pytest.mark.parametrize("rate", [20, 30, 7])
 def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path, rate):
-    """Though pictures of a GIF stay for whole hundredths of a second: they take turns where that is uneven."""
+    """Delays in a GIF are whole hundredths of a second, so they alternate if necessary."""
     write_video(tmp_path / "a.gif", [walker(20)], ["a person glides"], fps=20, size=96, video_fps=rate)
     with Image.open(tmp_path / "a.gif") as film:
         assert (film.n_frames, film.size) == (rate, (96, 96))
@@ -151,8 +151,8 @@ def test_left_limbs_are_on_the_right_of_somebody_who_faces_the_camera():
 
 
 def test_the_camera_moves_the_floor_under_a_walker_and_its_lines_stay_the_same():
-    """Half a metre further, the picture of the floor is the same: lines are half a metre apart."""
-    scene = follow_scene(walker(60, speed=59 / 60), T2M, 20, (160, 160))  # 5 cm a frame
+    """After half a metre, the picture of the floor is the same, because lines are half a metre apart."""
+    scene = follow_scene(walker(60, speed=59 / 60), T2M, 20, (160, 160))  # 5 cm per frame
     grids = [scene.floor(at).astype(int) for at in (25, 35, 30)]
     assert np.abs(grids[0] - grids[1]).mean() < 0.2 * np.abs(grids[0] - grids[2]).mean()
 
@@ -184,7 +184,7 @@ def test_a_letter_without_a_glyph_becomes_a_question_mark_instead_of_a_box():
     ("a.mp4", [np.zeros((4, 22, 3))], ["one", "two"], "2 captions"),
     ("a.mp4", [], [], "0 motions"),
 ])
-def test_what_cannot_be_drawn_is_told_and_leaves_no_file(tmp_path, name, motions, captions, complaint):
+def test_what_cannot_be_drawn_is_reported_and_leaves_no_file(tmp_path, name, motions, captions, complaint):
     with pytest.raises(ValueError, match=complaint):
         write_video(tmp_path / name, motions, captions)
     assert not list(tmp_path.iterdir())
@@ -197,8 +197,8 @@ def test_an_encoder_that_fails_is_quoted_and_leaves_no_file(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_films_are_made_where_pipes_may_not_be_wider(tmp_path, monkeypatch):
-    """As for a user whose other films have all that the system lets him have."""
+def test_videos_are_made_where_pipes_may_not_be_wider(tmp_path, monkeypatch):
+    """As for a user whose other videos have used up the system's limit."""
     asked = []
 
     def refuse(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizers: shapes, round trips, and the life of a codebook."""
+"""The tokenizers: shapes, round trips, and the learning of a codebook."""
 import pytest
 import torch
 from torch.nn import functional as F
@@ -99,7 +99,7 @@ def test_a_clip_alone_is_as_it_is_in_a_batch(layers: int) -> None:
 @pytest.mark.parametrize(("layers", "norm"), [(1, None), (3, "LN"), (2, "BN")])
 def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int, norm: str | None) -> None:
     model = tokenizer(layers, vq_norm=norm)
-    for part in model.modules():  # norms and convolutions that make something of nothing
+    for part in model.modules():  # norms and convolutions that map zero to non-zero values
         if getattr(part, "bias", None) is not None:
             torch.nn.init.normal_(part.bias)
     ids, lengths = model.encode(motion()), [6, 2, 5]
@@ -204,7 +204,7 @@ def test_an_update_is_the_moving_average_of_the_rows_that_fell_to_a_code() -> No
     torch.testing.assert_close(quantizer.code_count, torch.tensor([4.7, 4.6, 4.5]))
     torch.testing.assert_close(quantizer.code_sum, torch.tensor([[0.1, 0.2], [45.9, 0.1], [0.0, 45.0]]))
     torch.testing.assert_close(quantizer.codebook, quantizer.code_sum / quantizer.code_count[:, None])
-    # What came out is from before the update.
+    # The output is from before the update.
     torch.testing.assert_close(result.latent[0].T, torch.tensor([[0.0, 0.0], [0.0, 0.0], [10.0, 0.0]]))
     torch.testing.assert_close(result.commitment, torch.tensor((1.0 + 4.0 + 1.0 + 1.0) / 6))
 
@@ -269,7 +269,7 @@ def test_the_first_training_batch_sets_the_codebook_and_evaluation_leaves_it() -
 
 
 def zipf_batches(steps: int) -> list[torch.Tensor]:
-    """Latents (8, 4, 80) around 256 centres, the k-th of which is used 1/k as often as the first."""
+    """Latents (8, 4, 80) around 256 centres; the k-th is used 1/k as often as the first."""
     draws = torch.Generator().manual_seed(6)
     centres = torch.randn(256, 4, generator=draws)
     shares = 1 / torch.arange(1, 257, dtype=torch.float)
@@ -279,7 +279,7 @@ def zipf_batches(steps: int) -> list[torch.Tensor]:
 
 
 def train_quantizer(model: ResidualQuantizer, parts: int, batches: list[torch.Tensor]) -> None:
-    """Steps on batches that are cut into parts."""
+    """Train on batches that are divided into parts."""
     model.train()
     for step, batch in enumerate(batches):
         for number, part in enumerate(batch.chunk(parts)):
@@ -304,7 +304,7 @@ def test_a_batch_in_parts_updates_codebooks_as_the_whole_does(parts: int, publis
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_codes_die_by_their_use_in_whole_batches(shared: bool) -> None:
-    """The threshold is one use a step: applied to quarters of a batch it would reset codes that are in use."""
+    """The threshold is one use per step; applied to quarters of a batch it would reset used codes."""
     batches, resets = zipf_batches(50), {}
     for parts in (1, 4):
         torch.manual_seed(0)

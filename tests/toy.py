@@ -1,4 +1,4 @@
-"""A toy data set and a toy BERT, made on the spot: what the tests train on."""
+"""A toy data set and randomly initialised toy language models for tests."""
 import contextlib
 import json
 import os
@@ -67,7 +67,7 @@ def make_dataset(root: Path, dataset_name: str = "t2m") -> Path:
 
 
 def as_kit(joints: np.ndarray) -> np.ndarray:
-    """The 21 joints of KIT-ML from those of HumanML3D, near enough for a toy."""
+    """The 21 joints of KIT-ML from those of HumanML3D, close enough for a toy data set."""
     return joints[:, [0, 3, 6, 9, 15, 17, 19, 21, 16, 18, 20, 2, 5, 8, 11, 11, 1, 4, 7, 10, 10]]
 
 
@@ -133,7 +133,7 @@ def make_llm(folder: Path) -> Path:
 
 
 def run_here(main: Callable[[], None], *arguments: object, cwd: Path) -> None:
-    """Run a script's ``main`` in ``cwd`` within this process, which has slow libraries imported already."""
+    """Run a script's ``main`` in ``cwd`` within this process, which has already imported slow libraries."""
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
         patch.setattr(sys, "argv", ["script", *map(str, arguments)])
         patch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -141,7 +141,7 @@ def run_here(main: Callable[[], None], *arguments: object, cwd: Path) -> None:
 
 
 def run_script(script: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    """Run a script of the project in ``cwd`` as a user would; with ``check`` it must end well."""
+    """Run a script of the project in ``cwd`` as a user would; with ``check`` it must succeed."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -12,7 +12,7 @@ VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "wa", "lk</w>"
 
 
 def make_clip(folder: Path, width: int = 10) -> Path:
-    """Text features come out ``width`` wide."""
+    """Write the model with text features of width ``width``."""
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def make_clip(folder: Path, width: int = 10) -> Path:
         max_position_embeddings=LONGEST, projection_dim=width, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end)
     torch.manual_seed(0)
     model = transformers.CLIPTextModelWithProjection(config)
-    for parameter in model.parameters():  # far from the small start, so that every word tells
+    for parameter in model.parameters():  # large weights, so that every word matters
         torch.nn.init.normal_(parameter, std=0.3)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

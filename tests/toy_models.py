@@ -1,4 +1,4 @@
-"""Untrained toy models in the layout of checkpoints/: what needs models, but not good ones, takes these."""
+"""Untrained toy models in the layout of checkpoints/, for tests that need no trained ones."""
 import shutil
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
 
 
 def make_captioner(folder: Path, dataset_name: str = "t2m") -> None:
-    """A captioning model ``m2t`` on the LaMP that ``make_models`` left under ``folder``."""
+    """A captioning model ``m2t`` on the LaMP of ``make_models`` in ``folder``."""
     torch.manual_seed(1)
     options = M2T | {"lamp_name": "lamp", "vq_name": "vq"}
     model = build_captioner(DecoderConfig.from_options(options), load_lamp("lamp", dataset_spec(dataset_name), folder))

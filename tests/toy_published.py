@@ -1,4 +1,4 @@
-"""Toy models in every published layout, under the published names, where the projects' own pages put them."""
+"""Toy models in every published layout, with the published names and paths."""
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -36,7 +36,7 @@ VQ_RUN = {"vq_norm": "None", "vq_act": "relu", "dilation_growth_rate": 3, "mu": 
 
 
 def put(folder: Path, file: str, content: dict[str, object], options: dict[str, object] | None = None) -> None:
-    """A published folder: ``opt.txt`` as their trainers wrote it, and a file with the rest of their trainers' state."""
+    """A published folder: ``opt.txt`` as written by the original code, and a checkpoint with trainer state."""
     (folder / "model").mkdir(parents=True)
     if options is not None:
         lines = [f"{key}: {value}" for key, value in sorted({"name": folder.name, **RUN, **options}.items())]
@@ -47,7 +47,7 @@ def put(folder: Path, file: str, content: dict[str, object], options: dict[str, 
 
 
 def live(model: nn.Module) -> nn.Module:
-    """Weights large enough that every input tells."""
+    """Enlarge the weights, so that every input matters."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
@@ -71,7 +71,7 @@ def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 
 def make_published(checkpoints: Path) -> Path:
-    """All of them, with the CLIP and the vocabulary that they need, under ``checkpoints``."""
+    """Write all of them under ``checkpoints``, with the CLIP model and vocabulary that they need."""
     torch.manual_seed(0)
     home = checkpoints / "t2m"
     sizes = {"width": 8, "code_dim": 8, "output_emb_width": 8, "nb_code": 16, "depth": 2, "stride_t": 2}
@@ -89,7 +89,7 @@ def make_published(checkpoints: Path) -> Path:
     put(home / "length_estimator" / "length_estimator", "finest.tar", {"estimator": live(estimator).state_dict()})
     make_clip(checkpoints / "clip-vit-base-patch32", CLIP_WIDTH)
 
-    # LaMP; its options tell another depth of the tokenizer, and layers that it has not
+    # LaMP; its options have another depth of the tokenizer, and missing layers
     vq = put_tokenizer(home / "vq", "net_best_mm.tar", "net", sizes | {"down_t": 6, "num_quantizers": 6}, layers=1)
     shutil.move(make_bert(home / "bert") / "vocab.txt", checkpoints / "bert-base-uncased.txt")
     (checkpoints / "bert-base-uncased").mkdir()

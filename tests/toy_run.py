@@ -1,4 +1,4 @@
-"""A run whose every number is known: one weight, pulled by a constant gradient."""
+"""A run with known values: one weight with a constant gradient."""
 import argparse
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from utils.seeding import BatchSlice
 
 
 class Numbers(Dataset):
-    """Items that tell their epoch, in hundreds, and their own number."""
+    """Items that encode their epoch, in hundreds, and their index."""
 
     def __init__(self, length: int) -> None:
         self.length, self.epoch = length, 0
@@ -27,7 +27,7 @@ class Numbers(Dataset):
 
 
 class Pull(Stage):
-    """Pulls one weight by a gradient of ``slope``; validation numbers are given beforehand."""
+    """A stage with one weight and the gradient ``slope``; validation metrics are predefined."""
 
     name = "pull"
     state_key = "pull_model"

@@ -1,4 +1,4 @@
-"""Runs training scripts one after another in the processes that a launcher started: ``JOBS.json`` has their lines."""
+"""Run the training commands in ``JOBS.json`` in sequence in the processes of a launcher."""
 import importlib
 import json
 import sys
@@ -16,7 +16,7 @@ from tests.toy import run_here
 
 
 def without_dropout() -> None:
-    """Dropout is the one draw that differs between processes, so none may be where their numbers are compared."""
+    """Disable dropout, the only random numbers that differ between processes, to compare them."""
     nn.Dropout.forward = lambda _, x: x
 
 

@@ -1,4 +1,4 @@
-"""The device of these tests: CUDA, or a stand-in with which they are rehearsed (``CUDA_TESTS_DEVICE=cpu``)."""
+"""The device of these tests: CUDA, or the CPU for a trial run (``CUDA_TESTS_DEVICE=cpu``)."""
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ STAND_IN = os.environ.get("CUDA_TESTS_DEVICE") == "cpu"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder, and skip it without a device."""
+    """Mark all tests in this folder, and skip them without a device."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.cuda)
@@ -26,7 +26,7 @@ def device() -> torch.device:
 
 @pytest.fixture
 def real_device(device: torch.device) -> torch.device:
-    """The device, of a test that needs CUDA itself."""
+    """The device, for a test that needs CUDA."""
     if device.type != "cuda":
         pytest.skip("needs CUDA itself")
     return device
@@ -34,7 +34,7 @@ def real_device(device: torch.device) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def traced_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU graphs are traced and run as they are: its compiler takes minutes."""
+    """On the CPU, graphs are traced but not compiled, which would take minutes."""
     if STAND_IN:
         compiled: Callable[..., None] = nn.Module.compile
         monkeypatch.setattr(nn.Module, "compile", lambda module, **given: compiled(module, backend="eager", **given))

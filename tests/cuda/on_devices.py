@@ -1,4 +1,4 @@
-"""Runs training scripts one after another in the processes that a launcher started, on the devices of their ranks."""
+"""Run training scripts in sequence in the processes of a launcher, on the devices of their ranks."""
 import importlib
 import json
 import sys

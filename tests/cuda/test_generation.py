@@ -1,4 +1,4 @@
-"""Generation on CUDA: that of the CPU within tolerance, in lower precision, and compiled."""
+"""Generation on CUDA: equal to the CPU within tolerance, in lower precision, and compiled."""
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from storage.load import load_text_to_motion
 from tests.toy_models import make_models
 
 SAMPLES = [Sample("a person walks forward", 1, 120), Sample("someone waves with the right hand", 2, 80)]
-SAME_TOKENS = 0.95  # sums in another order may flip a draw, and what follows from it
+SAME_TOKENS = 0.95  # a different summation order may change a sample and all samples after it
 
 
 @pytest.fixture(scope="module")

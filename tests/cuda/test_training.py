@@ -1,4 +1,4 @@
-"""Training on CUDA: every stage in every mode, the data on the device, and two ranks."""
+"""Training on CUDA: every stage in every mode, data on the device, and two ranks."""
 import importlib
 import json
 import os
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(device: torch.device, folder: Path, stage: str, *given: str) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+    AcceleratorState._reset_state(reset_partial_state=True)  # precision is set once per process
     number = "-1" if device.type == "cpu" else str(device.index)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -57,7 +57,7 @@ def steps_of(folder: Path, stage: str, run: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(device: torch.device, folder: Path) -> Path:
-    """Every stage in float32, each on the output of the ones before, under the name ``<stage>_one``."""
+    """Train every stage in float32, each on the output of the previous ones, as run ``<stage>_one``."""
     for stage in STAGES:
         train(device, folder, stage, *arguments(stage, "one"))
     return folder
@@ -120,7 +120,7 @@ def test_two_devices_train_as_one_does(real_device: torch.device, trained: Path)
 
 
 def _on_two_devices(folder: Path) -> subprocess.CompletedProcess:
-    """Two processes, launched without ``run_here``, which hides the devices: each takes the one of its rank."""
+    """Launch two processes, each on the device of its rank, without ``run_here``, which hides the devices."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                 "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     script = [str(ROOT / "tests" / "cuda" / "on_devices.py"), str(folder / "jobs.json")]

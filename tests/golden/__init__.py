@@ -1,1 +1,1 @@
-"""Parity checks: each module says which fixtures it knows (``MODELS``, ``MOTION``) and how it compares them."""
+"""Parity checks: each module lists the fixtures that it knows (``MODELS``, ``MOTION``) and compares them."""

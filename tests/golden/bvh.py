@@ -12,7 +12,7 @@ from tests.golden.kinds import MotionCheck, skeleton_of
 from tests.golden.report import Report
 
 FPS = 20
-RETURN_TOLERANCE = 1e-3  # m, mean: what a clip of a rigid body may lose on its way through our file
+RETURN_TOLERANCE = 1e-3  # m, mean error of a rigid body after writing and reading a file
 RIGID = 1e-4             # m: standard deviation of the distances inside a body that counts as rigid
 FILE_TOLERANCE = 1e-5    # m: published files and joints are rounded to a millionth
 
@@ -33,7 +33,7 @@ def _bone_lengths(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _rigid_distances(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, n): bone lengths, and the distances between joints that hang on one joint."""
+    """(T, n): bone lengths, and the distances between children of one joint."""
     parents = skeleton.parents
     pairs = [(a, b) for a, b in combinations(range(1, len(parents)), 2) if parents[a] == parents[b]]
     first, second = zip(*pairs, strict=True)
@@ -42,7 +42,7 @@ def _rigid_distances(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def check_conversion(report: Report) -> None:
-    """Foot locking must equal the published one; our fit must be nearer to its input than the published fit."""
+    """Foot locking must equal the published one; our fit must be closer to its input than the published fit."""
     arrays = report.arrays
     report.required("joints")
     report.inputs("plain", "plain_ik")
@@ -71,7 +71,7 @@ def _check_published_fit(name: str, source: np.ndarray, fitted: np.ndarray, skel
 
 
 def check_bvh(path: Path, joints_path: Path | None, report: Report) -> None:
-    """Joints beside a BVH are its forward kinematics; written and read again it is the same."""
+    """Joints stored with a BVH are its forward kinematics; writing and reading preserves it."""
     bvh = read_bvh(path)
     again = parse_bvh(bvh.text())
     for label in ("names", "parents", "channels"):

@@ -14,7 +14,7 @@ from tests.golden.report import Report
 
 TOLERANCE = 1e-5
 RELATIVE = 1e-4
-BATCH = 32  # pairs that R-precision ranks, where no array tells
+BATCH = 32  # default number of pairs that R-precision ranks
 
 
 def _config(manifest: Manifest) -> EvaluatorConfig:
@@ -55,7 +55,7 @@ def check_evaluator(report: Report) -> None:
 
 
 def check_metrics(report: Report) -> None:
-    """Every metric whose inputs are there."""
+    """Check every metric whose inputs are in the fixture."""
     arrays = report.arrays
     for name, mean, cov in (("a", "mu_a", "cov_a"), ("b", "mu_b", "cov_b")):
         if name in arrays:
@@ -121,7 +121,7 @@ def _check_multimodality(report: Report) -> None:
 
 
 def check_word_classes(content: dict[str, Any], report: Report) -> None:
-    """Tokens with their class and whether they fell back to ``unk``, given the known words."""
+    """Check the class of tokens and whether they fall back to ``unk``, given the known words."""
     known = set(content["known_words"])
     for token, class_index, unknown in content["tokens"]:
         report.equal(f"class of {token}", word_class(token, known), class_index)

@@ -1,4 +1,4 @@
-"""The weights of the parity fixtures: every tensor's values follow from its name and its shape alone."""
+"""The weights of the parity fixtures: a tensor's values depend on its name and shape only."""
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def fill(name: str, shape: Sequence[int]) -> np.ndarray:
 
 @torch.no_grad()
 def fill_state_dict(state_dict: Mapping[str, Tensor], skip: Sequence[str] = ()) -> None:
-    """Fill the floating-point tensors of a state dict in place, but those whose names end with one of ``skip``."""
+    """Fill the floating-point tensors of a state dict in place, except those whose names end with one of ``skip``."""
     for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not name.endswith(tuple(skip)):
             tensor.copy_(torch.from_numpy(fill(name, tensor.shape)))

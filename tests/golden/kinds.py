@@ -1,4 +1,4 @@
-"""Which check a fixture belongs to: decided by what is in it, never by its file's name."""
+"""Select the check of a fixture by its content, never by its file name."""
 import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -10,8 +10,8 @@ from tests.golden.report import Report
 ModelCheck = Callable[[Report], None]
 MotionCheck = Callable[[Report], None]
 
-# Words of a manifest's model name that settle the kind, whatever else the name says (settings, data set).
-# The first line whose words all occur decides.
+# Words in a manifest's model name that determine the kind, regardless of other words (settings, data set).
+# The first line whose words all occur is used.
 _KINDS = (
     ("pretraining",),
     ("m2t",),
@@ -25,7 +25,7 @@ _KINDS = (
     ("quantizer",),
     ("qformer",),
 )
-# Names that leave it open: words, a part of a parameter's name that settles it, and the kind.
+# Ambiguous names: words, part of a parameter's name that decides, and the kind.
 _OPEN_KINDS = (
     (("mask", "transformer"), "Qformer.", ("lamp", "mask", "transformer")),
     (("mask", "transformer"), "seqTransEncoder.", ("momask", "mask", "transformer")),
@@ -45,11 +45,11 @@ _OPEN_KINDS = (
 
 
 class UnknownFixture(Exception):
-    """The content of a fixture fits no check."""
+    """No check matches the content of a fixture."""
 
 
 def model_kind(model: str, parameters: Iterable[str] = ()) -> tuple[str, ...] | None:
-    """The kind of a model by the words of its name, and by the names of its parameters where those leave it open.
+    """The kind of a model, by the words of its name or, if ambiguous, the names of its parameters.
 
     None where nothing fits.
     """
@@ -65,7 +65,7 @@ def model_kind(model: str, parameters: Iterable[str] = ()) -> tuple[str, ...] | 
 
 
 def find_model_check(manifest: Mapping[str, Any], checks: Mapping[str, ModelCheck]) -> ModelCheck:
-    """The check for a manifest: by its exact ``model``, else by the kind of model that name and parameters tell.
+    """The check for a manifest: by its exact ``model``, else by the kind of its name and parameters.
 
     Raises ``UnknownFixture`` where the name fits nothing.
     """
@@ -80,7 +80,7 @@ def find_model_check(manifest: Mapping[str, Any], checks: Mapping[str, ModelChec
 
 
 def find_motion_check(names: Iterable[str], checks: Iterable[tuple[tuple[str, ...], MotionCheck]]) -> MotionCheck:
-    """The first check that knows one of the arrays: each comes with the names, or patterns, that tell its kind.
+    """The first check that knows one of the arrays; each lists the names or patterns of its arrays.
 
     Raises ``UnknownFixture`` where none does.
     """
@@ -92,7 +92,7 @@ def find_motion_check(names: Iterable[str], checks: Iterable[tuple[tuple[str, ..
 
 
 def skeleton_of(joints_num: int) -> Skeleton:
-    """The skeleton with so many joints. Raises ``UnknownFixture`` where there is none."""
+    """The skeleton with this number of joints. Raises ``UnknownFixture`` if there is none."""
     for skeleton in SKELETONS.values():
         if len(skeleton) == joints_num:
             return skeleton

@@ -19,7 +19,7 @@ from tests.golden.report import Report
 from tests.golden.vq import vq_config
 
 TOLERANCE = 1e-5
-HEAD_WIDTH = 64  # of every BERT, where nothing tells
+HEAD_WIDTH = 64  # default: that of every BERT
 LOOSE_NAMES = (*TIED_NAMES, POSITION_IDS)
 
 
@@ -42,7 +42,7 @@ def qformer_config(manifest: Manifest, prefix: str = "Qformer.") -> QFormerConfi
 
 
 def _heads(manifest: Manifest, hidden: int) -> int:
-    """Attention heads of a Q-Former: its own setting, else the model's where there is no other transformer in it."""
+    """Attention heads of a Q-Former: its setting, else the model's if it has no other transformer."""
     names = ("heads", "n_heads", "num_heads", "num_attention_heads")
     told = setting(manifest, "qformer")
     if isinstance(told, str) and (words := re.search(r"\b(\d+) heads\b", told)):

@@ -1,4 +1,4 @@
-"""What a manifest tells of a model: sizes by the shapes of its parameters, everything else by its settings."""
+"""Read a manifest: sizes from the shapes of parameters, everything else from settings."""
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def shapes_of(manifest: Manifest) -> Shapes:
-    """Shape by parameter name. Raises ``ValueError`` where the manifest lists no parameters."""
+    """Shape by parameter name. Raises ``ValueError`` if the manifest lists no parameters."""
     if "parameters" not in manifest:
         raise ValueError("the manifest lists no parameters")
     return {name: tuple(shape) for name, shape, *_ in manifest["parameters"]}
@@ -28,7 +28,7 @@ def indices(shapes: Shapes, before: str, after: str = r"\..*") -> list[int]:
 
 
 def setting(manifest: Manifest, *names: str, default: Any = None, inside: str = "hyperparameters") -> Any:
-    """The setting of a model that goes by one of ``names``, in the manifest's part ``inside`` or a part of that.
+    """The setting of a model under one of ``names``, in the manifest's part ``inside`` or its subparts.
 
     Names differ in case and hyphens without harm; ``None`` written as text counts as None.
     """
@@ -52,7 +52,7 @@ def filled(model: Network, report: Report, ignore: Sequence[str] = (), gradients
 
 
 def skipped(manifest: Manifest) -> list[str]:
-    """Endings of the names that keep their values."""
+    """Suffixes of the names that keep their values."""
     return manifest.get("fill", {}).get("skip", [])
 
 

@@ -35,15 +35,15 @@ from tests.golden.report import Report
 from tests.golden.statistics import BIAS, biases, check_statistics, grouped
 
 _METRES, _MILLIMETRES = 1e-4, 0.05  # tolerance of lengths
-_TALL = 20               # a root as high as this is told in millimetres
+_TALL = 20               # root height from which values are in millimetres
 _RATIO = 1e-4            # tolerance of angles, rotations and contacts
-_CONTACT_MARGIN = 5e-4   # share of the threshold within which a squared step may fall on either side
+_CONTACT_MARGIN = 5e-4   # relative distance to the threshold within which a contact may differ
 _EULER = "qeuler_deg_"   # before the order of the axes
 _RANDOM = "random_"      # before the names of arrays that belong to features of no particular motion
 
 
 def check_clip(report: Report) -> None:
-    """Whatever is there of a clip: raw joints, the stages of processing, features, joints recovered from these."""
+    """Check the arrays of a clip: raw joints, stages of processing, features, recovered joints."""
     arrays = report.arrays
     source, features = _source(arrays), None
     if source is not None:
@@ -60,7 +60,7 @@ def check_clip(report: Report) -> None:
 
 
 def _source(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """The joints that the processing starts from; a clip that has been through a stage goes through it unchanged.
+    """The joints that processing starts from; a stage does not change a clip that it has already processed.
 
     Joints beside features are what these were made of where they have one row more, else recovered from them.
     """
@@ -70,7 +70,7 @@ def _source(arrays: Mapping[str, np.ndarray]) -> str | None:
 
 
 def _check_processing(source: str, report: Report) -> Tensor:
-    """Joints through every stage. Returns their features."""
+    """Check joints through every stage. Returns their features."""
     arrays = report.arrays
     skeleton = skeleton_of(arrays[source].shape[1])
     report.inputs(source, "target_offsets")
@@ -85,7 +85,7 @@ def _check_processing(source: str, report: Report) -> Tensor:
 
 
 def _target_offsets(report: Report, skeleton: Skeleton) -> np.ndarray | None:
-    """The bones that a clip was moved to: the fixture's, the skeleton's, or those of any pose after the move."""
+    """The bones that a clip was retargeted to: the fixture's, the skeleton's, or those of any retargeted pose."""
     if "target_offsets" in report.arrays:
         return report.arrays["target_offsets"]
     if skeleton.target_offsets is not None:
@@ -118,7 +118,7 @@ def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
     """Features back to joints."""
     skeleton = skeleton_of(joints_of(features.shape[-1]))
     lengths = _length_tolerance(features)
-    exact = f"{prefix}vecs" in report.arrays and not prefix  # else features are computed, or as large as they like
+    exact = f"{prefix}vecs" in report.arrays and not prefix  # else features are computed, or unbounded
     near = lengths / 10 if exact else lengths
     root = root_motion(features)
     joints = features_to_joints(features, skeleton)
@@ -134,7 +134,7 @@ def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
 
 
 def _check_data_set_facts(features: Tensor, report: Report) -> None:
-    """What comes with a clip of a data set: the body that all its clips have, and its statistics."""
+    """Check the facts of a data set: the body shared by all clips, and the statistics."""
     arrays, skeleton = report.arrays, skeleton_of(joints_of(features.shape[-1]))
     if "raw" not in arrays:
         body = pose_offsets(features_to_joints(features[:1], skeleton)[0], skeleton)
@@ -149,7 +149,7 @@ def _check_data_set_facts(features: Tensor, report: Report) -> None:
 
 
 def check_mirror(report: Report) -> None:
-    """Left and right exchanged."""
+    """Check mirroring."""
     source = "joints" if "joints" in report.arrays else "raw"
     report.required(source)
     joints = report.arrays[source]
@@ -157,7 +157,7 @@ def check_mirror(report: Report) -> None:
 
 
 def check_rotations(report: Report) -> None:
-    """Every rotation function whose values are there."""
+    """Check every rotation function whose values are in the fixture."""
     inputs = ("v0", "v1", "qa", "qb", "v", "cont6d", "qfix_in")
     given = dict(zip(inputs, report.tensors(*inputs), strict=True))
     checks: dict[str, Callable[[], Tensor]] = {
@@ -181,7 +181,7 @@ def check_rotations(report: Report) -> None:
 
 
 def _length_tolerance(features: Tensor) -> float:
-    """By the unit that features are told in."""
+    """Tolerance for the unit of the features."""
     height = features[..., feature_groups(joints_of(features.shape[-1])).root_height].max()
     return _MILLIMETRES if height > _TALL else _METRES
 

@@ -1,4 +1,4 @@
-"""What a parity check compares, and what it found: the arrays of one fixture, ticked off one by one."""
+"""Report of a parity check: compares the arrays of one fixture and marks them as checked."""
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 Values = Tensor | np.ndarray | np.generic | float | int | Sequence
 Shaped = Mapping[str, Tensor | np.ndarray]
 
-ROUNDING = 8  # steps of the type that an array is stored in, at its largest magnitude, on top of every tolerance
+ROUNDING = 8  # added to every tolerance: units in the last place of the stored type, at the largest magnitude
 
 
 class Report:
@@ -40,7 +40,7 @@ class Report:
         self._comparisons = 0
 
     def close(self, name: str, actual: Values, tolerance: float, relative: bool = False) -> None:
-        """Compare ``actual`` with the array ``name``: same shape, and nowhere further off than ``tolerance``.
+        """Compare ``actual`` with the array ``name``: same shape, and all differences within ``tolerance``.
 
         With ``relative`` the tolerance is in units of the largest magnitude in the array. The rounding of the stored
         values comes on top.
@@ -70,7 +70,7 @@ class Report:
             self.failures.append(f"{name}: {wrong} of {expected.size} values differ")
 
     def part(self, name: str, values: Tensor, dim: int) -> Tensor:
-        """What the fixture kept of ``values`` along ``dim`` as the array ``name``: the first ones or every so many.
+        """The part of ``values`` along ``dim`` that the fixture stores as ``name``: the first ones, or every n-th.
 
         Its size seldom leaves a choice; where it does, the part that is nearest to the array counts.
         """
@@ -89,23 +89,23 @@ class Report:
         return any(name in self.arrays for name in names)
 
     def inputs(self, *names: str) -> None:
-        """Tick off arrays that the check reads as inputs (those of them that the fixture has)."""
+        """Mark arrays that the check reads as inputs, if the fixture has them."""
         self._checked.update(names)
 
     def tensors(self, *names: str) -> list[Tensor | None]:
-        """Inputs as tensors (float32, int64 or bool), ticked off; None where the fixture has no such array."""
+        """Inputs as tensors (float32, int64 or bool), marked as checked; None if the fixture lacks the array."""
         self.inputs(*names)
         return [_to_tensor(self.arrays[name]) if name in self.arrays else None for name in names]
 
     def required(self, *names: str) -> list[Tensor]:
-        """``tensors`` that the check cannot do without. Raises ``ValueError`` where one is missing."""
+        """``tensors`` that the check requires. Raises ``ValueError`` if one is missing."""
         missing = [name for name in names if name not in self.arrays]
         if missing:
             raise ValueError(f"the fixture lacks the inputs {', '.join(missing)}")
         return self.tensors(*names)
 
     def equal(self, label: str, actual: Any, expected: Any) -> None:
-        """Compare any other fact."""
+        """Compare any other value."""
         self._comparisons += 1
         self._same(label, actual, expected)
 
@@ -129,7 +129,7 @@ class Report:
             self._same(f"shape of {name}", actual[name], expected[name])
 
     def finish(self) -> None:
-        """Take every array that nothing checked for a failure, and a check that compared nothing for another."""
+        """Count every unchecked array as a failure, and a check that compared nothing."""
         forgotten = sorted(self.arrays.keys() - self._checked)
         if forgotten:
             self.failures.append(f"nothing checks {', '.join(forgotten)}")
@@ -141,7 +141,7 @@ class Report:
             self.failures.append(f"{label}: {_short(actual)} instead of {_short(expected)}")
 
     def _pair(self, name: str, actual: Values) -> tuple[np.ndarray, np.ndarray] | None:
-        """Expected and actual values, None where the fixture has no such array or the shapes differ."""
+        """Expected and actual values; None if the fixture lacks the array or the shapes differ."""
         if name not in self.arrays:
             return None
         self._checked.add(name)

@@ -1,4 +1,4 @@
-"""Finds the fixtures in folders, runs the check of each, and says a line about each."""
+"""Find the fixtures in folders, run the check of each, and print a line for each."""
 import gc
 import json
 import time
@@ -14,7 +14,7 @@ from tests.golden.kinds import ModelCheck, MotionCheck, UnknownFixture, find_mod
 from tests.golden.report import Report
 
 MODELS: dict[str, ModelCheck] = vq.MODELS | lamp.MODELS | transformers.MODELS | evaluator.MODELS
-# In this order: what tells a kind later in the list may be there in an earlier one too.
+# The order matters: arrays of a later kind may occur in an earlier one too.
 MOTION: list[tuple[tuple[str, ...], MotionCheck]] = bvh.MOTION + motion.MOTION + evaluator.MOTION
 
 
@@ -22,14 +22,14 @@ MOTION: list[tuple[tuple[str, ...], MotionCheck]] = bvh.MOTION + motion.MOTION +
 class Fixture:
     """The files of one fixture: same folder, same stem."""
 
-    name: str               # for the reader: the path below the folder that was given
-    path: Path              # .npz, .json or .bvh: what is to be checked
+    name: str               # path relative to the given folder, for display
+    path: Path              # .npz, .json or .bvh: the file to check
     beside: Path | None     # the manifest of an .npz, the joints (.npy) of a .bvh
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the check of one fixture found."""
+    """Result of the check of one fixture."""
 
     name: str
     failures: tuple[str, ...]
@@ -37,7 +37,7 @@ class Outcome:
     seconds: float
 
     def line(self) -> str:
-        """One line for the reader."""
+        """One line for display."""
         if not self.failures:
             return f"{self.name}  ok  {self.seconds:.1f} s  worst error/tolerance {self.worst:.2g}"
         more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def find_fixtures(folder: Path) -> Iterator[Fixture]:
-    """The fixtures in a folder and below it, sorted by path."""
+    """The fixtures in a folder and its subfolders, sorted by path."""
     paths = {path for path in folder.rglob("*") if path.suffix in (".npz", ".json", ".bvh", ".npy") and path.is_file()}
     for path in sorted(paths):
         belongs_to = {".json": ".npz", ".npy": ".bvh"}.get(path.suffix)
@@ -56,7 +56,7 @@ def find_fixtures(folder: Path) -> Iterator[Fixture]:
 
 
 def run_fixture(fixture: Fixture) -> Outcome:
-    """Run the check of one fixture. Whatever goes wrong in it becomes a failure of this fixture."""
+    """Run the check of one fixture. Any error becomes a failure of this fixture."""
     start = time.perf_counter()
     report = Report({}, folder=fixture.path.parent)
     try:
@@ -67,7 +67,7 @@ def run_fixture(fixture: Fixture) -> Outcome:
         report.failures.append(str(error))
     except Exception as error:  # a check runs the project's code, which may raise anything
         report.failures.append(f"{type(error).__name__}: {error}")
-    gc.collect()  # the big models are gone before the next is built
+    gc.collect()  # free large models before building the next
     return Outcome(fixture.name, tuple(report.failures), report.worst, time.perf_counter() - start)
 
 
@@ -95,7 +95,7 @@ def _check(fixture: Fixture, report: Report) -> None:
 
 
 def check_arrays(report: Report) -> None:
-    """Run the check that fits the arrays and, of a model, their manifest. Raises ``UnknownFixture`` where none does."""
+    """Run the check that matches the arrays and, for a model, the manifest. Raises ``UnknownFixture`` if none does."""
     manifest = report.manifest
     if "model" in manifest:
         check = find_model_check(manifest, MODELS)
@@ -108,7 +108,7 @@ def check_arrays(report: Report) -> None:
 
 
 def _compare_with_manifest(report: Report) -> None:
-    """What the manifest says of arrays must hold for those that are stored; arrays are optional."""
+    """Stored arrays must match the manifest; arrays are optional."""
     for name, stored in report.arrays.items():
         facts = report.manifest.get("arrays", {}).get(name, {})
         for label, fact in (("shape", list(stored.shape)), ("dtype", str(stored.dtype))):
@@ -124,7 +124,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def run(folders: Iterable[Path], say: Callable[[str], None] = print) -> tuple[int, int]:
-    """Run every fixture of the folders once, say a line about each, and return how many passed and failed."""
+    """Run every fixture of the folders once, print a line for each, and return the numbers of passes and failures."""
     seen: set[Path] = set()
     passed = failed = 0
     for folder in folders:

@@ -11,21 +11,21 @@ from tests.golden.report import Report
 
 BIAS = "std_feat_bias_"
 
-_MOST_CLIPS = 12    # whose subsets are all looked at
+_MOST_CLIPS = 12    # number of clips whose subsets are all tried
 _EXACT = 1e-6       # tolerance where the statistics are float64
-_ROUNDED = 1e-5     # where they were taken in float32, in units of the largest where that is above 1
-_COMPUTED = 1e-4    # where a clip's features are not stored but computed
+_ROUNDED = 1e-5     # if they were computed in float32, relative to the largest value if that is above 1
+_COMPUTED = 1e-4    # if a clip's features are computed, not stored
 
 
 def biases(arrays: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Names of the arrays of biased deviations, each with its bias."""
+    """Names of the arrays of biased stds, each with its bias."""
     for name in arrays:
         if name.startswith(BIAS):
             yield name, float(name.removeprefix(BIAS).replace("_", "."))
 
 
 def grouped(std: np.ndarray) -> np.ndarray:
-    """A deviation (d,) averaged inside each group of columns, as it should be already."""
+    """A std (d,) averaged within each group of columns, which should not change it."""
     averaged = np.array(std, np.float64)
     for group in feature_groups(joints_of(len(averaged))):
         averaged[group] = averaged[group].mean()
@@ -33,7 +33,7 @@ def grouped(std: np.ndarray) -> np.ndarray:
 
 
 def check_statistics(report: Report) -> None:
-    """Mean, grouped deviation and biased deviations of clips whose fixtures lie in the same folder.
+    """Check mean, grouped std and biased stds of clips whose fixtures are in the same folder.
 
     Which of them is not told: the subset that comes nearest counts.
     """
@@ -64,7 +64,7 @@ def _tolerance(array: np.ndarray, exact: bool = True) -> float:
 
 
 def _features_beside(folder: Path | None, dim: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features (T, d) of width ``dim`` in a folder's fixtures: those that are stored, and those of raw joints."""
+    """Features (T, d) of width ``dim`` in a folder's fixtures: stored ones, and those of raw joints."""
     stored, computed = [], []
     for path in sorted(folder.glob("*.npz")) if folder else ():
         with np.load(path) as arrays:
@@ -77,7 +77,7 @@ def _features_beside(folder: Path | None, dim: int) -> tuple[list[np.ndarray], l
 
 
 def _nearest(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> list[int]:
-    """Which of the clips have the statistics that come nearest to the given ones.
+    """The subset of clips whose statistics are closest to the given ones.
 
     Of many clips only the first few are put together in all ways, besides all of them.
     """
@@ -92,10 +92,10 @@ def _nearest(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> li
 
 
 def _statistics_of(choices: np.ndarray, parts: Sequence[ColumnStatistics]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and grouped deviation (s, d) of every choice (s, n), 0 or 1, of n parts."""
+    """Mean and grouped std (s, d) of every selection (s, n), 0 or 1, of n parts."""
     counts = np.array([part.count for part in parts])[:, None]
     means, squares = np.stack([part.mean for part in parts]), np.stack([part.squares for part in parts])
-    centre = means.mean(0)  # near all of them, so that the difference of squares below loses no digits
+    centre = means.mean(0)  # close to all of them, so that the difference of squares below keeps its precision
     total = choices @ counts
     shift = choices @ (counts * (means - centre)) / total
     std = np.sqrt(np.maximum(choices @ (squares + counts * (means - centre)**2) / total - shift**2, 0))
@@ -105,5 +105,5 @@ def _statistics_of(choices: np.ndarray, parts: Sequence[ColumnStatistics]) -> tu
 
 
 def _factors(name: str, array: np.ndarray) -> np.ndarray:
-    """What each column of the deviation is multiplied by in the array of this name."""
+    """Factor of each column of the std in the array of this name."""
     return biased_std(np.ones(len(array)), dict(biases([name]))[name]) if name.startswith(BIAS) else np.ones(len(array))

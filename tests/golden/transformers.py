@@ -19,14 +19,14 @@ from tests.golden.report import Report
 
 TOLERANCE = 1e-5       # absolute, hidden states and logits
 LOSS_TOLERANCE = 1e-6
-HEAD_WIDTH = 64        # of the published transformers, where nothing tells
+HEAD_WIDTH = 64        # default: that of the published transformers
 FIXED_TABLE = "position_enc.pe"
 UNUSED = ("clip2qformer.weight", "clip2qformer.bias")
 UNREGISTERED = ("token_embed_weight", "output_proj_weight", "output_proj_bias")
 
 
 def _sizes(manifest: Manifest) -> dict[str, Any]:
-    """Sizes of the trunk by our names."""
+    """Sizes of the trunk under our names."""
     shapes = shapes_of(manifest)
     dim, code_dim = shapes["input_process.poseEmbedding.weight"]
     return {
@@ -45,12 +45,12 @@ def _guided(report: Report, pattern: str) -> Iterator[tuple[str, float, re.Match
 
 
 def _guided_tolerance(scale: float) -> float:
-    """Guidance multiplies the rounding errors of its two parts."""
+    """Tolerance of guided logits: guidance multiplies the rounding errors of its two parts."""
     return TOLERANCE * max(1.0, abs(scale) + abs(scale - 1))
 
 
 def _generations(report: Report) -> list[str]:
-    """The runs of generation that a fixture holds: ``gen0``, ``gen1``, ..."""
+    """The generations in a fixture: ``gen0``, ``gen1``, ..."""
     return sorted({name.split("_")[0] for name in report.arrays if re.match(r"gen\d+_lens$", name)})
 
 
@@ -60,7 +60,7 @@ def _told(manifest: Manifest, *names: str, default: Any) -> Any:
 
 
 def _best_only(classes: int) -> float:
-    """The filter that leaves one class, so that sampling needs no luck."""
+    """The filter threshold that leaves one class, so that sampling is deterministic."""
     return 1 - 0.5 / classes
 
 
@@ -123,7 +123,7 @@ def check_lamp(report: Report) -> None:
 
 
 def _check_causal(released: MaskTransformer, report: Report) -> None:
-    """The same weights with a mask that hides the future; the fixture leaves padding visible there."""
+    """Check the same weights with a causal mask; the fixture leaves padding visible there."""
     ids, cond = report.tensors("ids", "cond")
     if ids is None or cond is None or not report.has("logits_causal"):
         return
@@ -158,7 +158,7 @@ def check_residual(report: Report) -> None:
     manifest = report.manifest
     config = _residual_config(manifest)
     model = ResidualTransformer(config)
-    # With one codebook for all layers and unshared weights the released code keeps its tables out of the file.
+    # With one codebook for all layers and unshared weights, the released file lacks these tables.
     unregistered = setting(manifest, "shared_codebook", default=False) and not config.share_weight
     filled(model, report, (FIXED_TABLE, *(UNREGISTERED if unregistered else ())))
     codes, cond, padding, layers, ids, lens = report.tensors(
@@ -193,7 +193,7 @@ def _check_residual_logits(model: ResidualTransformer, codes: Tensor, cond: Tens
 
 
 def _widths(matrices: Sequence[tuple[int, ...]]) -> tuple[int, int, list[int]]:
-    """Input, output and hidden widths of linear layers one after the other."""
+    """Input, output and hidden widths of consecutive linear layers."""
     return matrices[0][1], matrices[-1][0], [rows for rows, _ in matrices[:-1]]
 
 

@@ -12,12 +12,12 @@ from tests.golden.report import Report
 
 TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-6
-MARGIN_TOLERANCE = 5e-3    # of the margin itself
-DISTANCE_ROUNDING = 5e-8   # of the squared lengths that a distance is the difference of
+MARGIN_TOLERANCE = 5e-3    # relative to the margin
+DISTANCE_ROUNDING = 5e-8   # relative to the squared lengths whose difference is a distance
 
 
 def vq_config(manifest: Manifest, encoder: str, codebook: str | None, num_quantizers: int = 1) -> VQConfig:
-    """Settings of the tokenizer whose encoder lies under ``encoder``, in a manifest that may hold more than it.
+    """Settings of the tokenizer whose encoder is under ``encoder``, in a manifest that may contain other models.
 
     Without a ``codebook`` the number of codes stays the published one.
     """
@@ -39,7 +39,7 @@ def vq_config(manifest: Manifest, encoder: str, codebook: str | None, num_quanti
 
 
 def _norm(manifest: Manifest, shapes: Shapes, name: str) -> str | None:
-    """Kind of norm; its parameters tell whether there is one, and the settings which."""
+    """Kind of norm: parameters show whether there is one, settings which one."""
     if f"{name}.weight" not in shapes:
         return None
     batch = f"{name}.running_mean" in shapes
@@ -71,7 +71,7 @@ def check_rvqvae(report: Report) -> None:
     stored = len(indices(shapes_of(report.manifest), "quantizer.layers.", r"\.codebook"))
     layers = setting(report.manifest, "num_quantizers", default=stored)
     config = vq_config(report.manifest, "encoder.", "quantizer.layers.0.codebook", layers)
-    # A shared codebook is one tensor, which a list may have under all its names or under the first alone.
+    # A shared codebook is one tensor, listed under all of its names or only the first.
     model = filled(RVQVAE(config), report, (".codebook",) if config.shared_codebook else ())
     motion, = report.required("motion")
     ids = model.encode(motion)
@@ -107,7 +107,7 @@ def _check_reconstruction(result: Reconstruction, motion: Tensor, report: Report
 
 
 def _check_margin(quantizers: list[EmaQuantizer], latents: list[Tensor], report: Report) -> None:
-    """The smallest gap between best and second best squared distance, over all tokens and layers."""
+    """Check the smallest gap between best and second-best squared distance over all tokens and layers."""
     if not report.has("min_margin"):
         return
     margins, lengths = [], []
