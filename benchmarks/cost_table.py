@@ -45,7 +45,8 @@ def measure(row: tuple[str, str, int]) -> Cost:
     torch.set_num_threads(1)
     if stage == SENTENCE:
         pipeline = make_pipeline(sizes, torch.device("cpu"))
-        parameters = sum(weight.numel() for network in pipeline.networks for weight in network.parameters())
+        weights = {weight for network in pipeline.networks for weight in network.parameters()}  # networks share some
+        parameters = sum(weight.numel() for weight in weights)
         sample = Sample(TEXTS[0], 0, MAX_MOTION_LENGTH)
         return Cost(parameters, _second(lambda: pipeline.features([sample])), peak_gib())
     job = stage_jobs(SIZES[sizes])[stage](batch)

@@ -55,7 +55,7 @@ BUNDLED = Sizes(
                           attention="full"),
     ResidualTransformerConfig(code_dim=256, cond_dim=384, latent_dim=192, n_heads=3, n_layers=5, ff_size=512),
     EvaluatorConfig(dim_movement_enc_hidden=256, dim_movement_latent=256, dim_motion_hidden=256, dim_text_hidden=256,
-                    dim_coemb_hidden=256), (4, 384, 6), 10001)
+                    dim_coemb_hidden=256), (4, 256, 4), 10001)
 
 
 TOY = Sizes(
