@@ -1,12 +1,16 @@
 """Constraints: their errors, their mirror images, and motions optimised to meet them."""
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from data.directions import directed_motions
 from data.specs import dataset_spec
+from data.text import read_prompts
 from models.control.constraints import (
     Constraint,
     Contacts,
@@ -20,15 +24,17 @@ from models.control.constraints import (
 )
 from models.control.director import Direction, Director
 from models.control.looping import seam_gaps
-from models.control.optimise import ControlSettings, optimise
+from models.control.optimise import ControlSettings, low_speed, optimise
 from models.control.ranking import total_scores
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import T2M, mirror
+from options.generate import parse_generate_options
 from storage.load import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
+from utils.progress import listening
 
 QUICK, SAMPLING = ControlSettings(steps=30, settle_steps=30), Sampling(time_steps=2)
 TEXT, FRAMES = "a person walks", 40
@@ -148,6 +154,26 @@ def test_joints_with_a_place_are_pinned() -> None:
     assert pinned.sum() == 22 + 2
 
 
+def test_low_feet_that_move_count_and_lifted_ones_do_not() -> None:
+    joints = torch.from_numpy(walking(12))
+    lifted = joints + torch.tensor([0, 0.2, 0])
+    floor = float(joints[:, list(T2M.feet), 1].min())
+    assert low_speed(joints, T2M, floor) > low_speed(joints, T2M, floor - 0.02) > 0
+    assert low_speed(lifted, T2M, floor) == pytest.approx(0, abs=1e-5)
+    assert low_speed(joints[:1].expand(12, -1, -1), T2M, floor) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("away", "rounds"), [(0.0, 1), (0.4, 2), (50.0, 1)], ids=["near", "within reach", "hopeless"])
+def test_a_second_round_is_for_what_the_first_leaves_within_reach(pipeline: TextToMotion, away: float,
+                                                                  rounds: int) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    goal = torch.from_numpy(pipeline.decode(tokens)[-1, 0, [0, 2]]) + away
+    steps: list[int] = []
+    with listening(lambda loop, done, total: steps.append(done)):
+        optimise(pipeline, tokens, [RootPath(at(FRAMES - 1), goal[None])], replace(QUICK, steps=3))
+    assert steps == rounds * [1, 2, 3]
+
+
 def test_frames_outside_are_refused(pipeline: TextToMotion) -> None:
     [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
     with pytest.raises(ValueError, match="outside a motion of 40 frames"):
@@ -170,6 +196,22 @@ def test_constraints_and_seed_give_one_motion_whatever_came_before(director: Dir
     alone = director.make(direction(director, place=wanted), 5)
     director.make(direction(director, place=wanted), 6)
     np.testing.assert_array_equal(director.make(direction(director, place=wanted), 5).joints, alone.joints)
+
+
+def test_a_prompt_and_its_constraints_give_one_motion_alone_and_in_a_file(pipeline: TextToMotion,
+                                                                         tmp_path: Path) -> None:
+    def made(prompts: str, constraints: dict) -> np.ndarray:
+        (tmp_path / "p.txt").write_text(prompts)
+        (tmp_path / "c.json").write_text(json.dumps(constraints))
+        opt = parse_generate_options(["--text_path", str(tmp_path / "p.txt"), "--constraints",
+                                      str(tmp_path / "c.json"), "--control_steps", "5", "--seed", "4"])
+        motions = directed_motions(pipeline, read_prompts(opt.text_path), None, dataset_spec("t2m"), opt, ())
+        return [motion.joints for _, motion in motions][-1]
+
+    there, elsewhere = ({"kind": "waypoint", "point": [x, 0.3], "time": 1} for x in (0.2, -0.2))
+    alone = made("walks#40\n", {"0": [there]})
+    np.testing.assert_array_equal(made("bows#60\nwalks#40\n", {"0": [elsewhere], "1": [there]}), alone)
+    assert not np.array_equal(made("walks#40\n", {"0": [elsewhere]}), alone)
 
 
 def test_a_loop_closes(director: Director) -> None:

@@ -26,17 +26,36 @@ def test_a_root_bone_carries_the_way_and_nothing_else_moves() -> None:
     assert np.abs(made.values[:, [6, 8]]).max() < 1e-6                                   # the hips over it
 
 
+def read_back(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Joints (T, 22, 3), y up, of an archive by forward kinematics."""
+    rest, parents = arrays["rest_joints"], [int(parent) for parent in arrays["parents"]]
+    places = np.repeat((rest - rest[parents])[None], len(arrays["trans"]), 0)
+    places[:, 0] = rest[0] + arrays["trans"]
+    turns = Rotation.from_rotvec(arrays["poses"][:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
+    return chained(parents, places, turns)[0] @ TO_Z_UP
+
+
 def test_an_archive_gives_the_joints_back() -> None:
     arrays = amass_arrays(joints_to_bvh(JOINTS, T2M, 20.0), T2M)
     assert arrays["poses"].shape == (60, 156)
     assert arrays["mocap_frame_rate"] == 20
-    rest, parents = arrays["rest_joints"], [int(parent) for parent in arrays["parents"]]
-    places = np.repeat((rest - rest[parents])[None], len(JOINTS), 0)
-    places[:, 0] = rest[0] + arrays["trans"]
-    turns = Rotation.from_rotvec(arrays["poses"][:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
-    assert np.linalg.norm(chained(parents, places, turns)[0] @ TO_Z_UP - JOINTS, axis=-1).max() < 0.01
+    assert np.linalg.norm(read_back(arrays) - JOINTS, axis=-1).max() < 0.01
     np.testing.assert_allclose(arrays["trans"], JOINTS[:, 0] @ TO_Z_UP.T)
     assert arrays["trans"][0, 2] == pytest.approx(JOINTS[0, 0, 1])  # z is up, as AMASS has it
+
+
+def test_an_archive_follows_a_body_whose_bones_change_their_length() -> None:
+    rng = np.random.default_rng(0)
+    bones = JOINTS[:, 1:] - JOINTS[:, list(T2M.parents[1:])]
+    bones = bones * (1 + 0.02 * rng.standard_normal((len(bones), 21, 1)))
+    joints = JOINTS.copy()
+    for chain in T2M.chains:
+        for parent, joint in zip(chain, chain[1:], strict=False):
+            joints[:, joint] = joints[:, parent] + bones[:, joint - 1]
+    bvh = joints_to_bvh(joints, T2M, 20.0)
+    made = read_back(amass_arrays(bvh, T2M))
+    np.testing.assert_allclose(made, bvh_to_joints(bvh, T2M), atol=1e-6)  # the same body as in the .bvh
+    assert np.linalg.norm(made - joints, axis=-1).mean() < 0.01
 
 
 def test_files_are_written_without_travel(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from torch.nn.functional import normalize
 
 from models.text_to_motion import TextToMotion
 from motion.features import features_to_joints
+from motion.foot import floor_height
 from motion.skeleton import Skeleton
 
 CYCLE_TOKENS = 8  # tokens of a loop repeated beyond either end, the reach of the decoder's convolutions
@@ -62,6 +63,7 @@ class Decoding:
             self.bones = Bones(places, self.skeleton)
             fitted = self.bones.fitted(places)
             self.shift = torch.zeros_like(places) if source is None else places - fitted
+            self.floor = floor_height(fitted.cpu().numpy(), self.skeleton)
             self.first = fitted + self.shift  # (T, J, 3) at the start of the optimisation
 
     def features(self, latents: Tensor) -> Tensor:

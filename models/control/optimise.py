@@ -14,17 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.control.constraints import Constraint, Contacts, Remaining, remaining
+from models.control.constraints import GROUND, Constraint, Contacts, Remaining, remaining
 from models.control.decoding import Decoding
 from models.control.looping import Closing, seam_excess
-from models.control.settle import fix_poses, offset_joints, shift_root
+from models.control.settle import FAR, fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
+from motion.foot import HEIGHT_LIMITS, foot_joints, per_foot_joint
 from motion.rotation import quat_rotate
+from motion.skeleton import Skeleton
 from utils.progress import report_step
 
 STEPS = 200
 MILD = 0.3           # m up to which errors are squared
+HARDER = 3.0         # weight of constraints in a second round, for errors that cannot be corrected on the joints
+HOPELESS = 1.0       # m; beyond this error a second round does not help
+FLOORED = (0.01, 0.05)  # m over their standing height: foot joints below count fully as low, those above not at all
 FASTEST_BODY = 0.4   # m per frame (8 m/s) that the root may move, or its speed at the start if higher
 CLOSING_STEPS = 100  # steps for a loop without other constraints
 
@@ -40,8 +45,9 @@ class ControlSettings:
     constraint: float = 3.0     # weight of the mean error, metres
     square: float = 6.0         # weight of the mean squared error, so that no frame is neglected
     near_codes: float = 0.01    # weight of the latents' mean squared distance from the codes, in standard deviations
-    jerk: float = 0.3           # weight of the relative increase of the mean jerk over the start
-    slide: float = 0.5          # weight of the relative increase of the speed of standing feet
+    jerk: float = 1.0           # weight of the relative increase of the mean jerk over the start
+    slide: float = 3.0          # weight of the relative increase of the speed of standing feet
+    swing: float = 3.0          # weight of the relative increase of the speed of low feet, whether they stand or not
     speed: float = 20.0         # weight of the metres by which the root is too fast
     seam: float = 30.0          # weight of the metres by which steps at a loop's seam exceed others
     bones: float = 0.3          # weight of the relative increase of the drift of bone lengths
@@ -95,27 +101,33 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
     closing = Closing.of(decoding.features(start), decoding.pipeline.metres) if decoding.cyclic else None
     steps = settings.steps if constraints else min(settings.steps, CLOSING_STEPS)
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
-    adam = torch.optim.Adam([moved], lr=settings.lr)
-    for step in range(steps):
-        adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
-        features = decoding.features(start + spread * moved)
-        joints = decoding.joints(features)
-        # Constraints dominate at first; then the other terms restore the smoothness of the start.
-        calm = min(1.0, settings.early + 1.5 * step / steps)
-        loss = settings.near_codes * calm * moved.square().mean()
-        for constraint in constraints:
-            error = constraint.error(joints, skeleton)
-            loss = loss + settings.constraint * error.mean() + settings.square * _mild_square(error).mean()
-        loss = loss + settings.speed * _too_fast(joints, fastest)
-        if closing is not None:
-            loss = loss + settings.constraint * closing.error(features) + settings.seam * seam_excess(joints, skeleton)
-        weights = (settings.jerk, settings.slide, settings.bones)
-        for weight, now, before in zip(weights, _physical(decoding, features, joints), usual, strict=True):
-            loss = loss + weight * calm * (now / before - 1).clamp_min(0)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        report_step("constraints", step + 1, steps)
+    for pull in (1.0, HARDER):
+        adam = torch.optim.Adam([moved], lr=settings.lr)
+        errors: list[Tensor] = []
+        for step in range(steps):
+            adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+            features = decoding.features(start + spread * moved)
+            joints = decoding.joints(features)
+            # Constraints dominate at first; then the other terms restore the smoothness of the start.
+            calm = min(1.0, settings.early + 1.5 * step / steps)
+            loss = settings.near_codes * calm * moved.square().mean() + settings.speed * _too_fast(joints, fastest)
+            errors = [constraint.error(joints, skeleton) for constraint in constraints]
+            for error in errors:
+                loss = loss + pull * (settings.constraint * error.mean()
+                                      + settings.square * _mild_square(error).mean())
+            if closing is not None:
+                loss = loss + settings.constraint * closing.error(features)
+                loss = loss + settings.seam * seam_excess(joints, skeleton)
+            weights = (settings.jerk, settings.slide, settings.swing, settings.bones)
+            for weight, now, before in zip(weights, _physical(decoding, features, joints), usual, strict=True):
+                loss = loss + weight * calm * (now / before - 1).clamp_min(0)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            report_step("constraints", step + 1, steps)
+        worst = max((float(error.detach().max()) for error in errors if len(error)), default=0.0)
+        if not FAR < worst < HOPELESS:
+            break
     return start + spread * moved.detach()
 
 
@@ -131,8 +143,9 @@ def _too_fast(joints: Tensor, fastest: float) -> Tensor:
     return ((steps.square().sum(-1) + 1e-12).sqrt() - fastest).clamp_min(0).sum()
 
 
-def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean jerk and slide of standing feet in metres per frame, and mean drift of bone lengths; always positive.
+def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean jerk, slide of standing feet and speed of low feet in metres per frame, and mean drift of bone lengths;
+    always positive.
 
     Standing feet are those with current contact features, which the decoder was trained to predict.
     """
@@ -142,7 +155,21 @@ def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Ten
     frames = torch.arange(len(held), device=joints.device)
     slides = Contacts(frames, held).error(joints, decoding.skeleton)
     slide = (slides * held.sum(-1)).sum() / held.sum().clamp_min(1)
-    return jerk + 1e-3, slide + 1e-3, decoding.bones.drift(places) + 1e-3
+    swing = low_speed(joints, decoding.skeleton, decoding.floor)
+    return jerk + 1e-3, slide + 1e-3, swing + 1e-3, decoding.bones.drift(places) + 1e-3
+
+
+def low_speed(joints: Tensor, skeleton: Skeleton, floor: float) -> Tensor:
+    """Mean ground speed () in metres per frame of foot joints, weighted by how near they are to their standing height.
+
+    Feet that step stay as high above the floor as at the start. (Zhang et al. 2018, MANN, weigh skating this way.)
+    """
+    low, high = FLOORED
+    feet = joints[:, foot_joints(skeleton)]
+    standing = feet.new_tensor(per_foot_joint(skeleton, HEIGHT_LIMITS[0] - HEIGHT_LIMITS[1], 0.0))
+    height = feet[:-1, :, 1] - floor - standing
+    steps = (feet.diff(dim=0)[..., GROUND].square().sum(-1) + 1e-12).sqrt()
+    return (steps * ((high - height) / (high - low)).clamp(0, 1)).mean()
 
 
 def with_joints(features: Tensor, joints: Tensor) -> Tensor:
