@@ -169,7 +169,7 @@ def test_a_second_round_is_for_what_the_first_leaves_within_reach(pipeline: Text
     [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
     goal = torch.from_numpy(pipeline.decode(tokens)[-1, 0, [0, 2]]) + away
     steps: list[int] = []
-    with listening(lambda loop, done, total: steps.append(done)):
+    with listening(lambda _loop, done, _total: steps.append(done)):
         optimise(pipeline, tokens, [RootPath(at(FRAMES - 1), goal[None])], replace(QUICK, steps=3))
     assert steps == rounds * [1, 2, 3]
 
