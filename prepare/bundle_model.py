@@ -27,7 +27,8 @@ LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "in
             "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove/our_vab_data.npy",
           "glove/our_vab_words.txt")
-EIGHT_BITS = ("word_embeddings.weight",)  # a third of LaMP's size
+# Together a third of the bundle: word embeddings, and the feed-forward blocks of LaMP's queries.
+EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "_query.dense.weight")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
 
 

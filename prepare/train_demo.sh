@@ -21,20 +21,25 @@ python=${PYTHON:-python}
 
 if [ "$gpu" ]; then
     common=(--data_root "$data" --gpu_id "${GPU_ID:-0}" --mixed_precision bf16 --quiet)
-    vq_steps=(2500 2500 6000 8000) vq_batch=256 vq_milestones=(2200 4000 5400) decoder_milestones=(2200 4000 7400)
-    lamp=(--batch_size 256 --matching_rows 24 --lr 6e-4 --warm_up_iter 100 --num_workers 8 --save_latest 500) lamp_steps=1400
-    t2m=(--batch_size 256 --lr 6e-4 --milestones 5500 6700 --num_workers 3) t2m_steps=7400
-    res=(--batch_size 256 --lr 7e-4 --milestones 5000 6200 --num_workers 3) res_steps=6800
-    len_steps=2000
-    evaluator=(--movement_iter 1600 --milestones 2200 --num_workers 3) evaluator_steps=2400
-    m2t=(--batch_size 128 --lr 5e-4 --milestones 1800 2200 --num_workers 4) m2t_steps=2400
+    vq_steps=(2000 2000 3500 5150) vq_batch=256 vq_milestones=(2750 3275) decoder_milestones=(2750 3275 4655)
+    lamp=(--batch_size 128 --matching_rows 16 --lr 5e-4 --warm_up_iter 100
+          --num_workers 6 --eval_every_e 6)
+    lamp_steps=400
+    t2m=(--batch_size 256 --lr 6e-4 --milestones 4012 4815 --cond_noise 0.4 --eval_every_e 28 --num_workers 2)
+    t2m_steps=5350
+    res=(--batch_size 256 --lr 7e-4 --milestones 3410 4183 --eval_every_e 28 --num_workers 2) res_steps=4547
+    len=(--eval_every_e 4) len_steps=2000
+    evaluator=(--movement_iter 1600 --milestones 2200 --eval_every_e 4 --num_workers 2) evaluator_steps=2400
+    m2t=(--batch_size 128 --lr 5e-4 --milestones 1500 1800 --eval_every_e 6 --num_workers 3) m2t_steps=2000
 else
     common=(--data_root "$data" --gpu_id "${GPU_ID:--1}" --mixed_precision "${PRECISION:-bf16}")
     vq_steps=(1400 2200 4000 5000) vq_batch=64 vq_milestones=(1300 2400 3400) decoder_milestones=(1300 2400 4700)
-    lamp=(--batch_size 64 --matching_rows 6 --lr 4e-4 --warm_up_iter 60 --save_latest 50) lamp_steps=620
-    t2m=(--batch_size 32 --lr 5e-4 --milestones 7000 8200) t2m_steps=9000
-    res=(--batch_size 32 --lr 6e-4 --milestones 4800 5600) res_steps=6000
-    len_steps=2000 evaluator=() evaluator_steps=790 m2t=() m2t_steps=1500
+    lamp=(--batch_size 64 --matching_rows 6 --lr 4e-4 --warm_up_iter 60 --save_latest 50
+          --eval_every_e 2)
+    lamp_steps=620
+    t2m=(--batch_size 32 --lr 5e-4 --milestones 7000 8200 --cond_noise 0.3 --eval_every_e 14) t2m_steps=9000
+    res=(--batch_size 32 --lr 6e-4 --milestones 4800 5600 --eval_every_e 14) res_steps=6000
+    len=() len_steps=2000 evaluator=() evaluator_steps=790 m2t=() m2t_steps=1500
 fi
 
 # stage SCRIPT NAME STEPS FLAGS...: train or resume up to STEPS in total; the file "steps" records the progress.
@@ -89,21 +94,21 @@ beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" --milestones "${dec
 # unseen in training keep their meaning. Half of the texts are sentences of the language bank.
 stage train_lamp.py lamp_demo "$lamp_steps" --vq_name vq_demo --bert "$bert" --bank --balance 0.5 --freeze_words \
     --text_lr 0.2 --mirrored_negatives --encoder_width 512 --embed_dim 256 --dropout 0.1 --attention_dropout 0 \
-    --ema 0.99 --eval_every_e 2 "${lamp[@]}"
+    --ema 0.99 "${lamp[@]}"
 together
 
 # Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words.
 tokens=(--vq_name vq_demo --lamp_name lamp_demo --condition both --dropout 0.1 --group_by_length --bank --balance 0.5
-    --ema 0.998 --warm_up_iter 200 --gamma 0.3 --mixed_precision no --save_latest 500 --eval_every_e 14
-    --evaluator none)
+    --ema 0.998 --warm_up_iter 200 --gamma 0.3 --mixed_precision no --save_latest 500 --evaluator none)
 beside stage train_t2m_transformer.py t2m_demo "$t2m_steps" @configs/demo/t2m.txt "${tokens[@]}" --attention full \
-    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 --cond_noise 0.3 "${t2m[@]}"
+    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 "${t2m[@]}"
 beside stage train_res_transformer.py res_demo "$res_steps" @configs/demo/res.txt "${tokens[@]}" --latent_dim 192 \
     --n_heads 3 --n_layers 5 --ff_size 512 "${res[@]}"
 beside stage train_len_estimator.py len_demo "$len_steps" @configs/demo/len.txt --lamp_name lamp_demo --condition both \
-    --bank --batch_size 128 --lr 3e-4
+    --bank --batch_size 128 --lr 3e-4 "${len[@]}"
 # Motion to text: a small GPT with the frozen LaMP as its prefix.
-beside stage train_m2t.py m2t_demo "$m2t_steps" @configs/demo/m2t.txt --vq_name vq_demo --lamp_name lamp_demo "${m2t[@]}"
+beside stage train_m2t.py m2t_demo "$m2t_steps" @configs/demo/m2t.txt --vq_name vq_demo --lamp_name lamp_demo \
+    "${m2t[@]}"
 together
 
 # Familiarity of prompts, to report those unlike the training texts.
