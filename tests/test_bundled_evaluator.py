@@ -65,4 +65,5 @@ def test_sides_are_distinguished(evaluator: LoadedEvaluator) -> None:
     sides = ("left", "right")
     texts = evaluator.texts([f"a/DET person/NOUN raise/VERB the/DET {side}/ADJ hand/NOUN".split() for side in sides])
     motions = evaluator.motions([np.asarray(joints_to_features(raising(side, 80), T2M)) for side in sides])
-    assert euclidean_distances(texts, motions).argmin(1).tolist() == [0, 1]
+    distances = euclidean_distances(texts, motions)
+    assert distances.trace() < distances[::-1].trace()
