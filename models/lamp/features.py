@@ -2,7 +2,7 @@
 
 LaMP's trained text space moves every text to the nearest motion it knows, so familiarity is measured among the means of
 its word embeddings, which keep their meaning. A text is familiar if it is near a k-means centre of the training texts,
-and not nearer to an example of what no motion shows.
+and not closer to an example of texts that no motion shows.
 """
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
