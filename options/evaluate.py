@@ -131,8 +131,8 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     page.add_argument("--keep_minutes", type=positive_int, default=120,
                       help="minutes to keep files, less if they exceed 4 GiB; all are deleted on exit")
     page.add_argument("--keep", metavar="DIR",
-                      help="keep files and the history of every visitor in DIR, also when the app ends; up to 4 GiB")
-    page.add_argument("--per_minute", type=positive_int, default=60, help="most requests of a visitor in a minute")
+                      help="keep files and the history of every visitor in DIR after the app ends; up to 4 GiB")
+    page.add_argument("--per_minute", type=positive_int, default=60, help="maximum requests per visitor and minute")
     search = parser.add_argument_group("search")
     search.add_argument("--gallery", help="folder of motions to search; only new and changed files are encoded")
     search.add_argument("--cache", help="cache file of the encoded gallery; default: <gallery>.gallery.pt")

@@ -33,7 +33,7 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentG
     output.add_argument("--output_dir", default="generation", help="folder of all results")
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
     output.add_argument("--gif", action="store_true", help="also write .gif")
-    output.add_argument("--strip", action="store_true", help="also write contact_sheet.png, eight poses a motion")
+    output.add_argument("--strip", action="store_true", help="also write contact_sheet.png, eight poses per motion")
     output.add_argument("--fps", type=bounded(float, 1, 60),
                         help="frame rate of videos, with interpolated poses; default: that of the motion")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
@@ -114,9 +114,8 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
     prompt.add_argument("--strict", action="store_true",
                         help="refuse prompts that are unlike the training texts or exceed the text length limit")
     parser.add_argument("--group_rows", type=positive_int,
-                        help="largest number of prompts per pass; by default as many as leave a prompt's motion "
-                             "independent of the others: 32 on CPUs with --cpu_linear onednn, else 1; on a GPU 64 are "
-                             "faster for many")
+                        help="maximum prompts per pass; default: 32 on CPUs with --cpu_linear onednn, else 1, so that "
+                             "a motion does not depend on the other prompts; 64 is faster for many on a GPU")
     opt = parser.parse_args(argv)
     if (opt.text_prompt is None) == (opt.text_path is None):
         raise InputError("give either --text_prompt or --text_path")
