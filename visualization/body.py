@@ -28,7 +28,8 @@ CHILD = {1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16: 18, 1
 TOES = {7: 10, 8: 11}
 # Joints of the mesh, from 22 on, that turn half as far as a shoulder or a hip, so that it keeps its volume.
 HALVES = ((13, 16), (14, 17), (0, 1), (0, 2))
-SOLE, TIP = 0.010, 0.072  # metres: joint of the toes above the sole, and the tip of the shoe ahead of it
+SOLE, TIP = 0.010, 0.072  # metres in the file: joint of the toes above the sole, and the shoe's tip ahead of it
+HIGHEST = 0.03            # metres of the toes of a standing foot above the floor
 # Hinges: joint, its child, and the axis of the bend in the T-pose, towards which a bent limb twists.
 HINGES = ((1, 4, (1, 0, 0)), (2, 5, (1, 0, 0)), (16, 18, (0, -1, 0)), (17, 19, (0, 1, 0)))
 BENT = (0.17, 0.7)        # radians of a bend from which a hinge begins to twist its limb, and twists it fully
@@ -114,13 +115,13 @@ class Fitted:
         return places, np.einsum("vab,vb->va", blend, self.normals)
 
 
-def fit(offsets: np.ndarray, foot_drops: tuple[float, float]) -> Fitted:
+def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
     """Fit the body to ``offsets`` (22, 3) of the joints from their parents in the T-pose, in metres.
 
-    ``foot_drops``: how far the toes of the left and right foot are below the ankle when the foot is flat on the floor.
+    ``stance`` (2, 2) of ``stances``: feet that stand so are flat on the floor.
     """
     body = read_body()
-    turns = file_turns(offsets, foot_drops)
+    turns = file_turns(offsets, stance)
     lengths = [np.linalg.norm(values, axis=-1) for values in (offsets, body.joints - body.joints[list(PARENTS)])]
     ratio = np.divide(*lengths, out=np.ones(COUNT), where=lengths[1] > 1e-6)
     legs, trunk = ratio[[1, 2, 4, 5, 7, 8]].mean(), lengths[0][[3, 6, 9, 12]].sum() / lengths[1][[3, 6, 9, 12]].sum()
@@ -134,15 +135,17 @@ def fit(offsets: np.ndarray, foot_drops: tuple[float, float]) -> Fitted:
         along = _unit(body.joints[CHILD[joint]] - body.joints[joint])
         scale[joint] += (ratio[CHILD[joint]] - girth) * np.outer(along, along)
     anchors = np.array([*range(COUNT), *(below for _, below in HALVES)])
-    anchors[[7, 8]] = 10, 11  # shoes keep the distance of their soles from the toes
+    anchors[[7, 8]] = 10, 11  # shoes keep their place around the toes
     scale = scale[[*range(COUNT), *(above for above, _ in HALVES)]]
     moved = joints[anchors] - np.einsum("jab,jb->ja", scale, body.joints[anchors])
+    for ankle, toe in TOES.items():
+        moved[[ankle, toe], 1] += girth * SOLE - stance[ankle - 7][1]
     places = (np.einsum("vk,vkab,vb->va", body.weights, scale[body.bones], body.places)
               + np.einsum("vk,vka->va", body.weights, moved[body.bones]))
     return Fitted(body, places, body.normals, joints, turns)
 
 
-def file_turns(offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
+def file_turns(offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
     """Rotations (22, 3, 3) from the T-pose of ``offsets`` (22, 3) to the pose of the file, whose soles are flat."""
     body, turns = read_body(), np.tile(np.eye(3), (COUNT, 1, 1))
     for joint, parent in enumerate(PARENTS):
@@ -152,24 +155,27 @@ def file_turns(offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarr
             continue
         bone = body.joints[CHILD[joint]] - body.joints[joint]
         if joint in TOES:
-            drop = float(np.clip(foot_drops[joint - 7] / np.linalg.norm(offsets[TOES[joint]]), -0.5, 0.95))
+            drop = float(np.clip(stance[joint - 7][0] / np.linalg.norm(offsets[TOES[joint]]), -0.5, 0.95))
             ahead = _unit(bone * [1, 0, 1])
             bone = ahead * np.sqrt(1 - drop**2) - [0, drop, 0]
         turns[joint] = swing(turns[joint] @ offsets[CHILD[joint]], bone) @ turns[joint]
     return turns
 
 
-def flat_drops(joints: np.ndarray) -> tuple[float, float]:
-    """How far the toes are below the ankle while the foot stands, left and right, from joints (T, 22, 3) in metres."""
-    drops = []
+def stances(joints: np.ndarray) -> np.ndarray:
+    """(2, 2) how far the toes are below the ankle, and above the floor, while the left and right foot stand.
+
+    ``joints`` (T, 22, 3) in metres.
+    """
+    found = []
     for ankle, toe in TOES.items():
         feet = joints[:, [ankle, toe]]
         speed = np.linalg.norm(np.diff(feet, axis=0, append=feet[-1:]), axis=-1).max(1)
-        height = feet[:, 1, 1] - feet[:, 1, 1].min()
-        drop = feet[:, 0, 1] - feet[:, 1, 1]
-        best = np.argsort(speed + height + 0.5 * np.abs(drop - np.median(drop)))[:max(len(feet) // 5, 1)]
-        drops.append(float(np.median(drop[best])))
-    return drops[0], drops[1]
+        height, drop = feet[:, 1, 1], feet[:, 0, 1] - feet[:, 1, 1]
+        cost = speed + height - height.min() + 0.5 * np.abs(drop - np.median(drop))
+        best = np.argsort(cost, kind="stable")[:max(len(feet) // 5, 1)]
+        found.append([np.median(drop[best]), np.clip(np.median(height[best]), 0, HIGHEST)])
+    return np.array(found)
 
 
 def offsets_of(joints: np.ndarray) -> np.ndarray:
@@ -186,7 +192,7 @@ def offsets_of(joints: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def world_turns(joints: np.ndarray, offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
+def world_turns(joints: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
     """Rotations (T, 22, 3, 3) of joints (T, 22, 3) from the T-pose of ``offsets`` (22, 3).
 
     Pelvis and chest are frames of their joints; bones between them share their twist; every other bone takes the
@@ -205,10 +211,10 @@ def world_turns(joints: np.ndarray, offsets: np.ndarray, foot_drops: tuple[float
         if joint in CHILD:
             bone = joints[:, CHILD[joint]] - joints[:, joint]
             turns[:, joint] = swing(turns[:, joint] @ offsets[CHILD[joint]], bone) @ turns[:, joint]
-    return bent(joints, turns, offsets, foot_drops)
+    return bent(joints, turns, offsets, stance)
 
 
-def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, foot_drops: tuple[float, float]) -> np.ndarray:
+def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
     """World rotations (T, 22, 3, 3) with limbs twisted so that their hinges bend about their axes, and toes bent so
     that they do not sink below the floor. No joint moves."""
     turns = turns.copy()
@@ -230,11 +236,11 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, foot_drops:
         if end in TOES:  # the foot points where its toes are, with the least turn from the shin
             foot = joints[:, TOES[end]] - joints[:, end]
             turns[:, end] = swing(turns[:, end] @ offsets[TOES[end]], foot) @ turns[:, end]
-    file = file_turns(offsets, foot_drops)
+    file = file_turns(offsets, stance)
     for ankle, toe in TOES.items():
         flat = turns[:, ankle] @ file[ankle].T  # of a foot that is flat on the floor: the identity, turned about y
         down = np.arcsin(np.clip(-flat[:, 1, 2], -1, 1))
-        room = np.arcsin(np.clip((joints[:, toe, 1] - SOLE).clip(0) / TIP, 0, 1))
+        room = np.arcsin(np.clip((joints[:, toe, 1] - stance[ankle - 7][1]).clip(0) / TIP, 0, 1))
         side = _unit(flat[:, :, 0])
         turns[:, toe] = _about(side, -np.maximum(down - room, 0)) @ turns[:, ankle]
     return turns

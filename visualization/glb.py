@@ -34,7 +34,7 @@ from motion.bvh_fit import T2M_RIG, rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import T2M, Skeleton
 from utils.files import atomic_path
-from visualization.body import COUNT, HALVES, PALETTE, ZONES, bent, fit, flat_drops
+from visualization.body import COUNT, HALVES, PALETTE, ZONES, bent, fit, stances
 from visualization.figure import mesh_of, parts_of
 from visualization.scene import LEFT as LEFT_COLOUR
 from visualization.scene import RIGHT as RIGHT_COLOUR
@@ -114,8 +114,8 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
     file = np.argsort(T2M_RIG.order) + len(rest) - COUNT  # index of each joint in the file, after any root bone
     at, world = bvh.forward_kinematics()
     joints, turns, offsets = at[:, file], world[:, file], bvh.offsets[file] * (np.arange(COUNT) > 0)[:, None]
-    drops = flat_drops(joints)
-    fitted, turns = fit(offsets, drops), bent(joints, turns, offsets, drops)
+    stance = stances(joints)
+    fitted, turns = fit(offsets, stance), bent(joints, turns, offsets, stance)
     halves, (above, below) = fitted.halves(turns), np.array(HALVES).T
     local = bvh.local_rotations()
     local[:, file[1:]] = turns[:, list(T2M.parents[1:])].mT @ turns[:, 1:]

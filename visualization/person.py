@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from visualization.body import PALETTE, fit, flat_drops, offsets_of, world_turns
+from visualization.body import PALETTE, fit, offsets_of, stances, world_turns
 from visualization.camera import Camera
 
 SUN, SKY = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and share of light from the sky
@@ -17,8 +17,8 @@ class Person:
     def __init__(self, joints: np.ndarray, camera: Camera, sides: tuple[tuple[int, int, int], ...]) -> None:
         """``sides``: RGB colours of the left and right."""
         self.joints, self.camera = joints, camera
-        offsets, drops = offsets_of(joints), flat_drops(joints)
-        self.fitted, self.turns = fit(offsets, drops), world_turns(joints, offsets, drops)
+        offsets, stance = offsets_of(joints), stances(joints)
+        self.fitted, self.turns = fit(offsets, stance), world_turns(joints, offsets, stance)
         body = self.fitted.body
         colours = np.array([list(bytes.fromhex(colour[1:])) for colour in PALETTE], float)[body.zones]
         share = TINT * np.abs(body.sides)[:, None]

@@ -6,7 +6,7 @@ const CHILD = { 1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16
 const TOES = { 7: 10, 8: 11 };
 const HALVES = [[13, 16], [14, 17], [0, 1], [0, 2]];
 const HINGES = [[1, 4, [1, 0, 0]], [2, 5, [1, 0, 0]], [16, 18, [0, -1, 0]], [17, 19, [0, 1, 0]]];
-const [BENT, FAR, SOLE, TIP] = [[0.17, 0.7], [2.1, 3.1], 0.01, 0.072];
+const [BENT, FAR, SOLE, TIP, HIGHEST] = [[0.17, 0.7], [2.1, 3.1], 0.01, 0.072, 0.03];
 
 /** Vectors are arrays of three; rotations are arrays of nine, row by row. */
 const vec = {
@@ -87,31 +87,31 @@ const Posture = {
     return offsets;
   },
 
-  /** How far the toes are below the ankle while the foot stands. */
-  drops(track) {
+  /** How far the toes are below the ankle, and above the floor, while a foot stands. */
+  stances(track) {
     const frames = Array.from({ length: track.frames }, (_, frame) => Posture.joints(track, frame));
     return Object.entries(TOES).map(([ankle, toe]) => {
-      const low = Math.min(...frames.map((at) => at[toe][1])), drop = frames.map((at) => at[ankle][1] - at[toe][1]);
-      const middle = median(drop);
+      const height = frames.map((at) => at[toe][1]), drop = frames.map((at) => at[ankle][1] - at[toe][1]);
+      const low = Math.min(...height), middle = median(drop);
       const cost = frames.map((at, i) => {
         const next = frames[Math.min(i + 1, frames.length - 1)];
         const speed = Math.max(...[ankle, toe].map((joint) => vec.length(vec.sub(next[joint], at[joint]))));
-        return speed + at[toe][1] - low + 0.5 * Math.abs(drop[i] - middle);
+        return speed + height[i] - low + 0.5 * Math.abs(drop[i] - middle);
       });
       const best = cost.map((_, i) => i).sort((a, b) => cost[a] - cost[b]).slice(0, Math.max(Math.floor(cost.length / 5), 1));
-      return median(best.map((i) => drop[i]));
+      return [median(best.map((i) => drop[i])), Math.min(Math.max(median(best.map((i) => height[i])), 0), HIGHEST)];
     });
   },
 
   /** Rotations from the T-pose to the pose of the file. */
-  file(joints, offsets, drops) {
+  file(joints, offsets, stance) {
     const turns = [];
     PARENTS.forEach((parent, joint) => {
       turns[joint] = parent > 0 && parent !== 9 ? turns[parent] : turn.none;
       if (!(joint in CHILD)) return;
       let bone = vec.sub(joints[CHILD[joint]], joints[joint]);
       if (joint in TOES) {
-        const drop = Math.min(Math.max(drops[joint - 7] / vec.length(offsets[TOES[joint]]), -0.5), 0.95);
+        const drop = Math.min(Math.max(stance[joint - 7][0] / vec.length(offsets[TOES[joint]]), -0.5), 0.95);
         bone = vec.scale(vec.unit([bone[0], 0, bone[2]]), Math.sqrt(1 - drop * drop));
         bone[1] = -drop;
       }
@@ -121,7 +121,7 @@ const Posture = {
   },
 
   /** Rotations of joints in a pose. */
-  world(at, offsets, still, file) {
+  world(at, offsets, still, file, stance) {
     const turns = [];
     turns[0] = turn.times(Posture.pelvis(at), still.pelvis);
     turns[9] = turn.times(Posture.chest(at), still.chest);
@@ -138,11 +138,11 @@ const Posture = {
         turns[joint] = turn.times(turn.swing(turn.apply(turns[joint], offsets[CHILD[joint]]), bone), turns[joint]);
       }
     });
-    return Posture.bent(at, turns, offsets, file);
+    return Posture.bent(at, turns, offsets, file, stance);
   },
 
   /** Twist bent limbs so that knees and elbows bend about their axes, and bend toes that would sink below the floor. */
-  bent(at, turns, offsets, file) {
+  bent(at, turns, offsets, file, stance) {
     for (const [joint, child, axis] of HINGES) {
       const end = CHILD[child], upper = vec.unit(vec.sub(at[child], at[joint])), lower = vec.unit(vec.sub(at[end], at[child]));
       const cross = vec.cross(upper, lower), size = vec.length(cross), bend = Math.atan2(size, vec.dot(upper, lower));
@@ -162,7 +162,7 @@ const Posture = {
     for (const [ankle, toe] of Object.entries(TOES)) {
       const flat = turn.times(turns[ankle], turn.back(file[ankle]));
       const down = Math.asin(Math.min(Math.max(-flat[5], -1), 1));
-      const room = Math.asin(Math.min(Math.max(at[toe][1] - SOLE, 0) / TIP, 1));
+      const room = Math.asin(Math.min(Math.max(at[toe][1] - stance[ankle - 7][1], 0) / TIP, 1));
       turns[toe] = turn.times(turn.about(turn.column(flat, 0), -Math.max(down - room, 0)), turns[ankle]);
     }
     return turns;
@@ -231,10 +231,9 @@ class Person {
 
   /** Fit the body to the bones of a track. */
   fit(track) {
-    const { body } = this, offsets = Posture.offsets(track, body.rest), file = Posture.file(body.joints, offsets, Posture.drops(track));
-    const still = Posture.chained(offsets);
-    this.offsets = offsets;
-    this.file = file;
+    const { body } = this, offsets = Posture.offsets(track, body.rest), stance = Posture.stances(track);
+    const file = Posture.file(body.joints, offsets, stance), still = Posture.chained(offsets);
+    Object.assign(this, { offsets, stance, file });
     this.still = { pelvis: turn.back(Posture.pelvis(still)), chest: turn.back(Posture.chest(still)) };
     const bones = body.joints.map((place, joint) => vec.length(vec.sub(place, body.joints[Math.max(PARENTS[joint], 0)])));
     const sizes = offsets.map((offset) => vec.length(offset)), ratio = sizes.map((size, i) => bones[i] > 1e-6 ? size / bones[i] : 1);
@@ -249,10 +248,13 @@ class Person {
     PARENTS.forEach((parent, joint) => this.joints.push(parent < 0 ? [0, 0, 0]
       : vec.add(this.joints[parent], turn.apply(file[parent], offsets[joint]))));
     for (const [above] of HALVES) scale.push(scale[above]);
-    const moved = scale.map((matrix, joint) => {
-      const anchor = TOES[joint] ?? HALVES[joint - PARENTS.length]?.[1] ?? joint;  // shoes keep the distance of soles from toes
+    const moved = scale.map((matrix, joint) => {  // shoes keep their place around the toes
+      const anchor = TOES[joint] ?? HALVES[joint - PARENTS.length]?.[1] ?? joint;
       return vec.sub(this.joints[anchor], turn.apply(matrix, body.joints[anchor]));
     });
+    for (const [ankle, toe] of Object.entries(TOES)) {
+      for (const joint of [ankle, toe]) moved[joint][1] += girth * SOLE - stance[ankle - 7][1];
+    }
     this.skin(scale, moved, body.places, this.places);
   }
 
@@ -280,7 +282,7 @@ class Person {
   pose(track, moment) {
     const { position, normal } = this.mesh.geometry.attributes, { zones, bones } = this.body;
     const at = PARENTS.map((_, joint) => track.place(joint, moment, this.point).toArray());
-    const turns = Posture.world(at, this.offsets, this.still, this.file);
+    const turns = Posture.world(at, this.offsets, this.still, this.file, this.stance);
     const moves = turns.map((each, joint) => turn.times(each, turn.back(this.file[joint])));
     for (const [above, below] of HALVES) {
       const mean = moves[above].map((value, i) => (value + moves[below][i]) / 2);

@@ -84,20 +84,20 @@ class Character {
   colour() {}  // a character keeps its own
 
   fit(track) {
-    const { body, at } = this, offsets = Posture.offsets(track, body.rest), drops = Posture.drops(track);
+    const { body, at } = this, offsets = Posture.offsets(track, body.rest), stance = Posture.stances(track);
     const pose = Posture.chained(offsets), size = (joint) => vec.length(offsets[joint]);
-    this.offsets = offsets;
-    this.file = Posture.file(body.joints, offsets, drops);
+    Object.assign(this, { offsets, stance });
+    this.file = Posture.file(body.joints, offsets, stance);
     this.standing = { pelvis: turn.back(Posture.pelvis(pose)), chest: turn.back(Posture.chest(pose)) };
     this.scale = this.leg / ((size(4) + size(5) + size(7) + size(8)) / 2);
     const ankle = (at[7][1] + at[8][1]) / 2 - this.low;
-    this.rise = ankle - this.scale * (SOLE + (drops[0] + drops[1]) / 2);
+    this.rise = ankle - this.scale * (stance[0][0] + stance[0][1] + stance[1][0] + stance[1][1]) / 2;
   }
 
   /** World rotations of the bones by joint, and the place of the hips. */
   take(track, moment) {
     const joints = PARENTS.map((_, joint) => track.place(joint, moment, this.point).toArray());
-    const turns = Posture.world(joints, this.offsets, this.standing, this.file), rotations = {};
+    const turns = Posture.world(joints, this.offsets, this.standing, this.file, this.stance), rotations = {};
     for (const joint of Object.keys(this.nodes)) {
       const highest = [9, 6, 3].find((other) => other in this.nodes);  // turns with the chest
       const source = Number(joint) === highest ? 9 : Number(joint);

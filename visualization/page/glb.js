@@ -51,7 +51,8 @@ function writeGlb(json, binary, name, { frames, fps }, tracks) {
 
 /** VRM animation (.vrma) of a track: rotations of humanoid bones from a T-pose that looks along z. */
 function vrmaFile(track, body, name) {
-  const offsets = Posture.offsets(track, body.rest), drops = Posture.drops(track), file = Posture.file(body.joints, offsets, drops);
+  const offsets = Posture.offsets(track, body.rest), stance = Posture.stances(track);
+  const file = Posture.file(body.joints, offsets, stance), drops = stance.map(([drop]) => drop);
   const pose = Posture.chained(offsets), still = { pelvis: turn.back(Posture.pelvis(pose)), chest: turn.back(Posture.chest(pose)) };
   // The T-pose of VRM: arms to the sides, legs straight down, feet ahead.
   const rest = offsets.map((offset, joint) => {
@@ -63,12 +64,12 @@ function vrmaFile(track, body, name) {
     if (joint === 10 || joint === 11) return [0, -drops[joint - 10], Math.sqrt(Math.max(size ** 2 - drops[joint - 10] ** 2, 0)) || size];
     return [13, 14].includes(joint) ? offset : joint === 16 || joint === 17 ? vec.scale([16 === joint ? 1 : -1, 0, 0], size) : offset;
   });
-  const neutral = Posture.file(Posture.chained(rest), offsets, drops);
-  const height = Math.max(...[10, 11].map((toe) => SOLE - Posture.chained(rest)[toe][1]));
+  const neutral = Posture.file(Posture.chained(rest), offsets, stance);
+  const height = Math.max(...[10, 11].map((toe) => stance[toe - 10][1] - Posture.chained(rest)[toe][1]));
   const local = PARENTS.map(() => []), path = [], point = new THREE.Vector3();
   for (let frame = 0; frame < track.frames; frame++) {
     const at = PARENTS.map((_, joint) => track.place(joint, frame, point).toArray());
-    const turns = Posture.world(at, offsets, still, file).map((each, joint) => turn.times(each, turn.back(neutral[joint])));
+    const turns = Posture.world(at, offsets, still, file, stance).map((each, joint) => turn.times(each, turn.back(neutral[joint])));
     PARENTS.forEach((parent, joint) => {
       const turned = quaternion(parent < 0 ? turns[joint] : turn.times(turn.back(turns[parent]), turns[joint])).toArray();
       const sign = turned.reduce((sum, value, i) => sum + value * (local[joint].at(i - 4) ?? 0), 0) < 0 ? -1 : 1;
