@@ -9,7 +9,8 @@ def main() -> None:
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
     from data.word_vectors import WORD_CLASSES, MatchingPairs, WordVectors
-    from models.evaluator import Evaluator, EvaluatorConfig
+    from models.config import EvaluatorConfig
+    from models.evaluator import Evaluator
     from storage.load_evaluator import GLOVE
     from storage.runs import latest_checkpoint, run_folder, starting_normalisation
     from training.distributed import is_main, start_run

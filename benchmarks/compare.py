@@ -25,7 +25,7 @@ from evaluation.report import hardware
 from models.layers import choose_linear, use_linear
 from models.speed import speed_up
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from models.transformers.sampling import sample_generators
+from models.transformers.trunk import sample_generators
 from options.base import Parser, positive_int
 from utils.errors import script
 

@@ -15,8 +15,7 @@ from models.lamp.lamp import LaMP, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING
 from models.transformers.mask_transformer import KEPT, MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import cosine_mask_ratio, lowest, top_k_filter
-from models.transformers.trunk import padding_of
+from models.transformers.trunk import cosine_mask_ratio, lowest, padding_of, top_k_filter
 from models.vq.model import RVQVAE, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
 

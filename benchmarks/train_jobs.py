@@ -8,8 +8,8 @@ from torch.optim import AdamW
 
 from benchmarks.published import draw_by_gumbel, lamp_loss
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, dataset_spec
-from models.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.evaluator import Evaluator, EvaluatorConfig, matching_loss
+from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator, matching_loss
 from models.lamp.bert import WordPieces
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
+from data.specs import LOCKED, MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from motion.asf_amc import read_amc
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, rig_of
 from motion.features import features_to_joints, joints_to_features
+from motion.foot import leg_length
 from motion.orientation import check_coordinates, check_features, stand_up
 from motion.recording import FPS, place_recording
 from motion.rig_search import UnknownRig
@@ -130,13 +131,8 @@ def _standing(joints: np.ndarray, spec: DatasetSpec, up: str | None, remarks: li
 
 def _metres(joints: np.ndarray, skeleton: Skeleton) -> float:
     """Unit of ``joints`` (T, J, 3) in metres."""
-    legs = list(skeleton.leg_bones)
-    bones = joints[:, legs] - joints[:, [skeleton.parents[joint] for joint in legs]]
-    length = float(np.median(np.linalg.norm(bones, axis=-1).sum(-1)))
+    length = leg_length(joints, skeleton)
     return min(UNITS.values(), key=lambda metres: abs(np.log(length * metres / LEG)))
-
-
-LOCKED = "_ik"  # suffix of motions with foot locking
 
 
 @dataclass(frozen=True)

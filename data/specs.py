@@ -8,6 +8,7 @@ from utils.errors import InputError
 MAX_MOTION_LENGTH = 196  # maximum frames of a model's input; shorter clips are padded to it
 UNIT_LENGTH = 4          # frames per motion token
 MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
+LOCKED = "_ik"  # suffix of motions with foot locking
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Linear layers and convolutions on the CPU, computed by the faster of two libraries.
+"""Linear layers and convolutions on the CPU, computed by the faster of two libraries, and self-attention layers.
 
 torch computes float32 matrix products with MKL, which chooses kernels by CPU vendor and does not use AVX-512 on AMD.
 oneDNN chooses by instruction set. torch has operators for it that are not public; without them, a linear layer is
@@ -253,3 +253,94 @@ def sinusoid_table(positions: int, dim: int) -> Tensor:
     rate = torch.exp(torch.arange(0, dim, 2).float() * (-math.log(10000.0) / dim))
     angle = torch.arange(positions).float()[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
+
+
+def take_positions(x: Tensor, at: Tensor) -> Tensor:
+    """Rows (b, c, ...) of ``x`` (b, s, ...) at the positions ``at`` (b, c)."""
+    return x[torch.arange(len(x), device=x.device)[:, None], at]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self attention with packed projections (Vaswani et al. 2017, section 3.2.2)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"latent_dim {dim} must be a multiple of n_heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self._packed: dict[tuple[int, int], Tensor] | None = None
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
+        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False masks, a number is added to the score.
+
+        With ``asked`` (b, c, dim) only these attend to ``x``, and the mask is (b, heads, c, s).
+        """
+        dropout = self.dropout if self.training else 0.0
+        if asked is None:
+            query, key, value = self._project(x, 0, 3).chunk(3, -1)
+        else:
+            query = self._project(asked, 0, 1)
+            key, value = self._project(x, 1, 3).chunk(2, -1)
+        mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=mask,
+                                               dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def pack(self) -> None:
+        """Pack projections when first needed, in addition to the parameters (``models.layers``)."""
+        self._packed = {}
+
+    def _project(self, x: Tensor, first: int, end: int) -> Tensor:
+        """Queries, keys and values, or some of these, side by side: (b, s, (end - first) dim)."""
+        rows = slice(first * x.shape[-1], end * x.shape[-1])
+        weight, bias = self.in_proj_weight[rows], self.in_proj_bias[rows]
+        if self._packed is not None:
+            if (first, end) not in self._packed:
+                self._packed[first, end] = pack_weight(weight)
+            weight = self._packed[first, end]
+        return linear(x, weight, bias)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, s, dim / heads)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each followed by residual and layer norm."""
+
+    def __init__(self, dim: int, heads: int, ff_size: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, heads, dropout)
+        self.linear1 = Linear(dim, ff_size)
+        self.linear2 = Linear(ff_size, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
+        """Outputs of ``x`` (b, s, dim), or of ``asked`` (b, c, dim), positions of it."""
+        x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
+        h = self.linear2(self.dropout(self.linear1(x, "gelu")))
+        return self.norm2(x + self.dropout(h))
+
+
+class TransformerEncoder(nn.Module):
+    """A stack of layers, each with its own initial weights."""
+
+    def __init__(self, layers: int, dim: int, heads: int, ff_size: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ff_size, dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """Outputs of ``x`` (b, s, dim) at all positions, or at those of ``at`` (b, c), which saves work."""
+        *below, last = self.layers
+        for layer in below:
+            x = layer(x, mask)
+        if at is None:
+            return last(x, mask)
+        if mask is not None and mask.shape[2] > 1:  # a row for every query
+            mask = mask.expand(len(x), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
+        return last(x, mask, take_positions(x, at))

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from models.lamp.qformer import Layer as QFormerLayer
-from models.layers import choose_linear, pack_linears, packs
+from models.layers import EncoderLayer, choose_linear, pack_linears, packs
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import EncoderLayer, OutputProcess
+from models.transformers.trunk import OutputProcess
 from models.vq.model import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from utils.errors import InputError

@@ -15,7 +15,7 @@ from models.config import Sampling
 from models.layers import is_packed
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import default_rows, fixed_shape_groups, sample_generators
+from models.transformers.trunk import default_rows, sample_generators, static_batches
 from models.vq.model import RVQVAE, HumanVQVAE
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
@@ -157,7 +157,7 @@ class TextToMotion:
 
         A sample's tokens depend on its text, seed and length only, not on the rest of the batch; so do its joints, up
         to 1e-4 m. Each sample has its own random stream, and a pass has a fixed shape or independent rows
-        (``models.transformers.sampling.fixed_shape_groups``).
+        (``models.transformers.trunk.static_batches``).
         """
         if isinstance(samples, str):
             if not self.clean(samples):
@@ -179,11 +179,11 @@ class TextToMotion:
         made: list[np.ndarray] = [np.empty(0)] * len(tokens)
         # On the CPU, convolutions compute each row independently.
         independent = padded.device.type == "cpu" and is_packed(self.transformer)
-        for group in fixed_shape_groups(lengths, padded.device, rows, independent=independent):
-            own = group.pick(lengths)
-            ends = None if min(own) == group.length else torch.tensor(own, device=padded.device)
-            batch = self._decoded(group.take_tokens(padded), ends).float().cpu().numpy()
-            for number, features in zip(group.rows, batch, strict=False):  # rows beyond are fillers
+        for batch in static_batches(lengths, padded.device, rows, independent=independent):
+            own = batch.pick(lengths)
+            ends = None if min(own) == batch.length else torch.tensor(own, device=padded.device)
+            decoded = self._decoded(batch.take_tokens(padded), ends).float().cpu().numpy()
+            for number, features in zip(batch.rows, decoded, strict=False):  # rows beyond are fillers
                 made[number] = features[:self.unit * lengths[number]]
         return made
 
@@ -308,8 +308,8 @@ class _Features:
         padded = self.device.type == "cpu" and hasattr(encoder, "lengths")
         lengths = encoder.lengths(new) if padded and new else [1] * len(new)
         independent = is_packed(getattr(encoder, "model", None))
-        for group in fixed_shape_groups(lengths, self.device, self.rows, independent=independent):
-            chosen = group.pick(new)
-            features = encoder(chosen, group.length) if padded else encoder(chosen)
-            known |= zip(chosen[:len(group.rows)], features.split(1), strict=False)
+        for batch in static_batches(lengths, self.device, self.rows, independent=independent):
+            chosen = batch.pick(new)
+            features = encoder(chosen, batch.length) if padded else encoder(chosen)
+            known |= zip(chosen[:len(batch.rows)], features.split(1), strict=False)
         return torch.cat([known[text] for text in texts])

@@ -28,6 +28,13 @@ def legs_of(skeleton: Skeleton) -> tuple[Leg, ...]:
     return tuple(Leg(chain[1], chain[2], chain[3:]) for chain in skeleton.chains if chain[-1] in skeleton.feet)
 
 
+def leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:
+    """Median length from hip over knee to ankle of (T, J, 3), averaged over both legs, in the unit of the joints."""
+    bones = [joints[:, joint] - joints[:, skeleton.parents[joint]]
+             for leg in legs_of(skeleton) for joint in (leg.knee, leg.foot[0])]
+    return float(np.median(np.linalg.norm(bones, axis=-1), axis=-1).sum() / 2)
+
+
 def foot_joints(skeleton: Skeleton) -> list[int]:
     """Foot joints of all legs, from ankle to toe for each leg."""
     return [joint for leg in legs_of(skeleton) for joint in leg.foot]

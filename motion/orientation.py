@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motion.foot import legs_of
+from motion.foot import leg_length, legs_of
 from motion.quality import bone_length_drift
-from motion.skeleton import T2M, Skeleton
+from motion.skeleton import T2M, UP_AXES, Skeleton
 
-UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
 HEAD_OVER_FEET = 0.75  # cosine between an axis and the line from ankles to head in a body upright along it
 LEGS_UPRIGHT = 0.85    # same for the line from ankles to hips, which stays upright in a deep bow
 USUALLY = 0.4          # fraction of frames in which a body is upright along the up axis
@@ -52,7 +51,7 @@ def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
         return Stance(up, sure=up is not None)
     if shares[0] > SOMETIMES:
         return Stance("y", sure=False)
-    leg = _leg_length(joints, skeleton)
+    leg = leg_length(joints, skeleton)
     turned = to_y_up(joints, up)
     travel = np.ptp(turned[:, 0, [0, 2]], axis=0).max()
     below_feet, below_back = _floor_at_0(turned, leg), _floor_at_0(joints, leg)
@@ -152,7 +151,7 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
         hip, knee, ankle, toe = (joints[:, joint] for joint in (leg.hip, leg.knee, leg.foot[0], leg.foot[-1]))
         forward += np.mean(((toe - ankle + 2 * knee - hip - ankle) * front).sum(-1))
     return Sides(len(joints), float(np.mean((hips * shoulders).sum(-1))),
-                 float(forward / max(_leg_length(joints, skeleton), 1e-12)))
+                 float(forward / max(leg_length(joints, skeleton), 1e-12)))
 
 
 def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
@@ -183,13 +182,6 @@ def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 def _head(skeleton: Skeleton) -> int:
     """Joint at the end of the trunk."""
     return next(chain[-1] for chain in skeleton.chains if chain[0] == 0 and chain[-1] not in skeleton.feet)
-
-
-def _leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Median length from hip over knee to ankle, averaged over both legs."""
-    bones = [joints[:, joint] - joints[:, skeleton.parents[joint]]
-             for leg in legs_of(skeleton) for joint in (leg.knee, leg.foot[0])]
-    return float(np.median(np.linalg.norm(bones, axis=-1), axis=-1).sum() / 2)
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
@@ -259,9 +251,7 @@ def sides_fault(joints: np.ndarray, skeleton: Skeleton) -> str | None:
 
 
 def _check_bones(joints: np.ndarray, skeleton: Skeleton) -> None:
-    legs = list(skeleton.leg_bones)
-    lengths = np.linalg.norm(joints[:, legs] - joints[:, [skeleton.parents[joint] for joint in legs]], axis=-1)
-    if not np.median(lengths.sum(-1)) > 0:
+    if not leg_length(joints, skeleton) > 0:
         raise ValueError("the body's legs have no length")
     drift = bone_length_drift(joints, skeleton)
     if drift > NO_BODY_DRIFT:

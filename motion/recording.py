@@ -10,6 +10,7 @@ import torch
 
 from motion.bvh import Bvh
 from motion.features import canonical_positions
+from motion.foot import leg_length
 from motion.orientation import guess_up as guess_up
 from motion.orientation import knees_bend_backward, swapped_sides, unit_vectors
 from motion.orientation import to_y_up as to_y_up
@@ -128,7 +129,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 def guess_unit(joints: np.ndarray) -> str:
     """Unit in which the legs of ``joints`` (T, 22, 3) have a human length. Raises ``ValueError`` if none fits."""
-    length = leg_length(joints)
+    length = leg_length(joints, T2M)
     unit = _fitting_unit(length)
     if unit is None:
         raise ValueError(f"legs {length:.4g} units long are not human in {', '.join(UNITS)}; {_scale_advice(length)}")
@@ -145,7 +146,7 @@ def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tupl
         unit = guess_unit(joints)
     metres = UNITS[unit] if isinstance(unit, str) else unit
     name = next((name for name, size in UNITS.items() if np.isclose(metres, size)), f"units of {metres:g} m")
-    length = leg_length(joints)
+    length = leg_length(joints, T2M)
     if not LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]:
         likely = _fitting_unit(length)
         advice = f"the unit is likely {likely} ({length * UNITS[likely]:.2f} m)" if likely else _scale_advice(length)
@@ -163,12 +164,6 @@ def _scale_advice(length: float) -> str:
     if not length > 0:
         return "they have no length"
     return f"set the unit in metres (--unit), about {TYPICAL_LEG / length:.2g}"
-
-
-def leg_length(joints: np.ndarray) -> float:
-    """Median length from hip over knee to ankle, averaged over both legs."""
-    return float(np.mean([np.median(np.linalg.norm(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"), axis=-1))
-                          for side in ("left", "right") for upper, lower in (("hip", "knee"), ("knee", "ankle"))])) * 2
 
 
 def check_body(joints: np.ndarray) -> None:

@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
+
 
 @dataclass(frozen=True)
 class Skeleton:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data.specs import DATASETS
-from motion.orientation import UP_AXES
+from motion.skeleton import UP_AXES
 from utils.errors import InputError
 from utils.files import read_text
 

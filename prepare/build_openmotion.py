@@ -13,10 +13,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
 
 from data.language import CONTENTS
 from motion.asf_amc import read_amc

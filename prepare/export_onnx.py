@@ -24,7 +24,7 @@ from models.lamp.features import LaMPText
 from models.text_to_motion import TextToMotion
 from models.transformers.mask_transformer import TEXT_LENGTH, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import cosine_mask_ratio
+from models.transformers.trunk import cosine_mask_ratio
 from motion.features import features_to_joints
 from options.base import Parser, add_common, positive_int
 from options.generate import add_models

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils  # noqa: F401, I001 (sets the thread policy before torch is loaded)
 
-from data.motion_files import LOCKED
+from data.specs import LOCKED
 from motion.bvh import MAX_FRAME_TIME
-from motion.orientation import UP_AXES
+from motion.skeleton import UP_AXES
 from motion.recording import FPS, UNITS
 from options.base import Parser, accept_seed, bounded, positive_int
 from prepare.importing import (

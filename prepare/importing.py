@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data.motion_files import REFUSED, SKELETON
 from data.specs import DATASETS
-from motion.orientation import UP_AXES, Stance, find_stance, to_y_up
+from motion.orientation import Stance, find_stance, to_y_up
 from motion.recording import (
     FPS,
     check_body,
@@ -29,6 +29,7 @@ from motion.recording import (
     windows,
 )
 from motion.rig_search import UnknownRig
+from motion.skeleton import UP_AXES
 from prepare.motion_sources import SUFFIXES, Reader, Recording, read_real_array
 from utils.device import in_own_process, mapping
 from utils.errors import InputError

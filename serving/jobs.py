@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from utils.device import listening
 from utils.errors import InputError
-from utils.progress import listening
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]  # what is done, finished steps, all steps
@@ -79,7 +79,7 @@ class Jobs:
     def run(self, visitor: Visitor, work: Callable[[], T], report: Report = lambda *_: None) -> T:
         """Result of ``work``, which runs in this thread when it is its turn.
 
-        ``report`` receives the number of jobs ahead, then the steps of ``utils.progress``. Raises ``InputError`` if
+        ``report`` receives the number of jobs ahead, then the steps of ``utils.device``. Raises ``InputError`` if
         there are too many jobs, and ``Cancelled``.
         """
         job = self._enter(visitor)

@@ -30,9 +30,9 @@ from serving.pictures import motion_picture
 from serving.rooms import Rooms
 from serving.timeline import make_timeline
 from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP
+from utils.device import report_step
 from utils.errors import InputError
 from utils.files import save_npy, write_text
-from utils.progress import report_step
 from visualization.html import PageMotion, write_page
 from visualization.marks import Mark
 from visualization.outputs import Formats, write_motion

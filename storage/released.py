@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.config import FOOT_CONTACTS, DecoderConfig
-from models.evaluator import EvaluatorConfig
+from models.config import FOOT_CONTACTS, DecoderConfig, EvaluatorConfig
 from models.hub import CLIP_WIDTH
 from models.lamp.qformer import OPTION_PREFIX
 from models.text_to_motion import LengthEstimator

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.evaluator import Evaluator, EvaluatorConfig, published_order
+from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator, published_order
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP, Negatives
 from models.lamp.objectives import similarity
@@ -21,8 +21,7 @@ from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import sample_generators
-from models.transformers.trunk import token_loss
+from models.transformers.trunk import sample_generators, token_loss
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer
 from tests.golden.fill import fill, fill_state_dict

@@ -34,7 +34,7 @@ from options.generate import parse_generate_options
 from storage.load import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
-from utils.progress import listening
+from utils.device import listening
 
 QUICK, SAMPLING = ControlSettings(steps=30, settle_steps=30), Sampling(time_steps=2)
 TEXT, FRAMES = "a person walks", 40

@@ -11,8 +11,8 @@ from utils.cpu import cpu_quota, set_thread_policy
 
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "prepare", "benchmarks", "tests")
                  for path in (ROOT / folder).glob("*.py") if '\nif __name__ == "__main__"' in path.read_text())
-BY_ITSELF = {"prepare/generate_onnx.py", "prepare/retarget_blender.py", "tests/in_blender.py",  # no torch, or Blender
-             "benchmarks/entered_files.py"}  # runs another script
+BY_ITSELF = {"prepare/generate_onnx.py", "benchmarks/entered_files.py",  # no torch, or another script
+             "prepare/retarget_blender.py", "prepare/build_body.py", "tests/in_blender.py"}  # Blender
 ASKS_AT_TORCH = """
 import importlib.abc, os, runpy, sys
 import numpy, scipy.ndimage, scipy.spatial, scipy.optimize, tqdm  # shared by the scripts

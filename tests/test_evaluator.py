@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from data.word_vectors import WORD_CLASSES, WordVectors, falls_back, sentence_layout, word_class
-from models.evaluator import Evaluator, EvaluatorConfig, published_order
+from models.config import EvaluatorConfig
+from models.evaluator import Evaluator, published_order
 from utils.errors import InputError
 
 SMALL = EvaluatorConfig(dim_pose=23, dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_pos_ohot=15,

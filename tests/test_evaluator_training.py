@@ -13,7 +13,8 @@ from data.motion_windows import Normalisation
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from data.word_vectors import MatchingPairs, WordVectors
-from models.evaluator import Evaluator, EvaluatorConfig, MovementAutoEncoder, matching_loss
+from models.config import EvaluatorConfig
+from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
 from storage.checkpoint import load_checkpoint
 from storage.load_evaluator import load_evaluator
 from tests.test_resume import assert_equal

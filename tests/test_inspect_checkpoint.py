@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.evaluator import Evaluator, EvaluatorConfig
+from models.config import EvaluatorConfig
+from models.evaluator import Evaluator
 from prepare.inspect_checkpoint import Identity, identify
 from storage.released import PUBLISHED_META
 from tests.toy import run_script

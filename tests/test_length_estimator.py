@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models.text_to_motion import LengthEstimator
-from models.transformers.sampling import sample_generators
+from models.transformers.trunk import sample_generators
 from storage.released import length_estimator
 
 

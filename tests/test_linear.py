@@ -13,6 +13,7 @@ from models.layers import (
     KINDS,
     Conv1d,
     Linear,
+    SelfAttention,
     can_pack,
     choose_linear,
     faster_linear,
@@ -21,7 +22,6 @@ from models.layers import (
     pack_linears,
     use_linear,
 )
-from models.transformers.trunk import SelfAttention
 
 SHAPES = [(8, 49, 96), (500, 48), (1, 150, 192), (3, 7, 2, 512)]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from data.specs import dataset_spec
-from models.evaluator import Evaluator, EvaluatorConfig
+from models.config import EvaluatorConfig
+from models.evaluator import Evaluator
 from storage.checkpoint import save_checkpoint, save_weights
 from storage.load_evaluator import LoadedEvaluator, load_evaluator
 from utils.errors import InputError

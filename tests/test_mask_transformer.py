@@ -7,16 +7,18 @@ from torch import Tensor, nn
 
 from models.config import ATTENTION_KINDS, MaskTransformerConfig
 from models.lamp.qformer import QFormerConfig
-from models.layers import can_pack, pack_linears
+from models.layers import EncoderLayer, can_pack, pack_linears
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
-from models.transformers.sampling import (
+from models.transformers.trunk import (
+    PositionalEncoding,
+    attention_mask,
     draw_uniform,
-    fixed_shape_groups,
+    padding_of,
     sample_generators,
     sample_tokens,
+    static_batches,
     top_k_filter,
 )
-from models.transformers.trunk import EncoderLayer, PositionalEncoding, attention_mask, padding_of
 
 K, COND = 64, 6
 SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32}
@@ -272,20 +274,20 @@ def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, gro
 
 def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
     cpu, other = torch.device("cpu"), torch.device("meta")
-    assert [(g.rows, g.size, g.length) for g in fixed_shape_groups([3, 50], cpu)] == [([0], 1, 3), ([1], 1, 50)]
+    assert [(g.rows, g.size, g.length) for g in static_batches([3, 50], cpu)] == [([0], 1, 3), ([1], 1, 50)]
     lens = [3, 50, 49, 7, 99]
     for device, padded in ((other, [49, 98, 49, 49, 147]), (cpu, [3, 51, 49, 9, 99])):
-        groups = fixed_shape_groups(lens, device, rows=2)
+        groups = static_batches(lens, device, rows=2)
         assert sorted(row for group in groups for row in group.rows) == [0, 1, 2, 3, 4]
         for group in groups:
             assert group.size == 2
             assert {padded[row] for row in group.rows} == {group.length}
-    exact = fixed_shape_groups([7, 6, 7, 7], cpu, rows=2, exact=True)
+    exact = static_batches([7, 6, 7, 7], cpu, rows=2, exact=True)
     assert [(g.rows, g.size, g.length) for g in exact] == [([1], 2, 6), ([0, 2], 2, 7), ([3], 2, 7)]
-    independent = fixed_shape_groups([7, 50, 8, 1], cpu, independent=True)
+    independent = static_batches([7, 50, 8, 1], cpu, independent=True)
     assert [(g.rows, g.size, g.length) for g in independent] == [([3], 1, 3), ([0, 2], 2, 9), ([1], 1, 51)]
-    assert len(fixed_shape_groups([49] * 70, cpu, independent=True)) == 3
-    assert len(fixed_shape_groups([49] * 70, other)) == 70
+    assert len(static_batches([49] * 70, cpu, independent=True)) == 3
+    assert len(static_batches([49] * 70, other)) == 70
 
 
 def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:

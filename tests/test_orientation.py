@@ -5,17 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.orientation import (
-    UP_AXES,
-    Stance,
-    find_sides,
-    find_stance,
-    guess_up,
-    lies_throughout,
-    swapped_sides,
-    to_y_up,
-)
-from motion.skeleton import KIT, T2M, mirror
+from motion.orientation import Stance, find_sides, find_stance, guess_up, lies_throughout, swapped_sides, to_y_up
+from motion.skeleton import KIT, T2M, UP_AXES, mirror
 from tests import figures
 from tests.toy import as_kit
 

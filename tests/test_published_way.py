@@ -5,7 +5,7 @@ import torch
 from benchmarks import published
 from models.lamp.lamp import Negatives
 from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.sampling import draw_uniform, sample_generators
+from models.transformers.trunk import draw_uniform, sample_generators
 from models.vq.model import RVQVAE, VQConfig
 from tests import test_lamp, test_mask_transformer, test_residual_transformer
 

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from models.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import sample_generators
-from models.transformers.trunk import padding_of
+from models.transformers.trunk import padding_of, sample_generators
 
 K, Q, COND = 64, 5, 6
 SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32,

@@ -33,9 +33,9 @@ from serving.workshop import Workshop
 from tests.browser import data_of
 from tests.figures import walking
 from tests.toy_models import make_captioner, make_models
+from utils.device import listening, report_step
 from utils.errors import InputError
 from utils.files import write_text
-from utils.progress import listening, report_step
 from utils.seeding import stream_seed
 
 SPEC = dataset_spec("t2m")

@@ -13,7 +13,7 @@ from models.lamp.features import LaMPText
 from models.speed import speed_up
 from models.text_to_motion import Sample, TextToMotion
 from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.sampling import sample_generators
+from models.transformers.trunk import sample_generators
 from models.vq.model import VQConfig, build_tokenizer
 from storage.load import load_text_to_motion
 from tests.toy import run_here

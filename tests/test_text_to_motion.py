@@ -11,12 +11,12 @@ from models.lamp.features import text_inputs
 from models.layers import can_pack, is_packed, pack_linears
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, TextToMotion, _Features, load
-from models.transformers.sampling import fixed_shape_groups
+from models.transformers.trunk import static_batches
 from motion.features import features_to_joints
 from motion.skeleton import T2M
 from storage.load import load_text_to_motion
+from utils.device import listening
 from utils.errors import InputError
-from utils.progress import listening
 
 OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
 VERBS = ["waves", "jumps", "kicks", "bows", "turns left", "walks on", "sits down", "claps", "squats", "leans back"]
@@ -61,7 +61,7 @@ def test_both_kinds_of_linear_map_give_the_same_tokens(pipeline: TextToMotion, p
     both = [made.tokens(OTHERS) for made in (pipeline, packed)]
     same = sum(int((one == other).sum()) for one, other in zip(*both, strict=True))
     assert same >= 0.99 * sum(tokens.numel() for tokens in both[0])  # rounding may change a choice
-    assert len(fixed_shape_groups([20] * 4, packed.device, independent=is_packed(packed.transformer))) == 1
+    assert len(static_batches([20] * 4, packed.device, independent=is_packed(packed.transformer))) == 1
 
 
 def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> None:

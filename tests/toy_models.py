@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from data.specs import MAX_TOKENS, dataset_spec
-from models.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.evaluator import Evaluator, EvaluatorConfig
+from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator
 from models.lamp.bert import from_bert
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP

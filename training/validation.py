@@ -14,7 +14,7 @@ from evaluation.metrics import frechet_distance, mean_and_covariance
 from evaluation.reconstruction import decode_clips
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import sample_generators
+from models.transformers.trunk import sample_generators
 from storage.load_evaluator import LoadedEvaluator, find_evaluator
 from training import distributed
 from training.precomputed import TokenData

@@ -1,9 +1,10 @@
-"""Device selection, peak memory, and parallel maps over processes and threads."""
+"""Device selection, peak memory, parallel maps over processes and threads, and progress of long computations."""
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import torch
@@ -81,3 +82,25 @@ def side_by_side(workers: int) -> Iterator[Callable]:
 def _start_worker() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process reports an interruption
+
+
+Listener = Callable[[str, int, int], None]  # name of a loop, finished steps, all steps
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def report_step(loop: str, done: int, total: int) -> None:
+    """Report a finished step of a loop. A listener may raise an exception, which stops the computation."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(loop, done, total)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Context in which ``listener`` receives the steps of this thread."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

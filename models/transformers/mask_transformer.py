@@ -11,27 +11,24 @@ from models.config import MaskTransformerConfig
 from models.hub import CLIP_WIDTH
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
-from models.layers import Linear, is_packed
-from models.transformers.sampling import (
-    Group,
-    cosine_mask_ratio,
-    draw_uniform,
-    fixed_shape_groups,
-    lowest,
-    one_group,
-    sample_tokens,
-)
+from models.layers import Linear, is_packed, take_positions
 from models.transformers.trunk import (
+    StaticBatch,
     TokenLoss,
     Trunk,
     attention_mask,
+    cosine_mask_ratio,
     distinct_rows,
+    draw_uniform,
+    lowest,
     needed_width,
     padding_of,
-    take_positions,
+    sample_tokens,
+    single_batch,
+    static_batches,
     token_loss,
 )
-from utils.progress import report_step
+from utils.device import report_step
 from utils.seeding import WHOLE, BatchSlice
 
 KEPT = 1e5           # score of a token that stays unmasked
@@ -173,7 +170,7 @@ class MaskTransformer(Trunk):
             gumbel: sample by the Gumbel-max trick instead of inverting the cumulative distribution.
             known: (b, n) ids to keep; negative ones are generated (in-painting).
             padding_value: id after a sample's end.
-            group_rows: samples per pass, see ``models.transformers.sampling``.
+            group_rows: samples per pass, see ``models.transformers.trunk``.
             negative: (b, c) text features for guidance instead of no text.
 
         Raises ``RuntimeError`` in training mode, ``ValueError`` for a length below 1 or too few streams.
@@ -184,41 +181,41 @@ class MaskTransformer(Trunk):
         if not len(cond) == len(token_lens) == len(generators):
             raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths, {len(generators)} random streams")
         sees_padding = self.config.attention == "additive"
-        groups = (one_group(token_lens) if sees_padding and group_rows is None
-                  else fixed_shape_groups(token_lens, cond.device, group_rows, sees_padding, is_packed(self)))
+        batches = (single_batch(token_lens) if sees_padding and group_rows is None
+                   else static_batches(token_lens, cond.device, group_rows, sees_padding, is_packed(self)))
         longest = max(token_lens)
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
         steps = ids.repeat(timesteps, 1, 1)
-        for group in groups:
-            part = self._generate_group(group, cond, token_lens, generators, known, timesteps, cond_scale,
+        for batch in batches:
+            part = self._generate_batch(batch, cond, token_lens, generators, known, timesteps, cond_scale,
                                         temperature, topk_filter_thres, gumbel, negative)
-            width = min(longest, group.length)
-            ids[group.rows, :width] = part.ids[:len(group.rows), :width]
-            steps[:, group.rows, :width] = part.steps[:, :len(group.rows), :width]
+            width = min(longest, batch.length)
+            ids[batch.rows, :width] = part.ids[:len(batch.rows), :width]
+            steps[:, batch.rows, :width] = part.steps[:, :len(batch.rows), :width]
         padding = padding_of(torch.tensor(token_lens, device=ids.device), longest)
         return Generated(ids.masked_fill(padding, padding_value), steps)
 
-    def _generate_group(self, group: Group, cond: Tensor, token_lens: Sequence[int],
+    def _generate_batch(self, batch: StaticBatch, cond: Tensor, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], known: Tensor | None, timesteps: int, cond_scale: float,
                         temperature: float, topk_filter_thres: float, gumbel: bool,
                         negative: Tensor | None) -> Generated:
-        negative = None if negative is None else group.take(negative)
-        cond, lengths, streams = group.take(cond), group.pick(token_lens), [generators[row] for row in group.rows]
+        negative = None if negative is None else batch.take(negative)
+        cond, lengths, streams = batch.take(cond), batch.pick(token_lens), [generators[row] for row in batch.rows]
         shares = cosine_mask_ratio(torch.linspace(0, 1, timesteps))
         classes = (self.config.num_tokens,) if gumbel else ()
-        noise = draw_uniform(streams, lengths, timesteps, (group.size, group.length, *classes), cond.device)
-        padding = padding_of(torch.tensor(lengths, device=cond.device), group.length)
+        noise = draw_uniform(streams, lengths, timesteps, (batch.size, batch.length, *classes), cond.device)
+        padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
         ids = torch.full(padding.shape, self.mask_id, device=cond.device).masked_fill(padding, self.pad_id)
         if known is not None:
-            given = group.take_tokens(known)
+            given = batch.take_tokens(known)
             ids = torch.where((given >= 0) & ~padding, given, ids)
         fixed = ids != self.mask_id
         free = (~fixed).sum(1)
         scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
         steps = []
         # Nothing below waits for the device: the maximum number of positions of a step follows from the length of the
-        # group, and a tensor marks which of them are masked.
-        most = (shares * group.length).round().clamp_min(1).long().tolist()
+        # batch, and a tensor marks which of them are masked.
+        most = (shares * batch.length).round().clamp_min(1).long().tolist()
         for step, share in enumerate(shares.tolist()):
             at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) the least certain positions
             counts = (share * free).round().clamp_min(1)

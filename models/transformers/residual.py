@@ -7,9 +7,21 @@ from torch.nn import functional as F
 
 from models.config import ResidualTransformerConfig
 from models.layers import Linear, is_packed
-from models.transformers.sampling import Group, cosine_mask_ratio, draw_uniform, fixed_shape_groups, sample_tokens
-from models.transformers.trunk import INIT_STD, TokenLoss, Trunk, attention_mask, needed_width, padding_of, token_loss
-from utils.progress import report_step
+from models.transformers.trunk import (
+    INIT_STD,
+    StaticBatch,
+    TokenLoss,
+    Trunk,
+    attention_mask,
+    cosine_mask_ratio,
+    draw_uniform,
+    needed_width,
+    padding_of,
+    sample_tokens,
+    static_batches,
+    token_loss,
+)
+from utils.device import report_step
 from utils.seeding import WHOLE, BatchSlice
 
 
@@ -144,27 +156,27 @@ class ResidualTransformer(Trunk):
             raise ValueError(f"{len(base)} rows of ids, {len(cond)} text features, {len(token_lens)} lengths, "
                              f"{len(generators)} random streams")
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
-        for group in fixed_shape_groups(token_lens, base.device, group_rows, independent=is_packed(self)):
-            part = self._generate_group(group, base, cond, token_lens, generators, known, cond_scale, temperature,
+        for batch in static_batches(token_lens, base.device, group_rows, independent=is_packed(self)):
+            part = self._generate_batch(batch, base, cond, token_lens, generators, known, cond_scale, temperature,
                                         topk_filter_thres, negative)
-            width = min(base.shape[1], group.length)
-            ids[group.rows, :width] = part[:len(group.rows), :width]
+            width = min(base.shape[1], batch.length)
+            ids[batch.rows, :width] = part[:len(batch.rows), :width]
         return ids
 
-    def _generate_group(self, group: Group, base: Tensor, cond: Tensor, token_lens: Sequence[int],
+    def _generate_batch(self, batch: StaticBatch, base: Tensor, cond: Tensor, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], known: Tensor | None, cond_scale: float,
                         temperature: float, topk_filter_thres: float, negative: Tensor | None) -> Tensor:
-        negative = None if negative is None else group.take(negative)
-        cond, lengths, streams = group.take(cond), group.pick(token_lens), [generators[row] for row in group.rows]
+        negative = None if negative is None else batch.take(negative)
+        cond, lengths, streams = batch.take(cond), batch.pick(token_lens), [generators[row] for row in batch.rows]
         layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
-        noise = draw_uniform(streams, lengths, layers, (group.size, group.length, classes), cond.device)
-        padding = padding_of(torch.tensor(lengths, device=cond.device), group.length)
-        given = None if known is None else group.take_tokens(known)
-        ids = [group.take_tokens(base).masked_fill(padding, self.pad_id)]
+        noise = draw_uniform(streams, lengths, layers, (batch.size, batch.length, classes), cond.device)
+        padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
+        given = None if known is None else batch.take_tokens(known)
+        ids = [batch.take_tokens(base).masked_fill(padding, self.pad_id)]
         history, tables = 0, self.input_tables()
         for layer in range(1, self.config.num_quantizers):
             history = history + tables[layer - 1][ids[-1]]
-            numbers = torch.full((group.size,), layer, device=cond.device)
+            numbers = torch.full((batch.size,), layer, device=cond.device)
             logits = self.guided_logits(history, numbers, cond, padding, cond_scale, negative)
             if not self.config.published:
                 logits = logits[..., :-1]

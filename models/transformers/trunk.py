@@ -1,108 +1,24 @@
-"""The transformer of both token models: post-norm encoder layers with the published parameter names, and their loss.
+"""The transformer of both token models under the published parameter names, its loss, and sampling of its tokens.
 
-Sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first.
+Sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first. Sampling has a
+random stream per sample and passes of static shapes.
 """
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ATTENTION_KINDS, TransformerConfig
-from models.layers import Linear, linear, pack_weight, sinusoid_table
+from models.layers import Linear, TransformerEncoder, sinusoid_table
 from utils.seeding import WHOLE, BatchSlice
 
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # not trained, so files may lack it
 INIT_STD = 0.02
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self attention with packed projections (Vaswani et al. 2017, section 3.2.2)."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"latent_dim {dim} must be a multiple of n_heads {heads}")
-        self.heads = heads
-        self.dropout = dropout
-        self._packed: dict[tuple[int, int], Tensor] | None = None
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-
-    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False masks, a number is added to the score.
-
-        With ``asked`` (b, c, dim) only these attend to ``x``, and the mask is (b, heads, c, s).
-        """
-        dropout = self.dropout if self.training else 0.0
-        if asked is None:
-            query, key, value = self._project(x, 0, 3).chunk(3, -1)
-        else:
-            query = self._project(asked, 0, 1)
-            key, value = self._project(x, 1, 3).chunk(2, -1)
-        mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=mask,
-                                               dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
-
-    def pack(self) -> None:
-        """Pack projections when first needed, in addition to the parameters (``models.layers``)."""
-        self._packed = {}
-
-    def _project(self, x: Tensor, first: int, end: int) -> Tensor:
-        """Queries, keys and values, or some of these, side by side: (b, s, (end - first) dim)."""
-        rows = slice(first * x.shape[-1], end * x.shape[-1])
-        weight, bias = self.in_proj_weight[rows], self.in_proj_bias[rows]
-        if self._packed is not None:
-            if (first, end) not in self._packed:
-                self._packed[first, end] = pack_weight(weight)
-            weight = self._packed[first, end]
-        return linear(x, weight, bias)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, s, dim / heads)
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each followed by residual and layer norm."""
-
-    def __init__(self, dim: int, heads: int, ff_size: int, dropout: float) -> None:
-        super().__init__()
-        self.self_attn = SelfAttention(dim, heads, dropout)
-        self.linear1 = Linear(dim, ff_size)
-        self.linear2 = Linear(ff_size, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """Outputs of ``x`` (b, s, dim), or of ``asked`` (b, c, dim), positions of it."""
-        x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
-        h = self.linear2(self.dropout(self.linear1(x, "gelu")))
-        return self.norm2(x + self.dropout(h))
-
-
-class TransformerEncoder(nn.Module):
-    """A stack of layers, each with its own initial weights."""
-
-    def __init__(self, layers: int, dim: int, heads: int, ff_size: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ff_size, dropout) for _ in range(layers))
-
-    def forward(self, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """Outputs of ``x`` (b, s, dim) at all positions, or at those of ``at`` (b, c), which saves work."""
-        *below, last = self.layers
-        for layer in below:
-            x = layer(x, mask)
-        if at is None:
-            return last(x, mask)
-        if mask is not None and mask.shape[2] > 1:  # a row for every query
-            mask = mask.expand(len(x), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
-        return last(x, mask, take_positions(x, at))
 
 
 class InputProcess(nn.Module):
@@ -216,11 +132,6 @@ class Trunk(nn.Module):
         return cond * (draw >= self.config.cond_drop_prob)
 
 
-def take_positions(x: Tensor, at: Tensor) -> Tensor:
-    """Rows (b, c, ...) of ``x`` (b, s, ...) at the positions ``at`` (b, c)."""
-    return x[torch.arange(len(x), device=x.device)[:, None], at]
-
-
 def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Find equal rows of tensors (b, n) taken together: indices (m,) of the distinct rows, and for each row (b,) the
     distinct row that it equals."""
@@ -291,3 +202,133 @@ def needed_width(token_lens: Tensor, length: int) -> int:
     """Number of positions to compute for samples of ``token_lens`` (b,): on the CPU the longest length, elsewhere
     ``length``, to keep shapes fixed and avoid waiting for the device."""
     return min(length, int(token_lens.max())) if token_lens.device.type == "cpu" else length
+
+
+SMALLEST_TEMPERATURE = 1e-10
+ROUNDING = 1e-9  # rounding tolerance of (1 - thres) * classes: a thres of 1 - 1/classes keeps one class, not two
+
+
+def cosine_mask_ratio(progress: Tensor) -> Tensor:
+    """Fraction of tokens masked at ``progress`` in [0, 1] (MaskGIT, eq. 3)."""
+    return torch.cos(progress * math.pi / 2)
+
+
+def lowest(scores: Tensor, counts: Tensor) -> Tensor:
+    """True at the ``counts`` (b,) lowest of ``scores`` (b, n); ties go to the first."""
+    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
+    return ranks < counts[:, None]
+
+
+def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One random stream per sample, on the CPU, so that a seed gives the same noise on every device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def kept_classes(classes: int, thres: float) -> int:
+    """Number of ``classes`` that may be sampled: ``ceil((1 - thres) * classes)``, at least one."""
+    return max(1, math.ceil((1 - thres) * classes - ROUNDING))
+
+
+def top_k_filter(logits: Tensor, thres: float) -> Tensor:
+    """Keep the ``kept_classes`` largest of (..., classes); -inf elsewhere."""
+    values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
+    return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
+
+
+def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], rounds: int, size: Sequence[int],
+                 device: torch.device) -> Tensor:
+    """Uniform noise (b, rounds, n, ...) on ``device`` for rows of ``size`` (b, n, ...), all rounds in one transfer.
+
+    Row k takes ``lengths[k]`` numbers per round from ``generators[k]``, so that a sample's noise does not depend on its
+    padding. Everything else, including rows without a generator, is 0.5.
+    """
+    rows, length, *rest = size
+    noise = torch.full((rows, rounds, length, *rest), 0.5)
+    for row, generator, own in zip(noise, generators, lengths, strict=False):
+        row[:, :own] = torch.rand(rounds, own, *rest, generator=generator, device=generator.device)
+    return noise.to(device)
+
+
+def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
+    """Ids (b, n) sampled from softmax(logits / temperature) of (b, n, classes), with ``top_k_filter``.
+
+    With ``gumbel`` by the Gumbel-max trick (Maddison et al. 2014) from ``uniform`` (b, n, classes), else by inverting
+    the cumulative distribution from ``uniform`` (b, n): the same distribution.
+    """
+    temperature = max(temperature, SMALLEST_TEMPERATURE)
+    if gumbel:
+        values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
+        chosen = uniform.gather(-1, indices).clamp_min(torch.finfo(torch.float32).tiny)
+        best = (values.float() / temperature - torch.log(-torch.log(chosen))).argmax(-1, keepdim=True)
+        return indices.gather(-1, best).squeeze(-1)
+    scaled = top_k_filter(logits, thres).float() / temperature
+    cumulative = F.softmax(scaled.double(), -1).cumsum(-1)
+    target = uniform[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+ROWS = 64            # rows per pass with many samples
+PACKED_ROWS = 32     # rows per pass with packed linear layers
+LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
+CPU_STEP = 3         # the same on the CPU, where padding costs time and new shapes cost nothing
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StaticBatch:
+    """Samples of one forward pass."""
+
+    rows: list[int]  # which samples
+    size: int        # rows of the pass; those beyond ``rows`` are fillers
+    length: int      # tokens of the pass
+
+    def take(self, x: Tensor) -> Tensor:
+        """The batch's rows of ``x`` (b, ...), the last one repeated as filler: (size, ...)."""
+        filled = self.rows + [self.rows[-1]] * (self.size - len(self.rows))
+        return x[torch.tensor(filled, device=x.device)]
+
+    def pick(self, things: Sequence[T]) -> list[T]:
+        """The batch's items of a list with one per sample."""
+        return [things[row] for row in self.rows] + [things[self.rows[-1]]] * (self.size - len(self.rows))
+
+    def take_tokens(self, ids: Tensor) -> Tensor:
+        """The batch's rows of ids (b, n, ...), cut or padded with -1 to (size, length, ...)."""
+        rows = self.take(ids)[:, :self.length]
+        filler = rows.new_full((self.size, self.length - rows.shape[1], *rows.shape[2:]), -1)
+        return torch.cat([rows, filler], 1)
+
+
+def default_rows(independent: bool) -> int:
+    """Default rows per pass, the most that keeps samples independent: one, or many if the results of a row are
+    ``independent`` of the other rows (``models.layers.is_packed``)."""
+    return PACKED_ROWS if independent else 1
+
+
+def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | None = None, exact: bool = False,
+                   independent: bool = False) -> list[StaticBatch]:
+    """Batches of samples of similar length, at most ``rows`` each (``default_rows``).
+
+    The length of a pass depends on a sample's length only, and with ``exact`` equals it, for models that see padding.
+    Batches are filled up to ``rows``, so that all passes have the same shape, unless rows are ``independent``.
+    Raises ``ValueError`` for a length below 1.
+    """
+    if min(token_lens, default=1) < 1:
+        raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
+    rows = rows or default_rows(independent)
+    if rows == 1 and not independent:
+        return [StaticBatch([row], 1, length) for row, length in enumerate(token_lens)]
+    step = 1 if exact else CPU_STEP if device.type == "cpu" else LENGTH_STEP
+    by_length: dict[int, list[int]] = {}
+    for row, length in enumerate(token_lens):
+        padded = -(-length // step) * step
+        # Clips of the maximum length are common, and it is not a multiple of the CPU's step.
+        by_length.setdefault(LENGTH_STEP if length <= LENGTH_STEP < padded else padded, []).append(row)
+    chunks = [(length, samples[start:start + rows]) for length, samples in sorted(by_length.items())
+              for start in range(0, len(samples), rows)]
+    return [StaticBatch(chunk, len(chunk) if independent else rows, length) for length, chunk in chunks]
+
+
+def single_batch(token_lens: Sequence[int]) -> list[StaticBatch]:
+    """All samples in one pass at the longest length, for models that see the padding."""
+    return [StaticBatch(list(range(len(token_lens))), len(token_lens), max(token_lens))]

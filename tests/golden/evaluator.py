@@ -6,7 +6,8 @@ import torch
 
 from data.word_vectors import falls_back, word_class
 from evaluation import metrics
-from models.evaluator import FOOT_CONTACTS, Evaluator, EvaluatorConfig, published_order
+from models.config import EvaluatorConfig
+from models.evaluator import FOOT_CONTACTS, Evaluator, published_order
 from tests.golden.fill import fill_state_dict
 from tests.golden.kinds import ModelCheck, MotionCheck
 from tests.golden.manifest import Manifest, shapes_of, skipped

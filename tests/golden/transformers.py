@@ -10,8 +10,7 @@ from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.sampling import sample_generators
-from models.transformers.trunk import token_loss
+from models.transformers.trunk import sample_generators, token_loss
 from tests.golden.kinds import ModelCheck
 from tests.golden.lamp import LOOSE_NAMES, qformer_config
 from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of

@@ -12,7 +12,8 @@ from data.specs import DatasetSpec
 from data.text_motion import Pair
 from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
-from models.evaluator import Evaluator, EvaluatorConfig, MovementAutoEncoder, matching_loss
+from models.config import EvaluatorConfig
+from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
 from storage.load_evaluator import Embedder, read_networks
 from storage.runs import latest_checkpoint
 from training import distributed
