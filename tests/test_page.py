@@ -242,6 +242,7 @@ def saved(page: Page, entry: str) -> tuple[str, Path]:
     page.locator("#save").evaluate("menu => menu.open = true")
     with page.expect_download() as download:
         page.locator("#files > *", has_text=entry).click()
+    page.locator("#save").evaluate("menu => menu.open = false")
     return download.value.suggested_filename, Path(download.value.path())
 
 
@@ -286,6 +287,7 @@ def test_what_only_lies_beside_the_page_opens_in_another_tab(page: Page) -> None
 
 
 def drag(page: Page, across: int, button: str) -> None:
+    page.evaluate("scrollTo(0, 0)")
     box = page.locator("#canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
