@@ -12,6 +12,7 @@ def main() -> None:
     opt = parse_caption_options()  # before torch is imported, which takes seconds
     from data.motion_files import motion_files, parts_of, prompt_of, read_clips
     from data.specs import dataset_spec
+    from data.text import shortened
     from models.speed import speed_up
     from storage.checkpoint import model_names
     from storage.load_captioner import load_captioner
@@ -40,7 +41,7 @@ def main() -> None:
             file, start, end = str(files[part.motion]), part.start / spec.fps, part.end / spec.fps
             prompt = prompt_of(files[part.motion])
             found[file].append({"start": start, "end": end, "captions": texts} | ({"prompt": prompt} if prompt else {}))
-            made_from = f"  (prompt: {prompt!r})" if prompt else ""
+            made_from = f"  (prompt: {shortened(prompt)!r})" if prompt else ""
             print(f"{file} {start:.1f}-{end:.1f} s: {' | '.join(texts)}{made_from}")
         write_text(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         print(f"wrote {out}")

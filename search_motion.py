@@ -13,7 +13,7 @@ def main() -> None:
     opt = parse_search_options()  # before torch is imported, which takes seconds
     from data.motion_files import prompt_of
     from data.specs import dataset_spec
-    from data.text import clean_caption, read_texts, report
+    from data.text import clean_caption, read_texts, report, shortened
     from evaluation.search import encode_motions, nearest, open_gallery
     from models.lamp.features import encode_texts
     from models.speed import speed_up
@@ -55,7 +55,7 @@ def main() -> None:
 
         for place, one in enumerate(found, 1):
             what = one.get("caption") or f"{one['file']}  {one['start']:.1f}-{one['end']:.1f} s"
-            what += f"  {one['prompt']!r}" if one.get("prompt") else ""
+            what += f"  {shortened(one['prompt'])!r}" if one.get("prompt") else ""
             print(f"{place:4d}  {one['score']:.3f}  {what}")
         result = {"query": opt.text or opt.motion, "found": found}
         write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
