@@ -30,7 +30,7 @@ from data.specs import dataset_spec, require
 from data.text import read_captions
 from evaluation.report import Estimate
 from motion.skeleton import T2M
-from options.base import Parser, positive_int
+from options.base import Parser, add_speed, positive_int
 from options.generate import add_models, add_sampling
 from storage.checkpoint import model_names
 from utils.errors import InputError, script
@@ -168,6 +168,7 @@ def build_parser() -> Parser:
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
     add_models(parser)
     add_sampling(parser, lengths=True)
+    add_speed(parser)
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
     parser.add_argument("--data_root", type=Path, metavar="DIR",
                         help="data set whose training captions decide which words of the prompts are known")
@@ -188,12 +189,14 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
     """Motions (T, 22, 3) by text, one per seed, with lengths sampled from the length estimator."""
     # Imported here, so that existing motions can be checked without torch.
     from data.specs import dataset_spec
+    from models.speed import speed_up
     from models.text_to_motion import Sample
     from storage.load import load_text_to_motion
     from utils.device import select_device
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,
                                           select_device(args.gpu_id), args.which_epoch, args.res_name)
+    speed_up(pipeline.networks, args.precision, args.compile)
     print(f"models: {model_names(files)}")
     sampling = pipeline.sampling.changed(vars(args))
     by_seed = [pipeline.generate([Sample(text, seed) for text in texts], sampling)
