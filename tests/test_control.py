@@ -24,7 +24,7 @@ from models.control.constraints import (
 )
 from models.control.director import Direction, Director
 from models.control.looping import seam_gaps
-from models.control.optimise import ControlSettings, low_speed, optimise
+from models.control.optimise import ControlSettings, low_speed, optimise, support
 from models.control.ranking import total_scores
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
@@ -161,6 +161,18 @@ def test_low_feet_that_move_count_and_lifted_ones_do_not() -> None:
     assert low_speed(joints, T2M, floor) > low_speed(joints, T2M, floor - 0.02) > 0
     assert low_speed(lifted, T2M, floor) == pytest.approx(0, abs=1e-5)
     assert low_speed(joints[:1].expand(12, -1, -1), T2M, floor) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_foot_is_lifted_while_the_other_one_stands(pipeline: TextToMotion) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    start = torch.from_numpy(pipeline.decode(tokens))
+    foot = T2M.left_feet[1]
+    wanted = JointTarget(at(*range(20, 25)), foot, start[20:25, foot] + torch.tensor([0, 0.3, 0]))
+    floating, standing = (
+        support(torch.from_numpy(optimise(pipeline, tokens, [wanted], replace(QUICK, ground=weight)).joints), T2M)
+        for weight in (0.0, 30.0))
+    lifted = (floating - support(start, T2M)).clamp_min(0).mean()
+    assert (standing - support(start, T2M)).clamp_min(0).mean() < 0.7 * lifted
 
 
 @pytest.mark.parametrize(("away", "rounds"), [(0.0, 1), (0.4, 2), (50.0, 1)], ids=["near", "within reach", "hopeless"])

@@ -48,6 +48,7 @@ class ControlSettings:
     jerk: float = 1.0           # weight of the relative increase of the mean jerk over the start
     slide: float = 3.0          # weight of the relative increase of the speed of standing feet
     swing: float = 3.0          # weight of the relative increase of the speed of low feet, whether they stand or not
+    ground: float = 30.0        # weight of the mean metres by which the lowest foot is higher than at the start
     speed: float = 20.0         # weight of the metres by which the root is too fast
     seam: float = 30.0          # weight of the metres by which steps at a loop's seam exceed others
     bones: float = 0.3          # weight of the relative increase of the drift of bone lengths
@@ -97,6 +98,7 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
     spread = start.std().clamp_min(1e-6)
     with torch.no_grad():
         usual = _physical(decoding, decoding.features(start), decoding.first)
+        standing = support(decoding.first, skeleton).clamp_min(decoding.floor)
         fastest = max(FASTEST_BODY, float(decoding.first[:, 0].diff(dim=0).norm(dim=-1).max()))
     closing = Closing.of(decoding.features(start), decoding.pipeline.metres) if decoding.cyclic else None
     steps = settings.steps if constraints else min(settings.steps, CLOSING_STEPS)
@@ -111,6 +113,7 @@ def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], se
             # Constraints dominate at first; then the other terms restore the smoothness of the start.
             calm = min(1.0, settings.early + 1.5 * step / steps)
             loss = settings.near_codes * calm * moved.square().mean() + settings.speed * _too_fast(joints, fastest)
+            loss = loss + settings.ground * (support(joints, skeleton) - standing).clamp_min(0).mean()
             errors = [constraint.error(joints, skeleton) for constraint in constraints]
             for error in errors:
                 loss = loss + pull * (settings.constraint * error.mean()
@@ -135,6 +138,11 @@ def _mild_square(error: Tensor) -> Tensor:
     """Huber-like loss, quadratic up to ``MILD`` and then linear, so that unreachable targets do not dominate."""
     near = error.clamp_max(MILD)
     return near.square() + 2 * MILD * (error - near)
+
+
+def support(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Height (T,) of the lowest foot joint of joints (T, J, 3): a foot is lifted while the other one stands."""
+    return joints[:, list(skeleton.feet), 1].amin(-1)
 
 
 def _too_fast(joints: Tensor, fastest: float) -> Tensor:
