@@ -102,7 +102,7 @@ function places(tracks, narrow) {
   if (tracks.length > PERSONS || (narrow && tracks.length > 1)) {
     const columns = tracks.length > PERSONS ? Math.ceil(Math.sqrt(tracks.length * 1.5)) : 2;
     return tracks.map((_, i) => {
-      const column = (i % columns) * CELL, row = Math.floor(i / columns) * CELL;
+      const column = (i % columns) * CELL, row = Math.floor(i / columns) * (columns > 2 ? CELL : 2 * CELL);
       return { x: x * column + z * row, z: z * column - x * row, still: true };
     });
   }
@@ -236,6 +236,7 @@ class Stage {
       this.dress(figure);
       this.scene.add(figure.group);
     }
+    this.widen();
     for (const extra of [this.trails, this.prints, this.marks.group]) extra.userData.alone = tracks.length === 1 && !this.character;
     this.spread();
     this.marks.lay(tracks.length === 1 && !this.character ? marks : []);
@@ -243,6 +244,18 @@ class Stage {
     this.way.lay(points((frame) => track.focus(frame, this.point).setY(0.004)));
     this.tips.forEach((tip, i) => tip.lay(points((frame) => track.place(this.skeleton.tips[i], frame, this.point))));
     this.resetView();
+  }
+
+  /** Make the shadows reach all figures. */
+  widen() {
+    const { camera } = this.sun.shadow;
+    let reach = 2.4;
+    for (const frame of [0, 0.5, 1].map((share) => share * Math.max(...this.cast.map(({ track }) => track.frames - 1)))) {
+      const middle = this.middleOf(frame, new THREE.Vector3());
+      for (const each of this.cast) reach = Math.max(reach, 1.6 + this.ground(each, frame, this.point).distanceTo(middle));
+    }
+    Object.assign(camera, { left: -reach, right: reach, top: reach, bottom: -reach, near: 0.5, far: 12 + 2 * reach });
+    camera.updateProjectionMatrix();
   }
 
   /** Show trails, footprints and marks of a single motion, if they are switched on. */
@@ -325,7 +338,8 @@ class Stage {
     }
     this.floor.material.uniforms.focus.value.copy(focus);
     for (const plane of [this.floor, this.shadow]) plane.position.set(focus.x, plane.position.y, focus.z);
-    this.sun.position.copy(focus).add(point.set(-1.7, 4.6, 2.0));
+    const height = Math.max(1, this.sun.shadow.camera.right / 3);
+    this.sun.position.copy(focus).add(point.set(-1.7, 4.6, 2.0).multiplyScalar(height));
     this.sun.target.position.copy(focus).setY(0.5);
     this.fill.position.set(2, 1.2, -3);
     for (const ribbon of [this.way, ...this.tips]) ribbon.uniforms.now.value = moment;
