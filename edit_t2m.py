@@ -15,7 +15,7 @@ def main() -> None:
     from data.placed_constraints import Stretch
     from data.specs import MAX_TOKENS, UNIT_LENGTH, dataset_spec
     from data.text import make_prompt, shortened
-    from models.motion_edit import MotionEditor, Part
+    from models.motion_edit import MotionEditor, TimelinePart
     from models.speed import speed_up
     from storage.checkpoint import model_names
     from storage.load import load_text_to_motion
@@ -46,7 +46,7 @@ def main() -> None:
     folder, shown = Path(opt.output_dir) / opt.ext, []
     formats = Formats.from_options(vars(opt))
     try:
-        parts = [Part(*chosen.tokens(len(source) // pipeline.unit), text)
+        parts = [TimelinePart(*chosen.tokens(len(source) // pipeline.unit), text)
                  for chosen in opt.mask_edit_section or ()]
         with run_lock(folder, "--ext"):
             for repeat in range(opt.repeat_times):

@@ -51,7 +51,7 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """Compute and memory of a stage's network."""
 
     flops: float       # per sample, forward and backward
@@ -72,7 +72,7 @@ class Cost:
         return (16 * self.trained + 4 * self.frozen + self.activations / 2 * batch / gpus) / 1e9
 
 
-def count(stage: str) -> Cost:
+def count(stage: str) -> StepCost:
     """Count operations and memory of one step of the published network, run on the CPU."""
     job = stage_jobs(PUBLISHED)[stage](COUNTED)
     kept: dict[int, int] = {}
@@ -90,10 +90,10 @@ def count(stage: str) -> Cost:
         loss.backward()
     sizes = {trained: sum(p.numel() for p in job.model.parameters() if p.requires_grad is trained)
              for trained in (True, False)}
-    return Cost(counter.get_total_flops() / COUNTED, sum(kept.values()) // COUNTED, sizes[True], sizes[False])
+    return StepCost(counter.get_total_flops() / COUNTED, sum(kept.values()) // COUNTED, sizes[True], sizes[False])
 
 
-def table(costs: dict[str, Cost], larger: int) -> str:
+def table(costs: dict[str, StepCost], larger: int) -> str:
     """Markdown table by stage and number of GPUs, for ``larger`` times the clips with a tenth of the epochs."""
     lines = ["| stage | parameters | GFLOP a sample | samples | hours on 1 | on 8 | on 64 | GB on 1 |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]

@@ -38,7 +38,7 @@ SENTENCES = (1, 32)
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One measurement; ``prepare`` returns the job, which processes ``count`` prompts or samples."""
 
     kind: str    # generation or training
@@ -52,7 +52,7 @@ class Row:
         return f"{self.kind}, {self.what}, {self.mode}, batch {self.count}"
 
 
-def generation_rows(sizes: str, device: torch.device) -> Iterator[Row]:
+def generation_rows(sizes: str, device: torch.device) -> Iterator[Measurement]:
     """Generation of motions of the maximum length, in every mode at every batch size."""
     def job(precision: str, compiled: bool, batch: int) -> Callable[[], object]:
         pipeline = make_pipeline(sizes, device)
@@ -62,11 +62,11 @@ def generation_rows(sizes: str, device: torch.device) -> Iterator[Row]:
 
     for mode, precision, compiled in MODES:
         for batch in SENTENCES:
-            yield Row("generation", sizes, mode, batch,
+            yield Measurement("generation", sizes, mode, batch,
                       lambda batch=batch, precision=precision, compiled=compiled: job(precision, compiled, batch))
 
 
-def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[str, int]) -> Iterator[Row]:
+def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[str, int]) -> Iterator[Measurement]:
     """Training steps of every stage in every mode."""
     def job(stage: str, half: bool, compiled: bool) -> Callable[[], object]:
         made = stage_jobs(sizes, device)[stage](batches[stage])
@@ -76,11 +76,11 @@ def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[s
 
     for mode, precision, compiled in MODES:
         for stage in batches:
-            yield Row("training", f"{name} {stage}", mode, batches[stage],
+            yield Measurement("training", f"{name} {stage}", mode, batches[stage],
                       lambda stage=stage, half=precision == "bf16", compiled=compiled: job(stage, half, compiled))
 
 
-def measure(row: Row, device: torch.device, rounds: int) -> dict[str, Any]:
+def measure(row: Measurement, device: torch.device, rounds: int) -> dict[str, Any]:
     """Median seconds of the row's job after one warm-up run, its rate, and the peak memory in GiB."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -104,7 +104,7 @@ def _timed(job: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def rows_of(toy: bool, device: torch.device) -> list[Row]:
+def rows_of(toy: bool, device: torch.device) -> list[Measurement]:
     """All rows, the most important ones first in case the budget runs out: plain before compiled."""
     if toy:
         batches = dict.fromkeys(BATCHES, TOY_BATCH)

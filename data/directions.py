@@ -28,7 +28,7 @@ AS_IT_IS = "-"  # text in an upper-body track that keeps the prompt's upper body
 
 
 @dataclass(frozen=True)
-class Job:
+class DirectionJob:
     """A motion to generate, with labels for its files and page."""
 
     number: int
@@ -49,7 +49,7 @@ class Directions:
     opt: Namespace
     flags: Sequence[Entry]  # constraints given by flags
 
-    def of_each(self, prompts: Sequence[Prompt]) -> Iterator[Job]:
+    def of_each(self, prompts: Sequence[Prompt]) -> Iterator[DirectionJob]:
         """One job per prompt and repeat."""
         opt, pipeline = self.opt, self.editor.pipeline
         lengths = pipeline.token_lengths([Sample(prompt.text, self._seed(prompt), prompt.m_len) for prompt in prompts],
@@ -62,9 +62,9 @@ class Directions:
             direction = Direction(prompt.text, self._short(prompt.text, count), upper, self._place(placed), opt.loop,
                                   opt.best_of)
             for repeat in range(opt.repeat_times):
-                yield Job(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
+                yield DirectionJob(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
 
-    def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[Job]:
+    def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[DirectionJob]:
         """One job per repeat with all prompts in one motion; ``frames`` is the length of a single prompt."""
         opt, pipeline = self.opt, self.editor.pipeline
         if frames is not None:
@@ -85,7 +85,7 @@ class Directions:
         marks = tuple(zip(starts, [prompt.text for prompt in prompts], strict=True)) if len(prompts) > 1 else ()
         direction = Direction(text, self._long(parts), upper, self._place(placed), opt.loop, opt.best_of)
         for repeat in range(opt.repeat_times):
-            yield Job(0, repeat, self._caption(text), direction, opt.seed + repeat, marks)
+            yield DirectionJob(0, repeat, self._caption(text), direction, opt.seed + repeat, marks)
 
     def _seed(self, prompt: Prompt, repeat: int = 0) -> int:
         text = self.editor.pipeline.clean(prompt.text)
@@ -201,7 +201,7 @@ def joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
-                     opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[Job, Directed]]:
+                     opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[DirectionJob, Directed]]:
     """Generate the motions of prompts with the flags of ``options.generate``, with their jobs.
 
     ``flags`` are constraints given by flags; ``frames`` is the length of a single prompt's motion beyond the models'

@@ -136,7 +136,7 @@ def _metres(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 @dataclass(frozen=True)
-class Part:
+class MotionPart:
     """Frames [start, end) of a motion."""
 
     motion: int  # index of the motion
@@ -204,11 +204,11 @@ def read_clips(files: Sequence[Path], spec: DatasetSpec, up: str | None = None) 
     return clips
 
 
-def parts_of(motions: Sequence[np.ndarray]) -> list[Part]:
+def parts_of(motions: Sequence[np.ndarray]) -> list[MotionPart]:
     """Divide each motion (T, d) into the fewest parts of at most 196 frames and similar length."""
     parts = []
     for number, motion in enumerate(motions):
         count = -(-len(motion) // MAX_MOTION_LENGTH)
         edges = np.linspace(0, len(motion), count + 1).round().astype(int).tolist()
-        parts += [Part(number, start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        parts += [MotionPart(number, start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
     return parts

@@ -24,7 +24,7 @@ ALL = "base + residual"
 BATCH = 64  # texts encoded together
 
 
-class Encoder(Protocol):
+class TextMotionEncoder(Protocol):
     """A text encoder with a fingerprint of everything that its features depend on."""
 
     fingerprint: str
@@ -39,7 +39,7 @@ class RememberedTexts:
     ``known`` maps texts to features (1, c) and is extended with new ones.
     """
 
-    def __init__(self, encoder: Encoder, known: dict[str, Tensor]) -> None:
+    def __init__(self, encoder: TextMotionEncoder, known: dict[str, Tensor]) -> None:
         self.encoder, self.known = encoder, known
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -53,7 +53,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
-class Embedder(Protocol):
+class TextMotionEmbedder(Protocol):
     """An evaluator that reads captions as tokens."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
@@ -118,7 +118,7 @@ class Evaluation:
         lamp: a second evaluator, whose R-precision and MM-Dist get the prefix ``lamp_``.
     """
 
-    def __init__(self, pairs: Sequence[Pair], embedder: Embedder, spec: DatasetSpec, plan: Plan = Plan(),
+    def __init__(self, pairs: Sequence[Pair], embedder: TextMotionEmbedder, spec: DatasetSpec, plan: Plan = Plan(),
                  seed: int = 0, quiet: bool = True, workers: int = 1, lamp: CaptionEmbedder | None = None) -> None:
         self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
         self.seed, self.quiet, self.workers, self.lamp = seed, quiet, workers, lamp

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.motion_files import Part, motion_files, parts_of, read_clip
+from data.motion_files import MotionPart, motion_files, parts_of, read_clip
 from data.specs import DatasetSpec
 from evaluation.retrieval import motion_vectors
 from motion.asf_amc import find_asf
@@ -27,13 +27,14 @@ class Gallery:
     """Unit-length embeddings of motions, one for each part of at most 196 frames."""
 
     files: list[Path]
-    parts: list[Part]     # ``motion`` is the index of the file
+    parts: list[MotionPart]     # ``motion`` is the index of the file
     vectors: np.ndarray   # (parts, e) float32
 
     @classmethod
     def of(cls, encoded: Sequence[tuple[Path, dict[str, Any]]]) -> "Gallery":
         """Gallery of encoded files."""
-        parts = [Part(number, start, end) for number, (_, one) in enumerate(encoded) for start, end in one["parts"]]
+        parts = [MotionPart(number, start, end)
+                 for number, (_, one) in enumerate(encoded) for start, end in one["parts"]]
         vectors = torch.cat([one["vectors"] for _, one in encoded]).numpy()
         return cls([path for path, _ in encoded], parts, vectors)
 

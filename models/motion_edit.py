@@ -20,7 +20,7 @@ CONTEXT = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class TimelinePart:
     """Tokens ``start`` to ``stop`` (exclusive) of a motion, to be generated from a text."""
 
     start: int
@@ -59,7 +59,7 @@ class MotionEditor:
             raise ValueError(f"a motion needs at least {unit} frames, not {len(features)}")
         return self.pipeline.encode(features[:whole])
 
-    def edit(self, ids: Tensor, parts: Sequence[Part], seed: int, sampling: Sampling | None = None) -> Tensor:
+    def edit(self, ids: Tensor, parts: Sequence[TimelinePart], seed: int, sampling: Sampling | None = None) -> Tensor:
         """Ids (n, q) with ``parts`` regenerated and all others kept.
 
         A part that starts at the end of ``ids`` extends the motion. Parts are generated in the order given, each with
@@ -89,7 +89,7 @@ class MotionEditor:
                 report_step("tokens of long motions", total - int(unknown.sum()), total)
         return made
 
-    def edit_features(self, source: np.ndarray, parts: Sequence[Part], seed: int,
+    def edit_features(self, source: np.ndarray, parts: Sequence[TimelinePart], seed: int,
                       sampling: Sampling | None = None) -> np.ndarray:
         """Unnormalised features (T, d) of a motion with features ``source`` (T', d), with ``parts`` regenerated.
 
@@ -107,7 +107,7 @@ class MotionEditor:
     def generate(self, parts: Sequence[tuple[str, int]], seed: int, sampling: Sampling | None = None) -> Tensor:
         """Ids (n, q) of a motion of any length for consecutive texts, each with its number of tokens."""
         ends = np.cumsum([count for _, count in parts]).tolist()
-        placed = [Part(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
+        placed = [TimelinePart(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
         layers = self.pipeline.tokenizer.config.num_quantizers
         return self.edit(torch.empty(0, layers, dtype=torch.long, device=self.pipeline.device), placed, seed, sampling)
 
@@ -149,7 +149,7 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
     return spliced
 
 
-def next_window(unknown: Tensor, part: Part, size: int) -> Window:
+def next_window(unknown: Tensor, part: TimelinePart, size: int) -> Window:
     """Next window for ``part``, of at most ``size`` tokens around its first ``unknown`` (n,) tokens.
 
     It includes known tokens on either side, ``CONTEXT`` if there are that many, and more if there is room. Tokens that

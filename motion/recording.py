@@ -35,7 +35,7 @@ _JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 
 
 @dataclass(frozen=True)
-class Pose:
+class RecordedPose:
     """Motion of a hierarchy, relative to the parent of each joint."""
 
     places: np.ndarray  # (T, J, 3)
@@ -46,7 +46,7 @@ class Pose:
         return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
-def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:
+def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> RecordedPose:
     """Resample the frames from ``first`` to ``end`` of a file to ``fps``.
 
     Rotations take the shorter arc and translations are linear between frames, before forward kinematics, so that bones
@@ -57,7 +57,7 @@ def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Pose:
     high = np.minimum(low + 1, len(places) - 1)
     quats = matrix_to_quat(torch.from_numpy(turns))
     quats = slerp(quats[low], quats[high], torch.from_numpy(share)[:, None, None])
-    return Pose(places[low] + (places[high] - places[low]) * share[:, None, None], quats)
+    return RecordedPose(places[low] + (places[high] - places[low]) * share[:, None, None], quats)
 
 
 def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:

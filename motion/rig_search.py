@@ -186,7 +186,7 @@ class UnknownRig(ValueError):
         return UnknownRig, (str(self), self.begun)
 
 
-class Bones:
+class RigBones:
     """Points of a hierarchy by name: the joints, then the end sites."""
 
     def __init__(self, bvh: Bvh):
@@ -265,7 +265,7 @@ class Match:
         return len(self.missing) + len(self.repeated)
 
 
-def recognised(bones: Bones) -> tuple[str, Places]:
+def recognised(bones: RigBones) -> tuple[str, Places]:
     """Name of the first known rig whose required joints are all present, and the places that it names.
 
     Raises ``UnknownRig`` if there is none.
@@ -278,7 +278,7 @@ def recognised(bones: Bones) -> tuple[str, Places]:
     raise _unknown(bones, [_match(bones, rig, affix) for rig, affix in tried])
 
 
-def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
+def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
     """Find the joints of ``rig``; ``at_once`` stops at the first missing one."""
     match = Match(rig)
     marked, chosen = _is_marked(bones, rig, affix), {}
@@ -301,14 +301,14 @@ def _match(bones: Bones, rig: KnownRig, affix: Affix, at_once: bool = False) -> 
     return match
 
 
-def _is_marked(bones: Bones, rig: KnownRig, affix: Affix) -> bool:
+def _is_marked(bones: RigBones, rig: KnownRig, affix: Affix) -> bool:
     """Whether the bones that distinguish ``rig`` from rigs with the same names are present, and those of the others
     absent."""
     besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
     return bool(not rig.marks or bones.find(rig.marks, affix)) and not any(bones.find(name, affix) for name in besides)
 
 
-def _resolved(bones: Bones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:
+def _resolved(bones: RigBones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:
     """Weights of points; a message if several bones share a name; None if a bone is missing."""
     weights = {}
     for name, weight in place.items():
@@ -319,7 +319,7 @@ def _resolved(bones: Bones, place: Place, affix: Affix, places: Places) -> dict[
     return weights
 
 
-def _above_hips(bones: Bones, places: Places) -> list[int]:
+def _above_hips(bones: RigBones, places: Places) -> list[int]:
     left, right = (places.get(f"{side}_hip", {}) for side in SIDES)
     if len(left) != 1 or len(right) != 1:
         return []
@@ -327,7 +327,7 @@ def _above_hips(bones: Bones, places: Places) -> list[int]:
     return [joint for joint in paths[0] if joint in paths[1]][:1]
 
 
-def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
+def _hangs(bones: RigBones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
     """Whether a bone for ``joint`` is above or below the bones of its neighbouring joints.
 
     In a rig recognised by common words only, bones between the two may only twist the upper bone or have zero length.
@@ -347,13 +347,13 @@ def _hangs(bones: Bones, rig: KnownRig, joint: str, place: Mapping[int, float], 
         _is_part(bones, joint, above) for joint in path[:path.index(above)])
 
 
-def _is_part(bones: Bones, joint: int, whole: int) -> bool:
+def _is_part(bones: RigBones, joint: int, whole: int) -> bool:
     """Whether a bone only twists another one, by its name, or has zero length."""
     word, of = (re.sub(r"\d", "", _plain(bones.bvh.names[bone])) for bone in (joint, whole))
     return of in word or any(part in word for part in _PARTS) or not np.any(bones.bvh.offsets[joint])
 
 
-def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
+def _unknown(bones: RigBones, matches: list[Match]) -> UnknownRig:
     nearest = min(matches, key=lambda match: (match.rig.sides is None, match.lacking, match.rig.marks))
     general = min((match for match in matches if match.rig.sides is None), key=lambda match: match.lacking)
     here = ", ".join(bones.bvh.names[:MAX_LISTED])
@@ -369,7 +369,7 @@ def _unknown(bones: Bones, matches: list[Match]) -> UnknownRig:
                       f"{' and '.join(reasons)}; use a --mapping", begun | {BONES: list(bones.bvh.names)})
 
 
-def _written(bones: Bones, place: Mapping[int, float] | None) -> str | dict[str, float]:
+def _written(bones: RigBones, place: Mapping[int, float] | None) -> str | dict[str, float]:
     """A place in the format of a mapping file."""
     if place is None:
         return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from motion.bvh import Bvh, chained
-from motion.rig_search import SIDES, SPINE, Bones, Place, Places, recognised
+from motion.rig_search import SIDES, SPINE, Place, Places, RigBones, recognised
 from motion.skeleton import T2M
 
 _CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
@@ -59,7 +59,7 @@ def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> 
     Raises ``UnknownRig`` if no rig fits, and ``ValueError`` if a required bone is missing or ambiguous, the bones of a
     limb are not connected, or a bone that must rotate or translate has no channels for it.
     """
-    bones = Bones(bvh)
+    bones = RigBones(bvh)
     rig, places = ("mapping", _mapped(bones, mapping)) if mapping and _is_of(bones, mapping) else recognised(bones)
     rest = _rest_offsets(bvh)
     added = _complete(bones, places, rest)
@@ -71,12 +71,12 @@ def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> 
     return Placement(rig, weights, tuple(added))
 
 
-def _is_of(bones: Bones, mapping: Mapping[str, str | Place]) -> bool:
+def _is_of(bones: RigBones, mapping: Mapping[str, str | Place]) -> bool:
     names = [name for place in mapping.values() for name in ([place] if isinstance(place, str) else place)]
     return sum(bool(bones.find(name)) for name in names) >= len(names) / 2
 
 
-def _mapped(bones: Bones, mapping: Mapping[str, str | Place]) -> Places:
+def _mapped(bones: RigBones, mapping: Mapping[str, str | Place]) -> Places:
     places: Places = {}
     for joint, place in mapping.items():
         places[joint] = {}
@@ -93,7 +93,7 @@ def _rest_offsets(bvh: Bvh) -> np.ndarray:
     return replace(bvh, values=bvh.values[:1]).local_positions()[0]
 
 
-def _complete(bones: Bones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Place joints that a rig does not name: spine, toes, collars below the shoulders. Returns the points that this
     adds."""
     added = []
@@ -111,7 +111,7 @@ def _complete(bones: Bones, places: Places, rest: np.ndarray) -> list[tuple[int,
     return added
 
 
-def _toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> dict[int, float] | tuple[int, np.ndarray]:
+def _toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> dict[int, float] | tuple[int, np.ndarray]:
     """Place of a toe: bones below the ankle, the tip of the ankle's bone, or a joint and an offset from it."""
     ankle = _bone(places[f"{side}_ankle"])
     if ankle is None:
@@ -124,7 +124,7 @@ def _toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> dict[int,
     return _made_toe(bones, places, side, rest)
 
 
-def _ends_below(bones: Bones, joint: int, rest: np.ndarray) -> list[int]:
+def _ends_below(bones: RigBones, joint: int, rest: np.ndarray) -> list[int]:
     """Nearest points below ``joint`` that do not coincide with it."""
     points = []
     for child in bones.below(joint):
@@ -134,7 +134,7 @@ def _ends_below(bones: Bones, joint: int, rest: np.ndarray) -> list[int]:
     return points if points or tip is None else [tip]
 
 
-def _made_toe(bones: Bones, places: Places, side: str, rest: np.ndarray) -> tuple[int, np.ndarray]:
+def _made_toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> tuple[int, np.ndarray]:
     """Toe in front of the ankle, at right angles to the shin and to the line of the hips, in the rest pose.
 
     If these point elsewhere in the motion, people do not stand like the rest pose, and the motion is used instead.
@@ -168,7 +168,7 @@ def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: 
     return np.einsum("tji,tj->i", turns[:, joints[-1]], front) / len(front)
 
 
-def _spine(bones: Bones, places: Places, rest: np.ndarray) -> list[dict[int, float]]:
+def _spine(bones: RigBones, places: Places, rest: np.ndarray) -> list[dict[int, float]]:
     neck, hip = _bone(places["neck"]), _bone(places["left_hip"])
     if neck is None or hip is None:
         raise ValueError("the mapping has no spine joints, and no single bones for neck and hips to find them from")
@@ -192,7 +192,7 @@ def _bone(place: Mapping[int, float]) -> int | None:
     return next(iter(place)) if len(place) == 1 else None
 
 
-def _check_limbs(bones: Bones, places: Mapping[str, Mapping[int, float]]) -> None:
+def _check_limbs(bones: RigBones, places: Mapping[str, Mapping[int, float]]) -> None:
     turning, travelling = [], []
     for side in ("left", "right"):
         for chain in _CHAINS:

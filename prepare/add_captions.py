@@ -73,7 +73,7 @@ _SHORTEST = _SPEC.min_length / _SPEC.fps  # seconds of a clip that a caption mus
 
 
 @dataclass(frozen=True)
-class Row:
+class CaptionRow:
     """A caption of a motion file or a part of it; times in seconds of the file."""
 
     file: str
@@ -114,7 +114,7 @@ def clips_of(root: Path) -> list[ClipSource]:
     return clips
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[CaptionRow]:
     """Rows of a ``.csv`` with columns file, text and optionally start and end, or of a ``.jsonl`` with these keys.
 
     Raises ``InputError`` naming the line.
@@ -143,7 +143,7 @@ def _delimiter(text: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def read_text_files(folder: Path) -> list[Row]:
+def read_text_files(folder: Path) -> list[CaptionRow]:
     """Captions from files ``NAME.txt``, one per line, plain or in the data set format with tokens and times. NAME is a
     clip id or a file name."""
     paths = sorted(folder.rglob("*.txt"))
@@ -157,11 +157,11 @@ def read_text_files(folder: Path) -> list[Row]:
                 where = f"{path}:{number}"
                 caption = parse_caption(line, where) if "#" in line else Caption(line.strip(), (), 0.0, 0.0)
                 end = math.inf if caption.whole_clip else caption.end
-                rows.append(Row(name, caption.text, caption.start, end, " ".join(caption.tokens), where))
+                rows.append(CaptionRow(name, caption.text, caption.start, end, " ".join(caption.tokens), where))
     return rows
 
 
-def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[Row]:
+def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[CaptionRow]:
     """Captions from file names: the fields that ``pattern`` has in braces are inserted into the ``templates``.
 
     ``{take}_{action}_{mood}`` matches ``03_walk-fast_sad``; ``a person does a {action}`` then becomes "a person does a
@@ -182,14 +182,14 @@ def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequen
         match = re.fullmatch(expression, Path(file).stem)
         if match:
             words = {name: re.sub(r"[-_\s]+", " ", value).strip() for name, value in match.groupdict().items()}
-            rows += [Row(file, re.sub(r"\{(\w+)\}", lambda found, words=words: words[found[1]], template),
+            rows += [CaptionRow(file, re.sub(r"\{(\w+)\}", lambda found, words=words: words[found[1]], template),
                          where=f"{file}, {template}") for template in templates]
     if not rows:
         raise InputError(f"--names {pattern} matches none of the files ({clips[0].file}, ...)")
     return rows
 
 
-def assign(rows: Sequence[Row], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
+def assign(rows: Sequence[CaptionRow], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
     """Assign to each clip the captions of its file that describe it, as lines of ``texts/ID.txt``.
 
     A caption without times, or one that covers at least 90 % of the clip, describes the whole clip. A caption of a part
@@ -232,7 +232,7 @@ def _json(line: str, where: str) -> object:
         raise InputError(f"{where} is not JSON: {error}") from error
 
 
-def _row(entry: object, where: str) -> Row:
+def _row(entry: object, where: str) -> CaptionRow:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "text")):
         raise InputError(f"{where}: a caption needs file and text (columns {', '.join(COLUMNS)})")
     try:
@@ -243,7 +243,7 @@ def _row(entry: object, where: str) -> Row:
         end = math.inf
     if not 0 <= start < end:
         raise InputError(f"{where}: {start:g} to {end:g} s is not a time range")
-    return Row(entry["file"], entry["text"], start, end, where=where)
+    return CaptionRow(entry["file"], entry["text"], start, end, where=where)
 
 
 def _number(value: object, default: float) -> float:
@@ -271,7 +271,7 @@ def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
     return short | files | {clip.id: [clip] for clip in clips if clip.id not in files}
 
 
-def _times(row: Row, clip: ClipSource) -> tuple[float, float] | None:
+def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
     """Time range of the clip that the caption describes: (0, 0) for the whole clip, None for no overlap."""
     named_clip = _key(row.file) == clip.id  # times are relative to the clip
     offset = 0.0 if named_clip else clip.start

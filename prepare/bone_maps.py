@@ -25,7 +25,7 @@ class Correction(NamedTuple):
     quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
 
 
-class Row(NamedTuple):
+class BoneRow(NamedTuple):
     """A bone of both skeletons, and its correction in each map."""
 
     bone: str
@@ -36,26 +36,26 @@ class Row(NamedTuple):
 PREFIXES = {"mapping.json": "mixamorig:", "mapping6.json": "mixamorig6:"}
 # The published numbers, set by hand on one character per map. Toes and hands are unchanged.
 TABLE = (
-    Row("Hips", Correction((2.6180, 0.0, 0.0), (0.2588, 0.9659, 0.0, 0.0))),
-    Row("RightUpLeg"),
-    Row("LeftUpLeg"),
-    Row("RightLeg", Correction((0.0, 2.0944, 0.0))),
-    Row("LeftLeg", Correction((0.0, 3.6652, 0.0))),
-    Row("RightShoulder"),
-    Row("LeftShoulder"),
-    Row("RightArm", Correction((0.0, -1.0472, -0.1745))),
-    Row("LeftArm", Correction((0.0, 1.0472, 0.1745))),
-    Row("RightForeArm", Correction((0.0, -2.0944, 0.0))),
-    Row("LeftForeArm", Correction((0.0, 1.5708, 0.0))),
-    Row("Spine"),
-    Row("Spine1"),
-    Row("Spine2"),
-    Row("Neck", sixth=Correction((-0.9943, -0.0067, 0.0406), (0.8788, -0.4768, -0.0126, 0.0163))),
-    Row("Head", Correction((0.3491, 0.0, 0.0)),
+    BoneRow("Hips", Correction((2.6180, 0.0, 0.0), (0.2588, 0.9659, 0.0, 0.0))),
+    BoneRow("RightUpLeg"),
+    BoneRow("LeftUpLeg"),
+    BoneRow("RightLeg", Correction((0.0, 2.0944, 0.0))),
+    BoneRow("LeftLeg", Correction((0.0, 3.6652, 0.0))),
+    BoneRow("RightShoulder"),
+    BoneRow("LeftShoulder"),
+    BoneRow("RightArm", Correction((0.0, -1.0472, -0.1745))),
+    BoneRow("LeftArm", Correction((0.0, 1.0472, 0.1745))),
+    BoneRow("RightForeArm", Correction((0.0, -2.0944, 0.0))),
+    BoneRow("LeftForeArm", Correction((0.0, 1.5708, 0.0))),
+    BoneRow("Spine"),
+    BoneRow("Spine1"),
+    BoneRow("Spine2"),
+    BoneRow("Neck", sixth=Correction((-0.9943, -0.0067, 0.0406), (0.8788, -0.4768, -0.0126, 0.0163))),
+    BoneRow("Head", Correction((0.3491, 0.0, 0.0)),
         Correction((-0.0764, 0.0112, 0.0114), (0.9992, -0.0382, 0.0054, 0.0059))),
-    Row("RightFoot", Correction((-0.1919, 2.9800, -0.0513), (-0.0828, -0.0177, -0.9920, -0.0934)),
+    BoneRow("RightFoot", Correction((-0.1919, 2.9800, -0.0513), (-0.0828, -0.0177, -0.9920, -0.0934)),
         Correction((-0.1719, 2.7372, -0.0295), (-0.2013, 0.0028, -0.9762, -0.0812))),
-    Row("LeftFoot", Correction((-0.2559, -2.9369, 0.2451), (0.1161, 0.1077, -0.9808, -0.1136)),
+    BoneRow("LeftFoot", Correction((-0.2559, -2.9369, 0.2451), (0.1161, 0.1077, -0.9808, -0.1136)),
         Correction((-0.0936, -2.9336, -0.1734), (-0.0993, 0.0909, 0.9894, 0.0554))),
 )
 

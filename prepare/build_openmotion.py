@@ -25,7 +25,7 @@ import torch
 from data.language import CONTENTS
 from motion.asf_amc import read_amc
 from motion.bvh import Bvh, chained, read_bvh
-from motion.recording import UNITS, Pose, normalised, resampled_pose
+from motion.recording import UNITS, RecordedPose, normalised, resampled_pose
 from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
 from motion.skeleton import T2M
 from motion.source_rig import Placement, place_joints
@@ -38,7 +38,7 @@ from utils.errors import InputError, script
 from utils.files import ROOT, read_text, save_npy, write_text
 
 
-def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int) -> np.ndarray:
+def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:
     """Joints (T, 22, 3), y up: ``first``, ``blend`` frames between, ``second``, both with the hierarchy of ``bvh``.
 
     The second part is rotated about y and translated over the floor so that the heading of hips and shoulders and the
@@ -55,14 +55,14 @@ def joined(bvh: Bvh, placement: Placement, first: Pose, second: Pose, blend: int
     second = _moved(second, int(pelvis[0]), turn, start[0], last[0])
     steps = torch.arange(1, blend + 1, dtype=torch.float64)[:, None, None] / (blend + 1)
     ease = steps**2 * (3 - 2 * steps)
-    between = Pose(lerp(first.places[-1], second.places[0], ease.numpy()),
+    between = RecordedPose(lerp(first.places[-1], second.places[0], ease.numpy()),
                    slerp(first.quats[-1:].expand(blend, -1, -1), second.quats[:1].expand(blend, -1, -1), ease))
     parts = (first, between, second)
-    whole = Pose(np.concatenate([part.places for part in parts]), torch.cat([part.quats for part in parts]))
+    whole = RecordedPose(np.concatenate([part.places for part in parts]), torch.cat([part.quats for part in parts]))
     return whole.joints(bvh, placement)
 
 
-def _freed(bvh: Bvh, pose: Pose, pelvis: int) -> Pose:
+def _freed(bvh: Bvh, pose: RecordedPose, pelvis: int) -> RecordedPose:
     """The same motion with all travel in the pelvis and none in its ancestors."""
     places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
     freed, quats = pose.places.copy(), pose.quats.clone()
@@ -70,16 +70,16 @@ def _freed(bvh: Bvh, pose: Pose, pelvis: int) -> Pose:
     above = pelvis
     while (above := bvh.parents[above]) >= 0:
         freed[:, above], quats[:, above] = 0, torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
-    return Pose(freed, quats)
+    return RecordedPose(freed, quats)
 
 
-def _moved(pose: Pose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> Pose:
+def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> RecordedPose:
     """Rotate a pose about ``origin`` and move ``origin`` over or under ``place``."""
     places, quats = pose.places.copy(), pose.quats.clone()
     places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
         place[0], origin[1], place[2]]
     quats[:, pelvis] = quat_multiply(turn.expand(len(quats), 4), quats[:, pelvis])
-    return Pose(places, quats)
+    return RecordedPose(places, quats)
 
 
 def _heading(joints: np.ndarray) -> float:
@@ -205,7 +205,7 @@ def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _recording(path: Path) -> tuple[Bvh, Placement, Pose]:
+def _recording(path: Path) -> tuple[Bvh, Placement, RecordedPose]:
     bvh = read_amc(path) if path.suffix == ".amc" else read_bvh(path)
     placement = place_joints(bvh)
     first = CMU_T_POSE if placement.rig == "CMU/Daz" else 0

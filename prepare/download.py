@@ -144,7 +144,7 @@ def move_into(source: Path, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedArchive:
     """A published archive: a path that identifies it, and a pattern of further files to install from the same
     folder."""
 
@@ -156,8 +156,8 @@ class Published:
 
 
 ARCHIVES = {
-    "glove": Published("our_vab_data.npy", "our_vab_*", "glove", "prepare/download_glove.sh of MoMask"),
-    "evaluator": Published("text_mot_match/model/finest.tar", "*", "{checkpoints}/{dataset}",
+    "glove": PublishedArchive("our_vab_data.npy", "our_vab_*", "glove", "prepare/download_glove.sh of MoMask"),
+    "evaluator": PublishedArchive("text_mot_match/model/finest.tar", "*", "{checkpoints}/{dataset}",
                            "prepare/download_evaluator.sh of MoMask"),
 }
 
@@ -171,7 +171,7 @@ def source_of(what: str, dataset: str, given: str | None) -> str:
     return source
 
 
-def install(archive: Path, published: Published, folder: Path) -> list[str]:
+def install(archive: Path, published: PublishedArchive, folder: Path) -> list[str]:
     """Unpack an archive and move its landmark, and further files of the same folder, into ``folder``. Returns their
     names."""
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder) as unpacked:

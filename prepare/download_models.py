@@ -21,7 +21,7 @@ BASE = "https://virutalbuy-public.oss-cn-hangzhou.aliyuncs.com/share/aigc3d/lamp
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedModel:
     """A published file, its target folder, and options that cannot be inferred from it."""
 
     file: str
@@ -30,15 +30,15 @@ class Published:
 
 
 MODELS = {
-    "lamp_vq": Published("vq.tar", "t2m"),
-    "lamp_h3d": Published("h3d-qformer.tar", "t2m", {"vq_name": "lamp_vq"}),
-    "lamp_kit": Published("kit-qformer.tar", "kit"),
-    "lamp_t2m": Published("t2m.tar", "t2m", {"vq_name": "lamp_vq"}),
-    "lamp_m2t": Published("m2t.pth", "t2m", {"lamp_name": "lamp_h3d"}),
+    "lamp_vq": PublishedModel("vq.tar", "t2m"),
+    "lamp_h3d": PublishedModel("h3d-qformer.tar", "t2m", {"vq_name": "lamp_vq"}),
+    "lamp_kit": PublishedModel("kit-qformer.tar", "kit"),
+    "lamp_t2m": PublishedModel("t2m.tar", "t2m", {"vq_name": "lamp_vq"}),
+    "lamp_m2t": PublishedModel("m2t.pth", "t2m", {"lamp_name": "lamp_h3d"}),
 }
 
 
-def install(found: Path, published: Published, folder: Path) -> Path:
+def install(found: Path, published: PublishedModel, folder: Path) -> Path:
     """Install a downloaded file in ``folder`` as ``model/latest.tar``, with options if there are none. Returns its
     path.
 

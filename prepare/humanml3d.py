@@ -56,7 +56,7 @@ class Cut:
 
 
 @dataclass
-class Made:
+class ExtractedClip:
     """Result of extracting the clips."""
 
     clips: list[str] = field(default_factory=list)
@@ -82,9 +82,9 @@ def read_cuts(path: Path) -> list[Cut]:
     return cuts
 
 
-def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1, quiet: bool = False) -> Made:
+def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1, quiet: bool = False) -> ExtractedClip:
     """Write ``root/joints/ID.npy`` for every cut whose recording is available; existing clips are kept."""
-    made = Made()
+    made = ExtractedClip()
     with mapping(min(workers, len(cuts))) as apply:
         reasons = apply(partial(_make, sources, root), cuts)
         for cut, reason in tqdm(zip(cuts, reasons, strict=True), total=len(cuts), desc="HumanML3D joints",

@@ -30,7 +30,7 @@ RARE = 0.1  # fraction of clips with another up axis below which the other clips
 
 
 @dataclass(frozen=True)
-class Job:
+class FeatureJob:
     """Settings for processing every clip."""
 
     root: Path
@@ -65,7 +65,7 @@ class Prepared:
             self.statistics += other.statistics
 
 
-def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepared:
+def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> Prepared:
     """Compute features of every clip under ``job.root``, then statistics over all of them.
 
     A clip that cannot be used is refused with a reason, has no features afterwards, and is listed in ``refused.txt``.
@@ -91,7 +91,7 @@ def prepare_features(job: Job, workers: int = 1, quiet: bool = False) -> Prepare
     return result
 
 
-def _settle_uncertain(job: Job, result: Prepared) -> None:
+def _settle_uncertain(job: FeatureJob, result: Prepared) -> None:
     """Process clips whose body may be lying, with the up axis of nearly all other clips."""
     turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
     if result.uncertain and result.clips and turned <= RARE * len(result.clips):
@@ -108,7 +108,7 @@ def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
         raise InputError(f"{path}: {error}") from error
 
 
-def _originals(job: Job) -> list[str]:
+def _originals(job: FeatureJob) -> list[str]:
     """Clips to process; twins are made from their originals with mirroring, and are ordinary clips without."""
     folder = job.root / "joints"
     if not folder.is_dir():
@@ -119,7 +119,7 @@ def _originals(job: Job) -> list[str]:
     return sorted(name for name in names if not (job.mirrored and name.startswith("M") and name[1:] in names))
 
 
-def _prepare_clip(job: Job, name: str) -> Prepared:
+def _prepare_clip(job: FeatureJob, name: str) -> Prepared:
     result = Prepared()
     try:
         joints = _read_joints(job.root / "joints" / f"{name}.npy", job.skeleton)
@@ -165,7 +165,7 @@ def _read_captions(path: Path) -> str:
         raise ValueError(str(error)) from error
 
 
-def _write_clip(job: Job, name: str, joints: np.ndarray) -> Prepared:
+def _write_clip(job: FeatureJob, name: str, joints: np.ndarray) -> Prepared:
     features = joints_to_features(joints, job.skeleton, job.target_offsets, job.published_yaw)
     if not features.isfinite().all():
         raise ValueError("features that are not finite (coordinates too large?)")
@@ -174,25 +174,25 @@ def _write_clip(job: Job, name: str, joints: np.ndarray) -> Prepared:
     return Prepared(len(features), [name], {}, ColumnStatistics.of(features.numpy()))
 
 
-def _write_twin(job: Job, name: str, twin: str, joints: np.ndarray) -> None:
+def _write_twin(job: FeatureJob, name: str, twin: str, joints: np.ndarray) -> None:
     text = _read_captions(job.root / "texts" / f"{name}.txt")
     if text:
         write_text(job.root / "texts" / f"{twin}.txt", mirror_text(text))
     save_npy(job.root / "joints" / f"{twin}.npy", mirror(joints, job.skeleton))
 
 
-def _refuse(job: Job, name: str, reason: str, result: Prepared) -> None:
+def _refuse(job: FeatureJob, name: str, reason: str, result: Prepared) -> None:
     """Record why ``name`` was refused, and remove its features from an earlier run."""
     result.refused[name] = " ".join(reason.split())
     for path in (_features_path(job, name), _joints_path(job, name)):
         path.unlink(missing_ok=True)
 
 
-def _features_path(job: Job, name: str) -> Path:
+def _features_path(job: FeatureJob, name: str) -> Path:
     return job.root / "new_joint_vecs" / f"{name}.npy"
 
 
-def _joints_path(job: Job, name: str) -> Path:
+def _joints_path(job: FeatureJob, name: str) -> Path:
     return job.root / "new_joints" / f"{name}.npy"
 
 
@@ -264,7 +264,7 @@ def main() -> None:
     skeleton = DATASETS[opt.dataset_name].skeleton
     print(f"reading {opt.root / 'joints'}")
     offsets = None if opt.reference is None else reference_offsets(opt.reference, skeleton)
-    job = Job(opt.root, skeleton, offsets, opt.mirror, opt.published_yaw, opt.up)
+    job = FeatureJob(opt.root, skeleton, offsets, opt.mirror, opt.published_yaw, opt.up)
     report(prepare_features(job, opt.workers, opt.quiet), opt.root)
 
 

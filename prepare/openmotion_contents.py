@@ -72,7 +72,7 @@ def clip_contents(label: str, style: str, joined: list[str], joints: np.ndarray,
     if whole == label or whole in CYCLIC:
         result.contents += _by_label(whole, style, content_map)
     result.contents += _of_joined(joined)
-    body = Body(joints)
+    body = BodyMeasures(joints)
     result.contents += [content for content in _measured(label, body) if content not in result.contents]
     result.stretches += _parts(label, body)
     return result
@@ -96,7 +96,7 @@ def _of_joined(joined: list[str]) -> list[tuple[str, str]]:
     return [("raise-twice", sides[0])] if raised else []
 
 
-class Body:
+class BodyMeasures:
     """Per-frame measures of joints (T, 22, 3) shared by several contents."""
 
     def __init__(self, joints: np.ndarray) -> None:
@@ -123,7 +123,7 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[width:] - sums[:-width]) / width
 
 
-def _measured(label: str, body: Body) -> Iterator[tuple[str, str]]:
+def _measured(label: str, body: BodyMeasures) -> Iterator[tuple[str, str]]:
     moving = float((body.speed > 0.4).mean())
     side = "left" if body.turn > 0 else "right"
     if moving > 0.8 and body.forward > 0.8 and abs(body.turn) > 270 and _one_way(body.heading):
@@ -148,7 +148,7 @@ def _one_way(heading: np.ndarray) -> bool:
     return bool((sign * (np.maximum.accumulate(sign * heading) - sign * heading) < 30).all()) if sign else False
 
 
-def _about_turn(body: Body) -> bool:
+def _about_turn(body: BodyMeasures) -> bool:
     """A turn of 150 to 210 degrees between two straight stretches of walking."""
     ends = max(10, len(body.heading) // 6)
     straight = all(np.ptp(part) < 40 for part in (body.heading[:ends], body.heading[-ends:]))
@@ -156,7 +156,7 @@ def _about_turn(body: Body) -> bool:
     return bool(150 < abs(body.turn) < 210 and straight and walks)
 
 
-def _kicking_leg(body: Body) -> str:
+def _kicking_leg(body: BodyMeasures) -> str:
     """Side whose foot rises at least 0.45 m above the other foot's maximum; "" if both or neither do."""
     floor = body.joints[:, ANKLES, 1].min()
     left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
@@ -165,7 +165,7 @@ def _kicking_leg(body: Body) -> str:
     return "left" if left > right else "right"
 
 
-def _parts(label: str, body: Body) -> Iterator[tuple[str, str, int, int]]:
+def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
     """Stretches with a single content."""
     upright = body.height > 0.93 * body.stand
     quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
@@ -199,7 +199,7 @@ def _dips(low: np.ndarray, upright: np.ndarray, frames: int) -> Iterator[tuple[i
                 yield first, end
 
 
-def _sitting(body: Body) -> Iterator[tuple[str, str, int, int]]:
+def _sitting(body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
     """Sitting down (upright, then low to the end of the stretch) and getting up, each cut at the middle of the rest."""
     low, upright = body.height < 0.72 * body.stand, body.height > 0.92 * body.stand
     states = np.where(low, -1, np.where(upright, 1, 0))

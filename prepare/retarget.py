@@ -26,7 +26,7 @@ _HINGED = (0.2, 0.8)    # radians of bend where an elbow or knee starts to act, 
 
 
 @dataclass(frozen=True)
-class Recording:
+class SourceRecording:
     """A skeleton and its motion over T frames, in metres."""
 
     rest: Mapping[str, np.ndarray]    # (3,) start of each bone in the rest pose
@@ -52,7 +52,7 @@ class Transfer:
     scale: float                  # leg length of the character over that of the source
 
 
-def retarget(source: Recording, character: Character) -> Transfer:
+def retarget(source: SourceRecording, character: Character) -> Transfer:
     """Retarget the motion of ``source`` to ``character``.
 
     Arms and legs point in the directions of the source's, so that rest poses with lowered and with raised arms give the
@@ -94,7 +94,7 @@ class _Standing:
     pitch: float   # radians by which feet point down
 
 
-def _standing(source: Recording) -> _Standing:
+def _standing(source: SourceRecording) -> _Standing:
     """Typical stance of a foot of the source: median while both its joints are low and slow, else from the rest
     pose."""
     places = source.places
@@ -127,7 +127,7 @@ def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, n
     return _between(standing, foot) @ _between(_level(rest[toe] - rest[bone]), ahead)
 
 
-def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: Recording, rest: Mapping[str, np.ndarray],
+def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecording, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
     """Solve a leg from ``hip`` (T, 3) to ``ankle`` (T, 3), with the knee bent in the direction of the source's."""
     thigh, shin, foot = (f"{side}{bone}" for bone in ("UpLeg", "Leg", "Foot"))

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from motion.bvh import read_bvh
 from options.base import Parser
-from prepare.retarget import Character, Recording, Transfer, retarget
+from prepare.retarget import Character, SourceRecording, Transfer, retarget
 from utils.errors import InputError, script
 from utils.files import atomic_path
 
@@ -50,7 +50,7 @@ def parse_options() -> Namespace:
     return opt
 
 
-def read_motion(path: Path) -> Recording:
+def read_motion(path: Path) -> SourceRecording:
     """Motion of a BVH file, in Blender's axes."""
     try:
         bvh = read_bvh(path)
@@ -65,7 +65,7 @@ def read_motion(path: Path) -> Recording:
     turns = TO_BLENDER @ turns @ TO_BLENDER.T
     rest, places, turns = (dict(zip(bvh.names, each, strict=True)) for each in (
         rest @ TO_BLENDER.T, (places @ TO_BLENDER.T).swapaxes(0, 1), turns.swapaxes(0, 1)))
-    return Recording(rest, places, turns, 1 / bvh.frame_time)
+    return SourceRecording(rest, places, turns, 1 / bvh.frame_time)
 
 
 def open_character(path: Path) -> tuple[bpy.types.Object, str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from data.motion_files import read_clip
 from data.specs import DatasetSpec
-from models.motion_edit import Part
+from models.motion_edit import TimelinePart
 from options.generate import section
 from serving.asks import Limits
 from utils.errors import InputError
@@ -32,7 +32,7 @@ def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[
     return name, features, [remark.removeprefix(f"{path}: ") for remark in remarks]
 
 
-def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[Part]:
+def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[TimelinePart]:
     """Parts of a motion of ``frames`` frames, given as shares or tokens as in ``edit_t2m.py``."""
     words = (sections or "").split()
     if not 1 <= len(words) <= limits.sections:
@@ -45,5 +45,5 @@ def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, li
             raise InputError(f"a part {error}") from error
         if chosen.stop * unit > limits.upload_seconds * fps:
             raise InputError(f"part {word} ends after more than {limits.upload_seconds:.0f} s")
-        parts.append(Part(*chosen.tokens(frames // unit), text))
+        parts.append(TimelinePart(*chosen.tokens(frames // unit), text))
     return parts

@@ -9,7 +9,7 @@ from data.directions import constrained, joined
 from data.specs import DatasetSpec
 from models.control.director import UPPER_STREAM, combined_features
 from models.control.optimise import STEPS
-from models.motion_edit import MotionEditor, Part
+from models.motion_edit import MotionEditor, TimelinePart
 from models.text_to_motion import Sampling
 from serving.asks import Ask, Block, Remake
 from utils.errors import InputError
@@ -79,6 +79,6 @@ def _track(editor: MotionEditor, parts: Sequence[tuple[str, int]], seed: int, sp
     """Features (T, d) of a track with its blocks made again."""
     features = editor.pipeline.features_of([editor.generate(parts, seed, sampling)])[0]
     for remake in remakes:
-        part = Part(*spans[remake.block], blocks[remake.block].text)
+        part = TimelinePart(*spans[remake.block], blocks[remake.block].text)
         features = editor.edit_features(features, [part], remake.seed, sampling)
     return features

@@ -10,7 +10,7 @@ from data.text_motion import load_pairs
 from evaluation.metrics import euclidean_distances, r_precision
 from motion.features import joints_to_features
 from motion.skeleton import T2M
-from prepare.motion_features import Job, prepare_features
+from prepare.motion_features import FeatureJob, prepare_features
 from storage.load_evaluator import LoadedEvaluator, load_evaluator
 from tests.figures import raising
 from tests.toy import ROOT
@@ -44,7 +44,7 @@ def export(root: Path) -> None:
 def test_real_clips_are_found_by_their_captions_and_by_shuffled_ones_as_by_chance(evaluator: LoadedEvaluator,
                                                                                   tmp_path: Path) -> None:
     export(tmp_path)
-    prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
+    prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False), quiet=True)
     pairs = load_pairs(dataset_spec("t2m", tmp_path), "test", whole_clips_only=True)
     assert len(pairs) == CLIPS
     texts, motions = evaluator.texts([pair.tokens[0] for pair in pairs]), evaluator.motions([p.features for p in pairs])

@@ -9,7 +9,7 @@ import spacy
 
 from data.text import read_captions, spacy_pipeline
 from prepare.add_captions import (
-    Row,
+    CaptionRow,
     assign,
     clips_of,
     make_tagger,
@@ -32,29 +32,30 @@ CLIPS = [clip("a_walk", "a/walk.bvh", 0, 5), clip("long_000", "long.bvh"), clip(
          clip("b_walk", "b/walk.bvh", 0, 5), clip("one", "deep/one.npy", 0, 3)]
 
 
-def assigned(*rows: Row) -> dict[str, list[str]]:
+def assigned(*rows: CaptionRow) -> dict[str, list[str]]:
     return dict(assign(rows, CLIPS, str.upper).texts)
 
 
 def test_a_caption_without_times_is_of_every_clip_of_its_file() -> None:
-    assert assigned(Row("long.bvh", "goes")) == {name: ["goes#GOES#0.0#0.0"] for name in ("long_000", "long_001")}
+    assert assigned(CaptionRow("long.bvh", "goes")) == {
+        name: ["goes#GOES#0.0#0.0"] for name in ("long_000", "long_001")}
 
 
 @pytest.mark.parametrize("name", ["deep/one.npy", "deep/one", "one.npy", "one", "./deep/one.npy", "deep\\one.npy"])
 def test_files_are_named_with_or_without_folder_and_suffix(name: str) -> None:
-    assert list(assigned(Row(name, "x"))) == ["one"]
+    assert list(assigned(CaptionRow(name, "x"))) == ["one"]
 
 
 def test_times_of_a_file_become_times_of_its_clips() -> None:
-    assert assigned(Row("long.bvh", "first", 0.2, 9.9)) == {"long_000": ["first#FIRST#0.0#0.0"]}
-    assert assigned(Row("long.bvh", "part", 2.0, 12.5)) == {
+    assert assigned(CaptionRow("long.bvh", "first", 0.2, 9.9)) == {"long_000": ["first#FIRST#0.0#0.0"]}
+    assert assigned(CaptionRow("long.bvh", "part", 2.0, 12.5)) == {
         "long_000": ["part#PART#2.0#9.95"], "long_001": ["part#PART#0.0#2.55"]}
-    assert assigned(Row("long_001", "own", 1.0, 4.0)) == {"long_001": ["own#OWN#1.0#4.0"]}
+    assert assigned(CaptionRow("long_001", "own", 1.0, 4.0)) == {"long_001": ["own#OWN#1.0#4.0"]}
 
 
 def test_captions_that_reach_no_clip_are_reported_with_the_reason() -> None:
-    rows = [Row("nowhere.bvh", "x", where="t:2"), Row("walk", "x", where="t:3"),
-            Row("long.bvh", "x", 0.0, 1.0, where="t:4"), Row("one", " # ", where="t:5")]
+    rows = [CaptionRow("nowhere.bvh", "x", where="t:2"), CaptionRow("walk", "x", where="t:3"),
+            CaptionRow("long.bvh", "x", 0.0, 1.0, where="t:4"), CaptionRow("one", " # ", where="t:5")]
     result = assign(rows, CLIPS, str)
     assert list(result.unused) == ["t:2", "t:3", "t:4", "t:5"]
     assert [
@@ -64,7 +65,8 @@ def test_captions_that_reach_no_clip_are_reported_with_the_reason() -> None:
 
 
 def test_a_sharp_in_a_caption_goes_and_doubles_are_kept_once() -> None:
-    assert assigned(Row("one", "step #1  now"), Row("one", "step 1 now")) == {"one": ["step 1 now#STEP 1 NOW#0.0#0.0"]}
+    rows = CaptionRow("one", "step #1  now"), CaptionRow("one", "step 1 now")
+    assert assigned(*rows) == {"one": ["step 1 now#STEP 1 NOW#0.0#0.0"]}
 
 
 def test_tables_are_read_as_csv_or_json_lines(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prepare.add_captions import tag_by_list
 from prepare.check_data import fix_data
 from prepare.checking import KINDS, check_data, fault_table
 from prepare.importing import ImportJob, import_motion
-from prepare.motion_features import Job, prepare_features
+from prepare.motion_features import FeatureJob, prepare_features
 from tests.figures import raising, walking
 from tests.toy import ROOT, as_kit, clips
 from utils.errors import InputError
@@ -48,7 +48,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         names.append(f"c{name}")
     import_motion(ImportJob(source, root), quiet=True)
     write_lists(root, names)
-    prepare_features(Job(root, T2M, None, mirrored=True), quiet=True)
+    prepare_features(FeatureJob(root, T2M, None, mirrored=True), quiet=True)
     return root
 
 
@@ -119,7 +119,7 @@ def slow_down(root: Path) -> None:
     (root / "sources.jsonl").unlink()
     for path in (root / "texts").iterdir():
         path.write_text(path.read_text().splitlines()[0])
-    prepare_features(Job(root, T2M, None, mirrored=False), quiet=True)
+    prepare_features(FeatureJob(root, T2M, None, mirrored=False), quiet=True)
 
 
 FEATURES = "new_joint_vecs/c0050.npy"
@@ -231,7 +231,7 @@ def test_kit_is_checked_in_its_own_unit(tmp_path: Path) -> None:
         (tmp_path / "texts" / f"{name}.txt").write_text(f"{caption}#{tag_by_list(caption)}#0.0#0.0\n")
         names.append(name)
     write_lists(tmp_path, names)
-    prepare_features(Job(tmp_path, dataset_spec("kit").skeleton, None, mirrored=False), quiet=True)
+    prepare_features(FeatureJob(tmp_path, dataset_spec("kit").skeleton, None, mirrored=False), quiet=True)
     assert kinds(tmp_path, "kit") == set()
     assert "wrong dimension" in kinds(tmp_path)
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.golden.fill import fill, fill_state_dict
-from tests.golden.kinds import UnknownFixture, find_model_check, find_motion_check
-from tests.golden.report import Report
-from tests.golden.runner import MODELS, run
+from tests.golden.fill import fill
+from tests.golden.runner import run
 from tests.run_golden import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,103 +183,3 @@ def test_content_that_fits_nothing_fails_and_the_others_run_on(tmp_path, name, c
     first, second = lines_of(tmp_path)
     assert "FAIL" in first and name in first and "\n" not in first
     assert "  ok  " in second
-
-
-# The parts
-
-def test_fill_has_the_known_values():
-    known = {("a.weight", (3, 2)): [-0.46050242, -0.794956, 0.15118766], ("norm.weight", (2,)): [0.9215701, 1.028201],
-             ("a.bias", (3,)): [0.00996432, -0.18868332, 0.12908907], ("scale", ()): [0.03518152]}
-    for (name, shape), values in known.items():
-        filled = fill(name, shape)
-        assert filled.shape == shape and filled.dtype == np.float32
-        np.testing.assert_allclose(filled.ravel()[:3], values, rtol=1e-6)
-
-
-def test_fill_keeps_integers_and_what_is_skipped():
-    state = {"a.weight": torch.zeros(3, 2), "a.pe": torch.zeros(2), "ids": torch.zeros(2, dtype=torch.int64)}
-    fill_state_dict(state, skip=[".pe"])
-    assert state["a.weight"][0, 0] == pytest.approx(-0.46050242)
-    assert not state["a.pe"].any() and not state["ids"].any()
-
-
-def test_report_compares_shapes_values_and_tolerance():
-    report = Report({"x": np.array([1.0, -200.0]), "n": np.array([1, 2])})
-    report.close("x", torch.tensor([1.0, -200.5]), 1e-2, relative=True)
-    report.exact("n", [1, 2])
-    report.close("absent", [1.0], 0.0)
-    report.finish()
-    assert report.failures == [] and report.worst == pytest.approx(0.25)
-    for wrong in ([1.0, -203], [[1.0, -200]], [1.0, np.nan], [np.inf, -200]):
-        failing = Report({"x": report.arrays["x"]})
-        failing.close("x", wrong, 1e-2, relative=True)
-        assert len(failing.failures) == 1, wrong
-    report.exact("n", [1, 3])
-    assert report.failures == ["n: 1 of 2 values differ"]
-
-
-def test_equal_infinities_are_close():
-    report = Report({"x": np.array([-np.inf, 1.0])})
-    report.close("x", [-np.inf, 1.0], 1e-6)
-    assert report.failures == []
-
-
-@pytest.mark.parametrize(("name", "parameter", "kind"), [
-    ("LaMP MaskTransformer, KIT", "", "LaMP MaskTransformer"),
-    ("MaskTransformer (KIT)", "Qformer.bert.x", "LaMP MaskTransformer"),
-    ("MoMask Mask Transformer, KIT", "", "MoMask MaskTransformer"),
-    ("MaskTransformer", "seqTransEncoder.layers.0.x", "MoMask MaskTransformer"),
-    ("ResidualTransformer, 3 layers, share_weight=True", "", "MoMask ResidualTransformer"),
-    ("LaMP pretraining (tiny)", "", "LaMP language-motion"),
-    ("LaMP (KIT)", "motion_cls.weight", "LaMP language-motion"),
-    ("RVQVAE, shared codebook", "", "MoMask RVQVAE"),
-    ("VQ-VAE", "quantizer.layers.0.codebook", "MoMask RVQVAE"),
-    ("HumanVQVAE kit", "", "LaMP HumanVQVAE"),
-    ("EMA quantizer for a VQ-VAE", "codebook", "EMA-with-reset"),
-    ("Q-Former, 4 layers", "", "Q-Former"),
-    ("M2T front end", "", "M2T"),
-    ("T2M evaluator kit", "", "T2M evaluator"),
-    ("Motion to text, before the language model", "opt_proj.weight", "M2T"),
-    ("BERT with queries", "bert.encoder.layer.0.crossattention.self.key.weight", "Q-Former"),
-])
-def test_a_model_with_another_name_is_recognised_by_words_and_parameters(name, parameter, kind):
-    checks = {key: lambda *_, key=key: key for key in MODELS}
-    found = find_model_check({"model": name, "parameters": [[parameter, [1], "float32"]]}, checks)
-    assert found().startswith(kind)
-
-
-@pytest.mark.parametrize("name", ["transformer", "MaskTransformer", "", "VQ-VAE"])
-def test_a_model_that_name_and_parameters_leave_open_is_refused(name):
-    with pytest.raises(UnknownFixture):
-        find_model_check({"model": name}, MODELS)
-
-
-def test_the_first_check_that_knows_one_of_the_arrays_is_taken():
-    first, second = (lambda _: None), (lambda _: None)
-    checks = [(("a", "b_*"), first), (("c",), second)]
-    assert find_motion_check(["c", "d", "a"], checks) is first
-    assert find_motion_check(["c", "b_7"], checks) is first
-    assert find_motion_check(["c", "b"], checks) is second
-    with pytest.raises(UnknownFixture):
-        find_motion_check(["b", "d"], checks)
-
-
-def test_an_array_that_the_manifest_names_need_not_be_stored(tmp_path):
-    length_fixture(tmp_path)
-    assert "  ok  " in change_manifest(tmp_path, arrays={"hidden": {"shape": [3, 8], "dtype": "float32"}})
-
-
-def test_report_finds_the_part_of_a_result_that_a_fixture_kept():
-    whole = torch.arange(24.0).view(2, 12)
-    for part in (whole[:, :4], whole[:, ::3], whole[:, ::5], whole):
-        report = Report({"x": part.numpy()})
-        assert torch.equal(report.part("x", whole, 1), part)
-    assert Report({}).part("x", whole, 1) is whole
-
-
-def test_tolerance_grows_with_the_rounding_of_what_is_stored():
-    values = np.array([3000.0, 1.0])
-    for dtype, passes in ((np.float16, True), (np.float64, False)):
-        report = Report({"x": values.astype(dtype)})
-        report.close("x", values + 1, 1e-3)
-        assert (report.failures == []) is passes

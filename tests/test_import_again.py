@@ -10,7 +10,7 @@ from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from prepare.checking import check_data
 from prepare.importing import ImportJob, import_motion, read_sources
-from prepare.motion_features import Job, prepare_features
+from prepare.motion_features import FeatureJob, prepare_features
 from prepare.motion_sources import Reader, Recording
 from tests import figures
 
@@ -148,7 +148,7 @@ def imported(tmp_path: Path) -> Path:
         (root / "texts" / f"{clip.id}.txt").write_text("a person moves#a/DET person/NOUN move/VERB#0.0#0.0\n")
     for split, names in (("train", "long_000 long_001 long_002"), ("val", "a_000 a_001"), ("test", "b_000 b_001")):
         (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names.split()))
-    prepare_features(Job(root, T2M, None, mirrored=True), quiet=True)
+    prepare_features(FeatureJob(root, T2M, None, mirrored=True), quiet=True)
     assert {"long_002", "Mlong_002"} <= clips_everywhere(root)
     return root
 
@@ -158,7 +158,7 @@ def test_fewer_clips_leave_no_file_and_no_split_entry_of_those_that_are_gone(imp
     assert sorted(result.removed) == ["a_000", "a_001", "b_000", "b_001", "long_002"]
     left = clips_everywhere(imported)
     assert left == {"a", "b", "long_000", "long_001", "Mlong_000", "Mlong_001"}  # these twins are in the split lists
-    prepare_features(Job(imported, T2M, None, mirrored=True), quiet=True)
+    prepare_features(FeatureJob(imported, T2M, None, mirrored=True), quiet=True)
     found = {fault.kind for fault in check_data(dataset_spec("t2m", imported)).faults}
     assert not found & {"twin without original", "split without file", "joints do not fit", "copy in another split"}
 

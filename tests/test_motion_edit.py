@@ -5,7 +5,8 @@ import torch
 
 from data.specs import dataset_spec
 from models.config import Sampling
-from models.motion_edit import CONTEXT, FADE, MotionEditor, Part, next_window, splice
+from models.motion_edit import CONTEXT, FADE, MotionEditor, next_window, splice
+from models.motion_edit import TimelinePart as Part
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from options.generate import Section, parse_edit_options, section

@@ -10,7 +10,7 @@ import pytest
 from data.text import mirror_text
 from motion.features import joints_to_features, mean_std
 from motion.skeleton import KIT, T2M, mirror, pose_offsets
-from prepare.motion_features import Job, Prepared, prepare_features, reference_offsets
+from prepare.motion_features import FeatureJob, Prepared, prepare_features, reference_offsets
 from tests import figures
 from tests.sample_motion import sample_motion
 from utils.errors import InputError
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def _prepare(root: Path, workers: int = 1, mirrored: bool = False) -> Prepared:
-    return prepare_features(Job(root, T2M, None, mirrored), workers, quiet=True)
+    return prepare_features(FeatureJob(root, T2M, None, mirrored), workers, quiet=True)
 
 
 def _contents(root: Path) -> dict[str, bytes]:
@@ -62,7 +62,7 @@ def test_statistics_are_over_all_clips_of_every_split(root: Path):
 def test_a_group_that_never_varies_is_not_divided_by_zero(root: Path):
     for path in (root / "joints").iterdir():
         np.save(path, sample_motion(KIT))
-    prepare_features(Job(root, KIT, None, mirrored=False), quiet=True)
+    prepare_features(FeatureJob(root, KIT, None, mirrored=False), quiet=True)
     features = np.load(root / "new_joint_vecs" / "000.npy")
     assert not features[:, -4:].any()
     assert (np.load(root / "Std.npy") > 0).all()
@@ -152,7 +152,7 @@ def test_clips_can_be_moved_to_the_bones_of_another_clip(root: Path):
     lengths = np.linspace(0.1, 0.5, 22, dtype=np.float32)
     np.save(root / "body.npy", sample_motion(T2M, lengths=lengths))
     offsets = reference_offsets(root / "body.npy", T2M)
-    prepare_features(Job(root, T2M, offsets, mirrored=False), quiet=True)
+    prepare_features(FeatureJob(root, T2M, offsets, mirrored=False), quiet=True)
     joints = np.load(root / "new_joints" / "000.npy")
     np.testing.assert_allclose(np.linalg.norm(pose_offsets(joints[0], T2M), axis=-1)[1:], lengths[1:], atol=1e-5)
 
@@ -205,7 +205,7 @@ def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path
     x, y, z = np.moveaxis(walk, -1, 0)
     clips_with(tmp_path, a=walk, b=np.stack([x, -z, y], -1), c=walk * [-1, 1, 1], d=walk * np.nan,
                e=walk.astype(float) * 1e30, f=np.random.default_rng(0).integers(-9, 9, (60, 22, 3)), g=walk[:1])
-    result = prepare_features(Job(tmp_path, T2M, None, mirrored=True), workers, quiet=True)
+    result = prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=True), workers, quiet=True)
     assert sorted(result.clips) == ["Ma", "Mb", "a", "b"]
     assert result.remarks == {"b": "z is up; turned so that y is"}
     for name in ("", "M"):
@@ -222,10 +222,10 @@ def test_bodies_that_may_lie_are_taken_to_lie_where_the_others_stand(tmp_path: P
     x, y, z = np.moveaxis(figures.waving("left", 60) - np.float32([0, 0.9, 0.5]), -1, 0)
     lying = np.stack([x, -z, y], -1)
     clips_with(tmp_path, a=lying, b=figures.walking(60))
-    result = prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
+    result = prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False), quiet=True)
     assert (sorted(result.clips), result.refused) == (["a", "b"], {})
     assert result.remarks == {"a": "the body is lying or bent in every frame"}
     (tmp_path / "joints" / "b.npy").unlink()
     with pytest.raises(InputError, match="a: the body is upright along z: either that axis is up, or the body is"):
-        prepare_features(Job(tmp_path, T2M, None, mirrored=False), quiet=True)
-    assert prepare_features(Job(tmp_path, T2M, None, mirrored=False, up="z"), quiet=True).clips == ["a"]
+        prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False), quiet=True)
+    assert prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False, up="z"), quiet=True).clips == ["a"]

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
-from prepare.retarget import Character, Recording, Transfer, retarget
+from prepare.retarget import Character, SourceRecording, Transfer, retarget
 from tests.figures import bowing, kicking, sitting, squatting, standing, walking
 from tests.toy import ROOT
 
@@ -20,12 +20,12 @@ MOTIONS = {"walk": walking(40, turn=2.0), "facing back": walking(40, facing=np.p
            "sit": sitting(), "squat": squatting(), "stand": standing(20)}
 
 
-def recording(bvh: Bvh) -> Recording:
+def recording(bvh: Bvh) -> SourceRecording:
     rest = np.zeros((len(bvh.names), 3))
     for joint, parent in enumerate(bvh.parents):
         rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
     places, turns = bvh.forward_kinematics()
-    return Recording(dict(zip(bvh.names, rest @ TO_Z_UP.T, strict=True)),
+    return SourceRecording(dict(zip(bvh.names, rest @ TO_Z_UP.T, strict=True)),
                      dict(zip(bvh.names, (places @ TO_Z_UP.T).swapaxes(0, 1), strict=True)),
                      dict(zip(bvh.names, (TO_Z_UP @ turns @ TO_Z_UP.T).swapaxes(0, 1), strict=True)), FPS)
 
@@ -46,7 +46,7 @@ def about(axis: int, degrees: float) -> np.ndarray:
     return matrix
 
 
-def somebody(source: Recording, arms_down: float = 0.0, facing: float = 0.0, unit: float = 1.0,
+def somebody(source: SourceRecording, arms_down: float = 0.0, facing: float = 0.0, unit: float = 1.0,
              longer: Mapping[str, float] | None = None) -> Character:
     """The source's body with arms lowered and the whole body turned by degrees, in a unit, bones longer by a factor."""
     parents = PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}
@@ -200,7 +200,7 @@ def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) 
     character = somebody(source)
     fewer = {bone: place for bone, place in source.rest.items() if bone != "LeftLeg"}
     if whose == "motion":
-        source = Recording(fewer, source.places, source.turns, FPS)
+        source = SourceRecording(fewer, source.places, source.turns, FPS)
     else:
         character = Character(fewer, character.floor)
     with pytest.raises(ValueError, match=complaint):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.motion_files import Part, motion_files, parts_of, prompt_of, read_clip, read_clips
+from data.motion_files import MotionPart, motion_files, parts_of, prompt_of, read_clip, read_clips
 from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
 from storage.load_lamp import LoadedLaMP, load_lamp
@@ -63,7 +63,7 @@ def test_of_several_queries_the_nearest_counts() -> None:
 
 def test_long_motions_fall_into_like_parts() -> None:
     parts = parts_of([np.zeros((frames, 1)) for frames in (4, 196, 197, 500)])
-    assert parts[:4] == [Part(0, 0, 4), Part(1, 0, 196), Part(2, 0, 98), Part(2, 98, 197)]
+    assert parts[:4] == [MotionPart(0, 0, 4), MotionPart(1, 0, 196), MotionPart(2, 0, 98), MotionPart(2, 98, 197)]
     assert [part.end - part.start for part in parts[4:]] == [167, 166, 167]
     assert (parts[4].start, parts[-1].end) == (0, 500)
 

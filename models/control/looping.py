@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.control.constraints import METRES_PER_RADIAN, body_frame
-from models.motion_edit import MotionEditor, Part
+from models.motion_edit import MotionEditor, TimelinePart
 from models.text_to_motion import Sampling
 from motion.features import root_motion
 from motion.skeleton import Skeleton
@@ -26,7 +26,7 @@ def seam_painted(editor: MotionEditor, tokens: Tensor, text: str, seed: int, sam
         return tokens
     rolled = torch.cat([tokens[half:], tokens[:half]]).view(count, -1)
     seam = count - half
-    painted = editor.edit(rolled, [Part(seam - reach, seam + reach, text)], seed + SEAM_STREAM, sampling)
+    painted = editor.edit(rolled, [TimelinePart(seam - reach, seam + reach, text)], seed + SEAM_STREAM, sampling)
     return torch.cat([painted[seam:], painted[:seam]])
 
 
