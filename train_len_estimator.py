@@ -14,8 +14,7 @@ def main() -> None:
     from storage.runs import settle_lamp
     from training.distributed import start_run
     from training.optimization import warmup_milestones
-    from training.precomputed import cached_text_features
-    from training.stages.length import CaptionLengths, LengthStage
+    from training.stages.tokens import CaptionLengths, LengthStage, cached_text_features
     from training.trainer import Trainer
 
     device = start_run(opt)

@@ -10,8 +10,7 @@ def main() -> None:
     from models.transformers.residual import ResidualTransformer
     from training.distributed import start_run
     from training.optimization import warmup_milestones
-    from training.precomputed import load_token_data
-    from training.stages.tokens import ResidualStage
+    from training.stages.tokens import ResidualStage, load_token_data
     from training.trainer import Trainer
     from training.validation import completes, token_fid
 

@@ -10,8 +10,7 @@ def main() -> None:
     from models.transformers.mask_transformer import MaskTransformer
     from training.distributed import start_run
     from training.optimization import warmup_milestones
-    from training.precomputed import load_token_data
-    from training.stages.tokens import MaskStage
+    from training.stages.tokens import MaskStage, load_token_data
     from training.trainer import Trainer
     from training.validation import generates, token_fid
 

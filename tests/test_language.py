@@ -15,7 +15,7 @@ from prepare.openmotion_contents import clip_contents, family
 from tests.figures import standing, walking
 from tests.toy import make_dataset
 from training.stages.lamp import true_of
-from training.stages.length import CaptionLengths
+from training.stages.tokens import CaptionLengths
 from utils.errors import InputError
 
 WALKING, RAISING = "0000", "0040"  # clips of the toy data set

@@ -18,7 +18,7 @@ from storage.checkpoint import write_options
 from storage.load_lamp import load_tokenizer
 from tests.test_text_motion import write_clip
 from tests.toy_models import VQ, make_models
-from training.precomputed import cached_tokens, tokenize_pairs
+from training.stages.tokens import cached_tokens, tokenize_pairs
 from utils.errors import InputError
 
 
@@ -218,7 +218,7 @@ def test_motion_tokens_are_made_once_and_again_for_other_motions_or_another_toke
         calls.append(args)
         return tokenize_pairs(*args)
 
-    monkeypatch.setattr("training.precomputed.tokenize_pairs", counted)
+    monkeypatch.setattr("training.stages.tokens.tokenize_pairs", counted)
 
     def same_as_made() -> bool:
         pairs = load_pairs(spec, "train")

@@ -17,8 +17,7 @@ from storage.checkpoint import Source
 from storage.load import load_text_to_motion, residual_to_use
 from storage.load_lamp import load_tokenizer
 from tests.toy_models import make_models
-from training.precomputed import TokenData, tokenize_pairs
-from training.stages.tokens import ResidualStage
+from training.stages.tokens import ResidualStage, TokenData, tokenize_pairs
 from training.validation import completes
 from utils.seeding import WHOLE
 

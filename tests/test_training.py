@@ -32,7 +32,7 @@ from storage.checkpoint import (
 from storage.load_lamp import load_lamp
 from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
-from training.precomputed import KEPT, cached_text_features
+from training.stages.tokens import KEPT, cached_text_features
 from utils.errors import InputError
 from utils.files import atomic_path, fingerprint, read_npy, save_npy, write_text
 from utils.seeding import random_state, seed_everything, set_random_state, stream_seed

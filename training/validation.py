@@ -17,7 +17,7 @@ from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import sample_generators
 from storage.load_evaluator import LoadedEvaluator, find_evaluator
 from training import distributed
-from training.precomputed import TokenData
+from training.stages.tokens import TokenData
 from utils.seeding import stream_seed
 
 FEWEST = 2  # minimum number of clips for a covariance

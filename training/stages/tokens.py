@@ -1,6 +1,9 @@
-"""The stages of the two token transformers: masked (base layer) and residual (other layers)."""
+"""The stages of the models conditioned on text features, the two token transformers and the length estimator, and their
+data: motion tokens and text features of a data set, computed once and cached for later runs.
+"""
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +11,124 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from data.text_motion import TextTokens
-from evaluation.reconstruction import codes_of
+from data.cache import features_state, load
+from data.language import training_pairs
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
+from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
+from evaluation.reconstruction import batches_of_equal_length, codes_of
+from models.lamp.features import TextEncoder, encode_texts
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE, TokenLoss
 from storage.checkpoint import load_strictly
-from storage.load_lamp import LoadedTokenizer
+from storage.load import load_text_encoder
+from storage.load_lamp import LoadedTokenizer, load_tokenizer
+from storage.runs import settle_lamp
 from training import distributed
 from training.trainer import Stage
+from utils.errors import InputError
+from utils.files import fingerprint
 from utils.seeding import WHOLE, BatchSlice, stream_seed
+
+KEPT = 4  # caches to keep per split, as runs differ in encoders and paraphrases
+_CODES, _LENGTHS, _FEATURES = "codes.npy", "lengths.npy", "features.npy"
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """Tokenizer, motion tokens and text features for training a token transformer."""
+
+    spec: DatasetSpec
+    tokenizer: LoadedTokenizer
+    train: TextTokens | TextCrops
+    val: TextTokens
+    features: dict[str, Tensor]  # text features (texts, c) by caption number, for "train" and "val"
+
+
+def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: int = 1) -> TokenData:
+    """Load the tokenizer and text encoder named in ``opt`` and compute or read the data of both splits.
+
+    Adds the sizes that follow from them to ``opt``: ``num_tokens``, ``code_dim``, ``num_quantizers``, ``cond_dim``.
+    Raises ``InputError`` if the tokenizer has fewer than ``min_layers`` layers.
+    """
+    spec = dataset_spec(opt.dataset_name, opt.data_root)
+    tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
+    if tokenizer.model.config.num_quantizers < min_layers:
+        raise InputError(f"{tokenizer.source} has a single token layer: there is no residual layer to predict")
+    settle_lamp(opt, spec, opt.vq_name)
+    text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
+    print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
+    vq = tokenizer.model.config
+    vars(opt).update(num_tokens=vq.nb_code, code_dim=vq.code_dim, num_quantizers=vq.num_quantizers, cond_dim=text.dim)
+    sets, features = {}, {}
+    for split in ("train", "val"):
+        pairs = training_pairs(spec, opt) if split == "train" else load_pairs(spec, split, quiet=opt.quiet)
+        if split == "train" and opt.encode_crops:
+            sets[split] = TextCrops(pairs, tokenizer.normalisation, training=True, seed=opt.seed)
+        else:
+            codes = cached_tokens(spec, split, tokenizer, pairs, device, opt.quiet)
+            sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
+        features[split] = cached_text_features(spec, split, sets[split].texts, text, opt.quiet)
+    print(f"{len(sets['train'])} training pairs, {len(sets['train'].texts)} captions; {len(sets['val'])} to validate")
+    return TokenData(spec, tokenizer, **sets, features=features)
+
+
+def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,
+                         quiet: bool = True) -> Tensor:
+    """Features (len(texts), dim) of the texts of a split, cached with the data; the last ``KEPT`` caches of a split are
+    kept."""
+    key = fingerprint(encoder.fingerprint, "\n".join(texts))[:20]
+    features = load(spec, f"text-{split}", key,
+                    lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
+                    lambda packed: np.load(packed / _FEATURES), KEPT)
+    return torch.from_numpy(features)
+
+
+def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
+                  quiet: bool = True) -> list[list[torch.Tensor]]:
+    """``tokenize_pairs`` for the pairs of a split, cached with the data; the last ``KEPT`` caches of a split are
+    kept."""
+    rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
+    key = fingerprint(tokenizer.fingerprint, features_state(spec, split), rows)[:20]
+
+    def make(made: Path) -> None:
+        codes = [codes for by_start in tokenize_pairs(tokenizer, pairs, device, quiet) for codes in by_start]
+        np.save(made / _CODES, torch.cat(codes).numpy())
+        np.save(made / _LENGTHS, [len(some) for some in codes])
+
+    lengths, codes = load(spec, f"tokens-{split}", key, make,
+                          lambda packed: (np.load(packed / _LENGTHS).tolist(), np.load(packed / _CODES)), KEPT)
+    codes = torch.from_numpy(codes).split(lengths)
+    return [list(codes[first:first + UNIT_LENGTH]) for first in range(0, len(codes), UNIT_LENGTH)]
+
+
+@torch.no_grad()
+def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
+                   quiet: bool = True) -> list[list[torch.Tensor]]:
+    """Codes of each pair from rows 0, 1, 2 and 3 on: lists of (n, q) int32 tensors, for ``TextTokens``.
+
+    Raises ``InputError`` if a token of this tokenizer is not 4 frames.
+    """
+    if tokenizer.model.config.unit_length != UNIT_LENGTH:
+        raise InputError(f"{tokenizer.source} has {tokenizer.model.config.unit_length} frames per token, generation "
+                         f"needs {UNIT_LENGTH}: train it with --down_t 2")
+    codes: list[list[torch.Tensor]] = [[] for _ in pairs]
+    bar = tqdm(total=UNIT_LENGTH * len(pairs), desc="motion tokens", disable=quiet or None, leave=False)
+    for start in range(UNIT_LENGTH):
+        clips = [pair.features[start:start + MAX_MOTION_LENGTH + UNIT_LENGTH] for pair in pairs]
+        for indices, batch in batches_of_equal_length(clips):
+            motion = torch.from_numpy(tokenizer.normalisation.apply(batch)).to(device)
+            made = codes_of(tokenizer.model, motion).to(torch.int32).cpu()
+            for index, one in zip(indices, made, strict=True):
+                codes[index].append(one)
+            bar.update(len(indices))
+    bar.close()
+    return codes
+
 
 UNIT = 12**0.5  # width of a uniform distribution with unit variance
 VALIDATION_BATCH = 128
@@ -124,3 +234,56 @@ class ResidualStage(TokenStage):
     state_key = "res_transformer"
     optimizer_key = "opt_res_transformer"
     bests = {"net_best_loss": ("loss", "min")}
+
+
+class CaptionLengths(Dataset):
+    """Items ``feature`` (c,) and ``token_len``: captions with the length of their clip in tokens.
+
+    A clip with sentences of the language bank adds a fixed random sample of them, as many as it has captions.
+
+    Args:
+        features: (c,) for each text.
+    """
+
+    def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor], seed: int = 0) -> None:
+        texts = [_sampled_texts(pair, np.random.default_rng(stream_seed(seed, row))) for row, pair in enumerate(pairs)]
+        self.features = torch.stack([features[text] for some in texts for text in some])
+        self.lengths = [len(pair.features) // UNIT_LENGTH for pair, some in zip(pairs, texts, strict=True)
+                        for _ in some]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"feature": self.features[index], "token_len": self.lengths[index]}
+
+
+def _sampled_texts(pair: Pair, generator: np.random.Generator) -> list[str]:
+    count = min(len(pair.sentences), max(len(pair.captions), 1))
+    chosen = generator.choice(len(pair.sentences), count, replace=False) if count else []
+    return [*pair.captions, *(pair.sentences[row] for row in chosen)]
+
+
+class LengthStage(Stage):
+    """Classify captions by the length of their motion in tokens."""
+
+    name = "len"
+    state_key = "estimator"
+    optimizer_key = "opt_estimator"
+    bests = {"finest": ("loss", "min")}
+
+    def __init__(self, model: LengthEstimator, val_set: CaptionLengths) -> None:
+        super().__init__(model)
+        self.val_set = val_set
+
+    def forward(self, batch: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
+        """Cross-entropy of features (b, c)."""
+        return {"loss": self.model.loss(batch["feature"], batch["token_len"])}
+
+    def validate(self) -> dict[str, float]:
+        """Cross-entropy, and the mean error of the expected length in tokens."""
+        device = next(self.model.parameters()).device
+        features = self.val_set.features.to(device)
+        lengths = torch.tensor(self.val_set.lengths, device=device)
+        error = (self.model.expected(features) - lengths).abs().float().mean()
+        return {"loss": float(self.model.loss(features, lengths)), "error_tokens": float(error)}
