@@ -9,7 +9,8 @@ from serving.api import add_api
 from serving.asks import Ask
 from serving.desk import FOUND, MADE_HERE, PROGRESS, Desk, Update, new_seed
 from serving.history import Take
-from serving.stage import EMPTY, Card, cards_of, formats_of, history_of, page_of, results, stage_of, table
+from serving.pictures import contact_bar
+from serving.stage import EMPTY, Card, cards_of, drawn, formats_of, history_of, page_of, results, stage_of, table
 from utils.errors import InputError
 
 EXAMPLES = (
@@ -18,6 +19,21 @@ EXAMPLES = (
     "an actor bows deeply to the audience")
 INTRO = "# LaMP\nWords to motion, and motion to words."
 SIDE_BY_SIDE = 4
+TIMELINE: dict[str, Any] = {
+    "blocks": [{"text": "a person walks forward", "start": 0, "end": 3},
+               {"text": "a person waves with the right hand", "start": 3, "end": 6}],
+    "upper": [], "waypoints": [], "remakes": []}
+
+
+def _lines(ask: Ask) -> dict[str, Any]:
+    """The value of the timeline's editor."""
+    record = ask.record()
+    return {name: record.get(name, []) for name in TIMELINE}
+
+
+def painted(event: gr.EventData) -> str:
+    """The parts painted on the contact bar."""
+    return str(event._data.get("sections"))[:200]
 
 
 class Layout(Desk):
@@ -33,6 +49,8 @@ class Layout(Desk):
             with gr.Tabs(selected="generate") as self.tabs:
                 with gr.Tab("Generate", id="generate"):
                     self._generate_form()
+                with gr.Tab("Timeline", id="timeline"):
+                    self._timeline_form()
                 with gr.Tab("Edit", id="edit"):
                     self._edit_form()
                 with gr.Tab("Caption", id="caption"):
@@ -49,9 +67,11 @@ class Layout(Desk):
                     self._history()
             # All lists of motions exist by now, so that results of one tab can be offered in the others.
             self._generate()
+            self._timeline()
             self._edit()
-            page.load(self._arrive, None, [*self.shown, *self.offered, self.fault, *self.form],
-                      api_visibility="private", concurrency_limit=None, show_progress_on=self.view)
+            arrived = [*self.shown, *self.offered, self.fault, *self.form, self.lines]
+            page.load(self._arrive, None, arrived, api_visibility="private", concurrency_limit=None,
+                      show_progress_on=self.view)
             page.unload(self._leave)
             add_api(self)
         return page
@@ -140,7 +160,8 @@ class Layout(Desk):
             ask = Ask.from_query(query, self.limits)
             takes = self.workshop.make(ask, model=query.get("model"))
             prompt, auto, seconds, seed, guidance, *_ = self.form
-            return self._show(owner, takes) | {
+            lines = {self.lines: _lines(ask)} if ask.blocks else {}
+            return self._show(owner, takes) | lines | {
                 prompt: ask.prompt, auto: ask.seconds is None, seconds: ask.seconds or 6, seed: ask.seed,
                 guidance: ask.guidance}
 
@@ -162,12 +183,49 @@ class Layout(Desk):
 
         self.on_button(part, {"edit": edit}, [], [self.tabs, self.edit_source[0], self.edit_source[2]], part, fault)
 
+    def _timeline_form(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                self.lines = drawn("timeline", TIMELINE)
+                self.line_go = gr.Button("Make the motion", variant="primary")
+                self.line_stop = self.cancel()
+                with gr.Accordion("Settings", open=False):
+                    seed, guidance, count, formats = self.draws()
+            self.line_fault, self.line_view = self.stage("The motion of all blocks will play here.")
+        self.line_form = [self.lines, seed, guidance, count, formats]
+
+    def _timeline(self) -> None:
+        def timeline(owner: str, lines: dict[str, Any], seed: float, guidance: float, count: float,
+                     formats: Sequence[str]) -> Update:
+            takes = self.workshop.make(self.ask(**lines, seed=seed, guidance=guidance), count, formats)
+            return {self.line_view: stage_of(takes)} | self.made(owner, takes)
+
+        def remake(owner: str, block: str, lines: dict[str, Any], *how: Any) -> Update:
+            track, number = block.split()
+            again = {"track": track, "block": int(number), "seed": new_seed()}
+            others = [one for one in lines["remakes"] if (one["track"], one["block"]) != (track, int(number))]
+            lines = lines | {"remakes": [*others, again]}
+            return {self.lines: lines} | timeline(owner, lines, *how)
+
+        def keep(owner: str, identity: str, *_: Any) -> Update:
+            self.history.keep(owner, identity)
+            return {self.line_view: stage_of([self.take(owner, identity)])} | self.offers(owner, identity)
+
+        outputs = [self.line_view, *self.offered]
+        self.on([self.line_go.click], timeline, self.line_form, outputs, self.line_view, self.line_fault,
+                self.line_stop)
+        self.on_button(self.lines, {"remake": remake}, self.line_form, [*outputs, self.lines], self.line_view,
+                       self.line_fault)
+        self.on_button(self.line_view, {"keep": keep}, [], outputs, self.line_view, self.line_fault)
+        self._edits(self.line_view, self.line_fault)
+
     def _edit_form(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.edit_source = self.source_inputs("A motion to edit")
                 sections = gr.Textbox("0.3,0.6", label="Parts to regenerate", max_lines=1, max_length=200,
                                       info="Shares of the motion such as 0.3,0.6, or tokens of 4 frames such as 20,40")
+                bar = drawn("paint", None)
                 prompt = self.prompt("What happens in these parts?", "a person kicks with the left leg")
                 self.edit_go = gr.Button("Edit", variant="primary")
                 self.edit_stop = self.cancel()
@@ -175,6 +233,18 @@ class Layout(Desk):
                     draws = self.draws()
             self.edit_fault, self.edit_view = self.stage("The edited motion and the original will play here.")
         self.edit_form = [*self.edit_source, sections, prompt, *draws]
+
+        def contacts(request: gr.Request, origin: str, upload: str | None, chosen: str | None) -> Any:
+            try:
+                features = self.source(self.guests.owner(request), origin, upload, chosen).features
+            except InputError:  # reported when it is edited
+                return None
+            return contact_bar(self.workshop.pipeline.joints(features), self.workshop.spec.skeleton,
+                               self.workshop.spec.fps)
+
+        gr.on([part.change for part in self.edit_source], contacts, self.edit_source, bar, concurrency_limit=1,
+              show_progress="hidden", api_visibility="private")
+        bar.input(painted, None, sections, queue=False, api_visibility="private", show_progress="hidden")
 
     def _edit(self) -> None:
         def edit(owner: str, origin: str, upload: str | None, chosen: str | None, sections: str, text: str,

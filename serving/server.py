@@ -47,7 +47,7 @@ def serve(opt: argparse.Namespace) -> None:
               + ("" if opt.password else ", and everyone who does can use it; --password asks for one")
               + ("; its traffic goes through Gradio's servers" if opt.share else "; its traffic is not encrypted"))
     with ExitStack() as stack:
-        rooms = Rooms(*_root(opt, stack))
+        rooms = Rooms(*root_of(opt, stack))
         models = load_models(opt)
         print(f"models: {models.names}")
         workshop = Workshop(models, rooms, models.pipeline.sampling.changed(vars(opt)), Limits())
@@ -62,7 +62,7 @@ def serve(opt: argparse.Namespace) -> None:
             page.close(verbose=False)
 
 
-def _root(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
+def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
     """The folder of all files, and how many seconds they are kept in it. It is locked until ``stack`` is left."""
     if opt.keep:
         folder = Path(opt.keep)
@@ -91,7 +91,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     from starlette.routing import Route
 
     from serving.layout import Layout
-    from serving.stage import ADDRESS, ARCHIVES, SCRIPT, STYLE, theme
+    from serving.stage import ADDRESS, ARCHIVES, SCRIPTS, STYLE, theme
 
     tokens = workshop.rooms.root / "visitors.txt"
     known = set(tokens.read_text().split()) if tokens.is_file() else set()
@@ -101,6 +101,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
         with tokens.open("a") as file:
             file.write(f"{token}\n")
 
+    scripts = "\n".join(script.read_text(encoding="utf-8") for script in SCRIPTS)
     jobs = Jobs(opt.max_waiting + 1, per_minute=opt.per_minute)
     page = Layout(workshop, History(workshop.rooms.root / "history"), jobs, Guests(cookie, known), opt.seed).build()
     page.queue(max_size=None, default_concurrency_limit=None, api_open=False)
@@ -110,7 +111,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
         _, address, public = page.launch(
             server_name=opt.host, server_port=opt.port, share=opt.share, prevent_thread_lock=True, quiet=True,
             ssr_mode=False, footer_links=[], max_file_size=4 * workshop.limits.upload_bytes, theme=theme(),
-            css_paths=STYLE, head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
+            css_paths=STYLE, head=f"<script>{scripts}</script>",
             auth=None if opt.password is None else (USER, opt.password),
             app_kwargs={"routes": routes, "middleware": [Middleware(Doorkeeper, cookie=cookie, known=known,
                                                                     remember=remember)]})

@@ -12,7 +12,8 @@ from serving.workshop import FORMATS, PAGE, Shown, sentences
 ADDRESS, ARCHIVES = "made", "zip"  # URL paths of the rooms, and of archives of several
 EMPTY = '<div class="stage"><p>{}</p></div>'
 FRAME = '<iframe src="{}" title="The motion" allow="fullscreen"></iframe>'
-STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "page.js"))
+STYLE = Path(__file__).with_name("style.css")
+SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "timeline.js")]
 ON_LOAD = "lamp.results(element, trigger, watch, props)"
 
 
@@ -37,6 +38,12 @@ def theme() -> gr.themes.Base:
 def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:
     """A component that shows HTML of this module; its buttons trigger ``select`` with ``action`` and ``id``."""
     return gr.HTML(value, js_on_load=ON_LOAD, elem_classes=list(classes))
+
+
+def drawn(kind: str, value: object) -> gr.HTML:
+    """A component that ``kind`` of timeline.js draws."""
+    return gr.HTML(value, html_template=f'<div class="{kind}"></div>',
+                   js_on_load=f"lamp.{kind}(element, trigger, watch, props)", elem_classes=[f"{kind}-slot"])
 
 
 def stage_of(takes: Sequence[Take]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from data.constraints import Entry
 from data.directions import constrained, joined
 from data.specs import DatasetSpec
-from models.control.director import UPPER_STREAM, combined_features
+from models.control.director import NOT_MET, UPPER_STREAM, combined_features
 from models.control.optimise import STEPS
 from models.motion_edit import MotionEditor, TimelinePart
 from models.text_to_motion import Sampling
@@ -19,14 +19,13 @@ from visualization.marks import marks_of
 
 def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling,
                   result: Callable[..., Any]) -> Any:
-    """The motion of a timeline, as ``result(joints, parts, marks, remade, remarks)``.
+    """The motion of a timeline, as ``result(joints, parts, marks, remade, remarks, pinned)``.
 
     All frames before a block that is made again stay exactly as they were, without waypoints; those after it keep
     their movement and go on from its end.
     """
     pipeline, tokens = editor.pipeline, [_tokens(block, spec, editor) for block in ask.blocks]
     _check(ask, tokens)
-    total = tokens[-1][1]
     body = [(block.text, stop - start) for block, (start, stop) in zip(ask.blocks, tokens, strict=True)]
     features = _track(editor, body, ask.seed, tokens, ask.blocks, _of(ask, "body"), sampling)
     if ask.upper:
@@ -38,14 +37,15 @@ def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: S
         upper = _track(editor, joined([(text, 1) for text in texts]), seed, spans, ask.upper, _of(ask, "upper"),
                        sampling)
         features = combined_features(pipeline, pipeline.joints(features), pipeline.joints(upper))
-    entries = [Entry("waypoint", {"point": [point.x, point.z], "time": (point.time, point.time)}, f"waypoint {number}")
-               for number, point in enumerate(ask.waypoints, 1)]
+    entries = [Entry("waypoint", {"point": [point.x, point.z], "time": (point.time, point.time)},
+                     f"the {point.time:g} s") for point in ask.waypoints]
     made = constrained(editor, features, entries, spec, STEPS)
     unit = pipeline.unit
     parts = tuple((unit * start, block.text) for block, (start, _) in zip(ask.blocks, tokens, strict=True))
     remade = tuple((unit * tokens[one.block][0], unit * tokens[one.block][1] - 1) for one in _of(ask, "body"))
-    return result(made.joints[:unit * total], parts if len(parts) > 1 else (),
-                  marks_of(made.constraints, made.joints), remade, tuple(made.report()))
+    unmet = tuple(line for line in made.report() if line.endswith(NOT_MET))
+    return result(made.joints, parts if len(parts) > 1 else (), marks_of(made.constraints, made.joints), remade, unmet,
+                  made.pinned if made.constraints else None)
 
 
 def _tokens(block: Block, spec: DatasetSpec, editor: MotionEditor) -> tuple[int, int]:
@@ -65,6 +65,9 @@ def _check(ask: Ask, tokens: Sequence[tuple[int, int]]) -> None:
                              "blocks of the whole body follow one another from 0 s")
         end = stop
     last = ask.blocks[-1].end
+    for point in ask.waypoints:
+        if point.time > last + 1e-6:
+            raise InputError(f"the waypoint at {point.time:g} s is after the timeline of {last:g} s")
     for block in ask.upper:
         if block.end > last + 1e-6:
             raise InputError(f"“{block.text}” ends at {block.end:g} s, after the timeline of {last:g} s")

@@ -83,6 +83,7 @@ class _Made:
     marks: tuple[Mark, ...] = ()
     remade: tuple[tuple[int, int], ...] = ()
     remarks: tuple[str, ...] = ()
+    pinned: np.ndarray | None = None  # (T, J) as in ``write_motion``
 
 
 class Workshop:
@@ -257,7 +258,7 @@ class Workshop:
             ask, beside = replace(ask, source=record), (self._shown(f"before: {source.name}", source.features),)
         wanted = Formats(video="mp4" in formats, bvh="bvh" in formats, glb="glb" in formats)
         shown = write_motion(room, 0, 0, made.joints, ask.title, self.spec, wanted, made.parts, made.marks,
-                             name=ask.stem)
+                             pinned=made.pinned, name=ask.stem)
         write_page(room / PAGE, [replace(shown, remade=made.remade), *beside], self.spec.skeleton, self.spec.fps,
                    ask.title)
         take = Take(room.name, ask, len(made.joints), self.spec.fps,

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import parse_qsl
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -221,6 +222,56 @@ def test_a_motion_is_found_with_its_prompt_and_picture_and_opened_for_editing(pa
 
 
 @needs_chromium
+def test_a_timeline_is_dragged_made_and_one_block_made_again(page: Page) -> None:
+    tab = open_tab(page, "Timeline")
+    tab.get_by_label("Add a block to Upper body").click()
+    edge = tab.locator("[data-track=blocks] .edge.end").first
+    lane, at = tab.locator("[data-track=blocks]").bounding_box(), edge.bounding_box()
+    page.mouse.move(at["x"] + 7, at["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(lane["x"] + lane["width"] * 4 / 8, at["y"] + 9, steps=3)  # 4 of the 8 s shown
+    page.mouse.up()
+    tab.get_by_label("Whole body: a person walks forward, 0 to 4 s").focus()
+    page.keyboard.press("ArrowLeft")
+    tab.get_by_label("Whole body: a person walks forward, 0 to 3.8 s").wait_for()
+    tab.get_by_label("Whole body: a person waves with the right hand, 3.8 to 6 s").click()
+    tab.get_by_label("Prompt of the block").fill("a person bows")
+    tab.get_by_text("Waypoints").click()
+    plan = tab.get_by_label("Floor, seen from above")
+    size = plan.bounding_box()
+    plan.click(position={"x": size["width"] * 0.25, "y": size["height"] * 0.25})  # 2 m to the left, 2 m ahead
+    tab.get_by_label("Remove the waypoint at 2 s").wait_for()
+    press(page, "Make the motion")
+    title = "a person walks forward, then a person bows; upper body: a person waves"
+    tab.locator(".said", has_text=title).wait_for()
+    link = dict(parse_qsl(tab.get_by_role("link", name="Permalink").get_attribute("href").removeprefix("?")))
+    point, = json.loads(link["waypoints"])
+    assert abs(point["x"] - 2) < 0.05 > abs(point["z"] - 2)
+    assert [block["end"] for block in json.loads(link["blocks"])] == [3.8, 6]
+    press(page, "Make this block again")
+    tab.locator(".block.remade", has_text="a person bows").wait_for()
+    viewer = next(frame for frame in page.frames if "/made/" in frame.url and frame.frame_element().is_visible())
+    viewer.wait_for_function("window.viewer && viewer.data.motions[0].remade.length")
+    assert viewer.evaluate("viewer.data.motions[0].remade") == [[76, 119]]
+
+
+@needs_chromium
+def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
+    press(page, "Edit")
+    tab = page.locator("[role=tabpanel]:visible")
+    bar = tab.locator(".paint .bar")
+    bar.locator("i").first.wait_for()
+    at = bar.bounding_box()
+    for start, end in ((0.25, 0.5), (0.75, 0.9)):
+        page.mouse.move(at["x"] + at["width"] * start, at["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(at["x"] + at["width"] * end, at["y"] + 20, steps=3)
+        page.mouse.up()
+    page.wait_for_function("[...document.querySelectorAll('textarea, input')].some("
+                           "(input) => /^0.2[45],0.(50|49) 0.7[45],0.(90|89)$/.test(input.value))")
+
+
+@needs_chromium
 def test_errors_speak_of_the_upload_and_stay_until_dismissed(page: Page, tmp_path: Path) -> None:
     np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
     tab = open_tab(page, "Edit")
@@ -261,7 +312,7 @@ def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
     for _ in range(4):
         press(page, "Generate")
     page.get_by_role("alert").get_by_text("one of your requests is running and another one waits").wait_for()
-    page.get_by_text(re.compile(r"waiting|tokens|files of motions")).first.wait_for()
+    page.locator(".progress-level", has_text=re.compile("waiting|tokens|files of motions")).first.wait_for()
     press(page, "Cancel")
     page.get_by_role("button", name="Cancel").locator("visible=true").wait_for(state="detached")
     assert page.locator(".said", has_text="for long").count() == 0

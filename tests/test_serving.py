@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -27,7 +28,7 @@ from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
 from serving.models import Models, load_models
 from serving.rooms import LOCK, Rooms, sweep_leftovers
-from serving.server import require_gradio
+from serving.server import require_gradio, root_of
 from serving.visitors import same_origin
 from serving.workshop import Workshop
 from tests.browser import data_of
@@ -309,7 +310,7 @@ WRONG: dict[str, tuple[Do, str]] = {
     "beyond": (lambda shop, _: timeline(shop, upper=[{"text": "waves", "start": 3, "end": 5}]), "after the timeline"),
     "no block": (lambda shop, _: timeline(shop, remakes=[{"track": "upper", "block": 0, "seed": 1}]), "no block 0"),
     "far point": (lambda shop, _: timeline(shop, waypoints=[{"x": 99, "z": 0, "time": 1}]), "waypoints 1: x must be"),
-    "late point": (lambda shop, _: timeline(shop, waypoints=[{"x": 1, "z": 0, "time": 9}]), "outside a motion of 4 s"),
+    "late point": (lambda shop, _: timeline(shop, waypoints=[{"x": 1, "z": 0, "time": 9}]), "after the timeline"),
 }
 
 
@@ -427,6 +428,21 @@ def test_folders_of_killed_apps_are_swept_and_those_of_others_stay(tmp_path: Pat
     with FileLock(tmp_path / "lamp_app_alive" / LOCK):
         assert sweep_leftovers(tmp_path) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lamp_app_alive", "lamp_app_starting"]
+
+
+def test_one_app_at_a_time_keeps_its_files_in_a_folder_and_others_in_a_temporary_one(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    keeping = parse_app_options(["--keep", str(tmp_path / "kept")])
+    for _ in range(2):
+        with ExitStack() as stack:
+            assert root_of(keeping, stack) == (tmp_path / "kept", None)
+            with pytest.raises(InputError, match="another app uses this folder"):
+                root_of(keeping, stack)
+            folder, seconds = root_of(parse_app_options([]), stack)
+            assert (folder.parent, seconds) == (tmp_path, 7200)
+            assert sweep_leftovers(tmp_path) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_kept_rooms_do_not_age(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ Place = Callable[[Tensor], Sequence[Constraint]]          # constraints for a st
 UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # random streams of a seed
 CANDIDATES = 4    # samples, of which the closest to the constraints is the start,
 MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
+NOT_MET = " NOT MET"  # ends the line of a constraint that is not met
 FAR_START = 0.3   # m: if the mean distance of the first sample is larger than this
 
 
@@ -43,7 +44,7 @@ class Directed:
 
     def report(self) -> list[str]:
         """One line for each constraint and for the seam, with NOT MET after unmet constraints."""
-        lines = [f"{left}{' NOT MET' if left.largest > MET[left.unit] else ''}" for left in self.remaining]
+        lines = [f"{left}{NOT_MET if left.largest > MET[left.unit] else ''}" for left in self.remaining]
         return lines if self.seam is None else [*lines, str(self.seam)]
 
 

@@ -1,0 +1,216 @@
+// Timelines: blocks whose edges are dragged, a floor to click waypoints on, a contact bar to paint ranges on.
+"use strict";
+
+const STEP = 0.2, SHORTEST = 0.4, LONGEST = 30;  // seconds
+const FLOOR = 4;                                 // metres from the start to the edge of the floor plan
+const snap = (seconds) => Math.round(seconds / STEP) * STEP;
+const rounded = (seconds) => Number(seconds.toFixed(2));
+const make = (tag, properties, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+
+/** Call ``move`` with the share of the width of ``area`` under the pointer until it is released, then ``end``. */
+function drag(event, area, move, end) {
+  event.preventDefault();
+  const { left, width } = area.getBoundingClientRect(), stop = new AbortController(), { signal } = stop;
+  const share = (at) => Math.min(Math.max((at.clientX - left) / width, 0), 1);
+  move(share(event));
+  addEventListener("pointermove", (at) => move(share(at)), { signal });
+  for (const type of ["pointerup", "pointercancel"]) addEventListener(type, () => { stop.abort(); end(); }, { signal });
+}
+
+/** The editor of a timeline: value { blocks, upper, waypoints, remakes } as in an ask. */
+lamp.timeline = (element, trigger, watch, props) => {
+  const root = element.querySelector(".timeline");
+  let value = JSON.parse(JSON.stringify(props.value)), chosen = { track: "blocks", number: 0 }, time = 2;
+  const end = () => value.blocks.at(-1).end;
+  const scale = () => Math.min(Math.max(end() + 2, 6), LONGEST);
+  const commit = () => { props.value = JSON.parse(JSON.stringify(value)); draw(); };
+  const selected = () => value[chosen.track][chosen.number];
+
+  /** Move an edge of a block to a time; its neighbours give way or stop it. */
+  function moveEdge(track, number, edge, seconds) {
+    const blocks = value[track], block = blocks[number], next = blocks[number + 1], last = blocks[number - 1];
+    const at = snap(seconds);
+    if (edge === "start") {
+      block.start = rounded(Math.min(Math.max(at, last ? last.end : 0), block.end - SHORTEST));
+    } else {
+      const most = track === "upper" ? (next ? next.start : end()) : next ? next.end - SHORTEST : LONGEST;
+      block.end = rounded(Math.min(Math.max(at, block.start + SHORTEST), most));
+      if (track === "blocks" && next) next.start = block.end;
+    }
+  }
+
+  function add(track) {
+    const blocks = value[track], from = track === "blocks" ? end() : blocks.length ? blocks.at(-1).end : 0;
+    const to = Math.min(from + (track === "blocks" ? 3 : 2), track === "blocks" ? LONGEST : end());
+    if (to - from < SHORTEST) return;
+    blocks.push({ text: track === "blocks" ? "a person bows" : "a person waves", start: rounded(from), end: rounded(to) });
+    chosen = { track, number: blocks.length - 1 };
+    commit();
+  }
+
+  function remove() {
+    const blocks = value[chosen.track], [gone] = blocks.splice(chosen.number, 1);
+    if (chosen.track === "blocks") {
+      for (const block of blocks.slice(chosen.number)) {
+        block.start = rounded(block.start - gone.end + gone.start);
+        block.end = rounded(block.end - gone.end + gone.start);
+      }
+      value.upper = value.upper.filter((block) => block.end <= end());
+      value.waypoints = value.waypoints.filter((point) => point.time <= end());
+    }
+    value.remakes = [];
+    chosen = { track: "blocks", number: 0 };
+    commit();
+  }
+
+  function block(track, lane, one, number) {
+    const label = track === "blocks" ? "Whole body" : "Upper body", active = chosen.track === track && chosen.number === number;
+    const again = value.remakes.some((remake) => remake.block === number && (remake.track === "body") === (track === "blocks"));
+    const button = make("button", { className: `block${active ? " active" : ""}${again ? " remade" : ""}`, textContent: one.text,
+      ariaLabel: `${label}: ${one.text}, ${one.start} to ${one.end} s. Left and right arrows move its end.`, ariaPressed: active });
+    Object.assign(button.style, { left: `${100 * one.start / scale()}%`, width: `${100 * (one.end - one.start) / scale()}%` });
+    button.addEventListener("click", () => { chosen = { track, number }; draw(); });
+    button.addEventListener("keydown", (event) => {
+      const way = { ArrowLeft: -STEP, ArrowRight: STEP }[event.key];
+      if (!way) return;
+      event.preventDefault();
+      moveEdge(track, number, "end", one.end + way);
+      commit();
+      root.querySelectorAll(`[data-track=${track}] .block`)[number].focus();
+    });
+    const edges = track === "blocks" ? ["end"] : ["start", "end"];
+    for (const edge of edges) {
+      const handle = make("i", { className: `edge ${edge}` });
+      handle.addEventListener("pointerdown", (event) => {
+        event.stopPropagation();
+        const seconds = scale();  // fixed while dragging
+        drag(event, lane, (share) => {
+          moveEdge(track, number, edge, share * seconds);
+          Object.assign(button.style, { left: `${100 * one.start / seconds}%`, width: `${100 * (one.end - one.start) / seconds}%` });
+          handle.title = `${one[edge]} s`;
+        }, commit);
+      });
+      button.append(handle);
+    }
+    return button;
+  }
+
+  function lane(track, title) {
+    const bar = make("div", { className: "lane" });
+    bar.dataset.track = track;
+    value[track].forEach((one, number) => bar.append(block(track, bar, one, number)));
+    const plus = make("button", { className: "plus", textContent: "+", ariaLabel: `Add a block to ${title}` });
+    plus.addEventListener("click", () => add(track));
+    return make("div", { className: "track" }, make("b", { textContent: title }), bar, plus);
+  }
+
+  function ruler() {
+    const bar = make("div", { className: "ruler" }), step = scale() > 15 ? 5 : scale() > 8 ? 2 : 1;
+    for (let second = 0; second <= scale(); second += step) {
+      const mark = make("span", { textContent: `${second} s` });
+      mark.style.left = `${100 * second / scale()}%`;
+      bar.append(mark);
+    }
+    return make("div", { className: "track" }, make("b"), bar, make("span"));
+  }
+
+  function details() {
+    const one = selected(), text = make("input", { value: one.text, maxLength: 400, ariaLabel: "Prompt of the block" });
+    text.addEventListener("change", () => { one.text = text.value; commit(); });
+    const gone = make("button", { textContent: "Remove", disabled: chosen.track === "blocks" && value.blocks.length === 1 });
+    gone.addEventListener("click", remove);
+    const again = make("button", { textContent: "Make this block again" });
+    again.addEventListener("click", () => trigger("select", { action: "remake", id: `${chosen.track === "blocks" ? "body" : "upper"} ${chosen.number}` }));
+    const times = make("span", { textContent: `${one.start} to ${one.end} s` });
+    return make("div", { className: "details" }, text, make("div", {}, times, again, gone));
+  }
+
+  function floor() {
+    const plan = make("div", { className: "plan", role: "group", ariaLabel: "Floor, seen from above" });
+    const place = (x, z) => ({ left: `${50 - 50 * x / FLOOR}%`, top: `${50 - 50 * z / FLOOR}%` });  // +x is to the left
+    const start = make("i", { className: "start", title: "start, facing up" });
+    Object.assign(start.style, place(0, 0));
+    plan.append(start);
+    value.waypoints.forEach((point, number) => {
+      const dot = make("button", { className: "point", textContent: point.time.toFixed(1), title: "Remove this waypoint",
+        ariaLabel: `Remove the waypoint at ${point.time} s` });
+      Object.assign(dot.style, place(point.x, point.z));
+      dot.addEventListener("click", (event) => { event.stopPropagation(); value.waypoints.splice(number, 1); commit(); });
+      plan.append(dot);
+    });
+    plan.addEventListener("click", (event) => {
+      const { left, top, width, height } = plan.getBoundingClientRect();
+      const point = { x: rounded(FLOOR * (1 - 2 * (event.clientX - left) / width)),
+        z: rounded(FLOOR * (1 - 2 * (event.clientY - top) / height)), time: rounded(Math.min(time, end())) };
+      value.waypoints = [...value.waypoints.filter((other) => other.time !== point.time), point].sort((a, b) => a.time - b.time);
+      time = Math.min(time + 1, end());
+      commit();
+    });
+    const when = make("input", { type: "number", min: 0, max: end(), step: STEP, value: rounded(Math.min(time, end())) });
+    when.addEventListener("change", () => { time = Math.min(Math.max(Number(when.value) || 0, 0), end()); });
+    return make("details", { open: value.waypoints.length > 0 }, make("summary", { textContent: "Waypoints" }),
+      make("label", {}, "Be there at (s) ", when, " – click the floor; a square is 1 m. Click a point to remove it."), plan);
+  }
+
+  function draw() {
+    const open = root.querySelector("details")?.open;
+    const parts = [ruler(), lane("blocks", "Whole body"), lane("upper", "Upper body"), details(), floor()];
+    if (open !== undefined) parts.at(-1).open = open || value.waypoints.length > 0;
+    root.replaceChildren(...parts);
+  }
+
+  watch("value", () => { value = JSON.parse(JSON.stringify(props.value)); chosen = { track: "blocks", number: 0 }; draw(); });
+  draw();
+};
+
+/** Ranges painted on the contact bar of a motion: value { seconds, left, right } in seconds, or null. */
+lamp.paint = (element, trigger, watch, props) => {
+  const root = element.querySelector(".paint");
+  let ranges = [];
+  const told = () => trigger("input", { sections: ranges.map(([from, to]) => `${from.toFixed(2)},${to.toFixed(2)}`).join(" ") });
+
+  function strips(runs, name) {
+    return (runs || []).map(([from, to]) => {
+      const strip = make("i", { className: name });
+      Object.assign(strip.style, { left: `${100 * from / props.value.seconds}%`, width: `${100 * (to - from) / props.value.seconds}%` });
+      return strip;
+    });
+  }
+
+  function draw() {
+    root.replaceChildren();
+    if (!props.value) return;
+    const bar = make("div", { className: "bar" }, ...strips(props.value.left, "left"), ...strips(props.value.right, "right"));
+    const painted = ranges.map(([from, to]) => {
+      const strip = make("i", { className: "painted" });
+      Object.assign(strip.style, { left: `${100 * from}%`, width: `${100 * (to - from)}%` });
+      return strip;
+    });
+    bar.append(...painted);
+    bar.addEventListener("pointerdown", (event) => {
+      let from = null, to = null;
+      const fresh = make("i", { className: "painted" });
+      bar.append(fresh);
+      drag(event, bar, (share) => {
+        from ??= share;
+        to = share;
+        Object.assign(fresh.style, { left: `${100 * Math.min(from, to)}%`, width: `${100 * Math.abs(to - from)}%` });
+      }, () => {
+        const range = [Math.min(from, to), Math.max(from, to)];
+        const apart = ranges.filter(([a, b]) => b < range[0] || a > range[1]);  // a painted range replaces those it meets
+        if (range[1] - range[0] >= 0.01) ranges = [...apart, range].sort((a, b) => a[0] - b[0]);
+        else ranges = apart;  // a click removes
+        draw();
+        told();
+      });
+    });
+    root.append(bar, make("p", { textContent: `${props.value.seconds.toFixed(1)} s. Paint the parts to regenerate on the contacts of the feet; click one to remove it.` }));
+  }
+
+  watch("value", () => { ranges = []; draw(); });
+  draw();
+};
