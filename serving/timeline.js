@@ -27,7 +27,8 @@ lamp.timeline = (element, trigger, watch, props) => {
   let value = JSON.parse(JSON.stringify(props.value)), chosen = { track: "blocks", number: 0 }, time = 2;
   const end = () => value.blocks.at(-1).end;
   const scale = () => Math.min(Math.max(end() + 2, 6), LONGEST);
-  const commit = () => { props.value = JSON.parse(JSON.stringify(value)); draw(); };
+  const save = () => { props.value = JSON.parse(JSON.stringify(value)); };
+  const commit = () => { save(); draw(); };
   const selected = () => value[chosen.track][chosen.number];
 
   /** Move an edge of a block to a time; its neighbours give way or stop it. */
@@ -70,8 +71,9 @@ lamp.timeline = (element, trigger, watch, props) => {
   function block(track, lane, one, number) {
     const label = track === "blocks" ? "Whole body" : "Upper body", active = chosen.track === track && chosen.number === number;
     const again = value.remakes.some((remake) => remake.block === number && (remake.track === "body") === (track === "blocks"));
-    const button = make("button", { className: `block${active ? " active" : ""}${again ? " remade" : ""}`, textContent: one.text,
-      ariaLabel: `${label}: ${one.text}, ${one.start} to ${one.end} s. Left and right arrows move its end.`, ariaPressed: active });
+    const button = make("button", { className: `block${active ? " active" : ""}${again ? " remade" : ""}`,
+      ariaLabel: `${label}: ${one.text}, ${one.start} to ${one.end} s. Left and right arrows move its end.`, ariaPressed: active },
+    make("span", { className: "words", textContent: one.text }));
     Object.assign(button.style, { left: `${100 * one.start / scale()}%`, width: `${100 * (one.end - one.start) / scale()}%` });
     button.addEventListener("click", () => { chosen = { track, number }; draw(); });
     button.addEventListener("keydown", (event) => {
@@ -120,7 +122,11 @@ lamp.timeline = (element, trigger, watch, props) => {
 
   function details() {
     const one = selected(), text = make("input", { value: one.text, maxLength: 400, ariaLabel: "Prompt of the block" });
-    text.addEventListener("change", () => { one.text = text.value; commit(); });
+    text.addEventListener("input", () => {
+      one.text = text.value;
+      save();  // without drawing: that would take the focus, and what is being clicked
+      root.querySelector(".block.active .words").textContent = text.value;
+    });
     const gone = make("button", { textContent: "Remove", disabled: chosen.track === "blocks" && value.blocks.length === 1 });
     gone.addEventListener("click", remove);
     const again = make("button", { textContent: "Make this block again" });
