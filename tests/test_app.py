@@ -260,7 +260,7 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
     press(page, "Edit")
     tab = page.locator("[role=tabpanel]:visible")
     bar = tab.locator(".paint .bar")
-    bar.locator("i").first.wait_for()
+    bar.wait_for()
     at = bar.bounding_box()
     for start, end in ((0.25, 0.5), (0.75, 0.9)):
         page.mouse.move(at["x"] + at["width"] * start, at["y"] + 20)
