@@ -1,2 +1,2 @@
-"""What app.py serves: the work behind the tabs, the page, and the files that it lends out for a while."""
+"""The server of app.py: the page, the work behind its tabs, and temporary result files."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

@@ -1,6 +1,6 @@
-"""What a visitor asks for, as checked values: the same request makes the same motion again.
+"""Requests of visitors as checked values; equal requests give equal motions.
 
-Errors are one line that can be shown.
+Error messages are one line that can be shown to visitors.
 """
 import json
 import math
@@ -14,22 +14,22 @@ from urllib.parse import urlencode
 from data.text import clean_caption
 from utils.errors import InputError
 
-DEEPEST = 8  # edits of edits
+DEEPEST = 8  # nesting depth of edits
 
 
 @dataclass(frozen=True)
 class Limits:
     """Limits of one request."""
 
-    letters: int = 300        # of a text
-    seconds: float = 30.0     # of a generated motion
+    letters: int = 300        # letters of a text
+    seconds: float = 30.0     # seconds of a generated motion
     samples: int = 4
     guidance: float = 10.0
     seed: int = 2**31 - 1
     sections: int = 8
-    blocks: int = 12          # of a track of a timeline
+    blocks: int = 12          # blocks of a track of a timeline
     waypoints: int = 12
-    metres: float = 20.0      # of a waypoint from the start
+    metres: float = 20.0      # metres of a waypoint from the start
     upload_bytes: int = 16 << 20
     upload_seconds: float = 120.0
     captions: int = 5
@@ -50,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Waypoint:
-    """A place on the floor, in metres, at a time in seconds."""
+    """A position on the floor, in metres, at a time in seconds."""
 
     x: float
     z: float
@@ -59,7 +59,7 @@ class Waypoint:
 
 @dataclass(frozen=True)
 class Remake:
-    """A block of a timeline that was made again with another seed; ``track`` is body or upper."""
+    """A block of a timeline that is regenerated with another seed; ``track`` is body or upper."""
 
     track: str
     block: int
@@ -68,14 +68,14 @@ class Remake:
 
 @dataclass(frozen=True)
 class Ask:
-    """A motion to make. With ``sections`` it is an edit of ``source``, with ``blocks`` a timeline."""
+    """A motion to generate. With ``sections`` it is an edit of ``source``, with ``blocks`` a timeline."""
 
     seed: int
     guidance: float
     prompt: str = ""
     seconds: float | None = None         # None: the model chooses
     sections: str = ""                   # as in edit_t2m.py
-    source: Mapping[str, Any] | None = None  # of an edit: another ask, or an upload {"upload": name, "room": id}
+    source: Mapping[str, Any] | None = None  # source of an edit: another ask, or an upload {"upload": name, "room": id}
     blocks: tuple[Block, ...] = ()
     upper: tuple[Block, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
@@ -83,19 +83,19 @@ class Ask:
 
     @property
     def title(self) -> str:
-        """The prompts in words."""
+        """All prompts as one text."""
         title = ", then ".join(block.text for block in self.blocks) or self.prompt
         return title + "".join(f"; upper body: {block.text}" for block in self.upper)
 
     @property
     def stem(self) -> str:
-        """Name of files, such as ``a-person-waves_s3407``."""
+        """File name without suffix, such as ``a-person-waves_s3407``."""
         letters = unicodedata.normalize("NFKD", self.title.lower()).encode("ascii", "ignore").decode()
         return f"{'-'.join(re.findall('[a-z0-9]+', letters))[:60].strip('-') or 'motion'}_s{self.seed}"
 
     @property
     def from_upload(self) -> bool:
-        """Whether an uploaded file is needed to make it again."""
+        """Whether it needs an uploaded file to be generated again."""
         return self.source is not None and ("upload" in self.source or Ask.read(self.source).from_upload)
 
     def record(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Ask:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str], limits: Limits) -> "Ask":
-        """Read what ``query`` wrote. Raises ``InputError`` for what it cannot have written."""
+        """Read the result of ``query``. Raises ``InputError`` if it is invalid."""
         texts, names = ("prompt", "sections"), {field.name for field in fields(cls)}
         record: dict[str, Any] = {"seed": 0, "guidance": 4.0}
         for name, value in query.items():
@@ -193,7 +193,7 @@ def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
     """The text without surrounding spaces. Raises ``InputError`` if it has no words or too many letters."""
     text = text.strip() if isinstance(text, str) else ""
     if len(text) > letters:
-        raise InputError(f"{what} has {len(text)} letters; {letters} are the most")
+        raise InputError(f"{what} has {len(text)} letters; the maximum is {letters}")
     if words and not clean_caption(text):
         raise InputError(f"{what} has no words")
     return text

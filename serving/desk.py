@@ -1,4 +1,4 @@
-"""What all tabs share: jobs, errors, the history, sources of motions."""
+"""Shared by all tabs: jobs, errors, the history, sources of motions."""
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from serving.workshop import FORMATS, Source, Workshop
 from utils.errors import InputError
 
 UPLOADED, MADE_HERE = "a file of yours", "a motion made here"
-FOUND = "found:"  # before the name of a motion of the gallery
+FOUND = "found:"  # prefix of the name of a gallery motion
 # On a small screen the viewer is below the form.
 SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
   { block: "nearest", behavior: "smooth" })"""
@@ -24,7 +24,7 @@ Work = Callable[..., Update]
 
 
 def line_of(error: Exception) -> str:
-    """What a visitor reads about an error. Unexpected ones are logged in the terminal."""
+    """Message of an error for visitors. Unexpected errors are logged in the terminal."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     logging.getLogger(__name__).error("a request failed", exc_info=error)
@@ -47,7 +47,7 @@ class Desk:
         self.example: Take | None = None
 
     def run(self, visitor: Visitor, work: Callable[[], Any], progress: Any = None) -> Any:
-        """Result of a job of a visitor, with its progress."""
+        """Run a job of a visitor and report its progress. Returns its result."""
 
         def report(what: str, done: int, total: int) -> None:
             if progress is not None:
@@ -104,12 +104,12 @@ class Desk:
         return self.history.find(owner, identity)
 
     def made(self, owner: str, takes: Sequence[Take]) -> Update:
-        """Remember motions, and offer them in all tabs."""
+        """Add motions to the history, and offer them in all tabs."""
         self.history.add(owner, takes)
         return self.offers(owner, takes[-1].id)
 
     def offers(self, owner: str, chosen: str | None = None) -> Update:
-        """Updates of the history and of all lists of motions made here."""
+        """Updates of the history and of all lists of generated motions."""
         takes = self.history.of(owner)
         ids = [take.id for take in takes]
         labels, value = [(take.label, take.id) for take in takes], chosen if chosen in ids else next(iter(ids), None)
@@ -121,7 +121,7 @@ class Desk:
         return [self.past, *self.choices]
 
     def source(self, owner: str, origin: str, upload: str | None, chosen: str | None) -> Source:
-        """The motion that a visitor has chosen: only that of ``origin`` counts."""
+        """The motion that a visitor has selected, an upload or a generated one as ``origin`` says."""
         if origin == UPLOADED:
             return self.workshop.source(upload, None)
         if chosen and chosen.startswith(FOUND):
@@ -129,9 +129,9 @@ class Desk:
         return self.workshop.source(None, self.take(owner, chosen))
 
     def source_inputs(self, label: str) -> list[Any]:
-        """Inputs for an upload and for a motion made here; the visitor says which counts."""
+        """Inputs for an upload and for a generated motion; the visitor selects which one is used."""
         origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
-        # Any file is taken, so that a wrong one is reported and never replaced by another motion.
+        # Any file is accepted here, so that an invalid one is reported and not silently replaced.
         upload = gr.File(label=".npy or .bvh", height=160)
         chosen = gr.Dropdown([], label=MADE_HERE.capitalize(), value=None, visible=False)
         self.choices.append(chosen)
@@ -142,12 +142,12 @@ class Desk:
 
     def prompt(self, label: str, example: str) -> gr.Textbox:
         """Input for a prompt."""
-        # With one line, Enter submits and Shift+Enter makes a line. Too long a text is reported, not cut.
+        # With one line, Enter submits and Shift+Enter adds a line. Texts that are too long are reported, not cut.
         return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
 
     def draws(self) -> list[Any]:
         """Inputs for seed, guidance, samples and formats."""
-        # Numbers without limits in the browser, which would clamp them silently.
+        # No limits in the browser, which would silently clamp numbers.
         count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
         guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
                              label=f"Guidance by the text, at most {self.limits.guidance:g}")
@@ -167,11 +167,11 @@ class Desk:
         return button
 
     def stage(self, empty: str) -> tuple[gr.HTML, gr.HTML]:
-        """Where errors and results are shown."""
+        """Area for errors and results."""
         with gr.Column(scale=5, min_width=340):
             return results(classes=["faults"]), results(EMPTY.format(empty))
 
 
 def new_seed() -> int:
-    """A seed that is short to write."""
+    """A random seed with few digits."""
     return random.randrange(1_000_000)

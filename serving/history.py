@@ -1,4 +1,4 @@
-"""History of the motions that each visitor has made, kept in a folder."""
+"""History of the motions of each visitor, stored in a folder."""
 import hashlib
 import json
 import threading
@@ -10,7 +10,7 @@ from serving.asks import Ask
 from utils.errors import InputError
 from utils.files import read_text, write_text
 
-LONGEST = 300  # motions that are remembered of a visitor
+LONGEST = 300  # motions stored per visitor
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Take:
     """A motion made in the app."""
 
     id: str              # name of its room
-    ask: Ask             # makes the same motion again
+    ask: Ask             # the request that gives the same motion
     frames: int
     fps: float
     made: str            # time, ISO 8601
     picture: str         # SVG
     files: tuple[str, ...] = ()  # in its room
     remarks: tuple[str, ...] = ()
-    kept: bool = False   # chosen among others
+    kept: bool = False   # kept from a comparison
 
     @property
     def about(self) -> str:
-        """Seed, length and settings in words."""
+        """Seed, length and settings as text."""
         return f"seed {self.ask.seed} · {self.frames / self.fps:.1f} s · guidance {self.ask.guidance:g}"
 
     @property
@@ -38,7 +38,7 @@ class Take:
         return f"{self.ask.title} · seed {self.ask.seed} · {self.frames / self.fps:.1f} s"
 
     def text(self) -> str:
-        """JSON, which ``read`` reads."""
+        """JSON for ``read``."""
         return json.dumps(asdict(self) | {"ask": self.ask.record()})
 
     @classmethod
@@ -66,11 +66,11 @@ class History:
             return self.known[owner]
 
     def add(self, owner: str, takes: Sequence[Take]) -> None:
-        """Remember motions."""
+        """Add motions."""
         self._set(owner, lambda known: (*reversed(takes), *known)[:LONGEST])
 
     def keep(self, owner: str, identity: str) -> None:
-        """Mark a motion as chosen."""
+        """Mark a motion as kept."""
         self._set(owner, lambda known: tuple(replace(take, kept=True) if take.id == identity else take
                                              for take in known))
 
@@ -79,7 +79,7 @@ class History:
         for take in self.of(owner):
             if take.id == identity:
                 return take
-        raise InputError("upload a motion, or choose one that was made here")
+        raise InputError("upload a motion, or choose a generated one")
 
     def search(self, owner: str, words: str | None) -> list[Take]:
         """Motions whose prompt, seed or settings contain all words."""

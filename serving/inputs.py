@@ -1,4 +1,4 @@
-"""Motions that the page sends. Errors are one line and name no path of the server."""
+"""Read motions sent by the page. Error messages are one line without paths of the server."""
 import argparse
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from utils.errors import InputError
 
 
 def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[str, np.ndarray, list[str]]:
-    """Name and features (T, d) of an uploaded motion, and what reading it changed, such as its axes."""
+    """Name and features (T, d) of an uploaded motion, and remarks on changes such as its axes."""
     if upload is None:
-        raise InputError("upload a motion, or choose one that was made here")
+        raise InputError("upload a motion, or choose a generated one")
     path = Path(upload)
     name = path.name
     if not path.is_file():
@@ -28,12 +28,12 @@ def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[
     except InputError as error:
         raise InputError(str(error).replace(str(path), name)) from error
     if len(features) > limits.upload_seconds * spec.fps:
-        raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; {limits.upload_seconds:.0f} are the most")
+        raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; the maximum is {limits.upload_seconds:.0f} s")
     return name, features, [remark.removeprefix(f"{path}: ") for remark in remarks]
 
 
 def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[TimelinePart]:
-    """Parts of a motion of ``frames`` frames, given as shares or tokens as in ``edit_t2m.py``."""
+    """Parts of a motion of ``frames`` frames, as fractions or tokens like in ``edit_t2m.py``."""
     words = (sections or "").split()
     if not 1 <= len(words) <= limits.sections:
         raise InputError(f"name 1 to {limits.sections} parts, such as 0.3,0.6")

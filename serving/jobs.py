@@ -1,4 +1,4 @@
-"""Jobs of visitors: one at a time in order of arrival, few of each visitor, cancellable, with true progress."""
+"""Jobs of visitors: one at a time in order of arrival, limited per visitor, cancellable, with progress."""
 import threading
 import time
 from collections import defaultdict, deque
@@ -10,7 +10,7 @@ from utils.device import listening
 from utils.errors import InputError
 
 T = TypeVar("T")
-Report = Callable[[str, int, int], None]  # what is done, finished steps, all steps
+Report = Callable[[str, int, int], None]  # name of the loop, finished steps, all steps
 MINUTE = 60.0
 
 
@@ -20,7 +20,7 @@ class Cancelled(InputError):
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks. Limits count by ``key``, which all tabs of a browser share; ``session`` is one tab."""
+    """Origin of a request. Limits apply per ``key``, shared by all tabs of a browser; ``session`` is one tab."""
 
     key: str
     session: str
@@ -61,12 +61,12 @@ class RateLimit:
 
 
 class Jobs:
-    """Runs jobs one at a time: there is one copy of the models.
+    """Runs jobs one at a time, because there is one copy of the models.
 
     Args:
-        most: jobs that wait or run at a time.
-        per_visitor: of these, jobs of one visitor: one running and one waiting.
-        per_minute: jobs that a visitor may start in a minute.
+        most: maximum number of waiting and running jobs.
+        per_visitor: maximum of these per visitor: one running and one waiting.
+        per_minute: maximum number of jobs that a visitor may start per minute.
     """
 
     def __init__(self, most: int = 17, per_visitor: int = 2, per_minute: int = 60,
@@ -77,7 +77,7 @@ class Jobs:
         self.changed = threading.Condition()
 
     def run(self, visitor: Visitor, work: Callable[[], T], report: Report = lambda *_: None) -> T:
-        """Result of ``work``, which runs in this thread when it is its turn.
+        """Run ``work`` in this thread when it is its turn. Returns its result.
 
         ``report`` receives the number of jobs ahead, then the steps of ``utils.device``. Raises ``InputError`` if
         there are too many jobs, and ``Cancelled``.
@@ -105,7 +105,7 @@ class Jobs:
     def _enter(self, visitor: Visitor) -> Job:
         with self.changed:
             if sum(job.visitor.key == visitor.key for job in self.line) >= self.per_visitor:
-                raise InputError("one of your requests is running and another one waits; wait for them, or cancel")
+                raise InputError("one of your requests is running and another one is waiting; wait for them, or cancel")
             if len(self.line) >= self.most:
                 raise InputError(f"{len(self.line)} requests are waiting already; try again in a minute")
             if seconds := self.rate.wait(visitor.key):

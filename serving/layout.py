@@ -37,7 +37,7 @@ def painted(event: gr.EventData) -> str:
 
 
 class Layout(Desk):
-    """Builds the page; the button of every tab calls one method of the workshop."""
+    """Builds the page; the button of each tab calls one method of the workshop."""
 
     def build(self) -> gr.Blocks:
         """The page."""
@@ -45,7 +45,7 @@ class Layout(Desk):
         self.example = workshop.make(Ask(self.seed, workshop.sampling.cond_scale, EXAMPLES[0]))[0]
         with gr.Blocks(title="LaMP", analytics_enabled=False, fill_width=True) as page:
             gr.Markdown(INTRO)
-            self.table = gr.State([])  # ids of the motions side by side
+            self.table = gr.State([])  # ids of the motions shown side by side
             with gr.Tabs(selected="generate") as self.tabs:
                 with gr.Tab("Generate", id="generate"):
                     self._generate_form()
@@ -65,7 +65,7 @@ class Layout(Desk):
                         self._search()
                 with gr.Tab("History", id="history"):
                     self._history()
-            # All lists of motions exist by now, so that results of one tab can be offered in the others.
+            # All lists of motions exist now, so that results of one tab can be offered in the others.
             self._generate()
             self._timeline()
             self._edit()
@@ -77,7 +77,7 @@ class Layout(Desk):
         return page
 
     def _leave(self, request: gr.Request) -> None:
-        """Drop the jobs of a visitor who has gone."""
+        """Cancel the jobs of a visitor who has left."""
         self.jobs.cancel(str(request.session_hash))
 
     def _generate_form(self) -> None:
@@ -140,17 +140,17 @@ class Layout(Desk):
         self._edits(self.past, self.past_fault)
 
     def ask(self, **record: Any) -> Ask:
-        """A checked request."""
+        """Checked request from the inputs."""
         return Ask.read({name: value for name, value in record.items() if value is not None}, self.limits)
 
     def _show(self, owner: str, made: Sequence[Take], beside: Sequence[Take] = ()) -> Update:
-        """Updates that show motions on the first tab, new ones after others."""
+        """Updates that show motions on the first tab, new ones after the existing ones."""
         takes = [*beside, *made]
         offers = self.made(owner, made) if made else self.offers(owner, takes[-1].id)
         return {self.view: stage_of(takes), self.table: [take.id for take in takes]} | offers
 
     def _arrive(self, request: gr.Request, progress: gr.Progress = PROGRESS) -> Update:
-        """The first view: the motion of a permalink, the newest of the history, or the example."""
+        """Initial view: the motion of a permalink, the latest of the history, or the example."""
         owner, query = self.guests.owner(request), dict(request.query_params)
         latest = self.history.of(owner)[:1]
 
@@ -168,7 +168,7 @@ class Layout(Desk):
         return self._handled(request, work, self.fault, progress)
 
     def _edits(self, part: gr.HTML, fault: gr.HTML) -> None:
-        """Let the buttons in ``part`` open a motion in the tab for editing."""
+        """Make the buttons in ``part`` open a motion in the edit tab."""
 
         def edit(owner: str, identity: str) -> Update:
             if identity.startswith(FOUND):
@@ -254,7 +254,7 @@ class Layout(Desk):
                 raise InputError(f"name 1 to {self.limits.sections} parts, such as 0.3,0.6")
             takes = self.workshop.make(ask, count, formats, self.source(owner, origin, upload, chosen))
             offers = self.made(owner, takes)
-            if origin == MADE_HERE:  # the next edit is of the same motion
+            if origin == MADE_HERE:  # the next edit applies to the same motion
                 offers[self.edit_source[2]] = self.offers(owner, chosen)[self.edit_source[2]]
             return {self.edit_view: stage_of(takes)} | offers
 

@@ -1,4 +1,4 @@
-"""``motions.json``: everything needed to make motions again."""
+"""``motions.json``: everything needed to generate motions again."""
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def manifest(takes: Sequence[Take], names: Mapping[str, str], models: Models, sa
 
 
 def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
-    """What a motion is, and the ask that makes it again."""
+    """Description of a motion, and the ask that generates it again."""
     return {"prompt": take.ask.title, "seed": take.ask.seed, "frames": take.frames, "fps": take.fps,
             "seconds": round(take.frames / take.fps, 3), "made": take.made, "remarks": list(take.remarks),
             "ask": take.ask.record() | {"model": models.fingerprint},
@@ -31,7 +31,7 @@ def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
 
 
 def command(take: Take, name: str, models: Models, sampling: Sampling) -> str | None:
-    """A command line that makes the motion again; None for a timeline."""
+    """A command line that generates the motion again; None for a timeline."""
     ask, own = take.ask, asdict(models.pipeline.sampling)
     if ask.blocks:
         return None

@@ -32,17 +32,17 @@ class Models:
     gallery: Path | None
     cache: Path | None
     files: list[Path]  # the loaded weights
-    generation: tuple[Path, ...] = ()  # those of generation, without its text encoder
-    flags: tuple[str, ...] = ()        # that select the models of generation on a command line
+    generation: tuple[Path, ...] = ()  # models of generation, without the text encoder
+    flags: tuple[str, ...] = ()        # flags that select the models of generation on a command line
 
     @property
     def names(self) -> str:
-        """The loaded models in words."""
+        """Names of the loaded models."""
         return model_names(self.files)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Eight letters that depend on the weights of generation."""
+        """Eight-letter hash of the weights for generation."""
         return fingerprint(*self.generation, getattr(self.pipeline.text, "fingerprint", ""))[:8]
 
 
@@ -67,7 +67,7 @@ def load_models(opt: argparse.Namespace) -> Models:
     gallery, cache = opt.gallery and Path(opt.gallery), opt.cache and Path(opt.cache)
     if gallery:
         if lamp is None:
-            raise InputError(f"--gallery needs a LaMP model: name one (--lamp_name), {BUNDLED_LAMP} is not there")
+            raise InputError(f"--gallery needs a LaMP model: set --lamp_name, as {BUNDLED_LAMP} is missing")
         open_gallery(gallery, lamp, spec, cache, opt.quiet)
     return Models(spec, pipeline, captioner, lamp, gallery, cache,
                   [*files, *(one.source.file for one in (captioner, lamp) if one is not None)], tuple(files),

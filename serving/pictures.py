@@ -1,12 +1,12 @@
-"""Small pictures of a motion: stick figures, and which feet stand when."""
+"""Small pictures of a motion: stick figures, and a bar of foot contacts."""
 import numpy as np
 
 from motion.foot import foot_joints, standing
 from motion.skeleton import Skeleton
 
 POSES = 5
-SIZE = 100        # units of a picture's height, and of the width of a pose
-TALL = 2.0        # metres shown in it
+SIZE = 100        # height of a picture and width of a pose, in SVG units
+TALL = 2.0        # metres visible in it
 ACROSS = np.array([0.83, 0.0, -0.56])  # direction to the right, from the camera of the page
 COLOURS = {"left": "#2e74d6", "right": "#e86238", "": "#8b95a5"}
 

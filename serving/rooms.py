@@ -1,4 +1,4 @@
-"""Folders of results, one a motion, with unguessable names, and of uploads."""
+"""Folders of results, one per motion, with unguessable names, and of uploads."""
 import secrets
 import shutil
 import tempfile
@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 KEEP_BYTES = 4 << 30
 LOCK = "lock"
 PREFIX = "lamp_app_"
-YOUNG = 60  # seconds; a younger folder may be about to be locked
+YOUNG = 60  # seconds; a newer folder may not be locked yet
 
 
 class Rooms:
     """Folders of results and of uploads under ``root``, deleted ``keep_seconds`` after they were last written to.
 
     If results or uploads take more than ``keep_bytes``, the oldest ones are deleted earlier. ``keep_seconds`` None
-    keeps results for ever.
+    keeps results forever.
     """
 
     def __init__(self, root: Path, keep_seconds: float | None, keep_bytes: int = KEEP_BYTES,
@@ -47,7 +47,7 @@ class Rooms:
             return None
 
     def sweep(self) -> None:
-        """Delete what is too old, or too much."""
+        """Delete expired folders, and the oldest ones if there are too many bytes."""
         for place in (self.made, self.uploads):
             oldest = 0.0 if self.keep_seconds is None else self.clock() - self.keep_seconds
             held = 0
@@ -58,7 +58,7 @@ class Rooms:
 
 
 def sweep_leftovers(folder: Path) -> int:
-    """Delete temporary folders that killed apps have left in ``folder``, and return their number."""
+    """Delete temporary folders of killed apps in ``folder``. Returns their number."""
     swept = 0
     for left in folder.glob(f"{PREFIX}*"):
         with suppress(Timeout, OSError):
@@ -82,7 +82,7 @@ def _state(path: Path) -> tuple[float, int, Path]:
     try:
         stats = [each.stat() for each in (path, *path.rglob("*"))]
         return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats), path
-    except FileNotFoundError:  # a writer has renamed its temporary file
+    except FileNotFoundError:  # a writer renamed its temporary file meanwhile
         return float("inf"), 0, path
 
 

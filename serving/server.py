@@ -1,4 +1,4 @@
-"""Serves the app, by default to this machine only, with files in a temporary folder or in --keep."""
+"""Serve the app, by default to this machine only, with files in a temporary folder or in --keep."""
 import argparse
 import importlib.util
 import os
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 SWEEP_SECONDS = 60
-USER = "lamp"  # asked for with --password
+USER = "lamp"  # user name for --password
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -44,7 +44,7 @@ def serve(opt: argparse.Namespace) -> None:
     require_gradio()
     if opt.share or opt.host not in LOOPBACK:
         print("warning: other machines can reach the app"
-              + ("" if opt.password else ", and everyone who does can use it; --password asks for one")
+              + ("" if opt.password else ", and anyone can use it; --password requires a password")
               + ("; its traffic goes through Gradio's servers" if opt.share else "; its traffic is not encrypted"))
     with ExitStack() as stack:
         rooms = Rooms(*root_of(opt, stack))
@@ -63,7 +63,7 @@ def serve(opt: argparse.Namespace) -> None:
 
 
 def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
-    """The folder of all files, and how many seconds they are kept in it. It is locked until ``stack`` is left."""
+    """The folder of all files, locked until ``stack`` is closed, and how many seconds to keep them."""
     if opt.keep:
         folder = Path(opt.keep)
         try:
@@ -123,13 +123,13 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
 
 
 def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
-    """A handler for files of rooms: pages are shown, other files are downloaded."""
+    """Request handler for files of rooms: pages are displayed, other files are downloaded."""
     from starlette.responses import FileResponse, PlainTextResponse
 
     async def lend(request: "Request") -> "Response":
         path = rooms.find(**request.path_params)
         if path is None:
-            return PlainTextResponse("This has expired; open it from the history to make it again.", 404)
+            return PlainTextResponse("This has expired; open it from the history to generate it again.", 404)
         kind = "inline" if path.suffix == ".html" else "attachment"
         return FileResponse(path, headers=NO_STORE, filename=path.name, content_disposition_type=kind)
 
@@ -137,7 +137,7 @@ def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
 
 
 def packer(workshop: Workshop) -> "Callable[[Request], Awaitable[Response]]":
-    """A handler for archives of motions, whose ids are joined by +."""
+    """Request handler for archives of motions, whose ids are joined by +."""
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import PlainTextResponse, Response
 

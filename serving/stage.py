@@ -9,7 +9,7 @@ import gradio as gr
 from serving.history import Take
 from serving.workshop import FORMATS, PAGE, Shown, sentences
 
-ADDRESS, ARCHIVES = "made", "zip"  # URL paths of the rooms, and of archives of several
+ADDRESS, ARCHIVES = "made", "zip"  # URL paths of rooms and of archives
 EMPTY = '<div class="stage"><p>{}</p></div>'
 FRAME = '<iframe src="{}" title="The motion" allow="fullscreen"></iframe>'
 STYLE = Path(__file__).with_name("style.css")
@@ -36,7 +36,7 @@ def theme() -> gr.themes.Base:
 
 
 def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:
-    """A component that shows HTML of this module; its buttons trigger ``select`` with ``action`` and ``id``."""
+    """A component for the HTML of this module; its buttons trigger ``select`` with ``action`` and ``id``."""
     return gr.HTML(value, js_on_load=ON_LOAD, elem_classes=list(classes))
 
 
@@ -47,7 +47,7 @@ def drawn(kind: str, value: object) -> gr.HTML:
 
 
 def stage_of(takes: Sequence[Take]) -> str:
-    """Motions side by side, played together, with what can be done with each."""
+    """Motions side by side, played together, with the actions for each."""
     newest = takes[-1]
     said = sentences(f"“{newest.ask.title}”: {newest.about}", newest.remarks)
     archive = f'{ARCHIVES}/{"+".join(take.id for take in takes)}'
@@ -115,5 +115,5 @@ def fault_of(line: str) -> str:
 
 
 def formats_of(take: Take) -> list[str]:
-    """The formats that a motion was written in, beside .npy."""
+    """Formats of a motion in addition to .npy."""
     return [kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files]

@@ -1,4 +1,4 @@
-"""Timelines: one motion of several prompts, another track for the upper body, waypoints, blocks made again."""
+"""Timelines: one motion of several prompts, a track for the upper body, waypoints, regenerated blocks."""
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,10 +19,10 @@ from visualization.marks import marks_of
 
 def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling,
                   result: Callable[..., Any]) -> Any:
-    """The motion of a timeline, as ``result(joints, parts, marks, remade, remarks, pinned)``.
+    """Generate a timeline, as ``result(joints, parts, marks, remade, remarks, pinned)``.
 
-    All frames before a block that is made again stay exactly as they were, without waypoints; those after it keep
-    their movement and go on from its end.
+    Without waypoints, all frames before a regenerated block stay exactly the same; those after it keep their movement
+    and continue from its end.
     """
     pipeline, tokens = editor.pipeline, [_tokens(block, spec, editor) for block in ask.blocks]
     _check(ask, tokens)
@@ -61,8 +61,8 @@ def _check(ask: Ask, tokens: Sequence[tuple[int, int]]) -> None:
     end = 0
     for block, (start, stop) in zip(ask.blocks, tokens, strict=True):
         if start != end:
-            raise InputError(f"“{block.text}” starts at {block.start:g} s, and the block before it ends earlier; "
-                             "blocks of the whole body follow one another from 0 s")
+            raise InputError(f"“{block.text}” starts at {block.start:g} s, but the previous block ends earlier; "
+                             "blocks of the whole body must follow one another from 0 s")
         end = stop
     last = ask.blocks[-1].end
     for point in ask.waypoints:
@@ -79,7 +79,7 @@ def _check(ask: Ask, tokens: Sequence[tuple[int, int]]) -> None:
 
 def _track(editor: MotionEditor, parts: Sequence[tuple[str, int]], seed: int, spans: Sequence[tuple[int, int]],
            blocks: Sequence[Block], remakes: Sequence[Remake], sampling: Sampling) -> np.ndarray:
-    """Features (T, d) of a track with its blocks made again."""
+    """Features (T, d) of a track with its regenerated blocks."""
     features = editor.pipeline.features_of([editor.generate(parts, seed, sampling)])[0]
     for remake in remakes:
         part = TimelinePart(*spans[remake.block], blocks[remake.block].text)

@@ -1,4 +1,4 @@
-"""Visitors of the app: who they are, and what other sites may do."""
+"""Identify visitors of the app, and restrict access by other sites."""
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 HOUR, DAY = 3600, 86400
-NEW_PER_HOUR = 60   # cookies an address gets; beyond them its visitors count as one
+NEW_PER_HOUR = 60   # cookies per address; further visitors from it count as one
 COOKIE_DAYS = 30
-# No other site may frame the app, and files are what they are.
+# Other sites may not frame the app, and browsers may not guess file types.
 HEADERS = {"content-security-policy": "frame-ancestors 'self'", "x-frame-options": "SAMEORIGIN",
            "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
 
 
 class Doorkeeper:
-    """ASGI middleware: gives browsers a cookie, adds ``HEADERS``, refuses what other sites post.
+    """ASGI middleware: sets a cookie, adds ``HEADERS``, and refuses posts from other sites.
 
-    ``cookie`` names the cookie, ``known`` are the tokens that were given out.
+    ``cookie`` is the name of the cookie, ``known`` are the issued tokens.
     """
 
     def __init__(self, app: "ASGIApp", cookie: str, known: set[str], remember: Callable[[str], None]) -> None:
@@ -55,7 +55,7 @@ class Doorkeeper:
         await self.app(scope, receive, answer)
 
     def _new_token(self, scope: "Scope", headers: Mapping[str, str]) -> str | None:
-        """A token for a browser that has none, unless its address has got too many."""
+        """A token for a browser without one, unless its address has too many."""
         given = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         if given is not None and given.value in self.known or self.rate.wait(address_of(scope)):
             return None
@@ -66,7 +66,7 @@ class Doorkeeper:
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from a page of the app, or from no page at all. ``headers`` have lower-case names."""
+    """Whether a request comes from a page of the app, or not from a page. ``headers`` have lower-case names."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
@@ -80,18 +80,18 @@ def address_of(scope: Mapping[str, Any]) -> str:
 
 
 class Guests:
-    """Tells visitors apart: by their cookie, without one by their address."""
+    """Identifies visitors by their cookie, or by their address without one."""
 
     def __init__(self, cookie: str, known: set[str]) -> None:
         self.cookie, self.known = cookie, known
 
     def visitor(self, request: Any) -> Visitor:
-        """Who limits count for."""
+        """The visitor to whom limits apply."""
         token = self._token(request)
         return Visitor(token or address_of(request.request.scope), str(request.session_hash))
 
     def owner(self, request: Any) -> str:
-        """Whose history a motion belongs to; without a cookie it is that of one tab."""
+        """Owner of the history of a request; without a cookie, the history is that of one tab."""
         return self._token(request) or f"session {request.session_hash}"
 
     def _token(self, request: Any) -> str | None:

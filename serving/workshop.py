@@ -1,6 +1,6 @@
-"""The work behind the tabs: from a request to a motion with its files. Independent of the browser.
+"""The work behind the tabs: from a request to a motion with its files, independent of the browser.
 
-Every method checks its input and raises ``InputError`` with one line that can be shown.
+Every method checks its input and raises ``InputError`` with a one-line message for visitors.
 """
 import io
 import json
@@ -38,8 +38,8 @@ from visualization.marks import Mark
 from visualization.outputs import Formats, write_motion
 
 PAGE, SOURCE, TAKE = "index.html", "source.npy", "take.json"
-ZIPPED = 8                       # most motions of an archive
-FORMATS = ("bvh", "mp4", "glb")  # beside .npy
+ZIPPED = 8                       # maximum number of motions in an archive
+FORMATS = ("bvh", "mp4", "glb")  # in addition to .npy
 NUCLEUS = 0.9                    # top-p of sampled captions
 
 
@@ -54,7 +54,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Hit:
-    """A motion that was found. One of the gallery has a ``file``, one made here a ``take``."""
+    """A search result: a gallery motion with a ``file``, or a generated one with a ``take``."""
 
     prompt: str
     score: float
@@ -96,7 +96,7 @@ class Workshop:
 
     def make(self, ask: Ask, count: float = 1, formats: Sequence[str] = ("bvh",), source: Source | None = None,
              model: str | None = None) -> list[Take]:
-        """Make what is asked for, ``count`` times with consecutive seeds, each in a room with page and files.
+        """Generate a request ``count`` times with consecutive seeds, each in a room with page and files.
 
         ``source`` is the motion to edit, by default that of the ask. ``model``: fingerprint of the models that made it
         before.
@@ -107,7 +107,7 @@ class Workshop:
         said = remarks([ask.prompt] * bool(ask.prompt) + [block.text for block in (*ask.blocks, *ask.upper)],
                        self.pipeline.text)
         if model not in (None, self.models.fingerprint):
-            said.append("This was made with other models, so that the motion differs")
+            said.append("This was generated with other models, so the motion differs")
         if ask.blocks:
             made = [make_timeline(self.editor, one, self.spec, self._sampling(one), _Made) for one in asks]
         elif ask.sections:
@@ -147,9 +147,9 @@ class Workshop:
         return replace(self.sampling, cond_scale=ask.guidance)
 
     def source_of(self, ask: Ask) -> Source:
-        """The motion that an ask edits. It is made again unless it was uploaded."""
+        """The motion that an ask edits, regenerated unless it was uploaded."""
         if ask.source is None:
-            raise InputError("upload a motion, or choose one that was made here")
+            raise InputError("upload a motion, or choose a generated one")
         if "upload" not in ask.source:
             return self.source(None, self.make(Ask.read(ask.source, self.limits), formats=())[0])
         path = self.rooms.find(ask.source["room"], SOURCE)
@@ -158,7 +158,7 @@ class Workshop:
         return Source(ask.source["upload"], np.load(path), dict(ask.source))
 
     def source(self, upload: str | None, take: Take | None) -> Source:
-        """An uploaded motion, or one that was made here, which is made again if its files have expired."""
+        """An uploaded motion, or a generated one, which is regenerated if its files have expired."""
         if take is None:
             name, features, said = read_upload(upload, self.spec, self.limits)
             return Source(name, features, None, tuple(f"{name}: {line}" for line in said))
@@ -169,7 +169,7 @@ class Workshop:
         return Source(take.ask.title, read_motion(path, self.spec, trusted=True), take.ask.record())
 
     def refreshed(self, take: Take) -> Take:
-        """A motion of the history with its files, which are made again if they have expired."""
+        """A motion of the history with its files, which are regenerated if they have expired."""
         if self.rooms.find(take.id, PAGE) is not None:
             return take
         again = self.make(take.ask, formats=[kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files])[0]
@@ -180,7 +180,7 @@ class Workshop:
         gallery = self.models.gallery
         paths = {path.relative_to(gallery).as_posix(): path for path in self._open_gallery().files} if gallery else {}
         if name not in paths:
-            raise InputError("this motion is not in the gallery any more")
+            raise InputError("this motion is no longer in the gallery")
         features = read_clip(paths[name], self.spec, say=lambda _: None)
         caption = _prompt_beside(paths[name]) or name
         room = self._room([self._shown(caption, features)], caption)
@@ -205,7 +205,7 @@ class Workshop:
 
     def search(self, text: str, source: Source | None, takes: Sequence[Take] | None,
                top_k: float) -> tuple[str, list[Hit]]:
-        """Find the motions nearest to a text or, without one, to a motion: in the gallery, or among ``takes``."""
+        """Find the motions closest to a text or, without one, to a motion, in the gallery or among ``takes``."""
         lamp = self.models.lamp
         if lamp is None:
             raise InputError(f"no model to search with: neither --lamp_name nor the bundled {BUNDLED_LAMP}")
@@ -233,19 +233,19 @@ class Workshop:
         return sentences(said, remarks(words, lamp.text_encoder("query"))), hits
 
     def _searched(self, lamp: LoadedLaMP, takes: Sequence[Take] | None) -> tuple[dict[Path, Take], Gallery]:
-        """The motions to search in, and the takes that they are of."""
+        """The motions to search, and their takes."""
         if takes is None:
             return {}, self._open_gallery()
         paths = {self.rooms.find(take.id, f"{take.ask.stem}.npy"): take for take in takes}
         paths.pop(None, None)
         if not paths:
-            raise InputError("nothing was made here yet")
+            raise InputError("nothing has been generated yet")
         return paths, encode_motions(list(paths), lamp, self.spec, trusted=True)
 
     def _open_gallery(self) -> Gallery:
         models = self.models
         if models.gallery is None or models.lamp is None:
-            raise InputError("no gallery was named (--gallery); search among what was made here")
+            raise InputError("there is no gallery (--gallery); search the generated motions")
         return open_gallery(models.gallery, models.lamp, self.spec, models.cache)
 
     def _written(self, ask: Ask, made: _Made, formats: Sequence[str], source: Source | None,
@@ -269,11 +269,11 @@ class Workshop:
         return take
 
     def archive(self, ids: Sequence[str]) -> tuple[str, bytes]:
-        """Name and content of a .zip of the files of motions, with ``motions.json``: everything needed to make them
-        again. Raises ``InputError`` for files that have expired."""
+        """Name and content of a .zip with the files of motions and ``motions.json``, everything needed to generate them
+        again. Raises ``InputError`` for expired files."""
         paths = [self.rooms.find(identity, TAKE) for identity in ids[:ZIPPED]]
         if None in paths or not paths:
-            raise InputError("these files have expired; open the motion from the history to make them again")
+            raise InputError("these files have expired; open the motion from the history to generate them again")
         takes = [Take.read(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         return f"{takes[0].ask.stem if len(takes) == 1 else 'motions'}.zip", self._zipped(takes)
 
@@ -294,7 +294,7 @@ class Workshop:
         return content.getvalue()
 
     def _shown(self, caption: str, features: np.ndarray) -> PageMotion:
-        """A motion from features (T, d) for a page, without files."""
+        """A motion with features (T, d) for a page, without files."""
         joints = self.pipeline.joints(features)
         name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in caption)[:60]
         return PageMotion(name, caption, joints, lock_feet(joints, self.spec.skeleton, self.spec.fps))
@@ -307,7 +307,7 @@ class Workshop:
 
 
 def sentences(said: str, more: Sequence[str]) -> str:
-    """What is shown above a page, with remarks on the prompt."""
+    """Text above a page, with remarks on the prompt."""
     return ". ".join([said, *more])
 
 

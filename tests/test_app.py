@@ -297,7 +297,7 @@ def test_too_long_a_prompt_is_refused_with_the_limit(page: Page) -> None:
     open_tab(page, "Generate")
     prompt_for(page, "walk " * 100)
     page.get_by_label("What does the person do?").press("Enter")
-    page.get_by_role("alert").get_by_text("300 are the most").wait_for()
+    page.get_by_role("alert").get_by_text("the maximum is 300").wait_for()
 
 
 @needs_chromium
@@ -311,7 +311,7 @@ def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
     tab.get_by_label(".mp4").check()  # which takes a while
     for _ in range(4):
         press(page, "Generate")
-    page.get_by_role("alert").get_by_text("one of your requests is running and another one waits").wait_for()
+    page.get_by_role("alert").get_by_text("one of your requests is running and another one is waiting").wait_for()
     page.locator(".progress-level", has_text=re.compile("waiting|tokens|files of motions")).first.wait_for()
     press(page, "Cancel")
     page.get_by_role("button", name="Cancel").locator("visible=true").wait_for(state="detached")

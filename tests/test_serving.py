@@ -203,7 +203,7 @@ def test_a_link_makes_the_same_motion_again_and_says_when_other_models_do(shop: 
     assert linked == take.ask
     timeline = Ask.read({**HOW, "blocks": BLOCKS, "waypoints": [{"x": 1, "z": 2, "time": 1}]})
     assert Ask.from_query(dict(parse_qsl(timeline.query())), Limits()) == timeline
-    assert shop.make(linked, formats=[], model="0" * 8)[0].remarks[-1].startswith("This was made with other models")
+    assert shop.make(linked, formats=[], model="0" * 8)[0].remarks[-1].startswith("This was generated with other")
 
 
 def test_captions_come_in_parts_each_playing_under_its_own(shop: Workshop, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def timeline(shop: Workshop, **more: object) -> object:
 Do = Callable[[Workshop, Path], object]
 WRONG: dict[str, tuple[Do, str]] = {
     "no words": (lambda shop, _: shop.make(ask(" .. ")), "the prompt has no words"),
-    "too many": (lambda shop, _: shop.make(ask("walk " * 80)), "has 399 letters; 300 are the most"),
+    "too many": (lambda shop, _: shop.make(ask("walk " * 80)), "has 399 letters; the maximum is 300"),
     "too long": (lambda shop, _: shop.make(ask(seconds=31)), "from 0.2 to 30, not 31"),
     "no number": (lambda shop, _: shop.make(ask(seconds=float("nan"))), "from 0.2 to 30, not nan"),
     "no seed": (lambda shop, _: shop.make(ask(seed=None)), "the seed must be from 0"),
@@ -295,7 +295,7 @@ WRONG: dict[str, tuple[Do, str]] = {
     "far part": (lambda shop, at: edit(shop, upload(at, "a.npy"), "9,9e9"), "ends after more than 120 s"),
     "gap": (lambda shop, at: edit(shop, upload(at, "a.npy"), "20,30"), "a.npy: part 20,30"),
     "twice": (lambda shop, at: edit(shop, upload(at, "a.npy"), "2,5 4,6"), "overlap"),
-    "long upload": (lambda shop, at: shop.source(too_long(at), None), "long.npy lasts 125 s; 120"),
+    "long upload": (lambda shop, at: shop.source(too_long(at), None), "long.npy lasts 125 s; the maximum is 120"),
     "large upload": (lambda shop, at: shop.source(too_large(at), None), "large.bvh is larger than"),
     "pickle": (lambda shop, at: shop.source(pickled(at), None), "sly.npy is not a readable .npy"),
     "boast": (lambda shop, at: shop.source(boastful(at), None), "boast.npy is not a readable .npy"),
@@ -303,8 +303,8 @@ WRONG: dict[str, tuple[Do, str]] = {
     "picture": (lambda shop, at: shop.source(picture(at), None), "me.png: a motion is a .npy or"),
     "captions": (lambda shop, at: shop.caption(shop.source(upload(at, "a.npy"), None), 6, False, 0),
                  "captions must be from 1"),
-    "nothing here": (lambda shop, _: shop.search("walk", None, (), 3), "nothing was made here yet"),
-    "not there": (lambda shop, _: shop.open_file("../lamp/opt.txt"), "not in the gallery any more"),
+    "nothing here": (lambda shop, _: shop.search("walk", None, (), 3), "nothing has been generated yet"),
+    "not there": (lambda shop, _: shop.open_file("../lamp/opt.txt"), "no longer in the gallery"),
     "hole": (lambda shop, _: timeline(shop, blocks=[BLOCKS[0], {**BLOCKS[1], "start": 3}]), "follow one another"),
     "overlap": (lambda shop, _: timeline(shop, blocks=[BLOCKS[0], {**BLOCKS[1], "start": 1}]), "overlap"),
     "beyond": (lambda shop, _: timeline(shop, upper=[{"text": "waves", "start": 3, "end": 5}]), "after the timeline"),
@@ -467,7 +467,7 @@ def test_a_tab_without_its_model_reports_it(shop: Workshop, models: Models, tmp_
     with pytest.raises(InputError, match="no model to search with"):
         shop.search("walk", None, None, 1)
     shop.models = replace(models, gallery=None)
-    with pytest.raises(InputError, match="no gallery was named"):
+    with pytest.raises(InputError, match="there is no gallery"):
         shop.search("walk", None, None, 1)
 
 

@@ -1,10 +1,10 @@
 """Body of the figure: a skinned mesh, fitted to the bones of a motion and posed by its joints.
 
 ``page/body.bin``, which ``prepare/build_body.py`` builds, is compressed with zlib: numbers of vertices V and triangles
-F (uint32), joints (22, 3) float32, triangles (F, 3) uint16, and of each vertex its place (int16, tenths of a
+F (uint32), joints (22, 3) float32, triangles (F, 3) uint16, and for each vertex its position (int16, tenths of a
 millimetre), normal (int8), four joints and their weights (uint8, 255 in all), zone, and ambient light (uint8).
-``page/body.js`` does the same in the browser. Places are metres, y up, floor at y = 0, in the pose of the file: arms
-lowered, elbows bent. Rotations are relative to the T-pose of ``motion.bvh_fit.T2M_RIG``.
+``page/body.js`` does the same in the browser. Positions are in metres, y up, floor at y = 0, in the pose of the file:
+arms lowered, elbows bent. Rotations are relative to the T-pose of ``motion.bvh_fit.T2M_RIG``.
 """
 import zlib
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ FILE = Path(__file__).resolve().parent / "page" / "body.bin"
 ZONES = ("Skin", "Hair", "Sweater", "Trousers", "Shoes", "Soles", "Eyes", "Lips")
 SKIN, HAIR, TOP, TROUSERS, SHOES, SOLES, EYES, LIPS = range(len(ZONES))
 PALETTE = ("#d3a283", "#3b2d27", "#98a3b3", "#3d4860", "#30353f", "#eef0f2", "#2f231d", "#b9786a")
-CLOTHES = (TOP, TROUSERS, SHOES)                               # that take the colour of their side
+CLOTHES = (TOP, TROUSERS, SHOES)                               # zones that take the colour of their side
 LEFT_LIMBS, RIGHT_LIMBS = (1, 4, 7, 10, 16, 18, 20, 22, 24), (2, 5, 8, 11, 17, 19, 21, 23, 25)
 PARENTS, COUNT = T2M.parents, len(T2M)
-# The child of joints that have one.
+# Child of each joint with a single child.
 CHILD = {1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16: 18, 17: 19, 18: 20, 19: 21}
 TOES = {7: 10, 8: 11}
-# Joints of the mesh, from 22 on, that turn half as far as a shoulder or a hip, so that it keeps its volume.
+# Additional joints of the mesh, from 22 on, which turn half as far as a shoulder or a hip to keep its volume.
 HALVES = ((13, 16), (14, 17), (0, 1), (0, 2))
 SOLE, TIP = 0.010, 0.072  # metres in the file: joint of the toes above the sole, and the shoe's tip ahead of it
 HIGHEST = 0.03            # metres of the toes of a standing foot above the floor
 # Hinges: joint, its child, and the axis of the bend in the T-pose, towards which a bent limb twists.
 HINGES = ((1, 4, (1, 0, 0)), (2, 5, (1, 0, 0)), (16, 18, (0, -1, 0)), (17, 19, (0, 1, 0)))
-BENT = (0.17, 0.7)        # radians of a bend from which a hinge begins to twist its limb, and twists it fully
-FAR = (2.1, 3.1)          # radians of a twist above which it is taken for noise, and ignored
+BENT = (0.17, 0.7)        # radians of a bend from which a hinge starts to twist its limb, and twists it fully
+FAR = (2.1, 3.1)          # radians above which a twist counts as noise and is ignored
 
 
 def _rest() -> np.ndarray:
@@ -61,7 +61,7 @@ class Body:
 
     @property
     def sides(self) -> np.ndarray:
-        """(V,) how far clothes belong to a side: 1 left, -1 right, 0 for the trunk and for all else."""
+        """(V,) side of clothes: 1 left, -1 right, 0 for the trunk and everything else."""
         left, right = ((np.isin(self.bones, limbs) * self.weights).sum(1) for limbs in (LEFT_LIMBS, RIGHT_LIMBS))
         return np.where(np.isin(self.zones, CLOTHES), left - right, 0)
 
@@ -86,8 +86,8 @@ def read_body() -> Body:
 class Fitted:
     """The body with the bones of a motion, in the pose of the file.
 
-    ``turns`` (22, 3, 3) are the rotations of that pose; a vertex v of joint j, whose rotation is R and whose place is
-    p, moves to p + R turns[j]^T (v - joints[j]).
+    ``turns`` (22, 3, 3) are the rotations of that pose; a vertex v of joint j with rotation R and position p moves to
+    p + R turns[j]^T (v - joints[j]).
     """
 
     body: Body
@@ -102,7 +102,7 @@ class Fitted:
         return _between(moves[..., above, :, :], moves[..., below, :, :], 0.5)
 
     def posed(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places and normals (V, 3) for joints (22, 3) and rotations (22, 3, 3) of ``world_turns``."""
+        """Positions and normals (V, 3) for joints (22, 3) and rotations (22, 3, 3) of ``world_turns``."""
         moves = np.concatenate([turns @ self.turns.mT, self.halves(turns)])
         rows = [*range(COUNT), *(below for _, below in HALVES)]
         moved = joints[rows] - np.einsum("jab,jb->ja", moves, self.joints[rows])
@@ -233,12 +233,12 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.
             turns[:, moved] = turn @ turns[:, moved]
         turns[:, child] = swing(turns[:, child] @ offsets[end], lower) @ turns[:, child]
         turns[:, end] = turns[:, child]
-        if end in TOES:  # the foot points where its toes are, with the least turn from the shin
+        if end in TOES:  # the foot points to its toes, with the smallest rotation from the shin
             foot = joints[:, TOES[end]] - joints[:, end]
             turns[:, end] = swing(turns[:, end] @ offsets[TOES[end]], foot) @ turns[:, end]
     file = file_turns(offsets, stance)
     for ankle, toe in TOES.items():
-        flat = turns[:, ankle] @ file[ankle].T  # of a foot that is flat on the floor: the identity, turned about y
+        flat = turns[:, ankle] @ file[ankle].T  # rotation of a flat foot: the identity, rotated about y
         down = np.arcsin(np.clip(-flat[:, 1, 2], -1, 1))
         room = np.arcsin(np.clip((joints[:, toe, 1] - stance[ankle - 7][1]).clip(0) / TIP, 0, 1))
         side = _unit(flat[:, :, 0])
@@ -263,14 +263,14 @@ def _chest(joints: np.ndarray) -> np.ndarray:
 
 
 def _frame(across: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Rotations (T, 3, 3) whose x is ``across`` and whose y is near ``up`` (T, 3)."""
+    """Rotations (T, 3, 3) with x along ``across`` and y close to ``up`` (T, 3)."""
     x = _unit(across)
     z = _unit(np.cross(x, up))
     return np.stack([x, np.cross(z, x), z], -1)
 
 
 def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
-    """Rotations (T, 3, 3) a ``share`` of the way: the frame between the axes of both."""
+    """Rotations (T, 3, 3) at the fraction ``share`` between two frames."""
     mean = (1 - share) * start + share * end
     return _frame(mean[..., 0], mean[..., 1])
 

@@ -60,7 +60,7 @@ class Made(NamedTuple):
     parts: tuple[tuple[int, str], ...] = ()  # as in ``PageMotion``
     marks: tuple[Mark, ...] = ()             # as in ``PageMotion``
     loop: bool = False                       # the first frame follows the last
-    pinned: np.ndarray | None = None         # (T, J) joints that foot locking leaves where they are
+    pinned: np.ndarray | None = None         # (T, J) joints that foot locking does not move
 
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:

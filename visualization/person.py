@@ -7,7 +7,7 @@ from visualization.camera import Camera
 
 SUN, SKY = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and share of light from the sky
 TINT = 0.92    # share of the colour of a side on clothes
-FINE = 2       # pictures of the body are drawn this much larger, then reduced, for smooth edges
+FINE = 2       # supersampling factor of the body, for smooth edges
 SHIFT = 4      # fractional bits of coordinates
 
 
