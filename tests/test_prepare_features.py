@@ -86,8 +86,8 @@ def test_unusable_clips_are_refused_with_a_reason_and_the_others_prepared(root: 
     (root / "joints" / "h.npy").write_bytes(b"\x93NUMPY no")
     (root / "joints" / "i.npy").write_bytes(pickle.dumps({"joints": joints}))
     prepared = _prepare(root, mirrored=True)
-    reasons = {"000": "not finite", "b": "needs at", "c": "(60, 21, 3)", "d": "legs", "e": "finite", "f": "real numbers",
-               "g": "readable", "h": "readable", "i": "readable"}
+    reasons = {"000": "not finite", "b": "at least", "c": "(60, 21, 3)", "d": "legs", "e": "finite",
+               "f": "real numbers", "g": "readable", "h": "readable", "i": "readable"}
     assert prepared.refused.keys() == reasons.keys()
     table = (root / "refused.txt").read_text().splitlines()
     for line, (name, reason) in zip(table, reasons.items(), strict=True):
