@@ -152,11 +152,14 @@ class BertScore:
                 f"bert-score {version('bert-score')}")
 
     def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        """Mean F1 over captions, in per cent."""
+        """Mean F1 over captions, in per cent; an empty caption has 0."""
+        pairs = [(caption, list(texts)) for caption, texts in zip(captions, references, strict=True) if caption.strip()]
+        if not pairs:
+            return 0.0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, _, f1 = self._scorer.score(list(captions), [list(texts) for texts in references])
-        return 100 * float(f1.mean())
+            _, _, f1 = self._scorer.score(*map(list, zip(*pairs, strict=True)))
+        return 100 * float(f1.sum()) / len(captions)
 
     @cached_property
     def _scorer(self) -> "BERTScorer":

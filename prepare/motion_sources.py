@@ -138,8 +138,8 @@ class Reader:
     def _read_amc(self, path: Path) -> Recording:
         skeleton = read_asf(find_asf(path))
         recording = self._of_hierarchy(read_amc(path, skeleton, self.fps))
-        fits = skeleton.metres and LEG_LENGTHS[0] <= leg_length(recording.joints) * skeleton.metres <= LEG_LENGTHS[1]
-        return replace(recording, unit=skeleton.metres) if fits else recording
+        leg = leg_length(recording.joints, T2M) * (skeleton.metres or 0)
+        return replace(recording, unit=skeleton.metres) if LEG_LENGTHS[0] <= leg <= LEG_LENGTHS[1] else recording
 
     def _of_hierarchy(self, bvh: Bvh) -> Recording:
         placed = place_recording(bvh, self.mapping, self.keep_t_pose)

@@ -229,6 +229,8 @@ def test_bert_score_prefers_the_true_caption_and_reports_its_settings(tmp_path) 
     assert true == pytest.approx(100, abs=0.01)
     assert score(captions[::-1], [[text] for text in captions]) < true - 0.01
     assert "layer 2, not rescaled" in score.settings
+    assert score(["", "a person walks"], [["a person walks"]] * 2) == pytest.approx(50, abs=0.1)
+    assert score([""], [["a person walks"]]) == 0
 
 
 def test_bert_score_needs_a_model_a_layer_and_a_baseline(tmp_path) -> None:

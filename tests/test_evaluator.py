@@ -175,5 +175,5 @@ def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
 
 def test_a_vocabulary_that_would_run_code_is_refused(tmp_path):
     _write_vocabulary(tmp_path, np.array(["unk"]), {"unk": 0})
-    with pytest.raises(InputError, match="no plain pickle"):
+    with pytest.raises(InputError, match="not a plain pickle"):
         WordVectors.load(tmp_path)

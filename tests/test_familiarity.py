@@ -1,5 +1,6 @@
 """Unfamiliar prompts: detection, storage and reports."""
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from models.lamp.features import FOREIGN, Familiarity, familiarity_of, is_latin,
 from models.text_to_motion import Sampling
 from options.evaluate import parse_app_options
 from prepare import familiarity as tool
+from serving.asks import Ask
 from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms
@@ -160,9 +162,10 @@ def test_the_app_shows_the_remark(home: Path, lamp: LoadedLaMP, tmp_path: Path) 
                                             "len", "--lamp_name", "lamp", "--gallery", str(home / "gallery"),
                                             "--checkpoints_dir", str(home / "checkpoints"), "--quiet"]))
     shop = Workshop(models, Rooms(tmp_path, 60), Sampling(time_steps=1), Limits())
-    assert "unlike what the models learned" in shop.generate("12345", 2.0, 7, 4.0, 1, []).said
-    assert "unlike" not in shop.generate(KNOWN[0], 2.0, 7, 4.0, 1, []).said
-    assert "unlike what the models learned" in shop.search("12345", None, None, (), False, 1).said
+    ask = Ask(7, 4.0, "12345", 2.0)
+    assert any("unlike what the models learned" in remark for remark in shop.make(ask)[0].remarks)
+    assert not any("unlike" in remark for remark in shop.make(replace(ask, prompt=KNOWN[0]))[0].remarks)
+    assert "unlike what the models learned" in shop.search("12345", None, None, 1)[0]
 
 
 @pytest.mark.usefixtures("lamp")

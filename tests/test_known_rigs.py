@@ -342,5 +342,5 @@ def test_a_foot_whose_rest_pose_is_none_to_stand_in_points_to_the_front_of_the_m
     offsets = bvh.offsets.copy()
     for name in ("LeftFoot", "RightFoot"):
         offsets[bvh.names.index(name)] = [0.4, 0, 0]
-    with pytest.raises(ValueError, match="names left_foot"):
+    with pytest.raises(ValueError, match="--mapping with left_foot"):
         place_joints(replace(bvh, offsets=offsets, values=np.zeros_like(bvh.values)))

@@ -424,7 +424,7 @@ def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
     given[f"{name}_renamed"] = given.pop(name)
     lamp = SimpleNamespace(config=model.config, state_dict=lambda: given)
     with pytest.raises(RuntimeError, match=f"LaMP lacks {name}"):
-        MotionPrefix.from_lamp(lamp)
+        MotionPrefix(MotionPrefixConfig.of_lamp(model, 20)).take(lamp)
 
 
 def test_queries_can_tell_what_came_first_unless_published(batch):

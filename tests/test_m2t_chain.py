@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import data.text
 import gen_m2t
 import M2T_eval
 import search_motion
@@ -83,9 +84,11 @@ def test_a_stopped_run_resumes_and_another_starts_from_it(chain: tuple[str, Path
 
 @pytest.mark.parametrize("decoder", ["gpt", "opt"])
 def test_the_evaluation_takes_the_public_command(chain: tuple[str, Path], decoder: str,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+                                                 capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     name, home = chain
     bert = home / f"bert_{decoder}"
+    monkeypatch.setattr(data.text, "spacy_pipeline", lambda: None)  # toy texts store words in place of lemmas
     run_here(M2T_eval.main, "--exp-name", "Test_M2T", "--num-layers", 9, "--batch-size", 1, "--embed-dim-gpt", 1024,
              "--n-head-gpt", 16, "--block-size", 51, "--total-iter", 150000, "--eval-iter", 10000, "--resume-trans",
              decoder, "--dataname", name, *TOKENIZER, *TRAINING, "--data_root", "data", "--gpu_id", -1,
