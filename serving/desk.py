@@ -13,7 +13,7 @@ from serving.visitors import Guests
 from serving.workshop import FORMATS, Source, Workshop
 from utils.errors import InputError
 
-UPLOADED, MADE_HERE = "a file of yours", "a motion made here"
+UPLOADED, MADE_HERE = "your own file", "a motion generated here"
 FOUND = "found:"  # prefix of the name of a gallery motion
 # On a small screen the viewer is below the form.
 SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(

@@ -14,7 +14,7 @@ from serving.stage import EMPTY, Card, cards_of, drawn, formats_of, history_of, 
 from utils.errors import InputError
 
 EXAMPLES = (
-    "a person walks in a circle to the left", "someone waves with the right hand",
+    "someone waves with the right hand", "a person walks forward and turns left",
     "a man jogs forward in a straight line", "a person kicks with the left leg",
     "an actor bows deeply to the audience")
 INTRO = "# LaMP\nWords to motion, and motion to words."
@@ -288,13 +288,13 @@ class Layout(Desk):
         self.on([button.click], work, [*source, count, drawn, seed], [view, captions], view, fault, stop)
 
     def _search(self) -> None:
-        places = [*(["the gallery"] if self.workshop.models.gallery else []), "what was made here"]
+        places = [*(["the gallery"] if self.workshop.models.gallery else []), "motions generated here"]
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                text = self.prompt("What do you look for?", "someone waves")
-                source = self.source_inputs("Or a motion, without words")
-                place = gr.Radio(places, value=places[0], label="Among")
-                top_k = gr.Number(6, label=f"How many, at most {self.limits.found}")
+                text = self.prompt("What are you looking for?", "someone waves")
+                source = self.source_inputs("Or search by a motion, without words")
+                place = gr.Radio(places, value=places[0], label="Search in")
+                top_k = gr.Number(6, label=f"Number of results (at most {self.limits.found})")
                 button = gr.Button("Search", variant="primary")
                 stop = self.cancel()
             with gr.Column(scale=5, min_width=340):

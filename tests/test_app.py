@@ -109,7 +109,7 @@ def prompt_for(page: Page, text: str) -> None:
 
 @needs_chromium
 def test_the_first_view_plays_an_example(page: Page) -> None:
-    stage(page).locator("#caption", has_text="a person walks in a circle to the left").wait_for()
+    stage(page).locator("#caption", has_text="someone waves with the right hand").wait_for()
     open_tab(page, "History").get_by_text("Motions that you make appear here.").wait_for()
     open_tab(page, "Generate")
 
@@ -197,7 +197,7 @@ def test_a_permalink_makes_the_same_motion_in_another_browser(page: Page, addres
 @needs_chromium
 def test_what_was_made_can_be_captioned(page: Page) -> None:
     tab = open_tab(page, "Caption")
-    tab.get_by_label("a motion made here").check()
+    tab.get_by_label("a motion generated here").check()
     press(page, "Caption")
     caption = stage(page).locator("#caption")
     caption.wait_for()
@@ -207,7 +207,7 @@ def test_what_was_made_can_be_captioned(page: Page) -> None:
 @needs_chromium
 def test_a_motion_is_found_with_its_prompt_and_picture_and_opened_for_editing(page: Page) -> None:
     tab = open_tab(page, "Search")
-    tab.get_by_label("What do you look for?").fill("someone walks")
+    tab.get_by_label("What are you looking for?").fill("someone walks")
     press(page, "Search")
     tab.locator(".cards li svg").first.wait_for()
     assert tab.locator(".cards b").first.text_content() == "a person walks <b>on</b> ${1}{{2}}"
@@ -275,7 +275,7 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
 def test_errors_speak_of_the_upload_and_stay_until_dismissed(page: Page, tmp_path: Path) -> None:
     np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
     tab = open_tab(page, "Edit")
-    tab.get_by_label("a file of yours").check()
+    tab.get_by_label("your own file").check()
     tab.locator("input[type=file]").set_input_files(tmp_path / "odd.npy")
     tab.get_by_text("408.0 B").wait_for()
     before = tab.locator("iframe").get_attribute("src")
@@ -283,7 +283,7 @@ def test_errors_speak_of_the_upload_and_stay_until_dismissed(page: Page, tmp_pat
     told = tab.get_by_role("alert").get_by_text("odd.npy: shape (5, 7): expected features (frames, 263) or joints")
     told.wait_for()
     assert tab.locator("iframe").get_attribute("src") == before  # no other motion was edited
-    tab.get_by_label("a motion made here").check()
+    tab.get_by_label("a motion generated here").check()
     press(page, "Edit")
     page.wait_for_function("before => ![...document.querySelectorAll('iframe')].some((frame) => "
                            "frame.getAttribute('src') === before && frame.offsetParent)", arg=before)
