@@ -128,9 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     device, start = select_device(args.gpu_id), time.perf_counter()
     report: dict[str, Any] = {"hardware": hardware(device), "toy": args.toy, "rows": [], "failed": {}, "skipped": []}
-    for row in rows_of(args.toy, device):
-        if args.only not in row.name:
-            continue
+    for row in (row for row in rows_of(args.toy, device) if args.only in row.name):
         if time.perf_counter() - start > args.budget:
             report["skipped"].append(row.name)
             continue

@@ -161,7 +161,6 @@ class Trainer:
         # With fp16, infinite gradients are expected: they adjust the loss scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()
-        self.saved = 0  # step of latest.tar
         self.writer: SummaryWriter | None = None
 
     def run(self) -> Progress:
@@ -235,10 +234,8 @@ class Trainer:
                 self.clock.start()
         if progress.step_in_epoch >= len(self.batches):
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-        validated = progress.epoch % self.opt.eval_every_e == 0 or self._done()
-        if validated:
+        if progress.epoch % self.opt.eval_every_e == 0 or self._done():  # an epoch may be a few steps only
             self._validate()
-        if validated or progress.total_it - self.saved >= self.opt.save_latest:  # an epoch may be a few steps only
             self._save(self.folder / "model" / "latest.tar")
 
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
@@ -323,8 +320,6 @@ class Trainer:
             return
         with self._mean_weights():
             save_checkpoint(path, self._content(weights_only))
-        if not weights_only:
-            self.saved = self.progress.total_it
 
     def _content(self, weights_only: bool) -> dict[str, object]:
         content = {**self.stage.weights(), "ep": self.progress.epoch, "total_it": self.progress.total_it,

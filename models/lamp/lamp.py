@@ -93,6 +93,7 @@ class LaMPResult:
     loss: Tensor  # weighted sum
     losses: dict[str, Tensor]
     accuracies: dict[str, Tensor]
+    text: Tensor | None = None  # (b, t, h) hidden states of the texts alone, if an objective needed them
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class LaMP(LaMPFeatures):
         results = {name: losses[name]() for name in OBJECTIVES if name in weights}
         total = sum(weights[name] * result.loss for name, result in results.items())
         return LaMPResult(total, {name: result.loss for name, result in results.items()},
-                          {name: result.accuracy for name, result in results.items()})
+                          {name: result.accuracy for name, result in results.items()}, text)
 
     def _contrastive(self, pairs: Pairs, scores: Scores, mirrored: MirroredNegatives | None) -> Objective:
         """ptc: cross-entropy of each text against all motions, and of each motion against all texts."""

@@ -52,14 +52,14 @@ class LaMPStage(Stage):
         accuracies = {f"{name}_acc": value for name, value in result.accuracies.items()}
         if not self.teacher:
             return {"loss": result.loss, **result.losses, **accuracies}
-        distilled = self.distillation(*text)
+        distilled = self.distillation(*text, result.text)
         return {"loss": result.loss + self.opt.distill * distilled, **result.losses, "distill": distilled, **accuracies}
 
-    def distillation(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def distillation(self, ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
         """``distillation_loss`` of texts (b, t): the sentence features of LaMP and those of the original BERT, the mean
-        of its hidden states."""
+        of its hidden states. ``hidden`` (b, t, h) are LaMP's states of the texts, if they are known."""
         teacher = self.teacher[0] = self.teacher[0].to(ids.device)
-        features = self.model.project_text(self.model.Qformer.text(ids, mask))
+        features = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
         with torch.no_grad():
             words = mask.unsqueeze(-1).float()
             original = (teacher.text(ids, mask).float() * words).sum(1) / words.sum(1)
