@@ -2,6 +2,7 @@
 import json
 import string
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,14 +210,54 @@ class TextMotion(_CroppedPairs):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
-        motion = normalised_crop(pair, crop, self.normalisation)
-        item = {"caption": pair.texts[crop.caption], "motion": motion, "m_len": crop.length}
+        item = {"caption": pair.texts[crop.caption], "motion": normalised_crop(pair, crop, self.normalisation),
+                "m_len": crop.length}
         if self.labelled:
-            number = crop.caption - len(pair.captions)
-            item["text_class"] = pair.sentence_classes[number] if number >= 0 else -1
-            item["contents"] = torch.zeros(self.labelled, dtype=torch.bool)
-            item["contents"][list(pair.contents)] = True
+            item |= {"text_class": _text_class(pair, crop), "contents": self._contents([pair])[0]}
         return item
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all motions in bytes."""
+        return sum(pair.features.nbytes for pair in self.pairs)
+
+    def on_device(self, device: torch.device) -> Callable[[Sequence[int]], dict[str, object]]:
+        """Move all motions to ``device``. Returns a function from item indices to a batch of the items there."""
+        motions = [torch.from_numpy(self.normalisation.apply(pair.features)).to(device) for pair in self.pairs]
+        rows = torch.cat([torch.zeros_like(motions[0][:1]), *motions])  # row 0 is padding
+        first = (1 + np.cumsum([0, *map(len, motions[:-1])])).tolist()
+        contents = self._contents(self.pairs).to(device) if self.labelled else None
+        within = torch.arange(MAX_MOTION_LENGTH)
+        del motions
+
+        def take(numbers: Sequence[int]) -> dict[str, object]:
+            pairs, crops = [self.pairs[number] for number in numbers], [self.crop(number) for number in numbers]
+            starts = torch.tensor([first[number] + crop.start for number, crop in zip(numbers, crops, strict=True)])
+            lengths = torch.tensor([crop.length for crop in crops])
+            chosen = torch.where(within < lengths[:, None], starts[:, None] + within, 0)
+            batch = {"caption": [pair.texts[crop.caption] for pair, crop in zip(pairs, crops, strict=True)],
+                     "motion": rows[chosen.to(device, non_blocking=True)],
+                     "m_len": lengths.to(device, non_blocking=True)}
+            if contents is not None:
+                classes = torch.tensor([_text_class(*both) for both in zip(pairs, crops, strict=True)])
+                batch |= {"text_class": classes.to(device, non_blocking=True),
+                          "contents": contents[torch.tensor(numbers).to(device, non_blocking=True)]}
+            return batch
+
+        return take
+
+    def _contents(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        """The contents of pairs, (b, labelled) bool."""
+        contents = torch.zeros(len(pairs), self.labelled, dtype=torch.bool)
+        for row, pair in zip(contents, pairs, strict=True):
+            row[list(pair.contents)] = True
+        return contents
+
+
+def _text_class(pair: Pair, crop: Crop) -> int:
+    """The class of a crop's text, -1 for a caption."""
+    number = crop.caption - len(pair.captions)
+    return pair.sentence_classes[number] if number >= 0 else -1
 
 
 class TextTokens(_CroppedPairs):

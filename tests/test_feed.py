@@ -2,8 +2,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from data.motion_windows import MotionWindows, Normalisation
+from data.text_motion import Pair, TextMotion
 from tests.toy_run import Numbers
 from training.distributed import BatchLoader, EpochBatches, fits
 
@@ -45,3 +47,33 @@ def test_a_data_set_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch, free: in
     assert fits(windows(), torch.device("cuda")) is expected
     assert not fits(windows(), CPU)
     assert not fits(Numbers(3), torch.device("cuda"))
+
+
+def test_worker_processes_stay_and_follow_the_epoch() -> None:
+    batches = EpochBatches(10, 5, seed=1)
+    feed = BatchLoader(Numbers(10), batches, CPU, workers=1)
+    for batches.epoch in (0, 4):
+        assert [batch.tolist() for batch in feed] == [[100 * batches.epoch + n for n in batch] for batch in batches]
+    batches.epoch = 1
+    next(iter(feed))  # an epoch that is abandoned
+    batches.epoch = 2
+    assert {int(number) // 100 for batch in feed for number in batch} == {2}
+
+
+@pytest.mark.parametrize("labelled", [0, 4])
+def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> None:
+    generator = np.random.default_rng(0)
+    pairs = [Pair(str(rows), generator.normal(size=(rows, 3)).astype(np.float32), ("a", "b"), sentences=("c", "d"),
+                  sentence_classes=(1, 3), contents=frozenset({1, 3})) for rows in (200, 41, 60)]
+    data = TextMotion(pairs, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), training=True,
+                      labelled=labelled)
+    take, classes = data.on_device(CPU), set()
+    for epoch in range(4):
+        data.set_epoch(epoch)
+        made, items = take([2, 0, 1, 2]), default_collate([data[number] for number in (2, 0, 1, 2)])
+        assert made.keys() == items.keys()
+        for key, value in made.items():
+            assert value == items[key] if key == "caption" else torch.equal(value, items[key])
+        classes |= set(made["text_class"].tolist()) if labelled else {-1, 1, 3}
+    assert classes == {-1, 1, 3}
+    assert data.nbytes == 4 * 3 * (200 + 41 + 60)

@@ -188,22 +188,43 @@ class EpochBatches(Sampler[list[int]]):
                 for part in range(self.parts)]
 
 
+class EpochItems(Dataset):
+    """A data set whose copies in worker processes have the epoch of the main process, so that workers can stay."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        self.follow()
+        return self.dataset[index]
+
+    def follow(self) -> None:
+        """Pass the epoch to the data set, if it has ``set_epoch``."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(int(self.epoch))
+
+
 class BatchLoader:
     """Iterates over the micro-batches of an epoch on ``device``.
 
-    On CUDA a data set with ``on_device`` and ``nbytes`` (``MotionWindows``) is kept in device memory if it fits; others
-    are loaded into pinned memory and copied asynchronously.
+    On CUDA a data set with ``on_device`` and ``nbytes`` (``MotionWindows``, ``TextMotion``) is kept in device memory if
+    it fits; others are loaded into pinned memory and copied asynchronously, by ``workers`` processes.
     """
 
     def __init__(self, dataset: Dataset, batches: EpochBatches, device: torch.device, workers: int = 0) -> None:
-        self.dataset, self.batches, self.device = dataset, batches, device
-        self.loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
-                                 generator=torch.Generator())  # keeps the state of the global generator
+        self.items, self.batches, self.device = EpochItems(dataset), batches, device
         self.take = dataset.on_device(device) if fits(dataset, device) else None
+        # Its own generator keeps the state of the global one.
+        self.loader = DataLoader(self.items, batch_sampler=batches, num_workers=workers, generator=torch.Generator(),
+                                 pin_memory=device.type == "cuda", persistent_workers=workers > 0)
 
     def __iter__(self) -> Iterator[Any]:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(self.batches.epoch)
+        self.items.epoch.fill_(self.batches.epoch)
+        self.items.follow()
         if self.take is not None:
             yield from map(self.take, self.batches)
         else:

@@ -147,17 +147,16 @@ class WordPieces:
         if max_length < 2:
             raise ValueError(f"max_length {max_length} leaves no room for [CLS] and [SEP]")
         room = max_length - 2
-        rows = [encoding.ids[:room] for encoding in
+        rows = [[self.cls_id, *encoding.ids[:room], self.sep_id] for encoding in
                 self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-        width = max((len(row) + 2 for row in rows), default=2)
+        width = max(map(len, rows), default=2)
         if pad_to is not None and pad_to < width:
             raise ValueError(f"a text has {width} word pieces, more than the {pad_to} to pad to")
-        ids = torch.full((len(rows), pad_to or width), self.pad_id)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            ids[index, :len(row) + 2] = torch.tensor([self.cls_id, *row, self.sep_id])
-            mask[index, :len(row) + 2] = True
-        return Pieces(ids, mask)
+        width = pad_to or width
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        ids = torch.tensor([row + [self.pad_id] * (width - len(row)) for row in rows], dtype=torch.int64)
+        mask = torch.arange(width) < lengths[:, None]
+        return Pieces(ids.view(len(rows), width), mask)
 
     def ids(self, text: str) -> list[int]:
         """Word pieces of one text, without [CLS] and [SEP]."""
