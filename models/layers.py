@@ -260,6 +260,16 @@ def take_positions(x: Tensor, at: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None], at]
 
 
+def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A boolean mask as the bias that it stands for, 0 or -inf in ``dtype``, on accelerators; unchanged on the CPU.
+
+    Otherwise each layer would convert it, with a copy that waits for the device.
+    """
+    if mask is None or mask.dtype != torch.bool or mask.device.type == "cpu":
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self attention with packed projections (Vaswani et al. 2017, section 3.2.2)."""
 

@@ -7,7 +7,7 @@ from torch import nn
 from models.lamp.qformer import Layer as QFormerLayer
 from models.layers import EncoderLayer, choose_linear, pack_linears, packs
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import OutputProcess
+from models.transformers.trunk import GraphCache, OutputProcess, Trunk
 from models.vq.model import Decoder, Encoder
 from models.vq.quantizer import EmaQuantizer
 from utils.errors import InputError
@@ -19,7 +19,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: bool = False,
              cpu_linear: str = "auto") -> None:
     """Set networks in eval mode to a precision of ``PRECISIONS`` or ``AUTO``, pack their linear layers on the CPU
-    (``models.layers``), and compile their expensive layers with ``compiled``.
+    (``models.layers``). With ``compiled``, compile their expensive layers, and on CUDA record the sampling loops of the
+    token models as graphs.
 
     Raises ``InputError`` for fp16 on the CPU, where it is slow and has too small a range.
     """
@@ -31,7 +32,9 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
             raise InputError("fp16 needs a CUDA device; use bf16 on the CPU")
         if dtype != torch.float32:
             _lower(network, dtype)
-        if compiled:
+        if compiled and not on_cpu and isinstance(network, Trunk):
+            network.graphs = GraphCache()
+        elif compiled:
             compile_layers(network)
         elif on_cpu and packs():
             pack_linears(network)

@@ -135,7 +135,7 @@ class GradientGuard:
         bad = ~torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().isfinite()
         clean = self.step < 0
         self.bad = torch.where(clean, bad, self.bad)
-        self.step = torch.where(clean & bad.any(), step, self.step)
+        self.step.masked_fill_(clean & bad.any(), step)
 
     def check(self) -> None:
         """Raise ``InputError`` with the names of the parameters where a gradient was not finite."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Linear
+from models.layers import Linear, attention_bias
 
 INIT_STD = 0.02
 OPTION_PREFIX = "qformer_"
@@ -290,6 +290,7 @@ class QFormer(nn.Module):
     def _run(self, x: Tensor, queries: int, mask: Tensor | None, states: Tensor | None = None,
              states_mask: Tensor | None = None, prefix: list[Cache] | None = None,
              rows: Tensor | None = None) -> tuple[Tensor, list[Cache]]:
+        mask, states_mask = attention_bias(mask, x.dtype), attention_bias(states_mask, x.dtype)
         caches = []
         for index, layer in enumerate(self.bert.encoder.layer):
             x, cache = layer(x, queries, mask, states, states_mask, None if prefix is None else prefix[index], rows)

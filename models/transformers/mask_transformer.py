@@ -136,7 +136,7 @@ class MaskTransformer(Trunk):
         at_mask = chosen & ~at_random & (uniform[2] < MASK_SHARE)
         seen = ids.masked_fill(padding, self.pad_id)
         seen = torch.where(at_random, codes, seen).masked_fill(at_mask, self.mask_id)
-        return Corrupted(seen, torch.where(chosen, ids, self.mask_id), padding)
+        return Corrupted(seen, ids.masked_fill(~chosen, self.mask_id), padding)
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
              batch_slice: BatchSlice = WHOLE) -> TokenLoss:
@@ -201,7 +201,6 @@ class MaskTransformer(Trunk):
                         negative: Tensor | None) -> Generated:
         negative = None if negative is None else batch.take(negative)
         cond, lengths, streams = batch.take(cond), batch.pick(token_lens), [generators[row] for row in batch.rows]
-        shares = cosine_mask_ratio(torch.linspace(0, 1, timesteps))
         classes = (self.config.num_tokens,) if gumbel else ()
         noise = draw_uniform(streams, lengths, timesteps, (batch.size, batch.length, *classes), cond.device)
         padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
@@ -209,26 +208,36 @@ class MaskTransformer(Trunk):
         if known is not None:
             given = batch.take_tokens(known)
             ids = torch.where((given >= 0) & ~padding, given, ids)
+        steps = self.sample(self._unmasked, ids, padding, noise, cond, negative, cond_scale=cond_scale,
+                            temperature=temperature, topk_filter_thres=topk_filter_thres, gumbel=gumbel)
+        return Generated(steps[-1], steps[:-1])
+
+    def _unmasked(self, ids: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None, *,
+                  cond_scale: float, temperature: float, topk_filter_thres: float, gumbel: bool) -> Tensor:
+        """Input ids of each step and the result (timesteps + 1, b, n) from ``ids`` (b, n), masked where tokens are to
+        be generated, and ``noise`` (b, timesteps, n, ...)."""
+        timesteps = noise.shape[1]
+        shares = cosine_mask_ratio(torch.linspace(0, 1, timesteps))
         fixed = ids != self.mask_id
         free = (~fixed).sum(1)
         scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
         steps = []
         # Nothing below waits for the device: the maximum number of positions of a step follows from the length of the
         # batch, and a tensor marks which of them are masked.
-        most = (shares * batch.length).round().clamp_min(1).long().tolist()
+        most = (shares * ids.shape[1]).round().clamp_min(1).long().tolist()
         for step, share in enumerate(shares.tolist()):
             at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) the least certain positions
             counts = (share * free).round().clamp_min(1)
             masked = (torch.arange(most[step], device=ids.device) < counts[:, None]) & ~fixed.gather(1, at)
-            ids = ids.scatter(1, at, torch.where(masked, self.mask_id, ids.gather(1, at)))
+            ids = ids.scatter(1, at, ids.gather(1, at).masked_fill(masked, self.mask_id))
             steps.append(ids)
             logits = self.guided_logits(ids, cond, padding, cond_scale, at, negative)
             drawn = sample_tokens(logits, topk_filter_thres, temperature, gumbel, take_positions(noise[:, step], at))
             ids = ids.scatter(1, at, torch.where(masked, drawn, ids.gather(1, at)))
             certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)
-            scores = torch.full_like(scores, KEPT).scatter(1, at, torch.where(masked, certainty, KEPT))
+            scores = torch.full_like(scores, KEPT).scatter(1, at, certainty.masked_fill(~masked, KEPT))
             report_step("tokens", step + 1, timesteps)
-        return Generated(ids, torch.stack(steps))
+        return torch.stack([*steps, ids])
 
 
 TEXT_LENGTH = 49  # word pieces that released models pad and cut texts to

@@ -171,12 +171,21 @@ class ResidualTransformer(Trunk):
         layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
         noise = draw_uniform(streams, lengths, layers, (batch.size, batch.length, classes), cond.device)
         padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
-        given = None if known is None else batch.take_tokens(known)
-        ids = [batch.take_tokens(base).masked_fill(padding, self.pad_id)]
-        history, tables = 0, self.input_tables()
+        base = batch.take_tokens(base).masked_fill(padding, self.pad_id)
+        return self.sample(self._layers_above, base, padding, noise, cond, negative,
+                           None if known is None else batch.take_tokens(known), cond_scale=cond_scale,
+                           temperature=temperature, topk_filter_thres=topk_filter_thres)
+
+    def _layers_above(self, base: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None,
+                      given: Tensor | None, *, cond_scale: float, temperature: float,
+                      topk_filter_thres: float) -> Tensor:
+        """Ids (b, n, q) of all layers from ``base`` (b, n) and ``noise`` (b, layers, n, classes), -1 at padding; ids in
+        ``given`` (b, n, q) are kept."""
+        layers = self.config.num_quantizers - 1
+        ids, history, tables = [base], 0, self.input_tables()
         for layer in range(1, self.config.num_quantizers):
             history = history + tables[layer - 1][ids[-1]]
-            numbers = torch.full((batch.size,), layer, device=cond.device)
+            numbers = torch.full((len(base),), layer, device=base.device)
             logits = self.guided_logits(history, numbers, cond, padding, cond_scale, negative)
             if not self.config.published:
                 logits = logits[..., :-1]
@@ -185,5 +194,5 @@ class ResidualTransformer(Trunk):
                 drawn = torch.where(given[..., layer] >= 0, given[..., layer], drawn)
             ids.append(drawn.masked_fill(padding, self.pad_id))
             report_step("residual layers", layer, layers)
-        ids = torch.stack(ids, -1)
-        return ids.masked_fill(ids == self.pad_id, -1)
+        made = torch.stack(ids, -1)
+        return made.masked_fill(made == self.pad_id, -1)

@@ -4,7 +4,7 @@ Sequences are batch first, (b, n, dim); only the position table keeps its publis
 random stream per sample and passes of static shapes.
 """
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ATTENTION_KINDS, TransformerConfig
-from models.layers import Linear, TransformerEncoder, sinusoid_table
+from models.layers import Linear, TransformerEncoder, attention_bias, sinusoid_table
 from utils.seeding import WHOLE, BatchSlice
 
 POSITIONS = 5000
@@ -51,6 +51,43 @@ class PositionalEncoding(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class GraphCache:
+    """Runs functions of tensors on a CUDA device as graphs, which replaces thousands of kernel launches by one.
+
+    A graph is recorded when a function first gets inputs of these shapes and these settings. Such a function must not
+    wait for the device, and all that varies must be in its inputs.
+    """
+
+    def __init__(self) -> None:
+        self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]] = {}
+
+    def __call__(self, function: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
+        """``function(*inputs, **settings)``, a new tensor."""
+        key = (function.__name__, *(None if x is None else (x.shape, x.dtype) for x in inputs), *settings.items())
+        if key not in self.recorded:
+            self.recorded[key] = self._record(function, inputs, settings)
+        graph, own, made = self.recorded[key]
+        for buffer, given in zip(own, inputs, strict=True):
+            if buffer is not None:
+                buffer.copy_(given)
+        graph.replay()
+        return made.clone()
+
+    @staticmethod
+    def _record(function: Callable[..., Tensor], inputs: Sequence[Tensor | None], settings: dict[str, object],
+                ) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]:
+        own = [None if x is None else x.clone() for x in inputs]
+        side = torch.cuda.Stream()  # a first run, in which libraries allocate, precedes the recording
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            function(*own, **settings)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = function(*own, **settings)
+        return graph, own, made
+
+
 class OutputProcess(nn.Module):
     """Head: dense, GELU, layer norm, projection to the output width."""
 
@@ -77,6 +114,11 @@ class Trunk(nn.Module):
         self.seqTransEncoder = TransformerEncoder(config.n_layers, dim, config.n_heads, config.ff_size, config.dropout)
         self.cond_emb = Linear(config.cond_dim, dim)
         self.output_process = OutputProcess(dim, out_dim)
+        self.graphs: GraphCache | None = None
+
+    def sample(self, loop: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
+        """``loop(*inputs, **settings)``, by a CUDA graph if the model records graphs (``models.speed``)."""
+        return loop(*inputs, **settings) if self.graphs is None else self.graphs(loop, *inputs, **settings)
 
     def initialise(self) -> None:
         """Initialise the weights, after all modules are created.
@@ -95,6 +137,7 @@ class Trunk(nn.Module):
         motion tokens only.
         """
         x = self.position_enc(self.input_process(x.to(self.input_process.poseEmbedding.weight.dtype)))
+        mask = attention_bias(mask, x.dtype)
         if mask is not None and mask.is_floating_point():
             mask = mask.to(x.dtype)
         x = torch.cat([prefix.to(x.dtype), x], 1)

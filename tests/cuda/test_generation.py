@@ -46,3 +46,12 @@ def test_fast_motions_are_whole_and_finite(precision: str, compiled: bool, folde
     motions = pipeline.features(SAMPLES)
     assert [len(motion) for motion in motions] == [120, 80]
     assert all(np.isfinite(motion).all() for motion in motions)
+
+
+def test_recorded_graphs_give_the_same_tokens_again_and_for_other_texts(folder: Path, device: torch.device) -> None:
+    plain, recorded = load("t2m", folder, device), load("t2m", folder, device)
+    speed_up(recorded.networks, "fp32", compiled=True)
+    others = [Sample(sample.text + " slowly", sample.seed + 1, sample.m_len) for sample in SAMPLES]
+    for samples in (SAMPLES, others, SAMPLES):
+        for one, other in zip(plain.tokens(samples), recorded.tokens(samples), strict=True):
+            assert (one == other).float().mean() >= SAME_TOKENS
