@@ -1,7 +1,5 @@
 """The thread policy is set by every script before torch is loaded, and never overrides the user."""
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,40 +9,6 @@ from utils.cpu import cpu_quota, set_thread_policy, usable_cores
 
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "prepare", "benchmarks", "tests")
                  for path in (ROOT / folder).glob("*.py") if '\nif __name__ == "__main__"' in path.read_text())
-BY_ITSELF = {"prepare/generate_onnx.py", "benchmarks/entered_files.py",  # no torch, or another script
-             "prepare/retarget_blender.py", "prepare/build_body.py", "tests/in_blender.py"}  # Blender
-ASKS_AT_TORCH = """
-import importlib.abc, os, runpy, sys
-import numpy, scipy.ndimage, scipy.spatial, scipy.optimize, tqdm  # shared by the scripts
-
-class Watch(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name == "torch":
-            tell()
-
-def tell():
-    print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"), flush=True)
-    os._exit(0)
-
-sys.meta_path.insert(0, Watch())
-for script in sys.argv[1:]:
-    if not (child := os.fork()):
-        sys.path[0] = os.path.dirname(script)
-        runpy.run_path(script, run_name="script")
-        tell()  # it imports torch in main, if at all
-    os.waitpid(child, 0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
-def test_every_script_sets_the_policy_before_torch_is_loaded() -> None:
-    scripts = [script for script in SCRIPTS if script not in BY_ITSELF]
-    assert len(scripts) > 40
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "GOMP", "KMP"))}
-    made = subprocess.run([sys.executable, "-c", ASKS_AT_TORCH, *(str(ROOT / script) for script in scripts)],
-                          env=environment, capture_output=True, text=True, check=True)
-    found = dict(zip(scripts, made.stdout.splitlines(), strict=True))
-    assert {script: seen for script, seen in found.items() if seen != "0 0"} == {}
 
 
 def test_waiting_threads_sleep() -> None:
