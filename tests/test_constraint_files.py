@@ -13,10 +13,9 @@ import torch
 import edit_t2m
 import gen_t2m
 from data.constraints import FileConstraints, read_constraints
-from data.directions import check_directions, read_track
+from data.directions import read_track
 from data.placed_constraints import Stretch, place_constraints
 from data.specs import dataset_spec
-from data.text import read_prompts
 from models.control.constraints import Heading, JointTarget, Pose, RootPath
 from options.generate import flag_entries, parse_edit_options, parse_generate_options
 from tests.figures import walking
@@ -82,16 +81,6 @@ def test_what_does_not_fit_a_motion_is_named_with_its_place(tmp_path: Path, entr
         placed(tmp_path, entry)
 
 
-def test_times_are_seconds_or_frames_of_the_stretch(tmp_path: Path) -> None:
-    later = Stretch(20, 60, 20.0)
-    [point] = placed(tmp_path, WAYPOINT | {"time": 1.5}, stretch=later)
-    assert point.frames.tolist() == [50]
-    [wrist] = placed(tmp_path, WRIST | {"frame": [2, 4]}, stretch=later)
-    assert wrist.frames.tolist() == [22, 23, 24]
-    [everywhere] = placed(tmp_path, WRIST, stretch=later)
-    assert everywhere.frames.tolist() == list(range(20, 80))
-
-
 def test_a_path_goes_through_its_points_from_the_start(tmp_path: Path) -> None:
     path, facing = placed(tmp_path, {"kind": "path", "points": [[0, 2], [2, 2]]})
     assert isinstance(path, RootPath)
@@ -100,12 +89,6 @@ def test_a_path_goes_through_its_points_from_the_start(tmp_path: Path) -> None:
     np.testing.assert_allclose(places[[0, -1]], [[0, 0], [2, 2]], atol=1e-6)
     assert np.linalg.norm(places - [0, 2], axis=-1).min() < 0.1
     assert np.linalg.norm(np.diff(places, axis=0), axis=-1).max() < 0.2  # no jumps are required
-
-
-def test_a_path_with_times_is_where_it_should_be_then(tmp_path: Path) -> None:
-    [path] = placed(tmp_path, {"kind": "path", "points": [[0, 0], [1, 1], [1, 3]], "times": [0, 1, 3], "face": "free"})
-    assert path.frames.tolist() == list(range(61))
-    np.testing.assert_allclose(path.points[[0, 20, 60]].numpy(), [[0, 0], [1, 1], [1, 3]], atol=1e-6)
 
 
 def test_free_axes_and_poses_of_files_are_read(tmp_path: Path) -> None:
@@ -180,12 +163,3 @@ def test_wrong_constraints_end_a_script_with_one_line_before_any_model_is_loaded
         script.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: {line}\n"
-
-
-def test_a_wrong_track_is_found_before_any_model_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("walks#40\nbows#60\n")
-    (tmp_path / "u.txt").write_text("waves#104\n")
-    opt = parse_generate_options(["--text_path", str(tmp_path / "p.txt"), "--timeline", "--upper_body_path",
-                                  str(tmp_path / "u.txt")])
-    with pytest.raises(InputError, match="u.txt:1: the track is longer than the timeline of 100 frames"):
-        check_directions(read_prompts(opt.text_path), None, SPEC, opt, ())

@@ -17,7 +17,6 @@ from motion.skeleton import KIT, T2M, Skeleton
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
 from visualization.body import ZONES
-from visualization.figure import mesh_of, parts_of
 from visualization.glb import write_glb
 from visualization.outputs import Formats, write_motion
 
@@ -110,24 +109,6 @@ def test_others_open_it_with_flesh_around_the_bones(tmp_path: Path, skeleton: Sk
     assert len(scene.geometry) == (len(ZONES) if skeleton is T2M else 3)
     if skeleton is T2M:
         assert scene.bounds[0, 1] == pytest.approx(0, abs=1e-6)  # it stands on the ground
-
-
-@SKELETONS
-def test_every_part_is_a_closed_body_that_looks_outwards(skeleton: Skeleton) -> None:
-    pose = metres(skeleton)[0]
-    for part in parts_of(skeleton):
-        mesh = mesh_of([part], pose)
-        solid = trimesh.Trimesh(mesh.corners, mesh.triangles)  # which joins corners at one place
-        assert solid.is_watertight and solid.volume > 0
-        assert (np.einsum("vi,vi->v", mesh.normals, mesh.corners - mesh.corners.mean(0)) > 0).mean() > 0.9
-        assert set(mesh.joints) == {part.start}
-
-
-@SKELETONS
-def test_left_and_right_are_alike(skeleton: Skeleton) -> None:
-    sides = [sorted((part.radii, part.past is None) for part in parts_of(skeleton) if part.side == side)
-             for side in (1, 2)]
-    assert sides[0] == sides[1] and sides[0]
 
 
 @pytest.mark.skipif(not (shutil.which("node") and VALIDATOR.is_dir()),

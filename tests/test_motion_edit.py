@@ -38,17 +38,6 @@ def test_outside_of_a_part_a_motion_comes_back_as_it_was(editor: MotionEditor, s
     assert np.abs(edited[55:65] - source[55:65]).max() > 0.01
 
 
-def test_only_tokens_of_the_part_are_new(editor: MotionEditor, source: np.ndarray) -> None:
-    ids = editor.encode(source)
-    edited = editor.edit(ids, [Part(5, 12, "a person bows")], 3, QUICK)
-    keep = torch.ones(30, dtype=torch.bool)
-    keep[5:12] = False
-    assert torch.equal(edited[keep], ids[keep])
-    assert (edited[5:12, 0] >= 0).all()
-    assert not torch.equal(edited, editor.edit(ids, [Part(5, 12, "a person bows")], 4, QUICK))
-    assert torch.equal(edited, editor.edit(ids, [Part(5, 12, "a person bows")], 3, QUICK))
-
-
 def test_a_part_behind_the_end_lengthens_a_motion(editor: MotionEditor, source: np.ndarray) -> None:
     longer = editor.edit_features(source, [Part(30, 70, "a person walks")], 1, QUICK)
     assert longer.shape == (280, 263)
@@ -85,14 +74,6 @@ def test_windows_fill_a_part_and_show_what_is_beside_it(total: int, first: int, 
         unknown[window.first:window.last] = False
         begun = window.last
     assert begun == stop
-
-
-def test_a_model_has_nine_tenths_of_each_window_to_itself_while_a_long_part_goes_on() -> None:
-    unknown = torch.ones(300, dtype=torch.bool)
-    while unknown.any():
-        window = next_window(unknown, Part(0, 300, "a"), WINDOW)
-        assert window.last == 300 or window.last - window.first >= 0.9 * (window.stop - window.start)
-        unknown[window.first:window.last] = False
 
 
 def test_splicing_leaves_no_jump() -> None:

@@ -23,12 +23,12 @@ from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from options.evaluate import parse_app_options
-from serving.asks import Ask, Limits, checked_text
+from serving.asks import Ask, Limits
 from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
 from serving.models import Models, load_models
 from serving.rooms import LOCK, Rooms, sweep_leftovers
-from serving.server import require_gradio, root_of
+from serving.server import root_of
 from serving.visitors import same_origin
 from serving.workshop import Workshop
 from tests.browser import data_of
@@ -130,12 +130,6 @@ def test_the_archive_holds_what_it_takes_to_make_the_motions_again(shop: Worksho
     assert "--source_motion a-person-kicks_s7_source.npy --mask" in written["motions"][2]["command"]
     with pytest.raises(InputError, match="walk.bvh has expired"):
         shop.make(sent.ask)
-
-
-def test_the_length_is_the_models_or_as_long_as_one_likes(shop: Workshop) -> None:
-    by_model = shop.pipeline.token_lengths([Sample("a person walks", HOW["seed"])], SAMPLING)[0]
-    assert shop.make(ask())[0].frames == 4 * by_model
-    assert shop.make(ask(seconds=12.0))[0].frames == 240
 
 
 def test_an_edit_keeps_the_rest_marks_its_part_and_shows_the_motion_before(shop: Workshop, tmp_path: Path) -> None:
@@ -445,21 +439,6 @@ def test_one_app_at_a_time_keeps_its_files_in_a_folder_and_others_in_a_temporary
         assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_kept_rooms_do_not_age(tmp_path: Path) -> None:
-    rooms = Rooms(tmp_path, None, clock=lambda: 1e12)
-    room = rooms.new()
-    rooms.sweep()
-    assert room.is_dir()
-    assert Rooms(tmp_path, None).made == rooms.made
-
-
-@pytest.mark.parametrize("what", ["the prompt", "the text"])
-def test_a_text_without_words_is_called_so_once(what: str) -> None:
-    with pytest.raises(InputError) as raised:
-        checked_text(" .. ", 300, what)
-    assert str(raised.value) == f"{what} has no words"
-
-
 def test_a_tab_without_its_model_reports_it(shop: Workshop, models: Models, tmp_path: Path) -> None:
     shop.models = replace(models, captioner=None, lamp=None)
     with pytest.raises(InputError, match="no captioning model: neither --m2t_name nor the bundled m2t_demo"):
@@ -528,12 +507,6 @@ def test_rooms_lend_their_own_files_alone(tmp_path: Path) -> None:
                        ("other", "a/page.html"), (f"{room.name}/a", "page.html"), (room.name, "a\0b"), ("a\0b", "x"),
                        (room.name, "a" * 300)):
         assert rooms.find(name, file) is None
-
-
-def test_without_gradio_one_line_tells_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install -r requirements-app\.txt"):
-        require_gradio()
 
 
 @pytest.mark.parametrize("flags", [["--host", "0.0.0.0"], ["--share"]])
