@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import edit_t2m
 import eval_retrieval
 import eval_t2m_vq
 import gen_t2m
@@ -18,8 +17,6 @@ import train_len_estimator
 import train_res_transformer
 import train_t2m_transformer
 import train_vq
-from storage.checkpoint import load_checkpoint, save_checkpoint
-from tests.figures import walking
 from tests.toy import (
     TINY_EVALUATOR,
     TINY_LAMP,
@@ -32,7 +29,6 @@ from tests.toy import (
     run_script,
 )
 from tests.toy_models import make_models, make_tokenizer
-from training.trainer import RESUMED
 
 Fails = Callable[..., str]
 CPU = ("--gpu_id", -1)
@@ -111,12 +107,6 @@ def set_option(model: str, key: str, value: object) -> None:
     path.write_text("\n".join(lines))
 
 
-def test_the_toy_models_work_as_long_as_nothing_is_wrong(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gen_t2m.py", *map(str, PROMPT)])
-    gen_t2m.main()
-    assert len(list((home / "generation").rglob("*.npy"))) == 2
-
-
 # Flags
 
 
@@ -130,16 +120,13 @@ def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: 
 
 
 @pytest.mark.parametrize(("stage", "flags", "told"), [
-    ("vq", ("--batch_size", 0), "--batch_size"), ("vq", ("--lr", "nan"), "--lr"), ("vq", ("--lr", "inf"), "--lr"),
-    ("vq", ("--milestones", 5, -1), "--milestones"), ("vq", ("--mu", 1.5), "--mu"),
+    ("vq", ("--lr", "nan"), "--lr"), ("vq", ("--milestones", 5, -1), "--milestones"), ("vq", ("--mu", 1.5), "--mu"),
     ("vq", ("--code_dim", 32), "--code_dim 32 and --output_emb_width 16 must be equal"),
     ("vq", ("--window_size", 30), "--window_size 30 must be a multiple of the 4 frames"),
     ("vq", ("--window_size", 400), "window of 400 frames"), ("vq", ("--vq_norm", "GN"), "--width"),
-    ("vq", ("--vq_act", "tanh"), "--vq_act"), ("vq", ("--mixed_precision", "fp16"), "needs a GPU"),
-    ("lamp", ("--batch_size", 1), "at least two"), ("lamp", ("--max_text_len", 2), "--max_text_len"),
+    ("vq", ("--mixed_precision", "fp16"), "needs a GPU"), ("lamp", ("--batch_size", 1), "at least two"),
     ("lamp", ("--max_text_len", 65), "reads at most 64"), ("lamp", ("--bert_layers", 9), "has 2 layers"),
-    ("lamp", ("--objectives", "all"), "--objectives"), ("t2m", ("--n_heads", 3), "--n_heads 3"),
-    ("t2m", ("--cond_drop_prob", 2), "--cond_drop_prob"), ("len", ("--weight_decay", -1), "--weight_decay"),
+    ("t2m", ("--n_heads", 3), "--n_heads 3"), ("t2m", ("--cond_drop_prob", 2), "--cond_drop_prob"),
 ])
 def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tuple[object, ...], told: str) -> None:
     main, arguments = TRAINING[stage]
@@ -153,16 +140,12 @@ def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tupl
     ((), "give either --text_prompt or --text_path"),
     (("--text_prompt", "a", "--text_path", "prompts.txt"), "give either --text_prompt or --text_path"),
     (("--text_path", "prompts.txt", "--motion_length", 40), "--motion_length goes with --text_prompt"),
-    (("--text_prompt", ""), "no words"), (("--text_prompt", "  "), "no words"), (("--text_prompt", "...!"), "no words"),
-    (("--text_path", "nowhere.txt"), "nowhere.txt: No such file"),
+    (("--text_prompt", "...!"), "no words"), (("--text_path", "nowhere.txt"), "nowhere.txt: No such file"),
     (("--text_path", "data"), "cannot read prompt file data"),
-    *((("--text_prompt", "a", "--motion_length", length), f"4 to 196 frames, not {length}")
-      for length in (0, 3, 197, 5000, -4)),
-    (("--text_prompt", "a", "--motion_length", "4.5"), "--motion_length"),
+    *((("--text_prompt", "a", "--motion_length", length), f"4 to 196 frames, not {length}") for length in (3, 197)),
     (("--text_prompt", "a", "--motion_length", "long"), "--motion_length"),
-    (("--text_prompt", "a", "--repeat_times", 0), "--repeat_times"),
     (("--text_prompt", "a", "--side_by_side"), "--side_by_side goes with --repeat_times 2 or more"),
-    (("--text_prompt", "a", "--topkr", 1.5), "--topkr"), (("--text_prompt", "a", "--time_steps", 0), "--time_steps"),
+    (("--text_prompt", "a", "--topkr", 1.5), "--topkr"),
     (("--text_prompt", "a", "--cond_scale", "nan"), "--cond_scale"),
 ])
 def test_a_bad_prompt_is_reported(fails: Fails, home: Path, arguments: tuple[object, ...], told: str) -> None:
@@ -171,40 +154,22 @@ def test_a_bad_prompt_is_reported(fails: Fails, home: Path, arguments: tuple[obj
     assert not (home / "generation").exists()
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    (b"a person walks#40\na person bows\n", "prompts.txt:2: expected text#length"),
-    (b"a person walks#soon\n", "prompts.txt:1: the length must be"), (b"#40\n", "has no prompt"),
-    (b"a#40\nb#0\n", "prompts.txt:2: a motion has 4 to 196 frames, not 0"), (b"a#-4\n", "prompts.txt:1"),
-    (b"a#5000\n", "not 5000"), (b"", "has no prompt"), (b"\n\n", "has no prompt"),
-    (b"walks#40\ngeht \xfcber#40\n", "prompts.txt is not UTF-8 text (byte 14)"), (b"\x00\xff\xfe", "not UTF-8"),
-])
-def test_a_bad_prompt_file_is_reported(fails: Fails, home: Path, content: bytes, told: str) -> None:
-    (home / "prompts.txt").write_bytes(content)
-    assert told in fails(gen_t2m.main, *MODELS, "--text_path", "prompts.txt")
+def test_a_prompt_file_that_is_no_text_is_reported(fails: Fails, home: Path) -> None:
+    (home / "prompts.txt").write_bytes(b"walks#40\ngeht \xfcber#40\n")
+    assert "prompts.txt is not UTF-8 text (byte 14)" in fails(gen_t2m.main, *MODELS, "--text_path", "prompts.txt")
 
 
 # Output
 
 
-@pytest.mark.parametrize("folder", ["taken", "taken/below"])
-def test_an_output_that_cannot_be_written_is_named(fails: Fails, home: Path, folder: str) -> None:
-    (home / "taken").write_text("a file")
-    assert f"cannot write {folder}/text2motion" in fails(gen_t2m.main, *PROMPT, "--output_dir", folder)
-
-
-@pytest.mark.parametrize("stage", TRAINING)
-def test_checkpoints_that_cannot_be_written_are_named(fails: Fails, home: Path, stage: str) -> None:
-    main, arguments = TRAINING[stage]
-    (home / "checkpoints" / "t2m" / "new").write_text("a file")
-    assert "cannot write checkpoints/t2m/new" in fails(main, *arguments)
-
-
-@pytest.mark.parametrize("stage", EVALUATION)
-def test_results_that_cannot_be_written_are_named(fails: Fails, home: Path, stage: str) -> None:
-    main, arguments = EVALUATION[stage]
-    for name in ("vq", "lamp"):
-        (home / "checkpoints" / "t2m" / name / "eval").write_text("a file")
-    assert "cannot write checkpoints/t2m" in fails(main, *arguments)
+def test_a_place_that_cannot_be_written_is_named(fails: Fails, home: Path) -> None:
+    for path in ("taken", "checkpoints/t2m/new", "checkpoints/t2m/vq/eval", "checkpoints/t2m/lamp/eval"):
+        (home / path).write_text("a file")
+    assert "cannot write taken/below/text2motion" in fails(gen_t2m.main, *PROMPT, "--output_dir", "taken/below")
+    for main, arguments in TRAINING.values():
+        assert "cannot write checkpoints/t2m/new" in fails(main, *arguments)
+    for main, arguments in EVALUATION.values():
+        assert "cannot write checkpoints/t2m" in fails(main, *arguments)
 
 
 # Models
@@ -222,58 +187,31 @@ def test_a_model_that_is_not_there_is_named(fails: Fails, main: Callable[[], Non
         main, *arguments, flag, "nonesuch")
 
 
-@pytest.mark.parametrize("stage", TRAINING)
-def test_a_run_that_was_never_begun_cannot_go_on(fails: Fails, home: Path, stage: str) -> None:
-    main, arguments = TRAINING[stage]
-    assert "--is_continue: checkpoints/t2m/new/model/latest.tar is missing" in fails(main, *arguments, "--is_continue")
-    assert not (home / "checkpoints" / "t2m" / "new").exists()
-
-
 def test_a_checkpoint_that_is_not_there_is_named(fails: Fails, home: Path) -> None:
     assert "checkpoints/t2m/t2m/model has no best" in fails(gen_t2m.main, *PROMPT, "--which_epoch", "best")
     (home / "checkpoints" / "t2m" / "t2m" / "model" / "latest.tar").unlink()
     assert "checkpoints/t2m/t2m/model has no" in fails(gen_t2m.main, *PROMPT)
 
 
-def test_a_motion_too_short_to_edit_is_named(home: Path, fails: Fails) -> None:
-    np.save(home / "short.npy", walking(3))
-    assert "short.npy: 3 frames are too few; at least 4 are needed" in fails(
-        edit_t2m.main, *CPU, "--source_motion", "short.npy", "--mask_edit_section", "0.3,0.6", "--text_prompt", "a")
-
-
 @pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "res", "len"])
-def test_a_checkpoint_that_is_cut_short_is_named(fails: Fails, model: str) -> None:
+def test_a_checkpoint_that_is_cut_short_or_of_another_model_is_named(fails: Fails, model: str) -> None:
     path = Path("checkpoints/t2m") / model / "model" / "latest.tar"
-    whole = path.read_bytes()
-    for content in (whole[:len(whole) // 2], b"", b"no torch file"):
+    whole, other = path.read_bytes(), path.parents[2] / ("t2m" if model == "vq" else "vq") / "model" / "latest.tar"
+    for content, told in ((whole[:len(whole) // 2], "is truncated"), (b"no torch file", "is truncated"),
+                          (other.read_bytes(), "has no weights under")):
         spoil(path, content)
-        assert f"checkpoint {path} is truncated" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
-
-
-@pytest.mark.parametrize("model", ["vq", "lamp", "t2m", "res", "len"])
-def test_a_checkpoint_of_another_model_is_named(fails: Fails, model: str) -> None:
-    other = Path("checkpoints/t2m") / ("t2m" if model == "vq" else "vq") / "model" / "latest.tar"
-    path = Path("checkpoints/t2m") / model / "model" / "latest.tar"
-    spoil(path, other.read_bytes())
-    assert f"checkpoint {path} has no weights under" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+        assert f"checkpoint {path} {told}" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
 
 
 @pytest.mark.parametrize(("model", "key", "value", "told"), [
-    ("t2m", "vq_name", None, "lacks vq_name"), ("t2m", "lamp_name", None, "lacks lamp_name"),
-    ("lamp", "vq_name", None, "lacks vq_name"), ("len", "lamp_name", None, "lacks lamp_name"),
-    ("t2m", "latent_dim", "wide", "latent_dim cannot be 'wide'"), ("t2m", "n_heads", 0, "n_heads cannot be 0"),
-    ("t2m", "n_heads", 3, "n_heads 3"), ("t2m", "n_layers", -1, "n_layers cannot be -1"),
+    ("t2m", "vq_name", None, "lacks vq_name"), ("len", "lamp_name", None, "lacks lamp_name"),
+    ("t2m", "latent_dim", "wide", "latent_dim cannot be 'wide'"), ("t2m", "n_heads", 3, "n_heads 3"),
     ("t2m", "condition", "mood", "condition 'mood' is not one of query, cls, both"),
     ("t2m", "attention", "sideways", "attention 'sideways' is not one of"),
     ("t2m", "text_encoder", "t5", "text_encoder 't5' is not one of lamp, clip"),
-    ("res", "lamp_name", None, "lacks lamp_name"), ("res", "num_quantizers", "all", "num_quantizers cannot be 'all'"),
-    ("res", "share_weight", "yes", "share_weight cannot be 'yes'"),
-    ("vq", "nb_code", "many", "nb_code cannot be 'many'"), ("vq", "depth", 1.5, "depth cannot be 1.5"),
-    ("vq", "code_dim", 0, "code_dim cannot be 0"), ("vq", "num_quantizers", False, "num_quantizers"),
+    ("res", "share_weight", "yes", "share_weight cannot be 'yes'"), ("vq", "depth", 1.5, "depth cannot be 1.5"),
     ("lamp", "qformer_heads", 3, "hidden 8 is not a multiple of 3 heads"),
-    ("lamp", "qformer_layers", "all", "qformer_layers cannot be 'all'"),
-    ("lamp", "embed_dim", 0.5, "embed_dim cannot be 0.5"), ("lamp", "max_text_len", 1000, "max_text_len 1000"),
-    ("lamp", "max_text_len", "long", "max_text_len 'long'"),
+    ("lamp", "max_text_len", 1000, "max_text_len 1000"),
 ])
 def test_an_option_that_cannot_be_names_file_and_key(fails: Fails, model: str, key: str, value: object,
                                                      told: str) -> None:
@@ -286,12 +224,10 @@ def test_an_option_that_cannot_be_names_file_and_key(fails: Fails, model: str, k
 @pytest.mark.parametrize(("content", "told"), [
     (b"\xff\xfe\x00garbage", "is not UTF-8"), (b"garbage", "opt.txt:1: expected 'key: value'"), (b"", "opt.txt lacks"),
 ])
-@pytest.mark.parametrize("model", ["lamp", "t2m", "len"])
-def test_an_option_file_of_garbage_is_named(fails: Fails, model: str, content: bytes, told: str) -> None:
-    path = Path("checkpoints/t2m") / model / "opt.txt"
+def test_an_option_file_of_garbage_is_named(fails: Fails, content: bytes, told: str) -> None:
+    path = Path("checkpoints/t2m/t2m/opt.txt")
     spoil(path, content)
-    message = fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
-    assert told in message
+    assert told in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
     path.unlink()
     assert f"{path} is missing; it needs a line '" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
 
@@ -329,17 +265,6 @@ def test_a_residual_transformer_of_other_layers_is_refused(fails: Fails, home: P
     assert "t2m/flat/model/latest.tar has a single token layer" in fails(main, *arguments, "--vq_name", "flat")
 
 
-def test_a_run_does_not_go_on_with_other_sizes(fails: Fails, home: Path) -> None:
-    main, arguments = TRAINING["vq"]
-    shutil.copytree(home / "checkpoints" / "t2m" / "vq", home / "checkpoints" / "t2m" / "new")
-    set_option("new", "num_quantizers", 3)
-    path = "checkpoints/t2m/new/model/latest.tar"
-    assert f"{path} cannot be resumed: it lacks" in fails(main, *arguments, "--is_continue")
-    content = load_checkpoint(Path(path)) | dict.fromkeys(("opt_vq_model", *RESUMED), 0)
-    save_checkpoint(Path(path), content)
-    assert f"{path} does not match this model; " in fails(main, *arguments, "--is_continue")
-
-
 @pytest.mark.parametrize(("content", "told"), [
     (None, "cannot read vocabulary"), (b"walk\nrun\n", "is not a BERT vocabulary"), (b"\xff\xfe", "not UTF-8"),
     (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + b"".join(b"w%d\n" % number for number in range(500)), "504 word pieces"),
@@ -356,9 +281,8 @@ def test_a_vocabulary_that_is_missing_or_none_is_named(fails: Fails, content: by
 
 
 @pytest.mark.parametrize(("name", "content"), [
-    ("config.json", b"{"), ("config.json", b"[]"), ("config.json", b'{"hidden_size": "wide"}'), ("config.json", None),
-    ("model.safetensors", b"short"), ("model.safetensors", None), ("vocab.txt", None),
-])
+    ("config.json", b'{"hidden_size": "wide"}'), ("config.json", None), ("model.safetensors", b"short"),
+    ("vocab.txt", None)])
 def test_a_bert_that_is_damaged_is_named(fails: Fails, name: str, content: bytes | None) -> None:
     main, arguments = TRAINING["lamp"]
     path = Path("bert") / name
@@ -381,12 +305,12 @@ def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage:
     assert " creates it" in message
 
 
-@pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "evaluator", "eval_vq", "eval_retrieval"])
+@pytest.mark.parametrize("stage", ["vq", "t2m", "eval_retrieval"])
 def test_a_damaged_feature_file_is_named(fails: Fails, stage: str) -> None:
     main, arguments = (TRAINING | EVALUATION)[stage]
     path = Path("data/new_joint_vecs/0001.npy")  # in train and in test
     whole = path.read_bytes()
-    for content in (whole[:2000], whole[:20], b"", b"nonsense"):
+    for content in (whole[:2000], b""):
         spoil(path, content)
         assert f"{path} is not a readable .npy file" in fails(main, *arguments)
     np.save(path, np.zeros((60, 251), np.float32))
@@ -407,16 +331,14 @@ def test_statistics_that_cannot_be_are_named(fails: Fails) -> None:
 
 @pytest.mark.parametrize(("line", "told"), [
     (b"a man walks#a/DET", "this one has 2 fields"), (b"a#a/DET#x#0.0", "must be seconds, not 'x'"),
-    (b"a#a/DET#0.0#inf", "must be seconds"), (b"a#a/DET#-1.0#2.0", "must be seconds"), (b"\xff\xfe", "not UTF-8"),
-])
-def test_a_bad_caption_is_named_with_its_line(fails: Fails, line: bytes, told: str) -> None:
+    (b"a#a/DET#0.0#inf", "must be seconds"), (b"\xff\xfe", "not UTF-8")])
+def test_a_bad_caption_is_named_with_its_file(fails: Fails, line: bytes, told: str) -> None:
     path = Path("data/texts/0000.txt")
     spoil(path, b"a man walks#a/DET#0.0#0.0\n" + line)
-    for stage in ("lamp", "len"):
-        main, arguments = TRAINING[stage]
-        message = fails(main, *arguments)
-        assert str(path) in message
-        assert told in message
+    main, arguments = TRAINING["len"]
+    message = fails(main, *arguments)
+    assert str(path) in message
+    assert told in message
 
 
 def test_a_split_without_clips_is_named(fails: Fails) -> None:
