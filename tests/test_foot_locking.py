@@ -8,9 +8,7 @@ from motion.foot import (
     legs_of,
     lock_feet_published,
     per_foot_joint,
-    published_contacts,
     standing,
-    still_steps,
 )
 from motion.foot_locking import lock_feet, solve_legs
 from motion.quality import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
@@ -103,14 +101,6 @@ def test_published_locking_does_what_its_description_says(joints):
     np.testing.assert_allclose(lock_feet_published(joints, T2M), locked_frame_by_frame(joints), atol=1e-12)
 
 
-def test_published_locking_finds_contacts_and_pulls_them_to_the_floor():
-    joints = standing_and_shifting()
-    contacts = published_contacts(joints, T2M)
-    assert 0.3 < contacts.mean() < 1
-    locked = lock_feet_published(joints, T2M)[:, foot_joints(T2M)]
-    assert (locked[contacts][:, 1] == 0).all()
-
-
 def test_a_single_frame_can_be_locked_and_planted():
     joints = np.float64(figures.standing(1))
     assert lock_feet_published(joints, T2M).shape == (1, 22, 3)
@@ -133,24 +123,6 @@ def test_planting_keeps_all_bones_and_leaves_hips_and_arms_alone():
     np.testing.assert_allclose(planted[:, others], joints[:, others], atol=1e-6)
 
 
-def test_planting_gives_a_body_of_uneven_bones_bones_of_constant_length():
-    uneven = walk(slide=0.4) + np.random.default_rng(0).normal(0, 0.005, (100, 22, 3))
-    assert bone_length_drift(uneven, T2M) > 0.01
-    assert bone_length_drift(lock_feet(uneven, T2M, FPS), T2M) < 1e-6
-
-
-def test_feet_that_stand_still_already_are_not_moved():
-    for joints, tolerance in ((figures.standing(), 1e-6), (walk(), 0.06)):
-        np.testing.assert_allclose(lock_feet(joints, T2M, FPS), joints, atol=tolerance)
-
-
-def test_a_swinging_foot_keeps_its_path():
-    joints = np.float64(figures.kicking("left"))
-    planted = lock_feet(joints, T2M, FPS)
-    high = joints[:, 10, 1] > 0.4
-    np.testing.assert_allclose(planted[high, 10], joints[high, 10], atol=0.02)
-
-
 def test_planting_holds_on_stairs():
     """Feet on a step stay at its height, where the published rule pulls them down to the ground."""
     joints = rigid_joints(climbing(), T2M)
@@ -171,35 +143,6 @@ def test_a_foot_in_the_air_does_not_stand_however_slow_it_is():
     assert air.any() and not standing(jumping, T2M, FPS)[air].any()
 
 
-def test_jumps_and_sitting_are_left_alone():
-    for joints in (figures.jumping(), figures.sitting()):
-        planted = lock_feet(joints, T2M, FPS)
-        assert np.linalg.norm(planted - joints, axis=-1).mean() < 1e-3
-
-
-def test_who_steps_on_is_not_held_back_over_the_whole_way():
-    """A foot that is dragged by half a metre stands before and after at different positions."""
-    joints = np.float64(figures.standing(80))
-    joints[:, list(legs_of(T2M)[0].foot), 2] += 0.5 * np.clip((np.arange(80)[:, None] - 36) / 8, 0, 1)
-    still = still_steps(joints, T2M, FPS)[:, :2]
-    assert still[:30].all() and still[-30:].all() and not still[39:41].any()
-
-
-def test_corrections_are_smooth():
-    """The acceleration of feet hardly increases."""
-    joints = rigid_joints(walk(slide=0.4), T2M)
-    before, after = (np.linalg.norm(np.diff(motion, 2, axis=0), axis=-1).max() for motion in
-                     (joints, lock_feet(joints, T2M, FPS)))
-    assert after < 1.4 * before
-
-
-def test_feet_of_a_long_motion_hold_still_too():
-    joints = rigid_joints(np.concatenate([standing_and_shifting()] * 4), T2M)
-    still, feet = still_steps(joints, T2M, FPS), lock_feet(joints, T2M, FPS)[:, foot_joints(T2M)]
-    assert still.mean() > 0.5
-    assert np.linalg.norm(np.diff(feet, axis=0), axis=-1)[still].max() < 0.02
-
-
 def test_feet_do_not_sink_into_the_floor():
     joints = np.float64(figures.walking(60)) - [0, 0.03, 0]
     assert floor_penetration(joints) == pytest.approx(0.03, abs=1e-6)
@@ -215,34 +158,12 @@ def test_knees_go_on_bending_forward():
     assert np.abs(np.diff(planted, axis=0)).max() < 1.5 * np.abs(np.diff(joints, axis=0)).max()
 
 
-def test_an_ankle_out_of_reach_is_as_near_as_a_straight_leg_lets_it():
-    pattern = np.float64(figures.squatting())
-    far = pattern.copy()
-    leg = legs_of(T2M)[0]
-    far[:, leg.foot] += [0, -2.0, 0]
-    solved = solve_legs(far, pattern, T2M)
-    assert bone_length_drift(solved, T2M) < 1e-6
-    thigh, shin = T2M.target_lengths[leg.knee], T2M.target_lengths[leg.foot[0]]
-    reach = np.linalg.norm(solved[:, leg.foot[0]] - solved[:, leg.hip], axis=-1)
-    np.testing.assert_allclose(reach, thigh + shin, rtol=1e-5)
-
-
 def test_kit_legs_have_three_foot_joints_and_can_be_planted():
     joints = rigid_joints(sample_motion(KIT, 40) / 1000 + [0, 0.7, 0], KIT)
     assert [len(leg.foot) for leg in legs_of(KIT)] == [3, 3]
     planted = lock_feet(joints, KIT, 12.5)
     assert planted.shape == joints.shape
     assert bone_length_drift(planted, KIT) < 1e-6
-
-
-def test_skating_is_the_speed_of_low_feet():
-    joints = np.float64(figures.standing(40))
-    joints[..., 0] += 0.01 * np.arange(40)[:, None]
-    assert foot_skating(joints, T2M, FPS) == pytest.approx(0.2, abs=1e-6)
-    raised = figures.standing(40).copy()
-    raised[:, [7, 8, 10, 11], 1] += np.linspace(0.2, 0.4, 40)[:, None]
-    raised[:20, [7, 8, 10, 11], 1] = 0
-    assert foot_skating(raised, T2M, FPS) == 0
 
 
 def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
@@ -254,22 +175,6 @@ def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
         joints[:, moving, 0] += 0.01 * np.arange(40)[:, None]
         joints[:, moving, 1] += height
         assert weighted_skating(joints, T2M, FPS) == pytest.approx(0.2 * weight / 2, abs=1e-9)
-
-
-def test_held_steps_count_as_if_they_were_of_no_length():
-    joints = np.float64(figures.standing(40))
-    joints[..., 0] += 0.01 * np.arange(40)[:, None]
-    held = np.zeros((39, 4), bool)
-    held[:13] = True
-    for measure in (foot_skating, weighted_skating):
-        assert measure(joints, T2M, FPS, held=held) == pytest.approx(2 / 3 * measure(joints, T2M, FPS))
-        assert measure(joints, T2M, FPS, held=np.ones_like(held)) == 0
-
-
-def test_drift_is_a_share_of_the_bone():
-    joints = np.float64(figures.standing(3))
-    joints[2, 15] = joints[2, 12] + 1.3 * (joints[2, 15] - joints[2, 12])
-    assert bone_length_drift(joints, T2M) == pytest.approx(0.3 / 3 / 21, rel=1e-5)
 
 
 def test_a_pinned_foot_keeps_its_place_and_its_stance_stays_there() -> None:

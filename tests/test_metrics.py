@@ -1,8 +1,6 @@
 """Properties of metrics and retrieval scores for any embeddings."""
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
@@ -10,7 +8,6 @@ from evaluation import metrics
 from evaluation.retrieval import (
     batched_retrieval,
     best_ranks,
-    euclidean_similarity,
     least_alike,
     retrieval_protocols,
     retrieval_scores,
@@ -23,42 +20,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 20), columns=st.integers(1, 20))
-@settings(max_examples=30, deadline=None)
-def test_distances_are_those_of_scipy(seed, rows, columns):
-    rng = np.random.default_rng(seed)
-    a, b = rng.normal(size=(rows, 7)), rng.normal(size=(columns, 7))
-    np.testing.assert_allclose(metrics.euclidean_distances(a, b), cdist(a, b), atol=1e-6)
-
-
-def test_equal_rows_have_no_distance_and_never_not_a_number(rng):
-    rows = (1e3 * rng.normal(size=(50, 16))).astype(np.float32)
-    distances = metrics.euclidean_distances(rows, rows)
-    assert np.isfinite(distances).all()
-    assert np.abs(np.diagonal(distances)).max() < 1e-3
-
-
-def test_fid_of_a_set_with_itself_is_zero(rng):
-    embeddings = rng.normal(size=(200, 16))
-    assert metrics.fid(embeddings, embeddings) == pytest.approx(0, abs=1e-9)
-
-
 def test_fid_of_a_shifted_set_is_the_squared_shift(rng):
     embeddings, shift = rng.normal(size=(200, 16)), rng.normal(size=16)
     assert metrics.fid(embeddings, embeddings + shift) == pytest.approx(np.square(shift).sum())
-
-
-def test_fid_of_a_scaled_set_is_known(rng):
-    embeddings = rng.normal(size=(200, 16))
-    centred = embeddings - embeddings.mean(0)
-    variance = np.trace(np.cov(centred, rowvar=False))
-    assert metrics.fid(centred, 3 * centred) == pytest.approx((3 - 1) ** 2 * variance)
-
-
-def test_fid_does_not_depend_on_order_and_is_symmetric(rng):
-    a, b = rng.normal(size=(100, 8)), rng.normal(size=(120, 8)) * 2 + 1
-    assert metrics.fid(a, b) == pytest.approx(metrics.fid(rng.permutation(a), b))
-    assert metrics.fid(a, b) == pytest.approx(metrics.fid(b, a))
 
 
 def test_frechet_distance_is_that_of_the_matrix_root(rng):
@@ -67,17 +31,6 @@ def test_frechet_distance_is_that_of_the_matrix_root(rng):
     root = linalg.sqrtm(cov_a @ cov_b).real
     expected = np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root)
     assert metrics.frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected)
-
-
-def test_fid_of_fewer_samples_than_dimensions_is_finite_and_not_negative(rng):
-    few = rng.normal(size=(5, 64))
-    assert metrics.fid(few, few) == pytest.approx(0, abs=1e-6)
-    assert metrics.fid(few, rng.normal(size=(5, 64))) > 0
-
-
-def test_r_precision_of_perfect_embeddings_is_one(rng):
-    embeddings = rng.normal(size=(64, 8))
-    np.testing.assert_array_equal(metrics.r_precision(embeddings, embeddings), [1, 1, 1])
 
 
 def test_r_precision_of_unrelated_embeddings_is_chance(rng):
@@ -94,16 +47,6 @@ def test_r_precision_compares_within_a_batch_only_and_leaves_the_rest_out(rng):
         metrics.r_precision(embeddings[:31], embeddings[:31])
 
 
-def test_hits_count_the_place_of_the_own_motion():
-    distances = np.array([[0.0, 1, 2], [0, 1, 2], [0, 1, 2]])
-    np.testing.assert_array_equal(metrics.hits_at_k(distances, 3), [[1, 1, 1], [0, 1, 1], [0, 0, 1]])
-
-
-def test_matching_score_is_the_mean_distance_of_pairs():
-    text = np.zeros((2, 2))
-    assert metrics.matching_score(text, np.array([[3.0, 4], [0, 1]])) == 3
-
-
 @pytest.mark.parametrize(("rows", "pairs"), [(301, 300), (300, 100), (150, 100)])
 def test_diversity_draws_more_pairs_from_more_samples(rows, pairs):
     embeddings = np.random.default_rng(1).normal(size=(rows, 4))
@@ -111,40 +54,6 @@ def test_diversity_draws_more_pairs_from_more_samples(rows, pairs):
     expected = cdist(embeddings[first.choice(rows, pairs, replace=False)],
                      embeddings[first.choice(rows, pairs, replace=False)]).diagonal().mean()
     assert metrics.diversity(embeddings, np.random.RandomState(3)) == pytest.approx(expected)
-
-
-def test_diversity_scales_with_the_embeddings_and_needs_enough_of_them(rng):
-    embeddings = rng.normal(size=(120, 4))
-    one, two = (metrics.diversity(scale * embeddings, np.random.default_rng(5)) for scale in (1, 2))
-    assert two == pytest.approx(2 * one)
-    with pytest.raises(ValueError, match="99"):
-        metrics.diversity(embeddings[:99], rng)
-
-
-def test_multimodality_is_zero_when_every_repeat_is_the_same_and_blind_to_the_text(rng):
-    texts, repeats = rng.normal(size=(5, 1, 8)), rng.normal(size=(1, 30, 8))
-    assert metrics.multimodality(np.broadcast_to(texts, (5, 30, 8)), rng) == 0
-    one, all_five = (metrics.multimodality(repeats + shift, np.random.default_rng(1)) for shift in (0, texts))
-    assert all_five == pytest.approx(one)
-
-
-def test_drawn_pairs_repeat_no_index(rng):
-    for indices in metrics.draw_pairs(20, 20, rng):
-        assert sorted(indices) == list(range(20))
-
-
-def test_mpjpe_is_blind_to_the_root_and_counts_in_the_unit_of_the_joints(rng):
-    joints = rng.normal(size=(6, 22, 3))
-    assert metrics.mpjpe(joints + rng.normal(size=(6, 1, 3)), joints) == pytest.approx(np.zeros(6))
-    moved = joints.copy()
-    moved[:, 5, 0] += 0.22
-    assert metrics.mpjpe(moved, joints) == pytest.approx(np.full(6, 0.01))
-
-
-def test_perfect_retrieval_ranks_first_both_ways():
-    scores = retrieval_scores(np.eye(20))
-    assert scores == {f"{way}_{name}": value for way in ("t2m", "m2t")
-                      for name, value in [*((f"R{k}", 100.0) for k in (1, 2, 3, 5, 10)), ("MedR", 1.0)]}
 
 
 def test_the_two_ways_differ_by_the_transpose():
@@ -217,8 +126,3 @@ def test_the_dissimilar_subset_has_one_of_every_kind(rng):
     assert scores["all"]["t2m_R1"] < 100
     alike = np.eye(100)[kinds] @ np.eye(100)[kinds].T
     assert sorted(kinds[least_alike(alike, 100)]) == list(range(100))
-
-
-def test_euclidean_similarity_is_the_negative_distance(rng):
-    text, motion = rng.normal(size=(2, 6, 4))
-    np.testing.assert_allclose(euclidean_similarity(text, motion), -cdist(text, motion))

@@ -3,12 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.motion_files import motion_files, read_motion, resample
+from data.motion_files import read_motion
 from data.specs import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M
-from tests.acclaim import amc_text, asf_text, motion
 from tests.figures import figure, walking, waving
 from tests.sample_motion import sample_motion, turned
 from utils.errors import InputError
@@ -60,23 +59,10 @@ def test_joints_of_kit_come_out_in_millimetres(tmp_path, per_metre):
         np.testing.assert_allclose(np.linalg.norm(read[:, first] - read[:, second], axis=-1), apart, atol=0.5)
 
 
-def test_bvh_comes_to_the_features_of_its_joints(tmp_path):
-    joints = walking(40)
-    (tmp_path / "a.bvh").write_text(joints_to_bvh(joints, T2M, 20).text())
-    np.testing.assert_allclose(read_joints(tmp_path / "a.bvh"), joints - joints[0, 0] * [1, 0, 1], atol=1e-3)
-
-
 def test_bvh_of_another_rate_is_resampled(tmp_path):
     joints = walking(81)
     (tmp_path / "a.BVH").write_text(joints_to_bvh(100 * joints, T2M, 40).text())
     np.testing.assert_allclose(read_joints(tmp_path / "a.BVH"), joints[::2] - joints[0, 0] * [1, 0, 1], atol=1e-3)
-
-
-def test_resampling_keeps_both_ends_and_straight_lines():
-    line = np.linspace(0, 8, 9)[:, None, None] * np.ones((1, 2, 3))
-    np.testing.assert_allclose(resample(line, 20, 30)[:, 0, 0], np.linspace(0, 8, 13))
-    assert len(resample(line, 20, 20.1)) == 9
-    np.testing.assert_allclose(resample(line[:1], 10, 20), line[:1])
 
 
 @pytest.mark.parametrize(("name", "array", "complaint"), [
@@ -124,19 +110,6 @@ def test_invalid_motions_are_reported_in_one_line_with_their_path(tmp_path, name
     assert not str(told.value).startswith("motion:")
 
 
-def test_bvh_of_unknown_names_names_the_nearest_rig(tmp_path):
-    text = joints_to_bvh(walking(30), T2M, 20).text().replace("Left", "Sinister")
-    (tmp_path / "a.bvh").write_text(text)
-    with pytest.raises(InputError, match="a.bvh: .*rig"):
-        read_motion(tmp_path / "a.bvh", SPEC)
-
-
-def test_bvh_of_another_skeleton_is_reported_where_no_rig_is_known(tmp_path):
-    (tmp_path / "a.bvh").write_text(joints_to_bvh(walking(30), T2M, 20).text())
-    with pytest.raises(InputError, match="not a BVH of the kit skeleton"):
-        read_motion(tmp_path / "a.bvh", KIT_SPEC)
-
-
 def test_bvh_of_another_rig_is_imported_without_its_t_pose(tmp_path):
     arms = np.concatenate([np.full(30, np.pi / 2), np.linspace(np.pi / 2, 0.2, 10), np.full(40, 0.2)])
     joints = figure(80, arms=(arms, arms))
@@ -170,18 +143,3 @@ def test_a_given_axis_settles_what_the_body_leaves_open(tmp_path):
     assert said == [f"{path}: the body is lying or bent in every frame"]
     read_motion(path, SPEC, up="z", say=said.append)
     assert len(said) == 1
-
-
-def test_a_motion_of_ours_is_read_whatever_it_looks_like(tmp_path):
-    path = saved(tmp_path / "a.npy", NOISE.standard_normal((30, 22, 3)))
-    assert read_motion(path, SPEC, trusted=True).shape == (30, 263)
-
-
-def test_amc_is_read_with_its_skeleton(tmp_path, capsys):
-    (tmp_path / "01.asf").write_text(asf_text())
-    (tmp_path / "01_01.amc").write_text(amc_text(motion(300)))
-    read = read_joints(tmp_path / "01_01.amc")
-    assert read.shape == (50, 22, 3)
-    assert "joints of a CMU ASF/AMC rig" in capsys.readouterr().out
-    assert motion_files(tmp_path) == [tmp_path / "01_01.amc"]
-    np.testing.assert_allclose(read[-1, 0, 2] - read[0, 0, 2], 49 / 20 * 20 * 0.8 / 14.9, rtol=0.1)  # 20 units/s
