@@ -1,5 +1,4 @@
 """LaMP: its objectives, their masks, and the differences of the published behaviour."""
-import argparse
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,15 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
-from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
+from models.lamp.lamp import OBJECTIVES, LaMP, Negatives
+from models.lamp.objectives import distillation_loss
 from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
-from training.stages.lamp import LaMPStage
 from utils.errors import InputError
-from utils.seeding import BatchSlice, sample_columns
+from utils.seeding import sample_columns
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24
 CONFIG = LaMPConfig(
@@ -85,37 +83,6 @@ def test_each_objective_stands_alone(objective, published, batch):
     assert all(parameter.grad is None for parameter in model.vq_model.parameters())
 
 
-def test_a_mirrored_caption_is_one_more_wrong_text_of_its_motion_alone(model, batch):
-    motion, ids, mask, m_lens = batch
-    mirrored = MirroredNegatives(ids[[1, 3]].flip(1), torch.ones(2, 7, dtype=torch.bool), torch.tensor([1, 3]))
-    plain = model(*batch, objectives=["ptc"]).loss
-    mirrored_loss = model(*batch, objectives=["ptc"], mirrored=mirrored).loss
-
-    text = model.text_features(ids, mask)
-    motions = model.motion_query_features(motion, m_lens)
-    scores = model.scaled(similarity(text, motions)).T  # (motions, texts)
-    wrong = model.scaled(similarity(model.text_features(mirrored.ids, mirrored.mask), motions))
-    rows = torch.full((4, 1), float("-inf"))
-    rows[1], rows[3] = wrong[0, 1], wrong[1, 3]
-    shares = torch.cat([scores, rows], 1).log_softmax(1)
-    count = torch.tensor([4, 5, 4, 5])
-    per_row = 0.9 * shares.diagonal() + 0.1 * shares.masked_fill(shares.isinf(), 0).sum(1) / count
-    close(mirrored_loss, (contrastive_loss(scores.T) - per_row.mean()) / 2)
-    assert mirrored_loss > plain
-
-
-def test_unknown_objectives_are_refused(model, batch):
-    for wrong in ([], ["ptc", "itc"]):
-        with pytest.raises(ValueError, match="objectives"):
-            model(*batch, objectives=wrong)
-
-
-def test_motion_may_come_encoded(model, batch):
-    motion, ids, mask, m_lens = batch
-    encoded = model.encode_motion(motion, m_lens)
-    close(model(encoded, ids, mask, generator=seeded()).loss, model(*batch, generator=seeded()).loss)
-
-
 @torch.no_grad()
 def test_padding_of_texts_and_motions_changes_no_loss(model, batch):
     motion, ids, mask, m_lens = batch
@@ -124,26 +91,6 @@ def test_padding_of_texts_and_motions_changes_no_loss(model, batch):
     longer = model(motion[1:], ids[1:], mask[1:], m_lens[1:], generator=seeded())
     for name in OBJECTIVES:
         close(shorter.losses[name], longer.losses[name])
-
-
-@torch.no_grad()
-def test_tokens_of_padding_are_neither_seen_nor_predicted(model, batch):
-    motion, ids, mask, m_lens = batch
-    encoded = model.encode_motion(motion, m_lens)
-    hidden = ~encoded.mask
-    other = replace(encoded, latents=encoded.latents + 5 * hidden[..., None],
-                    ids=torch.where(hidden, (encoded.ids + 1) % 8, encoded.ids))
-    close(model(other, ids, mask, generator=seeded()).loss, model(encoded, ids, mask, generator=seeded()).loss)
-    published = build(published=True)
-    first, second = (published(replace(given, mask=None), ids, mask, generator=seeded()).losses["gen"]
-                     for given in (other, encoded))
-    assert not torch.allclose(first, second)
-
-
-def test_tokens_are_those_of_the_tokenizer(model, batch):
-    motion = batch[0]
-    for built in (model, build(published=True)):
-        assert torch.equal(built.encode_motion(motion).ids, built.vq_model.encode(motion)[..., 0])
 
 
 def test_features_do_not_depend_on_the_rest_of_the_batch(model, batch):
@@ -156,26 +103,6 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(model, batch):
         close(model.text_features(ids[own, words], mask[own, words]), texts[own])
         close(model.motion_features(motion[own, frames]), motions[own])
         close(model.condition(ids[own, words], mask[own, words], "both"), conditions[own])
-
-
-@torch.no_grad()
-def test_similarity_of_features_is_what_training_compares(model, batch):
-    motion, ids, mask, m_lens = batch
-    scores = similarity(model.text_features(ids, mask), model.motion_query_features(motion, m_lens))
-    scaled = scores * model.temp.exp()
-    expected = (contrastive_loss(scaled) + contrastive_loss(scaled.T)) / 2
-    close(model(*batch, objectives=["ptc"]).loss, expected)
-    pairs = torch.einsum("te,mqe->tmq", model.text_features(ids, mask), model.motion_query_features(motion, m_lens))
-    close(scores, pairs.amax(-1))
-    norms = model.motion_features(motion, m_lens).norm(dim=-1)
-    close(norms, torch.ones(4))
-
-
-def test_published_retrieval_vectors_have_any_length(model, batch):
-    motion, ids, mask, m_lens = batch
-    close(F.normalize(model.text_embedding(ids, mask), dim=-1), model.text_features(ids, mask))
-    assert not torch.allclose(model.text_embedding(ids, mask).norm(dim=-1), torch.ones(4))
-    assert model.motion_embedding(motion, m_lens).shape == (4, 10)
 
 
 def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[Tensor, Tensor]:
@@ -203,22 +130,6 @@ def test_motion_with_the_same_caption_is_no_negative(model, batch):
         assert not (drawn == torch.arange(3)).any()
 
 
-def test_alike_pairs_are_drawn_more_often(model, batch):
-    scores = torch.zeros(4, 4)
-    scores[0, 3] = 3.0  # text 0 is like motion 3
-    motion, text = draws(model, batch[1], scores)
-    assert (motion[:, 0] == 3).float().mean() > 0.7
-    assert (text[:, 3] == 0).float().mean() > 0.7
-
-
-def test_same_captions_do_not_count_as_wrong_answers():
-    scores = torch.tensor([[4.0, 9.0, 1.0], [9.0, 4.0, 1.0], [0.0, 0.0, 2.0]])
-    same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
-    assert contrastive_loss(scores, same) < contrastive_loss(scores) - 1
-    expected = F.cross_entropy(scores, torch.arange(3), label_smoothing=0.1)
-    close(contrastive_loss(scores), expected)
-
-
 def test_single_pair_has_nothing_to_contrast_or_match(model, batch):
     one = tuple(part[:1] for part in batch)
     for objective in ("ptc", "ptm"):
@@ -242,25 +153,6 @@ def test_matching_limited_to_rows_is_matching_of_those_rows(model, batch):
     assert drawn.accuracies["ptm"].item() * 3 == pytest.approx(round(drawn.accuracies["ptm"].item() * 3))
 
 
-@torch.no_grad()
-def test_rows_of_matching_are_spread_over_the_parts_of_a_batch(model, batch):
-    """Two of eight rows: one in each half of the batch."""
-    for first in (0, 4):
-        part = model(*batch, objectives=["ptm"], matching_rows=2, generator=seeded(), batch_slice=BatchSlice(first, 8))
-        assert part.accuracies["ptm"].item() * 3 == pytest.approx(round(part.accuracies["ptm"].item() * 3))
-    whole = model(*batch, objectives=["ptm"], matching_rows=4, generator=seeded(), batch_slice=BatchSlice(0, 4))
-    close(model(*batch, objectives=["ptm"], generator=seeded()).losses["ptm"], whole.losses["ptm"])
-
-
-def test_scale_is_exp_of_temp_and_published_temp_itself():
-    for published, scale in ((False, 1 / 0.07), (True, 2.6592600)):
-        model = build(published)
-        assert model.scaled(torch.ones(())).item() == pytest.approx(scale, rel=1e-5)
-    model = build()
-    model.temp.data.fill_(50.0)
-    assert model.scaled(torch.ones(())).item() == pytest.approx(100.0)
-
-
 def test_weights_of_objectives_come_from_the_command_line():
     flags = ["--name", "a", "--vq_name", "vq", "--objectives"]
     assert parse_lamp_options(flags[:-1]).objectives == dict.fromkeys(OBJECTIVES, 1.0)
@@ -268,13 +160,6 @@ def test_weights_of_objectives_come_from_the_command_line():
     for wrong in ("all", "ptc=much", "ptc=-1"):
         with pytest.raises(InputError, match="--objectives"):
             parse_lamp_options([*flags, wrong])
-
-
-def test_a_run_without_a_rate_for_bert_resumes_the_two_groups_of_older_runs(model):
-    stage = LaMPStage(model, argparse.Namespace(objectives=OBJECTIVES, text_lr=1.0, lr=1e-4, distill=0.0), None, None)
-    assert [group.keys() for group in stage.parameter_groups(0.05)] == [{"params", "weight_decay"}] * 2
-    stage.opt.text_lr = 0.1
-    assert {group["lr"] for group in stage.parameter_groups(0.05)} == {1e-4, 1e-4 * 0.1}
 
 
 def test_only_matrices_decay_and_published_temp():
@@ -316,14 +201,6 @@ def test_weights_with_another_motion_encoder_need_the_published_switch():
     assert torch.equal(model.motion_encoder.model[0].weight, own["motion_encoder.model.0.weight"])
 
 
-def test_options_of_a_released_model_mean_the_published_behaviour():
-    released = LaMPConfig.from_options({"batch_size": 64, "lr": 0.0001}, VQConfig(num_quantizers=1))
-    assert released == LaMPConfig(published=True)
-    for published in (False, True):
-        config = replace(CONFIG, published=published)
-        assert LaMPConfig.from_options(config.to_options(), CONFIG.vq) == config
-
-
 def test_condition_is_frozen_and_has_the_width_of_its_kind(model, batch):
     _, ids, mask, _ = batch
     model.train()
@@ -336,45 +213,6 @@ def test_condition_is_frozen_and_has_the_width_of_its_kind(model, batch):
     close(cls, model.Qformer.text(ids, mask)[:, 0])
     with pytest.raises(ValueError, match="not one of"):
         model.condition(ids, mask, "mean")
-
-
-def test_condition_ignores_padding_but_not_where_published(batch):
-    _, ids, mask, _ = batch
-    longer = F.pad(ids, (0, 5)), F.pad(mask, (0, 5))
-    model, published = build(), build(published=True)
-    close(model.condition(*longer), model.condition(ids, mask))
-    assert not torch.allclose(published.condition(*longer), published.condition(ids, mask))
-
-
-@torch.no_grad()
-def test_condition_is_what_gen_was_trained_on(model, batch):
-    _, ids, mask, _ = batch
-    hidden = model.query_text(model.Qformer.text(ids, mask), mask).hidden
-    close(model.condition(ids, mask), hidden.mean(1))
-    close(model.generation_logits(model.Qformer.text(ids, mask), mask), model.motion_cls(hidden))
-
-
-def test_gen_needs_the_tokenizer_and_features_do_not(model, batch):
-    motion, ids, mask, m_lens = batch
-    small = LaMP(CONFIG).eval()
-    small.load_state_dict({name: tensor for name, tensor in model.state_dict().items()
-                           if not name.startswith("vq_model.")})
-    close(small.text_features(ids, mask), model.text_features(ids, mask))
-    close(small.motion_features(motion, m_lens), model.motion_features(motion, m_lens))
-    assert small(*batch, objectives=["ptc", "ptm", "lm"]).loss.isfinite()
-    with pytest.raises(ValueError, match="tokenizer"):
-        small(*batch, objectives=["gen"])
-
-
-def test_parts_of_other_sizes_are_refused():
-    tokenizer = build_tokenizer(replace(CONFIG.vq, nb_code=4))
-    with pytest.raises(ValueError, match="tokenizer"):
-        LaMP(CONFIG, tokenizer)
-
-
-def test_motion_longer_than_the_queries_is_refused(model):
-    with pytest.raises(InputError, match="28 frames"):
-        model.encode_motion(torch.zeros(1, 28, WIDTH))
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -404,16 +242,6 @@ def test_training_learns_captions_motions_and_which_belong_together(batch):
     assert learned["ptc"] == 1
     assert learned["lm"] > 0.8
     assert learned["gen"] > 0.8
-
-
-def test_captioning_starts_from_what_lamp_learned(model, batch):
-    motion, _, _, m_lens = batch
-    prefix = MotionPrefix(MotionPrefixConfig.of_lamp(model, 20)).eval()
-    prefix.take(model)
-    encoded = model.encode_motion(motion, m_lens)
-    close(prefix.query_motion(prefix.motion_states(motion), encoded.mask), model.query_motion(encoded).hidden)
-    assert prefix(motion, encoded.mask).shape == (4, QUERIES, 20)
-    assert not any(parameter.requires_grad for parameter in prefix.motion_encoder.parameters())
 
 
 @pytest.mark.parametrize("name", ["query_tokens", "motion_projection", "Qformer.bert.embeddings.LayerNorm.weight",
@@ -449,13 +277,3 @@ def test_distillation_compares_the_similarities_of_two_models():
     assert float(loss.detach()) > 0.1
     assert leaf.grad.isfinite().all()
     assert float(distillation_loss(others[:1], features[:1])) == 0
-
-
-def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
-    freeze_text(model, words=False, trained_layers=1)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    last = model.config.qformer.layers - 1
-    assert f"Qformer.bert.encoder.layer.{last}.intermediate.dense.weight" in trained
-    assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
-    assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
-    assert {"text_proj.weight", "query_tokens"} <= trained

@@ -134,24 +134,6 @@ def test_a_packed_network_writes_the_state_it_was_built_from() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
-def test_shared_weights_are_not_packed() -> None:
-    table, layer = nn.Embedding(9, 8), Linear(8, 9)
-    layer.weight = table.weight
-    pack_linears(nn.ModuleList([table, layer]))
-    assert not layer.weight.is_mkldnn
-
-
-def test_parameters_and_files_are_those_of_torch() -> None:
-    torch.manual_seed(0)
-    ours = Linear(6, 4)
-    torch.manual_seed(0)
-    theirs = nn.Linear(6, 4)
-    assert isinstance(ours, nn.Linear)
-    theirs.load_state_dict(ours.state_dict())
-    assert torch.equal(ours.weight, theirs.weight)
-
-
 @pytest.mark.parametrize(("seconds", "kind"), [({"mkl": 1.0, "onednn": 0.5}, "onednn"),
                                                ({"mkl": 1.0, "onednn": 0.95}, "mkl"),
                                                ({"mkl": 1.0, "onednn": 2.0}, "mkl")])
@@ -170,16 +152,3 @@ def test_it_is_measured_once_for_a_kind_of_cpu(tmp_path: Path, monkeypatch: pyte
     assert list(json.loads(kept.read_text()).values()) == ["onednn"]
     kept.write_text("[")
     assert choose_linear() == "mkl"
-
-
-def test_without_a_place_for_the_cache_it_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    answers = ["onednn", "mkl"]
-    monkeypatch.setattr(module, "faster_linear", lambda: answers.pop(0))
-    assert [choose_linear(), choose_linear()] == ["onednn", "mkl"]
-
-
-def test_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="'blis' is not one of mkl, onednn"):
-        use_linear("blis")

@@ -6,17 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from models.config import ATTENTION_KINDS, MaskTransformerConfig
-from models.lamp.qformer import QFormerConfig
 from models.layers import EncoderLayer, can_pack, pack_linears
-from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
+from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import (
-    PositionalEncoding,
     attention_mask,
     draw_uniform,
     padding_of,
     sample_generators,
     sample_tokens,
-    static_batches,
     top_k_filter,
 )
 
@@ -92,57 +89,7 @@ def test_padding_changes_nothing_unless_published() -> None:
         assert same == (kind != "additive"), kind
 
 
-def test_unknown_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="'sparse' is not one of causal, additive, full"):
-        make("sparse")(tokens(1, 3), texts(1))
-
-
-def test_every_layer_starts_with_weights_of_its_own() -> None:
-    layers = MaskTransformer(MaskTransformerConfig(**SIZES)).seqTransEncoder.layers
-    first, second = (dict(layer.named_parameters()) for layer in layers)
-    same = {name for name in first if first[name].dim() > 1 and torch.equal(first[name], second[name])}
-    assert not same
-    assert first["linear1.weight"].std().item() == pytest.approx(0.02, rel=0.2)
-    assert first["self_attn.in_proj_weight"].std() > 0.1  # Xavier: sqrt(2 / (3 * 16 + 16))
-
-
-def test_position_table_is_the_sinusoids() -> None:
-    table = PositionalEncoding(8, 0.0).pe
-    assert table.shape == (5000, 1, 8)
-    for position, column in [(0, 0), (3, 0), (3, 5), (49, 2), (49, 7)]:
-        angle = position * 10000 ** (-(column - column % 2) / 8)
-        assert table[position, 0, column] == pytest.approx((math.cos if column % 2 else math.sin)(angle), abs=1e-5)
-
-
-def test_state_dict_may_lack_the_position_table_but_nothing_else() -> None:
-    model, state = make(), make().state_dict()
-    del state["position_enc.pe"]
-    model.load_state_dict(state)
-    del state["cond_emb.bias"]
-    with pytest.raises(RuntimeError, match="cond_emb.bias"):
-        model.load_state_dict(state)
-
-
-@torch.no_grad()
-def test_training_and_eval_differ_by_dropout_only() -> None:
-    model = make(dropout=0.0, cond_drop_prob=0.0)
-    ids = tokens(2, 5)
-    torch.testing.assert_close(model.train()(ids, texts(2)), model.eval()(ids, texts(2)))
-    noisy = make(dropout=0.5).train()
-    assert not torch.equal(noisy(ids, texts(2)), noisy(ids, texts(2)))
-
-
 # --- guidance
-
-@torch.no_grad()
-def test_guidance_mixes_the_two_predictions() -> None:
-    model, ids, cond = make(), tokens(3, 6), texts(3)
-    padding = padding_of(torch.tensor([6, 4, 2]), 6)
-    conditional, unconditional = model(ids, cond, padding), model(ids, torch.zeros_like(cond), padding)
-    assert not torch.allclose(conditional, unconditional, atol=1e-2)
-    for scale in (0, 1, 2.5, 4):
-        expected = unconditional + scale * (conditional - unconditional)
-        torch.testing.assert_close(model.guided_logits(ids, cond, padding, scale), expected, rtol=0, atol=1e-4)
 
 
 def test_text_is_dropped_for_whole_samples_in_training_only() -> None:
@@ -151,16 +98,6 @@ def test_text_is_dropped_for_whole_samples_in_training_only() -> None:
     dropped = (model.train().drop_condition(cond, stream()) == 0)
     assert (dropped.all(1) == dropped.any(1)).all()
     assert dropped[:, 0].float().mean() == pytest.approx(0.3, abs=0.04)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", ["causal", "additive", "full"])
-def test_logits_of_some_positions_are_those_of_a_whole_pass(kind: str) -> None:
-    model, ids, cond = make(kind), tokens(3, 9), texts(3)
-    padding, at = padding_of(torch.tensor([9, 4, 7]), 9), torch.tensor([[5, 0], [8, 8], [3, 6]])
-    whole = model.guided_logits(ids, cond, padding, 2.5)
-    asked = model.guided_logits(ids, cond, padding, 2.5, at)
-    torch.testing.assert_close(asked, whole[torch.arange(3)[:, None], at], rtol=0, atol=1e-5)
 
 
 # --- corruption and loss
@@ -182,33 +119,12 @@ def test_corruption_follows_the_recipe() -> None:
     assert asked.float().mean(0).std() < 0.02  # no favourite position
 
 
-def test_corruption_counts_a_clips_own_tokens_and_leaves_padding_alone() -> None:
-    model, ids = make(), tokens(600, 20)
-    lens = torch.arange(600) % 20 + 1
-    batch = model.corrupt(ids, lens, stream())
-    asked = batch.labels != model.mask_id
-    counts = asked.sum(1)
-    assert (counts >= 1).all() and (counts <= lens).all()
-    assert (batch.ids[batch.padding] == model.pad_id).all() and not (asked & batch.padding).any()
-    assert torch.equal(batch.padding.sum(1), 20 - lens)
-    assert (counts / lens)[lens >= 5].mean().item() == pytest.approx(2 / math.pi, abs=0.05)  # mean of the cosine
-
-
 def test_loss_does_not_see_what_lies_behind_a_clip() -> None:
     model, ids, lens = make("full"), tokens(4, 10), torch.tensor([10, 3, 7, 1])
     other = torch.where(padding_of(lens, 10), tokens(4, 10, seed=5), ids)
     assert not torch.equal(ids, other)
     one, two = (model.loss(x, texts(4), lens, stream()) for x in (ids, other))
     assert one.loss == two.loss and one.accuracy == two.accuracy
-
-
-def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
-    model = make().train()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = model.loss(tokens(4, 10), texts(4), torch.tensor([10, 3, 7, 1]), stream()).loss
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
@@ -224,11 +140,6 @@ def test_gradients_without_text_are_finite_at_initialisation_and_train_every_par
     assert max(largest.values()) < 10, largest
     assert all(state["exp_avg_sq"].isfinite().all() for state in optimizer.state.values())
     assert all(parameter.any() for parameter in model.parameters())  # biases are no longer zero
-
-
-def test_nothing_of_a_loss_is_read_back_by_the_host() -> None:
-    lens = torch.tensor([9, 4, 7], device="meta")  # where there is nothing to read: a value that is asked for raises
-    assert make().to("meta").train().loss(tokens(3, 9).to("meta"), texts(3).to("meta"), lens, stream()).loss.is_meta
 
 
 def test_it_learns_tokens_that_follow_from_the_text() -> None:
@@ -272,24 +183,6 @@ def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, gro
     assert all(torch.equal(a, b) for a, b in zip(together, reversed(backwards), strict=True))
 
 
-def test_shape_of_a_pass_depends_on_the_sample_alone() -> None:
-    cpu, other = torch.device("cpu"), torch.device("meta")
-    assert [(g.rows, g.size, g.length) for g in static_batches([3, 50], cpu)] == [([0], 1, 3), ([1], 1, 50)]
-    lens = [3, 50, 49, 7, 99]
-    for device, padded in ((other, [49, 98, 49, 49, 147]), (cpu, [3, 51, 49, 9, 99])):
-        groups = static_batches(lens, device, rows=2)
-        assert sorted(row for group in groups for row in group.rows) == [0, 1, 2, 3, 4]
-        for group in groups:
-            assert group.size == 2
-            assert {padded[row] for row in group.rows} == {group.length}
-    exact = static_batches([7, 6, 7, 7], cpu, rows=2, exact=True)
-    assert [(g.rows, g.size, g.length) for g in exact] == [([1], 2, 6), ([0, 2], 2, 7), ([3], 2, 7)]
-    independent = static_batches([7, 50, 8, 1], cpu, independent=True)
-    assert [(g.rows, g.size, g.length) for g in independent] == [([3], 1, 3), ([0, 2], 2, 9), ([1], 1, 51)]
-    assert len(static_batches([49] * 70, cpu, independent=True)) == 3
-    assert len(static_batches([49] * 70, other)) == 70
-
-
 def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:
     model, lens, timesteps = make(), torch.tensor([24, 7, 1, 15]), 8
     result = model.generate(texts(4), lens.tolist(), sample_generators(range(4)), timesteps=timesteps)
@@ -317,11 +210,6 @@ def test_the_least_certain_tokens_are_masked_again() -> None:
     assert certainty[again].max() <= certainty[~again].min()
 
 
-def test_one_step_is_enough_to_fill_a_clip() -> None:
-    ids = make().generate(texts(1), [6], sample_generators([0]), timesteps=1).ids
-    assert (ids >= 0).all()
-
-
 @pytest.mark.parametrize("kind", ["causal", "full"])
 @pytest.mark.parametrize("gumbel", [True, False])
 def test_nothing_of_a_generation_is_read_back_by_the_host(kind: str, gumbel: bool) -> None:
@@ -332,20 +220,6 @@ def test_nothing_of_a_generation_is_read_back_by_the_host(kind: str, gumbel: boo
     assert ids.is_meta
     with pytest.raises(RuntimeError):
         bool(ids.sum() > 0)
-
-
-def test_seeds_repeat_and_differ() -> None:
-    model, cond = make(), texts(1).expand(6, -1)
-    seeds = [1, 2, 3, 1, 2, 4]
-    ids = model.generate(cond, [12] * 6, sample_generators(seeds)).ids
-    assert torch.equal(ids[0], ids[3]) and torch.equal(ids[1], ids[4])
-    assert len({tuple(line.tolist()) for line in ids}) == 4
-
-
-def test_guidance_draws_tokens_towards_the_text() -> None:
-    model, cond = make(), texts(1)
-    strong, none = (model.generate(cond, [12], sample_generators([0]), cond_scale=scale).ids for scale in (6.0, 1.0))
-    assert not torch.equal(strong, none)
 
 
 def test_known_tokens_stay_and_shape_the_rest() -> None:
@@ -361,14 +235,6 @@ def test_known_tokens_stay_and_shape_the_rest() -> None:
     known[0, :4] = torch.tensor([7, 60, 23, 42])
     others = model.generate(texts(2), [10, 8], sample_generators([0, 1]), known=known).ids
     assert not torch.equal(others[0, 4:], result.ids[0, 4:])
-
-
-def test_published_attention_sees_the_padding_of_the_batch() -> None:
-    model, cond = make("additive"), texts(2)
-    alone = model.generate(cond[:1], [5], sample_generators([0])).ids
-    beside = model.generate(cond, [5, 40], sample_generators([0, 1]), padding_value=model.pad_id).ids
-    assert not torch.equal(alone[0], beside[0, :5])
-    assert (beside[0, 5:] == model.pad_id).all()
 
 
 def test_generation_refuses_what_cannot_work() -> None:
@@ -408,47 +274,7 @@ def test_draws_follow_the_softmax_at_the_temperature(gumbel: bool) -> None:
     assert (cold == 2).all()
 
 
-@pytest.mark.parametrize("gumbel", [True, False])
-def test_draws_of_a_sample_do_not_depend_on_its_padding(gumbel: bool) -> None:
-    logits = torch.randn(2, 9, K, generator=stream())
-    alone, padded = sample_generators([7]), sample_generators([7, 8])
-    classes = (K,) if gumbel else ()
-    for _ in range(3):  # from the second step on, the streams would differ
-        one = sample_tokens(logits[:1, :4], 0.0, 1.0, gumbel, noise(alone, [4], (1, 4, *classes)))
-        many = sample_tokens(logits, 0.0, 1.0, gumbel, noise(padded, [4, 9], (2, 9, *classes)))
-        assert torch.equal(one[0], many[0, :4])
-
-
 # --- the released LaMP transformer
-
-def make_released() -> LaMPMaskTransformer:
-    torch.manual_seed(0)
-    qformer = QFormerConfig(hidden=COND, layers=2, heads=2, intermediate=12, max_positions=20, vocab=30,
-                            encoder_width=10, num_query_tokens=3)
-    model = LaMPMaskTransformer(MaskTransformerConfig(**SIZES, attention="additive"), qformer).eval()
-    liven(model)
-    return model
-
-
-@torch.no_grad()
-def test_released_lamp_file_makes_its_own_condition() -> None:
-    model = make_released()
-    ids, mask = torch.randint(1, 30, (2, 7), generator=stream()), torch.ones(2, 7)
-    mask[0, 4:] = 0
-    text = model.text_condition(ids, mask)
-    assert text.cond.shape == (2, COND) and text.hidden.shape == (2, 7, COND) and text.states.shape == (2, 7, 10)
-    queries = model.Qformer.query(model.query_tokens, text.states).hidden
-    torch.testing.assert_close(text.cond, queries.mean(1))
-    assert model(tokens(2, 5), text.cond).shape == (2, 5, K)
-
-
-def test_released_lamp_names_are_the_transformers_and_the_text_sides() -> None:
-    names, trunk = set(make_released().state_dict()), set(make().state_dict())
-    assert trunk < names
-    assert {name.split(".")[0] for name in names - trunk} == {"Qformer", "query_tokens", "text2former", "clip2qformer"}
-    model, state = make_released(), make_released().state_dict()
-    del state["clip2qformer.weight"], state["clip2qformer.bias"]
-    model.load_state_dict(state)
 
 
 # --- the start of training

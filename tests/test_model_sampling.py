@@ -6,8 +6,8 @@ import pytest
 
 import gen_t2m
 from data.specs import dataset_spec
-from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling, Writing
-from models.text_to_motion import Sample, TextToMotion
+from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling
+from models.text_to_motion import TextToMotion
 from options.generate import parse_generate_options
 from options.train import parse_length_options, parse_res_options, parse_t2m_options
 from storage import released
@@ -16,7 +16,6 @@ from storage.load import _own_sampling, load_text_to_motion
 from tests.toy import run_here
 from tests.toy_models import make_models
 from utils.errors import InputError
-from utils.seeding import text_key
 
 
 class Part:
@@ -39,17 +38,6 @@ def bundled() -> TextToMotion:
 
 def test_bundled_models_bring_the_sampling_that_suits_them(bundled: TextToMotion) -> None:
     assert bundled.sampling == Sampling(10, 4.0, 1.0, 0.9, True, res_cond_scale=2.0, res_temperature=0.1, length="mean")
-
-
-def test_released_files_are_sampled_as_published() -> None:
-    assert own(base=Part({}), residual=Part({}), length=Part({})) == Sampling()
-    assert (Sampling.res_cond_scale, Sampling.res_temperature, Sampling.length) == (5.0, 1.0, "sample")
-    assert own("kit", Part({}), Part({})).cond_scale == 2.0
-
-
-def test_our_earlier_checkpoints_keep_the_sampling_they_had() -> None:
-    sampling = own(base=Part({}, True), residual=Part({"published_behaviour": False}), length=Part({}, True))
-    assert (sampling.res_cond_scale, sampling.res_temperature, sampling.length) == (2.0, 0.1, "mean")
 
 
 def test_each_model_states_its_part_alone() -> None:
@@ -79,24 +67,6 @@ def test_training_writes_sampling_into_the_options() -> None:
     residual = vars(parse_res_options(["--name", "a", "--vq_name", "vq"]))
     length = vars(parse_length_options(["--name", "a", "--length", "mean"]))
     assert own(base=Part(base), residual=Part(residual), length=Part(length)) == Sampling(cond_scale=2.0, length="mean")
-
-
-def test_lengths_are_sampled_from_the_samples_own_stream_or_are_the_mean(bundled: TextToMotion) -> None:
-    samples = [Sample("a person walks forward", seed) for seed in range(12)] + [Sample("a person bows", 0)]
-    drawn = bundled.token_lengths(samples, bundled.sampling.changed({"length": "sample"}))
-    assert len(set(drawn[:12])) > 2 and min(drawn) >= 1
-    assert bundled.token_lengths(samples[3:5], bundled.sampling.changed({"length": "sample"})) == drawn[3:5]
-    assert len(set(bundled.token_lengths(samples[:12]))) == 1
-
-
-def test_the_released_captioner_writes_as_published() -> None:
-    source = released.with_m2t_sizes(Part({}).source, {})
-    writing = Writing().changed(source.options)
-    assert (writing.num_beams, writing.prompt, writing.prompt_in_caption) == (5, "a man is", False)
-
-
-def test_prompts_have_keys_of_their_own() -> None:
-    assert text_key("a") != text_key("b") and text_key("a person bows") == text_key("a person bows")
 
 
 @pytest.mark.parametrize("more", [(), ("--loop",)], ids=["plain", "directed"])

@@ -39,45 +39,12 @@ def tokens(count: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(K, (count, length, Q), generator=stream(seed))
 
 
-@pytest.mark.parametrize("share_weight", [True, False])
-def test_history_sums_the_layers_below(share_weight: bool) -> None:
-    model, ids = make(share_weight=share_weight), tokens(3, 7)
-    ids[2, 4:] = model.pad_id
-    layers = torch.tensor([1, 2, 4])
-    tables = model.input_tables()
-    history = model.history_of(ids, layers)
-    for row, layer in enumerate(layers.tolist()):
-        expected = sum(tables[below][ids[row, :, below]] for below in range(layer))
-        torch.testing.assert_close(history[row], expected)
-
-
-def test_shared_weights_use_one_table_for_reading_and_predicting_a_layer() -> None:
-    model = make()
-    assert model.input_tables().shape == model.output_tables().shape == (Q - 1, K + 1, 8)
-    assert torch.equal(model.input_tables()[1:], model.output_tables()[:-1])
-    apart = make(share_weight=False)
-    assert not torch.isclose(apart.input_tables()[1:], apart.output_tables()[:-1]).any(2).all()
-
-
 def test_two_quantizers_are_the_fewest() -> None:
     model = make(num_quantizers=2)
     ids = model.generate(tokens(1, 4)[..., 0], texts(1), [4], sample_generators([0]))
     assert ids.shape == (1, 4, 2) and (ids >= 0).all()
     with pytest.raises(ValueError, match="num_quantizers 1"):
         make(num_quantizers=1)
-
-
-@torch.no_grad()
-def test_separate_weights_project_once_and_twice_as_published() -> None:
-    ours, released = make(share_weight=False), make(share_weight=False, published=True)
-    ours.output_proj_bias.normal_(generator=stream())
-    released.load_state_dict(ours.state_dict())
-    hidden, layers = torch.randn(2, 3, 8, generator=stream()), torch.tensor([1, 3])
-    for row, layer in enumerate(layers.tolist()):
-        product = hidden[row] @ ours.output_proj_weight[layer - 1].T
-        bias = ours.output_proj_bias[layer - 1]
-        torch.testing.assert_close(ours.project(hidden, layers)[row], product + bias)
-        torch.testing.assert_close(released.project(hidden, layers)[row], 2 * product + bias)
 
 
 @torch.no_grad()
@@ -89,16 +56,6 @@ def test_padding_changes_nothing_and_layer_and_text_do() -> None:
     torch.testing.assert_close(alone, padded, rtol=0, atol=1e-5)
     assert not torch.allclose(alone, model(history[:, :5], torch.tensor([1, 4]), cond), atol=1e-2)
     assert not torch.allclose(alone, model(history[:, :5], layers, cond.flip(0)), atol=1e-2)
-
-
-@torch.no_grad()
-def test_guidance_mixes_the_two_predictions() -> None:
-    model, ids, layers, cond = make(), tokens(2, 6), torch.tensor([2, 4]), texts(2)
-    history = model.history_of(ids, layers)
-    with_text, without = (model.project(model(history, layers, c), layers) for c in (cond, torch.zeros_like(cond)))
-    torch.testing.assert_close(model.guided_logits(history, layers, cond, None, 1), with_text)
-    torch.testing.assert_close(model.guided_logits(history, layers, cond, None, 5),
-                               without + 5 * (with_text - without), rtol=0, atol=1e-4)
 
 
 def test_training_draws_every_layer_and_low_ones_more_often() -> None:
@@ -119,21 +76,6 @@ def test_loss_is_of_the_layer_above_and_of_real_tokens_only() -> None:
     assert model.loss(above, texts(3), lens, stream(), layers).loss != loss.loss
 
 
-def test_nothing_of_a_loss_is_read_back_by_the_host() -> None:
-    lens = torch.tensor([8, 3, 5], device="meta")  # where there is nothing to read: a value that is asked for raises
-    assert make().to("meta").train().loss(tokens(3, 8).to("meta"), texts(3).to("meta"), lens, stream()).loss.is_meta
-
-
-def test_loss_is_float32_and_trains_in_mixed_precision() -> None:
-    for share_weight in (True, False):
-        model = make(share_weight=share_weight).train()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model.loss(tokens(8, 8), texts(8), torch.arange(1, 9), stream()).loss
-        assert loss.dtype == torch.float32
-        loss.backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
 LENS = [5, 12, 1, 9, 30, 7]
 
 
@@ -148,15 +90,6 @@ def test_same_sample_same_layers_whatever_the_batch(group_rows: int | None) -> N
     together = run(list(range(6)))
     for row in range(6):
         assert torch.equal(run([row])[0], together[row])
-
-
-def test_generation_keeps_the_base_layer_and_marks_padding() -> None:
-    model, base = make(), tokens(3, 12)[..., 0]
-    ids = model.generate(base, texts(3), [12, 4, 7], sample_generators(range(3)))
-    real = ~padding_of(torch.tensor([12, 4, 7]), 12)
-    assert ids.shape == (3, 12, Q)
-    assert torch.equal(ids[..., 0][real], base[real])
-    assert (ids[~real] == -1).all() and (ids[real] >= 0).all() and (ids < K).all()
 
 
 @torch.no_grad()
@@ -177,16 +110,6 @@ def test_seeds_repeat_and_differ_and_known_tokens_stay() -> None:
     kept = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]), known=known)
     assert torch.equal(kept[:, 2:5, 1:], known[:, 2:5, 1:])
     assert torch.equal(kept[..., 0], base)
-
-
-def test_generation_refuses_what_cannot_work() -> None:
-    model, base = make(), tokens(2, 5)[..., 0]
-    with pytest.raises(ValueError, match="at least one token, not 0"):
-        model.generate(base, texts(2), [3, 0], sample_generators([0, 1]))
-    with pytest.raises(ValueError, match="2 rows of ids, 1 text features"):
-        model.generate(base, texts(1), [3, 3], sample_generators([0, 1]))
-    with pytest.raises(RuntimeError, match="eval mode"):
-        model.train().generate(base, texts(2), [3, 3], sample_generators([0, 1]))
 
 
 def test_nothing_of_a_generation_is_read_back_by_the_host() -> None:

@@ -18,7 +18,6 @@ from models.vq.model import VQConfig, build_tokenizer
 from storage.load import load_text_to_motion
 from tests.toy import run_here
 from tests.toy_models import make_models
-from utils.errors import InputError
 
 TEXTS = ["a person walks forward and turns left", "someone waves with the right hand"]
 
@@ -61,42 +60,12 @@ def _lamp(pipeline: TextToMotion) -> torch.nn.Module:
     return pipeline.text.model
 
 
-@torch.no_grad()
-def test_bf16_logits_are_within_a_tenth_of_their_spread(plain: TextToMotion, bf16: TextToMotion,
-                                                        tokens: list[torch.Tensor]) -> None:
-    cond, ids, layers = plain.condition(TEXTS[:1]), tokens[0][None], torch.tensor([2])
-    for logits in (
-            lambda made: made.transformer.guided_logits(ids[..., 0], cond, None, 4.0),
-            lambda made: made.residual.guided_logits(made.residual.history_of(ids, layers), layers, cond, None, 5.0)):
-        one, other = logits(plain), logits(bf16)
-        assert other.dtype == torch.float32
-        assert (one - other).square().mean().sqrt() < 0.1 * one.std()
-
-
 def test_bf16_decodes_to_the_same_motion_within_millimetres(plain: TextToMotion, bf16: TextToMotion,
                                                             tokens: list[torch.Tensor]) -> None:
     for one, other in zip(plain.features_of(tokens), bf16.features_of(tokens), strict=True):
         apart = np.abs(plain.joints(one) - plain.joints(other))
         assert 0 < apart.mean() < 0.002
         assert apart.max() < 0.02
-
-
-def test_bf16_motions_do_not_depend_on_what_else_is_made(bf16: TextToMotion) -> None:
-    samples = [Sample(TEXTS[0], 1, 60), Sample(TEXTS[1], 2, 40)]
-    together, alone = bf16.generate(samples), bf16.generate(samples[1:])
-    np.testing.assert_array_equal(together[1], alone[0])
-
-
-def test_a_codebook_keeps_its_precision(plain: TextToMotion, bf16: TextToMotion, tokens: list[torch.Tensor]) -> None:
-    for one, other in zip(plain.tokenizer.quantizers, bf16.tokenizer.quantizers, strict=True):
-        assert torch.equal(one.codebook, other.codebook)
-    features = plain.features_of(tokens[:1])[0]
-    assert (plain.encode(features) == bf16.encode(features)).float().mean() > 0.85
-
-
-def test_half_precision_is_refused_on_the_cpu(plain: TextToMotion) -> None:
-    with pytest.raises(InputError, match="fp16 needs a CUDA device"):
-        speed_up(plain.networks, "fp16")
 
 
 def test_compiled_networks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
