@@ -119,28 +119,6 @@ def jumping(frames: int = 60, height: float = 0.35) -> np.ndarray:
     return figure(frames, air=(height - 9.81 / 2 * flight ** 2).clip(0))
 
 
-def _wave(frames: int, times: float) -> np.ndarray:
-    """From 0 to 1 and back ``times`` times, (T,)."""
-    return (1 - np.cos(2 * np.pi * times * np.linspace(0, 1, frames))) / 2
-
-
-def getting_up(frames: int = 80) -> np.ndarray:
-    """Sits at first, then rises."""
-    return sitting(frames)[::-1].copy()
-
-
-def punching(side: str, frames: int = 60) -> np.ndarray:
-    """Holds both fists up and strikes four times with one of them."""
-    out = _wave(frames, 4) ** 2
-    return figure(frames, reach=_sided(side, 0.6 + 0.9 * out, 0.6), elbows=_sided(side, 2.2 * (1 - out), 2.2))
-
-
-def throwing(frames: int = 60) -> np.ndarray:
-    """Draws the right hand back over the shoulder and flings it forward."""
-    path = np.interp(np.arange(frames), [10, 25, 30, 50], [0.0, 3.4, 1.2, 0.0])
-    return figure(frames, reach=(0, path), elbows=(0, 0.9 * (path > 2)))
-
-
 def hopping(side: str, frames: int = 80) -> np.ndarray:
     """Hops four times on one foot, the other lifted behind."""
     lifted = np.pi / 2
@@ -153,91 +131,8 @@ def balancing(side: str, frames: int = 80) -> np.ndarray:
     return hopping(side, frames) - [0, 1, 0] * hopping(side, frames)[..., 1].min(1)[:, None, None]
 
 
-def jumping_jacks(frames: int = 80) -> np.ndarray:
-    """Moves arms and legs out and in three times, jumping a little."""
-    out = _wave(frames, 3)
-    joints = figure(frames, arms=(0.1 + 2.6 * out, 0.1 + 2.6 * out), air=0.05 * _wave(frames, 6))
-    for side, sign in (("left", 1), ("right", -1)):
-        for joint, share in (("knee", 0.5), ("ankle", 1.0), ("foot", 1.0)):
-            joints[:, T2M.joint_names.index(f"{side}_{joint}"), 0] += sign * 0.35 * share * out
-    return joints
-
-
-def circling(turn: float) -> np.ndarray:
-    """Walks a circle of ``turn`` radians to the left."""
-    return walking(160, 1.0, turn)
-
-
-def stepping_aside(side: str, frames: int = 60) -> np.ndarray:
-    """Goes to the side, facing ahead."""
-    way = np.linspace(0, 1.5, frames) * {"left": 1, "right": -1}[side]
-    return figure(frames, path=np.stack([way, np.zeros(frames)], -1))
-
-
-def _hand_at(joints: np.ndarray, side: str, place: np.ndarray) -> np.ndarray:
-    """The motion with one wrist at ``place`` (T, 3)."""
-    joints[:, T2M.joint_names.index(f"{side}_wrist")] = place
-    return joints
-
-
-def _swing(frames: int, size: float) -> np.ndarray:
-    return size * np.sin(2 * np.pi * 4 * np.linspace(0, 1, frames))
-
-
-def sweeping(frames: int = 80) -> np.ndarray:
-    """Swings both hands from side to side, low in front."""
-    joints = figure(frames, pitch=0.4)
-    for side, ahead in (("left", 0.4), ("right", 0.6)):
-        _hand_at(joints, side, np.stack([_swing(frames, 0.2), np.full(frames, 0.8), np.full(frames, ahead)], -1))
-    return joints
-
-
-def wiping(side: str, frames: int = 80) -> np.ndarray:
-    """Moves one raised hand from side to side in front."""
-    place = [_swing(frames, 0.2), np.full(frames, 1.2), np.full(frames, 0.5)]
-    return _hand_at(figure(frames), side, np.stack(place, -1))
-
-
-def drinking(side: str, frames: int = 60) -> np.ndarray:
-    """Holds one hand in front of the mouth."""
-    joints = figure(frames)
-    return _hand_at(joints, side, joints[:, T2M.joint_names.index("head")] + [0, 0, 0.1])
-
-
-def raising_in_turn(first: str, frames: int = 100) -> np.ndarray:
-    """Raises and lowers one arm, then the other."""
-    early, late = (0.1 + np.interp(np.arange(frames), [start, start + 10, start + 20, start + 30], [0, 2.7, 2.7, 0])
-                   for start in (5, 50))
-    return figure(frames, arms=(early, late) if first == "left" else (late, early))
-
-
-def jumping_forward(frames: int = 60) -> np.ndarray:
-    """Jumps like ``jumping``, 1.2 m forward."""
-    joints = jumping(frames)
-    joints[..., 2] += np.interp(np.arange(frames), [18, 30], [0, 1.2])[:, None]
-    return joints
-
-
 def climbing(frames: int = 80, rise: float = 0.6) -> np.ndarray:
     """Walks up (or down, where ``rise`` is negative) by ``rise`` metres."""
     joints = walking(frames, 0.7)
     joints[..., 1] += np.linspace(0, rise, frames)[:, None]
     return joints
-
-
-def picking_up(frames: int = 80) -> np.ndarray:
-    """Bends the knees and the trunk until a hand is near the floor, and rises."""
-    bend = _there_and_back(frames, 1.0)
-    return figure(frames, pitch=1.2 * bend, thighs=(1.2 * bend, 1.2 * bend), knees=(2 * bend, 2 * bend),
-                  reach=(0, 0.7 * bend))
-
-
-def wheeling(frames: int = 60) -> np.ndarray:
-    """Turns a cartwheel, arms up."""
-    joints = figure(frames, arms=(3, 3)).astype(np.float64)
-    angle = np.linspace(0, 2 * np.pi, frames)
-    x, y = joints[..., 0], joints[..., 1] - 0.9
-    sin, cos = np.sin(angle)[:, None], np.cos(angle)[:, None]
-    joints[..., 0], joints[..., 1] = x * cos - y * sin, x * sin + y * cos
-    joints[..., 1] -= joints[..., 1].min(1)[:, None]
-    return joints.astype(np.float32)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.asf_amc import find_asf, read_amc, read_asf
+from motion.asf_amc import find_asf, read_amc
 from motion.bvh import parse_bvh
 from motion.recording import UNITS, normalised
 from motion.skeleton import T2M
@@ -81,19 +81,6 @@ def test_the_rate_is_the_given_one_or_the_one_in_the_file_or_120(trial: Path) ->
     trial.write_text(amc_text(WALK, header=":FULLY-SPECIFIED\n:DEGREES\n:SAMPLES-PER-SECOND 100\n"))
     assert Reader().read(trial).seconds == pytest.approx(0.29)
     assert Reader(fps=60.0).read(trial).seconds == pytest.approx(29 / 60)
-
-
-def test_a_mapping_may_name_the_bones_of_a_skeleton(trial: Path) -> None:
-    plain = Reader().read(trial)
-    mapping = {joint: {trial_bone: 1.0} for joint, trial_bone in (
-        ("pelvis", "root"), ("neck", "upperneck"), ("head", "head/tip"), *(
-            (f"{side}_{joint}", f"{side[0]}{bone}") for side in ("left", "right") for joint, bone in (
-                ("hip", "femur"), ("knee", "tibia"), ("ankle", "foot"), ("shoulder", "humerus"), ("elbow", "radius"),
-                ("wrist", "wrist"))))}
-    mapped = Reader(mapping).read(trial)
-    assert mapped.rig == "mapping"
-    feet = [T2M.joint_names.index(name) for name in ("left_foot", "right_foot", "left_wrist", "neck")]
-    np.testing.assert_allclose(mapped.joints[:, feet], plain.joints[:, feet], atol=1e-9)  # feet are found below
 
 
 def variants() -> dict[str, tuple[str, str]]:
@@ -204,18 +191,6 @@ def test_the_skeleton_is_the_subjects_in_the_same_folder_or_the_one_above(tmp_pa
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "body.asf").write_text("")
     assert find_asf(tmp_path / "one" / "walk.amc") == tmp_path / "one" / "body.asf"
-
-
-def test_skeletons_alone_are_no_motion_and_not_counted_as_other_files(trial: Path) -> None:
-    trial.write_text(amc_text(LONG))
-    result = import_motion(ImportJob(trial.parent, trial.parent.parent / "out"), quiet=True)
-    assert (len(result.clips), result.refused, result.others) == (1, {}, 0)
-    with pytest.raises(ValueError, match=r"give the \.amc"):
-        Reader().read(trial.with_name("01.asf"))
-
-
-def test_a_skeleton_states_its_unit(trial: Path) -> None:
-    assert read_asf(trial.with_name("01.asf")).metres == pytest.approx(UNITS["cmu"])
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the CMU samples are not here")

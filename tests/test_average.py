@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 from models.vq.model import RVQVAE, VQConfig
-from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
+from storage.checkpoint import load_checkpoint
 from tests.toy_run import Numbers, Pull, always, options
 from training.optimization import WeightAverage
 from training.stages.vq import VQStage
 from training.trainer import Trainer
-from utils.errors import InputError
 
 
 def weight(folder: Path, name: str) -> float:
@@ -30,12 +29,6 @@ def test_the_mean_follows_the_weights_fast_at_first_and_then_by_its_decay() -> N
     with average.in_place():
         assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-5)
     assert float(model.weight.detach()) == 29
-
-
-def test_frozen_weights_are_not_followed() -> None:
-    model = nn.Linear(2, 1)
-    model.bias.requires_grad_(False)
-    assert [value.shape for value in WeightAverage(model, 0.9).values] == [model.weight.shape]
 
 
 def tokenizer_stage(**settings: object) -> VQStage:
@@ -99,16 +92,6 @@ def test_a_resumed_run_has_the_same_weights_and_mean() -> None:
     assert weights("parts", (3, 7)) == weights("whole", (7,))
 
 
-def test_the_mean_of_another_model_is_refused(home: Path) -> None:
-    Trainer(Pull(), options(total_iter=1, ema=0.9), Numbers(8), always).run()
-    latest = home / "model" / "latest.tar"
-    content = load_checkpoint(latest)
-    content["average"]["weights"] = [torch.zeros(3)]
-    save_checkpoint(latest, content)
-    with pytest.raises(InputError, match="latest.tar does not match: the averaged weights"):
-        Trainer(Pull(), options(total_iter=2, ema=0.9, is_continue=True), Numbers(8), always).run()
-
-
 def test_a_run_starts_from_the_weights_of_another(home: Path) -> None:
     Trainer(Pull(), options(total_iter=3), Numbers(8), always).run()
     opt = options(name="second", init_from="run", total_iter=1, lr=0.0, ema=0.9)
@@ -117,23 +100,3 @@ def test_a_run_starts_from_the_weights_of_another(home: Path) -> None:
     assert float(trainer.stage.model.weight.detach()) == weight(home, "latest") != 0
     assert trainer.progress.total_it == 1
     assert float(trainer.average.values[0]) == weight(home, "latest")
-
-
-@pytest.mark.usefixtures("home")
-def test_a_resumed_run_does_not_start_from_the_other_again() -> None:
-    Trainer(Pull(), options(total_iter=3), Numbers(8), always).run()
-    for steps in (2, 4):
-        opt = options(name="second", init_from="run", total_iter=steps, is_continue=steps > 2)
-        trainer = Trainer(Pull(), opt, Numbers(8), always)
-        trainer.run()
-    fresh = Trainer(Pull(), options(name="third", init_from="run", total_iter=4), Numbers(8), always)
-    fresh.run()
-    assert float(trainer.stage.model.weight.detach()) == float(fresh.stage.model.weight.detach())
-
-
-def test_a_model_that_does_not_fit_is_no_start(home: Path) -> None:
-    other = home.parent / "other"
-    write_options(other / "opt.txt", {"name": "other"})
-    save_checkpoint(other / "model" / "latest.tar", {"pull_model": {"weight": torch.zeros(2, 2)}})
-    with pytest.raises(InputError, match=r"latest.tar does not match this model; shape: weight \(2, 2\)"):
-        Trainer(Pull(), options(init_from="other"), Numbers(8), always).run()

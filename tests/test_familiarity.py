@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import gen_t2m
-import search_motion
 from data.specs import dataset_spec
 from data.text import cut_words, remarks
-from models.lamp.features import FOREIGN, Familiarity, familiarity_of, is_latin, word_means
+from models.lamp.features import Familiarity, is_latin, word_means
 from models.text_to_motion import Sampling
 from options.evaluate import parse_app_options
 from prepare import familiarity as tool
@@ -61,40 +60,12 @@ def reloaded(home: Path) -> LoadedLaMP:
     return load_lamp("lamp", SPEC, home / "checkpoints")
 
 
-def test_near_a_centre_is_familiar_and_near_an_unknown_example_is_not() -> None:
-    known = Familiarity(torch.eye(3)[:2], ("walk", "wave"), torch.eye(3)[2:], 0.5)
-    scores = known.scores(torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 0, 1]])))
-    assert scores[0] > scores[2] > scores[1]
-    assert known.nearest(torch.tensor([0.1, 0.9, 0.0])) == ["wave", "walk"]
-
-
-def test_a_label_is_named_once() -> None:
-    known = Familiarity(torch.eye(3), ("walk", "walk", "wave"), torch.eye(3)[:1], 0.5)
-    assert known.nearest(torch.tensor([0.9, 0.3, 0.1])) == ["walk", "wave"]
-
-
-def test_centres_are_those_of_clusters() -> None:
-    around = torch.eye(4)[:3].repeat_interleave(20, 0) + 0.05 * torch.randn(60, 4, generator=torch.manual_seed(1))
-    vectors = torch.nn.functional.normalize(around, dim=1)
-    centres = tool.k_means(vectors, 12, torch.manual_seed(0))
-    assert (vectors @ centres.T).amax(1).min() > 0.98
-    assert torch.allclose(centres.norm(dim=1), torch.ones(12))
-    assert len(tool.k_means(vectors, 99, torch.manual_seed(0))) == 60
-
-
 @pytest.mark.parametrize(("text", "latin"), [
     ("a person walks", True), ("it's a left-hand wave!", True), ("él camina", True), ("walks 3 steps", True),
     ("12 34 56", False), ("他走路", False), ("человек идёт", False), ("🤸 🏊", False), ("?!", False), ("", False),
 ])
 def test_texts_in_other_writing_are_recognised(text: str, latin: bool) -> None:
     assert is_latin(text) == latin
-
-
-def test_other_writing_is_unfamiliar_whatever_its_word_pieces(lamp: LoadedLaMP) -> None:
-    write_known(lamp, 0.0)
-    known = load_familiarity(lamp.source.folder, WIDTH)
-    scores = familiarity_of(known, lamp.model, lamp.pieces, ["12345", KNOWN[0]], lamp.max_text_len)
-    assert scores[0] == FOREIGN < 0 < scores[1]
 
 
 def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaMP, tmp_path: Path) -> None:
@@ -108,16 +79,6 @@ def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaM
     (tmp_path / FAMILIARITY_FILE).write_bytes(b"cut short")
     with pytest.raises(InputError, match="cannot be read"):
         load_familiarity(tmp_path, WIDTH)
-
-
-def test_an_unfamiliar_prompt_is_one_line_with_the_nearest_known_texts(home: Path, lamp: LoadedLaMP) -> None:
-    assert remarks(["12345"], lamp.text_encoder("query")) == []
-    write_known(lamp, 0.5)
-    text = reloaded(home).text_encoder("query")
-    lines = remarks([KNOWN[0], "12345", "12345"], text)
-    assert len(lines) == 1 and lines[0].startswith('"12345" is unlike what the models learned; closest known: ')
-    assert all(label in lines[0] for label in KNOWN)
-    assert remarks(["12345"], object()) == []
 
 
 def test_words_beyond_the_text_limit_are_named(lamp: LoadedLaMP) -> None:
@@ -143,17 +104,6 @@ def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
         run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", "--strict", cwd=home)
     captured = capsys.readouterr()
     assert stopped.value.code == 2 and captured.err.count("\n") == 1 and "unlike" in captured.err
-
-
-def test_search_reports_unfamiliar_words_and_refuses_them_with_strict(
-        home: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
-    write_known(lamp, 0.5)
-    search = ("--name", "lamp", "--gallery", home / "gallery", "--gpu_id", -1, "--quiet", "--text", "12345")
-    run_here(search_motion.main, *search, cwd=home)
-    assert '"12345" is unlike' in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        run_here(search_motion.main, *search, "--strict", cwd=home)
-    assert stopped.value.code == 2
 
 
 def test_the_app_shows_the_remark(home: Path, lamp: LoadedLaMP, tmp_path: Path) -> None:

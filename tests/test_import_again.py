@@ -16,7 +16,6 @@ from tests import figures
 
 WALK = figures.walking(60)
 BVH = joints_to_bvh(WALK, T2M, 20).text()
-ARMS_OUT = figures.figure(60, arms=(np.pi / 2, np.pi / 2))
 
 
 class Breaking(Reader):
@@ -30,43 +29,6 @@ class Breaking(Reader):
         return super().read(path)
 
 
-def bad_files(folder: Path) -> None:
-    """Thirty files that cannot be used."""
-    lines = BVH.splitlines()
-    texts = {
-        "tpose": joints_to_bvh(ARMS_OUT, T2M, 20).text(),
-        "tpose_and_a_moment": joints_to_bvh(np.concatenate([ARMS_OUT[:3], WALK[:1]]), T2M, 20).text(),
-        "one_frame": joints_to_bvh(WALK[:1], T2M, 20).text(),
-        "short": joints_to_bvh(WALK[:20], T2M, 20).text(),
-        "mirrored": joints_to_bvh(WALK * [-1, 1, 1], T2M, 20).text(),
-        "names_swapped": BVH.replace("Left", "#").replace("Right", "Left").replace("#", "Right"),
-        "names_unknown": BVH.replace("Left", "Sinister"),
-        "name_twice": BVH.replace("JOINT RightLeg", "JOINT LeftLeg"),
-        "giant": joints_to_bvh(9 * WALK, T2M, 20).text(),
-        "nan": "\n".join([*lines[:-1], "nan " + lines[-1].split(" ", 1)[1]]),
-        "word": "\n".join([*lines[:-1], "one " + lines[-1].split(" ", 1)[1]]),
-        "cut": BVH[:len(BVH) // 2],
-        "cut_early": BVH[:300],
-        "no_frames": BVH.replace("Frames: 60", "Frames: 0"),
-        "frame_time": BVH.replace("Frame Time: 0.050000", "Frame Time: 50.0"),
-        "no_channels": BVH.replace("CHANNELS 3 Zrotation Yrotation Xrotation", "", 1),
-        "empty": "",
-        "text": "a letter to a friend",
-    }
-    for name, text in texts.items():
-        (folder / f"{name}.bvh").write_text(text)
-    noise = np.random.default_rng(0)
-    arrays = {
-        "nans": np.full((60, 22, 3), np.nan), "infinite": WALK + np.inf, "huge": WALK * 1e30,
-        "integers": noise.integers(-9, 9, (60, 22, 3)), "flat": WALK.reshape(60, 66), "joints_17": WALK[:, :17],
-        "one": WALK[:1], "none": WALK[:0], "zero": 0 * WALK, "swapped": WALK[:, list(T2M.mirror_order)],
-    }
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    (folder / "objects.npy").write_bytes(b"\x93NUMPY and no more")
-    (folder / "archive.npz").write_bytes(b"PK\x03\x04 and no more")
-
-
 def good_files(folder: Path, count: int) -> list[str]:
     for number in range(count):
         joints = figures.walking(42, 0.8 + 0.01 * number, facing=0.1 * number)
@@ -75,16 +37,6 @@ def good_files(folder: Path, count: int) -> list[str]:
         else:
             (folder / f"good_{number:02d}.bvh").write_text(joints_to_bvh(joints, T2M, 20).text())
     return [f"good_{number:02d}" for number in range(count)]
-
-
-def test_of_100_files_with_30_bad_ones_the_70_good_ones_are_imported(tmp_path: Path) -> None:
-    bad_files(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 30
-    good = good_files(tmp_path, 70)
-    result = import_motion(ImportJob(tmp_path, tmp_path / "out"), quiet=True)
-    assert [clip.id for clip in result.clips] == good
-    assert len(result.refused) == 30
-    assert all(reason and "\n" not in reason and "Error" not in reason for reason in result.refused.values())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -105,13 +57,6 @@ def test_a_file_that_ends_its_process_costs_no_other(tmp_path: Path) -> None:
     assert len(result.clips) == 4
     assert "crashed the process" in result.refused["ends.npy"]
     assert "KeyError" in result.refused["odd.npy"]
-
-
-def test_a_t_pose_and_the_moment_after_it_are_no_motion(tmp_path: Path) -> None:
-    good_files(tmp_path, 1)
-    np.save(tmp_path / "t.npy", np.concatenate([ARMS_OUT[:3], WALK[:1]]))
-    result = import_motion(ImportJob(tmp_path, tmp_path / "out"), quiet=True)
-    assert "no motion except a T-pose and the 0.1 s" in result.refused["t.npy"]
 
 
 def test_names_too_long_for_a_file_are_shortened_and_stay_different(tmp_path: Path) -> None:
@@ -161,15 +106,6 @@ def test_fewer_clips_leave_no_file_and_no_split_entry_of_those_that_are_gone(imp
     prepare_features(FeatureJob(imported, T2M, None, mirrored=True), quiet=True)
     found = {fault.kind for fault in check_data(dataset_spec("t2m", imported)).faults}
     assert not found & {"twin without original", "split without file", "joints do not fit", "copy in another split"}
-
-
-def test_features_of_clips_that_changed_are_not_kept(imported: Path) -> None:
-    np.save(imported.parent / "source" / "long.npy", figures.walking(150, turn=-3.0))
-    import_motion(ImportJob(imported.parent / "source", imported, window=50), quiet=True)
-    there = {path.stem for path in (imported / "new_joint_vecs").iterdir()}
-    assert there == {f"{twin}{clip}" for twin in ("", "M") for clip in ("a_000", "a_001", "b_000", "b_001")}
-    assert (imported / "texts" / "long_000.txt").exists()
-    assert not (imported / "joints" / "Mlong_000.npy").exists()
 
 
 def test_importing_the_same_again_changes_nothing(imported: Path) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.bvh import parse_bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.recording import normalised, steady_runs, windows
 from motion.skeleton import T2M
 from prepare.importing import LONGEST, Imported, ImportJob, import_motion, read_sources
-from prepare.motion_sources import BodyModel, Reader, read_mapping
+from prepare.motion_sources import Reader, read_mapping
 from tests import figures
 from tests.rigs import moving, renamed, without
 from utils.errors import InputError
@@ -108,38 +107,12 @@ def test_a_frame_rate_replaces_frame_times_that_are_none(source: Path, stated: s
     assert {entry.id: entry.end for entry in slow.clips} == {"rate": 5.95, "walk": 5.95, "sub_wave": 5.95}
 
 
-def test_a_frame_time_of_half_a_second_is_read_and_says_what_a_longer_one_may_be() -> None:
-    text = bvh_text()
-    assert parse_bvh(text.replace("0.050000", "0.5", 1)).frame_time == 0.5
-    with pytest.raises(ValueError, match=r"frame time of 40 s, .* milliseconds \(25 fps\) or a rate \(40 fps\).*--fps"):
-        parse_bvh(text.replace("0.050000", "40", 1))
-
-
 def test_legs_are_measured_in_the_given_unit(source: Path) -> None:
     (source / "walk.bvh").write_text(bvh_text(WALK / 0.0564444))
     assert {entry.unit for entry in imported(source).clips if entry.id == "walk"} == {"cmu"}
     np.testing.assert_allclose(clip(source, "walk"), normalised(WALK), atol=1e-3)
     assert imported(source, unit=0.06).clips[-1].unit == "units of 0.06 m"
     assert "likely cmu" in imported(source, unit="m").refused["walk.bvh"]
-
-
-def test_importing_again_replaces_the_clips_of_a_file_and_keeps_the_others(source: Path, tmp_path: Path) -> None:
-    np.save(source / "long.npy", figures.walking(300))
-    imported(source)
-    (source / "long.npy").unlink()
-    imported(source, window=60)
-    names = {path.stem for path in (tmp_path / "out" / "joints").iterdir()}
-    assert names == {"walk", "sub_wave", "long_000", "long_001"} == {c.id for c in read_sources(tmp_path / "out")}
-    np.save(source / "long.npy", WALK)
-    imported(source)
-    assert {path.stem for path in (tmp_path / "out" / "joints").iterdir()} == {"walk", "sub_wave", "long"}
-
-
-def test_a_lying_body_takes_the_axis_of_its_folder(source: Path) -> None:
-    lying = np.stack([WALK[..., 0], WALK[..., 2], -WALK[..., 1]], -1)
-    np.save(source / "lying.npy", lying)
-    assert "seems to be up" in imported(source).refused["lying.npy"]
-    assert not imported(source, up="y").refused
 
 
 def npz(path: Path, **arrays: object) -> None:
@@ -233,16 +206,6 @@ def test_every_damaged_file_is_named_with_its_reason_and_the_good_ones_are_impor
     assert {entry.id for entry in result.clips} == {"walk", "sub_wave", "collides_name", "ходьба_ü"}
 
 
-def test_a_name_that_is_not_utf8_is_refused_and_can_be_printed(source: Path) -> None:
-    try:
-        (source / os.fsdecode(b"\xff\xfe.bvh")).write_text(bvh_text())
-    except OSError:
-        pytest.skip("the file system takes UTF-8 names only")
-    result = imported(source)
-    assert list(result.refused.values()) == ["its name is not UTF-8"]
-    assert "\\xdcff" in (source.parent / "out" / "not_imported.txt").read_text()
-
-
 def test_clips_that_would_be_taken_for_mirrored_twins_are_refused(source: Path) -> None:
     (source / "Mwalk.bvh").write_text(bvh_text())
     assert list(imported(source).refused) == ["walk.bvh"]
@@ -278,20 +241,6 @@ def test_amass_archives_become_clips_with_the_users_body_model(source: Path, tmp
     leg = np.linalg.norm(joints[0, 4] - joints[0, 1])
     assert leg == pytest.approx(1.1 * np.linalg.norm(figures.standing(1)[0, 4] - figures.standing(1)[0, 1]), abs=1e-4)
     np.testing.assert_allclose(joints[-1, 0] - joints[0, 0], [2, 0, 0], atol=1e-5)
-
-
-def test_a_body_model_poses_joints_as_a_tree_of_rotations() -> None:
-    model = BodyModel.of(**dict(zip(("template", "shapes", "regressor"), list(body_model().values())[:3],
-                                    strict=True)), parents=body_model()["kintree_table"][0])
-    poses = np.zeros((1, 66))
-    poses[0, 3 * 18 + 2] = np.pi / 2
-    bent = model.joints(poses, np.ones((1, 3)), np.zeros(1))[0]
-    straight = model.joints(np.zeros((1, 66)), np.ones((1, 3)), np.zeros(1))[0]
-    forearm = straight[20] - straight[18]
-    np.testing.assert_allclose(bent[20] - bent[18], [-forearm[1], forearm[0], forearm[2]], atol=1e-6)
-    np.testing.assert_allclose(np.delete(bent, 20, 0), np.delete(straight, 20, 0), atol=1e-9)
-    with pytest.raises(ValueError, match="not a body model"):
-        BodyModel.of(np.zeros((5, 3)), np.zeros((5, 3, 2)), np.zeros((22, 4)), np.zeros(22))
 
 
 def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path: Path) -> None:
@@ -364,13 +313,6 @@ def test_folders_without_motion_are_reported(tmp_path: Path) -> None:
     (tmp_path / "source" / "a.bvh").write_text("x")
     with pytest.raises(InputError, match="none of the 1 motion files.*a.bvh: line 1: HIERARCHY"):
         imported(tmp_path / "source")
-
-
-def test_several_processes_make_the_same_clips(source: Path, tmp_path: Path) -> None:
-    one = imported(source)
-    two = import_motion(ImportJob(source, tmp_path / "two"), workers=2, quiet=True)
-    assert one == two
-    np.testing.assert_array_equal(clip(source, "walk"), np.load(tmp_path / "two" / "joints" / "walk.npy"))
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from options.train import parse_length_options, parse_t2m_options, parse_vq_options
+from options.train import parse_t2m_options
 from storage.checkpoint import (
-    PRETRAINED,
     find_source,
     load_checkpoint,
     read_options,
@@ -58,13 +57,6 @@ def test_sizes_are_those_of_the_model_unless_they_are_given() -> None:
     assert (opt.condition, opt.lamp_name) == ("cls", "words")
     fresh = parsed(parse_t2m_options, "--vq_name", "vq")
     assert (opt.lr, fresh.latent_dim) == (fresh.lr, 512)
-
-
-@pytest.mark.usefixtures("home")
-def test_what_a_model_was_not_given_stays_the_default() -> None:
-    model({"vq_norm": None, "width": 32, "lamp_name": None})
-    assert parsed(parse_vq_options, "--init_from", "first").vq_norm is None
-    assert parsed(parse_length_options, "--init_from", "first").lamp_name is None
 
 
 @pytest.mark.usefixtures("home")
@@ -118,21 +110,6 @@ def test_every_stage_starts_from_another_model_by_its_name_alone(chain: Path, na
     second = latest(chain, f"{name}2")
     assert first.keys() == second.keys()
     assert_not_moved(first, second)
-
-
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if (PRETRAINED / "t2m" / f"{stage}_demo").is_dir()])
-def test_bundled_models_are_a_start(tmp_path: Path, stage: str) -> None:
-    name = f"{stage}_demo"
-    flags = () if stage in ("vq", "len") else ("--vq_name", "vq_demo")
-    train(STAGES[stage], "--name", "own", "--data_root", make_dataset(tmp_path / "data"), *flags, "--init_from", name,
-          "--lr", 0, *FEW, cwd=tmp_path)
-    assert_not_moved(read_state(find_source(name, "t2m", tmp_path).file, STATE_KEYS), latest(tmp_path, "own"))
-
-
-def test_the_statistics_of_the_first_model_stay_with_its_weights(chain: Path) -> None:
-    for file in ("mean.npy", "std.npy"):
-        first, second = (np.load(chain / "checkpoints" / "t2m" / name / "meta" / file) for name in ("vq", "vq2"))
-        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", ["vq", "lamp"])

@@ -9,7 +9,6 @@ from models.evaluator import Evaluator
 from prepare.inspect_checkpoint import Identity, identify
 from storage.released import PUBLISHED_META
 from tests.toy import run_script
-from tests.toy_models import make_models
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, make_published
 from utils.errors import InputError
 
@@ -39,15 +38,6 @@ def test_published_files_are_known(published: Path, name: str, what: str, use: s
     assert use in found.use[0]
     assert found.incompatible == ()
     assert (found.dataset == "t2m") == (name in (RVQ, "vq", "h3d-qformer"))
-
-
-def test_files_of_our_own_runs_are_known(tmp_path: Path) -> None:
-    folder = make_models(tmp_path) / "t2m"
-    kinds = {"vq": "tokenizer", "lamp": "LaMP", "t2m": "masked", "res": "residual", "len": "length"}
-    for name, what in kinds.items():
-        _, found = of(folder, name)
-        assert what in found.what
-        assert found.incompatible == ()
 
 
 def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path) -> None:

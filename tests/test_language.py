@@ -9,13 +9,11 @@ import torch
 from data.language import classes, read_bank, sentences, with_bank
 from data.motion_windows import Normalisation
 from data.specs import dataset_spec
-from data.text_motion import TextMotion, caption_texts, draw_crop, load_pairs, rarity_weights
-from models.lamp.lamp import is_text
-from prepare.openmotion_contents import clip_contents, family
+from data.text_motion import TextMotion, load_pairs
+from prepare.openmotion_contents import clip_contents
 from tests.figures import standing, walking
 from tests.toy import make_dataset
 from training.stages.lamp import true_of
-from training.stages.tokens import CaptionLengths
 from utils.errors import InputError
 
 WALKING, RAISING = "0000", "0040"  # clips of the toy data set
@@ -67,18 +65,6 @@ def test_a_stretch_becomes_a_pair_of_its_rows(root: Path) -> None:
     assert stretch.start == pairs[WALKING].start + 10
 
 
-def test_half_of_the_texts_are_sentences_and_a_stretch_has_nothing_else() -> None:
-    drawn = [draw_crop(60, 3, np.random.default_rng(seed), 50).caption for seed in range(400)]
-    assert 0.4 < np.mean([caption >= 3 for caption in drawn]) < 0.6
-    assert max(drawn) < 53
-    assert all(draw_crop(60, 0, np.random.default_rng(seed), 5).caption < 5 for seed in range(20))
-
-
-def test_without_sentences_the_draws_are_as_they_were() -> None:
-    first, second = (draw_crop(90, 4, np.random.default_rng(7), sentences) for sentences in (0, 9))
-    assert (first.start, first.length) == (second.start, second.length)
-
-
 def test_items_say_what_a_sentence_is_true_of(root: Path) -> None:
     pairs = list(pairs_of(root).values())
     dim = pairs[0].features.shape[1]
@@ -112,28 +98,6 @@ def test_a_data_set_that_does_not_say_what_its_clips_show_is_named(tmp_path: Pat
         with_bank(load_pairs(spec, "train"), spec)
 
 
-def test_families_are_sampled_evenly(root: Path) -> None:
-    pairs = [pair for pair in pairs_of(root).values() if pair.family]
-    pairs = [pair for pair in pairs if pair.family == "raise"] + 4 * [pair for pair in pairs if pair.family == "walk"]
-    weights = rarity_weights(pairs, 1.0)
-    assert weights[0] == pytest.approx(weights[1:].sum())
-
-
-def test_lengths_are_learned_from_as_many_sentences_as_captions(root: Path) -> None:
-    pairs = list(pairs_of(root).values())
-    features = {text: torch.zeros(2) for text in caption_texts(pairs)}
-    expected = sum((2 if pair.sentences else 1) * len(pair.captions) for pair in pairs) + 1  # the stretch
-    assert len(CaptionLengths(pairs, features)) == expected
-
-
-def test_parameters_of_bert_are_distinguished_from_those_of_the_queries() -> None:
-    assert is_text("Qformer.bert.encoder.layer.0.attention.self.query.weight")
-    assert is_text("Qformer.bert.encoder.layer.0.output.dense.weight")
-    assert not is_text("Qformer.bert.encoder.layer.0.output_query.dense.weight")
-    assert not is_text("Qformer.bert.encoder.layer.0.crossattention.self.key.weight")
-    assert not is_text("text_proj.weight")
-
-
 CONTENT_MAP = {"walk": {"true_of": [{"content": "walk"}]}, "kick": {"true_of": [{"content": "kick", "side": "right"}]},
                "bow": {"true_of": [{"content": "bow", "style": ["old"]}]}}
 
@@ -150,8 +114,3 @@ def test_contents_come_from_labels_styles_and_measures() -> None:
     quiet = clip_contents("gesture", "", [], standing(90), CONTENT_MAP)
     assert [(content, side) for content, side, *_ in quiet.stretches] == [("stand", "")]
     assert not clip_contents("walk", "", [], walk, CONTENT_MAP).stretches
-
-
-def test_families_leave_out_part_and_style() -> None:
-    assert family("walk-back-angry-part") == "walk-back"
-    assert family("hurry-in-the-dark") == "hurry"

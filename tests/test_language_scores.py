@@ -41,24 +41,12 @@ def test_features_that_fit_find_every_motion_and_every_side() -> None:
     assert (scores.sides, scores.sided) == (100, 2)
 
 
-def test_features_that_do_not_know_sides_tell_none_apart() -> None:
-    scores = score([pair(LEFT, 40), pair(WALK, 60)],
-                   lambda captions: true_text([LEFT if "hand" in caption else WALK for caption in captions]))
-    assert (scores.sides, scores.sided) == (0, 1)
-
-
 def test_a_similarity_that_is_no_number_is_named() -> None:
     def text(captions: list[str]) -> Tensor:
         return torch.tensor([[torch.nan] * 3 if caption == WALK else DIRECTIONS[caption] for caption in captions])
 
     with pytest.raises(InputError, match="'walks forward' and the motion of raises the left hand is not finite"):
         score([pair(LEFT, 40), pair(WALK, 60)], text)
-
-
-def test_captions_without_sides_have_no_score_of_them() -> None:
-    scores = score([pair(WALK, 40), pair(WALK, 44)], true_text)
-    assert scores.sides is None
-    assert scores.sided == 0
 
 
 def test_motions_are_compared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,22 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from data.specs import dataset_spec
-from models.config import MaskTransformerConfig
-from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.trunk import TokenLoss
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from storage.runs import run_folder, settle_lamp
 from tests.toy_run import Numbers, Pull, always, options
-from training.distributed import EpochBatches, make_accelerator
-from training.optimization import Meter, StepMetrics, warmup_milestones
-from training.stages.tokens import MaskStage
-from training.trainer import Stage, Trainer, is_better, trainable
+from training.distributed import EpochBatches
+from training.optimization import StepMetrics, warmup_milestones
+from training.trainer import Trainer
 from utils.errors import InputError
-from utils.seeding import WHOLE, BatchSlice
 
 
 def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:
@@ -94,13 +88,6 @@ def test_a_run_ends_after_max_epoch_epochs_of_whole_batches(home: Path) -> None:
     assert (home / "model" / "latest.tar").is_file()
 
 
-def test_a_batch_larger_than_the_data_is_all_of_it(home: Path) -> None:
-    stage = Pull()
-    Trainer(stage, options(max_epoch=2, batch_size=64), Numbers(3), always).run()
-    assert [sorted(batch) for batch in stage.batches] == [[0.0, 1.0, 2.0], [100.0, 101.0, 102.0]]
-    assert home.is_dir()
-
-
 def test_the_best_checkpoints_are_those_of_the_best_numbers(home: Path) -> None:
     numbers = [(3.0, math.nan), (2.0, 5.0), (2.5, 5.0), (math.nan, 7.0), (1.0, 6.0), (1.5, -1.0)]
     stage = Pull(numbers=numbers)
@@ -110,22 +97,6 @@ def test_the_best_checkpoints_are_those_of_the_best_numbers(home: Path) -> None:
     assert (low["ep"], high["ep"]) == (5, 4)
     assert set(low) == {"pull_model", "ep", "total_it", "settings"}
     assert not torch.equal(low["pull_model"]["weight"], stage.model.weight)
-
-
-@pytest.mark.parametrize(("value", "best", "direction", "better"), [
-    (1.0, None, "min", True), (1.0, 2.0, "min", True), (2.0, 2.0, "min", False), (3.0, 2.0, "max", True),
-    (2.0, 2.0, "max", False), (1.0, 2.0, "max", False), (3.0, 2.0, "min", False),
-    (math.nan, None, "max", False), (math.nan, 1.0, "min", False), (math.inf, None, "min", True),
-])
-def test_better_is_lower_or_higher_and_a_number(value: float, best: float | None, direction: str, better: bool) -> None:
-    assert is_better(value, best, direction) is better
-
-
-def test_validation_comes_every_n_epochs_and_at_the_end(home: Path) -> None:
-    stage = Pull(numbers=[(number, 0.0) for number in range(9)])
-    Trainer(stage, options(max_epoch=5, eval_every_e=2), Numbers(4), always).run()
-    assert len(stage.numbers) == 6  # after epochs 2, 4 and 5
-    assert home.is_dir()
 
 
 def test_the_learning_rate_follows_the_schedule(home: Path) -> None:
@@ -249,77 +220,6 @@ def test_the_scale_of_half_precision_is_taken_up_again(home: Path) -> None:
     assert home.is_dir()
 
 
-def test_a_table_of_text_features_is_not_exchanged_between_processes() -> None:
-    features = {"train": torch.zeros(3, 8), "val": torch.ones(2, 8)}
-    model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=8, latent_dim=8, n_heads=2,
-                                                  n_layers=1, ff_size=8))
-    stage = MaskStage(model, options(cond_noise=0), features, [])
-    assert {name for name, _ in stage.named_buffers()} == {f"model.{name}" for name, _ in model.named_buffers()}
-    batch = {"caption": torch.tensor([2, 0]), "tokens": torch.zeros(2, 5, 1, dtype=torch.int64),
-             "token_len": torch.tensor([5, 3])}
-    assert stage(batch, torch.Generator(), WHOLE)["loss"].isfinite()
-
-
-def test_text_features_are_shown_with_noise_of_their_own_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    spread = torch.tensor([1.0, 3.0] * 32)
-    table = torch.randn(400, 64, generator=torch.Generator().manual_seed(0)) * spread
-    captions = torch.arange(400)
-    batch = {"caption": captions, "tokens": torch.zeros(400, 5, 1, dtype=torch.int64),
-             "token_len": torch.full((400,), 5)}
-    shown = []
-
-    def loss(*given: object, **_: object) -> TokenLoss:
-        shown.append(given[2])
-        return TokenLoss(*torch.zeros(4).unbind())
-
-    monkeypatch.setattr(MaskTransformer, "loss", loss)
-    model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=64, latent_dim=8, n_heads=2,
-                                                  n_layers=1, ff_size=8))
-    for strength in (0.0, 0.5):
-        stage = MaskStage(model, options(cond_noise=strength), {"train": table}, [])
-        stage(batch, torch.Generator().manual_seed(1), WHOLE)
-        noise = shown[-1] - table
-        torch.testing.assert_close(noise.std(0), strength * table.std(0), rtol=0.1, atol=0)
-        torch.testing.assert_close(noise.mean(0) / spread, torch.zeros(64), rtol=0, atol=0.1)
-    halves = [BatchSlice(0, 400), BatchSlice(200, 400)]
-    for share, part in zip(halves, (slice(0, 200), slice(200, 400)), strict=True):
-        stage({key: value[part] for key, value in batch.items()}, torch.Generator().manual_seed(1), share)
-    torch.testing.assert_close(torch.cat(shown[-2:]), shown[-3])
-    assert not MaskStage(model, options(cond_noise=0.5), {"train": table[:1]}, []).spread.any()  # no NaN of one caption
-
-
-def test_a_log_that_cannot_be_written_is_named(home: Path) -> None:
-    Path("log").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write log/pull/t2m/run"):
-        Trainer(Pull(), options(total_iter=1), Numbers(4), always).run()
-    assert home.is_dir()
-
-
-def test_half_precision_on_a_cpu_is_refused() -> None:
-    with pytest.raises(InputError, match="fp16 needs a GPU"):
-        make_accelerator(options(mixed_precision="fp16"))
-
-
-def test_rare_samples_are_drawn_as_often_as_their_weight_says() -> None:
-    batches = EpochBatches(100, 10, seed=1, weights=np.array([9.0] + [1.0] * 99))
-    drawn = []
-    for epoch in range(50):
-        batches.epoch = epoch
-        drawn += sum(batches, [])
-    assert len(drawn) == 5000
-    assert drawn.count(0) / 5000 == pytest.approx(9 / 108, abs=0.02)
-
-
-def test_a_meter_tells_means_since_it_was_last_asked() -> None:
-    meter = Meter()
-    assert meter.flush() == {}
-    for value in (1.0, 2.0, 6.0):
-        meter.add({"loss": torch.tensor(value, requires_grad=True), "acc": torch.tensor(0.5)})
-    assert meter.flush() == {"loss": 3.0, "acc": 0.5}
-    meter.add({"loss": torch.tensor(4.0)})
-    assert meter.flush() == {"loss": 4.0}
-
-
 def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
     """For example pieces of 1 and 3 masked tokens: each token has the same weight."""
     weight = nn.Parameter(torch.tensor(0.0))
@@ -330,21 +230,3 @@ def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
     numbers = metrics.average([weight])
     assert {key: float(value) for key, value in numbers.items()} == pytest.approx({"loss": 5.0, "acc": 0.5})
     assert float(weight.grad) == pytest.approx(5.0)
-
-
-def test_the_time_of_a_step_is_reported_part_by_part(home: Path) -> None:
-    Trainer(Pull(), options(total_iter=6, log_every=3), Numbers(4), always).run()
-    log = EventAccumulator("log/pull/t2m/run")
-    log.Reload()
-    for key in ("data_ms", "forward_ms", "backward_ms", "optimizer_ms", "samples_per_s"):
-        times = log.Scalars(f"time/{key}")
-        assert [time.step for time in times] == [3, 6]
-        assert all(time.value > 0 for time in times)
-    assert home.is_dir()
-
-
-def test_frozen_parameters_are_left_out_of_training() -> None:
-    model = nn.Linear(2, 2)
-    model.bias.requires_grad_(False)
-    assert trainable(model.parameters()) == [model.weight]
-    assert Stage(model).parameter_groups(0.1) == [{"params": [model.weight], "weight_decay": 0.1}]

@@ -1,5 +1,4 @@
 """Export to ONNX: the graphs, and generation from them without torch."""
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -81,19 +80,3 @@ def test_graphs_that_differ_from_torch_are_not_written(exported: Path, tmp_path:
                  exported / "checkpoints", cwd=tmp_path)
     assert "text_encoder differs between onnxruntime and torch" in capsys.readouterr().err
     assert list((tmp_path / "onnx").iterdir()) == []
-
-
-def test_missing_packages_are_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(SystemExit, match="2"):
-        run_here(export_onnx.main, cwd=tmp_path)
-    assert "needs the package onnxscript: pip install onnxscript" in capsys.readouterr().err
-
-
-def test_settings_are_those_of_the_models(exported: Path) -> None:
-    settings = json.loads((exported / "onnx" / "settings.json").read_text())
-    assert settings["layers"] == 2
-    assert settings["frames_of_a_token"] == 4
-    assert len(settings["mask_shares"]) == 10
-    assert not settings["pad_texts"]

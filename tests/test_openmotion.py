@@ -1,7 +1,5 @@
 """The index of openmotion, and clips built from recordings."""
 import json
-import runpy
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -100,12 +98,3 @@ def test_joined_recordings_go_on_where_the_first_one_ended() -> None:
     across = joints[:, 1] - joints[:, 2] + joints[:, 16] - joints[:, 17]
     angle = np.degrees(np.arctan2(-across[:, 2], across[:, 0]))
     assert abs(angle[57] - angle[49]) < 0.5
-
-
-def test_the_script_reports_what_is_missing(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "out"), str(tmp_path), "--quiet"])
-    monkeypatch.setattr("sys.path", list(sys.path))
-    with pytest.raises(SystemExit) as failure:
-        runpy.run_path(str(ROOT / "prepare" / "build_openmotion.py"), run_name="__main__")
-    assert failure.value.code == 2
-    assert "assets/openmotion/README.md" in capsys.readouterr().err

@@ -78,11 +78,3 @@ def test_the_session_of_the_guide_ends_in_a_motion_and_a_caption(home: Path, cap
     assert np.isfinite(np.load(joints)).all()
     (captions,) = home.rglob("captions.json")
     assert json.loads(captions.read_text())
-
-
-def test_files_and_flags_that_the_guide_names_exist() -> None:
-    text = GUIDE.read_text()
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (GUIDE.parent / path).exists(), path
-    for script, *_ in session():
-        assert (ROOT / script).is_file()

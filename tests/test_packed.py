@@ -1,6 +1,5 @@
 """Packed copies of a data set are created once, never stale and never incomplete."""
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import kept, load, read_features, state_of
+from data.cache import kept, read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
 from storage.checkpoint import write_options
@@ -31,14 +30,6 @@ def spec(tmp_path: Path) -> DatasetSpec:
 
 def cached(spec: DatasetSpec) -> list[str]:
     return sorted(path.name for path in (spec.root / "cache").iterdir() if not path.name.startswith("."))
-
-
-def test_clips_come_back_as_their_files_are(spec: DatasetSpec) -> None:
-    for _ in range(2):  # packed, then from the pack
-        clips = read_features(spec, "train")
-        assert list(clips) == ["a", "b", "c"]
-        for name, clip in clips.items():
-            np.testing.assert_array_equal(clip, np.load(spec.root / "new_joint_vecs" / f"{name}.npy"))
 
 
 def test_a_second_start_opens_no_file_of_a_clip(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,16 +65,6 @@ def test_an_added_clip_shows_and_the_old_pack_goes(spec: DatasetSpec) -> None:
     assert len(before) == len(cached(spec)) == 2 and not set(before) & set(cached(spec))
 
 
-def test_what_writes_to_a_clip_does_not_change_the_pack(spec: DatasetSpec) -> None:
-    read_features(spec, "train")["a"][:] = -1
-    assert read_features(spec, "train")["a"][5, 0] == 5
-
-
-def test_the_bounds_of_another_data_set_make_other_pairs(spec: DatasetSpec) -> None:
-    assert len(load_pairs(spec, "train")) == 6
-    assert len(load_pairs(replace(spec, min_length=61), "train")) == 2
-
-
 def test_processes_that_want_the_same_wait_for_the_one_that_makes_it(spec: DatasetSpec) -> None:
     made = []
 
@@ -112,57 +93,6 @@ def test_what_was_cut_off_is_not_there_and_is_swept_up(spec: DatasetSpec) -> Non
     assert cached(spec) == ["thing-key"] and not killed.exists()
 
 
-def test_a_pack_of_another_kind_and_one_that_cannot_go_stay_whole(
-        spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(folder: Path) -> None:
-        (folder / "file").write_text("whole")
-
-    kept(spec, "thing-more", "key", fill)
-    kept(spec, "thing", "first", fill)
-    kept(spec, "thing", "second", fill)
-    assert cached(spec) == ["thing-more-key", "thing-second"]
-
-    def in_use(self: Path, _: Path) -> None:
-        raise PermissionError(f"{self} is open")  # as on Windows
-
-    monkeypatch.setattr(Path, "rename", in_use)
-    kept(spec, "thing", "third", fill)
-    assert cached(spec) == ["thing-more-key", "thing-second", "thing-third"]
-    assert (spec.root / "cache" / "thing-second" / "file").read_text() == "whole"
-
-
-def test_of_several_packs_those_used_last_stay(spec: DatasetSpec) -> None:
-    def ask(key: str, date: int) -> None:
-        folder = kept(spec, "thing", key, lambda folder: (folder / "file").write_text(key), keep=2)
-        assert (folder / "file").read_text() == key
-        assert abs(folder.stat().st_mtime - time.time()) < 60  # requested, so recently used
-        os.utime(folder, (date, date))
-
-    ask("first", 1)
-    ask("second", 2)
-    ask("first", 3)
-    ask("third", 4)
-    assert cached(spec) == ["thing-first", "thing-third"]
-
-
-def test_a_pack_that_goes_before_it_is_read_is_made_again(spec: DatasetSpec) -> None:
-    looks = []
-
-    def read(folder: Path) -> str:
-        looks.append(folder)
-        if len(looks) == 1:
-            shutil.rmtree(folder)  # as in another process with a different key
-        return (folder / "file").read_text()
-
-    assert load(spec, "thing", "key", lambda folder: (folder / "file").write_text("whole"), read) == "whole"
-    assert len(looks) == 2
-
-
-def test_an_array_that_was_cut_off_is_damaged(spec: DatasetSpec) -> None:
-    with pytest.raises(InputError, match="thing-key is damaged"):
-        load(spec, "thing", "key", lambda folder: (folder / "x.npy").touch(), lambda folder: np.load(folder / "x.npy"))
-
-
 @pytest.mark.parametrize("pattern", ["features-*/features.float32", "features-*/clips.json", "pairs-*/pairs.json"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_damaged_pack_is_reported_in_one_line(spec: DatasetSpec, pattern: str, share: float) -> None:
@@ -171,20 +101,6 @@ def test_a_damaged_pack_is_reported_in_one_line(spec: DatasetSpec, pattern: str,
     os.truncate(file, int(share * file.stat().st_size))
     with pytest.raises(InputError, match=rf"{file.parent.name} is damaged; delete it"):
         load_pairs(spec, "train")
-
-
-def test_a_pack_beside_data_that_others_keep_is_taken(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = read_features(spec, "train")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    again = read_features(spec, "train")
-    assert all((again[name] == clip).all() for name, clip in first.items())
-
-
-def test_clips_without_a_row_are_no_clips(spec: DatasetSpec) -> None:
-    for name in "abc":
-        np.save(spec.root / "new_joint_vecs" / f"{name}.npy", np.zeros((0, 263), np.float32))
-    with pytest.raises(InputError, match="has none of the 3 clips"):
-        read_features(spec, "train")
 
 
 def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
@@ -197,15 +113,6 @@ def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
     (tmp_path / ".cache").write_text("in the way, too")
     with pytest.raises(InputError, match="cannot write .*cache"):
         read_features(spec, "train")
-
-
-def test_a_state_follows_from_names_contents_and_facts(tmp_path: Path) -> None:
-    (tmp_path / "one").write_text("1")
-    keys = [state_of(tmp_path, names, *facts) for names, facts in (
-        (["one", "two"], ()), (["one", "two"], ()), (["two", "one"], ()), (["one", "two"], ("fact",)))]
-    (tmp_path / "two").write_text("2")
-    keys.append(state_of(tmp_path, ["one", "two"]))
-    assert keys[0] == keys[1] and len(set(keys)) == 4
 
 
 def test_motion_tokens_are_made_once_and_again_for_other_motions_or_another_tokenizer(

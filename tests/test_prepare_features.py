@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data.text import mirror_text
-from motion.features import joints_to_features, mean_std
-from motion.skeleton import KIT, T2M, mirror, pose_offsets
+from motion.features import joints_to_features
+from motion.skeleton import T2M, mirror, pose_offsets
 from prepare.motion_features import FeatureJob, Prepared, prepare_features, reference_offsets
 from tests import figures
 from tests.sample_motion import sample_motion
@@ -52,22 +52,6 @@ def test_each_clip_gets_features_and_the_joints_they_stand_for(root: Path):
         np.testing.assert_allclose(pose_offsets(joints[3], T2M), T2M.target_offsets, atol=1e-5)
 
 
-def test_statistics_are_over_all_clips_of_every_split(root: Path):
-    _prepare(root)
-    mean, std = mean_std([np.load(path) for path in sorted((root / "new_joint_vecs").glob("*.npy"))])
-    np.testing.assert_allclose(np.load(root / "Mean.npy"), mean, atol=1e-6)
-    np.testing.assert_allclose(np.load(root / "Std.npy"), std, atol=1e-6)
-
-
-def test_a_group_that_never_varies_is_not_divided_by_zero(root: Path):
-    for path in (root / "joints").iterdir():
-        np.save(path, sample_motion(KIT))
-    prepare_features(FeatureJob(root, KIT, None, mirrored=False), quiet=True)
-    features = np.load(root / "new_joint_vecs" / "000.npy")
-    assert not features[:, -4:].any()
-    assert (np.load(root / "Std.npy") > 0).all()
-
-
 def test_files_do_not_depend_on_the_number_of_workers(root: Path):
     _prepare(root, workers=1, mirrored=True)
     alone = _contents(root)
@@ -98,15 +82,6 @@ def test_unusable_clips_are_refused_with_a_reason_and_the_others_prepared(root: 
     assert (root / "train.txt").read_text().split() == ["000", "002", "M002"]
 
 
-def test_the_list_of_refused_clips_goes_when_none_is_refused(root: Path):
-    (root / "joints" / "x.npy").write_bytes(b"")
-    _prepare(root)
-    assert (root / "refused.txt").exists()
-    (root / "joints" / "x.npy").unlink()
-    _prepare(root)
-    assert not (root / "refused.txt").exists()
-
-
 def test_mirroring_adds_a_twin_of_every_clip_to_joints_features_texts_and_splits(root: Path):
     prepared = _prepare(root, mirrored=True)
     assert sorted(prepared.clips) == ["000", "001", "002", "M000", "M001", "M002"]
@@ -116,20 +91,6 @@ def test_mirroring_adds_a_twin_of_every_clip_to_joints_features_texts_and_splits
     assert (root / "texts" / "M001.txt").read_text() == "Right foot, then left.#right/ADJ foot/NOUN#0.0#0.0\n"
     assert (root / "train.txt").read_text().split() == ["000", "002", "M000", "M002"]
     assert (root / "test.txt").read_text().split() == ["001", "M001"]
-
-
-def test_mirroring_again_changes_nothing(root: Path):
-    _prepare(root, mirrored=True)
-    once = _contents(root)
-    assert _prepare(root, mirrored=True).rows == 2 * (19 + 20 + 21)
-    assert _contents(root) == once
-
-
-def test_a_twin_is_refused_where_the_captions_are_no_text(root: Path):
-    (root / "texts" / "001.txt").write_bytes(b"\xff\xfe left")
-    prepared = _prepare(root, mirrored=True)
-    assert list(prepared.refused) == ["M001"]
-    assert "UTF-8" in prepared.refused["M001"]
 
 
 @pytest.mark.parametrize(("text", "mirrored"), [
@@ -146,15 +107,6 @@ def test_a_twin_is_refused_where_the_captions_are_no_text(root: Path):
 ])
 def test_mirrored_captions_change_sides(text: str, mirrored: str):
     assert mirror_text(text) == mirrored
-
-
-def test_clips_can_be_moved_to_the_bones_of_another_clip(root: Path):
-    lengths = np.linspace(0.1, 0.5, 22, dtype=np.float32)
-    np.save(root / "body.npy", sample_motion(T2M, lengths=lengths))
-    offsets = reference_offsets(root / "body.npy", T2M)
-    prepare_features(FeatureJob(root, T2M, offsets, mirrored=False), quiet=True)
-    joints = np.load(root / "new_joints" / "000.npy")
-    np.testing.assert_allclose(np.linalg.norm(pose_offsets(joints[0], T2M), axis=-1)[1:], lengths[1:], atol=1e-5)
 
 
 def test_missing_or_useless_folders_are_reported_with_their_path(tmp_path: Path):

@@ -87,30 +87,6 @@ def test_a_preset_parses_and_builds_its_model(preset: str, stage: str) -> None:
             Writing().changed({"prompt": settings["prompt"], "num_beams": settings["num_beams"]})
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_line_of_a_published_preset_has_its_source(preset: str) -> None:
-    files = sorted((ROOT / "configs" / preset).iterdir())
-    assert [file.stem for file in files] == sorted(STAGES)
-    for file in files:
-        head, *lines = file.read_text().splitlines()
-        assert head.startswith("# ") and all(re.match(r"#|--[a-z]", line) for line in lines)
-
-
-def test_the_paper_is_as_printed() -> None:
-    vq, t2m, m2t = (options("paper", stage) for stage in ("vq", "t2m", "m2t"))
-    assert vq["num_quantizers"] == 1
-    expected = {"attention": "causal", "condition": "query", "latent_dim": 512, "n_heads": 8, "n_layers": 8,
-                "ff_size": 1024, "dropout": 0.2, "cond_drop_prob": 0.1, "lr": 2e-4, "milestones": [60000],
-                "max_epoch": 2000, "batch_size": 128, "gumbel_sample": False, "betas": [0.9, 0.99]}
-    assert {key: t2m[key] for key in expected} == expected
-    assert (m2t["betas"], m2t["num_beams"], m2t["prompt"]) == ([0.5, 0.9], 5, "a man is")
-
-
-def test_each_preset_compares_texts_and_motions_its_way() -> None:
-    similarities = {preset: options(preset, "retrieval")["similarity"] for preset in PRESETS}
-    assert similarities == {"paper": "paper", "released": "released", "momask": "paper", "demo": "mean"}
-
-
 def test_generation_presets_are_the_sampling_that_training_presets_write() -> None:
     for preset in PRESETS:
         asked = Sampling().changed(options(preset, "generate"))

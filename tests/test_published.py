@@ -16,12 +16,11 @@ from data.specs import dataset_spec
 from models.hub import CLIP_WIDTH
 from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
 from models.text_to_motion import Sample, Sampling
-from models.transformers.mask_transformer import TEXT_LENGTH, LaMPMaskTransformer, ReleasedText
+from models.transformers.mask_transformer import LaMPMaskTransformer
 from prepare.inspect_checkpoint import identify
 from storage.checkpoint import incompatible_keys
 from storage.load import (
     load_length_estimator,
-    load_mask_transformer,
     load_masked,
     load_residual_transformer,
     load_text_to_motion,
@@ -31,7 +30,7 @@ from storage.load_lamp import LAMP_OPTIONAL, load_lamp, load_tokenizer
 from storage.released import used_part
 from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden
-from tests.toy import MOTIONS, make_llm
+from tests.toy import make_llm
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
 from utils.errors import InputError
 
@@ -97,16 +96,6 @@ def test_released_settings_are_those_that_the_weights_were_trained_with(publishe
     lamp = load_lamp("h3d-qformer", SPEC, published)
     assert lamp.model.config.published
     assert lamp.text_features(["a man walks", "a person bows"]).shape == (2, 16)
-
-
-def test_a_released_transformer_makes_its_text_condition_itself(published: Path) -> None:
-    loaded = load_mask_transformer("t2m", SPEC, published)
-    assert isinstance(loaded.text, ReleasedText)
-    pieces = loaded.text.pieces.encode(["a man walks"], TEXT_LENGTH, TEXT_LENGTH)
-    expected = loaded.model.text_condition(pieces.ids, pieces.mask).cond
-    torch.testing.assert_close(loaded.text(["a man walks"]), expected)
-    one, other = loaded.text(list(MOTIONS)[:2])
-    assert not torch.allclose(one, other, atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [None, 4])
@@ -189,14 +178,6 @@ def test_a_pickle_that_would_run_code_is_refused(home: Path, name: str) -> None:
     assert not Path("attacked").exists()
 
 
-def test_what_a_published_model_needs_beside_it_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for needed, name in (("clip-vit-base-patch32", MOMASK), ("bert-base-uncased", "t2m")):
-        shutil.rmtree(home.parent / needed)
-        with pytest.raises(InputError, match=f"was found.*its files may also be placed in .*{needed}"):
-            load_mask_transformer(name, SPEC, home.parent)
-
-
 # Motion to text
 
 
@@ -270,15 +251,6 @@ def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: P
     model = loaded[0] if isinstance(loaded, tuple) else loaded.model
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}.items() >= {
         name: shape for name, shape in parameters.items() if not name.endswith("position_ids")}.items()
-
-
-@with_golden
-def test_the_published_length_estimator_loads_at_its_full_size(home: Path) -> None:
-    parameters = shapes_of(json.loads((GOLDEN / "models" / "length_estimator.json").read_text()))
-    state = {name: torch.zeros(1).expand(shape) for name, shape in parameters.items()}
-    put(home / "full", "finest.tar", {"estimator": state})
-    own = load_length_estimator("full", SPEC, home.parent).model.state_dict()
-    assert {name: tuple(tensor.shape) for name, tensor in own.items()} == dict(parameters)
 
 
 @with_golden

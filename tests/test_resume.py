@@ -10,7 +10,6 @@ import torch
 import train_vq
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.toy import ROOT, TINY_VQ, make_dataset, run_here, run_script
-from training.distributed import EpochBatches
 from utils.errors import InputError
 
 STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")
@@ -43,21 +42,6 @@ def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) ->
         assert_equal(resumed[part], whole[part])
 
 
-@pytest.mark.parametrize(("key", "flags", "before"), [
-    ("mu", ("--mu", 0.5), 0.99), ("shared_codebook", ("--shared_codebook",), False),
-    ("num_quantizers", ("--num_quantizers", 2), 3), ("vq_act", ("--vq_act", "gelu"), "relu")])
-def test_a_tokenizer_run_is_not_resumed_with_another_codebook(begun: Path, key: str, flags: tuple[object, ...],
-                                                              before: object,
-                                                              capsys: pytest.CaptureFixture[str]) -> None:
-    latest = begun / "checkpoints" / "t2m" / "run" / "model" / "latest.tar"
-    content = latest.read_bytes()
-    with pytest.raises(SystemExit) as ended:
-        run_here(train_vq.main, *ONE_STEP, "--is_continue", *flags, cwd=begun)
-    assert ended.value.code == 2
-    assert f"opt.txt has {key} {before}, not {flags[-1] if len(flags) > 1 else True}" in capsys.readouterr().err
-    assert latest.read_bytes() == content
-
-
 ONE_STEP = ("--data_root", "data", "--name", "run", *TINY_VQ, "--total_iter", 1, "--evaluator", "none", "--gpu_id", -1)
 
 
@@ -86,35 +70,9 @@ def assert_equal(one: object, other: object) -> None:
         assert one == other
 
 
-def test_an_epoch_begun_in_the_middle_has_the_batches_that_were_left() -> None:
-    whole, rest = EpochBatches(50, 8, seed=3), EpochBatches(50, 8, seed=3)
-    whole.epoch = rest.epoch = 2
-    rest.start = 4
-    assert list(rest) == list(whole)[4:]
-    assert sorted(sum(whole, [])) == sorted(set(sum(whole, [])))
-    other = EpochBatches(50, 8, seed=3)
-    assert list(other) != list(whole)
-
-
 def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "latest.tar"
     save_checkpoint(path, {"vq_model": {"a": torch.zeros(1000)}})
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(InputError, match=str(path)):
         load_checkpoint(path)
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "latest.tar"
-    torch.save({"vq_model": subprocess.Popen}, path)
-    with pytest.raises(InputError, match="contains more than tensors"):
-        load_checkpoint(path)
-
-
-def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "latest.tar"
-    save_checkpoint(path, {"total_it": 1})
-    with pytest.raises(Exception, match="pickle"):
-        save_checkpoint(path, {"total_it": lambda: 2})
-    assert load_checkpoint(path) == {"total_it": 1}
-    assert list(tmp_path.iterdir()) == [path]

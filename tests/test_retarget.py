@@ -1,18 +1,14 @@
 """Retargeting to another skeleton: between rest poses, scaled, feet on the floor. Without Blender."""
-import subprocess
-import sys
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from prepare.retarget import Character, SourceRecording, Transfer, retarget
-from tests.figures import bowing, kicking, sitting, squatting, standing, walking
-from tests.toy import ROOT
+from tests.figures import bowing, sitting, squatting, standing, walking
 
 FPS = 20
 TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -95,16 +91,6 @@ def test_rest_pose_and_heading_of_a_character_do_not_matter(name: str, other: di
 
 
 @EVERY_MOTION
-def test_a_character_in_centimetres_walks_a_hundred_times_as_far(name: str) -> None:
-    source = SOURCES[name]
-    metres, centimetres = (retarget(source, somebody(source, unit=unit)) for unit in (1, 100))
-    assert centimetres.scale == pytest.approx(100 * metres.scale)
-    np.testing.assert_allclose(centimetres.hips, 100 * metres.hips, atol=1e-6)
-    for bone, turns in metres.turns.items():
-        np.testing.assert_allclose(centimetres.turns[bone], turns, atol=1e-6)
-
-
-@EVERY_MOTION
 def test_ankles_travel_by_the_length_of_legs_whatever_the_proportions(name: str) -> None:
     source = SOURCES[name]
     character = somebody(source, longer={"Leg": 1.3, "Foot": 1.1, "UpLeg": 1.2, "Spine1": 0.8})
@@ -114,15 +100,6 @@ def test_ankles_travel_by_the_length_of_legs_whatever_the_proportions(name: str)
     for bone in ("LeftFoot", "RightFoot"):
         ours, theirs = source.places[bone], places[bone]
         np.testing.assert_allclose(theirs - theirs[0], transfer.scale * (ours - ours[0]), atol=0.01)
-
-
-@EVERY_MOTION
-def test_bones_keep_their_length_and_turns_are_rotations(name: str) -> None:
-    source = SOURCES[name]
-    character = somebody(source, arms_down=45.0, longer={"Leg": 1.3, "Toe": 0.8})
-    for turns in retarget(source, character).turns.values():
-        np.testing.assert_allclose(turns @ turns.swapaxes(-1, -2), np.broadcast_to(np.eye(3), turns.shape), atol=1e-9)
-        np.testing.assert_allclose(np.linalg.det(turns), 1, atol=1e-9)
 
 
 @pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
@@ -139,60 +116,6 @@ def test_a_standing_foot_is_as_level_and_as_high_as_at_rest(pitch: float) -> Non
         np.testing.assert_allclose(places[bone][:, 2], character.rest[bone][2] - character.floor, atol=0.01)
 
 
-def test_toes_bend_on_the_floor_and_not_in_the_air() -> None:
-    source = recording(joints_to_bvh(np.concatenate([MOTIONS["walk"], kicking("left")]), T2M, FPS))
-    character = somebody(source)
-    transfer = retarget(source, character)
-    places = posed(character, transfer)
-    height = character.rest["LeftToeEnd"][2] - character.floor
-    stiff = places["LeftToe"] + transfer.turns["LeftFoot"] @ (character.rest["LeftToeEnd"] - character.rest["LeftToe"])
-    assert stiff[:, 2].min() < height - 0.02
-    assert places["LeftToeEnd"][:, 2].min() > height - 1e-6
-    above = stiff[:, 2] > height + 1e-6
-    assert above.any()
-    np.testing.assert_allclose(places["LeftToeEnd"][above], stiff[above], atol=1e-6)
-
-
-def forearms(bend: float) -> np.ndarray:
-    """Joints of a body with both arms stretched out and the forearms raised by degrees."""
-    joints = MOTIONS["stand"].copy()
-    upper, lower = (np.linalg.norm(joints[0, joint] - joints[0, parent]) for joint, parent in ((18, 16), (20, 18)))
-    for side, (shoulder, elbow, wrist) in ((1, (16, 18, 20)), (-1, (17, 19, 21))):
-        joints[:, elbow] = joints[:, shoulder] + [side * upper, 0, 0]
-        joints[:, wrist] = joints[:, elbow] + about(2, side * bend) @ [side * lower, 0, 0]
-    return joints
-
-
-@pytest.mark.parametrize("arms_down", [0.0, 50.0])
-@pytest.mark.parametrize(("bend", "palms"), [(0, (0, 0, -1)), (90, (0, -1, 0))])
-def test_raised_forearms_come_from_rolled_elbows_with_palms_ahead(arms_down: float, bend: float,
-                                                                  palms: tuple[float, ...]) -> None:
-    source = recording(joints_to_bvh(forearms(bend), T2M, FPS))
-    turns = retarget(source, somebody(source, arms_down=arms_down)).turns
-    for side, sign in (("Left", 1), ("Right", -1)):
-        at_rest = about(1, sign * arms_down) @ [0, 0, -1]  # palms look down, or inwards
-        assert ((turns[f"{side}ForeArm"] @ at_rest) @ palms).min() > 0.9  # unrolled ones look to the side
-
-
-@EVERY_MOTION
-def test_nothing_jumps(name: str) -> None:
-    source = SOURCES[name]
-    character = somebody(source, arms_down=50.0)
-    for bone, turns in retarget(source, character).turns.items():
-        ours, theirs = (np.degrees(Rotation.from_matrix(turn[1:] @ turn[:-1].swapaxes(-1, -2)).magnitude()).max()
-                        for turn in (turns, source.turns[bone]))
-        assert ours < 15 + 1.5 * theirs
-
-
-def test_bones_that_not_everybody_has_may_be_missing() -> None:
-    source = SOURCES["walk"]
-    character = somebody(source)
-    few = Character({bone: place for bone, place in character.rest.items()
-                     if bone not in ("Spine1", "Spine2", "LeftShoulder", "RightToeEnd")}, character.floor)
-    turns = retarget(source, few).turns
-    assert set(retarget(source, character).turns) - set(turns) == {"Spine1", "Spine2", "LeftShoulder", "RightToe"}
-
-
 @pytest.mark.parametrize(("whose", "complaint"), [("motion", "the motion has no bone LeftLeg"),
                                                   ("character", "the character has no bone LeftLeg")])
 def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) -> None:
@@ -205,9 +128,3 @@ def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) 
         character = Character(fewer, character.floor)
     with pytest.raises(ValueError, match=complaint):
         retarget(source, character)
-
-
-def test_what_blender_imports_does_without_torch() -> None:
-    """Blender's Python has no torch."""
-    code = "import sys; sys.modules['torch'] = None; import motion.bvh, options.base, prepare.retarget"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

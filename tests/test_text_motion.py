@@ -7,7 +7,7 @@ import torch
 
 from data.motion_windows import MotionWindows, Normalisation
 from data.specs import dataset_spec
-from data.text import Prompt, clean_caption, read_captions, read_prompts
+from data.text import Prompt, read_captions, read_prompts
 from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
 from training.distributed import EpochBatches
 from utils.errors import InputError
@@ -24,12 +24,6 @@ def write_clip(root: Path, name: str, rows: int, captions: list[str]) -> None:
     (root / "texts" / f"{name}.txt").write_text("".join(f"{caption}\n" for caption in captions))
     with (root / "train.txt").open("a") as file:
         file.write(f"{name}\n")
-
-
-def test_captions_are_cleaned_as_published() -> None:
-    assert clean_caption('A person (slowly) WALKS; "turns": then stops!') == "a person slowly walks turns then stops"
-    assert clean_caption("it's a left-hand wave, ok?") == "it's a left-hand wave, ok?"
-    assert len(clean_caption("step " * 50).split()) == 32
 
 
 def test_a_bad_caption_line_is_named(tmp_path: Path) -> None:
@@ -128,15 +122,6 @@ def test_one_na_makes_all_lengths_na(tmp_path: Path) -> None:
     assert read_prompts(path) == [Prompt("walks", None), Prompt("bows", None)]
 
 
-def test_what_is_missing_is_named_with_the_script_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"texts is missing"):
-        load_pairs(dataset_spec("t2m", tmp_path), "train")
-    write_clip(tmp_path, "a", 60, ["a#x/X#0#0"])
-    np.save(tmp_path / "new_joint_vecs" / "a.npy", np.zeros((60, 10), np.float32))
-    with pytest.raises(InputError, match=r"a\.npy has shape \(60, 10\), expected \(frames, 263\)"):
-        load_pairs(dataset_spec("t2m", tmp_path), "train")
-
-
 def test_rare_actions_are_sampled_more_often_as_balance_asks(tmp_path: Path) -> None:
     for number in range(9):
         write_clip(tmp_path, f"walk{number}", 60, ["a man walks#a/DET man/NOUN walk/VERB#0#0"])
@@ -152,12 +137,6 @@ def test_rare_actions_are_sampled_more_often_as_balance_asks(tmp_path: Path) -> 
     for batches.epoch in range(200):
         drawn += sum(batches, [])
     assert abs(drawn.count(9) / len(drawn) - 0.5) < 0.05
-
-
-def test_the_byte_order_mark_of_an_editor_is_no_part_of_a_prompt(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("# mine\na person waves#40\n", encoding="utf-8-sig")
-    assert read_prompts(path) == [Prompt("a person waves", 40)]
 
 
 def test_a_clip_that_is_not_finite_is_left_out_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_presets import STAGES
 from tests.test_readme import PARSERS
 from tests.toy import ROOT
 
@@ -50,24 +49,3 @@ def test_the_recipe_trains_every_bundled_model_with_flags_that_its_script_takes(
     assert packed == "prepare/bundle_model.py"
     assert set(names) <= trained
     assert {path.name for path in (ROOT / "pretrained" / "t2m").iterdir()} <= set(names)
-
-
-def test_the_recipe_trains_nothing_twice(folder: Path) -> None:
-    run(folder)
-    assert not [script for script, *_ in run(folder) if script in PARSERS]
-
-
-def test_settings_of_the_recipe_are_those_of_the_presets(folder: Path) -> None:
-    """Besides names, places and steps, only the parts of the tokenizer's training have flags in the script."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    general = {"--name", "--data_root", "--gpu_id", "--mixed_precision", "--total_iter", "--max_epoch", "--vq_name",
-               "--lamp_name", "--bert", "--glove", "--evaluator"}
-    parts = {"--milestones", "--loss_joint", "--loss_jerk", "--sample_codebook_temp", "--decoder_only",
-             "--quantize_dropout_prob"}
-    presets = {script: f"@configs/demo/{stage}.txt" for stage, script in STAGES.items()}
-    trained = [(script, flags) for script, *flags in run(folder) if script in PARSERS]
-    assert len({script for script, _ in trained}) == 7
-    for script, flags in trained:
-        assert presets[script] in flags
-        named = {flag for flag in flags if flag.startswith("--")}
-        assert named - general <= (parts if script == "train_vq.py" else set()), script

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.specs import dataset_spec
-from models.lamp.features import TEXT_BATCH, encode_texts
+from models.lamp.features import TEXT_BATCH
 from models.vq.model import VQConfig
 from storage.checkpoint import (
     FOOTER,
@@ -34,8 +34,7 @@ from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.stages.tokens import KEPT, cached_text_features
 from utils.errors import InputError
-from utils.files import atomic_path, fingerprint, read_npy, save_npy, write_text
-from utils.seeding import random_state, seed_everything, set_random_state, stream_seed
+from utils.files import atomic_path, read_npy, save_npy, write_text
 
 
 @contextmanager
@@ -60,11 +59,6 @@ def test_milestones_follow_a_linear_warm_up(after_warmup: bool, first_drop: int)
     assert factor(first_drop) == pytest.approx(0.1)
     assert factor(first_drop + 9) == pytest.approx(0.1)
     assert factor(first_drop + 10) == pytest.approx(0.01)
-
-
-def test_a_schedule_without_warm_up_starts_at_the_full_rate() -> None:
-    assert warmup_milestones(0, [], 0.1)(0) == 1.0
-    assert warmup_cosine(0, 100)(0) == 1.0
 
 
 def test_cosine_falls_from_the_end_of_the_warm_up_to_its_floor() -> None:
@@ -102,12 +96,6 @@ def test_published_option_files_are_read(tmp_path: Path) -> None:
     assert VQConfig.from_options(options).vq_norm is None
 
 
-def test_an_option_line_without_a_key_is_named(tmp_path: Path) -> None:
-    (tmp_path / "opt.txt").write_text("lr: 1\nnonsense\n")
-    with pytest.raises(InputError, match=r"opt\.txt:2.*nonsense"):
-        read_options(tmp_path / "opt.txt")
-
-
 # Weights
 
 
@@ -132,30 +120,6 @@ def test_matrices_in_eight_bits_come_back_within_a_half_step_of_their_row(tmp_pa
     assert (tmp_path / "w.safetensors").stat().st_size < 50 * 16 * 3 + 600
 
 
-def test_a_tensor_with_two_names_is_stored_once_and_loads_under_both(tmp_path: Path) -> None:
-    def tied() -> nn.Module:
-        model = nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3)})
-        model["two"].weight = model["one"].weight
-        return model
-
-    save_weights(tmp_path / "w.safetensors", tied().state_dict())
-    read = load_weights(tmp_path / "w.safetensors")
-    assert set(read) == {"one.weight", "one.bias", "two.bias"}
-    model = tied()
-    load_strictly(model, read, tmp_path)
-    assert torch.equal(model["two"].weight, read["one.weight"])
-
-
-def test_missing_or_damaged_weights_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(InputError, match="w.safetensors"):
-        load_weights(path)
-    save_weights(path, {"a": torch.zeros(100)})
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match="w.safetensors"):
-        load_weights(path)
-
-
 def test_weights_that_do_not_fit_are_listed() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     state = {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(4), "1.weight": torch.zeros(1, 3),
@@ -169,13 +133,6 @@ def test_weights_that_do_not_fit_are_listed() -> None:
     assert "unexpected: extra0, extra1, extra2 and 2 more;" in message
     assert "shape: 0.bias (4,) instead of (3,)" in message
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_names_that_may_be_absent_or_present_are_no_fault() -> None:
-    model = nn.Linear(2, 1)
-    load_strictly(model, {"weight": torch.ones(1, 2)}, Path("x"), optional=["bias"])
-    load_strictly(model, {**model.state_dict(), "a.position_ids": torch.ones(1)}, Path("x"), optional=["position_ids"])
-    assert torch.equal(model.weight, torch.ones(1, 2))
 
 
 def test_a_checkpoint_of_other_things_is_refused(tmp_path: Path) -> None:
@@ -210,18 +167,6 @@ def test_the_best_checkpoint_is_taken_before_the_latest(tmp_path: Path) -> None:
     assert find_source(str(folder), "kit", "elsewhere").options == {"name": "a"}
 
 
-def test_what_a_named_model_lacks_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no model named 'b'.*t2m/b.*pretrained/t2m/b"):
-        find_source("b", "t2m", tmp_path)
-    with pytest.raises(InputError, match="no model named"):
-        find_source("b" * 300, "t2m", tmp_path)
-    put(tmp_path / "t2m" / "b")
-    with pytest.raises(InputError, match="b/model has no net_best_fid or .* or latest"):
-        find_source("b", "t2m", tmp_path)
-    with pytest.raises(InputError, match="has no mine"):
-        find_source("b", "t2m", tmp_path, "mine.tar")
-
-
 @pytest.mark.parametrize(("key", "value"), [
     ("nb_code", "many"), ("nb_code", 0), ("nb_code", -3), ("nb_code", 2.5), ("nb_code", True), ("mu", "high"),
     ("mu", -0.1), ("shared_codebook", "maybe"), ("shared_codebook", 1), ("vq_act", 3), ("vq_norm", 7),
@@ -230,29 +175,6 @@ def test_a_setting_of_another_kind_names_file_and_key(key: str, value: object) -
     source = Source(Path("run"), {key: value}, Path("run/model/latest.tar"))
     with pytest.raises(InputError, match=rf"run/opt\.txt: {key} cannot be"), source.building(VQConfig):
         pytest.fail("was built")
-
-
-def test_settings_of_the_right_kind_pass() -> None:
-    options = {"nb_code": 3, "mu": 1, "shared_codebook": True, "vq_norm": "None", "vq_act": "gelu", "other": object()}
-    with Source(Path("run"), options, Path("x")).building(VQConfig):
-        pass
-    with pytest.raises(InputError, match=r"run/opt\.txt: q_nb_code"), Source(
-            Path("run"), {"q_nb_code": 0}, Path("x")).building(VQConfig, "q_"):
-        pass
-    with pytest.raises(InputError, match=r"run/opt\.txt: too wide"), Source(Path("run"), {}, Path("x")).building(
-            VQConfig):
-        raise ValueError("too wide")
-    with pytest.raises(InputError, match=r"run/opt\.txt: kind 'c' is not one of a, b"):
-        Source(Path("run"), {"kind": "c"}, Path("x")).one_of("kind", ("a", "b"), "a")
-
-
-def test_an_option_that_a_model_needs_is_asked_for_where_it_should_stand(tmp_path: Path) -> None:
-    source = Source(tmp_path, {}, Path("x"))
-    with pytest.raises(InputError, match=r"opt\.txt is missing; it needs a line 'vq_name: NAME'"):
-        source.needed("vq_name")
-    write_options(tmp_path / "opt.txt", {"name": "one"})
-    with pytest.raises(InputError, match=r"opt\.txt lacks vq_name"):
-        source.needed("vq_name")
 
 
 # Files
@@ -287,17 +209,6 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, write: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    (tmp_path / "file").write_text("in the way")
-    (tmp_path / "folder.npy").mkdir()
-    with pytest.raises(InputError, match="cannot write .*file/a.npy: "):
-        write(tmp_path / "file" / "a.npy")
-    with pytest.raises(InputError, match="cannot write .*folder.npy"):
-        write(tmp_path / "folder.npy")
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00v\x00{'descr': (",
                                      b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16])
 def test_an_array_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
@@ -306,46 +217,7 @@ def test_an_array_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> 
         read_npy(tmp_path / "a.npy")
 
 
-def test_arrays_of_other_things_than_numbers_are_refused(tmp_path: Path) -> None:
-    for array in (np.array(["a"]), np.array([{}]), np.array([1j])):
-        np.save(tmp_path / "a.npy", array, allow_pickle=True)
-        with pytest.raises(InputError, match=r"a\.npy is not"):
-            read_npy(tmp_path / "a.npy")
-    np.savez(tmp_path / "b.npz", a=np.zeros(3))
-    with pytest.raises(InputError, match=r"b\.npz is not one array"):
-        read_npy(tmp_path / "b.npz")
-    with pytest.raises(InputError, match="c.npy is missing; the maker creates it"):
-        read_npy(tmp_path / "c.npy", "the maker")
-
-
 # Randomness
-
-
-def test_streams_of_different_keys_differ() -> None:
-    keys = [(), (0,), (1,), (0, 0), (1, 0), (0, 1), (1, 0, 0), (1 << 32,), (0, 0, 1), (-1,), (1, 2), (2, 1)]
-    seeds = [stream_seed(*key) for key in keys]
-    assert len(set(seeds)) == len(keys)
-    assert all(0 <= seed < 1 << 63 for seed in seeds)
-    assert seeds == [stream_seed(*key) for key in keys]
-    draws = torch.stack([torch.rand(1000, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    assert float(torch.corrcoef(draws).fill_diagonal_(0).abs().max()) < 0.15
-
-
-def test_random_state_is_taken_up_again() -> None:
-    import random
-
-    def draw() -> tuple[float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 (the global one)
-
-    seed_everything(3)
-    np.random.standard_normal()  # noqa: NPY002 (leaves a second value in store)
-    state = random_state()
-    first = draw()
-    assert draw() != first
-    set_random_state(state)
-    assert draw() == first
-    seed_everything(3)
-    assert random_state()["python"] != state["python"] or torch.equal(random_state()["torch"], state["torch"])
 
 
 # Text features
@@ -364,31 +236,6 @@ class CountingEncoder:
         assert len(texts) <= TEXT_BATCH
         self.spread = max(map(len, texts)) - min(map(len, texts))
         return torch.tensor([[float(len(text)), float(ord(text[0]))] for text in texts])
-
-
-def test_text_features_keep_the_order_of_the_texts_though_batches_are_of_like_length() -> None:
-    texts = [chr(97 + number % 26) * (1 + number * 7 % 40) for number in range(2 * TEXT_BATCH)]
-    encoder = CountingEncoder()
-    features = encode_texts(encoder, texts)
-    assert features.tolist() == [[len(text), ord(text[0])] for text in texts]
-    assert encoder.spread < 25
-
-
-def test_text_features_are_computed_once(tmp_path: Path) -> None:
-    spec, texts = dataset_spec("t2m", tmp_path), ["a", "bb", "c"]
-    first = cached_text_features(spec, "train", texts, CountingEncoder())
-    again = CountingEncoder()
-    assert torch.equal(cached_text_features(spec, "train", texts, again), first)
-    assert again.seen == 0
-
-
-def test_text_features_of_other_texts_or_another_encoder_are_computed_again(tmp_path: Path) -> None:
-    spec, first = dataset_spec("t2m", tmp_path), CountingEncoder()
-    cached_text_features(spec, "train", ["a", "bb"], first)
-    for texts, name in ((["a", "bc"], "one"), (["a", "bb"], "two"), (["bb", "a"], "two")):
-        encoder = CountingEncoder(name)
-        assert len(cached_text_features(spec, "train", texts, encoder)) == 2
-        assert encoder.seen == 2
 
 
 def test_text_features_of_several_encoders_and_wordings_live_side_by_side(tmp_path: Path) -> None:
@@ -412,12 +259,6 @@ def test_text_features_are_others_under_other_settings_or_word_pieces(tmp_path: 
     (folder / "vocab.txt").write_text("\n".join([*pieces, other, one]) + "\n")
     made.append(load_lamp("lamp", dataset_spec("t2m"), tmp_path).text_encoder("query").fingerprint)
     assert made[0] == made[1] and len(set(made)) == 3
-
-
-def test_a_fingerprint_tells_where_a_part_ends(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("text")
-    assert fingerprint("ab", "c") != fingerprint("a", "bc") != fingerprint("abc")
-    assert fingerprint("text") == fingerprint(b"text") == fingerprint(tmp_path / "a")
 
 
 # The loop
