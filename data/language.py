@@ -65,7 +65,7 @@ def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
                      opt: argparse.Namespace) -> tuple[TextMotion, TextMotion]:
     """Training and validation sets of texts and motions, with the texts added by ``--paraphrases`` and ``--bank``."""
     train_set = TextMotion(training_pairs(spec, opt), normalisation, training=True, seed=opt.seed,
-                           labelled=len(classes()) if opt.bank else 0)
+                           labelled=len(classes()) if opt.bank else 0, paired=getattr(opt, "text_pairs", 0) > 0)
     val_set = TextMotion(load_pairs(spec, "val", quiet=opt.quiet), normalisation, training=False)
     print(f"{len(train_set)} training pairs, {len(val_set)} validation pairs")
     return train_set, val_set

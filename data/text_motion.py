@@ -22,6 +22,7 @@ from utils.seeding import stream_seed
 
 SENTENCE_SHARE = 0.5  # share of sentences among the sampled texts of a clip that also has captions
 _SHORTER_UNIT_SHARE = 1 / 3  # share of samples that are one unit shorter, to vary lengths
+_OTHER = 1  # random stream of the second text of an item
 _PAIRS = "pairs.json"
 _FORMAT = 2  # version of that file; other versions are rebuilt
 _NAMES = string.ascii_uppercase[:23]  # A..W, as in published loaders
@@ -199,13 +200,14 @@ class TextMotion(_CroppedPairs):
     """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames).
 
     With ``labelled`` classes also ``contents`` (labelled,) bool, the contents of the clip, and ``text_class``, the
-    class of a sentence of the bank or -1 for a caption. A sentence describes every clip with its class.
+    class of a sentence of the bank or -1 for a caption. A sentence describes every clip with its class. With ``paired``
+    also ``other``, another text that is true of what ``caption`` describes, and its ``other_class`` if labelled.
     """
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0,
-                 labelled: int = 0) -> None:
+                 labelled: int = 0, paired: bool = False) -> None:
         super().__init__(pairs, training, seed)
-        self.labelled = labelled
+        self.labelled, self.paired = labelled, paired
         self.normalisation = normalisation
 
     def __getitem__(self, index: int) -> dict[str, object]:
@@ -213,7 +215,11 @@ class TextMotion(_CroppedPairs):
         item = {"caption": pair.texts[crop.caption], "motion": normalised_crop(pair, crop, self.normalisation),
                 "m_len": crop.length}
         if self.labelled:
-            item |= {"text_class": _text_class(pair, crop), "contents": self._contents([pair])[0]}
+            item |= {"text_class": _text_class(pair, crop.caption), "contents": self._contents([pair])[0]}
+        if self.paired:
+            other = self._other(index, crop)
+            item |= {"other": pair.texts[other]}
+            item |= {"other_class": _text_class(pair, other)} if self.labelled else {}
         return item
 
     @property
@@ -232,19 +238,40 @@ class TextMotion(_CroppedPairs):
 
         def take(numbers: Sequence[int]) -> dict[str, object]:
             pairs, crops = [self.pairs[number] for number in numbers], [self.crop(number) for number in numbers]
+            others = [self._other(*one) for one in zip(numbers, crops, strict=True)] if self.paired else []
             starts = torch.tensor([first[number] + crop.start for number, crop in zip(numbers, crops, strict=True)])
             lengths = torch.tensor([crop.length for crop in crops])
             chosen = torch.where(within < lengths[:, None], starts[:, None] + within, 0)
             batch = {"caption": [pair.texts[crop.caption] for pair, crop in zip(pairs, crops, strict=True)],
                      "motion": rows[chosen.to(device, non_blocking=True)],
                      "m_len": lengths.to(device, non_blocking=True)}
-            if contents is not None:
-                classes = torch.tensor([_text_class(*both) for both in zip(pairs, crops, strict=True)])
-                batch |= {"text_class": classes.to(device, non_blocking=True),
-                          "contents": contents[torch.tensor(numbers).to(device, non_blocking=True)]}
+            if self.paired:
+                batch["other"] = [pair.texts[other] for pair, other in zip(pairs, others, strict=True)]
+            if contents is None:
+                return batch
+            batch["contents"] = contents[torch.tensor(numbers).to(device, non_blocking=True)]
+            for key, texts in (("text_class", [crop.caption for crop in crops]), ("other_class", others)):
+                if texts:
+                    classes = torch.tensor([_text_class(*one) for one in zip(pairs, texts, strict=True)])
+                    batch[key] = classes.to(device, non_blocking=True)
             return batch
 
         return take
+
+    def _other(self, index: int, crop: Crop) -> int:
+        """The number of another text of a pair: for a sentence of the bank one of its class, for a caption any; the
+        same text if there is no other."""
+        pair = self.pairs[index]
+        generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index, _OTHER))
+        first, count, own = 0, len(pair.captions), _text_class(pair, crop.caption)
+        if own >= 0:  # the sentences of a class follow each other
+            first, count = count + pair.sentence_classes.index(own), pair.sentence_classes.count(own)
+        elif pair.sentences and (count < 2 or generator.random() < SENTENCE_SHARE):
+            return count + int(generator.integers(len(pair.sentences)))
+        if count < 2:
+            return crop.caption
+        other = first + int(generator.integers(count - 1))
+        return other + (other >= crop.caption)
 
     def _contents(self, pairs: Sequence[Pair]) -> torch.Tensor:
         """The contents of pairs, (b, labelled) bool."""
@@ -254,9 +281,9 @@ class TextMotion(_CroppedPairs):
         return contents
 
 
-def _text_class(pair: Pair, crop: Crop) -> int:
-    """The class of a crop's text, -1 for a caption."""
-    number = crop.caption - len(pair.captions)
+def _text_class(pair: Pair, text: int) -> int:
+    """The class of a text of a pair by number, -1 for a caption."""
+    number = text - len(pair.captions)
     return pair.sentence_classes[number] if number >= 0 else -1
 
 

@@ -154,6 +154,9 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                            "weights, for example: --objectives ptc=1 lm=0.5")
     loss.add_argument("--mirrored_negatives", "--side_decoys", dest="side_decoys", action="store_true",
                       help="contrastive: add each caption with left and right swapped as a hard negative")
+    loss.add_argument("--text_pairs", type=non_negative, default=0.0, metavar="WEIGHT",
+                      help="weight of a contrastive loss between two texts of each clip, for texts in new words; with "
+                           "--bank, texts of the same content are not compared")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="samples of a batch used for matching (three passes each); 0: all")
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))

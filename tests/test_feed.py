@@ -63,17 +63,21 @@ def test_worker_processes_stay_and_follow_the_epoch() -> None:
 @pytest.mark.parametrize("labelled", [0, 4])
 def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> None:
     generator = np.random.default_rng(0)
-    pairs = [Pair(str(rows), generator.normal(size=(rows, 3)).astype(np.float32), ("a", "b"), sentences=("c", "d"),
-                  sentence_classes=(1, 3), contents=frozenset({1, 3})) for rows in (200, 41, 60)]
+    pairs = [Pair(str(rows), generator.normal(size=(rows, 3)).astype(np.float32), ("a", "b"), sentences=tuple("cdef"),
+                  sentence_classes=(1, 1, 3, 3), contents=frozenset({1, 3})) for rows in (200, 41, 60)]
     data = TextMotion(pairs, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), training=True,
-                      labelled=labelled)
+                      labelled=labelled, paired=True)
     take, classes = data.on_device(CPU), set()
     for epoch in range(4):
         data.set_epoch(epoch)
         made, items = take([2, 0, 1, 2]), default_collate([data[number] for number in (2, 0, 1, 2)])
         assert made.keys() == items.keys()
         for key, value in made.items():
-            assert value == items[key] if key == "caption" else torch.equal(value, items[key])
+            assert value == items[key] if key in ("caption", "other") else torch.equal(value, items[key])
+        assert all(one != other for one, other in zip(made["caption"], made["other"], strict=True))
+        if labelled:  # a sentence is paired with one of its class
+            sentences = made["text_class"] >= 0
+            assert torch.equal(made["text_class"][sentences], made["other_class"][sentences])
         classes |= set(made["text_class"].tolist()) if labelled else {-1, 1, 3}
     assert classes == {-1, 1, 3}
     assert data.nbytes == 4 * 3 * (200 + 41 + 60)

@@ -14,6 +14,7 @@ from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
+from training.stages.lamp import LaMPStage, same_subject
 from utils.errors import InputError
 from utils.seeding import sample_columns
 
@@ -277,3 +278,34 @@ def test_distillation_compares_the_similarities_of_two_models():
     assert float(loss.detach()) > 0.1
     assert leaf.grad.isfinite().all()
     assert float(distillation_loss(others[:1], features[:1])) == 0
+
+
+def test_texts_that_may_describe_the_same_are_not_compared():
+    contents = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    batch = {"contents": contents, "text_class": torch.tensor([1, -1, -1, -1]),
+             "other_class": torch.tensor([1, 0, -1, -1])}
+    assert same_subject(batch).tolist() == [
+        [True, False, True, False],    # class 1: itself, not class 0, a caption of a clip that shows it
+        [True, True, False, False],    # captions of other contents are compared
+        [True, False, True, False],
+        [False, False, False, False],  # a clip without contents
+    ]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_text_pairs_draw_the_texts_of_a_clip_together(model, labelled):
+    opt = SimpleNamespace(objectives=["ptc"], distill=0.0, text_pairs=1.0, max_text_len=8)
+    stage = LaMPStage(model, opt, None, None)
+    hidden = torch.eye(4, model.config.qformer.hidden)[:, None]  # one word each
+    stage.encode_text = lambda texts: (torch.tensor([[int(text)] for text in texts]), None)
+    model.Qformer.text = lambda ids, _: hidden[ids[:, 0]]
+    batch = {"other": ["0", "1", "2", "3"]}
+    if labelled:
+        batch |= {"contents": torch.eye(4).bool(), "text_class": torch.arange(4), "other_class": torch.arange(4)}
+    ids = torch.arange(4)[:, None]
+    right = stage.text_pairs(batch, ids, None, None)
+    wrong = stage.text_pairs(batch, ids.flip(0), None, None)
+    assert float(right) < float(wrong)
+    if labelled:  # nothing is left to compare if all texts are about the same
+        same = {**batch, "text_class": torch.zeros(4).long(), "other_class": torch.zeros(4).long()}
+        assert float(stage.text_pairs(same, ids, None, None)) == pytest.approx(0, abs=1e-6)

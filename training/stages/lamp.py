@@ -15,7 +15,7 @@ from evaluation.retrieval import steady_retrieval
 from models.lamp.bert import WordPieces
 from models.lamp.features import text_inputs
 from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
-from models.lamp.objectives import distillation_loss, similarity
+from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from storage.checkpoint import load_strictly
 from storage.load_lamp import LAMP_OPTIONAL
 from training import distributed
@@ -50,10 +50,23 @@ class LaMPStage(Stage):
                             also_true=also_true(batch, batch_slice) if "text_class" in batch else None,
                             batch_slice=batch_slice)
         accuracies = {f"{name}_acc": value for name, value in result.accuracies.items()}
-        if not self.teacher:
-            return {"loss": result.loss, **result.losses, **accuracies}
-        distilled = self.distillation(*text, result.text)
-        return {"loss": result.loss + self.opt.distill * distilled, **result.losses, "distill": distilled, **accuracies}
+        extra = {}
+        if self.opt.text_pairs:
+            extra["text_pairs"] = self.text_pairs(batch, *text, result.text)
+        if self.teacher:
+            extra["distill"] = self.distillation(*text, result.text)
+        loss = result.loss + sum(getattr(self.opt, name) * value for name, value in extra.items())
+        return {"loss": loss, **result.losses, **extra, **accuracies}
+
+    def text_pairs(self, batch: dict[str, Any], ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
+        """Contrastive loss of texts (b, t) with the other texts of their clips; texts that may describe the same are
+        not compared. ``hidden`` as in ``distillation``."""
+        own = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
+        other = self.model.project_text(self.model.Qformer.text(*self.encode_text(batch["other"])))
+        scores = self.model.scaled(own @ other.T)
+        excluded = same_subject(batch) if "text_class" in batch else None
+        return (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded if excluded is None
+                                                                      else excluded.T)) / 2
 
     def distillation(self, ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
         """``distillation_loss`` of texts (b, t): the sentence features of LaMP and those of the original BERT, the mean
@@ -128,3 +141,20 @@ def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
 def true_of(classes: Tensor, contents: Tensor) -> Tensor:
     """(n, m) bool, whether sentences of classes (n,), -1 for captions, describe clips with contents (m, c) bool."""
     return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]
+
+
+def same_subject(batch: dict[str, Any]) -> Tensor:
+    """(b, b) bool, whether text i may describe the same as the other text j of a batch: sentences of one class, a
+    sentence and a clip that shows its class, or captions of clips with the same contents."""
+    contents = batch["contents"]
+    one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))
+    captions = (batch["text_class"] < 0)[:, None] & (batch["other_class"] < 0)
+    shared = one.float() @ other.float().T > 0
+    equal = (contents[:, None] == contents).all(-1)
+    return shared & (equal | ~captions)
+
+
+def _subjects(classes: Tensor, contents: Tensor) -> Tensor:
+    """The classes (b, c) bool that a text is about: its own, or for a caption (-1) the contents of its clip."""
+    own = F.one_hot(classes.clamp_min(0), contents.shape[1]).bool()
+    return torch.where((classes < 0)[:, None], contents, own)
