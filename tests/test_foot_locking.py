@@ -55,52 +55,6 @@ def standing_and_shifting() -> np.ndarray:
     return np.float64(figures.figure(90, path=drift, thighs=(lift, 0), knees=(2 * lift, 0)))
 
 
-def locked_frame_by_frame(joints: np.ndarray) -> np.ndarray:
-    """The published locking implemented frame by frame, following its description."""
-    joints, frames = np.array(joints, np.float64), len(joints)
-    feet, fast, high = (7, 10, 8, 11), (0.05, 0.2, 0.05, 0.2), (0.06, 0.03, 0.06, 0.03)
-
-    def ease(u):
-        return 2 * u**3 - 3 * u**2 + 1
-
-    def mix(w, a, b):
-        return (1 - w) * a + w * b
-
-    contact = {foot: [((joints[t + 1, foot] - joints[t, foot]) ** 2).sum() < v and joints[t, foot, 1] < h
-                      for t in range(frames - 1)] for foot, v, h in zip(feet, fast, high, strict=True)}
-    lowest = sorted(min(joints[t, foot, 1] for foot in feet) for t in range(frames))
-    floor = np.mean(lowest[int(0.25 * frames):int(0.5 * frames)])
-    joints[..., 1] -= floor if floor <= 0.5 else 0
-    for foot in feet:
-        stands, place = [*contact[foot], contact[foot][-1]], joints[:, foot]
-        start = 0
-        for t in range(1, frames + 1):
-            if t == frames or stands[t] != stands[start]:
-                if stands[start]:
-                    place[start:t] = place[start:t].mean(0) * [1, 0, 1]
-                start = t
-        for s in range(frames):
-            before = [s - k for k in range(1, 6) if s - k >= 0 and stands[s - k]]
-            after = [s + k for k in range(1, 6) if s + k < frames and stands[s + k]]
-            if stands[s] or not (before or after):
-                continue
-            from_left = mix(ease((s - before[0] + 1) / 6), place[s], place[before[0]]) if before else None
-            from_right = mix(ease((after[0] - s + 1) / 6), place[s], place[after[0]]) if after else None
-            if before and after:
-                share = ease((s - before[0] + 1) / (after[0] - before[0] + 1))
-                place[s] = mix(share, from_right, from_left)
-            else:
-                place[s] = from_left if before else from_right
-    return joints
-
-
-@pytest.mark.parametrize("joints", [walk(slide=0.4), standing_and_shifting(), np.float64(figures.jumping()),
-                                    np.float64(sample_motion(T2M, 60, sway=0.2)) + [0, 0.9, 0]],
-                         ids=["walk", "stand", "jump", "wild"])
-def test_published_locking_does_what_its_description_says(joints):
-    np.testing.assert_allclose(lock_feet_published(joints, T2M), locked_frame_by_frame(joints), atol=1e-12)
-
-
 def test_a_single_frame_can_be_locked_and_planted():
     joints = np.float64(figures.standing(1))
     assert lock_feet_published(joints, T2M).shape == (1, 22, 3)

@@ -1,15 +1,13 @@
 """HumanML3D's clips from small samples of AMASS, HumanAct12 and a body model."""
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prepare.humanml3d import Sources, make_joints, read_cuts
+from prepare.humanml3d import Sources, main, make_joints, read_cuts
 from tests import figures
 from tests.test_import_motion import body_model
-from tests.toy import ROOT
+from tests.toy import run_here
 from utils.errors import InputError
 
 
@@ -63,11 +61,9 @@ def test_an_index_that_is_none_is_reported(tmp_path: Path, text: str) -> None:
         read_cuts(tmp_path / "index.csv")
 
 
-def test_the_script_lists_what_was_not_made(sources: Sources, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "out"), "--index", str(tmp_path / "index.csv"), "--humanact12",
-                                     str(sources.humanact12), "--quiet", "--workers", "1"])
-    monkeypatch.setattr("sys.path", list(sys.path))
-    runpy.run_path(str(ROOT / "prepare" / "humanml3d.py"), run_name="__main__")
+def test_the_script_lists_what_was_not_made(sources: Sources, tmp_path: Path, capsys) -> None:
+    run_here(main, tmp_path / "out", "--index", tmp_path / "index.csv", "--humanact12", sources.humanact12, "--quiet",
+             "--workers", 1, cwd=tmp_path)
     told = capsys.readouterr().out
     assert "3 clips not extracted (1 of KIT, 1 of MPI_HDM05, 1 of CMU)" in told
     assert "1 clips written" in told

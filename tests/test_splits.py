@@ -1,7 +1,5 @@
 """Splits keep groups together, distribute kinds evenly and are deterministic for a seed."""
 import json
-import runpy
-import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prepare.importing import ClipSource
-from prepare.split_dataset import PARTS, Member, split_by_group
-from tests.toy import ROOT
+from prepare.split_dataset import PARTS, Member, main, split_by_group
+from tests.toy import run_here
 
 SHARES = {"train": 0.8, "val": 0.05, "test": 0.15}
 
@@ -65,14 +63,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
-    monkeypatch.setattr("sys.argv", ["x", *map(str, flags)])
-    monkeypatch.setattr("sys.path", list(sys.path))
-    runpy.run_path(str(ROOT / "prepare" / "split_dataset.py"), run_name="__main__")
-
-
-def test_the_script_keeps_actors_and_twins_together(root: Path, monkeypatch, capsys) -> None:
-    _run(monkeypatch, root, "--group", r"actor\d+", "--test", 0.2, "--val", 0.1)
+def test_the_script_keeps_actors_and_twins_together(root: Path, capsys) -> None:
+    run_here(main, root, "--group", r"actor\d+", "--test", 0.2, "--val", 0.1, cwd=root)
     assert "1 clips without captions left out" in capsys.readouterr().out
     parts = {part: (root / f"{part}.txt").read_text().split() for part in (*PARTS, "all", "train_val")}
     actors = {part: {int(clip[-2:]) % 10 for clip in parts[part]} for part in PARTS}
@@ -84,8 +76,8 @@ def test_the_script_keeps_actors_and_twins_together(root: Path, monkeypatch, cap
 
 
 @pytest.mark.parametrize("flags", [("--val", 0.6, "--test", 0.5), ("--group", "("), ("--group", "x\\d+")])
-def test_the_script_exits_2_with_one_line(root: Path, flags, monkeypatch, capsys) -> None:
+def test_the_script_exits_2_with_one_line(root: Path, flags, capsys) -> None:
     with pytest.raises(SystemExit) as failure:
-        _run(monkeypatch, root, *flags)
+        run_here(main, root, *flags, cwd=root)
     assert failure.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
