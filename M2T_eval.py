@@ -19,11 +19,10 @@ def main() -> None:
     from evaluation.caption_scores import BertScore, CaptionScorer, Lexicon, most_common_caption, nearest_captions
     from evaluation.report import write_report
     from evaluation.retrieval import motion_vectors
-    from models.speed import speed_up
+    from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
-    from storage.load_captioner import check_tokenizer, differing_facts, load_captioner, tokenizer_name
-    from storage.load_evaluator import find_evaluator
-    from storage.load_lamp import load_tokenizer
+    from storage.evaluation import check_tokenizer, differing_facts, find_evaluator, load_captioner, tokenizer_name
+    from storage.generation import load_tokenizer
     from utils.device import select_device
     from utils.files import write_text
     from utils.seeding import seed_everything
@@ -76,7 +75,7 @@ def main() -> None:
 
 def score_file(opt: argparse.Namespace) -> None:
     """Print and write the scores of the captions in ``opt.score_captions``. Only BERTScore needs torch."""
-    from evaluation.ngrams import coco_scores, read_scored, report_scores
+    from evaluation.caption_scores import coco_scores, read_scored, report_scores
 
     captions, references = read_scored(opt.score_captions)
     print(f"{len(captions)} captions, {sum(map(len, references))} references of {opt.score_captions}, unchanged")

@@ -16,9 +16,9 @@ def main() -> None:
     from data.specs import MAX_TOKENS, UNIT_LENGTH, dataset_spec
     from data.text import make_prompt, shortened
     from models.motion_edit import MotionEditor, TimelinePart
-    from models.speed import speed_up
+    from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
-    from storage.load import load_text_to_motion
+    from storage.generation import load_text_to_motion
     from utils.device import select_device
     from utils.seeding import seed_everything
     from visualization.html import write_page

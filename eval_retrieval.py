@@ -12,8 +12,8 @@ def main() -> None:
     from data.text_motion import load_pairs
     from evaluation.report import hardware, seconds_each, write_report
     from evaluation.retrieval import SentenceEncoder, score_language, word_vectors
-    from models.speed import speed_up
-    from storage.load_lamp import load_lamp
+    from models.text_to_motion import speed_up
+    from storage.generation import load_lamp
     from utils.device import select_device
     from utils.seeding import seed_everything
 

@@ -19,15 +19,13 @@ def main() -> None:
     from data.text_motion import load_pairs
     from evaluation.caption_scores import BertScore
     from evaluation.generation import LEGEND, NOTE, LampBertScore, find_evaluators, generated_rows, remember_texts
+    from evaluation.metrics import reconstruct_clips
     from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
-    from evaluation.reconstruction import reconstruct_clips
     from evaluation.report import hardware, seconds_each, write_report
-    from models.speed import speed_up
-    from models.text_to_motion import Sample
+    from models.text_to_motion import Sample, speed_up
     from storage.checkpoint import checkpoint_names, find_source, model_names
-    from storage.load import load_text_to_motion
-    from storage.load_captioner import load_captioner
-    from storage.load_lamp import load_tokenizer
+    from storage.evaluation import load_captioner
+    from storage.generation import load_text_to_motion, load_tokenizer
     from utils.device import select_device
     from utils.seeding import seed_everything
 

@@ -13,12 +13,12 @@ def main() -> None:
     from data.cache import read_whole_clips
     from data.specs import dataset_spec
     from data.text_motion import load_pairs
+    from evaluation.metrics import reconstruct_clips, score_reconstruction
     from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
-    from evaluation.reconstruction import reconstruct_clips, score_reconstruction
     from evaluation.report import hardware, seconds_each, write_report
-    from models.speed import speed_up
-    from storage.load_evaluator import find_evaluator
-    from storage.load_lamp import load_tokenizer
+    from models.text_to_motion import speed_up
+    from storage.evaluation import find_evaluator
+    from storage.generation import load_tokenizer
     from utils.device import select_device
     from utils.seeding import seed_everything
 

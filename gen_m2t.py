@@ -13,9 +13,9 @@ def main() -> None:
     from data.motion_files import motion_files, parts_of, prompt_of, read_clips
     from data.specs import dataset_spec
     from data.text import shortened
-    from models.speed import speed_up
+    from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
-    from storage.load_captioner import load_captioner
+    from storage.evaluation import load_captioner
     from utils.device import select_device
     from utils.files import write_text
     from utils.seeding import seed_everything

@@ -24,9 +24,9 @@ def main() -> None:
     opt = parse_generate_options()  # before torch is imported, which takes seconds
     from data.specs import MAX_MOTION_LENGTH, dataset_spec
     from data.text import make_prompt, read_prompts, report
-    from models.speed import speed_up
+    from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
-    from storage.load import load_text_to_motion
+    from storage.generation import load_text_to_motion
     from utils.device import select_device
     from utils.seeding import seed_everything
 

@@ -16,9 +16,9 @@ def main() -> None:
     from data.text import clean_caption, read_texts, report, shortened
     from evaluation.search import encode_motions, nearest, open_gallery
     from models.lamp.features import encode_texts
-    from models.speed import speed_up
+    from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
-    from storage.load_lamp import load_lamp
+    from storage.generation import load_lamp
     from utils.device import select_device
     from utils.files import write_text
     from utils.seeding import seed_everything

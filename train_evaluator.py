@@ -11,10 +11,9 @@ def main() -> None:
     from data.word_vectors import WORD_CLASSES, MatchingPairs, WordVectors
     from models.config import EvaluatorConfig
     from models.evaluator import Evaluator
-    from storage.load_evaluator import GLOVE
-    from storage.runs import latest_checkpoint, run_folder, starting_normalisation
-    from training.distributed import is_main, start_run
+    from storage.evaluation import GLOVE
     from training.optimization import warmup_milestones
+    from training.runs import is_main, latest_checkpoint, run_folder, start_run, starting_normalisation
     from training.stages.evaluator import MatchingStage, matching_options, movement_options, train_movements
     from training.trainer import Trainer
 

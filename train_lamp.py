@@ -10,10 +10,9 @@ def main() -> None:
     from data.specs import dataset_spec
     from models.lamp.features import LaMPConfig
     from models.lamp.lamp import LaMP, freeze_text
-    from storage.load_lamp import load_tokenizer
-    from storage.runs import initial_qformer, run_folder
-    from training.distributed import is_main, start_run
+    from storage.generation import load_tokenizer
     from training.optimization import warmup_cosine
+    from training.runs import initial_qformer, is_main, run_folder, start_run
     from training.stages.lamp import LaMPStage
     from training.trainer import Trainer
 

@@ -10,10 +10,9 @@ def main() -> None:
     from data.specs import MAX_TOKENS, dataset_spec
     from data.text_motion import caption_texts, load_pairs
     from models.text_to_motion import LengthEstimator
-    from storage.load import load_text_encoder
-    from storage.runs import settle_lamp
-    from training.distributed import start_run
+    from storage.generation import load_text_encoder
     from training.optimization import warmup_milestones
+    from training.runs import settle_lamp, start_run
     from training.stages.tokens import CaptionLengths, LengthStage, cached_text_features
     from training.trainer import Trainer
 

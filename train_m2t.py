@@ -9,11 +9,10 @@ def main() -> None:
     from data.language import load_text_motion
     from data.specs import dataset_spec
     from models.config import DecoderConfig
-    from storage.load_captioner import build_captioner, check_tokenizer, differing_facts, tokenizer_name
-    from storage.load_lamp import load_lamp, load_tokenizer
-    from storage.runs import settle_lamp
-    from training.distributed import start_run
+    from storage.evaluation import build_captioner, check_tokenizer, differing_facts, tokenizer_name
+    from storage.generation import load_lamp, load_tokenizer
     from training.optimization import warmup_milestones
+    from training.runs import settle_lamp, start_run
     from training.stages.m2t import CaptionStage
     from training.trainer import Trainer
 

@@ -8,8 +8,8 @@ def main() -> None:
     opt = parse_res_options()  # before torch is imported, which takes seconds
     from models.config import ResidualTransformerConfig
     from models.transformers.residual import ResidualTransformer
-    from training.distributed import start_run
     from training.optimization import warmup_milestones
+    from training.runs import start_run
     from training.stages.tokens import ResidualStage, load_token_data
     from training.trainer import Trainer
     from training.validation import completes, token_fid

@@ -8,8 +8,8 @@ def main() -> None:
     opt = parse_t2m_options()  # before torch is imported, which takes seconds
     from models.config import MaskTransformerConfig
     from models.transformers.mask_transformer import MaskTransformer
-    from training.distributed import start_run
     from training.optimization import warmup_milestones
+    from training.runs import start_run
     from training.stages.tokens import MaskStage, load_token_data
     from training.trainer import Trainer
     from training.validation import generates, token_fid

@@ -9,14 +9,12 @@ from utils.errors import script
 def main() -> None:
     opt = parse_vq_options()  # before torch is imported, which takes seconds
     from data.cache import read_features, read_whole_clips
-    from data.motion_windows import MotionWindows
     from data.specs import dataset_spec
-    from data.text_motion import whole_crop
-    from evaluation.reconstruction import reconstruct_clips
+    from data.text_motion import MotionWindows, whole_crop
+    from evaluation.metrics import reconstruct_clips
     from models.vq.model import VQConfig, build_tokenizer
-    from storage.runs import run_folder, starting_normalisation
-    from training.distributed import is_main, start_run
     from training.optimization import warmup_milestones
+    from training.runs import is_main, run_folder, start_run, starting_normalisation
     from training.stages.vq import VQStage
     from training.trainer import Trainer
     from training.validation import validation_fid

@@ -18,9 +18,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.cache import read_features
-from data.motion_windows import MotionWindows, Normalisation
-from data.specs import DatasetSpec, dataset_spec
-from data.text_motion import TextMotion, load_pairs
+from data.specs import DatasetSpec, Normalisation, dataset_spec
+from data.text_motion import MotionWindows, TextMotion, load_pairs
 from options.base import Parser, positive_int
 from utils.device import peak_gib
 from utils.errors import script

@@ -23,8 +23,7 @@ from benchmarks.train_jobs import PUBLISHED, SPEC, make_pipeline, published_jobs
 from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS
 from evaluation.report import hardware
 from models.layers import choose_linear, use_linear
-from models.speed import speed_up
-from models.text_to_motion import Sample, Sampling, TextToMotion
+from models.text_to_motion import Sample, Sampling, TextToMotion, speed_up
 from models.transformers.trunk import sample_generators
 from options.base import Parser, positive_int
 from utils.errors import script

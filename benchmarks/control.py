@@ -44,8 +44,8 @@ from motion.quality import foot_skating, roughness
 from options.base import Parser, natural, positive_int
 from options.generate import add_models
 from storage.checkpoint import model_names
-from storage.load import load_text_to_motion
-from storage.load_evaluator import find_evaluator
+from storage.evaluation import find_evaluator
+from storage.generation import load_text_to_motion
 from utils.device import select_device
 from utils.errors import InputError, script
 from utils.files import write_text

@@ -20,7 +20,7 @@ from models.text_to_motion import Sample
 from options.base import Parser, positive_int
 from options.generate import add_models
 from storage.checkpoint import model_names
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from utils.device import select_device
 from utils.errors import script
 from utils.files import save_npy

@@ -23,8 +23,7 @@ from benchmarks.compare import TEXTS
 from benchmarks.train_jobs import BUNDLED, PUBLISHED, TOY, Sizes, make_pipeline, stage_jobs
 from data.specs import MAX_MOTION_LENGTH
 from evaluation.report import hardware
-from models.speed import compile_layers, speed_up
-from models.text_to_motion import Sample
+from models.text_to_motion import Sample, compile_layers, speed_up
 from options.base import Parser, positive_int
 from utils.device import peak_gib, select_device
 from utils.errors import script

@@ -189,9 +189,8 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
     """Motions (T, 22, 3) by text, one per seed, with lengths sampled from the length estimator."""
     # Imported here, so that existing motions can be checked without torch.
     from data.specs import dataset_spec
-    from models.speed import speed_up
-    from models.text_to_motion import Sample
-    from storage.load import load_text_to_motion
+    from models.text_to_motion import Sample, speed_up
+    from storage.generation import load_text_to_motion
     from utils.device import select_device
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,

@@ -20,8 +20,7 @@ from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransf
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer, tokenizer_loss
 from storage.checkpoint import find_model_dir
-from storage.load import load_text_to_motion
-from storage.load_lamp import BUNDLED_LAMP, load_tokenizer
+from storage.generation import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
 
 JOINTS, FEATURES = 22, 263
 TEXT = 32            # longest caption in word pieces

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     from data.specs import dataset_spec
     from evaluation.retrieval import motion_vectors
     from models.lamp.features import encode_texts
-    from storage.load_lamp import load_lamp
+    from storage.generation import load_lamp
 
     parser = Parser(__doc__.splitlines()[0])
     add_common(parser)

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from data.specs import DatasetSpec, require
+from data.specs import FEATURES_MADE_BY, DatasetSpec, require
 from utils.errors import InputError
 from utils.files import read_npy, read_text, write_text
 
@@ -120,7 +120,6 @@ def _cache_folder(spec: DatasetSpec) -> Path:
 
 
 FORMAT = 1  # version of the packed files; other versions are rebuilt
-_MAKER = "prepare/motion_features.py"
 _ROWS, _INDEX = "features.float32", "clips.json"
 
 
@@ -139,7 +138,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     Skips clips without a file (refused in preparation) and, with a message, clips with non-finite numbers. Raises
     ``InputError`` for a file of another width or an empty split.
     """
-    folder, ids = require(spec.root / "new_joint_vecs", _MAKER), read_ids(spec, split)
+    folder, ids = require(spec.root / "new_joint_vecs", FEATURES_MADE_BY), read_ids(spec, split)
     state = _state(spec, ids)
 
     def read(packed: Path) -> tuple[dict[str, list], list[int], np.ndarray]:
@@ -187,7 +186,7 @@ def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bo
                 else:
                     broken.append(name)
     if not any(lengths):  # no clips, or clips without rows
-        raise InputError(f"{folder} has none of the {len(ids)} clips of the split; {_MAKER} creates them")
+        raise InputError(f"{folder} has none of the {len(ids)} clips of the split; {FEATURES_MADE_BY} creates them")
     write_text(made / _INDEX, json.dumps({"names": names, "rows": lengths, "not_finite": broken}))
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.motion_windows import Normalisation
-from data.specs import DatasetSpec
+from data.specs import DatasetSpec, Normalisation
 from data.text import clean_caption
 from data.text_motion import Pair, TextMotion, load_pairs
 from utils.errors import InputError

@@ -1,13 +1,23 @@
-"""Table of data sets, ``DATASETS``, with every fact that differs between them."""
+"""Table of data sets, ``DATASETS``, with every fact that differs between them, and the normalisation of their motions.
+"""
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from motion.skeleton import KIT, T2M, Skeleton
 from utils.errors import InputError
+from utils.files import read_npy, save_npy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MAX_MOTION_LENGTH = 196  # maximum frames of a model's input; shorter clips are padded to it
 UNIT_LENGTH = 4          # frames per motion token
 MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
+FEATURES_MADE_BY = "prepare/motion_features.py"
 LOCKED = "_ik"  # suffix of motions with foot locking
 
 
@@ -54,3 +64,49 @@ def require(path: Path, made_by: str) -> Path:
     if not path.exists():
         raise InputError(f"{path} is missing; {made_by} creates it")
     return path
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and std of each feature, (d,) float32."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def load(cls, mean_path: Path, std_path: Path, dim: int, made_by: str = FEATURES_MADE_BY) -> "Normalisation":
+        """Read a pair of ``.npy`` files. Raises ``InputError`` if one is missing, damaged, of another width, or has
+        values that are not finite or not positive."""
+        mean, std = (read_npy(path, made_by).astype(np.float32) for path in (mean_path, std_path))
+        for path, array in ((mean_path, mean), (std_path, std)):
+            if array.shape != (dim,):
+                raise InputError(f"{path} has shape {array.shape}, expected ({dim},)")
+            if not np.isfinite(array).all():
+                raise InputError(f"{path} has values that are not finite")
+        if not (std > 0).all():
+            raise InputError(f"{std_path} has standard deviations that are not positive")
+        return cls(mean, std)
+
+    def save(self, folder: Path) -> None:
+        """Write ``mean.npy`` and ``std.npy``."""
+        save_npy(folder / "mean.npy", self.mean)
+        save_npy(folder / "std.npy", self.std)
+
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """Normalise features (..., d)."""
+        return (features - self.mean) / self.std
+
+    def apply_tensor(self, features: "Tensor") -> "Tensor":
+        """``apply`` for a tensor (..., d) on any device."""
+        mean, std = self._tensors(features.device)
+        return (features - mean) / std
+
+    def invert(self, features: "Tensor") -> "Tensor":
+        """Unnormalised features (..., d)."""
+        mean, std = self._tensors(features.device)
+        return features * std + mean
+
+    def _tensors(self, device: "torch.device") -> "tuple[Tensor, Tensor]":
+        import torch  # not above: command lines are parsed before torch is imported
+
+        return torch.as_tensor(self.mean, device=device), torch.as_tensor(self.std, device=device)

@@ -1,4 +1,4 @@
-"""Pairs of captions and motions by HumanML3D's loading rules, and training data sets."""
+"""Pairs of captions and motions by HumanML3D's loading rules, padded batches, and training data sets."""
 import json
 import string
 from collections import Counter
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.cache import load, read_features, state_of
-from data.motion_windows import Normalisation
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, require
+from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, Normalisation, require
 from data.text import Caption, clean_caption, read_captions
 from utils.errors import InputError
 from utils.files import write_text
@@ -325,3 +325,53 @@ class TextCrops(_CroppedPairs):
         pair, crop = self.pairs[index], self.crop(index)
         return {"caption": self.text_ids[pair.texts[crop.caption]],
                 "motion": normalised_crop(pair, crop, self.normalisation), "token_len": crop.length // UNIT_LENGTH}
+
+
+class MotionWindows(Dataset):
+    """All normalised windows of ``window`` rows except the last of each clip.
+
+    Item i is a float32 tensor (window, d). Clips shorter than the window are skipped.
+    """
+
+    def __init__(self, clips: dict[str, np.ndarray], normalisation: Normalisation, window: int) -> None:
+        self.window = window
+        kept = [clip for clip in clips.values() if len(clip) > window]
+        if not kept:
+            raise InputError(f"no clip is longer than the window of {window} frames")
+        self.clips, self.normalisation = kept, normalisation
+        self.ends = np.cumsum([len(clip) - window for clip in kept])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Tensor:
+        clip = int(np.searchsorted(self.ends, index, side="right"))
+        start = index - (int(self.ends[clip - 1]) if clip else 0)
+        return torch.from_numpy(self.normalisation.apply(self.clips[clip][start:start + self.window]))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all clips in bytes."""
+        return sum(clip.nbytes for clip in self.clips)
+
+    def on_device(self, device: torch.device) -> Callable[[Sequence[int]], Tensor]:
+        """Move all clips to ``device``. Returns a function from item indices to a batch (b, window, d) there."""
+        rows = torch.cat([torch.from_numpy(self.normalisation.apply(clip)).to(device) for clip in self.clips])
+        ends, within = torch.from_numpy(self.ends), torch.arange(self.window)
+
+        def take(numbers: Sequence[int]) -> Tensor:
+            items = torch.tensor(numbers)
+            # A clip has ``window`` more rows than windows.
+            first = items + self.window * torch.searchsorted(ends, items, right=True)
+            return rows[(first[:, None] + within).to(device, non_blocking=True)]
+
+        return take
+
+
+def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Clips (T, d) as one batch (b, 196, d), cut to whole tokens and zero-padded, and their lengths (b,)."""
+    lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
+    batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
+    for row, motion, length in zip(batch, motions, lengths, strict=True):
+        row[:length] = motion[:length]
+    return torch.from_numpy(batch), torch.tensor(lengths)

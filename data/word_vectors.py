@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.motion_windows import Normalisation
-from data.specs import require
+from data.specs import Normalisation, require
 from data.text_motion import Pair, TextMotion
 from utils.errors import InputError
 from utils.files import atomic_path, read_npy, read_text, save_npy, write_text

@@ -14,8 +14,8 @@ from evaluation.protocol import Generate, Row
 from evaluation.report import estimates
 from evaluation.retrieval import motion_vectors, text_vectors
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from storage.load_evaluator import LoadedEvaluator, find_evaluator
-from storage.load_lamp import LoadedLaMP, load_lamp
+from storage.evaluation import LoadedEvaluator, find_evaluator
+from storage.generation import LoadedLaMP, load_lamp
 from utils.errors import InputError
 from utils.seeding import stream_seed
 

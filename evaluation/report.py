@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from utils.cpu import processor, usable_cores
+from utils import processor, usable_cores
 from utils.files import write_text
 
 WIDTH = 1.96  # standard errors on either side of the mean for a 95 % interval

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.motion_windows import padded
 from data.text import clean_caption, mirror_text
-from data.text_motion import Pair
+from data.text_motion import Pair, padded
 from evaluation.metrics import euclidean_distances
 from evaluation.report import Estimate, estimates
 from models.lamp.bert import WordPieces, bert_folder, from_bert

@@ -13,7 +13,7 @@ from data.specs import DatasetSpec
 from evaluation.retrieval import motion_vectors
 from motion.asf_amc import find_asf
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from storage.load_lamp import LoadedLaMP
+from storage.generation import LoadedLaMP
 from utils.errors import InputError
 from utils.files import fingerprint
 

@@ -98,7 +98,7 @@ class VQConfig:
 
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
-SIMILARITIES = ("mean", "paper", "released")  # of texts and motions: storage.load.LoadedLaMP.comparison
+SIMILARITIES = ("mean", "paper", "released")  # of texts and motions: storage.generation.LoadedLaMP.comparison
 ConditionKind = Literal["query", "cls", "both"]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from utils.cpu import processor
+from utils import processor
 from utils.errors import InputError
 from utils.files import write_text
 

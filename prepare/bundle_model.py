@@ -16,8 +16,8 @@ from torch import Tensor
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
 from storage.checkpoint import PRETRAINED, Source, find_source, read_state, save_weights, write_options
-from storage.load_evaluator import read_networks
-from storage.load_lamp import FAMILIARITY_FILE
+from storage.evaluation import read_networks
+from storage.generation import FAMILIARITY_FILE
 from utils.errors import script
 from utils.files import atomic_path
 

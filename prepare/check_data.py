@@ -15,7 +15,7 @@ from data.text import parse_caption
 from options.base import Parser, accept_seed, positive_int
 from prepare.add_captions import Tagger, make_tagger
 from prepare.checking import PARTS, UNUSABLE, Checked, check_data, fault_table
-from utils.cpu import usable_cores
+from utils import usable_cores
 from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
 

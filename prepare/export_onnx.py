@@ -28,7 +28,7 @@ from models.transformers.trunk import cosine_mask_ratio
 from motion.features import features_to_joints
 from options.base import Parser, add_common, positive_int
 from options.generate import add_models
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from storage.checkpoint import model_names
 from utils.errors import InputError, script
 from utils.files import atomic_path, write_text

@@ -27,7 +27,7 @@ from data.specs import DatasetSpec, dataset_spec
 from data.text import clean_caption, read_captions
 from models.lamp.features import Familiarity, familiarity_of, word_means
 from options.base import Parser, add_common, add_data, positive_int
-from storage.load_lamp import FAMILIARITY_FILE, LoadedLaMP, load_lamp, save_familiarity
+from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_lamp, save_familiarity
 from utils.errors import InputError, script
 from utils.files import ROOT, read_text
 

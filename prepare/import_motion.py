@@ -31,7 +31,7 @@ from prepare.importing import (
     shown,
 )
 from prepare.motion_sources import Reader, read_mapping
-from utils.cpu import usable_cores
+from utils import usable_cores
 from utils.errors import InputError, script
 from visualization.video import strip
 

@@ -21,7 +21,7 @@ from motion.orientation import TURNED, UncertainAxis, check_coordinates, stand_u
 from motion.skeleton import UP_AXES, Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing import SPLITS, twin_of
-from utils.cpu import usable_cores
+from utils import usable_cores
 from utils.device import mapping
 from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text

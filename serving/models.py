@@ -8,12 +8,10 @@ from typing import Any
 
 from data.specs import DatasetSpec, dataset_spec
 from evaluation.search import open_gallery
-from models.speed import speed_up
-from models.text_to_motion import TextToMotion
+from models.text_to_motion import TextToMotion, speed_up
 from storage.checkpoint import model_dirs, model_names
-from storage.load import load_text_to_motion
-from storage.load_captioner import LoadedCaptioner, load_captioner
-from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP, load_lamp
+from storage.evaluation import LoadedCaptioner, load_captioner
+from storage.generation import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
 from utils.device import select_device
 from utils.errors import InputError
 from utils.files import fingerprint

@@ -29,7 +29,7 @@ from serving.models import BUNDLED_CAPTIONER, Models
 from serving.pictures import motion_picture
 from serving.rooms import Rooms
 from serving.timeline import make_timeline
-from storage.load_lamp import BUNDLED_LAMP, LoadedLaMP
+from storage.generation import BUNDLED_LAMP, LoadedLaMP
 from utils.device import report_step
 from utils.errors import InputError
 from utils.files import save_npy, write_text

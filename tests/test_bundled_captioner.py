@@ -9,7 +9,7 @@ from data.motion_files import read_motion
 from data.specs import dataset_spec
 from data.text import side_words
 from evaluation.caption_scores import ngram_scores, side_scores
-from storage.load_captioner import LoadedCaptioner, load_captioner
+from storage.evaluation import LoadedCaptioner, load_captioner
 from tests.figures import walking
 from tests.toy import ROOT
 

@@ -11,7 +11,7 @@ from evaluation.metrics import euclidean_distances, r_precision
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from prepare.motion_features import FeatureJob, prepare_features
-from storage.load_evaluator import LoadedEvaluator, load_evaluator
+from storage.evaluation import LoadedEvaluator, load_evaluator
 from tests.figures import raising
 from tests.toy import ROOT
 

@@ -20,9 +20,9 @@ from evaluation.caption_scores import (
     matching_scores,
     most_common_caption,
     nearest_captions,
+    read_scored,
     side_scores,
 )
-from evaluation.ngrams import read_scored
 from tests.toy import ROOT, make_bert
 from utils.errors import InputError
 

@@ -29,7 +29,7 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import T2M, mirror
 from options.generate import parse_generate_options
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
 from utils.device import listening

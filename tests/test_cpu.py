@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ROOT
-from utils.cpu import cpu_quota, set_thread_policy, usable_cores
+from utils import cpu_quota, set_thread_policy, usable_cores
 
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "prepare", "benchmarks", "tests")
                  for path in (ROOT / folder).glob("*.py") if '\nif __name__ == "__main__"' in path.read_text())
@@ -20,8 +20,8 @@ def test_waiting_threads_sleep() -> None:
 @pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"},
                                    {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "3"}])
 def test_the_variables_of_the_user_win(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.cpu.usable_cores", lambda: 1)
-    monkeypatch.setattr("utils.cpu.bound_cores", lambda: 4)
+    monkeypatch.setattr("utils.usable_cores", lambda: 1)
+    monkeypatch.setattr("utils.bound_cores", lambda: 4)
     environment = dict(given)
     set_thread_policy(environment)
     assert {name: environment[name] for name in given} == given
@@ -29,12 +29,12 @@ def test_the_variables_of_the_user_win(given: dict[str, str], monkeypatch: pytes
 
 
 def test_a_container_with_a_quota_starts_as_many_threads_as_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.cpu.usable_cores", lambda: 2)
-    monkeypatch.setattr("utils.cpu.bound_cores", lambda: 64)
+    monkeypatch.setattr("utils.usable_cores", lambda: 2)
+    monkeypatch.setattr("utils.bound_cores", lambda: 64)
     environment: dict[str, str] = {}
     set_thread_policy(environment)
     assert environment["OMP_NUM_THREADS"] == "2"
-    monkeypatch.setattr("utils.cpu.bound_cores", lambda: 2)
+    monkeypatch.setattr("utils.bound_cores", lambda: 2)
     environment.clear()
     set_thread_policy(environment)
     assert "OMP_NUM_THREADS" not in environment

@@ -21,7 +21,7 @@ from data.specs import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.generation import find_evaluators
 from storage.checkpoint import find_source, load_checkpoint, read_options
-from storage.load_evaluator import find_evaluator
+from storage.evaluation import find_evaluator
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
 from tests.toy_models import make_captioner, make_evaluator, make_models
 from utils.errors import InputError

@@ -19,7 +19,7 @@ from serving.inputs import Limits
 from serving.models import load_models
 from serving.rooms import Rooms
 from serving.workshop import Workshop
-from storage.load_lamp import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
+from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
 from tests.figures import walking
 from tests.toy import make_dataset, run_here
 from tests.toy_models import make_models

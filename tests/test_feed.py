@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from data.motion_windows import MotionWindows, Normalisation
-from data.text_motion import Pair, TextMotion
+from data.specs import Normalisation
+from data.text_motion import MotionWindows, Pair, TextMotion
 from tests.toy_run import Numbers
-from training.distributed import BatchLoader, EpochBatches, fits
+from training.runs import BatchLoader, EpochBatches, fits_in_memory
 
 CPU = torch.device("cpu")
 
@@ -44,9 +44,9 @@ def test_an_epoch_has_all_of_its_batches_and_begins_again_with_the_next() -> Non
 @pytest.mark.parametrize(("free", "expected"), [(10000, True), (1000, False)])
 def test_a_data_set_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch, free: int, expected: bool) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
-    assert fits(windows(), torch.device("cuda")) is expected
-    assert not fits(windows(), CPU)
-    assert not fits(Numbers(3), torch.device("cuda"))
+    assert fits_in_memory(windows(), torch.device("cuda")) is expected
+    assert not fits_in_memory(windows(), CPU)
+    assert not fits_in_memory(Numbers(3), torch.device("cuda"))
 
 
 def test_worker_processes_stay_and_follow_the_epoch() -> None:

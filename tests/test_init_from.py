@@ -17,7 +17,6 @@ from storage.checkpoint import (
     save_checkpoint,
     write_options,
 )
-from storage.runs import inherit_settings
 from tests.toy import (
     TINY_LAMP,
     TINY_LENGTH,
@@ -28,6 +27,7 @@ from tests.toy import (
     make_dataset,
     run_here,
 )
+from training.runs import inherit_settings
 from utils.errors import InputError
 
 STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",

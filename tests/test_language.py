@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from data.language import classes, read_bank, sentences, with_bank
-from data.motion_windows import Normalisation
-from data.specs import dataset_spec
+from data.specs import Normalisation, dataset_spec
 from data.text_motion import TextMotion, load_pairs
 from prepare.openmotion_contents import clip_contents
 from tests.figures import standing, walking

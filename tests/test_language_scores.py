@@ -13,7 +13,7 @@ from evaluation.report import Estimate
 from evaluation.retrieval import LanguageScores, score_language
 from models.config import SIMILARITIES
 from models.lamp.features import text_inputs
-from storage.load_lamp import load_lamp
+from storage.generation import load_lamp
 from tests.toy_models import make_models
 from utils.errors import InputError
 

@@ -11,7 +11,7 @@ from data.specs import dataset_spec
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
 from storage.checkpoint import save_checkpoint, save_weights
-from storage.load_evaluator import LoadedEvaluator, load_evaluator
+from storage.evaluation import LoadedEvaluator, load_evaluator
 from utils.errors import InputError
 from utils.files import save_npy
 

@@ -9,10 +9,9 @@ from torch import nn
 
 from data.specs import dataset_spec
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
-from storage.runs import run_folder, settle_lamp
 from tests.toy_run import Numbers, Pull, always, options
-from training.distributed import EpochBatches
 from training.optimization import StepMetrics, warmup_milestones
+from training.runs import EpochBatches, run_folder, settle_lamp
 from training.trainer import Trainer
 from utils.errors import InputError
 

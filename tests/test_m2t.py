@@ -14,8 +14,8 @@ from models.m2t import (
     Writing,
     build_decoder,
 )
-from storage.load_captioner import build_captioner, learned_state, load_learned
-from storage.load_lamp import LoadedLaMP, load_lamp
+from storage.evaluation import build_captioner, learned_state, load_learned
+from storage.generation import LoadedLaMP, load_lamp
 from tests.toy import make_llm
 from tests.toy_models import M2T, make_models
 from utils.errors import InputError

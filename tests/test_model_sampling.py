@@ -12,7 +12,7 @@ from options.generate import parse_generate_options
 from options.train import parse_length_options, parse_res_options, parse_t2m_options
 from storage import released
 from storage.checkpoint import Source
-from storage.load import _own_sampling, load_text_to_motion
+from storage.generation import _own_sampling, load_text_to_motion
 from tests.toy import run_here
 from tests.toy_models import make_models
 from utils.errors import InputError

@@ -10,7 +10,7 @@ from models.motion_edit import TimelinePart as Part
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from options.generate import Section, parse_edit_options, section
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
 from utils.errors import InputError

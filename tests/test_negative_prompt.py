@@ -7,7 +7,7 @@ import torch
 
 from data.specs import dataset_spec
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from tests.toy_models import make_models
 
 PLAIN = Sampling(time_steps=3, cond_scale=500.0)  # text features of the toy model are small

@@ -9,7 +9,7 @@ import pytest
 from data.specs import dataset_spec
 from models.text_to_motion import Sample
 from prepare import export_onnx
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from tests.toy import ROOT, run_here
 from tests.toy_models import make_models
 

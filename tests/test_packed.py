@@ -14,7 +14,7 @@ from data.cache import kept, read_features
 from data.specs import DatasetSpec, dataset_spec
 from data.text_motion import load_pairs
 from storage.checkpoint import write_options
-from storage.load_lamp import load_tokenizer
+from storage.generation import load_tokenizer
 from tests.test_text_motion import write_clip
 from tests.toy_models import VQ, make_models
 from training.stages.tokens import cached_tokens, tokenize_pairs

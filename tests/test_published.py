@@ -19,14 +19,16 @@ from models.text_to_motion import Sample, Sampling
 from models.transformers.mask_transformer import LaMPMaskTransformer
 from prepare.inspect_checkpoint import identify
 from storage.checkpoint import incompatible_keys
-from storage.load import (
+from storage.evaluation import load_captioner
+from storage.generation import (
+    LAMP_OPTIONAL,
+    load_lamp,
     load_length_estimator,
     load_masked,
     load_residual_transformer,
     load_text_to_motion,
+    load_tokenizer,
 )
-from storage.load_captioner import load_captioner
-from storage.load_lamp import LAMP_OPTIONAL, load_lamp, load_tokenizer
 from storage.released import used_part
 from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden

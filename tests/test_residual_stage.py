@@ -9,13 +9,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.specs import dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens
-from evaluation.reconstruction import codes_of, reconstruct_clips
+from evaluation.metrics import codes_of, reconstruct_clips
 from models.config import ResidualTransformerConfig
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
 from storage.checkpoint import Source
-from storage.load import load_text_to_motion, residual_to_use
-from storage.load_lamp import load_tokenizer
+from storage.generation import load_text_to_motion, load_tokenizer, residual_to_use
 from tests.toy_models import make_models
 from training.stages.tokens import ResidualStage, TokenData, tokenize_pairs
 from training.validation import completes
@@ -54,7 +53,7 @@ def test_the_base_layer_is_the_same_with_and_without_the_layers_above(models: Pa
 
 def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.load.PRETRAINED", tmp_path)
+    monkeypatch.setattr("storage.generation.PRETRAINED", tmp_path)
     spec = dataset_spec("t2m")
     own, bundled = (Source(folder, {}, folder) for folder in (Path("checkpoints/t2m/a"), tmp_path / "t2m" / "t2m_demo"))
     assert residual_to_use(None, bundled, spec) is None

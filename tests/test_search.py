@@ -9,7 +9,7 @@ import torch
 from data.motion_files import MotionPart, motion_files, parts_of, prompt_of, read_clips
 from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
-from storage.load_lamp import LoadedLaMP, load_lamp
+from storage.generation import LoadedLaMP, load_lamp
 from tests.figures import walking
 from tests.toy_models import make_models
 from utils.errors import InputError

@@ -10,12 +10,11 @@ import gen_t2m
 from data.specs import dataset_spec
 from models.config import MaskTransformerConfig
 from models.lamp.features import LaMPText
-from models.speed import speed_up
-from models.text_to_motion import Sample, TextToMotion
+from models.text_to_motion import Sample, TextToMotion, speed_up
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import sample_generators
 from models.vq.model import VQConfig, build_tokenizer
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from tests.toy import run_here
 from tests.toy_models import make_models
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.motion_windows import MotionWindows, Normalisation
-from data.specs import dataset_spec
+from data.specs import Normalisation, dataset_spec
 from data.text import Prompt, read_captions, read_prompts
-from data.text_motion import Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
-from training.distributed import EpochBatches
+from data.text_motion import MotionWindows, Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
+from training.runs import EpochBatches
 from utils.errors import InputError
 
 DIM = 263

@@ -9,7 +9,7 @@ from data.specs import dataset_spec
 from models.layers import can_pack, pack_linears
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, TextToMotion, load
-from storage.load import load_text_to_motion
+from storage.generation import load_text_to_motion
 from utils.device import listening
 from utils.errors import InputError
 

@@ -29,7 +29,7 @@ from storage.checkpoint import (
     save_weights,
     write_options,
 )
-from storage.load_lamp import load_lamp
+from storage.generation import load_lamp
 from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.stages.tokens import KEPT, cached_text_features

@@ -17,8 +17,8 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from storage.checkpoint import save_checkpoint, write_options
-from storage.load_captioner import STATE_KEY, build_captioner, learned_state
-from storage.load_lamp import load_lamp
+from storage.evaluation import STATE_KEY, build_captioner, learned_state
+from storage.generation import load_lamp
 from tests.toy import make_bert, make_glove
 from utils.files import save_npy
 

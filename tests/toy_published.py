@@ -18,8 +18,8 @@ from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
-from storage.load_captioner import build_captioner
-from storage.load_lamp import load_lamp
+from storage.evaluation import build_captioner
+from storage.generation import load_lamp
 from tests.toy import make_bert
 from tests.toy_clip import make_clip
 

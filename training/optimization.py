@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.distributed import total, world_size
+from training.runs import total, world_size
 from utils.errors import InputError
 
 NAMED = 8  # number of parameters listed in the error of ``GradientGuard``

@@ -18,10 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from storage.checkpoint import find_source, load_checkpoint, load_strictly, read_state, save_checkpoint, write_options
-from storage.runs import run_folder
-from training import distributed
-from training.distributed import BatchLoader, EpochBatches, make_accelerator
 from training.optimization import GradientGuard, Meter, StepClock, StepMetrics, WeightAverage, trainable
+from training.runs import BatchLoader, EpochBatches, is_main, make_accelerator, rank, run_folder, world_size
 from utils.device import peak_gib
 from utils.errors import InputError
 from utils.files import run_lock
@@ -144,12 +142,12 @@ class Trainer:
         weights = dataset.weights(opt.balance) if getattr(opt, "balance", 0) else None
         lengths = dataset.lengths() if getattr(opt, "group_by_length", False) else None
         self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
-                                    rank=distributed.rank(), ranks=distributed.world_size(), lengths=lengths)
+                                    rank=rank(), ranks=world_size(), lengths=lengths)
         self.loader = BatchLoader(dataset, self.batches, device, opt.num_workers)
         groups = stage.parameter_groups(opt.weight_decay)
         self.rates = [group.get("lr", opt.lr) for group in groups]
         optimizer = AdamW(groups, lr=opt.lr, betas=tuple(opt.betas), fused=device.type in ("cpu", "cuda") or None)
-        if distributed.world_size() > 1 and device.type == "cuda":
+        if world_size() > 1 and device.type == "cuda":
             stage.model = nn.SyncBatchNorm.convert_sync_batchnorm(stage.model)
         self.stage = stage
         self.scheduler = LambdaLR(optimizer, schedule)
@@ -168,7 +166,7 @@ class Trainer:
 
         Raises ``InputError`` if another run trains a model of this name.
         """
-        with run_lock(self.folder, "--name") if distributed.is_main() else nullcontext():
+        with run_lock(self.folder, "--name") if is_main() else nullcontext():
             return self._run()
 
     def _run(self) -> Progress:
@@ -177,10 +175,10 @@ class Trainer:
             self._resume(latest)
         elif self.opt.init_from:
             self._start_from(self.opt.init_from)
-        if not self.opt.is_continue and distributed.is_main():
+        if not self.opt.is_continue and is_main():
             self._put_aside()
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
-        if distributed.is_main():
+        if is_main():
             log = Path("log") / self.stage.name / self.opt.dataset_name / self.opt.name
             try:
                 self.writer = SummaryWriter(log, purge_step=self.progress.total_it or None)
@@ -217,7 +215,7 @@ class Trainer:
         meter, samples, parts = Meter(), iter(self.loader), self.batches.parts
         bar = tqdm(range(progress.step_in_epoch, len(self.batches)), desc=f"{self.stage.name} epoch {progress.epoch}",
                    initial=progress.step_in_epoch, total=len(self.batches),
-                   disable=self.opt.quiet or not distributed.is_main() or None, leave=False)
+                   disable=self.opt.quiet or not is_main() or None, leave=False)
         self.clock.start()
         for _ in bar:
             meter.add(self._step(next(samples) for _ in range(parts)))
@@ -241,10 +239,10 @@ class Trainer:
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
         """One step on the micro-batches of a batch. Returns this process's summands of the step's metrics."""
         step_seed = stream_seed(self.opt.seed, self.progress.total_it)
-        if distributed.world_size() > 1:  # dropout differs between processes and repeats on resume
-            torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, distributed.rank()))
+        if world_size() > 1:  # dropout differs between processes and repeats on resume
+            torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, rank()))
         slices = self.batches.slices()
-        metrics = StepMetrics(len(slices) * distributed.world_size())
+        metrics = StepMetrics(len(slices) * world_size())
         for batch_slice in slices:
             part = next(parts)
             self.clock.lap("data")
@@ -286,7 +284,7 @@ class Trainer:
                 self.progress.best[stem] = value
                 self._save(self.folder / "model" / f"{stem}.tar", weights_only=True)
                 kept.append(f"{stem} ({key} {value:.4f})")
-        if kept and distributed.is_main():
+        if kept and is_main():
             tqdm.write(f"best so far, kept: {', '.join(kept)}")
         self.stage.train()
 
@@ -304,7 +302,7 @@ class Trainer:
                 self.writer.add_scalar(f"time/{key}", value, self.progress.total_it)
 
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
-        if not distributed.is_main():
+        if not is_main():
             return
         step = self.progress.total_it
         for key, value in numbers.items():
@@ -316,7 +314,7 @@ class Trainer:
 
     def _save(self, path: Path, weights_only: bool = False) -> None:
         self._check_gradients()
-        if not distributed.is_main():
+        if not is_main():
             return
         with self._mean_weights():
             save_checkpoint(path, self._content(weights_only))
@@ -356,7 +354,7 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in content:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
-        if distributed.is_main():  # with the flags of the resumed run
+        if is_main():  # with the flags of the resumed run
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
 

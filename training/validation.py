@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from data.specs import DatasetSpec
-from evaluation.metrics import frechet_distance, mean_and_covariance
-from evaluation.reconstruction import decode_clips
+from evaluation.metrics import decode_clips, frechet_distance, mean_and_covariance
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import sample_generators
-from storage.load_evaluator import LoadedEvaluator, find_evaluator
-from training import distributed
+from storage.evaluation import LoadedEvaluator, find_evaluator
+from training.runs import divide
 from training.stages.tokens import TokenData
 from utils.seeding import stream_seed
 
@@ -42,7 +41,7 @@ class ValidationFid:
 
     def __call__(self, model: nn.Module) -> float:
         """FID; NaN, which is never the best, if a motion is not finite."""
-        motions = distributed.divide(self.rows, lambda rows: self.make(model, rows))
+        motions = divide(self.rows, lambda rows: self.make(model, rows))
         if not all(np.isfinite(motion).all() for motion in motions):
             return float("nan")
         return frechet_distance(*self.real, *mean_and_covariance(self.evaluator.motions(motions)))

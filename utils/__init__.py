@@ -1,7 +1,92 @@
-"""Shared helpers: errors, atomic files, run locks, devices, parallel maps, seeding.
+"""Shared helpers; and, here, facts about the CPU (usable cores, name) and the thread policy of OpenMP.
 
-Importing it sets the thread policy (``utils.cpu``); packages that load torch import it first.
+By default, the threads of a parallel region spin while they wait for each other. If another program uses a core, one of
+the threads does not run, and every small operation costs the others a time slice. Sleeping threads avoid this and cost
+a few per cent on an idle machine. Importing this package sets the policy, so packages that load torch import it first.
 """
-from utils.cpu import set_thread_policy
+import os
+import platform
+from collections.abc import MutableMapping
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use, limited by its affinity and the CPU quota of its container."""
+    bound = bound_cores()
+    quota = cpu_quota()
+    return bound if quota is None else max(1, min(bound, int(quota)))
+
+
+def bound_cores() -> int:
+    """Number of cores in the affinity of this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the processor."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(errors="replace").splitlines() if facts.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Smallest CPU quota of the control groups of this process, in cores; None without a limit.
+
+    Reads version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``) of Linux control groups.
+    """
+    limits = [_limit(folder) for folder in _groups(root, membership)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _groups(root: Path, membership: Path) -> list[Path]:
+    """Folders of the CPU control groups of this process and their parents, also from inside a container."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    folders = {root, root / "cpu"}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            top = root / "cpu" if controllers else root
+            folder = top / path.strip("/")
+            folders |= {folder, *(parent for parent in folder.parents if parent.is_relative_to(top))}
+    return list(folders)
+
+
+def _limit(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+POLICY = "OMP_WAIT_POLICY"  # for all implementations; values set by the user take precedence
+WAITING = {
+    "GOMP_SPINCOUNT": "0",  # GNU OpenMP, of the wheels for Linux
+    "KMP_BLOCKTIME": "0",   # Intel's and LLVM's OpenMP, milliseconds
+}
+
+
+def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Make waiting threads sleep, and limit the number of threads to the CPU quota of a container.
+
+    OpenMP reads its variables once, when torch is loaded, so this must run before. Variables set by the user are kept.
+    """
+    if POLICY not in environment:
+        for name, value in WAITING.items():
+            environment.setdefault(name, value)
+    if usable_cores() < bound_cores():
+        environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
 
 set_thread_policy()

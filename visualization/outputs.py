@@ -14,7 +14,7 @@ from motion.bvh_fit import joints_to_bvh, rigid_joints
 from motion.export import amass_arrays, in_place, on_cycle, with_root_bone
 from motion.foot import lock_feet_published
 from motion.foot_locking import lock_feet
-from utils.cpu import usable_cores
+from utils import usable_cores
 from utils.device import mapping
 from utils.files import atomic_path, save_npy, write_text
 from visualization.glb import write_glb

@@ -98,7 +98,7 @@ class OutputProcess(nn.Module):
         self.poseFinal = Linear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.speed
+        x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.text_to_motion
         return self.poseFinal(self.LayerNorm(self.dense(x, "gelu")))
 
 
@@ -117,7 +117,7 @@ class Trunk(nn.Module):
         self.graphs: GraphCache | None = None
 
     def sample(self, loop: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
-        """``loop(*inputs, **settings)``, by a CUDA graph if the model records graphs (``models.speed``)."""
+        """``loop(*inputs, **settings)``, by a CUDA graph if the model records graphs (``models.text_to_motion``)."""
         return loop(*inputs, **settings) if self.graphs is None else self.graphs(loop, *inputs, **settings)
 
     def initialise(self) -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from data.specs import dataset_spec
-from models.speed import speed_up
-from models.text_to_motion import Sample, TextToMotion
-from storage.load import load_text_to_motion
+from models.text_to_motion import Sample, TextToMotion, speed_up
+from storage.generation import load_text_to_motion
 from tests.toy_models import make_models
 
 SAMPLES = [Sample("a person walks forward", 1, 120), Sample("someone waves with the right hand", 2, 80)]

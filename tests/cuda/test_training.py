@@ -17,7 +17,7 @@ from tests.test_feed import windows
 from tests.test_ranks import CLOSE, STAGES, curve
 from tests.toy import ROOT, make_bert, make_dataset, make_glove
 from tests.two_processes import without_dropout
-from training.distributed import BatchLoader, EpochBatches
+from training.runs import BatchLoader, EpochBatches
 
 MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
 STEPS = 2

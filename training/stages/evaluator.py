@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 
 from data.cache import read_features
-from data.motion_windows import MotionWindows, Normalisation
-from data.specs import DatasetSpec
-from data.text_motion import Pair
+from data.specs import DatasetSpec, Normalisation
+from data.text_motion import MotionWindows, Pair
 from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
-from storage.load_evaluator import Embedder, read_networks
-from storage.runs import latest_checkpoint
-from training import distributed
+from storage.evaluation import Embedder, read_networks
 from training.optimization import warmup_milestones
+from training.runs import divide, latest_checkpoint
 from training.trainer import Stage, Trainer
 from utils.seeding import BatchSlice
 
@@ -70,8 +68,8 @@ class MatchingStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """Recall of first captions and whole clips in fixed random batches of 32."""
-        texts = distributed.divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
-        motions = distributed.divide([pair.features for pair in self.val_pairs], self.embedder.motions)
+        texts = divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
+        motions = divide([pair.features for pair in self.val_pairs], self.embedder.motions)
         scores = steady_retrieval(euclidean_similarity(np.stack(texts), np.stack(motions)))
         return {key: value for key, value in scores.items() if key.endswith(("R1", "R3"))}
 

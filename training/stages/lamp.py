@@ -17,8 +17,8 @@ from models.lamp.features import text_inputs
 from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from storage.checkpoint import load_strictly
-from storage.load_lamp import LAMP_OPTIONAL
-from training import distributed
+from storage.generation import LAMP_OPTIONAL
+from training.runs import divide
 from training.trainer import Stage
 from utils.seeding import BatchSlice
 
@@ -108,7 +108,7 @@ class LaMPStage(Stage):
                 made.append((self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()))
             return made
 
-        texts, motions = zip(*distributed.divide(range(0, len(dataset), VALIDATION_BATCH), make), strict=True)
+        texts, motions = zip(*divide(range(0, len(dataset), VALIDATION_BATCH), make), strict=True)
         return torch.cat(texts), torch.cat(motions)
 
     def validate(self) -> dict[str, float]:

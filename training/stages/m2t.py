@@ -12,9 +12,9 @@ from data.text_motion import TextMotion
 from evaluation.caption_scores import ngram_scores, side_scores
 from models.config import Writing
 from models.m2t import MotionCaptioner
-from storage.load_captioner import STATE_KEY, learned_state, load_learned
-from training import distributed
+from storage.evaluation import STATE_KEY, learned_state, load_learned
 from training.optimization import trainable
+from training.runs import divide, is_main
 from training.trainer import Stage
 from utils.files import write_text
 from utils.seeding import BatchSlice
@@ -44,14 +44,14 @@ class CaptionStage(Stage):
     def validate(self) -> dict[str, float]:
         """Loss and accuracy of the clips' first captions, and scores of greedily generated captions, which are also
         written to a file."""
-        made = distributed.divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
+        made = divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
             self._validate(start) for start in starts])
         loss, accuracy = (sum(part[number] for part in made) / len(self.val_set) for number in (0, 1))
         captions = [caption for part in made for caption in part[2]]
         references = [pair.captions for pair in self.val_set.pairs]
         lines = [f"{pair.name}: {made}  |  {' | '.join(pair.captions)}\n"
                  for pair, made in zip(self.val_set.pairs, captions, strict=True)]
-        if distributed.is_main():
+        if is_main():
             write_text(Path(self.opt.out_dir) / self.opt.name / "validation.txt", "".join(lines))
         return {"loss": loss, "acc": accuracy, **ngram_scores(captions, references),
                 **side_scores(captions, references)}

@@ -18,17 +18,15 @@ from data.cache import features_state, load
 from data.language import training_pairs
 from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
-from evaluation.reconstruction import batches_of_equal_length, codes_of
+from evaluation.metrics import batches_of_equal_length, codes_of
 from models.lamp.features import TextEncoder, encode_texts
 from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE, TokenLoss
 from storage.checkpoint import load_strictly
-from storage.load import load_text_encoder
-from storage.load_lamp import LoadedTokenizer, load_tokenizer
-from storage.runs import settle_lamp
-from training import distributed
+from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
+from training.runs import divide, settle_lamp
 from training.trainer import Stage
 from utils.errors import InputError
 from utils.files import fingerprint
@@ -199,7 +197,7 @@ class TokenStage(Stage):
         """Loss and accuracy over the validation clips with fixed random numbers, and FID if it is measured."""
         starts = range(0, len(self.val_set), VALIDATION_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
-        sums = np.sum(distributed.divide(passes, self._validate), 0)  # sums of loss, accuracy and clips
+        sums = np.sum(divide(passes, self._validate), 0)  # sums of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.motion_windows import Normalisation
-from data.specs import DatasetSpec
-from evaluation.reconstruction import score_reconstruction
+from data.specs import DatasetSpec, Normalisation
+from evaluation.metrics import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints, time_warp
-from training import distributed
+from training.runs import divide
 from training.trainer import Stage
 from utils.seeding import BatchSlice
 
@@ -89,7 +88,7 @@ class VQStage(Stage):
     def validate(self) -> dict[str, float]:
         """Position errors of whole validation clips with all layers, and FID if there is an evaluator."""
         scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec,
-                                      divide=distributed.divide).lines()
+                                      divide=divide).lines()
         return scores | self.measured_fid()
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
