@@ -285,11 +285,10 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
     the CPU; the default is the first CUDA device, else the CPU. Raises ``InputError`` for a missing or damaged model.
     """
     # ``storage`` reads checkpoints and imports this module.
-    storage, specs, device, speed = map(importlib.import_module, ("storage.generation", "data.specs", "utils.device",
-                                                                   "models.text_to_motion"))
+    storage, specs, device = map(importlib.import_module, ("storage.generation", "data.specs", "utils.device"))
     pipeline, _ = storage.load_text_to_motion(name, len_name, specs.dataset_spec(dataset_name), checkpoints_dir,
                                               device.select_device(gpu_id), res_name=res_name)
-    speed.speed_up(pipeline.networks)
+    speed_up(pipeline.networks)
     return pipeline
 
 
