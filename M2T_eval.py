@@ -3,7 +3,8 @@ import argparse
 import json
 from pathlib import Path
 
-from options.m2t import DECODER_FACTS, TOKENIZER_FACTS, parse_m2t_evaluation
+from options.base import TOKENIZER_FACTS
+from options.evaluate import DECODER_FACTS, parse_m2t_evaluation
 from utils.errors import script
 
 

@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 
-from options.m2t import parse_caption_options
+from options.evaluate import parse_caption_options
 from utils.errors import script
 from utils.files import run_lock
 

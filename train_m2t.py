@@ -1,5 +1,6 @@
 """Train motion captioning: a language model with LaMP's motion features as its prefix."""
-from options.m2t import TOKENIZER_FACTS, parse_m2t_options
+from options.base import TOKENIZER_FACTS
+from options.train import parse_m2t_options
 from utils.errors import script
 
 

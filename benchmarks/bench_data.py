@@ -1,9 +1,11 @@
-"""Time data loading on a synthetic data set: the first start of a training, later starts, and batches.
+"""Time data loading on a synthetic data set (the first start of a training, later starts, batches), or writing results.
 
     python benchmarks/bench_data.py --sizes published [--data DIR]
+    python benchmarks/bench_data.py --motion FILE           video, BVH, GLB and foot locking of one motion
 
 29,000 clips need about 8 GB of disk, half of it for the packed copy. DIR keeps them for later runs.
 """
+import os
 import shutil
 import statistics
 import sys
@@ -17,12 +19,23 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import utils  # noqa: F401 (sets the thread policy before torch is loaded)
+
+# isort: split
+import torch
+
 from data.cache import read_features
-from data.specs import DatasetSpec, Normalisation, dataset_spec
+from data.motion_files import read_motion
+from data.specs import MAX_MOTION_LENGTH, DatasetSpec, Normalisation, dataset_spec
 from data.text_motion import MotionWindows, TextMotion, load_pairs
+from motion.bvh_fit import joints_to_bvh
+from motion.features import features_to_joints
+from motion.foot_locking import lock_feet
 from options.base import Parser, positive_int
 from utils.device import peak_gib
 from utils.errors import script
+from visualization.glb import write_glb
+from visualization.video import write_video
 
 BATCH = 256
 CLIPS = {"bundled": 2_431, "published": 29_000}  # training splits of openmotion and HumanML3D, mirrored twins included
@@ -57,13 +70,29 @@ def make_synthetic(root: Path, spec: DatasetSpec, clips: int, seed: int = 0, qui
 
 
 def seconds(job: Callable[[], object], repeats: int) -> float:
-    """Median processor time of a job after a warm-up run."""
+    """Median processor time of a job and its child processes, after a warm-up run."""
     taken = []
     for _ in range(repeats + 1):
-        start = time.process_time()
+        start = sum(os.times()[:4])
         job()
-        taken.append(time.process_time() - start)
+        taken.append(sum(os.times()[:4]) - start)
     return statistics.median(taken[1:])
+
+
+def time_outputs(motion: Path, repeats: int) -> None:
+    """Print the times of writing the files of a motion, cut to 196 frames."""
+    spec = dataset_spec("t2m")
+    features = torch.from_numpy(read_motion(motion, spec)[:MAX_MOTION_LENGTH])
+    joints = features_to_joints(features, spec.skeleton).numpy()
+    bvh = joints_to_bvh(joints, spec.skeleton, spec.fps)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, job in {
+            "video, 720 px": lambda: write_video(Path(folder) / "a.mp4", [joints], ["a person moves"], spec.fps),
+            "BVH": lambda: joints_to_bvh(joints, spec.skeleton, spec.fps).text(),
+            "GLB from the BVH": lambda: write_glb(Path(folder) / "a.glb", bvh, spec.skeleton),
+            "foot locking": lambda: lock_feet(joints, spec.skeleton, spec.fps),
+        }.items():
+            print(f"{name:26} {seconds(job, repeats):.3f} s of processor time")
 
 
 @script
@@ -72,7 +101,11 @@ def main() -> None:
     parser.add_argument("--sizes", choices=tuple(CLIPS), default="bundled", help="openmotion's or HumanML3D's size")
     parser.add_argument("--repeats", type=positive_int, default=5, help="timed runs, after one warm-up run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the synthetic data set, created if missing")
+    parser.add_argument("--motion", type=Path, metavar="FILE", help="time writing the files of this motion instead")
     args = parser.parse_args()
+    if args.motion:
+        time_outputs(args.motion, args.repeats)
+        return
     root = args.data or Path(tempfile.mkdtemp())
     try:
         spec = dataset_spec("t2m", root)

@@ -118,6 +118,20 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help lists the flags)")
 
 
+PUBLIC_NAMES = {"--name": "--exp-name", "--dataset_name": "--dataname", "--milestones": "--lr-scheduler",
+                "--init_from": "--resume-trans"}
+# Tokenizer settings that the public commands repeat.
+TOKENIZER_FACTS = ("nb_code", "down_t", "depth", "dilation_growth_rate", "vq_act")
+
+
+class DashedParser(Parser):
+    """Accepts every flag with dashes and underscores, and some under their public names."""
+
+    def spellings(self, flags: Sequence[str]) -> Sequence[str]:
+        """Return all spellings of a flag: underscores, dashes and public name."""
+        return [*dict.fromkeys([*flags, *(PUBLIC_NAMES.get(flag, flag.replace("_", "-")) for flag in flags)])]
+
+
 def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
     """Argparse type for a finite number of ``kind`` in [low, high]."""
 
@@ -268,3 +282,35 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
     run.add_argument("--log_every", type=positive_int, default=50, help="steps between log lines")
     run.add_argument("--save_latest", type=positive_int, default=500, help="steps between writes of latest.tar")
     run.add_argument("--eval_every_e", type=positive_int, default=1, help="epochs between validations")
+
+
+def add_writing(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """Add flags for the fields of ``Writing``. By default, flags that are not given are absent from the options;
+    their values come from the model."""
+    writing = parser.add_argument_group("decoding", "Defaults: the model's opt.txt, else the published values.")
+    writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=default,
+                         help="width of the beam search; 1: greedy decoding")
+    writing.add_argument("--top_p", "--top-p", type=bounded(float, 0.01, 1.0), default=default,
+                         help="below 1: nucleus sampling with this probability mass, instead of beam search")
+    writing.add_argument("--temperature", type=bounded(float, 0.01), default=default,
+                         help="temperature of nucleus sampling")
+    writing.add_argument("--prompt", default=default, help="words at the start of every caption")
+    writing.add_argument("--prompt_in_caption", "--prompt-in-caption", action=argparse.BooleanOptionalAction,
+                         default=default, help="include the prompt in captions; published scores exclude it")
+
+
+def add_caption_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """Add the tokenizer flags of the public captioning commands."""
+    tokenizer = parser.add_argument_group("tokenizer",
+                                          "Settings come from the tokenizer's opt.txt; differences are reported.")
+    tokenizer.add_argument("--resume-pth", help="tokenizer of LaMP: a name, a folder or a checkpoint")
+    tokenizer.add_argument("--vq-name", "--vq_name", help="tokenizer name, without --resume-pth")
+    for flag in ("--nb-code", "--down-t", "--depth", "--dilation-growth-rate"):
+        tokenizer.add_argument(flag, type=positive_int, help="expected value")
+    tokenizer.add_argument("--vq-act", help="expected activation")
+    tokenizer.add_argument("--quantizer", choices=("ema_reset",), default="ema_reset", help=argparse.SUPPRESS)
+
+
+def add_out_dir(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--out_dir``; ``what``: the files in it."""
+    parser.add_argument("--out_dir", default="output", help=f"{what} go to <out_dir>/<name>")

@@ -1,17 +1,21 @@
-"""Options of the evaluation scripts, of search, and of the browser app."""
+"""Options of the evaluation scripts, of captioning, of search, and of the browser app."""
 import argparse
 from collections.abc import Sequence
 
-from data.text import clean_caption
+from data.text import REFERENCES, clean_caption
 from models.config import SIMILARITIES
 from options.base import (
+    DashedParser,
     Parser,
     add_bert_score,
+    add_caption_tokenizer,
     add_common,
     add_data,
     add_evaluator,
+    add_out_dir,
     add_speed,
     add_up,
+    add_writing,
     bounded,
     natural,
     plain_name,
@@ -80,6 +84,62 @@ def _parser(description: str, name: str, what: str, epochs: str = "") -> Parser:
     return parser
 
 
+# Decoder settings that the public evaluation command repeats.
+DECODER_FACTS = {"num_layers": int, "embed_dim_gpt": int, "n_head_gpt": int, "block_size": int, "ff_rate": int,
+                 "drop_out_rate": float}
+
+
+def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of ``M2T_eval.py``."""
+    parser = DashedParser("Evaluate motion captioning: caption scores on a split, with two baselines.")
+    add_common(parser)
+    add_data(parser)
+    parser.add_argument("--name", default="M2T", help="name of the evaluation: eval/<name>.log and .json of the model")
+    parser.add_argument("--resume_trans", default="m2t_demo",
+                        help="M2T model: a name, a folder, or a checkpoint in one")
+    parser.add_argument("--which_epoch", help="checkpoint to evaluate; default: the best one")
+    parser.add_argument("--split", default="test", help="split of the data set")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="motions per batch")
+    add_out_dir(parser, "captions and references")
+    add_writing(parser)
+    scores = parser.add_argument_group("scores")
+    scores.add_argument("--references", choices=REFERENCES, default="verbatim",
+                        help="verbatim: COCO scorers on unchanged texts, as published; raw: cleaned captions and "
+                             "references; lemmatised: lemmas of both, from spaCy if installed")
+    scores.add_argument("--score_captions", metavar="FILE.json",
+                        help='score a JSON list of {"references": [...], "caption": "..."} instead; needs no model '
+                             "and no data set")
+    scores.add_argument("--out", metavar="FILE",
+                        help="with --score_captions: write the scores as JSON, in [0, 1] except CIDEr")
+    add_bert_score(scores)
+    add_evaluator(scores)
+    scores.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True,
+                        help="also score the most common caption and that of the nearest training motion")
+    add_caption_tokenizer(parser)
+    decoder = parser.add_argument_group("decoder", "Settings come from the model's opt.txt; differences are reported.")
+    for key, kind in DECODER_FACTS.items():
+        decoder.add_argument(f"--{key.replace('_', '-')}", type=kind, help="expected value")
+    for flag in ("--total-iter", "--lr-scheduler", "--lr", "--eval-iter", "--pkeep"):  # of the public command, unused
+        parser.add_argument(flag, type=float, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def parse_caption_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of ``gen_m2t.py``."""
+    parser = DashedParser("Caption motions. Prints a table and writes <output_dir>/<ext>/captions.json.")
+    add_common(parser)
+    parser.add_argument("--motion", required=True,
+                        help="file or folder: .npy of joints (T, 22, 3) or features (T, 263), .bvh or .amc")
+    add_up(parser)
+    parser.add_argument("--name", default="m2t_demo", help="captioning model; its opt.txt names the LaMP model")
+    parser.add_argument("--which_epoch", help="checkpoint of the model; default: the best one")
+    parser.add_argument("--num_captions", type=positive_int, default=1, help="captions per motion")
+    parser.add_argument("--ext", type=plain_name, default="motion2text", help="results go to <output_dir>/<ext>")
+    parser.add_argument("--output_dir", default="generation", help="folder of all results")
+    add_writing(parser)
+    return parser.parse_args(argv)
+
+
 def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``search_motion.py``."""
     parser = Parser("Search motions by text or by a motion, or search captions by a motion.")
@@ -89,9 +149,8 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     query.add_argument("--motion", help="motion query: .npy of joints (T, 22, 3) or features (T, 263), .bvh or .amc")
     add_up(query)
     among = parser.add_argument_group("search in")
-    among.add_argument("--gallery", help="folder of motions; only new and changed files are encoded")
+    _add_gallery(among)
     among.add_argument("--captions", help="file with one caption per line, to find those that describe --motion")
-    among.add_argument("--cache", help="cache file of the encoded gallery; default: <gallery>.gallery.pt")
     query.add_argument("--strict", action="store_true",
                        help="refuse a --text that is unlike the training texts or exceeds the text length limit")
     parser.add_argument("--top_k", type=positive_int, default=10, help="number of results")
@@ -109,6 +168,11 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     if opt.text is not None and not clean_caption(opt.text):
         raise InputError("--text: the query has no words")
     return opt
+
+
+def _add_gallery(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--gallery", help="folder of motions to search; only new and changed files are encoded")
+    group.add_argument("--cache", help="cache file of the encoded gallery; default: <gallery>.gallery.pt")
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -133,9 +197,7 @@ def parse_app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     page.add_argument("--keep", metavar="DIR",
                       help="keep files and the history of every visitor in DIR after the app ends; up to 4 GiB")
     page.add_argument("--per_minute", type=positive_int, default=60, help="maximum requests per visitor and minute")
-    search = parser.add_argument_group("search")
-    search.add_argument("--gallery", help="folder of motions to search; only new and changed files are encoded")
-    search.add_argument("--cache", help="cache file of the encoded gallery; default: <gallery>.gallery.pt")
+    _add_gallery(parser.add_argument_group("search"))
     add_models(parser)
     models = parser.add_argument_group("models of the other tabs")
     models.add_argument("--m2t_name", help="captioning model; default: m2t_demo, if it exists")

@@ -1,4 +1,4 @@
-"""Options of the training scripts, except captioning (``options.m2t``)."""
+"""Options of the training scripts."""
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
@@ -7,28 +7,37 @@ from typing import get_args
 from models.config import (
     ATTENTION_KINDS,
     BASE_SAMPLING,
+    DECODERS,
     GROUPS,
     LENGTH_SAMPLING,
     OBJECTIVES,
+    PRECISIONS,
     RESIDUAL_SAMPLING,
     UNIT_LENGTH,
+    WRITING,
     ConditionKind,
+    DecoderConfig,
     EvaluatorConfig,
     MaskTransformerConfig,
     ResidualTransformerConfig,
     TransformerConfig,
     VQConfig,
+    Writing,
 )
 from options.base import (
+    DashedParser,
     Parser,
     add_balance,
     add_bank,
+    add_caption_tokenizer,
     add_chosen_by_fid,
     add_common,
     add_data,
     add_group_by_length,
+    add_out_dir,
     add_paraphrases,
     add_training,
+    add_writing,
     bounded,
     natural,
     non_negative,
@@ -297,3 +306,57 @@ def parse_evaluator_options(argv: Sequence[str] | None = None) -> argparse.Names
     if opt.batch_size < 2:
         raise InputError("--batch_size must be at least 2: negatives come from the batch")
     return opt
+
+
+def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of ``train_m2t.py``."""
+    parser = DashedParser("Train motion captioning: a language model with LaMP's motion features as its prefix.")
+    add_common(parser)
+    add_data(parser)
+    add_balance(parser)
+    add_paraphrases(parser)
+    add_bank(parser)
+    add_training(parser, batch_size=80, max_epoch=100000, lr=5e-5, warm_up_iter=0, gamma=0.05, milestones=[75000],
+                 weight_decay=1e-6)
+    parser.set_defaults(total_iter=150000, eval_every_e=0)
+    parser.add_argument("--lamp_name", help="LaMP model; default: the latest one trained on the tokenizer")
+    parser.add_argument("--eval_iter", type=positive_int, default=10000,
+                        help="steps between validations, rounded to epochs; ignored with --eval_every_e")
+    parser.add_argument("--pkeep", type=share, default=1.0,
+                        help="probability of keeping an input word in training; others are replaced")
+    parser.add_argument("--qformer_lr", type=non_negative, default=0.0,
+                        help="learning rate factor of LaMP's Q-Former and query tokens; 0 freezes them")
+    add_caption_tokenizer(parser)
+    _add_decoder(parser)
+    add_out_dir(parser, "captions of the validation clips")
+    add_writing(parser, default=None)
+    parser.take_defaults(DecoderConfig)
+    parser.take_defaults(Writing, only=WRITING)
+    parser.inherit(["lamp_name", *(field.name for field in fields(DecoderConfig)), *WRITING])
+    opt = parser.parse_args(argv)
+    _check_decoder(opt)
+    return opt
+
+
+def _add_decoder(parser: argparse.ArgumentParser) -> None:
+    decoder = parser.add_argument_group("decoder")
+    decoder.add_argument("--decoder", choices=DECODERS,
+                         help="gpt: trained from scratch; opt: a pretrained model with LoRA (needs peft)")
+    decoder.add_argument("--num-layers", type=positive_int, help="gpt: layers")
+    decoder.add_argument("--embed-dim-gpt", type=positive_int, help="gpt: width")
+    decoder.add_argument("--n-head-gpt", type=positive_int, help="gpt: attention heads")
+    decoder.add_argument("--ff-rate", type=positive_int, help="gpt: feed-forward width as a multiple of the width")
+    decoder.add_argument("--drop-out-rate", type=share, help="gpt: dropout")
+    decoder.add_argument("--block-size", type=bounded(int, 3),
+                         help="maximum caption length in word pieces, including start and end")
+    decoder.add_argument("--llm", help="opt: causal language model, a folder or a Hugging Face name")
+    decoder.add_argument("--llm-precision", choices=tuple(PRECISIONS),
+                         help="opt: precision of the frozen weights")
+    decoder.add_argument("--lora-r", type=positive_int, help="opt: LoRA rank")
+    decoder.add_argument("--lora-alpha", type=positive_int, help="opt: LoRA alpha (scale times rank)")
+    decoder.add_argument("--lora-dropout", type=share, help="opt: LoRA dropout")
+
+
+def _check_decoder(opt: argparse.Namespace) -> None:
+    if opt.embed_dim_gpt % opt.n_head_gpt:
+        raise InputError(f"--embed-dim-gpt {opt.embed_dim_gpt} must be a multiple of --n-head-gpt {opt.n_head_gpt}")

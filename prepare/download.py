@@ -1,5 +1,7 @@
 """Download published files into the folders where the scripts expect them.
 
+    prepare/download_models.sh                      all LaMP models, to checkpoints/t2m/ and checkpoints/kit/
+    prepare/download_models.sh lamp_t2m lamp_vq     selected models
     prepare/download_glove.sh --source URL          word vectors to glove/
     prepare/download_evaluator.sh --source URL      evaluators to checkpoints/t2m/ (or kit)
 
@@ -10,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import argparse
 import hashlib
 import http.client
 import os
@@ -22,14 +25,16 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from data.specs import DATASETS
 from options.base import Parser
+from storage.checkpoint import SUFFIXES, load_checkpoint, write_options
 from utils.errors import InputError, script
+from utils.files import atomic_path
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60  # seconds without receiving data
@@ -140,9 +145,6 @@ def move_into(source: Path, folder: Path) -> None:
         shutil.move(path, target)
 
 
-
-
-
 @dataclass(frozen=True)
 class PublishedArchive:
     """A published archive: a path that identifies it, and a pattern of further files to install from the same
@@ -150,9 +152,8 @@ class PublishedArchive:
 
     landmark: str
     taken: str
-    folder: str                                # target folder; {checkpoints} and {dataset} are filled in
-    address_in: str                            # script that names its address
-    addresses: tuple[tuple[str, str], ...] = ()  # data set -> address, if a permanent one is known
+    folder: str      # target folder; {checkpoints} and {dataset} are filled in
+    address_in: str  # script that names its address
 
 
 ARCHIVES = {
@@ -160,15 +161,6 @@ ARCHIVES = {
     "evaluator": PublishedArchive("text_mot_match/model/finest.tar", "*", "{checkpoints}/{dataset}",
                            "prepare/download_evaluator.sh of MoMask"),
 }
-
-
-def source_of(what: str, dataset: str, given: str | None) -> str:
-    """Address to download from. Raises ``InputError`` if none is given and none is known."""
-    source = given or dict(ARCHIVES[what].addresses).get(dataset)
-    if source is None:
-        raise InputError(f"no address is known for the {what}: give the one in {ARCHIVES[what].address_in} "
-                         "as --source (share links of Google Drive work), or a local file")
-    return source
 
 
 def install(archive: Path, published: PublishedArchive, folder: Path) -> list[str]:
@@ -186,24 +178,102 @@ def install(archive: Path, published: PublishedArchive, folder: Path) -> list[st
     return [path.name for path in taken]
 
 
+BASE = "https://virutalbuy-public.oss-cn-hangzhou.aliyuncs.com/share/aigc3d/lamp"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published file, its target folder, and options that cannot be inferred from it."""
+
+    file: str
+    dataset: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+MODELS = {
+    "lamp_vq": PublishedModel("vq.tar", "t2m"),
+    "lamp_h3d": PublishedModel("h3d-qformer.tar", "t2m", {"vq_name": "lamp_vq"}),
+    "lamp_kit": PublishedModel("kit-qformer.tar", "kit"),
+    "lamp_t2m": PublishedModel("t2m.tar", "t2m", {"vq_name": "lamp_vq"}),
+    "lamp_m2t": PublishedModel("m2t.pth", "t2m", {"lamp_name": "lamp_h3d"}),
+}
+
+
+def install_model(found: Path, published: PublishedModel, folder: Path) -> Path:
+    """Install a downloaded file in ``folder`` as ``model/latest.tar``, with options if there are none. Returns its
+    path.
+
+    The file is a checkpoint, or an archive that contains exactly one. Raises ``InputError`` for any other file.
+    """
+    with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
+        checkpoint = found
+        try:
+            load_checkpoint(found)
+        except InputError as error:
+            checkpoint = _checkpoint_in(found, Path(unpacked), error)
+        place = folder / "model" / "latest.tar"
+        with atomic_path(place) as temporary:
+            shutil.copyfile(checkpoint, temporary)
+    if not (folder / "opt.txt").exists() and published.options:
+        write_options(folder / "opt.txt", {"name": folder.name, **published.options})
+    return place
+
+
+def _checkpoint_in(archive: Path, folder: Path, otherwise: InputError) -> Path:
+    try:
+        unpack(archive, folder)
+    except InputError as error:
+        raise InputError(f"{otherwise}; {error}") from error
+    inner = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
+    if not inner:
+        raise otherwise
+    if len(inner) > 1:
+        raise InputError(f"{archive} contains {len(inner)} checkpoints instead of one: unpack it by hand")
+    load_checkpoint(inner[0])
+    return inner[0]
+
+
 @script
 def main() -> None:
     parser = Parser("Download published files into the folders where the scripts expect them.")
-    parser.add_argument("what", choices=tuple(ARCHIVES), help="what to download")
-    parser.add_argument("--source", help="URL, Google Drive share link, or local archive")
-    parser.add_argument("--sha256", help="expected checksum of the file")
+    parser.add_argument("what", choices=("models", *ARCHIVES), help="what to download")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"models: {', '.join(MODELS)} (default: all)")
+    parser.add_argument("--base", default=BASE, help="models: URL of the folder with the files")
+    parser.add_argument("--source", help="glove, evaluator: URL, Google Drive share link, or local archive")
+    parser.add_argument("--sha256", help="glove, evaluator: expected checksum of the file")
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="whose evaluator")
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     opt = parser.parse_args()
-    published, source = ARCHIVES[opt.what], source_of(opt.what, opt.dataset_name, opt.source)
+    (download_models if opt.what == "models" else download_archive)(opt)
+
+
+def download_models(opt: argparse.Namespace) -> None:
+    """Download the published models ``opt.names``, by default all, from ``opt.base``."""
+    unknown = [name for name in opt.names if name not in MODELS]
+    if unknown:
+        raise InputError(f"no published model {unknown[0]!r}: choose from {', '.join(MODELS)}")
+    for name in opt.names or MODELS:
+        published, address = MODELS[name], f"{opt.base.rstrip('/')}/{MODELS[name].file}"
+        folder = Path(opt.checkpoints_dir) / published.dataset / name
+        found = fetch(address, folder / "download" / published.file, quiet=opt.quiet)
+        print(f"{address} -> {install_model(found, published, folder)}")
+        shutil.rmtree(found.parent)
+
+
+def download_archive(opt: argparse.Namespace) -> None:
+    """Download the archive ``opt.what`` from ``opt.source`` and install its files."""
+    published = ARCHIVES[opt.what]
+    if opt.source is None:
+        raise InputError(f"no address is known for the {opt.what}: give the one in {published.address_in} as --source "
+                         "(share links of Google Drive work), or a local file")
     folder = Path(published.folder.format(checkpoints=opt.checkpoints_dir, dataset=opt.dataset_name))
     folder.mkdir(parents=True, exist_ok=True)
-    local = "://" not in source
-    if local and not Path(source).is_file():
-        raise InputError(f"--source {source}: no such file (a URL starts with https://)")
-    archive = Path(source) if local else fetch(source, folder / f"{opt.what}.archive", opt.sha256, opt.quiet)
-    print(f"{source} -> {folder}: {', '.join(install(archive, published, folder))}")
+    local = "://" not in opt.source
+    if local and not Path(opt.source).is_file():
+        raise InputError(f"--source {opt.source}: no such file (a URL starts with https://)")
+    archive = Path(opt.source) if local else fetch(opt.source, folder / f"{opt.what}.archive", opt.sha256, opt.quiet)
+    print(f"{opt.source} -> {folder}: {', '.join(install(archive, published, folder))}")
     if not local:
         archive.unlink()
 

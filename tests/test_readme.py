@@ -11,17 +11,19 @@ import pytest
 
 from options.evaluate import (
     parse_app_options,
+    parse_caption_options,
     parse_generation_evaluation,
+    parse_m2t_evaluation,
     parse_retrieval_evaluation,
     parse_search_options,
     parse_tokenizer_evaluation,
 )
 from options.generate import parse_edit_options, parse_generate_options
-from options.m2t import parse_caption_options, parse_m2t_evaluation, parse_m2t_options
 from options.train import (
     parse_evaluator_options,
     parse_lamp_options,
     parse_length_options,
+    parse_m2t_options,
     parse_res_options,
     parse_t2m_options,
     parse_vq_options,

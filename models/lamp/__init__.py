@@ -1,1 +1,0 @@
-"""Language-motion pretraining: one Q-Former that reads captions, queries motions, and relates the two."""

@@ -1,1 +1,0 @@
-"""Transformers over motion tokens: masked (base layer) and residual (other layers)."""

@@ -1,1 +1,0 @@
-"""Motion tokenizers: convolutional encoder and decoder around one quantizer or a stack of residual ones."""

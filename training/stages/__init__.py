@@ -1,1 +1,0 @@
-"""The training stages, each with a model, its loss and its validation."""
