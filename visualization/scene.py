@@ -1,16 +1,143 @@
-"""Draw moving bodies: following camera, floor that fades out, shaded limbs, caption.
+"""Draw moving bodies: cameras, a floor that fades out, a shaded person or limbs, a caption.
 
 Pictures are (H, W, 3) uint8 in BGR, as in OpenCV. Projections and limb outlines are computed once for all frames, so
 that drawing a frame takes a few milliseconds.
 """
+from dataclasses import dataclass, replace
+from functools import cached_property
+
 import cv2
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d
 
 from motion.skeleton import T2M, Skeleton
-from visualization.camera import Camera, follow, line_up
+from visualization.body import PALETTE, fit, offsets_of, stances, world_turns
 from visualization.caption import Caption
-from visualization.person import Person
+
+STEADY = 0.7    # seconds: sigma of the Gaussian that smooths the followed root position
+HEIGHT = 1.7    # metres: the camera aims at the middle of a person of this height
+NEAREST = 4.8   # metres: minimum distance of the camera
+MARGIN = 0.16   # metres around the joints kept in view, for the volume of body and head
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A perspective camera with a fixed direction whose target follows the body.
+
+    ``target`` (T, 3) metres; ``size`` pixels (width, height); ``distance`` metres; ``azimuth`` from +z and
+    ``elevation`` in radians; ``focal`` in picture heights; ``centre`` vertical position of the target as a fraction of
+    the height, from the top.
+    """
+
+    target: np.ndarray
+    size: tuple[int, int]
+    distance: float
+    azimuth: float = 0.6
+    elevation: float = 0.28
+    focal: float = 1.9
+    centre: float = 0.56
+
+    @cached_property
+    def axes(self) -> np.ndarray:
+        """(3, 3) rows: right, up, towards the camera."""
+        sa, ca, se, ce = np.sin(self.azimuth), np.cos(self.azimuth), np.sin(self.elevation), np.cos(self.elevation)
+        return np.array([[ca, 0, -sa], [-sa * se, ce, -ca * se], [sa * ce, se, ca * ce]])
+
+    def project(self, points: np.ndarray, frame: int | None = None) -> np.ndarray:
+        """Project world points (T, N, 3) of all frames, or (N, 3) of one ``frame``, to pixel x, pixel y, pixels per
+        metre."""
+        target = self.target[:, None] if frame is None else self.target[frame]
+        local = (points - target) @ self.axes.T
+        scale = self.focal * self.size[1] / np.maximum(self.distance - local[..., 2], 0.1)
+        x = self.size[0] / 2 + scale * local[..., 0]
+        y = self.size[1] * self.centre - scale * local[..., 1]
+        return np.stack([x, y, scale], axis=-1)
+
+    def floor_points(self) -> np.ndarray:
+        """Floor coordinates of all pixels relative to the target: (H, W, 2) x and z, far away above the horizon."""
+        width, height = self.size
+        x, y = np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height)[:, None] - 0.5
+        down = self.focal * height * self.axes[2, 1] - y * self.axes[1, 1]  # of a row, as the camera does not roll
+        steps = (self.distance * self.axes[2, 1] + self.target[0, 1]) / np.maximum(down, 1e-6)
+        return np.stack([self.distance * back + steps * (x * right + (y * up - self.focal * height * back))
+                         for right, up, back in self.axes.T[[0, 2]]], -1)
+
+
+def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: float = 0.0) -> Camera:
+    """Camera that follows the root of a clip (T, J, 3), floor at y = 0, and keeps the whole body in view.
+
+    ``headroom``: fraction of the picture height kept free at the top.
+    """
+    # Extrapolate linearly beyond both ends, so that the camera does not lag there.
+    pad = round(4 * STEADY * fps)
+    path = np.pad(joints[:, 0], ((pad, pad), (0, 0)), mode="reflect", reflect_type="odd")
+    target = gaussian_filter1d(path, STEADY * fps, axis=0)[pad : pad + len(joints)]
+    target[:, 1] = HEIGHT / 2
+    camera = Camera(target, size, distance=0.0)
+    local = (joints - target[:, None]) @ camera.axes.T
+    above = (local[..., 1].clip(0) + MARGIN) / (camera.centre - headroom)
+    below = (MARGIN - local[..., 1].clip(None, 0)) / (0.97 - camera.centre)
+    beside = (np.abs(local[..., 0]) + MARGIN) / 0.48 * size[1] / size[0]
+    needed = local[..., 2] + camera.focal * np.maximum(np.maximum(above, below), beside)
+    return Camera(target, size, max(float(needed.max()), NEAREST))
+
+
+def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> Camera:
+    """Camera that shows ``poses`` (P, J, 3) side by side in one wide picture, regardless of their positions."""
+    share = (np.arange(len(poses)) + 0.5) / len(poses) - 0.5
+    focal, room = 12 * Camera.focal, 0.92 - headroom  # from far away, so that all are seen from the same angle
+    height = max(HEIGHT, float(poses[..., 1].max())) + 2 * MARGIN
+    target = poses[:, 0] * [1, 0, 1] + [0, height / 2, 0]
+    camera = Camera(target, size, focal * height / room, focal=focal, centre=headroom + room / 2)
+    metres = size[0] / size[1] * camera.distance / focal  # width of the picture at the target
+    return replace(camera, target=target - metres * share[:, None] * camera.axes[0])
+
+
+SUN, SKYLIGHT = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and share of light from the sky
+TINT = 0.92    # share of the colour of a side on clothes
+FINE = 2       # supersampling factor of the body, for smooth edges
+
+
+class Person:
+    """A body that moves through joints (T, 22, 3) in metres, seen by a camera."""
+
+    def __init__(self, joints: np.ndarray, camera: Camera, sides: tuple[tuple[int, int, int], ...]) -> None:
+        """``sides``: RGB colours of the left and right."""
+        self.joints, self.camera = joints, camera
+        offsets, stance = offsets_of(joints), stances(joints)
+        self.fitted, self.turns = fit(offsets, stance), world_turns(joints, offsets, stance)
+        body = self.fitted.body
+        colours = np.array([list(bytes.fromhex(colour[1:])) for colour in PALETTE], float)[body.zones]
+        share = TINT * np.abs(body.sides)[:, None]
+        tint = np.where(body.sides[:, None] > 0, *np.array(sides, float))
+        self.colours = ((1 - share) * colours + share * tint)[:, ::-1] * (0.5 + 0.5 * body.light[:, None])  # BGR
+        self.sun = SUN / np.linalg.norm(SUN)
+
+    def draw(self, frame: int, picture: np.ndarray) -> None:
+        """Draw one frame onto ``picture`` (H, W, 3) in BGR."""
+        places, normals = self.fitted.posed(self.joints[frame], self.turns[frame])
+        seen = self.camera.project(places, frame)                       # (V, 3) pixels, pixels per metre
+        low = np.maximum(np.floor(seen[:, :2].min(0)).astype(int) - 1, 0)
+        high = np.minimum(np.ceil(seen[:, :2].max(0)).astype(int) + 2, picture.shape[1::-1])
+        if (high <= low).any():
+            return
+        corners = np.rint((seen[:, :2] - low + 0.5) * (FINE << SHIFT) - (1 << SHIFT - 1)).astype(np.int32)
+        triangles = self.fitted.body.triangles
+        flat = corners[triangles]                                       # (F, 3, 2)
+        edges = (flat[:, 1:] - flat[:, :1]).astype(float)
+        front = np.flatnonzero(edges[:, 0, 0] * edges[:, 1, 1] < edges[:, 0, 1] * edges[:, 1, 0])
+        order = front[np.argsort(seen[triangles[front], 2].sum(1))]
+        light = SKYLIGHT + (1 - SKYLIGHT) * 1.45 * (normals @ self.sun).clip(0)[:, None] + 0.12 * normals[:, 1:2]
+        shades = (self.colours * light)[triangles[order]].mean(1).clip(0, 255)
+        shades = np.column_stack([shades, np.full(len(shades), 255)]).astype(np.uint8).tolist()
+        patch = np.zeros(((high[1] - low[1]) * FINE, (high[0] - low[0]) * FINE, 4), np.uint8)
+        for triangle, shade in zip(flat[order], shades, strict=True):
+            cv2.fillConvexPoly(patch, triangle, shade, cv2.LINE_8, SHIFT)
+        patch = cv2.resize(patch, tuple((high - low).tolist()), interpolation=cv2.INTER_AREA)
+        part = picture[low[1]:high[1], low[0]:high[0]]
+        part[:] = cv2.add(patch[..., :3], cv2.multiply(part, cv2.merge([255 - patch[..., 3]] * 3), scale=1 / 255))
+
 
 # Colours are RGB.
 SKY, GROUND, GRID, SHADOW, TRACE = (252, 252, 253), (229, 234, 240), (170, 181, 195), (92, 104, 124), (238, 160, 40)
