@@ -108,13 +108,6 @@ def prompt_for(page: Page, text: str) -> None:
 
 
 @needs_chromium
-def test_the_first_view_plays_an_example(page: Page) -> None:
-    stage(page).locator("#caption", has_text="someone waves with the right hand").wait_for()
-    open_tab(page, "History").get_by_text("Motions that you make appear here.").wait_for()
-    open_tab(page, "Generate")
-
-
-@needs_chromium
 def test_a_prompt_becomes_a_motion_that_plays_and_a_file(page: Page) -> None:
     prompt_for(page, "a person walks <b>on</b> ${1}{{2}}")
     press(page, "Generate")
@@ -269,35 +262,6 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
         page.mouse.up()
     page.wait_for_function("[...document.querySelectorAll('textarea, input')].some("
                            "(input) => /^0.2[45],0.(50|49) 0.7[45],0.(90|89)$/.test(input.value))")
-
-
-@needs_chromium
-def test_errors_speak_of_the_upload_and_stay_until_dismissed(page: Page, tmp_path: Path) -> None:
-    np.save(tmp_path / "odd.npy", np.zeros((5, 7)))
-    tab = open_tab(page, "Edit")
-    tab.get_by_label("your own file").check()
-    tab.locator("input[type=file]").set_input_files(tmp_path / "odd.npy")
-    tab.get_by_text("408.0 B").wait_for()
-    before = tab.locator("iframe").get_attribute("src")
-    press(page, "Edit")
-    told = tab.get_by_role("alert").get_by_text("odd.npy: shape (5, 7): expected features (frames, 263) or joints")
-    told.wait_for()
-    assert tab.locator("iframe").get_attribute("src") == before  # no other motion was edited
-    tab.get_by_label("a motion generated here").check()
-    press(page, "Edit")
-    page.wait_for_function("before => ![...document.querySelectorAll('iframe')].some((frame) => "
-                           "frame.getAttribute('src') === before && frame.offsetParent)", arg=before)
-    told.wait_for()
-    tab.get_by_label("Dismiss this error").click()
-    told.wait_for(state="detached")
-
-
-@needs_chromium
-def test_too_long_a_prompt_is_refused_with_the_limit(page: Page) -> None:
-    open_tab(page, "Generate")
-    prompt_for(page, "walk " * 100)
-    page.get_by_label("What does the person do?").press("Enter")
-    page.get_by_role("alert").get_by_text("the maximum is 300").wait_for()
 
 
 @needs_chromium

@@ -75,14 +75,6 @@ def test_the_unit_is_the_stated_one_where_legs_are_a_persons_in_it_else_the_like
         import_motion(ImportJob(trial.parent, trial.parent.parent / "other", unit="mm"), quiet=True)
 
 
-def test_the_rate_is_the_given_one_or_the_one_in_the_file_or_120(trial: Path) -> None:
-    assert Reader().read(trial).seconds == pytest.approx(29 / 120)
-    assert Reader(fps=60.0).read(trial).seconds == pytest.approx(29 / 60)
-    trial.write_text(amc_text(WALK, header=":FULLY-SPECIFIED\n:DEGREES\n:SAMPLES-PER-SECOND 100\n"))
-    assert Reader().read(trial).seconds == pytest.approx(0.29)
-    assert Reader(fps=60.0).read(trial).seconds == pytest.approx(29 / 60)
-
-
 def variants() -> dict[str, tuple[str, str]]:
     """Ways of writing the same motion."""
     amc, asf = amc_text(WALK), asf_text()

@@ -90,13 +90,3 @@ def test_a_resumed_run_has_the_same_weights_and_mean() -> None:
         return float(trainer.stage.model.weight.detach()), float(trainer.average.values[0])
 
     assert weights("parts", (3, 7)) == weights("whole", (7,))
-
-
-def test_a_run_starts_from_the_weights_of_another(home: Path) -> None:
-    Trainer(Pull(), options(total_iter=3), Numbers(8), always).run()
-    opt = options(name="second", init_from="run", total_iter=1, lr=0.0, ema=0.9)
-    trainer = Trainer(Pull(), opt, Numbers(8), always)
-    trainer.run()
-    assert float(trainer.stage.model.weight.detach()) == weight(home, "latest") != 0
-    assert trainer.progress.total_it == 1
-    assert float(trainer.average.values[0]) == weight(home, "latest")

@@ -65,12 +65,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "No module named 'numpy'" in built.stdout + built.stderr:
         pytest.skip("this Blender has no NumPy: apt-get install python3-numpy")
     assert (folder / "robot.blend").is_file(), built.stdout + built.stderr
-    for character, out in (("t_pose.fbx", "t.blend"), ("t_pose.fbx", "t.fbx"), ("a_pose.blend", "a.glb")):
+    for character, out in (("t_pose.fbx", "t.fbx"), ("a_pose.blend", "a.glb")):
         done = retarget(folder / "walk.bvh", folder / character, folder / out)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"{FRAMES} frames at {FPS} fps" in done.stdout
     seen = in_blender("tests/in_blender.py", "look", *(folder / name for name in (
-        "walk.bvh", "walk.glb", "t.blend", "t.fbx", "a.glb")))
+        "walk.bvh", "walk.glb", "t.fbx", "a.glb")))
     assert (folder / "a.glb.npz").is_file(), seen.stdout + seen.stderr
     return folder
 
@@ -80,7 +80,7 @@ def source(folder: Path) -> Seen:
     return Seen.load(folder / "walk.bvh")
 
 
-@pytest.fixture(params=["t.blend", "t.fbx", "a.glb"])
+@pytest.fixture(params=["t.fbx", "a.glb"])
 def character(request: pytest.FixtureRequest, folder: Path) -> Seen:
     return Seen.load(folder / request.param)
 
@@ -132,13 +132,11 @@ def test_soles_are_on_the_floor(character: Seen) -> None:
     ("walk.bvh", "nobody.fbx", "x.fbx", "nobody.fbx is missing"),
     ("walk.bvh", "robot.blend", "x.fbx", "robot.blend is not a Mixamo character: there is no bone mixamorig:Hips, only "
                                          "base, lever"),
-    ("walk.bvh", "empty.fbx", "x.fbx", "cannot read .*empty.fbx"),
     ("empty.bvh", "t_pose.fbx", "x.fbx", "empty.bvh, line 0: the file ends too early"),
     ("walk.bvh", "t_pose.fbx", "x.obj", "x.obj must be one of .fbx, .glb, .blend")])
 def test_what_cannot_be_done_is_reported_in_one_line(folder: Path, motion: str, character: str, out: str,
                                                  complaint: str) -> None:
-    for name in ("empty.fbx", "empty.bvh"):
-        (folder / name).touch()
+    (folder / "empty.bvh").touch()
     done = retarget(folder / motion, folder / character, folder / out)
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr

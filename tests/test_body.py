@@ -2,8 +2,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
-from scipy.spatial import KDTree
 
 from motion.foot_locking import lock_feet
 from motion.skeleton import T2M
@@ -13,7 +11,6 @@ from visualization.body import (
     EYES,
     FILE,
     HALVES,
-    LEFT_LIMBS,
     REST,
     SHOES,
     SOLES,
@@ -46,15 +43,6 @@ def test_the_mesh_is_small_whole_and_stands_on_the_floor() -> None:
     assert shoes[:, 1].min() == 0 and body.places[:, 1].min() == 0
     assert 1.6 < body.places[:, 1].max() < 1.8
     assert body.places[body.zones == EYES][:, 2].min() > 0.08  # the face looks along z
-
-
-def test_left_and_right_of_the_mesh_are_alike() -> None:
-    body = read_body()
-    away = KDTree(body.places).query(body.places * [-1, 1, 1])[0]
-    assert np.median(away) < 0.006
-    left = np.isin(body.bones[:, 0], LEFT_LIMBS)
-    assert body.places[left & (body.weights[:, 0] > 0.9), 0].min() > 0
-    assert [body.sides.min(), body.sides.max()] == pytest.approx([-1, 1])
 
 
 def test_no_toe_is_below_the_floor_and_standing_soles_are_on_it() -> None:

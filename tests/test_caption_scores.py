@@ -153,14 +153,3 @@ def test_bert_score_prefers_the_true_caption_and_reports_its_settings(tmp_path) 
     assert "layer 2, not rescaled" in score.settings
     assert score(["", "a person walks"], [["a person walks"]] * 2) == pytest.approx(50, abs=0.1)
     assert score([""], [["a person walks"]]) == 0
-
-
-def test_bert_score_needs_a_model_a_layer_and_a_baseline(tmp_path) -> None:
-    bert = str(make_bert(tmp_path / "bert"))
-    with pytest.raises(InputError, match="--bert_score_layer"):
-        BertScore(bert)
-    with pytest.raises(InputError, match="no baseline"):
-        BertScore(bert, 2, rescale=True)
-    with pytest.raises(InputError, match="layer 9"):
-        BertScore(bert, 9)(["a"], [["a"]])
-    assert "layer 17, rescaled" in BertScore("roberta-large", rescale=True).settings

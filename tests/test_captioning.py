@@ -95,11 +95,6 @@ def test_file_names_fill_templates() -> None:
             rows_from_names(clips, pattern, [template])
 
 
-class Word:
-    def __init__(self, text: str, lemma: str, pos: str) -> None:
-        self.text, self.lemma_, self.pos_ = text, lemma, pos
-
-
 def test_spacys_model_tags_as_humanml3d() -> None:
     pipeline = spacy_pipeline()
     if pipeline is None:

@@ -16,7 +16,7 @@ from prepare.checking import KINDS, check_data, fault_table
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_features import FeatureJob, prepare_features
 from tests.figures import walking
-from tests.toy import as_kit, clips, run_here
+from tests.toy import clips, run_here
 
 PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
 
@@ -198,20 +198,6 @@ def test_mended_captions_say_what_they_said(root: Path) -> None:
     assert lines[1].startswith("a person walks#a/DET person/NOUN walk/VERB#1.0#3.")
     assert len(lines) == 3
     assert len(read_captions(root / "texts" / "c0051.txt")) == 2
-
-
-def test_kit_is_checked_in_its_own_unit(tmp_path: Path) -> None:
-    (tmp_path / "joints").mkdir()
-    (tmp_path / "texts").mkdir()
-    names = []
-    for name, (caption, joints) in moving().items():
-        np.save(tmp_path / "joints" / f"{name}.npy", 1000 * as_kit(joints))
-        (tmp_path / "texts" / f"{name}.txt").write_text(f"{caption}#{tag_by_list(caption)}#0.0#0.0\n")
-        names.append(name)
-    write_lists(tmp_path, names)
-    prepare_features(FeatureJob(tmp_path, dataset_spec("kit").skeleton, None, mirrored=False), quiet=True)
-    assert kinds(tmp_path, "kit") == set()
-    assert "wrong dimension" in kinds(tmp_path)
 
 
 def run(*flags: object) -> int:

@@ -154,11 +154,6 @@ def test_a_bad_prompt_is_reported(fails: Fails, home: Path, arguments: tuple[obj
     assert not (home / "generation").exists()
 
 
-def test_a_prompt_file_that_is_no_text_is_reported(fails: Fails, home: Path) -> None:
-    (home / "prompts.txt").write_bytes(b"walks#40\ngeht \xfcber#40\n")
-    assert "prompts.txt is not UTF-8 text (byte 14)" in fails(gen_t2m.main, *MODELS, "--text_path", "prompts.txt")
-
-
 # Output
 
 
@@ -240,15 +235,6 @@ def test_models_that_do_not_belong_together_are_reported(fails: Fails) -> None:
     assert "vq/meta/mean.npy is missing; train_vq.py creates it" in fails(gen_t2m.main, *PROMPT)
 
 
-def test_text_features_of_another_width_are_reported(fails: Fails) -> None:
-    set_option("t2m", "condition", "both")
-    assert "reads text features of width 8, but those of its text encoder have width 16" in fails(gen_t2m.main, *PROMPT)
-    set_option("t2m", "condition", "query")
-    set_option("len", "condition", "both")
-    assert "t2m/len/model/latest.tar reads text features of width 8" in fails(
-        gen_t2m.main, *MODELS, "--text_prompt", "a")
-
-
 def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails, home: Path) -> None:
     make_tokenizer(home / "checkpoints" / "t2m" / "larger", 263, nb_code=32)
     set_option("t2m", "vq_name", "larger")
@@ -278,19 +264,6 @@ def test_a_vocabulary_that_is_missing_or_none_is_named(fails: Fails, content: by
     message = fails(gen_t2m.main, *PROMPT)
     assert str(path) in message
     assert told in message
-
-
-@pytest.mark.parametrize(("name", "content"), [
-    ("config.json", b'{"hidden_size": "wide"}'), ("config.json", None), ("model.safetensors", b"short"),
-    ("vocab.txt", None)])
-def test_a_bert_that_is_damaged_is_named(fails: Fails, name: str, content: bytes | None) -> None:
-    main, arguments = TRAINING["lamp"]
-    path = Path("bert") / name
-    if content is None:
-        path.unlink()
-    else:
-        spoil(path, content)
-    assert "bert" in fails(main, *arguments)
 
 
 # Data

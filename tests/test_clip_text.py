@@ -1,5 +1,4 @@
 """CLIP's text features, from a tiny random CLIP."""
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,39 +50,18 @@ def test_a_fingerprint_tells_which_weights_lie_in_a_folder(damaged: Path) -> Non
     assert made[0] == made[1] != ClipText(damaged).fingerprint
 
 
-def cut_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:500])
-
-
 def without_projection(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     state.pop("text_projection.weight")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def without_tokenizer(folder: Path) -> None:
-    (folder / "vocab.json").unlink()
-
-
-def without_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def cut_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def other_width(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))
-
-
 @pytest.mark.parametrize(("damage", "told"), [
-    (cut_weights, "cannot be loaded"), (without_projection, "no text_projection.weight"),
-    (without_tokenizer, "has no tokenizer"), (without_weights, "cannot be loaded"), (cut_config, "config"),
-    (other_width, "no text_projection.weight"),
-])
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "cannot be loaded"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
+    (lambda folder: (folder / "vocab.json").unlink(), "has no tokenizer"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config"),
+    (without_projection, "no text_projection.weight")])
 def test_a_damaged_model_is_named(damaged: Path, damage: Callable[[Path], None], told: str) -> None:
     damage(damaged)
     with pytest.raises(InputError, match=told) as caught:

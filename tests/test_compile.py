@@ -1,18 +1,16 @@
 """``--compile`` keeps the outputs and the parameter names of networks."""
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.train_jobs import TOY, stage_jobs
-from tests.toy_run import Numbers, Pull, always, options
 from training.stages.lamp import LaMPStage
 from training.stages.tokens import MaskStage
 from training.stages.vq import VQStage
-from training.trainer import Stage, Trainer, compile_parts
+from training.trainer import Stage, compile_parts
 
 OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"], cond_noise=0, distill=0.0, text_pairs=0.0)
 STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),
@@ -54,27 +52,3 @@ def test_compiled_parts_give_the_same_loss_and_gradient(kind: str, ran: list[boo
     assert measured() == pytest.approx(before, rel=1e-4)
     assert ran
     assert list(stage.state()) == names
-
-
-class Product(nn.Linear):
-    """Not one of torch's modules, which are not compiled when they are compiled alone."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight.T
-
-
-def test_a_run_that_compiles_validates_as_it_is(home: Path, ran: list[bool]) -> None:
-    stage, runs = Pull(), []
-    stage.model = Product(1, 1, bias=False)
-    stage.compiled_parts = lambda: [stage.model]
-
-    def validate() -> dict[str, float]:
-        runs.append(len(ran))
-        low = float(stage.model(torch.ones(1)).detach())
-        runs.append(len(ran))
-        return {"low": low, "high": 0.0}
-
-    stage.validate = validate
-    Trainer(stage, options(total_iter=2, compile=True), Numbers(4), always).run()
-    assert runs == [2, 2]  # a graph a step, and none while validating
-    assert (home / "model" / "latest.tar").is_file()

@@ -32,7 +32,6 @@ from options.generate import parse_generate_options
 from storage.generation import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
-from utils.device import listening
 
 QUICK, SAMPLING = ControlSettings(steps=30, settle_steps=30), Sampling(time_steps=2)
 TEXT, FRAMES = "a person walks", 40
@@ -139,17 +138,6 @@ def test_a_foot_is_lifted_while_the_other_one_stands(pipeline: TextToMotion) -> 
         for weight in (0.0, 30.0))
     lifted = (floating - support(start, T2M)).clamp_min(0).mean()
     assert (standing - support(start, T2M)).clamp_min(0).mean() < 0.7 * lifted
-
-
-@pytest.mark.parametrize(("away", "rounds"), [(0.0, 1), (0.4, 2), (50.0, 1)], ids=["near", "within reach", "hopeless"])
-def test_a_second_round_is_for_what_the_first_leaves_within_reach(pipeline: TextToMotion, away: float,
-                                                                  rounds: int) -> None:
-    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
-    goal = torch.from_numpy(pipeline.decode(tokens)[-1, 0, [0, 2]]) + away
-    steps: list[int] = []
-    with listening(lambda _loop, done, _total: steps.append(done)):
-        optimise(pipeline, tokens, [RootPath(at(FRAMES - 1), goal[None])], replace(QUICK, steps=3))
-    assert steps == rounds * [1, 2, 3]
 
 
 def direction(director: Director, **settings: object) -> Direction:

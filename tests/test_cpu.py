@@ -1,11 +1,10 @@
 """The thread policy is set by every script before torch is loaded, and never overrides the user."""
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.toy import ROOT
-from utils import cpu_quota, set_thread_policy, usable_cores
+from utils import cpu_quota, set_thread_policy
 
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "prepare", "benchmarks", "tests")
                  for path in (ROOT / folder).glob("*.py") if '\nif __name__ == "__main__"' in path.read_text())
@@ -58,14 +57,3 @@ def test_quotas_of_both_versions_of_control_groups_are_read_at_every_level(tmp_p
     (job / "cpu.cfs_quota_us").write_text("-1\n")
     assert cpu_quota(tmp_path / "v1", membership) is None
     assert cpu_quota(tmp_path / "v1", tmp_path / "missing") is None
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
-def test_a_process_bound_to_one_core_counts_one() -> None:
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
-    assert usable_cores() == len(before)

@@ -128,21 +128,6 @@ def test_all_checkpoints_of_the_folder_are_walked(run: Callable[..., None]) -> N
     assert report("t2m")["settings"]["seconds_per_sentence"].keys() == {"latest", "net_best_acc"}
 
 
-def test_a_model_that_gives_no_numbers_is_reported_in_the_report(run: Callable[..., None]) -> None:
-    path = Path("checkpoints/t2m/vq/model/latest.tar")
-    content = torch.load(path, weights_only=True)
-    decoder = [key for key in content["vq_model"] if key.startswith("decoder") and key.endswith("bias")]
-    content["vq_model"][decoder[-1]][:] = math.nan
-    torch.save(content, path)
-    run(eval_t2m_vq.main, "--name", "vq", "--evaluator", "judge", "--repeat_times", 2)
-    read = report("vq")
-    assert read["results"]["all layers"]["not_finite"] == 7
-    assert read["results"]["all layers"]["fid"] == {"mean": None, "interval": None, "repeats": 0, "not_finite": 1}
-    assert read["results"]["all layers"]["mm_dist"]["not_finite"] == 2
-    assert read["results"]["real motion"]["mm_dist"]["repeats"] == 2
-    assert any("7 motions of all layers: 0" in note for note in read["notes"])
-
-
 def test_a_tokenizer_is_evaluated_with_and_without_an_evaluator(run: Callable[..., None]) -> None:
     run(eval_t2m_vq.main, "--name", "vq", "--evaluator", "judge")
     rows = report("vq")["results"]
@@ -163,7 +148,7 @@ def test_without_an_evaluator_text_to_motion_cannot_be_evaluated(
     assert "no evaluator for t2m; train_evaluator.py makes one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("sentences", ["words", "lamp", "bert"])
+@pytest.mark.parametrize("sentences", ["lamp", "bert"])
 def test_retrieval_has_its_protocols_both_ways(run: Callable[..., None], sentences: str) -> None:
     run(eval_retrieval.main, "--name", "lamp", "--sentences", sentences, "--repeat_times", 3)
     read = report("lamp")

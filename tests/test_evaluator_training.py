@@ -123,17 +123,6 @@ def test_a_run_that_was_stopped_among_its_movements_learns_the_rest_of_them(trai
     assert latest("parts")["total_it"] == 4
 
 
-def test_movements_may_go_on_learning_and_a_run_may_start_from_another(train: Callable[..., None]) -> None:
-    train("first")
-    train("second", "--init_from", "first", "--tune_movement", "--lr", 0.01)
-    assert not Path("checkpoints/t2m/second_movement").exists()
-    first, second = (latest(name)["movement_encoder"]["main.0.weight"] for name in ("first", "second"))
-    assert not torch.equal(first, second)
-    train("third", "--init_from", "first", "--lr", 0)
-    best = load_checkpoint(Path("checkpoints/t2m/first/model/finest.tar"))
-    assert torch.equal(latest("third")["text_encoder"]["gru.weight_hh_l0"], best["text_encoder"]["gru.weight_hh_l0"])
-
-
 def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ("--data_root", data / "data", "--glove", data / "glove", "--mixed_precision", "bf16")

@@ -1,6 +1,5 @@
 """Unfamiliar prompts: detection, storage and reports."""
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,7 @@ import gen_t2m
 from data.specs import dataset_spec
 from data.text import cut_words, remarks
 from models.lamp.features import Familiarity, is_latin, word_means
-from models.text_to_motion import Sampling
-from options.evaluate import parse_app_options
 from prepare import familiarity as tool
-from serving.asks import Ask
-from serving.inputs import Limits
-from serving.models import load_models
-from serving.rooms import Rooms
-from serving.workshop import Workshop
 from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
 from tests.figures import walking
 from tests.toy import make_dataset, run_here
@@ -104,18 +96,6 @@ def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
         run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", "--strict", cwd=home)
     captured = capsys.readouterr()
     assert stopped.value.code == 2 and captured.err.count("\n") == 1 and "unlike" in captured.err
-
-
-def test_the_app_shows_the_remark(home: Path, lamp: LoadedLaMP, tmp_path: Path) -> None:
-    write_known(lamp, 0.5)
-    models = load_models(parse_app_options(["--gpu_id", "-1", "--name", "t2m", "--res_name", "none", "--len_name",
-                                            "len", "--lamp_name", "lamp", "--gallery", str(home / "gallery"),
-                                            "--checkpoints_dir", str(home / "checkpoints"), "--quiet"]))
-    shop = Workshop(models, Rooms(tmp_path, 60), Sampling(time_steps=1), Limits())
-    ask = Ask(7, 4.0, "12345", 2.0)
-    assert any("unlike what the models learned" in remark for remark in shop.make(ask)[0].remarks)
-    assert not any("unlike" in remark for remark in shop.make(replace(ask, prompt=KNOWN[0]))[0].remarks)
-    assert "unlike what the models learned" in shop.search("12345", None, None, 1)[0]
 
 
 @pytest.mark.usefixtures("lamp")

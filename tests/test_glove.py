@@ -1,12 +1,11 @@
 """Word vectors of a vocabulary, extracted from a large table."""
 import gzip
-import sys
 from pathlib import Path
 
 import pytest
 
 from data.word_vectors import WordVectors
-from prepare.word_vectors import PACKAGE, SPECIAL, pick_vectors
+from prepare.word_vectors import SPECIAL, pick_vectors
 from tests.toy import run_script
 from utils.errors import InputError
 
@@ -46,12 +45,6 @@ def test_a_table_that_is_none_is_reported_in_one_line(tmp_path: Path, content: s
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=told):
         pick_vectors(str(path), {"walk"})
-
-
-def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(InputError, match=f"pip install {PACKAGE} pyarrow"):
-        pick_vectors(PACKAGE, {"walk"})
 
 
 def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str) -> None:

@@ -131,14 +131,6 @@ def test_motion_with_the_same_caption_is_no_negative(model, batch):
         assert not (drawn == torch.arange(3)).any()
 
 
-def test_single_pair_has_nothing_to_contrast_or_match(model, batch):
-    one = tuple(part[:1] for part in batch)
-    for objective in ("ptc", "ptm"):
-        with pytest.raises(ValueError, match="pair"):
-            model(*one, objectives=[objective])
-    assert model(*one, objectives=["lm", "gen"]).loss.isfinite()
-
-
 @torch.no_grad()
 def test_matching_limited_to_rows_is_matching_of_those_rows(model, batch):
     motion, ids, mask, m_lens = batch
@@ -163,32 +155,12 @@ def test_weights_of_objectives_come_from_the_command_line():
             parse_lamp_options([*flags, wrong])
 
 
-def test_only_matrices_decay_and_published_temp():
-    for published in (False, True):
-        model = build(published)
-        decayed, plain = model.parameter_groups(0.05)
-        assert decayed["weight_decay"] == 0.05
-        assert plain["weight_decay"] == 0
-        assert all(parameter.dim() > 1 or parameter is model.temp for parameter in decayed["params"])
-        assert any(parameter is model.temp for parameter in decayed["params"]) == published
-        trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-        assert trained == {*decayed["params"], *plain["params"]}
-
-
 def test_motion_encoder_is_the_tokenizers_and_quiet_in_training(batch):
     model = build().train()
     assert model.motion_encoder is model.vq_model.motion_encoder
     first, second = (model.encode_motion(batch[0]) for _ in range(2))
     assert torch.equal(first.latents, second.latents)
     assert not any(parameter.requires_grad for parameter in model.motion_encoder.parameters())
-
-
-def test_published_motion_encoder_is_its_own_and_noisy_in_training(batch):
-    model = build(published=True).train()
-    assert not torch.equal(model.motion_encoder.model[0].weight, model.vq_model.motion_encoder.model[0].weight)
-    first, second = (model.encode_motion(batch[0]) for _ in range(2))
-    assert not torch.equal(first.latents, second.latents)
-    assert torch.equal(first.ids, second.ids)
 
 
 def test_weights_with_another_motion_encoder_need_the_published_switch():

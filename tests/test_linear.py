@@ -88,23 +88,6 @@ def test_convolutions_are_those_of_torch(width: int, kernel: int, settings: dict
             torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
 
 
-def test_large_float32_products_run_in_onednn_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    called = []
-    by_onednn = module._by_onednn
-    monkeypatch.setattr(module, "_by_onednn", lambda *given: called.append(1) or by_onednn(*given))
-    layer, x = Linear(64, 64), torch.randn(400, 64)
-    use_linear("mkl")
-    layer(x)
-    assert not called
-    use_linear("onednn")
-    layer(x[:2])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
-    assert not called
-    layer(x)
-    assert called
-
-
 @pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()

@@ -72,15 +72,6 @@ def test_the_published_layout_loads_and_runs_at_full_size(home: Path) -> None:
     assert loaded.texts([caption("a", "person"), caption("walk")]).shape == (2, 512)
 
 
-@torch.no_grad()
-def test_motions_are_normalised_cut_to_steps_and_padded_to_196_frames(loaded: LoadedEvaluator) -> None:
-    clip = motions(43)[0]
-    padded = torch.zeros(1, 196, SPEC.dim_pose)
-    padded[0, :40] = torch.from_numpy(loaded.normalisation.apply(clip[:40]))
-    expected = loaded.model.encode_motion(padded, torch.tensor([40]))
-    np.testing.assert_allclose(loaded.motions([clip]), expected, atol=1e-6)
-
-
 def test_twenty_tokens_of_a_caption_count_and_unknown_words_are_one(loaded: LoadedEvaluator) -> None:
     long = caption(*["person", "walk"] * 10)
     cut, same, shorter = loaded.texts([[*long, "left/ADV"], long, long[:19]])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import ATTENTION_KINDS, MaskTransformerConfig
-from models.layers import EncoderLayer, can_pack, pack_linears
+from models.layers import EncoderLayer
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import (
     attention_mask,
@@ -210,18 +210,6 @@ def test_the_least_certain_tokens_are_masked_again() -> None:
     assert certainty[again].max() <= certainty[~again].min()
 
 
-@pytest.mark.parametrize("kind", ["causal", "full"])
-@pytest.mark.parametrize("gumbel", [True, False])
-def test_nothing_of_a_generation_is_read_back_by_the_host(kind: str, gumbel: bool) -> None:
-    model = make(kind).to("meta")  # where there is nothing to read: a value that the host asks for raises
-    ids = model.generate(texts(3).to("meta"), [5, 40, 60], sample_generators(range(3)), gumbel=gumbel,
-                         known=torch.full((3, 60), -1, device="meta")).ids
-    assert ids.shape == (3, 60)
-    assert ids.is_meta
-    with pytest.raises(RuntimeError):
-        bool(ids.sum() > 0)
-
-
 def test_known_tokens_stay_and_shape_the_rest() -> None:
     model = make("full")
     known = torch.full((2, 10), -1)
@@ -294,23 +282,3 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]
     assert classes > 0.5 and 0.03 < weight.std() < 0.07  # similar codes have similar class weights
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-@pytest.mark.skipif(not can_pack(), reason="this version of torch cannot pack linear layers")
-def test_packed_models_compute_equal_rows_once() -> None:
-    model = make("full")
-    pack_linears(model)
-    rows = []
-    model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
-    cond = texts(3)
-    cond[1] = cond[0]
-    lens = [9, 9, 7]
-
-    def generated(*numbers: int) -> Tensor:
-        return model.generate(cond[list(numbers)], [lens[number] for number in numbers],
-                              [stream(number) for number in numbers], timesteps=3).ids
-
-    together = generated(0, 1, 2)
-    assert rows == [4, 6, 6]  # two texts, and no text at two lengths; later all samples with and without text
-    for number in range(3):
-        assert torch.equal(generated(number)[0], together[number, :lens[number]])

@@ -65,28 +65,11 @@ def test_the_two_ways_differ_by_the_transpose():
         [scores[f"t2m_{name}"] for name in ("R1", "R2", "MedR")]
 
 
-def test_a_constant_similarity_is_no_better_than_chance():
-    scores = retrieval_scores(np.ones((101, 101)))
-    assert scores["t2m_R10"] == 0 and scores["t2m_MedR"] == 51
-
-
 def test_any_sample_with_the_same_caption_is_a_hit():
     similarity = np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]])
     same = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
     assert retrieval_scores(similarity)["t2m_R1"] == pytest.approx(100 / 3)
     assert retrieval_scores(similarity, same)["t2m_R1"] == 100
-
-
-def test_batched_retrieval_is_easier_than_retrieval_among_all_and_leaves_the_rest_out(rng):
-    text = rng.normal(size=(140, 8))
-    motion = text + rng.normal(size=text.shape)
-    similarity = -cdist(text, motion)
-    batched = batched_retrieval(similarity, rng=np.random.default_rng(2))
-    assert batched["t2m_R1"] > retrieval_scores(similarity)["t2m_R1"]
-    assert batched == batched_retrieval(similarity, rng=np.random.default_rng(2))
-    assert batched_retrieval(similarity) == batched_retrieval(similarity[:128, :128])
-    with pytest.raises(ValueError, match="31 pairs"):
-        batched_retrieval(similarity[:31, :31])
 
 
 def test_steady_scores_are_means_over_the_same_shufflings_every_time(rng):

@@ -37,17 +37,6 @@ def _close(actual: torch.Tensor, expected: torch.Tensor | np.ndarray, atol: floa
 
 
 @BOTH
-def test_features_have_12_columns_a_joint_less_one_and_a_row_less_than_frames(skeleton: Skeleton):
-    features = joints_to_features(sample_motion(skeleton), skeleton)
-    assert features.shape == (59, 12 * len(skeleton) - 1)
-    assert features.dtype == torch.float32
-    groups = feature_groups(len(skeleton))
-    assert groups[0].start == 0
-    assert [group.stop for group in groups[:-1]] == [group.start for group in groups[1:]]
-    assert groups[-1].stop == features.shape[-1]
-
-
-@BOTH
 @pytest.mark.parametrize("seed", SEEDS)
 def test_features_give_the_joints_back(skeleton: Skeleton, seed: int):
     stages = process(sample_motion(skeleton, seed=seed), skeleton, _offsets(skeleton))
@@ -137,18 +126,6 @@ def test_turning_past_half_way_round_keeps_the_path_unless_published_features_ar
     assert 0 < wrong.sum() <= 2
     _close(published[:, 1:], stages.features[:, 1:], atol=0)
     _close(published[wrong, 0], -stages.features[wrong, 0], atol=1e-6)
-
-
-@BOTH
-def test_each_clip_of_a_batch_is_recovered_as_if_alone(skeleton: Skeleton):
-    clips = torch.stack([joints_to_features(sample_motion(skeleton, seed=seed), skeleton) for seed in SEEDS])
-    offsets = _offsets(skeleton)
-    together = features_to_joints(clips.view(2, 2, *clips.shape[1:]), skeleton).flatten(0, 1)
-    rotations = features_to_joints_from_rotations(clips, skeleton, offsets)
-    for index, clip in enumerate(clips):
-        alone = features_to_joints(clip, skeleton), features_to_joints_from_rotations(clip, skeleton, offsets)
-        _close(together[index], alone[0], atol=1e-6 * _size(skeleton))
-        _close(rotations[index], alone[1], atol=1e-6 * _size(skeleton))
 
 
 @pytest.mark.parametrize(("joints", "reason"), [

@@ -278,28 +278,6 @@ def test_dragging_turns_or_moves_and_the_wheel_comes_nearer(page: Page) -> None:
 
 
 @needs_chromium
-def test_the_speed_is_chosen_from_a_list_or_by_keys(page: Page) -> None:
-    play_on = "viewer.seek(0), viewer.setPlaying(true), viewer.advance(0.2), viewer.setPlaying(false), viewer.moment"
-    for choose, frames in ((lambda: page.locator("#speed").select_option("0.5"), 2),
-                           (lambda: (page.locator("#canvas").focus(), page.keyboard.press(">")), 4),
-                           (lambda: page.keyboard.press("<"), 2)):
-        choose()
-        assert page.evaluate(play_on) == pytest.approx(frames)
-    page.evaluate("viewer.setSpeed(1)")
-
-
-@needs_chromium
-def test_a_page_of_one_motion_has_no_list(page: Page, tmp_path: Path) -> None:
-    write_page(tmp_path / "one.html", [page_motion(walking(20, 1.0), "walks")], T2M, 20.0)
-    alone = page.context.new_page()
-    alone.goto((tmp_path / "one.html").as_uri())
-    alone.set_viewport_size({"width": 1100, "height": 500})
-    assert not alone.locator("#drawer").is_visible() and not alone.locator("#menu").is_visible()
-    assert alone.locator("#canvas").bounding_box()["width"] == 1100
-    alone.close()
-
-
-@needs_chromium
 def test_consecutive_prompts_are_shown_as_they_play_and_marked_in_time(page: Page, tmp_path: Path) -> None:
     whole = page_motion(walking(60, 1.0), f"walks, then {EVIL}, then bows")
     parts = ((0, "walks"), (20, EVIL), (45, "bows"))
@@ -358,27 +336,6 @@ def test_contrast_names_and_sizes_suit_everybody_on_every_screen(page: Page) -> 
         if width == SIZES[0][0]:
             assert page.evaluate(SMALL) == []
     page.set_viewport_size({"width": 420, "height": 520})
-
-
-@needs_chromium
-def test_a_phone_scrolls_the_page_and_its_menu_leaves_the_play_button_free(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 480})
-    assert page.evaluate("document.documentElement.scrollHeight > innerHeight")
-    wait_for(page, "getComputedStyle(get('canvas')).touchAction === 'pan-y'")
-    page.locator("#save").evaluate("menu => menu.open = true")
-    menu, play = (page.locator(name).bounding_box() for name in ("#files", "#play"))
-    assert menu["y"] + menu["height"] <= play["y"]
-    page.locator("#save").evaluate("menu => menu.open = false")
-    page.set_viewport_size({"width": 420, "height": 520})
-
-
-@needs_chromium
-def test_a_camera_that_stands_still_sees_the_whole_path(page: Page) -> None:
-    page.locator("#follow").click()
-    seen = page.evaluate("""[...Array(60).keys()].flatMap(frame => [0, 1.75].map(y => viewer.stage.ground(
-        viewer.stage.cast[0], frame, viewer.stage.point.clone()).setY(y).project(viewer.stage.camera).toArray()))""")
-    assert np.abs(np.array(seen)[:, :2]).max() < 1
-    page.locator("#follow").click()
 
 
 @needs_chromium

@@ -150,16 +150,3 @@ def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path
         a, b = (np.load(tmp_path / "new_joint_vecs" / f"{name}{clip}.npy") for clip in "ab")
         np.testing.assert_allclose(b, a, atol=1e-5)
     assert "swapped" in result.refused["c"]
-
-
-def test_bodies_that_may_lie_are_taken_to_lie_where_the_others_stand(tmp_path: Path) -> None:
-    x, y, z = np.moveaxis(figures.waving("left", 60) - np.float32([0, 0.9, 0.5]), -1, 0)
-    lying = np.stack([x, -z, y], -1)
-    clips_with(tmp_path, a=lying, b=figures.walking(60))
-    result = prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False), quiet=True)
-    assert (sorted(result.clips), result.refused) == (["a", "b"], {})
-    assert result.remarks == {"a": "the body is lying or bent in every frame"}
-    (tmp_path / "joints" / "b.npy").unlink()
-    with pytest.raises(InputError, match="a: the body is upright along z: either that axis is up, or the body is"):
-        prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False), quiet=True)
-    assert prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=False, up="z"), quiet=True).clips == ["a"]

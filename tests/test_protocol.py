@@ -151,18 +151,6 @@ def test_repeats_side_by_side_give_what_they_give_one_after_the_other() -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_multimodality_is_the_distance_of_motions_of_one_text() -> None:
-    evaluation, judge = world(plan=Plan(2, modality_texts=20, modality_motions=30))
-    rng = np.random.default_rng(3)
-    rows = evaluation.generated(lambda samples: {"row": [
-        clip(judge.rows[number_of(sample)] + rng.normal(size=WIDTH)) for sample in samples]})
-    expected = np.linalg.norm(rng.normal(size=(4000, WIDTH)) - rng.normal(size=(4000, WIDTH)), axis=1).mean()
-    assert rows["row"].numbers["multimodality"].mean == pytest.approx(expected, rel=0.1)
-    without = Evaluation(evaluation.pairs, judge, SPEC, Plan(2, modality_texts=0))
-    assert "multimodality" not in without.generated(
-        lambda samples: {"row": [clip(judge.rows[0]) for _ in samples]})["row"].numbers
-
-
 @pytest.mark.parametrize("fresh", [False, True])
 def test_multimodality_of_momask_has_fresh_texts_and_motions_in_every_repeat(fresh: bool) -> None:
     evaluation, judge = world(plan=Plan(3, modality_texts=4, modality_motions=12, modality_fresh=fresh))

@@ -61,20 +61,6 @@ def generate(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[np.nda
     return [np.load(file) for file in sorted(Path("generation").rglob("*.npy")) if "_ik" not in file.name]
 
 
-@pytest.mark.parametrize("residual", [RESIDUAL, SEPARATE])
-def test_momask_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                               residual: str) -> None:
-    motion, = generate(monkeypatch, "--name", MOMASK, "--res_name", residual, "--len_name", "length_estimator")
-    assert motion.shape[1:] == (22, 3)
-    assert len(motion) % 4 == 0
-    assert np.isfinite(motion).all()
-    told = capsys.readouterr().out
-    for model in (f"{MOMASK}/latest", f"{residual}/net_best_fid", f"{RVQ}/net_best_fid", "length_estimator/finest"):
-        assert f"{model} (checkpoints/t2m" in told
-    assert "base layer and 2 residual layers" in told
-    assert home.is_dir()
-
-
 def test_lamp_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     motion, = generate(monkeypatch, "--name", "t2m", "--motion_length", 40)
     assert motion.shape == (40, 22, 3)
@@ -203,23 +189,6 @@ def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: P
     caption, = loaded.write([np.random.default_rng(1).normal(size=(60, 263))], Writing(prompt="a person"))
     assert caption[0].startswith("a person")
     assert "captioning model" in identify(home / "M2T" / "model" / "m2t.pth").what
-
-
-def test_a_wrong_captioner_is_refused_by_its_first_bad_tensor(home: Path, llm: Path) -> None:
-    put_captioner(home.parent, llm)
-    adapter = "llm.base_model.model.model.decoder.layers.0.self_attn.v_proj.lora_B.default.weight"
-    whole = (home / "M2T" / "model" / "m2t.pth").read_bytes()
-    for tensor in ("opt_proj.bias", "motion_encoder.model.0.bias", adapter):
-        for told, change in damages(tensor).items():
-            file = spoil(home, "M2T", change)
-            with pytest.raises(InputError, match=rf"{told}: {tensor}"):
-                load_captioner("M2T", SPEC, home.parent, which="m2t")
-            file.write_bytes(whole)
-    file = spoil(home, "M2T", lambda state: state.pop("motion_encoder.model.0.bias"))
-    assert identify(file).incompatible == ("missing: motion_encoder.model.0.bias",)
-    (home / "M2T" / "opt.txt").unlink()
-    with pytest.raises(InputError, match="opt.txt is missing; it needs a line 'lamp_name: NAME'"):
-        load_captioner("M2T", SPEC, home.parent, which="m2t")
 
 
 FULL_SIZE = {

@@ -39,14 +39,6 @@ def tokens(count: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(K, (count, length, Q), generator=stream(seed))
 
 
-def test_two_quantizers_are_the_fewest() -> None:
-    model = make(num_quantizers=2)
-    ids = model.generate(tokens(1, 4)[..., 0], texts(1), [4], sample_generators([0]))
-    assert ids.shape == (1, 4, 2) and (ids >= 0).all()
-    with pytest.raises(ValueError, match="num_quantizers 1"):
-        make(num_quantizers=1)
-
-
 @torch.no_grad()
 def test_padding_changes_nothing_and_layer_and_text_do() -> None:
     model, ids, layers = make(), tokens(2, 9), torch.tensor([2, 3])
@@ -110,14 +102,6 @@ def test_seeds_repeat_and_differ_and_known_tokens_stay() -> None:
     kept = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]), known=known)
     assert torch.equal(kept[:, 2:5, 1:], known[:, 2:5, 1:])
     assert torch.equal(kept[..., 0], base)
-
-
-def test_nothing_of_a_generation_is_read_back_by_the_host() -> None:
-    model = make().to("meta")  # where there is nothing to read: a value that the host asks for raises
-    base, known = tokens(3, 60)[..., 0].to("meta"), torch.full((3, 60, Q), -1, device="meta")
-    ids = model.generate(base, texts(3).to("meta"), [5, 40, 60], sample_generators(range(3)), known=known)
-    assert ids.shape == (3, 60, Q)
-    assert ids.is_meta
 
 
 @pytest.mark.parametrize("share_weight", [True, False])

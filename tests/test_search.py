@@ -127,20 +127,6 @@ def test_of_twins_the_motion_as_made_is_taken_and_its_prompt_is_known(tmp_path: 
     assert prompt_of(tmp_path / "_ik.npy") is None
 
 
-def test_motions_of_a_gallery_are_turned_upright_and_encoded_again_for_another_axis(
-        gallery: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
-    upright = open_gallery(gallery, lamp, SPEC)
-    for path in motion_files(gallery):
-        if path.suffix == ".npy" and np.load(path).ndim == 3:
-            x, y, z = np.moveaxis(np.load(path), -1, 0)
-            np.save(path, np.stack([x, -z, y], -1))
-    capsys.readouterr()
-    assert np.allclose(open_gallery(gallery, lamp, SPEC).vectors, upright.vectors, atol=1e-4)
-    assert "z is up; turned so that y is" in capsys.readouterr().out
-    open_gallery(gallery, lamp, SPEC, up="z")
-    assert capsys.readouterr().out.startswith("3 of 3")
-
-
 def test_bad_files_among_others_are_skipped_with_a_line_each(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, joints in (("a", walking(40)), ("nan", walking(40) * np.nan), ("short", walking(3)), ("z", walking(40))):

@@ -171,16 +171,6 @@ def test_published_rule_resets_code_k_to_row_k_until_a_row_falls_to_it() -> None
     torch.testing.assert_close(quantizer.code_count[1:], torch.full((7,), 0.495))
 
 
-def test_a_small_batch_still_fills_the_codebook_with_different_codes() -> None:
-    torch.manual_seed(0)
-    quantizer = EmaQuantizer(16, 2).train()
-    rows = torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 5.0]])
-    quantizer._initialise(rows, torch.default_generator)
-    assert len(quantizer.codebook.unique(dim=0)) == 16
-    nearest = torch.cdist(quantizer.codebook, rows).amin(1)
-    assert float(nearest.max()) < 0.1
-
-
 def zipf_batches(steps: int) -> list[torch.Tensor]:
     """Latents (8, 4, 80) around 256 centres; the k-th is used 1/k as often as the first."""
     draws = torch.Generator().manual_seed(6)
@@ -213,21 +203,6 @@ def test_a_batch_in_parts_updates_codebooks_as_the_whole_does(parts: int, publis
         train_quantizer(model, pieces, zipf_batches(4))
         codebooks.append(torch.stack([layer.codebook for layer in model.layers]))
     torch.testing.assert_close(*codebooks, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_codes_die_by_their_use_in_whole_batches(shared: bool) -> None:
-    """The threshold is one use per step; applied to quarters of a batch it would reset used codes."""
-    batches, resets = zipf_batches(50), {}
-    for parts in (1, 4):
-        torch.manual_seed(0)
-        model = ResidualQuantizer(2, 128, 4, dropout_prob=0.0, temperature=0.0, shared=shared)
-        train_quantizer(model, parts, batches[:30])
-        resets[parts] = 0
-        for batch in batches[30:]:
-            train_quantizer(model, parts, [batch])
-            resets[parts] += sum(int((layer.code_count == 1).sum()) for layer in model.layers)
-    assert resets[4] <= 1.5 * resets[1] + 10
 
 
 def test_a_resumed_step_goes_on_with_the_codebook() -> None:

@@ -1,8 +1,5 @@
 """Training on CUDA: every stage in every mode, data on the device, and two ranks."""
 import importlib
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,9 +11,8 @@ from torch import nn
 from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
 from tests.test_feed import windows
-from tests.test_ranks import CLOSE, STAGES, curve
-from tests.toy import ROOT, make_bert, make_dataset, make_glove
-from tests.two_processes import without_dropout
+from tests.test_ranks import STAGES
+from tests.toy import make_bert, make_dataset, make_glove
 from training.runs import BatchLoader, EpochBatches
 
 MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
@@ -100,29 +96,3 @@ def test_windows_are_kept_on_the_device_and_give_the_batches_of_the_loader(real_
     for one, other in zip(resident, loaded, strict=True):
         assert one.device == real_device
         torch.testing.assert_close(one.cpu(), other)
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
-def test_two_devices_train_as_one_does(real_device: torch.device, trained: Path) -> None:
-    stages = ("vq", "t2m")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.Dropout, "forward", nn.Dropout.forward)  # restored at the end
-        without_dropout()
-        for stage in stages:
-            train(real_device, trained, stage, *arguments(stage, "alone"))
-    (trained / "jobs.json").write_text(json.dumps(
-        [[STAGES[stage][0], *arguments(stage, "two")] for stage in stages]))
-    made = _on_two_devices(trained)
-    assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
-    for stage in stages:
-        alone, two = curve(trained, stage, "alone"), curve(trained, stage, "two")
-        assert two["loss"][0] == pytest.approx(alone["loss"][0], **(CLOSE | {"rel": 2e-3}))
-
-
-def _on_two_devices(folder: Path) -> subprocess.CompletedProcess:
-    """Launch two processes, each on the device of its rank, without ``run_here``, which hides the devices."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    script = [str(ROOT / "tests" / "cuda" / "on_devices.py"), str(folder / "jobs.json")]
-    return subprocess.run([*launcher, *script], env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=folder,
-                          capture_output=True, text=True, timeout=300, check=False)
