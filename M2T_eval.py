@@ -5,7 +5,7 @@ from pathlib import Path
 
 from options.base import TOKENIZER_FACTS
 from options.evaluate import DECODER_FACTS, parse_m2t_evaluation
-from utils.errors import script
+from utils import script
 
 
 @script
@@ -14,7 +14,7 @@ def main() -> None:
     if opt.score_captions:
         score_file(opt)
         return
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec
     from data.text import SPACY_HINT, spacy_pipeline
     from data.text_motion import load_pairs, whole_crop
     from evaluation.caption_scores import BertScore, CaptionScorer, Lexicon, most_common_caption, nearest_captions

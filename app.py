@@ -1,6 +1,6 @@
 """Browser app to generate, edit, caption and search motions."""
 from options.evaluate import parse_app_options
-from utils.errors import script
+from utils import script
 
 
 @script

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from options.generate import flag_entries, parse_edit_options
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import run_lock
 
 
@@ -10,10 +10,10 @@ from utils.files import run_lock
 def main() -> None:
     opt = parse_edit_options()  # before torch is imported, which takes seconds
     from data.constraints import read_constraints
+    from data.dataset import MAX_TOKENS, UNIT_LENGTH, dataset_spec
     from data.directions import check_placed, constrained
     from data.motion_files import read_clip
     from data.placed_constraints import Stretch
-    from data.specs import MAX_TOKENS, UNIT_LENGTH, dataset_spec
     from data.text import make_prompt, shortened
     from models.motion_edit import MotionEditor, TimelinePart
     from models.text_to_motion import speed_up

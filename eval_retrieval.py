@@ -2,13 +2,13 @@
 from pathlib import Path
 
 from options.evaluate import parse_retrieval_evaluation
-from utils.errors import script
+from utils import script
 
 
 @script
 def main() -> None:
     opt = parse_retrieval_evaluation()  # before torch is imported, which takes seconds
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec
     from data.text_motion import load_pairs
     from evaluation.report import hardware, seconds_each, write_report
     from evaluation.retrieval import SentenceEncoder, score_language, word_vectors

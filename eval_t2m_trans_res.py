@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from options.evaluate import parse_generation_evaluation
-from utils.errors import InputError, script
+from utils import InputError, script
 
 ALL = "all"          # of --which_epoch
 TIMED_LENGTH = 120   # frames of the motions that are timed
@@ -15,7 +15,7 @@ def main() -> None:
     opt = parse_generation_evaluation()  # before torch is imported, which takes seconds
     import torch
 
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec
     from data.text_motion import load_pairs
     from evaluation.caption_scores import BertScore
     from evaluation.generation import LEGEND, NOTE, LampBertScore, find_evaluators, generated_rows, remember_texts

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from options.evaluate import parse_tokenizer_evaluation
-from utils.errors import script
+from utils import script
 
 LAYERS = {"all layers": None, "base layer alone": 1}
 
@@ -10,8 +10,7 @@ LAYERS = {"all layers": None, "base layer alone": 1}
 @script
 def main() -> None:
     opt = parse_tokenizer_evaluation()  # before torch is imported, which takes seconds
-    from data.cache import read_whole_clips
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec, read_whole_clips
     from data.text_motion import load_pairs
     from evaluation.metrics import reconstruct_clips, score_reconstruction
     from evaluation.protocol import REAL, Evaluation, Plan, fault_notes

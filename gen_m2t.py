@@ -3,15 +3,15 @@ import json
 from pathlib import Path
 
 from options.evaluate import parse_caption_options
-from utils.errors import script
+from utils import script
 from utils.files import run_lock
 
 
 @script
 def main() -> None:
     opt = parse_caption_options()  # before torch is imported, which takes seconds
+    from data.dataset import dataset_spec
     from data.motion_files import motion_files, parts_of, prompt_of, read_clips
-    from data.specs import dataset_spec
     from data.text import shortened
     from models.text_to_motion import speed_up
     from storage.checkpoint import model_names

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from options.generate import flag_entries, is_directed, parse_generate_options
-from utils.errors import script
+from utils import script
 from utils.files import run_lock
 
 if TYPE_CHECKING:
-    from data.specs import DatasetSpec
+    from data.dataset import DatasetSpec
     from data.text import Prompt
     from models.text_to_motion import TextToMotion
     from visualization.outputs import Made
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @script
 def main() -> None:
     opt = parse_generate_options()  # before torch is imported, which takes seconds
-    from data.specs import MAX_MOTION_LENGTH, dataset_spec
+    from data.dataset import MAX_MOTION_LENGTH, dataset_spec
     from data.text import make_prompt, read_prompts, report
     from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
@@ -83,7 +83,7 @@ def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argpar
 def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,
                  opt: argparse.Namespace) -> list[Made]:
     """One motion of all prompts for every repeat; ``frames`` is its length if there is a single prompt."""
-    from data.specs import MAX_TOKENS
+    from data.dataset import MAX_TOKENS
     from models.motion_edit import MotionEditor
     from models.text_to_motion import Sample
     from visualization.outputs import Made

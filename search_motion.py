@@ -4,15 +4,15 @@ import time
 from pathlib import Path
 
 from options.evaluate import parse_search_options
-from utils.errors import script
+from utils import script
 from utils.files import run_lock
 
 
 @script
 def main() -> None:
     opt = parse_search_options()  # before torch is imported, which takes seconds
+    from data.dataset import dataset_spec
     from data.motion_files import prompt_of
-    from data.specs import dataset_spec
     from data.text import clean_caption, read_texts, report, shortened
     from evaluation.search import encode_motions, nearest, open_gallery
     from models.lamp.features import encode_texts

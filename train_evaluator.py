@@ -1,12 +1,12 @@
 """Train the evaluator: a movement autoencoder, then text-motion matching."""
 from options.train import parse_evaluator_options
-from utils.errors import script
+from utils import script
 
 
 @script
 def main() -> None:
     opt = parse_evaluator_options()  # before torch is imported, which takes seconds
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec
     from data.text_motion import load_pairs
     from data.word_vectors import WORD_CLASSES, MatchingPairs, WordVectors
     from models.config import EvaluatorConfig

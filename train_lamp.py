@@ -1,13 +1,13 @@
 """Pretrain LaMP (stage 2): a Q-Former on captions and motions."""
 from options.train import parse_lamp_options
-from utils.errors import InputError, script
+from utils import InputError, script
 
 
 @script
 def main() -> None:
     opt = parse_lamp_options()  # before torch is imported, which takes seconds
+    from data.dataset import dataset_spec
     from data.language import load_text_motion
-    from data.specs import dataset_spec
     from models.lamp.features import LaMPConfig
     from models.lamp.lamp import LaMP, freeze_text
     from storage.generation import load_tokenizer

@@ -1,13 +1,13 @@
 """Train the length estimator, which predicts the number of motion tokens from text features."""
 from options.train import parse_length_options
-from utils.errors import script
+from utils import script
 
 
 @script
 def main() -> None:
     opt = parse_length_options()  # before torch is imported, which takes seconds
+    from data.dataset import MAX_TOKENS, dataset_spec
     from data.language import training_pairs
-    from data.specs import MAX_TOKENS, dataset_spec
     from data.text_motion import caption_texts, load_pairs
     from models.text_to_motion import LengthEstimator
     from storage.generation import load_text_encoder

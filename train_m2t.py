@@ -1,14 +1,14 @@
 """Train motion captioning: a language model with LaMP's motion features as its prefix."""
 from options.base import TOKENIZER_FACTS
 from options.train import parse_m2t_options
-from utils.errors import script
+from utils import script
 
 
 @script
 def main() -> None:
     opt = parse_m2t_options()  # before torch is imported, which takes seconds
+    from data.dataset import dataset_spec
     from data.language import load_text_motion
-    from data.specs import dataset_spec
     from models.config import DecoderConfig
     from storage.evaluation import build_captioner, check_tokenizer, differing_facts, tokenizer_name
     from storage.generation import load_lamp, load_tokenizer

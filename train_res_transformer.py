@@ -1,6 +1,6 @@
 """Train the residual transformer (stage 4), which predicts the tokens of each layer from the layers below."""
 from options.train import parse_res_options
-from utils.errors import script
+from utils import script
 
 
 @script

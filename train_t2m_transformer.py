@@ -1,6 +1,6 @@
 """Train the masked transformer (stage 3), which predicts base-layer tokens from the text features of a frozen LaMP."""
 from options.train import parse_t2m_options
-from utils.errors import script
+from utils import script
 
 
 @script

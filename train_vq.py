@@ -2,14 +2,13 @@
 import math
 
 from options.train import parse_vq_options
-from utils.errors import script
+from utils import script
 
 
 @script
 def main() -> None:
     opt = parse_vq_options()  # before torch is imported, which takes seconds
-    from data.cache import read_features, read_whole_clips
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec, read_features, read_whole_clips
     from data.text_motion import MotionWindows, whole_crop
     from evaluation.metrics import reconstruct_clips
     from models.vq.model import VQConfig, build_tokenizer

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models.hub import CLIP_NAME, FILES, model_folder, silent_transformers
 from options.base import Parser, natural, positive_int
 from storage.checkpoint import load_checkpoint
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import ROOT, fingerprint, write_text
 
 VOCABULARY = ROOT / "pretrained" / "t2m" / "lamp_demo" / "vocab.txt"

@@ -24,16 +24,15 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 # isort: split
 import torch
 
-from data.cache import read_features
+from data.dataset import MAX_MOTION_LENGTH, DatasetSpec, Normalisation, dataset_spec, read_features
 from data.motion_files import read_motion
-from data.specs import MAX_MOTION_LENGTH, DatasetSpec, Normalisation, dataset_spec
 from data.text_motion import MotionWindows, TextMotion, load_pairs
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints
 from motion.foot_locking import lock_feet
 from options.base import Parser, positive_int
+from utils import script
 from utils.device import peak_gib
-from utils.errors import script
 from visualization.glb import write_glb
 from visualization.video import write_video
 

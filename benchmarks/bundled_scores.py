@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser, positive_int
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import read_text
 
 ROOT = Path(__file__).resolve().parent.parent

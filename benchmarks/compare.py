@@ -20,13 +20,13 @@ import torch
 
 from benchmarks import published
 from benchmarks.train_jobs import PUBLISHED, SPEC, make_pipeline, published_jobs, stage_jobs
-from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS
+from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS
 from evaluation.report import hardware
 from models.layers import choose_linear, use_linear
 from models.text_to_motion import Sample, Sampling, TextToMotion, speed_up
 from models.transformers.trunk import sample_generators
 from options.base import Parser, positive_int
-from utils.errors import script
+from utils import script
 
 Job = Callable[[], object]
 CPU, ROWS = torch.device("cpu"), ("text", "base", "residual", "codec", "one prompt", "prompt file")

@@ -30,7 +30,7 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 # isort: split
 import torch
 
-from data.specs import MAX_TOKENS, DatasetSpec, dataset_spec
+from data.dataset import MAX_TOKENS, DatasetSpec, dataset_spec
 from data.text_motion import Pair, load_pairs
 from evaluation.metrics import fid, r_precision
 from models.control.constraints import Constraint, JointTarget
@@ -46,8 +46,8 @@ from options.generate import add_models
 from storage.checkpoint import model_names
 from storage.evaluation import find_evaluator
 from storage.generation import load_text_to_motion
+from utils import InputError, script
 from utils.device import select_device
-from utils.errors import InputError, script
 from utils.files import write_text
 from utils.seeding import stream_seed
 

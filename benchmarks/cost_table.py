@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compare import TEXTS
 from benchmarks.train_jobs import BUNDLED, PUBLISHED, TOY, make_pipeline, stage_jobs
-from data.specs import MAX_MOTION_LENGTH, dataset_spec
+from data.dataset import MAX_MOTION_LENGTH, dataset_spec
 from models.text_to_motion import Sample
 from options.base import Parser, positive_int
+from utils import script
 from utils.device import in_own_process, peak_gib
-from utils.errors import script
 
 SIZES = {"published": PUBLISHED, "bundled": BUNDLED, "toy": TOY}
 STAGES = tuple(stage_jobs(PUBLISHED))

@@ -13,7 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.physical_checks import CHECKS
-from data.specs import MAX_TOKENS, dataset_spec
+from data.dataset import MAX_TOKENS, dataset_spec
 from models.control.director import Direction, Director, Draw
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample
@@ -21,8 +21,8 @@ from options.base import Parser, positive_int
 from options.generate import add_models
 from storage.checkpoint import model_names
 from storage.generation import load_text_to_motion
+from utils import script
 from utils.device import select_device
-from utils.errors import script
 from utils.files import save_npy
 
 FRAMES = 120

@@ -26,7 +26,7 @@ from motion.foot_locking import lock_feet
 from motion.quality import foot_skating, weighted_skating
 from motion.skeleton import T2M
 from options.base import Parser
-from utils.errors import InputError, script
+from utils import InputError, script
 
 FPS = 20
 FEET = foot_joints(T2M)

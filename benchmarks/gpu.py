@@ -21,12 +21,12 @@ import torch
 
 from benchmarks.compare import TEXTS
 from benchmarks.train_jobs import BUNDLED, PUBLISHED, TOY, Sizes, make_pipeline, stage_jobs
-from data.specs import MAX_MOTION_LENGTH
+from data.dataset import MAX_MOTION_LENGTH
 from evaluation.report import hardware
 from models.text_to_motion import Sample, compile_layers, speed_up
 from options.base import Parser, positive_int
+from utils import script
 from utils.device import peak_gib, select_device
-from utils.errors import script
 from utils.files import write_text
 
 BATCHES = {"vq": 256, "lamp": 64, "t2m": 128, "res": 64, "len": 64, "evaluator": 32, "m2t": 32}  # published, on one GPU

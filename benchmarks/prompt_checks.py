@@ -24,15 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.physical_checks import CHECKS, SIDES
 from benchmarks.physical_measures import measures
-from data.cache import read_ids
-from data.specs import dataset_spec, require
+from data.dataset import dataset_spec, read_ids, require
 from data.text import read_captions
 from evaluation.report import Estimate
 from motion.skeleton import T2M
 from options.base import Parser, add_speed, positive_int
 from options.generate import add_models, add_sampling
 from storage.checkpoint import model_names
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import read_text, save_npy, write_text
 from visualization.video import strip
 
@@ -187,7 +186,7 @@ def build_parser() -> Parser:
 def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray]]:
     """Motions (T, 22, 3) by text, one per seed, with lengths sampled from the length estimator."""
     # Imported here, so that existing motions can be checked without torch.
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec
     from models.text_to_motion import Sample, speed_up
     from storage.generation import load_text_to_motion
     from utils.device import select_device

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from benchmarks.published import draw_by_gumbel, lamp_loss
-from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, dataset_spec
+from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, dataset_spec
 from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
 from models.evaluator import Evaluator, matching_loss
 from models.lamp.bert import WordPieces

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.language import classes, read_bank, sentences, with_bank
 from data.text_motion import Pair, load_pairs
 from options.base import Parser, add_common, add_data
-from utils.errors import script
+from utils import script
 
 SIDES = ("left", "right", "")
 
@@ -74,7 +74,7 @@ def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str
 
 @script
 def main(argv: list[str] | None = None) -> None:
-    from data.specs import dataset_spec
+    from data.dataset import dataset_spec
     from evaluation.retrieval import motion_vectors
     from models.lamp.features import encode_texts
     from storage.generation import load_lamp

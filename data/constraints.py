@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.specs import DatasetSpec
-from utils.errors import InputError
+from data.dataset import DatasetSpec
+from utils import InputError
 from utils.files import read_text
 
 FARTHEST = 1e4  # metres, largest coordinate, largest coordinate

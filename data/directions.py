@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from data.constraints import Entry, FileConstraints, read_constraints
+from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, DatasetSpec
 from data.placed_constraints import Stretch, place_constraints
-from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, DatasetSpec
 from data.text import Prompt, make_prompt
 from models.control.constraints import Constraint
 from models.control.director import Directed, Direction, Director, directed
 from models.control.optimise import ControlSettings, optimise
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from utils.errors import InputError
+from utils import InputError
 from utils.files import read_text
 from utils.seeding import prompt_seed
 

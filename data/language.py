@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.specs import DatasetSpec, Normalisation
+from data.dataset import DatasetSpec, Normalisation
 from data.text import clean_caption
 from data.text_motion import Pair, TextMotion, load_pairs
-from utils.errors import InputError
+from utils import InputError
 from utils.files import ROOT, read_text
 from utils.seeding import stream_seed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.specs import LOCKED, MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
+from data.dataset import LOCKED, MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from motion.asf_amc import read_amc
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, rig_of
@@ -16,7 +16,7 @@ from motion.orientation import check_coordinates, check_features, stand_up
 from motion.recording import FPS, place_recording
 from motion.rig_search import UnknownRig
 from motion.skeleton import T2M, Skeleton
-from utils.errors import InputError
+from utils import InputError
 from utils.files import read_npy, read_text
 
 MOTION_SUFFIXES = (".npy", ".bvh", ".amc")

@@ -10,8 +10,8 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
 from data.constraints import LAST, Entry
+from data.dataset import DatasetSpec
 from data.motion_files import read_motion
-from data.specs import DatasetSpec
 from models.control.constraints import (
     GROUND,
     Constraint,
@@ -24,7 +24,7 @@ from models.control.constraints import (
     forward,
 )
 from motion.features import features_to_joints
-from utils.errors import InputError
+from utils import InputError
 from utils.files import read_npy
 
 FACING = math.radians(20)  # deviation of a body's heading from the direction of its path

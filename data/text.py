@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH
-from utils.errors import InputError
+from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH
+from utils import InputError
 from utils.files import read_text
 
 if TYPE_CHECKING:

@@ -13,10 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.cache import load, read_features, state_of
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, Normalisation, require
+from data.dataset import (
+    MAX_MOTION_LENGTH,
+    UNIT_LENGTH,
+    DatasetSpec,
+    Normalisation,
+    load_cached,
+    read_features,
+    require,
+    state_of,
+)
 from data.text import Caption, clean_caption, read_captions
-from utils.errors import InputError
+from utils import InputError
 from utils.files import write_text
 from utils.seeding import stream_seed
 
@@ -72,7 +80,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
     lengths = {name: len(clip) for name, clip in clips.items()}
     state = state_of(texts, (f"{name}.txt" for name in clips), _FORMAT, lengths, spec.min_length, spec.max_length,
                      spec.caption_fps)
-    entries = load(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet),
+    entries = load_cached(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet),
                    lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
     pairs = [_unpack(entry, clips) for entry in entries if entry["whole"] or not whole_clips_only]
     if not pairs:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.specs import Normalisation, require
+from data.dataset import Normalisation, require
 from data.text_motion import Pair, TextMotion
-from utils.errors import InputError
+from utils import InputError
 from utils.files import atomic_path, read_npy, read_text, save_npy, write_text
 
 MAX_TOKENS = 20              # tokens of a caption; with sos and eos a sentence has 22 positions

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.specs import DatasetSpec
+from data.dataset import DatasetSpec
 from data.text_motion import Pair
 from evaluation.protocol import Generate, Row
 from evaluation.report import estimates
@@ -16,7 +16,7 @@ from evaluation.retrieval import motion_vectors, text_vectors
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.evaluation import LoadedEvaluator, find_evaluator
 from storage.generation import LoadedLaMP, load_lamp
-from utils.errors import InputError
+from utils import InputError
 from utils.seeding import stream_seed
 
 BASE = "base layer"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.specs import UNIT_LENGTH, DatasetSpec, Normalisation
+from data.dataset import UNIT_LENGTH, DatasetSpec, Normalisation
 from motion.features import features_to_joints
 
 # Both kinds are accepted: published numbers use the legacy generator, seeded globally.

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.specs import DatasetSpec
+from data.dataset import DatasetSpec
 from data.text_motion import Pair, whole_crop
 from evaluation import metrics
 from evaluation.report import Estimate, estimates
 from models.text_to_motion import Sample
 from motion.features import features_to_joints
 from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
+from utils import InputError
 from utils.device import side_by_side
-from utils.errors import InputError
 from utils.seeding import stream_seed
 
 UNITS = {"skating": "m/s of feet in contact with the floor", "penetration": "mm of the lowest joint below the floor",

@@ -19,7 +19,7 @@ from evaluation.metrics import euclidean_distances
 from evaluation.report import Estimate, estimates
 from models.lamp.bert import WordPieces, bert_folder, from_bert
 from models.lamp.objectives import similarity
-from utils.errors import InputError
+from utils import InputError
 
 RANKS = (1, 2, 3, 5, 10)
 BATCH = 32

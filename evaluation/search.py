@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.dataset import DatasetSpec
 from data.motion_files import MotionPart, motion_files, parts_of, read_clip
-from data.specs import DatasetSpec
 from evaluation.retrieval import motion_vectors
 from motion.asf_amc import find_asf
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.generation import LoadedLaMP
-from utils.errors import InputError
+from utils import InputError
 from utils.files import fingerprint
 
 CACHE_SUFFIX = ".gallery.pt"

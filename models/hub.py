@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.errors import InputError
+from utils import InputError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from utils import processor
-from utils.errors import InputError
+from utils import InputError, processor
 from utils.files import write_text
 
 KINDS = ("mkl", "onednn")

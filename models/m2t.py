@@ -18,7 +18,7 @@ from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
 from models.layers import Linear, sinusoid_table
 from models.vq.model import Encoder, VQConfig
-from utils.errors import InputError
+from utils import InputError
 from utils.seeding import WHOLE, BatchSlice
 
 

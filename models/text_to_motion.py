@@ -21,7 +21,7 @@ from models.vq.model import RVQVAE, Decoder, Encoder, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
-from utils.errors import InputError
+from utils import InputError
 from utils.seeding import stream_seed
 
 INIT_STD = 0.02
@@ -285,7 +285,7 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
     the CPU; the default is the first CUDA device, else the CPU. Raises ``InputError`` for a missing or damaged model.
     """
     # ``storage`` reads checkpoints and imports this module.
-    storage, specs, device = map(importlib.import_module, ("storage.generation", "data.specs", "utils.device"))
+    storage, specs, device = map(importlib.import_module, ("storage.generation", "data.dataset", "utils.device"))
     pipeline, _ = storage.load_text_to_motion(name, len_name, specs.dataset_spec(dataset_name), checkpoints_dir,
                                               device.select_device(gpu_id), res_name=res_name)
     speed_up(pipeline.networks)

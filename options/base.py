@@ -8,9 +8,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data.specs import DATASETS
+from data.dataset import DATASETS
 from motion.skeleton import UP_AXES
-from utils.errors import InputError
+from utils import InputError
 from utils.files import read_text
 
 MARK = "@"

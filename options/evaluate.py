@@ -22,7 +22,7 @@ from options.base import (
     positive_int,
 )
 from options.generate import add_models, add_sampling
-from utils.errors import InputError
+from utils import InputError
 
 BERT = "roberta-large"  # bert-score's default for English
 

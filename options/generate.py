@@ -21,7 +21,7 @@ from options.base import (
     positive_int,
     share,
 )
-from utils.errors import InputError
+from utils import InputError
 
 MAX_SECONDS = 600.0
 

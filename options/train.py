@@ -45,7 +45,7 @@ from options.base import (
     share,
 )
 from options.generate import add_model_sampling
-from utils.errors import InputError
+from utils import InputError
 
 
 def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:

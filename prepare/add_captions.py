@@ -20,11 +20,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.specs import DATASETS
+from data.dataset import DATASETS
 from data.text import SPACY_HINT, SPACY_MODEL, Caption, parse_caption, spacy_pipeline, tag_by_spacy
 from options.base import Parser, accept_seed
 from prepare.importing import ClipSource, read_sources
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import ROOT, read_text, write_text
 
 TAGS = ROOT / "assets" / "word_tags.txt"

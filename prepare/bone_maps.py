@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.specs import MAX_MOTION_LENGTH
+from data.dataset import MAX_MOTION_LENGTH
 from options.base import Parser
-from utils.errors import script
+from utils import script
 from utils.files import write_text
 
 

@@ -32,9 +32,8 @@ from motion.source_rig import Placement, place_joints
 from options.base import Parser, accept_seed, positive_int
 from prepare.openmotion_contents import clip_contents
 from prepare.split_dataset import PARTS, write_splits
-from utils import usable_cores
+from utils import InputError, script, usable_cores
 from utils.device import mapping
-from utils.errors import InputError, script
 from utils.files import ROOT, read_text, save_npy, write_text
 
 

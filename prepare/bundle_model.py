@@ -18,7 +18,7 @@ from options.base import Parser, add_common
 from storage.checkpoint import PRETRAINED, Source, find_source, read_state, save_weights, write_options
 from storage.evaluation import read_networks
 from storage.generation import FAMILIARITY_FILE
-from utils.errors import script
+from utils import script
 from utils.files import atomic_path
 
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")

@@ -10,13 +10,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.specs import DATASETS, DatasetSpec, dataset_spec
+from data.dataset import DATASETS, DatasetSpec, dataset_spec
 from data.text import parse_caption
 from options.base import Parser, accept_seed, positive_int
 from prepare.add_captions import Tagger, make_tagger
 from prepare.checking import PARTS, UNUSABLE, Checked, check_data, fault_table
-from utils import usable_cores
-from utils.errors import InputError, script
+from utils import InputError, script, usable_cores
 from utils.files import read_text, save_npy, write_text
 
 _TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin without original", "twin in another split",

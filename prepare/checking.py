@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.specs import DatasetSpec
+from data.dataset import DatasetSpec
 from data.text import Caption, parse_caption
 from motion.features import ColumnStatistics, features_to_joints
 from motion.quality import bone_length_drift
 from prepare.check_body import BodyCheck, body_faults
 from prepare.importing import read_sources
 from prepare.motion_sources import read_real_array
+from utils import InputError
 from utils.device import mapping
-from utils.errors import InputError
 from utils.files import read_text
 
 PARTS = ("train", "val", "test")  # every clip must be in one of them

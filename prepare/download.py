@@ -30,10 +30,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from data.specs import DATASETS
+from data.dataset import DATASETS
 from options.base import Parser
 from storage.checkpoint import SUFFIXES, load_checkpoint, write_options
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import atomic_path
 
 _CHUNK = 1 << 20

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.lamp.features import LaMPText
 from models.text_to_motion import TextToMotion
 from models.transformers.mask_transformer import TEXT_LENGTH, MaskTransformer, ReleasedText
@@ -30,7 +30,7 @@ from options.base import Parser, add_common, positive_int
 from options.generate import add_models
 from storage.generation import load_text_to_motion
 from storage.checkpoint import model_names
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import atomic_path, write_text
 
 SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"

@@ -21,14 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.cache import read_ids
+from data.dataset import DatasetSpec, dataset_spec, read_ids
 from data.language import CONTENTS, sentences
-from data.specs import DatasetSpec, dataset_spec
 from data.text import clean_caption, read_captions
 from models.lamp.features import Familiarity, familiarity_of, word_means
 from options.base import Parser, add_common, add_data, positive_int
 from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_lamp, save_familiarity
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import ROOT, read_text
 
 UNKNOWN = ROOT / "assets" / "language" / "unknown_prompts.txt"

@@ -20,9 +20,8 @@ from tqdm import tqdm
 from motion.skeleton import T2M
 from options.base import Parser, accept_seed, positive_int
 from prepare.motion_sources import BodyModel, read_amass, read_body_model, read_real_array
-from utils import usable_cores
+from utils import InputError, script, usable_cores
 from utils.device import mapping
-from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
 
 FPS = 20

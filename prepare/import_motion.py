@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils  # noqa: F401, I001 (sets the thread policy before torch is loaded)
 
-from data.specs import LOCKED
+from data.dataset import LOCKED
 from motion.bvh import MAX_FRAME_TIME
 from motion.skeleton import UP_AXES
 from motion.recording import FPS, UNITS
@@ -32,7 +32,7 @@ from prepare.importing import (
 )
 from prepare.motion_sources import Reader, read_mapping
 from utils import usable_cores
-from utils.errors import InputError, script
+from utils import InputError, script
 from visualization.video import strip
 
 SHEET_NAME = 80  # characters of a contact sheet's name, the last of its folder path

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.dataset import DATASETS
 from data.motion_files import REFUSED, SKELETON
-from data.specs import DATASETS
 from motion.orientation import Stance, find_stance, to_y_up
 from motion.recording import (
     FPS,
@@ -31,8 +31,8 @@ from motion.recording import (
 from motion.rig_search import UnknownRig
 from motion.skeleton import UP_AXES
 from prepare.motion_sources import SUFFIXES, Reader, Recording, read_real_array
+from utils import InputError
 from utils.device import in_own_process, mapping
-from utils.errors import InputError
 from utils.files import read_text, save_npy, write_text
 
 SPLITS = ("train", "val", "test", "train_val", "all")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.specs import DATASETS
+from data.dataset import DATASETS
 from models.hub import CLIP_WIDTH
 from models.config import MaskTransformerConfig, ResidualTransformerConfig, VQConfig
 from models.evaluator import Evaluator
@@ -47,7 +47,7 @@ from storage.released import (
     usual_heads,
 )
 from storage.checkpoint import PREFERRED, SUFFIXES
-from utils.errors import InputError, script
+from utils import InputError, script
 
 STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "res_transformer", "estimator")
 

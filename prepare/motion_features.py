@@ -14,16 +14,15 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from data.specs import DATASETS
+from data.dataset import DATASETS
 from data.text import mirror_text
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
 from motion.orientation import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.skeleton import UP_AXES, Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing import SPLITS, twin_of
-from utils import usable_cores
+from utils import InputError, script, usable_cores
 from utils.device import mapping
-from utils.errors import InputError, script
 from utils.files import read_text, save_npy, write_text
 
 RARE = 0.1  # fraction of clips with another up axis below which the other clips' axis is used for lying bodies

@@ -23,7 +23,7 @@ from motion.rig_search import BONES, Place
 from motion.rotation import axis_angle_to_quat, quat_to_matrix
 from motion.skeleton import T2M
 from motion.source_rig import Placement
-from utils.errors import InputError
+from utils import InputError
 from utils.files import read_text
 
 BODY_JOINTS = len(T2M)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from motion.bvh import read_bvh
 from options.base import Parser
 from prepare.retarget import Character, SourceRecording, Transfer, retarget
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import atomic_path
 
 SUFFIXES = (".fbx", ".glb", ".blend")

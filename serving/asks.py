@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from data.text import clean_caption
-from utils.errors import InputError
+from utils import InputError
 
 DEEPEST = 8  # nesting depth of edits
 

@@ -11,7 +11,7 @@ from serving.jobs import Cancelled, Jobs, Visitor
 from serving.stage import EMPTY, fault_of, history_of, results
 from serving.visitors import Guests
 from serving.workshop import FORMATS, Source, Workshop
-from utils.errors import InputError
+from utils import InputError
 
 UPLOADED, MADE_HERE = "your own file", "a motion generated here"
 FOUND = "found:"  # prefix of the name of a gallery motion

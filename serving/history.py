@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from serving.asks import Ask
-from utils.errors import InputError
+from utils import InputError
 from utils.files import read_text, write_text
 
 LONGEST = 300  # motions stored per visitor

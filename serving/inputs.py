@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data.dataset import DatasetSpec
 from data.motion_files import read_clip
-from data.specs import DatasetSpec
 from models.motion_edit import TimelinePart
 from options.generate import section
 from serving.asks import Limits
-from utils.errors import InputError
+from utils import InputError
 
 
 def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[str, np.ndarray, list[str]]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from utils import InputError
 from utils.device import listening
-from utils.errors import InputError
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]  # name of the loop, finished steps, all steps

@@ -11,7 +11,7 @@ from serving.desk import FOUND, MADE_HERE, PROGRESS, Desk, Update, new_seed
 from serving.history import Take
 from serving.pictures import contact_bar
 from serving.stage import EMPTY, Card, cards_of, drawn, formats_of, history_of, page_of, results, stage_of, table
-from utils.errors import InputError
+from utils import InputError
 
 EXAMPLES = (
     "someone waves with the right hand", "a person walks forward and turns left",

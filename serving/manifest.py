@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from data.specs import MAX_MOTION_LENGTH
+from data.dataset import MAX_MOTION_LENGTH
 from models.config import Sampling
 from serving.history import Take
 from serving.models import Models

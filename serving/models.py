@@ -6,14 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.specs import DatasetSpec, dataset_spec
+from data.dataset import DatasetSpec, dataset_spec
 from evaluation.search import open_gallery
 from models.text_to_motion import TextToMotion, speed_up
 from storage.checkpoint import model_dirs, model_names
 from storage.evaluation import LoadedCaptioner, load_captioner
 from storage.generation import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
+from utils import InputError
 from utils.device import select_device
-from utils.errors import InputError
 from utils.files import fingerprint
 
 BUNDLED_CAPTIONER = "m2t_demo"

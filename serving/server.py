@@ -19,7 +19,7 @@ from serving.models import load_models
 from serving.rooms import LOCK, Rooms, sweep_leftovers, temporary_folder
 from serving.visitors import Doorkeeper, Guests
 from serving.workshop import Workshop
-from utils.errors import InputError
+from utils import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

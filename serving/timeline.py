@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from data.constraints import Entry
+from data.dataset import DatasetSpec
 from data.directions import constrained, joined
-from data.specs import DatasetSpec
 from models.control.director import NOT_MET, UPPER_STREAM, combined_features
 from models.control.optimise import STEPS
 from models.motion_edit import MotionEditor, TimelinePart
 from models.text_to_motion import Sampling
 from serving.asks import Ask, Block, Remake
-from utils.errors import InputError
+from utils import InputError
 from utils.seeding import stream_seed
 from visualization.marks import marks_of
 

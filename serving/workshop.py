@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.motion_files import parts_of, read_clip, read_motion
-from data.specs import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
 from data.text import clean_caption, remarks
 from evaluation.retrieval import motion_vectors
 from evaluation.search import Gallery, encode_motions, nearest, open_gallery
@@ -30,8 +30,8 @@ from serving.pictures import motion_picture
 from serving.rooms import Rooms
 from serving.timeline import make_timeline
 from storage.generation import BUNDLED_LAMP, LoadedLaMP
+from utils import InputError
 from utils.device import report_step
-from utils.errors import InputError
 from utils.files import save_npy, write_text
 from visualization.html import PageMotion, write_page
 from visualization.marks import Mark

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils import InputError
 from utils.files import ROOT, atomic_path, read_text, write_text
 
 # NumPy numbers, such as a best validation score, which many trainers store with the weights.

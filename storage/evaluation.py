@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, Normalisation
+from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, Normalisation
 from data.text_motion import padded, whole_crop
 from data.word_vectors import WORD_CLASSES, WordVectors
 from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
@@ -28,7 +28,7 @@ from storage.checkpoint import (
 )
 from storage.generation import LAMP_OPTIONAL, LoadedLaMP, load_lamp
 from storage.released import PUBLISHED_META, evaluator_config, join_networks
-from utils.errors import InputError
+from utils import InputError
 
 STATE_KEY = "trans"  # of published files too
 CAPTION_BATCH = 32

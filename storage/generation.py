@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.specs import MAX_TOKENS, DatasetSpec, Normalisation
+from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
 from data.text import clean_caption
 from models.config import (
     ATTENTION_KINDS,
@@ -37,7 +37,7 @@ from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from storage import released
 from storage.checkpoint import PRETRAINED, Source, find_source, load_strictly, open_source
-from utils.errors import InputError
+from utils import InputError
 from utils.files import atomic_path, fingerprint
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)

@@ -14,7 +14,7 @@ from models.hub import CLIP_WIDTH
 from models.lamp.qformer import OPTION_PREFIX
 from models.text_to_motion import LengthEstimator
 from storage.checkpoint import Source, is_state
-from utils.errors import InputError
+from utils import InputError
 
 State = Mapping[str, Tensor]
 HEAD_WIDTH = 64  # width per head of published transformers, as tensors do not show the number of heads

@@ -11,7 +11,7 @@ from motion.skeleton import T2M
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_sources import Reader
 from tests.acclaim import amc_text, asf_text, motion, world
-from utils.errors import InputError
+from utils import InputError
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "cmu_asfamc"
 WALK = motion(30)

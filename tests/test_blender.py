@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from motion.bvh_fit import T2M_RIG
 from tests.figures import walking
 from tests.toy import ROOT

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.dataset import dataset_spec
 from data.motion_files import read_motion
-from data.specs import dataset_spec
 from data.text import side_words
 from evaluation.caption_scores import ngram_scores, side_scores
 from storage.evaluation import LoadedCaptioner, load_captioner

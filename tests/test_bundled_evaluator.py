@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.metrics import euclidean_distances, r_precision
 from motion.features import joints_to_features

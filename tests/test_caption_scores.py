@@ -24,7 +24,7 @@ from evaluation.caption_scores import (
     side_scores,
 )
 from tests.toy import ROOT, make_bert
-from utils.errors import InputError
+from utils import InputError
 
 WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand", "someone turns clockwise twice"
 

@@ -18,7 +18,7 @@ from prepare.add_captions import (
 )
 from prepare.importing import ClipSource
 from tests.toy import run_here
-from utils.errors import InputError
+from utils import InputError
 
 
 def clip(name: str, file: str, start: float = 0.0, end: float = 9.95) -> ClipSource:

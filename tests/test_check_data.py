@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text import read_captions
 from motion.features import joints_to_features
 from motion.skeleton import T2M

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from models.hub import ClipText
 from tests.toy_clip import LONGEST, VOCABULARY, make_clip
-from utils.errors import InputError
+from utils import InputError
 
 pytest.importorskip("transformers", reason="CLIP text features need transformers")
 

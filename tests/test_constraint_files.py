@@ -13,14 +13,14 @@ import torch
 import edit_t2m
 import gen_t2m
 from data.constraints import FileConstraints, read_constraints
+from data.dataset import dataset_spec
 from data.directions import read_track
 from data.placed_constraints import Stretch, place_constraints
-from data.specs import dataset_spec
 from models.control.constraints import Heading, JointTarget, Pose, RootPath
 from options.generate import flag_entries, parse_edit_options, parse_generate_options
 from tests.figures import walking
 from tests.toy import ROOT
-from utils.errors import InputError
+from utils import InputError
 
 SPEC = dataset_spec("t2m")
 JOINTS = torch.from_numpy(walking(80)).float()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import dataset_spec
 from data.directions import directed_motions
-from data.specs import dataset_spec
 from data.text import read_prompts
 from models.control.constraints import (
     Constraint,

@@ -19,7 +19,7 @@ from data.word_vectors import WordVectors
 from prepare.download import direct_address, fetch, unpack
 from storage.checkpoint import find_source, read_state
 from tests.toy import ROOT, run_script
-from utils.errors import InputError
+from utils import InputError
 
 CONTENT = bytes(range(256)) * 1000
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from motion.bvh import chained, parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.export import ROOT_NAME, TO_Z_UP, amass_arrays, in_place, on_cycle, unrolled, with_root_bone

@@ -17,14 +17,14 @@ import eval_t2m_vq
 import train_res_transformer
 import train_t2m_transformer
 import train_vq
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text_motion import load_pairs
 from evaluation.generation import find_evaluators
 from storage.checkpoint import find_source, load_checkpoint, read_options
 from storage.evaluation import find_evaluator
 from tests.toy import TINY_T2M, TINY_VQ, make_bert, make_dataset
 from tests.toy_models import make_captioner, make_evaluator, make_models
-from utils.errors import InputError
+from utils import InputError
 
 CPU = ("--gpu_id", "-1", "--data_root", "data", "--quiet")
 FAST = ("--repeat_times", "2", "--mm_texts", "2", "--time_steps", "2", "--name", "t2m")

@@ -8,7 +8,7 @@ import torch
 from data.word_vectors import WORD_CLASSES, WordVectors, sentence_layout
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
-from utils.errors import InputError
+from utils import InputError
 
 SMALL = EvaluatorConfig(dim_pose=23, dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_pos_ohot=15,
                         dim_motion_hidden=14, dim_text_hidden=6, dim_coemb_hidden=9)

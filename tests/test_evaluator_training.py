@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import train_evaluator
-from data.specs import Normalisation, dataset_spec
+from data.dataset import Normalisation, dataset_spec
 from data.text_motion import load_pairs
 from models.evaluator import MovementAutoEncoder, matching_loss
 from storage.checkpoint import load_checkpoint
 from storage.evaluation import load_evaluator
 from tests.test_resume import assert_equal
 from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, run_script
-from utils.errors import InputError
+from utils import InputError
 
 FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gen_t2m
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text import cut_words, remarks
 from models.lamp.features import Familiarity, is_latin, word_means
 from prepare import familiarity as tool
@@ -15,7 +15,7 @@ from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, l
 from tests.figures import walking
 from tests.toy import make_dataset, run_here
 from tests.toy_models import make_models
-from utils.errors import InputError
+from utils import InputError
 
 SPEC = dataset_spec("t2m")
 WIDTH = 8  # of the toy model's word embeddings

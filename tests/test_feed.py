@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from data.specs import Normalisation
+from data.dataset import Normalisation
 from data.text_motion import MotionWindows, Pair, TextMotion
 from tests.toy_run import Numbers
 from training.runs import BatchLoader, EpochBatches, fits_in_memory

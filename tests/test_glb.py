@@ -10,7 +10,7 @@ import trimesh
 from pygltflib import GLTF2
 from scipy.spatial.transform import Rotation
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
 from motion.skeleton import KIT, T2M, Skeleton

@@ -7,7 +7,7 @@ import pytest
 from data.word_vectors import WordVectors
 from prepare.word_vectors import SPECIAL, pick_vectors
 from tests.toy import run_script
-from utils.errors import InputError
+from utils import InputError
 
 TABLE = "the 1 2\n, 3 4\nwalk 5 6\n2 7 8\nof 9 10\nwaltz 11 12\nsos 0.5 0.25\n"
 

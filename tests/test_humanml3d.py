@@ -8,7 +8,7 @@ from prepare.humanml3d import Sources, main, make_joints, read_cuts
 from tests import figures
 from tests.test_import_motion import body_model
 from tests.toy import run_here
-from utils.errors import InputError
+from utils import InputError
 
 
 @pytest.fixture

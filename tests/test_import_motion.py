@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import prepare.import_motion
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.recording import normalised, steady_runs
 from motion.skeleton import T2M
@@ -19,7 +19,7 @@ from prepare.motion_features import FeatureJob, prepare_features
 from prepare.motion_sources import Reader, Recording, read_mapping
 from tests import figures
 from tests.toy import run_here
-from utils.errors import InputError
+from utils import InputError
 
 WALK = figures.walking(60)
 

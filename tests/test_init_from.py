@@ -28,7 +28,7 @@ from tests.toy import (
     run_here,
 )
 from training.runs import inherit_settings
-from utils.errors import InputError
+from utils import InputError
 
 STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",
           "m2t": "m2t"}

@@ -10,7 +10,7 @@ from prepare.inspect_checkpoint import Identity, identify
 from storage.released import PUBLISHED_META
 from tests.toy import run_script
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, make_published
-from utils.errors import InputError
+from utils import InputError
 
 pytest.importorskip("transformers", reason="CLIP text features need transformers")
 

@@ -15,7 +15,7 @@ from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
 from training.stages.lamp import LaMPStage, same_subject
-from utils.errors import InputError
+from utils import InputError
 from utils.seeding import sample_columns
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24

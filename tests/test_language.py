@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import Normalisation, dataset_spec
 from data.language import classes, read_bank, sentences, with_bank
-from data.specs import Normalisation, dataset_spec
 from data.text_motion import TextMotion, load_pairs
 from prepare.openmotion_contents import clip_contents
 from tests.figures import standing, walking
 from tests.toy import make_dataset
 from training.stages.lamp import true_of
-from utils.errors import InputError
+from utils import InputError
 
 WALKING, RAISING = "0000", "0040"  # clips of the toy data set
 

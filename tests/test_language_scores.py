@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text_motion import Pair
 from evaluation.report import Estimate
 from evaluation.retrieval import LanguageScores, score_language
@@ -15,7 +15,7 @@ from models.config import SIMILARITIES
 from models.lamp.features import text_inputs
 from storage.generation import load_lamp
 from tests.toy_models import make_models
-from utils.errors import InputError
+from utils import InputError
 
 LEFT, RIGHT, WALK = "raises the left hand", "raises the right hand", "walks forward"
 DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), WALK: (0.0, 0.0, 1.0)}

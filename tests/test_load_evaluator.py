@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
 from storage.checkpoint import save_checkpoint, save_weights
 from storage.evaluation import LoadedEvaluator, load_evaluator
-from utils.errors import InputError
+from utils import InputError
 from utils.files import save_npy
 
 SPEC = dataset_spec("t2m")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.optimization import StepMetrics, warmup_milestones
 from training.runs import EpochBatches, run_folder, settle_lamp
 from training.trainer import Trainer
-from utils.errors import InputError
+from utils import InputError
 
 
 def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.m2t import (
     DecoderConfig,
     MotionCaptioner,
@@ -18,7 +18,7 @@ from storage.evaluation import build_captioner, learned_state, load_learned
 from storage.generation import LoadedLaMP, load_lamp
 from tests.toy import make_llm
 from tests.toy_models import M2T, make_models
-from utils.errors import InputError
+from utils import InputError
 
 FRAMES = 64
 CAPTIONS = ["a person walks forward", "a person bows"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gen_t2m
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling
 from models.text_to_motion import TextToMotion
 from options.generate import parse_generate_options
@@ -15,7 +15,7 @@ from storage.checkpoint import Source
 from storage.generation import _own_sampling, load_text_to_motion
 from tests.toy import run_here
 from tests.toy_models import make_models
-from utils.errors import InputError
+from utils import InputError
 
 
 class Part:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.config import Sampling
 from models.motion_edit import CONTEXT, FADE, MotionEditor, next_window, splice
 from models.motion_edit import TimelinePart as Part
@@ -13,7 +13,7 @@ from options.generate import Section, parse_edit_options, section
 from storage.generation import load_text_to_motion
 from tests.figures import walking
 from tests.toy_models import make_models
-from utils.errors import InputError
+from utils import InputError
 
 WINDOW = 49
 QUICK = Sampling(time_steps=2)

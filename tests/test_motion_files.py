@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import dataset_spec
 from data.motion_files import read_motion
-from data.specs import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M
 from tests.figures import figure, walking, waving
 from tests.sample_motion import sample_motion, turned
-from utils.errors import InputError
+from utils import InputError
 
 FROM_Y = {"z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z), "-y": lambda x, y, z: (x, -y, -z),
           "-z": lambda x, y, z: (x, z, -y), "-x": lambda x, y, z: (-y, x, z)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.generation import load_text_to_motion
 from tests.toy_models import make_models

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.text_to_motion import Sample
 from prepare import export_onnx
 from storage.generation import load_text_to_motion

@@ -17,7 +17,7 @@ from prepare.build_openmotion import INDEX, SOURCES, build_openmotion, joined, r
 from tests import figures
 from tests.sample_motion import turned
 from tests.toy import ROOT
-from utils.errors import InputError
+from utils import InputError
 
 SHARED = ROOT.parent / "shared" / "data"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text_motion import load_pairs
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M

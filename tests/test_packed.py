@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import kept, read_features
-from data.specs import DatasetSpec, dataset_spec
+from data.dataset import DatasetSpec, cached_folder, dataset_spec, read_features
 from data.text_motion import load_pairs
 from storage.checkpoint import write_options
 from storage.generation import load_tokenizer
 from tests.test_text_motion import write_clip
 from tests.toy_models import VQ, make_models
 from training.stages.tokens import cached_tokens, tokenize_pairs
-from utils.errors import InputError
+from utils import InputError
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_a_second_start_opens_no_file_of_a_clip(spec: DatasetSpec, monkeypatch: 
     first = load_pairs(spec, "train")
     def refuse(path: Path, *_: object) -> None:
         raise AssertionError(f"{path} was read again")
-    monkeypatch.setattr("data.cache.read_npy", refuse)
+    monkeypatch.setattr("data.dataset.read_npy", refuse)
     monkeypatch.setattr("data.text_motion.read_captions", refuse)
     again = load_pairs(spec, "train")
     assert [replace(pair, features=None) for pair in again] == [replace(pair, features=None) for pair in first]
@@ -74,7 +73,7 @@ def test_processes_that_want_the_same_wait_for_the_one_that_makes_it(spec: Datas
         (folder / "file").write_text("whole")
 
     with ThreadPoolExecutor(4) as pool:
-        folders = list(pool.map(lambda _: kept(spec, "thing", "key", make), range(4)))
+        folders = list(pool.map(lambda _: cached_folder(spec, "thing", "key", make), range(4)))
     assert len(made) == 1 and set(folders) == {spec.root / "cache" / "thing-key"}
     assert (folders[0] / "file").read_text() == "whole"
 
@@ -85,11 +84,11 @@ def test_what_was_cut_off_is_not_there_and_is_swept_up(spec: DatasetSpec) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept(spec, "thing", "key", cut_off)
+        cached_folder(spec, "thing", "key", cut_off)
     assert cached(spec) == []
     killed = spec.root / "cache" / ".thing-killed"
     killed.mkdir()
-    kept(spec, "thing", "key", lambda folder: (folder / "file").write_text("whole"))
+    cached_folder(spec, "thing", "key", lambda folder: (folder / "file").write_text("whole"))
     assert cached(spec) == ["thing-key"] and not killed.exists()
 
 

@@ -11,7 +11,7 @@ from prepare.motion_features import FeatureJob, Prepared, main, prepare_features
 from tests import figures
 from tests.sample_motion import sample_motion
 from tests.toy import run_here
-from utils.errors import InputError
+from utils import InputError
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.test_readme import PARSERS
 from tests.toy import (
     ROOT,
 )
-from utils.errors import InputError
+from utils import InputError
 
 STAGES = {"vq": "train_vq.py", "lamp": "train_lamp.py", "t2m": "train_t2m_transformer.py",
           "res": "train_res_transformer.py", "len": "train_len_estimator.py", "m2t": "train_m2t.py",

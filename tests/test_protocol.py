@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text_motion import Pair
 from evaluation.protocol import UNITS, Evaluation, Plan, Row, fault_notes, mean_faults
 from evaluation.report import Estimate, estimates, write_report

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import gen_t2m
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.hub import CLIP_WIDTH
 from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
 from models.text_to_motion import Sample, Sampling
@@ -34,7 +34,7 @@ from tests.golden.manifest import shapes_of
 from tests.test_golden import GOLDEN, with_golden
 from tests.toy import make_llm
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
-from utils.errors import InputError
+from utils import InputError
 
 pytest.importorskip("transformers", reason="CLIP text features need transformers")
 

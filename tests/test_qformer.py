@@ -10,7 +10,7 @@ from torch import Tensor
 from models.lamp.bert import WordPieces, from_bert
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from tests.toy import make_bert
-from utils.errors import InputError
+from utils import InputError
 
 TINY = QFormerConfig(hidden=16, layers=3, heads=2, intermediate=32, max_positions=24, vocab=41, encoder_width=12,
                      num_query_tokens=5)

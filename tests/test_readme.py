@@ -31,7 +31,7 @@ from options.train import (
 from tests import toy
 from tests.toy import ROOT
 from tests.toy_published import MOMASK, make_published
-from utils.errors import InputError
+from utils import InputError
 
 PARSERS = {
     "train_vq.py": parse_vq_options, "train_lamp.py": parse_lamp_options,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens
 from evaluation.metrics import codes_of, reconstruct_clips
 from models.config import ResidualTransformerConfig

@@ -10,7 +10,7 @@ import torch
 import train_vq
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.toy import ROOT, TINY_VQ, make_dataset, run_here, run_script
-from utils.errors import InputError
+from utils import InputError
 
 STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError
+from utils import InputError
 from utils.files import refuse_if_held, run_lock
 
 HOLD = """

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import dataset_spec
 from data.motion_files import MotionPart, motion_files, parts_of, prompt_of, read_clips
-from data.specs import dataset_spec
 from evaluation.search import encode_motions, nearest, open_gallery
 from storage.generation import LoadedLaMP, load_lamp
 from tests.figures import walking
 from tests.toy_models import make_models
-from utils.errors import InputError
+from utils import InputError
 
 SPEC = dataset_spec("t2m")
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from data.dataset import dataset_spec
 from data.motion_files import read_motion
-from data.specs import dataset_spec
 from models.control.director import UPPER_STREAM, combined_features
 from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
@@ -34,8 +34,8 @@ from serving.workshop import Workshop
 from tests.browser import data_of
 from tests.figures import walking
 from tests.toy_models import make_captioner, make_models
+from utils import InputError
 from utils.device import listening, report_step
-from utils.errors import InputError
 from utils.files import write_text
 from utils.seeding import stream_seed
 

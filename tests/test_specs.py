@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.specs import DATASETS, DatasetSpec, dataset_spec
+from data.dataset import DATASETS, DatasetSpec, dataset_spec
 from motion.bvh import parse_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from options.train import parse_vq_options
 from tests.figures import walking
-from utils.errors import InputError
+from utils import InputError
 
 # The T2M body without hands.
 STUMPS = replace(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gen_t2m
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.config import MaskTransformerConfig
 from models.lamp.features import LaMPText
 from models.text_to_motion import Sample, TextToMotion, speed_up

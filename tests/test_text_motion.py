@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.specs import Normalisation, dataset_spec
+from data.dataset import Normalisation, dataset_spec
 from data.text import Prompt, read_captions, read_prompts
 from data.text_motion import MotionWindows, Pair, TextMotion, TextTokens, draw_crop, load_pairs, rarity_weights
 from training.runs import EpochBatches
-from utils.errors import InputError
+from utils import InputError
 
 DIM = 263
 IDENTITY = Normalisation(np.zeros(DIM, np.float32), np.ones(DIM, np.float32))

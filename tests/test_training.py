@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.lamp.features import TEXT_BATCH
 from models.vq.model import VQConfig
 from storage.checkpoint import (
@@ -33,7 +33,7 @@ from storage.generation import load_lamp
 from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.stages.tokens import KEPT, cached_text_features
-from utils.errors import InputError
+from utils import InputError
 from utils.files import atomic_path, read_npy, save_npy, write_text
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from motion.skeleton import KIT, T2M, Skeleton
-from utils.errors import InputError
+from utils import InputError
 from visualization import video
 from visualization.caption import Caption, drawable
 from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side

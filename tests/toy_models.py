@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.specs import MAX_TOKENS, dataset_spec
+from data.dataset import MAX_TOKENS, dataset_spec
 from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
 from models.evaluator import Evaluator
 from models.lamp.bert import from_bert

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.specs import dataset_spec
+from data.dataset import dataset_spec
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.hub import CLIP_WIDTH
 from models.lamp.features import LaMPConfig

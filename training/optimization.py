@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.runs import total, world_size
-from utils.errors import InputError
+from utils import InputError
 
 NAMED = 8  # number of parameters listed in the error of ``GradientGuard``
 

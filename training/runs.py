@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.specs import MAX_TOKENS, DatasetSpec, Normalisation
+from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
 from models.lamp.bert import WordPieces, bert_folder, from_bert
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import QFormer, QFormerConfig
@@ -28,8 +28,8 @@ from models.layers import choose_linear
 from motion.features import biased_std
 from storage.checkpoint import find_source, fits, load_checkpoint, read_options
 from storage.generation import BUNDLED_LAMP, open_lamp, word_pieces_of
+from utils import InputError
 from utils.device import select_device
-from utils.errors import InputError
 from utils.files import refuse_if_held
 from utils.seeding import BatchSlice, seed_everything, stream_seed
 

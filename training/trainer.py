@@ -20,8 +20,8 @@ from tqdm import tqdm
 from storage.checkpoint import find_source, load_checkpoint, load_strictly, read_state, save_checkpoint, write_options
 from training.optimization import GradientGuard, Meter, StepClock, StepMetrics, WeightAverage, trainable
 from training.runs import BatchLoader, EpochBatches, is_main, make_accelerator, rank, run_folder, world_size
+from utils import InputError
 from utils.device import peak_gib
-from utils.errors import InputError
 from utils.files import run_lock
 from utils.seeding import random_state, set_random_state, stream_seed
 

@@ -9,7 +9,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from data.specs import DatasetSpec
+from data.dataset import DatasetSpec
 from evaluation.metrics import decode_clips, frechet_distance, mean_and_covariance
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer

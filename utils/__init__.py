@@ -1,13 +1,37 @@
-"""Shared helpers; and, here, facts about the CPU (usable cores, name) and the thread policy of OpenMP.
+"""Shared helpers; and, here, errors of the user's input, facts about the CPU, and the thread policy of OpenMP.
 
 By default, the threads of a parallel region spin while they wait for each other. If another program uses a core, one of
 the threads does not run, and every small operation costs the others a time slice. Sleeping threads avoid this and cost
 a few per cent on an idle machine. Importing this package sets the policy, so packages that load torch import it first.
 """
+import functools
 import os
 import platform
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+
+
+class InputError(Exception):
+    """Invalid input; the message names the path, line or value and, if possible, a remedy."""
+
+
+def script(main: Callable[[], None]) -> Callable[[], None]:
+    """Decorator for a script's ``main``: prints an ``InputError`` as one line on stderr and exits with status 2."""
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except InputError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapped
+
 
 _CGROUPS = Path("/sys/fs/cgroup")
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from utils.errors import InputError
+from utils import InputError
 
 
 def select_device(gpu_id: int | None) -> torch.device:

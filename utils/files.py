@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import InputError
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parent.parent  # root folder of the project
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.specs import LOCKED, DatasetSpec
+from data.dataset import LOCKED, DatasetSpec
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
 from motion.export import amass_arrays, in_place, on_cycle, with_root_bone

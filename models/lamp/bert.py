@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.hub import WEIGHT_FILES, model_folder
 from models.lamp.qformer import QFormer, QFormerConfig
-from utils.errors import InputError
+from utils import InputError
 from utils.files import atomic_path, read_text
 
 _TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"

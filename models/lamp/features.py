@@ -20,7 +20,7 @@ from models.lamp.bert import WordPieces
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
 from models.layers import Linear, sinusoid_table
 from models.vq.model import RVQVAE, Encoder, HumanVQVAE, VQConfig
-from utils.errors import InputError
+from utils import InputError
 
 FOREIGN_WEIGHT = 0.75  # of the similarity to examples of unknown texts
 FOREIGN = -1.0         # familiarity of texts without words in Latin letters

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import read_features
-from data.specs import DatasetSpec, Normalisation
+from data.dataset import DatasetSpec, Normalisation, read_features
 from data.text_motion import MotionWindows, Pair
 from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.cache import features_state, load
+from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec, features_state, load_cached
 from data.language import training_pairs
-from data.specs import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
 from evaluation.metrics import batches_of_equal_length, codes_of
 from models.lamp.features import TextEncoder, encode_texts
@@ -28,7 +27,7 @@ from storage.checkpoint import load_strictly
 from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
 from training.runs import divide, settle_lamp
 from training.trainer import Stage
-from utils.errors import InputError
+from utils import InputError
 from utils.files import fingerprint
 from utils.seeding import WHOLE, BatchSlice, stream_seed
 
@@ -80,9 +79,9 @@ def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], en
     """Features (len(texts), dim) of the texts of a split, cached with the data; the last ``KEPT`` caches of a split are
     kept."""
     key = fingerprint(encoder.fingerprint, "\n".join(texts))[:20]
-    features = load(spec, f"text-{split}", key,
-                    lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
-                    lambda packed: np.load(packed / _FEATURES), KEPT)
+    features = load_cached(spec, f"text-{split}", key,
+                           lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
+                           lambda packed: np.load(packed / _FEATURES), KEPT)
     return torch.from_numpy(features)
 
 
@@ -98,8 +97,8 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
         np.save(made / _CODES, torch.cat(codes).numpy())
         np.save(made / _LENGTHS, [len(some) for some in codes])
 
-    lengths, codes = load(spec, f"tokens-{split}", key, make,
-                          lambda packed: (np.load(packed / _LENGTHS).tolist(), np.load(packed / _CODES)), KEPT)
+    lengths, codes = load_cached(spec, f"tokens-{split}", key, make,
+                                 lambda packed: (np.load(packed / _LENGTHS).tolist(), np.load(packed / _CODES)), KEPT)
     codes = torch.from_numpy(codes).split(lengths)
     return [list(codes[first:first + UNIT_LENGTH]) for first in range(0, len(codes), UNIT_LENGTH)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.specs import DatasetSpec, Normalisation
+from data.dataset import DatasetSpec, Normalisation
 from evaluation.metrics import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints, time_warp

@@ -1,4 +1,7 @@
-"""Caches of a data set, ``ROOT/cache/<kind>-<key>``, safe to delete; and the clips of a split packed into one file."""
+"""Data sets: the table ``DATASETS`` with every fact that differs between them, normalisation, and cached copies.
+
+Caches are in ``ROOT/cache/<kind>-<key>`` and safe to delete. The clips of a split are packed into one file.
+"""
 import hashlib
 import json
 import os
@@ -7,17 +10,120 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from data.specs import FEATURES_MADE_BY, DatasetSpec, require
-from utils.errors import InputError
-from utils.files import read_npy, read_text, write_text
+from motion.skeleton import KIT, T2M, Skeleton
+from utils import InputError
+from utils.files import read_npy, read_text, save_npy, write_text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MAX_MOTION_LENGTH = 196  # maximum frames of a model's input; shorter clips are padded to it
+UNIT_LENGTH = 4          # frames per motion token
+MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
+FEATURES_MADE_BY = "prepare/motion_features.py"
+LOCKED = "_ik"  # suffix of motions with foot locking
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Facts about a data set."""
+
+    name: str
+    root: Path
+    skeleton: Skeleton
+    fps: float
+    metres: float              # one unit of the joints on disk
+    min_length: int            # clips with fewer rows are dropped
+    max_length: int = 200      # clips with this many rows or more are dropped
+    caption_fps: float = 20.0  # rows per second of caption times; 20 for KIT-ML too, as published
+
+    @property
+    def joints_num(self) -> int:
+        """Number of joints."""
+        return len(self.skeleton)
+
+    @property
+    def dim_pose(self) -> int:
+        """Features per frame."""
+        return self.skeleton.feature_count
+
+
+DATASETS = {spec.name: spec for spec in (
+    DatasetSpec("t2m", Path("dataset/HumanML3D"), T2M, fps=20.0, metres=1.0, min_length=40),
+    DatasetSpec("kit", Path("dataset/KIT-ML"), KIT, fps=12.5, metres=0.001, min_length=24),
+)}
+
+
+def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
+    """The row ``name``, with ``data_root`` as its folder if given. Raises ``InputError`` for an unknown name."""
+    if name not in DATASETS:
+        raise InputError(f"--dataset_name {name}: known data sets are {', '.join(DATASETS)}")
+    spec = DATASETS[name]
+    return replace(spec, root=Path(data_root)) if data_root else spec
+
+
+def require(path: Path, made_by: str) -> Path:
+    """``path`` if it exists. Raises ``InputError`` naming it and the script that creates it."""
+    if not path.exists():
+        raise InputError(f"{path} is missing; {made_by} creates it")
+    return path
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and std of each feature, (d,) float32."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def load(cls, mean_path: Path, std_path: Path, dim: int, made_by: str = FEATURES_MADE_BY) -> "Normalisation":
+        """Read a pair of ``.npy`` files. Raises ``InputError`` if one is missing, damaged, of another width, or has
+        values that are not finite or not positive."""
+        mean, std = (read_npy(path, made_by).astype(np.float32) for path in (mean_path, std_path))
+        for path, array in ((mean_path, mean), (std_path, std)):
+            if array.shape != (dim,):
+                raise InputError(f"{path} has shape {array.shape}, expected ({dim},)")
+            if not np.isfinite(array).all():
+                raise InputError(f"{path} has values that are not finite")
+        if not (std > 0).all():
+            raise InputError(f"{std_path} has standard deviations that are not positive")
+        return cls(mean, std)
+
+    def save(self, folder: Path) -> None:
+        """Write ``mean.npy`` and ``std.npy``."""
+        save_npy(folder / "mean.npy", self.mean)
+        save_npy(folder / "std.npy", self.std)
+
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """Normalise features (..., d)."""
+        return (features - self.mean) / self.std
+
+    def apply_tensor(self, features: "Tensor") -> "Tensor":
+        """``apply`` for a tensor (..., d) on any device."""
+        mean, std = self._tensors(features.device)
+        return (features - mean) / std
+
+    def invert(self, features: "Tensor") -> "Tensor":
+        """Unnormalised features (..., d)."""
+        mean, std = self._tensors(features.device)
+        return features * std + mean
+
+    def _tensors(self, device: "torch.device") -> "tuple[Tensor, Tensor]":
+        import torch  # not above: command lines are parsed before torch is imported
+
+        return torch.as_tensor(self.mean, device=device), torch.as_tensor(self.std, device=device)
+
 
 Read = TypeVar("Read")
 
@@ -49,11 +155,11 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     return digest.hexdigest()[:20]
 
 
-def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read],
-         keep: int = 1) -> Read:
-    """Apply ``read`` to the folder of ``kept``. Raises ``InputError`` if its files are truncated."""
+def load_cached(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read],
+                keep: int = 1) -> Read:
+    """Apply ``read`` to the folder of ``cached_folder``. Raises ``InputError`` if its files are truncated."""
     while True:
-        folder = kept(spec, kind, key, make, keep)
+        folder = cached_folder(spec, kind, key, make, keep)
         try:
             return read(folder)
         except (OSError, EOFError, ValueError, LookupError) as error:
@@ -62,7 +168,7 @@ def load(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], r
             # Removed meanwhile by processes that created other keys.
 
 
-def kept(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
+def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
     """The folder filled by ``make`` for this key, now or in an earlier run.
 
     Folders appear and disappear atomically, and other processes wait for the one that creates it. The ``keep`` most
@@ -119,7 +225,7 @@ def _cache_folder(spec: DatasetSpec) -> Path:
     raise InputError(f"cannot write {beside} nor {away}; the packed copy of the data set needs one of them")
 
 
-FORMAT = 1  # version of the packed files; other versions are rebuilt
+PACK_FORMAT = 1  # version of the packed files; other versions are rebuilt
 _ROWS, _INDEX = "features.float32", "clips.json"
 
 
@@ -147,8 +253,8 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
         rows = np.memmap(packed / _ROWS, np.float32, "c", shape=(borders[-1], spec.dim_pose)).view(np.ndarray)
         return index, borders, rows
 
-    index, borders, rows = load(spec, f"features-{split}", state,
-                                lambda made: _pack(made, folder, ids, spec, quiet), read)
+    index, borders, rows = load_cached(spec, f"features-{split}", state,
+                                       lambda made: _pack(made, folder, ids, spec, quiet), read)
     if broken := index["not_finite"]:
         print(f"left out {len(broken)} clips with numbers that are not finite: "
               f"{', '.join(str(folder / f'{name}.npy') for name in broken[:3])}{' ...' * (len(broken) > 3)}")
@@ -161,7 +267,7 @@ def features_state(spec: DatasetSpec, split: str) -> str:
 
 
 def _state(spec: DatasetSpec, ids: list[str]) -> str:
-    return state_of(spec.root / "new_joint_vecs", (f"{name}.npy" for name in ids), FORMAT, spec.dim_pose)
+    return state_of(spec.root / "new_joint_vecs", (f"{name}.npy" for name in ids), PACK_FORMAT, spec.dim_pose)
 
 
 def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:
