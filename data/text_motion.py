@@ -81,7 +81,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
     state = state_of(texts, (f"{name}.txt" for name in clips), _FORMAT, lengths, spec.min_length, spec.max_length,
                      spec.caption_fps)
     entries = load_cached(spec, f"pairs-{split}", state, lambda made: _pack(made / _PAIRS, spec, lengths, texts, quiet),
-                   lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
+                          lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
     pairs = [_unpack(entry, clips) for entry in entries if entry["whole"] or not whole_clips_only]
     if not pairs:
         condition = " with a caption of the whole clip (#0.0#0.0)" if whole_clips_only else ", captioned"
