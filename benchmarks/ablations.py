@@ -21,11 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.hub import CLIP_NAME, FILES, model_folder, silent_transformers
+from models.clip import CLIP_NAME, FILES
 from options.base import Parser, natural, positive_int
 from storage.checkpoint import load_checkpoint
 from utils import InputError, script
-from utils.files import ROOT, fingerprint, write_text
+from utils.files import ROOT, fingerprint, model_folder, silent_transformers, write_text
 
 VOCABULARY = ROOT / "pretrained" / "t2m" / "lamp_demo" / "vocab.txt"
 COLUMNS = {"objectives": {"net_best_acc": ("R@1, %", 1)}}

@@ -18,9 +18,8 @@ import numpy as np
 from data.text import SPACY_MODEL, clean_caption, side_words, tag_by_spacy
 from data.text_motion import Pair
 from evaluation.metrics import matching_score, r_precision
-from models.hub import model_folder, silent_transformers
 from utils import InputError
-from utils.files import read_text, write_text
+from utils.files import model_folder, read_text, silent_transformers, write_text
 
 UNKNOWN_CLASS = "OTHER"
 

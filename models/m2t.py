@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import PRECISIONS, DecoderConfig, Writing
-from models.hub import model_folder, silent_transformers
 from models.lamp.bert import WordPieces
 from models.lamp.features import LaMPFeatures
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
 from models.layers import Linear, sinusoid_table
 from models.vq.model import Encoder, VQConfig
 from utils import InputError
+from utils.files import model_folder, silent_transformers
 from utils.seeding import WHOLE, BatchSlice
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, read without running code, loaded strictly; folders and settings of models."""
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -157,6 +157,8 @@ SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
 HEADER = "------------ Options -------------"
 FOOTER = "-------------- End ----------------"
 OTHER_MODELS = ("vq_name", "lamp_name")  # taken from opt.txt first, as folders may be renamed
+# Sampling of our early checkpoints, whose options lack it.
+EARLIER_SAMPLING = {"res_cond_scale": 2.0, "res_temperature": 0.1, "length": "mean"}
 _FLOAT = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+")
 _INT = re.compile(r"[+-]?\d+")
 
@@ -254,6 +256,12 @@ class Source:
         return self.folder / "opt.txt"
 
     @property
+    def is_complete(self) -> bool:
+        """Whether ``options`` are all settings of the model: those in the checkpoint, or the opt.txt beside weights
+        alone. Released checkpoints have none, and their sizes are inferred (``storage.released``)."""
+        return self.has_settings or (self.file.suffix == ".safetensors" and bool(self.options))
+
+    @property
     def settings_file(self) -> Path:
         """The file that the settings were read from."""
         return self.file if self.has_settings else self.options_file
@@ -283,18 +291,14 @@ class Source:
 
     def with_sizes(self, sizes: Mapping[str, Any], guesses: Mapping[str, Any] | None = None) -> Self:
         """This source with ``sizes`` inferred from tensors (``storage.released``), and ``guesses`` for unknown
-        settings. Settings in the checkpoint take precedence over ``sizes``; ``opt.txt`` does not, as it may be of
-        another run.
+        settings. ``sizes`` take precedence over ``opt.txt``, which may be of another run.
 
         Raises ``InputError`` if ``opt.txt`` has a value of another type.
         """
-        guesses = guesses or {}
-        if self.has_settings:
-            return replace(self, options={**guesses, **sizes, **self.options})
         for key, size in sizes.items():
             if key in self.options and not fits(self.options[key], size):
                 raise InputError(f"{self.options_file}: {key} cannot be {self.options[key]!r}")
-        return replace(self, options={**guesses, **self.options, **sizes})
+        return replace(self, options={**(guesses or {}), **self.options, **sizes})
 
     def without(self, key: str) -> Self:
         """This source without an option."""
@@ -350,12 +354,16 @@ def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which
     raise InputError(f"{folder / 'model'} has no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
 
 
-def open_source(source: Source, keys: Sequence[str]) -> tuple[Source, dict[str, Tensor]]:
-    """A source with the settings of its checkpoint, and the state dict under the first of ``keys``."""
+def open_source(source: Source, keys: Sequence[str],
+                infer: Callable[[Source, dict[str, Tensor]], Source]) -> tuple[Source, dict[str, Tensor]]:
+    """A source with the settings of its checkpoint, and the state dict under the first of ``keys``. If the settings
+    are not complete, ``infer`` adds those that follow from the state dict."""
     if source.file.suffix == ".safetensors":
-        return source, load_weights(source.file)
-    content = load_checkpoint(source.file)
-    return source.with_settings(content), find_state(content, keys, source.file)
+        state = load_weights(source.file)
+    else:
+        content = load_checkpoint(source.file)
+        source, state = source.with_settings(content), find_state(content, keys, source.file)
+    return (source if source.is_complete else infer(source, state)), state
 
 
 def checkpoint_names(source: Source) -> list[str]:

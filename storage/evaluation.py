@@ -93,9 +93,10 @@ def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path
 def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedCaptioner:
     """A trained captioning model by name, ours or the released one, with the LaMP model that its options name."""
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), (STATE_KEY,))
-    if is_released := released.is_released_m2t(state):
-        source, state = released.with_m2t_sizes(source, state), released.used_part(state)
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), (STATE_KEY,),
+                                released.with_m2t_sizes)
+    if is_released := not source.is_complete and released.is_released_m2t(state):
+        state = released.used_part(state)
     source.needed("decoder")
     source.one_of("decoder", DECODERS, DecoderConfig.decoder)
     source.one_of("llm_precision", tuple(PRECISIONS), DecoderConfig.llm_precision)

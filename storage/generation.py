@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
 from data.text import clean_caption
+from models.clip import CLIP_NAME, ClipText
 from models.config import (
     ATTENTION_KINDS,
     BASE_SAMPLING,
@@ -23,7 +24,6 @@ from models.config import (
     ResidualTransformerConfig,
     Sampling,
 )
-from models.hub import CLIP_NAME, ClipText, model_folder
 from models.lamp.bert import VOCAB_FILE, WordPieces
 from models.lamp.features import ConditionKind, Familiarity, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
@@ -36,9 +36,9 @@ from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from storage import released
-from storage.checkpoint import PRETRAINED, Source, find_source, load_strictly, open_source
+from storage.checkpoint import EARLIER_SAMPLING, PRETRAINED, Source, find_source, load_strictly, open_source
 from utils import InputError
-from utils.files import atomic_path, fingerprint
+from utils.files import atomic_path, fingerprint, model_folder
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
@@ -66,8 +66,8 @@ class LoadedTokenizer:
 def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedTokenizer:
     """A trained tokenizer by name."""
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"))
-    source = source.with_sizes(released.tokenizer_sizes(state))
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"),
+                                released.with_tokenizer_sizes)
     with source.building(VQConfig):
         model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
     load_strictly(model, state, source.file)
@@ -151,10 +151,10 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
 
 
 def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
-               which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",))
-    sizes = released.lamp_sizes(state)
-    return source.with_sizes(sizes, released.usual_heads(sizes)), state
+              which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
+    """The settings and the state dict of a LaMP model."""
+    return open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",),
+                       released.with_lamp_sizes)
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
@@ -248,13 +248,13 @@ def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, devic
                 which: str | None = None) -> tuple[MaskTransformer, Source]:
     """A masked transformer by name, in eval mode, without its text encoder. Released LaMP files, which contain a
     Q-Former, become a ``LaMPMaskTransformer``."""
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"))
-    source = released.with_masked_sizes(source, state)
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"),
+                                released.with_masked_sizes)
     source.one_of("attention", ATTENTION_KINDS, MaskTransformerConfig.attention)
     with source.building(MaskTransformerConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = MaskTransformerConfig.from_options(source.options)
         model = (LaMPMaskTransformer(config, QFormerConfig.from_options(source.options))
-                 if released.has_qformer(state) else MaskTransformer(config))
+                 if not source.is_complete and released.has_qformer(state) else MaskTransformer(config))
     load_strictly(model, state, source.file, optional=(FIXED_TABLE, *LAMP_OPTIONAL, *UNUSED))
     return model.to(device).eval().requires_grad_(False), source
 
@@ -276,8 +276,8 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
 def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                               device: torch.device | str = "cpu") -> tuple[ResidualTransformer, Source]:
     """A residual transformer by name, in eval mode, without its text encoder."""
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("res_transformer",))
-    source = released.with_residual_sizes(source, state)
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("res_transformer",),
+                                released.with_residual_sizes)
     with source.building(ResidualTransformerConfig):
         model = ResidualTransformer(ResidualTransformerConfig.from_options(source.options))
     load_strictly(model, state, source.file, optional=(FIXED_TABLE,))
@@ -296,18 +296,17 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
                           device: torch.device | str = "cpu",
                           beside: LoadedNetwork | None = None) -> LoadedNetwork:
     """A length estimator by name with its text encoder, shared with ``beside`` if both use the same."""
-    source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",))
-    if source.has_settings and "cond_dim" in source.options:
-        model = LengthEstimator(source.options["cond_dim"], MAX_TOKENS + 1)
+    source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
+                                released.with_length_sizes)
+    if source.is_complete:
+        model = LengthEstimator(source.needed("cond_dim"), MAX_TOKENS + 1)
     else:
         try:
             model = released.length_estimator(state)
         except ValueError as error:
             raise InputError(f"{source} is not a length estimator: {error}") from error
     load_strictly(model, state, source.file)
-    width = model.output[0].in_features
-    source = released.with_text_encoder(source, width)
-    text = _text_encoder_of(source, width, spec, checkpoints_dir, device, beside)
+    text = _text_encoder_of(source, model.output[0].in_features, spec, checkpoints_dir, device, beside)
     return LoadedNetwork(model.to(device).eval().requires_grad_(False), text, source)
 
 
@@ -386,7 +385,9 @@ def _own_sampling(spec: DatasetSpec,
     sampling = Sampling()
     for model, names in parts:
         if model is not None:
-            source = released.with_sampling(model.source, spec.name)
+            source = model.source
+            source = source.with_sizes({}, EARLIER_SAMPLING) if source.is_complete else released.with_sampling(
+                source, spec.name)
             source.one_of("length", LENGTHS, Sampling.length)
             with source.building(Sampling):
                 sampling = sampling.changed({name: source.options.get(name) for name in names})

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from models.clip import CLIP_WIDTH
 from models.config import FOOT_CONTACTS, DecoderConfig, EvaluatorConfig
-from models.hub import CLIP_WIDTH
 from models.lamp.qformer import OPTION_PREFIX
 from models.text_to_motion import LengthEstimator
-from storage.checkpoint import Source, is_state
+from storage.checkpoint import EARLIER_SAMPLING, Source, is_state
 from utils import InputError
 
 State = Mapping[str, Tensor]
@@ -24,8 +24,6 @@ NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # networks of
 M2T_UNUSED = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")
 PUBLISHED_WRITING = {"num_beams": 5, "prompt": "a man is", "prompt_in_caption": False}
 PUBLISHED_SCALE = {"kit": 2.0}  # guidance scales by data set that differ from ``Sampling``
-# Sampling of our early checkpoints, whose options lack it.
-EARLIER_SAMPLING = {"res_cond_scale": 2.0, "res_temperature": 0.1, "length": "mean"}
 _ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # names of adapted layers in old releases of peft
 _RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
 
@@ -63,6 +61,11 @@ def tokenizer_sizes(state: State) -> dict[str, Any]:
     return sizes
 
 
+def with_tokenizer_sizes(source: Source, state: State) -> Source:
+    """The source of a tokenizer with its sizes."""
+    return source.with_sizes(tokenizer_sizes(state))
+
+
 def transformer_sizes(state: State) -> dict[str, int]:
     """Options of a masked transformer; its table of codes includes mask and padding."""
     sizes = _trunk_sizes(state) | _sizes(state, num_tokens=("token_emb.weight", 0))
@@ -93,6 +96,12 @@ def _trunk_sizes(state: State) -> dict[str, int]:
 def lamp_sizes(state: State) -> dict[str, int]:
     """Options of a LaMP model, without its tokenizer."""
     return qformer_sizes(state) | _sizes(state, embed_dim=("text_proj.weight", 0))
+
+
+def with_lamp_sizes(source: Source, state: State) -> Source:
+    """The source of a LaMP model with its sizes."""
+    sizes = lamp_sizes(state)
+    return source.with_sizes(sizes, usual_heads(sizes))
 
 
 def qformer_sizes(state: State) -> dict[str, int]:
@@ -135,18 +144,28 @@ def evaluator_config(state: State) -> EvaluatorConfig:
 
 def length_estimator(state: State) -> LengthEstimator:
     """An untrained length estimator with the sizes of ``state``. Raises ``ValueError`` for other tensors."""
-    matrices = {int(name.split(".")[1]): tensor.shape for name, tensor in state.items()
-                if re.fullmatch(r"output\.\d+\.weight", name) and tensor.dim() == 2}
-    if not matrices:
+    shapes = _linear_shapes(state)
+    if not shapes:
         raise ValueError("no layers output.<number>.weight")
-    widths = [matrices[index] for index in sorted(matrices)]
-    return LengthEstimator(widths[0][1], widths[-1][0], [rows for rows, _ in widths[:-1]])
+    return LengthEstimator(shapes[0][1], shapes[-1][0], [rows for rows, _ in shapes[:-1]])
+
+
+def _linear_shapes(state: State) -> list[tuple[int, int]]:
+    """Shapes of the linear layers of a length estimator, in order."""
+    return [tuple(state[f"output.{number}.weight"].shape) for number in _numbers(state, "output.", r"\.weight")
+            if state[f"output.{number}.weight"].dim() == 2]
+
+
+def with_length_sizes(source: Source, state: State) -> Source:
+    """The source of a length estimator with its text encoder."""
+    shapes = _linear_shapes(state)
+    return with_text_encoder(source, shapes[0][1] if shapes else None)
 
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
     """A source with the sampling settings that its options lack: those of our early checkpoints, or the published ones
     of the data set, else the defaults of ``Sampling``."""
-    if source.has_settings or {"published_behaviour", "condition"} & source.options.keys():  # published files have none
+    if {"published_behaviour", "condition"} & source.options.keys():  # published files have none
         return source.with_sizes({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)
     return source if scale is None else source.with_sizes({}, {"cond_scale": scale})
@@ -195,7 +214,9 @@ def used_part(state: State) -> dict[str, Tensor]:
 
 
 def with_m2t_sizes(source: Source, state: State) -> Source:
-    """The source of a released M2T model with the rank of its adapters."""
+    """The source of a released M2T model with the rank of its adapters; others are returned as they are."""
+    if not is_released_m2t(state):
+        return source
     rank = next((tensor.shape[0] for name, tensor in state.items() if _RANK.fullmatch(name)), DecoderConfig.lora_r)
     return source.with_sizes({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16", **PUBLISHED_WRITING})
 

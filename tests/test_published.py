@@ -13,7 +13,7 @@ from torch import Tensor
 
 import gen_t2m
 from data.dataset import dataset_spec
-from models.hub import CLIP_WIDTH
+from models.clip import CLIP_WIDTH
 from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
 from models.text_to_motion import Sample, Sampling
 from models.transformers.mask_transformer import LaMPMaskTransformer

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import dataset_spec
+from models.clip import CLIP_WIDTH
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.hub import CLIP_WIDTH
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig

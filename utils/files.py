@@ -1,10 +1,10 @@
-"""Reading and atomic writing of files, and locks of result folders."""
+"""Reading and atomic writing of files, locks of result folders, and folders in the Hugging Face layout."""
 import fcntl
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -148,3 +148,40 @@ def _open_locked(path: Path, flag: str) -> int:
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
         os.close(handle)  # removed meanwhile by the run that had the lock
+
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder in the Hugging Face layout
+
+
+def model_folder(source: str | Path, what: str, files: Sequence[str], weights: bool = True) -> Path:
+    """The folder of a model: ``source`` if it is a folder, else the hub's model of that name.
+
+    Downloads ``files`` and, with ``weights``, the weights. Raises ``InputError``, naming ``what`` is missing; without a
+    network this is immediate.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download  # only names need it, and it is slow to import
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[*files, *(WEIGHT_FILES if weights else ())]))
+    except Exception as error:  # the hub's client raises its own errors, httpx's and OSError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{source} is not a folder, and no {what} of that name was found: {reason}") from error
+
+
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Context without the progress bars and loading reports of ``transformers``."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

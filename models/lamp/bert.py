@@ -10,10 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from models.hub import WEIGHT_FILES, model_folder
 from models.lamp.qformer import QFormer, QFormerConfig
 from utils import InputError
-from utils.files import atomic_path, read_text
+from utils.files import WEIGHT_FILES, atomic_path, model_folder, read_text
 
 _TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"

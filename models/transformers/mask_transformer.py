@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.clip import CLIP_WIDTH
 from models.config import MaskTransformerConfig
-from models.hub import CLIP_WIDTH
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
