@@ -21,8 +21,7 @@ def main() -> None:
     from storage.generation import load_text_to_motion
     from utils.device import select_device
     from utils.seeding import seed_everything
-    from visualization.html import write_page
-    from visualization.marks import marks_of
+    from visualization.html import marks_of, write_page
     from visualization.outputs import Formats, write_contact_sheets, write_motion
 
     seed_everything(opt.seed)

@@ -108,7 +108,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
 
     from data.directions import directed_motions
     from data.text import shortened
-    from visualization.marks import marks_of
+    from visualization.html import marks_of
     from visualization.outputs import Made
 
     motions = []

@@ -29,7 +29,7 @@ from data.motion_files import read_motion
 from data.text_motion import MotionWindows, TextMotion, load_pairs
 from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints
-from motion.foot_locking import lock_feet
+from motion.foot import lock_feet
 from options.base import Parser, positive_int
 from utils import script
 from utils.device import peak_gib

@@ -21,8 +21,15 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 
 # isort: split
 from motion.bvh_fit import rigid_joints
-from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, lock_feet_published, per_foot_joint, still_steps
-from motion.foot_locking import lock_feet
+from motion.foot import (
+    HEIGHT_LIMITS,
+    floor_height,
+    foot_joints,
+    lock_feet,
+    lock_feet_published,
+    per_foot_joint,
+    still_steps,
+)
 from motion.quality import foot_skating, weighted_skating
 from motion.skeleton import T2M
 from options.base import Parser

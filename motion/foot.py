@@ -1,11 +1,14 @@
-"""Feet: joints, floor height, contacts and stance.
+"""Feet: joints, floor height, contacts and stance; and foot locking: standing feet do not slide, bones keep their
+length, and feet are not forced onto a floor plane.
 
 Joints are (T, J, 3) in metres, y up, as NumPy arrays; the foot joints of a leg are those from the ankle to the toe.
 """
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solveh_banded
 
+from motion.bvh_fit import rigid_joints
 from motion.skeleton import Skeleton
 
 # Published contact rule: squared displacement to the next frame (m^2) and height (m), ankle and toe.
@@ -193,3 +196,179 @@ def _both_ends(steps: np.ndarray) -> np.ndarray:
     """(T, ...) frames at either end of ``steps`` (T - 1, ...)."""
     edge = np.zeros_like(steps, shape=(1, *steps.shape[1:]))
     return np.concatenate([steps, edge]) | np.concatenate([edge, steps])
+
+
+EASE = 0.1        # s over which a correction fades in before a stance and out after it
+HOLD = 300.0      # weight of sliding relative to changes of the correction between frames
+PIN = 1e5         # the same for a foot joint that keeps its position
+UNITY = 0.3       # weight of differences between the corrections of the joints of a standing foot
+TURN_FRAMES = 5   # over which the pivot moves from one foot joint to another
+BENT, ROOM = 0.95, 0.035  # leg extension above which feet extend it less, and the largest such reduction
+FORWARD = 0.01    # m by which the knee of a straight leg is assumed to be in front
+
+
+def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float, pinned: np.ndarray | None = None) -> np.ndarray:
+    """Joints (T, J, 3), floor at y = 0, with constant bone lengths and feet that do not slide while they stand.
+
+    A standing foot joint (``motion.foot``) is held at the position that needs the smallest and smoothest correction,
+    which fades in before and out after the stance. Heights are kept, except that nothing is below the floor, and the
+    heel rises if the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file
+    represents the result exactly.
+
+    Foot joints that are ``pinned`` (T, J) keep their ground position in ``joints``: a constraint put them there. The
+    stance around such a frame is held where it is then.
+    """
+    given, joints = np.asarray(joints, np.float64), rigid_joints(joints, skeleton)
+    pinned = np.zeros(joints.shape[:2], bool) if pinned is None else pinned
+    still, planted, first = still_steps(joints, skeleton, fps), joints.copy(), 0
+    for leg in legs_of(skeleton):
+        held = still[:, first:first + len(leg.foot)]
+        first += len(leg.foot)
+        places, pins = joints[:, leg.foot], pinned[:, leg.foot]
+        planted[:, leg.foot] += _corrections(places, held, EASE * fps, pins, given[:, leg.foot] - places)
+        planted[:, leg.foot, 1] = np.maximum(planted[:, leg.foot, 1], 0)
+        planted[:, leg.foot] = _rigid_foot(planted, joints, leg, held, pins)
+        planted[:, leg.foot] = _heel_raised(planted, joints, leg)
+    return solve_legs(planted, joints, skeleton)
+
+
+def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Joints (T, J, 3) with leg bones as long as in ``pattern`` (T, J, 3); hips and toes stay.
+
+    Foot bones keep their directions, from the toe back. The knee bends in the direction of ``pattern``, or forward if
+    that leg is straight, so that thigh and shin fit between hip and ankle. An ankle out of reach moves, with its foot,
+    to the nearest reachable point.
+    """
+    solved = np.array(joints, np.float64)
+    right_hip, left_hip = skeleton.face_joints[:2]
+    forward = _unit(np.cross(pattern[:, left_hip] - pattern[:, right_hip], [0.0, 1.0, 0.0]))
+    for leg in legs_of(skeleton):
+        solved[:, leg.foot] = _feet_from_toe(solved, pattern, leg)
+        thigh, shin = _length(pattern, leg.hip, leg.knee), _length(pattern, leg.knee, leg.foot[0])
+        hip, ankle = solved[:, leg.hip], leg.foot[0]
+        reach = np.linalg.norm(solved[:, ankle] - hip, axis=-1, keepdims=True)
+        along = _unit(solved[:, ankle] - hip)
+        fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
+        solved[:, leg.foot] += (along * (fitting - reach))[:, None]
+        # The knee is on the intersection of the spheres of thigh and shin, on its previous side.
+        down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
+        out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
+        before = _unit(pattern[:, ankle] - pattern[:, leg.hip])
+        bend = _across(pattern[:, leg.knee] - pattern[:, leg.hip], before) + FORWARD * forward
+        solved[:, leg.knee] = hip + down * along + out * _unit(_across(bend, along))
+    return solved
+
+
+def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndarray,
+                 missing: np.ndarray) -> np.ndarray:
+    """Corrections (T, N, 3) of the joints of a foot (T, N, 3) that hold them over ``still`` steps (T - 1, N).
+
+    The horizontal corrections d minimise the sum of |d / ease|^2, |Dd|^2, |ease DDd|^2, ``HOLD`` |D(foot + d)|^2 over
+    still steps, ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands, and
+    ``PIN`` |d - ``missing``|^2 at ``pins`` (T, N), with ``missing`` (T, N, 3). D is the difference between frames;
+    ``ease`` is in frames.
+    """
+    frames, count, _ = foot.shape
+    ground = foot[..., [0, 2]]
+    on, bend = HOLD * still, ease**2
+    change = 1 + on
+    anyone = np.zeros(frames)
+    anyone[1:] += still.any(1)
+    anyone[:-1] += still.any(1)
+    link = np.where(anyone > 0, UNITY, 0)[:, None].repeat(count - 1, 1)
+    # Diagonals of the quadratic form's matrix: a frame with itself, the next, the one after, and across the foot.
+    itself = 1 / ease**2 + PIN * pins
+    itself[:-1] += change
+    itself[1:] += change
+    itself[:, :-1] += link
+    itself[:, 1:] += link
+    following = np.zeros((frames, count))
+    following[:-1] -= change
+    second = np.zeros((frames, count))
+    if frames > 2:
+        for shift, weight in enumerate((1, 4, 1)):
+            itself[shift:frames - 2 + shift] += weight * bend
+        following[:-2] -= 2 * bend
+        following[1:-1] -= 2 * bend
+        second[:-2] += bend
+    across = np.concatenate([-link, np.zeros((frames, 1))], 1)
+    diagonals = {0: itself}
+    for offset, values in ((1, across), (count, following), (2 * count, second)):
+        diagonals[offset] = diagonals.get(offset, 0) + values
+    pull = on[..., None] * np.diff(ground, axis=0)
+    force = PIN * pins[..., None] * missing[..., [0, 2]]
+    force[:-1] += pull
+    force[1:] -= pull
+    bands = np.zeros((max(diagonals) + 1, frames * count))  # upper form: row -k is the k-th diagonal, shifted right
+    for offset, values in diagonals.items():
+        bands[-1 - offset, offset:] = values.ravel()[:frames * count - offset]
+    solved = solveh_banded(bands, force.reshape(-1, 2), overwrite_ab=True, check_finite=False)
+    correction = np.zeros_like(foot)
+    correction[..., [0, 2]] = solved.reshape(ground.shape)
+    return correction
+
+
+def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray, pins: np.ndarray) -> np.ndarray:
+    """Foot of a leg (T, N, 3) with bones as long as in ``pattern``. Its toe keeps the position in ``joints``, or its
+    ankle while only the ankle stands or is one of the ``pins`` (T, N)."""
+    foot = _feet_from_toe(joints, pattern, leg)
+    on_toe = np.ones(len(joints))
+    heel_only = still[:, 0] & ~still[:, -1]
+    on_toe[:-1][heel_only] = 0
+    on_toe[1:][heel_only] = 0
+    on_toe = np.where(pins.any(1), pins[:, -1], on_toe)
+    window = np.hanning(TURN_FRAMES + 2)[1:-1]
+    on_toe = np.convolve(np.pad(on_toe, TURN_FRAMES // 2, mode="edge"), window / window.sum(), mode="valid")
+    return foot + ((1 - on_toe)[:, None] * (joints[:, leg.foot[0]] - foot[:, 0]))[:, None]
+
+
+def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
+    """Foot of a leg (T, N, 3), raised about its toe where it would extend the leg more than in ``pattern``.
+
+    A nearly straight knee moves fast with every millimetre, so legs are not fully extended.
+    """
+    foot, hip = joints[:, leg.foot], joints[:, leg.hip]
+    longest = _length(pattern, leg.hip, leg.knee) + _length(pattern, leg.knee, leg.foot[0])
+    usual = np.maximum(_distance(pattern[:, leg.foot[0]], pattern[:, leg.hip]) / longest, BENT)
+    room = np.minimum(ROOM, 1 - usual).clip(1e-6)
+    reach = _distance(foot[:, 0], hip) / longest
+    near = longest * (usual + room * np.tanh((reach - usual) / room))
+    # The ankle moves to the intersection of the spheres around hip and toe, on its own side.
+    ankle, to_hip = foot[:, 0] - foot[:, -1], hip - foot[:, -1]
+    size, far = np.linalg.norm(ankle, axis=-1, keepdims=True), np.linalg.norm(to_hip, axis=-1, keepdims=True)
+    up = to_hip / np.maximum(far, 1e-9)
+    side = _unit(_across(ankle, up))
+    high = ((size**2 - near**2 + far**2) / (2 * np.maximum(far, 1e-9))).clip(-size, size)
+    turn = (np.arctan2(high, np.sqrt(size**2 - high**2))
+            - np.arctan2((ankle * up).sum(-1, keepdims=True), (ankle * side).sum(-1, keepdims=True)))
+    turn = np.where(reach > usual, turn, 0)[:, None]
+    local = foot - foot[:, -1:]
+    upward, sideward = ((local * axis[:, None]).sum(-1, keepdims=True) for axis in (up, side))
+    cos, sin = np.cos(turn) - 1, np.sin(turn)
+    return (foot + (upward * cos + sideward * sin) * up[:, None] + (sideward * cos - upward * sin) * side[:, None])
+
+
+def _feet_from_toe(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
+    """Foot of a leg (T, N, 3) with its toe fixed, its directions kept, and bones as long as in ``pattern``."""
+    foot = np.array(joints[:, leg.foot])
+    for near in range(len(leg.foot) - 2, -1, -1):
+        direction = _unit(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])
+        foot[:, near] = foot[:, near + 1] + _length(pattern, leg.foot[near], leg.foot[near + 1]) * direction
+    return foot
+
+
+def _length(joints: np.ndarray, a: int, b: int) -> float:
+    return float(np.median(np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)))
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(a - b, axis=-1, keepdims=True)
+
+
+def _across(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
+    return vectors - (vectors * unit).sum(-1, keepdims=True) * unit
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

@@ -3,7 +3,8 @@
     python prepare/check_data.py ROOT [--fix]
 """
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,59 @@ from data.dataset import DATASETS, DatasetSpec, dataset_spec
 from data.text import parse_caption
 from options.base import Parser, accept_seed, positive_int
 from prepare.add_captions import Tagger, make_tagger
-from prepare.checking import PARTS, UNUSABLE, Checked, check_data, fault_table
+from prepare.checking import PARTS, UNUSABLE, Checked, Fault, check_data
 from utils import InputError, script, usable_cores
 from utils.files import read_text, save_npy, write_text
 
 _TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin without original", "twin in another split",
               "copy in another split"}
+
+
+# Kinds of faults and advice, in the order in which they are reported.
+KINDS = {
+    "unreadable features": "compute them again with prepare/motion_features.py",
+    "wrong dimension": "compute features of the right skeleton with prepare/motion_features.py",
+    "not finite": "the joints are broken there; import them again",
+    "too short": "the loader skips it",
+    "too long": "the loader skips it; cut it into windows when importing",
+    "under the floor": "put the lowest joint at y = 0 (the importer does)",
+    "bones change length": "import from rotations, or remove it",
+    "sides swapped": "left and right are exchanged, or the axes are left-handed; import it with other axes",
+    "lies throughout": "an axis other than y is up; import it with other axes, or keep it if the body is lying",
+    "bones do not turn": "joints coincide with their parents; compute features again with prepare/motion_features.py",
+    "does not move": "remove it, unless intended",
+    "joints do not fit": "regenerate features and joints with prepare/motion_features.py",
+    "wrong frame rate": "resample to the data set's frame rate before making features",
+    "no captions": "prepare/add_captions.py writes them",
+    "caption with #": "a # only separates the four fields of a line",
+    "caption unreadable": "text#word/POS ...#start#end",
+    "caption empty": "remove the line",
+    "caption without tokens": "the evaluator needs them; prepare/add_captions.py writes them",
+    "caption times": "they must be within the clip, start before end",
+    "split missing": "prepare/split_dataset.py writes it",
+    "split without file": "features are missing; compute them or remove the id",
+    "in no split": "add it to one, or remove it",
+    "in two splits": "training and test data must not overlap",
+    "twin without original": "its original was imported again as other clips; remove it",
+    "twin in another split": "a mirrored clip belongs where its original is",
+    "copy in another split": "training and test data must not overlap",
+    "twice in a split": "it counts twice there",
+    "statistics": "recompute Mean.npy and Std.npy with prepare/motion_features.py",
+}
+
+
+def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
+    """One line per kind of fault with count, examples and advice; "" without faults."""
+    by_kind = defaultdict(list)
+    for fault in faults:
+        by_kind[fault.kind].append(fault)
+    lines = []
+    for kind, advice in KINDS.items():
+        if found := by_kind[kind]:
+            examples = "; ".join(f"{fault.item}: {fault.detail}" if fault.detail else fault.item
+                                 for fault in found[:shown])
+            lines.append(f"{kind:<24}{len(found):>6}  {examples}{'; ...' * (len(found) > shown)}  ({advice})\n")
+    return "".join(lines)
 
 
 def fix_data(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[str]:
@@ -86,9 +134,6 @@ def _fix_statistics(spec: DatasetSpec, checked: Checked) -> list[str]:
     save_npy(spec.root / "Mean.npy", mean.astype(np.float32))
     save_npy(spec.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
     return ["Mean.npy and Std.npy recomputed from all features"]
-
-
-
 
 
 def build_parser() -> Parser:

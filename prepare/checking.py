@@ -5,7 +5,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from tqdm import tqdm
 from data.dataset import DatasetSpec
 from data.text import Caption, parse_caption
 from motion.features import ColumnStatistics, features_to_joints
+from motion.orientation import Sides, find_sides, lies_throughout
 from motion.quality import bone_length_drift
-from prepare.check_body import BodyCheck, body_faults
+from motion.rotation import fixed_bones
+from motion.skeleton import Skeleton
 from prepare.importing import read_sources
 from prepare.motion_sources import read_real_array
 from utils import InputError
@@ -40,46 +42,34 @@ MEAN_OFF = 0.1          # stds by which a mean may differ from that of the featu
 STD_OFF = 1.25          # factor by which a std may differ
 DIGITS = 3              # decimals that are equal in copies of a clip
 
-# Kinds of faults and advice, in the order in which they are reported.
-KINDS = {
-    "unreadable features": "compute them again with prepare/motion_features.py",
-    "wrong dimension": "compute features of the right skeleton with prepare/motion_features.py",
-    "not finite": "the joints are broken there; import them again",
-    "too short": "the loader skips it",
-    "too long": "the loader skips it; cut it into windows when importing",
-    "under the floor": "put the lowest joint at y = 0 (the importer does)",
-    "bones change length": "import from rotations, or remove it",
-    "sides swapped": "left and right are exchanged, or the axes are left-handed; import it with other axes",
-    "lies throughout": "an axis other than y is up; import it with other axes, or keep it if the body is lying",
-    "bones do not turn": "joints coincide with their parents; compute features again with prepare/motion_features.py",
-    "does not move": "remove it, unless intended",
-    "joints do not fit": "regenerate features and joints with prepare/motion_features.py",
-    "wrong frame rate": "resample to the data set's frame rate before making features",
-    "no captions": "prepare/add_captions.py writes them",
-    "caption with #": "a # only separates the four fields of a line",
-    "caption unreadable": "text#word/POS ...#start#end",
-    "caption empty": "remove the line",
-    "caption without tokens": "the evaluator needs them; prepare/add_captions.py writes them",
-    "caption times": "they must be within the clip, start before end",
-    "split missing": "prepare/split_dataset.py writes it",
-    "split without file": "features are missing; compute them or remove the id",
-    "in no split": "add it to one, or remove it",
-    "in two splits": "training and test data must not overlap",
-    "twin without original": "its original was imported again as other clips; remove it",
-    "twin in another split": "a mirrored clip belongs where its original is",
-    "copy in another split": "training and test data must not overlap",
-    "twice in a split": "it counts twice there",
-    "statistics": "recompute Mean.npy and Std.npy with prepare/motion_features.py",
-}
 # Faults of features for which no sample can, or should, be made from a clip.
 UNUSABLE = ("unreadable features", "wrong dimension", "not finite", "too short", "too long", "sides swapped")
+
+
+LYING, SWAPPED, FIXED = "lies throughout", "sides swapped", "bones do not turn"
+
+
+@dataclass(frozen=True)
+class BodyCheck:
+    """Orientation of the body of one clip."""
+
+    sides: Sides
+    lies: bool
+    fixed: tuple[str, ...]  # joints whose bones keep world directions while the body turns
+
+    @classmethod
+    def of(cls, joints: np.ndarray, skeleton: Skeleton) -> "BodyCheck":
+        """Check joints (T, J, 3)."""
+        fixed = fixed_bones(torch.from_numpy(joints), skeleton)
+        return cls(find_sides(joints, skeleton), lies_throughout(joints, skeleton),
+                   tuple(skeleton.joint_names[joint] for joint in fixed))
 
 
 @dataclass(frozen=True)
 class Fault:
     """One fault of a data set."""
 
-    kind: str    # one of ``KINDS``
+    kind: str    # one of ``check_data.KINDS``
     item: str    # the clip, split or file
     detail: str = ""
 
@@ -157,20 +147,6 @@ def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Chec
     checked.faults += _rate_faults(clips.values())
     checked.faults += _statistics_faults(spec, checked.statistics)
     return checked
-
-
-def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
-    """One line per kind of fault with count, examples and advice; "" without faults."""
-    by_kind = defaultdict(list)
-    for fault in faults:
-        by_kind[fault.kind].append(fault)
-    lines = []
-    for kind, advice in KINDS.items():
-        if found := by_kind[kind]:
-            examples = "; ".join(f"{fault.item}: {fault.detail}" if fault.detail else fault.item
-                                 for fault in found[:shown])
-            lines.append(f"{kind:<24}{len(found):>6}  {examples}{'; ...' * (len(found) > shown)}  ({advice})\n")
-    return "".join(lines)
 
 
 def _check_clip(spec: DatasetSpec, seconds: Mapping[str, float], name: str) -> ClipCheck:
@@ -376,3 +352,21 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
     if ratio.max() > STD_OFF:
         yield Fault("statistics", "Std.npy", f"{ratio.max():.2g} times off in column {ratio.argmax()}: it was "
                                              f"computed from other features")
+
+
+def body_faults(bodies: Mapping[str, BodyCheck], files: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+    """Clip, kind and detail of each fault; ``files`` maps clips to recordings, other clips are a recording each."""
+    recordings = defaultdict(list)
+    for clip in bodies:
+        is_twin = clip.startswith("M") and clip[1:] in bodies
+        recordings[is_twin, files.get(clip[is_twin:], clip)].append(clip)
+    for clips in recordings.values():
+        sides = sum((bodies[clip].sides for clip in clips[1:]), start=bodies[clips[0]].sides)
+        lies = all(bodies[clip].lies for clip in clips)
+        for clip in clips:
+            if sides.fault:
+                yield clip, SWAPPED, ""
+            if lies:
+                yield clip, LYING, ""
+            if bodies[clip].fixed:
+                yield clip, FIXED, ", ".join(bodies[clip].fixed)

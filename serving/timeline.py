@@ -14,7 +14,7 @@ from models.text_to_motion import Sampling
 from serving.asks import Ask, Block, Remake
 from utils import InputError
 from utils.seeding import stream_seed
-from visualization.marks import marks_of
+from visualization.html import marks_of
 
 
 def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling,

@@ -20,7 +20,7 @@ from evaluation.search import Gallery, encode_motions, nearest, open_gallery
 from models.config import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
-from motion.foot_locking import lock_feet
+from motion.foot import lock_feet
 from serving.asks import Ask, Limits, checked_count, checked_text
 from serving.history import Take
 from serving.inputs import parse_parts, read_upload
@@ -33,8 +33,7 @@ from storage.generation import BUNDLED_LAMP, LoadedLaMP
 from utils import InputError
 from utils.device import report_step
 from utils.files import save_npy, write_text
-from visualization.html import PageMotion, write_page
-from visualization.marks import Mark
+from visualization.html import Mark, PageMotion, write_page
 from visualization.outputs import Formats, write_motion
 
 PAGE, SOURCE, TAKE = "index.html", "source.npy", "take.json"

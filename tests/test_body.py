@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motion.foot_locking import lock_feet
+from motion.foot import lock_feet
 from motion.skeleton import T2M
 from tests.browser import needs_chromium, open_browser
 from tests.figures import walking

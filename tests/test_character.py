@@ -11,7 +11,7 @@ from pygltflib import GLTF2
 from scipy.spatial.transform import Rotation
 
 from motion.bvh_fit import T2M_RIG, joints_to_bvh
-from motion.foot_locking import lock_feet
+from motion.foot import lock_feet
 from motion.skeleton import T2M
 from tests.browser import needs_chromium, open_browser
 from tests.figures import walking

@@ -11,8 +11,8 @@ from data.text import read_captions
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from prepare.add_captions import tag_by_list
-from prepare.check_data import fix_data, main
-from prepare.checking import KINDS, check_data, fault_table
+from prepare.check_data import KINDS, fault_table, fix_data, main
+from prepare.checking import check_data
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_features import FeatureJob, prepare_features
 from tests.figures import walking

@@ -6,11 +6,12 @@ from motion.bvh_fit import rigid_joints
 from motion.foot import (
     foot_joints,
     legs_of,
+    lock_feet,
     lock_feet_published,
     per_foot_joint,
+    solve_legs,
     standing,
 )
-from motion.foot_locking import lock_feet, solve_legs
 from motion.quality import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.skeleton import KIT, T2M
 from tests import figures

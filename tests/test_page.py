@@ -15,8 +15,7 @@ from playwright.sync_api import Page
 
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
-from motion.foot import foot_joints, standing
-from motion.foot_locking import lock_feet
+from motion.foot import foot_joints, lock_feet, standing
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.browser import PATIENCE, data_of, needs_chromium, open_browser, serve
 from tests.figures import walking

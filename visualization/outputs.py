@@ -12,14 +12,12 @@ from data.dataset import LOCKED, DatasetSpec
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh, rigid_joints
 from motion.export import amass_arrays, in_place, on_cycle, with_root_bone
-from motion.foot import lock_feet_published
-from motion.foot_locking import lock_feet
+from motion.foot import lock_feet, lock_feet_published
 from utils import usable_cores
 from utils.device import mapping
 from utils.files import atomic_path, save_npy, write_text
 from visualization.glb import write_glb
-from visualization.html import PageMotion
-from visualization.marks import Mark
+from visualization.html import Mark, PageMotion
 from visualization.video import strip, write_video
 
 ROWS = 40  # motions of a contact sheet
