@@ -1,4 +1,4 @@
-"""Write a self-contained HTML page that plays motions offline in any browser."""
+"""Write a self-contained HTML page that plays motions offline in any browser, with marks for their constraints."""
 import base64
 import json
 import zlib
@@ -23,11 +23,9 @@ SCRIPTS = ("three.min.js", "motions.js", "files.js", "figure.js", "body.js", "gl
            "stage.js", "takes.js", "viewer.js")
 FINEST = 2.5e-4  # metres: resolution of coordinates, coarser for motions with large jumps
 ANGLE = 0.02     # degrees: the same for BVH angles
-
-
-MARK_HEIGHT = 0.012     # m; height of flat marks above the floor
-ARROW = 0.45      # m
-APART = 0.02      # m: closer positions of one joint share a mark
+MARK_HEIGHT = 0.012  # metres: height of flat marks above the floor
+ARROW = 0.45         # metres
+APART = 0.02         # metres: closer positions of one joint share a mark
 
 
 class Mark(TypedDict):
