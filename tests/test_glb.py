@@ -14,6 +14,7 @@ from data.dataset import dataset_spec
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
 from motion.skeleton import KIT, T2M, Skeleton
+from tests.figures import standing
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
 from visualization.body import ZONES
@@ -30,12 +31,51 @@ def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
 
 
 def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
-    """The float rows of an accessor."""
+    """The rows of an accessor."""
     entry = gltf.accessors[accessor]
     view = gltf.bufferViews[entry.bufferView]
-    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[entry.type]
-    rows = np.frombuffer(gltf.binary_blob(), np.float32, entry.count * width, view.byteOffset)
-    return rows.reshape(entry.count, width)
+    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}[entry.type]
+    kind = {5121: np.uint8, 5123: np.uint16, 5126: np.float32}[entry.componentType]
+    return np.frombuffer(gltf.binary_blob(), kind, entry.count * width, view.byteOffset).reshape(entry.count, width)
+
+
+def skinned(path: Path, material: str) -> np.ndarray:
+    """Places (T, V, 3) of the vertices of a material in every frame of an animation."""
+    gltf = GLTF2().load(str(path))
+    skin, animation = gltf.skins[0], gltf.animations[0]
+    tracks = {(channel.target.node, channel.target.path): numbers(gltf, animation.samplers[channel.sampler].output)
+              for channel in animation.channels}
+    frames = len(tracks[0, "rotation"])
+    world = {None: np.tile(np.eye(4), (frames, 1, 1))}
+
+    def walk(number: int, above: int | None) -> None:
+        local = np.tile(np.eye(4), (frames, 1, 1))
+        local[:, :3, 3] = tracks.get((number, "translation"), gltf.nodes[number].translation)
+        local[:, :3, :3] = Rotation.from_quat(tracks[number, "rotation"]).as_matrix()
+        world[number] = world[above] @ local
+        for child in gltf.nodes[number].children:
+            walk(child, number)
+
+    walk(skin.skeleton, None)
+    moves = np.stack([world[joint] for joint in skin.joints], 1) @ numbers(
+        gltf, skin.inverseBindMatrices).reshape(-1, 4, 4).mT
+    [primitive] = [each for each in gltf.meshes[0].primitives if gltf.materials[each.material].name == material]
+    rows = np.unique(numbers(gltf, primitive.indices))
+    parts = primitive.attributes
+    bones, weights = numbers(gltf, parts.JOINTS_0)[rows], numbers(gltf, parts.WEIGHTS_0)[rows] / 255
+    places = np.pad(numbers(gltf, parts.POSITION)[rows], ((0, 0), (0, 1)), constant_values=1)
+    return np.einsum("vk,tvkab,vb->tva", weights, moves[:, bones], places)[..., :3]
+
+
+@pytest.mark.parametrize("move", [(0, 0, 0), (0, -0.04, 0), (0.04, 0.02, 0)], ids=["flat", "on heels", "tilted"])
+def test_soles_stand_on_the_floor_and_heels_do_not_sink(tmp_path: Path, move: tuple[float, float, float]) -> None:
+    joints = standing(40)
+    joints[20:, [7, 8]] += move
+    write_glb(tmp_path / "a.glb", joints_to_bvh(joints, T2M, 20), T2M)
+    soles = skinned(tmp_path / "a.glb", "Soles")
+    low = soles[:, soles[0, :, 1] < 0.5, 1].min(1)  # without the whites of the eyes
+    assert np.median(low) == pytest.approx(0, abs=0.003)
+    assert low.min() > -0.006
 
 
 def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +93,7 @@ def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
         node = gltf.nodes[number]
         step = tracks.get((node.name, "translation"), np.tile(node.translation, (len(times), 1)))
         place = place + turn.apply(step)
-        if node.name.endswith("Half"):  # a bone of the mesh alone
+        if node.name.endswith(("Half", "Shoe")):  # a bone of the mesh alone
             return
         joints[:, rig.order[rig.names.index(node.name)]] = place
         turn = turn * Rotation.from_quat(tracks[node.name, "rotation"])

@@ -28,10 +28,16 @@ CHILD = {1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16: 18, 1
 TOES = {7: 10, 8: 11}
 # Additional joints of the mesh, from 22 on, which turn half as far as a shoulder or a hip to keep its volume.
 HALVES = ((13, 16), (14, 17), (0, 1), (0, 2))
-SOLE, TIP = 0.010, 0.072  # metres in the file: joint of the toes above the sole, and the shoe's tip ahead of it
+# Metres in the file: joint of the toes above the sole, the shoe's tip ahead of it, and its heel behind it.
+SOLE, TIP, HEEL = 0.010, 0.072, 0.205
+# Joint that each joint of the mesh moves with: shoes keep their place around the toes.
+ANCHORS = [TOES.get(joint, joint) for joint in (*range(COUNT), *(below for _, below in HALVES))]
 HIGHEST = 0.03            # metres of the toes of a standing foot above the floor
 # Hinges: joint, its child, and the axis of the bend in the T-pose, towards which a bent limb twists.
 HINGES = ((1, 4, (1, 0, 0)), (2, 5, (1, 0, 0)), (16, 18, (0, -1, 0)), (17, 19, (0, 1, 0)))
+# A foot whose upper side points upwards by more than these (cosines), and whose toes are at these metres above the
+# floor, does not tilt to its side: positions of joints do not show how it tilts.
+LEVEL, NEAR = (0.2, 0.5), (0.05, 0.25)
 BENT = (0.17, 0.7)        # radians of a bend from which a hinge starts to twist its limb, and twists it fully
 FAR = (2.1, 3.1)          # radians above which a twist counts as noise and is ignored
 
@@ -101,11 +107,22 @@ class Fitted:
         moves, (above, below) = turns @ self.turns.mT, np.array(HALVES).T
         return _between(moves[..., above, :, :], moves[..., below, :, :], 0.5)
 
+    def shoes(self, turns: np.ndarray) -> np.ndarray:
+        """Rotations (..., 2, 3, 3) of the shoes: of the ankle, or of the toes where these point further down."""
+        ankles, toes = (turns[..., list(joints), :, :] for joints in zip(*TOES.items(), strict=True))
+        ahead = self.turns[list(TOES), 2]  # forward in the pose of the file
+        rise = [(rotations[..., 1, :] * ahead).sum(-1)[..., None, None] for rotations in (ankles, toes)]
+        return np.where(rise[1] < rise[0], toes, ankles)
+
+    def moves(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rotations (..., 26, 3, 3) and translations (..., 26, 3) of the joints of the mesh from the pose of the file."""
+        moves = np.concatenate([turns @ self.turns.mT, self.halves(turns)], -3)
+        moves[..., list(TOES), :, :] = self.shoes(turns) @ self.turns[list(TOES)].mT
+        return moves, joints[..., ANCHORS, :] - np.einsum("...jab,jb->...ja", moves, self.joints[ANCHORS])
+
     def posed(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and normals (V, 3) for joints (22, 3) and rotations (22, 3, 3) of ``world_turns``."""
-        moves = np.concatenate([turns @ self.turns.mT, self.halves(turns)])
-        rows = [*range(COUNT), *(below for _, below in HALVES)]
-        moved = joints[rows] - np.einsum("jab,jb->ja", moves, self.joints[rows])
+        moves, moved = self.moves(joints, turns)
         bones, weights = self.body.bones, self.body.weights
         blend = np.einsum("vk,vkab->vab", weights, moves[bones])
         places = np.einsum("vab,vb->va", blend, self.places) + np.einsum("vk,vka->va", weights, moved[bones])
@@ -134,10 +151,8 @@ def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
     for joint in (1, 2, 4, 5, 16, 17, 18, 19):
         along = _unit(body.joints[CHILD[joint]] - body.joints[joint])
         scale[joint] += (ratio[CHILD[joint]] - girth) * np.outer(along, along)
-    anchors = np.array([*range(COUNT), *(below for _, below in HALVES)])
-    anchors[[7, 8]] = 10, 11  # shoes keep their place around the toes
     scale = scale[[*range(COUNT), *(above for above, _ in HALVES)]]
-    moved = joints[anchors] - np.einsum("jab,jb->ja", scale, body.joints[anchors])
+    moved = joints[ANCHORS] - np.einsum("jab,jb->ja", scale, body.joints[ANCHORS])
     for ankle, toe in TOES.items():
         moved[[ankle, toe], 1] += girth * SOLE - stance[ankle - 7][1]
     places = (np.einsum("vk,vkab,vb->va", body.weights, scale[body.bones], body.places)
@@ -216,7 +231,7 @@ def world_turns(joints: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> 
 
 def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
     """World rotations (T, 22, 3, 3) with limbs twisted so that their hinges bend about their axes, and toes bent so
-    that they do not sink below the floor. No joint moves."""
+    that neither they nor the heel of the shoe (``Fitted.shoes``) sink below the floor. No joint moves."""
     turns = turns.copy()
     for joint, child, axis in HINGES:
         upper, lower = (_unit(joints[:, CHILD[bone]] - joints[:, bone]) for bone in (joint, child))
@@ -238,11 +253,16 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.
             turns[:, end] = swing(turns[:, end] @ offsets[TOES[end]], foot) @ turns[:, end]
     file = file_turns(offsets, stance)
     for ankle, toe in TOES.items():
+        height = (joints[:, toe, 1] - stance[ankle - 7][1]).clip(0)
         flat = turns[:, ankle] @ file[ankle].T  # rotation of a flat foot: the identity, rotated about y
+        foot = _unit(joints[:, toe] - joints[:, ankle])
+        up = np.cross(foot, flat[:, :, 0])[:, 1]
+        roll = np.arctan2(-flat[:, 1, 0], up) * _ramp(up, *LEVEL) * (1 - _ramp(height, *NEAR))
+        turns[:, ankle] = _about(foot, roll) @ turns[:, ankle]
+        flat = _about(foot, roll) @ flat
         down = np.arcsin(np.clip(-flat[:, 1, 2], -1, 1))
-        room = np.arcsin(np.clip((joints[:, toe, 1] - stance[ankle - 7][1]).clip(0) / TIP, 0, 1))
-        side = _unit(flat[:, :, 0])
-        turns[:, toe] = _about(side, -np.maximum(down - room, 0)) @ turns[:, ankle]
+        tip, heel = (np.arcsin(np.clip(height / length, 0, 1)) for length in (TIP, HEEL))
+        turns[:, toe] = _about(_unit(flat[:, :, 0]), down.clip(-heel, tip) - down) @ turns[:, ankle]
     return turns
 
 

@@ -34,7 +34,7 @@ from motion.bvh_fit import T2M_RIG, rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import T2M, Skeleton
 from utils.files import atomic_path
-from visualization.body import COUNT, HALVES, PALETTE, ZONES, bent, fit, stances
+from visualization.body import COUNT, HALVES, PALETTE, TOES, ZONES, bent, fit, stances
 from visualization.figure import mesh_of, parts_of
 from visualization.scene import LEFT as LEFT_COLOUR
 from visualization.scene import RIGHT as RIGHT_COLOUR
@@ -43,14 +43,18 @@ from visualization.scene import TRUNK as TRUNK_COLOUR
 GAMMA = 2.2  # converts picture colours to the linear colours of glTF
 COLOURS = {"trunk": TRUNK_COLOUR, "left": LEFT_COLOUR, "right": RIGHT_COLOUR}  # in the order of the figure's sides
 SIZES = {("f", 4): FLOAT, ("u", 1): UNSIGNED_BYTE, ("u", 2): UNSIGNED_SHORT}  # component type of each dtype
+# Joints of the mesh that get a bone of their own: their index in the mesh, their parent, their place, and the bone's name.
+MORE = (*((COUNT + number, *pair, "Half") for number, pair in enumerate(HALVES)),
+        *((ankle, ankle, toe, "Shoe") for ankle, toe in TOES.items()))
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 
 
 def write_glb(path: str | Path, bvh: Bvh, skeleton: Skeleton, name: str = "motion") -> None:
     """Write the result of ``joints_to_bvh`` for a motion in metres: the same bones, a skinned body, one key per frame.
 
-    Joints are where the BVH has them. On the T2M skeleton the body is a person: bent limbs also twist, toes bend, and
-    four bones named ``...Half`` keep the volume of shoulders and hips. ``name`` is the name of the animation.
+    Joints are where the BVH has them. On the T2M skeleton the body is a person: bent limbs also twist, toes bend, four
+    bones named ``...Half`` keep the volume of shoulders and hips, and two named ``...Shoe`` keep the heels above the
+    floor. ``name`` is the name of the animation.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(_glb(bvh, skeleton, name))
@@ -110,21 +114,21 @@ class _Dressed:
 
 
 def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
-    """The person, one primitive per zone, with the bones that keep the volume of shoulders and hips."""
+    """The person, one primitive per zone, with the bones of ``MORE``."""
     file = np.argsort(T2M_RIG.order) + len(rest) - COUNT  # index of each joint in the file, after any root bone
     at, world = bvh.forward_kinematics()
     joints, turns, offsets = at[:, file], world[:, file], bvh.offsets[file] * (np.arange(COUNT) > 0)[:, None]
     stance = stances(joints)
     fitted, turns = fit(offsets, stance), bent(joints, turns, offsets, stance)
-    halves, (above, below) = fitted.halves(turns), np.array(HALVES).T
+    more, above, below = (list(column) for column in list(zip(*MORE, strict=True))[:3])
     local = bvh.local_rotations()
     local[:, file[1:]] = turns[:, list(T2M.parents[1:])].mT @ turns[:, 1:]
-    local = np.concatenate([local, turns[:, above].mT @ halves], 1)
+    local = np.concatenate([local, turns[:, above].mT @ fitted.moves(joints, turns)[0][:, more]], 1)
 
     # The pose of the file: bones of the BVH that are not joints, such as a root bone on the ground, do not turn.
     up = np.array([0, -fitted.places[:, 1].min(), 0])
     places, joints = fitted.places + up, fitted.joints + up
-    bind = np.tile(np.eye(4, dtype=np.float32), (len(rest) + len(HALVES), 1, 1))
+    bind = np.tile(np.eye(4, dtype=np.float32), (len(rest) + len(MORE), 1, 1))
     bind[:len(rest), 3, :3] = -rest - up
     bind[file, :3, :3] = fitted.turns  # glTF matrices are column-major
     bind[file, 3, :3] = -np.einsum("jba,jb->ja", fitted.turns, joints)
@@ -133,7 +137,8 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
     stand[file[1:]] = fitted.turns[list(T2M.parents[1:])].mT @ fitted.turns[1:]
     stand[len(rest):] = fitted.turns[above].mT
 
-    body, place = fitted.body, np.concatenate([file, len(rest) + np.arange(len(HALVES))])
+    body, place = fitted.body, np.concatenate([file, np.zeros(len(HALVES), int)])
+    place[more] = len(rest) + np.arange(len(MORE))
     shade = np.rint(255 * (0.45 + 0.55 * body.light[:, None]) * [1, 1, 1, 0] + [0, 0, 0, 255]).astype(np.uint8)
     attributes = Attributes(
         POSITION=pack.add(np.float32(places), ARRAY_BUFFER, bounds=True),
@@ -147,7 +152,7 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
         for zone in range(len(ZONES))]
     colours = {zone: tuple(bytes.fromhex(colour[1:])) for zone, colour in zip(ZONES, PALETTE, strict=True)}
     return _Dressed(primitives, colours, bind, local, stand, up[1],
-                    tuple(f"{bvh.names[file[joint]]}Half" for joint in below), tuple(file[above].tolist()),
+                    tuple(f"{bvh.names[file[joint]]}{kind}" for _, _, joint, kind in MORE), tuple(file[above].tolist()),
                     offsets[below])
 
 

@@ -6,7 +6,9 @@ const CHILD = { 1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16
 const TOES = { 7: 10, 8: 11 };
 const HALVES = [[13, 16], [14, 17], [0, 1], [0, 2]];
 const HINGES = [[1, 4, [1, 0, 0]], [2, 5, [1, 0, 0]], [16, 18, [0, -1, 0]], [17, 19, [0, 1, 0]]];
-const [BENT, FAR, SOLE, TIP, HIGHEST] = [[0.17, 0.7], [2.1, 3.1], 0.01, 0.072, 0.03];
+const [BENT, FAR, SOLE, TIP, HEEL, HIGHEST] = [[0.17, 0.7], [2.1, 3.1], 0.01, 0.072, 0.205, 0.03];
+const [LEVEL, NEAR] = [[0.2, 0.5], [0.05, 0.25]];
+const ANCHORS = [...PARENTS.keys(), ...HALVES.map(([, below]) => below)].map((joint) => TOES[joint] ?? joint);
 
 /** Vectors are arrays of three; rotations are arrays of nine, row by row. */
 const vec = {
@@ -141,7 +143,7 @@ const Posture = {
     return Posture.bent(at, turns, offsets, file, stance);
   },
 
-  /** Twist bent limbs so that knees and elbows bend about their axes, and bend toes that would sink below the floor. */
+  /** Twist bent limbs so that knees and elbows bend about their axes, and bend toes so that shoes do not sink. */
   bent(at, turns, offsets, file, stance) {
     for (const [joint, child, axis] of HINGES) {
       const end = CHILD[child], upper = vec.unit(vec.sub(at[child], at[joint])), lower = vec.unit(vec.sub(at[end], at[child]));
@@ -160,10 +162,15 @@ const Posture = {
       }
     }
     for (const [ankle, toe] of Object.entries(TOES)) {
-      const flat = turn.times(turns[ankle], turn.back(file[ankle]));
+      const height = Math.max(at[toe][1] - stance[ankle - 7][1], 0), foot = vec.unit(vec.sub(at[toe], at[ankle]));
+      let flat = turn.times(turns[ankle], turn.back(file[ankle]));
+      const up = vec.cross(foot, turn.column(flat, 0))[1];
+      const level = turn.about(foot, Math.atan2(-flat[3], up) * ramp(up, LEVEL) * (1 - ramp(height, NEAR)));
+      turns[ankle] = turn.times(level, turns[ankle]);
+      flat = turn.times(level, flat);
       const down = Math.asin(Math.min(Math.max(-flat[5], -1), 1));
-      const room = Math.asin(Math.min(Math.max(at[toe][1] - stance[ankle - 7][1], 0) / TIP, 1));
-      turns[toe] = turn.times(turn.about(turn.column(flat, 0), -Math.max(down - room, 0)), turns[ankle]);
+      const [tip, heel] = [TIP, HEEL].map((length) => Math.asin(Math.min(height / length, 1)));
+      turns[toe] = turn.times(turn.about(turn.column(flat, 0), Math.min(Math.max(down, -heel), tip) - down), turns[ankle]);
     }
     return turns;
   },
@@ -248,10 +255,8 @@ class Person {
     PARENTS.forEach((parent, joint) => this.joints.push(parent < 0 ? [0, 0, 0]
       : vec.add(this.joints[parent], turn.apply(file[parent], offsets[joint]))));
     for (const [above] of HALVES) scale.push(scale[above]);
-    const moved = scale.map((matrix, joint) => {  // shoes keep their place around the toes
-      const anchor = TOES[joint] ?? HALVES[joint - PARENTS.length]?.[1] ?? joint;
-      return vec.sub(this.joints[anchor], turn.apply(matrix, body.joints[anchor]));
-    });
+    const moved = scale.map((matrix, joint) =>
+      vec.sub(this.joints[ANCHORS[joint]], turn.apply(matrix, body.joints[ANCHORS[joint]])));
     for (const [ankle, toe] of Object.entries(TOES)) {
       for (const joint of [ankle, toe]) moved[joint][1] += girth * SOLE - stance[ankle - 7][1];
     }
@@ -283,15 +288,16 @@ class Person {
     const { position, normal } = this.mesh.geometry.attributes, { zones, bones } = this.body;
     const at = PARENTS.map((_, joint) => track.place(joint, moment, this.point).toArray());
     const turns = Posture.world(at, this.offsets, this.still, this.file, this.stance);
+    for (const [ankle, toe] of Object.entries(TOES)) {  // shoes turn with the toes where these point further down
+      const rise = (joint) => vec.dot(turns[joint].slice(3, 6), this.file[ankle].slice(6));
+      if (rise(toe) < rise(ankle)) turns[ankle] = turns[toe];
+    }
     const moves = turns.map((each, joint) => turn.times(each, turn.back(this.file[joint])));
     for (const [above, below] of HALVES) {
       const mean = moves[above].map((value, i) => (value + moves[below][i]) / 2);
       moves.push(turn.frame(turn.column(mean, 0), turn.column(mean, 1)));
     }
-    const moved = moves.map((each, move) => {
-      const joint = HALVES[move - PARENTS.length]?.[1] ?? move;
-      return vec.sub(at[joint], turn.apply(each, this.joints[joint]));
-    });
+    const moved = moves.map((each, joint) => vec.sub(at[ANCHORS[joint]], turn.apply(each, this.joints[ANCHORS[joint]])));
     this.skin(moves, moved, this.places, position.array, normal.array);
     const ground = Math.min(0, at[10][1], at[11][1]);
     for (let i = 0; i < zones.length; i++) {  // soles and uppers
