@@ -107,7 +107,7 @@ def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption
     assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
     assert text.mask.height < 120
     scene = follow_scene(walker(2), T2M, 20, (240, 240), caption)
-    person = scene.person.fitted.posed(scene.person.joints[0], scene.person.turns[0])[0]
+    person = scene.person.fitted.posed(scene.person.joints[0], scene.person.moves[0], scene.person.moved[0])[0]
     assert scene.camera.project(person, 0)[:, 1].min() > text.mask.height
 
 

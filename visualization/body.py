@@ -8,7 +8,7 @@ arms lowered, elbows bent. Rotations are relative to the T-pose of ``motion.bvh_
 """
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,18 @@ class Body:
     light: np.ndarray    # (V,) ambient light, 0 to 1
     triangles: np.ndarray  # (F, 3)
 
+    @cached_property
+    def blend(self) -> np.ndarray:
+        """(V, 26) float32 weights of all joints of the mesh."""
+        blend = np.zeros((len(self.places), COUNT + len(HALVES)), np.float32)
+        np.add.at(blend, (np.arange(len(blend))[:, None], self.bones), self.weights)
+        return blend
+
+    @cached_property
+    def shod(self) -> np.ndarray:
+        """Vertices of the shoes."""
+        return np.flatnonzero(np.isin(self.zones, (SHOES, SOLES)) & (self.bones[:, 0] != 15))  # not eyes
+
     @property
     def sides(self) -> np.ndarray:
         """(V,) side of clothes: 1 left, -1 right, 0 for the trunk and everything else."""
@@ -115,21 +127,20 @@ class Fitted:
         return np.where(rise[1] < rise[0], toes, ankles)
 
     def moves(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rotations (..., 26, 3, 3) and translations (..., 26, 3) of the joints of the mesh from the pose of the file."""
+        """Rotations (..., 26, 3, 3) and translations (..., 26, 3) of the mesh's joints from the pose of the file."""
         moves = np.concatenate([turns @ self.turns.mT, self.halves(turns)], -3)
         moves[..., list(TOES), :, :] = self.shoes(turns) @ self.turns[list(TOES)].mT
         return moves, joints[..., ANCHORS, :] - np.einsum("...jab,jb->...ja", moves, self.joints[ANCHORS])
 
-    def posed(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and normals (V, 3) for joints (22, 3) and rotations (22, 3, 3) of ``world_turns``."""
-        moves, moved = self.moves(joints, turns)
-        bones, weights = self.body.bones, self.body.weights
-        blend = np.einsum("vk,vkab->vab", weights, moves[bones])
-        places = np.einsum("vab,vb->va", blend, self.places) + np.einsum("vk,vka->va", weights, moved[bones])
+    def posed(self, joints: np.ndarray, moves: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and normals (V, 3) float32 for joints (22, 3) and ``moves`` of them."""
+        body = self.body
+        matrices = np.concatenate([moves, moved[..., None]], -1, dtype=np.float32)
+        blend = (body.blend @ matrices.reshape(-1, 12)).reshape(-1, 3, 4)
+        places = np.einsum("vab,vb->va", blend[..., :3], self.places) + blend[..., 3]
         ground = min(0.0, float(joints[[10, 11], 1].min()))
-        shoes = np.isin(self.body.zones, (SHOES, SOLES)) & (bones[:, 0] != 15)
-        places[shoes, 1] = np.maximum(places[shoes, 1], ground)
-        return places, np.einsum("vab,vb->va", blend, self.normals)
+        places[body.shod, 1] = np.maximum(places[body.shod, 1], ground)
+        return places, np.einsum("vab,vb->va", blend[..., :3], self.normals)
 
 
 def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
@@ -157,7 +168,7 @@ def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
         moved[[ankle, toe], 1] += girth * SOLE - stance[ankle - 7][1]
     places = (np.einsum("vk,vkab,vb->va", body.weights, scale[body.bones], body.places)
               + np.einsum("vk,vka->va", body.weights, moved[body.bones]))
-    return Fitted(body, places, body.normals, joints, turns)
+    return Fitted(body, np.float32(places), np.float32(body.normals), joints, turns)
 
 
 def file_turns(offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:

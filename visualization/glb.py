@@ -43,7 +43,7 @@ from visualization.scene import TRUNK as TRUNK_COLOUR
 GAMMA = 2.2  # converts picture colours to the linear colours of glTF
 COLOURS = {"trunk": TRUNK_COLOUR, "left": LEFT_COLOUR, "right": RIGHT_COLOUR}  # in the order of the figure's sides
 SIZES = {("f", 4): FLOAT, ("u", 1): UNSIGNED_BYTE, ("u", 2): UNSIGNED_SHORT}  # component type of each dtype
-# Joints of the mesh that get a bone of their own: their index in the mesh, their parent, their place, and the bone's name.
+# Joints of the mesh that get a bone of their own: index in the mesh, parent, joint that they move with, kind.
 MORE = (*((COUNT + number, *pair, "Half") for number, pair in enumerate(HALVES)),
         *((ankle, ankle, toe, "Shoe") for ankle, toe in TOES.items()))
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}

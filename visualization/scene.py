@@ -96,7 +96,7 @@ def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> 
 
 SUN, SKYLIGHT = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and share of light from the sky
 TINT = 0.92    # share of the colour of a side on clothes
-FINE = 2       # supersampling factor of the body, for smooth edges
+FINE = 1.5     # supersampling factor of the body, for smooth edges
 
 
 class Person:
@@ -106,37 +106,40 @@ class Person:
         """``sides``: RGB colours of the left and right."""
         self.joints, self.camera = joints, camera
         offsets, stance = offsets_of(joints), stances(joints)
-        self.fitted, self.turns = fit(offsets, stance), world_turns(joints, offsets, stance)
+        self.fitted = fit(offsets, stance)
+        self.moves, self.moved = self.fitted.moves(joints, world_turns(joints, offsets, stance))
         body = self.fitted.body
         colours = np.array([list(bytes.fromhex(colour[1:])) for colour in PALETTE], float)[body.zones]
         share = TINT * np.abs(body.sides)[:, None]
         tint = np.where(body.sides[:, None] > 0, *np.array(sides, float))
         self.colours = ((1 - share) * colours + share * tint)[:, ::-1] * (0.5 + 0.5 * body.light[:, None])  # BGR
         self.sun = SUN / np.linalg.norm(SUN)
+        self.triangles = body.triangles.astype(np.int32)
 
     def draw(self, frame: int, picture: np.ndarray) -> None:
         """Draw one frame onto ``picture`` (H, W, 3) in BGR."""
-        places, normals = self.fitted.posed(self.joints[frame], self.turns[frame])
+        places, normals = self.fitted.posed(self.joints[frame], self.moves[frame], self.moved[frame])
         seen = self.camera.project(places, frame)                       # (V, 3) pixels, pixels per metre
         low = np.maximum(np.floor(seen[:, :2].min(0)).astype(int) - 1, 0)
         high = np.minimum(np.ceil(seen[:, :2].max(0)).astype(int) + 2, picture.shape[1::-1])
         if (high <= low).any():
             return
-        corners = np.rint((seen[:, :2] - low + 0.5) * (FINE << SHIFT) - (1 << SHIFT - 1)).astype(np.int32)
-        triangles = self.fitted.body.triangles
-        flat = corners[triangles]                                       # (F, 3, 2)
-        edges = (flat[:, 1:] - flat[:, :1]).astype(float)
-        front = np.flatnonzero(edges[:, 0, 0] * edges[:, 1, 1] < edges[:, 0, 1] * edges[:, 1, 0])
-        order = front[np.argsort(seen[triangles[front], 2].sum(1))]
         light = SKYLIGHT + (1 - SKYLIGHT) * 1.45 * (normals @ self.sun).clip(0)[:, None] + 0.12 * normals[:, 1:2]
-        shades = (self.colours * light)[triangles[order]].mean(1).clip(0, 255)
-        shades = np.column_stack([shades, np.full(len(shades), 255)]).astype(np.uint8).tolist()
-        patch = np.zeros(((high[1] - low[1]) * FINE, (high[0] - low[0]) * FINE, 4), np.uint8)
-        for triangle, shade in zip(flat[order], shades, strict=True):
-            cv2.fillConvexPoly(patch, triangle, shade, cv2.LINE_8, SHIFT)
-        patch = cv2.resize(patch, tuple((high - low).tolist()), interpolation=cv2.INTER_AREA)
+        colours = (self.colours * light / 255).clip(0, 1).astype(np.float32)
         part = picture[low[1]:high[1], low[0]:high[0]]
-        part[:] = cv2.add(patch[..., :3], cv2.multiply(part, cv2.merge([255 - patch[..., 3]] * 3), scale=1 / 255))
+        size = np.ceil((high - low) * FINE).astype(int)
+        fine = np.zeros((size[1], size[0], 3), np.float32)
+        # OpenCV projects with its own camera: it gets the places that this camera, with a right angle, sees there.
+        depth = self.camera.focal * self.camera.size[1] / seen[:, 2:]
+        across = (2 * (seen[:, :2] - low + 0.5) * (size / (high - low)) - size) / size[1] * [1, -1]
+        points = np.concatenate([across * depth, -depth], 1, dtype=np.float32)
+        far = float(depth.max()) + 1
+        fine, depths = cv2.triangleRasterize(points, self.triangles, colours, fine, np.full(size[::-1], far, "f4"),
+                                             np.eye(4, dtype=np.float32), np.pi / 2, 0.05, far)
+        cover = cv2.compare(depths, far, cv2.CMP_LT)
+        fine = cv2.merge([cv2.convertScaleAbs(fine, alpha=255), cover])
+        fine = cv2.resize(fine, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        part[:] = cv2.add(fine[..., :3], cv2.multiply(part, cv2.merge([255 - fine[..., 3]] * 3), scale=1 / 255))
 
 
 # Colours are RGB.
@@ -166,6 +169,7 @@ class Scene:
         self.background = _background(camera.size)
         caption.draw(self.background)
         self.fade = (255 * _fade(_distance(camera.floor_points(), camera))).astype(np.uint8)
+        self.top = int(self.fade.any(1).argmax())  # first row of the floor
         self.chains = [list(chain) for chain in skeleton.chains]
         shadow = joints + joints[..., 1:2] * LEAN
         shadow[..., 1] = 0
@@ -196,9 +200,11 @@ class Scene:
             ends[..., other] = target[other] + np.stack([-reach, reach], -1)
             lines.append(ends)
         ends = self.camera.project(np.concatenate(lines).reshape(-1, 3), frame)[:, :2].reshape(-1, 2, 1, 2)
-        mask = np.zeros((height, width), np.uint8)
-        cv2.polylines(mask, list(_fixed(ends)), False, 255, max(1, height // 500), cv2.LINE_AA, SHIFT)
-        return _darkened(self.background, cv2.multiply(mask, self.fade, scale=1 / 255), GRID, 1.0)
+        mask = np.zeros((height - self.top, width), np.uint8)
+        cv2.polylines(mask, list(_fixed(ends - [0, self.top])), False, 255, max(1, height // 500), cv2.LINE_AA, SHIFT)
+        picture = self.background.copy()
+        _darken(picture[self.top:], cv2.multiply(mask, self.fade[self.top:], scale=1 / 255), GRID, 1.0)
+        return picture
 
     def trace(self, frame: int, picture: np.ndarray) -> None:
         """Draw the path of the root up to this frame."""
@@ -222,13 +228,20 @@ class Scene:
 
     def cast_shadow(self, frame: int, picture: np.ndarray) -> None:
         """Draw the soft shadow of the body."""
-        joints, small = self.shadow[frame], np.zeros([side // 2 for side in self.camera.size[::-1]], np.uint8)
-        for chain in self.chains:
-            width = max(1, round(joints[chain, 2].mean() * SHADOW_WIDTH))
-            cv2.polylines(small, [_fixed(joints[chain, :2])], False, 255, width, cv2.LINE_AA, SHIFT)
-        blur = max(3, self.camera.size[1] // 200) | 1
-        mask = cv2.resize(cv2.blur(small, (blur, blur)), self.camera.size, interpolation=cv2.INTER_LINEAR)
-        picture[:] = _darkened(picture, mask, SHADOW, SHADOW_DEPTH)
+        joints, blur = self.shadow[frame], max(3, self.camera.size[1] // 200) | 1
+        wide = [max(1, round(joints[chain, 2].mean() * SHADOW_WIDTH)) for chain in self.chains]
+        reach = max(wide) + blur
+        low = np.floor(joints[:, :2].min(0)).astype(int) - reach
+        high = np.ceil(joints[:, :2].max(0)).astype(int) + reach
+        low, high = low.clip(0), np.minimum(high, np.array(self.camera.size) // 2)
+        if (high <= low).any():
+            return
+        small = np.zeros((high - low)[::-1], np.uint8)
+        for chain, width in zip(self.chains, wide, strict=True):
+            cv2.polylines(small, [_fixed(joints[chain, :2] - low)], False, 255, width, cv2.LINE_AA, SHIFT)
+        part = picture[2 * low[1]:2 * high[1], 2 * low[0]:2 * high[0]]
+        mask = cv2.resize(cv2.blur(small, (blur, blur)), part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        _darken(part, mask, SHADOW, SHADOW_DEPTH)
 
     def body(self, frame: int, picture: np.ndarray) -> None:
         """Draw the person, or limbs from back to front, each as a dark edge, a tube and a light streak."""
@@ -287,10 +300,11 @@ def _mixed(colour: tuple[int, int, int], other: tuple[int, int, int], share: flo
     return tuple((np.array(colour) * share + np.array(other) * (1 - share))[::-1].tolist())
 
 
-def _darkened(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], opacity: float) -> np.ndarray:
-    """A ground picture blended with ``colour`` where ``mask`` (H, W) is set."""
+def _darken(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], opacity: float) -> None:
+    """Blend a ground ``picture`` with ``colour`` where ``mask`` (H, W) is set."""
     depths = opacity * (np.array(GROUND) - colour)[::-1] / 255
-    return cv2.subtract(picture, cv2.merge([cv2.convertScaleAbs(mask, alpha=depth) for depth in depths]))
+    layers = cv2.merge([cv2.convertScaleAbs(mask, alpha=depth) for depth in depths])
+    picture[:] = cv2.subtract(picture, layers)
 
 
 def _background(size: tuple[int, int]) -> np.ndarray:

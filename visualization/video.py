@@ -1,6 +1,7 @@
 """Write motions as videos and contact sheets of stick figures."""
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from scipy.interpolate import CubicSpline
 
 from motion.skeleton import SKELETONS, Skeleton
+from utils.__init__ import usable_cores
 from utils.files import atomic_path
 from visualization.scene import SKY, Scene, draw_poses, follow_scene
 
@@ -34,6 +36,7 @@ ENCODERS = {
     ".gif": ["-vcodec", "gif", "-pix_fmt", "pal8", "-filter_complex",
              "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"],
 }
+MOST_THREADS, BLOCK = 4, 16  # threads that draw, and frames in memory
 PIPE_BYTES = 2**20  # pipe capacity; larger pipes need fewer switches between drawing and encoding
 
 
@@ -60,7 +63,7 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
     sides = size * columns, size * -(-len(scenes) // columns)
     with atomic_path(path) as temporary, _encoder(temporary, path.suffix.lower(), sides, rate) as pipe:
         for picture in _pictures(scenes, sides, size):
-            pipe.write(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420))
+            pipe.write(picture)
 
 
 @contextmanager
@@ -122,17 +125,23 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
 
 
 def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
+    """Frames as yuv420p, drawn by several threads."""
     columns = sides[0] // size
-    for frame in range(max(scene.frames for scene in scenes)):
+
+    def draw(frame: int) -> np.ndarray:
         pictures = [scene.draw(min(frame, scene.frames - 1)) for scene in scenes]
+        sheet = pictures[0]
         if len(pictures) > 1:
             sheet = np.full((sides[1], sides[0], 3), SKY[::-1], np.uint8)
             for place, picture in enumerate(pictures):
                 top, left = place // columns * size, place % columns * size
                 sheet[top:top + size, left:left + size] = picture
-            yield sheet
-        else:
-            yield pictures[0]
+        return cv2.cvtColor(sheet, cv2.COLOR_BGR2YUV_I420)
+
+    frames, threads = max(scene.frames for scene in scenes), min(usable_cores(), MOST_THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, frames, BLOCK):
+            yield from pool.map(draw, range(first, min(first + BLOCK, frames)))
 
 
 def _checked(motions: Sequence[ArrayLike],
