@@ -46,7 +46,7 @@ class Layout(Desk):
         with gr.Blocks(title="LaMP", analytics_enabled=False, fill_width=True) as page:
             gr.Markdown(INTRO)
             self.table = gr.State([])  # ids of the motions shown side by side
-            with gr.Tabs(selected="generate") as self.tabs:
+            with gr.Tabs(selected="generate", overflow_behavior="wrap") as self.tabs:
                 with gr.Tab("Generate", id="generate"):
                     self._generate_form()
                 with gr.Tab("Timeline", id="timeline"):
@@ -292,7 +292,8 @@ class Layout(Desk):
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 text = self.prompt("What are you looking for?", "someone waves")
-                source = self.source_inputs("Or search by a motion, without words")
+                with gr.Accordion("Or search by a motion, without words", open=False):
+                    source = self.source_inputs("The motion to search with")
                 place = gr.Radio(places, value=places[0], label="Search in")
                 top_k = gr.Number(6, label=f"Number of results (at most {self.limits.found})")
                 button = gr.Button("Search", variant="primary")

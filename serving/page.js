@@ -86,3 +86,8 @@ const lamp = {
     page.viewer.setPlaying(true);
   },
 };
+
+// Gradio names its upload areas differently from the text in them.
+new MutationObserver(() => {
+  for (const area of document.querySelectorAll(".upload-container[aria-label]")) area.removeAttribute("aria-label");
+}).observe(document.documentElement, { childList: true, subtree: true });

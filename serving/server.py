@@ -111,7 +111,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
         _, address, public = page.launch(
             server_name=opt.host, server_port=opt.port, share=opt.share, prevent_thread_lock=True, quiet=True,
             ssr_mode=False, footer_links=[], max_file_size=4 * workshop.limits.upload_bytes, theme=theme(),
-            css_paths=STYLE, head=f"<script>{scripts}</script>",
+            head=f"<style>{STYLE.read_text(encoding='utf-8')}</style><script>{scripts}</script>",
             auth=None if opt.password is None else (USER, opt.password),
             app_kwargs={"routes": routes, "middleware": [Middleware(Doorkeeper, cookie=cookie, known=known,
                                                                     remember=remember)]})

@@ -31,8 +31,12 @@ class Card:
 def theme() -> gr.themes.Base:
     """Colours of the viewer and system fonts: nothing is downloaded."""
     letters = ["ui-sans-serif", "system-ui", "sans-serif"]
-    return gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
-                             font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
+    default = gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
+                                font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
+    # The default colours of these have a contrast below 4.5.
+    return default.set(body_text_color_subdued="*neutral_600", color_accent="*primary_600",
+                       button_primary_background_fill="*primary_600", input_placeholder_color="*neutral_500",
+                       button_primary_background_fill_hover="*primary_700")
 
 
 def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:

@@ -142,7 +142,7 @@ lamp.timeline = (element, trigger, watch, props) => {
     Object.assign(start.style, place(0, 0));
     plan.append(start);
     value.waypoints.forEach((point, number) => {
-      const dot = make("button", { className: "point", textContent: point.time.toFixed(1), title: "Remove this waypoint",
+      const dot = make("button", { className: "point", textContent: point.time, title: "Remove this waypoint",
         ariaLabel: `Remove the waypoint at ${point.time} s` });
       Object.assign(dot.style, place(point.x, point.z));
       dot.addEventListener("click", (event) => { event.stopPropagation(); value.waypoints.splice(number, 1); commit(); });

@@ -58,6 +58,7 @@ class Viewer {
     document.title = title;
     get("title").textContent = title;
     document.body.classList.toggle("single", motions.length === 1);  // no list needed for a single motion
+    document.body.classList.toggle("framed", window.parent !== window);  // in a page that has the caption
     get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} fps`;
     motions.forEach((motion, number) => {
       const button = document.createElement("button"), words = document.createElement("b"), more = document.createElement("span");
@@ -152,6 +153,7 @@ class Viewer {
     const { motion, number } = this, { parts } = motion;
     const part = parts.findLastIndex(([start]) => start <= Math.round(this.moment));
     const which = part < 0 ? "" : ` · prompt ${part + 1} of ${parts.length}`;
+    document.body.classList.toggle("sequence", part >= 0);
     get("caption").textContent = part < 0 ? this.title(motion) : parts[part][1];
     get("detail").textContent = `${this.about(motion)} · ${number + 1} of ${this.data.motions.length}${which}`;
   }
