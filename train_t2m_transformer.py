@@ -10,9 +10,8 @@ def main() -> None:
     from models.transformers.mask_transformer import MaskTransformer
     from training.optimization import warmup_milestones
     from training.runs import start_run
-    from training.stages.tokens import MaskStage, load_token_data
+    from training.stages.tokens import MaskStage, generates, load_token_data, token_fid
     from training.trainer import Trainer
-    from training.validation import generates, token_fid
 
     device = start_run(opt)
     data = load_token_data(opt, device)

@@ -10,13 +10,13 @@ def main() -> None:
     opt = parse_vq_options()  # before torch is imported, which takes seconds
     from data.dataset import dataset_spec, read_features, read_whole_clips
     from data.text_motion import MotionWindows, whole_crop
+    from evaluation.generation import validation_fid
     from evaluation.metrics import reconstruct_clips
     from models.vq.model import VQConfig, build_tokenizer
     from training.optimization import warmup_milestones
-    from training.runs import is_main, run_folder, start_run, starting_normalisation
+    from training.runs import divide, is_main, run_folder, start_run, starting_normalisation
     from training.stages.vq import VQStage
     from training.trainer import Trainer
-    from training.validation import validation_fid
 
     device = start_run(opt)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
@@ -32,7 +32,7 @@ def main() -> None:
     model = build_tokenizer(VQConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose}))
     clips = [clip[:whole_crop(len(clip)).length] for clip in val_clips]
     fid = validation_fid(opt, spec, device, clips, lambda model, rows: reconstruct_clips(
-        model, [clips[row] for row in rows], normalisation), otherwise="mpjpe_mm")
+        model, [clips[row] for row in rows], normalisation), otherwise="mpjpe_mm", divide=divide)
     stage = VQStage(model, opt, spec, normalisation, val_clips, fid)
     Trainer(stage, opt, windows, warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)).run()
 

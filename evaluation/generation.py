@@ -1,4 +1,5 @@
-"""Evaluation of text-to-motion models: generated motions for the protocol, LaMP-BertScore, LaMP as second evaluator."""
+"""Evaluation of generated motions: for the protocol, LaMP-BertScore, LaMP as second evaluator, and FID in training."""
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +7,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.dataset import DatasetSpec
 from data.text_motion import Pair
+from evaluation.metrics import frechet_distance, mean_and_covariance
 from evaluation.protocol import Generate, Row
 from evaluation.report import estimates
 from evaluation.retrieval import motion_vectors, text_vectors
@@ -152,5 +154,56 @@ def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str |
     others = [part for part in parts if not part.startswith(PREFIX)]
     if len(lamps) > 1 or len(others) > 1 or PREFIX in lamps or "" in others:
         raise InputError(f"--evaluator {names}: expected NAME, {PREFIX}NAME, or NAME,{PREFIX}NAME")
-    judge = find_evaluator(others[0] if others else None, spec, checkpoints_dir, device)
-    return judge, LampSpace(load_lamp(lamps[0].removeprefix(PREFIX), spec, checkpoints_dir, device)) if lamps else None
+    evaluator = find_evaluator(others[0] if others else None, spec, checkpoints_dir, device)
+    lamp = load_lamp(lamps[0].removeprefix(PREFIX), spec, checkpoints_dir, device) if lamps else None
+    return evaluator, lamp and LampSpace(lamp)
+
+
+FEWEST = 2  # minimum number of clips for a covariance
+# Generates unnormalised motions (T, d) with a model for validation clips, given by their indices.
+Make = Callable[[nn.Module, Sequence[int]], Sequence[np.ndarray]]
+
+
+class ValidationFid:
+    """FID of a model's motions for a fixed set of validation clips."""
+
+    def __init__(self, evaluator: LoadedEvaluator, clips: Sequence[np.ndarray], rows: Sequence[int],
+                 make: Make, divide: Callable) -> None:
+        """``divide`` applies a function to a list, possibly on several processes (``training.runs.divide``)."""
+        self.evaluator, self.rows, self.make, self.divide = evaluator, rows, make, divide
+        self.real = mean_and_covariance(evaluator.motions([clips[row] for row in rows]))
+
+    @property
+    def biased(self) -> bool:
+        """Whether there are fewer clips than dimensions, which biases FID upwards."""
+        return len(self.rows) <= len(self.real[0])
+
+    def __call__(self, model: nn.Module) -> float:
+        """FID; NaN, which is never the best, if a motion is not finite."""
+        motions = self.divide(self.rows, lambda rows: self.make(model, rows))
+        if not all(np.isfinite(motion).all() for motion in motions):
+            return float("nan")
+        return frechet_distance(*self.real, *mean_and_covariance(self.evaluator.motions(motions)))
+
+
+def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
+                   make: Make, otherwise: str, divide: Callable) -> ValidationFid | None:
+    """The FID that selects a run's best checkpoint, on ``opt.fid_clips`` validation clips, by default all; None without
+    an evaluator.
+
+    Prints the criterion and stores it as ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.
+    """
+    count = len(clips) if opt.fid_clips is None else min(opt.fid_clips, len(clips))
+    evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device) if count >= FEWEST else None
+    if evaluator is None:
+        opt.chosen_by = otherwise
+        print(f"the best checkpoint is chosen by {opt.chosen_by}")
+        return None
+    rows = np.linspace(0, len(clips) - 1, count).round().astype(int).tolist()
+    fid = ValidationFid(evaluator, clips, rows, make, divide)
+    opt.chosen_by = f"fid of {count} of {len(clips)} validation clips by {evaluator.source.folder.name}"  # no path
+    print(f"the best checkpoint is chosen by {opt.chosen_by}: {evaluator.source}")
+    if fid.biased:
+        print(f"its FID is biased upwards: {count} clips are fewer than the {len(fid.real[0])} dimensions of the "
+              "evaluator's embeddings; compare it within this run only")
+    return fid

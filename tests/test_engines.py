@@ -6,8 +6,18 @@ from scipy.spatial.transform import Rotation
 
 from data.dataset import dataset_spec
 from motion.bvh import chained, parse_bvh, read_bvh
-from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
-from motion.export import ROOT_NAME, TO_Z_UP, amass_arrays, in_place, on_cycle, unrolled, with_root_bone
+from motion.bvh_fit import (
+    ROOT_NAME,
+    TO_Z_UP,
+    amass_arrays,
+    bvh_to_joints,
+    in_place,
+    joints_to_bvh,
+    on_cycle,
+    rigid_joints,
+    unrolled,
+    with_root_bone,
+)
 from motion.skeleton import T2M
 from prepare.motion_sources import read_amass
 from tests.figures import walking

@@ -16,8 +16,7 @@ from models.transformers.residual import ResidualTransformer
 from storage.checkpoint import Source
 from storage.generation import load_text_to_motion, load_tokenizer, residual_to_use
 from tests.toy_models import make_models
-from training.stages.tokens import ResidualStage, TokenData, tokenize_pairs
-from training.validation import completes
+from training.stages.tokens import ResidualStage, TokenData, completes, tokenize_pairs
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
 FIRM = Sampling(time_steps=3, topkr=0.5)

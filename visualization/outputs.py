@@ -10,8 +10,7 @@ import numpy as np
 
 from data.dataset import LOCKED, DatasetSpec
 from motion.bvh import Bvh
-from motion.bvh_fit import joints_to_bvh, rigid_joints
-from motion.export import amass_arrays, in_place, on_cycle, with_root_bone
+from motion.bvh_fit import amass_arrays, in_place, joints_to_bvh, on_cycle, rigid_joints, with_root_bone
 from motion.foot import lock_feet, lock_feet_published
 from utils import usable_cores
 from utils.device import mapping

@@ -3,7 +3,7 @@ data: motion tokens and text features of a data set, computed once and cached fo
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec, features_state, load_cached
 from data.language import training_pairs
 from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
-from evaluation.metrics import batches_of_equal_length, codes_of
+from evaluation.generation import Make, ValidationFid, validation_fid
+from evaluation.metrics import batches_of_equal_length, codes_of, decode_clips
 from models.lamp.features import TextEncoder, encode_texts
-from models.text_to_motion import LengthEstimator
+from models.text_to_motion import LengthEstimator, Sample, Sampling, TextToMotion
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import FIXED_TABLE, TokenLoss
+from models.transformers.trunk import FIXED_TABLE, TokenLoss, sample_generators
 from storage.checkpoint import load_strictly
 from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
 from training.runs import divide, settle_lamp
@@ -284,3 +285,51 @@ class LengthStage(Stage):
         lengths = torch.tensor(self.val_set.lengths, device=device)
         error = (self.model.expected(features) - lengths).abs().float().mean()
         return {"loss": float(self.model.loss(features, lengths)), "error_tokens": float(error)}
+
+
+ROWS = 8  # motions generated per batch
+
+
+def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device,
+              make: Callable[[TokenData, argparse.Namespace], Make], otherwise: str) -> ValidationFid | None:
+    """``validation_fid`` for a token transformer; ``make`` is ``generates`` or ``completes``."""
+    clips = [pair.features[:data.val.crop(row).length] for row, pair in enumerate(data.val.pairs)]
+    return validation_fid(opt, data.spec, device, clips, make(data, opt), otherwise, divide)
+
+
+def generates(data: TokenData, opt: argparse.Namespace) -> Make:
+    """Generation with a masked transformer, for the first caption and the length of each clip, from fixed random
+    streams."""
+    tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
+    device = next(tokenizer.model.parameters()).device
+    sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)
+
+    def text(captions: Sequence[str]) -> Tensor:
+        return features[[val_set.text_ids[caption] for caption in captions]].to(device)
+
+    def make(model: nn.Module, rows: Sequence[int]) -> list[np.ndarray]:
+        pipeline = TextToMotion(tokenizer.model, tokenizer.normalisation.invert, model, text, data.spec.skeleton)
+        return pipeline.features([Sample(val_set.pairs[row].captions[0], stream_seed(opt.seed, row),
+                                         val_set.crop(row).length) for row in rows], sampling)
+
+    return make
+
+
+def completes(data: TokenData, opt: argparse.Namespace) -> Make:
+    """Generation with a residual transformer, on the ground-truth base layer of each clip, so that only the residual
+    layers differ. Captions, lengths and random streams as in ``generates``."""
+    tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
+    device = next(tokenizer.model.parameters()).device
+    sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)
+
+    def make(model: ResidualTransformer, rows: Sequence[int]) -> list[np.ndarray]:
+        batch = send_to_device(default_collate([val_set[row] for row in rows]), device)
+        lengths = batch["token_len"].tolist()
+        cond = features[batch["caption"].to(features.device)].to(device)
+        streams = sample_generators([stream_seed(opt.seed, row) for row in rows])
+        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, cond_scale=sampling.res_cond_scale,
+                             temperature=sampling.res_temperature, group_rows=ROWS)
+        return decode_clips(tokenizer.model, [one[:length] for one, length in zip(ids, lengths, strict=True)],
+                            tokenizer.normalisation)
+
+    return make
