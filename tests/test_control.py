@@ -31,16 +31,14 @@ from motion.skeleton import T2M, mirror
 from options.generate import parse_generate_options
 from storage.generation import load_text_to_motion
 from tests.figures import walking
-from tests.toy_models import make_models
 
 QUICK, SAMPLING = ControlSettings(steps=30, settle_steps=30), Sampling(time_steps=2)
 TEXT, FRAMES = "a person walks", 40
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToMotion:
-    return load_text_to_motion("t2m", None, dataset_spec("t2m"), make_models(tmp_path_factory.mktemp("models")),
-                               res_name="none")[0]
+def pipeline(toy_models: Path) -> TextToMotion:
+    return load_text_to_motion("t2m", None, dataset_spec("t2m"), toy_models, res_name="none")[0]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from evaluation.retrieval import LanguageScores, score_language
 from models.config import SIMILARITIES
 from models.lamp.features import text_inputs
 from storage.generation import load_lamp
-from tests.toy_models import make_models
 from utils import InputError
 
 LEFT, RIGHT, WALK = "raises the left hand", "raises the right hand", "walks forward"
@@ -71,8 +70,8 @@ def test_motions_are_compared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("kind", SIMILARITIES)
-def test_each_similarity_is_its_formula(kind: str, tmp_path: Path) -> None:
-    lamp = load_lamp("lamp", dataset_spec("t2m"), make_models(tmp_path))
+def test_each_similarity_is_its_formula(kind: str, toy_models: Path) -> None:
+    lamp = load_lamp("lamp", dataset_spec("t2m"), toy_models)
     by, captions = lamp.comparison(kind), ["a person walks", "someone waves with the left hand"]
     motion, m_lens = torch.randn(3, 196, 263, generator=torch.Generator().manual_seed(0)), torch.tensor([196, 80, 120])
     queries, text = lamp.model.motion_query_features(motion, m_lens), lamp.text_features(captions)

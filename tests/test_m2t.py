@@ -17,7 +17,7 @@ from models.m2t import (
 from storage.evaluation import build_captioner, learned_state, load_learned
 from storage.generation import LoadedLaMP, load_lamp
 from tests.toy import make_llm
-from tests.toy_models import M2T, make_models
+from tests.toy_models import M2T
 from utils import InputError
 
 FRAMES = 64
@@ -25,8 +25,8 @@ CAPTIONS = ["a person walks forward", "a person bows"]
 
 
 @pytest.fixture(scope="module")
-def lamp(tmp_path_factory: pytest.TempPathFactory) -> LoadedLaMP:
-    loaded = load_lamp("lamp", dataset_spec("t2m"), make_models(tmp_path_factory.mktemp("models")))
+def lamp(toy_models: Path) -> LoadedLaMP:
+    loaded = load_lamp("lamp", dataset_spec("t2m"), toy_models)
     for parameter in loaded.model.Qformer.parameters():  # an untrained model hardly depends on the motion
         if parameter.dim() > 1:
             parameter *= 10

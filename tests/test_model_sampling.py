@@ -14,7 +14,6 @@ from storage import released
 from storage.checkpoint import Source
 from storage.generation import _own_sampling, load_text_to_motion
 from tests.toy import run_here
-from tests.toy_models import make_models
 from utils import InputError
 
 
@@ -70,15 +69,13 @@ def test_training_writes_sampling_into_the_options() -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("--loop",)], ids=["plain", "directed"])
-def test_each_prompt_of_a_file_has_its_random_stream(tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_each_prompt_of_a_file_has_its_random_stream(toy_models: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     """The toy word pieces lack digits: these texts have equal features and differ in their noise only."""
-    make_models(tmp_path / "checkpoints")
-
     def motions(name: str, *texts: str) -> list[np.ndarray]:
         (tmp_path / f"{name}.txt").write_text("".join(f"{text}#40\n" for text in texts))
         run_here(gen_t2m.main, "--name", "t2m", "--res_name", "res", "--len_name", "len", "--time_steps", 3, "--ext",
                  name, "--text_path", f"{name}.txt", "--gpu_id", -1, "--no_video", "--no_bvh", "--no_html", "--quiet",
-                 *more, cwd=tmp_path)
+                 "--checkpoints_dir", toy_models, *more, cwd=tmp_path)
         folder = tmp_path / "generation" / name / "joints"
         return [np.load(folder / str(number) / f"sample{number}_repeat0_len40.npy") for number in range(len(texts))]
 

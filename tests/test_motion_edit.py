@@ -1,4 +1,6 @@
 """Editing changes only the edited parts; long motions are generated window by window."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from motion.skeleton import T2M
 from options.generate import Section, parse_edit_options, section
 from storage.generation import load_text_to_motion
 from tests.figures import walking
-from tests.toy_models import make_models
 from utils import InputError
 
 WINDOW = 49
@@ -20,9 +21,8 @@ QUICK = Sampling(time_steps=2)
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory: pytest.TempPathFactory) -> MotionEditor:
-    models = make_models(tmp_path_factory.mktemp("models"))
-    return MotionEditor(load_text_to_motion("t2m", None, dataset_spec("t2m"), models, res_name="none")[0], WINDOW)
+def editor(toy_models: Path) -> MotionEditor:
+    return MotionEditor(load_text_to_motion("t2m", None, dataset_spec("t2m"), toy_models, res_name="none")[0], WINDOW)
 
 
 @pytest.fixture(scope="module")

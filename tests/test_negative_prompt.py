@@ -8,16 +8,14 @@ import torch
 from data.dataset import dataset_spec
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.generation import load_text_to_motion
-from tests.toy_models import make_models
 
 PLAIN = Sampling(time_steps=3, cond_scale=500.0)  # text features of the toy model are small
 AWAY = replace(PLAIN, negative_prompt="a person runs")
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToMotion:
-    models: Path = make_models(tmp_path_factory.mktemp("models"))
-    return load_text_to_motion("t2m", None, dataset_spec("t2m"), models, res_name="res")[0]
+def pipeline(toy_models: Path) -> TextToMotion:
+    return load_text_to_motion("t2m", None, dataset_spec("t2m"), toy_models, res_name="res")[0]
 
 
 def test_guidance_leads_from_the_negative_text_to_the_prompt(pipeline: TextToMotion) -> None:

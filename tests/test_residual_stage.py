@@ -15,33 +15,27 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
 from storage.checkpoint import Source
 from storage.generation import load_text_to_motion, load_tokenizer, residual_to_use
-from tests.toy_models import make_models
 from training.stages.tokens import ResidualStage, TokenData, completes, tokenize_pairs
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
 FIRM = Sampling(time_steps=3, topkr=0.5)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-def pipeline(models: Path, res_name: str | None) -> TextToMotion:
-    made, files = load_text_to_motion("t2m", None, dataset_spec("t2m"), models, res_name=res_name)
+def pipeline(toy_models: Path, res_name: str | None) -> TextToMotion:
+    made, files = load_text_to_motion("t2m", None, dataset_spec("t2m"), toy_models, res_name=res_name)
     assert any("/res/" in str(file) for file in files) == (res_name == "res")
     return made
 
 
-def test_same_prompt_same_motion_whatever_the_batch(models: Path) -> None:
-    made = pipeline(models, "res")
+def test_same_prompt_same_motion_whatever_the_batch(toy_models: Path) -> None:
+    made = pipeline(toy_models, "res")
     together = made.generate(SAMPLES, FIRM)
     for sample, motion in zip(SAMPLES, together, strict=True):
         np.testing.assert_array_equal(made.generate([sample], FIRM)[0], motion)
 
 
-def test_the_base_layer_is_the_same_with_and_without_the_layers_above(models: Path) -> None:
-    both, alone = pipeline(models, "res"), pipeline(models, "none")
+def test_the_base_layer_is_the_same_with_and_without_the_layers_above(toy_models: Path) -> None:
+    both, alone = pipeline(toy_models, "res"), pipeline(toy_models, "none")
     assert (both.layers, alone.layers) == (2, 1)
     for ids, base in zip(both.tokens(SAMPLES, FIRM), alone.tokens(SAMPLES, FIRM), strict=True):
         assert ids.shape == (len(base), 2)
@@ -76,8 +70,8 @@ class Knowing:
         return pad_sequence([tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)], True, -1)
 
 
-def test_a_crop_that_is_encoded_alone_has_the_tokens_of_the_padded_crop(models: Path) -> None:
-    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), models)
+def test_a_crop_that_is_encoded_alone_has_the_tokens_of_the_padded_crop(toy_models: Path) -> None:
+    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), toy_models)
     clip = np.random.default_rng(0).normal(size=(96, 263)).astype(np.float32)
     pairs, device = [Pair("0", clip, ("a caption",))], torch.device("cpu")
     crops = TextCrops(pairs, tokenizer.normalisation, training=True, seed=1)
@@ -94,8 +88,8 @@ def test_a_crop_that_is_encoded_alone_has_the_tokens_of_the_padded_crop(models: 
     assert not torch.equal(tokens[:item["token_len"]], whole[0]["tokens"][:item["token_len"]])
 
 
-def test_in_training_the_layers_above_are_judged_on_top_of_the_true_base_layer(models: Path) -> None:
-    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), models)
+def test_in_training_the_layers_above_are_judged_on_top_of_the_true_base_layer(toy_models: Path) -> None:
+    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), toy_models)
     clips = [np.random.default_rng(rows).normal(size=(rows, 263)).astype(np.float32) for rows in (40, 96, 42)]
     pairs = [Pair(str(row), clip, (f"caption {2 - row}",)) for row, clip in enumerate(clips)]
     val_set = TextTokens(pairs, tokenize_pairs(tokenizer, pairs, torch.device("cpu")), training=False)
