@@ -117,22 +117,3 @@ def jumping(frames: int = 60, height: float = 0.35) -> np.ndarray:
     """Leaves the floor with both feet, rises ``height`` metres and lands."""
     flight = np.arange(frames) / FPS - 1.2
     return figure(frames, air=(height - 9.81 / 2 * flight ** 2).clip(0))
-
-
-def hopping(side: str, frames: int = 80) -> np.ndarray:
-    """Hops four times on one foot, the other lifted behind."""
-    lifted = np.pi / 2
-    return figure(frames, knees=_sided({"left": "right", "right": "left"}[side], lifted, 0.0),
-                  air=0.15 * np.abs(np.sin(np.linspace(0, 4 * np.pi, frames))))
-
-
-def balancing(side: str, frames: int = 80) -> np.ndarray:
-    """Stands on one foot, the other lifted behind."""
-    return hopping(side, frames) - [0, 1, 0] * hopping(side, frames)[..., 1].min(1)[:, None, None]
-
-
-def climbing(frames: int = 80, rise: float = 0.6) -> np.ndarray:
-    """Walks up (or down, where ``rise`` is negative) by ``rise`` metres."""
-    joints = walking(frames, 0.7)
-    joints[..., 1] += np.linspace(0, rise, frames)[:, None]
-    return joints

@@ -302,18 +302,6 @@ def test_statistics_that_cannot_be_are_named(fails: Fails) -> None:
     assert "data/Mean.npy is missing; prepare/motion_features.py creates it" in fails(main, *arguments)
 
 
-@pytest.mark.parametrize(("line", "told"), [
-    (b"a man walks#a/DET", "this one has 2 fields"), (b"a#a/DET#x#0.0", "must be seconds, not 'x'"),
-    (b"a#a/DET#0.0#inf", "must be seconds"), (b"\xff\xfe", "not UTF-8")])
-def test_a_bad_caption_is_named_with_its_file(fails: Fails, line: bytes, told: str) -> None:
-    path = Path("data/texts/0000.txt")
-    spoil(path, b"a man walks#a/DET#0.0#0.0\n" + line)
-    main, arguments = TRAINING["len"]
-    message = fails(main, *arguments)
-    assert str(path) in message
-    assert told in message
-
-
 def test_a_split_without_clips_is_named(fails: Fails) -> None:
     main, arguments = EVALUATION["eval_vq"]
     assert "data/other.txt is missing" in fails(main, *arguments, "--split", "other")

@@ -28,7 +28,6 @@ from tests.toy import (
     run_here,
 )
 from training.runs import inherit_settings
-from utils import InputError
 
 STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",
           "m2t": "m2t"}
@@ -57,18 +56,6 @@ def test_sizes_are_those_of_the_model_unless_they_are_given() -> None:
     assert (opt.condition, opt.lamp_name) == ("cls", "words")
     fresh = parsed(parse_t2m_options, "--vq_name", "vq")
     assert (opt.lr, fresh.latent_dim) == (fresh.lr, 512)
-
-
-@pytest.mark.usefixtures("home")
-def test_a_model_that_is_not_there_or_has_impossible_options_is_reported() -> None:
-    with pytest.raises(InputError, match="no model named 'nobody'"):
-        parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "nobody")
-    model({"attention": "sideways"})
-    with pytest.raises(InputError, match="first/model/latest.tar: attention 'sideways' is not one of"):
-        parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "first")
-    model({"latent_dim": "wide"})
-    with pytest.raises(InputError, match="latent_dim cannot be 'wide'"):
-        parsed(parse_t2m_options, "--vq_name", "vq", "--init_from", "first")
 
 
 def train(stage: str, *flags: object, cwd: Path) -> None:

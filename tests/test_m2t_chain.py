@@ -1,4 +1,4 @@
-"""Captioning from training to search on toy models: the public commands, both decoders, both data sets."""
+"""Captioning from training to search on toy models: the public commands, both decoders, KIT-ML."""
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import M2T_eval
 import search_motion
 import train_m2t
 from motion.bvh_fit import joints_to_bvh
-from motion.skeleton import SKELETONS
+from motion.skeleton import KIT
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint
 from tests.figures import walking
 from tests.toy import MOTIONS, TINY_M2T, as_kit, make_bert, make_dataset, make_llm, run_here
@@ -25,16 +25,16 @@ TRAINING = ("--lr-scheduler", 75000, "--lr", 0.00005, "--pkeep", 0.5, "--ff-rate
             "--out-dir", "./output")
 
 
-@pytest.fixture(scope="module", params=["t2m", "kit"])
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which both decoders have been trained on an untrained LaMP."""
-    name, home = request.param, tmp_path_factory.mktemp(f"m2t_{request.param}")
-    make_dataset(home / "data", name)
-    sharpen(make_models(home / "checkpoints", name) / name / "lamp" / "model" / "latest.tar")
+    home = tmp_path_factory.mktemp("m2t")
+    make_dataset(home / "data", "kit")
+    sharpen(make_models(home / "checkpoints", "kit") / "kit" / "lamp" / "model" / "latest.tar")
     for decoder in ("gpt", "opt"):
-        train(name, home, "--exp-name", decoder, "--decoder", decoder, "--llm",
+        train(home, "--exp-name", decoder, "--decoder", decoder, "--llm",
               make_llm(home / "llm") if decoder == "opt" else "none")
-    return name, home
+    return home
 
 
 def sharpen(lamp: Path) -> None:
@@ -46,20 +46,18 @@ def sharpen(lamp: Path) -> None:
     save_checkpoint(lamp, content)
 
 
-def train(name: str, home: Path, *arguments: object) -> None:
-    run_here(train_m2t.main, "--dataname", name, "--data_root", "data", "--gpu_id", -1, *TOKENIZER, *TRAINING,
+def train(home: Path, *arguments: object) -> None:
+    run_here(train_m2t.main, "--dataname", "kit", "--data_root", "data", "--gpu_id", -1, *TOKENIZER, *TRAINING,
              *TINY_M2T, *arguments, cwd=home)
 
 
-def walk(name: str, frames: int) -> np.ndarray:
-    joints = walking(frames, 1.0)
-    return joints if name == "t2m" else as_kit(joints)
+def walk(frames: int) -> np.ndarray:
+    return as_kit(walking(frames, 1.0))
 
 
-def test_training_leaves_what_learned_and_captions_to_look_at(chain: tuple[str, Path]) -> None:
-    name, home = chain
+def test_training_leaves_what_learned_and_captions_to_look_at(home: Path) -> None:
     for decoder, learned in (("gpt", "llm.transformer."), ("opt", "lora_")):
-        folder = home / "checkpoints" / name / decoder
+        folder = home / "checkpoints" / "kit" / decoder
         state = load_checkpoint(folder / "model" / "net_best_cider.tar")["trans"]
         assert all(learned in key or key.startswith("opt_proj.") for key in state)
         assert any(learned in key for key in state)
@@ -69,40 +67,37 @@ def test_training_leaves_what_learned_and_captions_to_look_at(chain: tuple[str, 
         assert len((home / "output" / decoder / "validation.txt").read_text().splitlines()) == 7
 
 
-def test_a_stopped_run_resumes_and_another_starts_from_it(chain: tuple[str, Path]) -> None:
-    name, home = chain
+def test_a_stopped_run_resumes_and_another_starts_from_it(home: Path) -> None:
     for decoder in ("gpt", "opt"):
         flags = ("--exp-name", decoder, "--decoder", decoder, "--llm", home / "llm" if decoder == "opt" else "none")
-        train(name, home, *flags, "--total-iter", 5, "--is_continue")
-        assert load_checkpoint(home / "checkpoints" / name / decoder / "model" / "latest.tar")["total_it"] == 5
-    train(name, home, "--exp-name", "two", "--resume-trans", f"checkpoints/{name}/gpt/model/latest.tar",
+        train(home, *flags, "--total-iter", 5, "--is_continue")
+        assert load_checkpoint(home / "checkpoints" / "kit" / decoder / "model" / "latest.tar")["total_it"] == 5
+    train(home, "--exp-name", "two", "--resume-trans", "checkpoints/kit/gpt/model/latest.tar",
           "--qformer_lr", 0.1)
-    learned = load_checkpoint(home / "checkpoints" / name / "two" / "model" / "latest.tar")["trans"]
+    learned = load_checkpoint(home / "checkpoints" / "kit" / "two" / "model" / "latest.tar")["trans"]
     assert any(key.startswith("Qformer.") for key in learned)
     assert not any("word_embeddings" in key for key in learned)
 
 
 @pytest.mark.parametrize("decoder", ["gpt", "opt"])
-def test_the_evaluation_takes_the_public_command(chain: tuple[str, Path], decoder: str,
+def test_the_evaluation_takes_the_public_command(home: Path, decoder: str,
                                                  capsys: pytest.CaptureFixture[str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    name, home = chain
     bert = home / f"bert_{decoder}"
     monkeypatch.setattr(data.text, "spacy_pipeline", lambda: None)  # toy texts store words in place of lemmas
     run_here(M2T_eval.main, "--exp-name", "Test_M2T", "--num-layers", 9, "--batch-size", 1, "--embed-dim-gpt", 1024,
              "--n-head-gpt", 16, "--block-size", 51, "--total-iter", 150000, "--eval-iter", 10000, "--resume-trans",
-             decoder, "--dataname", name, *TOKENIZER, *TRAINING, "--data_root", "data", "--gpu_id", -1,
+             decoder, "--dataname", "kit", *TOKENIZER, *TRAINING, "--data_root", "data", "--gpu_id", -1,
              "--num_beams", 2, "--references", "lemmatised", "--bert_score_model", make_bert(bert),
              "--bert_score_layer", 1, "--quiet", cwd=home)
     told = capsys.readouterr().out
     assert "has num_layers 1, which is used instead of 9" in told
     assert "has nb_code 16, which is used instead of 512" in told
-    report = json.loads((home / "checkpoints" / name / decoder / "eval" / "Test_M2T.json").read_text())
-    judged = {"true captions"} if name == "t2m" else set()
-    assert report["results"].keys() == {"m2t", "nearest training motion", "most common caption"} | judged
-    for scores in (numbers for row, numbers in report["results"].items() if row not in judged):
+    report = json.loads((home / "checkpoints" / "kit" / decoder / "eval" / "Test_M2T.json").read_text())
+    assert report["results"].keys() == {"m2t", "nearest training motion", "most common caption"}
+    for scores in report["results"].values():
         assert {"bleu1", "bleu4", "rouge_l", "cider", "bert_score", "sided"} <= scores.keys()
-        assert ("mm_dist" in scores) == (name == "t2m")  # the only data with an evaluator
+        assert "mm_dist" not in scores  # there is no evaluator for this data
     # Every test clip is also in training, so the nearest training motion is the clip itself and its caption is correct.
     assert report["results"]["nearest training motion"]["bleu4"] > 99
     assert "layer 1, not rescaled" in report["settings"]["bert_score"]
@@ -112,16 +107,15 @@ def test_the_evaluation_takes_the_public_command(chain: tuple[str, Path], decode
     assert made[0]["references"]
 
 
-def test_files_of_every_kind_are_captioned_in_parts(chain: tuple[str, Path]) -> None:
-    name, home = chain
+def test_files_of_every_kind_are_captioned_in_parts(home: Path) -> None:
     motions = home / "motions"
     motions.mkdir()
-    np.save(motions / "joints.npy", walk(name, 300))
-    write_text(motions / "short.bvh", joints_to_bvh(walk(name, 60), SKELETONS[name], 20.0).text())
+    np.save(motions / "joints.npy", walk(300))
+    write_text(motions / "short.bvh", joints_to_bvh(walk(60), KIT, 20.0).text())
     features = next((home / "data" / "new_joint_vecs").glob("*.npy"))
     np.save(motions / "features.npy", np.load(features))
     for way in (("--num_beams", 2), ("--top_p", 0.9)):
-        run_here(gen_m2t.main, "--dataset_name", name, "--motion", "motions", "--name", "gpt", "--num_captions", 2,
+        run_here(gen_m2t.main, "--dataset_name", "kit", "--motion", "motions", "--name", "gpt", "--num_captions", 2,
                  *way, "--gpu_id", -1, "--quiet", cwd=home)
         found = json.loads((home / "generation" / "motion2text" / "captions.json").read_text())
         assert [len(found[f"motions/{file}"]) for file in ("features.npy", "joints.npy", "short.bvh")] == [1, 2, 1]
@@ -129,15 +123,14 @@ def test_files_of_every_kind_are_captioned_in_parts(chain: tuple[str, Path]) -> 
     first, second = found["motions/joints.npy"]
     assert first["start"] == 0
     assert first["end"] == second["start"]
-    assert second["end"] == pytest.approx(300 / {"t2m": 20.0, "kit": 12.5}[name])
+    assert second["end"] == pytest.approx(300 / 12.5)
 
 
-def test_motions_and_captions_are_found(chain: tuple[str, Path]) -> None:
-    name, home = chain
+def test_motions_and_captions_are_found(home: Path) -> None:
 
     def search(*arguments: object) -> list[dict[str, object]]:
-        run_here(search_motion.main, "--dataset_name", name, "--name", "lamp", "--gpu_id", -1, "--top_k", 3, *arguments,
-                 cwd=home)
+        run_here(search_motion.main, "--dataset_name", "kit", "--name", "lamp", "--gpu_id", -1, "--top_k", 3,
+                 *arguments, cwd=home)
         return json.loads((home / "generation" / "search" / "search.json").read_text())["found"]
 
     gallery = ("--gallery", "data/new_joint_vecs")
@@ -165,13 +158,12 @@ def test_motions_and_captions_are_found(chain: tuple[str, Path]) -> None:
     (search_motion.main, ("--text", "a"), "either --gallery or --captions"),
     (search_motion.main, ("--text", "a", "--captions", "b"), "--captions goes with --motion"),
 ])
-def test_what_is_wrong_is_reported_in_one_line(chain: tuple[str, Path], capsys: pytest.CaptureFixture[str],
+def test_what_is_wrong_is_reported_in_one_line(home: Path, capsys: pytest.CaptureFixture[str],
                                            main: Callable[[], None], flags: tuple[object, ...], told: str) -> None:
-    name, home = chain
     data = () if main in (gen_m2t.main, search_motion.main) else ("--data_root", "data")
     lamp = ("--lamp_name", "lamp") if main is train_m2t.main else ()
     with pytest.raises(SystemExit) as ended:
-        run_here(main, "--dataset_name", name, *data, *lamp, "--gpu_id", -1, *flags, cwd=home)
+        run_here(main, "--dataset_name", "kit", *data, *lamp, "--gpu_id", -1, *flags, cwd=home)
     line = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
     assert line.startswith("error: ")

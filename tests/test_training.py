@@ -17,7 +17,6 @@ from storage.checkpoint import (
     FOOTER,
     HEADER,
     PRETRAINED,
-    Source,
     find_model_dir,
     find_source,
     load_checkpoint,
@@ -34,7 +33,7 @@ from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.stages.tokens import KEPT, cached_text_features
 from utils import InputError
-from utils.files import atomic_path, read_npy, save_npy, write_text
+from utils.files import atomic_path, save_npy, write_text
 
 
 @contextmanager
@@ -167,16 +166,6 @@ def test_the_best_checkpoint_is_taken_before_the_latest(tmp_path: Path) -> None:
     assert find_source(str(folder), "kit", "elsewhere").options == {"name": "a"}
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("nb_code", "many"), ("nb_code", 0), ("nb_code", -3), ("nb_code", 2.5), ("nb_code", True), ("mu", "high"),
-    ("mu", -0.1), ("shared_codebook", "maybe"), ("shared_codebook", 1), ("vq_act", 3), ("vq_norm", 7),
-])
-def test_a_setting_of_another_kind_names_file_and_key(key: str, value: object) -> None:
-    source = Source(Path("run"), {key: value}, Path("run/model/latest.tar"))
-    with pytest.raises(InputError, match=rf"run/opt\.txt: {key} cannot be"), source.building(VQConfig):
-        pytest.fail("was built")
-
-
 # Files
 
 
@@ -207,14 +196,6 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, write: 
         write(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00v\x00{'descr': (",
-                                     b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16])
-def test_an_array_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.npy is not a readable"):
-        read_npy(tmp_path / "a.npy")
 
 
 # Randomness
