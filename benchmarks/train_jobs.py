@@ -50,9 +50,9 @@ PUBLISHED = Sizes()
 BUNDLED = Sizes(
     VQConfig(code_dim=256, output_emb_width=256, width=256),
     QFormerConfig(hidden=384, layers=6, intermediate=1536, encoder_width=512, attention_dropout=0.0), 256,
-    MaskTransformerConfig(code_dim=256, cond_dim=768, latent_dim=256, n_heads=4, n_layers=6, ff_size=768,
+    MaskTransformerConfig(code_dim=256, cond_dim=768, latent_dim=384, n_heads=6, n_layers=8, ff_size=1024,
                           attention="full"),
-    ResidualTransformerConfig(code_dim=256, cond_dim=768, latent_dim=192, n_heads=3, n_layers=5, ff_size=512),
+    ResidualTransformerConfig(code_dim=256, cond_dim=768, latent_dim=256, n_heads=4, n_layers=6, ff_size=768),
     EvaluatorConfig(dim_movement_enc_hidden=256, dim_movement_latent=256, dim_motion_hidden=256, dim_text_hidden=256,
                     dim_coemb_hidden=256), (4, 256, 4))
 

@@ -181,7 +181,8 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
                         help="precision of the networks; fp16 needs a GPU; auto uses bf16 if the hardware supports it, "
                              "else fp32")
     parser.add_argument("--compile", action="store_true",
-                        help="compile the networks; takes about a minute and needs a C++ compiler")
+                        help="compile the networks, and on CUDA record the sampling loops as graphs; takes up to a "
+                             "minute and needs a C++ compiler")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -24,15 +24,15 @@ if [ "$gpu" ]; then
     common=(--data_root "$data" --gpu_id "${GPU_ID:-0}" --mixed_precision bf16 --quiet)
     vq_steps=(2000 2000 3500 5150) vq=(--batch_size 256 --milestones 2750 3275)
     decoder=(--milestones 2750 3275 4655)
-    lamp=(--batch_size 128 --matching_rows 16 --lr 5e-4 --warm_up_iter 100 --save_latest 500
-          --num_workers 6 --eval_every_e 6)
-    lamp_steps=400
-    t2m=(--batch_size 256 --lr 6e-4 --milestones 4012 4815 --cond_noise 0.4 --eval_every_e 28 --num_workers 2)
-    t2m_steps=5350
-    res=(--batch_size 256 --lr 7e-4 --milestones 3410 4183 --eval_every_e 28 --num_workers 2) res_steps=4547
+    lamp=(--batch_size 512 --matching_rows 64 --lr 7e-4 --warm_up_iter 150 --ema 0.995 --save_latest 100000
+          --eval_every_e 20)
+    lamp_steps=1600
+    t2m=(--batch_size 256 --lr 6e-4 --milestones 6750 8100 --cond_noise 0.4 --eval_every_e 40 --num_workers 2)
+    t2m_steps=9000
+    res=(--batch_size 256 --lr 7e-4 --milestones 6000 7360 --eval_every_e 40 --num_workers 2) res_steps=8000
     len=(--eval_every_e 4) len_steps=2000
     evaluator=(--movement_iter 1600 --milestones 2200 --eval_every_e 4 --num_workers 2) evaluator_steps=2400
-    m2t=(--batch_size 128 --lr 5e-4 --milestones 1500 1800 --eval_every_e 6 --num_workers 3) m2t_steps=2000
+    m2t=(--batch_size 128 --lr 5e-4 --milestones 1500 1800 --eval_every_e 12) m2t_steps=2000
 else
     common=(--data_root "$data" --gpu_id "${GPU_ID:--1}" --mixed_precision "${PRECISION:-bf16}")
     vq_steps=(1400 2200 4000 5000) vq=() decoder=(--milestones 1300 2400 4700)
@@ -83,7 +83,7 @@ vq=(@configs/demo/vq.txt "${vq[@]}" --evaluator none)
 stage train_vq.py vq_demo "${vq_steps[0]}" "${vq[@]}"
 stage train_vq.py vq_demo "${vq_steps[1]}" "${vq[@]}" --loss_joint 0.012
 stage train_vq.py vq_demo "${vq_steps[2]}" "${vq[@]}" --loss_joint 0.03 --sample_codebook_temp 0
-beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" "${decoder[@]}" --loss_jerk 0.1 --loss_joint 0.1 \
+beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" "${decoder[@]}" --loss_jerk 0.04 --loss_joint 0.1 \
     --sample_codebook_temp 0 --decoder_only --quantize_dropout_prob 0.3
 
 # LaMP: all BERT layers are trained at a fifth of the learning rate, and the word embeddings are frozen, so that words

@@ -63,7 +63,7 @@ class LaMPStage(Stage):
         not compared. ``hidden`` as in ``distillation``."""
         own = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
         other = self.model.project_text(self.model.Qformer.text(*self.encode_text(batch["other"])))
-        scores = self.model.scaled(own @ other.T)
+        scores = self.model.scaled(similarity(own, other))
         excluded = same_subject(batch) if "text_class" in batch else None
         return (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded if excluded is None
                                                                       else excluded.T)) / 2
