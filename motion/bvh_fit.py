@@ -328,30 +328,33 @@ SHAPES = 16
 TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
-def amass_arrays(bvh: Bvh, skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """Arrays of an AMASS archive for a BVH written by ``joints_to_bvh`` from joints in metres.
+def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, np.ndarray]:
+    """Arrays of an AMASS archive for a BVH written by ``joints_to_bvh`` from joints (T, 22, 3) in metres.
 
     ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H and ``trans`` (T, 3) pelvis positions, both z up. Our
-    rig has SMPL's T-pose, so the rotations fit any SMPL body. ``rest_joints`` (22, 3) and ``parents`` (22,) describe
-    the rest pose of this body, y up; with them, forward kinematics restores the motion without a body model.
+    rig has SMPL's T-pose, so the rotations fit any SMPL body. Two further arrays, y up, replace the body model in
+    forward kinematics: ``rest_joints`` (22, 3), the rest pose of the body with constant bones, restores the BVH;
+    ``offsets`` (T, 22, 3), of each joint from its parent in the frame of the parent, restores ``joints``. ``fit_error``
+    (2,) has mean and largest distance in metres between the two.
     """
-    order = list(rig_of(skeleton).order)
-    places, turns = bvh.local_positions(), bvh.local_rotations()
-    rotations, offsets = np.empty_like(turns), np.empty_like(bvh.offsets)
-    rotations[:, order], offsets[order] = turns, bvh.offsets
-    rotations[:, 0] = TO_Z_UP @ rotations[:, 0]
-    rest = np.zeros((len(skeleton), 3))
+    own, parents = np.argsort(rig_of(skeleton).order), list(skeleton.parents)  # the BVH has another order
+    places, frames = (part[:, own] for part in bvh.forward_kinematics())
+    turns, rest = bvh.local_rotations()[:, own], np.zeros((len(skeleton), 3))
     for chain in skeleton.chains:
         for parent, joint in zip(chain, chain[1:], strict=False):
-            rest[joint] = rest[parent] + offsets[joint]
+            rest[joint] = rest[parent] + bvh.offsets[own[joint]]
+    offsets = np.einsum("tnji,tnj->tni", frames[:, parents], joints - joints[:, parents])
+    offsets[:, 0] = 0
+    turns[:, 0] = TO_Z_UP @ turns[:, 0]
     poses = np.zeros((len(places), SMPLH_JOINTS, 3))
-    turns = Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec()
-    poses[:, :len(skeleton)] = turns.reshape(len(places), -1, 3)
+    poses[:, :len(skeleton)] = Rotation.from_matrix(turns.reshape(-1, 3, 3)).as_rotvec().reshape(len(places), -1, 3)
+    away = np.linalg.norm(places - joints, axis=-1)
     rate = np.array(1 / bvh.frame_time)
     flat = poses.reshape(len(poses), -1)
     return {"poses": flat, "trans": places[:, 0] @ TO_Z_UP.T, "betas": np.zeros(SHAPES), "gender": np.array("neutral"),
             "mocap_frame_rate": rate, "mocap_framerate": rate, "root_orient": flat[:, :3],
-            "pose_body": flat[:, 3:3 * len(skeleton)], "rest_joints": rest, "parents": np.array(skeleton.parents)}
+            "pose_body": flat[:, 3:3 * len(skeleton)], "rest_joints": rest, "parents": np.array(skeleton.parents),
+            "offsets": offsets, "fit_error": np.array([away.mean(), away.max()])}
 
 
 def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:

@@ -34,10 +34,10 @@ def test_a_root_bone_carries_the_way_and_nothing_else_moves() -> None:
     assert np.abs(made.values[:, [6, 8]]).max() < 1e-6                                   # the hips over it
 
 
-def read_back(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Joints (T, 22, 3), y up, of an archive by forward kinematics."""
+def read_back(arrays: dict[str, np.ndarray], rigid: bool = True) -> np.ndarray:
+    """Joints (T, 22, 3), y up, of an archive by forward kinematics, with constant or with changing bones."""
     rest, parents = arrays["rest_joints"], [int(parent) for parent in arrays["parents"]]
-    places = np.repeat((rest - rest[parents])[None], len(arrays["trans"]), 0)
+    places = np.repeat((rest - rest[parents])[None], len(arrays["trans"]), 0) if rigid else arrays["offsets"].copy()
     places[:, 0] = rest[0] + arrays["trans"]
     turns = Rotation.from_rotvec(arrays["poses"][:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
     return chained(parents, places, turns)[0] @ TO_Z_UP
@@ -52,9 +52,13 @@ def test_an_archive_follows_a_body_whose_bones_change_their_length() -> None:
         for parent, joint in zip(chain, chain[1:], strict=False):
             joints[:, joint] = joints[:, parent] + bones[:, joint - 1]
     bvh = joints_to_bvh(joints, T2M, 20.0)
-    made = read_back(amass_arrays(bvh, T2M))
+    arrays = amass_arrays(bvh, joints, T2M)
+    made = read_back(arrays)
     np.testing.assert_allclose(made, bvh_to_joints(bvh, T2M), atol=1e-6)  # the same body as in the .bvh
-    assert np.linalg.norm(made - joints, axis=-1).mean() < 0.01
+    np.testing.assert_allclose(read_back(arrays, rigid=False), joints, atol=1e-6)
+    away = np.linalg.norm(made - joints, axis=-1)
+    np.testing.assert_allclose(arrays["fit_error"], [away.mean(), away.max()], atol=1e-6)
+    assert 0 < away.mean() < 0.01
 
 
 def test_files_are_written_without_travel(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, 
         written.append(animation.with_suffix(".npz"))
         source = joints_to_bvh(shown, spec.skeleton, spec.fps) if formats.in_place else bvh
         with atomic_path(written[-1]) as temporary:
-            np.savez_compressed(temporary, **amass_arrays(source, spec.skeleton))
+            np.savez_compressed(temporary, **amass_arrays(source, shown, spec.skeleton))
     if formats.root_bone and bvh is not None:
         bvh = with_root_bone(bvh, joints, spec.skeleton)
     if formats.bvh:
