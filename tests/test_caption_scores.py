@@ -130,20 +130,6 @@ def test_a_file_without_captions_and_references_is_named(tmp_path: Path, content
         read_scored(file)
 
 
-def test_the_evaluator_reads_captions_as_word_and_class() -> None:
-    seen = []
-
-    def embed(tokens: list[list[str]]) -> np.ndarray:
-        seen.extend(tokens)
-        return np.zeros((len(tokens), 2), np.float32)
-
-    scorer = CaptionScorer(PAIRS, Lexicon(PAIRS), embed_texts=embed, motions=np.full((3, 2), 3.0, np.float32))
-    scores = scorer([WALK, WAVE, TURN])
-    assert scores["mm_dist"] == pytest.approx(np.sqrt(18))
-    assert seen == [list(one.tokens[0]) for one in PAIRS]
-    assert scorer.of_references() == {"mm_dist": scores["mm_dist"]}
-
-
 def test_bert_score_prefers_the_true_caption_and_reports_its_settings(tmp_path) -> None:
     score = BertScore(str(make_bert(tmp_path / "bert")), layer=2)
     captions = ["a person walks forward", "a person bows"]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from data.word_vectors import WordVectors
-from prepare.download import direct_address, fetch, unpack
+from prepare.download import fetch, unpack
 from storage.checkpoint import find_source, read_state
 from tests.toy import ROOT, run_script
 from utils import InputError
@@ -103,15 +103,6 @@ def test_what_the_network_answers_is_reported(server: Server, tmp_path: Path) ->
         fetch("nonsense://a", tmp_path / "file")
 
 
-@pytest.mark.parametrize("link", [
-    "https://drive.google.com/file/d/1aB-c_9/view?usp=sharing", "https://drive.google.com/uc?id=1aB-c_9",
-    "https://drive.google.com/uc?export=download&id=1aB-c_9", "https://drive.google.com/open?id=1aB-c_9",
-])
-def test_share_links_become_addresses_of_files(link: str) -> None:
-    assert "id=1aB-c_9&" in direct_address(link)
-    assert direct_address("https://example.org/a.zip?id=3") == "https://example.org/a.zip?id=3"
-
-
 # Unpacking
 
 
@@ -131,12 +122,6 @@ def make_tar(path: Path, files: dict[str, bytes], kind: bytes = tarfile.REGTYPE)
             member.size, member.type, member.linkname = len(content), kind, "/etc/passwd"
             archive.addfile(member, io.BytesIO(content))
     return path
-
-
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_archives_are_unpacked(tmp_path: Path, make: Callable[..., Path]) -> None:
-    unpack(make(tmp_path / "archive", {"a/b.txt": b"one", "c.txt": b"two"}), tmp_path / "out")
-    assert (tmp_path / "out/a/b.txt").read_bytes() == b"one" and (tmp_path / "out/c.txt").read_bytes() == b"two"
 
 
 @pytest.mark.parametrize(("make", "name", "more"), [

@@ -11,7 +11,7 @@ import pytest
 import prepare.import_motion
 from data.dataset import dataset_spec
 from motion.bvh_fit import joints_to_bvh
-from motion.recording import normalised, steady_runs
+from motion.recording import normalised, steady_runs, windows
 from motion.skeleton import T2M
 from prepare.checking import check_data
 from prepare.importing import LONGEST, Imported, ImportJob, import_motion, read_sources
@@ -67,6 +67,15 @@ def test_long_recordings_become_even_windows(source: Path) -> None:
     assert spans[-1][1] == pytest.approx(22.5)
     assert all(later[0] <= earlier[1] - 1 for earlier, later in zip(spans, spans[1:], strict=False))
     assert [len(clip(source, f"long_{number:03d}")) for number in range(3)] == [LONGEST] * 3
+
+
+def test_windows_cover_everything_and_share_what_they_must() -> None:
+    for frames in (40, 199, 200, 398, 399, 1000):
+        for overlap in (0, 30):
+            parts = windows(5, 5 + frames, 199, overlap)
+            assert (parts[0][0], parts[-1][1]) == (5, 5 + frames)
+            assert all(end - start <= 199 for start, end in parts)
+            assert all(b[0] <= a[1] - overlap for a, b in zip(parts, parts[1:], strict=False))
 
 
 def test_flips_are_cut_out() -> None:
@@ -290,18 +299,6 @@ def test_a_file_that_ends_its_process_costs_no_other(source: Path) -> None:
     assert len(result.clips) == 2
     assert "crashed the process" in result.refused["ends.npy"]
     assert result.refused["odd.npy"] == "KeyError: 'left_hip'"
-
-
-def test_names_too_long_for_a_file_are_shortened_and_stay_different(tmp_path: Path) -> None:
-    folder = tmp_path / "source" / ("a" * 120) / ("ü" * 60)
-    folder.mkdir(parents=True)
-    for name in ("one", "two"):
-        np.save(folder / f"{name}.npy", WALK)
-    job = ImportJob(tmp_path / "source", tmp_path / "out")
-    first, second = (clip.id for clip in import_motion(job, quiet=True).clips)
-    assert first != second
-    assert all(len(name.encode()) <= 200 for name in (first, second))
-    assert [clip.id for clip in import_motion(job, quiet=True).clips] == [first, second]
 
 
 def clips_everywhere(root: Path) -> set[str]:

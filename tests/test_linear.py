@@ -16,7 +16,6 @@ from models.layers import (
     SelfAttention,
     can_pack,
     choose_linear,
-    faster_linear,
     is_packed,
     linear,
     pack_linears,
@@ -115,13 +114,6 @@ def test_a_packed_network_writes_the_state_it_was_built_from() -> None:
     pack_linears(network)
     assert is_packed(network)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-
-
-@pytest.mark.parametrize(("seconds", "kind"), [({"mkl": 1.0, "onednn": 0.5}, "onednn"),
-                                               ({"mkl": 1.0, "onednn": 0.95}, "mkl"),
-                                               ({"mkl": 1.0, "onednn": 2.0}, "mkl")])
-def test_the_clearly_faster_library_is_taken(seconds: dict[str, float], kind: str) -> None:
-    assert faster_linear(seconds.__getitem__) == kind
 
 
 def test_it_is_measured_once_for_a_kind_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

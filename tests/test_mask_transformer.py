@@ -6,15 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from models.config import ATTENTION_KINDS, MaskTransformerConfig
-from models.layers import EncoderLayer
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import (
-    attention_mask,
     draw_uniform,
     padding_of,
     sample_generators,
     sample_tokens,
-    top_k_filter,
 )
 
 K, COND = 64, 6
@@ -49,21 +46,6 @@ def tokens(count: int, length: int, seed: int = 0) -> Tensor:
 
 
 # --- trunk
-
-@pytest.mark.parametrize("kind", ["causal", "additive", "full"])
-def test_layer_equals_torchs_encoder_layer_with_the_same_weights(kind: str) -> None:
-    torch.manual_seed(0)
-    ours = EncoderLayer(16, 2, 32, 0.0).eval()
-    theirs = nn.TransformerEncoderLayer(16, 2, 32, 0.0, "gelu", batch_first=True).eval()
-    theirs.load_state_dict(ours.state_dict())
-    x, padding = torch.randn(3, 7, 16), padding_of(torch.tensor([6, 2, 4]), 6)
-    mask = attention_mask(kind, 1, 6, padding, x.device)
-    past = torch.ones(7, 7).tril()
-    hidden = None if kind == "additive" else torch.cat([torch.zeros(3, 1, dtype=torch.bool), padding], 1)
-    src_mask = {"causal": past == 0, "additive": past, "full": None}[kind]
-    # With gradients, since torch's shortcut without them takes an additive mask for a boolean one.
-    expected = theirs(x, src_mask=src_mask, src_key_padding_mask=hidden)
-    torch.testing.assert_close(ours(x, mask), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -239,14 +221,6 @@ def test_generation_refuses_what_cannot_work() -> None:
 
 def noise(generators: list[torch.Generator], lengths: list[int], size: tuple[int, ...]) -> Tensor:
     return draw_uniform(generators, lengths, 1, size, torch.device("cpu"))[:, 0]
-
-
-def test_filter_keeps_the_best_share() -> None:
-    logits = torch.randn(2, 3, 100, generator=stream())
-    for thres, left in [(0.9, 10), (0.95, 5), (0.99, 1), (1.0, 1), (0.0, 100), (0.905, 10)]:
-        kept = top_k_filter(logits, thres).isfinite()
-        assert (kept.sum(-1) == left).all(), thres
-        assert logits[kept].view(2, 3, left).amin(-1).ge(logits.masked_fill(kept, -math.inf).amax(-1)).all()
 
 
 @pytest.mark.parametrize("gumbel", [True, False])

@@ -43,12 +43,6 @@ def test_doers_change_but_for_those_that_tell_a_style(tmp_path: Path) -> None:
     assert all("like a man" in text for text in wordings(paraphraser, "she hops like a man"))
 
 
-def test_the_article_fits_the_next_word(tmp_path: Path) -> None:
-    paraphraser = Paraphraser(table(tmp_path, "long / even\n"))
-    assert {re.sub(r" at \w+$", "", text) for text in wordings(paraphraser, "in a long line")} == {
-        "in a long line", "in an even line"}
-
-
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_sides_stay_as_they_are(caption: str) -> None:
     made = wordings(Paraphraser(), caption)

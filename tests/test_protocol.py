@@ -64,42 +64,6 @@ def test_real_motion_that_fits_its_captions_is_always_found() -> None:
     assert row.faults == [] and UNITS.keys() <= row.numbers.keys()
 
 
-class Elsewhere:
-    """A second evaluator, which embeds captions like the next clip."""
-
-    def __init__(self, judge: Judge) -> None:
-        self.judge, self.embedded = judge, 0
-
-    def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        self.embedded += len(motions)
-        return np.array([motion[0, :WIDTH] for motion in motions]).reshape(-1, WIDTH)
-
-    def texts(self, captions: Sequence[str]) -> np.ndarray:
-        return np.array([self.judge.rows[int(caption.split()[0]) - 1] for caption in captions])
-
-
-def test_a_second_evaluator_measures_matching_only() -> None:
-    usual, judge = world()
-    second = Elsewhere(judge)
-    both = Evaluation(usual.pairs, judge, SPEC, QUICK, seed=5, lamp=second)
-
-    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
-        return {"next": [clip(judge.rows[number_of(sample) - 1], sample.m_len) for sample in samples]}
-
-    numbers = both.generated(generate)["next"].numbers
-    assert [numbers[f"lamp_R{k}"] for k in (1, 2, 3)] == [Estimate(100, 0, 3)] * 3
-    assert numbers["lamp_mm_dist"].mean == pytest.approx(0, abs=1e-6)
-    assert numbers["R1"].mean < 50 and numbers["mm_dist"].mean > 1
-    assert second.embedded == 64 + 3 * 64  # real motion and every repeat, without multimodality
-    plain = usual.generated(generate)["next"].numbers
-    assert {key: value for key, value in numbers.items() if not key.startswith("lamp_")} == plain
-    broken = [np.full_like(motion, np.nan) if number == 3 else motion for number, motion in enumerate(both.clips)]
-    assert both.fixed(broken).numbers["lamp_R1"].mean < 50  # rows still match their captions
-    moved = [clip(judge.rows[number - 1]) for number in range(64)]
-    moved[3] = np.full_like(moved[3], np.nan)
-    assert both.fixed(moved).numbers["lamp_R1"].mean == 100
-
-
 def test_motions_of_other_captions_are_found_by_chance() -> None:
     evaluation, judge = world(320)
     row = evaluation.fixed(evaluation.clips[100:] + evaluation.clips[:100])

@@ -68,15 +68,6 @@ def test_text_pass_is_the_library_bert(tmp_path, texts):
 
 
 @torch.no_grad()
-def test_word_head_is_the_library_bert(tmp_path, texts):
-    bert = library_bert(transformers.BertForMaskedLM, tmp_path)
-    ids, mask = texts
-    qformer = from_bert(tmp_path, encoder_width=12).eval()
-    logits = qformer.lm_logits(qformer.text(ids, mask))
-    close(logits[..., :40][mask], bert(ids, attention_mask=mask.long()).logits[mask])
-
-
-@torch.no_grad()
 def test_start_from_an_old_weight_file(tmp_path, texts):
     bert = library_bert(transformers.BertModel, tmp_path)
     old = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"):

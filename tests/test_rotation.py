@@ -8,14 +8,10 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from motion.rotation import (
     axis_angle_to_quat,
-    cont6d_to_matrix,
-    cont6d_to_quat,
-    matrix_to_quat,
     quat_between,
     quat_conjugate,
     quat_multiply,
     quat_rotate,
-    quat_to_cont6d,
     quat_to_euler,
     quat_to_matrix,
     slerp,
@@ -49,21 +45,6 @@ def test_products_and_matrices_are_those_of_scipy():
 def test_euler_angles_multiply_in_the_order_of_their_axes(order: str):
     q = _quats()
     _close(quat_to_euler(q, order), _scipy(q).as_euler(order.upper(), degrees=True), atol=1e-2)
-
-
-def test_6d_vectors_of_any_length_and_angle_give_orthonormal_matrices():
-    cont6d = _random(100, 6)
-    matrix = cont6d_to_matrix(cont6d)
-    _close(matrix.transpose(-1, -2) @ matrix, torch.eye(3).expand(100, 3, 3))
-    _close(torch.linalg.det(matrix), torch.ones(100))
-    _close(matrix[..., 0], torch.nn.functional.normalize(cont6d[..., :3], dim=-1))
-
-
-def test_quaternions_survive_the_way_through_matrices_and_6d():
-    near_half_turns = torch.cat((torch.full((30, 1), 1e-4), _random(30, 3, seed=3)), -1)
-    q = torch.cat((_quats(), torch.nn.functional.normalize(near_half_turns, dim=-1), torch.eye(4)))
-    for back in (matrix_to_quat(quat_to_matrix(q)), cont6d_to_quat(quat_to_cont6d(q))):
-        _close((back * q).sum(-1).abs(), torch.ones(len(q)))
 
 
 @pytest.mark.parametrize("direction", [(0, 0, 1), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0.6, 0, 0.8), (0.6, 0.8, 0)])

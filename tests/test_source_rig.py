@@ -7,7 +7,7 @@ import pytest
 
 from motion.bvh import Bvh, read_bvh
 from motion.bvh_fit import T2M_RIG, joints_to_bvh
-from motion.recording import guess_unit, guess_up, metres_per_unit, resampled, t_pose_ends
+from motion.recording import guess_unit, guess_up, resampled, t_pose_ends
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
 from tests import figures
@@ -80,12 +80,3 @@ def test_sample_files_give_their_reference_joints(path: Path) -> None:
                                               (11, "cmu"), (25.8, "cmu"), (26.4, "inch")])
 def test_units_are_found_by_the_length_of_legs(factor: float, unit: str) -> None:
     assert guess_unit(factor * figures.walking(40)) == unit
-
-
-@pytest.mark.parametrize(("unit", "reason"), [
-    ("inch", r"14\.5\d units long are 0\.3\d+ m in inch, .*likely cmu \(0\.82 m\)"),
-    ("cm", r"0\.145 m in cm.*likely cmu"), (1, r"14\.5 m in m.*likely cmu"),
-    (0.03, r"in units of 0\.03 m.*likely cmu")])
-def test_a_unit_that_makes_dwarfs_or_giants_is_refused_with_the_likely_one(unit: str | float, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        metres_per_unit(17.717 * figures.walking(40), unit)

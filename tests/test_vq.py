@@ -160,17 +160,6 @@ def test_dead_codes_become_distinct_rows_and_their_sums_restart() -> None:
     torch.testing.assert_close(quantizer.code_count[1:], torch.ones(7))
 
 
-def test_published_rule_resets_code_k_to_row_k_until_a_row_falls_to_it() -> None:
-    quantizer = seeded(8, 2, published=True)
-    quantizer.codebook[1:] += 100
-    quantizer.code_count.fill_(0.5)
-    sums, rows = quantizer.code_sum.clone(), torch.randn(50, 2)
-    quantizer(rows_as_latent(rows))
-    torch.testing.assert_close(quantizer.codebook[1:], rows[1:8])
-    torch.testing.assert_close(quantizer.code_sum[1:], 0.99 * sums[1:])
-    torch.testing.assert_close(quantizer.code_count[1:], torch.full((7,), 0.495))
-
-
 def zipf_batches(steps: int) -> list[torch.Tensor]:
     """Latents (8, 4, 80) around 256 centres; the k-th is used 1/k as often as the first."""
     draws = torch.Generator().manual_seed(6)
