@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.text import SPACY_MODEL, clean_caption, side_words, tag_by_spacy
-from data.text_motion import Pair
-from evaluation.metrics import matching_score, r_precision
 from utils import InputError
 from utils.files import model_folder, read_text, silent_transformers, write_text
+
+if TYPE_CHECKING:
+    from bert_score import BERTScorer
+
+    from data.text_motion import Pair
 
 UNKNOWN_CLASS = "OTHER"
 
@@ -31,10 +34,10 @@ class Lexicon:
     them, because of punctuation or abbreviations, are skipped.
     """
 
-    def __init__(self, pairs: Iterable[Pair], spacy: Callable | None = None) -> None:
+    def __init__(self, pairs: "Iterable[Pair]", spacy: Callable | None = None) -> None:
         """``spacy`` is a pipeline that lemmatises captions in place of the lemmas of ``pairs``."""
-        self.by_spacy = spacy is not None
         self._spacy = spacy
+        self.by_spacy = spacy is not None
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for pair in pairs:
             for caption, tokens in zip(pair.captions, pair.tokens, strict=True):
@@ -65,9 +68,6 @@ def lemmas_of(tokens: Iterable[str]) -> str:
     """Join the lemmas of ``lemma/POS`` tokens."""
     return " ".join(token.rpartition("/")[0] or token for token in tokens)
 
-
-if TYPE_CHECKING:
-    from bert_score import BERTScorer
 
 OPPOSITES = (frozenset({"left", "right"}), frozenset({"clockwise", "counterclockwise"}))
 MATCHING_BATCH = 32
@@ -101,6 +101,8 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
     """R-precision at 1, 2 and 3 in per cent and MM-Dist, from evaluator embeddings (n, e) of captions and their
     motions. R-precision is the mean over random batches of 32, because neighbouring clips of a data set are similar; it
     is omitted with fewer than 32 pairs."""
+    from evaluation.metrics import matching_score, r_precision  # imports torch, which other scores do not need
+
     scores = {"mm_dist": matching_score(texts, motions)}
     if len(texts) < MATCHING_BATCH:
         return scores
@@ -110,12 +112,12 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
     return {f"r_precision{k}": float(hit) for k, hit in enumerate(hits, 1)} | scores
 
 
-def most_common_caption(pairs: Sequence[Pair]) -> str:
+def most_common_caption(pairs: "Sequence[Pair]") -> str:
     """Most frequent caption of the pairs; the first one on ties."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 
-def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: Sequence[Pair]) -> list[str]:
+def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: "Sequence[Pair]") -> list[str]:
     """First caption of the nearest pair for each motion, from normalised features (n, e) and (pairs, e)."""
     return [pairs[int(row)].captions[0] for row in (motions @ known.T).argmax(1)]
 
@@ -201,7 +203,7 @@ class CaptionScorer:
             the clips; both are needed for R-precision and MM-Dist.
     """
 
-    def __init__(self, pairs: Sequence[Pair], lexicon: Lexicon, references: str = "verbatim",
+    def __init__(self, pairs: "Sequence[Pair]", lexicon: Lexicon, references: str = "verbatim",
                  bert: BertScore | None = None,
                  embed_texts: Callable[[Sequence[Sequence[str]]], np.ndarray] | None = None,
                  motions: np.ndarray | None = None) -> None:
