@@ -1,9 +1,8 @@
 """Linear layers and convolutions on the CPU, computed by the faster of two libraries, and self-attention layers.
 
 torch computes float32 matrix products with MKL, which chooses kernels by CPU vendor and does not use AVX-512 on AMD.
-oneDNN chooses by instruction set. torch has operators for it that are not public; without them, a linear layer is
-computed as a convolution of kernel size 1, which uses oneDNN too. Parameters are always the same. bfloat16 products
-always use oneDNN.
+oneDNN chooses by instruction set. The operators for it are not public, so a torch without them uses MKL. Parameters are
+always the same. bfloat16 products always use oneDNN.
 """
 import contextlib
 import json
@@ -24,10 +23,7 @@ from utils import InputError, processor
 from utils.files import write_text
 
 KINDS = ("mkl", "onednn")
-LEAST = 20480    # size of an input from which torch uses oneDNN for a single image
-PICTURES = 16    # number of images from which torch uses oneDNN with one thread
-PICTURE_ROWS = 8  # rows below which an image costs more than it saves
-
+LEAST = 20480  # size of an input from which oneDNN is used
 OPERATORS = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
 
 ROWS, WIDTH = 400, 768  # of the measured product
@@ -38,11 +34,11 @@ _kind = "mkl"
 
 
 def use_linear(kind: str) -> None:
-    """Set the library for linear layers on the CPU, one of ``KINDS``; torch uses ``mkl``."""
+    """Set the library for linear layers on the CPU, one of ``KINDS``; torch uses ``mkl``, also if it cannot pack."""
     global _kind
     if kind not in KINDS:
         raise ValueError(f"linear {kind!r} is not one of {', '.join(KINDS)}")
-    _kind = kind
+    _kind = kind if can_pack() else "mkl"
 
 
 def choose_linear(setting: str = "auto") -> str:
@@ -57,6 +53,8 @@ def choose_linear(setting: str = "auto") -> str:
 
 def faster_linear(seconds: Callable[[str], float] | None = None) -> str:
     """The faster kind for a product of typical size: ``onednn`` if it saves at least ``GAIN`` of the time."""
+    if not can_pack():
+        return "mkl"
     seconds = seconds or _product_seconds()
     rounds = [{kind: seconds(kind) for kind in KINDS} for _ in range(ROUNDS + 1)][1:]
     best = {kind: min(taken[kind] for taken in rounds) for kind in KINDS}
@@ -96,7 +94,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     ``activation``, ``none`` or ``gelu``. A packed weight has no gradient."""
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
-    made = (_by_onednn if _is_large(x) and _uses_onednn(x) else F.linear)(x, weight, bias)
+    made = (_Product.apply if _is_large(x) and _uses_onednn(x) else F.linear)(x, weight, bias)
     return F.gelu(made) if activation == "gelu" else made
 
 
@@ -107,10 +105,6 @@ def _uses_onednn(x: Tensor) -> bool:
 
 def _is_large(x: Tensor) -> bool:
     return x.numel() > LEAST and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _Product.apply(x, weight, bias) if can_pack() else _convolution(x, weight, bias)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -137,23 +131,7 @@ class _Product(torch.autograd.Function):
                 rows.sum(0) if for_bias else None)
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    rows = x.numel() // x.shape[-1]
-    pictures = 1 if torch.get_num_threads() > 1 else _pictures(rows)
-    if pictures is None:
-        return F.linear(x, weight, bias)
-    # (images, in, rows, 1) in channels-last order, the layout of x
-    image = x.reshape(pictures, rows // pictures, 1, x.shape[-1]).permute(0, 3, 1, 2)
-    made = F.conv2d(image, weight[:, :, None, None], bias)
-    return made.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
-
-
-def _pictures(rows: int) -> int | None:
-    """Smallest number of equal images, at least ``PICTURES``, that rows can be divided into."""
-    return next((count for count in range(PICTURES, rows // PICTURE_ROWS + 1) if rows % count == 0), None)
-
-
-_BY_KIND = {"mkl": F.linear, "onednn": _by_onednn}
+_BY_KIND = {"mkl": F.linear, "onednn": _Product.apply}
 
 
 class Linear(nn.Linear):
@@ -219,8 +197,8 @@ def can_pack() -> bool:
 
 
 def packs() -> bool:
-    """Whether networks for inference on the CPU should be packed: oneDNN is in use and can."""
-    return _kind == "onednn" and can_pack()
+    """Whether networks for inference on the CPU should be packed: oneDNN is in use."""
+    return _kind == "onednn"
 
 
 def pack_weight(weight: Tensor) -> Tensor:

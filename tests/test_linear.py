@@ -33,14 +33,11 @@ def restored() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("threads", "private"), [(1, True), (2, True), (1, False), (2, False)])
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: bool, threads: int, private: bool,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: bool, threads: int) -> None:
     torch.set_num_threads(threads)
-    if not private:  # a torch without the private operators
-        monkeypatch.setattr(module, "OPERATORS", ("_no_such_operator",))
     torch.manual_seed(0)
     inputs = [torch.randn(shape), torch.randn(40, shape[-1]) / shape[-1]**0.5, *([torch.randn(40)] if bias else [])]
     found = []
@@ -114,6 +111,12 @@ def test_a_packed_network_writes_the_state_it_was_built_from() -> None:
     pack_linears(network)
     assert is_packed(network)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_torch_without_the_operators_uses_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OPERATORS", ("_no_such_operator",))
+    use_linear("onednn")
+    assert module._kind == module.faster_linear() == "mkl"
 
 
 def test_it_is_measured_once_for_a_kind_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

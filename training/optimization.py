@@ -1,6 +1,5 @@
 """What a training step needs: schedules, weight averaging, the check of gradients, and numbers for the log."""
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -149,9 +148,6 @@ class GradientGuard:
                          "--mixed_precision no, or check the data with prepare/check_data.py")
 
 
-PARTS = ("data", "forward", "backward", "optimizer")
-
-
 class StepMetrics:
     """Average losses and gradients of one step over its micro-batches and processes.
 
@@ -206,41 +202,4 @@ class Meter:
         totals = total(torch.stack([value.float() for value in self.sums.values()]))
         means = {key: value / self.count for key, value in zip(self.sums, totals.tolist(), strict=True)}
         self.sums, self.count = {}, 0
-        return means
-
-
-class StepClock:
-    """Milliseconds of each part of a step, averaged since the last flush. CUDA times are read from events at flush."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.cuda = device, device.type == "cuda"
-        self.laps: list[tuple[str, float | torch.cuda.Event]] = []
-        self.steps = 0
-
-    def start(self) -> None:
-        """Start timing; the time before, such as a validation, belongs to no step."""
-        self.lap("")
-
-    def lap(self, part: str) -> None:
-        """Add the time since the last call to ``part``; the optimizer's ends a step."""
-        if self.cuda:
-            now = torch.cuda.Event(enable_timing=True)
-            now.record(torch.cuda.current_stream(self.device))  # may differ from the default device
-        else:
-            now = time.perf_counter()
-        self.laps.append((part, now))
-        self.steps += part == "optimizer"
-
-    def flush(self) -> dict[str, float]:
-        """Milliseconds of a step by part, in the order of ``PARTS``; empty without a step."""
-        if not self.steps:
-            return {}
-        if self.cuda:
-            self.laps[-1][1].synchronize()
-        sums = dict.fromkeys(PARTS, 0.0)
-        for (_, before), (part, after) in zip(self.laps, self.laps[1:], strict=False):
-            if part:
-                sums[part] += before.elapsed_time(after) if self.cuda else 1000 * (after - before)
-        means = {part: value / self.steps for part, value in sums.items()}
-        self.laps, self.steps = self.laps[-1:], 0
         return means

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from storage.checkpoint import find_source, load_checkpoint, load_strictly, read_state, save_checkpoint, write_options
-from training.optimization import GradientGuard, Meter, StepClock, StepMetrics, WeightAverage, trainable
+from training.optimization import GradientGuard, Meter, StepMetrics, WeightAverage, trainable
 from training.runs import BatchLoader, EpochBatches, is_main, make_accelerator, rank, run_folder, world_size
 from utils import InputError
 from utils.device import peak_gib
@@ -154,7 +154,6 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(stage, optimizer)
         if opt.compile:
             compile_parts(stage.compiled_parts())
-        self.clock = StepClock(device)
         self.average = WeightAverage(stage.model, opt.ema, stage.averaged_buffers()) if opt.ema else None
         # With fp16, infinite gradients are expected: they adjust the loss scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
@@ -216,7 +215,6 @@ class Trainer:
         bar = tqdm(range(progress.step_in_epoch, len(self.batches)), desc=f"{self.stage.name} epoch {progress.epoch}",
                    initial=progress.step_in_epoch, total=len(self.batches),
                    disable=self.opt.quiet or not is_main() or None, leave=False)
-        self.clock.start()
         for _ in bar:
             meter.add(self._step(next(samples) for _ in range(parts)))
             progress.step_in_epoch += 1
@@ -224,12 +222,10 @@ class Trainer:
             if progress.total_it % self.opt.log_every == 0:
                 self._check_gradients()
                 self._log("train", meter.flush(), lr=self.scheduler.get_last_lr()[0])
-                self._log_time()
             if self._done():
                 break
             if progress.total_it % self.opt.save_latest == 0:
                 self._save(self.folder / "model" / "latest.tar")
-                self.clock.start()
         if progress.step_in_epoch >= len(self.batches):
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         if progress.epoch % self.opt.eval_every_e == 0 or self._done():  # an epoch may be a few steps only
@@ -244,14 +240,9 @@ class Trainer:
         slices = self.batches.slices()
         metrics = StepMetrics(len(slices) * world_size())
         for batch_slice in slices:
-            part = next(parts)
-            self.clock.lap("data")
             with nullcontext() if batch_slice.last else self.accelerator.no_sync(self.wrapped):
-                losses = self.wrapped(part, torch.Generator().manual_seed(step_seed), batch_slice)
-                loss = metrics.add(losses)
-                self.clock.lap("forward")
-                self.accelerator.backward(loss)
-                self.clock.lap("backward")
+                losses = self.wrapped(next(parts), torch.Generator().manual_seed(step_seed), batch_slice)
+                self.accelerator.backward(metrics.add(losses))
         numbers = metrics.average(self.stage.parameters())
         if self.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.clip_norm)
@@ -262,7 +253,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update()
-        self.clock.lap("optimizer")
         return numbers
 
     def _check_gradients(self) -> None:
@@ -291,15 +281,6 @@ class Trainer:
     def _mean_weights(self) -> AbstractContextManager[None]:
         """Context in which the model has its averaged weights, with --ema."""
         return self.average.in_place() if self.average else nullcontext()
-
-    def _log_time(self) -> None:
-        """Write milliseconds of a step by part, and samples per second, to TensorBoard."""
-        times = self.clock.flush()
-        if self.writer and times:
-            seconds = sum(times.values()) / 1000
-            times = {f"{part}_ms": value for part, value in times.items()}
-            for key, value in {**times, "samples_per_s": self.batches.batch_size / seconds}.items():
-                self.writer.add_scalar(f"time/{key}", value, self.progress.total_it)
 
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
         if not is_main():
