@@ -11,7 +11,6 @@ from motion.skeleton import T2M
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_sources import Reader
 from tests.acclaim import amc_text, asf_text, motion, world
-from utils import InputError
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "cmu_asfamc"
 WALK = motion(30)
@@ -60,19 +59,6 @@ def test_a_trial_is_imported_at_20_frames_a_second_in_metres(trial: Path) -> Non
     assert (clip.rig, clip.unit, clip.up, clip.end) == ("CMU ASF/AMC", "cmu", "y", 2.5)
     joints = np.load(trial.parent.parent / "out" / "joints" / "01_02.npy")
     np.testing.assert_allclose(joints, normalised(UNITS["cmu"] * expected(world(LONG))[::6]), atol=1e-4)
-
-
-@pytest.mark.parametrize(("scale", "unit", "name"), [
-    (1, 0.45, "cmu"), (0.056444, 1.0, "m"), (2.2222, 0.0, "inch")])
-def test_the_unit_is_the_stated_one_where_legs_are_a_persons_in_it_else_the_likely_one(
-        trial: Path, scale: float, unit: float, name: str) -> None:
-    trial.with_name("01.asf").write_text(asf_text(scale, unit))
-    walk = {bone: values * ([scale] * 3 + [1] * 3 if bone == "root" else 1) for bone, values in LONG.items()}
-    trial.write_text(amc_text(walk))
-    (clip,) = import_motion(ImportJob(trial.parent, trial.parent.parent / "out"), quiet=True).clips
-    assert clip.unit == name
-    with pytest.raises(InputError, match=f"likely {name}"):
-        import_motion(ImportJob(trial.parent, trial.parent.parent / "other", unit="mm"), quiet=True)
 
 
 def variants() -> dict[str, tuple[str, str]]:

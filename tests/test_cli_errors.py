@@ -235,12 +235,6 @@ def test_models_that_do_not_belong_together_are_reported(fails: Fails) -> None:
     assert "vq/meta/mean.npy is missing; train_vq.py creates it" in fails(gen_t2m.main, *PROMPT)
 
 
-def test_a_tokenizer_of_other_tokens_is_refused(fails: Fails, home: Path) -> None:
-    make_tokenizer(home / "checkpoints" / "t2m" / "larger", 263, nb_code=32)
-    set_option("t2m", "vq_name", "larger")
-    assert "has 16 codes, but its tokenizer checkpoints/t2m/larger/model/latest.tar has" in fails(gen_t2m.main, *PROMPT)
-
-
 def test_a_residual_transformer_of_other_layers_is_refused(fails: Fails, home: Path) -> None:
     make_tokenizer(home / "checkpoints" / "t2m" / "deeper", 263, num_quantizers=3)
     set_option("t2m", "vq_name", "deeper")
@@ -314,26 +308,9 @@ def test_a_split_without_clips_is_named(fails: Fails) -> None:
     assert "split test has no clip of at least 40 rows" in fails(main, *arguments)
 
 
-def test_a_tokenizer_with_longer_tokens_cannot_feed_the_transformer(
-        fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
-    main, arguments = TRAINING["vq"]
-    monkeypatch.setattr(sys, "argv", ["train_vq.py", *map(str, arguments), "--down_t", "3", "--name", "long",
-                                      "--total_iter", "1"])
-    main()
-    main, arguments = TRAINING["t2m"]
-    assert "has 8 frames per token, generation needs 4" in fails(main, *arguments, "--vq_name", "long")
-
-
 # As a user sees it
 
 
-@pytest.mark.parametrize(("script", "arguments", "told"), [
-    ("gen_t2m.py", ("--text_prompt", "a", "--motion_length", "-4"), "4 to 196 frames, not -4"),
-    ("train_lamp.py", ("--name", "a", "--vq_name", "nonesuch"), "no model named 'nonesuch'"),
-])
-def test_nothing_else_is_on_stderr(tmp_path: Path, script: str, arguments: tuple[str, ...], told: str) -> None:
-    result = run_script(script, *arguments, cwd=tmp_path, check=False)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert told in result.stderr
+def test_nothing_else_is_on_stderr(tmp_path: Path) -> None:
+    result = run_script("gen_t2m.py", "--text_prompt", "a", "--motion_length", "-4", cwd=tmp_path, check=False)
+    assert (result.returncode, result.stderr) == (2, "error: a motion has 4 to 196 frames, not -4\n")

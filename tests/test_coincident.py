@@ -5,11 +5,11 @@ import torch
 
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.rotation import bone_directions
-from motion.skeleton import KIT, T2M, Skeleton
+from motion.skeleton import T2M
 from tests.figures import figure
 from tests.sample_motion import sample_motion, turned
 
-T2M_CASES = {
+CASES = {
     "collars": ("left_collar", "right_collar"),
     "one collar": ("left_collar",),
     "neck": ("neck",),
@@ -21,48 +21,39 @@ T2M_CASES = {
     "hips": ("left_hip", "right_hip"),
     "toes": ("left_foot", "right_foot"),
 }
-KIT_CASES = {
-    "neck": ("neck",),
-    "shoulders": ("left_shoulder", "right_shoulder"),
-    "hips": ("left_hip", "right_hip"),
-    "toes": ("left_toe", "right_toe"),
-    "heels": ("left_heel", "right_heel"),
-}
-CASES = [(skeleton, case) for skeleton, cases in ((T2M, T2M_CASES), (KIT, KIT_CASES)) for case in cases]
 
 
-def with_coinciding(joints: np.ndarray, skeleton: Skeleton, case: str) -> np.ndarray:
+def with_coinciding(joints: np.ndarray, case: str) -> np.ndarray:
     """``joints`` (T, J, 3) with the joints of a case and their descendants moved onto their parents."""
-    names = (T2M_CASES if skeleton is T2M else KIT_CASES)[case]
     moved = joints.copy()
-    for joint in map(skeleton.joint_names.index, names):
-        bone = moved[:, joint] - moved[:, skeleton.parents[joint]]
-        for other in range(len(skeleton)):
+    for joint in map(T2M.joint_names.index, CASES[case]):
+        bone = moved[:, joint] - moved[:, T2M.parents[joint]]
+        for other in range(len(T2M)):
             above = other
             while above > 0 and above != joint:
-                above = skeleton.parents[above]
+                above = T2M.parents[above]
             if above == joint:
                 moved[:, other] -= bone
-        moved[:, joint] = moved[:, skeleton.parents[joint]]
+        moved[:, joint] = moved[:, T2M.parents[joint]]
     return moved
 
 
-@pytest.mark.parametrize(("skeleton", "case"), CASES)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("noise", [0.0, 1e-6])
-def test_bones_of_no_length_turn_with_the_body(skeleton: Skeleton, case: str, noise: float) -> None:
-    joints = np.float64(with_coinciding(sample_motion(skeleton, sway=0.2), skeleton, case))
+def test_bones_of_no_length_turn_with_the_body(case: str, noise: float) -> None:
+    joints = np.float64(with_coinciding(sample_motion(T2M, sway=0.2), case))
     joints += noise * np.random.default_rng(0).standard_normal(joints.shape)
     angle = np.linspace(0, 4, len(joints))[:, None]
-    directions = bone_directions(torch.from_numpy(joints), skeleton)
-    of_turned = bone_directions(torch.from_numpy(turned(joints, angle)), skeleton).numpy()
+    directions = bone_directions(torch.from_numpy(joints), T2M)
+    of_turned = bone_directions(torch.from_numpy(turned(joints, angle)), T2M).numpy()
     np.testing.assert_allclose(of_turned, turned(directions.numpy(), angle), atol=1e-4 if noise else 1e-9)
     np.testing.assert_allclose(np.linalg.norm(of_turned[:, 1:], axis=-1), 1)
 
 
-@pytest.mark.parametrize("case", T2M_CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_bvh_files_of_such_bodies_keep_joints_and_turn_smoothly(case: str) -> None:
     yaw, lean = np.linspace(0, 3, 60), 0.4 * np.sin(np.linspace(0, 6, 60))
-    joints = with_coinciding(figure(60, yaw=yaw, pitch=lean, thighs=(lean, -lean)), T2M, case)
+    joints = with_coinciding(figure(60, yaw=yaw, pitch=lean, thighs=(lean, -lean)), case)
     bvh = joints_to_bvh(joints, T2M, 20)
     np.testing.assert_allclose(bvh_to_joints(bvh, T2M), joints, atol=1e-4)
     cosine = (np.einsum("tjkl,tjkl->tj", bvh.local_rotations()[1:], bvh.local_rotations()[:-1]) - 1) / 2

@@ -118,16 +118,6 @@ def test_captions_of_motions_are_scored_against_prompts_with_real_motion(run: Ca
     assert read["notes"][-1].startswith("lamp_bertscore: BERTScore of the motion's caption")
 
 
-def test_all_checkpoints_of_the_folder_are_walked(run: Callable[..., None]) -> None:
-    model = Path("checkpoints/t2m/t2m/model")
-    shutil.copy(model / "latest.tar", model / "net_best_acc.tar")
-    run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--which_epoch", "all", "--mm_texts", 0)
-    results = report("t2m")["results"]
-    assert list(results) == ["real motion", "tokenizer", "latest: base layer", "net_best_acc: base layer"]
-    assert results["latest: base layer"] == results["net_best_acc: base layer"]
-    assert report("t2m")["settings"]["seconds_per_sentence"].keys() == {"latest", "net_best_acc"}
-
-
 def test_a_tokenizer_is_evaluated_with_and_without_an_evaluator(run: Callable[..., None]) -> None:
     run(eval_t2m_vq.main, "--name", "vq", "--evaluator", "judge")
     rows = report("vq")["results"]

@@ -113,16 +113,6 @@ def test_a_stopped_run_resumes_to_the_same_weights(train: Callable[..., None]) -
         assert_equal(parts[part], whole[part])
 
 
-def test_a_run_that_was_stopped_among_its_movements_learns_the_rest_of_them(train: Callable[..., None]) -> None:
-    train("whole")
-    train("parts", "--movement_iter", 2)
-    for path in Path("checkpoints/t2m/parts/model").iterdir():
-        path.unlink()
-    train("parts", "--is_continue")
-    assert_equal(latest("parts")["movement_encoder"], latest("whole")["movement_encoder"])
-    assert latest("parts")["total_it"] == 4
-
-
 def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ("--data_root", data / "data", "--glove", data / "glove", "--mixed_precision", "bf16")

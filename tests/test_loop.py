@@ -208,17 +208,6 @@ def test_a_run_resumes_with_the_text_features_it_began_with(home: Path) -> None:
     assert chosen == {True: "first", False: "later"}
 
 
-def test_the_scale_of_half_precision_is_taken_up_again(home: Path) -> None:
-    begun = Trainer(Pull(), options(total_iter=1), Numbers(4), always)
-    begun.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    begun.run()
-    trainer = Trainer(Pull(), options(total_iter=1, is_continue=True), Numbers(4), always)
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    trainer.run()
-    assert trainer.accelerator.scaler.get_scale() == 64.0
-    assert home.is_dir()
-
-
 def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
     """For example pieces of 1 and 3 masked tokens: each token has the same weight."""
     weight = nn.Parameter(torch.tensor(0.0))

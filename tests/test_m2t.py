@@ -1,10 +1,8 @@
 """Captioning models: their motion input, their trainable parameters, and the writing of captions."""
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.dataset import dataset_spec
@@ -12,7 +10,6 @@ from models.m2t import (
     DecoderConfig,
     MotionCaptioner,
     Writing,
-    build_decoder,
 )
 from storage.evaluation import build_captioner, learned_state, load_learned
 from storage.generation import LoadedLaMP, load_lamp
@@ -152,18 +149,3 @@ def test_what_learned_is_enough_to_come_back(model: MotionCaptioner, lamp: Loade
     state.pop("opt_proj.bias")
     with pytest.raises(InputError, match="missing: opt_proj.bias"):
         load_learned(other, state, tmp_path)
-
-
-def test_what_cannot_be_built_is_reported(lamp: LoadedLaMP, llm: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be loaded"):
-        build_decoder(settings("opt", tmp_path), lamp.pieces, 49)
-    with pytest.raises(InputError, match="reads 80 positions"):
-        build_decoder(settings("opt", llm), lamp.pieces, 70)
-    shutil.copytree(llm, tmp_path / "cut")
-    weights = load_file(llm / "model.safetensors")
-    weights.pop("model.decoder.layers.0.fc1.weight")
-    save_file(weights, tmp_path / "cut" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="lacks .*fc1"):
-        build_decoder(settings("opt", tmp_path / "cut"), lamp.pieces, 49)
-    with pytest.raises(ValueError, match="multiple"):
-        DecoderConfig(embed_dim_gpt=10, n_head_gpt=3)

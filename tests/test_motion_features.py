@@ -9,9 +9,7 @@ from motion.features import (
     features_to_joints,
     features_to_joints_from_rotations,
     gaussian_smooth,
-    heading,
     joints_to_features,
-    mean_std,
     process,
     time_warp,
 )
@@ -91,15 +89,6 @@ def test_the_features_of_the_mirrored_motion_are_the_mirrored_features(skeleton:
     _close(mirrored[:, groups.contacts], plain[:, groups.contacts][:, [2, 3, 0, 1]], atol=0)
 
 
-def test_a_body_turned_half_way_round_in_one_frame_gives_numbers():
-    still = np.repeat(sample_motion(T2M, frames=1, sway=0.0), 2, 0)
-    for frames in (1, 2, 40):
-        joints = np.concatenate((np.repeat(still[:1], frames, 0), np.repeat(turned(still[:1], np.pi), frames, 0)))
-        features = joints_to_features(joints, T2M)
-        assert features.isfinite().all()
-        assert heading(torch.tensor(joints, dtype=torch.float32), T2M).isfinite().all()
-
-
 def test_turning_past_half_way_round_keeps_the_path_unless_published_features_are_asked_for():
     joints = sample_motion(T2M, frames=120, turn=12.0, sway=0.2)
     stages = process(joints, T2M)
@@ -121,16 +110,6 @@ def test_turning_past_half_way_round_keeps_the_path_unless_published_features_ar
 def test_joints_that_are_no_motion_are_refused(joints: np.ndarray, reason: str):
     with pytest.raises(ValueError, match=reason):
         joints_to_features(joints, T2M)
-
-
-def test_statistics_are_over_all_rows_and_averaged_in_groups():
-    rng = np.random.default_rng(0)
-    clips = [rng.normal(3, rng.uniform(0.1, 2, 263), (rows, 263)) for rows in (5, 40, 17)]
-    mean, std = mean_std([*clips, np.full((4, 263), np.nan)])
-    rows = np.concatenate(clips)
-    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-12)
-    for group in feature_groups(22):
-        np.testing.assert_allclose(std[group], rows.std(0)[group].mean(), rtol=1e-12)
 
 
 def test_a_warped_window_is_the_motion_at_another_speed() -> None:

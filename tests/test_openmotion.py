@@ -17,7 +17,6 @@ from prepare.build_openmotion import INDEX, SOURCES, build_openmotion, joined, r
 from tests import figures
 from tests.sample_motion import turned
 from tests.toy import ROOT
-from utils import InputError
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -64,21 +63,6 @@ def test_clips_of_asf_amc_files_have_the_joints_that_were_measured(tmp_path: Pat
     contents = json.loads((tmp_path / "contents.json").read_text())
     assert contents["100295"] == {"family": "jump-up", "contents": [["jump-up", ""]], "stretches": []}
     assert contents.keys() == {"100025", "100295", "100299", "M100025", "M100295", "M100299"}
-
-
-def test_recordings_that_are_not_those_of_the_set_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    with pytest.raises(InputError, match="none of the recordings"):
-        build_openmotion([tmp_path / "in"], tmp_path / "out")
-    short = joints_to_bvh(100 * figures.walking(50), T2M, 20).text()
-    (tmp_path / "in" / "dataset-1_bow_active_001.bvh").write_text(short)
-    (tmp_path / "in" / "08_01.bvh").write_text("x")
-    built = build_openmotion([tmp_path / "in"], tmp_path / "out", quiet=True)
-    assert built.clips == []
-    assert len(built.refused) == 2
-    assert "50 frames at 20 fps" in built.refused["000000"]
-    with pytest.raises(InputError, match="is not a folder"):
-        build_openmotion([tmp_path / "nowhere"], tmp_path / "out")
 
 
 def test_joined_recordings_go_on_where_the_first_one_ended() -> None:

@@ -7,11 +7,10 @@ import pytest
 from data.text import mirror_text
 from motion.features import joints_to_features
 from motion.skeleton import T2M, mirror, pose_offsets
-from prepare.motion_features import FeatureJob, Prepared, main, prepare_features, reference_offsets
+from prepare.motion_features import FeatureJob, Prepared, main, prepare_features
 from tests import figures
 from tests.sample_motion import sample_motion
 from tests.toy import run_here
-from utils import InputError
 
 
 @pytest.fixture
@@ -101,19 +100,6 @@ def test_mirroring_adds_a_twin_of_every_clip_to_joints_features_texts_and_splits
 ])
 def test_mirrored_captions_change_sides(text: str, mirrored: str):
     assert mirror_text(text) == mirrored
-
-
-def test_missing_or_useless_folders_are_reported_with_their_path(tmp_path: Path):
-    with pytest.raises(InputError, match=f"{tmp_path}.*is missing"):
-        _prepare(tmp_path)
-    (tmp_path / "joints").mkdir()
-    with pytest.raises(InputError, match=r"no \.npy file"):
-        _prepare(tmp_path)
-    np.save(tmp_path / "joints" / "a.npy", np.zeros((5, 4, 3)))
-    with pytest.raises(InputError, match=r"none of the 1 clips.*a: shape \(5, 4, 3\)"):
-        _prepare(tmp_path)
-    with pytest.raises(InputError, match=r"a\.npy: shape"):
-        reference_offsets(tmp_path / "joints" / "a.npy", T2M)
 
 
 def test_the_script_reports_what_it_wrote_and_what_it_refused(root: Path, capsys):

@@ -15,7 +15,6 @@ import gen_t2m
 from data.dataset import dataset_spec
 from models.clip import CLIP_WIDTH
 from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
-from models.text_to_motion import Sample, Sampling
 from models.transformers.mask_transformer import LaMPMaskTransformer
 from prepare.inspect_checkpoint import identify
 from storage.checkpoint import incompatible_keys
@@ -26,7 +25,6 @@ from storage.generation import (
     load_length_estimator,
     load_masked,
     load_residual_transformer,
-    load_text_to_motion,
     load_tokenizer,
 )
 from storage.released import used_part
@@ -84,15 +82,6 @@ def test_released_settings_are_those_that_the_weights_were_trained_with(publishe
     lamp = load_lamp("h3d-qformer", SPEC, published)
     assert lamp.model.config.published
     assert lamp.text_features(["a man walks", "a person bows"]).shape == (2, 16)
-
-
-@pytest.mark.parametrize("rows", [None, 4])
-def test_a_released_transformer_gives_the_same_motion_whatever_the_batch(published: Path, rows: int | None) -> None:
-    pipeline, _ = load_text_to_motion("t2m", None, SPEC, published)
-    samples, sampling = [Sample("a man walks", 1, 40), Sample("a person bows", 2, 120)], Sampling(3, group_rows=rows)
-    together = pipeline.tokens(samples, sampling)
-    for sample, ids in zip(samples, together, strict=True):
-        assert torch.equal(pipeline.tokens([sample], sampling)[0], ids)
 
 
 @pytest.mark.parametrize("name", [RVQ, MOMASK, RESIDUAL, "h3d-qformer", "t2m"])

@@ -3,7 +3,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -13,8 +12,7 @@ from evaluation.metrics import codes_of, reconstruct_clips
 from models.config import ResidualTransformerConfig
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from models.transformers.residual import ResidualTransformer
-from storage.checkpoint import Source
-from storage.generation import load_text_to_motion, load_tokenizer, residual_to_use
+from storage.generation import load_text_to_motion, load_tokenizer
 from training.stages.tokens import ResidualStage, TokenData, completes, tokenize_pairs
 
 SAMPLES = [Sample("a person walks", 5, 40), Sample("a person bows", 6, 23), Sample("a person walks", 7, 96)]
@@ -42,19 +40,6 @@ def test_the_base_layer_is_the_same_with_and_without_the_layers_above(toy_models
         assert torch.equal(ids[:, 0], base)
         assert int(ids.min()) >= 0
     assert not np.array_equal(both.generate(SAMPLES, FIRM)[0], alone.generate(SAMPLES, FIRM)[0])
-
-
-def test_a_bundled_residual_transformer_goes_with_a_bundled_masked_one(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.generation.PRETRAINED", tmp_path)
-    spec = dataset_spec("t2m")
-    own, bundled = (Source(folder, {}, folder) for folder in (Path("checkpoints/t2m/a"), tmp_path / "t2m" / "t2m_demo"))
-    assert residual_to_use(None, bundled, spec) is None
-    (tmp_path / "t2m" / "res_demo").mkdir(parents=True)
-    assert residual_to_use(None, bundled, spec) == "res_demo"
-    assert residual_to_use(None, own, spec) is None
-    assert residual_to_use("none", bundled, spec) is None
-    assert residual_to_use("mine", own, spec) == residual_to_use("mine", bundled, spec) == "mine"
 
 
 class Knowing:

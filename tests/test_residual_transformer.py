@@ -102,20 +102,3 @@ def test_seeds_repeat_and_differ_and_known_tokens_stay() -> None:
     kept = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]), known=known)
     assert torch.equal(kept[:, 2:5, 1:], known[:, 2:5, 1:])
     assert torch.equal(kept[..., 0], base)
-
-
-@pytest.mark.parametrize("share_weight", [True, False])
-def test_training_begins_with_the_latent_as_history_and_codes_as_classes(share_weight: bool) -> None:
-    model = ResidualTransformer(ResidualTransformerConfig(
-        num_tokens=8, code_dim=16, cond_dim=4, latent_dim=16, n_heads=2, n_layers=1, ff_size=16, num_quantizers=3,
-        share_weight=share_weight))
-    codebooks = torch.randn(3, 8, 16) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
-    codebooks = codebooks - codebooks.mean(1, keepdim=True)
-    model.start_from(codebooks)
-    scaled = codebooks / codebooks[0].std()
-    torch.testing.assert_close(model.input_tables()[:, :8], scaled[:2])
-    torch.testing.assert_close(model.output_tables()[:, :8], scaled[1:])
-    ids = torch.randint(8, (2, 5, 3))
-    history = model.history_of(ids, torch.tensor([2, 1]))
-    torch.testing.assert_close(history[0], scaled[0][ids[0, :, 0]] + scaled[1][ids[0, :, 1]])
-    torch.testing.assert_close(history[1], scaled[0][ids[1, :, 0]])

@@ -1,12 +1,10 @@
 """Tolerances of networks in lower precision and compiled."""
 from functools import partialmethod
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import gen_t2m
 from data.dataset import dataset_spec
 from models.config import MaskTransformerConfig
 from models.lamp.features import LaMPText
@@ -15,7 +13,6 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import sample_generators
 from models.vq.model import VQConfig, build_tokenizer
 from storage.generation import load_text_to_motion
-from tests.toy import run_here
 
 TEXTS = ["a person walks forward and turns left", "someone waves with the right hand"]
 
@@ -87,14 +84,3 @@ def test_compiled_networks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch
     ids, motion = results()
     assert torch.equal(ids, before[0])
     torch.testing.assert_close(motion, before[1], rtol=0, atol=1e-5)
-
-
-def test_generation_takes_the_precision_from_the_command_line(toy_models: Path, tmp_path: Path) -> None:
-    flags = ["--name", "t2m", "--res_name", "res", "--text_prompt", TEXTS[0], "--motion_length", "40", "--no_video",
-             "--no_bvh", "--no_html", "--checkpoints_dir", toy_models]
-    for precision in ("fp32", "bf16"):
-        run_here(gen_t2m.main, *flags, "--ext", precision, "--precision", precision, cwd=tmp_path)
-    one, other = (np.load(tmp_path / "generation" / precision / "joints" / "0" / "sample0_repeat0_len40.npy")
-                  for precision in ("fp32", "bf16"))
-    assert one.shape == other.shape
-    assert not np.array_equal(one, other)

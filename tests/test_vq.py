@@ -68,16 +68,6 @@ def test_codes_decode_to_the_reconstruction(layers: int) -> None:
     torch.testing.assert_close(model.forward_decoder(result.codes), result.motion)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_a_clip_alone_is_as_it_is_in_a_batch(layers: int) -> None:
-    model = tokenizer(layers)
-    ids, together = model.encode(motion()), model.forward_decoder(model.encode(motion()))
-    for row in range(3):
-        alone = model.encode(motion()[row:row + 1])
-        assert torch.equal(alone, ids[row:row + 1])
-        torch.testing.assert_close(model.forward_decoder(alone), together[row:row + 1])
-
-
 @pytest.mark.parametrize(("layers", "norm"), [(1, None), (3, "LN"), (2, "BN")])
 def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int, norm: str | None) -> None:
     model = tokenizer(layers, vq_norm=norm)
@@ -129,21 +119,6 @@ def test_noise_draws_codes_by_their_distance() -> None:
     assert set(quantizer.nearest(row.expand(100, 2)).tolist()) == {0}
 
 
-def test_an_update_is_the_moving_average_of_the_rows_that_fell_to_a_code() -> None:
-    quantizer = seeded(3, 2, mu=0.9)
-    quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]))
-    quantizer.code_sum.copy_(5 * quantizer.codebook)
-    quantizer.code_count.fill_(5.0)
-    result = quantizer(rows_as_latent(torch.tensor([[1.0, 0.0], [0.0, 2.0], [9.0, 1.0]])))
-    assert result.codes.tolist() == [[0, 0, 1]]
-    torch.testing.assert_close(quantizer.code_count, torch.tensor([4.7, 4.6, 4.5]))
-    torch.testing.assert_close(quantizer.code_sum, torch.tensor([[0.1, 0.2], [45.9, 0.1], [0.0, 45.0]]))
-    torch.testing.assert_close(quantizer.codebook, quantizer.code_sum / quantizer.code_count[:, None])
-    # The output is from before the update.
-    torch.testing.assert_close(result.latent[0].T, torch.tensor([[0.0, 0.0], [0.0, 0.0], [10.0, 0.0]]))
-    torch.testing.assert_close(result.commitment, torch.tensor((1.0 + 4.0 + 1.0 + 1.0) / 6))
-
-
 def test_dead_codes_become_distinct_rows_and_their_sums_restart() -> None:
     torch.manual_seed(0)
     quantizer = seeded(8, 2)
@@ -192,23 +167,6 @@ def test_a_batch_in_parts_updates_codebooks_as_the_whole_does(parts: int, publis
         train_quantizer(model, pieces, zipf_batches(4))
         codebooks.append(torch.stack([layer.codebook for layer in model.layers]))
     torch.testing.assert_close(*codebooks, rtol=0, atol=1e-4)
-
-
-def test_a_resumed_step_goes_on_with_the_codebook() -> None:
-    torch.manual_seed(0)
-    quantizer = EmaQuantizer(8, 4).train()
-    for _ in range(5):
-        quantizer(torch.randn(2, 4, 30))
-    resumed = EmaQuantizer(8, 4).train()
-    resumed.load_state_dict(quantizer.state_dict())
-    resumed.load_running_state(quantizer.running_state())
-    torch.manual_seed(3)
-    batch = torch.randn(2, 4, 30)
-    for one in (quantizer, resumed):
-        torch.manual_seed(4)
-        one(batch)
-    assert torch.equal(resumed.codebook, quantizer.codebook)
-    assert torch.equal(resumed.code_count, quantizer.code_count)
 
 
 def test_gradient_passes_straight_through_to_the_encoder() -> None:
