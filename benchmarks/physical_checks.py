@@ -1,6 +1,7 @@
 """Named yes/no checks of a motion, ``CHECKS``, and signed measures that distinguish left from right, ``SIDES``.
 
-Both take joints (T, 22, 3) as ``physical_measures`` does. The thresholds were set on real motion capture.
+Both take joints (T, 22, 3) as ``physical_measures`` does. The thresholds were set on real motion capture:
+``check_calibration.py`` measures how often each check passes on clips of its own content and on others.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -6,7 +6,8 @@
 
 A motion passes if all checks of its prompt pass; intervals are over the seeds. A left/right pair is distinguished if
 more than half of the motions of each prompt show the side of that prompt. With ``--data_root``, prompts with words
-that no training caption of the data set contains are also reported separately.
+that no training caption of the data set contains are also reported separately. ``check_calibration.py`` measures how
+reliable the checks are.
 """
 import argparse
 import json

@@ -1,18 +1,23 @@
-"""The bone maps in ``assets/`` match both skeletons."""
+"""The bone maps in ``assets/`` are those of ``prepare/bone_maps.py`` and match both skeletons."""
 import json
 
 import pytest
 
 from motion.bvh_fit import T2M_RIG
+from prepare.bone_maps import PREFIXES, bone_map
 from tests.toy import ROOT
 
-PREFIXES = {"mapping.json": "mixamorig:", "mapping6.json": "mixamorig6:"}
 MAPS = pytest.mark.parametrize("name", PREFIXES)
 
 
 @MAPS
+def test_the_file_is_what_the_script_makes(name: str) -> None:
+    assert json.loads((ROOT / "assets" / name).read_text()) == bone_map(name)
+
+
+@MAPS
 def test_bones_are_ours_and_those_of_mixamo(name: str) -> None:
-    bones = json.loads((ROOT / "assets" / name).read_text())["bones"]
+    bones = bone_map(name)["bones"]
     sources = [bone["SourceBoneName"] for bone in bones]
     assert set(sources) == set(T2M_RIG.names) - {"LeftToe", "RightToe", "LeftHand", "RightHand"}
     assert len(sources) == len(set(sources))
