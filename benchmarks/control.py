@@ -38,9 +38,9 @@ from models.control.director import Directed, Direction, Director
 from models.control.optimise import STEPS, ControlSettings
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample
+from motion.body import foot_skating, roughness
 from motion.features import features_to_joints
 from motion.foot import lock_feet
-from motion.quality import foot_skating, roughness
 from options.base import Parser, natural, positive_int
 from options.generate import add_models
 from storage.checkpoint import model_names

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 
 # isort: split
+from motion.body import foot_skating, weighted_skating
 from motion.bvh_fit import rigid_joints
 from motion.foot import (
     HEIGHT_LIMITS,
@@ -30,7 +31,6 @@ from motion.foot import (
     per_foot_joint,
     still_steps,
 )
-from motion.quality import foot_skating, weighted_skating
 from motion.skeleton import T2M
 from options.base import Parser
 from utils import InputError, script

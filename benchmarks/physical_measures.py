@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from motion.body import foot_skating, roughness
 from motion.foot import stretches
-from motion.quality import foot_skating, roughness
 from motion.skeleton import T2M
 
 FPS = 20

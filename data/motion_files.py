@@ -8,11 +8,11 @@ import torch
 
 from data.dataset import LOCKED, MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec
 from motion.asf_amc import read_amc
+from motion.body import check_coordinates, check_features, stand_up
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, rig_of
 from motion.features import features_to_joints, joints_to_features
 from motion.foot import leg_length
-from motion.orientation import check_coordinates, check_features, stand_up
 from motion.recording import FPS, place_recording
 from motion.rig_search import UnknownRig
 from motion.skeleton import T2M, Skeleton

@@ -18,8 +18,8 @@ from data.text_motion import Pair, whole_crop
 from evaluation import metrics
 from evaluation.report import Estimate, estimates
 from models.text_to_motion import Sample
+from motion.body import bone_length_drift, floor_penetration, foot_skating, roughness
 from motion.features import features_to_joints
-from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
 from utils import InputError
 from utils.device import side_by_side
 from utils.seeding import stream_seed

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from motion.body import bone_length_drift, knees_bend_backward, swapped_sides, unit_vectors
 from motion.bvh import Bvh
 from motion.features import canonical_positions
 from motion.foot import leg_length
-from motion.orientation import guess_up as guess_up
-from motion.orientation import knees_bend_backward, swapped_sides, unit_vectors
-from motion.orientation import to_y_up as to_y_up
-from motion.quality import bone_length_drift
 from motion.rig_search import Place
 from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
 from motion.skeleton import T2M

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from data.dataset import DatasetSpec
 from data.text import Caption, parse_caption
+from motion.body import Sides, bone_length_drift, find_sides, lies_throughout
 from motion.features import ColumnStatistics, features_to_joints
-from motion.orientation import Sides, find_sides, lies_throughout
-from motion.quality import bone_length_drift
 from motion.rotation import fixed_bones
 from motion.skeleton import Skeleton
 from prepare.importing import read_sources

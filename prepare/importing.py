@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data.dataset import DATASETS
 from data.motion_files import REFUSED, SKELETON
-from motion.orientation import Stance, find_stance, to_y_up
+from motion.body import Stance, find_stance, to_y_up
 from motion.recording import (
     FPS,
     check_body,

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from data.dataset import DATASETS
 from data.text import mirror_text
+from motion.body import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
-from motion.orientation import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.skeleton import UP_AXES, Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing import SPLITS, twin_of

@@ -15,9 +15,9 @@ import torch
 
 from data.motion_files import REFUSED, resample
 from motion.asf_amc import find_asf, read_amc, read_asf
+from motion.body import check_coordinates
 from motion.bvh import Bvh, chained, read_bvh
 from motion.foot import leg_length
-from motion.orientation import check_coordinates
 from motion.recording import FPS, LEG_LENGTHS, place_recording, t_pose_ends
 from motion.rig_search import BONES, Place
 from motion.rotation import axis_angle_to_quat, quat_to_matrix

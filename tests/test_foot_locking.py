@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from motion.body import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.bvh_fit import rigid_joints
 from motion.foot import (
     foot_joints,
@@ -12,7 +13,6 @@ from motion.foot import (
     solve_legs,
     standing,
 )
-from motion.quality import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.skeleton import KIT, T2M
 from tests import figures
 from tests.sample_motion import sample_motion

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.orientation import Stance, find_stance, guess_up, lies_throughout, swapped_sides, to_y_up
+from motion.body import Stance, find_stance, guess_up, lies_throughout, swapped_sides, to_y_up
 from motion.skeleton import T2M, UP_AXES, mirror
 from tests import figures
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from motion.body import guess_up
 from motion.bvh import Bvh, read_bvh
 from motion.bvh_fit import T2M_RIG, joints_to_bvh
-from motion.recording import guess_unit, guess_up, resampled, t_pose_ends
+from motion.recording import guess_unit, resampled, t_pose_ends
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
 from tests import figures

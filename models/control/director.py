@@ -13,7 +13,7 @@ from models.control.optimise import Controlled, ControlSettings, optimise
 from models.control.ranking import lamp_scores, physical_faults, total_scores
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sampling, TextToMotion
-from motion.body_parts import combine_bodies
+from motion.body import combine_bodies
 from motion.features import joints_to_features
 from utils.seeding import stream_seed
 

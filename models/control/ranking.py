@@ -6,7 +6,7 @@ import torch
 
 from models.lamp.features import LaMPText, text_inputs
 from models.text_to_motion import TextToMotion
-from motion.quality import bone_length_drift, floor_penetration, foot_skating, roughness
+from motion.body import bone_length_drift, floor_penetration, foot_skating, roughness
 
 FAULTS = ("skating", "penetration", "jerk", "bone drift")
 FAULT_WEIGHT = 0.5      # weight of all faults together, relative to the text match
