@@ -16,9 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser, positive_int
 from utils import InputError, script
-from utils.files import read_text
+from utils.files import ROOT, read_text
 
-ROOT = Path(__file__).resolve().parent.parent
 EXT = "bundled"
 SCRIPTS = {"eval_t2m_vq.py": "vq_demo", "eval_t2m_trans_res.py": "t2m_demo", "eval_retrieval.py": "lamp_demo"}
 # Columns of a table: number in the report -> heading.

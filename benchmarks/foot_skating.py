@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 
 # isort: split
+from benchmarks.physical_measures import FPS
 from motion.body import foot_skating, weighted_skating
 from motion.bvh_fit import rigid_joints
 from motion.foot import (
@@ -35,7 +36,6 @@ from motion.skeleton import T2M
 from options.base import Parser
 from utils import InputError, script
 
-FPS = 20
 FEET = foot_joints(T2M)
 OTHERS = [joint for joint in range(len(T2M)) if joint not in FEET]
 

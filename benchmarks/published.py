@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from models.lamp.lamp import LaMP, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING
+from models.m2t import IGNORED
 from models.transformers.mask_transformer import KEPT, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import cosine_mask_ratio, lowest, padding_of, top_k_filter
@@ -20,7 +21,6 @@ from models.vq.model import RVQVAE, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
 
 Draw = Callable[[Sequence[int]], Tensor]
-IGNORED = -100  # of the cross-entropy
 
 
 def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:

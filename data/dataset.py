@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_MOTION_LENGTH = 196  # maximum frames of a model's input; shorter clips are padded to it
 UNIT_LENGTH = 4          # frames per motion token
 MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
+PARTS = ("train", "val", "test")  # of a split; every clip is in one of them
 FEATURES_MADE_BY = "prepare/motion_features.py"
 LOCKED = "_ik"  # suffix of motions with foot locking
 

@@ -98,7 +98,7 @@ class Row:
 
 
 @dataclass
-class _Made:
+class _Generated:
     """Motions of one row in one repeat, and embeddings of the finite ones."""
 
     embeddings: np.ndarray  # (k, e)
@@ -207,19 +207,19 @@ class Evaluation:
         text = self.pairs[clip].captions[caption - self._firsts[clip]]
         return Sample(text, stream_seed(self.seed, stream, int(clip)), len(self.clips[clip]))
 
-    def _embed(self, motions: Sequence[np.ndarray], with_lamp: bool = True) -> _Made:
+    def _embed(self, motions: Sequence[np.ndarray], with_lamp: bool = True) -> _Generated:
         kept = np.array([bool(np.isfinite(motion).all()) for motion in motions], dtype=bool)
         embeddings = self.embedder.motions([motion for motion, good in zip(motions, kept, strict=True) if good])
         sound = np.isfinite(embeddings).all(1)
         kept[kept] = sound
         motions = [motion for motion, good in zip(motions, kept, strict=True) if good]
         lamp = self.lamp.motions(motions) if with_lamp and self.lamp is not None else None
-        return _Made(embeddings[sound], kept, motions, lamp)
+        return _Generated(embeddings[sound], kept, motions, lamp)
 
-    def _fid(self, made: _Made) -> dict[str, float]:
+    def _fid(self, made: _Generated) -> dict[str, float]:
         return {"fid": _fid(self._real.embeddings, made.embeddings)}
 
-    def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Made) -> dict[str, float]:
+    def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Generated) -> dict[str, float]:
         """Metrics of ``made``, which has the order of the clips, with the captions and batches of a repeat."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
         places, chosen = _places(made.kept, order), captions[made.kept[order]]

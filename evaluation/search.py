@@ -133,14 +133,14 @@ def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Hit:
+class Neighbour:
     """Search result: a row and its cosine similarity."""
 
     row: int
     score: float  # cosine
 
 
-def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence[int] | None = None) -> list[Hit]:
+def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence[int] | None = None) -> list[Neighbour]:
     """The ``top_k`` normalised vectors (n, e) nearest to ``query``, one vector (e,) or several (m, e), best first.
 
     With several queries, the best one counts. With ``groups`` (n,), such as the motion of each row, only the best row
@@ -155,4 +155,4 @@ def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence
         rows = np.argsort(-scores, kind="stable")
         _, first = np.unique(np.asarray(groups)[rows], return_index=True)
         rows = rows[np.sort(first)]
-    return [Hit(int(row), float(scores[row])) for row in rows[:top_k]]
+    return [Neighbour(int(row), float(scores[row])) for row in rows[:top_k]]

@@ -103,7 +103,7 @@ ConditionKind = Literal["query", "cls", "both"]
 
 
 FOOT_CONTACTS = 4  # last features of a frame, which the evaluator does not read
-UNIT_LENGTH = 4    # frames of a movement step: two convolutions of stride 2
+STEP_FRAMES = 4    # frames of a movement step: two convolutions of stride 2
 
 
 @dataclass(frozen=True)

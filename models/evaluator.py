@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from models.config import FOOT_CONTACTS, UNIT_LENGTH, EvaluatorConfig
+from models.config import FOOT_CONTACTS, STEP_FRAMES, EvaluatorConfig
 from models.layers import Linear
 
 
@@ -39,10 +39,10 @@ class Evaluator(nn.Module):
         Pad to a common length of 196 for metrics comparable with published ones, because the convolutions of the last
         step read a few padded frames. Raises ``ValueError`` for a clip below four frames.
         """
-        if int(m_lens.min()) < UNIT_LENGTH:
-            raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {UNIT_LENGTH}")
-        seen = int(m_lens.max()) + UNIT_LENGTH  # frames within reach of the last step of the longest clip
-        return self.motion_encoder(self.movements(motion[:, :seen]), m_lens // UNIT_LENGTH)
+        if int(m_lens.min()) < STEP_FRAMES:
+            raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {STEP_FRAMES}")
+        seen = int(m_lens.max()) + STEP_FRAMES  # frames within reach of the last step of the longest clip
+        return self.motion_encoder(self.movements(motion[:, :seen]), m_lens // STEP_FRAMES)
 
     def encode_text(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:
         """Word vectors (b, n, word), one-hot classes (b, n, pos), token counts (b,) to embeddings (b, coemb)."""

@@ -16,15 +16,21 @@ from models.lamp.qformer import Layer as QFormerLayer
 from models.layers import EncoderLayer, choose_linear, is_packed, pack_linears, packs
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import GraphCache, OutputProcess, Trunk, default_rows, sample_generators, static_batches
+from models.transformers.trunk import (
+    INIT_STD,
+    GraphCache,
+    OutputProcess,
+    Trunk,
+    default_rows,
+    sample_generators,
+    static_batches,
+)
 from models.vq.model import RVQVAE, Decoder, Encoder, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
 from utils import InputError
 from utils.seeding import stream_seed
-
-INIT_STD = 0.02
 
 
 class LengthEstimator(nn.Module):

@@ -13,7 +13,7 @@ from models.config import (
     OBJECTIVES,
     PRECISIONS,
     RESIDUAL_SAMPLING,
-    UNIT_LENGTH,
+    STEP_FRAMES,
     WRITING,
     ConditionKind,
     DecoderConfig,
@@ -301,8 +301,8 @@ def parse_evaluator_options(argv: Sequence[str] | None = None) -> argparse.Names
     parser.take_defaults(EvaluatorConfig)
     parser.inherit([field.name for field in fields(EvaluatorConfig)])
     opt = parser.parse_args(argv)
-    if opt.window_size % UNIT_LENGTH:
-        raise InputError(f"--window_size {opt.window_size} must be a multiple of a movement's {UNIT_LENGTH} frames")
+    if opt.window_size % STEP_FRAMES:
+        raise InputError(f"--window_size {opt.window_size} must be a multiple of a movement's {STEP_FRAMES} frames")
     if opt.batch_size < 2:
         raise InputError("--batch_size must be at least 2: negatives come from the batch")
     return opt

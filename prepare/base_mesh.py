@@ -39,7 +39,7 @@ class Piece:
     normals: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
 
-class Source:
+class BaseMesh:
     """MakeHuman's base mesh in metres, its faces by group, and the weights (V, 22) of our joints."""
 
     def __init__(self, folder: Path) -> None:

@@ -29,8 +29,8 @@ from prepare.base_mesh import (
     SOLES,
     TOP,
     TROUSERS,
+    BaseMesh,
     Piece,
-    Source,
     along,
     border,
     hemmed,
@@ -56,7 +56,7 @@ def hair_line(places: np.ndarray) -> np.ndarray:
     return y - line + 0.10 * np.maximum(x - 0.045, 0) * (z > 0.085)
 
 
-def head(source: Source) -> list[Piece]:
+def head(source: BaseMesh) -> list[Piece]:
     """Face and neck, eyes, brows, hair."""
     def stays(centres: np.ndarray) -> np.ndarray:
         below = np.hypot(centres[:, 0] / NECK[0], (centres[:, 2] - 0.022) / NECK[1]) < 1.12
@@ -95,7 +95,7 @@ def head(source: Source) -> list[Piece]:
     return [*pieces, scalp]
 
 
-def eyebrow(source: Source) -> Piece:
+def eyebrow(source: BaseMesh) -> Piece:
     """A thin strip above the left eye."""
     rows = []
     for x, y, half in ((0.012, 1.5605, 0.0028), (0.020, 1.5640, 0.0036), (0.030, 1.5665, 0.0032),
@@ -107,7 +107,7 @@ def eyebrow(source: Source) -> Piece:
     return Piece(np.array(rows), faces, HAIR, weights=np.eye(COUNT)[[15] * len(rows)])
 
 
-def hand(source: Source, joints: np.ndarray) -> Piece:
+def hand(source: BaseMesh, joints: np.ndarray) -> Piece:
     """The left hand, starting inside the sleeve."""
     elbow, wrist = joints[18], joints[20]
 
@@ -117,7 +117,7 @@ def hand(source: Source, joints: np.ndarray) -> Piece:
     return simplified(source.cut(keep=stays), 370)
 
 
-def sweater(source: Source, joints: np.ndarray) -> Piece:
+def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
     """Long sleeves, a round neck, and a hem over the trousers."""
     elbow, wrist = joints[18], joints[20]
     mirror = np.array([-1, 1, 1])
@@ -157,7 +157,7 @@ def sweater(source: Source, joints: np.ndarray) -> Piece:
     return hemmed(simplified(piece, 780, symmetric=True))
 
 
-def cloth(piece: Piece, source: Source, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
+def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
     """A piece of the body as a garment: smoothed, and offset by ``thickness`` metres from the body."""
     near, edge = neighbours(piece), {corner for pair in border(piece) for corner in pair}
     fixed = np.isin(np.arange(len(piece.places)), sorted(edge))
@@ -188,7 +188,7 @@ def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
     places[:, 2] += share * (terms @ fit + 0.006 - places[:, 2])
 
 
-def trousers(source: Source, joints: np.ndarray) -> Piece:
+def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
     """Trousers from the waist, below the sweater, to the shoes."""
     low, high = np.array([0, 0.118, 0]), np.array([0, 0.915, 0])
     up = np.array([0, 1, 0])
@@ -252,7 +252,7 @@ def shoe(joints: np.ndarray) -> Piece:
     return Piece(places, faces, SHOES, zones, np.eye(COUNT)[7] * (1 - toes) + np.eye(COUNT)[10] * toes)
 
 
-def figure(source: Source, joints: np.ndarray) -> list[Piece]:
+def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
     """All pieces, with weights and normals."""
     left_hand, left_shoe = hand(source, joints), simplify_shoe(shoe(joints))
     pieces = [*head(source), left_hand, mirrored(left_hand), sweater(source, joints), trousers(source, joints),
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     opt = parser.parse_args(sys.argv[sys.argv.index("--") + 1:])
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    source = Source(opt.source)
+    source = BaseMesh(opt.source)
     joints = source.joints()
     pieces = figure(source, joints)
     starts = np.cumsum([0, *(len(piece.places) for piece in pieces)])

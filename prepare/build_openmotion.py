@@ -22,6 +22,7 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 # isort: split
 import torch
 
+from data.dataset import PARTS
 from data.language import CONTENTS
 from motion.asf_amc import read_amc
 from motion.bvh import Bvh, chained, read_bvh
@@ -31,7 +32,7 @@ from motion.skeleton import T2M
 from motion.source_rig import Placement, place_joints
 from options.base import Parser, accept_seed, positive_int
 from prepare.openmotion_contents import clip_contents
-from prepare.split_dataset import PARTS, write_splits
+from prepare.split_dataset import write_splits
 from utils import InputError, script, usable_cores
 from utils.device import mapping
 from utils.files import ROOT, read_text, save_npy, write_text

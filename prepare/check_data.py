@@ -11,11 +11,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.dataset import DATASETS, DatasetSpec, dataset_spec
+from data.dataset import DATASETS, PARTS, DatasetSpec, dataset_spec
 from data.text import parse_caption
 from options.base import Parser, accept_seed, positive_int
 from prepare.add_captions import Tagger, make_tagger
-from prepare.checking import PARTS, UNUSABLE, Checked, Fault, check_data
+from prepare.checking import UNUSABLE, Checked, Fault, check_data
 from utils import InputError, script, usable_cores
 from utils.files import read_text, save_npy, write_text
 

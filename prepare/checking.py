@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.dataset import DatasetSpec
+from data.dataset import PARTS, DatasetSpec
 from data.text import Caption, parse_caption
 from motion.body import Sides, bone_length_drift, find_sides, lies_throughout
 from motion.features import ColumnStatistics, features_to_joints
@@ -26,7 +26,6 @@ from utils import InputError
 from utils.device import mapping
 from utils.files import read_text
 
-PARTS = ("train", "val", "test")  # every clip must be in one of them
 SPLITS = (*PARTS, "train_val", "all")
 
 FLOOR = 0.05            # metres that a joint may be below the floor

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
+from motion.recording import FPS
 from motion.skeleton import T2M
 from options.base import Parser, accept_seed, positive_int
 from prepare.motion_sources import BodyModel, read_amass, read_body_model, read_real_array
@@ -24,7 +25,6 @@ from utils import InputError, script, usable_cores
 from utils.device import mapping
 from utils.files import read_text, save_npy, write_text
 
-FPS = 20
 BETAS = 10  # number of shape parameters used for the published joints
 LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,
            "Transitions_mocap": 0.5}  # seconds removed from the start of every recording of a set

@@ -13,9 +13,9 @@ import numpy as np
 
 from data.language import OTHER_SIDE
 from motion.foot import stretches
+from motion.recording import FPS
 from motion.skeleton import T2M
 
-FPS = 20
 STYLES = ("angry", "chicken", "drunk", "in-the-dark", "aeroplane", "karate-chop", "t-pose")
 CYCLIC = {"boxing", "jumping-jacks", "direct-traffic", "wash-window", "cartwheel", "arm-circles", "sweep-floor",
           "jump-up", "jump-forward", "squat", "torso-twist", "bend-stretch", "dance-pop-moves", "ballet-leap",

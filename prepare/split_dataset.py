@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.dataset import PARTS
 from options.base import Parser, bounded
 from prepare.add_captions import clips_of
 from prepare.importing import ClipSource
 from utils import InputError, script
 from utils.files import write_text
-
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.dataset import PARTS
 from prepare.importing import ClipSource
-from prepare.split_dataset import PARTS, Member, main, split_by_group
+from prepare.split_dataset import Member, main, split_by_group
 from tests.toy import run_here
 
 SHARES = {"train": 0.8, "val": 0.05, "test": 0.15}
