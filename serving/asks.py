@@ -2,16 +2,24 @@
 
 Error messages are one line that can be shown to visitors.
 """
+import argparse
 import json
 import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
+
+from data.dataset import DatasetSpec
+from data.motion_files import read_clip
 from data.text import clean_caption
+from models.motion_edit import TimelinePart
+from options.generate import section
 from utils import InputError
 
 DEEPEST = 8  # nesting depth of edits
@@ -214,3 +222,40 @@ def checked_count(value: Any, high: int, what: str, low: int = 1) -> int:
     if number != int(number):
         raise InputError(f"{what} must be a whole number, not {number:g}")
     return int(number)
+
+
+def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[str, np.ndarray, list[str]]:
+    """Name and features (T, d) of an uploaded motion, and remarks on changes such as its axes."""
+    if upload is None:
+        raise InputError("upload a motion, or choose a generated one")
+    path = Path(upload)
+    name = path.name
+    if not path.is_file():
+        raise InputError(f"{name} has expired; upload it again")
+    if path.stat().st_size > limits.upload_bytes:
+        raise InputError(f"{name} is larger than {limits.upload_bytes >> 20} MB")
+    remarks: list[str] = []
+    try:
+        features = read_clip(path, spec, say=remarks.append)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), name)) from error
+    if len(features) > limits.upload_seconds * spec.fps:
+        raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; the maximum is {limits.upload_seconds:.0f} s")
+    return name, features, [remark.removeprefix(f"{path}: ") for remark in remarks]
+
+
+def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[TimelinePart]:
+    """Parts of a motion of ``frames`` frames, as fractions or tokens like in ``edit_t2m.py``."""
+    words = (sections or "").split()
+    if not 1 <= len(words) <= limits.sections:
+        raise InputError(f"name 1 to {limits.sections} parts, such as 0.3,0.6")
+    parts = []
+    for word in words:
+        try:
+            chosen = section(word)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"a part {error}") from error
+        if chosen.stop * unit > limits.upload_seconds * fps:
+            raise InputError(f"part {word} ends after more than {limits.upload_seconds:.0f} s")
+        parts.append(TimelinePart(*chosen.tokens(frames // unit), text))
+    return parts

@@ -10,7 +10,7 @@ from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, Visitor
 from serving.stage import EMPTY, fault_of, history_of, results
 from serving.visitors import Guests
-from serving.workshop import FORMATS, Source, Workshop
+from serving.workshop import FORMATS, SourceMotion, Workshop
 from utils import InputError
 
 UPLOADED, MADE_HERE = "your own file", "a motion generated here"
@@ -120,7 +120,7 @@ class Desk:
         """Components that ``offers`` updates."""
         return [self.past, *self.choices]
 
-    def source(self, owner: str, origin: str, upload: str | None, chosen: str | None) -> Source:
+    def source(self, owner: str, origin: str, upload: str | None, chosen: str | None) -> SourceMotion:
         """The motion that a visitor has selected, an upload or a generated one as ``origin`` says."""
         if origin == UPLOADED:
             return self.workshop.source(upload, None)

@@ -1,16 +1,31 @@
-"""History of the motions of each visitor, stored in a folder."""
+"""Motions of each visitor: their history, stored in a folder, pictures, and what generates them again."""
 import hashlib
 import json
+import shlex
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from data.dataset import MAX_MOTION_LENGTH
+from models.config import Sampling
+from motion.foot import foot_joints, standing
+from motion.skeleton import Skeleton
 from serving.asks import Ask
+from serving.models import Models
 from utils import InputError
 from utils.files import read_text, write_text
 
 LONGEST = 300  # motions stored per visitor
+VERSION = 1    # of motions.json
+POSES = 5
+SIZE = 100        # height of a picture and width of a pose, in SVG units
+TALL = 2.0        # metres visible in it
+ACROSS = np.array([0.83, 0.0, -0.56])  # direction to the right, from the camera of the page
+COLOURS = {"left": "#2e74d6", "right": "#e86238", "": "#8b95a5"}
 
 
 @dataclass(frozen=True)
@@ -94,3 +109,67 @@ class History:
 
     def _path(self, owner: str) -> Path:
         return self.folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.jsonl"
+
+
+def manifest(takes: Sequence[Take], names: Mapping[str, str], models: Models, sampling: Sampling) -> str:
+    """JSON of motions whose files are named ``names`` by their ids."""
+    return json.dumps({
+        "version": VERSION, "models": models.names, "fingerprint": models.fingerprint, "dataset_name": models.spec.name,
+        "motions": [described(take, models, sampling) | {
+            "files": [file.replace(take.ask.stem, names[take.id]) for file in take.files],
+            "command": command(take, names[take.id], models, sampling)} for take in takes]}, indent=2) + "\n"
+
+
+def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
+    """Description of a motion, and the ask that generates it again."""
+    return {"prompt": take.ask.title, "seed": take.ask.seed, "frames": take.frames, "fps": take.fps,
+            "seconds": round(take.frames / take.fps, 3), "made": take.made, "remarks": list(take.remarks),
+            "ask": take.ask.record() | {"model": models.fingerprint},
+            "sampling": asdict(sampling) | {"cond_scale": take.ask.guidance}}
+
+
+def command(take: Take, name: str, models: Models, sampling: Sampling) -> str | None:
+    """A command line that generates the motion again; None for a timeline."""
+    ask, own = take.ask, asdict(models.pipeline.sampling)
+    if ask.blocks:
+        return None
+    words = ["--seed", ask.seed]
+    for option, value in (asdict(sampling) | {"cond_scale": ask.guidance}).items():
+        if value != own[option]:
+            words += [f"--{option}", value]
+    if ask.sections:
+        words = ["edit_t2m.py", "--source_motion", f"{name}_source.npy", "--mask_edit_section", *ask.sections.split(),
+                 "--text_prompt", ask.prompt, *words]
+    else:
+        length = (["--motion_length", take.frames] if take.frames <= MAX_MOTION_LENGTH
+                  else ["--seconds", take.frames / take.fps])
+        words = ["gen_t2m.py", "--text_prompt", ask.prompt, *length, *words]
+    return shlex.join(["python", *map(str, words), *models.flags])
+
+
+def motion_picture(joints: np.ndarray, skeleton: Skeleton) -> str:
+    """SVG of ``POSES`` poses of joints (T, J, 3) in metres, evenly spaced in time."""
+    frames = np.linspace(0, len(joints) - 1, POSES).round().astype(int)
+    lines = []
+    for slot, pose in enumerate(joints[frames]):
+        x = ((pose - pose[0]) @ ACROSS / TALL + slot + 0.5) * SIZE
+        y = (0.95 - pose[:, 1] / TALL) * SIZE
+        for chain in skeleton.chains:
+            side = skeleton.joint_names[chain[-1]].split("_")[0]
+            points = " ".join(f"{x[joint]:.0f},{y[joint]:.0f}" for joint in chain)
+            lines.append(f'<polyline points="{points}" stroke="{COLOURS.get(side, COLOURS[""])}"/>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {POSES * SIZE} {SIZE}" fill="none" stroke-width="4" '
+            f'stroke-linecap="round" stroke-linejoin="round">{"".join(lines)}</svg>')
+
+
+def contact_bar(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
+    """Seconds of joints (T, J, 3) in metres, and first and last second of each stance of either foot."""
+    down = standing(joints, skeleton, fps)
+    left = np.array([skeleton.joint_names[joint].startswith("left") for joint in foot_joints(skeleton)])
+    return {"seconds": len(joints) / fps, "left": _runs(down[:, left].any(1), fps),
+            "right": _runs(down[:, ~left].any(1), fps)}
+
+
+def _runs(stands: np.ndarray, fps: float) -> list[list[float]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], stands.astype(int), [0]])))
+    return (edges.reshape(-1, 2) / fps).round(3).tolist()

@@ -8,8 +8,7 @@ import gradio as gr
 from serving.api import add_api
 from serving.asks import Ask
 from serving.desk import FOUND, MADE_HERE, PROGRESS, Desk, Update, new_seed
-from serving.history import Take
-from serving.pictures import contact_bar
+from serving.history import Take, contact_bar
 from serving.stage import EMPTY, Card, cards_of, drawn, formats_of, history_of, page_of, results, stage_of, table
 from utils import InputError
 

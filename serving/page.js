@@ -70,7 +70,7 @@ const lamp = {
     const { viewer, document: page } = frame.contentWindow;
     await viewer.ready;
     lamp.release(frame);
-    page.head.append(Object.assign(page.createElement("style"), { id: "together",
+    page.head.append(Object.assign(page.createElement("style"), { id: "led",
       textContent: "footer, #head .group { display: none !important; }" }));
     page.body.classList.add("single");
     viewer.setPlaying(false);
@@ -79,11 +79,11 @@ const lamp = {
 
   /** Give a frame its controls back. */
   release(frame) {
-    const page = frame.contentWindow, style = page && page.document.getElementById("together");
+    const page = frame.contentWindow, style = page && page.document.getElementById("led");
     if (!style) return;
     style.remove();
     page.document.body.classList.toggle("single", page.viewer.data.motions.length === 1);
-    page.viewer.setPlaying(true);
+    page.viewer.setPlaying(!matchMedia("(prefers-reduced-motion: reduce)").matches);
   },
 };
 

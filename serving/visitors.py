@@ -91,8 +91,9 @@ class Guests:
         return Visitor(token or address_of(request.request.scope), str(request.session_hash))
 
     def owner(self, request: Any) -> str:
-        """Owner of the history of a request; without a cookie, the history is that of one tab."""
-        return self._token(request) or f"session {request.session_hash}"
+        """Owner of the history of a request; without a cookie, the history is that of one tab, or of an address."""
+        session = request.session_hash
+        return self._token(request) or (f"session {session}" if session else address_of(request.request.scope))
 
     def _token(self, request: Any) -> str | None:
         token = request.cookies.get(self.cookie, "")

@@ -5,10 +5,11 @@ Every method checks its input and raises ``InputError`` with a one-line message 
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,9 @@ from models.config import Writing
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from motion.foot import lock_feet
-from serving.asks import Ask, Limits, checked_count, checked_text
-from serving.history import Take
-from serving.inputs import parse_parts, read_upload
-from serving.manifest import manifest
+from serving.asks import Ask, Limits, checked_count, checked_text, parse_parts, read_upload
+from serving.history import Take, manifest, motion_picture
 from serving.models import BUNDLED_CAPTIONER, Models
-from serving.pictures import motion_picture
 from serving.rooms import Rooms
 from serving.timeline import make_timeline
 from storage.generation import BUNDLED_LAMP, LoadedLaMP
@@ -52,7 +50,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Hit:
+class FoundMotion:
     """A search result: a gallery motion with a ``file``, or a generated one with a ``take``."""
 
     prompt: str
@@ -64,7 +62,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceMotion:
     """A motion to edit, caption or search with: features (T, d)."""
 
     name: str
@@ -74,7 +72,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Generated:
     """A motion before its files are written."""
 
     joints: np.ndarray  # (T, J, 3) metres
@@ -93,7 +91,7 @@ class Workshop:
         self.spec, self.pipeline = models.spec, models.pipeline
         self.editor = MotionEditor(models.pipeline, MAX_TOKENS)
 
-    def make(self, ask: Ask, count: float = 1, formats: Sequence[str] = ("bvh",), source: Source | None = None,
+    def make(self, ask: Ask, count: float = 1, formats: Sequence[str] = ("bvh",), source: SourceMotion | None = None,
              model: str | None = None) -> list[Take]:
         """Generate a request ``count`` times with consecutive seeds, each in a room with page and files.
 
@@ -108,9 +106,9 @@ class Workshop:
         if model not in (None, self.models.fingerprint):
             said.append("This was generated with other models, so the motion differs")
         if ask.blocks:
-            made = [make_timeline(self.editor, one, self.spec, self._sampling(one), _Made) for one in asks]
+            made = [make_timeline(self.editor, one, self.spec, self._sampling(one), _Generated) for one in asks]
         elif ask.sections:
-            source = source or self.source_of(ask)
+            source = source or self.source_of(ask.source)
             made = self._edited(asks, source)
             said += source.remarks
         else:
@@ -121,7 +119,7 @@ class Workshop:
             report_step("files of motions", len(takes), count)
         return takes
 
-    def _generated(self, asks: Sequence[Ask]) -> list[_Made]:
+    def _generated(self, asks: Sequence[Ask]) -> list[_Generated]:
         ask, sampling = asks[0], self._sampling(asks[0])
         frames = None if ask.seconds is None else max(round(ask.seconds * self.spec.fps), UNIT_LENGTH)
         if frames is None or frames <= MAX_MOTION_LENGTH:
@@ -129,9 +127,9 @@ class Workshop:
         else:
             parts = [(ask.prompt, frames // self.pipeline.unit)]
             motions = [self.pipeline.decode(self.editor.generate(parts, one.seed, sampling)) for one in asks]
-        return list(map(_Made, motions))
+        return list(map(_Generated, motions))
 
-    def _edited(self, asks: Sequence[Ask], source: Source) -> list[_Made]:
+    def _edited(self, asks: Sequence[Ask], source: SourceMotion) -> list[_Generated]:
         ask, unit = asks[0], self.pipeline.unit
         try:
             parts = parse_parts(ask.sections, len(source.features), unit, ask.prompt, self.spec.fps, self.limits)
@@ -140,32 +138,40 @@ class Workshop:
         except (ValueError, InputError) as error:
             raise InputError(f"{source.name}: {str(error).replace('--mask_edit_section', 'part')}") from error
         remade = tuple((unit * part.start, unit * part.stop - 1) for part in parts)
-        return [_Made(joints, remade=remade) for joints in motions]
+        return [_Generated(joints, remade=remade) for joints in motions]
 
     def _sampling(self, ask: Ask) -> Sampling:
         return replace(self.sampling, cond_scale=ask.guidance)
 
-    def source_of(self, ask: Ask) -> Source:
-        """The motion that an ask edits, regenerated unless it was uploaded."""
-        if ask.source is None:
+    def source_of(self, source: Mapping[str, Any] | None) -> SourceMotion:
+        """The motion of ``Ask.source``, regenerated unless it was uploaded."""
+        if source is None:
             raise InputError("upload a motion, or choose a generated one")
-        if "upload" not in ask.source:
-            return self.source(None, self.make(Ask.read(ask.source, self.limits), formats=())[0])
-        path = self.rooms.find(ask.source["room"], SOURCE)
+        if "upload" not in source:
+            return self.source(None, self.make(Ask.read(source, self.limits), formats=())[0])
+        path = self.rooms.find(source["room"], SOURCE)
         if path is None:
-            raise InputError(f"{ask.source['upload']} has expired; upload it again")
-        return Source(ask.source["upload"], np.load(path), dict(ask.source))
+            raise InputError(f"{source['upload']} has expired; upload it again")
+        return SourceMotion(source["upload"], np.load(path), dict(source))
 
-    def source(self, upload: str | None, take: Take | None) -> Source:
+    def stored(self, source: SourceMotion) -> SourceMotion:
+        """A source with a record, for which an uploaded motion is stored in a new room."""
+        if source.record is not None:
+            return source
+        room = self.rooms.new()
+        save_npy(room / SOURCE, source.features)
+        return replace(source, record={"upload": source.name, "room": room.name})
+
+    def source(self, upload: str | None, take: Take | None) -> SourceMotion:
         """An uploaded motion, or a generated one, which is regenerated if its files have expired."""
         if take is None:
             name, features, said = read_upload(upload, self.spec, self.limits)
-            return Source(name, features, None, tuple(f"{name}: {line}" for line in said))
+            return SourceMotion(name, features, None, tuple(f"{name}: {line}" for line in said))
         path = self.rooms.find(take.id, f"{take.ask.stem}.npy")
         if path is None:
             again = self.make(take.ask, formats=())[0]
             path = self.rooms.find(again.id, f"{take.ask.stem}.npy")
-        return Source(take.ask.title, read_motion(path, self.spec, trusted=True), take.ask.record())
+        return SourceMotion(take.ask.title, read_motion(path, self.spec, trusted=True), take.ask.record())
 
     def refreshed(self, take: Take) -> Take:
         """A motion of the history with its files, which are regenerated if they have expired."""
@@ -174,7 +180,7 @@ class Workshop:
         again = self.make(take.ask, formats=[kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files])[0]
         return replace(again, kept=take.kept)
 
-    def open_file(self, name: str) -> tuple[Source, Shown]:
+    def open_file(self, name: str) -> tuple[SourceMotion, Shown]:
         """A motion of the gallery."""
         gallery = self.models.gallery
         paths = {path.relative_to(gallery).as_posix(): path for path in self._open_gallery().files} if gallery else {}
@@ -183,9 +189,9 @@ class Workshop:
         features = read_clip(paths[name], self.spec, say=lambda _: None)
         caption = _prompt_beside(paths[name]) or name
         room = self._room([self._shown(caption, features)], caption)
-        return Source(caption, features, None), Shown(room, f"“{caption}”: {len(features) / self.spec.fps:.1f} s")
+        return SourceMotion(caption, features, None), Shown(room, f"“{caption}”: {len(features) / self.spec.fps:.1f} s")
 
-    def caption(self, source: Source, count: float, drawn: bool, seed: float) -> Shown:
+    def caption(self, source: SourceMotion, count: float, drawn: bool, seed: float) -> Shown:
         """Caption a motion, a long one in parts; the page plays each part with its best caption."""
         captioner = self.models.captioner
         if captioner is None:
@@ -202,8 +208,8 @@ class Workshop:
         said = sentences(f"{source.name}: {captions[0][0]}", source.remarks)
         return Shown(self._room(shown, source.name), said, rows)
 
-    def search(self, text: str, source: Source | None, takes: Sequence[Take] | None,
-               top_k: float) -> tuple[str, list[Hit]]:
+    def search(self, text: str, source: SourceMotion | None, takes: Sequence[Take] | None,
+               top_k: float) -> tuple[str, list[FoundMotion]]:
         """Find the motions closest to a text or, without one, to a motion, in the gallery or among ``takes``."""
         lamp = self.models.lamp
         if lamp is None:
@@ -224,10 +230,11 @@ class Workshop:
             picture = motion_picture(self.pipeline.joints(clip), self.spec.skeleton)
             if takes is None:
                 file = path.relative_to(self.models.gallery).as_posix()
-                hits.append(Hit(_prompt_beside(path) or file, hit.score, len(clip) / self.spec.fps, picture, file))
+                hits.append(FoundMotion(_prompt_beside(path) or file, hit.score, len(clip) / self.spec.fps, picture,
+                                        file))
             else:
                 take = there[path]
-                hits.append(Hit(take.ask.title, hit.score, len(clip) / self.spec.fps, picture, take=take.id))
+                hits.append(FoundMotion(take.ask.title, hit.score, len(clip) / self.spec.fps, picture, take=take.id))
         said = f"{len(hits)} of {len(gallery.files)} motions, the nearest first"
         return sentences(said, remarks(words, lamp.text_encoder("query"))), hits
 
@@ -247,7 +254,7 @@ class Workshop:
             raise InputError("there is no gallery (--gallery); search the generated motions")
         return open_gallery(models.gallery, models.lamp, self.spec, models.cache)
 
-    def _written(self, ask: Ask, made: _Made, formats: Sequence[str], source: Source | None,
+    def _written(self, ask: Ask, made: _Generated, formats: Sequence[str], source: SourceMotion | None,
                  said: Sequence[str]) -> Take:
         """Write a motion and its page to a new room."""
         room, beside = self.rooms.new(), ()

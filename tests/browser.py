@@ -12,11 +12,33 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from visualization.html import PAGE
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 # WebGL without a graphics card; a sandbox needs rights that containers lack.
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+AXE = PAGE / "node_modules" / "axe-core" / "axe.min.js"
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm ci --prefix visualization/page")
+SIZES = ((390, 844), (768, 1024), (1280, 800), (1920, 1080))  # phone, tablet, laptop, desktop
+# A checkbox is pressed on its label.
+SMALL = """[...document.querySelectorAll('button, select, summary, input, a')].filter(each => each.checkVisibility())
+    .map(each => ['checkbox', 'radio'].includes(each.type) ? each.closest('label') : each)
+    .map(each => [each.id || each.ariaLabel || each.textContent, each.getBoundingClientRect()])
+    .filter(([, box]) => box.width < 43.9 || box.height < 43.9).map(([name]) => name)"""
 PATIENCE = 120_000  # milliseconds: drawing without a graphics card is slow on a busy machine
+
+
+def axe_faults(page: Page) -> list[str]:
+    """What axe finds wrong with a page, without its frames."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    return page.evaluate("axe.run(document, {iframes: false}).then(done => done.violations.map("
+                         "each => `${each.id}: ${each.nodes.map(node => node.html).join(' ')}`))")
+
+
+def small_targets(page: Page) -> list[str]:
+    """Controls that are too small for a finger."""
+    return page.evaluate(SMALL)
 
 
 def data_of(page: str) -> dict:

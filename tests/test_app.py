@@ -12,16 +12,18 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import parse_qsl
-from urllib.request import Request, urlopen
+from urllib.request import HTTPCookieProcessor, OpenerDirector, Request, build_opener, urlopen
 
 import numpy as np
 import pytest
 from playwright.sync_api import FrameLocator, Locator, Page
 
-from tests.browser import PATIENCE, needs_chromium, open_browser
+from tests.browser import PATIENCE, SIZES, axe_faults, needs_axe, needs_chromium, open_browser, small_targets
+from tests.figures import walking
 from tests.toy import ROOT
 from tests.toy_models import make_captioner, make_models
 
@@ -153,6 +155,7 @@ def test_again_keeps_the_old_motion_beside_the_new_one_in_step_until_one_is_kept
     page.locator(".takes-1").wait_for()
     assert page.locator("figcaption span").all_text_contents() == [seeds[1]]
     stage(page).locator("#play").wait_for()
+    assert stage(page).locator("#together").count() == 1  # the viewer has all of its buttons again
 
 
 @needs_chromium
@@ -282,6 +285,23 @@ def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
     assert page.locator(".said", has_text="for long").count() == 0
 
 
+@needs_chromium
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_tab_suits_everybody_on_every_screen(page: Page, address: str, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address)
+    page.locator("figcaption").wait_for()
+    for tab in ("Generate", "Timeline", "Edit", "Caption", "Search", "History"):
+        open_tab(page, tab)
+        for width, height in SIZES:
+            page.set_viewport_size({"width": width, "height": height})
+            assert axe_faults(page) == [], (tab, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+            if width == SIZES[0][0]:
+                assert small_targets(page) == [], tab
+
+
 def test_what_was_not_made_is_not_lent(address: str) -> None:
     for path in ("made/x/index.html", "made/..%2f..%2fetc/passwd", "made//etc/passwd", "zip/x", "zip/..%2f.."):
         with pytest.raises(HTTPError) as refused:
@@ -299,7 +319,8 @@ def test_other_sites_can_neither_frame_nor_post(address: str) -> None:
         assert refused.value.code == 403
 
 
-def test_programs_make_the_same_motions_by_version_1_of_the_interface(address: str) -> None:
+def test_programs_make_edit_caption_and_search_motions_by_version_1_of_the_interface(address: str,
+                                                                                     tmp_path: Path) -> None:
     client = gradio_client.Client(address, verbose=False)
     made, = client.predict("a person waves", seconds=2, seed=5, formats=["glb"], api_name="/v1_generate")["motions"]
     joints = [np.load(io.BytesIO(urlopen(f"{address}/{made['files']['npy']}").read()))]
@@ -312,8 +333,40 @@ def test_programs_make_the_same_motions_by_version_1_of_the_interface(address: s
     assert [caption["time"] for caption in captions] == ["0.0 – 2.0 s"] * 2
     with pytest.raises(gradio_client.exceptions.AppError, match="the prompt has no words"):
         client.predict(" .. ", api_name="/v1_generate")
+    np.save(tmp_path / "bow.npy", walking(60, 0.5))
+    sent = client.predict(gradio_client.handle_file(tmp_path / "bow.npy"), api_name="/v1_source")
+    assert (sent["frames"], sent["source"]["upload"]) == (60, "bow.npy")
+    edit = {"prompt": "a person bows", "sections": "0.5,0.75", "seed": 1, "guidance": 4, "source": sent["source"]}
+    edited, = client.predict(edit, api_name="/v1_make")["motions"]
+    assert edited["frames"] == 60
+    assert client.predict(sent["source"], api_name="/v1_caption")["captions"][0]["time"] == "0.0 – 3.0 s"
+    for query in ({"text": "someone walks"}, {"text": None, "motion": sent["source"]}):
+        found = client.predict(**query, count=2, api_name="/v1_search")["results"]
+        assert len(found) == 2 and {one["id"] for one in found} <= {made["id"], again["id"], edited["id"]}
+    for wrong, told in (({"path": "/etc/passwd"}, "upload the file first|not allowed"), ("x.npy", "no gallery")):
+        with pytest.raises((gradio_client.exceptions.AppError, ValueError), match=told):
+            client.predict(wrong, api_name="/v1_source")
     call = Request(f"{address}/gradio_api/call/v1_generate", json.dumps({"data": ["a person waves", 2, 5, 4, 1, []]})
                    .encode(), {"Content-Type": "application/json"})
     event = json.loads(urlopen(call).read())["event_id"]
     lines = urlopen(f"{address}/gradio_api/call/v1_generate/{event}").read().decode().splitlines()
     assert json.loads(lines[1].removeprefix("data: "))[0]["motions"][0]["prompt"] == "a person waves"
+
+
+def test_seventeen_jobs_of_one_visitor_do_not_lock_out_another(address: str) -> None:
+    visitors = [build_opener(HTTPCookieProcessor(CookieJar())) for _ in "ab"]
+    for visitor in visitors:
+        visitor.open(address).read()
+
+    def ask(visitor: OpenerDirector, **given: object) -> str:
+        data = [given["prompt"], given["seconds"], 1, 4, given["count"], ["mp4"]]
+        call = Request(f"{address}/gradio_api/call/v1_generate", json.dumps({"data": data}).encode(),
+                       {"Content-Type": "application/json"})
+        return f"{address}/gradio_api/call/v1_generate/{json.loads(visitor.open(call).read())['event_id']}"
+
+    greedy = [ask(visitors[0], prompt="a person walks", seconds=30, count=4) for _ in range(17)]
+    other = ask(visitors[1], prompt="a person waves", seconds=1, count=1)
+    assert '"prompt": "a person waves"' in visitors[1].open(other).read().decode()
+    answers = [visitors[0].open(one).read().decode() for one in greedy]
+    assert sum("one of your requests is running" in answer for answer in answers) >= 10
+    assert sum('"prompt": "a person walks"' in answer for answer in answers) >= 2

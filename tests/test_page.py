@@ -17,10 +17,20 @@ from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.foot import foot_joints, lock_feet, standing
 from motion.skeleton import KIT, T2M, Skeleton
-from tests.browser import PATIENCE, data_of, needs_chromium, open_browser, serve
+from tests.browser import (
+    PATIENCE,
+    SIZES,
+    axe_faults,
+    data_of,
+    needs_axe,
+    needs_chromium,
+    open_browser,
+    serve,
+    small_targets,
+)
 from tests.figures import walking
 from tests.sample_motion import sample_motion
-from visualization.html import FINEST, PAGE, PageMotion, make_page, write_page
+from visualization.html import FINEST, PageMotion, make_page, write_page
 
 EVIL = """</script><img src=x onerror="document.title='taken'"><b id='sly'> & "quotes" {{DATA}} {{STYLE}}"""
 
@@ -315,25 +325,16 @@ def test_a_browser_without_3d_graphics_gets_a_message(page: Page, tmp_path: Path
     flat.close()
 
 
-AXE = PAGE / "node_modules" / "axe-core" / "axe.min.js"
-SIZES = ((390, 844), (768, 1024), (1280, 800), (1920, 1080))
-SMALL = """[...document.querySelectorAll('button, select, summary, input')].filter(each => each.checkVisibility())
-    .map(each => [each.id || each.textContent, each.getBoundingClientRect()])
-    .filter(([, box]) => box.width < 44 || box.height < 44).map(([name]) => name)"""
-
-
 @needs_chromium
-@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm ci --prefix visualization/page")
+@needs_axe
 def test_contrast_names_and_sizes_suit_everybody_on_every_screen(page: Page) -> None:
-    page.evaluate(AXE.read_text(encoding="utf-8"))
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
         for theme in ("light", "dark"):
             page.evaluate(f"viewer.setTheme('{theme}')")
-            faults = page.evaluate("axe.run().then(done => done.violations.map(each => [each.id, each.nodes[0].html]))")
-            assert faults == [], (width, theme)
+            assert axe_faults(page) == [], (width, theme)
         if width == SIZES[0][0]:
-            assert page.evaluate(SMALL) == []
+            assert small_targets(page) == []
     page.set_viewport_size({"width": 420, "height": 520})
 
 

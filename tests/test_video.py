@@ -8,7 +8,7 @@ from data.dataset import dataset_spec
 from motion.skeleton import KIT, T2M, Skeleton
 from utils import InputError
 from visualization import video
-from visualization.caption import Caption, drawable
+from visualization.caption import CaptionMask, drawable
 from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side
 from visualization.scene import GROUND, LEFT, RIGHT, Scene, follow_scene
 from visualization.video import _at_rate, strip, write_video
@@ -102,7 +102,7 @@ def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path, rate):
 
 @pytest.mark.parametrize("caption", ["word " * 120, "x" * 400, "a person walks slowly, then turns"])
 def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption):
-    text = Caption(caption, (240, 240))
+    text = CaptionMask(caption, (240, 240))
     ink = np.asarray(text.mask) > 0
     assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
     assert text.mask.height < 120

@@ -11,7 +11,7 @@ FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "No
          "Hiragino Sans GB.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "arialuni.ttf", "unifont.ttf")
 
 
-class Caption:
+class CaptionMask:
     """A caption at the top of a picture, in at most four lines; longer texts get smaller letters.
 
     Letters missing in all installed fonts become "?".

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from motion.skeleton import T2M, Skeleton
 from visualization.body import PALETTE, fit, offsets_of, stances, world_turns
-from visualization.caption import Caption
+from visualization.caption import CaptionMask
 
 STEADY = 0.7    # seconds: sigma of the Gaussian that smooths the followed root position
 HEIGHT = 1.7    # metres: the camera aims at the middle of a person of this height
@@ -164,7 +164,7 @@ cv2.setNumThreads(1)  # videos are written in parallel by several processes
 class Scene:
     """Draws one motion: joints (T, J, 3) in metres, y up, floor at y = 0."""
 
-    def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera, caption: Caption) -> None:
+    def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera, caption: CaptionMask) -> None:
         self.camera, self.frames = camera, len(joints)
         self.background = _background(camera.size)
         caption.draw(self.background)
@@ -275,13 +275,13 @@ class Scene:
 
 def follow_scene(joints: np.ndarray, skeleton: Skeleton, fps: float, size: tuple[int, int], caption: str = "") -> Scene:
     """Scene of one motion (T, J, 3) with a camera that follows it."""
-    text = Caption(caption, size)
+    text = CaptionMask(caption, size)
     return Scene(joints, skeleton, follow(joints, fps, size, text.share), text)
 
 
 def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], caption: str = "") -> Image.Image:
     """Draw poses (P, J, 3) in metres side by side in one RGB picture of ``size`` (width, height)."""
-    text = Caption(caption, size)
+    text = CaptionMask(caption, size)
     scene = Scene(poses, skeleton, line_up(poses, size, text.share), text)
     picture = scene.floor(len(poses) // 2)
     for draw in (scene.cast_shadow, scene.body):
