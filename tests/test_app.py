@@ -269,6 +269,7 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
 
 @needs_chromium
 def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
+    open_tab(page, "Generate")
     prompt_for(page, "a person walks for long")
     tab = page.locator("[role=tabpanel]:visible")
     tab.get_by_role("button", name="Settings").click()
