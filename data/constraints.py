@@ -54,17 +54,18 @@ def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileC
     except RecursionError as error:
         raise InputError(f"{path}: lists nested too deeply") from error
     if not isinstance(content, dict):
-        return FileConstraints(_entries(content, str(path), spec, Path(path).parent), ((),) * prompts)
+        return FileConstraints(check_entries(content, str(path), spec, Path(path).parent), ((),) * prompts)
     found: list[list[Entry]] = [[] for _ in range(prompts)]
     for key, entries in content.items():
         place = f"{path}: prompt {key}"
         if not key.isdecimal() or int(key) >= prompts:
             raise InputError(f"{place}: prompts are numbered from 0 to {prompts - 1}")
-        found[int(key)] = _entries(entries, place, spec, Path(path).parent)
+        found[int(key)] = check_entries(entries, place, spec, Path(path).parent)
     return FileConstraints((), found)
 
 
-def _entries(entries: Value, place: str, spec: DatasetSpec, folder: Path) -> list[Entry]:
+def check_entries(entries: Value, place: str, spec: DatasetSpec, folder: Path | None = None) -> list[Entry]:
+    """Check a list of constraints. Without a ``folder``, poses cannot be in files. Raises as ``read_constraints``."""
     if not isinstance(entries, list):
         raise InputError(f"{place}: expected a list of constraints, not {_named(entries)}")
     return [_entry(entry, f"{place}[{number}]", spec, folder) for number, entry in enumerate(entries)]
@@ -78,7 +79,7 @@ def _without_repeats(pairs: Sequence[tuple[str, Value]], path: str | Path) -> di
     return dict(pairs)
 
 
-def _entry(entry: Value, place: str, spec: DatasetSpec, folder: Path) -> Entry:
+def _entry(entry: Value, place: str, spec: DatasetSpec, folder: Path | None) -> Entry:
     if not isinstance(entry, dict):
         raise InputError(f"{place}: expected an object, not {_named(entry)}")
     schema, kind = _schema(spec, folder), entry.get("kind")
@@ -168,8 +169,10 @@ def _span(item: Check) -> Check:
     return check
 
 
-def _file(folder: Path) -> Check:
+def _file(folder: Path | None) -> Check:
     def check(value: Value, place: str) -> Path:
+        if folder is None:
+            raise InputError(f"{place}: files cannot be used here")
         if not isinstance(value, str) or not value:
             raise InputError(f"{place}: expected a file, not {_named(value)}")
         path = folder / value
@@ -183,7 +186,7 @@ TIMES: dict[str, Check] = {"time": _span(_not_negative), "times": _rows(_not_neg
                            "frames": _rows(_frame)}
 
 
-def _schema(spec: DatasetSpec, folder: Path) -> dict[str, tuple[dict[str, Check], dict[str, Check]]]:
+def _schema(spec: DatasetSpec, folder: Path | None) -> dict[str, tuple[dict[str, Check], dict[str, Check]]]:
     """Required and optional fields of every kind."""
     point, place = _row(_number, 2), _row(_free, 3)
     joint = _one_of(*spec.skeleton.joint_names)

@@ -37,6 +37,7 @@ class Limits:
     sections: int = 8
     blocks: int = 12          # blocks of a track of a timeline
     waypoints: int = 12
+    constraints: int = 20
     metres: float = 20.0      # metres of a waypoint from the start
     upload_bytes: int = 16 << 20
     upload_seconds: float = 120.0
@@ -88,6 +89,7 @@ class Ask:
     upper: tuple[Block, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
     remakes: tuple[Remake, ...] = ()
+    constraints: tuple[Mapping[str, Any], ...] = ()  # as in a file of gen_t2m.py --constraints
 
     @property
     def title(self) -> str:
@@ -154,7 +156,8 @@ class Ask:
             "" if blocks else checked_text(record.get("prompt"), limits.letters, "the prompt"), seconds,
             checked_text(record.get("sections"), 200, "the parts", words=False), source,
             blocks, upper, _listed(record.get("waypoints"), "waypoints", limits.waypoints, _waypoint, limits),
-            _listed(record.get("remakes"), "remakes", 50, _remake, limits))
+            _listed(record.get("remakes"), "remakes", 50, _remake, limits),
+            _listed(record.get("constraints"), "constraints", limits.constraints, lambda value, *_: value, limits))
 
 
 def _listed(values: Any, what: str, most: int, read: Any, limits: Limits) -> tuple:

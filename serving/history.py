@@ -129,9 +129,9 @@ def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
 
 
 def command(take: Take, name: str, models: Models, sampling: Sampling) -> str | None:
-    """A command line that generates the motion again; None for a timeline."""
+    """A command line that generates the motion again; None for a timeline or with constraints."""
     ask, own = take.ask, asdict(models.pipeline.sampling)
-    if ask.blocks:
+    if ask.blocks or ask.constraints:
         return None
     words = ["--seed", ask.seed]
     for option, value in (asdict(sampling) | {"cond_scale": ask.guidance}).items():

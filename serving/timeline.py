@@ -1,25 +1,45 @@
-"""Timelines: one motion of several prompts, a track for the upper body, waypoints, regenerated blocks."""
-from collections.abc import Callable, Sequence
-from typing import Any
+"""Motions with directions: timelines of prompts, a track for the upper body, regenerated blocks, constraints."""
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
-from data.constraints import Entry
-from data.dataset import DatasetSpec
-from data.directions import constrained, joined
-from models.control.director import NOT_MET, UPPER_STREAM, combined_features
+from data.constraints import Entry, check_entries
+from data.dataset import MAX_MOTION_LENGTH, DatasetSpec
+from data.directions import check_placed, constrained, joined
+from data.placed_constraints import Stretch, place_constraints
+from models.control.director import NOT_MET, UPPER_STREAM, Directed, Direction, Director, combined_features
 from models.control.optimise import STEPS
 from models.motion_edit import MotionEditor, TimelinePart
-from models.text_to_motion import Sampling
+from models.text_to_motion import Sample, Sampling
 from serving.asks import Ask, Block, Remake
 from utils import InputError
 from utils.seeding import stream_seed
-from visualization.html import marks_of
+from visualization.html import Mark, marks_of
 
 
-def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling,
-                  result: Callable[..., Any]) -> Any:
-    """Generate a timeline, as ``result(joints, parts, marks, remade, remarks, pinned)``.
+@dataclass(frozen=True)
+class Outcome:
+    """A motion before its files are written."""
+
+    joints: np.ndarray  # (T, J, 3) metres
+    parts: tuple[tuple[int, str], ...] = ()
+    remade: tuple[tuple[int, int], ...] = ()
+    marks: tuple[Mark, ...] = ()
+    remarks: tuple[str, ...] = ()
+    pinned: np.ndarray | None = None  # (T, J) as in ``write_motion``
+
+    @classmethod
+    def of(cls, made: Directed, parts: tuple[tuple[int, str], ...] = (),
+           remade: tuple[tuple[int, int], ...] = ()) -> "Outcome":
+        """A motion with its constraints, of which unmet ones are remarks."""
+        return cls(made.joints, parts, remade, marks_of(made.constraints, made.joints),
+                   tuple(line for line in made.report() if line.endswith(NOT_MET)), made.pinned)
+
+
+def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling) -> Outcome:
+    """Generate a timeline.
 
     Without waypoints, all frames before a regenerated block stay exactly the same; those after it keep their movement
     and continue from its end.
@@ -37,15 +57,33 @@ def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: S
         upper = _track(editor, joined([(text, 1) for text in texts]), seed, spans, ask.upper, _of(ask, "upper"),
                        sampling)
         features = combined_features(pipeline, pipeline.joints(features), pipeline.joints(upper))
-    entries = [Entry("waypoint", {"point": [point.x, point.z], "time": (point.time, point.time)},
-                     f"the {point.time:g} s") for point in ask.waypoints]
-    made = constrained(editor, features, entries, spec, STEPS)
+    made = constrained(editor, features, constraints_of(ask, spec), spec, STEPS)
     unit = pipeline.unit
     parts = tuple((unit * start, block.text) for block, (start, _) in zip(ask.blocks, tokens, strict=True))
     remade = tuple((unit * tokens[one.block][0], unit * tokens[one.block][1] - 1) for one in _of(ask, "body"))
-    unmet = tuple(line for line in made.report() if line.endswith(NOT_MET))
-    return result(made.joints, parts if len(parts) > 1 else (), marks_of(made.constraints, made.joints), remade, unmet,
-                  made.pinned if made.constraints else None)
+    return Outcome.of(made, parts if len(parts) > 1 else (), remade)
+
+
+def make_directed(editor: MotionEditor, ask: Ask, frames: int, spec: DatasetSpec, sampling: Sampling) -> Outcome:
+    """Generate the motion of a prompt with constraints, as ``gen_t2m.py --constraints`` does."""
+    pipeline, entries, stretch = editor.pipeline, constraints_of(ask, spec), Stretch(0, frames, spec.fps)
+    check_placed([(entries, stretch)], spec)
+
+    def draw(seed: int) -> Tensor:
+        if frames > MAX_MOTION_LENGTH:
+            return editor.generate([(ask.prompt, frames // pipeline.unit)], seed, sampling)
+        return pipeline.tokens([Sample(ask.prompt, seed, frames)], sampling)[0]
+
+    director = Director(pipeline, editor, spec.fps, sampling)
+    direction = Direction(ask.prompt, draw, place=lambda joints: place_constraints(entries, stretch, joints, spec))
+    return Outcome.of(director.make(direction, ask.seed))
+
+
+def constraints_of(ask: Ask, spec: DatasetSpec) -> list[Entry]:
+    """Waypoints and constraints of an ask. Raises ``InputError`` for invalid ones."""
+    points = [Entry("waypoint", {"point": [point.x, point.z], "time": (point.time, point.time)},
+                    f"the {point.time:g} s") for point in ask.waypoints]
+    return [*points, *check_entries(list(ask.constraints), "constraints", spec)]
 
 
 def _tokens(block: Block, spec: DatasetSpec, editor: MotionEditor) -> tuple[int, int]:

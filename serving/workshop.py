@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH
+from data.directions import constrained
 from data.motion_files import parts_of, read_clip, read_motion
 from data.text import clean_caption, remarks
 from evaluation.retrieval import motion_vectors
 from evaluation.search import Gallery, encode_motions, nearest, open_gallery
 from models.config import Writing
+from models.control.optimise import STEPS
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from motion.foot import lock_feet
@@ -26,12 +28,12 @@ from serving.asks import Ask, Limits, checked_count, checked_text, parse_parts, 
 from serving.history import Take, manifest, motion_picture
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
-from serving.timeline import make_timeline
+from serving.timeline import Outcome, constraints_of, make_directed, make_timeline
 from storage.generation import BUNDLED_LAMP, LoadedLaMP
 from utils import InputError
 from utils.device import report_step
 from utils.files import save_npy, write_text
-from visualization.html import Mark, PageMotion, write_page
+from visualization.html import PageMotion, write_page
 from visualization.outputs import Formats, write_motion
 
 PAGE, SOURCE, TAKE = "index.html", "source.npy", "take.json"
@@ -71,18 +73,6 @@ class SourceMotion:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Generated:
-    """A motion before its files are written."""
-
-    joints: np.ndarray  # (T, J, 3) metres
-    parts: tuple[tuple[int, str], ...] = ()
-    marks: tuple[Mark, ...] = ()
-    remade: tuple[tuple[int, int], ...] = ()
-    remarks: tuple[str, ...] = ()
-    pinned: np.ndarray | None = None  # (T, J) as in ``write_motion``
-
-
 class Workshop:
     """Generates, edits, captions and searches motions with ``models``, and writes results to ``rooms``."""
 
@@ -106,7 +96,7 @@ class Workshop:
         if model not in (None, self.models.fingerprint):
             said.append("This was generated with other models, so the motion differs")
         if ask.blocks:
-            made = [make_timeline(self.editor, one, self.spec, self._sampling(one), _Generated) for one in asks]
+            made = [make_timeline(self.editor, one, self.spec, self._sampling(one)) for one in asks]
         elif ask.sections:
             source = source or self.source_of(ask.source)
             made = self._edited(asks, source)
@@ -119,26 +109,35 @@ class Workshop:
             report_step("files of motions", len(takes), count)
         return takes
 
-    def _generated(self, asks: Sequence[Ask]) -> list[_Generated]:
+    def _generated(self, asks: Sequence[Ask]) -> list[Outcome]:
         ask, sampling = asks[0], self._sampling(asks[0])
         frames = None if ask.seconds is None else max(round(ask.seconds * self.spec.fps), UNIT_LENGTH)
+        if ask.constraints:
+            return [self._directed(one, frames) for one in asks]
         if frames is None or frames <= MAX_MOTION_LENGTH:
             motions = self.pipeline.generate([Sample(ask.prompt, one.seed, frames) for one in asks], sampling)
         else:
             parts = [(ask.prompt, frames // self.pipeline.unit)]
             motions = [self.pipeline.decode(self.editor.generate(parts, one.seed, sampling)) for one in asks]
-        return list(map(_Generated, motions))
+        return list(map(Outcome, motions))
 
-    def _edited(self, asks: Sequence[Ask], source: SourceMotion) -> list[_Generated]:
+    def _directed(self, ask: Ask, frames: int | None) -> Outcome:
+        sampling, unit = self._sampling(ask), self.pipeline.unit
+        if frames is None:
+            frames = unit * self.pipeline.token_lengths([Sample(ask.prompt, ask.seed)], sampling)[0]
+        return make_directed(self.editor, ask, frames // unit * unit, self.spec, sampling)
+
+    def _edited(self, asks: Sequence[Ask], source: SourceMotion) -> list[Outcome]:
         ask, unit = asks[0], self.pipeline.unit
         try:
             parts = parse_parts(ask.sections, len(source.features), unit, ask.prompt, self.spec.fps, self.limits)
-            motions = [self.pipeline.joints(self.editor.edit_features(source.features, parts, one.seed,
-                                                                      self._sampling(one))) for one in asks]
+            edited = [self.editor.edit_features(source.features, parts, one.seed, self._sampling(one)) for one in asks]
+            entries = constraints_of(ask, self.spec)
+            made = [constrained(self.editor, features, entries, self.spec, STEPS) for features in edited]
         except (ValueError, InputError) as error:
             raise InputError(f"{source.name}: {str(error).replace('--mask_edit_section', 'part')}") from error
         remade = tuple((unit * part.start, unit * part.stop - 1) for part in parts)
-        return [_Generated(joints, remade=remade) for joints in motions]
+        return [Outcome.of(one, remade=remade) for one in made]
 
     def _sampling(self, ask: Ask) -> Sampling:
         return replace(self.sampling, cond_scale=ask.guidance)
@@ -254,7 +253,7 @@ class Workshop:
             raise InputError("there is no gallery (--gallery); search the generated motions")
         return open_gallery(models.gallery, models.lamp, self.spec, models.cache)
 
-    def _written(self, ask: Ask, made: _Generated, formats: Sequence[str], source: SourceMotion | None,
+    def _written(self, ask: Ask, made: Outcome, formats: Sequence[str], source: SourceMotion | None,
                  said: Sequence[str]) -> Take:
         """Write a motion and its page to a new room."""
         room, beside = self.rooms.new(), ()

@@ -17,12 +17,15 @@ import pytest
 from filelock import FileLock
 
 from data.dataset import dataset_spec
+from data.directions import directed_motions
 from data.motion_files import read_motion
+from data.text import make_prompt
 from models.control.director import UPPER_STREAM, combined_features
 from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from options.evaluate import parse_app_options
+from options.generate import parse_generate_options
 from serving.asks import Ask, Limits
 from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
@@ -160,6 +163,7 @@ def read_motion_of(joints: np.ndarray, folder: Path) -> np.ndarray:
     return read_motion(folder / "joints.npy", SPEC, trusted=True)
 
 
+HELD = {"kind": "joint", "joint": "left_foot", "position": [0.3, 0.2, 0.4], "time": [0.5, 1]}
 BLOCKS = [{"text": "a person walks", "start": 0, "end": 2}, {"text": "a person bows", "start": 2, "end": 4}]
 
 
@@ -272,6 +276,11 @@ WRONG: dict[str, tuple[Do, str]] = {
     "nothing here": (lambda shop, _: shop.search("walk", None, (), 3), "nothing has been generated yet"),
     "not there": (lambda shop, _: shop.open_file("../lamp/opt.txt"), "no longer in the gallery"),
     "hole": (lambda shop, _: timeline(shop, blocks=[BLOCKS[0], {**BLOCKS[1], "start": 3}]), "follow one another"),
+    "file": (lambda shop, _: shop.make(ask(seconds=2.0, constraints=[{"kind": "pose", "time": 1, "file": "/etc/x"}])),
+             "constraints[0].file: files cannot be used here"),
+    "no joint": (lambda shop, _: shop.make(ask(seconds=2.0, constraints=[{**HELD, "joint": "tail"}])),
+                 "constraints[0].joint"),
+    "late hold": (lambda shop, _: shop.make(ask(seconds=2.0, constraints=[{**HELD, "time": 3}])), "outside a motion"),
     "no block": (lambda shop, _: timeline(shop, remakes=[{"track": "upper", "block": 0, "seed": 1}]), "no block 0"),
     "far point": (lambda shop, _: timeline(shop, waypoints=[{"x": 99, "z": 0, "time": 1}]), "waypoints 1: x must be"),
 }
@@ -285,6 +294,22 @@ def test_what_is_wrong_is_reported_in_one_line_without_a_path_or_bytes(shop: Wor
     assert told in str(raised.value)
     assert str(tmp_path) not in str(raised.value)
     assert not re.search(r"\n|bytes?\b|[KMG]iB|allocat", str(raised.value))
+
+
+def test_constraints_give_what_the_script_gives_and_locked_feet_keep_them(shop: Workshop, tmp_path: Path) -> None:
+    take, = shop.make(ask(seconds=2.0, constraints=[HELD]), formats=[])
+    (tmp_path / "c.json").write_text(json.dumps([HELD]))
+    opt = parse_generate_options(["--text_prompt", "a person walks", "--motion_length", "40", "--seed", "7",
+                                  "--constraints", str(tmp_path / "c.json"), "--time_steps", "2"])
+    (_, made), = directed_motions(shop.pipeline, [make_prompt("a person walks", 40, "")], None, SPEC, opt, ())
+    assert np.array_equal(joints_of(shop, take), made.joints)
+    locked = np.load(shop.rooms.find(take.id, f"{take.ask.stem}_ik.npy"))
+    assert np.abs(locked[12:19, 10] - made.joints[12:19, 10])[:, [0, 2]].max() < 0.02
+    assert shown(shop, take.id)[0]["marks"]
+    assert Ask.read(take.ask.record()) == take.ask
+    before = shop.make(ask(seconds=2.0), formats=[])[0]
+    edited, = shop.make(ask(sections="0.5,0.75", constraints=[HELD]), formats=[], source=shop.source(None, before))
+    assert shown(shop, edited.id)[0]["marks"]
 
 
 def test_the_history_is_each_visitors_own_survives_a_restart_and_is_searched(shop: Workshop, tmp_path: Path) -> None:
