@@ -7,8 +7,8 @@ from utils import script
 def main() -> None:
     opt = parse_evaluator_options()  # before torch is imported, which takes seconds
     from data.dataset import dataset_spec
+    from data.language import WORD_CLASSES, MatchingPairs, WordVectors
     from data.text_motion import load_pairs
-    from data.word_vectors import WORD_CLASSES, MatchingPairs, WordVectors
     from models.config import EvaluatorConfig
     from models.evaluator import Evaluator
     from storage.evaluation import GLOVE

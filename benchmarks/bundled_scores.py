@@ -21,10 +21,10 @@ from utils.files import ROOT, read_text
 EXT = "bundled"
 SCRIPTS = {"eval_t2m_vq.py": "vq_demo", "eval_t2m_trans_res.py": "t2m_demo", "eval_retrieval.py": "lamp_demo"}
 # Columns of a table: number in the report -> heading.
-JUDGED = {"fid": "FID", "fid_halves": "FID of halves", "R1": "R@1", "R2": "R@2", "R3": "R@3",
+BY_EVALUATOR = {"fid": "FID", "fid_halves": "FID of halves", "R1": "R@1", "R2": "R@2", "R3": "R@3",
           "mm_dist": "matching distance", "diversity": "diversity"}
-TOKENIZER = JUDGED | {"mpjpe": "MPJPE, mm", "root": "root, mm", "codebook_use": "codes in use"}
-GENERATED = JUDGED | {"multimodality": "multimodality", "skating": "skating, m/s", "jerk": "jerk, m/s³"}
+TOKENIZER = BY_EVALUATOR | {"mpjpe": "MPJPE, mm", "root": "root, mm", "codebook_use": "codes in use"}
+GENERATED = BY_EVALUATOR | {"multimodality": "multimodality", "skating": "skating, m/s", "jerk": "jerk, m/s³"}
 TO_MOTION, TO_TEXT = ({f"{way}_{rank}": f"{what} {name}" for rank, name in (
     ("R1", "R@1"), ("R2", "R@2"), ("R3", "R@3"), ("R5", "R@5"), ("R10", "R@10"), ("MedR", "median rank"))}
     for way, what in (("t2m", "to motion:"), ("m2t", "to text:")))

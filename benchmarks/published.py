@@ -93,20 +93,20 @@ def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives:
     by_motion = model.scaled(torch.einsum("mqe,te->mtq", motions, texts).amax(-1))
     by_text = model.scaled(torch.einsum("te,mqe->tmq", texts, motions).amax(-1))
     own = torch.arange(len(ids))
-    contrast = sum(F.cross_entropy(scores, own, label_smoothing=LABEL_SMOOTHING) for scores in (by_motion, by_text)) / 2
+    ptc = sum(F.cross_entropy(scores, own, label_smoothing=LABEL_SMOOTHING) for scores in (by_motion, by_text)) / 2
     if negatives is None:
         chosen = [scores.detach().softmax(1).multinomial(1).squeeze(1) for scores in (by_text, by_motion)]
         negatives = Negatives(*chosen)
     motion, text = torch.cat([own, negatives.motion, own]), torch.cat([own, own, negatives.text])
     belong = (torch.arange(3 * len(own)) < len(own)).long()
-    match = F.cross_entropy(model.match_logits(states[motion], None, ids[text], mask[text]), belong)
+    ptm = F.cross_entropy(model.match_logits(states[motion], None, ids[text], mask[text]), belong)
     words = model.caption_logits(ids, mask, query)[:, :-1]
     following = ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
-    tell = F.cross_entropy(words.flatten(0, 1), following.flatten(), ignore_index=IGNORED,
-                           label_smoothing=LABEL_SMOOTHING)
+    lm = F.cross_entropy(words.flatten(0, 1), following.flatten(), ignore_index=IGNORED,
+                         label_smoothing=LABEL_SMOOTHING)
     codes = model.generation_logits(model.word_states(ids), mask)
-    move = F.cross_entropy(codes.flatten(0, 1), encoded.ids.flatten(), label_smoothing=LABEL_SMOOTHING)
-    return contrast + match + tell + move
+    gen = F.cross_entropy(codes.flatten(0, 1), encoded.ids.flatten(), label_smoothing=LABEL_SMOOTHING)
+    return ptc + ptm + lm + gen
 
 
 class GumbelQuantizer(EmaQuantizer):

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from data.language import EOS, SOS, UNKNOWN, WordVectors
 from data.text import read_captions
-from data.word_vectors import EOS, SOS, UNKNOWN, WordVectors
 from options.base import Parser, natural
 from utils import InputError, script
 from utils.files import read_npy

@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, Normalisation
+from data.language import WORD_CLASSES, WordVectors
 from data.text_motion import padded, whole_crop
-from data.word_vectors import WORD_CLASSES, WordVectors
 from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
 from models.evaluator import Evaluator
 from models.m2t import MotionCaptioner, MotionPrefixConfig, build_decoder

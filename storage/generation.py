@@ -236,8 +236,7 @@ NO_RESIDUAL = "none"
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A masked or residual transformer or a length estimator in eval mode, with the text encoder it was trained with.
-    """
+    """A masked or residual transformer or a length estimator in eval mode, with its text encoder."""
 
     model: MaskTransformer | ResidualTransformer | LengthEstimator
     text: TextEncoder
@@ -292,8 +291,7 @@ def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, dev
     return LoadedNetwork(model, text, source)
 
 
-def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
-                          device: torch.device | str = "cpu",
+def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                           beside: LoadedNetwork | None = None) -> LoadedNetwork:
     """A length estimator by name with its text encoder, shared with ``beside`` if both use the same."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
@@ -379,8 +377,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     return pipeline, files
 
 
-def _own_sampling(spec: DatasetSpec,
-                  *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
+def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
     """Sampling settings of the models, else the published ones."""
     sampling = Sampling()
     for model, names in parts:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.word_vectors import WordVectors
+from data.language import WordVectors
 from prepare.download import fetch, unpack
 from storage.checkpoint import find_source, read_state
 from tests.toy import ROOT, run_script

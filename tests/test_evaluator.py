@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.word_vectors import WORD_CLASSES, WordVectors, sentence_layout
+from data.language import WORD_CLASSES, WordVectors, sentence_layout
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
 from utils import InputError

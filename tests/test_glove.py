@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.word_vectors import WordVectors
+from data.language import WordVectors
 from prepare.word_vectors import SPECIAL, pick_vectors
 from tests.toy import run_script
 from utils import InputError

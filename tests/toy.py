@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data.word_vectors import WordVectors
+from data.language import WordVectors
 from motion.features import joints_to_features, mean_std
 from motion.skeleton import SKELETONS, T2M
 from tests.figures import bowing, raising, standing, walking, waving

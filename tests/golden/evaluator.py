@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.word_vectors import falls_back, word_class
+from data.language import falls_back, word_class
 from evaluation import metrics
 from models.config import EvaluatorConfig
 from models.evaluator import FOOT_CONTACTS, Evaluator, published_order

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from data.dataset import DatasetSpec, Normalisation, read_features
+from data.language import WordVectors
 from data.text_motion import MotionWindows, Pair
-from data.word_vectors import WordVectors
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
