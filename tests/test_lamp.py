@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, LaMP, Negatives
-from models.lamp.objectives import distillation_loss
+from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
+from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
@@ -281,3 +281,32 @@ def test_text_pairs_draw_the_texts_of_a_clip_together(model, labelled):
     if labelled:  # nothing is left to compare if all texts are about the same
         same = {**batch, "text_class": torch.zeros(4).long(), "other_class": torch.zeros(4).long()}
         assert float(stage.text_pairs(same, ids, None, None)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_mirrored_caption_is_one_more_wrong_text_of_its_motion_alone(model, batch):
+    motion, ids, mask, m_lens = batch
+    mirrored = MirroredNegatives(ids[[1, 3]].flip(1), torch.ones(2, 7, dtype=torch.bool), torch.tensor([1, 3]))
+    plain = model(*batch, objectives=["ptc"]).loss
+    mirrored_loss = model(*batch, objectives=["ptc"], mirrored=mirrored).loss
+
+    text = model.text_features(ids, mask)
+    motions = model.motion_query_features(motion, m_lens)
+    scores = model.scaled(similarity(text, motions)).T  # (motions, texts)
+    wrong = model.scaled(similarity(model.text_features(mirrored.ids, mirrored.mask), motions))
+    rows = torch.full((4, 1), float("-inf"))
+    rows[1], rows[3] = wrong[0, 1], wrong[1, 3]
+    shares = torch.cat([scores, rows], 1).log_softmax(1)
+    count = torch.tensor([4, 5, 4, 5])
+    per_row = 0.9 * shares.diagonal() + 0.1 * shares.masked_fill(shares.isinf(), 0).sum(1) / count
+    close(mirrored_loss, (contrastive_loss(scores.T) - per_row.mean()) / 2)
+    assert mirrored_loss > plain
+
+
+def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
+    freeze_text(model, words=False, trained_layers=1)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    last = model.config.qformer.layers - 1
+    assert f"Qformer.bert.encoder.layer.{last}.intermediate.dense.weight" in trained
+    assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
+    assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
+    assert {"text_proj.weight", "query_tokens"} <= trained

@@ -8,12 +8,17 @@ import torch
 from torch import nn
 
 from data.dataset import dataset_spec
+from models.config import MaskTransformerConfig
+from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.trunk import TokenLoss
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.optimization import StepMetrics, warmup_milestones
 from training.runs import EpochBatches, run_folder, settle_lamp
+from training.stages.tokens import MaskStage
 from training.trainer import Trainer
 from utils import InputError
+from utils.seeding import WHOLE, BatchSlice
 
 
 def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:
@@ -218,3 +223,31 @@ def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
     numbers = metrics.average([weight])
     assert {key: float(value) for key, value in numbers.items()} == pytest.approx({"loss": 5.0, "acc": 0.5})
     assert float(weight.grad) == pytest.approx(5.0)
+
+
+def test_text_features_are_shown_with_noise_of_their_own_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = torch.tensor([1.0, 3.0] * 32)
+    table = torch.randn(400, 64, generator=torch.Generator().manual_seed(0)) * spread
+    captions = torch.arange(400)
+    batch = {"caption": captions, "tokens": torch.zeros(400, 5, 1, dtype=torch.int64),
+             "token_len": torch.full((400,), 5)}
+    shown = []
+
+    def loss(*given: object, **_: object) -> TokenLoss:
+        shown.append(given[2])
+        return TokenLoss(*torch.zeros(4).unbind())
+
+    monkeypatch.setattr(MaskTransformer, "loss", loss)
+    model = MaskTransformer(MaskTransformerConfig(num_tokens=4, code_dim=8, cond_dim=64, latent_dim=8, n_heads=2,
+                                                  n_layers=1, ff_size=8))
+    for strength in (0.0, 0.5):
+        stage = MaskStage(model, options(cond_noise=strength), {"train": table}, [])
+        stage(batch, torch.Generator().manual_seed(1), WHOLE)
+        noise = shown[-1] - table
+        torch.testing.assert_close(noise.std(0), strength * table.std(0), rtol=0.1, atol=0)
+        torch.testing.assert_close(noise.mean(0) / spread, torch.zeros(64), rtol=0, atol=0.1)
+    halves = [BatchSlice(0, 400), BatchSlice(200, 400)]
+    for share, part in zip(halves, (slice(0, 200), slice(200, 400)), strict=True):
+        stage({key: value[part] for key, value in batch.items()}, torch.Generator().manual_seed(1), share)
+    torch.testing.assert_close(torch.cat(shown[-2:]), shown[-3])
+    assert not MaskStage(model, options(cond_noise=0.5), {"train": table[:1]}, []).spread.any()  # no NaN of one caption

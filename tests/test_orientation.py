@@ -100,3 +100,10 @@ def test_no_real_clip_is_called_turned_or_swapped_and_every_turned_one_is_found(
         assert find_stance(with_up(joints, up)) == Stance(up, sure=True), entry["id"]
         assert swapped_sides(joints) is None, entry["id"]
         assert swapped_sides(joints * [-1, 1, 1]) is not None, entry["id"]
+
+
+def test_arms_on_the_other_sides_are_found() -> None:
+    arms = [13, 14, 16, 17, 18, 19, 20, 21]
+    joints = figures.walking()
+    joints[:, arms] = joints[:, [T2M.mirror_order[joint] for joint in arms]]
+    assert "hips and shoulders point in opposite directions" in swapped_sides(joints)

@@ -7,7 +7,7 @@ import pytest
 from data.text import mirror_text
 from motion.features import joints_to_features
 from motion.skeleton import T2M, mirror, pose_offsets
-from prepare.motion_features import FeatureJob, Prepared, main, prepare_features
+from prepare.motion_features import FeatureJob, Prepared, main, prepare_features, reference_offsets
 from tests import figures
 from tests.sample_motion import sample_motion
 from tests.toy import run_here
@@ -136,3 +136,12 @@ def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path
         a, b = (np.load(tmp_path / "new_joint_vecs" / f"{name}{clip}.npy") for clip in "ab")
         np.testing.assert_allclose(b, a, atol=1e-5)
     assert "swapped" in result.refused["c"]
+
+
+def test_clips_can_be_moved_to_the_bones_of_another_clip(root: Path):
+    lengths = np.linspace(0.1, 0.5, 22, dtype=np.float32)
+    np.save(root / "body.npy", sample_motion(T2M, lengths=lengths))
+    offsets = reference_offsets(root / "body.npy", T2M)
+    prepare_features(FeatureJob(root, T2M, offsets, mirrored=False), quiet=True)
+    joints = np.load(root / "new_joints" / "000.npy")
+    np.testing.assert_allclose(np.linalg.norm(pose_offsets(joints[0], T2M), axis=-1)[1:], lengths[1:], atol=1e-5)
