@@ -27,8 +27,9 @@ LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "in
             "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove/our_vab_data.npy",
           "glove/our_vab_words.txt")
-# Together a third of the bundle: word embeddings, and the feed-forward blocks of LaMP's queries.
-EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "_query.dense.weight")
+# Two thirds of the bundle: word embeddings, and the linear layers of LaMP and of the token transformers' feed-forward.
+EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "dense.weight", "query.weight", "key.weight", "value.weight",
+              "linear1.weight", "linear2.weight")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
 
 

