@@ -8,10 +8,9 @@ from data.dataset import dataset_spec
 from motion.skeleton import KIT, T2M, Skeleton
 from utils import InputError
 from visualization import video
-from visualization.caption import CaptionMask, drawable
 from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side
-from visualization.scene import GROUND, LEFT, RIGHT, Scene, follow_scene
-from visualization.video import _at_rate, strip, write_video
+from visualization.scene import GROUND, LEFT, RIGHT, Scene
+from visualization.video import CaptionMask, _at_rate, drawable, follow_scene, strip, write_video
 
 
 def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndarray:

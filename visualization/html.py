@@ -15,7 +15,7 @@ from motion.foot import foot_joints, standing
 from motion.skeleton import T2M, Skeleton
 from utils.files import write_text
 from visualization.body import CLOTHES, FILE, PALETTE, REST
-from visualization.figure import parts_of
+from visualization.glb import parts_of
 
 PAGE = Path(__file__).resolve().parent / "page"
 # In order of dependency.

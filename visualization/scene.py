@@ -1,4 +1,4 @@
-"""Draw moving bodies: cameras, a floor that fades out, a shaded person or limbs, a caption.
+"""Draw moving bodies: cameras, a floor that fades out, a shaded person or limbs.
 
 Pictures are (H, W, 3) uint8 in BGR, as in OpenCV. Projections and limb outlines are computed once for all frames, so
 that drawing a frame takes a few milliseconds.
@@ -8,12 +8,10 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from motion.skeleton import T2M, Skeleton
 from visualization.body import PALETTE, fit, offsets_of, stances, world_turns
-from visualization.caption import CaptionMask
 
 STEADY = 0.7    # seconds: sigma of the Gaussian that smooths the followed root position
 HEIGHT = 1.7    # metres: the camera aims at the middle of a person of this height
@@ -164,10 +162,9 @@ cv2.setNumThreads(1)  # videos are written in parallel by several processes
 class Scene:
     """Draws one motion: joints (T, J, 3) in metres, y up, floor at y = 0."""
 
-    def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera, caption: CaptionMask) -> None:
+    def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera) -> None:
         self.camera, self.frames = camera, len(joints)
         self.background = _background(camera.size)
-        caption.draw(self.background)
         self.fade = (255 * _fade(_distance(camera.floor_points(), camera))).astype(np.uint8)
         self.top = int(self.fade.any(1).argmax())  # first row of the floor
         self.chains = [list(chain) for chain in skeleton.chains]
@@ -271,23 +268,6 @@ class Scene:
         pale = 0.34 * np.clip(0.45 - 4 * depth, 0, 1)[..., None]  # for limbs behind the pelvis
         base = colours * (1 - pale) + np.array(GROUND) * pale     # (T, B, 3)
         self.shades = [shade.clip(0, 255)[..., ::-1].tolist() for shade in (base * 0.62, base, base * 0.74 + 66)]
-
-
-def follow_scene(joints: np.ndarray, skeleton: Skeleton, fps: float, size: tuple[int, int], caption: str = "") -> Scene:
-    """Scene of one motion (T, J, 3) with a camera that follows it."""
-    text = CaptionMask(caption, size)
-    return Scene(joints, skeleton, follow(joints, fps, size, text.share), text)
-
-
-def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], caption: str = "") -> Image.Image:
-    """Draw poses (P, J, 3) in metres side by side in one RGB picture of ``size`` (width, height)."""
-    text = CaptionMask(caption, size)
-    scene = Scene(poses, skeleton, line_up(poses, size, text.share), text)
-    picture = scene.floor(len(poses) // 2)
-    for draw in (scene.cast_shadow, scene.body):
-        for pose in range(len(poses)):
-            draw(pose, picture)
-    return Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
