@@ -8,9 +8,10 @@ densities, so that every combination occurs; ``--every_joint`` uses all joints o
 
 ``trajectory`` is the share of motions with a constrained frame that is off by more than 50 (20) cm, ``location`` the
 share of constrained frames off by more than 50 cm, ``average`` the mean error in cm, and ``locked`` the mean error
-after foot locking. FID and R-precision (top 3, batches of 32) are computed against the same clips. ``skating`` (m/s,
-after locking) and ``jerk`` are means, ``seconds`` is the time per motion. The row ``without`` has the same captions and
-seeds without constraints; its errors are those of chance. The row ``true`` has the ground-truth clips.
+after foot locking. FID is computed against the same clips. R-precision is the probability that a motion's own caption
+is among the 3 nearest of 32, the others random captions of the split: with all of them in use, few motions suffice.
+``skating`` (m/s, after locking) and ``jerk`` are means, ``seconds`` is the time per motion. The row ``without`` has the
+same captions and seeds without constraints; its errors are those of chance. The row ``true`` has the true clips.
 """
 import argparse
 import json
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import hypergeom
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,9 +34,10 @@ import torch
 
 from data.dataset import MAX_TOKENS, DatasetSpec, dataset_spec
 from data.text_motion import Pair, load_pairs
-from evaluation.metrics import fid, r_precision
-from models.control.constraints import Constraint, JointTarget
-from models.control.director import Directed, Direction, Director
+from evaluation.metrics import euclidean_distances, fid, pair_distances
+from evaluation.protocol import TextMotionEmbedder
+from models.control.constraints import JointTarget
+from models.control.director import Directed, Direction, Director, Place
 from models.control.optimise import STEPS, ControlSettings
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample
@@ -108,41 +111,43 @@ def measure(made: Directed, seconds: float, frames: np.ndarray, joint: str, trut
                     foot_skating(locked, spec.skeleton, spec.fps), roughness(joints) * spec.fps**3, seconds)
 
 
-def run(director: Director, pairs: Sequence[Pair], spec: DatasetSpec, args: argparse.Namespace) -> list[Measured]:
-    """Generate all motions, with and without constraints, and measure each at the joints and frames of its clip."""
-    found: list[Measured] = []
-    for clip, pair in enumerate(tqdm(pairs, disable=args.quiet or None, leave=False)):
-        length = len(pair.features) // director.pipeline.unit * director.pipeline.unit
-        truth = spec.metres * features_to_joints(torch.from_numpy(pair.features[:length]), spec.skeleton).numpy()
-        seed, text = stream_seed(args.seed, clip), pair.captions[0]
+def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args: argparse.Namespace) -> list[Measured]:
+    """Generate motions of a clip's caption, with and without constraints, and measure each at the joints and frames of
+    the clip."""
+    length = len(pair.features) // director.pipeline.unit * director.pipeline.unit
+    truth = spec.metres * features_to_joints(torch.from_numpy(pair.features[:length]), spec.skeleton).numpy()
+    seed, text = stream_seed(args.seed, clip), pair.captions[0]
 
-        def draw(one: int, text: str = text, length: int = length) -> torch.Tensor:
-            return director.pipeline.tokens([Sample(text, one, length)], director.sampling)[0]
-
+    def make(place: Place | None = None) -> tuple[Directed, float]:
         begun = time.perf_counter()
-        true = Directed(truth, pair.features[:length])
-        plain, plain_seconds = director.make(Direction(text, draw), seed), time.perf_counter() - begun
-        for number, (density, amount) in enumerate(DENSITIES.items()):
-            chosen = JOINTS if args.every_joint else JOINTS[(clip + number) % len(JOINTS):][:1]
-            for joint in chosen:
-                place = spec.skeleton.joint_names.index(joint)
-                frames = frames_of(amount, length, np.random.default_rng(stream_seed(seed, number, place)))
-                wanted = JointTarget(torch.from_numpy(frames), place, torch.from_numpy(truth[frames, place]))
+        made = director.make(Direction(text, lambda one: director.pipeline.tokens(
+            [Sample(text, one, length)], director.sampling)[0], place=place), seed)
+        return made, time.perf_counter() - begun
 
-                def constrain(joints: torch.Tensor, wanted: JointTarget = wanted) -> list[Constraint]:
-                    return [JointTarget(wanted.frames.to(joints.device), wanted.joint, wanted.places.to(joints))]
-
-                begun = time.perf_counter()
-                made = director.make(Direction(text, draw, place=constrain), seed)
-                seconds = time.perf_counter() - begun
-                for name, motion, taken in ((density, made, seconds), (f"{WITHOUT} {density}", plain, plain_seconds),
-                                            (f"{TRUE} {density}", true, 0.0)):
-                    found.append(measure(motion, taken, frames, joint, truth, (clip, name), spec))
-    return found
+    rows, true, plain = [], (Directed(truth, pair.features[:length]), 0.0), make()
+    for number, (density, amount) in enumerate(DENSITIES.items()):
+        for joint in JOINTS if args.every_joint else JOINTS[(clip + number) % len(JOINTS):][:1]:
+            place = spec.skeleton.joint_names.index(joint)
+            frames = frames_of(amount, length, np.random.default_rng(stream_seed(seed, number, place)))
+            wanted = torch.from_numpy(frames), place, torch.from_numpy(truth[frames, place])
+            made = make(lambda joints, wanted=wanted: [JointTarget(
+                wanted[0].to(joints.device), wanted[1], wanted[2].to(joints))])
+            rows += [measure(*motion, frames, joint, truth, (clip, name), spec) for name, motion in (
+                (density, made), (f"{WITHOUT} {density}", plain), (f"{TRUE} {density}", true))]
+    return rows
 
 
-def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -> dict[str, float]:
-    """Metrics of one row of the table."""
+def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> float:
+    """Percentage of motions (n, e) whose ``text`` (n, e) is among the ``TOP`` nearest of ``BATCH`` texts, of which the
+    rest are random ones of ``others`` (m, e)."""
+    own = pair_distances(text, motions)[:, None]
+    nearer = (euclidean_distances(motions, others) < own - 1e-6).sum(1)  # equal captions do not count
+    return 100 * float(hypergeom.cdf(TOP - 1, len(others), nearer, BATCH - 1).mean())
+
+
+def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
+            texts: np.ndarray) -> dict[str, float]:
+    """Metrics of one row of the table; ``texts`` (m, e) are embeddings of the captions of the split."""
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])
     numbers = {
@@ -152,19 +157,16 @@ def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) 
         "locked": 100 * float(np.mean([row.locked.mean() for row in rows])),
         "skating": float(np.mean([row.skating for row in rows])), "jerk": float(np.mean([row.jerk for row in rows])),
         "seconds": float(np.median([row.seconds for row in rows]))}
-    clips = [pairs[row.clip] for row in rows]
+    clips, made = [pairs[row.clip] for row in rows], evaluator.motions([row.features for row in rows])
+    numbers["R3"] = precision(evaluator.texts([pair.tokens[0] for pair in clips]), made, texts)
     if len(rows) >= BATCH:
-        made = evaluator.motions([row.features for row in rows])
         numbers["fid"] = fid(evaluator.motions([pair.features for pair in clips]), made)
-        text = evaluator.texts([pair.tokens[0] for pair in clips])
-        whole = len(rows) // BATCH * BATCH
-        numbers["R3"] = 100 * float(r_precision(text[:whole], made[:whole], TOP, BATCH)[-1])
     return numbers
 
 
-def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -> dict[str, dict[str, float]]:
+def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
+          texts: np.ndarray) -> dict[str, dict[str, float]]:
     """Rows by density, by joint and by both, with and without constraints, and of the ground truth."""
-    found = sorted(found, key=lambda row: (row.density, row.clip))  # a batch of R-precision has a clip once
     rest = {name: [row for row in found if row.density.startswith(name)] for name in (WITHOUT, TRUE)}
     made = [row for row in found if row.density in DENSITIES]
     groups = {"all": made} | rest
@@ -172,7 +174,7 @@ def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: object) -
     groups |= {joint: [row for row in made if row.joint == joint] for joint in JOINTS}
     groups |= {f"{joint} {density}": [row for row in groups[joint] if row.density == density]
                for joint in JOINTS for density in DENSITIES}
-    return {name: summary(rows, pairs, evaluator) for name, rows in groups.items() if rows}
+    return {name: summary(rows, pairs, evaluator, texts) for name, rows in groups.items() if rows}
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
@@ -197,10 +199,13 @@ def main() -> None:
     print(f"models: {model_names(files)}")
     pairs = load_pairs(spec, args.split, quiet=args.quiet)
     chosen = np.random.default_rng(args.seed).choice(len(pairs), min(args.clips, len(pairs)), replace=False)
+    texts = evaluator.texts([pair.tokens[0] for pair in pairs])
     pairs = [pairs[number] for number in chosen]
     director = Director(pipeline, MotionEditor(pipeline, MAX_TOKENS), spec.fps, None,
                         ControlSettings(steps=args.steps))
-    rows = table(run(director, pairs, spec, args), pairs, evaluator)
+    found = [row for clip, pair in enumerate(tqdm(pairs, disable=args.quiet or None, leave=False))
+             for row in clip_rows(director, clip, pair, spec, args)]
+    rows = table(found, pairs, evaluator, texts)
     print(report(rows))
     if args.out:
         write_text(args.out, json.dumps(rows, indent=1) + "\n")

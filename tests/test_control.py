@@ -21,9 +21,11 @@ from models.control.constraints import (
     RootPath,
     remaining,
 )
+from models.control.decoding import Bones, Decoding
 from models.control.director import Direction, Director
 from models.control.looping import seam_gaps
-from models.control.optimise import ControlSettings, optimise, support
+from models.control.optimise import ControlSettings, optimise, optimised_latents, support
+from models.control.settle import offset_joints
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from motion.features import features_to_joints, joints_to_features
@@ -32,7 +34,7 @@ from options.generate import parse_generate_options
 from storage.generation import load_text_to_motion
 from tests.figures import walking
 
-QUICK, SAMPLING = ControlSettings(steps=30, settle_steps=30), Sampling(time_steps=2)
+QUICK, SAMPLING = ControlSettings(steps=30), Sampling(time_steps=2)
 TEXT, FRAMES = "a person walks", 40
 
 
@@ -119,7 +121,7 @@ def test_a_source_stays_as_it_is_where_constraints_do_not_reach(pipeline: TextTo
     source = joints_to_features(walking(41), T2M).numpy()
     start = pipeline.joints(source)
     wanted = [JointTarget(at(36), 20, torch.from_numpy(start[36, 20] + np.float32([0, 0.1, 0]))[None])]
-    kept = optimise(pipeline, pipeline.encode(source), wanted, replace(QUICK, steps=0, settle_steps=0), source)
+    kept = optimise(pipeline, pipeline.encode(source), [], replace(QUICK, steps=0), source)
     np.testing.assert_allclose(kept.joints, start, atol=1e-5)
     moved = optimise(pipeline, pipeline.encode(source), wanted, QUICK, source)
     assert moved.remaining[0].mean < 0.05
@@ -128,14 +130,30 @@ def test_a_source_stays_as_it_is_where_constraints_do_not_reach(pipeline: TextTo
 
 def test_a_foot_is_lifted_while_the_other_one_stands(pipeline: TextToMotion) -> None:
     [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
-    start = torch.from_numpy(pipeline.decode(tokens))
-    foot = T2M.left_feet[1]
+    decoding, foot = Decoding(pipeline, tokens), T2M.left_feet[1]
+    start = decoding.first
     wanted = JointTarget(at(*range(20, 25)), foot, start[20:25, foot] + torch.tensor([0, 0.3, 0]))
-    floating, standing = (
-        support(torch.from_numpy(optimise(pipeline, tokens, [wanted], replace(QUICK, ground=weight)).joints), T2M)
-        for weight in (0.0, 30.0))
-    lifted = (floating - support(start, T2M)).clamp_min(0).mean()
-    assert (standing - support(start, T2M)).clamp_min(0).mean() < 0.7 * lifted
+
+    def lifted(weight: float) -> float:
+        latents = optimised_latents(decoding, [wanted], replace(QUICK, ground=weight))
+        joints = decoding.joints(decoding.features(latents)).detach()
+        return float((support(joints, T2M) - support(start, T2M)).clamp_min(0).mean())
+
+    assert lifted(30.0) < 0.7 * lifted(0.0)
+
+
+def test_offsets_meet_targets_smoothly_and_leave_the_rest_of_the_body() -> None:
+    joints = torch.from_numpy(walking(60)).float()[:1].expand(60, -1, -1).clone()  # stands still
+    bones, foot, frames = Bones(joints, T2M), T2M.left_feet[1], at(*range(28, 33))
+    place = joints[frames, foot] + torch.tensor([0, 0.3, 0])
+    made = offset_joints(joints, [JointTarget(frames, foot, place)], bones, T2M)
+    assert (made[frames, foot] - place).norm(dim=-1).max() < 0.01
+    assert (support(made, T2M) - support(joints, T2M)).max() < 0.02  # it stands on the other foot
+    assert (made - joints)[:12].abs().max() < 0.01
+    assert made.diff(n=3, dim=0)[:, foot].norm(dim=-1).max() < 0.05
+    torch.testing.assert_close(bones.fitted(made), made)
+    away = offset_joints(joints, [JointTarget(frames, foot, place + 50)], bones, T2M)
+    torch.testing.assert_close(away, joints)
 
 
 def direction(director: Director, **settings: object) -> Direction:

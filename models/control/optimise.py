@@ -17,7 +17,7 @@ from torch import Tensor
 from models.control.constraints import GROUND, Constraint, Contacts, Remaining, remaining
 from models.control.decoding import Decoding
 from models.control.looping import Closing, seam_excess
-from models.control.settle import FAR, fix_poses, offset_joints, shift_root
+from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
 from motion.foot import HEIGHT_LIMITS, foot_joints, per_foot_joint
@@ -25,9 +25,10 @@ from motion.rotation import quat_rotate
 from motion.skeleton import Skeleton
 from utils.device import report_step
 
-STEPS = 200
+STEPS = 120
 MILD = 0.3           # m up to which errors are squared
-HARDER = 3.0         # weight of constraints in a second round, for errors that cannot be corrected on the joints
+HARDER = 3.0         # weight of constraints in a second round,
+FAR = 0.25           # m: for errors beyond this
 HOPELESS = 1.0       # m; beyond this error a second round does not help
 FLOORED = (0.01, 0.05)  # m over their standing height: foot joints below count fully as low, those above not at all
 FASTEST_BODY = 0.4   # m per frame (8 m/s) that the root may move, or its speed at the start if higher
@@ -39,7 +40,6 @@ class ControlSettings:
     """Settings of the optimisation."""
 
     steps: int = STEPS          # steps for the latents
-    settle_steps: int = 80      # steps for the joint offsets
     lr: float = 0.12            # learning rate of Adam, in standard deviations of the latents
     early: float = 0.1          # initial share of all weights except those of constraints
     constraint: float = 3.0     # weight of the mean error, metres
@@ -80,20 +80,21 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     for constraint in constraints:
         if len(constraint.frames) and not 0 <= int(constraint.frames.min()) <= int(constraint.frames.max()) < frames:
             raise ValueError(f"{constraint.label}: frame outside a motion of {frames} frames")
-    latents = _optimised_latents(decoding, constraints, settings)
+    latents = optimised_latents(decoding, constraints, settings)
     with torch.no_grad():
         features = decoding.features(latents)
         joints = decoding.joints(features)
         if not cyclic:  # a loop would jump at the end of the added path
             joints = shift_root(joints, constraints, decoding.skeleton)
-        joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, settings.settle_steps, cyclic)
+        joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, cyclic)
         joints = fix_poses(joints, constraints, decoding.skeleton, cyclic)
     left = remaining(constraints, joints, decoding.skeleton)
     rows = with_joints(features, joints / pipeline.metres)
     return Controlled(joints.float().cpu().numpy(), rows.cpu().numpy(), tuple(left))
 
 
-def _optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], settings: ControlSettings) -> Tensor:
+def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], settings: ControlSettings) -> Tensor:
+    """Latents (1, dim, n) whose motion is near the constraints; ``optimise`` corrects the rest on the joints."""
     start, skeleton = decoding.start, decoding.skeleton
     spread = start.std().clamp_min(1e-6)
     with torch.no_grad():

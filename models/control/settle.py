@@ -15,11 +15,12 @@ EXACT = 1e4          # weight of a root position, relative to the smoothness of 
 SOFT = 0.3           # weight of the root for a target of another joint, which covers the remaining distance
 BEND = 4.0           # weight of the added path's acceleration, relative to its velocity
 FASTEST = 0.05       # m per frame (1 m/s), largest speed of the added path; farther targets are not reached
-FAR = 0.15           # m: joints farther from their target than this are not moved
-BLUR = 3.0           # frames (std) over which the offset of a joint is smoothed
+REACH = 0.4          # m: joints farther from their target than this are not moved
+SMOOTH = 3.0         # frames: offsets that change faster than this have a cost
+USUAL, EXACTNESS = 0.05, 0.003  # m: offset and remaining error of equal cost
+ROOT = 10.0          # weight of the root's offset, so that limbs move first
+ITERATIONS = 40      # of L-BFGS on the offsets
 FADE = 6             # frames on either side over which a motion is blended into a fixed pose
-NEAR = 0.003         # m: smaller errors are not corrected
-RATE = 0.1           # learning rate of Adam on the offsets, relative to the largest error
 
 
 def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
@@ -78,43 +79,41 @@ def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
 
 
 def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bones, skeleton: Skeleton,
-                  steps: int, cyclic: bool = False) -> Tensor:
-    """Joints (T, J, 3) with smooth offsets and unchanged bone lengths that meet the constraints within reach.
+                  cyclic: bool = False) -> Tensor:
+    """Joints (T, J, 3) with smooth offsets and unchanged bone lengths that meet the constraints within ``REACH``.
 
-    ``cyclic`` offsets continue from the end to the start.
+    The offsets d minimise (|d|^2 + |``SMOOTH``^3 D^3 d|^2) / ``USUAL``^2 + |errors / ``EXACTNESS``|^2, where D is the
+    difference between frames: third differences are jerk. ``cyclic`` offsets continue from the end to the start.
     """
-    errors = [(constraint, float(constraint.error(joints, skeleton).max())) for constraint in constraints
-              if not isinstance(constraint, RootPath) and len(constraint.frames)]
-    reachable = [constraint for constraint, error in errors if error < FAR]
-    needed = max((error for _, error in errors if error < FAR), default=0)
-    if needed < NEAR or not steps:
+    if not constraints:
         return joints
     fitted = bones.fitted(joints)
     shift = joints - fitted  # an edited source has different bones
-    kernel = _blur(joints)
-    offsets = torch.zeros_like(joints).requires_grad_()
-    adam = torch.optim.Adam([offsets], lr=RATE * needed)
-    for step in range(steps):
-        adam.param_groups[0]["lr"] = RATE * needed * (1 - step / steps)
+    kernel = _smoothing(joints)
+    rough = torch.zeros_like(joints).requires_grad_()  # the offsets are these, filtered
+
+    def moved() -> Tensor:
+        return bones.fitted(fitted + _filtered(rough, kernel, cyclic)) + shift
+
+    def loss() -> Tensor:
         with torch.enable_grad():
-            smooth = _blurred(offsets, kernel, cyclic)
-            moved = bones.fitted(fitted + smooth) + shift
-            loss = 0.1 * smooth.square().mean().add(1e-12).sqrt()
-            for constraint in reachable:
-                error = constraint.error(moved, skeleton)
-                loss = loss + error.mean() + error.square().mean().sqrt()
-            root_moved = (moved[:, 0, GROUND] - joints[:, 0, GROUND]).square().mean()  # already corrected
-            adam.zero_grad()
-            (loss + 100 * root_moved).backward()
-        adam.step()
-    return bones.fitted(fitted + _blurred(offsets.detach(), kernel, cyclic)) + shift
+            places = moved()
+            cost = (rough / USUAL).square().sum() + (ROOT - 1) * (rough[:, 0] / USUAL).square().sum()
+            for constraint in constraints:
+                error = constraint.error(places, skeleton).clamp_max(REACH)
+                cost = cost + (error / EXACTNESS).square().sum()
+            rough.grad, = torch.autograd.grad(cost, rough)
+        return cost.detach()
+
+    torch.optim.LBFGS([rough], max_iter=ITERATIONS, history_size=20, line_search_fn="strong_wolfe").step(loss)
+    return moved().detach()
 
 
 def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton,
               cyclic: bool = False) -> Tensor:
     """Joints (T, J, 3) with exact fixed poses; the difference fades out over ``FADE`` frames."""
     for constraint in constraints:
-        if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= FAR:
+        if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= REACH:
             continue
         frames = constraint.frames
         away = (torch.arange(len(joints), device=joints.device)[:, None] - frames).abs()  # (T, k)
@@ -125,15 +124,16 @@ def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skele
     return joints
 
 
-def _blur(joints: Tensor) -> Tensor:
-    reach = round(3 * BLUR)
-    times = torch.arange(-reach, reach + 1, dtype=joints.dtype, device=joints.device)
-    kernel = torch.exp(-0.5 * (times / BLUR).square())
-    return (kernel / kernel.square().sum().sqrt())[None, None]
+def _smoothing(like: Tensor) -> Tensor:
+    """Symmetric filter (1, 1, k) that makes d of r with |r|^2 = |d|^2 + |``SMOOTH``^3 D^3 d|^2."""
+    reach = round(6 * SMOOTH)
+    frequencies = np.linspace(0, np.pi, 8 * reach + 1)
+    response = (1 + (2 * SMOOTH * np.sin(frequencies / 2)) ** 6) ** -0.5
+    return torch.from_numpy(np.roll(np.fft.irfft(response), reach)[:2 * reach + 1]).to(like)[None, None]
 
 
-def _blurred(offsets: Tensor, kernel: Tensor, cyclic: bool) -> Tensor:
-    """Offsets (T, J, 3) smoothed over time."""
+def _filtered(offsets: Tensor, kernel: Tensor, cyclic: bool) -> Tensor:
+    """Offsets (T, J, 3) filtered over time."""
     reach = kernel.shape[-1] // 2
     flat = offsets.flatten(1).T[:, None]
     if cyclic:
