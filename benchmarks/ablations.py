@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.clip import CLIP_NAME, FILES
+from models.transformers.mask_transformer import CLIP_FILES, CLIP_NAME
 from options.base import Parser, natural, positive_int
 from storage.checkpoint import load_checkpoint
 from utils import InputError, script
@@ -123,7 +123,7 @@ def clip_is_there(work: Path) -> bool:
     """Whether CLIP's weights are in ``work`` or can be fetched from the hub; prints why not."""
     folder = work / Path(CLIP_NAME).name
     try:
-        model_folder(folder if folder.is_dir() else CLIP_NAME, "CLIP", FILES)
+        model_folder(folder if folder.is_dir() else CLIP_NAME, "CLIP", CLIP_FILES)
     except InputError as error:
         print(f"encoder, CLIP: left out: {error}")
         return False

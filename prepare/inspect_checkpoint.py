@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import DATASETS
-from models.clip import CLIP_WIDTH
+from models.transformers.mask_transformer import CLIP_WIDTH
 from models.config import MaskTransformerConfig, ResidualTransformerConfig, VQConfig
 from models.evaluator import Evaluator
 from models.lamp.features import LaMPConfig

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
 from data.text import clean_caption
-from models.clip import CLIP_NAME, ClipText
 from models.config import (
     ATTENTION_KINDS,
     BASE_SAMPLING,
@@ -31,7 +30,14 @@ from models.lamp.objectives import Comparison, similarity
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.text_to_motion import LengthEstimator, TextToMotion
-from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer, ReleasedText
+from models.transformers.mask_transformer import (
+    CLIP_NAME,
+    UNUSED,
+    ClipText,
+    LaMPMaskTransformer,
+    MaskTransformer,
+    ReleasedText,
+)
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from models.clip import CLIP_WIDTH
 from models.config import FOOT_CONTACTS, DecoderConfig, EvaluatorConfig
 from models.lamp.qformer import OPTION_PREFIX
 from models.text_to_motion import LengthEstimator
+from models.transformers.mask_transformer import CLIP_WIDTH
 from storage.checkpoint import EARLIER_SAMPLING, Source, is_state
 from utils import InputError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.clip import ClipText
+from models.transformers.mask_transformer import ClipText
 from tests.toy_clip import LONGEST, VOCABULARY, make_clip
 from utils import InputError
 

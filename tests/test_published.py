@@ -13,9 +13,8 @@ from torch import Tensor
 
 import gen_t2m
 from data.dataset import dataset_spec
-from models.clip import CLIP_WIDTH
 from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
-from models.transformers.mask_transformer import LaMPMaskTransformer
+from models.transformers.mask_transformer import CLIP_WIDTH, LaMPMaskTransformer
 from prepare.inspect_checkpoint import identify
 from storage.checkpoint import incompatible_keys
 from storage.evaluation import load_captioner

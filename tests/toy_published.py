@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import dataset_spec
-from models.clip import CLIP_WIDTH
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
 from models.m2t import DecoderConfig
 from models.text_to_motion import LengthEstimator
-from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
+from models.transformers.mask_transformer import CLIP_WIDTH, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
 from storage.evaluation import build_captioner

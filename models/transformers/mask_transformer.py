@@ -1,13 +1,14 @@
-"""Masked transformer over base-layer tokens (MaskGIT for motion; LaMP and MoMask)."""
+"""Masked transformer over base-layer tokens (MaskGIT; LaMP, MoMask), and the text encoders of published ones."""
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.clip import CLIP_WIDTH
 from models.config import MaskTransformerConfig
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
@@ -28,13 +29,19 @@ from models.transformers.trunk import (
     static_batches,
     token_loss,
 )
+from utils import InputError
 from utils.device import report_step
+from utils.files import model_folder, silent_transformers
 from utils.seeding import WHOLE, BatchSlice
 
 KEPT = 1e5           # score of a token that stays unmasked
 RANDOM_SHARE = 0.1   # share of the chosen positions that get a random code
 MASK_SHARE = 0.88    # share of the other chosen positions that get the mask; the rest is unchanged (adapted from BERT)
 CLASS_STD = 0.05     # std of the initial class weights
+CLIP_NAME = "openai/clip-vit-base-patch32"
+CLIP_WIDTH = 512  # of its text features
+CLIP_TOKENIZERS = ("tokenizer.json", "vocab.json")  # one of them is enough
+CLIP_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *CLIP_TOKENIZERS)
 
 
 @dataclass(frozen=True)
@@ -295,3 +302,46 @@ def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefi
     """Files may lack the unused layer."""
     for name, tensor in module.clip2qformer.state_dict().items():
         state.setdefault(f"{prefix}clip2qformer.{name}", tensor)
+
+
+class ClipText:
+    """Text features (b, dim) of a frozen CLIP: the projected end-of-text state, not normalised.
+
+    Args:
+        source: a folder in the Hugging Face layout, or a name on the hub. Raises ``InputError`` if it is incomplete or
+            ``transformers`` is not installed.
+    """
+
+    def __init__(self, source: str | Path = CLIP_NAME, device: torch.device | str = "cpu") -> None:
+        try:
+            from transformers import CLIPTextModelWithProjection, CLIPTokenizerFast
+        except ImportError as error:
+            raise InputError("CLIP text features need the package transformers: pip install transformers") from error
+        folder = model_folder(source, "CLIP", CLIP_FILES)
+        if not any((folder / name).is_file() for name in CLIP_TOKENIZERS):  # the library would create an empty one
+            raise InputError(f"CLIP {folder} has no tokenizer: neither {' nor '.join(CLIP_TOKENIZERS)}")
+        try:
+            with silent_transformers():
+                self.tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+                model, report = CLIPTextModelWithProjection.from_pretrained(
+                    folder, output_loading_info=True, ignore_mismatched_sizes=True)
+        except Exception as error:  # the library raises its own errors, safetensors' and OSError
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"CLIP {folder} cannot be loaded: {reason}") from error
+        # The library would initialise these at random.
+        absent = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
+        if absent:
+            raise InputError(f"CLIP {folder} cannot be loaded: no {absent[0]} of the size in config.json")
+        self.model = model.float().to(device).eval().requires_grad_(False)
+        self.device = device
+        self.dim = self.model.config.projection_dim
+        projection = self.model.text_projection.weight.cpu().numpy().tobytes()
+        # A folder's name does not identify its weights.
+        self.fingerprint = f"clip {source} {hashlib.sha256(projection).hexdigest()}"
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features (b, dim) float32; texts are cut to CLIP's 77 tokens."""
+        pieces = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
+                                max_length=self.model.config.max_position_embeddings)
+        return self.model(**pieces.to(self.device)).text_embeds.float()
