@@ -8,45 +8,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.action_measures import (
-    broom_strokes,
-    feet_rise,
-    hand_heights,
-    hops,
-    jack_swings,
-    kick_heights,
-    lifted_seconds,
-    lowest_head,
-    mouth_seconds,
-    path_length,
-    punch_speeds,
-    quiet_share,
-    raise_order,
-    spread_seconds,
-    stands,
-    throw_speed,
-    turn_sweep,
-    wipe_swings,
-)
 from benchmarks.physical_measures import (
+    ANKLES,
+    FPS,
+    HEAD,
     IN_FRONT,
     PELVIS,
+    SHOULDERS,
+    WRISTS,
     FootReach,
+    body_frame,
+    count_swings,
     farthest,
+    feet_rise,
     foot_reach,
+    hand_heights,
     hands_overhead,
     hands_raised,
+    hands_raised_frames,
+    hops,
     jump_rises,
+    kick_heights,
     leg_share,
+    lifted_seconds,
+    longest,
+    lowest_head,
+    path_length,
+    quiet_share,
     seated_seconds,
     side_travel,
+    smooth,
+    stands,
+    swings_while,
     top_speed,
     travel,
     trunk_pitch,
     turn_angle,
+    turn_sweep,
     wave_swings,
     wrist_height,
 )
+from motion.foot import stretches
+from motion.skeleton import T2M
 
 WALK_DISTANCE = 1.0     # m forward or backward that count as locomotion
 STRAIGHTNESS = 2.0      # minimum ratio of forward to sideways distance when walking straight
@@ -90,6 +93,96 @@ MOUTH_TIME = 0.75       # s
 SPREAD_TIME = 0.75      # s
 
 Check = Callable[[np.ndarray], bool]
+ELBOWS = tuple(T2M.joint_names.index(f"{side}_elbow") for side in ("left", "right"))
+PUNCH_REACH = 0.7           # of the arm's length, outward from the shoulder
+PUNCH_HEIGHT = 0.5          # of the arm's length, at most, above or below the shoulder
+PUNCH_GUARD = 0.8           # of the arm's length: the fist starts closer to the shoulder than this
+PUNCH_FRAMES = 6            # frames between guard and punch, at most
+THROW_FRAMES = 8            # frames between drawing the hand back and its highest speed, at most
+JACK_FEET, JACK_HANDS = 0.2, 0.3    # m that feet and hands move apart and together
+BROOM_STROKE = 0.12         # m that the hands move together
+WIPE_STROKE = 0.08          # m that a hand moves
+SPREAD_OUT, SPREAD_DOWN = 0.4, 0.9  # of the arm's length: the wrist outward at least, and downward at most
+MOUTH = (0.12, 0.0, 0.0)    # m (forward, left, up) of the mouth from the base of the skull
+AT_MOUTH = 0.16             # m between wrist and mouth
+
+
+def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """Wrist relative to its shoulder in arm lengths, (T, 3) as (forward, left, up), and the arm's length in metres."""
+    shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
+    length = float(np.median(np.linalg.norm(joints[:, wrist] - joints[:, elbow], axis=-1)
+                             + np.linalg.norm(joints[:, elbow] - joints[:, shoulder], axis=-1)))
+    return body_frame(joints, wrist, shoulder) / length, length
+
+
+def punch_speeds(joints: np.ndarray) -> tuple[list[float], list[float]]:
+    """Speed in m/s at which the (left, right) fist leaves the guard, per extension of the arm at shoulder height."""
+    def speeds(side: int) -> list[float]:
+        wrist, length = _arm(joints, side)
+        reach = np.linalg.norm(wrist, axis=-1)
+        speed = np.diff(smooth(reach, 3)) * length * FPS
+        out = ((np.hypot(wrist[:, 0], wrist[:, 1]) > PUNCH_REACH) & (np.abs(wrist[:, 2]) < PUNCH_HEIGHT)
+               & (wrist[:, 0] > 0))
+        starts = [(max(first - PUNCH_FRAMES, 0), first) for first, _ in stretches(out) if first]
+        return [float(speed[before:first + 2].max()) for before, first in starts
+                if reach[before:first + 1].min() < PUNCH_GUARD]
+
+    return speeds(0), speeds(1)
+
+
+def throw_speed(joints: np.ndarray) -> float:
+    """Highest forward speed in m/s of a hand after it was drawn back behind its shoulder; hanging arms do not count."""
+    best = 0.0
+    for side in range(2):
+        wrist, length = _arm(joints, side)
+        speed = np.diff(smooth(wrist[:, 0], 3)) * length * FPS
+        back = (wrist[:, 0] < 0) & (wrist[:, 2] > -0.2)
+        recent = [back[max(t - THROW_FRAMES, 0):t + 1].any() for t in range(len(speed))]
+        best = max(best, float(np.where(np.array(recent) & (wrist[1:, 2] > -0.7), speed, 0.0).max()))
+    return best
+
+
+def jack_swings(joints: np.ndarray) -> int:
+    """Number of turning points of both the feet (sideways) and the hands (up and down), as in jumping jacks."""
+    feet = body_frame(joints, ANKLES[0], ANKLES[1])[:, 1]
+    return min(count_swings(feet, JACK_FEET), count_swings(wrist_height(joints).mean(1), JACK_HANDS))
+
+
+def broom_strokes(joints: np.ndarray) -> int:
+    """Number of joint turning points of both hands while they are low, in front of the body and close to each other."""
+    left, right = (body_frame(joints, wrist) for wrist in WRISTS)
+    middle, apart = (left + right) / 2, np.linalg.norm(left - right, axis=-1)
+    held = (middle[:, 2] < 0.25) & (middle[:, 0] > 0.15) & (apart < 0.75)
+    return max(swings_while(held, middle[:, axis], BROOM_STROKE) for axis in (0, 1))
+
+
+def wipe_swings(joints: np.ndarray) -> int:
+    """Number of turning points, sideways or vertical, of a hand that stays up in front of the body."""
+    def swings(side: int) -> int:
+        hand = body_frame(joints, WRISTS[side], SHOULDERS[side])
+        up = (hand[:, 2] > -0.25) & (hand[:, 0] > 0.1)
+        return max(swings_while(up, hand[:, axis], WIPE_STROKE) for axis in (1, 2))
+
+    return max(swings(0), swings(1))
+
+
+def mouth_seconds(joints: np.ndarray) -> float:
+    """Longest time in seconds with a wrist at the mouth."""
+    return max(longest(np.linalg.norm(body_frame(joints, wrist, HEAD) - MOUTH, axis=-1) < AT_MOUTH)
+               for wrist in WRISTS)
+
+
+def raise_order(joints: np.ndarray) -> float:
+    """Seconds by which the left hand is raised before the right one; negative if after, 0 unless both are raised."""
+    up = hands_raised_frames(joints)
+    return float(np.subtract(*up.argmax(0)[::-1])) / FPS if up.any(0).all() else 0.0
+
+
+def spread_seconds(joints: np.ndarray) -> float:
+    """Longest time in seconds with both arms stretched out to the sides, neither hanging nor raised."""
+    left, right = (_arm(joints, side)[0] for side in range(2))
+    out = np.minimum(left[:, 1], -right[:, 1]) > SPREAD_OUT
+    return longest(out & (np.maximum(abs(left[:, 2]), abs(right[:, 2])) < SPREAD_DOWN))
 
 
 def stands_still(joints: np.ndarray) -> bool:

@@ -32,6 +32,10 @@ IN_FRONT = 0.45          # m in front of the pelvis, reached by a kicking foot a
 AIR_CLEARANCE = 0.06     # m below the lower foot
 AIR_TIME = (0.15, 1.0)   # s in the air; longer means climbing, not jumping
 
+STANDING_LEG = 0.85      # minimum hip height when standing, as a share of the leg's length
+QUIET_SPEED = 0.25       # m/s
+LIFTED = 0.08            # m above the floor from which a foot counts as lifted
+
 _SMOOTHING = 5           # frames (0.25 s) to average directions over
 _FLOOR_SHARE = 5.0       # percentile of the lower foot's height that gives its standing height
 
@@ -263,6 +267,81 @@ def jump_rises(joints: np.ndarray) -> list[float]:
 
 
 # Summary
+
+def floor_level(joints: np.ndarray) -> float:
+    """Height of the floor in metres: the 5th percentile of the lowest foot joint."""
+    return float(np.percentile(joints[:, list(ANKLES + TOES), 1].min(1), 5))
+
+
+def turn_sweep(joints: np.ndarray) -> tuple[float, float]:
+    """Largest turn in degrees to the (left, right) between any two frames."""
+    angle = np.degrees(heading(joints))
+    return float((angle - np.minimum.accumulate(angle)).max()), float((np.maximum.accumulate(angle) - angle).max())
+
+
+def path_length(joints: np.ndarray) -> float:
+    """Length of the pelvis's path over the ground in metres."""
+    return float(np.linalg.norm(np.diff(smooth(joints[:, PELVIS, [0, 2]]), axis=0), axis=-1).sum())
+
+
+def quiet_share(joints: np.ndarray) -> float:
+    """Share of the frames in which head, wrists and ankles are all slower than ``QUIET_SPEED``."""
+    ends = smooth(joints[:, [HEAD, *WRISTS, *ANKLES]].astype(np.float64), 3)
+    return float((np.linalg.norm(np.diff(ends, axis=0), axis=-1).max(1) * FPS < QUIET_SPEED).mean())
+
+
+def stands(joints: np.ndarray) -> np.ndarray:
+    """Whether the legs are straight, (T,)."""
+    return leg_share(joints) >= STANDING_LEG
+
+
+def feet_rise(joints: np.ndarray) -> float:
+    """Rise of the lower foot in metres: median of the last fifth of the motion minus median of the first."""
+    feet, part = joints[:, list(ANKLES + TOES), 1].min(1), max(len(joints) // 5, 1)
+    return float(np.median(feet[-part:]) - np.median(feet[:part]))
+
+
+def hand_heights(joints: np.ndarray) -> np.ndarray:
+    """Height of the lower wrist above the floor in metres, (T,)."""
+    return joints[:, list(WRISTS), 1].min(1) - floor_level(joints)
+
+
+def lowest_head(joints: np.ndarray) -> float:
+    """Lowest height of the head above the pelvis in metres; negative when upside down."""
+    return float((joints[:, HEAD, 1] - joints[:, PELVIS, 1]).min())
+
+
+def feet_lifted(joints: np.ndarray, least: float = LIFTED) -> np.ndarray:
+    """Whether the (left, right) foot is off the floor, (T, 2)."""
+    height = joints[..., 1] - floor_level(joints)
+    return np.stack([height[:, [ankle, toe]].min(1) > least for ankle, toe in zip(ANKLES, TOES, strict=True)], -1)
+
+
+def lifted_seconds(joints: np.ndarray) -> tuple[float, float]:
+    """Longest time in seconds with the (left, right) foot lifted."""
+    left, right = feet_lifted(joints).T
+    return longest(left), longest(right)
+
+
+def hops(joints: np.ndarray) -> tuple[int, int]:
+    """Number of hops on the (left, right) foot: it leaves the floor while the other foot stays lifted."""
+    lifted, leaving = feet_lifted(joints), feet_lifted(joints, AIR_CLEARANCE)
+    left, right = (max((len(list(stretches(leaving[first:end, foot])))
+                        for first, end in stretches(lifted[:, 1 - foot])), default=0) for foot in range(2))
+    return left, right
+
+
+def kick_heights(joints: np.ndarray) -> tuple[float, float]:
+    """Height in metres of the (left, right) ankle above its standing height while ``IN_FRONT`` to the front or side."""
+    floor = np.percentile(joints[:, list(ANKLES), 1].min(1), 5)
+
+    def height(ankle: int) -> float:
+        forward, left, _ = body_frame(joints, ankle).T
+        out = (np.hypot(forward, left) > IN_FRONT) & (forward > -0.1)
+        return float(np.where(out, joints[:, ankle, 1] - floor, 0.0).max())
+
+    return height(ANKLES[0]), height(ANKLES[1])
+
 
 def measures(joints: np.ndarray) -> dict[str, float]:
     """Named measures that summarise a motion, in metres, degrees, seconds and m/s."""
