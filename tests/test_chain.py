@@ -1,4 +1,5 @@
 """Every stage trained for a few steps on toy data of KIT-ML with one codebook, each on the output of the one before."""
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -7,28 +8,30 @@ import pytest
 from motion.bvh import read_bvh
 from storage.checkpoint import read_options
 from tests.browser import data_of
-from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_script
+from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
+
+
+def run(script: str, *flags: object, cwd: Path) -> None:
+    run_here(importlib.import_module(script).main, *flags, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which all stages have been trained, as a user would train them."""
+    """A folder in which all stages have been trained."""
     home = tmp_path_factory.mktemp("chain")
     data = ("--dataset_name", "kit", "--data_root", make_dataset(home / "data", "kit"), "--gpu_id", -1)
     lamp = ("--vq_name", "vq", "--lamp_name", "lamp")
-    run_script("train_vq.py", *data, "--name", "vq", *TINY_VQ, "--num_quantizers", 1, cwd=home)
-    run_script("train_lamp.py", *data, "--name", "lamp", "--vq_name", "vq", "--bert", make_bert(home / "bert"),
-               *TINY_LAMP, cwd=home)
-    run_script("train_t2m_transformer.py", *data, "--name", "t2m", *lamp, *TINY_T2M, cwd=home)
-    run_script("train_len_estimator.py", *data, "--name", "len", *lamp[2:], *TINY_LENGTH, cwd=home)
+    run("train_vq", *data, "--name", "vq", *TINY_VQ, "--num_quantizers", 1, cwd=home)
+    run("train_lamp", *data, "--name", "lamp", "--vq_name", "vq", "--bert", make_bert(home / "bert"), *TINY_LAMP,
+        cwd=home)
+    run("train_t2m_transformer", *data, "--name", "t2m", *lamp, *TINY_T2M, cwd=home)
+    run("train_len_estimator", *data, "--name", "len", *lamp[2:], *TINY_LENGTH, cwd=home)
     return home
 
 
 def generate(home: Path, *arguments: object) -> Path:
     models = ("--dataset_name", "kit", "--gpu_id", -1, "--name", "t2m", "--len_name", "len")
-    result = run_script("gen_t2m.py", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
-    assert "t2m/net_best_acc (checkpoints/kit)" in result.stdout
-    assert "base layer only" in result.stdout
+    run("gen_t2m", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
     return home / "generation"
 
 
@@ -41,10 +44,13 @@ def test_every_stage_leaves_checkpoints_and_options(home: Path) -> None:
     assert list((home / "log").glob("*/kit/*/events.*"))
 
 
-def test_prompts_become_joints_bvh_video_and_a_page_of_them_all(home: Path) -> None:
+def test_prompts_become_joints_bvh_video_and_a_page_of_them_all(home: Path, capsys: pytest.CaptureFixture) -> None:
     prompts = home / "prompts.txt"
     prompts.write_text("# two prompts\n\na person walks forward#40\na person bows#23\n")
     out = generate(home, "--ext", "file", "--text_path", prompts, "--repeat_times", 2) / "file"
+    printed = capsys.readouterr().out
+    assert "t2m/net_best_acc (checkpoints/kit)" in printed
+    assert "base layer only" in printed
     for number, frames in ((0, 40), (1, 20)):
         for repeat in range(2):
             stem = f"sample{number}_repeat{repeat}_len{frames}"

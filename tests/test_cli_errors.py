@@ -313,4 +313,4 @@ def test_a_split_without_clips_is_named(fails: Fails) -> None:
 
 def test_nothing_else_is_on_stderr(tmp_path: Path) -> None:
     result = run_script("gen_t2m.py", "--text_prompt", "a", "--motion_length", "-4", cwd=tmp_path, check=False)
-    assert (result.returncode, result.stderr) == (2, "error: a motion has 4 to 196 frames, not -4\n")
+    assert (result.returncode, result.stderr) == (2, "error: --text_prompt: a motion has 4 to 196 frames, not -4\n")

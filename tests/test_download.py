@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+import prepare.download
 from data.language import WordVectors
 from prepare.download import fetch, unpack
 from storage.checkpoint import find_source, read_state
-from tests.toy import ROOT, run_script
+from tests.toy import ROOT, run_here
 from utils import InputError
 
 CONTENT = bytes(range(256)) * 1000
@@ -164,10 +165,13 @@ def test_word_vectors_are_fetched_to_where_they_are_looked_for(server: Server, t
     (("--source", "nowhere.zip"), "--source nowhere.zip: no such file"),
     (("--source", "empty.zip"), "empty.zip does not contain our_vab_data.npy"),
 ])
-def test_what_cannot_be_fetched_is_reported_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_fetched_is_reported_in_one_line(tmp_path: Path, flags: tuple[str, ...], told: str,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
     make_zip(tmp_path / "empty.zip", {"a": b""})
-    result = run_script("prepare/download.py", "glove", *flags, cwd=tmp_path, check=False)
-    assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        run_here(prepare.download.main, "glove", *flags, cwd=tmp_path)
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == 1
 
 
 def torch_file(content: object) -> bytes:

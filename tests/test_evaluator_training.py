@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import prepare.bundle_model
 import train_evaluator
 from data.dataset import Normalisation, dataset_spec
 from data.text_motion import load_pairs
@@ -14,7 +15,7 @@ from models.evaluator import MovementAutoEncoder, matching_loss
 from storage.checkpoint import load_checkpoint
 from storage.evaluation import load_evaluator
 from tests.test_resume import assert_equal
-from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, run_script
+from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, run_here, run_script
 from utils import InputError
 
 FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)
@@ -119,7 +120,7 @@ def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monke
     run_script("train_evaluator.py", "--name", "new", *FLAGS, *flags, cwd=tmp_path)
     spec = dataset_spec("t2m", data / "data")
     whole, pairs = load_evaluator("new", spec, "checkpoints"), load_pairs(spec, "val")
-    run_script("prepare/bundle_model.py", "new", "--out", "packed", cwd=tmp_path)
+    run_here(prepare.bundle_model.main, "new", "--out", "packed", cwd=tmp_path)
     assert {path.relative_to("packed/t2m/new").as_posix() for path in Path("packed").rglob("*") if path.is_file()} == {
         "opt.txt", "meta/mean.npy", "meta/std.npy", "glove/our_vab_data.npy", "glove/our_vab_words.txt",
         "model/finest.safetensors"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data.language import WordVectors
-from prepare.word_vectors import PACKAGE, SPECIAL, pick_vectors
-from tests.toy import run_script
+from prepare.word_vectors import PACKAGE, SPECIAL, main, pick_vectors
+from tests.toy import run_here
 from utils import InputError
 
 TABLE = "the 1 2\n, 3 4\nwalk 5 6\n2 7 8\nof 9 10\nwaltz 11 12\nsos 0.5 0.25\n"
@@ -48,12 +48,13 @@ def test_a_table_that_is_none_is_reported_in_one_line(tmp_path: Path, content: s
         pick_vectors(str(path), {"walk"})
 
 
-def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str) -> None:
+def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str, capsys) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("He waltzes.#he/PRON waltz/VERB#0.0#0.0\n")
-    result = run_script("prepare/word_vectors.py", table, "--texts", "texts", "--pickles", cwd=tmp_path)
-    assert "4 words of 2 numbers -> glove" in result.stdout
-    assert "1 of the 2 caption words have no vector: he" in result.stdout
+    run_here(main, table, "--texts", "texts", "--pickles", cwd=tmp_path)
+    printed = capsys.readouterr().out
+    assert "4 words of 2 numbers -> glove" in printed
+    assert "1 of the 2 caption words have no vector: he" in printed
     vectors = WordVectors.load(tmp_path / "glove")
     assert vectors.vector("waltz").tolist() == [11, 12]
     (tmp_path / "glove" / "our_vab_words.txt").unlink()  # as the published files are

@@ -6,9 +6,9 @@ import torch
 
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
-from prepare.inspect_checkpoint import Identity, identify
+from prepare.inspect_checkpoint import Identity, identify, main
 from storage.released import PUBLISHED_META
-from tests.toy import run_script
+from tests.toy import run_here
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, make_published
 from utils import InputError
 
@@ -40,15 +40,16 @@ def test_published_files_are_known(published: Path, name: str, what: str, use: s
     assert (found.dataset == "t2m") == (name in (RVQ, "vq", "h3d-qformer"))
 
 
-def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path, capsys) -> None:
     file, _ = of(published, RESIDUAL)
     content = torch.load(file, weights_only=True)
     del content["res_transformer"]["cond_emb.bias"]
     torch.save(content, tmp_path / "found.pth")
-    result = run_script("prepare/inspect_checkpoint.py", "found.pth", cwd=tmp_path, check=False)
-    assert result.returncode == 2
-    assert result.stderr == "error: found.pth will be refused: missing: cond_emb.bias\n"
-    assert "put it at: checkpoints/<t2m or kit>/NAME/model/latest.pth" in result.stdout
+    with pytest.raises(SystemExit, match="2"):
+        run_here(main, "found.pth", cwd=tmp_path)
+    printed = capsys.readouterr()
+    assert printed.err == "error: found.pth will be refused: missing: cond_emb.bias\n"
+    assert "put it at: checkpoints/<t2m or kit>/NAME/model/latest.pth" in printed.out
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ from benchmarks import prompt_checks
 from benchmarks.physical_checks import SIDES
 from benchmarks.prompt_checks import read_prompts
 from tests import figures
+from tests.toy import run_here
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIR = [{"text": f"raise the {side} hand", "group": "raise", "checks": [f"raises_{side}_hand"], "pair": "raise",
@@ -28,18 +27,13 @@ def test_the_bundled_prompts_are_many_of_many_kinds_and_use_every_side_measure()
     assert {prompt.measure for prompt in prompts if prompt.pair} == set(SIDES)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "benchmarks" / "prompt_checks.py", *map(str, arguments)],
-                          capture_output=True, text=True, check=False)
-
-
-def test_the_script_judges_motions_made_elsewhere(tmp_path: Path) -> None:
+def test_the_script_judges_motions_made_elsewhere(tmp_path: Path, capsys) -> None:
     prompts = write_prompts(tmp_path, PAIR)
     for index, side in enumerate(("left", "right")):
         np.save(prompt_checks.joints_path(tmp_path, index, 0), figures.raising(side))
-    done = run("--prompts", prompts, "--joints", tmp_path, "--seeds", 1, "--out", tmp_path / "out.json",
-               "--strips", tmp_path / "strips")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "overall: 2 of    2  100.0 % passed, 1 of 1 left/right pairs distinguished"
+    run_here(prompt_checks.main, "--prompts", prompts, "--joints", tmp_path, "--seeds", 1, "--out", "out.json",
+             "--strips", "strips", cwd=tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "overall: 2 of    2  100.0 % passed, 1 of 1 left/right pairs distinguished"
     assert json.loads((tmp_path / "out.json").read_text())["overall"]["passed"] == 2
     assert sorted(path.name for path in (tmp_path / "strips").iterdir()) == ["00.png", "01.png"]

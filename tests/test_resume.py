@@ -4,12 +4,11 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 import train_vq
 from storage.checkpoint import load_checkpoint
-from tests.toy import ROOT, TINY_VQ, make_dataset, run_here, run_script
+from tests.toy import ROOT, TINY_VQ, make_dataset, run_here
 
 STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")
 
@@ -20,7 +19,7 @@ def flags(data: Path, name: str) -> list[str]:
 
 def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data")
-    run_script("train_vq.py", *flags(data, "whole"), cwd=tmp_path)
+    run_here(train_vq.main, *flags(data, "whole"), cwd=tmp_path)
 
     killed = tmp_path / "checkpoints" / "t2m" / "killed" / "model" / "latest.tar"
     process = subprocess.Popen([sys.executable, str(ROOT / "train_vq.py"), *flags(data, "killed")], cwd=tmp_path,
@@ -33,24 +32,12 @@ def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) ->
     stopped_at = load_checkpoint(killed)["total_it"]
     assert 0 < stopped_at < 120
 
-    run_script("train_vq.py", *flags(data, "killed"), "--is_continue", cwd=tmp_path)
+    run_here(train_vq.main, *flags(data, "killed"), "--is_continue", cwd=tmp_path)
     whole = load_checkpoint(tmp_path / "checkpoints" / "t2m" / "whole" / "model" / "latest.tar")
     resumed = load_checkpoint(killed)
     assert resumed["total_it"] == whole["total_it"] == 120
     for part in ("vq_model", "extra", "opt_vq_model"):
         assert_equal(resumed[part], whole[part])
-
-
-ONE_STEP = ("--data_root", "data", "--name", "run", *TINY_VQ, "--total_iter", 1, "--evaluator", "none", "--gpu_id", -1)
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer run of one step."""
-    folder = tmp_path_factory.mktemp("begun")
-    make_dataset(folder / "data")
-    run_here(train_vq.main, *ONE_STEP, cwd=folder)
-    return folder
 
 
 def assert_equal(one: object, other: object) -> None:

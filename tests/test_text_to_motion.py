@@ -37,10 +37,9 @@ def packed() -> TextToMotion:
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
-def test_two_hundred_prompts_have_the_same_tokens_alone_and_among_others(packed: TextToMotion) -> None:
+def test_eighty_prompts_have_the_same_tokens_alone_and_among_others(packed: TextToMotion) -> None:
     samples = [Sample(f"a person {verb} {count} times", 10 * count + number, 4 * (2 + (count + number) % 9))
-               for count in range(20) for number, verb in enumerate(VERBS)]
-    assert len(samples) == 200
+               for count in range(8) for number, verb in enumerate(VERBS)]
     quick = packed.sampling.changed({"time_steps": 3})
     among = packed.tokens(samples, quick)
     alone = [packed.tokens([sample], quick)[0] for sample in samples]
