@@ -24,9 +24,8 @@ def main() -> None:
     from storage.checkpoint import model_names
     from storage.evaluation import check_tokenizer, differing_facts, find_evaluator, load_captioner, tokenizer_name
     from storage.generation import load_tokenizer
-    from utils.device import select_device
     from utils.files import write_text
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
@@ -83,7 +82,7 @@ def score_file(opt: argparse.Namespace) -> None:
     scores = coco_scores(captions, references)
     if opt.bert_score_model:
         from evaluation.caption_scores import BertScore
-        from utils.device import select_device
+        from utils.runtime import select_device
 
         bert = BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale,
                          str(select_device(opt.gpu_id)))

@@ -19,8 +19,7 @@ def main() -> None:
     from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
     from storage.generation import load_text_to_motion
-    from utils.device import select_device
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
     from visualization.html import marks_of, write_page
     from visualization.outputs import Formats, write_contact_sheets, write_motion
 

@@ -14,8 +14,7 @@ def main() -> None:
     from evaluation.retrieval import SentenceEncoder, score_language, word_vectors
     from models.text_to_motion import speed_up
     from storage.generation import load_lamp
-    from utils.device import select_device
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)

@@ -26,8 +26,7 @@ def main() -> None:
     from storage.checkpoint import checkpoint_names, find_source, model_names
     from storage.evaluation import load_captioner
     from storage.generation import load_text_to_motion, load_tokenizer
-    from utils.device import select_device
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)

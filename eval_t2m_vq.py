@@ -18,8 +18,7 @@ def main() -> None:
     from models.text_to_motion import speed_up
     from storage.evaluation import find_evaluator
     from storage.generation import load_tokenizer
-    from utils.device import select_device
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)

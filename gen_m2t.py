@@ -16,9 +16,8 @@ def main() -> None:
     from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
     from storage.evaluation import load_captioner
-    from utils.device import select_device
     from utils.files import write_text
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)

@@ -27,8 +27,7 @@ def main() -> None:
     from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
     from storage.generation import load_text_to_motion
-    from utils.device import select_device
-    from utils.seeding import seed_everything
+    from utils.runtime import seed_everything, select_device
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
@@ -68,7 +67,7 @@ def main() -> None:
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
     """One job per prompt and repeat."""
     from models.text_to_motion import Sample
-    from utils.seeding import prompt_seed
+    from utils.runtime import prompt_seed
     from visualization.outputs import Made
 
     in_file = opt.text_path is not None

@@ -32,7 +32,7 @@ from motion.features import features_to_joints
 from motion.foot import lock_feet
 from options.base import Parser, positive_int
 from utils import script
-from utils.device import peak_gib
+from utils.runtime import peak_gib
 from visualization.glb import write_glb
 from visualization.video import write_video
 

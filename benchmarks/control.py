@@ -50,9 +50,8 @@ from storage.checkpoint import model_names
 from storage.evaluation import find_evaluator
 from storage.generation import load_text_to_motion
 from utils import InputError, script
-from utils.device import select_device
 from utils.files import write_text
-from utils.seeding import stream_seed
+from utils.runtime import select_device, stream_seed
 
 JOINTS = ("pelvis", "head", "left_wrist", "right_wrist", "left_foot", "right_foot")
 DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # number of constrained frames, or their share

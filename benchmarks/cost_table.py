@@ -29,7 +29,7 @@ from data.dataset import MAX_MOTION_LENGTH, dataset_spec
 from models.text_to_motion import Sample
 from options.base import Parser, positive_int
 from utils import script
-from utils.device import in_own_process, peak_gib
+from utils.runtime import in_own_process, peak_gib
 
 SIZES = {"published": PUBLISHED, "bundled": BUNDLED, "toy": TOY}
 STAGES = tuple(stage_jobs(PUBLISHED))

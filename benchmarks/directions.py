@@ -22,8 +22,8 @@ from options.generate import add_models
 from storage.checkpoint import model_names
 from storage.generation import load_text_to_motion
 from utils import script
-from utils.device import select_device
 from utils.files import save_npy
+from utils.runtime import select_device
 
 FRAMES = 120
 LARGEST_GAP = 1.2

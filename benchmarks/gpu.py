@@ -26,8 +26,8 @@ from evaluation.report import hardware
 from models.text_to_motion import Sample, compile_layers, speed_up
 from options.base import Parser, positive_int
 from utils import script
-from utils.device import peak_gib, select_device
 from utils.files import write_text
+from utils.runtime import peak_gib, select_device
 
 BATCHES = {"vq": 256, "lamp": 64, "t2m": 128, "res": 64, "len": 64, "evaluator": 32, "m2t": 32}  # published, on one GPU
 TOY_BATCH = 4

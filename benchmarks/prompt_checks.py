@@ -190,7 +190,7 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
     from data.dataset import dataset_spec
     from models.text_to_motion import Sample, speed_up
     from storage.generation import load_text_to_motion
-    from utils.device import select_device
+    from utils.runtime import select_device
 
     pipeline, files = load_text_to_motion(args.name, args.len_name, dataset_spec("t2m"), args.checkpoints_dir,
                                           select_device(args.gpu_id), args.which_epoch, args.res_name)

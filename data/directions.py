@@ -20,7 +20,7 @@ from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from utils import InputError
 from utils.files import read_text
-from utils.seeding import prompt_seed
+from utils.runtime import prompt_seed
 
 Placement = tuple[Sequence[Entry], Stretch]  # constraints, and the frames that their times count from
 

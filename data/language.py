@@ -18,7 +18,7 @@ from data.text import clean_caption
 from data.text_motion import Pair, TextMotion, load_pairs
 from utils import InputError
 from utils.files import ROOT, atomic_path, read_npy, read_text, save_npy, write_text
-from utils.seeding import stream_seed
+from utils.runtime import stream_seed
 
 BANK = ROOT / "assets" / "language" / "bank.jsonl.xz"
 CONTENTS = "contents.json"

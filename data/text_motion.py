@@ -26,7 +26,7 @@ from data.dataset import (
 from data.text import Caption, clean_caption, read_captions
 from utils import InputError
 from utils.files import write_text
-from utils.seeding import stream_seed
+from utils.runtime import stream_seed
 
 SENTENCE_SHARE = 0.5  # share of sentences among the sampled texts of a clip that also has captions
 _SHORTER_UNIT_SHARE = 1 / 3  # share of samples that are one unit shorter, to vary lengths

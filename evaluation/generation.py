@@ -19,7 +19,7 @@ from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.evaluation import LoadedEvaluator, find_evaluator
 from storage.generation import LoadedLaMP, load_lamp
 from utils import InputError
-from utils.seeding import stream_seed
+from utils.runtime import stream_seed
 
 BASE = "base layer"
 ALL = "base + residual"

@@ -21,8 +21,7 @@ from models.text_to_motion import Sample
 from motion.body import bone_length_drift, floor_penetration, foot_skating, roughness
 from motion.features import features_to_joints
 from utils import InputError
-from utils.device import side_by_side
-from utils.seeding import stream_seed
+from utils.runtime import side_by_side, stream_seed
 
 UNITS = {"skating": "m/s of feet in contact with the floor", "penetration": "mm of the lowest joint below the floor",
          "jerk": "m/s^3, mean of all joints", "bone_drift": "per cent of a bone's length"}

@@ -19,7 +19,7 @@ from models.layers import Linear, sinusoid_table
 from models.vq.model import Encoder, VQConfig
 from utils import InputError
 from utils.files import model_folder, silent_transformers
-from utils.seeding import WHOLE, BatchSlice
+from utils.runtime import WHOLE, BatchSlice
 
 
 class Words(Protocol):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.text_to_motion import Sampling, TextToMotion
-from utils.device import report_step
+from utils.runtime import report_step
 
 FADE = 12     # frames over which a regenerated part is blended with the source
 # Context tokens on either side of a window, 0.8 s at 20 frames per second. The model is trained on whole motions: with

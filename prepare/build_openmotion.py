@@ -34,8 +34,8 @@ from options.base import Parser, accept_seed, positive_int
 from prepare.openmotion_contents import clip_contents
 from prepare.split_dataset import write_splits
 from utils import InputError, script, usable_cores
-from utils.device import mapping
 from utils.files import ROOT, read_text, save_npy, write_text
+from utils.runtime import mapping
 
 
 def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:

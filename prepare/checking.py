@@ -23,8 +23,8 @@ from motion.skeleton import Skeleton
 from prepare.importing import read_sources
 from prepare.motion_sources import read_real_array
 from utils import InputError
-from utils.device import mapping
 from utils.files import read_text
+from utils.runtime import mapping
 
 SPLITS = (*PARTS, "train_val", "all")
 

@@ -22,8 +22,8 @@ from motion.skeleton import T2M
 from options.base import Parser, accept_seed, positive_int
 from prepare.motion_sources import BodyModel, read_amass, read_body_model, read_real_array
 from utils import InputError, script, usable_cores
-from utils.device import mapping
 from utils.files import read_text, save_npy, write_text
+from utils.runtime import mapping
 
 BETAS = 10  # number of shape parameters used for the published joints
 LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,

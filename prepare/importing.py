@@ -32,8 +32,8 @@ from motion.rig_search import UnknownRig
 from motion.skeleton import UP_AXES
 from prepare.motion_sources import SUFFIXES, Reader, Recording, read_real_array
 from utils import InputError
-from utils.device import in_own_process, mapping
 from utils.files import read_text, save_npy, write_text
+from utils.runtime import in_own_process, mapping
 
 SPLITS = ("train", "val", "test", "train_val", "all")
 FEATURE_FOLDERS = ("new_joint_vecs", "new_joints")

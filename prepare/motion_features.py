@@ -22,8 +22,8 @@ from motion.skeleton import UP_AXES, Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing import SPLITS, twin_of
 from utils import InputError, script, usable_cores
-from utils.device import mapping
 from utils.files import read_text, save_npy, write_text
+from utils.runtime import mapping
 
 RARE = 0.1  # fraction of clips with another up axis below which the other clips' axis is used for lying bodies
 

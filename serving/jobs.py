@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from utils import InputError
-from utils.device import listening
+from utils.runtime import listening
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]  # name of the loop, finished steps, all steps
@@ -79,7 +79,7 @@ class Jobs:
     def run(self, visitor: Visitor, work: Callable[[], T], report: Report = lambda *_: None) -> T:
         """Run ``work`` in this thread when it is its turn. Returns its result.
 
-        ``report`` receives the number of jobs ahead, then the steps of ``utils.device``. Raises ``InputError`` if
+        ``report`` receives the number of jobs ahead, then the steps of ``utils.runtime``. Raises ``InputError`` if
         there are too many jobs, and ``Cancelled``.
         """
         job = self._enter(visitor)

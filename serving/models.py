@@ -13,8 +13,8 @@ from storage.checkpoint import model_dirs, model_names
 from storage.evaluation import LoadedCaptioner, load_captioner
 from storage.generation import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
 from utils import InputError
-from utils.device import select_device
 from utils.files import fingerprint
+from utils.runtime import select_device
 
 BUNDLED_CAPTIONER = "m2t_demo"
 

@@ -15,7 +15,7 @@ from models.motion_edit import MotionEditor, TimelinePart
 from models.text_to_motion import Sample, Sampling
 from serving.asks import Ask, Block, Remake
 from utils import InputError
-from utils.seeding import stream_seed
+from utils.runtime import stream_seed
 from visualization.html import Mark, marks_of
 
 

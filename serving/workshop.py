@@ -31,8 +31,8 @@ from serving.rooms import Rooms
 from serving.timeline import Outcome, constraints_of, make_directed, make_timeline
 from storage.generation import BUNDLED_LAMP, LoadedLaMP
 from utils import InputError
-from utils.device import report_step
 from utils.files import save_npy, write_text
+from utils.runtime import report_step
 from visualization.html import PageMotion, write_page
 from visualization.outputs import Formats, write_motion
 

@@ -10,7 +10,7 @@ from storage.checkpoint import load_checkpoint
 from tests.toy_run import Numbers, Pull, always, options
 from training.trainer import Trainer
 from utils import InputError
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 
 class Burst(Pull):

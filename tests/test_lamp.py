@@ -16,7 +16,7 @@ from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
 from training.stages.lamp import LaMPStage, same_subject
 from utils import InputError
-from utils.seeding import sample_columns
+from utils.runtime import sample_columns
 
 QUERIES, WIDTH, FRAMES = 6, 9, 24
 CONFIG = LaMPConfig(

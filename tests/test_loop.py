@@ -18,7 +18,7 @@ from training.runs import EpochBatches, run_folder, settle_lamp
 from training.stages.tokens import MaskStage
 from training.trainer import Trainer
 from utils import InputError
-from utils.seeding import WHOLE, BatchSlice
+from utils.runtime import WHOLE, BatchSlice
 
 
 def test_a_run_stops_exactly_at_total_iter(home: Path) -> None:

@@ -38,9 +38,8 @@ from tests.browser import data_of
 from tests.figures import walking
 from tests.toy_models import make_captioner, make_models
 from utils import InputError
-from utils.device import listening, report_step
 from utils.files import write_text
-from utils.seeding import stream_seed
+from utils.runtime import listening, report_step, stream_seed
 
 SPEC = dataset_spec("t2m")
 SAMPLING = Sampling(time_steps=2)

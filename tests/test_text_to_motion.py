@@ -11,7 +11,7 @@ from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, TextToMotion, load
 from storage.generation import load_text_to_motion
 from utils import InputError
-from utils.device import listening
+from utils.runtime import listening
 
 OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
 VERBS = ["waves", "jumps", "kicks", "bows", "turns left", "walks on", "sits down", "claps", "squats", "leans back"]

@@ -11,7 +11,7 @@ from models.vq.model import (
     build_tokenizer,
 )
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 DIM = 11
 TINY = {"dim_pose": DIM, "nb_code": 16, "code_dim": 8, "output_emb_width": 8, "width": 12, "depth": 2}

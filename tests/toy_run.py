@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from training.trainer import Stage
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 
 class Numbers(Dataset):

@@ -29,9 +29,8 @@ from motion.features import biased_std
 from storage.checkpoint import find_source, fits, load_checkpoint, read_options
 from storage.generation import BUNDLED_LAMP, open_lamp, word_pieces_of
 from utils import InputError
-from utils.device import select_device
 from utils.files import refuse_if_held
-from utils.seeding import BatchSlice, seed_everything, stream_seed
+from utils.runtime import BatchSlice, seed_everything, select_device, stream_seed
 
 # Options that define the model or its inputs. They must not change on resume.
 FIXED_OPTIONS = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",

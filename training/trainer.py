@@ -21,9 +21,8 @@ from storage.checkpoint import find_source, load_checkpoint, load_strictly, read
 from training.optimization import GradientGuard, Meter, StepMetrics, WeightAverage, trainable
 from training.runs import BatchLoader, EpochBatches, is_main, make_accelerator, rank, run_folder, world_size
 from utils import InputError
-from utils.device import peak_gib
 from utils.files import run_lock
-from utils.seeding import random_state, set_random_state, stream_seed
+from utils.runtime import peak_gib, random_state, set_random_state, stream_seed
 
 COMPILED_SHAPES = 64  # compiled variants of a module, for several passes and text lengths
 

@@ -13,8 +13,8 @@ from motion.bvh import Bvh
 from motion.bvh_fit import amass_arrays, in_place, joints_to_bvh, on_cycle, rigid_joints, with_root_bone
 from motion.foot import lock_feet, lock_feet_published
 from utils import usable_cores
-from utils.device import mapping
 from utils.files import atomic_path, save_npy, write_text
+from utils.runtime import mapping
 from visualization.glb import write_glb
 from visualization.html import Mark, PageMotion
 from visualization.video import strip, write_video

@@ -15,7 +15,7 @@ from models.motion_edit import MotionEditor
 from models.text_to_motion import Sampling, TextToMotion
 from motion.body import combine_bodies
 from motion.features import joints_to_features
-from utils.seeding import stream_seed
+from utils.runtime import stream_seed
 
 Draw = Callable[[int], Tensor]                            # tokens (n, q) for a seed
 Place = Callable[[Tensor], Sequence[Constraint]]          # constraints for a start motion (T, J, 3) in metres

@@ -23,7 +23,7 @@ from motion.features import feature_groups, local_positions, root_motion
 from motion.foot import HEIGHT_LIMITS, foot_joints, per_foot_joint
 from motion.rotation import quat_rotate
 from motion.skeleton import Skeleton
-from utils.device import report_step
+from utils.runtime import report_step
 
 STEPS = 120
 MILD = 0.3           # m up to which errors are squared

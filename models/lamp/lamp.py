@@ -46,7 +46,7 @@ from models.lamp.objectives import (
 from models.lamp.qformer import QFormer, QueryPass
 from models.layers import Linear
 from models.vq.model import RVQVAE, HumanVQVAE
-from utils.seeding import WHOLE, BatchSlice, sample_columns
+from utils.runtime import WHOLE, BatchSlice, sample_columns
 
 TEMP_INIT = math.log(1 / 0.07)
 MAX_SCALE = 100.0  # of similarities, as in CLIP; a larger scale would turn the softmax into an arg-max

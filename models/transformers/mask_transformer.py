@@ -30,9 +30,8 @@ from models.transformers.trunk import (
     token_loss,
 )
 from utils import InputError
-from utils.device import report_step
 from utils.files import model_folder, silent_transformers
-from utils.seeding import WHOLE, BatchSlice
+from utils.runtime import WHOLE, BatchSlice, report_step
 
 KEPT = 1e5           # score of a token that stays unmasked
 RANDOM_SHARE = 0.1   # share of the chosen positions that get a random code

@@ -21,8 +21,7 @@ from models.transformers.trunk import (
     static_batches,
     token_loss,
 )
-from utils.device import report_step
-from utils.seeding import WHOLE, BatchSlice
+from utils.runtime import WHOLE, BatchSlice, report_step
 
 
 class ResidualTransformer(Trunk):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.config import ATTENTION_KINDS, TransformerConfig
 from models.layers import Linear, TransformerEncoder, attention_bias, sinusoid_table
-from utils.seeding import WHOLE, BatchSlice
+from utils.runtime import WHOLE, BatchSlice
 
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # not trained, so files may lack it

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models.config import DROPOUT, GROUPS, VQConfig
 from models.layers import Conv1d
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
-from utils.seeding import WHOLE, BatchSlice
+from utils.runtime import WHOLE, BatchSlice
 
 NORM_EPS = 1e-6  # of group and batch norm
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}

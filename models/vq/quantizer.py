@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.config import SAMPLE_TEMPERATURE
 from models.layers import linear
-from utils.seeding import WHOLE, BatchSlice, sample_columns
+from utils.runtime import WHOLE, BatchSlice, sample_columns
 
 ALIVE = 1.0  # running count, in rows per step, from which a code counts as used
 TILE_NOISE = 0.01  # std of copies times sqrt(dim), if a batch has fewer rows than the codebook

@@ -16,7 +16,7 @@ from storage.evaluation import Embedder, read_networks
 from training.optimization import warmup_milestones
 from training.runs import divide, latest_checkpoint
 from training.trainer import Stage, Trainer
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 
 class MovementStage(Stage):

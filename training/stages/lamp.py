@@ -20,7 +20,7 @@ from storage.checkpoint import load_strictly
 from storage.generation import LAMP_OPTIONAL
 from training.runs import divide
 from training.trainer import Stage
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 VALIDATION_BATCH = 64
 

@@ -17,7 +17,7 @@ from training.optimization import trainable
 from training.runs import divide, is_main
 from training.trainer import Stage
 from utils.files import write_text
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 VALIDATION_BATCH = 64
 

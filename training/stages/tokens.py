@@ -30,7 +30,7 @@ from training.runs import divide, settle_lamp
 from training.trainer import Stage
 from utils import InputError
 from utils.files import fingerprint
-from utils.seeding import WHOLE, BatchSlice, stream_seed
+from utils.runtime import WHOLE, BatchSlice, stream_seed
 
 KEPT = 4  # caches to keep per split, as runs differ in encoders and paraphrases
 _CODES, _LENGTHS, _FEATURES = "codes.npy", "lengths.npy", "features.npy"

@@ -14,7 +14,7 @@ from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
 from motion.features import features_to_joints, time_warp
 from training.runs import divide
 from training.trainer import Stage
-from utils.seeding import BatchSlice
+from utils.runtime import BatchSlice
 
 
 class VQStage(Stage):
