@@ -54,8 +54,8 @@ def add_api(desk: Desk) -> None:
         """The motion of an ask of motions.json: generated, edited or a timeline."""
 
         def work(owner: str) -> dict:
-            record = dict(ask)
-            model = record.pop("model", None)
+            model = ask.get("model") if isinstance(ask, dict) else None
+            record = {name: value for name, value in ask.items() if name != "model"} if isinstance(ask, dict) else ask
             takes = workshop.make(Ask.read(record, limits), 1, formats, model=model)
             desk.history.add(owner, takes)
             return describe(takes)
