@@ -25,7 +25,8 @@ SIZES = ((390, 844), (768, 1024), (1280, 800), (1920, 1080))  # phone, tablet, l
 SMALL = """[...document.querySelectorAll('button, select, summary, input, a')].filter(each => each.checkVisibility())
     .map(each => ['checkbox', 'radio'].includes(each.type) ? each.closest('label') : each)
     .map(each => [each.id || each.ariaLabel || each.textContent, each.getBoundingClientRect()])
-    .filter(([, box]) => box.width < 43.9 || box.height < 43.9).map(([name]) => name)"""
+    .filter(([, box]) => box.width < 43.9 || box.height < 43.9)
+    .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)"""
 PATIENCE = 120_000  # milliseconds: drawing without a graphics card is slow on a busy machine
 
 
@@ -37,8 +38,13 @@ def axe_faults(page: Page) -> list[str]:
 
 
 def small_targets(page: Page) -> list[str]:
-    """Controls that are too small for a finger."""
-    return page.evaluate(SMALL)
+    """Controls that are too small for a finger, once the layout has settled."""
+    for _ in range(20):
+        found = page.evaluate(SMALL)
+        if not found:
+            break
+        page.wait_for_timeout(250)
+    return found
 
 
 def data_of(page: str) -> dict:
