@@ -21,6 +21,7 @@ from data.directions import directed_motions
 from data.motion_files import read_motion
 from data.text import make_prompt
 from models.control.director import UPPER_STREAM, combined_features
+from models.control.optimise import STEPS
 from models.text_to_motion import Sample, Sampling
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
@@ -190,7 +191,7 @@ def test_a_timeline_has_a_track_for_the_upper_body_and_waypoints(shop: Workshop)
     with listening(lambda *step: steps.append(step)):
         there, = shop.make(Ask.read({**HOW, "blocks": BLOCKS[:1], "waypoints": [{"x": 0.3, "z": 0.5, "time": 1.5}]}))
     assert np.abs(joints_of(shop, there)[30, 0, [0, 2]] - [0.3, 0.5]).max() < 0.05
-    assert ("constraints", 200, 200) in steps
+    assert ("constraints", STEPS, STEPS) in steps
     assert [mark["kind"] for mark in shown(shop, there.id)[0]["marks"]] == ["point"]
 
 
