@@ -6,6 +6,7 @@ from PIL import Image
 
 from data.dataset import dataset_spec
 from motion.skeleton import KIT, T2M, Skeleton
+from tests.figures import walking
 from utils import InputError
 from visualization import video
 from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side
@@ -68,6 +69,12 @@ def test_body_is_in_every_frame_with_both_sides_distinguished_by_colour(tmp_path
     for frame in frames:
         assert share_of(frame, LEFT) > 0.002
         assert share_of(frame, RIGHT) > 0.002
+
+
+def test_the_ground_around_the_body_is_never_black():
+    scene = follow_scene(walking(40, 1.2), T2M, 20.0, (240, 240))
+    for frame in range(40):
+        assert (scene.draw(frame).max(-1) < 12).mean() < 1e-3
 
 
 def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(tmp_path):

@@ -134,7 +134,7 @@ class Person:
         far = float(depth.max()) + 1
         fine, depths = cv2.triangleRasterize(points, self.triangles, colours, fine, np.full(size[::-1], far, "f4"),
                                              np.eye(4, dtype=np.float32), np.pi / 2, 0.05, far)
-        cover = cv2.compare(depths, far, cv2.CMP_LT)
+        cover = cv2.compare(depths, far - 0.5, cv2.CMP_LT)  # untouched depths come back as far only up to rounding
         fine = cv2.merge([cv2.convertScaleAbs(fine, alpha=255), cover])
         fine = cv2.resize(fine, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         part[:] = cv2.add(fine[..., :3], cv2.multiply(part, cv2.merge([255 - fine[..., 3]] * 3), scale=1 / 255))
