@@ -10,10 +10,10 @@ from models.control.constraints import Constraint, Remaining, pinned_joints
 from models.control.decoding import Decoding
 from models.control.looping import SeamGaps, seam_gaps, seam_painted
 from models.control.optimise import Controlled, ControlSettings, optimise
-from models.control.ranking import lamp_scores, physical_faults, total_scores
+from models.lamp.features import LaMPText, text_inputs
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sampling, TextToMotion
-from motion.body import combine_bodies
+from motion.body import bone_length_drift, combine_bodies, floor_penetration, foot_skating, roughness
 from motion.features import joints_to_features
 from utils.runtime import stream_seed
 
@@ -21,10 +21,14 @@ Draw = Callable[[int], Tensor]                            # tokens (n, q) for a 
 Place = Callable[[Tensor], Sequence[Constraint]]          # constraints for a start motion (T, J, 3) in metres
 
 UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # random streams of a seed
-CANDIDATES = 4    # samples, of which the closest to the constraints is the start,
+FAR_START = 0.3   # m: if the first sample is farther from its constraints than this on average,
+CANDIDATES = 4    # the closest of this number of samples is the start
 MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
 NOT_MET = " NOT MET"  # ends the line of a constraint that is not met
-FAR_START = 0.3   # m: if the mean distance of the first sample is larger than this
+FAULTS = ("skating", "penetration", "jerk", "bone drift")
+FAULT_WEIGHT = 0.5      # weight of all faults together, relative to the text match
+LEAST_SPREAD = 0.1      # share of a fault's mean: smaller differences between samples do not count
+LEAST_MATCH = 0.02      # the same for the cosine
 
 
 @dataclass(frozen=True)
@@ -151,3 +155,41 @@ def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline
     """Result of ``optimise`` with its constraints and seam."""
     seam = seam_gaps(controlled.joints, pipeline.skeleton) if loop and len(controlled.joints) >= 4 else None
     return Directed(controlled.joints, controlled.features, tuple(constraints), controlled.remaining, seam)
+
+
+def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]) -> np.ndarray:
+    """Cosine (n,) between a text and motions, unnormalised features (T, d); the mean over parts for long motions.
+
+    Raises ``ValueError`` if the pipeline's text features are not from a LaMP model.
+    """
+    encoder = pipeline.text
+    if not isinstance(encoder, LaMPText):
+        raise ValueError("ranking samples needs LaMP, but this transformer has another text encoder")
+    model = encoder.model
+    words = model.text_features(*text_inputs(model, encoder.pieces, [pipeline.clean(text)], encoder.max_text_len))[0]
+    longest = model.config.qformer.num_query_tokens * model.config.vq.unit_length
+    scores = []
+    for motion in motions:
+        parts = np.array_split(pipeline.normalise(motion), -(-len(motion) // longest))
+        found = [model.motion_query_features(torch.as_tensor(part, dtype=torch.float32, device=words.device)[None])[0]
+                 for part in parts]
+        scores.append(float(np.mean([float((queries @ words).max()) for queries in found])))
+    return np.array(scores)
+
+
+def physical_faults(joints: np.ndarray, pipeline: TextToMotion, fps: float) -> list[float]:
+    """The measures of ``FAULTS`` for joints (T, J, 3) in metres."""
+    return [foot_skating(joints, pipeline.skeleton, fps), floor_penetration(joints), roughness(joints),
+            bone_length_drift(joints, pipeline.skeleton)]
+
+
+def total_scores(match: np.ndarray, faults: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Scores (n,), higher is better, from text match (n,), faults (n, f) and constraint errors (n,) in metres.
+
+    Each measure is standardised over the samples of one prompt, so that only differences between these samples count.
+    """
+    def standing(values: np.ndarray, least: np.ndarray | float) -> np.ndarray:
+        return (values - values.mean(0)) / np.maximum(values.std(0), least)
+
+    physical = standing(faults, LEAST_SPREAD * faults.mean(0) + 1e-9).mean(1)
+    return standing(match, LEAST_MATCH) - FAULT_WEIGHT * physical - standing(errors, 0.02)
