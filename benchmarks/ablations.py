@@ -59,7 +59,7 @@ GROUPS = tuple(dict.fromkeys(run.group for run in ROWS))
 
 
 def command(run: Run, opt: object, seed: int) -> list[str]:
-    """Arguments that train a row with one seed, without the name."""
+    """Arguments that train one row of the table with one seed, except ``--name``."""
     steps = opt.lamp_steps if run in OBJECTIVES else opt.steps
     common = ["--data_root", opt.data_root, "--checkpoints_dir", opt.work, "--seed", seed, "--total_iter", steps,
               "--max_epoch", 10**6, "--eval_every_e", 10**6, "--log_every", 10**6, "--save_latest", 1 + steps // 4,
@@ -105,7 +105,7 @@ def bert_folder(opt: object) -> Path:
 
 
 def small_bert(opt: object) -> None:
-    """A BERT of random weights with the vocabulary of the bundled LaMP model, for its sizes."""
+    """Write a small BERT with random weights and the vocabulary of the bundled LaMP model. Returns its folder."""
     folder = bert_folder(opt)
     if (folder / "vocab.txt").is_file():
         return

@@ -37,7 +37,8 @@ BUSY = "import torch\nx = torch.rand(512, 512)\nprint(flush=True)\nwhile True: x
 
 
 def generation_jobs(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
-    """Our jobs: the parts of generating ``batch`` motions of 49 tokens, one motion, and a default prompt file."""
+    """Jobs of this implementation: each network on ``batch`` motions of 49 tokens, one whole motion, and a prompt
+    file."""
     texts, lengths, sampling = TEXTS[:batch], [MAX_TOKENS] * batch, Sampling()
     cond, motion = pipeline.condition(texts), torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
     samples = [Sample(text, number, MAX_MOTION_LENGTH) for number, text in enumerate(texts)]
@@ -77,7 +78,7 @@ def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def training_jobs(stage: str, batch: int) -> tuple[Job, Job, Job]:
-    """A training step the published way, ours, and ours in bfloat16."""
+    """A training step of the published implementation, of this one, and of this one in bfloat16."""
     ours = stage_jobs(PUBLISHED)[stage](batch)
     theirs = published_jobs(PUBLISHED)[stage](batch) if stage in ("vq", "lamp") else ours
     return theirs.step(fused=False), ours.step(), ours.step(half=True)

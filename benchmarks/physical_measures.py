@@ -148,7 +148,7 @@ def share_raised(joints: np.ndarray, over: int | tuple[int, int] = SHOULDERS) ->
 
 @dataclass(frozen=True)
 class HandsUp:
-    """Longest times in seconds with wrists above a level."""
+    """The longest time in seconds that each wrist, and both, stay above a level."""
 
     left: float
     right: float

@@ -101,7 +101,7 @@ def distinguished(left: list[Verdict], right: list[Verdict]) -> bool:
 
 
 def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
-    """Number and share of the motions that pass, with an interval over the seeds."""
+    """Number and share of the motions that pass, with a confidence interval over the seeds."""
     passed = np.array([[verdict.passed for verdict in found] for found in verdicts], bool)  # (prompts, seeds)
     interval = Estimate.of(passed.mean(0)).interval if passed.size else None
     return {"passed": int(passed.sum()), "motions": passed.size, "share": float(passed.mean()) if passed.size else 0.0,

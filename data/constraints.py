@@ -1,4 +1,4 @@
-"""Read constraint files: JSON checked against a schema; each error names its place.
+"""Read constraint files: JSON checked against a schema; each error says where it is.
 
 A file is a list of constraints, or an object with such lists by prompt number, from 0. Lengths are in metres, y is up;
 a motion starts at the origin facing +z; degrees turn left, towards +x. Times are seconds (``time``, ``times``) or

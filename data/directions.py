@@ -127,7 +127,8 @@ def each_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequen
 
 def all_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
                fps: float) -> list[Placement]:
-    """Constraints of one motion whose parts have ``counts`` frames. Flags and a plain list are for all of it."""
+    """Constraints of one motion whose parts have ``counts`` frames. Flags and a plain list apply to the whole
+    motion."""
     starts = accumulate(counts[:-1], initial=0)
     return [([*flags, *written.whole], Stretch(0, sum(counts), fps)),
             *((entries, Stretch(start, count, fps))
@@ -135,8 +136,8 @@ def all_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequenc
 
 
 def check_placed(placed: Sequence[Placement], spec: DatasetSpec) -> None:
-    """Raise ``InputError`` for constraints that do not fit the lengths of their motion, by placing them on a body that
-    does not move."""
+    """Raise ``InputError`` for constraints that do not fit the length of their motion; to check this, place them on a
+    body that does not move."""
     frames = max(stretch.first + stretch.count for _, stretch in placed)
     _constraints_of(placed, spec, torch.zeros(frames, spec.joints_num, 3))
 

@@ -178,7 +178,7 @@ class Sampling:
         return cls().changed(options)
 
     def changed(self, options: Mapping[str, Any]) -> "Sampling":
-        """These settings with those in a larger mapping, such as flags that were given."""
+        """A copy in which settings that ``options`` has, such as flags that were given, replace these."""
         known = {field.name: options[field.name] for field in fields(self) if options.get(field.name) is not None}
         return replace(self, **known)
 
@@ -202,7 +202,7 @@ class Writing:
     prompt_in_caption: bool = True  # whether captions include these words; the released evaluation omits them
 
     def changed(self, options: Mapping[str, Any]) -> "Writing":
-        """These settings with those in a larger mapping, such as flags that were given."""
+        """A copy in which settings that ``options`` has, such as flags that were given, replace these."""
         return replace(self, **{field.name: options[field.name] for field in fields(self) if field.name in options})
 
 

@@ -37,7 +37,7 @@ class Evaluator(nn.Module):
         """Motion (b, t, d), zero from each length on, and lengths in frames (b,) to embeddings (b, coemb).
 
         Pad to a common length of 196 for metrics comparable with published ones, because the convolutions of the last
-        step read a few padded frames. Raises ``ValueError`` for a clip below four frames.
+        step read a few padded frames. Raises ``ValueError`` for a clip shorter than four frames.
         """
         if int(m_lens.min()) < STEP_FRAMES:
             raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {STEP_FRAMES}")
@@ -153,7 +153,8 @@ class MovementAutoEncoder(nn.Module):
             nn.ConvTranspose1d(hidden, features, 4, stride=2, padding=1))
 
     def loss(self, motion: Tensor, smoothness: float, sparsity: float) -> MovementLoss:
-        """L1 reconstruction of normalised motions (b, t, d), t a multiple of 4, and the weighted terms on movements."""
+        """L1 reconstruction of normalised motions (b, t, d), t a multiple of 4, and weighted penalties on the movement
+        latents."""
         features = motion[..., :-FOOT_CONTACTS]
         movements = self.encoder(features)  # (b, t/4, latent)
         made = self.decoder(movements.transpose(1, 2)).transpose(1, 2)

@@ -289,7 +289,8 @@ class ColumnStatistics:
 
 
 def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and grouped population std (d,) over all rows of ``clips`` (T, d), skipping clips with NaN.
+    """Mean (d,) and grouped population std (d,) over all rows of ``clips`` (T, d), skipping empty clips and those with
+    values that are not finite.
 
     Raises ``ValueError`` if no clip is left.
     """

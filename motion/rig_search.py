@@ -65,7 +65,7 @@ def _alternatives(text: str) -> tuple[Place, ...]:
 
 
 def _place(text: str) -> Place:
-    """Weights of ``A`` or ``0.4*A+0.6*B``."""
+    """Weights by bone name, from text such as ``A`` or ``0.4*A+0.6*B``."""
     parts = [part.rpartition("*") for part in text.split("+")]
     return {name: float(weight or 1) for weight, _, name in parts}
 
@@ -176,7 +176,8 @@ _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head
 
 
 class UnknownRig(ValueError):
-    """No known rig fits. ``begun`` is a draft mapping with the bones found, "" for the others, and all names."""
+    """No known rig fits. ``begun`` is a draft mapping: the bones found, "" for joints without one, and all bone
+    names."""
 
     def __init__(self, message: str, begun: Mapping[str, object]):
         super().__init__(message)
@@ -370,7 +371,7 @@ def _unknown(bones: RigBones, matches: list[Match]) -> UnknownRig:
 
 
 def _written(bones: RigBones, place: Mapping[int, float] | None) -> str | dict[str, float]:
-    """A place in the format of a mapping file."""
+    """The weighted bones of a joint as a mapping file has them, such as ``0.4*A+0.6*B``."""
     if place is None:
         return ""
     weights = {bones.name(point): weight for point, weight in place.items()}

@@ -125,7 +125,7 @@ TOKENIZER_FACTS = ("nb_code", "down_t", "depth", "dilation_growth_rate", "vq_act
 
 
 class DashedParser(Parser):
-    """Accepts every flag with dashes and underscores, and some under their public names."""
+    """Accepts every flag with dashes or underscores, and some also under the names of the published commands."""
 
     def spellings(self, flags: Sequence[str]) -> Sequence[str]:
         """Return all spellings of a flag: underscores, dashes and public name."""

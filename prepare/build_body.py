@@ -49,7 +49,8 @@ RAYS, REACH = 96, 0.25  # ambient occlusion: rays per vertex, and their length i
 
 
 def hair_line(places: np.ndarray) -> np.ndarray:
-    """Height in metres above the hair line: forehead, temples, around the ears, nape."""
+    """Height in metres above the hairline, which runs over the forehead and temples, around the ears and along the
+    nape."""
     x, y, z = np.abs(places[:, 0]), places[:, 1], places[:, 2]
     line = np.interp(z, [-0.05, -0.015, 0.0, 0.05, 0.062, 0.08, 0.115, 0.16],
                      [1.470, 1.495, 1.560, 1.575, 1.548, 1.552, 1.605, 1.628])

@@ -111,7 +111,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of the index."""
+    """A clip in the index."""
 
     id: str
     source: str                   # one of SOURCES

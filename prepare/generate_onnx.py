@@ -23,7 +23,7 @@ KEPT = 1e5  # score of a token that must not be masked again
 
 
 class Generator:
-    """The exported graphs of a folder."""
+    """The exported graphs in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
@@ -91,7 +91,8 @@ class Generator:
 
 
 def stream(*keys: int) -> np.random.RandomState:
-    """Random stream of a seed, or of the residual layers of a seed, as in gen_t2m.py."""
+    """The random stream of integer keys, as in gen_t2m.py: a seed, or a seed and the number of the residual layers'
+    stream."""
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     low = np.random.SeedSequence(words).generate_state(2, np.uint32)[1]
     return np.random.RandomState(low)  # same Mersenne twister as torch, which uses the low 32 bits of a seed

@@ -97,7 +97,7 @@ class ImportJob:
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Source of a clip; times in seconds of the file."""
+    """Source of a clip; times in seconds from the start of the file."""
 
     id: str
     file: str  # relative to the source folder
@@ -369,7 +369,8 @@ class _Ids:
 
 
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
-    """Write the sources of clips and the refused files; remove clips of these files that only an earlier import had."""
+    """Write the sources of clips and the refused files; remove clips that an earlier import made of the same files and
+    this one did not."""
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]
     result.kept = len(kept)

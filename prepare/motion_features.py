@@ -52,7 +52,7 @@ class Prepared:
     uncertain: list[str] = field(default_factory=list)       # refused clips whose up axis is uncertain
 
     def add(self, other: "Prepared") -> None:
-        """Add the result of other clips."""
+        """Add the results for other clips."""
         self.rows += other.rows
         self.clips += other.clips
         self.refused |= other.refused
@@ -108,7 +108,7 @@ def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
 
 
 def _originals(job: FeatureJob) -> list[str]:
-    """Clips to process; twins are made from their originals with mirroring, and are ordinary clips without."""
+    """Clips to process. With mirroring, twins are made from their originals; without it, they are ordinary clips."""
     folder = job.root / "joints"
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; expected ID.npy (frames, {len(job.skeleton)}, 3) for every clip")
@@ -143,7 +143,7 @@ def _prepare_clip(job: FeatureJob, name: str) -> Prepared:
 
 
 def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) float32. Raises ``ValueError`` with the fault of the file."""
+    """Joints (T, J, 3) float32. Raises ``ValueError`` that says what is wrong with the file."""
     try:
         joints = np.load(path)
     except Exception as error:  # a damaged header can raise almost any exception in NumPy

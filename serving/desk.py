@@ -47,7 +47,7 @@ class Desk:
         self.example: Take | None = None
 
     def run(self, visitor: Visitor, work: Callable[[], Any], progress: Any = None) -> Any:
-        """Run a job of a visitor and report its progress. Returns its result."""
+        """Run a visitor's job and report its progress. Returns its result."""
 
         def report(what: str, done: int, total: int) -> None:
             if progress is not None:

@@ -123,7 +123,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
 
 
 def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
-    """Request handler for files of rooms: pages are displayed, other files are downloaded."""
+    """Request handler for the files of results: pages are displayed, other files are downloaded."""
     from starlette.responses import FileResponse, PlainTextResponse
 
     async def lend(request: "Request") -> "Response":

@@ -66,7 +66,8 @@ class Doorkeeper:
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from a page of the app, or not from a page. ``headers`` have lower-case names."""
+    """Whether a request may be answered: it has no ``Origin`` header, or that of the app. Names in ``headers`` are
+    lower case."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")

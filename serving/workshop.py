@@ -305,7 +305,7 @@ class Workshop:
         return PageMotion(name, caption, joints, lock_feet(joints, self.spec.skeleton, self.spec.fps))
 
     def _room(self, shown: Sequence[PageMotion], title: str) -> Path:
-        """A folder with a page only."""
+        """Make a folder that contains only a page."""
         room = self.rooms.new()
         write_page(room / PAGE, shown, self.spec.skeleton, self.spec.fps, title)
         return room

@@ -110,7 +110,8 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_state(content: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint's content, under the first of ``keys`` that has one. Raises ``InputError``."""
+    """The state dict of a checkpoint's content, under the first of ``keys`` that exists. Raises ``InputError`` if none
+    does."""
     for key in keys:
         if is_state(content.get(key)):
             return unwrapped(content[key])

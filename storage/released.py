@@ -177,8 +177,8 @@ def has_qformer(state: State) -> bool:
 
 
 def with_masked_sizes(source: Source, state: State) -> Source:
-    """The source of a masked transformer with its sizes. Attention of released files is additive for LaMP and full for
-    MoMask, which takes CLIP features."""
+    """Add the sizes of a released masked transformer to its source. Attention is additive for LaMP and full for MoMask,
+    which takes CLIP features."""
     if "time_steps" not in source.options:  # a training option of the published code that its evaluation ignores
         source = source.without("gumbel_sample")
     sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})

@@ -86,7 +86,7 @@ class Body:
 
 @lru_cache(maxsize=1)
 def read_body() -> Body:
-    """The body of the file."""
+    """Read the body from ``FILE``."""
     data = zlib.decompress(FILE.read_bytes())
     vertices, triangles = np.frombuffer(data, "<u4", 2)
     start, parts = 8, []

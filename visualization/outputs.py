@@ -1,4 +1,4 @@
-"""Write the files of a generated motion: joints, BVH, GLB and video, without and with foot locking."""
+"""Write the files of a generated motion: joints, BVH, GLB and video, with and without foot locking."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -33,7 +33,7 @@ LEAST_MATCH = 0.02      # the same for the cosine
 
 @dataclass(frozen=True)
 class Directed:
-    """A directed motion."""
+    """A motion with constraints, and how well it meets them."""
 
     joints: np.ndarray                         # (T, J, 3) float32 metres
     features: np.ndarray                       # (T, d) float32, unnormalised

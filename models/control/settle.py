@@ -59,9 +59,9 @@ def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> 
 
 
 def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
-    """Path (T, 2) that minimises squared steps, ``BEND`` times squared changes of step, and weighted squared distances
-    from targets p with weights w: ``weight`` (T,) is w, ``pull`` (T, 2) is w p. It starts at 0 without a target
-    there."""
+    """Path (T, 2) that minimises the sum of squared steps, ``BEND`` times squared changes of step, and weighted squared
+    distances from targets p with weights w: ``weight`` (T,) is w, ``pull`` (T, 2) is w p. It starts at 0 without a
+    target there."""
     frames = len(weight)
     bands = np.zeros((3, frames))  # upper diagonals of the matrix, the main one last, as in LAPACK
     bands[2] = weight + 1e-6

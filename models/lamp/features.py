@@ -1,8 +1,8 @@
 """A trained LaMP model: features of texts and motions, the text condition for generation, and prompt familiarity.
 
-LaMP's trained text space moves every text to the nearest motion it knows, so familiarity is measured among the means of
-its word embeddings, which keep their meaning. A text is familiar if it is near a k-means centre of the training texts,
-and not closer to an example of texts that no motion shows.
+LaMP's trained text space moves every text to the nearest motion it knows, so familiarity compares the means of its
+word embeddings, which keep their meaning. A text is familiar if it is near a k-means centre of the training texts, and
+not closer to an example of a text that the models cannot show.
 """
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

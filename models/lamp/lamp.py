@@ -18,8 +18,10 @@ and comparisons; without it
 With several processes ptc compares the pairs of all of them, and ptm samples negatives from all (``BatchSlice``).
 Averaged over processes, the losses are those of the whole batch.
 
-To add an objective, write a method of ``LaMP`` that returns an ``Objective``, and add a line to ``losses`` in
-``forward`` and its name to ``models.config.OBJECTIVES``.
+To add an objective, write a method of ``LaMP`` that returns an ``Objective``; in ``forward`` add a line to ``losses``
+and the name to the conditions of the passes it needs; and add the name to ``models.config.OBJECTIVES``, which are on by
+default. A loss that needs more than texts and motions, or is off by default, goes into ``training.stages.lamp`` beside
+``text_pairs``, with a flag of the same name that is its weight.
 """
 import itertools
 import math
@@ -241,7 +243,8 @@ class LaMP(LaMPFeatures):
 
     def matching(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
                  negatives: Negatives) -> tuple[Tensor, Tensor]:
-        """Logits (3r, 2) and targets (3r,): r pairs, then other motions with their texts, then other texts."""
+        """Logits (3r, 2) and targets (3r,): r true pairs, then their texts with wrong motions, then their motions with
+        wrong texts."""
         count = len(negatives.motion)
         own = torch.arange(count, device=ids.device) if negatives.rows is None else negatives.rows
         motion = torch.cat([own, negatives.motion, own])
@@ -255,7 +258,7 @@ class LaMP(LaMPFeatures):
         return self.match_logits(states, states_mask, ids[text], mask[text], rows), targets
 
     def caption_logits(self, ids: Tensor, mask: Tensor, query: QueryPass, where: Tensor | None = None) -> Tensor:
-        """Logits (b, t, vocab) of the word piece after each position of ids (b, t), whose first becomes [DEC].
+        """Logits (b, t, vocab) of the word piece after each position of ids (b, t); the first id is replaced by [DEC].
 
         With ``where`` (b, t) bool, only at these positions, (m, vocab); the vocabulary is the expensive part.
         """
@@ -263,7 +266,7 @@ class LaMP(LaMPFeatures):
         return self.Qformer.lm_logits(hidden if where is None else hidden[where])
 
     def generation_logits(self, text_states: Tensor, mask: Tensor | None) -> Tensor:
-        """Token logits (b, queries, codes), one query a token, from hidden states of text (b, t, h)."""
+        """Token logits (b, queries, codes), one query per token, from hidden states of text (b, t, h)."""
         return self.motion_cls(self.query_text(text_states, mask).hidden)
 
     def word_states(self, ids: Tensor) -> Tensor:

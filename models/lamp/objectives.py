@@ -64,7 +64,7 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
 
 
 def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Probabilities (r, n) of each column to be the negative of a row: a softmax of scores (r, n).
+    """Probabilities (r, n) of sampling each column as the negative of a row: a softmax of scores (r, n).
 
     Entries of ``excluded`` (r, n) are never sampled; each row needs another candidate.
     """

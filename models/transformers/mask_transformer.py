@@ -298,7 +298,7 @@ class ReleasedText:
 
 
 def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Files may lack the unused layer."""
+    """Add ``clip2qformer``, which is never used, if a file lacks it."""
     for name, tensor in module.clip2qformer.state_dict().items():
         state.setdefault(f"{prefix}clip2qformer.{name}", tensor)
 

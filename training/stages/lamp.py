@@ -144,8 +144,8 @@ def true_of(classes: Tensor, contents: Tensor) -> Tensor:
 
 
 def same_subject(batch: dict[str, Any]) -> Tensor:
-    """(b, b) bool, whether text i may describe the same as the other text j of a batch: sentences of one class, a
-    sentence and a clip that shows its class, or captions of clips with the same contents."""
+    """(b, b) bool, whether ``caption`` i and ``other`` j of a batch may describe the same motion: sentences of one
+    class, a sentence and the caption of a clip that shows its class, or captions of clips with the same contents."""
     contents = batch["contents"]
     one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))
     captions = (batch["text_class"] < 0)[:, None] & (batch["other_class"] < 0)
@@ -155,6 +155,6 @@ def same_subject(batch: dict[str, Any]) -> Tensor:
 
 
 def _subjects(classes: Tensor, contents: Tensor) -> Tensor:
-    """The classes (b, c) bool that a text is about: its own, or for a caption (-1) the contents of its clip."""
+    """The contents (b, c) bool that each text describes: its own class, or for a caption (-1) those of its clip."""
     own = F.one_hot(classes.clamp_min(0), contents.shape[1]).bool()
     return torch.where((classes < 0)[:, None], contents, own)
