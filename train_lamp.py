@@ -22,8 +22,9 @@ def main() -> None:
     qformer, pieces = initial_qformer(opt, spec)
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; word pieces {pieces.path}")
     train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt)
-    if min(opt.batch_size, len(train_set)) < 2 * opt.grad_accum and {"ptc", "ptm"} & set(opt.objectives):
-        raise InputError("the objectives ptc and ptm compare pairs: a batch, or a part of it, needs at least two")
+    compared = {"ptc", "ptm"} & set(opt.objectives)
+    if min(opt.batch_size, len(train_set)) < 2 * opt.grad_accum and (compared or opt.text_pairs):
+        raise InputError("ptc, ptm and --text_pairs compare pairs: a batch, or a part of it, needs at least two")
 
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
     model = LaMP(config, tokenizer.model, qformer)

@@ -15,7 +15,7 @@ import torch
 
 from data.dataset import DatasetSpec, Normalisation, require
 from data.text import clean_caption
-from data.text_motion import Pair, TextMotion, load_pairs
+from data.text_motion import CroppedPairs, Pair, TextMotion, load_pairs, normalised_crop
 from utils import InputError
 from utils.files import ROOT, atomic_path, read_npy, read_text, save_npy, write_text
 from utils.runtime import stream_seed
@@ -71,11 +71,14 @@ def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
 def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
     """Pairs with the sentences of the bank that describe them, and an additional pair for each listed stretch.
 
+    ``contents.json`` in the data set's folder maps clip ids to ``{"family": str, "contents": [[content, side], ...],
+    "stretches": [[content, side, first row, end row], ...]}``; sides are "left", "right" or "".
+
     Raises ``InputError`` if the data set has no ``contents.json`` or the file names an unknown content.
     """
     path = spec.root / CONTENTS
     if not path.exists():
-        raise InputError(f"{path} is missing: --bank needs to know what each clip shows (see data/language.py)")
+        raise InputError(f"{path} is missing: --bank needs to know what each clip shows (format: data.language.with_bank)")
     listed = json.loads(read_text(path, "contents"))
     unknown = {content for entry in listed.values() for content, *_ in entry["contents"] + entry["stretches"]}
     if unknown := unknown - set(read_bank()):
@@ -326,17 +329,18 @@ def _read_plain(path: Path) -> Any:
             raise InputError(f"{path} is not a plain pickle: {error}") from error
 
 
-class MatchingPairs(TextMotion):
+class MatchingPairs(CroppedPairs):
     """Items ``motion`` (196, d) normalised and zero-padded, ``m_len``, and for the caption ``word_emb`` (22, dim),
     ``pos_onehot`` (22, 15) and ``cap_len``."""
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, words: WordVectors, training: bool,
                  seed: int = 0) -> None:
-        super().__init__(pairs, normalisation, training, seed)
-        self.words = words
+        super().__init__(pairs, training, seed)
+        self.normalisation, self.words = normalisation, words
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        item = super().__getitem__(index)
-        sentence = self.words.sentence(self.pairs[index].tokens[self.crop(index).caption])
-        return {"motion": item["motion"], "m_len": item["m_len"], "word_emb": torch.from_numpy(sentence.word_emb),
+        pair, crop = self.pairs[index], self.crop(index)
+        sentence = self.words.sentence(pair.tokens[crop.caption])
+        return {"motion": normalised_crop(pair, crop, self.normalisation), "m_len": crop.length,
+                "word_emb": torch.from_numpy(sentence.word_emb),
                 "pos_onehot": torch.from_numpy(sentence.pos_onehot), "cap_len": sentence.cap_len}

@@ -167,7 +167,7 @@ def whole_crop(rows: int) -> Crop:
     return Crop(0, 0, min(rows // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH))
 
 
-class _CroppedPairs(Dataset):
+class CroppedPairs(Dataset):
     """Samples a caption and a crop for each item, determined by (seed, epoch, index)."""
 
     def __init__(self, pairs: list[Pair], training: bool, seed: int) -> None:
@@ -204,7 +204,7 @@ def normalised_crop(pair: Pair, crop: Crop, normalisation: Normalisation) -> tor
     return torch.from_numpy(motion)
 
 
-class TextMotion(_CroppedPairs):
+class TextMotion(CroppedPairs):
     """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames).
 
     With ``labelled`` classes also ``contents`` (labelled,) bool, the contents of the clip, and ``text_class``, the
@@ -295,7 +295,7 @@ def _text_class(pair: Pair, text: int) -> int:
     return pair.sentence_classes[number] if number >= 0 else -1
 
 
-class TextTokens(_CroppedPairs):
+class TextTokens(CroppedPairs):
     """Items ``caption`` (its number in ``texts``), ``tokens`` (49, q) padded with -1, ``token_len``.
 
     Args:
@@ -319,7 +319,7 @@ class TextTokens(_CroppedPairs):
         return {"caption": self.text_ids[pair.texts[crop.caption]], "tokens": tokens, "token_len": len(codes)}
 
 
-class TextCrops(_CroppedPairs):
+class TextCrops(CroppedPairs):
     """``TextTokens`` with the crop itself, to be encoded alone: items ``caption``, ``motion`` (196, d) normalised and
     zero padded, ``token_len``."""
 

@@ -165,7 +165,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="contrastive: add each caption with left and right swapped as a hard negative")
     loss.add_argument("--text_pairs", type=non_negative, default=0.0, metavar="WEIGHT",
                       help="weight of a contrastive loss between two texts of each clip, for texts in new words; with "
-                           "--bank, texts of the same content are not compared")
+                           "--bank, texts of the same content are not compared; each process compares its own texts")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="samples of a batch used for matching (three passes each); 0: all")
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))

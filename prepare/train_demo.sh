@@ -21,6 +21,7 @@ bert=${2:?a folder with config.json, vocab.txt and model.safetensors}
 python=${PYTHON:-python}
 
 if [ "$gpu" ]; then
+    # Steps of t2m, res and m2t are those of the checkpoints with the best validation score in a longer run.
     common=(--data_root "$data" --gpu_id "${GPU_ID:-0}" --mixed_precision bf16 --quiet)
     vq_steps=(2000 2000 3500 10575) vq=(--batch_size 256 --milestones 2750 3275)
     decoder=(--milestones 2750 3275 8452)

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import default_collate
 
 from data.dataset import Normalisation
+from data.language import MatchingPairs
 from data.text_motion import MotionWindows, Pair, TextMotion
 from tests.toy_run import Numbers
 from training.runs import BatchLoader, EpochBatches, fits_in_memory
@@ -81,3 +82,7 @@ def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> N
         classes |= set(made["text_class"].tolist()) if labelled else {-1, 1, 3}
     assert classes == {-1, 1, 3}
     assert data.nbytes == 4 * 3 * (200 + 41 + 60)
+
+
+def test_pairs_of_the_evaluator_are_loaded_not_kept_on_the_device() -> None:
+    assert not hasattr(MatchingPairs, "on_device")  # their batches have other items than those of TextMotion

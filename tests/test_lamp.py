@@ -14,7 +14,7 @@ from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
-from training.stages.lamp import LaMPStage, same_subject
+from training.stages.lamp import LaMPStage, equal_texts, same_subject
 from utils import InputError
 from utils.runtime import sample_columns
 
@@ -253,15 +253,30 @@ def test_distillation_compares_the_similarities_of_two_models():
 
 
 def test_texts_that_may_describe_the_same_are_not_compared():
-    contents = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
-    batch = {"contents": contents, "text_class": torch.tensor([1, -1, -1, -1]),
-             "other_class": torch.tensor([1, 0, -1, -1])}
+    # Classes: 0 left, 1 right, 2 no side of a first content, 3 to 5 of a second.
+    contents = torch.tensor([[1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    batch = {"contents": contents, "text_class": torch.tensor([4, -1, -1, -1]),
+             "other_class": torch.tensor([4, 0, -1, -1]), "caption": ["right", "left", "right", "left"],
+             "other": ["right", "left", "right", "left"]}
     assert same_subject(batch).tolist() == [
-        [True, False, True, False],    # class 1: itself, not class 0, a caption of a clip that shows it
+        [True, False, True, False],    # class 4: itself, not class 0, a caption of a clip that shows it
         [True, True, False, False],    # captions of other contents are compared
         [True, False, True, False],
         [False, False, False, False],  # a clip without contents
     ]
+
+
+def test_a_sentence_without_a_side_is_true_of_both_sides():
+    batch = {"contents": torch.eye(6)[:3].bool(), "text_class": torch.tensor([0, 1, 3]),
+             "other_class": torch.tensor([0, 1, 3]), "caption": ["walk straight", "turn right", "jump"],
+             "other": ["go ahead", "turn to the right", "hop"]}
+    assert same_subject(batch).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    batch |= {"caption": ["turn left", "turn right", "jump"], "other": ["turn to the left", "go right", "hop"]}
+    assert same_subject(batch).tolist() == torch.eye(3).bool().tolist()
+
+
+def test_equal_texts_are_not_compared():
+    assert equal_texts(["a", "b"], ["b", "c", "a"]).tolist() == [[False, False, True], [True, False, False]]
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -271,9 +286,10 @@ def test_text_pairs_draw_the_texts_of_a_clip_together(model, labelled):
     hidden = torch.eye(4, model.config.qformer.hidden)[:, None]  # one word each
     stage.encode_text = lambda texts: (torch.tensor([[int(text)] for text in texts]), None)
     model.Qformer.text = lambda ids, _: hidden[ids[:, 0]]
-    batch = {"other": ["0", "1", "2", "3"]}
+    batch = {"caption": list("abcd"), "other": ["0", "1", "2", "3"]}
     if labelled:
-        batch |= {"contents": torch.eye(4).bool(), "text_class": torch.arange(4), "other_class": torch.arange(4)}
+        classes = 3 * torch.arange(4)
+        batch |= {"contents": torch.eye(12)[classes].bool(), "text_class": classes, "other_class": classes}
     ids = torch.arange(4)[:, None]
     right = stage.text_pairs(batch, ids, None, None)
     wrong = stage.text_pairs(batch, ids.flip(0), None, None)

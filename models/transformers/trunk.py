@@ -51,11 +51,15 @@ class PositionalEncoding(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+MOST_GRAPHS = 64  # recorded graphs of a model; each has its own memory
+
+
 class GraphCache:
     """Runs functions of tensors on a CUDA device as graphs, which replaces thousands of kernel launches by one.
 
-    A graph is recorded when a function first gets inputs of these shapes and these settings. Such a function must not
-    wait for the device, and all that varies must be in its inputs.
+    A graph is recorded when a function first gets inputs of these shapes and these settings; the oldest is dropped if
+    there are too many. Such a function must not wait for the device, and all that varies must be in its inputs. It
+    reports progress only while it is recorded.
     """
 
     def __init__(self) -> None:
@@ -63,15 +67,20 @@ class GraphCache:
 
     def __call__(self, function: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
         """``function(*inputs, **settings)``, a new tensor."""
-        key = (function.__name__, *(None if x is None else (x.shape, x.dtype) for x in inputs), *settings.items())
-        if key not in self.recorded:
-            self.recorded[key] = self._record(function, inputs, settings)
-        graph, own, made = self.recorded[key]
-        for buffer, given in zip(own, inputs, strict=True):
-            if buffer is not None:
-                buffer.copy_(given)
-        graph.replay()
-        return made.clone()
+        device = next(x.device for x in inputs if x is not None)
+        key = (function.__name__, device, *(None if x is None else (x.shape, x.dtype) for x in inputs),
+               *settings.items())
+        with torch.cuda.device(device):
+            if key not in self.recorded:
+                if len(self.recorded) >= MOST_GRAPHS:
+                    self.recorded.pop(next(iter(self.recorded)))
+                self.recorded[key] = self._record(function, inputs, settings)
+            graph, own, made = self.recorded[key]
+            for buffer, given in zip(own, inputs, strict=True):
+                if buffer is not None:
+                    buffer.copy_(given)
+            graph.replay()
+            return made.clone()
 
     @staticmethod
     def _record(function: Callable[..., Tensor], inputs: Sequence[Tensor | None], settings: dict[str, object],
@@ -83,7 +92,7 @@ class GraphCache:
             function(*own, **settings)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             made = function(*own, **settings)
         return graph, own, made
 

@@ -1,6 +1,7 @@
 """LaMP's stage."""
 import argparse
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from training.trainer import Stage
 from utils.runtime import BatchSlice
 
 VALIDATION_BATCH = 64
+SIDES = 3  # classes of a content: left, right, none
 
 
 class LaMPStage(Stage):
@@ -64,9 +66,10 @@ class LaMPStage(Stage):
         own = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
         other = self.model.project_text(self.model.Qformer.text(*self.encode_text(batch["other"])))
         scores = self.model.scaled(similarity(own, other))
-        excluded = same_subject(batch) if "text_class" in batch else None
-        return (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded if excluded is None
-                                                                      else excluded.T)) / 2
+        excluded = equal_texts(batch["caption"], batch["other"]).to(scores.device)
+        if "text_class" in batch:
+            excluded = excluded | same_subject(batch)
+        return (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded.T)) / 2
 
     def distillation(self, ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
         """``distillation_loss`` of texts (b, t): the sentence features of LaMP and those of the original BERT, the mean
@@ -143,15 +146,32 @@ def true_of(classes: Tensor, contents: Tensor) -> Tensor:
     return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]
 
 
+def equal_texts(texts: Sequence[str], others: Sequence[str]) -> Tensor:
+    """(b, n) bool, whether a text equals another."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys([*texts, *others]))}
+    one, other = (torch.tensor([numbers[text] for text in some]) for some in (texts, others))
+    return one[:, None] == other
+
+
 def same_subject(batch: dict[str, Any]) -> Tensor:
     """(b, b) bool, whether ``caption`` i and ``other`` j of a batch may describe the same motion: sentences of one
-    class, a sentence and the caption of a clip that shows its class, or captions of clips with the same contents."""
+    class, or of one content if either names no side, a sentence and the caption of such a clip, or captions of clips
+    with the same contents."""
     contents = batch["contents"]
     one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))
     captions = (batch["text_class"] < 0)[:, None] & (batch["other_class"] < 0)
-    shared = one.float() @ other.float().T > 0
     equal = (contents[:, None] == contents).all(-1)
-    return shared & (equal | ~captions)
+    # Sentences that name no side are true of both sides of their content, but have the class of one.
+    sided = [torch.tensor([text != mirror_text(text) for text in batch[key]]).to(contents.device)
+             for key in ("caption", "other")]
+    same_content = _overlap(*(some.unflatten(1, (-1, SIDES)).any(2) for some in (one, other)))
+    sideless = ~(sided[0][:, None] & sided[1])
+    return (_overlap(one, other) | same_content & sideless) & (equal | ~captions)
+
+
+def _overlap(one: Tensor, other: Tensor) -> Tensor:
+    """(b, n) bool, whether rows of (b, c) and (n, c) share a True."""
+    return one.float() @ other.float().T > 0
 
 
 def _subjects(classes: Tensor, contents: Tensor) -> Tensor:
