@@ -78,7 +78,7 @@ def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
     """
     path = spec.root / CONTENTS
     if not path.exists():
-        raise InputError(f"{path} is missing: --bank needs to know what each clip shows (format: data.language.with_bank)")
+        raise InputError(f"{path} is missing: --bank needs what each clip shows (format: data.language.with_bank)")
     listed = json.loads(read_text(path, "contents"))
     unknown = {content for entry in listed.values() for content, *_ in entry["contents"] + entry["stretches"]}
     if unknown := unknown - set(read_bank()):
