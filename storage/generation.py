@@ -302,8 +302,8 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
     """A length estimator by name with its text encoder, shared with ``beside`` if both use the same."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
                                 released.with_length_sizes)
-    if source.is_complete:
-        model = LengthEstimator(source.needed("cond_dim"), MAX_TOKENS + 1)
+    if source.is_complete and "cond_dim" in source.options:  # early checkpoints lack it
+        model = LengthEstimator(source.options["cond_dim"], MAX_TOKENS + 1)
     else:
         try:
             model = released.length_estimator(state)
