@@ -21,9 +21,8 @@ from models.control.constraints import (
     RootPath,
     remaining,
 )
-from models.control.decoding import Bones, Decoding
+from models.control.decoding import Bones, Decoding, seam_gaps
 from models.control.director import Direction, Director
-from models.control.looping import seam_gaps
 from models.control.optimise import ControlSettings, optimise, optimised_latents, support
 from models.control.settle import offset_joints
 from models.motion_edit import MotionEditor

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from models.control.constraints import Constraint, Remaining, pinned_joints
-from models.control.decoding import Decoding
-from models.control.looping import SeamGaps, seam_gaps, seam_painted
+from models.control.decoding import Decoding, SeamGaps, seam_gaps, seam_painted
 from models.control.optimise import Controlled, ControlSettings, optimise
 from models.lamp.features import LaMPText, text_inputs
 from models.motion_edit import MotionEditor

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from models.control.constraints import GROUND, Constraint, Contacts, Remaining, remaining
-from models.control.decoding import Decoding
-from models.control.looping import Closing, seam_excess
+from models.control.decoding import Closing, Decoding, seam_excess
 from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
