@@ -8,7 +8,6 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data.dataset import DATASETS
 from motion.skeleton import UP_AXES
 from utils import InputError
 from utils.files import read_text
@@ -161,6 +160,8 @@ share = bounded(float, 0.0, 1.0)
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every script: dataset layout, device, checkpoint folder, seed, progress bars."""
+    from data.dataset import DATASETS  # needs packages that Blender's Python lacks
+
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="t2m: HumanML3D; kit: KIT-ML")
     parser.add_argument("--gpu_id", type=int, help="CUDA device; -1: CPU; default: 0, or the CPU without CUDA")
     parser.add_argument("--cpu_linear", choices=("auto", "mkl", "onednn"), default="auto",
