@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from data.dataset import (
@@ -220,15 +220,18 @@ class TextMotion(CroppedPairs):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
-        item = {"caption": pair.texts[crop.caption], "motion": normalised_crop(pair, crop, self.normalisation),
-                "m_len": crop.length}
-        if self.labelled:
-            item |= {"text_class": _text_class(pair, crop.caption), "contents": self._contents([pair])[0]}
+        item = {**self._texts(index, crop), "motion": normalised_crop(pair, crop, self.normalisation)}
+        return item | {"contents": self._contents([pair])[0]} if self.labelled else item
+
+    def _texts(self, index: int, crop: Crop) -> dict[str, object]:
+        """An item without ``motion`` and ``contents``."""
+        pair = self.pairs[index]
+        item = {"caption": pair.texts[crop.caption], "m_len": crop.length}
+        numbers = {"text_class": crop.caption}
         if self.paired:
-            other = self._other(index, crop)
-            item |= {"other": pair.texts[other]}
-            item |= {"other_class": _text_class(pair, other)} if self.labelled else {}
-        return item
+            numbers["other_class"] = self._other(index, crop)
+            item["other"] = pair.texts[numbers["other_class"]]
+        return item | {key: _text_class(pair, text) for key, text in numbers.items()} if self.labelled else item
 
     @property
     def nbytes(self) -> int:
@@ -245,23 +248,15 @@ class TextMotion(CroppedPairs):
         del motions
 
         def take(numbers: Sequence[int]) -> dict[str, object]:
-            pairs, crops = [self.pairs[number] for number in numbers], [self.crop(number) for number in numbers]
-            others = [self._other(*one) for one in zip(numbers, crops, strict=True)] if self.paired else []
+            crops = [self.crop(number) for number in numbers]
+            batch = default_collate([self._texts(*one) for one in zip(numbers, crops, strict=True)])
             starts = torch.tensor([first[number] + crop.start for number, crop in zip(numbers, crops, strict=True)])
-            lengths = torch.tensor([crop.length for crop in crops])
-            chosen = torch.where(within < lengths[:, None], starts[:, None] + within, 0)
-            batch = {"caption": [pair.texts[crop.caption] for pair, crop in zip(pairs, crops, strict=True)],
-                     "motion": rows[chosen.to(device, non_blocking=True)],
-                     "m_len": lengths.to(device, non_blocking=True)}
-            if self.paired:
-                batch["other"] = [pair.texts[other] for pair, other in zip(pairs, others, strict=True)]
-            if contents is None:
-                return batch
-            batch["contents"] = contents[torch.tensor(numbers).to(device, non_blocking=True)]
-            for key, texts in (("text_class", [crop.caption for crop in crops]), ("other_class", others)):
-                if texts:
-                    classes = torch.tensor([_text_class(*one) for one in zip(pairs, texts, strict=True)])
-                    batch[key] = classes.to(device, non_blocking=True)
+            chosen = torch.where(within < batch["m_len"][:, None], starts[:, None] + within, 0)
+            batch = {key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                     for key, value in batch.items()}
+            batch["motion"] = rows[chosen.to(device, non_blocking=True)]
+            if contents is not None:
+                batch["contents"] = contents[torch.tensor(numbers).to(device, non_blocking=True)]
             return batch
 
         return take

@@ -238,11 +238,13 @@ def take_positions(x: Tensor, at: Tensor) -> Tensor:
 
 
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A boolean mask as the bias that it stands for, 0 or -inf in ``dtype``, on accelerators; unchanged on the CPU.
+    """An additive mask in ``dtype``; on accelerators also a boolean one as the bias that it stands for, 0 or -inf.
 
     Otherwise each layer would convert it, with a copy that waits for the device.
     """
-    if mask is None or mask.dtype != torch.bool or mask.device.type == "cpu":
+    if mask is None or mask.is_floating_point():
+        return mask if mask is None else mask.to(dtype)
+    if mask.device.type == "cpu":
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
 

@@ -14,7 +14,7 @@ from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
-from training.stages.lamp import LaMPStage, equal_texts, same_subject
+from training.stages.lamp import LaMPStage, same_subject
 from utils import InputError
 from utils.runtime import sample_columns
 
@@ -275,10 +275,6 @@ def test_a_sentence_without_a_side_is_true_of_both_sides():
     assert same_subject(batch).tolist() == torch.eye(3).bool().tolist()
 
 
-def test_equal_texts_are_not_compared():
-    assert equal_texts(["a", "b"], ["b", "c", "a"]).tolist() == [[False, False, True], [True, False, False]]
-
-
 @pytest.mark.parametrize("labelled", [False, True])
 def test_text_pairs_draw_the_texts_of_a_clip_together(model, labelled):
     opt = SimpleNamespace(objectives=["ptc"], distill=0.0, text_pairs=1.0, max_text_len=8)
@@ -294,7 +290,9 @@ def test_text_pairs_draw_the_texts_of_a_clip_together(model, labelled):
     right = stage.text_pairs(batch, ids, None, None)
     wrong = stage.text_pairs(batch, ids.flip(0), None, None)
     assert float(right) < float(wrong)
-    if labelled:  # nothing is left to compare if all texts are about the same
+    # Nothing is left to compare if all texts are equal, or about the same.
+    assert float(stage.text_pairs({**batch, "other": ["0"] * 4}, ids * 0, None, None)) == pytest.approx(0, abs=1e-6)
+    if labelled:
         same = {**batch, "text_class": torch.zeros(4).long(), "other_class": torch.zeros(4).long()}
         assert float(stage.text_pairs(same, ids, None, None)) == pytest.approx(0, abs=1e-6)
 

@@ -147,8 +147,6 @@ class Trunk(nn.Module):
         """
         x = self.position_enc(self.input_process(x.to(self.input_process.poseEmbedding.weight.dtype)))
         mask = attention_bias(mask, x.dtype)
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(x.dtype)
         x = torch.cat([prefix.to(x.dtype), x], 1)
         if at is not None:
             return self.output_process(self.seqTransEncoder(x, mask, at + prefix.shape[1]))

@@ -1,7 +1,6 @@
 """LaMP's stage."""
 import argparse
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from evaluation.retrieval import steady_retrieval
 from models.lamp.bert import WordPieces
 from models.lamp.features import text_inputs
 from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
-from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
+from models.lamp.objectives import contrastive_loss, distillation_loss, same_caption, similarity
+from models.lamp.qformer import PAD_ID
 from storage.checkpoint import load_strictly
 from storage.generation import LAMP_OPTIONAL
 from training.runs import divide
@@ -64,9 +64,11 @@ class LaMPStage(Stage):
         """Contrastive loss of texts (b, t) with the other texts of their clips; texts that may describe the same are
         not compared. ``hidden`` as in ``distillation``."""
         own = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
-        other = self.model.project_text(self.model.Qformer.text(*self.encode_text(batch["other"])))
+        other_ids, other_mask = self.encode_text(batch["other"])
+        other = self.model.project_text(self.model.Qformer.text(other_ids, other_mask))
         scores = self.model.scaled(similarity(own, other))
-        excluded = equal_texts(batch["caption"], batch["other"]).to(scores.device)
+        width = max(ids.shape[1], other_ids.shape[1])
+        excluded = same_caption(*(F.pad(some, (0, width - some.shape[1]), value=PAD_ID) for some in (ids, other_ids)))
         if "text_class" in batch:
             excluded = excluded | same_subject(batch)
         return (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded.T)) / 2
@@ -144,13 +146,6 @@ def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
 def true_of(classes: Tensor, contents: Tensor) -> Tensor:
     """(n, m) bool, whether sentences of classes (n,), -1 for captions, describe clips with contents (m, c) bool."""
     return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]
-
-
-def equal_texts(texts: Sequence[str], others: Sequence[str]) -> Tensor:
-    """(b, n) bool, whether a text equals another."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys([*texts, *others]))}
-    one, other = (torch.tensor([numbers[text] for text in some]) for some in (texts, others))
-    return one[:, None] == other
 
 
 def same_subject(batch: dict[str, Any]) -> Tensor:
