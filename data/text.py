@@ -1,4 +1,5 @@
 """Captions and prompts: lines of ``texts/ID.txt``, prompt files, cleaning for text encoders, and remarks."""
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ def read_texts(path: str | Path) -> list[str]:
     return texts
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def mirror_text(text: str) -> str:
     """A caption, or a line of a text file, with left and right, clockwise and counterclockwise swapped."""
     return _SIDES.sub(lambda match: _other_side(match.group()), text)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.dataset import (
@@ -167,6 +167,14 @@ def whole_crop(rows: int) -> Crop:
     return Crop(0, 0, min(rows // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH))
 
 
+@dataclass(frozen=True)
+class Resident:
+    """A data set whose motions are in device memory."""
+
+    items: Dataset                           # light items for worker processes
+    complete: Callable[[Any], Any]           # makes batches of the data set from batches of ``items`` on the device
+
+
 class CroppedPairs(Dataset):
     """Samples a caption and a crop for each item, determined by (seed, epoch, index)."""
 
@@ -238,28 +246,22 @@ class TextMotion(CroppedPairs):
         """Size of all motions in bytes."""
         return sum(pair.features.nbytes for pair in self.pairs)
 
-    def on_device(self, device: torch.device) -> Callable[[Sequence[int]], dict[str, object]]:
-        """Move all motions to ``device``. Returns a function from item indices to a batch of the items there."""
+    def on_device(self, device: torch.device) -> Resident:
+        """Move all motions to ``device``."""
         motions = [torch.from_numpy(self.normalisation.apply(pair.features)).to(device) for pair in self.pairs]
         rows = torch.cat([torch.zeros_like(motions[0][:1]), *motions])  # row 0 is padding
-        first = (1 + np.cumsum([0, *map(len, motions[:-1])])).tolist()
+        first = torch.tensor(1 + np.cumsum([0, *map(len, motions[:-1])])).to(device)
         contents = self._contents(self.pairs).to(device) if self.labelled else None
-        within = torch.arange(MAX_MOTION_LENGTH)
+        within = torch.arange(MAX_MOTION_LENGTH, device=device)
         del motions
 
-        def take(numbers: Sequence[int]) -> dict[str, object]:
-            crops = [self.crop(number) for number in numbers]
-            batch = default_collate([self._texts(*one) for one in zip(numbers, crops, strict=True)])
-            starts = torch.tensor([first[number] + crop.start for number, crop in zip(numbers, crops, strict=True)])
-            chosen = torch.where(within < batch["m_len"][:, None], starts[:, None] + within, 0)
-            batch = {key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-                     for key, value in batch.items()}
-            batch["motion"] = rows[chosen.to(device, non_blocking=True)]
-            if contents is not None:
-                batch["contents"] = contents[torch.tensor(numbers).to(device, non_blocking=True)]
-            return batch
+        def complete(batch: dict[str, Any]) -> dict[str, Any]:
+            index, start = batch.pop("index"), batch.pop("start")
+            start = (first[index] + start)[:, None]
+            batch["motion"] = rows[torch.where(within < batch["m_len"][:, None], start + within, 0)]
+            return batch if contents is None else batch | {"contents": contents[index]}
 
-        return take
+        return Resident(TextsAlone(self), complete)
 
     def _other(self, index: int, crop: Crop) -> int:
         """The number of another text of a pair: for a sentence of the bank one of its class, for a caption any; the
@@ -282,6 +284,21 @@ class TextMotion(CroppedPairs):
         for row, pair in zip(contents, pairs, strict=True):
             row[list(pair.contents)] = True
         return contents
+
+
+class TextsAlone(Dataset):
+    """Items of a ``TextMotion`` without motions: ``caption``, ``m_len``, and the ``index`` and first row (``start``) of
+    the crop."""
+
+    def __init__(self, dataset: TextMotion) -> None:
+        self.dataset, self.set_epoch = dataset, dataset.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        crop = self.dataset.crop(index)
+        return {**self.dataset._texts(index, crop), "index": index, "start": crop.start}
 
 
 def _text_class(pair: Pair, text: int) -> int:
@@ -357,18 +374,17 @@ class MotionWindows(Dataset):
         """Size of all clips in bytes."""
         return sum(clip.nbytes for clip in self.clips)
 
-    def on_device(self, device: torch.device) -> Callable[[Sequence[int]], Tensor]:
-        """Move all clips to ``device``. Returns a function from item indices to a batch (b, window, d) there."""
+    def on_device(self, device: torch.device) -> Resident:
+        """Move all clips to ``device``."""
         rows = torch.cat([torch.from_numpy(self.normalisation.apply(clip)).to(device) for clip in self.clips])
-        ends, within = torch.from_numpy(self.ends), torch.arange(self.window)
+        ends, within = torch.from_numpy(self.ends).to(device), torch.arange(self.window, device=device)
 
-        def take(numbers: Sequence[int]) -> Tensor:
-            items = torch.tensor(numbers)
+        def complete(items: Tensor) -> Tensor:
             # A clip has ``window`` more rows than windows.
             first = items + self.window * torch.searchsorted(ends, items, right=True)
-            return rows[(first[:, None] + within).to(device, non_blocking=True)]
+            return rows[first[:, None] + within]
 
-        return take
+        return Resident(range(len(self)), complete)
 
 
 def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -22,15 +22,18 @@ def windows() -> MotionWindows:
 def test_windows_taken_on_the_device_are_the_items() -> None:
     data = windows()
     numbers = [*range(len(data))][::-1]
-    assert torch.equal(data.on_device(CPU)(numbers), torch.stack([data[number] for number in numbers]))
+    resident = data.on_device(CPU)
+    made = resident.complete(default_collate([resident.items[number] for number in numbers]))
+    assert torch.equal(made, torch.stack([data[number] for number in numbers]))
     assert data.nbytes == 4 * 3 * (9 + 6 + 12)
 
 
-def test_a_data_set_on_the_device_gives_the_batches_of_the_loader() -> None:
+def test_a_data_set_on_the_device_gives_the_batches_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     data, batches = windows(), EpochBatches(12, 4, seed=1)
-    loaded, resident = BatchLoader(data, batches, CPU), BatchLoader(data, batches, CPU)
-    resident.take = data.on_device(CPU)
-    assert loaded.take is None
+    loaded = BatchLoader(data, batches, CPU)
+    monkeypatch.setattr("training.runs.fits_in_memory", lambda *_: True)
+    resident = BatchLoader(data, batches, CPU)
+    assert loaded.items.dataset is data and resident.items.dataset is not data
     for one, other in zip(loaded, resident, strict=True):
         assert torch.equal(one, other)
 
@@ -68,10 +71,12 @@ def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> N
                   sentence_classes=(1, 1, 3, 3), contents=frozenset({1, 3})) for rows in (200, 41, 60)]
     data = TextMotion(pairs, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), training=True,
                       labelled=labelled, paired=True)
-    take, classes = data.on_device(CPU), set()
+    resident, classes = data.on_device(CPU), set()
     for epoch in range(4):
-        data.set_epoch(epoch)
-        made, items = take([2, 0, 1, 2]), default_collate([data[number] for number in (2, 0, 1, 2)])
+        resident.items.set_epoch(epoch)
+        numbers = (2, 0, 1, 2)
+        made = resident.complete(default_collate([resident.items[number] for number in numbers]))
+        items = default_collate([data[number] for number in numbers])
         assert made.keys() == items.keys()
         for key, value in made.items():
             assert value == items[key] if key in ("caption", "other") else torch.equal(value, items[key])

@@ -21,6 +21,7 @@ from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
+from data.text_motion import Resident
 from models.lamp.bert import WordPieces, bert_folder, from_bert
 from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import QFormer, QFormerConfig
@@ -327,13 +328,17 @@ class EpochItems(Dataset):
 class BatchLoader:
     """Iterates over the micro-batches of an epoch on ``device``.
 
-    On CUDA a data set with ``on_device`` and ``nbytes`` (``MotionWindows``, ``TextMotion``) is kept in device memory if
-    it fits; others are loaded into pinned memory and copied asynchronously, by ``workers`` processes.
+    On CUDA the motions of a data set with ``on_device`` and ``nbytes`` (``MotionWindows``, ``TextMotion``) are kept in
+    device memory if they fit. ``workers`` processes load everything else into pinned memory, which is copied
+    asynchronously.
     """
 
     def __init__(self, dataset: Dataset, batches: EpochBatches, device: torch.device, workers: int = 0) -> None:
-        self.items, self.batches, self.device = EpochItems(dataset), batches, device
-        self.take = dataset.on_device(device) if fits_in_memory(dataset, device) else None
+        resident = Resident(dataset, lambda batch: batch)
+        if fits_in_memory(dataset, device):
+            resident = dataset.on_device(device)
+        self.items, self.complete = EpochItems(resident.items), resident.complete
+        self.batches, self.device = batches, device
         # Its own generator keeps the state of the global one.
         self.loader = DataLoader(self.items, batch_sampler=batches, num_workers=workers, generator=torch.Generator(),
                                  pin_memory=device.type == "cuda", persistent_workers=workers > 0)
@@ -341,10 +346,8 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Any]:
         self.items.epoch.fill_(self.batches.epoch)
         self.items.follow()
-        if self.take is not None:
-            yield from map(self.take, self.batches)
-        else:
-            yield from (send_to_device(batch, self.device, non_blocking=True) for batch in self.loader)
+        for batch in self.loader:
+            yield self.complete(send_to_device(batch, self.device, non_blocking=True))
 
 
 def fits_in_memory(dataset: Dataset, device: torch.device) -> bool:

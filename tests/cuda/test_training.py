@@ -92,7 +92,7 @@ def test_the_loss_and_gradient_of_every_stage_are_those_of_the_cpu(stage: str, d
 def test_windows_are_kept_on_the_device_and_give_the_batches_of_the_loader(real_device: torch.device) -> None:
     data, batches = windows(), EpochBatches(12, 4, seed=1)
     resident, loaded = BatchLoader(data, batches, real_device), BatchLoader(data, batches, torch.device("cpu"))
-    assert resident.take is not None and loaded.take is None
+    assert loaded.items.dataset is data and resident.items.dataset is not data
     for one, other in zip(resident, loaded, strict=True):
         assert one.device == real_device
         torch.testing.assert_close(one.cpu(), other)
