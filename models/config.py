@@ -1,49 +1,50 @@
-"""Settings that rebuild the networks; field names are those of ``opt.txt``. Imports without torch."""
+"""Settings of the networks. Field names match the keys in ``opt.txt``. This module does not import torch."""
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 ATTENTION_KINDS = ("causal", "additive", "full")
 LENGTHS = ("sample", "mean")
+INIT_STD = 0.02  # std of initial weights
+
+
+class Options:
+    """Base class of settings that can be created from the options of a run."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Create the settings from ``options``, ignoring unknown keys and using defaults for missing ones."""
+        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
-    """Settings of both token transformers; the names are those of ``opt.txt``."""
+class TransformerConfig(Options):
+    """Settings shared by the masked and the residual transformer."""
 
-    num_tokens: int = 512        # codes of the tokenizer, K
+    num_tokens: int = 512        # codes per codebook, K
     code_dim: int = 512          # width of the token embeddings
-    cond_dim: int = 768          # width of the text feature: 768 LaMP, 512 CLIP ViT-B/32
+    cond_dim: int = 768          # width of the text features: 768 for LaMP, 512 for CLIP ViT-B/32
     latent_dim: int = 512
     n_heads: int = 8
     n_layers: int = 8
     ff_size: int = 1024
     dropout: float = 0.2
-    cond_drop_prob: float = 0.1  # share of training samples that lose their text
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Select the settings from a larger mapping."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
+    cond_drop_prob: float = 0.1  # probability of training a sample without its text
 
 
 @dataclass(frozen=True)
 class MaskTransformerConfig(TransformerConfig):
-    """Settings of the masked transformer.
+    """Settings of the masked transformer."""
 
-    ``attention``: ``full`` (MoMask), ``causal`` (LaMP as in the paper), ``additive`` (LaMP as released).
-    """
-
-    attention: str = "full"
+    attention: str = "full"  # "full" (MoMask), "causal" (the LaMP paper) or "additive" (the released LaMP)
 
 
 @dataclass(frozen=True)
 class ResidualTransformerConfig(TransformerConfig):
     """Settings of the residual transformer.
 
-    With ``share_weight``, each layer uses one table for input and output. ``published`` reproduces two errors of the
-    released code: without ``share_weight`` logits are ``2 W h + bias``, and the pad class can be sampled. Options
-    without it are those of a released model.
+    ``share_weight`` ties the input and output embeddings of each layer. ``published`` reproduces two errors of the
+    released code: the padding class can be sampled, and without ``share_weight`` the logits are ``2 W h + bias``.
     """
 
     num_quantizers: int = 6
@@ -53,18 +54,18 @@ class ResidualTransformerConfig(TransformerConfig):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Select the settings from a larger mapping."""
+        """Create the settings from ``options``. Without ``published_behaviour``, they describe a released model."""
         return super().from_options({**options, "published": options.get("published_behaviour", True)})
 
 
 DROPOUT = 0.2
-GROUPS = 32  # of group norm
-SAMPLE_TEMPERATURE = 0.5  # of the sampling noise of codes in training; 0 is none
+GROUPS = 32  # number of groups in group normalisation
+SAMPLE_TEMPERATURE = 0.5  # temperature for sampling codes in training; 0 always takes the nearest code
 
 
 @dataclass(frozen=True)
-class VQConfig:
-    """Settings of a tokenizer; the names are those of ``opt.txt``."""
+class VQConfig(Options):
+    """Settings of a motion tokenizer."""
 
     dim_pose: int = 263
     nb_code: int = 512
@@ -86,29 +87,28 @@ class VQConfig:
     published_reset: bool = False
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "VQConfig":
-        """Select the settings from a larger mapping; the text "None" counts as None."""
-        known = {field.name: options[field.name] for field in fields(cls) if field.name in options}
-        return cls(**{key: None if value == "None" else value for key, value in known.items()})
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Create the settings from ``options``, reading the text "None" as None."""
+        return super().from_options({key: None if value == "None" else value for key, value in options.items()})
 
     @property
     def unit_length(self) -> int:
-        """Frames per token."""
+        """Number of frames per token."""
         return self.stride_t**self.down_t
 
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")
-SIMILARITIES = ("mean", "paper", "released")  # of texts and motions: storage.generation.LoadedLaMP.comparison
+SIMILARITIES = ("mean", "paper", "released")  # see storage.generation.LoadedLaMP.comparison
 ConditionKind = Literal["query", "cls", "both"]
 
 
-FOOT_CONTACTS = 4  # last features of a frame, which the evaluator does not read
-STEP_FRAMES = 4    # frames of a movement step: two convolutions of stride 2
+FOOT_CONTACTS = 4  # number of foot contact features, the last ones of a frame, which the evaluator ignores
+STEP_FRAMES = 4    # frames per movement vector: two convolutions with stride 2
 
 
 @dataclass(frozen=True)
-class EvaluatorConfig:
-    """Settings of an evaluator; the defaults are the published ones."""
+class EvaluatorConfig(Options):
+    """Sizes of an evaluator. The defaults are those of the published evaluator."""
 
     dim_pose: int = 263
     dim_movement_enc_hidden: int = 512
@@ -119,26 +119,21 @@ class EvaluatorConfig:
     dim_text_hidden: int = 512
     dim_coemb_hidden: int = 512
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "EvaluatorConfig":
-        """Select the settings from a larger mapping."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
-
 
 DecoderKind = Literal["gpt", "opt"]
 DECODERS = get_args(DecoderKind)
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # names of the dtypes in torch
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """Settings of both decoders; the defaults are those of the public command and the paper."""
+class DecoderConfig(Options):
+    """Settings of the caption decoder. The defaults are those of the paper and of the published command."""
 
     decoder: DecoderKind = "gpt"
     num_layers: int = 12
-    embed_dim_gpt: int = 1024   # width
+    embed_dim_gpt: int = 1024   # width of the GPT
     n_head_gpt: int = 16
-    block_size: int = 51        # ids of a caption, including start and end, without the motion's prefix
+    block_size: int = 51        # maximum tokens of a caption, including start and end, without the motion prefix
     ff_rate: int = 4
     drop_out_rate: float = 0.1
     llm: str = "facebook/opt-2.7b"
@@ -151,39 +146,34 @@ class DecoderConfig:
         if self.embed_dim_gpt % self.n_head_gpt:
             raise ValueError(f"embed_dim_gpt {self.embed_dim_gpt} is not a multiple of n_head_gpt {self.n_head_gpt}")
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "DecoderConfig":
-        """Select the settings from a larger mapping."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
-
 
 @dataclass(frozen=True)
 class Sampling:
-    """How motions are sampled. The defaults are the published ones; those of a trained model are in its ``opt.txt``."""
+    """Sampling settings of motion generation. The defaults are the published ones."""
 
-    time_steps: int = 10          # of iterative unmasking
-    cond_scale: float = 4.0       # classifier-free guidance; 1 is none
-    temperature: float = 1.0      # of the base layer
-    topkr: float = 0.9            # share of the codes, the least probable, that are never sampled
-    gumbel_sample: bool = True    # of the base layer; residual layers always are
-    res_cond_scale: float = 5.0   # guidance of the residual layers
-    res_temperature: float = 1.0  # of the residual layers
-    length: str = "sample"        # lengths sampled from the length estimator's distribution, or its mean
-    negative_prompt: str | None = None  # text to guide away from, in place of the empty text
-    group_rows: int | None = None  # samples or texts per pass; 1 by default, more are faster for many samples
+    time_steps: int = 10          # steps of iterative unmasking
+    cond_scale: float = 4.0       # classifier-free guidance scale of the base layer; 1 disables guidance
+    temperature: float = 1.0      # temperature of the base layer
+    topkr: float = 0.9            # fraction of the codes, the least probable ones, that are never sampled
+    gumbel_sample: bool = True    # whether the base layer uses Gumbel sampling; residual layers always do
+    res_cond_scale: float = 5.0   # classifier-free guidance scale of the residual layers
+    res_temperature: float = 1.0  # temperature of the residual layers
+    length: str = "sample"        # how to predict lengths: "sample" or "mean" of the estimator's distribution
+    negative_prompt: str | None = None  # text to guide away from; None: the empty text
+    group_rows: int | None = None  # samples or texts per forward pass; None: 1; more is faster for many samples
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
-        """Select the settings from a larger mapping."""
+        """Create the settings from ``options``, using defaults for missing or None values."""
         return cls().changed(options)
 
     def changed(self, options: Mapping[str, Any]) -> "Sampling":
-        """A copy in which settings that ``options`` has, such as flags that were given, replace these."""
+        """Return a copy updated with the values in ``options``, ignoring None values and unknown keys."""
         known = {field.name: options[field.name] for field in fields(self) if options.get(field.name) is not None}
         return replace(self, **known)
 
 
-# Settings that belong to each model and are stored in its ``opt.txt``.
+# Sampling settings stored in the ``opt.txt`` of the masked transformer, residual transformer and length estimator.
 BASE_SAMPLING = ("time_steps", "cond_scale", "temperature", "topkr", "gumbel_sample")
 RESIDUAL_SAMPLING = ("res_cond_scale", "res_temperature")
 LENGTH_SAMPLING = ("length",)
@@ -191,20 +181,20 @@ LENGTH_SAMPLING = ("length",)
 
 @dataclass(frozen=True)
 class Writing:
-    """How captions are written: by beam search, or by nucleus sampling if ``top_p`` is below 1."""
+    """Decoding settings of captions: beam search, or nucleus sampling if ``top_p`` is below 1."""
 
     num_captions: int = 1
-    num_beams: int = 1  # wider beams find more probable captions, but these are longer and more generic
+    num_beams: int = 1  # more beams give more probable, but longer and more generic captions
     top_p: float = 1.0
     temperature: float = 1.0
     seed: int = 0
-    prompt: str = ""    # words that every caption starts with
-    prompt_in_caption: bool = True  # whether captions include these words; the released evaluation omits them
+    prompt: str = ""    # words at the start of every caption
+    prompt_in_caption: bool = True  # whether captions include ``prompt``; the released evaluation omits it
 
     def changed(self, options: Mapping[str, Any]) -> "Writing":
-        """A copy in which settings that ``options`` has, such as flags that were given, replace these."""
+        """Return a copy updated with the values in ``options``, ignoring unknown keys."""
         return replace(self, **{field.name: options[field.name] for field in fields(self) if field.name in options})
 
 
-# Settings that are stored in the ``opt.txt`` of a model.
+# Decoding settings stored in the ``opt.txt`` of a captioner.
 WRITING = ("num_beams", "top_p", "temperature", "prompt", "prompt_in_caption")

@@ -1,4 +1,4 @@
-"""The text-motion matching evaluator (T2M, Guo et al. 2022), its networks and its losses."""
+"""Networks and losses of the text-motion evaluator (T2M, Guo et al. 2022)."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,7 @@ from models.layers import Linear
 
 
 class Evaluator(nn.Module):
-    """Movement, motion and text encoder of T2M (Guo et al., CVPR 2022).
-
-    Rows keep their order. The published wrapper returns embeddings in another order, ``published_order``, which set
-    metrics do not depend on.
-    """
+    """Evaluator with movement, motion and text encoders (T2M, Guo et al., CVPR 2022)."""
 
     def __init__(self, config: EvaluatorConfig) -> None:
         super().__init__()
@@ -30,49 +26,48 @@ class Evaluator(nn.Module):
             config.dim_word, config.dim_pos_ohot, config.dim_text_hidden, config.dim_coemb_hidden)
 
     def movements(self, motion: Tensor) -> Tensor:
-        """Movements of motion (b, t, d), normalised with the evaluator's mean and std: (b, t/4, latent)."""
+        """Encode ``motion`` (b, t, d), normalised with the evaluator's statistics, to (b, t/4, latent)."""
         return self.movement_encoder(motion[..., :-FOOT_CONTACTS])
 
     def encode_motion(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """Motion (b, t, d), zero from each length on, and lengths in frames (b,) to embeddings (b, coemb).
+        """Embed zero-padded ``motion`` (b, t, d) with lengths ``m_lens`` (b,) in frames. Returns (b, coemb).
 
-        Pad to a common length of 196 for metrics comparable with published ones, because the convolutions of the last
-        step read a few padded frames. Raises ``ValueError`` for a clip shorter than four frames.
+        To compare metrics with published ones, pad all motions to 196 frames, because the last convolutions read a few
+        padded frames. Raises ``ValueError`` for a motion shorter than four frames.
         """
         if int(m_lens.min()) < STEP_FRAMES:
             raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {STEP_FRAMES}")
-        seen = int(m_lens.max()) + STEP_FRAMES  # frames within reach of the last step of the longest clip
+        seen = int(m_lens.max()) + STEP_FRAMES  # frames within the receptive field of the last valid step
         return self.motion_encoder(self.movements(motion[:, :seen]), m_lens // STEP_FRAMES)
 
     def encode_text(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:
-        """Word vectors (b, n, word), one-hot classes (b, n, pos), token counts (b,) to embeddings (b, coemb)."""
+        """Embed captions. Returns (b, coemb).
+
+        ``word_emb`` (b, n, word) are word vectors, ``pos_onehot`` (b, n, pos) one-hot part-of-speech tags and
+        ``cap_lens`` (b,) numbers of tokens, including the start and end tokens.
+        """
         return self.text_encoder(word_emb, pos_onehot, cap_lens)
 
     def networks(self) -> dict[str, nn.Module]:
-        """The three networks under their keys in a checkpoint."""
+        """Return the three networks by their checkpoint keys."""
         return {"movement_encoder": self.movement_encoder, "text_encoder": self.text_encoder,
                 "motion_encoder": self.motion_encoder}
 
     def checkpoint(self) -> dict[str, dict[str, Tensor]]:
-        """Three state dicts, laid out as in the published ``finest.tar``."""
+        """Return the state dicts of the three networks, with the layout of the published ``finest.tar``."""
         return {key: network.state_dict() for key, network in self.networks().items()}
 
     def load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load three state dicts; other keys (optimisers, counters) are ignored.
+        """Load the state dicts of the three networks, ignoring other keys.
 
-        Raises ``KeyError`` for a missing network and ``RuntimeError`` for names or shapes that do not fit.
+        Raises ``KeyError`` for a missing network and ``RuntimeError`` for wrong parameter names or shapes.
         """
         for key, network in self.networks().items():
             network.load_state_dict(checkpoint[key], strict=True)
 
 
-def published_order(m_lens: Tensor) -> Tensor:
-    """Row order (b,) of the published wrapper: descending lengths, equal lengths in reversed input order."""
-    return torch.argsort(m_lens, stable=True).flip(0)
-
-
 class MovementEncoder(nn.Module):
-    """Strided convolutions from features to one movement vector for every four frames."""
+    """Convolutional encoder that maps every four frames to one movement vector."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__()
@@ -83,12 +78,12 @@ class MovementEncoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features without foot contacts (b, t, input) to movements (b, t/4, output)."""
+        """Encode ``features`` (b, t, input), without foot contacts, to movement vectors (b, t/4, output)."""
         return self.out_net(self.main(features.transpose(1, 2)).transpose(1, 2))
 
 
 class SequenceEncoder(nn.Module):
-    """A bidirectional GRU with a learned initial state; the last states of both directions become one embedding."""
+    """Bidirectional GRU that embeds a sequence. The initial state is learned."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__()
@@ -101,10 +96,7 @@ class SequenceEncoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        """Sequence (b, n, input) and lengths (b,) >= 1 in any order to embeddings (b, output), row by row.
-
-        Steps beyond a row's length are ignored.
-        """
+        """Embed ``sequence`` (b, n, input), ignoring steps beyond ``lengths`` (b,) >= 1. Returns (b, output)."""
         packed = pack_padded_sequence(
             self.input_emb(sequence), lengths.cpu(), batch_first=True, enforce_sorted=False)
         _, last = self.gru(packed, self.hidden.repeat(1, len(sequence), 1))
@@ -112,7 +104,7 @@ class SequenceEncoder(nn.Module):
 
 
 class CaptionEncoder(SequenceEncoder):
-    """Captions as word vectors and word classes."""
+    """Sequence encoder for captions, given as word vectors and part-of-speech tags."""
 
     def __init__(self, word_size: int, pos_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__(word_size, hidden_size, output_size)
@@ -120,7 +112,7 @@ class CaptionEncoder(SequenceEncoder):
         self.pos_emb.apply(_initialise)
 
     def forward(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:
-        """Word vectors (b, n, word), classes (b, n, pos) and lengths (b,), sos and eos counted, to (b, output)."""
+        """Embed captions, as ``Evaluator.encode_text`` does. Returns (b, output)."""
         return super().forward(word_emb + self.pos_emb(pos_onehot), cap_lens)
 
 
@@ -132,16 +124,16 @@ def _initialise(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class MovementLoss:
-    """Losses of the auto-encoder, all ()."""
+    """Loss terms of the movement auto-encoder. All are scalars."""
 
     total: Tensor
     reconstruction: Tensor  # mean absolute error of the features
-    smoothness: Tensor      # mean absolute change from one movement to the next
-    sparsity: Tensor        # mean absolute value of a movement
+    smoothness: Tensor      # mean absolute difference between consecutive movement vectors
+    sparsity: Tensor        # mean absolute value of the movement vectors
 
 
 class MovementAutoEncoder(nn.Module):
-    """The movement encoder with a mirrored decoder, for reconstruction."""
+    """Auto-encoder that trains the movement encoder by reconstruction."""
 
     def __init__(self, dim_pose: int, hidden: int, latent: int) -> None:
         super().__init__()
@@ -153,8 +145,10 @@ class MovementAutoEncoder(nn.Module):
             nn.ConvTranspose1d(hidden, features, 4, stride=2, padding=1))
 
     def loss(self, motion: Tensor, smoothness: float, sparsity: float) -> MovementLoss:
-        """L1 reconstruction of normalised motions (b, t, d), t a multiple of 4, and weighted penalties on the movement
-        latents."""
+        """Compute the L1 reconstruction loss and the penalties weighted by ``smoothness`` and ``sparsity``.
+
+        ``motion`` (b, t, d) is normalised; t is a multiple of 4.
+        """
         features = motion[..., :-FOOT_CONTACTS]
         movements = self.encoder(features)  # (b, t/4, latent)
         made = self.decoder(movements.transpose(1, 2)).transpose(1, 2)
@@ -165,25 +159,24 @@ class MovementAutoEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class MatchingLoss:
-    """Losses of the matching, all ()."""
+    """Terms of the contrastive matching loss. All are scalars."""
 
     total: Tensor
-    positive: Tensor  # mean squared distance of a text from its own motion
-    negative: Tensor  # mean squared shortfall of the distance from other motions
+    positive: Tensor  # mean squared distance between the texts and their motions
+    negative: Tensor  # mean squared hinge loss of the distances to other motions
 
 
 def matching_loss(text: Tensor, motion: Tensor, margin: float, shifts: int, first: int = 0) -> MatchingLoss:
-    """Contrastive margin loss (Hadsell et al. 2006) of texts (b, e) and the motions (n, e) of the whole batch;
-    the motion of text 0 is row ``first``.
+    """Compute the contrastive loss (Hadsell et al. 2006) of ``text`` (b, e) and the whole batch's ``motion`` (n, e).
 
-    Negatives are the motions shifted along the batch by 1, 2, ... ``shifts`` rows, at most n - 1; they should be at
-    least ``margin`` apart.
+    Row i of ``text`` belongs to row ``first`` + i of ``motion``. Its negatives are the next ``shifts`` rows of
+    ``motion``, which should be at least ``margin`` away.
     """
     rows = torch.arange(first, first + len(text), device=text.device)
     steps = torch.arange(min(shifts, len(motion) - 1) + 1, device=text.device)
-    shifted = motion[(rows[:, None] + steps) % len(motion)]                  # (b, 1 + shifts, e), own motion first
+    shifted = motion[(rows[:, None] + steps) % len(motion)]                  # (b, 1 + shifts, e), matching motion first
     squares = (text[:, None] - shifted).square().sum(-1)
     positive = squares[:, 0].mean()
-    distances = squares[:, 1:].clamp(min=1e-12).sqrt()                       # the root has no slope at zero
+    distances = squares[:, 1:].clamp(min=1e-12).sqrt()                       # sqrt has no gradient at zero
     negative = F.relu(margin - distances).square().mean()
     return MatchingLoss(positive + negative, positive, negative)

@@ -1,8 +1,8 @@
-"""Linear layers and convolutions on the CPU, computed by the faster of two libraries, and self-attention layers.
+"""Transformer encoder layers, and linear and convolution layers that use the faster of MKL and oneDNN on the CPU.
 
-torch computes float32 matrix products with MKL, which chooses kernels by CPU vendor and does not use AVX-512 on AMD.
-oneDNN chooses by instruction set. The operators for it are not public, so a torch without them uses MKL. Parameters are
-always the same. bfloat16 products always use oneDNN.
+torch computes float32 matrix products with MKL, which selects kernels by CPU vendor and does not use AVX-512 on AMD.
+oneDNN selects them by instruction set. torch has no public operators for oneDNN products; versions without the private
+ones use MKL. The parameters are the same in both cases.
 """
 import contextlib
 import json
@@ -23,18 +23,18 @@ from utils import InputError, processor
 from utils.files import write_text
 
 KINDS = ("mkl", "onednn")
-LEAST = 20480  # size of an input from which oneDNN is used
+LEAST = 20480  # number of input elements above which oneDNN is used
 OPERATORS = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
 
-ROWS, WIDTH = 400, 768  # of the measured product
+ROWS, WIDTH = 400, 768  # size of the matrix product that is timed
 ROUNDS = 9
-GAIN = 0.15
+GAIN = 0.15  # share of the time that oneDNN must save
 
 _kind = "mkl"
 
 
 def use_linear(kind: str) -> None:
-    """Set the library for linear layers on the CPU, one of ``KINDS``; torch uses ``mkl``, also if it cannot pack."""
+    """Select the library for linear layers on the CPU, one of ``KINDS``; ``mkl`` if oneDNN is not available."""
     global _kind
     if kind not in KINDS:
         raise ValueError(f"linear {kind!r} is not one of {', '.join(KINDS)}")
@@ -42,9 +42,10 @@ def use_linear(kind: str) -> None:
 
 
 def choose_linear(setting: str = "auto") -> str:
-    """Set the library by ``--cpu_linear``, one of ``KINDS`` or ``auto``, which measures. Returns the kind.
+    """Select the library for linear layers on the CPU and return its name.
 
-    The first measurement on a kind of CPU is stored in the user's cache folder, so that later runs use the same kind.
+    ``setting`` is one of ``KINDS``, or ``auto`` for the faster one. The first measurement is stored in the user's cache
+    folder, so that later runs on the same kind of CPU use the same library.
     """
     kind = _remembered() if setting == "auto" else setting
     use_linear(kind)
@@ -52,7 +53,7 @@ def choose_linear(setting: str = "auto") -> str:
 
 
 def faster_linear(seconds: Callable[[str], float] | None = None) -> str:
-    """The faster kind for a product of typical size: ``onednn`` if it saves at least ``GAIN`` of the time."""
+    """Time a typical matrix product. Returns ``onednn`` if it saves at least ``GAIN`` of the time, else ``mkl``."""
     if not can_pack():
         return "mkl"
     seconds = seconds or _product_seconds()
@@ -73,7 +74,7 @@ def _product_seconds() -> Callable[[str], float]:
 
 
 def _remembered() -> str:
-    """Cached result of ``faster_linear`` for this kind of CPU."""
+    """Return the cached result of ``faster_linear`` for this kind of CPU, measuring it if there is none."""
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamp-motion" / "linear.json"
     key = (f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
            f"torch {torch.__version__}")
@@ -90,8 +91,10 @@ def _remembered() -> str:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """``x @ weight.T + bias`` of x (..., in) and weight (out, in), as ``torch.nn.functional.linear``, then the
-    ``activation``, ``none`` or ``gelu``. A packed weight has no gradient."""
+    """Apply ``torch.nn.functional.linear``, then ``activation`` ("none" or "gelu"), with the selected library.
+
+    A packed ``weight`` receives no gradient.
+    """
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     made = (_Product.apply if _is_large(x) and _uses_onednn(x) else F.linear)(x, weight, bias)
@@ -112,8 +115,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """``x @ weight.T + bias``. Its gradients are products too; oneDNN computes the weight gradient of a convolution of
-    kernel size 1 at half the speed."""
+    """Linear function computed by oneDNN, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -135,13 +137,13 @@ _BY_KIND = {"mkl": F.linear, "onednn": _Product.apply}
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` computed by ``linear``, with the same parameters."""
+    """``torch.nn.Linear`` that uses the selected library."""
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         return linear(x, self.weight, self.bias, activation)
 
     def pack(self) -> None:
-        """Keep the weight only in oneDNN's layout, for inference. The state dict does not change."""
+        """Convert the weight to oneDNN's layout, for inference only. The state dict stays the same."""
         self.weight = nn.Parameter(pack_weight(self.weight), requires_grad=False)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -151,8 +153,10 @@ class Linear(nn.Linear):
 
 
 class Conv1d(nn.Conv1d):
-    """``torch.nn.Conv1d`` without groups, with the same parameters. oneDNN computes it on images of height 1 in
-    channels-last order, and the result (b, c, t) keeps that order in memory."""
+    """``torch.nn.Conv1d`` without groups that uses the selected library.
+
+    oneDNN computes it as a 2-D convolution of images of height 1. The output (b, c, t) is then channels-last in memory.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.weight.is_mkldnn or _uses_onednn(x)):
@@ -170,19 +174,19 @@ class Conv1d(nn.Conv1d):
         return F.conv2d(image, weight, self.bias, stride, padding, dilation).squeeze(2)
 
     def pack(self) -> None:
-        """Keep the weight in oneDNN's layout only, as ``Linear.pack``. Inputs still receive gradients."""
+        """Convert the weight to oneDNN's layout, for inference only. Inputs still receive gradients."""
         weight = self.weight.detach()
         packed = pack_weight(weight.squeeze(2)) if self.kernel_size == (1,) else (
             torch.ops.mkldnn._reorder_convolution_weight(weight.unsqueeze(2), *self._geometry(), 1))
         self.weight = nn.Parameter(packed, requires_grad=False)
 
     def _dense(self) -> Tensor:
-        """The weight (out, in, kernel) in torch's layout."""
+        """Return the weight (out, in, kernel) in torch's layout."""
         shape = self.out_channels, self.in_channels, *self.kernel_size
         return self.weight.to_dense().reshape(shape) if self.weight.is_mkldnn else self.weight
 
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
-        """Padding, stride and dilation of an image (1, t)."""
+        """Return the padding, stride and dilation of the equivalent 2-D convolution."""
         return [0, *self.padding], [1, *self.stride], [1, *self.dilation]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -192,25 +196,25 @@ class Conv1d(nn.Conv1d):
 
 
 def can_pack() -> bool:
-    """Whether this version of torch has the required operators, which are not public."""
+    """Return whether this version of torch has the private operators for oneDNN."""
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
 
 
 def packs() -> bool:
-    """Whether networks for inference on the CPU should be packed: oneDNN is in use."""
+    """Return whether networks should be packed for inference on the CPU."""
     return _kind == "onednn"
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight (out, in) in oneDNN's layout, which only ``linear`` can use."""
+    """Convert ``weight`` (out, in) to oneDNN's layout, for use with ``linear``."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
 
 
 def pack_linears(network: nn.Module) -> None:
-    """Pack the linear layers of a network in eval mode on the CPU, in place.
+    """Convert the linear and convolution weights of ``network`` to oneDNN's layout, in place.
 
-    Products are then faster, and each row of a product is the same for any number of rows. Weights shared by several
-    modules are not packed.
+    The network must be in eval mode on the CPU. Matrix products become faster, and each row of a product becomes
+    independent of the batch size. Weights shared by several modules are not converted.
     """
     uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
     for part in network.modules():
@@ -220,27 +224,27 @@ def pack_linears(network: nn.Module) -> None:
 
 
 def is_packed(network: object) -> bool:
-    """Whether the linear layers of a network are packed, so that a row does not depend on the other rows."""
+    """Return whether ``network`` is packed, so that a row of its output does not depend on the rest of the batch."""
     return isinstance(network, nn.Module) and any(isinstance(part, Linear | Conv1d) and part.weight.is_mkldnn
                                                   for part in network.modules())
 
 
 def sinusoid_table(positions: int, dim: int) -> Tensor:
-    """Sines and cosines (positions, dim) of falling frequency, alternating (Vaswani et al. 2017, section 3.5)."""
+    """Return sinusoidal position encodings (positions, dim) (Vaswani et al. 2017, section 3.5)."""
     rate = torch.exp(torch.arange(0, dim, 2).float() * (-math.log(10000.0) / dim))
     angle = torch.arange(positions).float()[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
 
 
 def take_positions(x: Tensor, at: Tensor) -> Tensor:
-    """Rows (b, c, ...) of ``x`` (b, s, ...) at the positions ``at`` (b, c)."""
+    """Gather the positions ``at`` (b, c) of ``x`` (b, s, ...). Returns (b, c, ...)."""
     return x[torch.arange(len(x), device=x.device)[:, None], at]
 
 
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """An additive mask in ``dtype``; on accelerators also a boolean one as the bias that it stands for, 0 or -inf.
+    """Convert an attention mask to an additive bias in ``dtype``. On the CPU, boolean masks are returned unchanged.
 
-    Otherwise each layer would convert it, with a copy that waits for the device.
+    On other devices, each layer would otherwise convert a boolean mask again and wait for the device.
     """
     if mask is None or mask.is_floating_point():
         return mask if mask is None else mask.to(dtype)
@@ -250,7 +254,7 @@ def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self attention with packed projections (Vaswani et al. 2017, section 3.2.2)."""
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -265,9 +269,9 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """``x`` (b, s, dim); ``mask`` broadcasts to (b, heads, s, s): False masks, a number is added to the score.
+        """Attend from ``asked`` (b, c, dim), by default ``x``, to ``x`` (b, s, dim). Returns (b, c, dim).
 
-        With ``asked`` (b, c, dim) only these attend to ``x``, and the mask is (b, heads, c, s).
+        ``mask`` broadcasts to (b, heads, c, s): either boolean, True at visible positions, or added to the scores.
         """
         dropout = self.dropout if self.training else 0.0
         if asked is None:
@@ -280,11 +284,11 @@ class SelfAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def pack(self) -> None:
-        """Pack projections when first needed, in addition to the parameters (``models.layers``)."""
+        """Use packed projections, created on first use. The parameters are kept."""
         self._packed = {}
 
     def _project(self, x: Tensor, first: int, end: int) -> Tensor:
-        """Queries, keys and values, or some of these, side by side: (b, s, (end - first) dim)."""
+        """Compute the projections ``first`` to ``end`` (exclusive) of query, key and value, concatenated."""
         rows = slice(first * x.shape[-1], end * x.shape[-1])
         weight, bias = self.in_proj_weight[rows], self.in_proj_bias[rows]
         if self._packed is not None:
@@ -298,7 +302,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each followed by residual and layer norm."""
+    """Post-norm transformer encoder layer."""
 
     def __init__(self, dim: int, heads: int, ff_size: int, dropout: float) -> None:
         super().__init__()
@@ -310,26 +314,26 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """Outputs of ``x`` (b, s, dim), or of ``asked`` (b, c, dim), positions of it."""
+        """Encode ``x`` (b, s, dim), or only some of its positions, given as ``asked`` (b, c, dim)."""
         x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
         h = self.linear2(self.dropout(self.linear1(x, "gelu")))
         return self.norm2(x + self.dropout(h))
 
 
 class TransformerEncoder(nn.Module):
-    """A stack of layers, each with its own initial weights."""
+    """Stack of transformer encoder layers."""
 
     def __init__(self, layers: int, dim: int, heads: int, ff_size: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(dim, heads, ff_size, dropout) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """Outputs of ``x`` (b, s, dim) at all positions, or at those of ``at`` (b, c), which saves work."""
+        """Encode ``x`` (b, s, dim). With ``at`` (b, c), return only the outputs at these positions."""
         *below, last = self.layers
         for layer in below:
             x = layer(x, mask)
         if at is None:
             return last(x, mask)
-        if mask is not None and mask.shape[2] > 1:  # a row for every query
+        if mask is not None and mask.shape[2] > 1:  # the mask differs between queries
             mask = mask.expand(len(x), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
         return last(x, mask, take_positions(x, at))

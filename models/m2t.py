@@ -1,6 +1,6 @@
-"""Motion to text: LaMP's motion features as the prefix of a language model (paper, section 3.4).
+"""Motion captioning: a language model with LaMP's motion features as its prefix (LaMP paper, section 3.4).
 
-The language model is a small GPT, or OPT with adapters. Parameter names are those of published M2T checkpoints.
+The language model is a small GPT, or OPT with LoRA adapters. Parameter names are those of published M2T checkpoints.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import PRECISIONS, DecoderConfig, Writing
+from models.config import INIT_STD, PRECISIONS, DecoderConfig, Writing
 from models.lamp.bert import WordPieces
 from models.lamp.features import LaMPFeatures
-from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, sinusoid_table
 from models.vq.model import Encoder, VQConfig
 from utils import InputError
@@ -23,24 +23,24 @@ from utils.runtime import WHOLE, BatchSlice
 
 
 class Words(Protocol):
-    """A vocabulary, with the ids that start, end and pad a caption."""
+    """Interface of caption vocabularies."""
 
     start_id: int
     end_id: int
     pad_id: int
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Return the size of the vocabulary."""
 
     def ids(self, text: str) -> list[int]:
-        """Ids of a text, without start and end."""
+        """Encode a text, without start and end tokens."""
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, without start, end and padding."""
+        """Decode token ids, skipping special tokens."""
 
 
 class PieceWords:
-    """BERT's word pieces: a caption starts with [DEC], as in LaMP, and ends with [SEP]."""
+    """BERT's vocabulary. Captions start with [DEC], as in LaMP, and end with [SEP]."""
 
     def __init__(self, pieces: WordPieces) -> None:
         self.pieces = pieces
@@ -50,18 +50,16 @@ class PieceWords:
         return len(self.pieces)
 
     def ids(self, text: str) -> list[int]:
-        """Word pieces of a text."""
         return self.pieces.ids(text)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of word pieces."""
         return self.pieces.decode(ids)
 
 
 class HubWords:
-    """The vocabulary of a language model on the hub: a caption ends with a line break, as in the paper.
+    """Vocabulary of a pretrained language model with a ``transformers`` tokenizer.
 
-    ``tokenizer`` is one of ``transformers``; if it has no line-break token, its end-of-text token ends a caption.
+    Captions end with a line break, as in the paper, or with the end-of-text token if there is no line-break token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -76,24 +74,22 @@ class HubWords:
         return len(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
-        """Tokens of a text."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions as ids: start, words, end, then padding."""
+    """Padded token ids of captions, including start and end tokens."""
 
     ids: Tensor   # (b, t) int64
     mask: Tensor  # (b, t) bool, False at padding
 
 
 def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Captions:
-    """Ids of captions, including start and end, cut to ``longest``."""
+    """Encode captions with start and end tokens, truncated to ``longest`` tokens."""
     rows = [[words.start_id, *words.ids(text)[:longest - 2], words.end_id] for text in texts]
     ids = torch.full((len(rows), max(map(len, rows))), words.pad_id)
     mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -105,10 +101,10 @@ def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Caption
 
 def with_noise(words: Words, captions: Captions, keep: float, longest: int, generator: torch.Generator,
                batch_slice: BatchSlice = WHOLE) -> Tensor:
-    """Ids (b, t) of captions, t <= ``longest``, in which each word is kept with probability ``keep`` and is otherwise a
-    random id. ``batch_slice``: rows of the whole batch.
+    """Keep each word with probability ``keep`` and replace the others by random tokens. Returns ids (b, t).
 
-    A decoder trained on them relies on the motion more than on the previous words (T2M-GPT, section 3.2).
+    A decoder trained on such captions relies less on the previous words and more on the motion (T2M-GPT, section 3.2).
+    ``batch_slice`` are the local rows of the whole batch, whose captions have at most ``longest`` tokens.
     """
     rows, length = captions.ids.shape
     noise = batch_slice.randint(generator, len(words), rows, longest)[:, :length]
@@ -124,17 +120,17 @@ _HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokeni
 
 @dataclass(frozen=True)
 class CaptionDecoder:
-    """A causal language model of ``transformers`` and its vocabulary."""
+    """Causal language model with its vocabulary."""
 
     model: nn.Module
     words: Words
-    width: int  # of its embeddings
+    width: int  # embedding width
 
 
 def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecoder:
-    """Build the decoder of ``config`` for ``prefix`` embeddings of motion.
+    """Build the caption decoder for a prefix of ``prefix`` motion embeddings.
 
-    Raises ``InputError`` if a package or the pretrained model is missing.
+    Raises ``InputError`` if a package or the pretrained language model is missing.
     """
     return _gpt(config, pieces, prefix) if config.decoder == "gpt" else _pretrained(config, prefix)
 
@@ -143,7 +139,7 @@ def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecod
     from transformers import GPT2Config, GPT2LMHeadModel  # slow to import, and only captions need it
 
     words = PieceWords(pieces)
-    # No dropout on attention weights: CPUs have no fast kernel for it.
+    # The fast attention kernel for CPUs has no dropout.
     sizes = GPT2Config(
         vocab_size=len(words), n_positions=prefix + config.block_size, n_embd=config.embed_dim_gpt,
         n_layer=config.num_layers, n_head=config.n_head_gpt, n_inner=config.ff_rate * config.embed_dim_gpt,
@@ -166,45 +162,45 @@ def _pretrained(config: DecoderConfig, prefix: int) -> CaptionDecoder:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype=getattr(torch, PRECISIONS[config.llm_precision]),
                 output_loading_info=True)
-    except Exception as error:  # both raise many kinds; all mean that this folder cannot be used
+    except Exception as error:  # transformers raises many kinds of errors for unusable files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the language model in {Path(folder)} cannot be loaded: {reason}") from error
     if report["missing_keys"]:
         raise InputError(f"the language model in {folder} lacks {sorted(report['missing_keys'])[0]}")
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and most < prefix + config.block_size:
-        raise InputError(f"the language model in {folder} reads {most} positions: too few for a motion's {prefix} and "
-                         f"a caption's {config.block_size} (--block-size)")
+        raise InputError(f"the language model in {folder} reads {most} positions, fewer than the {prefix} of a motion "
+                         f"and the {config.block_size} of a caption (--block-size)")
     model.requires_grad_(False)
     adapters = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
                           target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     try:
         adapted = get_peft_model(model, adapters)
     except ValueError as error:
-        raise InputError(f"the language model in {folder} has no q_proj and v_proj to adapt") from error
+        raise InputError(f"the language model in {folder} has no layers q_proj and v_proj for LoRA") from error
     return CaptionDecoder(adapted, words, model.get_input_embeddings().embedding_dim)
 
 
-OPT_WIDTH = 2560  # of OPT-2.7B
+OPT_WIDTH = 2560  # embedding width of OPT-2.7B
 
 
 @dataclass(frozen=True)
 class MotionPrefixConfig:
-    """Settings of ``MotionPrefix``; the defaults are the published sizes."""
+    """Settings of ``MotionPrefix``. The defaults are the published sizes."""
 
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
     llm_width: int = OPT_WIDTH
-    published: bool = True  # no position encoding of motion latents, see models.lamp.lamp
+    published: bool = True  # omit the position encodings of motion latents, see models.lamp.lamp
 
     @classmethod
     def of_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefixConfig":
-        """The sizes of a LaMP model, for a language model of width ``llm_width``."""
+        """Return the settings that match a LaMP model and a language model of width ``llm_width``."""
         return cls(lamp.config.qformer, lamp.config.vq, llm_width, lamp.config.published)
 
 
 class MotionPrefix(nn.Module):
-    """Normalised motion (b, t, d) to prefix embeddings (b, queries, llm_width), one per query."""
+    """Network that maps a motion to prefix embeddings for a language model, one per query token of LaMP."""
 
     def __init__(self, config: MotionPrefixConfig) -> None:
         super().__init__()
@@ -223,26 +219,28 @@ class MotionPrefix(nn.Module):
         self.register_buffer("positions", positions, persistent=False)
 
     def take(self, lamp: LaMPFeatures) -> None:
-        """Copy the weights of a pretrained LaMP model, except the last projection. Raises ``RuntimeError`` if LaMP
-        lacks one of them."""
+        """Copy all weights except the last projection from ``lamp``. Raises ``RuntimeError`` if one is missing."""
         own = self.state_dict()
         given = {name: value for name, value in lamp.state_dict().items() if name in own}
         missing = [name for name in self.load_state_dict(given, strict=False).missing_keys
                    if name.startswith(("query_tokens", "motion_projection", "Qformer.", "motion_encoder."))]
         if missing:
-            raise RuntimeError(f"LaMP lacks {', '.join(missing[:3])}")
+            raise RuntimeError(f"the LaMP model lacks {', '.join(missing[:3])}")
 
     def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Prefix embeddings. ``mask`` (b, n) is False at padding; published models attend to it too."""
+        """Map normalised ``motion`` (b, t, d) to prefix embeddings (b, queries, llm_width).
+
+        ``mask`` (b, n) is False at padded tokens. Published models use no mask.
+        """
         return self.opt_proj(self.query_motion(self.motion_states(motion), mask))
 
     def motion_states(self, motion: Tensor) -> Tensor:
-        """Motion states that the queries attend to, (b, n, encoder_width), n = t / unit length."""
+        """Encode ``motion`` (b, t, d) to the states (b, n, encoder_width) that the queries attend to, one per token."""
         states = self.motion_encoder(motion).transpose(1, 2).float() @ self.motion_projection
         return states if self.positions is None else states + self.positions[:states.shape[1]]
 
     def queried(self) -> list[nn.Parameter]:
-        """Parameters of the query pass, without the motion encoder and the last projection."""
+        """Return the Q-Former parameters that the prefix depends on, and the query tokens and motion projection."""
         embeddings, encoder = self.Qformer.bert.embeddings, self.Qformer.bert.encoder
         text_only = (".intermediate.", ".output.dense.", ".output.LayerNorm.")
         layers = [parameter for layer in encoder.layer for name, parameter in layer.named_parameters()
@@ -250,37 +248,37 @@ class MotionPrefix(nn.Module):
         return [self.query_tokens, self.motion_projection, *embeddings.LayerNorm.parameters(), *layers]
 
     def query_motion(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The queries (b, queries, h) after attending to a motion."""
+        """Return the hidden states (b, queries, h) of the queries after attending to motion ``states``."""
         return self.Qformer.query(self.query_tokens, states, mask).hidden
 
 
-IGNORED = -100  # target of padding
+IGNORED = -100  # target at padding
 
 
 @dataclass(frozen=True)
 class CaptionLoss:
-    """Loss and accuracy on ground-truth captions, all ()."""
+    """Loss and accuracy of next-word prediction on ground-truth captions. All are scalars."""
 
-    loss: Tensor      # mean cross-entropy per word, natural logarithm
-    accuracy: Tensor  # share of words with the highest probability
+    loss: Tensor      # mean cross-entropy per word, in nats
+    accuracy: Tensor  # share of words that are predicted correctly
     words: Tensor     # number of words
 
 
 class MotionCaptioner(MotionPrefix):
-    """Motion (b, t, d), normalised, zero where padded, to captions. ``m_lens`` (b,) are its lengths in frames.
+    """Captioning model: a LaMP motion prefix and a caption decoder.
 
-    Parameter names are those of published M2T checkpoints. Motions are padded to LaMP's fixed length and the
-    padding is masked, so that a caption does not depend on the rest of the batch.
+    In all methods, ``motion`` (b, t, d) is normalised and zero-padded, and ``m_lens`` (b,) are lengths in frames.
+    Motions are padded to a fixed length, so that a caption does not depend on the rest of the batch.
     """
 
     def __init__(self, config: MotionPrefixConfig, decoder: CaptionDecoder, longest: int) -> None:
-        """``longest``: maximum ids of a caption, including start and end."""
+        """Create a captioner whose captions have at most ``longest`` tokens, including start and end."""
         super().__init__(config)
         self.llm, self.words, self.longest = decoder.model, decoder.words, longest
         self.freeze_queries()
 
     def freeze_queries(self, frozen: bool = True) -> None:
-        """Freeze LaMP's part, or train the parameters that the prefix depends on."""
+        """Freeze the Q-Former, or make the parameters that the prefix depends on trainable."""
         for part in (self.query_tokens, self.motion_projection):
             part.requires_grad_(False)
         self.Qformer.requires_grad_(False)
@@ -288,7 +286,7 @@ class MotionCaptioner(MotionPrefix):
             parameter.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> "MotionCaptioner":
-        """Switch dropout, except in the motion encoder and a frozen Q-Former."""
+        """Set training mode, except for the motion encoder and a frozen Q-Former."""
         super().train(mode)
         self.motion_encoder.eval()
         if not self.query_tokens.requires_grad:
@@ -296,7 +294,7 @@ class MotionCaptioner(MotionPrefix):
         return self
 
     def prefix(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """Prefix embeddings of motions, (b, queries, width)."""
+        """Map motions to prefix embeddings (b, queries, width). Raises ``ValueError`` for a motion that is too long."""
         tokens, unit = self.config.qformer.num_query_tokens, self.config.vq.unit_length
         if motion.shape[1] > tokens * unit:
             raise ValueError(f"a motion has {motion.shape[1]} frames, the maximum is {tokens * unit}")
@@ -309,8 +307,7 @@ class MotionCaptioner(MotionPrefix):
 
     def loss(self, motion: Tensor, m_lens: Tensor, captions: Sequence[str], keep: float = 1.0,
              generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE) -> CaptionLoss:
-        """Loss of the captions of motions. The decoder's input keeps each word with probability ``keep``; the others
-        are replaced by random ones from ``generator``. ``batch_slice``: rows of the whole batch."""
+        """Compute the loss of ``captions``. ``keep``, ``generator`` and ``batch_slice`` are as in ``with_noise``."""
         prefix = self.prefix(motion, m_lens)
         encoded = encode_captions(self.words, captions, self.longest)
         seen = encoded.ids if keep >= 1 else with_noise(
@@ -328,13 +325,13 @@ class MotionCaptioner(MotionPrefix):
 
     @torch.no_grad()
     def write(self, motion: Tensor, m_lens: Tensor, writing: Writing | None = None) -> list[list[str]]:
-        """Captions of motions, ``num_captions`` each, the best first (sampled ones in sampling order)."""
+        """Generate ``writing.num_captions`` captions per motion. Beam search returns the most probable one first."""
         writing = writing or Writing()
         prefix = self.prefix(motion, m_lens)
         if writing.top_p >= 1:
             return self._continue(prefix, writing)
         captions = []
-        for row in prefix:  # one by one, each from the seed, so that a caption does not depend on the other motions
+        for row in prefix:  # one at a time, so that a caption does not depend on the rest of the batch
             with torch.random.fork_rng(devices=[row.device] if row.is_cuda else []):
                 torch.manual_seed(writing.seed)
                 captions += self._continue(row.unsqueeze(0), writing)
@@ -352,7 +349,7 @@ class MotionCaptioner(MotionPrefix):
         settings = GenerationConfig(
             max_new_tokens=max(1, self.longest - len(begun)), num_return_sequences=writing.num_captions,
             bos_token_id=self.words.start_id, eos_token_id=self.words.end_id, pad_token_id=self.words.pad_id, **how)
-        with silent_transformers():  # avoids a warning about a missing mask when a finished caption is padded
+        with silent_transformers():  # hides a wrong warning about a missing mask
             made = self.llm.generate(inputs_embeds=given, attention_mask=mask, generation_config=settings).tolist()
         prompt = writing.prompt if writing.prompt_in_caption else ""
         texts = [f"{prompt} {self._text(row)}".strip() for row in made]
@@ -362,7 +359,7 @@ class MotionCaptioner(MotionPrefix):
         return self.words.text(ids[:ids.index(self.words.end_id)] if self.words.end_id in ids else ids)
 
     def _inputs(self, prefix: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (b, queries + t, width) of prefix and words, and their mask."""
+        """Concatenate the prefix and the embeddings of ``ids`` (b, t). Also returns the mask (b, queries + t)."""
         words = self.llm.get_input_embeddings()(ids)
         return (torch.cat([prefix.to(words.dtype), words], 1),
                 F.pad(mask, (prefix.shape[1], 0), value=True).long())

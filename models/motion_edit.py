@@ -1,7 +1,7 @@
-"""In-painting of tokens: regenerates parts of a motion, and generates motions longer than the model's window.
+"""Motion editing by in-painting of tokens, and generation of long motions.
 
-The model sees a window of tokens. Tokens to generate are masked, all others are context. A long motion is generated
-window by window, each overlapping the tokens before it.
+The model reads a window of tokens. Tokens to generate are masked; the others are context. Long motions are generated
+window by window, with overlapping windows.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,13 @@ from torch import Tensor
 from models.text_to_motion import Sampling, TextToMotion
 from utils.runtime import report_step
 
-FADE = 12     # frames over which a regenerated part is blended with the source
-# Context tokens on either side of a window, 0.8 s at 20 frames per second. The model is trained on whole motions: with
-# more context, generated motions tend to float.
-CONTEXT = 4
+FADE = 12  # frames over which a regenerated part is blended with the source
+CONTEXT = 4  # context tokens on either side of a window (0.8 s at 20 fps); with more, generated motions tend to float
 
 
 @dataclass(frozen=True)
 class TimelinePart:
-    """Tokens ``start`` to ``stop`` (exclusive) of a motion, to be generated from a text."""
+    """Part of a motion, tokens ``start`` to ``stop`` (exclusive), to be generated from ``text``."""
 
     start: int
     stop: int
@@ -30,8 +28,7 @@ class TimelinePart:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens ``start`` to ``stop`` that a model reads at once, of which it generates ``first`` to ``last``
-    (exclusive)."""
+    """Window of tokens ``start`` to ``stop``, in which ``first`` to ``last`` are generated. Ends are exclusive."""
 
     start: int
     stop: int
@@ -41,7 +38,7 @@ class Window:
 
 
 class MotionEditor:
-    """Edits tokens with a generation pipeline, ``window`` of them at a time."""
+    """Editor that regenerates parts of token sequences with a pipeline, using windows of ``window`` tokens."""
 
     def __init__(self, pipeline: TextToMotion, window: int) -> None:
         if window <= 2 * CONTEXT:
@@ -49,9 +46,9 @@ class MotionEditor:
         self.pipeline, self.window = pipeline, window
 
     def encode(self, features: np.ndarray) -> Tensor:
-        """Ids (n, q) of unnormalised features (T, d); frames beyond the last whole token are dropped.
+        """Encode unnormalised ``features`` (T, d) to tokens (n, q), dropping frames that do not fill the last token.
 
-        Raises ``ValueError`` for features shorter than one token.
+        Raises ``ValueError`` if there are fewer frames than one token has.
         """
         unit = self.pipeline.unit
         whole = len(features) // unit * unit
@@ -60,12 +57,11 @@ class MotionEditor:
         return self.pipeline.encode(features[:whole])
 
     def edit(self, ids: Tensor, parts: Sequence[TimelinePart], seed: int, sampling: Sampling | None = None) -> Tensor:
-        """Ids (n, q) with ``parts`` regenerated and all others kept.
+        """Regenerate ``parts`` of the tokens ``ids`` (n, q) and keep the others.
 
-        A part that starts at the end of ``ids`` extends the motion. Parts are generated in the order given, each with
-        the previous ones as context; parts with the same text that fit into one window are generated together.
-
-        Raises ``ValueError`` for parts that are empty or overlap, and for gaps after the end of ``ids``.
+        A part that starts at the end of ``ids`` extends the motion. Parts are generated in the given order, each with
+        the previous ones as context. If all have the same text and the motion fits into a window, they are generated
+        together. Raises ``ValueError`` for empty or overlapping parts and for gaps after the end of ``ids``.
         """
         total = max([len(ids), *(part.stop for part in parts)])
         unknown = torch.zeros(total, dtype=torch.bool)
@@ -91,10 +87,10 @@ class MotionEditor:
 
     def edit_features(self, source: np.ndarray, parts: Sequence[TimelinePart], seed: int,
                       sampling: Sampling | None = None) -> np.ndarray:
-        """Unnormalised features (T, d) of a motion with features ``source`` (T', d), with ``parts`` regenerated.
+        """Regenerate ``parts`` of a motion with unnormalised features ``source`` (T', d). Returns features (T, d).
 
-        All other frames are kept, except frames at the end that do not fill a token, which are dropped. Raises the
-        errors of ``encode`` and ``edit``.
+        The other frames are kept, except those at the end that do not fill a token. Raises ``ValueError`` as ``encode``
+        and ``edit`` do.
         """
         ids = self.encode(source)
         edited = self.edit(ids, parts, seed, sampling)
@@ -105,7 +101,7 @@ class MotionEditor:
         return splice(source[:unit * len(ids)], self.pipeline.features_of([edited])[0], unknown.repeat(unit))
 
     def generate(self, parts: Sequence[tuple[str, int]], seed: int, sampling: Sampling | None = None) -> Tensor:
-        """Ids (n, q) of a motion of any length for consecutive texts, each with its number of tokens."""
+        """Generate the tokens (n, q) of a motion of any length from consecutive texts with their lengths in tokens."""
         ends = np.cumsum([count for _, count in parts]).tolist()
         placed = [TimelinePart(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
         layers = self.pipeline.tokenizer.config.num_quantizers
@@ -113,7 +109,7 @@ class MotionEditor:
 
     def _fill(self, ids: Tensor, window: Window, unknown: Tensor, seed: int, number: int,
               sampling: Sampling | None) -> Tensor:
-        """Ids (n, q) with the ``unknown`` (n,) tokens of a window generated."""
+        """Generate the tokens of a window where ``unknown`` (n,) is True. Returns all tokens (n, q)."""
         seen = slice(window.start, window.stop)
         made = self.pipeline.fill([window.text], [window.stop - window.start], [seed], ids[None, seen], sampling,
                                   number)[0]
@@ -125,10 +121,10 @@ class MotionEditor:
 
 
 def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Features (T, d) from ``source`` (T', d) where ``unknown`` (T,) is False, and from ``made`` (T, d) elsewhere.
+    """Combine the features ``made`` (T, d), where ``unknown`` (T,) is True, with ``source`` (T', d) elsewhere.
 
-    At the edges of a generated part, features are blended over ``FADE`` frames, or a third of the part if that is less,
-    to avoid jumps. After the end of the source, the blend starts from its last frame.
+    To avoid jumps, generated parts are blended with the source over ``FADE`` frames at either end, or over a third of
+    the part if it is short. After the end of the source, they are blended with its last frame.
     """
     known = np.flatnonzero(~unknown)
     spliced = np.array(made)
@@ -137,7 +133,7 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
     for start, stop in edges.reshape(-1, 2).tolist():
         fade = min(FADE, (stop - start) // 3)
         ramp = (np.arange(fade) + 1) / (fade + 1)
-        share = (1 - ramp * ramp * (3 - 2 * ramp))[:, None]  # of the source
+        share = (1 - ramp * ramp * (3 - 2 * ramp))[:, None]  # weight of the source
         if start > 0:
             if start + fade <= len(source):
                 there = source[start:start + fade]
@@ -150,10 +146,10 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
 
 
 def next_window(unknown: Tensor, part: TimelinePart, size: int) -> Window:
-    """Next window for ``part``, of at most ``size`` tokens around its first ``unknown`` (n,) tokens.
+    """Choose the next window for ``part``, of at most ``size`` tokens, from its first token with ``unknown`` (n,) True.
 
-    It includes known tokens on either side, ``CONTEXT`` if there are that many, and more if there is room. Tokens that
-    do not fit are left to the next window.
+    The window includes up to ``CONTEXT`` known tokens on either side, and more if there is room. Unknown tokens that do
+    not fit are left for the next window.
     """
     first = part.start + int(unknown[part.start:part.stop].nonzero()[0])
     before = _run(~unknown[:first].flip(0))
@@ -164,12 +160,12 @@ def next_window(unknown: Tensor, part: TimelinePart, size: int) -> Window:
         right = min(after, size - shown - (last - first))
         left = min(before, size - right - (last - first))
     else:
-        # Leave enough tokens for the last window.
+        # Leave at least ``CONTEXT`` tokens for the last window.
         last = min(first + size - shown, max(first + 1, part.stop - CONTEXT))
         right, left = 0, min(before, size - (last - first))
     return Window(first - left, last + right, first, last, part.text)
 
 
 def _run(flags: Tensor) -> int:
-    """Number of leading True values in ``flags`` (n,)."""
+    """Count the leading True values in ``flags`` (n,)."""
     return int(flags.long().cumprod(0).sum())

@@ -1,4 +1,4 @@
-"""The text-to-motion pipeline (text features, length, tokens, decoder, joint positions), and faster inference."""
+"""Text-to-motion pipeline, from text features to joint positions, and options for faster inference."""
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from models.config import Sampling
+from models.config import INIT_STD, Sampling
 from models.lamp.qformer import Layer as QFormerLayer
 from models.layers import EncoderLayer, choose_linear, is_packed, pack_linears, packs
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import (
-    INIT_STD,
     GraphCache,
     OutputProcess,
     Trunk,
@@ -34,9 +33,9 @@ from utils.runtime import stream_seed
 
 
 class LengthEstimator(nn.Module):
-    """Classifier over numbers of tokens: class k means k tokens (T2M, Guo et al. 2022; MoMask's head).
+    """Classifier that predicts the length of a motion in tokens (T2M, Guo et al. 2022; MoMask).
 
-    Class 0, an empty motion, exists for compatibility with published files and is never predicted.
+    Class k means k tokens. Class 0 exists for compatibility with published files and is never predicted.
     """
 
     def __init__(self, input_size: int = 512, output_size: int = 50, hidden: Sequence[int] = (512, 256, 128),
@@ -56,20 +55,20 @@ class LengthEstimator(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, text_emb: Tensor) -> Tensor:
-        """Logits (b, classes) for text features (b, c)."""
+        """Compute the logits (b, classes) for text features ``text_emb`` (b, c)."""
         return self.output(text_emb)
 
     def loss(self, text_emb: Tensor, token_lens: Tensor) -> Tensor:
-        """Cross-entropy () with the lengths in tokens (b,)."""
+        """Compute the cross-entropy with the ground-truth lengths ``token_lens`` (b,)."""
         return F.cross_entropy(self(text_emb).float(), token_lens)
 
     def probabilities(self, text_emb: Tensor) -> Tensor:
-        """Probability of 1, 2, ... tokens, (b, classes - 1), given that there is at least one."""
+        """Compute the probabilities (b, classes - 1) of the lengths 1, 2, ... tokens."""
         return F.softmax(self(text_emb).float()[:, 1:], -1)
 
     @torch.no_grad()
     def sample(self, text_emb: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Sample lengths in tokens (b,), each from its own random stream."""
+        """Sample lengths (b,) in tokens, each with its own generator."""
         cumulative = self.probabilities(text_emb).double().cpu().cumsum(-1)
         uniform = torch.tensor([torch.rand((), generator=stream, device=stream.device).item() for stream in generators])
         target = uniform[:, None] * cumulative[:, -1:]
@@ -77,42 +76,44 @@ class LengthEstimator(nn.Module):
 
     @torch.no_grad()
     def expected(self, text_emb: Tensor) -> Tensor:
-        """The mean length in tokens (b,), rounded."""
+        """Compute the expected lengths (b,) in tokens, rounded."""
         probabilities = self.probabilities(text_emb)
         lengths = torch.arange(1, probabilities.shape[1] + 1, device=text_emb.device)
         return (probabilities * lengths).sum(-1).round().long()
 
 
 TextFeatures = Callable[[Sequence[str]], Tensor]
-LENGTH_STREAM = 1 << 32  # random stream of a sample's seed, beyond those of its tokens
-DEFAULT_SEED = 3407      # largest value of --seed
-RESIDUAL_STREAM = 1  # random stream of the residual layers, distinct from that of the base layer
+DEFAULT_SEED = 3407
+# Numbers of the random streams derived from a sample's seed.
+RESIDUAL_STREAM = 1
+LENGTH_STREAM = 1 << 32
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One motion to generate."""
+    """Request for one generated motion."""
 
     text: str
     seed: int
-    m_len: int | None = None  # frames; None: sampled from the length estimator
+    m_len: int | None = None  # length in frames; None: predicted by the length estimator
 
 
 class TextToMotion:
-    """The generation pipeline, in eval mode on one device.
+    """Text-to-motion pipeline. All networks are in eval mode on the same device.
 
     Args:
         tokenizer: decodes tokens to normalised features.
-        denormalise: normalised features (..., d) to unnormalised ones.
-        transformer: base-layer tokens from text features.
-        text: encoder of the text features (b, c) that ``transformer`` was trained with.
-        skeleton: of the features; ``metres`` is the length of its unit.
-        length_estimator, length_text: for samples without a length, with its text encoder.
-        clean: caption cleaning, as in training.
-        residual, residual_text: residual transformer with its text encoder; without it only the base layer is
-            decoded.
-        normalise: the inverse of ``denormalise``, on arrays; motions are encoded with it.
-        sampling: default sampling settings; by default the published ones.
+        denormalise: converts normalised features (..., d) to unnormalised ones.
+        transformer: generates base-layer tokens from text features.
+        text: encodes texts to the features (b, c) that ``transformer`` was trained with.
+        skeleton: skeleton of the motions.
+        metres: length of the skeleton's unit in metres.
+        length_estimator, length_text: predicts missing lengths, from the features of its own text encoder.
+        clean: cleans texts as in training.
+        residual, residual_text: generates the residual layers, from the features of its own text encoder. Without it,
+            motions are decoded from the base layer only.
+        normalise: inverse of ``denormalise`` for arrays, to encode motions.
+        sampling: default sampling settings.
     """
 
     def __init__(self, tokenizer: HumanVQVAE | RVQVAE, denormalise: Callable[[Tensor], Tensor],
@@ -130,19 +131,19 @@ class TextToMotion:
 
     @property
     def device(self) -> torch.device:
-        """The networks' device."""
+        """Device of the networks."""
         return next(self.transformer.parameters()).device
 
     @property
     def networks(self) -> list[nn.Module]:
-        """All networks of a generation except the length estimator."""
+        """All networks except the length estimator."""
         encoders = (getattr(text, "model", None) for text in (self.text, self.residual_text, self.length_text))
         return [part for part in (self.tokenizer, self.transformer, self.residual, *encoders)
                 if isinstance(part, nn.Module)]
 
     @property
     def unit(self) -> int:
-        """Frames of a token."""
+        """Number of frames per token."""
         return self.tokenizer.config.unit_length
 
     @property
@@ -159,14 +160,13 @@ class TextToMotion:
 
     def generate(self, samples: str | Sequence[Sample], sampling: Sampling | None = None, *, seed: int = DEFAULT_SEED,
                  m_len: int | None = None) -> np.ndarray | list[np.ndarray]:
-        """Joints (T, J, 3) float32 in metres of each sample, T its length cut to whole tokens.
+        """Generate motions. Returns joint positions (T, J, 3) in metres, float32, for each sample.
 
-        One text in place of samples gives one array, the motion of ``seed`` with ``m_len`` frames (None: estimated).
-        Raises ``ValueError`` for a text without words or a length below one token.
+        Lengths are rounded down to whole tokens. A motion depends on its text, seed and length only, not on the rest of
+        the batch: its tokens exactly, its joints up to 1e-4 m.
 
-        A sample's tokens depend on its text, seed and length only, not on the rest of the batch; so do its joints, up
-        to 1e-4 m. Each sample has its own random stream, and a pass has a fixed shape or independent rows
-        (``models.transformers.trunk.static_batches``).
+        For a single text, pass a string with ``seed`` and ``m_len`` (in frames, None: predicted); the result is one
+        array. Raises ``ValueError`` for a text without words or a length below one token.
         """
         if isinstance(samples, str):
             if not self.clean(samples):
@@ -175,16 +175,16 @@ class TextToMotion:
         return [self.joints(features) for features in self.features(samples, sampling)]
 
     def features(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[np.ndarray]:
-        """Unnormalised features (T, d) float32 of the motions of ``generate``."""
+        """Generate motions. Returns unnormalised features (T, d), float32, for each sample."""
         return self.features_of(self.tokens(samples, sampling), (sampling or self.sampling).group_rows)
 
     def features_of(self, tokens: Sequence[Tensor], rows: int | None = None) -> list[np.ndarray]:
-        """Features (T, d) of base-layer ids (n,) or of all layers' (n, q), decoded at most ``rows`` at a time."""
+        """Decode token sequences, (n,) or (n, q) each, to unnormalised features (T, d), at most ``rows`` per pass."""
         if not tokens:
             return []
         lengths = list(map(len, tokens))
         padded = pad_sequence(list(tokens), batch_first=True, padding_value=-1)
-        rows = 1 if self.tokenizer.config.vq_norm == "GN" else rows  # padding would change the result
+        rows = 1 if self.tokenizer.config.vq_norm == "GN" else rows  # group norm statistics would include padding
         made: list[np.ndarray] = [np.empty(0)] * len(tokens)
         # On the CPU, convolutions compute each row independently.
         independent = padded.device.type == "cpu" and is_packed(self.transformer)
@@ -192,15 +192,12 @@ class TextToMotion:
             own = batch.pick(lengths)
             ends = None if min(own) == batch.length else torch.tensor(own, device=padded.device)
             decoded = self._decoded(batch.take_tokens(padded), ends).float().cpu().numpy()
-            for number, features in zip(batch.rows, decoded, strict=False):  # rows beyond are fillers
+            for number, features in zip(batch.rows, decoded, strict=False):  # extra rows are padding
                 made[number] = features[:self.unit * lengths[number]]
         return made
 
     def tokens(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[Tensor]:
-        """Ids of each sample: (n, q) of all layers, or (n,) of the base layer without a residual model.
-
-        The base layer is the same either way.
-        """
+        """Generate tokens. Returns (n, q) for each sample, or (n,), the base layer, without a residual transformer."""
         sampling = sampling or self.sampling
         features = _Features(self.device, sampling.group_rows)
         lengths = self.token_lengths(samples, sampling, features)
@@ -209,17 +206,17 @@ class TextToMotion:
 
     def fill(self, texts: Sequence[str], lengths: Sequence[int], seeds: Sequence[int], known: Tensor | None = None,
              sampling: Sampling | None = None, stream: int = 0, features: "_Features | None" = None) -> list[Tensor]:
-        """Ids of samples of the given lengths in tokens, as in ``tokens``.
+        """Generate tokens, as ``tokens`` does, for ``lengths`` in tokens.
 
-        ``known`` (b, n, q) are ids to keep, negative ones are generated (in-painting). ``stream`` numbers the
-        generations that share a seed, so that each has its own noise. ``features``: precomputed text features.
+        ``known`` (b, n, q) are tokens to keep; negative ones are generated (in-painting). ``stream`` numbers the calls
+        with the same seed, so that each uses different noise. ``features`` are cached text features.
         """
         sampling = sampling or self.sampling
         features = features or _Features(self.device, sampling.group_rows)
         texts = [self.clean(text) for text in texts]
         number, negative = 2 * stream, [self.clean(sampling.negative_prompt or "")] * len(texts)
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
-        # Additive attention reads padding, so only samples of equal length may share a pass.
+        # Additive attention reads padding, so only samples of equal length may share a forward pass.
         base_rows = sampling.group_rows or default_rows(is_packed(self.transformer))
         ids = self.transformer.generate(
             features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
@@ -236,13 +233,15 @@ class TextToMotion:
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def condition(self, texts: Sequence[str], rows: int | None = None) -> Tensor:
-        """Text features (len(texts), c) for the masked transformer, ``rows`` of them per pass."""
+        """Encode texts to features (b, c) for the masked transformer, at most ``rows`` texts per pass."""
         return _Features(self.device, rows)(self.text, [self.clean(text) for text in texts])
 
     def token_lengths(self, samples: Sequence[Sample], sampling: Sampling | None = None,
                       features: "_Features | None" = None) -> list[int]:
-        """Tokens of each sample: its frames cut to whole tokens, or a length from the length estimator. Raises
-        ``ValueError`` for a length below one token or without an estimator."""
+        """Return the length of each sample in tokens, predicted by the length estimator if it is not given.
+
+        Raises ``ValueError`` for a length below one token, and for a missing length without an estimator.
+        """
         sampling = sampling or self.sampling
         lengths = [None if sample.m_len is None else sample.m_len // self.unit for sample in samples]
         unknown = [number for number, length in enumerate(lengths) if length is None]
@@ -263,34 +262,39 @@ class TextToMotion:
         return lengths
 
     def encode(self, features: np.ndarray) -> Tensor:
-        """Ids (n, q) of unnormalised features (T, d), T a multiple of ``unit``."""
+        """Encode unnormalised ``features`` (T, d) to tokens (n, q). T must be a multiple of ``unit``."""
         motion = torch.as_tensor(self.normalise(features), dtype=torch.float32, device=self.device)
         return self.tokenizer.encode(motion[None])[0].view(len(features) // self.unit, -1)
 
     def decode(self, ids: Tensor) -> np.ndarray:
-        """Joints (T, J, 3) in metres of base-layer ids (n,) or of all layers' (n, q)."""
+        """Decode tokens (n,) or (n, q) to joint positions (T, J, 3) in metres."""
         return self.joints(self._decoded(ids[None])[0])
 
     def joints(self, features: Tensor | np.ndarray) -> np.ndarray:
-        """Joints (T, J, 3) float32 in metres of unnormalised features (T, d)."""
+        """Convert unnormalised ``features`` (T, d) to joint positions (T, J, 3) in metres, float32."""
         return (self.metres * features_to_joints(torch.as_tensor(features), self.skeleton)).float().cpu().numpy()
 
     @torch.no_grad()
     def _decoded(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Unnormalised features (b, T, d) of ids (b, n) or (b, n, q), valid up to each row's end."""
+        """Decode tokens (b, n) or (b, n, q) to unnormalised features (b, T, d), valid up to ``token_lens`` (b,)."""
         return self.denormalise(self.tokenizer.forward_decoder(ids.view(*ids.shape[:2], -1), token_lens))
 
 
 def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name: str | None = None,
          dataset_name: str = "t2m", checkpoints_dir: str | Path = "checkpoints",
          gpu_id: int | None = None) -> TextToMotion:
-    """The generation pipeline of a model by name: a run in ``checkpoints_dir``, or a bundled one.
+    """Load the pipeline of a bundled model or of a run in ``checkpoints_dir``.
 
-    ``len_name`` None loads no length estimator, so that every motion needs a length. ``res_name``: residual
-    transformer, "none" for the base layer only; the default for a bundled model is the bundled one. ``gpu_id``: -1 is
-    the CPU; the default is the first CUDA device, else the CPU. Raises ``InputError`` for a missing or damaged model.
+    Args:
+        name: run of the masked transformer.
+        len_name: run of the length estimator. With None, every sample needs a length.
+        res_name: run of the residual transformer, or "none" to decode the base layer only. None selects the bundled
+            residual transformer if ``name`` is a bundled model.
+        gpu_id: CUDA device, or -1 for the CPU. None selects the first CUDA device, or the CPU if there is none.
+
+    Raises ``InputError`` for a missing or damaged model.
     """
-    # ``storage`` reads checkpoints and imports this module.
+    # Imported late, because ``storage`` imports this module.
     storage, specs, device = map(importlib.import_module, ("storage.generation", "data.dataset", "utils.runtime"))
     pipeline, _ = storage.load_text_to_motion(name, len_name, specs.dataset_spec(dataset_name), checkpoints_dir,
                                               device.select_device(gpu_id), res_name=res_name)
@@ -299,10 +303,10 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
 
 
 class _Features:
-    """Text features, each text encoded once by each encoder.
+    """Cache of text features, so that each encoder encodes a text only once.
 
-    ``rows`` is the largest number of texts per pass. Texts of an encoder with ``lengths`` are grouped by length and
-    padded to a fixed width, so that the rounding of a feature does not depend on the other texts.
+    A forward pass has at most ``rows`` texts. If the encoder has a method ``lengths``, texts are grouped by length and
+    padded to a fixed width, so that rounding errors do not depend on the other texts.
     """
 
     def __init__(self, device: torch.device, rows: int | None = None) -> None:
@@ -310,7 +314,7 @@ class _Features:
         self.known: dict[TextFeatures, dict[str, Tensor]] = {}
 
     def __call__(self, encoder: TextFeatures, texts: Sequence[str]) -> Tensor:
-        """Features (len(texts), c)."""
+        """Return the features (b, c) of ``texts``."""
         known = self.known.setdefault(encoder, {})
         new = [text for text in dict.fromkeys(texts) if text not in known]
         padded = self.device.type == "cpu" and hasattr(encoder, "lengths")
@@ -329,11 +333,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: bool = False,
              cpu_linear: str = "auto") -> None:
-    """Set networks in eval mode to a precision of ``PRECISIONS`` or ``AUTO``, pack their linear layers on the CPU
-    (``models.layers``). With ``compiled``, compile their expensive layers, and on CUDA record the sampling loops of the
-    token models as graphs.
+    """Prepare networks in eval mode for faster inference, in place.
 
-    Raises ``InputError`` for fp16 on the CPU, where it is slow and has too small a range.
+    ``precision`` is a key of ``PRECISIONS`` or ``AUTO``, ``cpu_linear`` the library for linear layers on the CPU (see
+    ``models.layers``). With ``compiled``, layers are compiled; on CUDA, the sampling loops of the transformers are
+    recorded as CUDA graphs instead. Raises ``InputError`` for fp16 on the CPU.
     """
     choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):
@@ -352,7 +356,7 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
 
 
 def automatic_precision(on_cpu: bool) -> str:
-    """``bf16`` if the device has hardware bfloat16 products, else ``fp32``."""
+    """Return ``bf16`` if the hardware supports bfloat16 matrix products, else ``fp32``."""
     if on_cpu:
         has = torch.cpu.get_capabilities()
         return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else "fp32"
@@ -360,10 +364,10 @@ def automatic_precision(on_cpu: bool) -> str:
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> None:
-    """Convert floating-point weights to ``dtype``, except those with visible rounding errors:
+    """Convert weights to ``dtype``, except those whose rounding errors are visible in the motion.
 
-    the head of a token model and the tables of a residual one, whose errors guidance amplifies; the codebook, for
-    distances; and the last convolution, since a motion rounded to 8 bits jitters.
+    These are output heads and residual embeddings, whose errors are amplified by guidance, codebooks, and the last
+    convolution of the tokenizer, whose errors cause jitter.
     """
     kept: set[int] = set()
     for part in network.modules():
@@ -379,7 +383,7 @@ def _lower(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def compile_layers(network: nn.Module) -> None:
-    """Compile layer by layer, so that equal layers share their code."""
+    """Compile each layer separately, so that equal layers share compiled code."""
     for part in network.modules():
         if isinstance(part, (QFormerLayer, EncoderLayer, Encoder, Decoder)):
             part.compile(dynamic=True)

@@ -224,7 +224,7 @@ def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
     given = model.state_dict()
     given[f"{name}_renamed"] = given.pop(name)
     lamp = SimpleNamespace(config=model.config, state_dict=lambda: given)
-    with pytest.raises(RuntimeError, match=f"LaMP lacks {name}"):
+    with pytest.raises(RuntimeError, match=f"LaMP model lacks {name}"):
         MotionPrefix(MotionPrefixConfig.of_lamp(model, 20)).take(lamp)
 
 

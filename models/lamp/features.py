@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.config import ConditionKind
+from models.config import INIT_STD, ConditionKind
 from models.lamp.bert import WordPieces
-from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig, QueryPass
+from models.lamp.qformer import QFormer, QFormerConfig, QueryPass
 from models.layers import Linear, sinusoid_table
 from models.vq.model import RVQVAE, Encoder, HumanVQVAE, VQConfig
 from utils import InputError

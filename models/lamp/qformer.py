@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import INIT_STD
 from models.layers import Linear, attention_bias
 
-INIT_STD = 0.02
 OPTION_PREFIX = "qformer_"
 PAD_ID = 0  # [PAD] of every BERT vocabulary
 TIED_NAMES = {  # one tensor each, under two names in a state dict

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import MaskTransformerConfig
+from models.config import INIT_STD, MaskTransformerConfig
 from models.lamp.bert import WordPieces
-from models.lamp.qformer import INIT_STD, QFormer, QFormerConfig
+from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
 from models.transformers.trunk import (
     StaticBatch,

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ResidualTransformerConfig
+from models.config import INIT_STD, ResidualTransformerConfig
 from models.layers import Linear, is_packed
 from models.transformers.trunk import (
-    INIT_STD,
     StaticBatch,
     TokenLoss,
     Trunk,

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ATTENTION_KINDS, TransformerConfig
+from models.config import ATTENTION_KINDS, INIT_STD, TransformerConfig
 from models.layers import Linear, TransformerEncoder, attention_bias, sinusoid_table
 from utils.runtime import WHOLE, BatchSlice
 
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # not trained, so files may lack it
-INIT_STD = 0.02
 
 
 class InputProcess(nn.Module):
