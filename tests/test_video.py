@@ -71,10 +71,14 @@ def test_body_is_in_every_frame_with_both_sides_distinguished_by_colour(tmp_path
         assert share_of(frame, RIGHT) > 0.002
 
 
-def test_the_ground_around_the_body_is_never_black():
-    scene = follow_scene(walking(40, 1.2), T2M, 20.0, (240, 240))
-    for frame in range(40):
-        assert (scene.draw(frame).max(-1) < 12).mean() < 1e-3
+def test_the_ground_around_the_body_is_never_black_and_encoding_keeps_the_pictures(tmp_path):
+    walk = walking(40, 1.2)
+    write_video(tmp_path / "a.mp4", [walk], size=240)
+    scene = follow_scene(walk, T2M, 20.0, (240, 240))
+    for frame, encoded in enumerate(decode(tmp_path / "a.mp4")[1]):
+        picture = scene.draw(frame)
+        assert (picture.max(-1) < 12).mean() < 1e-3
+        assert np.abs(picture[..., ::-1].astype(int) - encoded).mean() < 2
 
 
 def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(tmp_path):

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from motion.bvh_fit import T2M_RIG
 from motion.skeleton import T2M
@@ -66,11 +67,12 @@ class Body:
     triangles: np.ndarray  # (F, 3)
 
     @cached_property
-    def blend(self) -> np.ndarray:
+    def blend(self) -> csr_array:
         """(V, 26) float32 weights of all joints of the mesh."""
-        blend = np.zeros((len(self.places), COUNT + len(HALVES)), np.float32)
-        np.add.at(blend, (np.arange(len(blend))[:, None], self.bones), self.weights)
-        return blend
+        # Sparse: a dense product would start BLAS threads in every frame, which take longer than the product.
+        rows = np.repeat(np.arange(len(self.places)), self.bones.shape[1])
+        return csr_array((np.float32(self.weights).ravel(), (rows, self.bones.ravel())),
+                         (len(self.places), COUNT + len(HALVES)))
 
     @cached_property
     def shod(self) -> np.ndarray:

@@ -94,7 +94,7 @@ def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> 
 
 SUN, SKYLIGHT = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and share of light from the sky
 TINT = 0.92    # share of the colour of a side on clothes
-FINE = 1.5     # supersampling factor of the body, for smooth edges
+FINE = 1.25    # supersampling factor of the body, for smooth edges
 
 
 class Person:
@@ -134,10 +134,12 @@ class Person:
         far = float(depth.max()) + 1
         fine, depths = cv2.triangleRasterize(points, self.triangles, colours, fine, np.full(size[::-1], far, "f4"),
                                              np.eye(4, dtype=np.float32), np.pi / 2, 0.05, far)
-        cover = cv2.compare(depths, far - 0.5, cv2.CMP_LT)  # untouched depths come back as far only up to rounding
-        fine = cv2.merge([cv2.convertScaleAbs(fine, alpha=255), cover])
-        fine = cv2.resize(fine, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        part[:] = cv2.add(fine[..., :3], cv2.multiply(part, cv2.merge([255 - fine[..., 3]] * 3), scale=1 / 255))
+        # Untouched depths come back as far only up to rounding.
+        cover = cv2.resize(cv2.compare(depths, far - 0.5, cv2.CMP_LT), part.shape[1::-1])
+        edge = np.nonzero(cv2.inRange(cover, 1, 254))
+        behind = part[edge] * (1 - cover[edge][:, None] / 255)
+        part[:] = cv2.copyTo(cv2.resize(cv2.convertScaleAbs(fine, alpha=255), part.shape[1::-1]), cover, part)
+        part[edge] += np.rint(behind).astype(np.uint8)
 
 
 # Colours are RGB.

@@ -37,8 +37,9 @@ FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_tr
 
 # mp4: widely supported and streamable. gif: the palette of 256 colours is computed from the video.
 ENCODERS = {
-    ".mp4": ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "25", "-preset", "superfast", "-tune", "zerolatency",
-             "-threads", "1", "-x264-params", "cabac=0:8x8dct=0", "-movflags", "+faststart", *FLAGS],
+    ".mp4": ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-qp", "23", "-preset", "ultrafast", "-tune", "zerolatency",
+             "-threads", "1", "-x264-params", "deblock=0,0:subme=1:chroma-qp-offset=3", "-movflags", "+faststart",
+             *FLAGS],
     ".gif": ["-vcodec", "gif", "-pix_fmt", "pal8", "-filter_complex",
              "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"],
 }
