@@ -1,4 +1,4 @@
-"""Masked transformer over base-layer tokens (MaskGIT; LaMP, MoMask), and the text encoders of published ones."""
+"""Masked transformer, which generates base-layer tokens (MaskGIT, MoMask, LaMP), and published text encoders."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,41 +34,40 @@ from utils.files import model_folder, silent_transformers
 from utils.runtime import WHOLE, BatchSlice, report_step
 
 KEPT = 1e5           # score of a token that stays unmasked
-RANDOM_SHARE = 0.1   # share of the chosen positions that get a random code
-MASK_SHARE = 0.88    # share of the other chosen positions that get the mask; the rest is unchanged (adapted from BERT)
-CLASS_STD = 0.05     # std of the initial class weights
+RANDOM_SHARE = 0.1   # share of the predicted positions that get a random code
+MASK_SHARE = 0.88    # share of the other predicted positions that are masked; the rest is unchanged, as in BERT
+CLASS_STD = 0.05     # std of the initial output weights
 CLIP_NAME = "openai/clip-vit-base-patch32"
-CLIP_WIDTH = 512  # of its text features
-CLIP_TOKENIZERS = ("tokenizer.json", "vocab.json")  # one of them is enough
+CLIP_WIDTH = 512  # width of CLIP's text features
+CLIP_TOKENIZERS = ("tokenizer.json", "vocab.json")  # either file suffices
 CLIP_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *CLIP_TOKENIZERS)
 
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A training batch with masked and random tokens."""
+    """Training batch in which some tokens are masked or replaced by random codes."""
 
     ids: Tensor      # (b, n) model input
-    labels: Tensor   # (b, n) the ground-truth id at predicted positions, the mask id elsewhere
+    labels: Tensor   # (b, n) ground-truth token at predicted positions, the mask id elsewhere
     padding: Tensor  # (b, n) True at padding
 
     def cut(self, length: int) -> "Corrupted":
-        """The first ``length`` positions."""
+        """Return the first ``length`` positions."""
         return Corrupted(self.ids[:, :length], self.labels[:, :length], self.padding[:, :length])
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Tokens of a batch of samples."""
+    """Generated tokens."""
 
-    ids: Tensor    # (b, n) int64, ``padding_value`` after a sample's end
-    steps: Tensor  # (timesteps, b, n) input ids of each step, the mask id at predicted positions
+    ids: Tensor    # (b, n) int64, ``padding_value`` at padding
+    steps: Tensor  # (timesteps, b, n) model input of each step, the mask id at predicted positions
 
 
 class MaskTransformer(Trunk):
-    """Predicts the codes of masked positions from the other tokens and a text feature.
+    """Transformer that predicts masked tokens from the other tokens and text features.
 
-    Ids 0 .. K-1 are codes, K is the mask, K+1 the padding. Settings for LaMP: ``cond_dim`` 768, ``attention``
-    ``causal`` (``additive`` for released files); for MoMask: ``cond_dim`` 512, ``full``.
+    Token ids 0 to K-1 are codes, K is the mask and K+1 padding.
     """
 
     config: MaskTransformerConfig
@@ -82,9 +81,9 @@ class MaskTransformer(Trunk):
 
     @torch.no_grad()
     def start_from(self, codebooks: Tensor) -> None:
-        """Initialise from the first of the tokenizer's ``codebooks`` (q, K, code_dim).
+        """Initialise the embeddings from the first of ``codebooks`` (q, K, code_dim).
 
-        Embeddings are the codes, class weights a random projection of them, so that similar codes generalise.
+        The output weights are a random projection of the codes, so that similar codes get similar logits.
         """
         self.start_codes([self.token_emb.weight], codebooks[:1])
         weight = self.output_process.poseFinal.weight
@@ -92,30 +91,32 @@ class MaskTransformer(Trunk):
         weight.copy_(CLASS_STD * self.token_emb.weight[:len(weight)] @ projection)
 
     def forward(self, ids: Tensor, cond: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Logits (b, n, K) for ids (b, n) and text features ``cond`` (b, c); zeros in ``cond`` mean no text.
+        """Compute logits (b, n, K), or (b, c, K) at the positions ``at`` (b, c) only.
 
-        ``padding`` (b, n), True at padding; ignored by ``additive`` attention. With ``at`` (b, c), logits (b, c, K) at
-        these positions only.
+        Args:
+            ids: (b, n) tokens.
+            cond: (b, c) text features; zeros mean no text.
+            padding: (b, n) True at padding. Additive attention ignores it.
         """
         mask = attention_mask(self.config.attention, 1, ids.shape[1], padding, ids.device)
         return self.encode(self.token_emb(ids), self.embed_condition(cond)[:, None], mask, at)
 
     def guided_logits(self, ids: Tensor, cond: Tensor, padding: Tensor | None,
                       cond_scale: float | Tensor, at: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
-        """Float32 logits ``u + cond_scale (c - u)`` (b, n, K), both parts from one pass (classifier-free guidance).
+        """Compute logits (b, n, K), float32, with classifier-free guidance by ``cond_scale``.
 
-        Scale 1 is the conditional part alone, 0 the unconditional one. ``at`` as in ``forward``. ``negative`` (b, c)
-        are text features to guide away from, instead of no text.
+        ``negative`` (b, c) are text features to guide away from, by default those of no text. Other arguments are those
+        of ``forward``.
         """
         negative = torch.zeros_like(cond) if negative is None else negative
-        known = None if isinstance(cond_scale, Tensor) else cond_scale  # values on the device are not inspected
+        known = None if isinstance(cond_scale, Tensor) else cond_scale  # reading a tensor would wait for the device
         if known == 1:
             return self(ids, cond, padding, at).float()
         if known == 0:
             return self(ids, negative, padding, at).float()
         inputs = [ids.repeat(2, 1), torch.cat([cond, negative]),
                   *(None if each is None else each.repeat(2, 1) for each in (padding, at))]
-        if is_packed(self):  # rows are independent, so equal ones, as in the first step, are computed once
+        if is_packed(self):  # rows are independent, so equal rows, as in the first step, are computed only once
             first, inverse = distinct_rows([each for each in inputs if each is not None])
             both = self(*(None if each is None else each[first] for each in inputs))[inverse].float()
         else:
@@ -125,11 +126,10 @@ class MaskTransformer(Trunk):
 
     def corrupt(self, ids: Tensor, token_lens: Tensor, generator: torch.Generator,
                 batch_slice: BatchSlice = WHOLE) -> Corrupted:
-        """Mask part of ``ids`` (b, n) for training; positions from ``token_lens`` (b,) on become padding.
-        ``batch_slice``: rows of the whole batch.
+        """Mask tokens of ``ids`` (b, n) for training, where ``token_lens`` (b,) are lengths in tokens.
 
-        max(1, round(length cos(u pi / 2))) tokens of each sample are chosen, u uniform. 10 % of them become a random
-        code, 88 % of the others the mask.
+        The number of predicted tokens follows the cosine schedule at a random progress. Of these, 10 % become random
+        codes, and 88 % of the others are masked. ``batch_slice`` are the local rows of the whole batch.
         """
         b, n = ids.shape
         uniform = batch_slice.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
@@ -146,9 +146,9 @@ class MaskTransformer(Trunk):
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
              batch_slice: BatchSlice = WHOLE) -> TokenLoss:
-        """Loss of predicting masked tokens: ids (b, n), text features (b, c), lengths in tokens (b,).
+        """Compute the loss of predicting masked tokens.
 
-        In training mode some samples lose their text (``cond_drop_prob``).
+        ``ids`` (b, n) are tokens, ``cond`` (b, c) text features and ``token_lens`` (b,) lengths in tokens.
         """
         batch = self.corrupt(ids, token_lens, generator, batch_slice)
         if self.config.attention != "additive":  # additive attention reads the padding
@@ -161,31 +161,32 @@ class MaskTransformer(Trunk):
                  timesteps: int = 10, cond_scale: float = 4.0, temperature: float = 1.0,
                  topk_filter_thres: float = 0.9, gumbel: bool = True, known: Tensor | None = None,
                  padding_value: int = -1, group_rows: int | None = None, negative: Tensor | None = None) -> Generated:
-        """Tokens for text features ``cond`` (b, c), by iterative unmasking (MaskGIT, section 3.3).
+        """Generate tokens for text features ``cond`` (b, c) by iterative unmasking (MaskGIT, section 3.3).
 
-        All tokens start masked. Each step samples all masked tokens and masks the least certain ones again, fewer each
-        time. A token that was kept once stays.
+        All tokens start masked. Each step samples all masked tokens, keeps the most probable ones and masks the others
+        again.
 
         Args:
-            token_lens: tokens of each sample, at least 1.
-            generators: one random stream per sample. A sample's tokens depend on its stream, text and length only, not
-                on the rest of the batch (except with ``additive`` attention and no ``group_rows``, which sees padding).
+            token_lens: length of each sample in tokens, at least 1.
+            generators: one generator per sample. The tokens of a sample do not depend on the rest of the batch, except
+                with ``additive`` attention and no ``group_rows``.
             timesteps: number of steps.
-            cond_scale: guidance; 1 is none.
-            topk_filter_thres: fraction of the codes, the least probable, that are never sampled.
-            gumbel: sample by the Gumbel-max trick instead of inverting the cumulative distribution.
-            known: (b, n) ids to keep; negative ones are generated (in-painting).
-            padding_value: id after a sample's end.
-            group_rows: samples per pass, see ``models.transformers.trunk``.
-            negative: (b, c) text features for guidance instead of no text.
+            cond_scale: scale of classifier-free guidance; 1 disables it.
+            topk_filter_thres: fraction of the codes, the least probable ones, that are never sampled.
+            gumbel: sample with the Gumbel-max trick instead of inverting the cumulative distribution.
+            known: (b, n) tokens to keep; negative ones are generated (in-painting).
+            padding_value: token id at padding.
+            group_rows: samples per forward pass, see ``static_batches``.
+            negative: (b, c) text features to guide away from, by default those of no text.
 
-        Raises ``RuntimeError`` in training mode, ``ValueError`` for a length below 1 or too few streams.
+        Raises ``RuntimeError`` in training mode, and ``ValueError`` for a length below 1 or a wrong number of rows.
         """
         if self.training:
-            raise RuntimeError("generation needs eval mode: dropout would disturb it")
+            raise RuntimeError("generation needs eval mode")
         token_lens = list(map(int, token_lens))
         if not len(cond) == len(token_lens) == len(generators):
-            raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths, {len(generators)} random streams")
+            raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths and {len(generators)} generators "
+                             "differ in number")
         sees_padding = self.config.attention == "additive"
         batches = (single_batch(token_lens) if sees_padding and group_rows is None
                    else static_batches(token_lens, cond.device, group_rows, sees_padding, is_packed(self)))
@@ -220,19 +221,21 @@ class MaskTransformer(Trunk):
 
     def _unmasked(self, ids: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None, *,
                   cond_scale: float, temperature: float, topk_filter_thres: float, gumbel: bool) -> Tensor:
-        """Input ids of each step and the result (timesteps + 1, b, n) from ``ids`` (b, n), masked where tokens are to
-        be generated, and ``noise`` (b, timesteps, n, ...)."""
+        """Generate the masked tokens of ``ids`` (b, n) with ``noise`` (b, timesteps, n, ...).
+
+        Returns the input of each step and the result, (timesteps + 1, b, n).
+        """
         timesteps = noise.shape[1]
         shares = cosine_mask_ratio(torch.linspace(0, 1, timesteps))
         fixed = ids != self.mask_id
         free = (~fixed).sum(1)
         scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
         steps = []
-        # Nothing below waits for the device: the maximum number of positions of a step follows from the length of the
-        # batch, and a tensor marks which of them are masked.
+        # To avoid waiting for the device, each step computes the maximum number of masked positions for this length,
+        # and a tensor marks those that are masked.
         most = (shares * ids.shape[1]).round().clamp_min(1).long().tolist()
         for step, share in enumerate(shares.tolist()):
-            at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) the least certain positions
+            at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) positions of the least probable tokens
             counts = (share * free).round().clamp_min(1)
             masked = (torch.arange(most[step], device=ids.device) < counts[:, None]) & ~fixed.gather(1, at)
             ids = ids.scatter(1, at, ids.gather(1, at).masked_fill(masked, self.mask_id))
@@ -246,21 +249,21 @@ class MaskTransformer(Trunk):
         return torch.stack([*steps, ids])
 
 
-TEXT_LENGTH = 49  # word pieces that released models pad and cut texts to
-UNUSED = ("clip2qformer.weight", "clip2qformer.bias")  # in every file, but unused
+TEXT_LENGTH = 49  # number of word pieces to which released models pad and truncate texts
+UNUSED = ("clip2qformer.weight", "clip2qformer.bias")  # unused parameters of released checkpoints
 
 
 @dataclass(frozen=True)
 class TextCondition:
-    """A text condition and its intermediate states."""
+    """Text features for the transformer, and intermediate states."""
 
-    cond: Tensor    # (b, h) condition of the transformer
-    hidden: Tensor  # (b, t, h) text-only pass
-    states: Tensor  # (b, t, encoder_width) states that the queries attended to
+    cond: Tensor    # (b, h) text features
+    hidden: Tensor  # (b, t, h) hidden states of the text alone
+    states: Tensor  # (b, t, encoder_width) states that the queries attend to
 
 
 class LaMPMaskTransformer(MaskTransformer):
-    """A ``MaskTransformer`` with the parameter names of released LaMP files (``t2m_transformer``)."""
+    """Masked transformer with its own text encoder, as in released LaMP checkpoints."""
 
     def __init__(self, config: MaskTransformerConfig, qformer: QFormerConfig) -> None:
         super().__init__(config)
@@ -271,9 +274,9 @@ class LaMPMaskTransformer(MaskTransformer):
         self.register_load_state_dict_pre_hook(_complete_state)
 
     def text_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
-        """Word-piece ids (b, t) with ``mask`` (b, t), 1 or True at words, to the mean of the queries over the text.
+        """Encode word pieces ``ids`` (b, t), where ``mask`` (b, t) is 1 or True at words, to text features.
 
-        The queries attend to padding too, so texts must be padded to ``TEXT_LENGTH`` as in the released model.
+        The queries also attend to padding, so texts must be padded to ``TEXT_LENGTH`` as in the released model.
         """
         hidden = self.Qformer.text(ids, mask)
         states = self.text2former(hidden)
@@ -281,34 +284,32 @@ class LaMPMaskTransformer(MaskTransformer):
 
 
 class ReleasedText:
-    """Text features (b, dim) computed by a released transformer itself."""
+    """Text encoder of a released transformer. ``fingerprint`` is a hash of the weights, for caches."""
 
     def __init__(self, model: LaMPMaskTransformer, pieces: WordPieces, fingerprint: str = "") -> None:
-        """``fingerprint``: a hash of the weights, for caches."""
         self.model, self.pieces = model.eval(), pieces
         self.dim = model.Qformer.config.hidden
         self.fingerprint = f"released {fingerprint}"
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, dim) float32 of texts, on the model's device."""
+        """Encode texts to features (b, dim), float32, on the device of the model."""
         made = self.pieces.encode(texts, TEXT_LENGTH, TEXT_LENGTH)
         device = self.model.query_tokens.device
         return self.model.text_condition(made.ids.to(device), made.mask.to(device)).cond.float()
 
 
 def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Add ``clip2qformer``, which is never used, if a file lacks it."""
+    """Add the unused parameters to a state dict that lacks them."""
     for name, tensor in module.clip2qformer.state_dict().items():
         state.setdefault(f"{prefix}clip2qformer.{name}", tensor)
 
 
 class ClipText:
-    """Text features (b, dim) of a frozen CLIP: the projected end-of-text state, not normalised.
+    """Frozen CLIP text encoder. Features are the projected hidden state of the end-of-text token, not normalised.
 
-    Args:
-        source: a folder in the Hugging Face layout, or a name on the hub. Raises ``InputError`` if it is incomplete or
-            ``transformers`` is not installed.
+    ``source`` is a folder in the Hugging Face layout, or a name on the hub. Raises ``InputError`` if the model is
+    incomplete or ``transformers`` is not installed.
     """
 
     def __init__(self, source: str | Path = CLIP_NAME, device: torch.device | str = "cpu") -> None:
@@ -324,10 +325,10 @@ class ClipText:
                 self.tokenizer = CLIPTokenizerFast.from_pretrained(folder)
                 model, report = CLIPTextModelWithProjection.from_pretrained(
                     folder, output_loading_info=True, ignore_mismatched_sizes=True)
-        except Exception as error:  # the library raises its own errors, safetensors' and OSError
+        except Exception as error:  # transformers raises many kinds of errors for unusable files
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"CLIP {folder} cannot be loaded: {reason}") from error
-        # The library would initialise these at random.
+        # The library initialises missing weights at random.
         absent = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
         if absent:
             raise InputError(f"CLIP {folder} cannot be loaded: no {absent[0]} of the size in config.json")
@@ -335,12 +336,12 @@ class ClipText:
         self.device = device
         self.dim = self.model.config.projection_dim
         projection = self.model.text_projection.weight.cpu().numpy().tobytes()
-        # A folder's name does not identify its weights.
+        # The name of a folder does not identify its weights.
         self.fingerprint = f"clip {source} {hashlib.sha256(projection).hexdigest()}"
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, dim) float32; texts are cut to CLIP's 77 tokens."""
+        """Encode texts, truncated to CLIP's 77 tokens, to features (b, dim), float32."""
         pieces = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
                                 max_length=self.model.config.max_position_embeddings)
         return self.model(**pieces.to(self.device)).text_embeds.float()

@@ -1,4 +1,4 @@
-"""Residual transformer: the tokens of layer l from the sum of the layers below (MoMask, section 3.3)."""
+"""Residual transformer, which predicts the tokens of a layer from all layers below (MoMask, section 3.3)."""
 from collections.abc import Sequence
 
 import torch
@@ -24,9 +24,9 @@ from utils.runtime import WHOLE, BatchSlice, report_step
 
 
 class ResidualTransformer(Trunk):
-    """Predicts layers 1 .. q-1 of residual tokens, one layer per pass, all positions at once.
+    """Transformer that predicts the residual layers 1 to q-1, one layer per forward pass.
 
-    Ids 0 .. K-1 are codes, K is the padding, which has a class in the logits.
+    Token ids 0 to K-1 are codes; K is padding, which also has a class in the logits.
     """
 
     config: ResidualTransformerConfig
@@ -36,7 +36,7 @@ class ResidualTransformer(Trunk):
         self.pad_id = config.num_tokens
         q = config.num_quantizers
         if q < 2:
-            raise ValueError(f"num_quantizers {q}: there is no residual layer to predict")
+            raise ValueError(f"num_quantizers is {q}, so there is no residual layer to predict")
         self.quant_emb = Linear(q, config.latent_dim)
         if config.share_weight:
             self.token_embed_weight_ = self._table(1)
@@ -52,8 +52,7 @@ class ResidualTransformer(Trunk):
         return nn.Parameter(torch.randn(layers, self.config.num_tokens + 1, self.config.code_dim) * INIT_STD)
 
     def start_from(self, codebooks: Tensor) -> None:
-        """Initialise embeddings and class weights from the tokenizer's ``codebooks`` (q, K, code_dim), so that the
-        history of a token is the latent of the layers below."""
+        """Initialise embeddings and output weights from the tokenizer's ``codebooks`` (q, K, code_dim)."""
         if self.config.share_weight:
             tables = [*self.token_embed_weight_, *self.embed_proj_shared_weight, *self.output_proj_weight_]
         else:
@@ -64,29 +63,32 @@ class ResidualTransformer(Trunk):
                 self.output_proj_weight[:-1] = self.token_embed_weight[1:]
 
     def input_tables(self) -> Tensor:
-        """Embeddings (q-1, K+1, code_dim) of the ids of layers 0 .. q-2."""
+        """Return the embedding tables (q-1, K+1, code_dim) of layers 0 to q-2."""
         if self.config.share_weight:
             return torch.cat([self.token_embed_weight_, self.embed_proj_shared_weight])
         return self.token_embed_weight
 
     def output_tables(self) -> Tensor:
-        """Class weights (q-1, K+1, code_dim) of layers 1 .. q-1."""
+        """Return the output weights (q-1, K+1, code_dim) of layers 1 to q-1."""
         if self.config.share_weight:
             return torch.cat([self.embed_proj_shared_weight, self.output_proj_weight_])
         return self.output_proj_weight
 
     def forward(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Hidden states (b, n, code_dim) for the layers (b,) in 1 .. q-1 to predict for each sample.
+        """Compute hidden states (b, n, code_dim) for predicting one layer of each sample.
 
-        ``history`` (b, n, code_dim) is the sum of the embeddings of the layers below, ``cond`` (b, c) the text
-        feature, ``padding`` (b, n) True at padding.
+        Args:
+            history: (b, n, code_dim) sum of the embeddings of the layers below.
+            layers: (b,) layers to predict, from 1 to q-1.
+            cond: (b, c) text features.
+            padding: (b, n) True at padding.
         """
         layer = self.quant_emb(F.one_hot(layers, self.config.num_quantizers).to(self.quant_emb.weight.dtype))
         prefix = torch.stack([self.embed_condition(cond), layer], 1)
         return self.encode(history, prefix, attention_mask("full", 2, history.shape[1], padding, history.device))
 
     def project(self, hidden: Tensor, layers: Tensor) -> Tensor:
-        """Float32 logits (b, n, K+1) of hidden states (b, n, code_dim) for layers (b,)."""
+        """Compute logits (b, n, K+1), float32, of ``layers`` (b,) from hidden states (b, n, code_dim)."""
         tables = self.output_tables()[layers - 1]
         logits = (hidden.to(tables.dtype) @ tables.transpose(1, 2)).float()
         if self.config.share_weight:
@@ -96,20 +98,21 @@ class ResidualTransformer(Trunk):
 
     def guided_logits(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None,
                       cond_scale: float | Tensor, negative: Tensor | None = None) -> Tensor:
-        """Float32 logits ``u + cond_scale (c - u)`` (b, n, K+1), both parts from one pass; scale 1 is ``c`` alone.
+        """Compute logits (b, n, K+1), float32, with classifier-free guidance by ``cond_scale``.
 
-        ``negative`` (b, c) are text features instead of no text."""
+        ``negative`` (b, c) are text features to guide away from, by default those of no text.
+        """
         if not isinstance(cond_scale, Tensor) and cond_scale == 1:
             return self.project(self(history, layers, cond, padding), layers)
         negative = torch.zeros_like(cond) if negative is None else negative
         hidden = self(history.repeat(2, 1, 1), layers.repeat(2), torch.cat([cond, negative]),
                       None if padding is None else padding.repeat(2, 1)).float()
         conditional, unconditional = hidden.unflatten(0, (2, -1))
-        # Logits are affine in the hidden states, so mixing hidden states is equivalent and needs a single projection.
+        # Logits are affine in the hidden states, so guidance can be applied before the projection.
         return self.project(unconditional + cond_scale * (conditional - unconditional), layers)
 
     def history_of(self, ids: Tensor, layers: Tensor) -> Tensor:
-        """Sum (b, n, code_dim) of the embeddings of ids (b, n, q) over each sample's layers below ``layers`` (b,)."""
+        """Sum the embeddings of ``ids`` (b, n, q) over the layers below ``layers`` (b,). Returns (b, n, code_dim)."""
         tables = self.input_tables()
         below = torch.arange(len(tables), device=ids.device)  # (q-1,)
         rows = ids[..., :-1] + below * tables.shape[1]
@@ -117,15 +120,15 @@ class ResidualTransformer(Trunk):
         return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
 
     def draw_layers(self, count: int, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
-        """Layers (count,) in 1 .. q-1 to train on, lower ones more often."""
+        """Sample the layers (count,) to train on, from 1 to q-1, lower ones more often."""
         progress = batch_slice.rand(generator, count)
         return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
              layers: Tensor | None = None, batch_slice: BatchSlice = WHOLE) -> TokenLoss:
-        """Loss of predicting one layer per sample, sampled or given as ``layers`` (b,).
+        """Compute the loss of predicting one layer per sample, sampled or given as ``layers`` (b,).
 
-        Ids (b, n, q), text features (b, c), lengths in tokens (b,); positions from a length on are padding.
+        ``ids`` (b, n, q) are tokens, ``cond`` (b, c) text features and ``token_lens`` (b,) lengths in tokens.
         """
         if layers is None:
             layers = self.draw_layers(len(ids), generator, batch_slice).to(ids.device, non_blocking=True)
@@ -142,17 +145,17 @@ class ResidualTransformer(Trunk):
                  *, cond_scale: float = 5.0, temperature: float = 1.0, topk_filter_thres: float = 0.9,
                  known: Tensor | None = None, group_rows: int | None = None,
                  negative: Tensor | None = None) -> Tensor:
-        """Ids (b, n, q) from base-layer ids (b, n), layer by layer, sampled by the Gumbel-max trick; -1 at padding.
+        """Generate the residual layers for base-layer tokens ``base`` (b, n). Returns (b, n, q), -1 at padding.
 
-        ``known`` (b, n, q): ids to keep; negative ones are generated. Other arguments and errors as in
+        ``known`` (b, n, q) are tokens to keep; negative ones are generated. Other arguments and errors are those of
         ``MaskTransformer.generate``.
         """
         if self.training:
-            raise RuntimeError("generation needs eval mode: dropout would disturb it")
+            raise RuntimeError("generation needs eval mode")
         token_lens = list(map(int, token_lens))
         if not len(base) == len(cond) == len(token_lens) == len(generators):
-            raise ValueError(f"{len(base)} rows of ids, {len(cond)} text features, {len(token_lens)} lengths, "
-                             f"{len(generators)} random streams")
+            raise ValueError(f"{len(base)} rows of tokens, {len(cond)} text features, {len(token_lens)} lengths and "
+                             f"{len(generators)} generators differ in number")
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
         for batch in static_batches(token_lens, base.device, group_rows, independent=is_packed(self)):
             part = self._generate_batch(batch, base, cond, token_lens, generators, known, cond_scale, temperature,
@@ -177,8 +180,10 @@ class ResidualTransformer(Trunk):
     def _layers_above(self, base: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None,
                       given: Tensor | None, *, cond_scale: float, temperature: float,
                       topk_filter_thres: float) -> Tensor:
-        """Ids (b, n, q) of all layers from ``base`` (b, n) and ``noise`` (b, layers, n, classes), -1 at padding; ids in
-        ``given`` (b, n, q) are kept."""
+        """Generate layers 1 to q-1 from ``base`` (b, n) with ``noise`` (b, q-1, n, classes). Returns (b, n, q).
+
+        Tokens in ``given`` (b, n, q) that are not negative are kept.
+        """
         layers = self.config.num_quantizers - 1
         ids, history, tables = [base], 0, self.input_tables()
         for layer in range(1, self.config.num_quantizers):

@@ -1,7 +1,6 @@
-"""The transformer of both token models under the published parameter names, its loss, and sampling of its tokens.
+"""Base class of the masked and the residual transformer, their loss, and sampling of tokens.
 
-Sequences are batch first, (b, n, dim); only the position table keeps its published layout, time first. Sampling has a
-random stream per sample and passes of static shapes.
+Parameter names are the published ones. Sequences are batch-first (b, n, dim), except the published position table.
 """
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +16,11 @@ from models.layers import Linear, TransformerEncoder, attention_bias, sinusoid_t
 from utils.runtime import WHOLE, BatchSlice
 
 POSITIONS = 5000
-FIXED_TABLE = "position_enc.pe"  # not trained, so files may lack it
+FIXED_TABLE = "position_enc.pe"  # not trained, so checkpoints may lack it
 
 
 class InputProcess(nn.Module):
-    """Token embeddings to the width of the trunk."""
+    """Linear projection from token embeddings to the width of the transformer."""
 
     def __init__(self, code_dim: int, dim: int) -> None:
         super().__init__()
@@ -32,10 +31,7 @@ class InputProcess(nn.Module):
 
 
 class PositionalEncoding(nn.Module):
-    """Adds the sinusoid table, then dropout.
-
-    A state dict may lack the table, which is not trained.
-    """
+    """Sinusoidal position encoding with dropout. Its table is optional in state dicts."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -50,22 +46,21 @@ class PositionalEncoding(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-MOST_GRAPHS = 64  # recorded graphs of a model; each has its own memory
+MOST_GRAPHS = 64  # maximum number of recorded graphs per model; each has its own memory
 
 
 class GraphCache:
-    """Runs functions of tensors on a CUDA device as graphs, which replaces thousands of kernel launches by one.
+    """Cache of CUDA graphs, which replace thousands of kernel launches by one.
 
-    A graph is recorded when a function first gets inputs of these shapes and these settings; the oldest is dropped if
-    there are too many. Such a function must not wait for the device, and all that varies must be in its inputs. It
-    reports progress only while it is recorded.
+    A graph is recorded for each function, input shape and setting; the oldest is dropped if there are too many. The
+    function must not wait for the device and must depend on its arguments only.
     """
 
     def __init__(self) -> None:
         self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]] = {}
 
     def __call__(self, function: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
-        """``function(*inputs, **settings)``, a new tensor."""
+        """Return ``function(*inputs, **settings)`` as a new tensor."""
         device = next(x.device for x in inputs if x is not None)
         key = (function.__name__, device, *(None if x is None else (x.shape, x.dtype) for x in inputs),
                *settings.items())
@@ -85,7 +80,7 @@ class GraphCache:
     def _record(function: Callable[..., Tensor], inputs: Sequence[Tensor | None], settings: dict[str, object],
                 ) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]:
         own = [None if x is None else x.clone() for x in inputs]
-        side = torch.cuda.Stream()  # a first run, in which libraries allocate, precedes the recording
+        side = torch.cuda.Stream()  # libraries allocate memory in a first run, before the recording
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             function(*own, **settings)
@@ -97,7 +92,7 @@ class GraphCache:
 
 
 class OutputProcess(nn.Module):
-    """Head: dense, GELU, layer norm, projection to the output width."""
+    """Output head: linear layer, GELU, layer norm and projection to ``out_dim``."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -106,12 +101,12 @@ class OutputProcess(nn.Module):
         self.poseFinal = Linear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dense.weight.dtype)  # float32 in a model of lower precision, see models.text_to_motion
+        x = x.to(self.dense.weight.dtype)  # the head stays in float32, see models.text_to_motion
         return self.poseFinal(self.LayerNorm(self.dense(x, "gelu")))
 
 
 class Trunk(nn.Module):
-    """Base of both token models: prefix tokens (text, layer) before motion tokens, encoder, head."""
+    """Transformer encoder over prefix tokens (text, layer number) and motion tokens, with an output head."""
 
     def __init__(self, config: TransformerConfig, out_dim: int) -> None:
         super().__init__()
@@ -125,24 +120,23 @@ class Trunk(nn.Module):
         self.graphs: GraphCache | None = None
 
     def sample(self, loop: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
-        """``loop(*inputs, **settings)``, by a CUDA graph if the model records graphs (``models.text_to_motion``)."""
+        """Return ``loop(*inputs, **settings)``, computed by a CUDA graph if the model has a ``GraphCache``."""
         return loop(*inputs, **settings) if self.graphs is None else self.graphs(loop, *inputs, **settings)
 
     def initialise(self) -> None:
-        """Initialise the weights, after all modules are created.
+        """Initialise all weights.
 
-        The bias of ``cond_emb`` is the embedding of "no text", and with causal attention the only input of the first
-        position. At zero, that position would have no variance in any layer, and every layer norm would multiply its
-        gradient by 1 / sqrt(eps) = 316.
+        The bias of ``cond_emb`` represents "no text" and must not be zero: with causal attention it is the only input
+        of the first position, and layer norm would multiply the gradient of a constant by 1 / sqrt(eps) = 316.
         """
         self.apply(initialise)
         nn.init.normal_(self.cond_emb.bias, std=INIT_STD)
 
     def encode(self, x: Tensor, prefix: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """Motion-token embeddings ``x`` (b, n, code_dim) after ``prefix`` (b, p, dim) to outputs (b, n, out_dim).
+        """Encode token embeddings ``x`` (b, n, code_dim), preceded by ``prefix`` (b, p, dim). Returns (b, n, out_dim).
 
-        ``mask`` covers all p + n positions (``attention_mask``). With ``at`` (b, c), outputs (b, c, out_dim) of these
-        motion tokens only.
+        ``mask`` is an ``attention_mask`` for all p + n positions. With ``at`` (b, c), only the outputs (b, c, out_dim)
+        of these tokens are computed.
         """
         x = self.position_enc(self.input_process(x.to(self.input_process.poseEmbedding.weight.dtype)))
         mask = attention_bias(mask, x.dtype)
@@ -153,10 +147,10 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def start_codes(self, tables: Iterable[Tensor], codebooks: Tensor) -> None:
-        """Initialise embedding ``tables`` (more than K, code_dim) with the codes (K, code_dim) of their layers.
+        """Initialise the embedding ``tables`` (K + extra, code_dim) from ``codebooks`` (layers, K, code_dim).
 
-        Codes are centred and scaled by the std of the first layer. With ``initialise``, tokens would be a hundredth
-        of the position encoding, which costs thousands of training steps. Other rows (mask, padding) are normal.
+        Codes are centred and divided by the std of the first layer; extra rows (mask, padding) are normal. Embeddings
+        initialised by ``initialise`` are small compared with the position encoding, which slows down training.
         """
         centred = (codebooks - codebooks.mean(1, keepdim=True)).float()
         centred = centred / centred[0].std()
@@ -166,14 +160,13 @@ class Trunk(nn.Module):
         nn.init.normal_(self.input_process.poseEmbedding.weight, std=self.config.code_dim**-0.5)
 
     def embed_condition(self, cond: Tensor) -> Tensor:
-        """Text features (b, c) projected to the trunk's width, (b, dim)."""
+        """Project text features ``cond`` (b, c) to the width of the transformer. Returns (b, dim)."""
         return self.cond_emb(cond.to(self.cond_emb.weight.dtype))
 
     def drop_condition(self, cond: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
-        """In training mode zero whole rows of ``cond`` (b, c) with probability ``cond_drop_prob``.
+        """In training mode, zero rows of ``cond`` (b, c) at random for classifier-free guidance (Ho and Salimans 2022).
 
-        The rows still pass through ``cond_emb``, so "no text" is its bias (classifier-free guidance, Ho and
-        Salimans 2022).
+        Zeroed rows are embedded as the bias of ``cond_emb``, which represents "no text".
         """
         if not self.training or self.config.cond_drop_prob == 0:
             return cond
@@ -182,8 +175,10 @@ class Trunk(nn.Module):
 
 
 def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Find equal rows of tensors (b, n) taken together: indices (m,) of the distinct rows, and for each row (b,) the
-    distinct row that it equals."""
+    """Find the distinct rows of the concatenated ``parts``, (b, n) each.
+
+    Returns the indices (m,) of their first occurrences, and for each row the number (b,) of its distinct row.
+    """
     _, inverse = torch.cat([part.float() for part in parts], 1).unique(dim=0, return_inverse=True)
     order = torch.arange(len(inverse), device=inverse.device)
     first = order.new_full((int(inverse.max()) + 1,), len(order)).scatter_reduce(0, inverse, order, "amin")
@@ -191,14 +186,13 @@ def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """Mask for ``prefix`` + ``length`` positions, or None if nothing is masked.
+    """Create an attention mask that broadcasts to (b, heads, s, s), s = ``prefix`` + ``length``, or None.
 
     - ``causal``: masks keys after the query, and padding.
     - ``full``: masks padding.
-    - ``additive``: as in the released LaMP, adds 1 to the scores of keys up to the query and masks nothing.
+    - ``additive``: adds 1 to the scores of keys up to the query and masks nothing, as in the released LaMP.
 
-    ``padding`` (b, length), True at padding; the prefix is never masked. Returns a mask that broadcasts to
-    (b, heads, s, s). Raises ``ValueError`` for another kind.
+    ``padding`` (b, length) is True at padding. Raises ``ValueError`` for an unknown ``kind``.
     """
     if kind not in ATTENTION_KINDS:
         raise ValueError(f"attention {kind!r} is not one of {', '.join(ATTENTION_KINDS)}")
@@ -213,8 +207,7 @@ def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, 
 
 
 def initialise(module: nn.Module) -> None:
-    """For ``Module.apply``: N(0, 0.02) for linear and embedding weights, zero biases. Packed projections and
-    layer norms keep their default initialisation."""
+    """Initialise linear and embedding weights from N(0, ``INIT_STD``), and biases with zeros."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -223,16 +216,16 @@ def initialise(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Cross-entropy over the predicted positions."""
+    """Loss and accuracy of token prediction."""
 
-    loss: Tensor         # () mean over the predicted positions
-    accuracy: Tensor     # () top-1, in [0, 1]
-    predictions: Tensor  # (b, n) best class everywhere
-    count: Tensor        # () number of predicted positions
+    loss: Tensor         # scalar, mean cross-entropy over the predicted positions
+    accuracy: Tensor     # scalar, top-1 accuracy in [0, 1]
+    predictions: Tensor  # (b, n) most probable class at all positions
+    count: Tensor        # scalar, number of predicted positions
 
 
 def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
-    """Cross-entropy of logits (b, n, classes), in float32, with labels (b, n) that are not ``ignore``."""
+    """Compute the cross-entropy of ``logits`` (b, n, classes) where ``labels`` (b, n) are not ``ignore``."""
     logits = logits.float()
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=ignore)
     predictions = logits.argmax(-1)
@@ -243,53 +236,55 @@ def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
 
 
 def padding_of(token_lens: Tensor, length: int) -> Tensor:
-    """(b, length), True from each length in ``token_lens`` (b,) on."""
+    """Create a mask (b, length) that is True at padding, the positions from ``token_lens`` (b,) on."""
     return torch.arange(length, device=token_lens.device) >= token_lens[:, None]
 
 
 def needed_width(token_lens: Tensor, length: int) -> int:
-    """Number of positions to compute for samples of ``token_lens`` (b,): on the CPU the longest length, elsewhere
-    ``length``, to keep shapes fixed and avoid waiting for the device."""
+    """Return the number of positions to compute: on the CPU the largest of ``token_lens`` (b,), elsewhere ``length``.
+
+    On accelerators, fixed shapes are faster, and reading a length would wait for the device.
+    """
     return min(length, int(token_lens.max())) if token_lens.device.type == "cpu" else length
 
 
 SMALLEST_TEMPERATURE = 1e-10
-ROUNDING = 1e-9  # rounding tolerance of (1 - thres) * classes: a thres of 1 - 1/classes keeps one class, not two
+ROUNDING = 1e-9  # tolerance for rounding errors: a threshold of 1 - 1/classes keeps one class, not two
 
 
 def cosine_mask_ratio(progress: Tensor) -> Tensor:
-    """Fraction of tokens masked at ``progress`` in [0, 1] (MaskGIT, eq. 3)."""
+    """Return the fraction of tokens that are masked at ``progress`` in [0, 1] (cosine schedule of MaskGIT, eq. 3)."""
     return torch.cos(progress * math.pi / 2)
 
 
 def lowest(scores: Tensor, counts: Tensor) -> Tensor:
-    """True at the ``counts`` (b,) lowest of ``scores`` (b, n); ties go to the first."""
+    """Create a mask (b, n) of the ``counts`` (b,) lowest ``scores`` (b, n) in each row. Earlier positions win ties."""
     ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks < counts[:, None]
 
 
 def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One random stream per sample, on the CPU, so that a seed gives the same noise on every device."""
+    """Create one generator per seed, on the CPU, so that a seed gives the same noise on every device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def kept_classes(classes: int, thres: float) -> int:
-    """Number of ``classes`` that may be sampled: ``ceil((1 - thres) * classes)``, at least one."""
+    """Return the number of classes that may be sampled, ``ceil((1 - thres) * classes)``, but at least one."""
     return max(1, math.ceil((1 - thres) * classes - ROUNDING))
 
 
 def top_k_filter(logits: Tensor, thres: float) -> Tensor:
-    """Keep the ``kept_classes`` largest of (..., classes); -inf elsewhere."""
+    """Set all logits (..., classes) except the ``kept_classes`` largest to -inf."""
     values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
     return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
 
 
 def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], rounds: int, size: Sequence[int],
                  device: torch.device) -> Tensor:
-    """Uniform noise (b, rounds, n, ...) on ``device`` for rows of ``size`` (b, n, ...), all rounds in one transfer.
+    """Draw uniform noise (b, rounds, n, ...) on ``device`` for tensors of ``size`` (b, n, ...).
 
-    Row k takes ``lengths[k]`` numbers per round from ``generators[k]``, so that a sample's noise does not depend on its
-    padding. Everything else, including rows without a generator, is 0.5.
+    Row k takes ``lengths[k]`` positions per round from ``generators[k]``, so that the noise of a sample does not depend
+    on its padding. All other values are 0.5.
     """
     rows, length, *rest = size
     noise = torch.full((rows, rounds, length, *rest), 0.5)
@@ -299,10 +294,10 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
 
 
 def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
-    """Ids (b, n) sampled from softmax(logits / temperature) of (b, n, classes), with ``top_k_filter``.
+    """Sample tokens (b, n) from softmax(``logits`` / ``temperature``), (b, n, classes), after ``top_k_filter``.
 
-    With ``gumbel`` by the Gumbel-max trick (Maddison et al. 2014) from ``uniform`` (b, n, classes), else by inverting
-    the cumulative distribution from ``uniform`` (b, n): the same distribution.
+    With ``gumbel``, the Gumbel-max trick (Maddison et al. 2014) is used and ``uniform`` is (b, n, classes). Otherwise
+    the cumulative distribution is inverted and ``uniform`` is (b, n).
     """
     temperature = max(temperature, SMALLEST_TEMPERATURE)
     if gumbel:
@@ -316,50 +311,49 @@ def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-ROWS = 64            # rows per pass with many samples
-PACKED_ROWS = 32     # rows per pass with packed linear layers
-LENGTH_STEP = 49     # tokens of the longest clip of HumanML3D; longer samples run at a multiple of it
-CPU_STEP = 3         # the same on the CPU, where padding costs time and new shapes cost nothing
+ROWS = 64            # rows per forward pass for many samples
+PACKED_ROWS = 32     # rows per forward pass with packed linear layers
+LENGTH_STEP = 49     # lengths are padded to multiples of this, the longest clip of HumanML3D in tokens
+CPU_STEP = 3         # the same on the CPU, where padding costs time but new shapes do not
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class StaticBatch:
-    """Samples of one forward pass."""
+    """Samples of one forward pass with a fixed shape."""
 
-    rows: list[int]  # which samples
-    size: int        # rows of the pass; those beyond ``rows`` are fillers
-    length: int      # tokens of the pass
+    rows: list[int]  # indices of the samples
+    size: int        # batch size; rows beyond the samples repeat the last one
+    length: int      # sequence length in tokens
 
     def take(self, x: Tensor) -> Tensor:
-        """The batch's rows of ``x`` (b, ...), the last one repeated as filler: (size, ...)."""
+        """Select the samples of this batch from ``x`` (b, ...). Returns (size, ...)."""
         filled = self.rows + [self.rows[-1]] * (self.size - len(self.rows))
         return x[torch.tensor(filled, device=x.device)]
 
     def pick(self, things: Sequence[T]) -> list[T]:
-        """The batch's items of a list with one per sample."""
+        """Select the items of this batch from a sequence with one item per sample."""
         return [things[row] for row in self.rows] + [things[self.rows[-1]]] * (self.size - len(self.rows))
 
     def take_tokens(self, ids: Tensor) -> Tensor:
-        """The batch's rows of ids (b, n, ...), cut or padded with -1 to (size, length, ...)."""
+        """Select the tokens of this batch from ``ids`` (b, n, ...), cut or padded with -1 to (size, length, ...)."""
         rows = self.take(ids)[:, :self.length]
         filler = rows.new_full((self.size, self.length - rows.shape[1], *rows.shape[2:]), -1)
         return torch.cat([rows, filler], 1)
 
 
 def default_rows(independent: bool) -> int:
-    """Default rows per pass, the most that keeps samples independent: one, or many if the results of a row are
-    ``independent`` of the other rows (``models.layers.is_packed``)."""
+    """Return the default batch size, which is larger if rows are independent of the batch (see ``is_packed``)."""
     return PACKED_ROWS if independent else 1
 
 
 def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | None = None, exact: bool = False,
                    independent: bool = False) -> list[StaticBatch]:
-    """Batches of samples of similar length, at most ``rows`` each (``default_rows``).
+    """Group samples of similar length into batches of at most ``rows`` samples.
 
-    The length of a pass depends on a sample's length only, and with ``exact`` equals it, for models that see padding.
-    Batches are filled up to ``rows``, so that all passes have the same shape, unless rows are ``independent``.
+    A sample's padded length depends only on its own length; with ``exact``, samples are not padded. All batches have
+    ``rows`` rows, so that rounding errors do not depend on the number of samples, unless rows are ``independent``.
     Raises ``ValueError`` for a length below 1.
     """
     if min(token_lens, default=1) < 1:
@@ -379,5 +373,5 @@ def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | 
 
 
 def single_batch(token_lens: Sequence[int]) -> list[StaticBatch]:
-    """All samples in one pass at the longest length, for models that see the padding."""
+    """Put all samples into one batch of the longest length."""
     return [StaticBatch(list(range(len(token_lens))), len(token_lens), max(token_lens))]

@@ -1,4 +1,4 @@
-"""The two tokenizers, convolutional encoder and decoder: HumanVQVAE (one codebook, LaMP), RVQVAE (residual, MoMask)."""
+"""Convolutional motion tokenizers: ``HumanVQVAE`` with one codebook (LaMP) and residual ``RVQVAE`` (MoMask)."""
 import itertools
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from models.layers import Conv1d
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
 from utils.runtime import WHOLE, BatchSlice
 
-NORM_EPS = 1e-6  # of group and batch norm
+NORM_EPS = 1e-6  # eps of group norm and batch norm
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (b, c, t)."""
+    """Layer norm over the channels of an input (b, c, t)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
@@ -36,12 +36,12 @@ def _norm(kind: str | None, width: int) -> nn.Module:
 
 
 def _cut(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Zero ``x`` (b, c, t) where ``valid`` (b, 1, t) is zero."""
+    """Set ``x`` (b, c, t) to zero where ``valid`` (b, 1, t) is zero."""
     return x if valid is None else x * valid.to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
-    """``x + dropout(conv1x1(act(norm(conv3(act(norm(x)))))))`` with a dilated first convolution."""
+    """Pre-activation residual block with a dilated convolution."""
 
     def __init__(self, width: int, dilation: int, activation: str, norm: str | None, dropout: float) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Apply to (b, width, t). Frames where ``valid`` (b, 1, t) is zero do not affect other frames."""
+        """Apply the block to ``x`` (b, width, t). Frames where ``valid`` (b, 1, t) is zero do not affect the others."""
         h = self.conv1(_cut(self.activation(self.norm1(x)), valid))
         h = self.conv2(self.activation(self.norm2(h)))
         return x + self.dropout(h)
 
 
 class ResidualStack(nn.Module):
-    """Blocks with dilations g^(depth-1), ..., g, 1."""
+    """Residual blocks whose dilations decrease from ``growth``^(depth-1) to 1."""
 
     def __init__(self, width: int, depth: int, growth: int, activation: str, norm: str | None,
                  dropout: float) -> None:
@@ -78,7 +78,7 @@ class ResidualStack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Motion features (b, t, d) to latents (b, output_emb_width, t / stride_t^down_t)."""
+    """Encoder that maps motion features (b, t, d) to latents (b, output_emb_width, t / stride_t^down_t)."""
 
     def __init__(self, input_width: int, output_emb_width: int = 512, down_t: int = 2, stride_t: int = 2,
                  width: int = 512, depth: int = 3, dilation_growth_rate: int = 3, activation: str = "relu",
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (b, output_emb_width, n) to motion features (b, n * 2^down_t, d)."""
+    """Decoder that maps latents (b, output_emb_width, n) to motion features (b, n * 2^down_t, d)."""
 
     def __init__(self, input_width: int, output_emb_width: int = 512, down_t: int = 2, width: int = 512,
                  depth: int = 3, dilation_growth_rate: int = 3, activation: str = "relu",
@@ -119,11 +119,10 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Motion features (b, n * 2^down_t, d) of latents (b, width, n).
+        """Decode ``latent`` (b, output_emb_width, n). Frames beyond ``lengths`` (b,), in latents, are undefined.
 
-        With ``lengths`` (b,) in latents, padded latents are zeroed before every convolution, so they do not leak into
-        valid ones; frames beyond a row's end are meaningless. Raises ``ValueError`` with group norm, whose statistics
-        are those of the whole row.
+        With ``lengths``, padded latents are zeroed before every convolution, so they do not leak into valid ones.
+        Raises ``ValueError`` with group norm, whose statistics would include padding.
         """
         *inner, last = self.model
         x = latent.to(inner[0].weight.dtype)
@@ -144,12 +143,12 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Output of a tokenizer."""
+    """Output of a tokenizer in training."""
 
     motion: Tensor      # (b, t, d) normalised features
     codes: Tensor       # (b, n, q) int64
-    commitment: Tensor  # ()
-    perplexity: Tensor  # ()
+    commitment: Tensor  # scalar, commitment loss
+    perplexity: Tensor  # scalar, code perplexity
 
 
 def _encoder_decoder(config: VQConfig) -> tuple[Encoder, Decoder]:
@@ -161,8 +160,39 @@ def _encoder_decoder(config: VQConfig) -> tuple[Encoder, Decoder]:
     return encoder, Decoder(config.dim_pose, config.output_emb_width, config.down_t, **stacks)
 
 
-class RVQVAE(nn.Module):
-    """Residual VQ-VAE (MoMask, section 3.1). Motion lengths must be multiples of ``config.unit_length``."""
+class _Tokenizer(nn.Module):
+    """Base class of the tokenizers. Motion lengths must be multiples of ``config.unit_length``."""
+
+    config: VQConfig
+    parts: nn.Module  # module that has the encoder, decoder and quantizer
+
+    @property
+    def motion_encoder(self) -> Encoder:
+        """The convolutional encoder."""
+        return self.parts.encoder
+
+    def forward(self, motion: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
+                ) -> Reconstruction:
+        """Reconstruct normalised ``motion`` (b, t, d). For the other arguments, see ``EmaQuantizer``."""
+        quantized = self.parts.quantizer(self.parts.encoder(motion), generator=generator, batch_slice=batch_slice)
+        recon = self.parts.decoder(quantized.latent).float()
+        codes = quantized.codes.view(*quantized.codes.shape[:2], -1)
+        return Reconstruction(recon, codes, quantized.commitment, quantized.perplexity)
+
+    def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Decode tokens ``ids`` (b, n, q') of the first q' layers to normalised motion (b, t, d); -1 adds nothing.
+
+        With ``token_lens`` (b,), padding does not affect the result, except for rounding errors.
+        """
+        return self.decode_latents(self.latents(ids), token_lens)
+
+    def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
+        """Decode latents (b, dim, n) to normalised motion (b, t, d)."""
+        return self.parts.decoder(latents, token_lens).float()
+
+
+class RVQVAE(_Tokenizer):
+    """Residual VQ-VAE (MoMask, section 3.1)."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -173,30 +203,22 @@ class RVQVAE(nn.Module):
             config.quantize_dropout_prob, config.published_reset, config.sample_codebook_temp)
 
     @property
-    def motion_encoder(self) -> Encoder:
-        """The convolutional encoder."""
-        return self.encoder
+    def parts(self) -> nn.Module:
+        return self
 
     @property
     def quantizers(self) -> list[EmaQuantizer]:
-        """Every distinct codebook."""
+        """Quantizers with distinct codebooks."""
         return list(dict.fromkeys(self.quantizer.layers))
 
     @property
     def codebooks(self) -> Tensor:
-        """The vectors (q, K, code_dim) of every layer."""
+        """Codebooks (q, K, code_dim) of all layers."""
         return torch.stack([layer.codebook for layer in self.quantizer.layers])
-
-    def forward(self, motion: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
-                ) -> Reconstruction:
-        """Reconstruct normalised motion (b, t, d). ``generator`` and ``batch_slice`` as in ``EmaQuantizer``."""
-        quantized = self.quantizer(self.encoder(motion), generator, batch_slice)
-        recon = self.decoder(quantized.latent).float()
-        return Reconstruction(recon, quantized.codes, quantized.commitment, quantized.perplexity)
 
     @torch.no_grad()
     def encode(self, motion: Tensor) -> Tensor:
-        """Ids (b, n, q) of motion (b, t, d), by nearest codes in every mode."""
+        """Encode normalised ``motion`` (b, t, d) to tokens (b, n, q)."""
         residual = self.encoder(motion).float().transpose(1, 2)  # (b, n, dim)
         ids = []
         for layer in self.quantizer.layers:
@@ -204,22 +226,13 @@ class RVQVAE(nn.Module):
             residual = residual - layer.lookup(ids[-1])
         return torch.stack(ids, -1)
 
-    def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Motion (b, t, d) of ids (b, n, q'), the first q' <= q layers; id -1 adds nothing. With ``token_lens``
-        (b,) each row is decoded as if it ended there, up to rounding."""
-        return self.decode_latents(self.latents(ids), token_lens)
-
     def latents(self, ids: Tensor) -> Tensor:
-        """Input of the decoder (b, dim, n) for ids (b, n, q'): the sum of all layers' vectors."""
+        """Sum the code vectors of tokens ``ids`` (b, n, q') over the layers. Returns latents (b, dim, n)."""
         return self.quantizer.lookup(ids).sum(0).transpose(1, 2)
-
-    def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Motion (b, t, d) of latents (b, dim, n)."""
-        return self.decoder(latents, token_lens).float()
 
 
 class _VQVAE(nn.Module):
-    """Holds the three parts under the published prefix ``vqvae.``."""
+    """Container that gives the parameters the published prefix ``vqvae.``."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -227,8 +240,8 @@ class _VQVAE(nn.Module):
         self.quantizer = EmaQuantizer(config.nb_code, config.code_dim, config.mu, config.published_reset)
 
 
-class HumanVQVAE(nn.Module):
-    """Single-codebook VQ-VAE (LaMP's tokenizer). Codes come as (b, n), or (b, n, 1) inside ``Reconstruction``."""
+class HumanVQVAE(_Tokenizer):
+    """VQ-VAE with a single codebook, the tokenizer of LaMP."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -236,56 +249,39 @@ class HumanVQVAE(nn.Module):
         self.vqvae = _VQVAE(config)
 
     @property
-    def motion_encoder(self) -> Encoder:
-        """The convolutional encoder."""
-        return self.vqvae.encoder
+    def parts(self) -> nn.Module:
+        return self.vqvae
 
     @property
     def quantizers(self) -> list[EmaQuantizer]:
-        """Every distinct codebook."""
+        """The quantizer, in a list."""
         return [self.vqvae.quantizer]
 
     @property
     def codebooks(self) -> Tensor:
-        """The vectors (1, K, code_dim) of the one layer."""
+        """The codebook (1, K, code_dim)."""
         return self.vqvae.quantizer.codebook[None]
-
-    def forward(self, motion: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
-                ) -> Reconstruction:
-        """Reconstruct normalised motion (b, t, d). ``generator`` and ``batch_slice`` as in ``EmaQuantizer``."""
-        quantized = self.vqvae.quantizer(self.vqvae.encoder(motion), generator=generator, batch_slice=batch_slice)
-        recon = self.vqvae.decoder(quantized.latent).float()
-        return Reconstruction(recon, quantized.codes.unsqueeze(-1), quantized.commitment, quantized.perplexity)
 
     @torch.no_grad()
     def encode(self, motion: Tensor) -> Tensor:
-        """Ids (b, n) of motion (b, t, d)."""
+        """Encode normalised ``motion`` (b, t, d) to tokens (b, n)."""
         latent = self.vqvae.encoder(motion).float().transpose(1, 2)
         return self.vqvae.quantizer.nearest(latent.flatten(0, 1)).view(latent.shape[:2])
 
-    def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Motion (b, t, d) of ids (b, n) or (b, n, 1), each row decoded on its own, with ``token_lens`` (b,) as if it
-        ended there, up to rounding."""
-        return self.decode_latents(self.latents(ids), token_lens)
-
     def latents(self, ids: Tensor) -> Tensor:
-        """Input of the decoder (b, dim, n) for ids (b, n) or (b, n, 1)."""
+        """Look up the code vectors of tokens ``ids`` (b, n) or (b, n, 1). Returns latents (b, dim, n)."""
         ids = ids.squeeze(-1) if ids.dim() == 3 else ids
         return self.vqvae.quantizer.lookup(ids).transpose(1, 2)
 
-    def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Motion (b, t, d) of latents (b, dim, n)."""
-        return self.vqvae.decoder(latents, token_lens).float()
-
 
 def build_tokenizer(config: VQConfig) -> HumanVQVAE | RVQVAE:
-    """Build the published LaMP tokenizer for one quantizer, else the residual one."""
+    """Build a ``HumanVQVAE`` if ``config`` has one quantizer, else an ``RVQVAE``."""
     return HumanVQVAE(config) if config.num_quantizers == 1 else RVQVAE(config)
 
 
 @dataclass(frozen=True)
 class TokenizerLoss:
-    """Parts of the tokenizer's loss, all ()."""
+    """Terms of the tokenizer's loss. All are scalars."""
 
     total: Tensor
     reconstruction: Tensor
@@ -295,10 +291,10 @@ class TokenizerLoss:
 
 def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str = "l1_smooth",
                    loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
-    """Reconstruction loss + ``loss_vel`` x reconstruction loss of local joint positions + ``commit`` x commitment loss.
+    """Compute the weighted sum of the losses of all features, local joint positions (``loss_vel``) and commitment.
 
-    ``motion`` (b, t, d) normalised. The weight is called velocity in options and logs for the sake of published
-    ``opt.txt`` files, although columns 4 .. 4 + 3 (joints - 1) are positions.
+    ``motion`` (b, t, d) is normalised. The name ``loss_vel`` comes from published ``opt.txt`` files, although these
+    features are positions, not velocities.
     """
     distance = {"l1_smooth": F.smooth_l1_loss, "l1": F.l1_loss}[recons_loss]
     local = slice(4, 4 + 3 * (joints - 1))

@@ -1,12 +1,10 @@
-"""Vector quantizer with a codebook learned by exponential moving averages (EMA), with resets of dead codes.
+"""Vector quantizers whose codebooks are learned by exponential moving averages (EMA), with resets of dead codes.
 
-A code is dead if its running count is below one use per step on average. By default it is replaced by a random row of
-the batch (distinct rows if the batch has enough) and its running sums restart, so that it has a fair chance of being
-used. ``published`` reproduces the released code: code k takes row k of the batch and its sums continue to decay, so it
-is replaced at every step until a row is assigned to it.
+A code is dead if it is used less than once per step on average. It is replaced by a random vector of the batch, and its
+running sums restart. ``published`` reproduces the released code: code k is replaced by vector k of the batch, and its
+sums continue to decay, so it is replaced at every step until a vector is assigned to it.
 
-Statistics are summed over the processes of a run, which keep the same codebook, and over the micro-batches of a step.
-The codebook is updated after the last micro-batch.
+Statistics are summed over processes and micro-batches. The codebook is updated after the last micro-batch of a step.
 """
 from dataclasses import dataclass
 
@@ -17,24 +15,24 @@ from models.config import SAMPLE_TEMPERATURE
 from models.layers import linear
 from utils.runtime import WHOLE, BatchSlice, sample_columns
 
-ALIVE = 1.0  # running count, in rows per step, from which a code counts as used
-TILE_NOISE = 0.01  # std of copies times sqrt(dim), if a batch has fewer rows than the codebook
+ALIVE = 1.0  # average uses per step below which a code is dead
+TILE_NOISE = 0.01  # noise of repeated vectors, times sqrt(dim), if a batch has fewer vectors than the codebook
 
 
 @dataclass(frozen=True)
 class Quantized:
     """Output of one quantizer."""
 
-    latent: Tensor      # (b, dim, n) chosen codes, straight-through
+    latent: Tensor      # (b, dim, n) chosen codes, with straight-through gradient
     codes: Tensor       # (b, n) int64
-    commitment: Tensor  # () mean squared distance to the chosen codes
-    perplexity: Tensor  # () exp of the entropy of the code histogram
+    commitment: Tensor  # scalar, mean squared distance to the chosen codes
+    perplexity: Tensor  # scalar, exp of the entropy of the code usage
 
 
 class EmaQuantizer(nn.Module):
-    """A codebook (codes, dim) learned by moving averages (van den Oord et al. 2017, appendix A.1).
+    """Quantizer with a codebook (codes, dim) learned by moving averages (van den Oord et al. 2017, appendix A.1).
 
-    The state dict has only ``codebook``, like published files; training checkpoints also store ``running_state``.
+    As in published checkpoints, the state dict contains ``codebook`` only. Training also stores ``running_state``.
     """
 
     def __init__(self, codes: int, dim: int, mu: float = 0.99, published: bool = False) -> None:
@@ -45,22 +43,22 @@ class EmaQuantizer(nn.Module):
         self.register_buffer("code_sum", torch.zeros(codes, dim), persistent=False)
         self.register_buffer("code_count", torch.zeros(codes), persistent=False)
         self.initialised = False
-        self._pending: dict[int, Tensor] = {}  # statistics of the step's earlier micro-batches, by layer
-        self._starting: int | None = None      # layer that initialised the codebook in this step
+        self._pending: dict[int, Tensor] = {}  # statistics of earlier micro-batches of the step, by layer
+        self._starting: int | None = None      # layer that initialises the codebook in this step
 
     def forward(self, latent: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None,
                 batch_slice: BatchSlice = WHOLE, layer: int = 0) -> Quantized:
-        """Quantize (b, dim, n); in training mode also update the codebook, after using it.
+        """Quantize ``latent`` (b, dim, n). In training mode, the codebook is updated afterwards.
 
         Args:
-            latent: vectors to quantize, of b clips.
-            temperature: above 0 the codes are sampled, as ``sample`` does.
-            generator: for sampled codes and replacements of dead codes; the same in all processes and micro-batches of
-                a step. By default torch's global generator.
-            batch_slice: clips of the whole batch. The codebook is updated after the last micro-batch of a step.
-            layer: number of the layer, if several share this codebook.
+            latent: vectors to quantize, n for each of b clips.
+            temperature: if above 0, codes are sampled (see ``sample``); otherwise the nearest one is chosen.
+            generator: random numbers for sampling and for replacing dead codes. It must have the same state in all
+                processes and micro-batches of a step. The default is torch's global generator.
+            batch_slice: local rows of the whole batch.
+            layer: index of the layer, if several layers share this codebook.
 
-        Before the last micro-batch, the perplexity is that of the micro-batch alone.
+        The perplexity is that of the whole batch in the last micro-batch of a step, else that of the micro-batch.
         """
         b, dim, n = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
@@ -85,50 +83,54 @@ class EmaQuantizer(nn.Module):
 
     @torch.no_grad()
     def nearest(self, rows: Tensor) -> Tensor:
-        """Ids (r,) of the codes nearest to rows (r, dim); the lowest id on ties."""
+        """Return the index (r,) of the code nearest to each of ``rows`` (r, dim)."""
         return self._distances(rows).argmin(1)
 
     @torch.no_grad()
     def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        """Ids (r,) sampled from the softmax of ``-distance / temperature`` with random numbers ``uniform`` (r,) in
-        [0, 1)."""
+        """Sample a code for each of ``rows`` (r, dim) from the softmax of ``-distance / temperature``.
+
+        ``uniform`` (r,) are random numbers in [0, 1). Returns indices (r,).
+        """
         return sample_columns((self._distances(rows) / -temperature).softmax(1), uniform)
 
     def _distances(self, rows: Tensor) -> Tensor:
-        """Squared distances (r, codes)."""
+        """Compute the squared distances (r, codes) between ``rows`` (r, dim) and the codes."""
         products = linear(rows, self.codebook)
         return products.mul_(-2).add_(rows.square().sum(1, keepdim=True)).add_(self.codebook.square().sum(1))
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Vectors (..., dim) of ids (...); id -1 is the zero vector."""
+        """Look up the codes (..., dim) with indices ``ids`` (...); -1 gives the zero vector."""
         vectors = self.codebook[ids.clamp_min(0)]
         return vectors * (ids >= 0).unsqueeze(-1)
 
     def running_state(self) -> dict[str, Tensor]:
-        """The running sums, for a training checkpoint."""
+        """Return the running sums for a training checkpoint."""
         return {"code_sum": self.code_sum, "code_count": self.code_count,
                 "initialised": torch.tensor(self.initialised)}
 
     def load_running_state(self, state: dict[str, Tensor]) -> None:
-        """Load the running sums of a training checkpoint."""
+        """Load the running sums from a training checkpoint."""
         self.code_sum.copy_(state["code_sum"])
         self.code_count.copy_(state["code_count"])
         self.initialised = bool(state["initialised"])
 
     def seed_running_state(self) -> None:
-        """Initialise the running sums with one use per code, for files without them."""
+        """Initialise the running sums with one use of each code."""
         self.code_sum.copy_(self.codebook)
         self.code_count.fill_(1.0)
         self.initialised = True
 
     def _uses(self, ids: Tensor) -> Tensor:
-        """Number of uses of each code in ids (r,), float32 (codes,); ``bincount`` would wait for the device."""
+        """Count the uses (codes,) of each code in ``ids`` (r,). ``bincount`` would wait for the device."""
         return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
 
     def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
-        """Part of the replacements for all codes: (codes, dim), one row of the whole batch for each code if it is among
-        the local ``rows`` (r, dim), which are rows ``start`` ... of ``whole``, else zero. The sum over all parts is
-        complete."""
+        """Select the local part of the vectors (codes, dim) that replace dead codes.
+
+        Each code gets a row of the whole batch, which has ``whole`` rows. Its vector is zero here if that row is not
+        among the local ``rows`` (r, dim), which begin at row ``start``. The sum over all parts is complete.
+        """
         codes, dim = self.codebook.shape
         copies = -(-codes // whole)
         if self.published:
@@ -147,8 +149,10 @@ class EmaQuantizer(nn.Module):
     @torch.no_grad()
     def _initialise(self, rows: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE,
                     layer: int = 0) -> None:
-        """Initialise the codebook with rows of the first micro-batch. Later micro-batches of the step consume the same
-        random numbers to keep generators in sync."""
+        """Initialise the codebook with rows of the first micro-batch.
+
+        Later micro-batches of the step draw the same random numbers, to keep the generators in sync.
+        """
         whole = batch_slice.world_size * len(rows)
         fresh = self._candidates(rows, generator, batch_slice.rank * len(rows), whole)
         if self._starting is None:
@@ -159,16 +163,18 @@ class EmaQuantizer(nn.Module):
     @torch.no_grad()
     def _learn(self, rows: Tensor, ids: Tensor, uses: Tensor, generator: torch.Generator, batch_slice: BatchSlice,
                n: int, layer: int) -> Tensor:
-        """Accumulate statistics of rows (r, dim), n per clip, with their codes ids (r,) and ``uses`` (codes,), and
-        update the codebook with the last micro-batch of a step. Returns the uses of each code in the whole batch or,
-        before the last micro-batch, in this one."""
+        """Accumulate statistics of ``rows`` (r, dim), n per clip, and update the codebook after the last micro-batch.
+
+        ``ids`` (r,) are their codes, and ``uses`` (codes,) the numbers of uses of each code. Returns the uses in the
+        whole batch if this is the last micro-batch, else ``uses``.
+        """
         dim = self.codebook.shape[1]
         if batch_slice.total is None:
             start, whole = 0, len(rows)
         else:
             start, whole = n * batch_slice.first, n * batch_slice.total
         sums = torch.zeros_like(self.code_sum).index_add_(0, ids, rows)
-        # Concatenated for a single all-reduce.
+        # Concatenate them for a single all-reduce.
         seen = torch.cat([sums, self._candidates(rows, generator, start, whole), uses.unsqueeze(1)], 1)
         if layer in self._pending:
             seen += self._pending.pop(layer)
@@ -180,8 +186,10 @@ class EmaQuantizer(nn.Module):
         return counts.squeeze(1)
 
     def _update(self, sums: Tensor, fresh: Tensor, counts: Tensor) -> None:
-        """Update the running sums with the sums (codes, dim) and counts (codes,) of a batch; replace dead codes by
-        their rows of ``fresh`` (codes, dim)."""
+        """Update the running sums and the codebook, and replace dead codes.
+
+        ``sums`` (codes, dim) and ``counts`` (codes,) are statistics of the batch, ``fresh`` (codes, dim) replacements.
+        """
         self.code_sum.mul_(self.mu).add_(sums, alpha=1 - self.mu)
         self.code_count.mul_(self.mu).add_(counts, alpha=1 - self.mu)
         alive = (self.code_count >= ALIVE).unsqueeze(1)
@@ -193,23 +201,23 @@ class EmaQuantizer(nn.Module):
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Exponential () of the entropy of code counts (codes,)."""
+    """Compute the perplexity of code usage from ``counts`` (codes,)."""
     shares = counts / counts.sum()
     return torch.exp(-(shares * torch.log(shares + 1e-7)).sum())
 
 
 @dataclass(frozen=True)
 class ResidualQuantized:
-    """Output of a stack of quantizers."""
+    """Output of a residual quantizer."""
 
-    latent: Tensor      # (b, dim, n) sum of the chosen codes, straight-through
-    codes: Tensor       # (b, n, q) int64, -1 where quantizer dropout skipped a layer
-    commitment: Tensor  # () mean over the layers that ran
-    perplexity: Tensor  # () mean over the layers that ran
+    latent: Tensor      # (b, dim, n) sum of the chosen codes, with straight-through gradient
+    codes: Tensor       # (b, n, q) int64, -1 in layers skipped by quantizer dropout
+    commitment: Tensor  # scalar, mean over the layers used
+    perplexity: Tensor  # scalar, mean over the layers used
 
 
 class ResidualQuantizer(nn.Module):
-    """``num_quantizers`` codebooks over successive residuals (RVQ; Zeghidour et al. 2021, alg. 1)."""
+    """Residual vector quantizer (RVQ) with ``num_quantizers`` layers (Zeghidour et al. 2021, alg. 1)."""
 
     def __init__(self, num_quantizers: int, codes: int, dim: int, mu: float = 0.99, shared: bool = False,
                  dropout_prob: float = 0.2, published: bool = False,
@@ -223,9 +231,11 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, latent: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> ResidualQuantized:
-        """Quantize (b, dim, n). In training, codes are sampled, and with ``dropout_prob`` only the first 1..q layers
-        run (sampled once per batch), so that every prefix of the layers can be decoded. ``generator`` and
-        ``batch_slice`` as in ``EmaQuantizer``."""
+        """Quantize ``latent`` (b, dim, n). For the other arguments, see ``EmaQuantizer``.
+
+        In training mode, codes are sampled. With probability ``dropout_prob``, only a random number of the first layers
+        is used for a batch (quantizer dropout), so that fewer layers can be decoded.
+        """
         generator = generator or torch.default_generator
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)
         codes, commitments, perplexities = [], [], []
@@ -247,5 +257,5 @@ class ResidualQuantizer(nn.Module):
         return int(last * len(self.layers)) if drops < self.dropout_prob else len(self.layers) - 1
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Vectors of each layer (q', b, n, dim) for codes (b, n, q'), q' <= q; -1 is the zero vector."""
+        """Look up the codes (q', b, n, dim) of each layer for ``codes`` (b, n, q'); -1 gives the zero vector."""
         return torch.stack([layer.lookup(codes[..., i]) for i, layer in enumerate(self.layers[:codes.shape[-1]])])
