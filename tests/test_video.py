@@ -78,7 +78,7 @@ def test_the_ground_around_the_body_is_never_black_and_encoding_keeps_the_pictur
     for frame, encoded in enumerate(decode(tmp_path / "a.mp4")[1]):
         picture = scene.draw(frame)
         assert (picture.max(-1) < 12).mean() < 1e-3
-        assert np.abs(picture[..., ::-1].astype(int) - encoded).mean() < 2
+        assert np.abs(picture[..., ::-1].astype(int) - encoded).mean() < 2.5
 
 
 def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(tmp_path):
