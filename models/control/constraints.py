@@ -1,8 +1,7 @@
-"""Constraints on a motion: root path, heading, joint positions, poses, ground height and foot contacts.
+"""Motion constraints: root path, heading, joint positions, poses, ground height and foot contacts.
 
-Joints are (T, J, 3) in metres, y up; headings are radians about y from +z, positive towards +x (to the left of a body
-that faces +z). ``error`` is differentiable and gives one value per constrained frame. The error of a mirrored
-constraint on the mirrored motion equals that of the constraint on the motion.
+Joint positions (T, J, 3) are in metres with y up. Headings are angles about y in radians, from +z towards +x. Errors
+are differentiable, with one value per constrained frame. Mirroring a motion and its constraints keeps the errors.
 """
 import math
 from collections.abc import Sequence
@@ -17,110 +16,108 @@ from motion.skeleton import Skeleton, mirror
 
 GROUND = [0, 2]               # x and z
 METRES_PER_RADIAN = 0.3       # weight of headings relative to distances: 10 degrees count as 5 cm
-_TINY = 1e-12                 # added under square roots, whose slope at 0 is infinite
+_TINY = 1e-12                 # added before taking square roots, whose gradient at 0 is infinite
 
 
 class Constraint(Protocol):
-    """Interface of all constraints."""
+    """Interface of constraints."""
 
     frames: Tensor  # (k,) int64 constrained frames
     label: str      # name in reports
     unit: str       # unit in reports, "m" or "degrees"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Error (k,) in metres, or in radians times ``METRES_PER_RADIAN``, of joints (T, J, 3)."""
+        """Compute the error (k,) of ``joints`` (T, J, 3) in metres, or in radians times ``METRES_PER_RADIAN``."""
 
     def mirrored(self, skeleton: Skeleton) -> "Constraint":
-        """The constraint mirrored at x = 0."""
+        """Return the constraint mirrored at x = 0."""
 
 
 @dataclass(frozen=True)
 class RootPath:
-    """Ground positions (k, 2), (x, z), of the pelvis at ``frames``; errors below ``tolerance`` are 0."""
+    """Path of the pelvis over the ground."""
 
     frames: Tensor
-    points: Tensor
-    tolerance: float = 0.0
+    points: Tensor          # (k, 2) positions (x, z)
+    tolerance: float = 0.0  # metres that do not count as an error
     label: str = "path"
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Distance (k,) of the pelvis from the path."""
+        """Compute the distance (k,) between the pelvis and the path."""
         del skeleton
         return (_norm(joints[self.frames, 0][:, GROUND] - self.points) - self.tolerance).clamp_min(0)
 
     def mirrored(self, skeleton: Skeleton) -> "RootPath":
-        """The same path with x negated."""
+        """Return the path mirrored at x = 0."""
         del skeleton
         return replace(self, points=self.points * self.points.new_tensor([-1.0, 1.0]))
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Directions (k,) in radians that hips and shoulders face at ``frames``; errors below ``tolerance`` are 0."""
+    """Heading of the body, measured at hips and shoulders."""
 
     frames: Tensor
-    angles: Tensor
-    tolerance: float = 0.0
+    angles: Tensor          # (k,) radians
+    tolerance: float = 0.0  # radians that do not count as an error
     label: str = "heading"
     unit = "degrees"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Angle (k,) between actual and wanted heading, times ``METRES_PER_RADIAN``."""
+        """Compute the angle (k,) between the actual and the target heading, times ``METRES_PER_RADIAN``."""
         faced = forward(joints[self.frames], skeleton)
         x, z = self.angles.sin(), self.angles.cos()
         across, along = faced[:, 0] * z - faced[:, 1] * x, faced[:, 0] * x + faced[:, 1] * z
         return METRES_PER_RADIAN * (torch.atan2(across, along).abs() - self.tolerance).clamp_min(0)
 
     def mirrored(self, skeleton: Skeleton) -> "Heading":
-        """The same with left and right swapped."""
+        """Return the heading mirrored at x = 0."""
         del skeleton
         return replace(self, angles=-self.angles)
 
 
 @dataclass(frozen=True)
 class JointTarget:
-    """Positions (k, 3) of one joint at ``frames``; NaN coordinates are free."""
+    """Target positions of one joint."""
 
     frames: Tensor
     joint: int
-    places: Tensor
+    places: Tensor  # (k, 3) positions; NaN coordinates are free
     label: str = "joint"
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Distance (k,) along the constrained axes."""
+        """Compute the distance (k,) between the joint and its target along the constrained axes."""
         del skeleton
         missing = joints[self.frames, self.joint] - self.places.nan_to_num()
         return _norm(torch.where(self.places.isnan(), torch.zeros_like(missing), missing))
 
     def mirrored(self, skeleton: Skeleton) -> "JointTarget":
-        """The joint on the other side, with x negated."""
+        """Return the target mirrored at x = 0, for the joint on the other side."""
         return replace(self, joint=skeleton.mirror_order[self.joint],
                        places=self.places * self.places.new_tensor([-1.0, 1.0, 1.0]))
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Whole poses (k, J, 3) at ``frames``, in world coordinates or, with ``in_body``, relative to the body's position
-    and heading."""
+    """Target poses of the whole body."""
 
     frames: Tensor
-    poses: Tensor
-    in_body: bool = False
+    poses: Tensor          # (k, J, 3)
+    in_body: bool = False  # whether poses are relative to the position and heading of the body
     label: str = "pose"
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Mean distance (k,) over the joints."""
+        """Compute the distance (k,) between actual and target pose, averaged over the joints."""
         chosen = joints[self.frames]
         if not self.in_body:
             return _norm(chosen - self.poses).mean(-1)
         return _norm(body_frame(chosen, skeleton) - body_frame(self.poses, skeleton)).mean(-1)
 
     def placed(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """The poses (k, J, 3) in world coordinates; with ``in_body``, moved to the position and heading of ``joints``
-        (T, J, 3)."""
+        """Return the poses (k, J, 3) in world coordinates, if ``in_body`` at the position and heading of ``joints``."""
         if not self.in_body:
             return self.poses
         chosen = joints[self.frames]
@@ -128,54 +125,53 @@ class Pose:
         return placed + chosen[:, :1] * chosen.new_tensor([1.0, 0.0, 1.0])
 
     def mirrored(self, skeleton: Skeleton) -> "Pose":
-        """The poses with left and right swapped."""
+        """Return the mirrored poses, with left and right swapped."""
         return replace(self, poses=mirror(self.poses, skeleton))
 
 
 @dataclass(frozen=True)
 class GroundHeight:
-    """Height in metres of the lowest foot joint at ``frames``: a step, a platform, or the floor."""
+    """Height of the ground, such as a step or platform, on which the lowest foot joint stands."""
 
     frames: Tensor
-    height: float
+    height: float  # metres
     label: str = "ground"
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Distance (k,) of the lowest foot joint from the height."""
+        """Compute the vertical distance (k,) between the lowest foot joint and the ground."""
         return (joints[self.frames][:, list(skeleton.feet), 1].amin(-1) - self.height).abs()
 
     def mirrored(self, skeleton: Skeleton) -> "GroundHeight":
-        """The same constraint: mirroring keeps heights."""
+        """Return the constraint itself, because mirroring keeps heights."""
         del skeleton
         return self
 
 
 @dataclass(frozen=True)
 class Contacts:
-    """Standing feet do not slide: ``held`` (k, F) weighs each of the skeleton's ``feet`` between each of ``frames`` and
-    the next frame."""
+    """Foot contacts, during which feet must not slide."""
 
     frames: Tensor
-    held: Tensor
+    held: Tensor  # (k, F) weight of the contact of each of ``skeleton.feet`` between a frame and the next
     label: str = "contacts"
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Mean ground distance (k,) that standing feet move to the next frame."""
+        """Compute the horizontal distance (k,) that standing feet slide to the next frame, averaged over the feet."""
         feet = joints[:, list(skeleton.feet)][..., GROUND]
         slides = _norm(feet[self.frames + 1] - feet[self.frames])
         return (self.held * slides).sum(-1) / self.held.sum(-1).clamp_min(1)
 
     def mirrored(self, skeleton: Skeleton) -> "Contacts":
-        """The weights of the other side's feet."""
+        """Return the contacts with the weights of left and right feet swapped."""
         places = [skeleton.feet.index(skeleton.mirror_order[foot]) for foot in skeleton.feet]
         return replace(self, held=self.held[:, places])
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """Remaining error of a constraint, in ``unit``."""
+    """Mean and largest remaining error of a constraint, in ``unit``."""
 
     label: str
     mean: float
@@ -188,7 +184,7 @@ class Remaining:
 
 
 def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skeleton) -> list[Remaining]:
-    """Remaining errors of constraints for joints (T, J, 3)."""
+    """Measure the remaining errors of ``constraints`` for ``joints`` (T, J, 3)."""
     found = []
     for constraint in constraints:
         scale = math.degrees(1 / METRES_PER_RADIAN) if constraint.unit == "degrees" else 1.0
@@ -198,7 +194,7 @@ def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skele
 
 
 def pinned_joints(constraints: Sequence[Constraint], frames: int, joints: int) -> np.ndarray:
-    """(frames, joints), whether a constraint sets the position of a joint in a frame; foot locking does not move it."""
+    """Return a mask (frames, joints) of joints whose position is constrained, which foot locking must not move."""
     pinned = np.zeros((frames, joints), bool)
     for constraint in constraints:
         if isinstance(constraint, JointTarget):
@@ -209,7 +205,7 @@ def pinned_joints(constraints: Sequence[Constraint], frames: int, joints: int) -
 
 
 def forward(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Facing directions (..., 2) as unit vectors (x, z) of bodies (..., J, 3), from hips and shoulders."""
+    """Compute the facing direction of bodies (..., J, 3) from hips and shoulders, as unit vectors (x, z)."""
     right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
     across = (joints[..., left_hip, :] - joints[..., right_hip, :]
               + joints[..., left_shoulder, :] - joints[..., right_shoulder, :])
@@ -217,14 +213,14 @@ def forward(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def body_frame(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Bodies (..., J, 3) moved to have the pelvis above the origin and face +z."""
+    """Move bodies (..., J, 3) so that the pelvis is above the origin and they face +z."""
     local = joints - joints[..., :1, :] * joints.new_tensor([1.0, 0.0, 1.0])
     facing = forward(joints, skeleton)
     return turned(local, facing * facing.new_tensor([-1.0, 1.0]))
 
 
 def turned(joints: Tensor, facing: Tensor) -> Tensor:
-    """Joints (..., J, 3) rotated about y from +z to the direction ``facing`` (..., 2) as (x, z)."""
+    """Rotate ``joints`` (..., J, 3) about y, so that +z becomes the direction ``facing`` (..., 2), given as (x, z)."""
     sin, cos = facing[..., None, 0], facing[..., None, 1]
     x, y, z = joints.unbind(-1)
     return torch.stack([x * cos + z * sin, y, z * cos - x * sin], -1)

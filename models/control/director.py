@@ -1,4 +1,4 @@
-"""Directed generation: sample motions, combine bodies, close loops, meet constraints, keep the best."""
+"""Controlled generation: motions with constraints, loops, combined bodies, and the best of several samples."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,55 +16,55 @@ from motion.body import bone_length_drift, combine_bodies, floor_penetration, fo
 from motion.features import joints_to_features
 from utils.runtime import stream_seed
 
-Draw = Callable[[int], Tensor]                            # tokens (n, q) for a seed
-Place = Callable[[Tensor], Sequence[Constraint]]          # constraints for a start motion (T, J, 3) in metres
+Draw = Callable[[int], Tensor]                            # generates tokens (n, q) for a seed
+Place = Callable[[Tensor], Sequence[Constraint]]          # creates constraints for a motion (T, J, 3) in metres
 
 UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # random streams of a seed
-FAR_START = 0.3   # m: if the first sample is farther from its constraints than this on average,
-CANDIDATES = 4    # the closest of this number of samples is the start
+FAR_START = 0.3   # m: if the mean error of a sample is larger, others are tried
+CANDIDATES = 4    # maximum number of samples to choose the initial motion from
 MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
-NOT_MET = " NOT MET"  # ends the line of a constraint that is not met
+NOT_MET = " NOT MET"  # suffix in reports of constraints that are not met
 FAULTS = ("skating", "penetration", "jerk", "bone drift")
 FAULT_WEIGHT = 0.5      # weight of all faults together, relative to the text match
-LEAST_SPREAD = 0.1      # share of a fault's mean: smaller differences between samples do not count
-LEAST_MATCH = 0.02      # the same for the cosine
+LEAST_SPREAD = 0.1      # minimum std used to standardise a fault, relative to its mean
+LEAST_MATCH = 0.02      # minimum std used to standardise the text match
 
 
 @dataclass(frozen=True)
 class Directed:
-    """A motion with constraints, and how well it meets them."""
+    """Generated motion with its constraints and their remaining errors."""
 
-    joints: np.ndarray                         # (T, J, 3) float32 metres
+    joints: np.ndarray                         # (T, J, 3) float32, metres
     features: np.ndarray                       # (T, d) float32, unnormalised
     constraints: tuple[Constraint, ...] = ()
     remaining: tuple[Remaining, ...] = ()      # remaining error of each constraint
-    seam: SeamGaps | None = None               # for loops
+    seam: SeamGaps | None = None               # jumps at the seam of a loop
 
     @property
     def pinned(self) -> np.ndarray:
-        """(T, J) joints that constraints give a place."""
+        """Mask (T, J) of joints whose position is constrained."""
         return pinned_joints(self.constraints, *self.joints.shape[:2])
 
     def report(self) -> list[str]:
-        """One line for each constraint and for the seam, with NOT MET after unmet constraints."""
+        """Describe the remaining errors, one line per constraint and one for the seam of a loop."""
         lines = [f"{left}{NOT_MET if left.largest > MET[left.unit] else ''}" for left in self.remaining]
         return lines if self.seam is None else [*lines, str(self.seam)]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Directions for a motion in addition to its text."""
+    """Request for a controlled motion."""
 
-    text: str                     # for ranking samples and regenerating the seam of a loop
-    draw: Draw
-    upper: Draw | None = None     # samples the motion whose upper body is used
-    place: Place | None = None
-    loop: bool = False
-    best_of: int = 1
+    text: str                     # used to rank samples and to regenerate the seam of a loop
+    draw: Draw                    # generates the motion
+    upper: Draw | None = None     # generates a motion whose upper body is combined with the other's legs
+    place: Place | None = None    # creates the constraints
+    loop: bool = False            # whether the motion must be a loop
+    best_of: int = 1              # number of samples from which the best is chosen
 
 
 class Director:
-    """Generates directed motions; a motion depends on its direction and seed only."""
+    """Generator of controlled motions. A motion depends on its direction and seed only."""
 
     def __init__(self, pipeline: TextToMotion, editor: MotionEditor, fps: float, sampling: Sampling | None = None,
                  settings: ControlSettings | None = None) -> None:
@@ -72,8 +72,10 @@ class Director:
         self.sampling, self.settings = sampling, settings or ControlSettings()
 
     def make(self, direction: Direction, seed: int) -> Directed:
-        """The motion of a seed, or the best of ``direction.best_of``. Raises ``ValueError`` if samples cannot be
-        ranked, and the errors of ``direction.place``."""
+        """Generate a motion, the best of ``direction.best_of`` samples.
+
+        Raises ``ValueError`` if samples cannot be ranked, and the errors of ``direction.place``.
+        """
         seeds = [seed, *(stream_seed(seed, BEST_STREAM, number) for number in range(1, direction.best_of))]
         made = [self._one(direction, one) for one in seeds]
         if len(made) == 1:
@@ -94,7 +96,7 @@ class Director:
         return directed(controlled, constraints, self.pipeline, direction.loop)
 
     def _start(self, direction: Direction, seed: int) -> tuple["_Start", Sequence[Constraint]]:
-        """Start motion and its constraints; the closest of several samples if the first one is far away."""
+        """Sample an initial motion and create its constraints. If it is far from meeting them, others are tried."""
         start = self._drawn(direction, seed)
         if direction.place is None:
             return start, ()
@@ -126,24 +128,26 @@ class Director:
         return _Start(tokens, source)
 
     def combined(self, lower: Tensor, upper: Tensor) -> np.ndarray:
-        """Features (T, d) with the pelvis and legs of ``lower`` and the upper body of ``upper``, both tokens (n, q).
+        """Combine the legs and pelvis of ``lower`` with the upper body of ``upper``, both tokens (n, q).
 
-        They are not re-encoded: the tokenizer has seen few such bodies and lowers raised hands by centimetres.
+        Returns features (T, d). They are not re-encoded, because the tokenizer reconstructs such bodies badly.
         """
         return combined_features(self.pipeline, *(self.pipeline.decode(tokens) for tokens in (lower, upper)))
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Tokens (n, q) to start from, and the features (T, d) that they encode if these differ from the decoded ones."""
+    """Initial motion of the optimisation."""
 
-    tokens: Tensor
-    source: np.ndarray | None
+    tokens: Tensor             # (n, q)
+    source: np.ndarray | None  # (T, d) features encoded by the tokens; None: the decoded ones
 
 
 def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Features (T, d) of the pelvis and legs of joints ``lower`` and the upper body of ``upper``, both (T, J, 3) in
-    metres."""
+    """Combine the legs and pelvis of ``lower`` with the upper body of ``upper``, both joints (T, J, 3) in metres.
+
+    Returns unnormalised features (T, d).
+    """
     joints = combine_bodies(lower, upper, pipeline.skeleton)
     joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / pipeline.metres
     return joints_to_features(joints, pipeline.skeleton).numpy()
@@ -151,15 +155,16 @@ def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarr
 
 def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline: TextToMotion,
              loop: bool = False) -> Directed:
-    """Result of ``optimise`` with its constraints and seam."""
+    """Add constraints and the jumps at the seam of a loop to a result of ``optimise``."""
     seam = seam_gaps(controlled.joints, pipeline.skeleton) if loop and len(controlled.joints) >= 4 else None
     return Directed(controlled.joints, controlled.features, tuple(constraints), controlled.remaining, seam)
 
 
 def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]) -> np.ndarray:
-    """Cosine (n,) between a text and motions, unnormalised features (T, d); the mean over parts for long motions.
+    """Compute LaMP's cosine similarities (n,) between ``text`` and motions, given as unnormalised features (T, d).
 
-    Raises ``ValueError`` if the pipeline's text features are not from a LaMP model.
+    Long motions are split, and the similarities of their parts are averaged. Raises ``ValueError`` if the text encoder
+    of the pipeline is not a LaMP model.
     """
     encoder = pipeline.text
     if not isinstance(encoder, LaMPText):
@@ -177,15 +182,15 @@ def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]
 
 
 def physical_faults(joints: np.ndarray, pipeline: TextToMotion, fps: float) -> list[float]:
-    """The measures of ``FAULTS`` for joints (T, J, 3) in metres."""
+    """Measure the ``FAULTS`` of a motion with ``joints`` (T, J, 3) in metres."""
     return [foot_skating(joints, pipeline.skeleton, fps), floor_penetration(joints), roughness(joints),
             bone_length_drift(joints, pipeline.skeleton)]
 
 
 def total_scores(match: np.ndarray, faults: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Scores (n,), higher is better, from text match (n,), faults (n, f) and constraint errors (n,) in metres.
+    """Combine text match (n,), faults (n, f) and constraint errors (n,) in metres to scores (n,). Higher is better.
 
-    Each measure is standardised over the samples of one prompt, so that only differences between these samples count.
+    Each measure is standardised over the samples of a prompt.
     """
     def standing(values: np.ndarray, least: np.ndarray | float) -> np.ndarray:
         return (values - values.mean(0)) / np.maximum(values.std(0), least)

@@ -1,10 +1,8 @@
-"""Meet constraints by optimising the decoder's input, without training.
+"""Optimisation of a motion to meet constraints, without training.
 
-First, the summed code vectors of a motion are optimised: Adam minimises the constraints' errors through decoder,
-feature recovery and bones. Further terms keep the latents near the codes, and the motion as smooth and its feet as
-still as at the start. (Optimising a decoder's input towards spatial constraints: Karunratanakul et al. 2024, DNO;
-Pinyoanuntapong et al. 2025, MaskControl.) The remaining millimetres to centimetres are corrected on the joints: the
-root path by the straightest added path, other joints by smooth offsets. Fixed poses are exact.
+Adam minimises the constraint errors over the latents of the motion, the input of the decoder (similar to DNO,
+Karunratanakul et al. 2024, and MaskControl, Pinyoanuntapong et al. 2025). Further loss terms keep the latents near the
+codes, the motion smooth and the feet still. ``models.control.settle`` corrects the remaining errors on the joints.
 """
 import math
 from collections.abc import Sequence
@@ -25,39 +23,39 @@ from motion.skeleton import Skeleton
 from utils.runtime import report_step
 
 STEPS = 120
-MILD = 0.3           # m up to which errors are squared
-HARDER = 3.0         # weight of constraints in a second round,
-FAR = 0.25           # m: for errors beyond this
-HOPELESS = 1.0       # m; beyond this error a second round does not help
-FLOORED = (0.01, 0.05)  # m over their standing height: foot joints below count fully as low, those above not at all
-FASTEST_BODY = 0.4   # m per frame (8 m/s) that the root may move, or its speed at the start if higher
+MILD = 0.3           # m: errors are squared up to this value, and linear beyond
+HARDER = 3.0         # factor of the constraint weights in a second round
+FAR = 0.25           # m: a second round follows if the largest error is above this
+HOPELESS = 1.0       # m: there is no second round if the largest error is above this
+FLOORED = (0.01, 0.05)  # m above the standing height: the weight of a low foot joint falls from 1 to 0 in this range
+FASTEST_BODY = 0.4   # m per frame (8 m/s): maximum speed of the root, unless it is faster initially
 CLOSING_STEPS = 100  # steps for a loop without other constraints
 
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """Settings of the optimisation."""
+    """Settings of the optimisation. "Relative increase" is relative to the initial motion."""
 
-    steps: int = STEPS          # steps for the latents
+    steps: int = STEPS          # optimisation steps of a round
     lr: float = 0.12            # learning rate of Adam, in standard deviations of the latents
-    early: float = 0.1          # initial share of all weights except those of constraints
-    constraint: float = 3.0     # weight of the mean error, metres
-    square: float = 6.0         # weight of the mean squared error, so that no frame is neglected
-    near_codes: float = 0.01    # weight of the latents' mean squared distance from the codes, in standard deviations
-    jerk: float = 1.0           # weight of the relative increase of the mean jerk over the start
+    early: float = 0.1          # initial factor of all weights except those of constraints
+    constraint: float = 3.0     # weight of the mean error in metres
+    square: float = 6.0         # weight of the mean squared error
+    near_codes: float = 0.01    # weight of the mean squared change of the latents, in standard deviations
+    jerk: float = 1.0           # weight of the relative increase of the mean jerk
     slide: float = 3.0          # weight of the relative increase of the speed of standing feet
-    swing: float = 3.0          # weight of the relative increase of the speed of low feet, whether they stand or not
-    ground: float = 30.0        # weight of the mean metres by which the lowest foot is higher than at the start
-    speed: float = 20.0         # weight of the metres by which the root is too fast
-    seam: float = 30.0          # weight of the metres by which steps at a loop's seam exceed others
-    bones: float = 0.3          # weight of the relative increase of the drift of bone lengths
+    swing: float = 3.0          # weight of the relative increase of the speed of low feet, standing or not
+    ground: float = 30.0        # weight of the increase of the height of the lowest foot, in metres
+    speed: float = 20.0         # weight of the excess of the root's speed, in metres per frame
+    seam: float = 30.0          # weight of the jumps at the seam of a loop, in metres
+    bones: float = 0.3          # weight of the relative increase of the bone length drift
 
 
 @dataclass(frozen=True)
 class Controlled:
-    """A motion that follows constraints."""
+    """Motion optimised to meet constraints."""
 
-    joints: np.ndarray                 # (T, J, 3) float32 metres
+    joints: np.ndarray                 # (T, J, 3) float32, metres
     features: np.ndarray               # (T, d) float32, unnormalised
     remaining: tuple[Remaining, ...]   # remaining error of each constraint, in order
 
@@ -65,12 +63,15 @@ class Controlled:
 def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Constraint],
              settings: ControlSettings | None = None, source: np.ndarray | None = None,
              cyclic: bool = False) -> Controlled:
-    """Change the motion of ``tokens`` (n, q) to meet constraints, as little as possible.
+    """Change the motion encoded by ``tokens`` (n, q) as little as possible to meet ``constraints``.
 
-    ``source`` are unnormalised features (T, d) of an existing motion that the tokens encode; its unconstrained parts
-    are kept. ``cyclic`` makes a loop, whose first frame follows its last. The motion depends on the arguments only.
-    Constraints that cannot be met or contradict each other give the motion with the smallest error. Raises
-    ``ValueError`` for a frame outside the motion.
+    Constraints that contradict each other or cannot be met are met as well as possible.
+
+    Args:
+        source: (T, d) unnormalised features of the motion encoded by ``tokens``, whose unconstrained parts are kept.
+        cyclic: whether to make a loop, whose first frame follows its last one.
+
+    Raises ``ValueError`` for a frame outside the motion.
     """
     settings = settings or ControlSettings()
     start = None if source is None else torch.as_tensor(source, dtype=torch.float32, device=pipeline.device)
@@ -83,7 +84,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     with torch.no_grad():
         features = decoding.features(latents)
         joints = decoding.joints(features)
-        if not cyclic:  # a loop would jump at the end of the added path
+        if not cyclic:  # a loop would jump at the seam
             joints = shift_root(joints, constraints, decoding.skeleton)
         joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, cyclic)
         joints = fix_poses(joints, constraints, decoding.skeleton, cyclic)
@@ -93,7 +94,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
 
 
 def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], settings: ControlSettings) -> Tensor:
-    """Latents (1, dim, n) whose motion is near the constraints; ``optimise`` corrects the rest on the joints."""
+    """Optimise the latents (1, dim, n) of a motion. Small constraint errors remain."""
     start, skeleton = decoding.start, decoding.skeleton
     spread = start.std().clamp_min(1e-6)
     with torch.no_grad():
@@ -110,7 +111,7 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
             adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
             features = decoding.features(start + spread * moved)
             joints = decoding.joints(features)
-            # Constraints dominate at first; then the other terms restore the smoothness of the start.
+            # Constraints dominate at first; later the other terms restore the smoothness of the motion.
             calm = min(1.0, settings.early + 1.5 * step / steps)
             loss = settings.near_codes * calm * moved.square().mean() + settings.speed * _too_fast(joints, fastest)
             loss = loss + settings.ground * (support(joints, skeleton) - standing).clamp_min(0).mean()
@@ -135,27 +136,26 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
 
 
 def _mild_square(error: Tensor) -> Tensor:
-    """Huber-like loss, quadratic up to ``MILD`` and then linear, so that unreachable targets do not dominate."""
+    """Compute the Huber loss with threshold ``MILD``, so that unreachable targets do not dominate."""
     near = error.clamp_max(MILD)
     return near.square() + 2 * MILD * (error - near)
 
 
 def support(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Height (T,) of the lowest foot joint of joints (T, J, 3): a foot is lifted while the other one stands."""
+    """Compute the height (T,) of the lowest foot joint in ``joints`` (T, J, 3)."""
     return joints[:, list(skeleton.feet), 1].amin(-1)
 
 
 def _too_fast(joints: Tensor, fastest: float) -> Tensor:
-    """Metres () by which the root exceeds ``fastest`` metres per frame, summed over all frames."""
+    """Compute the excess of the root's speed over ``fastest``, in metres per frame, summed over all frames."""
     steps = joints[1:, 0] - joints[:-1, 0]
     return ((steps.square().sum(-1) + 1e-12).sqrt() - fastest).clamp_min(0).sum()
 
 
 def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean jerk, slide of standing feet and speed of low feet in metres per frame, and mean drift of bone lengths;
-    always positive.
+    """Compute the mean jerk, sliding of standing feet, speed of low feet (metres per frame) and bone length drift.
 
-    Standing feet are those with current contact features, which the decoder was trained to predict.
+    Feet stand if their contact features are set. All values are positive.
     """
     places = decoding.places(features)
     jerk = joints.diff(3, dim=0).norm(dim=-1).mean() if len(joints) > 3 else joints.new_zeros(())
@@ -168,9 +168,9 @@ def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Ten
 
 
 def low_speed(joints: Tensor, skeleton: Skeleton, floor: float) -> Tensor:
-    """Mean ground speed () in metres per frame of foot joints, weighted by how near they are to their standing height.
+    """Compute the mean horizontal speed, in metres per frame, of foot joints near their standing height.
 
-    Feet that step stay as high above the floor as at the start. (Zhang et al. 2018, MANN, weigh skating this way.)
+    The weight of a joint falls with its height (MANN, Zhang et al. 2018).
     """
     low, high = FLOORED
     feet = joints[:, foot_joints(skeleton)]
@@ -181,9 +181,9 @@ def low_speed(joints: Tensor, skeleton: Skeleton, floor: float) -> Tensor:
 
 
 def with_joints(features: Tensor, joints: Tensor) -> Tensor:
-    """Features (T, d) with the root motion, local positions and velocities of joints (T, J, 3) in their unit.
+    """Update the root motion, positions and velocities in ``features`` (T, d) to those of ``joints`` (T, J, 3).
 
-    Headings, rotations, contacts and the velocity of the last row, whose next frame does not exist, are kept.
+    Headings, rotations, contacts and the velocities of the last frame stay the same.
     """
     groups, root = feature_groups(joints.shape[1]), root_motion(features).quat
     made, steps = features.clone(), joints.diff(dim=0)

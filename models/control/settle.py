@@ -1,4 +1,4 @@
-"""Correct the last centimetres of constraint errors on the joints, after the latents are optimised."""
+"""Correction of the constraint errors that remain after the latents are optimised, on the joint positions."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,20 +11,20 @@ from models.control.constraints import GROUND, Constraint, JointTarget, Pose, Ro
 from models.control.decoding import Bones
 from motion.skeleton import Skeleton
 
-EXACT = 1e4          # weight of a root position, relative to the smoothness of the added path
-SOFT = 0.3           # weight of the root for a target of another joint, which covers the remaining distance
-BEND = 4.0           # weight of the added path's acceleration, relative to its velocity
-FASTEST = 0.05       # m per frame (1 m/s), largest speed of the added path; farther targets are not reached
+EXACT = 1e4          # weight of a target of the root, relative to the smoothness of the displacement
+SOFT = 0.3           # weight of a target of another joint, relative to the smoothness of the displacement
+BEND = 4.0           # weight of the acceleration of the displacement, relative to its velocity
+FASTEST = 0.05       # m per frame (1 m/s): maximum speed of the displacement; targets too far away are not reached
 REACH = 0.4          # m: joints farther from their target than this are not moved
-SMOOTH = 3.0         # frames: offsets that change faster than this have a cost
-USUAL, EXACTNESS = 0.05, 0.003  # m: offset and remaining error of equal cost
-ROOT = 10.0          # weight of the root's offset, so that limbs move first
-ITERATIONS = 40      # of L-BFGS on the offsets
+SMOOTH = 3.0         # frames: offsets that change faster than this are penalised
+USUAL, EXACTNESS = 0.05, 0.003  # m: offset and remaining error that have the same cost
+ROOT = 10.0          # weight of the root's offset relative to those of other joints, so that limbs move first
+ITERATIONS = 40      # maximum iterations of L-BFGS on the offsets
 FADE = 6             # frames on either side over which a motion is blended into a fixed pose
 
 
 def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
-    """Joints (T, J, 3) moved over the ground along the straightest path that brings the pelvis to its targets."""
+    """Move ``joints`` (T, J, 3) horizontally by a smooth displacement that brings the pelvis to its targets."""
     frames = len(joints)
     weight, pull = np.zeros(frames), np.zeros((frames, 2))
     for constraint in constraints:
@@ -43,7 +43,7 @@ def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skel
 
 
 def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> list[tuple[int, np.ndarray]]:
-    """Frames with the missing ground displacement (2,) of the pelvis."""
+    """List constrained frames with the horizontal vector (2,) from the pelvis to its target."""
     places = joints[constraint.frames, 0][:, GROUND]
     if isinstance(constraint, RootPath):
         missing = constraint.points - places
@@ -59,9 +59,11 @@ def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> 
 
 
 def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
-    """Path (T, 2) that minimises the sum of squared steps, ``BEND`` times squared changes of step, and weighted squared
-    distances from targets p with weights w: ``weight`` (T,) is w, ``pull`` (T, 2) is w p. It starts at 0 without a
-    target there."""
+    """Compute the smoothest displacement (T, 2) near weighted targets.
+
+    It minimises squared velocities, ``BEND`` times squared accelerations, and squared distances from the targets p with
+    weights w, where ``weight`` (T,) is w and ``pull`` (T, 2) is w p. The first frame stays, unless it has a target.
+    """
     frames = len(weight)
     bands = np.zeros((3, frames))  # upper diagonals of the matrix, the main one last, as in LAPACK
     bands[2] = weight + 1e-6
@@ -80,17 +82,17 @@ def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
 
 def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bones, skeleton: Skeleton,
                   cyclic: bool = False) -> Tensor:
-    """Joints (T, J, 3) with smooth offsets and unchanged bone lengths that meet the constraints within ``REACH``.
+    """Add smooth offsets to ``joints`` (T, J, 3) to meet constraints within ``REACH``, keeping all bone lengths.
 
     The offsets d minimise (|d|^2 + |``SMOOTH``^3 D^3 d|^2) / ``USUAL``^2 + |errors / ``EXACTNESS``|^2, where D is the
-    difference between frames: third differences are jerk. ``cyclic`` offsets continue from the end to the start.
+    difference between consecutive frames.
     """
     if not constraints:
         return joints
     fitted = bones.fitted(joints)
-    shift = joints - fitted  # an edited source has different bones
+    shift = joints - fitted  # the bone lengths of an edited source may vary
     kernel = _smoothing(joints)
-    rough = torch.zeros_like(joints).requires_grad_()  # the offsets are these, filtered
+    rough = torch.zeros_like(joints).requires_grad_()  # offsets before smoothing
 
     def moved() -> Tensor:
         return bones.fitted(fitted + _filtered(rough, kernel, cyclic)) + shift
@@ -111,7 +113,7 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
 
 def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton,
               cyclic: bool = False) -> Tensor:
-    """Joints (T, J, 3) with exact fixed poses; the difference fades out over ``FADE`` frames."""
+    """Set fixed poses exactly in ``joints`` (T, J, 3), and blend the ``FADE`` frames on either side."""
     for constraint in constraints:
         if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= REACH:
             continue
@@ -125,7 +127,7 @@ def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skele
 
 
 def _smoothing(like: Tensor) -> Tensor:
-    """Symmetric filter (1, 1, k) that makes d of r with |r|^2 = |d|^2 + |``SMOOTH``^3 D^3 d|^2."""
+    """Create a symmetric filter (1, 1, k) from r to d, such that |r|^2 = |d|^2 + |``SMOOTH``^3 D^3 d|^2."""
     reach = round(6 * SMOOTH)
     frequencies = np.linspace(0, np.pi, 8 * reach + 1)
     response = (1 + (2 * SMOOTH * np.sin(frequencies / 2)) ** 6) ** -0.5
@@ -133,7 +135,7 @@ def _smoothing(like: Tensor) -> Tensor:
 
 
 def _filtered(offsets: Tensor, kernel: Tensor, cyclic: bool) -> Tensor:
-    """Offsets (T, J, 3) filtered over time."""
+    """Filter ``offsets`` (T, J, 3) over time."""
     reach = kernel.shape[-1] // 2
     flat = offsets.flatten(1).T[:, None]
     if cyclic:

@@ -1,4 +1,4 @@
-"""BERT: the word pieces of its vocabulary, and a Q-Former that starts from its weights."""
+"""BERT's word-piece tokenizer, and Q-Formers initialised with BERT's weights."""
 import json
 import shutil
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ _TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _WORD_BIAS = "cls.predictions.bias"
-_OPTIONAL = ("cls.predictions.transform.",)  # encoders published without their language-model head
+_OPTIONAL = ("cls.predictions.transform.",)  # language-model head, which some published encoders lack
 
 
 def bert_folder(source: str | Path) -> Path:
-    """The folder of a BERT, with ``config.json``, ``vocab.txt`` and weights: ``source``, or the hub's copy.
+    """Return the folder of a BERT: ``source``, or the local copy of the hub model ``source``.
 
     Raises ``InputError`` if there is none.
     """
@@ -30,12 +30,11 @@ def bert_folder(source: str | Path) -> Path:
 
 
 def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) -> QFormer:
-    """A Q-Former initialised from the BERT at ``source`` (folder or name).
+    """Create a Q-Former initialised from the BERT at ``source`` (folder or hub name).
 
-    Sizes come from its ``config.json``; ``layers`` is the number of layers to keep; ``sizes`` are those BERT does not
-    have (``encoder_width``, ``num_query_tokens``, ``cross_attention_freq``, ``dropout``). [DEC] is appended to the
-    vocabulary. The embedding of token type 0, which Q-Formers lack, is added to all positions, so that the text pass
-    equals BERT's. Cross-attention, [DEC] and a missing language-model head are initialised from N(0, 0.02).
+    Sizes come from BERT's ``config.json``, except those in ``sizes``, such as ``encoder_width``. ``layers`` is the
+    number of layers to keep. [DEC] is appended to the vocabulary. The embedding of token type 0 is added to those of
+    the positions, so that the text pass equals BERT's. Parameters that BERT lacks are initialised at random.
     """
     folder = bert_folder(source)
     config = replace(_config(folder), **sizes)
@@ -74,12 +73,12 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds; all mean that this file cannot be used
+    except Exception as error:  # both loaders raise many kinds of errors for unusable files
         raise InputError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def _published_name(name: str) -> str:
-    """Rename the keys of encoder-only files, without ``bert.``, and of old ones, with gamma and beta."""
+    """Rename a parameter of an encoder-only checkpoint or of an old one with gamma and beta to the current name."""
     if not name.startswith(("bert.", "cls.")):
         name = f"bert.{name}"
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
@@ -109,14 +108,14 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 @dataclass(frozen=True)
 class Pieces:
-    """Texts as word pieces: [CLS] ... [SEP], then padding."""
+    """Padded word pieces of texts, including [CLS] and [SEP]."""
 
     ids: Tensor   # (b, t) int64
     mask: Tensor  # (b, t) bool, False at padding
 
 
 class WordPieces:
-    """Converts texts to ids and back. ``source`` is a ``vocab.txt`` or a folder with one."""
+    """Word-piece tokenizer. ``source`` is a ``vocab.txt`` or a folder with one."""
 
     def __init__(self, source: str | Path) -> None:
         path = Path(source)
@@ -127,21 +126,21 @@ class WordPieces:
         if missing:
             raise InputError(f"{self.path} is not a BERT vocabulary: it lacks {', '.join(missing)}")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (vocabulary[piece] for piece in _SPECIAL)
-        self.dec_id = len(pieces)  # [DEC], behind the vocabulary
-        # Special pieces are not in its vocabulary, so that texts that contain their names do not give them.
+        self.dec_id = len(pieces)  # [DEC] follows the vocabulary
+        # The tokenizer does not know the special tokens, so a text that contains "[SEP]" is split like other text.
         self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._tokenizer.decoder = decoders.WordPiece()
 
     def __len__(self) -> int:
-        """Number of ids, including [DEC]."""
+        """Return the size of the vocabulary, including [DEC]."""
         return self.dec_id + 1
 
     def encode(self, texts: Sequence[str], max_length: int = 32, pad_to: int | None = None) -> Pieces:
-        """Word pieces of texts, cut to ``max_length`` including [CLS] and [SEP].
+        """Encode texts, truncated to ``max_length`` word pieces including [CLS] and [SEP].
 
-        Padded to the longest text, or to ``pad_to`` pieces, which must be at least as many.
+        Texts are padded to the longest one, or to ``pad_to`` word pieces. Raises ``ValueError`` if that is too few.
         """
         if max_length < 2:
             raise ValueError(f"max_length {max_length} leaves no room for [CLS] and [SEP]")
@@ -150,7 +149,7 @@ class WordPieces:
                 self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
         width = max(map(len, rows), default=2)
         if pad_to is not None and pad_to < width:
-            raise ValueError(f"a text has {width} word pieces, more than the {pad_to} to pad to")
+            raise ValueError(f"a text has {width} word pieces, more than pad_to {pad_to}")
         width = pad_to or width
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         ids = torch.tensor([row + [self.pad_id] * (width - len(row)) for row in rows], dtype=torch.int64)
@@ -158,19 +157,19 @@ class WordPieces:
         return Pieces(ids.view(len(rows), width), mask)
 
     def ids(self, text: str) -> list[int]:
-        """Word pieces of one text, without [CLS] and [SEP]."""
+        """Encode one text, without [CLS] and [SEP]."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+        """Decode word pieces to a text, skipping special tokens."""
         special = (self.pad_id, self.cls_id, self.sep_id, self.dec_id)
         return self._tokenizer.decode([piece for piece in ids if piece not in special])
 
     def save_tokenizer(self, path: str | Path) -> None:
-        """Write a file for the package ``tokenizers``."""
+        """Save the tokenizer in the format of the package ``tokenizers``."""
         self._tokenizer.save(str(path))
 
     def save(self, folder: str | Path) -> None:
-        """Write the vocabulary to a model's folder."""
+        """Copy the vocabulary to ``folder``."""
         with atomic_path(Path(folder) / VOCAB_FILE) as temporary:
             shutil.copyfile(self.path, temporary)

@@ -1,27 +1,25 @@
-"""LaMP: language-motion pretraining of one Q-Former with four objectives (paper, section 3.2).
+"""LaMP: language-motion pretraining of a Q-Former with four objectives (LaMP paper, section 3.2).
 
-    ptc  contrastive: captions and motions of a pair get similar embeddings
-    ptm  matching: does this caption describe this motion?
-    lm   motion to text: predict the caption from the queried motion
-    gen  text to motion: predict the motion's tokens from the caption
+    ptc  contrastive: texts and motions of a pair get similar features
+    ptm  matching: classify whether a text describes a motion
+    lm   motion to text: predict the caption of a motion
+    gen  text to motion: predict the motion tokens of a caption
 
-The released code departs from the paper in several places. ``LaMPConfig.published`` reproduces it, for released weights
-and comparisons; without it
+The released code differs from the paper. ``LaMPConfig.published`` reproduces it. Without ``published``:
 
-- the true pair, and any pair with the same caption, is never a hard negative or a wrong candidate;
-- ``temp`` is the logarithm of the scale of similarities and is not weight-decayed (published: the scale itself);
-- the motion encoder is the tokenizer's, with dropout off (published: randomly initialised, with dropout);
-- latents carry positions, so queries can tell the order of events;
-- padding of motions and texts is masked in every attention and loss, given ``m_lens``;
-- gen reads the hidden states of the text-only pass (published: word embeddings).
+- pairs with equal captions are never negatives;
+- ``temp`` is the logarithm of the similarity scale and has no weight decay (published: the scale itself);
+- the motion encoder is that of the tokenizer, without dropout (published: initialised at random, with dropout);
+- motion latents have position encodings;
+- padding is masked in all attention layers and losses;
+- gen attends to the hidden states of the text (published: to word embeddings).
 
-With several processes ptc compares the pairs of all of them, and ptm samples negatives from all (``BatchSlice``).
-Averaged over processes, the losses are those of the whole batch.
+With several processes, ptc and ptm use the pairs of all processes as negatives, so that the losses, averaged over the
+processes, are those of the whole batch.
 
-To add an objective, write a method of ``LaMP`` that returns an ``Objective``; in ``forward`` add a line to ``losses``
-and the name to the conditions of the passes it needs; and add the name to ``models.config.OBJECTIVES``, which are on by
-default. A loss that needs more than texts and motions, or is off by default, goes into ``training.stages.lamp`` beside
-``text_pairs``, with a flag of the same name that is its weight.
+To add an objective, write a method of ``LaMP`` that returns an ``Objective``, add it to ``losses`` in ``forward`` and
+to the conditions of the passes that it needs, and add its name to ``models.config.OBJECTIVES``. A loss that needs other
+inputs, or is off by default, belongs in ``training.stages.lamp``, like ``text_pairs``.
 """
 import itertools
 import math
@@ -51,87 +49,87 @@ from models.vq.model import RVQVAE, HumanVQVAE
 from utils.runtime import WHOLE, BatchSlice, sample_columns
 
 TEMP_INIT = math.log(1 / 0.07)
-MAX_SCALE = 100.0  # of similarities, as in CLIP; a larger scale would turn the softmax into an arg-max
+MAX_SCALE = 100.0  # maximum scale of similarities, as in CLIP
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """Indices of the motions and texts that replace the partners of some rows in the matching objective."""
+    """Indices of hard negatives for the matching objective."""
 
-    motion: Tensor  # (r,) int64 motion that does not belong to text i
-    text: Tensor    # (r,) int64 text that does not belong to motion i
-    rows: Tensor | None = None  # (r,) int64 the rows; None: the first r
+    motion: Tensor  # (r,) int64 negative motion for the text of each row
+    text: Tensor    # (r,) int64 negative text for the motion of each row
+    rows: Tensor | None = None  # (r,) int64 rows; None: the first r rows
 
 
 @dataclass(frozen=True)
 class MirroredNegatives:
-    """Captions with left and right exchanged: extra wrong candidates of their motions."""
+    """Captions with left and right swapped, as extra negatives for the contrastive objective."""
 
-    ids: Tensor   # (r, t) int64
-    mask: Tensor  # (r, t) bool
-    rows: Tensor  # (r,) int64 the motion of each
+    ids: Tensor   # (r, t) int64 word pieces
+    mask: Tensor  # (r, t) bool, False at padding
+    rows: Tensor  # (r,) int64 motion of each caption
 
 
 @dataclass(frozen=True)
 class AlsoTrue:
-    """Further true pairs between the local batch and the whole batch, besides matching rows, (b, all) bool."""
+    """Additional positive pairs, which must not be used as negatives. ``all`` is the size of the whole batch."""
 
-    text: Tensor    # local text i describes motion j
-    motion: Tensor  # local motion i is described by text j
+    text: Tensor    # (b, all) bool, whether local text i describes motion j
+    motion: Tensor  # (b, all) bool, whether text j describes local motion i
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss and accuracy of one objective, both ()."""
+    """Loss and accuracy of one objective. Both are scalars."""
 
     loss: Tensor
-    accuracy: Tensor  # in [0, 1]; for ptc top-1 retrieval in the batch, averaged over both directions
+    accuracy: Tensor  # in [0, 1]; for ptc, the top-1 retrieval accuracy averaged over both directions
 
 
 @dataclass(frozen=True)
 class LaMPResult:
-    """Losses and accuracies by objective, all ()."""
+    """Losses and accuracies of all objectives. Values are scalars."""
 
-    loss: Tensor  # weighted sum
+    loss: Tensor  # weighted sum of the losses
     losses: dict[str, Tensor]
     accuracies: dict[str, Tensor]
-    text: Tensor | None = None  # (b, t, h) hidden states of the texts alone, if an objective needed them
+    text: Tensor | None = None  # (b, t, h) hidden states of the texts, if they were computed
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a forward pass and those of the whole batch."""
+    """Local text-motion pairs, and the texts of the whole batch."""
 
     encoded: EncodedMotion
-    states: Tensor   # (b, n, encoder_width) motion states that queries attend to
+    states: Tensor   # (b, n, encoder_width) motion states that the queries attend to
     ids: Tensor      # (b, t) word pieces
-    mask: Tensor     # (b, t) bool
+    mask: Tensor     # (b, t) bool, False at padding
     all_ids: Tensor  # (all, t') word pieces of the whole batch
-    first: int       # row of the whole batch that is local row 0
+    first: int       # index of the first local row in the whole batch
     part: BatchSlice
-    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) excluded negatives of local texts, and of motions
+    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) pairs that are no negatives, for texts and for motions
 
     @property
     def own(self) -> Tensor:
-        """Rows (b,) of the whole batch that are local."""
+        """Indices (b,) of the local rows in the whole batch."""
         return torch.arange(self.first, self.first + len(self.ids), device=self.ids.device)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scaled similarities between the local pairs and those of the whole batch."""
+    """Scaled similarities of text-motion pairs."""
 
-    text: Tensor    # (b, all) of local texts to all motions
-    motion: Tensor  # (b, all) of local motions to all texts
-    query: Tensor   # (b, queries, embed_dim) normalised embeddings of local motions
+    text: Tensor    # (b, all) between local texts and all motions
+    motion: Tensor  # (b, all) between local motions and all texts
+    query: Tensor   # (b, queries, embed_dim) normalised features of local motions
 
 
 class LaMP(LaMPFeatures):
-    """The pretraining model. Without a tokenizer (``vq_model`` None) everything works except the objective gen."""
+    """LaMP model with the heads for pretraining. The objective gen needs a tokenizer ``vq_model``."""
 
     def __init__(self, config: LaMPConfig, vq_model: HumanVQVAE | RVQVAE | None = None,
                  qformer: QFormer | None = None) -> None:
-        """``qformer``: one with pretrained language weights (``models.lamp.bert.from_bert``)."""
+        """Create a model. ``qformer`` may have pretrained weights (``models.lamp.bert.from_bert``)."""
         super().__init__(config, vq_model, qformer)
         hidden = config.qformer.hidden
         self.temp = nn.Parameter(torch.tensor(TEMP_INIT))
@@ -143,23 +141,23 @@ class LaMP(LaMPFeatures):
                 negatives: Negatives | None = None, mirrored: MirroredNegatives | None = None,
                 also_true: AlsoTrue | None = None, generator: torch.Generator | None = None,
                 batch_slice: BatchSlice = WHOLE) -> LaMPResult:
-        """Losses of a batch of pairs: motion i belongs to text i.
+        """Compute the losses of a batch in which motion i belongs to text i.
 
         Args:
-            motion: (b, t, d) normalised, or encoded by ``encode_motion``; then ``m_lens`` is ignored.
-            ids, mask: (b, t) word pieces.
-            m_lens: (b,) lengths in frames.
-            objectives: some of ``OBJECTIVES``, as a mapping with their weights.
-            matching_rows: number of rows of the whole batch in ptm, which costs three passes per row; None: all.
-            negatives: fixes the negatives of ptm, which are otherwise sampled from ``generator``; its state must be the
-                same in all processes.
-            mirrored: extra wrong candidates for ptc.
-            also_true: pairs that are neither wrong candidates in ptc nor negatives in ptm.
-            batch_slice: position of these rows in the whole batch.
+            motion: (b, t, d) normalised motions, or the output of ``encode_motion``.
+            ids, mask: (b, t) word pieces and their mask.
+            m_lens: (b,) lengths in frames; ignored if ``motion`` is encoded.
+            objectives: names from ``OBJECTIVES``, or a mapping from names to weights.
+            matching_rows: number of rows of the whole batch that ptm uses, None for all.
+            negatives: negatives for ptm. By default, they are sampled with ``generator``, whose state must be the same
+                in all processes.
+            mirrored: extra negatives for ptc.
+            also_true: pairs that are never negatives.
+            batch_slice: local rows of the whole batch.
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
-            raise ValueError(f"objectives {sorted(weights)} are not all in {OBJECTIVES}")
+            raise ValueError(f"objectives {sorted(weights)} must be some of {OBJECTIVES}")
         chosen, pairs = weights.keys(), self._pairs(self._encoded(motion, m_lens), ids, mask, batch_slice, also_true)
         query = text = scores = None
         if chosen & {"ptc", "ptm", "lm"}:  # pass 1: queries attend to the motion
@@ -181,28 +179,28 @@ class LaMP(LaMPFeatures):
                           {name: result.accuracy for name, result in results.items()}, text)
 
     def _contrastive(self, pairs: Pairs, scores: Scores, mirrored: MirroredNegatives | None) -> Objective:
-        """ptc: cross-entropy of each text against all motions, and of each motion against all texts."""
+        """Contrastive objective ptc, averaged over both directions."""
         extra = None if mirrored is None else self._mirrored_scores(scores.query, mirrored)
         loss = (contrastive_loss(scores.text, pairs.excluded[0], first=pairs.first)
                 + contrastive_loss(scores.motion, pairs.excluded[1], extra, pairs.first)) / 2
         return Objective(loss, (accuracy(scores.text, pairs.own) + accuracy(scores.motion, pairs.own)) / 2)
 
     def _matching(self, pairs: Pairs, negatives: Negatives) -> Objective:
-        """ptm: whether a motion and a text match, for pairs and hard negatives."""
+        """Matching objective ptm, on positive pairs and hard negatives."""
         logits, targets = self.matching(*self._candidates(pairs, negatives))
         return self._mean(pairs, F.cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def _captioning(self, pairs: Pairs, query: QueryPass) -> Objective:
-        """lm: the next word piece of the caption."""
+        """Captioning objective lm: next-word prediction."""
         where, targets = next_word_targets(pairs.ids, pairs.mask)
         logits = self.caption_logits(pairs.ids, pairs.mask, query, where)
         return self._mean(pairs, smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def _motion_generation(self, pairs: Pairs, text: Tensor | None) -> Objective:
-        """gen: the motion tokens of the text."""
+        """Generation objective gen: prediction of motion tokens."""
         encoded = pairs.encoded
         if encoded.ids is None:
-            raise ValueError("the objective gen needs a LaMP model with its tokenizer")
+            raise ValueError("the objective gen needs a LaMP model with a tokenizer")
         states = self.word_states(pairs.ids) if self.config.published else text
         logits = self.generation_logits(states, pairs.mask)
         where = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask
@@ -210,18 +208,17 @@ class LaMP(LaMPFeatures):
         return self._mean(pairs, smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def scaled(self, cosines: Tensor) -> Tensor:
-        """Similarities times the learned scale."""
+        """Multiply similarities by the learned scale."""
         scale = self.temp if self.config.published else self.temp.exp().clamp(max=MAX_SCALE)
         return cosines * scale
 
     def negative_probabilities(self, scores: Tensor, ids: Tensor, others: Tensor | None = None,
                                first: int = 0, excluded: Tensor | None = None) -> Tensor:
-        """Probabilities (b, n) of n motions as negatives of each text, or of n texts as negatives of each motion: a
-        softmax of scaled scores (b, n), so that negatives are hard.
+        """Compute the probabilities (b, n) of sampling each column as the negative of a row, from ``scores`` (b, n).
 
-        ``ids`` (b, t) are the texts of the rows, ``others`` (n, t) those of the columns, by default the same; row 0's
-        partner is column ``first``. Pairs in ``excluded`` (b, n), by default those with the same text, are not
-        negatives unless a row has no others. Raises ``ValueError`` for a batch of one pair.
+        Row i and column ``first`` + i belong to the same pair. ``ids`` (b, t) are the texts of the rows, ``others``
+        (n, t) those of the columns, by default the same. Pairs in ``excluded`` (b, n), by default pairs of equal texts,
+        are never sampled, unless a row has no other candidate. Raises ``ValueError`` for a batch of one pair.
         """
         rows, columns = scores.shape
         if columns < 2:
@@ -234,17 +231,19 @@ class LaMP(LaMPFeatures):
 
     def match_logits(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
                      rows: Tensor | None = None) -> Tensor:
-        """Logits (b, 2) of captions and motion states (b, n, encoder_width); class 1: they match.
+        """Compute logits (b, 2) of texts and motion ``states`` (b, n, encoder_width). Class 1 means a match.
 
-        With ``rows`` (b,), ``states`` has fewer rows and is projected once; pair i takes row ``rows[i]``.
+        With ``rows`` (b,), pair i uses row ``rows[i]`` of ``states``, which is then projected only once.
         """
         hidden = self.Qformer.joint(self.query_tokens, ids, mask, states, states_mask, rows)
         return self.itm_head(hidden[:, :self.query_tokens.shape[1]]).float().mean(1)
 
     def matching(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
                  negatives: Negatives) -> tuple[Tensor, Tensor]:
-        """Logits (3r, 2) and targets (3r,): r true pairs, then their texts with wrong motions, then their motions with
-        wrong texts."""
+        """Compute matching logits (3r, 2) and targets (3r,).
+
+        The r positive pairs are followed by their texts with negative motions and their motions with negative texts.
+        """
         count = len(negatives.motion)
         own = torch.arange(count, device=ids.device) if negatives.rows is None else negatives.rows
         motion = torch.cat([own, negatives.motion, own])
@@ -258,26 +257,26 @@ class LaMP(LaMPFeatures):
         return self.match_logits(states, states_mask, ids[text], mask[text], rows), targets
 
     def caption_logits(self, ids: Tensor, mask: Tensor, query: QueryPass, where: Tensor | None = None) -> Tensor:
-        """Logits (b, t, vocab) of the word piece after each position of ids (b, t); the first id is replaced by [DEC].
+        """Compute next-word logits (b, t, vocab) of ``ids`` (b, t), whose first word piece is replaced by [DEC].
 
-        With ``where`` (b, t) bool, only at these positions, (m, vocab); the vocabulary is the expensive part.
+        With a boolean mask ``where`` (b, t), only the logits (m, vocab) at these positions are computed.
         """
         hidden = self.Qformer.language_model(self._with_dec(ids), mask, query.cache)
         return self.Qformer.lm_logits(hidden if where is None else hidden[where])
 
     def generation_logits(self, text_states: Tensor, mask: Tensor | None) -> Tensor:
-        """Token logits (b, queries, codes), one query per token, from hidden states of text (b, t, h)."""
+        """Compute logits (b, queries, codes) of motion tokens, one per query, from text states (b, t, h)."""
         return self.motion_cls(self.query_text(text_states, mask).hidden)
 
     def word_states(self, ids: Tensor) -> Tensor:
-        """Word embeddings of texts (b, t, h), [DEC] first: the input of the published objective gen."""
+        """Embed word pieces (b, t), the first replaced by [DEC], as input of the published objective gen."""
         return self.Qformer.embed_text(self._with_dec(ids))
 
     def parameter_groups(self, weight_decay: float, lr: float | None = None,
                          text_lr: float | None = None) -> list[dict[str, Any]]:
-        """Trainable parameters for an optimiser: matrices decay, vectors do not (published: ``temp`` does).
+        """Return parameter groups for an optimizer, with weight decay on matrices only (published: also on ``temp``).
 
-        With ``text_lr``, parameters that came from BERT have this learning rate and the others ``lr``.
+        With ``text_lr``, this is the learning rate of BERT's parameters, and ``lr`` that of the others.
         """
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
@@ -305,20 +304,20 @@ class LaMP(LaMPFeatures):
         return Scores(by_text, self.scaled(similarity(part.gather_with_gradient(texts), motions)).T, motions)
 
     def _mirrored_scores(self, query: Tensor, mirrored: MirroredNegatives) -> Tensor:
-        """Scaled scores (b,) of each motion's mirrored caption, -inf for motions without one."""
+        """Compute the scaled similarity (b,) of each motion to its mirrored caption, -inf if it has none."""
         text = self.project_text(self.Qformer.text(mirrored.ids, mirrored.mask))
         scores = torch.full((len(query),), float("-inf"), device=text.device)
         cosines = (query[mirrored.rows] * text[:, None]).sum(-1).amax(1)
         return scores.index_put((mirrored.rows,), self.scaled(cosines))
 
     def _negatives(self, pairs: Pairs, scores: Scores, limit: int | None, generator: torch.Generator) -> Negatives:
-        """Sample negatives for at most ``limit`` rows of the whole batch, spread evenly over the processes."""
+        """Sample negatives for ``limit`` rows of the whole batch, evenly distributed over the processes."""
         part, size, everyone = pairs.part, len(pairs.ids), len(pairs.all_ids)
         rows = pairs.own - pairs.first
-        if limit is not None and part.total is not None:  # rows of this micro-batch
+        if limit is not None and part.total is not None:  # limit of this micro-batch
             limit = limit * everyone // part.total
         if limit is not None and limit < everyone:
-            chosen = torch.arange(max(limit, part.world_size))  # on the CPU, as its selection has a variable size
+            chosen = torch.arange(max(limit, part.world_size))  # on the CPU: boolean indexing would wait for the device
             chosen = chosen * everyone // len(chosen) - pairs.first
             rows = chosen[(chosen >= 0) & (chosen < size)].to(rows.device, non_blocking=True)
         uniform = part.rand(generator, size, 2).to(rows.device, non_blocking=True)[rows]
@@ -329,8 +328,10 @@ class LaMP(LaMPFeatures):
 
     def _candidates(self, pairs: Pairs, negatives: Negatives,
                     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Negatives]:
-        """Arguments of ``matching``: the local pairs and, with several processes, the sampled negatives after them.
-        Gradients reach negatives of other processes only through local projections."""
+        """Return the arguments of ``matching``: the local pairs and, with several processes, the sampled negatives.
+
+        Negatives from other processes have no gradient beyond the motion projection.
+        """
         encoded, part = pairs.encoded, pairs.part
         if part.world_size == 1:
             return pairs.states, encoded.mask, pairs.ids, pairs.mask, negatives
@@ -344,25 +345,26 @@ class LaMP(LaMPFeatures):
                 torch.cat([mask[pairs.own], mask[negatives.text]]), Negatives(behind, behind, negatives.rows))
 
     def _mean(self, pairs: Pairs, loss: Tensor, hits: Tensor, targets: Tensor) -> Objective:
-        """Mean over targets (m,), weighted for processes with different numbers of targets."""
+        """Weight a mean over ``targets`` (m,), so that its average over processes is the mean over all targets."""
         weight = pairs.part.mean_weight(len(targets), loss.device)
         return Objective(weight * loss, weight * hits)
 
     def _with_dec(self, ids: Tensor) -> Tensor:
         ids = ids.clone()
-        ids[:, 0] = self.config.qformer.vocab - 1  # [DEC], the last of the vocabulary
+        ids[:, 0] = self.config.qformer.vocab - 1  # [DEC], the last one in the vocabulary
         return ids
 
 
 def is_text(name: str) -> bool:
-    """Whether a parameter of LaMP by this name is one of BERT's: queries have separate feed-forward blocks, and only
-    they use cross-attention."""
+    """Return whether the LaMP parameter ``name`` comes from BERT."""
     return name.startswith("Qformer.bert.") and "_query" not in name and "crossattention" not in name
 
 
 def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
-    """Freeze BERT's word embeddings (``words``) or, given ``trained_layers``, all of its parameters except those of the
-    last so many layers. Self-attention belongs to BERT and serves queries and text alike."""
+    """Freeze parameters that come from BERT, including the self-attention that text and queries share.
+
+    ``words`` freezes the word embeddings; ``trained_layers`` freezes all but the last ``trained_layers`` layers.
+    """
     model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not words)
     if trained_layers is None:
         return

@@ -1,4 +1,4 @@
-"""The losses of language-motion pretraining, functions of scores and logits in float32."""
+"""Loss functions of language-motion pretraining. All are computed in float32."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ DISTILLATION_TEMPERATURE = 0.1
 
 
 def similarity(text: Tensor, motion: Tensor) -> Tensor:
-    """Scores (texts, motions) of text features (texts, e) and motion features (motions, e) or (motions, queries, e).
+    """Compute the dot products (n, m) of ``text`` features (n, e) and ``motion`` features (m, e) or (m, queries, e).
 
-    Of several query features of a motion, the most similar one counts. Normalised features give cosines.
+    If a motion has several query features, the most similar one is used.
     """
     with torch.autocast(text.device.type, enabled=False):
         text, motion = text.float(), motion.float()
@@ -24,30 +24,30 @@ def similarity(text: Tensor, motion: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Encoders of texts and motions, and their similarity."""
+    """Text and motion encoders with their similarity function, for retrieval."""
 
-    texts: Callable[[Sequence[str]], Tensor]           # maps texts to (n, e)
-    motions: Callable[[Tensor, Tensor], Tensor]        # maps motion (m, t, d), lengths (m,) to (m, e) or (m, q, e)
-    similarity: Callable[[Tensor, Tensor], Tensor]     # maps both to similarities (n, m), larger is closer
+    texts: Callable[[Sequence[str]], Tensor]           # encodes texts to (n, e)
+    motions: Callable[[Tensor, Tensor], Tensor]        # encodes motions (m, t, d), lengths (m,) to (m, e) or (m, q, e)
+    similarity: Callable[[Tensor, Tensor], Tensor]     # computes similarities (n, m); larger is closer
 
 
 def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
-    """(b, n) True if a row of ids (b, t) equals a row of ``others`` (n, t), by default ids."""
+    """Return a mask (b, n) of equal rows of ``ids`` (b, t) and ``others`` (n, t), by default ``ids``."""
     others = ids if others is None else others
     return (ids[:, None] == others[None]).all(-1)
 
 
 def own_column(rows: int, columns: int, first: int, device: torch.device) -> Tensor:
-    """(rows, columns) True at the column of each row's partner; that of row 0 is ``first``."""
+    """Return a mask (rows, columns) of the positive pairs: row i belongs to column ``first`` + i."""
     return torch.arange(columns, device=device) == torch.arange(first, first + rows, device=device).unsqueeze(1)
 
 
 def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tensor | None = None,
                      first: int = 0) -> Tensor:
-    """Cross-entropy of each row of scores (b, n) with its partner's column, with label smoothing, mean over rows.
+    """Compute the mean cross-entropy of ``scores`` (b, n) with label smoothing; the target of row i is ``first`` + i.
 
-    Row 0's column is ``first``, and so on. Entries of ``excluded`` (b, n) are not candidates, except the
-    partner. ``extra`` (b,) are scores of one more wrong candidate for each row, -inf for none.
+    Entries of ``excluded`` (b, n), except the targets, are ignored. ``extra`` (b,) are scores of one more negative for
+    each row, -inf if it has none.
     """
     rows, columns = scores.shape
     if columns < 2:
@@ -64,9 +64,9 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
 
 
 def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Probabilities (r, n) of sampling each column as the negative of a row: a softmax of scores (r, n).
+    """Compute the probabilities (r, n) of sampling each column as the negative of a row: a softmax of ``scores``.
 
-    Entries of ``excluded`` (r, n) are never sampled; each row needs another candidate.
+    Entries of ``excluded`` (r, n) get probability zero. Each row needs at least one other entry.
     """
     scores = scores.detach().float()
     if excluded is not None:
@@ -75,28 +75,28 @@ def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Te
 
 
 def next_word_targets(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (b, t) of positions of text (b, t) with a next word piece, and these pieces (m,) in order."""
+    """Return a mask (b, t) of the positions that have a next word piece, and these next word pieces (m,)."""
     has_next = F.pad(mask[:, 1:].bool(), (0, 1), value=False)
     return has_next, ids.roll(-1, 1)[has_next]
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (m, classes) with targets (m,), label smoothing 0.1."""
+    """Compute the mean cross-entropy of ``logits`` (m, classes) and ``targets`` (m,) with label smoothing."""
     return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Top-1 accuracy of logits (m, classes), in [0, 1]."""
+    """Compute the top-1 accuracy, in [0, 1], of ``logits`` (m, classes)."""
     logits = logits.detach()
-    # arg-max over a vocabulary is many times slower than the maximum.
+    # argmax over a vocabulary is many times slower than amax.
     return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) == logits.amax(-1)).float().mean()
 
 
 def distillation_loss(features: Tensor, teacher: Tensor, temperature: float = DISTILLATION_TEMPERATURE) -> Tensor:
-    """Cross-entropy between the similarities of each text to the others by two models, above that of equal ones.
+    """Compute the KL divergence between the similarity distributions of a student and a teacher.
 
-    ``features`` (b, e) and ``teacher`` (b, d) are normalised; similarities to the other texts of the batch become
-    probabilities by a softmax at ``temperature``. A batch of one text gives 0.
+    The distribution of a text is the softmax, at ``temperature``, of its cosine similarities to the other texts in the
+    batch. ``features`` (b, e) and ``teacher`` (b, d) are normalised. A batch of one text gives 0.
     """
     if len(features) < 2:
         return features.new_zeros(())

@@ -1,8 +1,7 @@
-"""The Q-Former: a BERT with learned queries as a second input, which attend to other states by cross-attention.
+"""Q-Former: a BERT with learned queries, which attend to motion or text states by cross-attention.
 
-Queries and text share self-attention weights and have separate feed-forward blocks (Li et al. 2023, BLIP-2, section
-3.1). The same weights run in four ways, a method each: ``text`` alone, ``query`` alone, ``joint``, and
-``language_model`` on the cached query pass. Parameter names are those of published checkpoints.
+Queries and text share self-attention layers and have separate feed-forward blocks (BLIP-2; Li et al. 2023, sec. 3.1).
+Parameter names are those of published checkpoints.
 """
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +16,7 @@ from models.layers import Linear, attention_bias
 
 OPTION_PREFIX = "qformer_"
 PAD_ID = 0  # [PAD] of every BERT vocabulary
-TIED_NAMES = {  # one tensor each, under two names in a state dict
+TIED_NAMES = {  # parameters that have two names in a state dict
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
@@ -28,7 +27,7 @@ Cache = tuple[Tensor, Tensor]  # keys and values, each (b, heads, n, width of a 
 
 @dataclass(frozen=True)
 class QFormerConfig:
-    """Sizes of a Q-Former; the defaults are the published ones (BERT base)."""
+    """Settings of a Q-Former. The defaults are the published sizes (BERT base)."""
 
     hidden: int = 768
     layers: int = 12
@@ -36,11 +35,11 @@ class QFormerConfig:
     intermediate: int = 3072
     max_positions: int = 512
     vocab: int = 30523            # BERT's word pieces and [DEC]
-    encoder_width: int = 1408     # of the states that queries attend to
-    cross_attention_freq: int = 2  # period of layers with cross-attention, from the first
+    encoder_width: int = 1408     # width of the states that the queries attend to
+    cross_attention_freq: int = 2  # every n-th layer has cross-attention, starting with the first
     num_query_tokens: int = 49
     dropout: float = 0.1
-    attention_dropout: float = 0.1  # dropout on attention weights; 0 allows the fast CPU kernel in training
+    attention_dropout: float = 0.1  # dropout on attention weights; training on the CPU is faster with 0
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
@@ -48,26 +47,26 @@ class QFormerConfig:
             raise ValueError(f"hidden {self.hidden} is not a multiple of {self.heads} heads")
 
     def to_options(self) -> dict[str, Any]:
-        """Flat options with the prefix ``qformer_``."""
+        """Convert the settings to options with the prefix ``qformer_``."""
         return {OPTION_PREFIX + name: value for name, value in asdict(self).items()}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "QFormerConfig":
-        """Select the sizes from a larger mapping; missing ones are the published sizes."""
+        """Create the settings from ``options`` with the prefix ``qformer_``, using defaults for missing ones."""
         names = (field.name for field in fields(cls))
         return cls(**{name: options[OPTION_PREFIX + name] for name in names if OPTION_PREFIX + name in options})
 
 
 @dataclass(frozen=True)
 class QueryPass:
-    """Hidden states and cache of the queries after attending to states."""
+    """Output of the queries after attending to motion or text states."""
 
     hidden: Tensor      # (b, queries, h)
-    cache: list[Cache]  # self-attention keys and values of each layer, the prefix of the language model
+    cache: list[Cache]  # self-attention keys and values of each layer, for ``QFormer.language_model``
 
 
 class Attention(nn.Module):
-    """Multi-head attention and its residual: ``norm(x + dense(attend(x, source)))``."""
+    """Multi-head attention with residual connection and layer norm."""
 
     def __init__(self, config: QFormerConfig, source_width: int) -> None:
         super().__init__()
@@ -82,11 +81,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None, prefix: Cache | None = None,
                 rows: Tensor | None = None) -> tuple[Tensor, Cache]:
-        """Attend from x (b, n, h) to source (b, s, w), after a cached prefix if given; with ``rows`` (b,), to
-        these rows of source (m, s, w).
+        """Attend from ``x`` (b, n, h) to ``prefix``, if given, and ``source`` (b, s, w).
 
-        ``mask`` is boolean, (b or 1, 1, n or 1, prefix + s), True at visible keys. Also returns the keys and
-        values of the source.
+        Args:
+            mask: (b or 1, 1, n or 1, prefix + s) boolean, True at visible keys.
+            prefix: cached keys and values.
+            rows: (b,) row of ``source`` (m, s, w) that each row of ``x`` attends to.
+
+        Returns the output (b, n, h), and the keys and values of ``source``.
         """
         query = self._split(self.self["query"](x))
         own = self._split(self.self["key"](source)), self._split(self.self["value"](source))
@@ -95,7 +97,7 @@ class Attention(nn.Module):
         key, value = own if prefix is None else (torch.cat(pair, 2) for pair in zip(prefix, own, strict=True))
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and query.dtype != torch.float32:
-            # The CPU's bfloat16 kernel is an order of magnitude slower than its float32 one at these sizes.
+            # On the CPU, the bfloat16 kernel is ten times slower than the float32 kernel at these sizes.
             query, key, value = query.float(), key.float(), value.float()
             with torch.autocast("cpu", enabled=False):
                 context = F.scaled_dot_product_attention(query, key, value, mask, dropout)
@@ -108,7 +110,7 @@ class Attention(nn.Module):
 
 
 class ResidualNorm(nn.Module):
-    """``norm(x + dropout(dense(update)))``."""
+    """Projection of an update, followed by dropout, residual connection and layer norm."""
 
     def __init__(self, config: QFormerConfig, width: int) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class ResidualNorm(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """First half of a feed-forward block."""
+    """First layer of a feed-forward block, with GELU."""
 
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention over queries and text, cross-attention of the queries, and separate feed-forward blocks."""
+    """Q-Former layer: shared self-attention, cross-attention of the queries, and separate feed-forward blocks."""
 
     def __init__(self, config: QFormerConfig, cross: bool) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Embeddings of queries, without positions, then of words, with positions."""
+    """Input embeddings: queries without positions, followed by words with positions."""
 
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
@@ -202,7 +204,7 @@ class _Transform(nn.Module):
 
 
 class _Predictions(nn.Module):
-    """Language-model head; its output layer shares the word embeddings."""
+    """Language-model head, whose output weights are the word embeddings."""
 
     def __init__(self, config: QFormerConfig, words: nn.Parameter) -> None:
         super().__init__()
@@ -223,10 +225,10 @@ class _Head(nn.Module):
 
 
 class QFormer(nn.Module):
-    """See the module. Ids are (b, t) int64; text masks (b, t) and state masks (b, s) are 1 or True if visible.
+    """Q-Former without its query tokens, which are arguments of the methods.
 
-    A mask needs at least one visible position in every row. The learned query tokens (1, queries, h) belong to the
-    surrounding model and are an argument of each call.
+    In all methods, ``ids`` (b, t) are word pieces. ``mask`` (b, t) for text and ``states_mask`` (b, s) are 1 or True at
+    visible positions, of which each row must have at least one.
     """
 
     def __init__(self, config: QFormerConfig) -> None:
@@ -239,16 +241,16 @@ class QFormer(nn.Module):
         self.register_load_state_dict_pre_hook(_complete_state)
 
     def text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (b, t, h) of text alone, with bidirectional attention."""
+        """Encode text with bidirectional attention. Returns hidden states (b, t, h)."""
         hidden, _ = self._run(self.bert.embeddings(ids), 0, _keys(mask))
         return hidden
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """Embedded text (b, t, h), the input of the first layer."""
+        """Embed word pieces, without running any layer. Returns (b, t, h)."""
         return self.bert.embeddings(ids)
 
     def query(self, queries: Tensor, states: Tensor, states_mask: Tensor | None = None) -> QueryPass:
-        """Queries (1 or b, n, h) attend to states (b, s, encoder_width) and to each other."""
+        """Run ``queries`` (1 or b, n, h), which attend to each other and to ``states`` (b, s, encoder_width)."""
         queries = queries.expand(len(states), -1, -1)
         hidden, cache = self._run(
             self.bert.embeddings(None, queries), queries.shape[1], None, states, _keys(states_mask))
@@ -256,8 +258,10 @@ class QFormer(nn.Module):
 
     def joint(self, queries: Tensor, ids: Tensor, mask: Tensor | None, states: Tensor,
               states_mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """Hidden states (b, n + t, h) of queries and text, with bidirectional attention; queries also attend to states
-        (b, s, encoder_width), or with ``rows`` (b,) to these rows of states (m, s, encoder_width), mask (b, s)."""
+        """Encode queries and text together with bidirectional attention. Returns hidden states (b, n + t, h).
+
+        Queries also attend to ``states`` (b, s, encoder_width): row i to row i or, with ``rows`` (b,), ``rows[i]``.
+        """
         queries = queries.expand(len(ids), -1, -1)
         if mask is not None:
             mask = F.pad(mask.bool(), (queries.shape[1], 0), value=True)
@@ -266,9 +270,9 @@ class QFormer(nn.Module):
         return hidden
 
     def language_model(self, ids: Tensor, mask: Tensor | None, prefix: list[Cache]) -> Tensor:
-        """Hidden states (b, t, h) of text that attends causally, after the cached query pass.
+        """Encode text with causal attention after the queries, given as the cache ``prefix`` of ``query``.
 
-        The first id should be [DEC]. ``lm_logits`` maps the result to word logits.
+        The first word piece should be [DEC]. Returns hidden states (b, t, h), the input of ``lm_logits``.
         """
         queries, length = prefix[0][0].shape[2], ids.shape[1]
         visible = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()[None, None]
@@ -278,11 +282,11 @@ class QFormer(nn.Module):
         return hidden
 
     def lm_logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocab) of the next word piece after hidden states (..., h)."""
+        """Compute next-word logits (..., vocab) from hidden states (..., h)."""
         return self.cls.predictions(hidden)
 
     def copy_text_to_query_feed_forward(self) -> None:
-        """Initialise the queries' feed-forward blocks with those of the text."""
+        """Copy the weights of the text's feed-forward blocks to those of the queries."""
         for layer in self.bert.encoder.layer:
             layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
             layer.output_query.load_state_dict(layer.output.state_dict())
@@ -299,7 +303,7 @@ class QFormer(nn.Module):
 
 
 def _keys(mask: Tensor | None) -> Tensor | None:
-    """A padding mask (b, s), expanded for heads and queries."""
+    """Expand a padding mask (b, s) to (b, 1, 1, s)."""
     return None if mask is None else mask.bool()[:, None, None, :]
 
 
@@ -311,7 +315,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _complete_state(module: QFormer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Files may lack tied names and fixed position ids."""
+    """Fill in tied parameters and position ids that a state dict lacks."""
     for tied, source in TIED_NAMES.items():
         if prefix + source in state:
             state.setdefault(prefix + tied, state[prefix + source])
