@@ -26,11 +26,10 @@ if [ "$gpu" ]; then
     vq_steps=(2000 2000 3500 10575) vq=(--batch_size 256 --milestones 2750 3275)
     decoder=(--milestones 2750 3275 8452)
     lamp=(--batch_size 512 --matching_rows 64 --lr 7e-4 --warm_up_iter 150 --ema 0.995 --save_latest 100000
-          --eval_every_e 6 --num_workers 3)
-    lamp_steps=900
-    t2m=(--batch_size 256 --lr 7e-4 --milestones 3000 4000 --cond_noise 0.4 --eval_every_e 10 --num_workers 2)
-    t2m_steps=4400
-    res=(--batch_size 256 --lr 7e-4 --milestones 5400 6500 --eval_every_e 20 --num_workers 2) res_steps=7000
+          --eval_every_e 20 --num_workers 3)
+    lamp_steps=510
+    t2m=(--batch_size 256 --lr 6e-4 --cond_noise 0.4 --eval_every_e 40 --num_workers 2) t2m_steps=3360
+    res=(--batch_size 256 --lr 7e-4 --milestones 9243 --eval_every_e 40 --num_workers 2) res_steps=8960
     len=(--eval_every_e 4) len_steps=2000
     evaluator=(--movement_iter 1600 --milestones 2200 --eval_every_e 4 --num_workers 2) evaluator_steps=2400
     m2t=(--batch_size 128 --lr 5e-4 --milestones 3000 --eval_every_e 12) m2t_steps=1320
