@@ -1,7 +1,6 @@
 """Caption metrics: n-gram scores, BERTScore, text-motion matching and left/right accuracy.
 
-Scores differ up to threefold with the preparation of the references, so ``M2T_eval.py`` saves its settings with every
-result.
+Scores differ up to threefold with the preparation of the references, so ``M2T_eval.py`` reports these settings.
 """
 import json
 import warnings
@@ -28,14 +27,14 @@ UNKNOWN_CLASS = "OTHER"
 
 
 class Lexicon:
-    """Most frequent ``lemma/POS`` of each word in the captions of ``pairs``.
+    """Lemma and part of speech of each word, the most frequent ones in the captions of ``pairs``.
 
-    Text files store the lemma and part of speech of each word next to the caption. Captions whose words do not match
-    them, because of punctuation or abbreviations, are skipped.
+    Text files store ``lemma/POS`` tokens next to each caption. Captions with a different number of words and tokens,
+    because of punctuation or abbreviations, are skipped.
     """
 
     def __init__(self, pairs: "Iterable[Pair]", spacy: Callable | None = None) -> None:
-        """``spacy`` is a pipeline that lemmatises captions in place of the lemmas of ``pairs``."""
+        """Count the tokens of ``pairs``. ``spacy`` is an optional spaCy pipeline to lemmatise captions with instead."""
         self._spacy = spacy
         self.by_spacy = spacy is not None
         counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -51,7 +50,7 @@ class Lexicon:
         return word in self._tokens
 
     def tokens(self, caption: str) -> list[str]:
-        """``lemma/POS`` of each word of a cleaned caption. An unknown word is used as its lemma."""
+        """Return ``lemma/POS`` for each word of a cleaned caption. The lemma of an unknown word is the word itself."""
         return [self._tokens.get(word, f"{word}/{UNKNOWN_CLASS}") for word in caption.split()]
 
     def lemmas(self, caption: str) -> str:
@@ -60,35 +59,35 @@ class Lexicon:
 
     @property
     def lemmatiser(self) -> str:
-        """Name of the source of the lemmas, for logs."""
+        """Description of the source of lemmas, for logs."""
         return "the training captions" if self._spacy is None else f"spaCy ({SPACY_MODEL})"
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
-    """Join the lemmas of ``lemma/POS`` tokens."""
+    """Join the lemmas of ``lemma/POS`` tokens to a text."""
     return " ".join(token.rpartition("/")[0] or token for token in tokens)
 
 
 OPPOSITES = (frozenset({"left", "right"}), frozenset({"clockwise", "counterclockwise"}))
 MATCHING_BATCH = 32
 SHUFFLES = 20
-LONGEST = 512  # tokens that a BERT can read
+LONGEST = 512  # maximum number of tokens for BERT
 _BERT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
                "special_tokens_map.json")
 
 
 def ngram_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU@1 to 4, ROUGE-L and CIDEr of captions against one or more references each, all times 100."""
+    """Compute BLEU@1 to 4, ROUGE-L and CIDEr, times 100, of captions with one or more references each."""
     scores = coco_scores(captions, references)
     return {{"rougeL": "rouge_l"}.get(key, key): 100 * value for key, value in scores.items()}
 
 
 def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Left/right accuracy of captions.
+    """Compute the left/right accuracy of captions.
 
     A motion has a side if its references name that side and never the opposite one. ``sided`` counts the captions of
-    such motions that name a side; ``sides_right`` is the percentage of these that name only the correct one (omitted if
-    there are none). A caption may count twice, for left/right and for the direction of a turn.
+    such motions that name a side. ``sides_right`` is the percentage of these that name only the correct side; it is
+    omitted if there are none. A caption may count twice, once for left/right and once for the direction of a turn.
     """
     right = []
     for caption, texts in zip(captions, references, strict=True):
@@ -98,9 +97,11 @@ def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
-    """R-precision at 1, 2 and 3 in per cent and MM-Dist, from evaluator embeddings (n, e) of captions and their
-    motions. R-precision is the mean over random batches of 32, because neighbouring clips of a data set are similar; it
-    is omitted with fewer than 32 pairs."""
+    """Compute R-precision at 1 to 3 (per cent) and MM-Dist from evaluator embeddings (n, e) of captions and motions.
+
+    R-precision is averaged over random batches of 32, because consecutive clips of a data set are similar. It is
+    omitted with fewer than 32 pairs.
+    """
     from evaluation.metrics import matching_score, r_precision  # imports torch, which other scores do not need
 
     scores = {"mm_dist": matching_score(texts, motions)}
@@ -113,23 +114,23 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: "Sequence[Pair]") -> str:
-    """Most frequent caption of the pairs; the first one on ties."""
+    """Return the most frequent caption of ``pairs``, or the first of several."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 
 def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: "Sequence[Pair]") -> list[str]:
-    """First caption of the nearest pair for each motion, from normalised features (n, e) and (pairs, e)."""
+    """Return the first caption of the nearest pair for each motion, given normalised features (n, e) and (pairs, e)."""
     return [pairs[int(row)].captions[0] for row in (motions @ known.T).argmax(1)]
 
 
 @dataclass(frozen=True)
 class BertScore:
-    """BERTScore (Zhang et al. 2020): F1 in per cent, the best over references.
+    """BERTScore (Zhang et al. 2020): F1 in per cent, for the best reference.
 
     Args:
-        source: a name on the hub, or a folder in the Hugging Face layout.
-        layer: hidden layer to compare; has a default for common models.
-        rescale: whether to rescale by the baseline that ``bert-score`` has for the model and layer.
+        source: model name on the Hugging Face hub, or a folder in its layout.
+        layer: hidden layer to compare; common models have a default.
+        rescale: rescale by the baseline that ``bert-score`` has for the model and layer.
 
     Raises ``InputError`` if the model, its layer or its baseline is missing.
     """
@@ -145,7 +146,7 @@ class BertScore:
         if self.layer is None and self.source not in model2layers:
             raise InputError(f"--bert_score_model {self.source}: set its layer with --bert_score_layer")
         if self.rescale and not self._baseline().is_file():
-            raise InputError(f"--bert_score_model {self.source}: bert-score has no baseline to rescale it by")
+            raise InputError(f"--bert_score_model {self.source}: bert-score has no rescaling baseline for it")
 
     @property
     def settings(self) -> str:
@@ -154,7 +155,7 @@ class BertScore:
                 f"bert-score {version('bert-score')}")
 
     def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        """Mean F1 over captions, in per cent; an empty caption has 0."""
+        """Return the mean F1 over captions in per cent. An empty caption scores 0."""
         pairs = [(caption, list(texts)) for caption, texts in zip(captions, references, strict=True) if caption.strip()]
         if not pairs:
             return 0.0
@@ -172,10 +173,10 @@ class BertScore:
             with silent_transformers():
                 scorer = BERTScorer(str(folder), num_layers=self._layer(), device=self.device, lang="en",
                                     rescale_with_baseline=self.rescale, baseline_path=str(self._baseline()))
-        except Exception as error:  # the libraries raise many kinds; all mean that this model cannot be used
+        except Exception as error:  # the libraries raise many types for an unusable model
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"--bert_score_model {self.source} layer {self._layer()}: {reason}") from error
-        tokenizer = scorer._tokenizer  # a tokenizer without a known limit overflows
+        tokenizer = scorer._tokenizer  # overflows without a length limit
         tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST)
         return scorer
 
@@ -191,16 +192,16 @@ class BertScore:
 
 
 class CaptionScorer:
-    """Scores one caption per clip of a split.
+    """Computes scores for one caption per clip of a split.
 
     Args:
-        pairs: the clips with all their captions.
+        pairs: clips with their reference captions.
         lexicon: lemmas and parts of speech of generated words.
-        references: ``verbatim`` scores texts unchanged, as is usual with COCO's scorers; ``raw`` cleans captions and
-            references; ``lemmatised`` replaces the words of both by lemmas.
-        bert: also compute BERTScore.
-        embed_texts, motions: the evaluator's embedding function of ``word/POS`` captions, and its embeddings (n, e) of
-            the clips; both are needed for R-precision and MM-Dist.
+        references: ``verbatim`` scores texts unchanged, as is usual with the COCO scorers; ``raw`` cleans captions and
+            references; ``lemmatised`` also replaces their words by lemmas.
+        bert: BERTScore to compute as well.
+        embed_texts: function from captions, as ``word/POS`` tokens, to evaluator embeddings.
+        motions: evaluator embeddings (n, e) of the clips. Needed with ``embed_texts`` for R-precision and MM-Dist.
     """
 
     def __init__(self, pairs: "Sequence[Pair]", lexicon: Lexicon, references: str = "verbatim",
@@ -221,8 +222,8 @@ class CaptionScorer:
         style = {"verbatim": "unchanged", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
         words = ("unchanged" if self.style == "verbatim" else
                  "lower case, no . ! \" ( ) * # : ; ~, at most 32")
-        return {"reference_style": f"{style}; all of a clip's, {sum(map(len, self.references))} in all",
-                "words": f"{words}, split at blanks; n-gram scores times 100",
+        return {"reference_style": f"{style}; {sum(map(len, self.references))} references",
+                "words": f"{words}, split at spaces; n-gram scores times 100",
                 "bert_score": self.bert.settings if self.bert else "not computed"}
 
     def __call__(self, captions: Sequence[str]) -> dict[str, float]:
@@ -240,7 +241,7 @@ class CaptionScorer:
         return scores | side_scores(cleaned, [pair.captions for pair in self.pairs])
 
     def of_references(self) -> dict[str, float]:
-        """R-precision and MM-Dist of the ground-truth captions (the first one of each clip)."""
+        """Compute R-precision and MM-Dist of the first reference caption of each clip."""
         return matching_scores(self.embed_texts([pair.tokens[0] for pair in self.pairs]), self.motions)
 
 
@@ -249,7 +250,7 @@ SHOWN = {"bleu1": "BLEU@1", "bleu2": "BLEU@2", "bleu3": "BLEU@3", "bleu4": "BLEU
 
 
 def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU@1 to 4, ROUGE-L and CIDEr of captions against one or more references each, as fractions."""
+    """Compute BLEU@1 to 4, ROUGE-L and CIDEr as fractions, for captions with one or more references each."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -264,27 +265,27 @@ def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def read_scored(path: str | Path) -> tuple[list[str], list[list[str]]]:
-    """Read captions and their references from a JSON list of ``{"references": [...], "caption": "..."}``.
+    """Read captions and references from a JSON list of ``{"references": [...], "caption": "..."}``.
 
-    Raises ``InputError`` with the number of the entry, from 1, that does not have this form.
+    Raises ``InputError`` with the number (from 1) of an entry that does not have this form.
     """
     try:
         entries = json.loads(read_text(path, "captions and their references"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path} must be a list of objects with caption and references, at least one")
+        raise InputError(f"{path} must be a non-empty list of objects with caption and references")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
-            raise InputError(f"{path}, entry {number}: it has no text under caption")
+            raise InputError(f"{path}, entry {number}: caption must be a text")
         texts = entry.get("references")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{path}, entry {number}: references must be a list of texts, at least one")
+            raise InputError(f"{path}, entry {number}: references must be a non-empty list of texts")
     return [entry["caption"] for entry in entries], [entry["references"] for entry in entries]
 
 
 def report_scores(scores: Mapping[str, float], out: str | Path | None) -> None:
-    """Print scores under their usual names, and write them to ``out`` as JSON."""
+    """Print scores under their usual names and, if ``out`` is given, write them to it as JSON."""
     for key, value in scores.items():
         print(f"{SHOWN[key]:<10}{value:.4f}")
     if out:

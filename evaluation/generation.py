@@ -1,4 +1,4 @@
-"""Evaluation of generated motions: for the protocol, LaMP-BertScore, LaMP as second evaluator, and FID in training."""
+"""Evaluation of generated motions: text caches, LaMP-BertScore, LaMP as an evaluator, and FID during training."""
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,29 +23,29 @@ from utils.runtime import stream_seed
 
 BASE = "base layer"
 ALL = "base + residual"
-BATCH = 64  # texts encoded together
+BATCH = 64  # texts per forward pass
 
 
 class TextMotionEncoder(Protocol):
-    """A text encoder with a fingerprint of everything that its features depend on."""
+    """Text encoder with a ``fingerprint`` that changes whenever its features change."""
 
     fingerprint: str
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, c) of texts."""
+        """Encode texts to features (b, c)."""
 
 
 class RememberedTexts:
-    """Cache of text features, because the repeats of an evaluation use the same texts.
+    """Text encoder with a cache, because the repeats of an evaluation use the same texts.
 
-    ``known`` maps texts to features (1, c) and is extended with new ones.
+    ``known`` maps texts to features (1, c); new texts are added.
     """
 
     def __init__(self, encoder: TextMotionEncoder, known: dict[str, Tensor]) -> None:
         self.encoder, self.known = encoder, known
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features (b, c) of texts; new texts are encoded in batches of similar length."""
+        """Return features (b, c) of texts. New texts are encoded in batches of similar length."""
         new = sorted({text for text in texts if text not in self.known}, key=lambda text: (len(text), text))
         for start in range(0, len(new), BATCH):
             chosen = new[start:start + BATCH]
@@ -54,15 +54,20 @@ class RememberedTexts:
 
 
 def remember_texts(pipeline: TextToMotion, known: dict[str, dict[str, Tensor]]) -> None:
-    """Cache all text features of a pipeline in ``known``, by the fingerprint of the encoder, so that its models and
-    other pipelines with the same encoder share them."""
+    """Cache the text features of a pipeline in ``known``, which maps encoder fingerprints to features by text.
+
+    Pipelines with the same text encoder can share ``known``.
+    """
     pipeline.text, pipeline.residual_text = (RememberedTexts(encoder, known.setdefault(encoder.fingerprint, {}))
                                              for encoder in (pipeline.text, pipeline.residual_text))
 
 
 def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "") -> Generate:
-    """Function that generates motions for two rows, ``prefix`` + ``BASE`` from the base layer alone and, with a
-    residual transformer, ``prefix`` + ``ALL`` from the same base tokens with all layers."""
+    """Return a function that generates motions from samples for one or two rows of a results table.
+
+    Row ``prefix`` + ``BASE`` uses the base layer only. With a residual transformer, row ``prefix`` + ``ALL`` uses all
+    layers on top of the same base tokens.
+    """
 
     def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
         for text in (pipeline.text, pipeline.residual_text):
@@ -79,20 +84,21 @@ def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "")
 
 
 KEY = "lamp_bertscore"
-LEGEND = f"{KEY}: BERTScore of the motion's caption against its prompt, per cent"
+LEGEND = f"{KEY}: BERTScore between the caption of a generated motion and its prompt, per cent"
 _PROMPTS = 1 << 33  # seed offset, distinct from those of the protocol
 
 
 class LampBertScore:
-    """Caption generated motions and compare the captions with the prompts by BERTScore.
+    """Captions generated motions and compares the captions with the prompts by BERTScore.
 
-    Each clip gives one prompt, sampled from its captions, for a motion of the clip's length.
+    The prompt of each clip is sampled from its captions, and the generated motion has the length of the clip.
 
     Args:
-        pairs, clips: clips with captions, and their motions (T, d) cut to whole tokens.
+        pairs: clips with captions.
+        clips: their motions (T, d), cut to whole tokens.
         caption: function from unnormalised motions (T, d) to captions, the best of each motion first.
-        bert: BERTScore of captions against one or more references each.
-        seed: of the sampled prompts and motions.
+        bert: BERTScore of captions with one or more references each.
+        seed: seed for sampling prompts and motions.
     """
 
     def __init__(self, pairs: Sequence[Pair], clips: Sequence[np.ndarray],
@@ -104,11 +110,11 @@ class LampBertScore:
                         for number, (pair, clip) in enumerate(zip(pairs, clips, strict=True))]
 
     def add_real(self, row: Row) -> None:
-        """Add the score of the real clips, the upper bound for a generator."""
+        """Add the score of the real clips, an upper bound for generated motions."""
         self._add(row, self.clips)
 
     def add_generated(self, rows: dict[str, Row], generate: Generate) -> None:
-        """Score the motions that ``generate`` returns."""
+        """Score the motions that ``generate`` returns and add the scores to ``rows``."""
         for name, motions in generate(self.samples).items():
             self._add(rows[name], motions)
 
@@ -127,16 +133,16 @@ NOTE = "lamp_R1, lamp_mm_dist: the same metrics with LaMP's normalised features"
 
 @dataclass(frozen=True)
 class LampSpace:
-    """Embedding space of a LaMP model's normalised features, where Euclidean distance and cosine rank alike."""
+    """Embedding space of a LaMP model. Its features are normalised, so Euclidean distance and cosine rank alike."""
 
     lamp: LoadedLaMP
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Embeddings (n, e) of cleaned captions."""
+        """Embed cleaned captions to (n, e)."""
         return text_vectors(captions, self.lamp.text_features).cpu().numpy()
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of motions (T, d), not normalised."""
+        """Embed unnormalised motions (T, d) to (n, e)."""
         if not motions:
             return np.zeros((0, self.lamp.model.config.embed_dim), np.float32)
         clips = [self.lamp.normalisation.apply(motion) for motion in motions]
@@ -145,9 +151,10 @@ class LampSpace:
 
 def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                     device: torch.device | str = "cpu") -> tuple[LoadedEvaluator | None, LampSpace | None]:
-    """Load the evaluators of ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``: the evaluator, and a LaMP model if named.
+    """Load the evaluators of the option value ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``.
 
-    ``lamp:NAME`` alone leaves the evaluator at its default (``find_evaluator``). Raises ``InputError`` for more names.
+    Returns the evaluator, by default the one from ``find_evaluator``, and the LaMP model if named. Raises
+    ``InputError`` for other values.
     """
     parts = names.split(",") if names is not None else []
     lamps = [part for part in parts if part.startswith(PREFIX)]
@@ -159,27 +166,27 @@ def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str |
     return evaluator, lamp and LampSpace(lamp)
 
 
-FEWEST = 2  # minimum number of clips for a covariance
-# Generates unnormalised motions (T, d) with a model for validation clips, given by their indices.
+FEWEST = 2  # minimum number of clips to estimate a covariance
+# Generates unnormalised motions (T, d) for the validation clips with the given indices.
 Make = Callable[[nn.Module, Sequence[int]], Sequence[np.ndarray]]
 
 
 class ValidationFid:
-    """FID of a model's motions for a fixed set of validation clips."""
+    """FID of motions that a model generates for a fixed set of validation clips."""
 
     def __init__(self, evaluator: LoadedEvaluator, clips: Sequence[np.ndarray], rows: Sequence[int],
                  make: Make, divide: Callable) -> None:
-        """``divide`` applies a function to a list, possibly on several processes (``training.runs.divide``)."""
+        """``divide`` applies a function to a list, possibly on several processes (see ``training.runs.divide``)."""
         self.evaluator, self.rows, self.make, self.divide = evaluator, rows, make, divide
         self.real = mean_and_covariance(evaluator.motions([clips[row] for row in rows]))
 
     @property
     def biased(self) -> bool:
-        """Whether there are fewer clips than dimensions, which biases FID upwards."""
+        """Whether there are no more clips than embedding dimensions, which biases FID upwards."""
         return len(self.rows) <= len(self.real[0])
 
     def __call__(self, model: nn.Module) -> float:
-        """FID; NaN, which is never the best, if a motion is not finite."""
+        """Compute the FID, or NaN if a motion is not finite. NaN is never the best score."""
         motions = self.divide(self.rows, lambda rows: self.make(model, rows))
         if not all(np.isfinite(motion).all() for motion in motions):
             return float("nan")
@@ -188,10 +195,10 @@ class ValidationFid:
 
 def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
                    make: Make, otherwise: str, divide: Callable) -> ValidationFid | None:
-    """The FID that selects a run's best checkpoint, on ``opt.fid_clips`` validation clips, by default all; None without
-    an evaluator.
+    """Return the FID that selects the best checkpoint of a run, or None without an evaluator.
 
-    Prints the criterion and stores it as ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.
+    It uses ``opt.fid_clips`` validation clips, by default all. The criterion is printed and stored as
+    ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.
     """
     count = len(clips) if opt.fid_clips is None else min(opt.fid_clips, len(clips))
     evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device) if count >= FEWEST else None
@@ -204,6 +211,6 @@ def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.dev
     opt.chosen_by = f"fid of {count} of {len(clips)} validation clips by {evaluator.source.folder.name}"  # no path
     print(f"the best checkpoint is chosen by {opt.chosen_by}: {evaluator.source}")
     if fid.biased:
-        print(f"its FID is biased upwards: {count} clips are fewer than the {len(fid.real[0])} dimensions of the "
-              "evaluator's embeddings; compare it within this run only")
+        print(f"FID is biased upwards: {count} clips are too few for the {len(fid.real[0])} dimensions of the "
+              "evaluator's embeddings; compare it only within this run")
     return fid

@@ -1,4 +1,4 @@
-"""Metrics of embeddings and of reconstructed motions."""
+"""Metrics of motion and text embeddings, and of reconstructed motions."""
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,53 +11,52 @@ from torch import nn
 from data.dataset import UNIT_LENGTH, DatasetSpec, Normalisation
 from motion.features import features_to_joints
 
-# Both kinds are accepted: published numbers use the legacy generator, seeded globally.
+# Published numbers use the legacy generator.
 RandomNumbers = np.random.Generator | np.random.RandomState
 
 
 def euclidean_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Distances (n, m) between the rows of (n, d) and (m, d), by the expanded square."""
+    """Compute distances (n, m) between the rows of (n, d) and (m, d)."""
     rows, columns = np.asarray(rows, np.float64), np.asarray(columns, np.float64)
     squares = -2 * rows @ columns.T + np.square(rows).sum(1)[:, None] + np.square(columns).sum(1)
     return np.sqrt(np.maximum(squares, 0))  # rounding can make equal rows slightly negative
 
 
 def hits_at_k(distances: np.ndarray, k: int) -> np.ndarray:
-    """Whether column i is among the nearest 1, 2, ... k of row i, (n, k) bool, for distances (n, n)."""
+    """Return (n, k) bool: whether column i is among the nearest 1, 2, ..., ``k`` of row i of ``distances`` (n, n)."""
     own = np.arange(len(distances))[:, None]
     return np.cumsum(np.argsort(distances, axis=1)[:, :k] == own, axis=1).astype(bool)
 
 
 def r_precision(text: np.ndarray, motion: np.ndarray, k: int = 3, batch: int = 32) -> np.ndarray:
-    """R-precision at 1..k, (k,), of pairs (n, d): each text is ranked against the motions of its consecutive batch.
+    """Compute R-precision at 1 to ``k``, as (k,), of paired embeddings (n, d), ranking each text within its batch.
 
-    An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError`` without a
-    full batch.
+    An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError`` without one.
     """
     hits = [hits_at_k(euclidean_distances(text[rows], motion[rows]), k) for rows in _batches(len(text), batch)]
     return np.concatenate(hits).mean(0)
 
 
 def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Distances (...) of corresponding rows of two arrays (..., d)."""
+    """Compute distances (...) between corresponding rows of two arrays (..., d)."""
     return np.linalg.norm(first - second, axis=-1)
 
 
 def matching_score(text: np.ndarray, motion: np.ndarray) -> float:
-    """Mean distance between texts and their motions ("MM-Dist"), for pairs (n, d)."""
+    """Compute MM-Dist: the mean distance between texts and their motions, for paired embeddings (n, d)."""
     return float(pair_distances(text, motion).mean())
 
 
 def mean_and_covariance(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and sample covariance (d, d) of embeddings (n, d)."""
+    """Return the mean (d,) and the sample covariance (d, d) of embeddings (n, d)."""
     embeddings = np.asarray(embeddings, np.float64)
     return embeddings.mean(0), np.cov(embeddings, rowvar=False)
 
 
 def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two normal distributions (Heusel et al. 2017).
+    """Compute |mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two normal distributions (Heusel et al. 2017).
 
-    The trace of the root is the sum of the singular values of sqrt(A) sqrt(B). These are real and stay accurate with
+    The trace of the root is the sum of the singular values of sqrt(A) sqrt(B). They are real and accurate even with
     fewer samples than dimensions, where a general matrix root has errors of 1 %.
     """
     roots = np.linalg.svd(_symmetric_root(cov_a) @ _symmetric_root(cov_b), compute_uv=False)
@@ -70,26 +69,23 @@ def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
 
 
 def fid(real: np.ndarray, generated: np.ndarray) -> float:
-    """Frechet distance of two sets of motion embeddings, (n, d) and (m, d)."""
+    """Compute the Frechet distance between two sets of motion embeddings, (n, d) and (m, d)."""
     return frechet_distance(*mean_and_covariance(real), *mean_and_covariance(generated))
 
 
 def diversity(embeddings: np.ndarray, rng: RandomNumbers) -> float:
-    """Mean distance of ``diversity_pairs`` random pairs of embeddings (n, d).
-
-    Raises ``ValueError`` with fewer rows than pairs.
-    """
+    """Return the mean distance of random pairs of embeddings (n, d). Raises ``ValueError`` with too few rows."""
     first, second = draw_pairs(len(embeddings), diversity_pairs(len(embeddings)), rng)
     return float(pair_distances(embeddings[first], embeddings[second]).mean())
 
 
 def diversity_pairs(total: int) -> int:
-    """Number of pairs for diversity: 300, or 100 with at most 300 samples."""
+    """Return the number of pairs for diversity: 300, or 100 if there are at most 300 samples."""
     return 300 if total > 300 else 100
 
 
 def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -> float:
-    """Mean distance between random pairs of motions of one text, for embeddings (texts, repeats, d).
+    """Compute the mean distance between random pairs of motions of the same text, for embeddings (texts, repeats, d).
 
     All texts use the same pairs of repeats. Raises ``ValueError`` with fewer repeats than pairs.
     """
@@ -98,14 +94,14 @@ def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -
 
 
 def draw_pairs(total: int, count: int, rng: RandomNumbers) -> tuple[np.ndarray, np.ndarray]:
-    """First and second indices (count,) of random pairs among ``total``; each is sampled without replacement."""
+    """Sample ``count`` random pairs of indices below ``total``. First and second indices are each distinct."""
     if count > total:
-        raise ValueError(f"{count} pairs need at least as many embeddings, there are {total}")
+        raise ValueError(f"{count} pairs need at least {count} embeddings, but there are {total}")
     return rng.choice(total, count, replace=False), rng.choice(total, count, replace=False)
 
 
 def mpjpe(joints: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean per-joint position error (T,) of joints (T, J, 3), with both roots moved to the origin."""
+    """Compute the mean per-joint position error (T,) of joints (T, J, 3), with both roots moved to the origin."""
     return pair_distances(joints - joints[:, :1], reference - reference[:, :1]).mean(-1)
 
 
@@ -125,15 +121,15 @@ def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> S
 
 @dataclass(frozen=True)
 class ReconstructionScores:
-    """Means over the frames of all clips; lengths in millimetres."""
+    """Reconstruction errors, averaged over the frames of all clips. Lengths are in millimetres."""
 
     mpjpe: float           # position error per joint with aligned pelvis
-    root: float            # distance between the pelvis trajectories, which start at the same point
-    codebook_use: float    # share of the base layer's codes that are used
+    root: float            # distance between the pelvis trajectories, both starting at the origin
+    codebook_use: float    # fraction of the base layer's codes that are used
     feature_loss: float    # mean absolute error of the normalised features
 
     def lines(self) -> dict[str, float]:
-        """Scores by name, for logs."""
+        """Return the scores by name, for logs."""
         return {"mpjpe_mm": self.mpjpe, "root_mm": self.root, "codebook_use": self.codebook_use,
                 "loss": self.feature_loss}
 
@@ -145,9 +141,9 @@ class ReconstructionScores:
 
 def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
                             unit: int = UNIT_LENGTH) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Cut clips to a multiple of ``unit`` rows and stack those of equal length: (indices, (b, t, d)).
+    """Cut clips to a multiple of ``unit`` rows and yield batches of equal length as (indices, (b, t, d)).
 
-    Equal lengths need no padding, which convolutions would mix into the last tokens of a clip.
+    Batches need no padding, which convolutions would mix into the last tokens of a clip.
     """
     for chosen in groups_of_equal_length(clips, batch_size, unit):
         yield chosen, _stacked(clips, chosen, unit)
@@ -155,7 +151,7 @@ def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
 
 def groups_of_equal_length(clips: Sequence[np.ndarray], batch_size: int = 64, unit: int = UNIT_LENGTH,
                            ) -> list[list[int]]:
-    """Group clip indices by the number of whole ``unit`` rows, at most ``batch_size`` per group."""
+    """Group clip indices by length in whole multiples of ``unit`` rows, with at most ``batch_size`` clips per group."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
         groups[len(clip) // unit].append(index)
@@ -170,7 +166,7 @@ def _stacked(clips: Sequence[np.ndarray], chosen: list[int], unit: int) -> np.nd
 
 @torch.no_grad()
 def codes_of(tokenizer: nn.Module, motion: torch.Tensor) -> torch.Tensor:
-    """Codes (b, n, q) of motion (b, t, d); q = 1 for a tokenizer with one codebook."""
+    """Encode motion (b, t, d) to codes (b, n, q), with q = 1 for a tokenizer with one codebook."""
     codes = tokenizer.encode(motion)
     return codes.unsqueeze(-1) if codes.dim() == 2 else codes
 
@@ -178,7 +174,7 @@ def codes_of(tokenizer: nn.Module, motion: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
                 layers: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reconstruct motion (b, t, d), optionally from the first ``layers`` only. Also returns the codes (b, n, q)."""
+    """Reconstruct motion (b, t, d), by default from all ``layers``. Also returns the codes (b, n, q)."""
     codes = codes_of(tokenizer, motion)
     return tokenizer.forward_decoder(codes[..., :layers]), codes
 
@@ -186,7 +182,7 @@ def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
 @torch.no_grad()
 def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normalisation: Normalisation,
                       layers: int | None = None) -> list[np.ndarray]:
-    """Reconstruct unnormalised feature clips (T, d), each cut to whole tokens."""
+    """Reconstruct unnormalised features (T, d) of each clip, cut to whole tokens."""
     device = next(tokenizer.parameters()).device
     made: list[np.ndarray] = [np.empty(0)] * len(clips)
     for indices, batch in batches_of_equal_length(list(clips), unit=tokenizer.config.unit_length):
@@ -198,7 +194,7 @@ def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normali
 
 @torch.no_grad()
 def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisation: Normalisation) -> list[np.ndarray]:
-    """Decode the codes (n, q) of each clip to unnormalised features (T, d)."""
+    """Decode codes (n, q) of each clip to unnormalised features (T, d)."""
     device = next(tokenizer.parameters()).device
     made: list[np.ndarray] = [np.empty(0)] * len(codes)
     for indices, batch in batches_of_equal_length([one.cpu().numpy() for one in codes], unit=1):
@@ -211,9 +207,9 @@ def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisat
 @torch.no_grad()
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
                          layers: int | None = None, divide: Divide = apply) -> ReconstructionScores:
-    """Reconstruction scores of unnormalised feature clips (T, d) through ``tokenizer``, in its current mode.
+    """Compute the reconstruction errors of unnormalised clips (T, d) through ``tokenizer``, in its current mode.
 
-    ``divide`` applies a function to a list, possibly on several processes (``training.runs.divide``).
+    ``divide`` applies a function to a list, possibly on several processes (see ``training.runs.divide``).
     """
     unit, to_mm = tokenizer.config.unit_length, 1000 * spec.metres
 
@@ -229,7 +225,7 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
 
 def _frame_errors(tokenizer: nn.Module, batch: np.ndarray, normalisation: Normalisation, spec: DatasetSpec,
                   layers: int | None) -> tuple[np.ndarray, ...]:
-    """Position error, root error and feature loss of every frame of clips (b, t, d), and the base codes in use."""
+    """Return joint error, root error and feature loss of every frame of clips (b, t, d), and the base codes used."""
     motion = torch.from_numpy(normalisation.apply(batch)).to(next(tokenizer.parameters()).device)
     recon, codes = reconstruct(tokenizer, motion, layers)
     loss = (recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1])

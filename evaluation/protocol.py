@@ -1,8 +1,8 @@
-"""Evaluation protocol of text-to-motion: metrics over repeats (T2M, Guo et al. 2022, section 5).
+"""Evaluation protocol for text-to-motion: metrics averaged over repeats (T2M, Guo et al. 2022, section 5).
 
-A repeat shuffles the clips, samples a caption of each, generates a motion of the clip's length, and ranks each text
-among the motions of its batch of 32. Clips are taken whole from their first frame, so that texts and real motions are
-embedded once. Motions that are not finite are excluded from all metrics, counted and listed.
+Each repeat shuffles the clips, samples a caption of each clip, generates a motion of the clip's length, and ranks each
+text among the motions of its batch of 32. Real clips are used from their first frame, so texts and real motions are
+embedded only once. Motions that are not finite are excluded from all metrics, counted and listed.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,58 +23,58 @@ from motion.features import features_to_joints
 from utils import InputError
 from utils.runtime import side_by_side, stream_seed
 
-UNITS = {"skating": "m/s of feet in contact with the floor", "penetration": "mm of the lowest joint below the floor",
-         "jerk": "m/s^3, mean of all joints", "bone_drift": "per cent of a bone's length"}
+UNITS = {"skating": "mean speed of feet in contact, m/s", "penetration": "mean depth of the lowest joint, mm",
+         "jerk": "mean over joints, m/s^3", "bone_drift": "variation of bone lengths, per cent"}
 
 
 def physical_faults(motion: np.ndarray, spec: DatasetSpec) -> dict[str, float]:
-    """Metrics of ``UNITS`` for features (T, d) in the data set's unit, from their joint positions."""
+    """Compute the metrics in ``UNITS`` from the joint positions of features (T, d) in the unit of the data set."""
     joints = spec.metres * features_to_joints(torch.from_numpy(motion), spec.skeleton).double().numpy()
     return {"skating": foot_skating(joints, spec.skeleton, spec.fps), "penetration": 1000 * floor_penetration(joints),
             "jerk": roughness(joints) * spec.fps**3, "bone_drift": 100 * bone_length_drift(joints, spec.skeleton)}
 
 
 def mean_faults(motions: Sequence[np.ndarray], spec: DatasetSpec) -> dict[str, float]:
-    """Means of ``physical_faults`` over motions; NaN without motions."""
+    """Average ``physical_faults`` over motions. Returns NaN without motions."""
     found = [physical_faults(motion, spec) for motion in motions]
     return {key: float(np.mean([one[key] for one in found])) if found else float("nan") for key in UNITS}
 
 
 TOP = 3                # ranks of R-precision
 REAL = "real motion"   # name of the first row of every table
-CHUNK = 480            # motions for multimodality held in memory at once
+CHUNK = 480            # number of multimodality motions held in memory at once
 _MODALITY = 1 << 32    # seed offset, beyond the repeats
 _LEGEND = {"fid_halves": "FID between two random halves of the real motions", "R1": "R-precision in per cent",
            "mm_dist": "mean distance between texts and their motions", **UNITS}
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-# Generates motions for samples, by row; one generation may give several rows.
+# Generates motions for samples; returns them by row of the results table.
 Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
 class TextMotionEmbedder(Protocol):
-    """An evaluator that reads captions as tokens."""
+    """Evaluator that reads captions as ``word/POS`` tokens."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of unnormalised features (T, d)."""
+        """Embed unnormalised features (T, d) to (n, e)."""
 
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embeddings (n, e) of captions as ``word/POS`` tokens."""
+        """Embed captions, as ``word/POS`` tokens, to (n, e)."""
 
 
 class CaptionEmbedder(Protocol):
-    """A second evaluator, which reads plain captions, for R-precision and MM-Dist only."""
+    """Second evaluator, which reads plain captions, for R-precision and MM-Dist only."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of unnormalised features (T, d)."""
+        """Embed unnormalised features (T, d) to (n, e)."""
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Embeddings (n, e) of cleaned captions."""
+        """Embed cleaned captions to (n, e)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sample sizes. Diversity uses ``evaluation.metrics.diversity_pairs``."""
+    """Sample sizes of the evaluation. The number of diversity pairs is ``evaluation.metrics.diversity_pairs``."""
 
     repeats: int = 20
     batch: int = 32             # candidates of R-precision
@@ -86,13 +86,13 @@ class Plan:
 
 @dataclass
 class Row:
-    """Metrics of one kind of motion."""
+    """Metrics of one row of the results table, such as one model."""
 
     numbers: dict[str, Estimate]
     faults: list[str] = field(default_factory=list)  # excluded motions: clip, caption, repeat
 
     def table(self) -> dict[str, float | Estimate]:
-        """Metrics for a report, with the number of excluded motions."""
+        """Return the metrics and the number of excluded motions, for a report."""
         return {**self.numbers, "not_finite": len(self.faults)}
 
 
@@ -107,14 +107,14 @@ class _Generated:
 
 
 class Evaluation:
-    """Evaluates any number of models against real motions and captions, which are embedded once.
+    """Evaluates any number of models on the same clips. Real motions and captions are embedded once.
 
     Args:
         pairs: clips with captions and their tokens.
         embedder: the evaluator.
-        seed: of all sampling; repeat r uses the same captions and batches for every model.
-        workers: repeats generated in parallel, each on one core.
-        lamp: a second evaluator, whose R-precision and MM-Dist get the prefix ``lamp_``.
+        seed: seed of all sampling. A repeat uses the same captions and batches for every model.
+        workers: number of repeats to generate in parallel, each on one core.
+        lamp: second evaluator. Its R-precision and MM-Dist get the prefix ``lamp_``.
     """
 
     def __init__(self, pairs: Sequence[Pair], embedder: TextMotionEmbedder, spec: DatasetSpec, plan: Plan = Plan(),
@@ -131,10 +131,10 @@ class Evaluation:
 
     @property
     def left_out(self) -> list[str]:
-        """Metrics that need more clips than there are."""
+        """Messages about metrics that need more clips than there are."""
         count, needed = len(self.pairs), metrics.diversity_pairs(len(self.pairs))
         short = [("R-precision", self.plan.batch), ("diversity", needed)]
-        return [f"left out: {what}, which needs {least} clips; there are {count}"
+        return [f"omitted: {what} needs {least} clips, but there are {count}"
                 for what, least in short if count < least]
 
     @property
@@ -143,7 +143,7 @@ class Evaluation:
         return [f"{key}: {meaning}" for key, meaning in _LEGEND.items()]
 
     def real(self) -> Row:
-        """Row of the real motions. Its FID is between two halves, because that against itself would be zero."""
+        """Compute the row of the real motions. Its FID compares two random halves of them."""
         faults = mean_faults(self._real.motions, self.spec)
         draws = []
         for repeat in range(self.plan.repeats):
@@ -154,7 +154,7 @@ class Evaluation:
         return Row(estimates(draws) | estimates([faults]), self._named(self._real.kept, None))
 
     def fixed(self, motions: Sequence[np.ndarray]) -> Row:
-        """Row of one motion (T, d) per clip that is the same in every repeat, such as a reconstruction."""
+        """Compute the row of motions (T, d) that do not change between repeats, such as reconstructions."""
         made = self._embed(motions)
         draws = []
         for repeat in range(self.plan.repeats):
@@ -164,7 +164,7 @@ class Evaluation:
         return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
-        """Rows of motions that are generated in every repeat; ``workers`` threads call ``generate``."""
+        """Compute the rows of motions that every repeat generates again, by calling ``generate`` in parallel."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
         modality = {} if self.plan.modality_fresh else self._modality(generate, faults)
@@ -181,7 +181,7 @@ class Evaluation:
         return {row: Row(estimates(draws[row]), faults[row]) for row in draws}
 
     def _repeat(self, generate: Generate, repeat: int) -> dict[str, tuple[dict[str, float], list[str]]]:
-        """Metrics of each row in one repeat, and the excluded motions."""
+        """Return the metrics and the names of excluded motions of each row in one repeat."""
         order, captions = self._draw(repeat)
         samples = [self._sample(clip, caption, repeat) for clip, caption in zip(order, captions, strict=True)]
         rows, back = {}, np.argsort(order)
@@ -192,12 +192,12 @@ class Evaluation:
         return rows
 
     def _spread(self, work: Callable[[Item], Result], items: Sequence[Item], desc: str) -> Iterator[Result]:
-        """Results of ``work`` for each item, in order, computed by the workers."""
+        """Yield the results of ``work`` for each item, in order, computed by parallel workers."""
         with side_by_side(min(self.workers, len(items))) as spread:
             yield from tqdm(spread(work, items), total=len(items), desc=desc, disable=self.quiet or None, leave=False)
 
     def _draw(self, repeat: int) -> tuple[np.ndarray, np.ndarray]:
-        """Clips (n,) in the order of a repeat, and the index of the sampled caption of each among all captions."""
+        """Return the clip order (n,) of a repeat, and the index of each clip's sampled caption among all captions."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat))
         order = rng.permutation(len(self.pairs))
         return order, self._firsts[order] + rng.integers(np.diff(self._firsts)[order])
@@ -219,7 +219,7 @@ class Evaluation:
         return {"fid": _fid(self._real.embeddings, made.embeddings)}
 
     def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Generated) -> dict[str, float]:
-        """Metrics of ``made``, which has the order of the clips, with the captions and batches of a repeat."""
+        """Compute metrics of ``made``, which is in clip order, with the captions and batches of a repeat."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
         places, chosen = _places(made.kept, order), captions[made.kept[order]]
         motion = made.embeddings[places]
@@ -233,7 +233,7 @@ class Evaluation:
         return numbers
 
     def _matching(self, text: np.ndarray, motion: np.ndarray) -> dict[str, float]:
-        """R-precision, if there are enough clips, and MM-Dist of pairs (n, e) in the order of the batches."""
+        """Compute MM-Dist and, with enough clips, R-precision of paired embeddings (n, e) in batch order."""
         numbers = {}
         if len(self.pairs) >= self.plan.batch:
             hits = (metrics.r_precision(text, motion, TOP, self.plan.batch) if len(motion) >= self.plan.batch
@@ -242,7 +242,7 @@ class Evaluation:
         return numbers | {"mm_dist": metrics.matching_score(text, motion) if len(motion) else float("nan")}
 
     def _modality(self, generate: Generate, faults: dict[str, list[str]], repeat: int = 0) -> dict[str, np.ndarray]:
-        """Embeddings (texts, motions, e) of multimodality by row; another repeat uses other texts."""
+        """Return the embeddings (texts, motions, e) for multimodality by row. Each ``repeat`` samples other texts."""
         count, each = min(self.plan.modality_texts, len(self.pairs)), self.plan.modality_motions
         if not count:
             return {}
@@ -260,13 +260,13 @@ class Evaluation:
 
     def _many_each(self, generate: Generate, repeat: int,
                    chosen: Sequence[tuple[int, int]]) -> dict[str, tuple[np.ndarray, list[str]]]:
-        """Embeddings (texts, motions, e) by row of many motions for the captions ``chosen``, and excluded motions."""
+        """Generate several motions per caption. Returns embeddings (texts, motions, e) and excluded motions, by row."""
         each, rows = self.plan.modality_motions, {}
         streams = range(_MODALITY + repeat * each, _MODALITY + (repeat + 1) * each)
         samples = [self._sample(clip, caption, stream) for clip, caption in chosen for stream in streams]
         for row, motions in generate(samples).items():
             made = self._embed(motions, with_lamp=False)
-            whole = made.kept.reshape(-1, each).all(1)  # a text with a motion that is not finite is excluded
+            whole = made.kept.reshape(-1, each).all(1)  # texts whose motions are all finite
             table = np.full((len(samples), made.embeddings.shape[1]), np.nan)
             table[made.kept] = made.embeddings
             rows[row] = table.reshape(len(chosen), each, -1)[whole], [
@@ -275,7 +275,7 @@ class Evaluation:
         return rows
 
     def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
-        """Names of the clips whose motion was excluded."""
+        """Return the names of the clips whose motion was excluded."""
         names = []
         for clip in np.flatnonzero(~kept):
             said = "" if captions is None else f", {self._sample(clip, captions[clip], 0).text!r}, repeat {repeat}"
@@ -284,7 +284,7 @@ class Evaluation:
 
 
 def _places(kept: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Indices of the kept clips of ``order`` among all kept clips."""
+    """Return the index of each kept clip of ``order`` among all kept clips."""
     return (np.cumsum(kept) - 1)[order[kept[order]]]
 
 
@@ -297,11 +297,11 @@ def _multimodality(embeddings: np.ndarray, pairs: int, rng: np.random.Generator)
 
 
 def fault_notes(rows: Mapping[str, Row], named: int = 10) -> list[str]:
-    """One line per row with motions that are not finite, naming the first ones; a single line if there are none."""
+    """Return one line per row with motions that are not finite, or a single line if there are none."""
     notes = []
     for name, row in rows.items():
         if row.faults:
             more = f"; and {len(row.faults) - named} more" if len(row.faults) > named else ""
-            notes.append(f"not finite, excluded from all metrics: {len(row.faults)} motions of {name}: "
+            notes.append(f"excluded as not finite: {len(row.faults)} motions of {name}: "
                          f"{'; '.join(row.faults[:named])}{more}")
     return notes or ["motions that are not finite: none"]

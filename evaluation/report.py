@@ -1,4 +1,4 @@
-"""Results of an evaluation: confidence intervals, timing, and reports on screen and on disk."""
+"""Evaluation reports: confidence intervals, timing, and tables for the screen and files."""
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +12,21 @@ import torch
 from utils import processor, usable_cores
 from utils.files import write_text
 
-WIDTH = 1.96  # standard errors on either side of the mean for a 95 % interval
+WIDTH = 1.96  # half width of a 95 % interval in standard errors
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over the repeats with a finite value, with its 95 % confidence interval."""
+    """Mean of a metric over repeats, with its 95 % confidence interval. Values that are not finite are excluded."""
 
     mean: float             # NaN if no repeat has a finite value
-    interval: float | None  # half the width, 1.96 sd / sqrt(repeats) as in published tables; None with one repeat
-    repeats: int            # with a finite value
-    not_finite: int = 0     # repeats without one; excluded from mean and interval
+    interval: float | None  # half width 1.96 std / sqrt(repeats), as in published tables; None with one repeat
+    repeats: int            # number of repeats with a finite value
+    not_finite: int = 0     # number of excluded repeats
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Estimate from one value per repeat."""
+        """Create an estimate from one value per repeat."""
         given = np.asarray(values, np.float64)
         good = given[np.isfinite(given)]
         interval = WIDTH * float(good.std()) / len(good) ** 0.5 if len(good) > 1 else None
@@ -39,22 +39,22 @@ class Estimate:
         return f"{text} ({self.not_finite} not finite)" if self.not_finite else text
 
     def plain(self) -> dict[str, float | int | None]:
-        """Dictionary for JSON, with None for NaN."""
+        """Convert to a dictionary for JSON, with None for NaN."""
         return {"mean": self.mean if self.repeats else None, "interval": self.interval, "repeats": self.repeats,
                 "not_finite": self.not_finite}
 
 
 def estimates(draws: Sequence[dict[str, float]]) -> dict[str, Estimate]:
-    """Estimates by name, from one dictionary of values per repeat."""
+    """Create estimates by metric name, from one dictionary of values per repeat."""
     return {key: Estimate.of([draw[key] for draw in draws]) for key in draws[0]} if draws else {}
 
 
 Item = TypeVar("Item")
-TIMED = 10  # items to time
+TIMED = 10  # maximum number of timed items
 
 
 def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> float:
-    """Median seconds of ``action`` on single items, after a warm-up call."""
+    """Return the median time in seconds of calling ``action`` on a single item, after a warm-up call."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     action(items[0])
@@ -69,7 +69,7 @@ def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> flo
 
 
 def hardware(device: torch.device) -> str:
-    """Description of the hardware: name of the GPU or processor, cores, threads, and the version of torch."""
+    """Describe the hardware: name of the GPU or CPU, cores, threads, and the torch version."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -78,13 +78,13 @@ def hardware(device: torch.device) -> str:
 
 
 Tables = Mapping[str, Mapping[str, float | Estimate]]  # row -> metric -> value
-LINE = 120  # characters; wider tables are split
+LINE = 120  # maximum line width; wider tables are split
 _GAP = "  "
 
 
 def write_report(folder: Path, ext: str, settings: Mapping[str, Any], tables: Tables,
                  notes: Sequence[str] = ()) -> list[Path]:
-    """Print ``tables`` and ``notes``, and write ``<folder>/<ext>.log`` and ``.json``. Returns the two paths."""
+    """Print ``tables`` and ``notes`` and write them to ``<folder>/<ext>.log`` and ``.json``. Returns the two paths."""
     lines = [*table_lines(tables), *notes]
     print("\n".join(lines))
     paths = [folder / f"{ext}.log", folder / f"{ext}.json"]
@@ -100,7 +100,7 @@ def write_report(folder: Path, ext: str, settings: Mapping[str, Any], tables: Ta
 
 
 def table_lines(tables: Tables) -> list[str]:
-    """Format tables, with a dash for missing values."""
+    """Format tables as lines of text, with a dash for missing values."""
     cells = {key: {row: _text(numbers[key]) if key in numbers else "-" for row, numbers in tables.items()}
              for key in _columns(tables)}
     first = max(map(len, tables), default=0)
@@ -117,7 +117,7 @@ def table_lines(tables: Tables) -> list[str]:
 
 
 def _columns(tables: Tables) -> list[str]:
-    """Names of all columns; a column that first appears in a later row follows its predecessor in that row."""
+    """Return the names of all columns. A column that is new in a later row follows its predecessor there."""
     columns: list[str] = []
     for numbers in tables.values():
         place = 0
@@ -133,7 +133,7 @@ def _text(value: float | Estimate) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a value for JSON: numbers that are not finite become null, unknown types become strings."""
+    """Convert a value for JSON: numbers that are not finite become None, unknown types become strings."""
     if isinstance(value, Estimate):
         return value.plain()
     if isinstance(value, (float, np.floating)):

@@ -1,5 +1,4 @@
-"""Text-motion retrieval in both directions under named protocols (T2M; TMR, Petrovich et al. 2023, section 4.1), and
-how well LaMP aligns texts with motions.
+"""Text-motion retrieval scores in both directions (protocols of T2M and of TMR, Petrovich et al. 2023, section 4.1).
 
 Similarities are (n, n): rows are texts, columns are motions, matching pairs are on the diagonal. Larger is closer.
 """
@@ -23,19 +22,18 @@ from utils import InputError
 
 RANKS = (1, 2, 3, 5, 10)
 BATCH = 32
-ALIKE = 0.95      # similarity from which captions count as equal; 0 is opposite, 1 is identical
+ALIKE = 0.95      # captions count as equal from this similarity, where 0 is opposite and 1 is identical
 DISSIMILAR = 100  # size of the least similar subset
 
 
 def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
                      ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
-    """Recall and median rank of both directions from similarities (n, n).
+    """Compute recall at k and median rank for both directions, from ``similarity`` (n, n).
 
     Args:
         similarity: texts as rows, motions as columns.
-        same: (n, n) bool, pairs of samples whose captions count as equal; each of them is a hit. By default only the
-            sample itself is.
-        ranks: values of k for recall at k.
+        same: (n, n) bool, pairs that count as correct; by default the diagonal.
+        ranks: the values of k for which recall is computed.
 
     Returns:
         ``t2m_R1 ... t2m_R10`` in per cent and ``t2m_MedR`` (1 is best) for text-to-motion retrieval, and the same with
@@ -51,9 +49,9 @@ def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
 
 
 def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
-    """Rank (n,), from 1, of the best accepted entry in each row of (n, m).
+    """Return the rank (n,), from 1, of the best accepted entry in each row of ``similarity`` (n, m).
 
-    Ties get their middle rank, so that a constant matrix is no better than chance.
+    Tied entries share their middle rank, so a constant matrix is no better than chance.
     """
     best = np.where(accepted, similarity, -np.inf).max(1, keepdims=True)
     ahead = (similarity > best).sum(1)
@@ -63,10 +61,10 @@ def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
 
 def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
                       rng: np.random.Generator | None = None) -> dict[str, float]:
-    """Mean scores over batches of ``batch`` pairs from similarities (n, n), as for R-precision.
+    """Average retrieval scores over batches of ``batch`` pairs, from ``similarity`` (n, n), as for R-precision.
 
-    The pairs are shuffled if ``rng`` is given. An incomplete last batch is dropped, because ranking fewer candidates
-    is easier. Raises ``ValueError`` without a full batch.
+    The pairs are shuffled if ``rng`` is given. An incomplete last batch is dropped, because ranking fewer candidates is
+    easier. Raises ``ValueError`` without a full batch.
     """
     count = len(similarity)
     if count < batch:
@@ -78,8 +76,10 @@ def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
 
 
 def steady_retrieval(similarity: np.ndarray, draws: int = 10) -> dict[str, float]:
-    """Mean scores over ``draws`` fixed shuffles into batches, less noisy than one, to select checkpoints by. All pairs
-    form one batch if there are too few for a full one."""
+    """Average batched retrieval scores over ``draws`` fixed shuffles, to reduce the noise in checkpoint selection.
+
+    If there are too few pairs for a batch, all pairs form one batch.
+    """
     if len(similarity) < BATCH:
         return retrieval_scores(similarity)
     scores = [batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(draws)]
@@ -88,8 +88,9 @@ def steady_retrieval(similarity: np.ndarray, draws: int = 10) -> dict[str, float
 
 def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
                         rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Scores of TMR's four protocols, for similarities (n, n) of captions and motions, and normalised sentence
-    embeddings (n, s) of the captions.
+    """Compute the scores of TMR's four protocols.
+
+    ``similarity`` (n, n) compares captions with motions; ``sentences`` (n, s) are normalised caption embeddings.
 
     - ``all``: every sample against all others.
     - ``threshold``: the same, but samples with nearly equal captions (0.95 on a scale from 0 to 1, a cosine of 0.9)
@@ -111,8 +112,10 @@ def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
 
 
 def least_alike(alike: np.ndarray, count: int) -> np.ndarray:
-    """Greedily select ``count`` rows of similarities (n, n): first the row with the lowest sum, then repeatedly the row
-    whose highest similarity to the selected ones is lowest."""
+    """Greedily select ``count`` dissimilar rows of similarities (n, n).
+
+    Starts with the lowest sum, then repeatedly adds the row whose highest similarity to the selection is lowest.
+    """
     chosen = [int(alike.mean(1).argmin())]
     nearest = alike[chosen[0]].astype(np.float64)
     while len(chosen) < count:
@@ -123,7 +126,7 @@ def least_alike(alike: np.ndarray, count: int) -> np.ndarray:
 
 
 def euclidean_similarity(text: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Negative distances (n, m) of unnormalised features, by which LaMP's published retrieval evaluation ranks."""
+    """Return negative distances (n, m) of unnormalised features, as in LaMP's published retrieval evaluation."""
     return -euclidean_distances(text, motion)
 
 
@@ -133,7 +136,7 @@ SENTENCE_BATCH = 128
 
 
 def word_vectors(captions: Sequence[str]) -> np.ndarray:
-    """TF-IDF vectors of captions, normalised: term counts times log inverse document frequency."""
+    """Compute normalised TF-IDF vectors of captions: term counts times log inverse document frequency."""
     bags = [Counter(clean_caption(caption).split()) for caption in captions]
     spread = Counter(word for bag in bags for word in bag)
     columns = {word: column for column, word in enumerate(sorted(spread))}
@@ -146,8 +149,10 @@ def word_vectors(captions: Sequence[str]) -> np.ndarray:
 
 
 class SentenceEncoder:
-    """Normalised sentence embeddings from a BERT, with mean pooling as in all-MiniLM-L6-v2; ``source`` is a folder or a
-    name on the hub. Raises ``InputError`` if it cannot be loaded."""
+    """Normalised sentence embeddings from a BERT with mean pooling, as in all-MiniLM-L6-v2.
+
+    ``source`` is a folder or a name on the Hugging Face hub. Raises ``InputError`` if it cannot be loaded.
+    """
 
     def __init__(self, source: str | Path, longest: int = 128) -> None:
         folder = bert_folder(source)
@@ -156,7 +161,7 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """Vectors (n, s) of captions."""
+        """Embed captions to (n, s)."""
         rows = []
         for start in range(0, len(captions), SENTENCE_BATCH):
             made = self.pieces.encode(list(captions[start:start + SENTENCE_BATCH]), self.longest)
@@ -165,30 +170,29 @@ class SentenceEncoder:
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1).numpy()
 
 
-PASS = 64      # texts or motions of a forward pass
+PASS = 64      # texts or motions per forward pass
 CHUNK = 1024   # texts compared with a batch of motions at once
-REPEATS = 20  # random selections of one caption per clip, and of batches
+REPEATS = 20   # random selections of captions and batches
 
 
 @dataclass(frozen=True)
 class LanguageScores:
-    """Retrieval scores under every protocol, and the sensitivity of LaMP to left and right."""
+    """Retrieval scores under every protocol, and LaMP's sensitivity to left and right."""
 
     retrieval: dict[str, dict[str, Estimate]]  # protocol -> score
-    sides: float | None  # per cent of captions naming a side that are closer to their motion than with left and right
-                         # swapped; None if no caption names a side
-    sided: int           # number of captions that name a side
+    sides: float | None  # per cent of sided captions closer to their motion than with left and right swapped; None
+                         # without sided captions
+    sided: int           # number of captions that name left or right
 
 
 def text_vectors(captions: Sequence[str], text_features: Callable[[list[str]], Tensor]) -> Tensor:
-    """Features (n, e) of captions."""
+    """Compute features (n, e) of captions in batches."""
     return torch.cat([text_features(list(captions[start:start + PASS])) for start in range(0, len(captions), PASS)])
 
 
 def motion_vectors(motions: Sequence[np.ndarray], motion_features: Callable[[Tensor, Tensor], Tensor],
                    quiet: bool = True) -> np.ndarray:
-    """Features (n, e) of normalised clips (T, d), cut to whole tokens and at most 196 frames as in
-    ``score_language``."""
+    """Compute features (n, e) of normalised clips (T, d), cut to whole tokens and at most 196 frames."""
     starts = tqdm(range(0, len(motions), PASS), desc="motion features", disable=quiet or None, leave=False)
     return torch.cat([motion_features(*padded(motions[start:start + PASS])).cpu() for start in starts]).numpy()
 
@@ -197,20 +201,21 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
                    text_features: Callable[[list[str]], Tensor], motion_features: Callable[[Tensor, Tensor], Tensor],
                    seed: int = 0, sentences: Sentences = word_vectors, repeats: int = REPEATS,
                    compare: Compare = similarity) -> LanguageScores:
-    """Score LaMP, or any other pair of text and motion encoders, on pairs.
+    """Compute the retrieval and left/right scores of LaMP, or of any other text and motion encoders.
 
-    Memory grows by 4 bytes per caption and clip; motion features are kept for one batch at a time.
+    Memory grows by 4 bytes per pair of caption and clip. Motion features are kept for one batch at a time.
 
     Args:
+        pairs: clips with captions.
         normalise: maps features (T, d) of a clip to the input of ``motion_features``.
         text_features: maps captions to (b, e).
         motion_features: maps zero-padded motion (b, t, d) and lengths (b,) to (b, e) or (b, queries, e).
-        seed: of the random selections.
+        seed: seed of the random selections.
         sentences: maps captions to normalised vectors (n, s) that measure their similarity.
         repeats: number of random selections of one caption per clip.
         compare: maps features of texts and motions to similarities (texts, motions); larger is closer.
 
-    Raises ``InputError`` if a similarity is not finite, which would otherwise count as a miss.
+    Raises ``InputError`` if a similarity is not finite, as it would silently count as a miss.
     """
     captions = [caption for pair in pairs for caption in pair.captions]
     owners = np.array([number for number, pair in enumerate(pairs) for _ in pair.captions])
@@ -219,7 +224,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
     mirrored = text_vectors([mirror_text(captions[row]) for row in sided], text_features) if len(sided) else None
 
     scores = np.empty((len(captions), len(pairs)), np.float32)
-    wrong = np.empty(len(sided), np.float32)  # similarity of each motion to its caption with left and right swapped
+    wrong = np.empty(len(sided), np.float32)  # similarities to captions with left and right swapped
     for start in range(0, len(pairs), PASS):
         features = motion_features(*padded([normalise(pair.features) for pair in pairs[start:start + PASS]]))
         for first in range(0, len(captions), CHUNK):

@@ -1,4 +1,4 @@
-"""Motion search: cached galleries of LaMP embeddings, and nearest-neighbour queries."""
+"""Motion search: cached galleries of LaMP embeddings and nearest-neighbour queries."""
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from utils import InputError
 from utils.files import fingerprint
 
 CACHE_SUFFIX = ".gallery.pt"
-READING = "2"  # version of motion reading, part of the cache key
-SHOWN = 5      # number of remarks to print
+READING = "2"  # version of the motion reader, part of the cache key
+SHOWN = 5      # maximum number of remarks to print
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Gallery:
 
     @classmethod
     def of(cls, encoded: Sequence[tuple[Path, dict[str, Any]]]) -> "Gallery":
-        """Gallery of encoded files."""
+        """Build a gallery from encoded files."""
         parts = [MotionPart(number, start, end)
                  for number, (_, one) in enumerate(encoded) for start, end in one["parts"]]
         vectors = torch.cat([one["vectors"] for _, one in encoded]).numpy()
@@ -41,18 +41,20 @@ class Gallery:
 
 def encode_motions(paths: Sequence[Path], lamp: LoadedLaMP, spec: DatasetSpec, up: str | None = None,
                    trusted: bool = False) -> Gallery:
-    """Encode motion files to a gallery; ``up`` and ``trusted`` as in ``read_motion``. Raises ``InputError`` for an
-    unreadable file."""
+    """Encode motion files to a gallery. ``up`` and ``trusted`` are passed to ``read_motion``.
+
+    Raises ``InputError`` for an unreadable file.
+    """
     motions = [read_clip(path, spec, up, trusted=trusted) for path in paths]
     return Gallery.of(list(zip(paths, _encode(motions, lamp, quiet=True), strict=True)))
 
 
 def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path | None = None,
                  quiet: bool = True, up: str | None = None) -> Gallery:
-    """Gallery of all motions in ``folder`` and its subfolders.
+    """Encode all motions in ``folder`` and its subfolders, reusing cached embeddings.
 
-    ``cache`` (by default ``<folder>.gallery.pt``) keeps the embeddings of each file. New and changed files are encoded,
-    and all files if LaMP or ``up`` (as in ``read_motion``) changes. Files without a motion are reported and left out.
+    ``cache`` (by default ``<folder>.gallery.pt``) stores the embeddings of each file. Only new and changed files are
+    encoded, unless LaMP or ``up`` (see ``read_motion``) has changed. Files without a motion are reported and skipped.
     Raises ``InputError`` if no motion is left.
     """
     cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
@@ -77,17 +79,17 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
         print(f"{len(motions)} of {len(stamps)} motions encoded, cached in {cache}")
     broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
     if broken:
-        print(f"left out {len(broken)} files without a motion, such as {broken[0]}")
+        print(f"skipped {len(broken)} files without a motion, such as {broken[0]}")
     if len(broken) == len(stamps):
         raise InputError(f"{folder} contains no readable motion: {broken[0]}")
     return Gallery.of([(folder / name, fresh[name]) for name in stamps if "error" not in fresh[name]])
 
 
 def _stamp(path: Path) -> list[int]:
-    """Sizes and times of the files that a motion is read from."""
+    """Return sizes and modification times of the files that a motion is read from."""
     files = [path]
     if path.suffix.lower() == ".amc":
-        with suppress(ValueError):  # without its skeleton the file is left out
+        with suppress(ValueError):  # files without a skeleton are skipped
             files.append(find_asf(path))
     return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
 
@@ -105,22 +107,22 @@ def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> lis
 
 
 def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
-    """Write the cache, with all vectors in one tensor, because thousands of small ones take seconds to load."""
+    """Write the cache. All vectors are in one tensor, because thousands of small tensors take seconds to load."""
     vectors = [one["vectors"] for one in motions.values() if "vectors" in one]
     rest = {name: {key: value for key, value in one.items() if key != "vectors"} for name, one in motions.items()}
     try:
         save_checkpoint(cache, {"key": key, "motions": rest, "vectors": torch.cat(vectors or [torch.zeros(0, 0)])})
     except InputError as error:
-        raise InputError(f"{error}; --cache names another file for the encoded gallery") from error
+        raise InputError(f"{error}; choose another cache file with --cache") from error
 
 
 def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
-    """Read a cache written by ``_write``; empty if it is missing or belongs to another LaMP model."""
+    """Read a cache written by ``_write``. Returns {} if it is missing or belongs to another LaMP model."""
     if not cache.is_file():
         return {}
     try:
         content = load_checkpoint(cache)
-    except InputError:  # truncated, for example by a full disk: the cache is rebuilt
+    except InputError:  # a truncated cache is rebuilt
         return {}
     if content.get("key") != key or "vectors" not in content:
         return {}
@@ -134,17 +136,17 @@ def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Search result: a row and its cosine similarity."""
+    """Search result: a row of the gallery and its cosine similarity."""
 
     row: int
     score: float  # cosine
 
 
 def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence[int] | None = None) -> list[Neighbour]:
-    """The ``top_k`` normalised vectors (n, e) nearest to ``query``, one vector (e,) or several (m, e), best first.
+    """Return the ``top_k`` rows of normalised ``vectors`` (n, e) closest to ``query`` (e,) or (m, e), best first.
 
-    With several queries, the best one counts. With ``groups`` (n,), such as the motion of each row, only the best row
-    of a group counts. Ties keep their order.
+    With several queries, the most similar one counts. With ``groups`` (n,), such as the motion of each row, only the
+    best row of each group is returned. Ties keep their order.
     """
     scores = (vectors @ np.atleast_2d(query).T).max(1)
     if groups is None:

@@ -1,9 +1,9 @@
-"""Acclaim motion capture, the format of the CMU database: a skeleton (``.asf``) and its motion (``.amc``).
+"""Read Acclaim motion capture, the format of the CMU database: a skeleton (``.asf``) and its motion (``.amc``).
 
-A bone has an ``axis``, the rotation C from the world to its own axes, and up to three degrees of freedom, the rotation
-R about these axes. In the world it turns by G = G_parent C R C^-1 and ends at its parent's end + length * G direction
-(J. Lander, "Working with Motion Capture File Formats", Game Developer, January 1998). The result is a ``Bvh``, whose
-joints are the starts of the bones and have their names.
+Each bone has an ``axis``, the rotation C from world axes to bone axes, and up to three degrees of freedom, which form
+the rotation R about the bone axes. Its world rotation is G = G_parent C R C^-1, and it ends at the end of its parent
+plus length * G direction (J. Lander, "Working with Motion Capture File Formats", Game Developer, January 1998). The
+result is a ``Bvh`` whose joints are the starts of the bones and have the names of the bones.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 from motion.bvh import POSITIONS, Bvh, euler_to_matrix, matrix_to_euler
 
-FPS = 120.0   # of the CMU database; files rarely state it
+FPS = 120.0   # frame rate of the CMU database; files rarely state it
 INCH = 0.0254
 ROOT = "root"
 _EULER = ("Zrotation", "Yrotation", "Xrotation")
@@ -22,7 +22,7 @@ _MOVES = ("tx", "ty", "tz", "rx", "ry", "rz")
 
 @dataclass
 class AsfBone:
-    """A bone at rest; the root has no length."""
+    """A bone in the rest pose. The root has length 0."""
 
     name: str
     direction: np.ndarray                   # (3,) from its start to its end, in the world
@@ -35,7 +35,7 @@ class AsfBone:
 
 @dataclass(frozen=True)
 class Asf:
-    """A skeleton. ``bones`` has the root first and every parent before its children."""
+    """An Acclaim skeleton. In ``bones``, every parent comes before its children."""
 
     path: Path
     bones: dict[str, AsfBone]
@@ -44,10 +44,10 @@ class Asf:
 
 
 def find_asf(amc: Path) -> Path:
-    """Find the skeleton of a motion file: ``01.asf`` of ``01_02.amc``, in the same folder or its parent.
+    """Find the skeleton file of a motion file (``01.asf`` for ``01_02.amc``) in its folder or the parent folder.
 
-    The skeleton has the name of the motion or a prefix of it. A skeleton whose name is not a subject number also counts
-    if it is the only one. Raises ``ValueError`` if none is found.
+    The name of the skeleton file is equal to that of the motion file or a prefix of it. If a folder has only one
+    skeleton file and its name is not a number, it is used too. Raises ``ValueError`` if there is none.
     """
     for folder in (amc.parent, amc.parent.parent):
         skeletons = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".asf")
@@ -57,7 +57,7 @@ def find_asf(amc: Path) -> Path:
         if len(skeletons) == 1 and not skeletons[0].stem.isdecimal():
             return skeletons[0]
     name = amc.stem.rpartition("_")[0] or amc.stem
-    raise ValueError(f"its skeleton is missing: put {name}.asf next to it")
+    raise ValueError(f"no skeleton file found: put {name}.asf next to it")
 
 
 def _begins(name: str, start: str) -> bool:
@@ -66,16 +66,18 @@ def _begins(name: str, start: str) -> bool:
 
 
 def read_asf(path: str | Path) -> Asf:
-    """Read a skeleton. Raises ``ValueError`` naming the file and line if it is invalid, ``OSError`` if it cannot be
-    read."""
+    """Read a skeleton file.
+
+    Raises ``ValueError`` with the file and line if its content is invalid, and ``OSError`` if it cannot be read.
+    """
     return _AsfParser(Path(path)).parse()
 
 
 def read_amc(path: str | Path, skeleton: Asf | None = None, fps: float | None = None) -> Bvh:
-    """Read a motion of ``skeleton`` (default: the one ``find_asf`` finds), in the unit of the skeleton.
+    """Read a motion file in the unit of its ``skeleton`` (by default, the one from ``find_asf``).
 
-    The frame rate is ``fps``, else the rate in the file, else 120. Raises ``ValueError`` naming the file and line if
-    the motion does not fit the skeleton, ``OSError`` if a file cannot be read.
+    The frame rate is ``fps`` if given, else the rate in the file, else 120. Raises ``ValueError`` with the file and
+    line if the motion does not fit the skeleton, and ``OSError`` if a file cannot be read.
     """
     path = Path(path)
     skeleton = skeleton or read_asf(find_asf(path))
@@ -107,7 +109,7 @@ def _bvh(skeleton: Asf, motion: dict[str, np.ndarray], frame_time: float, degree
 
 
 class _Lines:
-    """Iterator over the words of each line, skipping empty lines and comments."""
+    """Iterator over the words of each line that is neither empty nor a comment."""
 
     def __init__(self, path: Path):
         self.path, self.line = path, 0
@@ -132,7 +134,7 @@ class _Lines:
         except ValueError as error:
             raise self.error(str(error).replace("could not convert string to float", "not a number")) from None
         if len(values) != count or not np.isfinite(values).all():
-            raise self.error(f"{count} finite numbers expected, found {' '.join(words) or 'nothing'}")
+            raise self.error(f"expected {count} finite numbers, found {' '.join(words) or 'nothing'}")
         return values
 
 
@@ -176,7 +178,7 @@ class _AsfParser(_Lines):
         if word == "begin":
             self.fields = {}
         elif self.fields is None:
-            raise self.error(f"begin expected, {word!r} found")
+            raise self.error(f"expected begin, found {word!r}")
         elif word == "end":
             self.add_bone(self.fields)
             self.fields = None
@@ -189,7 +191,7 @@ class _AsfParser(_Lines):
             raise self.error(f"a bone without {', '.join(missing)}")
         name, axis = fields["name"][0], fields.get("axis", ["0", "0", "0"])
         if name in self.bones:
-            raise self.error(f"2 bones are named {name}")
+            raise self.error(f"two bones are named {name}")
         direction = np.array(self.numbers(fields["direction"], 3))
         order = self.order(axis[3]) if len(axis) > 3 else "xyz"
         self.bones[name] = AsfBone(name, direction / max(np.linalg.norm(direction), 1e-12),
@@ -214,11 +216,11 @@ class _AsfParser(_Lines):
 
     def known(self, name: str) -> str:
         if name not in self.bones:
-            raise self.error(f"{name} is in the hierarchy, but not in the bone data")
+            raise self.error(f"{name} is in the hierarchy but not in the bone data")
         return name
 
     def hung(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
-        """All bones from the root, depth first as in a BVH file."""
+        """Set the parent of each bone and return all bones in depth-first order from the root, as in a BVH file."""
         ordered, waiting = {}, [ROOT]
         while waiting:
             name = waiting.pop()
@@ -240,7 +242,7 @@ class _AmcParser(_Lines):
         self.skeleton, self.fps, self.degrees = skeleton, FPS, skeleton.degrees
 
     def parse(self) -> dict[str, np.ndarray]:
-        """Values (T, degrees of freedom) of each bone that moves."""
+        """Return the values (T, degrees of freedom) of each moving bone by name."""
         rows: dict[str, list[list[str]]] = {}
         lines: dict[str, list[int]] = {}
         frames, previous = 0, None
@@ -253,7 +255,7 @@ class _AmcParser(_Lines):
                     raise self.error(f"frame {number} follows frame {previous}")
                 frames, previous = frames + 1, number
             elif not frames:
-                raise self.error(f"a frame number expected, {words[0]!r} found")
+                raise self.error(f"expected a frame number, found {words[0]!r}")
             else:
                 name = words[0]
                 if name not in rows:
@@ -262,7 +264,7 @@ class _AmcParser(_Lines):
                 if len(rows[name]) >= frames:
                     raise self.error(f"{name} is in the frame twice")
                 if len(rows[name]) < frames - 1:
-                    raise self.error(f"{name} is missing in the frame before")
+                    raise self.error(f"{name} is missing in the previous frame")
                 rows[name].append(words[1:])
                 lines[name].append(self.line)
         for name, values in rows.items():
@@ -279,7 +281,7 @@ class _AmcParser(_Lines):
         elif word == ":samples-per-second":
             (self.fps,) = self.numbers(words[1:], 1)
             if self.fps <= 0:
-                raise self.error(f"{self.fps:g} samples a second")
+                raise self.error(f"invalid rate of {self.fps:g} samples per second")
 
     def check_bone(self, name: str) -> None:
         if name not in self.skeleton.bones:
@@ -293,6 +295,6 @@ class _AmcParser(_Lines):
                 return values
         except ValueError:
             pass
-        for self.line, row in zip(lines, rows, strict=True):  # row by row is slow, but finds the faulty line
+        for self.line, row in zip(lines, rows, strict=True):  # slow, but finds the invalid line
             self.numbers(row, count)
         return np.zeros((len(rows), 0))

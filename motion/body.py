@@ -1,6 +1,6 @@
-"""Bodies in motion: quality measures, orientation (up axis, lying, swapped sides), and combined upper and lower bodies.
+"""Body analysis: motion quality measures, up axis, lying bodies, swapped sides; and merging of upper and lower bodies.
 
-Joints are (T, J, 3), y up unless found otherwise. The lengths of orientation are fractions of leg length, for any unit.
+Joints have shape (T, J, 3) and are y up unless stated otherwise. Thresholds of length are fractions of leg length.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,14 @@ from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, leg_length, le
 from motion.rotation import quat_between, quat_conjugate, quat_rotate
 from motion.skeleton import T2M, UP_AXES, Skeleton
 
-WEIGHTED_HEIGHT = 0.025  # m above which a foot does not skate
+WEIGHTED_HEIGHT = 0.025  # metres; higher feet do not skate
 
 
 def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
-    """Mean horizontal speed (m/s) of foot joints in contact; 0 without any contact.
+    """Return the mean horizontal speed (m/s) of foot joints in contact with the floor; 0 without contact.
 
-    A foot is in contact if the ankle is below 0.06 m or the toe below 0.03 m above the floor of the clip, as in
-    published foot locking. Low swinging feet count too, so real motion has about 0.2 m/s. Steps in ``held`` (T - 1, F)
-    count as 0.
+    An ankle below 0.06 m or a toe below 0.03 m above the clip's floor is in contact, as in the published foot locking.
+    This includes feet that swing low, so real motion scores about 0.2 m/s. Steps in ``held`` (T - 1, F) count as 0.
     """
     height, speed = _foot_steps(joints, skeleton, fps, held)
     contact = height < per_foot_joint(skeleton, *HEIGHT_LIMITS)
@@ -30,10 +29,10 @@ def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.nd
 
 
 def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
-    """Mean over foot joints and frames of v (2 - 2^(h / H)), in m/s, while h < H = 0.025 m (Zhang et al. 2018, MANN).
+    """Return the foot skating of Zhang et al. 2018 (MANN) in m/s: the mean of v (2 - 2^(h / H)) where h < H = 0.025 m.
 
-    v is the horizontal speed; h is the height of a toe above the floor of the clip, or of an ankle above its standing
-    height. Higher feet count less. ``held`` as in ``foot_skating``.
+    The mean is over foot joints and frames. v is the horizontal speed. h is the height of a toe above the clip's floor,
+    or of an ankle above its standing height. ``held`` is as in ``foot_skating``.
     """
     height, speed = _foot_steps(joints, skeleton, fps, held)
     ankle, toe = HEIGHT_LIMITS
@@ -43,19 +42,19 @@ def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: n
 
 def _foot_steps(joints: np.ndarray, skeleton: Skeleton, fps: float,
                 held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Heights (m) of the foot joints above the floor before each step (T - 1, F), and their horizontal speeds."""
+    """Return heights above the floor (m) before each step, and horizontal speeds (m/s), both (T - 1, F)."""
     feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
     speed = np.linalg.norm(np.diff(feet[..., [0, 2]], axis=0), axis=-1) * fps
     return feet[:-1, :, 1] - floor_height(joints, skeleton), speed if held is None else np.where(held, 0, speed)
 
 
 def floor_penetration(joints: np.ndarray, floor: float = 0.0) -> float:
-    """Mean depth of the lowest joint below ``floor`` over the frames, in the unit of the joints."""
+    """Return the mean depth of the lowest joint below ``floor`` over all frames, in the unit of the joints."""
     return float(np.maximum(floor - np.asarray(joints, np.float64)[..., 1].min(1), 0).mean())
 
 
 def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Mean deviation of bone lengths from their medians over bones and frames, relative to the median."""
+    """Return the mean relative deviation of bone lengths from their median over time."""
     joints = np.asarray(joints, np.float64)
     lengths = np.linalg.norm(joints[:, 1:] - joints[:, list(skeleton.parents[1:])], axis=-1)
     usual = np.median(lengths, axis=0)
@@ -64,47 +63,47 @@ def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 def roughness(joints: np.ndarray) -> float:
-    """Mean norm of the third differences of the joints, in their unit: the jerk per frame, large for jitter.
+    """Return the mean norm of the joints' third differences: the jerk per frame, which is large for jittery motion.
 
-    Captured motion at 20 fps: 0.001 m standing and gesturing, 0.010 m walking, 0.03 m running.
+    Motion capture at 20 fps has 0.001 m for standing and gesturing, 0.010 m for walking and 0.03 m for running.
     """
     jerk = np.diff(np.asarray(joints, np.float64), 3, axis=0)
     return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
 
 
-HEAD_OVER_FEET = 0.75  # cosine between an axis and the line from ankles to head in a body upright along it
-LEGS_UPRIGHT = 0.85    # same for the line from ankles to hips, which stays upright in a deep bow
-USUALLY = 0.4          # fraction of frames in which a body is upright along the up axis
-CLEARLY = 0.2          # margin of that fraction over any other axis
-ON_FLOOR = 0.08        # distance from 0 of a floor at 0
-TRAVEL = 1.25          # distance that a lying body does not travel, except lengthwise
-LYING = 0.4            # height of a lying body's pelvis above the floor
-AT_ZERO = 0.003        # same for a floor or pelvis that was moved to 0
-SOMETIMES = 0.2        # fraction of upright frames of a body that lies down or gets up
-BACKWARDS = -0.1       # mean distance that knees and toes point to the front if the sides are swapped
-BENT_BACK = -0.04      # same for the knees alone
-TWISTED = -0.2         # cosine between the lines of hips and shoulders if one of them is swapped
+HEAD_OVER_FEET = 0.75  # minimum cosine between the up axis and the line from ankles to head
+LEGS_UPRIGHT = 0.85    # the same for the line from ankles to hips, which stays upright in a deep bow
+USUALLY = 0.4          # minimum mean score of ``_upright_along`` for the up axis
+CLEARLY = 0.2          # minimum margin of this score over any other axis
+ON_FLOOR = 0.08        # tolerance for a floor that is approximately at 0
+TRAVEL = 1.25          # maximum distance that a lying body travels, except along its length
+LYING = 0.4            # maximum height of a lying body's pelvis above the floor
+AT_ZERO = 0.003        # tolerance for a floor or pelvis that was moved to 0
+SOMETIMES = 0.2        # minimum mean score along y of a body that lies down or gets up
+BACKWARDS = -0.1       # ``Sides.facing`` below which the sides are swapped
+BENT_BACK = -0.04      # the same for the knees alone
+TWISTED = -0.2         # ``Sides.twist`` below which hips or shoulders are swapped
 
 
 @dataclass(frozen=True)
 class Stance:
-    """Up axis of a body, None if no axis stands out; ``sure`` if the body cannot be lying."""
+    """Estimated up axis of a body: ``up`` is None if unclear, ``sure`` is False if the body may instead be lying."""
 
     up: str | None
     sure: bool
 
 
 def guess_up(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Axis of ``UP_AXES`` along which a body is upright in most frames, None if unclear."""
+    """Return the axis of ``UP_AXES`` along which the body is upright in most frames, or None if unclear."""
     return _clearly_up(_upright_along(joints, skeleton).mean(0))
 
 
 def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     """Estimate the up axis of a recording.
 
-    A body that is upright along an axis other than y either has that axis up or is lying. It is not lying if it travels
-    crosswise to its length, or if the floor at 0 is under its feet and not under its back. A body that is upside down
-    throughout is not expected, except in a handstand.
+    A body that is upright along an axis other than y is either in other axes or lying. It is not lying if it travels
+    perpendicular to its length, or if the floor at 0 is below its feet rather than its back. Bodies that are upside
+    down throughout are not expected, except in a handstand.
     """
     shares = _upright_along(joints, skeleton).mean(0)
     up = _clearly_up(shares)
@@ -132,15 +131,15 @@ def _clearly_up(shares: np.ndarray) -> str | None:
 
 
 def _floor_at_0(joints: np.ndarray, leg: float) -> int:
-    """Whether the lowest joint, y up, is at 0: 2 exactly, 1 approximately, 0 not."""
+    """Return whether the lowest joint, y up, is at height 0: 2 for exactly, 1 for approximately, 0 for no."""
     distance = abs(joints[..., 1].min())
     return int(distance < ON_FLOOR * leg) + int(distance < AT_ZERO * leg)
 
 
 def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> bool:
-    """Whether a body, y up, is as low as a lying one, or on its hands if ``up`` is -y.
+    """Return whether the pelvis is low enough for a lying body or, for ``up`` = "-y", whether the body is on its hands.
 
-    Cannot be seen if the pelvis is the origin of every frame.
+    Returns False if the pelvis is the origin of every frame, because its height is then unknown.
     """
     hand = next(chain[-1] for chain in skeleton.chains if chain[0] != 0)
     hips, wrist, head = (joints[:, joint] for joint in (0, hand, _head(skeleton)))
@@ -160,20 +159,20 @@ def to_y_up(joints: np.ndarray, up: str) -> np.ndarray:
 
 
 def lies_throughout(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
-    """Whether a body, y up, is upright in no frame."""
+    """Return whether the body, y up, is not upright in any frame."""
     return not _upright_along(joints, skeleton)[:, 0].any()
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Evidence for swapped left and right sides, averaged over ``frames``."""
+    """Measurements that indicate swapped left and right sides, averaged over ``frames``."""
 
     frames: int
-    twist: float   # cosine between the lines of hips and shoulders
-    facing: float  # leg lengths that knees and toes point forward: people 0.3 or more, mirrored -0.3
+    twist: float   # cosine between the hip line and the shoulder line
+    facing: float  # forward offset of knees and toes in leg lengths: 0.3 or more normally, -0.3 if mirrored
 
     def __add__(self, other: "Sides") -> "Sides":
-        """Combined evidence of both recordings."""
+        """Combine the measurements of two recordings."""
         frames = self.frames + other.frames
         share = other.frames / frames
         return Sides(frames, self.twist + share * (other.twist - self.twist),
@@ -181,7 +180,7 @@ class Sides:
 
     @property
     def twist_fault(self) -> str | None:
-        """Reason why left and right must be swapped in a part of the body, or None."""
+        """Reason why the arms or the legs must have swapped sides, or None."""
         if self.twist < TWISTED:
             return "left and right are swapped in the arms or legs: hips and shoulders point in opposite directions"
         return None
@@ -197,10 +196,10 @@ class Sides:
 
 
 def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
-    """Evidence for swapped sides of a body in right-handed axes.
+    """Measure whether left and right are swapped in a body with right-handed axes.
 
-    The front is derived from the line of the hips and from the legs, independently of the trunk. Toes alone fail on
-    runners, and knees alone on a stiff walk.
+    The forward direction is derived from the hips and legs only. Both knees and toes are measured, because toes alone
+    fail for runners and knees alone for a stiff walk.
     """
     legs = legs_of(skeleton)
     right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
@@ -216,7 +215,7 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
 
 
 def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
-    """Whether the knees clearly bend backward: a sign of swapped sides if toes were not captured."""
+    """Return whether the knees clearly bend backward, which indicates swapped sides if toes were not captured."""
     joints = joints.copy()
     for leg in legs_of(skeleton):
         joints[:, leg.foot[-1]] = joints[:, leg.foot[0]]
@@ -224,12 +223,15 @@ def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Reason why left and right of a recording (T, J, 3) in right-handed axes must be swapped, or None."""
+    """Return the reason why left and right must be swapped in joints (T, J, 3) with right-handed axes, or None."""
     return find_sides(joints, skeleton).fault
 
 
 def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, 6) how upright a body is along each of ``UP_AXES``: 1 with head over hips over feet, 0.5 with one of them."""
+    """Score (T, 6) how upright the body is along each of ``UP_AXES``.
+
+    The score is 0.5 if the head is above the feet plus 0.5 if the hips are above the feet.
+    """
     legs = legs_of(skeleton)
     hips, ankles = (np.mean([joints[:, joint] for joint in pair], axis=0)
                     for pair in ([leg.hip for leg in legs], [leg.foot[0] for leg in legs]))
@@ -241,26 +243,26 @@ def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _head(skeleton: Skeleton) -> int:
-    """Joint at the end of the trunk."""
+    """Return the joint at the end of the trunk."""
     return next(chain[-1] for chain in skeleton.chains if chain[0] == 0 and chain[-1] not in skeleton.feet)
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., n) scaled to length 1; zero vectors stay zero."""
+    """Scale vectors (..., n) to length 1. Zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 MAX_COORDINATE = 1e8  # 100 km in millimetres
-TURNED = "turned so that y is"  # ends the remark on a motion in other axes
-NO_BODY_DRIFT = 0.2   # mean relative change of bone lengths: noise has 0.28 or more, generated motions up to 0.1
+TURNED = "rotated so that y is up"  # end of the remark about a rotated motion
+NO_BODY_DRIFT = 0.2   # maximum bone length drift: noise has 0.28 or more, generated motions up to 0.1
 
 
 class UncertainAxis(ValueError):
-    """The body is upright along an axis other than y, or is lying."""
+    """Raised if the body is either lying or has an up axis other than y."""
 
 
 def check_coordinates(joints: np.ndarray, names: Sequence[str] | None = None) -> None:
-    """Raise ``ValueError`` naming the first frame and joint of (T, J, 3) that is not finite or is too large."""
+    """Raise ``ValueError`` with frame and joint if joints (T, J, 3) have a value that is not finite or too large."""
     for is_bad, complaint in ((~np.isfinite(joints), "is not finite"),
                               (np.abs(joints) >= MAX_COORDINATE, "is too large for any unit")):
         if is_bad.any():
@@ -270,7 +272,7 @@ def check_coordinates(joints: np.ndarray, names: Sequence[str] | None = None) ->
 
 
 def check_features(features: np.ndarray) -> None:
-    """Raise ``ValueError`` naming the first row and column of (T, d) that is not finite or is too large."""
+    """Raise ``ValueError`` with row and column if features (T, d) have a value that is not finite or too large."""
     for is_bad, complaint in ((~np.isfinite(features), "is not finite"),
                               (np.abs(features) >= MAX_COORDINATE, "is too large")):
         if is_bad.any():
@@ -279,18 +281,18 @@ def check_features(features: np.ndarray) -> None:
 
 
 def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> tuple[np.ndarray, str | None]:
-    """Finite joints (T, J, 3) turned y up, and a remark if they were turned or the body is lying.
+    """Rotate finite joints (T, J, 3) to y up. Also returns a remark, or None if there is nothing to report.
 
-    ``up`` is the up axis, one of ``UP_AXES``; by default it is estimated from the body. Raises ``ValueError`` if the
-    joints are not a human body or left and right are swapped, ``UncertainAxis`` if the axis is ambiguous.
+    ``up`` is the up axis, one of ``UP_AXES``; None estimates it. Raises ``ValueError`` if the joints are not a human
+    body or left and right are swapped, and ``UncertainAxis`` if the axis is ambiguous.
     """
     _check_bones(joints, skeleton)
     remark = None
     if up is None:
         stance = find_stance(joints, skeleton)
         if stance.up not in (None, "y") and not stance.sure:
-            raise UncertainAxis(f"the body is upright along {stance.up}: either that axis is up, or the body is lying; "
-                                f"turn it so that y is up, or set the axis (--up={stance.up} or --up=y)")
+            raise UncertainAxis(f"the body is upright along {stance.up}: either this axis is up, or the body is lying; "
+                                f"rotate it so that y is up, or set the axis (--up={stance.up} or --up=y)")
         up = stance.up or "y"
         remark = f"{up} is up; {TURNED}" if up != "y" else None
     joints = to_y_up(joints, up)
@@ -303,7 +305,7 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
 
 
 def sides_fault(joints: np.ndarray, skeleton: Skeleton) -> str | None:
-    """Reason why left and right must be swapped, or None.
+    """Return the reason why left and right must be swapped, or None.
 
     KIT-ML does not document which side is left, so the facing direction is checked for ``T2M`` bodies only.
     """
@@ -313,29 +315,29 @@ def sides_fault(joints: np.ndarray, skeleton: Skeleton) -> str | None:
 
 def _check_bones(joints: np.ndarray, skeleton: Skeleton) -> None:
     if not leg_length(joints, skeleton) > 0:
-        raise ValueError("the body's legs have no length")
+        raise ValueError("the legs have zero length")
     drift = bone_length_drift(joints, skeleton)
     if drift > NO_BODY_DRIFT:
-        raise ValueError(f"not the joints of a body: bones change their length by {100 * drift:.0f} % on average")
+        raise ValueError(f"not the joints of a body: bone lengths vary by {100 * drift:.0f} % on average")
 
 
-HIPS_SIGMA = 2.0  # frames over which the heading of the hips is smoothed
+HIPS_SIGMA = 2.0  # frames of Gaussian smoothing of the hips' heading
 
 
 def upper_joints(skeleton: Skeleton) -> list[int]:
-    """Joints above the pelvis: all except the pelvis and the legs."""
+    """Return all joints except the pelvis and the legs."""
     below = {0, *(joint for leg in legs_of(skeleton) for joint in (leg.hip, leg.knee, *leg.foot))}
     return [joint for joint in range(len(skeleton)) if joint not in below]
 
 
 def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) with the pelvis and legs of ``lower`` and everything above from ``upper``, both (T, J, 3).
+    """Combine the pelvis and legs of ``lower`` with all other joints of ``upper``, both (T, J, 3).
 
-    The upper body keeps its position relative to the pelvis, in the heading of the hips. Raises ``ValueError`` for
-    motions of different lengths.
+    The upper body keeps its position relative to the pelvis and the heading of the hips. Raises ``ValueError`` if the
+    motions have different lengths.
     """
     if lower.shape != upper.shape:
-        raise ValueError(f"motions of {len(lower)} and {len(upper)} frames cannot share a body")
+        raise ValueError(f"motions of {len(lower)} and {len(upper)} frames cannot be combined")
     below, above = (torch.as_tensor(joints, dtype=torch.float64) for joints in (lower, upper))
     onto, away = _hips_to_front(below, skeleton), _hips_to_front(above, skeleton)
     local = quat_rotate(away[:, None], above - above[:, :1])
@@ -346,7 +348,7 @@ def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> 
 
 
 def _hips_to_front(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Rotations about y (T, 4) that turn the hips to face +z."""
+    """Return rotations (T, 4) about y that turn the hips to face +z."""
     right, left = skeleton.face_joints[:2]
     across = joints[:, left] - joints[:, right]
     front = torch.stack([-across[:, 2], torch.zeros_like(across[:, 0]), across[:, 0]], -1)

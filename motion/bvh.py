@@ -1,7 +1,8 @@
-"""Read any BVH file and write our own.
+"""Read and write BVH files.
 
-Angles are in degrees. The rotations of a joint multiply from left to right in channel order and act on column vectors.
-Position channels of a joint replace its offset. This module does not import torch, so that Blender's Python can use it.
+Angles are in degrees. The rotations of a joint are multiplied from left to right in channel order and act on column
+vectors. Position channels replace the offset of a joint. This module does not import torch, so Blender's Python can use
+it.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-_POLE = 1e-4  # cosine of the middle angle below which only the sum or difference of the other two is determined
+_POLE = 1e-4  # cosine of the middle angle below which a rotation is in gimbal lock
 
 
 def euler_to_matrix(degrees: np.ndarray, order: str) -> np.ndarray:
-    """Rotation matrices (..., 3, 3) of angles (..., n) about the axes in ``order``: "zyx" is Rz Ry Rx."""
+    """Convert Euler angles (..., n) in degrees to matrices (..., 3, 3). The axis ``order`` "zyx" means Rz Ry Rx."""
     matrix = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
     for angle, axis in zip(np.moveaxis(np.radians(degrees), -1, 0), order, strict=True):
         i, j = (("xyz".index(axis) + step) % 3 for step in (1, 2))
@@ -28,18 +29,18 @@ def euler_to_matrix(degrees: np.ndarray, order: str) -> np.ndarray:
 
 
 def matrix_to_euler(matrix: np.ndarray, order: str) -> np.ndarray:
-    """Euler angles in degrees (T, J, 3), in ``order``, of rotations (T, J, 3, 3), continuous over T frames.
+    """Convert rotations (T, J, 3, 3) to Euler angles (T, J, 3) in degrees that are continuous over the T frames.
 
-    Every rotation has two triples of angles with a middle angle within half a turn, and whole turns may be added to any
-    angle. Each frame takes the triple closest to the previous frame. At a pole (middle angle of 90 degrees), the last
-    angle is interpolated from the surrounding frames.
+    Every rotation has two angle triples with a middle angle within half a turn, and any angle may be shifted by full
+    turns. Each frame uses the triple closest to the previous frame. At gimbal lock (middle angle of 90 degrees), the
+    last angle is interpolated from the surrounding frames.
     """
     angles = _principal(matrix, order)
     return np.stack([_continuous(angles[:, joint], matrix[:, joint], order) for joint in range(angles.shape[1])], 1)
 
 
 def _principal(matrix: np.ndarray, order: str) -> np.ndarray:
-    """Euler angles in degrees (..., 3) of rotations (..., 3, 3), with the middle angle in [-90, 90]."""
+    """Convert rotations (..., 3, 3) to Euler angles (..., 3) in degrees, with the middle angle in [-90, 90]."""
     i, j, k = ("xyz".index(axis) for axis in order)
     sign = 1 if (j - i) % 3 == 1 else -1
     first = np.arctan2(-sign * matrix[..., j, k], matrix[..., k, k])
@@ -49,7 +50,7 @@ def _principal(matrix: np.ndarray, order: str) -> np.ndarray:
 
 
 def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarray:
-    """Angles (T, 3) of one joint made continuous; ``matrix`` (T, 3, 3) are the same rotations."""
+    """Make the angles (T, 3) of one joint continuous. ``matrix`` (T, 3, 3) has the same rotations."""
     angles = angles.copy()
     pole = np.abs(np.cos(np.radians(angles[:, 1]))) < _POLE
     frames = np.arange(len(angles))
@@ -77,7 +78,7 @@ def _unwrapped(angles: np.ndarray) -> np.ndarray:
 
 POSITIONS = ("Xposition", "Yposition", "Zposition")
 ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")
-MAX_FRAME_TIME = 0.5  # seconds; a larger value is a frame time in milliseconds or a frame rate
+MAX_FRAME_TIME = 0.5  # seconds; larger values must be milliseconds or frame rates
 _NAMING = (b"ROOT", b"JOINT")
 _CHANNELS = {name.lower(): name for name in POSITIONS + ROTATIONS}
 
@@ -96,19 +97,19 @@ class Bvh:
 
     @cached_property
     def columns(self) -> tuple[slice, ...]:
-        """Columns of ``values`` for each joint."""
+        """Columns of ``values`` that belong to each joint."""
         ends = np.cumsum([len(channels) for channels in self.channels]).tolist()
         return tuple(slice(end - len(channels), end) for end, channels in zip(ends, self.channels, strict=True))
 
     def local_positions(self) -> np.ndarray:
-        """(T, J, 3) position of each joint relative to its parent: its offset or its position channels."""
+        """Return the position (T, J, 3) of each joint relative to its parent: its offset, or its position channels."""
         places = np.repeat(self.offsets[None], len(self.values), 0)
         for joint, channel, column in self._each("position"):
             places[:, joint, POSITIONS.index(channel)] = self.values[:, column]
         return places
 
     def local_rotations(self) -> np.ndarray:
-        """(T, J, 3, 3) rotation of each joint relative to its parent."""
+        """Return the rotation (T, J, 3, 3) of each joint relative to its parent."""
         turns = np.empty((len(self.values), len(self.names), 3, 3))
         for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True)):
             rotations = [place for place, channel in enumerate(channels) if channel in ROTATIONS]
@@ -117,20 +118,20 @@ class Bvh:
         return turns
 
     def forward_kinematics(self) -> tuple[np.ndarray, np.ndarray]:
-        """World positions (T, J, 3) and rotations (T, J, 3, 3) of all joints."""
+        """Compute world positions (T, J, 3) and rotations (T, J, 3, 3) of all joints."""
         return chained(self.parents, self.local_positions(), self.local_rotations())
 
     def joints(self) -> np.ndarray:
-        """World positions (T, J, 3) of the joints, in the unit of the file."""
+        """Compute world positions (T, J, 3) of all joints, in the unit of the file."""
         return self.forward_kinematics()[0]
 
     def tips(self) -> dict[int, np.ndarray]:
-        """World positions (T, 3) of the end sites, by joint."""
+        """Compute world positions (T, 3) of the end sites, by joint."""
         places, turns = self.forward_kinematics()
         return {joint: places[:, joint] + turns[:, joint] @ offset for joint, offset in self.end_sites.items()}
 
     def text(self) -> str:
-        """Content of the file, with six decimals."""
+        """Return the motion as the text of a BVH file, with six decimals."""
         lines, depth = ["HIERARCHY"], 0
         children = [[child for child, parent in enumerate(self.parents) if parent == joint]
                     for joint in range(len(self.names))]
@@ -160,16 +161,16 @@ class Bvh:
         return "\n".join(lines + [_numbers(row) for row in self.values]) + "\n"
 
     def _each(self, kind: str) -> list[tuple[int, str, int]]:
-        """Joint, channel and column of every channel of one kind."""
+        """Return (joint, channel, column) for every channel whose name ends with ``kind``."""
         return [(joint, channel, columns.start + place)
                 for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True))
                 for place, channel in enumerate(channels) if channel.endswith(kind)]
 
 
 def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World positions (T, J, 3) and rotations (T, J, 3, 3) from positions and rotations relative to the parents.
+    """Convert positions (T, J, 3) and rotations (T, J, 3, 3) relative to the parents to world coordinates.
 
-    Parents come before their children.
+    Parents must come before their children.
     """
     places, turns = places.copy(), turns.copy()
     for joint, parent in enumerate(parents):
@@ -180,20 +181,20 @@ def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tu
 
 
 def read_bvh(path: str | Path, fps: float | None = None) -> Bvh:
-    """Read a BVH file with any hierarchy and channels; ``fps`` overrides the frame time of the file.
+    """Read a BVH file with any hierarchy and channels. ``fps`` overrides the frame time of the file.
 
-    Raises ``ValueError`` naming the file and line if it is not BVH, and ``OSError`` if it cannot be read.
+    Raises ``ValueError`` with the file and line if its content is invalid, and ``OSError`` if it cannot be read.
     """
     return parse_bvh(_text(Path(path)), str(path), fps)
 
 
 def parse_bvh(text: str, source: str = "BVH", fps: float | None = None) -> Bvh:
-    """Parse the content of a BVH file; ``source`` names it in errors. Raises ``ValueError`` like ``read_bvh``."""
+    """Parse the text of a BVH file. Error messages call it ``source``. Raises ``ValueError`` like ``read_bvh``."""
     return _Parser(text, source, fps).parse()
 
 
 def _text(path: Path) -> str:
-    """Content of a UTF-8 file; lines with joint names may also use an older encoding."""
+    """Read a text file as UTF-8. Lines with joint names may be in Shift JIS or Latin-1."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -212,12 +213,12 @@ def _numbers(row: np.ndarray) -> str:
 
 
 def _separated(line: str) -> str:
-    """A header line with a space after the colon."""
+    """Insert a space after the colon of ``Frames:`` and ``Frame Time:``."""
     return line.replace(":", ": ") if line.lstrip().lower().startswith(("frames:", "frame time:")) else line
 
 
 class _Parser:
-    """Parser that reads the hierarchy word by word and the motion line by line."""
+    """BVH parser that reads the hierarchy word by word and the motion line by line."""
 
     def __init__(self, text: str, source: str, fps: float | None):
         self.source, self.fps = source, fps
@@ -234,7 +235,7 @@ class _Parser:
         self.expect("HIERARCHY")
         self.expect("ROOT")
         self.joint(-1)
-        self.expect("MOTION", " (one skeleton a file)")
+        self.expect("MOTION", " (only one skeleton per file is supported)")
         self.expect("Frames:")
         frames = self.number(int)
         self.expect("Frame")
@@ -245,18 +246,18 @@ class _Parser:
                    frame_time, self.end_sites)
 
     def frame_time(self, frames: int) -> float:
-        """Seconds per frame: from the requested frame rate, else from the file."""
+        """Return the seconds per frame, from ``fps`` if given, else from the file."""
         stated = self.number(float)
         frame_time = stated if self.fps is None else 1 / self.fps
         if frames < 1 or frame_time <= 0:
             raise self.error(f"{frames} frames of {frame_time} s")
         if frame_time > MAX_FRAME_TIME:
-            raise self.error(f"a frame time of {stated:g} s, more than {MAX_FRAME_TIME:g} s: it is in milliseconds "
+            raise self.error(f"a frame time of {stated:g} s, more than {MAX_FRAME_TIME:g} s: it must be milliseconds "
                              f"({1000 / stated:g} fps) or a rate ({stated:g} fps); correct it, or import with --fps")
         return frame_time
 
     def joint(self, parent: int) -> None:
-        """Read a joint after ROOT or JOINT up to its closing brace, with nested joints iteratively to any depth."""
+        """Read a joint up to its closing brace, including nested joints. Iterative, so any depth works."""
         open_joints = [self.open(parent)]
         while open_joints:
             joint, word = open_joints[-1], self.next().upper()
@@ -283,7 +284,7 @@ class _Parser:
         while (word := self.next()) != "{":
             name.append(word)
         if not name:
-            raise self.error("a joint without a name")
+            raise self.error("a joint has no name")
         self.names.append(" ".join(name))
         self.parents.append(parent)
         self.offsets.append([])
@@ -296,16 +297,16 @@ class _Parser:
         rows = [(number, line.split()) for number, line in below if line.strip()]
         for self.line, row in rows[:frames]:
             if len(row) != width:
-                raise self.error(f"{len(row)} values, the hierarchy has {width} channels")
+                raise self.error(f"{len(row)} values, but the hierarchy has {width} channels")
         if len(rows) != frames:
-            raise self.error(f"{len(rows)} rows of motion, {frames} frames are declared")
+            raise self.error(f"{len(rows)} rows of motion, but {frames} frames are declared")
         try:
             values = np.array([row for _, row in rows], dtype=np.float64)
         except ValueError:
             values = np.array([np.nan])
         if np.isfinite(values).all():
             return values
-        # Word by word is slow, but finds the faulty value.
+        # Slow, but finds the invalid value.
         return np.array([[self.to_number(word, float, number) for word in row] for number, row in rows])
 
     def next(self) -> str:
@@ -318,7 +319,7 @@ class _Parser:
 
     def expect(self, expected: str, reason: str = "") -> None:
         if (word := self.next()).lower() != expected.lower():
-            raise self.error(f"{expected} expected, {word!r} found{reason if word.upper() == 'ROOT' else ''}")
+            raise self.error(f"expected {expected}, found {word!r}{reason if word.upper() == 'ROOT' else ''}")
 
     def number(self, kind: type) -> float:
         return self.to_number(self.next(), kind, self.line)

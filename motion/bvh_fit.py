@@ -1,10 +1,11 @@
-"""Fit a BVH rig to joint positions: rest offsets from the body of the clip, rotations in closed form.
+"""Fit a BVH rig to joint positions: rest offsets from the body of the clip, and rotations in closed form.
 
-Joint positions determine where bones point, but not their twist. The pelvis and the chest have several children, so a
-rigid fit determines their full rotation. Every other bone takes the shortest rotation from its parent's frame and
-has no twist; along the spine this frame is interpolated between the pelvis and the chest. If bones change length
-over the clip, the joints along a limb share the error. Below: a root bone for game engines, AMASS archives, and loops
-unrolled in time.
+Joint positions determine bone directions but not their twist. The pelvis and the chest have several children, so a
+rigid fit determines their full rotation. Every other bone takes the shortest rotation from its parent's frame; along
+the spine, this frame is interpolated between pelvis and chest. If bone lengths vary over the clip, the error is
+distributed over the joints of a limb.
+
+This module also adds root bones for game engines, exports AMASS arrays and unrolls loops.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from motion.skeleton import KIT, T2M, Skeleton
 
 @dataclass(frozen=True)
 class Rig:
-    """Bone names, order and rest pose of a skeleton's BVH files."""
+    """Bone names, bone order and rest pose of a skeleton's BVH files."""
 
     skeleton: Skeleton
     bones: tuple[tuple[str, int, tuple[float, float, float]], ...]  # name, joint, rest offset; file order
@@ -52,13 +53,13 @@ class Rig:
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
-        """Parent of each bone as an index into the file order, -1 for the root."""
+        """Index of each bone's parent in file order, -1 for the root."""
         return tuple(self.order.index(parent) if (parent := self.skeleton.parents[joint]) >= 0 else -1
                      for joint in self.order)
 
     @cached_property
     def rest(self) -> np.ndarray:
-        """(J, 3) offset of each bone from its parent in the rest pose, in file order."""
+        """Rest-pose offset (J, 3) of each bone from its parent, in file order."""
         return np.array([offset for _, _, offset in self.bones], dtype=np.float64)
 
 
@@ -116,7 +117,7 @@ _RIGS = {rig.skeleton.name: rig for rig in (T2M_RIG, KIT_RIG)}
 
 
 def rig_of(skeleton: Skeleton) -> Rig:
-    """Rig of a skeleton: a predefined one, or one with the joint names and rest directions of the skeleton."""
+    """Return the predefined rig of a skeleton, or one built from its joint names and rest directions."""
     if skeleton.name in _RIGS:
         return _RIGS[skeleton.name]
     order = dict.fromkeys(joint for chain in skeleton.chains for joint in chain)
@@ -124,25 +125,25 @@ def rig_of(skeleton: Skeleton) -> Rig:
 
 
 _EULER_ORDER = "zyx"
-_SHAPE_ROUNDS = 5  # alternations between shape and rotations of a cluster; a rigid one converges after one
-_CHAIN_ROUNDS = 8  # sweeps in which each bone of a chain turns to best fit the joints beyond it
+_SHAPE_ROUNDS = 5  # iterations of fitting shape and rotations; a rigid shape converges after one
+_CHAIN_ROUNDS = 8  # passes of optimising each bone of a chain
 
 
 def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
     """Convert joints (T, J, 3) to a BVH in the same unit, with the names and T-pose of the skeleton's rig.
 
-    Bones have their median length over the clip and the rig's rest direction. Only the children of a joint with several
-    children keep the angles between them from the clip. A clip of a rigid body is therefore restored within the
-    rounding of the file. If bones change length, each joint still points towards its target.
+    Bones have their median length over the clip and the rig's rest direction. Siblings keep the angles between them
+    from the clip. Joints of a rigid body are therefore restored up to rounding. If bone lengths vary, bones still point
+    towards their joints.
 
-    Raises ``ValueError`` for joints of another shape or with values that are not finite.
+    Raises ``ValueError`` for a wrong shape or for values that are not finite.
     """
     rig = rig_of(skeleton)
     joints = torch.as_tensor(joints, dtype=torch.float64)
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3) or not len(joints):
         raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
     if not joints.isfinite().all():
-        raise ValueError("joints that are not finite")
+        raise ValueError("some joints are not finite")
     spread, short = spread_joints(joints, skeleton)
     joints, spread = joints[:, list(rig.order)], spread[:, list(rig.order)]
     offsets, clusters = _rest_pose(spread, rig)
@@ -159,7 +160,7 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
 
 
 def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
-    """Rest offsets (J, 3) of the body of the clip, and rotations (T, 4) of the joints with several children."""
+    """Return the rest offsets (J, 3) of the clip's body, and the rotations (T, 4) of joints with several children."""
     parents = list(rig.parents)
     bones = joints - joints[:, parents]
     bones[:, 0] = 0
@@ -176,7 +177,7 @@ def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
 
 
 def _shape(bones: Tensor, rest: Tensor) -> Tensor:
-    """Shape (C, 3) of ``bones`` (T, C, 3) without their rotations, aligned to ``rest`` (C, 3)."""
+    """Return the mean of ``bones`` (T, C, 3) after rigid alignment, rotated to match ``rest`` (C, 3)."""
     lengths = rest.norm(dim=-1, keepdim=True)
     shape = rest
     for _ in range(_SHAPE_ROUNDS):
@@ -185,14 +186,14 @@ def _shape(bones: Tensor, rest: Tensor) -> Tensor:
 
 
 def _rigid_fit(shape: Tensor, bones: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) that best align ``shape`` (C, 3) to ``bones`` (..., C, 3) (Kabsch 1976)."""
+    """Return the rotations (..., 3, 3) that best align ``shape`` (C, 3) with ``bones`` (..., C, 3) (Kabsch 1976)."""
     u, _, vh = torch.linalg.svd(bones.mT @ shape)
     mirrored = torch.linalg.det(u @ vh).sign()
     return torch.cat((u[..., :2], u[..., 2:] * mirrored[..., None, None]), -1) @ vh
 
 
 def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> Tensor:
-    """Local rotations (T, J, 4) that point the bones along ``_directions``."""
+    """Return local rotations (T, J, 4) that point the bones along ``_directions``."""
     parents = rig.parents
     directions = _directions(joints, rig, offsets, clusters)
     frames = _twist_frames(rig, clusters)
@@ -208,7 +209,7 @@ def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Te
 
 
 def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Directions (T, 3) of the bones to joints without siblings, chain by chain from the root."""
+    """Return the directions (T, 3) of bones without siblings, chain by chain from the root."""
     place, directions = {0: joints[:, 0]}, {}
     for joint, parent in enumerate(rig.parents):
         if joint in place:
@@ -228,9 +229,10 @@ def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, T
 
 
 def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """Directions (T, N, 3) of a chain of bones from ``start`` (T, 3) with ``lengths`` (N, 1), whose ends best fit
-    ``targets`` (T, N, 3). Bones first point at the targets in turn, then are optimised one at a time with the others
-    fixed."""
+    """Return bone directions (T, N, 3) of a chain from ``start`` (T, 3) whose joints best fit ``targets`` (T, N, 3).
+
+    ``lengths`` (N, 1) are the bone lengths. Bones first point at their targets, then are optimised one at a time.
+    """
     place, directions = start, []
     for target, length in zip(targets.unbind(1), lengths, strict=True):
         directions.append(normalize(target - place, dim=-1))
@@ -245,7 +247,7 @@ def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor
 
 
 def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Rotations (T, 4) interpolated evenly between two joints whose rotation is known from a rigid fit."""
+    """Interpolate rotations (T, 4) evenly between two joints whose rotation is known from a rigid fit."""
     frames = {}
     for joint in clusters:
         between = []
@@ -262,7 +264,7 @@ def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
 
 
 def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3), in the order of the skeleton, of a BVH with the joint names of its rig.
+    """Compute joints (T, J, 3) in the order of ``skeleton`` from a BVH with the joint names of its rig.
 
     Raises ``ValueError`` if a name is missing.
     """
@@ -275,23 +277,22 @@ def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
 
 
 def rigid_joints(joints: ArrayLike | Tensor, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) with constant bone lengths, as close to ``joints`` (T, J, 3) as ``joints_to_bvh`` gets."""
+    """Fit constant bone lengths to joints (T, J, 3), as ``joints_to_bvh`` does."""
     return bvh_to_joints(joints_to_bvh(joints, skeleton, fps=1), skeleton)
 
 
 ROOT_NAME = "Root"
-HEADING_SIGMA = 5.0  # frames; smoothing of the root heading, so that it turns but does not sway
+HEADING_SIGMA = 5.0  # frames of Gaussian smoothing of the root heading, so that it does not sway
 _ORDER = "zyx"
 
 
 def in_place(joints: np.ndarray) -> np.ndarray:
-    """Joints (T, J, 3) without travel: the pelvis above the origin in every frame, with unchanged heights and
-    headings."""
+    """Remove the horizontal travel of joints (T, J, 3) by moving the pelvis above the origin in every frame."""
     return joints - joints[:, :1] * np.array([1, 0, 1], joints.dtype)
 
 
 def smooth_heading(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Heading angles (T,) of hips and shoulders in radians about y, from +z towards +x, smoothed over time."""
+    """Return the smoothed heading (T,) of the body in radians about y, from +z towards +x."""
     right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
     across = (joints[:, left_hip] - joints[:, right_hip] + joints[:, left_shoulder] - joints[:, right_shoulder])
     front = torch.as_tensor(np.stack([-across[:, 2], across[:, 0]], -1), dtype=torch.float64)
@@ -300,7 +301,7 @@ def smooth_heading(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
-    """BVH of joints (T, J, 3) with a bone ``Root`` at y = 0 under the pelvis, facing the heading of the body.
+    """Add a bone ``Root`` on the ground under the pelvis that faces the heading of the body in ``joints`` (T, J, 3).
 
     All other joints keep their world positions.
     """
@@ -322,20 +323,20 @@ def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
         frame_time=bvh.frame_time, end_sites={joint + 1: tip for joint, tip in bvh.end_sites.items()})
 
 
-SMPLH_JOINTS = 52     # AMASS bodies have hands; our hands stay in the rest pose
+SMPLH_JOINTS = 52     # includes hands, which stay in the rest pose
 SHAPES = 16
-# From our y-up axes to z up, as in AMASS: (x, y, z) becomes (x, -z, y).
+# Rotates y up to z up, as in AMASS: (x, y, z) becomes (x, -z, y).
 TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
 def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """Arrays of an AMASS archive for a BVH written by ``joints_to_bvh`` from joints (T, 22, 3) in metres.
+    """Convert a BVH, written by ``joints_to_bvh`` from joints (T, 22, 3) in metres, to the arrays of an AMASS archive.
 
-    ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H and ``trans`` (T, 3) pelvis positions, both z up. Our
-    rig has SMPL's T-pose, so the rotations fit any SMPL body. Two further arrays, y up, replace the body model in
-    forward kinematics: ``rest_joints`` (22, 3), the rest pose of the body with constant bones, restores the BVH;
-    ``offsets`` (T, 22, 3), of each joint from its parent in the frame of the parent, restores ``joints``. ``fit_error``
-    (2,) has mean and largest distance in metres between the two.
+    ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H and ``trans`` (T, 3) pelvis positions, both z up. The
+    rig has SMPL's T-pose, so the rotations fit any SMPL body. Further arrays, y up, allow forward kinematics without a
+    body model: ``rest_joints`` (22, 3) is the rest pose with constant bone lengths and reproduces the BVH; ``offsets``
+    (T, 22, 3), from each parent in its frame, reproduces ``joints``. ``fit_error`` (2,) is the mean and largest
+    distance in metres between the two.
     """
     own, parents = np.argsort(rig_of(skeleton).order), list(skeleton.parents)  # the BVH has another order
     places, frames = (part[:, own] for part in bvh.forward_kinematics())
@@ -358,9 +359,9 @@ def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, 
 
 
 def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
-    """Joints (T + 2 frames, J, 3): a loop (T, J, 3) of at least 2 frames, extended at both ends by its repetition.
+    """Extend a loop (T, J, 3) of at least 2 frames by repeating it, with ``frames`` more frames at each end.
 
-    A loop that travels continues from where it arrives: the step over the seam repeats the last step of the body.
+    The repetitions continue the travel of the loop: the step across each seam repeats the last step of the loop.
     """
     angle, place = _headings(joints, skeleton), joints[:, 0, [0, 2]]
     step = _turned(place[-1] - place[-2], -angle[-2])
@@ -373,7 +374,7 @@ def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
 
 def on_cycle(joints: np.ndarray, skeleton: Skeleton, frames: int,
              change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Apply ``change`` to a loop (T, J, 3) with ``frames`` frames of context before and after it."""
+    """Apply ``change`` to a loop (T, J, 3), with ``frames`` frames of context before and after it."""
     frames = min(frames, len(joints))
     return change(unrolled(joints, skeleton, frames))[frames:frames + len(joints)]
 
@@ -385,13 +386,13 @@ def _headings(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _turned(ground: np.ndarray, angle: float) -> np.ndarray:
-    """Ground vectors (..., 2) as (x, z) rotated by an angle about y, from +z towards +x."""
+    """Rotate ground vectors (..., 2) as (x, z) by an angle about y, from +z towards +x."""
     x, z = ground[..., 0], ground[..., 1]
     return np.stack([x * np.cos(angle) + z * np.sin(angle), z * np.cos(angle) - x * np.sin(angle)], -1)
 
 
 def _moved(joints: np.ndarray, angle: float, place: np.ndarray, new_angle: float, new_place: np.ndarray) -> np.ndarray:
-    """Move joints from ``place`` with heading ``angle`` to ``new_place`` with heading ``new_angle``."""
+    """Move joints from ``place`` and heading ``angle`` to ``new_place`` and heading ``new_angle``."""
     moved = joints.copy()
     moved[..., [0, 2]] = _turned(joints[..., [0, 2]] - place, new_angle - angle) + new_place
     return moved

@@ -1,13 +1,12 @@
 """Convert joint positions to motion features and back.
 
-The representation of Guo et al. 2022, "Generating Diverse and Natural 3D Human Motions from Text". A motion of T
-frames and J joints has T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of the joints;
-speeds are per frame:
+A motion of T frames and J joints has T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of
+the joints. Speeds are per frame. The columns are, with their widths:
 
     yaw speed 1, root velocity x z 2, root height 1, local positions 3 (J - 1), rotations 6 (J - 1),
     velocities 3 J, foot contacts 4
 
-Headings are half angles about y: a quaternion (cos a, 0, sin a, 0) rotates by 2 a.
+Headings are half angles a about y: the quaternion (cos a, 0, sin a, 0) rotates by 2 a.
 """
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,12 +31,12 @@ from motion.rotation import (
 )
 from motion.skeleton import Skeleton
 
-HEADING_SIGMA = 20  # frames; Gaussian smoothing of the heading, cut off at 4 sigma
+HEADING_SIGMA = 20  # frames of Gaussian smoothing of the heading
 FEAT_BIAS = 5.0     # weight of root motion and contacts in the normalised features of a tokenizer
 
 
 class FeatureGroups(NamedTuple):
-    """Columns of each kind of feature."""
+    """Columns of each feature group."""
 
     yaw_speed: slice
     root_velocity: slice
@@ -49,7 +48,7 @@ class FeatureGroups(NamedTuple):
 
 
 class RootMotion(NamedTuple):
-    """Position and heading of a body, recovered from its features."""
+    """Position and heading of the root, recovered from features."""
 
     quat: Tensor      # (..., T, 4) rotates the world so that the body faces +z
     position: Tensor  # (..., T, 3)
@@ -57,7 +56,7 @@ class RootMotion(NamedTuple):
 
 @dataclass(frozen=True)
 class Processed:
-    """Intermediate and final results of processing a clip, float32."""
+    """Features of a clip and the intermediate results of computing them, float32."""
 
     uniform: Tensor          # (T, J, 3) with the bone lengths of the reference body
     positions: Tensor        # (T, J, 3) on the floor, at the origin and facing +z in frame 0
@@ -66,39 +65,38 @@ class Processed:
 
 
 def feature_groups(joints_num: int) -> FeatureGroups:
-    """Columns of each kind of feature for ``joints_num`` joints."""
+    """Return the columns of each feature group for ``joints_num`` joints."""
     widths = (1, 2, 1, 3 * (joints_num - 1), 6 * (joints_num - 1), 3 * joints_num, 4)
     ends = np.cumsum(widths).tolist()
     return FeatureGroups(*(slice(end - width, end) for width, end in zip(widths, ends, strict=True)))
 
 
 def joints_of(dim: int) -> int:
-    """Number of joints for features of width ``dim``. Raises ``ValueError`` if no number of joints has that width."""
+    """Return the number of joints for features of width ``dim``. Raises ``ValueError`` if there is none."""
     if (dim + 1) % 12:
-        raise ValueError(f"features of width {dim}: motion features are 12 J - 1 wide (263 for 22 joints, 251 for 21)")
+        raise ValueError(f"features of width {dim}: expected 12 J - 1 columns (263 for 22 joints, 251 for 21)")
     return (dim + 1) // 12
 
 
 def joints_to_features(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: ArrayLike | None = None,
                        published_yaw: bool = False) -> Tensor:
-    """Features (T - 1, 12 J - 1) float32 of joints (T, J, 3) at any position, heading and size.
+    """Convert joints (T, J, 3) at any position, heading and size to features (T - 1, 12 J - 1) float32.
 
-    Parameters and errors as in ``process``.
+    Parameters and errors are those of ``process``.
     """
     return process(joints, skeleton, target_offsets, published_yaw).features
 
 
 def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: ArrayLike | None = None,
             published_yaw: bool = False) -> Processed:
-    """Process joints (T, J, 3) to features, with all intermediate results.
+    """Convert joints (T, J, 3) to features and return all intermediate results.
 
-    ``target_offsets`` (J, 3) are the bones that the motion is retargeted to, by default those of the skeleton's
-    reference body; without a reference body, each clip keeps its own bones. ``published_yaw`` keeps the published sign
-    error of the yaw speed in a frame where the body turns past the direction opposite to +z: motions recovered from
-    such features drift off course.
+    ``target_offsets`` (J, 3) are the bone vectors that the motion is retargeted to. By default they are those of the
+    skeleton's reference body; without a reference body, each clip keeps its bone lengths. ``published_yaw`` reproduces
+    a sign error of the published code: when the body turns past -z, the yaw speed of that frame is wrong, and motion
+    recovered from the features drifts off course.
 
-    Raises ``ValueError`` for another shape, fewer than two frames, coordinates that are not finite, or a body without
-    legs.
+    Raises ``ValueError`` for a wrong shape, fewer than two frames, values that are not finite, or legs of zero length.
     """
     joints = torch.as_tensor(joints, dtype=torch.float32)
     _check(joints, skeleton)
@@ -112,11 +110,10 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
 
 
 def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLike) -> Tensor:
-    """Retarget joints (T, J, 3) to the bones ``target_offsets`` (J, 3).
+    """Retarget joints (T, J, 3) to the bone vectors ``target_offsets`` (J, 3).
 
-    Every bone keeps its direction, and the root trajectory scales with the legs. (Inverse kinematics followed by
-    forward kinematics gives the same: the accumulated rotation of a chain turns the rest direction of a bone into its
-    direction.)
+    Every bone keeps its direction, and the root trajectory is scaled by the ratio of leg lengths. The result equals
+    inverse followed by forward kinematics, which preserve bone directions.
     """
     target = torch.as_tensor(target_offsets, dtype=torch.float32, device=joints.device)
     legs = list(skeleton.leg_bones)
@@ -133,7 +130,7 @@ def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLi
 
 
 def canonical_positions(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Joints (T, J, 3) with the lowest at y = 0, and in frame 0 the root at x = z = 0 and the body facing +z."""
+    """Move joints (T, J, 3) to the floor (y = 0), with the root at x = z = 0 and the body facing +z in frame 0."""
     lowest = joints[..., 1].min()
     origin = torch.stack((joints[0, 0, 0], lowest, joints[0, 0, 2]))
     joints = joints - origin
@@ -144,10 +141,9 @@ def canonical_positions(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def heading(joints: Tensor, skeleton: Skeleton, sigma: float | None = None) -> Tensor:
-    """Rotations about y (T, 4) that turn the body in each frame of ``joints`` (T, J, 3) to face +z, relative to frame
-    0.
+    """Return rotations (T, 4) about y that turn the body in ``joints`` (T, J, 3) to face +z. Frame 0 is the identity.
 
-    The hip and shoulder directions are added with opposite signs, as published; the shoulders are wider and dominate.
+    As published, the hip and shoulder directions are added with opposite signs; the shoulders are wider and dominate.
     The direction is smoothed over time with a Gaussian of ``sigma`` frames.
     """
     a, b, c, d = skeleton.face_joints
@@ -160,7 +156,7 @@ def heading(joints: Tensor, skeleton: Skeleton, sigma: float | None = None) -> T
 
 
 def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
-    """Filter values (T, C) over time with a Gaussian cut off at 4 ``sigma`` frames, repeating the ends."""
+    """Smooth values (T, C) over time with a Gaussian truncated at 4 ``sigma`` frames, padding with the end values."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=values.device)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
@@ -170,10 +166,9 @@ def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
 
 
 def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
-    """Rotation (T, J, 4) of each bone from the rest pose, relative to the previous bone; joint 0 has ``root`` (T, 4).
+    """Return rotations (T, J, 4) of bones from the rest pose, relative to the previous bone; ``root`` (T, 4) first.
 
-    The accumulated rotation of a chain up to a bone turns the bone's rest direction into its direction, independently
-    of the bones before, so all bones are computed at once.
+    The world rotation of each bone depends only on its own direction, so all bones are computed at once.
     """
     world = quat_between(_raw(skeleton, joints)[1:], bone_directions(joints, skeleton)[:, 1:])
     world = torch.cat((root[:, None], world), 1)
@@ -182,19 +177,19 @@ def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def local_positions(joints: Tensor, root: Tensor) -> Tensor:
-    """Joints (T, J, 3) with the root at x = z = 0, rotated by ``root`` (T, 4)."""
+    """Move the root of joints (T, J, 3) to x = z = 0 and rotate them by ``root`` (T, 4)."""
     origin = joints[:, :1] * joints.new_tensor((1.0, 0.0, 1.0))
     return quat_rotate(root[:, None], joints - origin)
 
 
 def foot_contacts(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot hardly moves until the next frame."""
+    """Return contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot hardly moves until the next frame, else 0."""
     feet = joints[:, list(skeleton.feet)]
     return ((feet[1:] - feet[:-1]).square().sum(-1) < skeleton.contact_threshold).to(joints.dtype)
 
 
 def features_from_positions(joints: Tensor, root: Tensor, skeleton: Skeleton, published_yaw: bool = False) -> Tensor:
-    """Features (T - 1, 12 J - 1) of canonical joints (T, J, 3) with headings ``root`` (T, 4)."""
+    """Compute features (T - 1, 12 J - 1) of canonical joints (T, J, 3) with headings ``root`` (T, 4)."""
     steps = joints[1:] - joints[:-1]
     turn = quat_multiply(root[1:], quat_conjugate(root[:-1]))
     if not published_yaw:
@@ -210,7 +205,7 @@ def features_from_positions(joints: Tensor, root: Tensor, skeleton: Skeleton, pu
 
 
 def root_motion(features: Tensor) -> RootMotion:
-    """Heading and trajectory of the root from features (..., T, d)."""
+    """Recover the heading and trajectory of the root from features (..., T, d)."""
     yaw = pad(features[..., :-1, 0].cumsum(-1), (1, 0))
     quat = yaw_quat(yaw)
     x, z = features[..., :-1, 1], features[..., :-1, 2]
@@ -221,7 +216,7 @@ def root_motion(features: Tensor) -> RootMotion:
 
 
 def features_to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
-    """Joints (..., T, J, 3) of unnormalised features (..., T, 12 J - 1), from their local positions.
+    """Recover joints (..., T, J, 3) from the local positions in unnormalised features (..., T, 12 J - 1).
 
     Differentiable. Raises ``ValueError`` for features of another width.
     """
@@ -235,16 +230,16 @@ def features_to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
 
 def features_to_joints_from_rotations(features: Tensor, skeleton: Skeleton,
                                       target_offsets: ArrayLike | None = None) -> Tensor:
-    """Joints (..., T, J, 3) of unnormalised features (..., T, 12 J - 1), by forward kinematics.
+    """Recover joints (..., T, J, 3) from unnormalised features (..., T, 12 J - 1) by forward kinematics.
 
-    Differentiable. ``target_offsets`` (J, 3) are the bones, by default those of the reference body. Raises
+    Differentiable. ``target_offsets`` (J, 3) are the bone vectors, by default those of the reference body. Raises
     ``ValueError`` if the skeleton has none.
     """
     groups = _groups_of(features, skeleton)
     if target_offsets is None:
         target_offsets = skeleton.target_offsets
     if target_offsets is None:
-        raise ValueError(f"the {skeleton.name} skeleton has no reference body: give target_offsets")
+        raise ValueError(f"the {skeleton.name} skeleton has no reference body; pass target_offsets")
     offsets = torch.as_tensor(target_offsets, dtype=features.dtype, device=features.device)
     root = root_motion(features)
     root_matrix = quat_to_matrix(root.quat)
@@ -268,20 +263,20 @@ class ColumnStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "ColumnStatistics":
-        """Statistics of one clip (T, d)."""
+        """Compute the statistics of one clip (T, d)."""
         rows = np.asarray(features, np.float64)
         mean = rows.mean(0)
         return cls(len(rows), mean, np.square(rows - mean).sum(0))
 
     def __add__(self, other: "ColumnStatistics") -> "ColumnStatistics":
-        """Statistics of the rows of both (Chan et al. 1979)."""
+        """Merge the statistics of two sets of rows (Chan et al. 1979)."""
         count = self.count + other.count
         step = other.mean - self.mean
         return ColumnStatistics(count, self.mean + step * (other.count / count),
                                 self.squares + other.squares + step * step * (self.count * other.count / count))
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (d,) and population std (d,), averaged within each group of columns."""
+        """Return the mean (d,) and the population std (d,). The std is averaged within each feature group."""
         std = np.sqrt(self.squares / self.count)
         for group in feature_groups(joints_of(len(std))):
             std[group] = std[group].mean()
@@ -289,10 +284,9 @@ class ColumnStatistics:
 
 
 def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and grouped population std (d,) over all rows of ``clips`` (T, d), skipping empty clips and those with
-    values that are not finite.
+    """Compute the mean (d,) and the std (d,), averaged within each feature group, over all rows of ``clips`` (T, d).
 
-    Raises ``ValueError`` if no clip is left.
+    Empty clips and clips with values that are not finite are skipped. Raises ``ValueError`` if no clip is left.
     """
     total = None
     for clip in clips:
@@ -300,15 +294,14 @@ def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
             part = ColumnStatistics.of(clip)
             total = part if total is None else total + part
     if total is None:
-        raise ValueError("no clip to take statistics over")
+        raise ValueError("no valid clips to compute statistics from")
     return total.mean_std()
 
 
 def biased_std(std: np.ndarray, feat_bias: float = FEAT_BIAS) -> np.ndarray:
-    """``std`` (d,) with the columns of yaw speed, root velocity, root height and contacts divided by ``feat_bias``
-    once.
+    """Divide ``std`` (d,) by ``feat_bias`` in the columns of root motion and foot contacts.
 
-    These few columns then weigh more after normalisation.
+    After normalisation, these few columns then have more weight.
     """
     biased = np.array(std)
     groups = feature_groups(joints_of(len(biased)))
@@ -323,7 +316,7 @@ def _check(joints: Tensor, skeleton: Skeleton) -> None:
     if len(joints) < 2:
         raise ValueError(f"{len(joints)} frames; a motion needs at least 2")
     if not joints.isfinite().all():
-        raise ValueError("coordinates that are not finite")
+        raise ValueError("some coordinates are not finite")
 
 
 def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:
@@ -333,7 +326,7 @@ def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:
 
 
 def _forward(across: Tensor) -> Tensor:
-    """y x across (..., 3): horizontal, and shorter the steeper the side axis of the body is."""
+    """Return y x ``across`` (..., 3), the horizontal forward direction; it is short if ``across`` is steep."""
     across = normalize(across, dim=-1)
     return torch.stack((across[..., 2], torch.zeros_like(across[..., 0]), -across[..., 0]), -1)
 
@@ -347,10 +340,10 @@ def _raw(skeleton: Skeleton, like: Tensor) -> Tensor:
 
 
 def time_warp(features: Tensor, speed: Tensor, length: int) -> Tensor:
-    """First ``length`` rows (b, length, d) of features (b, t, d) played ``speed`` (b,) times as fast.
+    """Play features (b, t, d) ``speed`` (b,) times as fast and return the first ``length`` rows (b, length, d).
 
-    Rows are interpolated linearly, velocities are scaled by the speed, and contacts are taken from the nearer row. The
-    features are unnormalised, and t must be at least ``length * speed``.
+    Rows are interpolated linearly, velocities are multiplied by ``speed``, and contacts are copied from the nearer row.
+    The features must be unnormalised, and t must be at least ``length * speed``.
     """
     at = torch.arange(length, device=features.device) * speed[:, None]  # (b, length) rows
     before = at.floor().long().clamp(max=features.shape[1] - 1)

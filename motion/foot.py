@@ -1,7 +1,8 @@
-"""Feet: joints, floor height, contacts and stance; and foot locking: standing feet do not slide, bones keep their
-length, and feet are not forced onto a floor plane.
+"""Foot joints, floor height, contact and stance detection, and foot locking.
 
-Joints are (T, J, 3) in metres, y up, as NumPy arrays; the foot joints of a leg are those from the ankle to the toe.
+Foot locking stops standing feet from sliding and keeps bone lengths constant. Standing feet may be at any height.
+Joints are NumPy arrays (T, J, 3) in metres, y up. The foot joints of a leg are those from the ankle to the toe; F is
+their number over both legs.
 """
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ BLEND_FRAMES = 5
 
 @dataclass(frozen=True)
 class Leg:
-    """Joints of a leg: hip, knee, and ankle to toe."""
+    """Joint indices of a leg: hip, knee, and foot joints from ankle to toe."""
 
     hip: int
     knee: int
@@ -27,31 +28,31 @@ class Leg:
 
 
 def legs_of(skeleton: Skeleton) -> tuple[Leg, ...]:
-    """Legs of a skeleton: its chains that end in a foot."""
+    """Return the legs of a skeleton: its chains that end in a foot."""
     return tuple(Leg(chain[1], chain[2], chain[3:]) for chain in skeleton.chains if chain[-1] in skeleton.feet)
 
 
 def leg_length(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Median length from hip over knee to ankle of (T, J, 3), averaged over both legs, in the unit of the joints."""
+    """Return the median length of thigh plus shin in joints (T, J, 3), averaged over both legs."""
     bones = [joints[:, joint] - joints[:, skeleton.parents[joint]]
              for leg in legs_of(skeleton) for joint in (leg.knee, leg.foot[0])]
     return float(np.median(np.linalg.norm(bones, axis=-1), axis=-1).sum() / 2)
 
 
 def foot_joints(skeleton: Skeleton) -> list[int]:
-    """Foot joints of all legs, from ankle to toe for each leg."""
+    """Return the foot joints of all legs, each from ankle to toe."""
     return [joint for leg in legs_of(skeleton) for joint in leg.foot]
 
 
 def per_foot_joint(skeleton: Skeleton, ankle: float, toe: float) -> np.ndarray:
-    """Values (F,) for ``foot_joints``: ``toe`` for the last joint of a leg, ``ankle`` for the others."""
+    """Return values (F,) per foot joint: ``toe`` for the last joint of each leg, ``ankle`` for the others."""
     return np.array([toe if joint == leg.foot[-1] else ankle for leg in legs_of(skeleton) for joint in leg.foot])
 
 
 def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Floor height as published: mean height of the lowest foot joint between its lower quartile and median.
+    """Estimate the floor height as published: the mean of the lowest foot joint between lower quartile and median.
 
-    Heights above half a metre give 0, as no foot stands that high.
+    Returns 0 if the result is above 0.5 m, as no foot stands that high.
     """
     lowest = np.sort(joints[:, foot_joints(skeleton), 1].min(1))
     first = int(0.25 * len(lowest))
@@ -60,7 +61,7 @@ def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
 
 
 def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, F) whether each of ``foot_joints`` is low and slow; the last frame repeats the previous one."""
+    """Return a mask (T, F) of foot joints that are low and slow. The last frame repeats the previous one."""
     feet = joints[:, foot_joints(skeleton)]
     steps = np.square(np.diff(feet, axis=0)).sum(-1)
     contacts = ((steps < per_foot_joint(skeleton, *STEP_LIMITS))
@@ -69,10 +70,9 @@ def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def lock_feet_published(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Published foot locking: joints (T, J, 3) moved onto the floor, with feet in contact held on it.
+    """Apply the published foot locking: move joints (T, J, 3) onto the floor and hold feet in contact in place.
 
-    Only foot joints move relative to the body, so shins and feet change length, and every contact is moved to y = 0,
-    even on stairs.
+    Only foot joints are moved, so shins and feet change their length. Every contact is moved to y = 0, even on stairs.
     """
     joints = np.array(joints, np.float64)
     contacts = published_contacts(joints, skeleton)
@@ -84,7 +84,7 @@ def lock_feet_published(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """Values (T, 3) replaced by their mean over each run of equal ``contact`` (T,)."""
+    """Replace values (T, 3) by their mean over each run of equal ``contact`` (T,)."""
     run = np.cumsum(np.concatenate([[0], np.diff(contact) != 0]))
     sums = np.zeros((run[-1] + 1, values.shape[1]))
     np.add.at(sums, run, values)
@@ -92,7 +92,7 @@ def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
 
 
 def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """Values (T, 3), blended outside contacts towards contact frames up to ``BLEND_FRAMES`` away."""
+    """Blend values (T, 3) towards contact frames that are at most ``BLEND_FRAMES`` away."""
     frames, far = np.arange(len(values)), len(values) + BLEND_FRAMES
     left = np.maximum.accumulate(np.where(contact, frames, -far))
     right = np.minimum.accumulate(np.where(contact, frames, 2 * far)[::-1])[::-1]
@@ -108,7 +108,7 @@ def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
 
 
 def _ease(u: np.ndarray) -> np.ndarray:
-    """Smooth step from 1 at 0 to 0 at 1."""
+    """Smooth step that falls from 1 at ``u`` = 0 to 0 at ``u`` = 1."""
     return 2 * u**3 - 3 * u**2 + 1
 
 
@@ -119,25 +119,24 @@ def _mix(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # Horizontal and vertical speeds in m/s: a stance starts below the first and ends above the second.
 GROUND_SPEEDS = (0.8, 1.1)
 RISE_SPEEDS = (0.4, 0.8)
-ROLL = 0.05               # m that a standing foot joint may move vertically
-LOOK = 0.25               # s before and after a stance in which the foot joint is at most
-DIP = 0.03                # m lower
-SLIDE = 0.20              # m that a standing foot joint may be from its mean position; farther is a step
-STEP = 0.15               # s that such a step takes before and after its fastest moment
-LIFTED = (0.12, 0.05)     # m of ankle and toe above the lowest foot joint, of a foot that is held up throughout
+ROLL = 0.05               # m, maximum vertical movement of a foot joint in a stance
+LOOK = 0.25               # s before and after a stance in which the foot joint may be lower by
+DIP = 0.03                # m at most
+SLIDE = 0.20              # m, maximum distance from the mean position in a stance; beyond it, the foot steps
+STEP = 0.15               # s, duration of such a step before and after its fastest moment
+LIFTED = (0.12, 0.05)     # m, minimum heights of ankle and toe above the lowest foot joint in a raised foot
 
 
 def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Contiguous runs of true frames in ``mask`` (T,), as (first, last + 1)."""
+    """Return the runs of true frames in ``mask`` (T,) as (start, end) with exclusive ends."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return [(int(first), int(end)) for first, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def still_steps(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """(T - 1, F) whether each foot joint stands between two frames.
+    """Return a mask (T - 1, F) of foot joints that stand between two consecutive frames.
 
-    Each stance has its own height. A foot joint that is slow at its highest point, in a jump or a kick, does not stand:
-    it is lower just before or after.
+    Each stance has its own height. Slow foot joints at the top of a jump or kick do not stand.
     """
     feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
     heights, velocity = feet[..., 1], np.diff(feet, axis=0) * fps
@@ -171,7 +170,7 @@ def still_steps(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarra
 
 
 def _kept(places: np.ndarray, width: int) -> np.ndarray:
-    """(T - 1,) steps of a stance at ``places`` (T, 2), excluding those in which the foot moves to another place."""
+    """Return a mask (T - 1,) of steps within a stance at ``places`` (T, 2) that excludes moves to another place."""
     speed = np.linalg.norm(np.diff(places, axis=0), axis=-1)
     kept, waiting = np.zeros(len(speed), bool), [(0, len(speed))]
     while waiting:
@@ -188,35 +187,34 @@ def _kept(places: np.ndarray, width: int) -> np.ndarray:
 
 
 def standing(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """(T, F) whether each foot joint stands in a frame: at either end of one of ``still_steps``."""
+    """Return a mask (T, F) of foot joints that stand, that is, of frames at either end of a step in ``still_steps``."""
     return _both_ends(still_steps(joints, skeleton, fps))
 
 
 def _both_ends(steps: np.ndarray) -> np.ndarray:
-    """(T, ...) frames at either end of ``steps`` (T - 1, ...)."""
+    """Mark the frames (T, ...) at either end of the true ``steps`` (T - 1, ...)."""
     edge = np.zeros_like(steps, shape=(1, *steps.shape[1:]))
     return np.concatenate([steps, edge]) | np.concatenate([edge, steps])
 
 
 EASE = 0.1        # s over which a correction fades in before a stance and out after it
 HOLD = 300.0      # weight of sliding relative to changes of the correction between frames
-PIN = 1e5         # the same for a foot joint that keeps its position
-UNITY = 0.3       # weight of differences between the corrections of the joints of a standing foot
-TURN_FRAMES = 5   # over which the pivot moves from one foot joint to another
-BENT, ROOM = 0.95, 0.035  # leg extension above which feet extend it less, and the largest such reduction
-FORWARD = 0.01    # m by which the knee of a straight leg is assumed to be in front
+PIN = 1e5         # weight of the distance of pinned foot joints from their position
+UNITY = 0.3       # weight of differences between the corrections of joints in a standing foot
+TURN_FRAMES = 5   # frames over which the pivot moves from one foot joint to another
+BENT, ROOM = 0.95, 0.035  # leg extension above which further extension is damped, and its maximum
+FORWARD = 0.01    # m, assumed forward offset of the knee of a straight leg
 
 
 def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float, pinned: np.ndarray | None = None) -> np.ndarray:
-    """Joints (T, J, 3), floor at y = 0, with constant bone lengths and feet that do not slide while they stand.
+    """Stop standing feet in joints (T, J, 3), floor at y = 0, from sliding, and keep bone lengths constant.
 
-    A standing foot joint (``motion.foot``) is held at the position that needs the smallest and smoothest correction,
-    which fades in before and out after the stance. Heights are kept, except that nothing is below the floor, and the
-    heel rises if the leg would be too short. Then each leg is solved from hip to toe; no other joint moves. A BVH file
-    represents the result exactly.
+    Each stance is held at the position that needs the smallest and smoothest correction, which fades in before the
+    stance and out after it. Heights are kept, except that no foot goes below the floor and a heel rises if the leg
+    would be too short. Each leg is then solved from hip to toe. Other joints do not move.
 
-    Foot joints that are ``pinned`` (T, J) keep their ground position in ``joints``: a constraint put them there. The
-    stance around such a frame is held where it is then.
+    Foot joints in ``pinned`` (T, J) were placed by a constraint and keep their ground position in ``joints``; the rest
+    of their stance is held there too.
     """
     given, joints = np.asarray(joints, np.float64), rigid_joints(joints, skeleton)
     pinned = np.zeros(joints.shape[:2], bool) if pinned is None else pinned
@@ -233,11 +231,10 @@ def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float, pinned: np.nda
 
 
 def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) with leg bones as long as in ``pattern`` (T, J, 3); hips and toes stay.
+    """Solve the legs of joints (T, J, 3) for the bone lengths in ``pattern`` (T, J, 3), with hips and toes fixed.
 
-    Foot bones keep their directions, from the toe back. The knee bends in the direction of ``pattern``, or forward if
-    that leg is straight, so that thigh and shin fit between hip and ankle. An ankle out of reach moves, with its foot,
-    to the nearest reachable point.
+    Foot bones keep their directions. The knee is placed so that thigh and shin fit between hip and ankle. It bends as
+    in ``pattern``, or forward if that leg is straight. A foot out of reach is moved to the nearest reachable point.
     """
     solved = np.array(joints, np.float64)
     right_hip, left_hip = skeleton.face_joints[:2]
@@ -250,7 +247,7 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
         along = _unit(solved[:, ankle] - hip)
         fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
         solved[:, leg.foot] += (along * (fitting - reach))[:, None]
-        # The knee is on the intersection of the spheres of thigh and shin, on its previous side.
+        # The knee is on the intersection of the spheres around hip and ankle, on the same side as before.
         down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
         out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
         before = _unit(pattern[:, ankle] - pattern[:, leg.hip])
@@ -261,12 +258,14 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
 
 def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndarray,
                  missing: np.ndarray) -> np.ndarray:
-    """Corrections (T, N, 3) of the joints of a foot (T, N, 3) that hold them over ``still`` steps (T - 1, N).
+    """Compute corrections (T, N, 3) that hold the joints of a foot (T, N, 3) during ``still`` steps (T - 1, N).
 
-    The horizontal corrections d minimise the sum of |d / ease|^2, |Dd|^2, |ease DDd|^2, ``HOLD`` |D(foot + d)|^2 over
-    still steps, ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands, and
-    ``PIN`` |d - ``missing``|^2 at ``pins`` (T, N), with ``missing`` (T, N, 3). D is the difference between frames;
-    ``ease`` is in frames.
+    The horizontal corrections d minimise the sum of
+
+    - |d / ease|^2, |Dd|^2 and |ease DDd|^2, where D is the difference between frames and ``ease`` is in frames,
+    - ``HOLD`` |D(foot + d)|^2 over still steps,
+    - ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands,
+    - ``PIN`` |d - ``missing``|^2 at ``pins`` (T, N), with ``missing`` (T, N, 3).
     """
     frames, count, _ = foot.shape
     ground = foot[..., [0, 2]]
@@ -276,7 +275,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
     anyone[1:] += still.any(1)
     anyone[:-1] += still.any(1)
     link = np.where(anyone > 0, UNITY, 0)[:, None].repeat(count - 1, 1)
-    # Diagonals of the quadratic form's matrix: a frame with itself, the next, the one after, and across the foot.
+    # Diagonals of the matrix: each frame with itself, the next and the second next, and neighbours across the foot.
     itself = 1 / ease**2 + PIN * pins
     itself[:-1] += change
     itself[1:] += change
@@ -299,7 +298,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
     force = PIN * pins[..., None] * missing[..., [0, 2]]
     force[:-1] += pull
     force[1:] -= pull
-    bands = np.zeros((max(diagonals) + 1, frames * count))  # upper form: row -k is the k-th diagonal, shifted right
+    bands = np.zeros((max(diagonals) + 1, frames * count))  # upper form of ``solveh_banded``
     for offset, values in diagonals.items():
         bands[-1 - offset, offset:] = values.ravel()[:frames * count - offset]
     solved = solveh_banded(bands, force.reshape(-1, 2), overwrite_ab=True, check_finite=False)
@@ -309,8 +308,10 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
 
 
 def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray, pins: np.ndarray) -> np.ndarray:
-    """Foot of a leg (T, N, 3) with bones as long as in ``pattern``. Its toe keeps the position in ``joints``, or its
-    ankle while only the ankle stands or is one of the ``pins`` (T, N)."""
+    """Return the foot of a leg (T, N, 3) with the bone lengths in ``pattern``.
+
+    The toe keeps its position in ``joints``. The ankle keeps it instead while only the ankle stands or is pinned.
+    """
     foot = _feet_from_toe(joints, pattern, leg)
     on_toe = np.ones(len(joints))
     heel_only = still[:, 0] & ~still[:, -1]
@@ -323,9 +324,9 @@ def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.nda
 
 
 def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """Foot of a leg (T, N, 3), raised about its toe where it would extend the leg more than in ``pattern``.
+    """Rotate the foot of a leg (T, N, 3) about its toe where the leg would be straighter than in ``pattern``.
 
-    A nearly straight knee moves fast with every millimetre, so legs are not fully extended.
+    A nearly straight knee turns fast when the ankle moves a little, so legs are not fully extended.
     """
     foot, hip = joints[:, leg.foot], joints[:, leg.hip]
     longest = _length(pattern, leg.hip, leg.knee) + _length(pattern, leg.knee, leg.foot[0])
@@ -333,7 +334,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
     room = np.minimum(ROOM, 1 - usual).clip(1e-6)
     reach = _distance(foot[:, 0], hip) / longest
     near = longest * (usual + room * np.tanh((reach - usual) / room))
-    # The ankle moves to the intersection of the spheres around hip and toe, on its own side.
+    # The ankle moves to the intersection of the spheres around hip and toe, on the same side as before.
     ankle, to_hip = foot[:, 0] - foot[:, -1], hip - foot[:, -1]
     size, far = np.linalg.norm(ankle, axis=-1, keepdims=True), np.linalg.norm(to_hip, axis=-1, keepdims=True)
     up = to_hip / np.maximum(far, 1e-9)
@@ -349,7 +350,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
 
 
 def _feet_from_toe(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """Foot of a leg (T, N, 3) with its toe fixed, its directions kept, and bones as long as in ``pattern``."""
+    """Give the foot of a leg (T, N, 3) the bone lengths in ``pattern``. Its toe and bone directions stay."""
     foot = np.array(joints[:, leg.foot])
     for near in range(len(leg.foot) - 2, -1, -1):
         direction = _unit(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])
@@ -366,7 +367,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _across(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
+    """Return the components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
     return vectors - (vectors * unit).sum(-1, keepdims=True) * unit
 
 

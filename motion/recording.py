@@ -1,6 +1,6 @@
-"""Convert a recording of any rig to the 22 joints: resampling, units, T-poses and steady ranges.
+"""Convert a recording of any rig to the 22 joints: resampling, units and T-pose removal.
 
-Joints are (T, 22, 3). A recording has its own unit and axes until ``to_metres`` and ``to_y_up``.
+Joints have shape (T, 22, 3). They keep the unit and axes of the file until converted to metres and y up.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,34 +20,34 @@ from motion.source_rig import Placement, place_joints
 FPS = 20.0
 # In metres. "cmu" is the unit of the CMU database and of its common BVH conversion.
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254, "cmu": 0.0254 / 0.45}
-LEG_LENGTHS = (0.5, 1.2)   # human leg lengths in metres, from hip over knee to ankle
-TYPICAL_LEG = 0.82         # metres; decides between two units that fit
-MAX_SPEED = 18.0           # m/s of a joint; anything faster is a flip of the capture
+LEG_LENGTHS = (0.5, 1.2)   # range of human leg lengths (thigh plus shin), metres
+TYPICAL_LEG = 0.82         # metres; decides between several plausible units
+MAX_SPEED = 18.0           # m/s; faster joints are capture errors
 MAX_ACCELERATION = 560.0   # m/s^2
-MAX_BONE_DRIFT = 0.05      # mean relative change of bone lengths allowed in a joint array
-T_POSE_ANGLE = 20.0        # degrees between the line of the shoulders and a straight arm
-T_POSE_AFTER = 0.1         # longest time in seconds to leave an initial T-pose
+MAX_BONE_DRIFT = 0.05      # maximum mean relative change of bone lengths in a joint array
+T_POSE_ANGLE = 20.0        # maximum angle between the arms and the shoulder line, degrees
+T_POSE_AFTER = 0.1         # maximum duration of the transition out of a T-pose, seconds
 
 _JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 
 
 @dataclass(frozen=True)
 class RecordedPose:
-    """Motion of a hierarchy, relative to the parent of each joint."""
+    """Motion of a hierarchy as positions and rotations relative to each joint's parent."""
 
     places: np.ndarray  # (T, J, 3)
     quats: torch.Tensor  # (T, J, 4) float64
 
     def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
-        """The 22 joints (T, 22, 3) in the unit of ``bvh``, which has the same hierarchy."""
+        """Compute the 22 joints (T, 22, 3) in the unit of ``bvh``, which must have the same hierarchy."""
         return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
 def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> RecordedPose:
-    """Resample the frames from ``first`` to ``end`` of a file to ``fps``.
+    """Resample the frames [``first``, ``end``) of a BVH file to ``fps``.
 
-    Rotations take the shorter arc and translations are linear between frames, before forward kinematics, so that bones
-    keep their length.
+    Rotations are interpolated along the shorter arc and translations linearly. This happens before forward kinematics,
+    so bone lengths stay constant.
     """
     places, turns = bvh.local_positions()[first:end], bvh.local_rotations()[first:end]
     low, share = _between_frames(len(places), bvh.frame_time, fps)
@@ -58,13 +58,13 @@ def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Recorded
 
 
 def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
-    """Joints (T, 22, 3) of ``resampled_pose``, in the unit of the file."""
+    """Resample the frames [``first``, ``end``) and compute the 22 joints (T, 22, 3), in the unit of the file."""
     return resampled_pose(bvh, first, end, fps).joints(bvh, placement)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The 22 joints of a file with a known hierarchy."""
+    """The 22 joints of a file whose rig was recognised."""
 
     joints: np.ndarray  # (T, 22, 3) at 20 fps, in the unit and axes of the file
     first: int          # first frame of the file that is used
@@ -72,10 +72,10 @@ class Placed:
 
 
 def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, keep_t_pose: bool = False) -> Placed:
-    """The 22 joints of a file, without T-poses at its ends unless ``keep_t_pose``.
+    """Compute the 22 joints of a file. T-poses at the start and end are removed unless ``keep_t_pose`` is set.
 
-    Raises ``ValueError`` like ``place_joints`` and ``t_pose_ends``, and if knees bend backward in a body whose toes
-    were derived from its rest pose.
+    Raises ``ValueError`` if the rig is not recognised, if the whole file is a T-pose, or if the knees bend backward
+    although the toes were placed in front of the ankles.
     """
     placement = place_joints(bvh, mapping)
     joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
@@ -86,7 +86,7 @@ def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, 
 
 
 def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Previous source frame and interpolation weight of the next one, for each frame at ``fps``."""
+    """Return the source frame before each output frame at ``fps``, and the weight of the source frame after it."""
     count = int((frames - 1) * frame_time * fps) + 1
     place = np.arange(count) / (frame_time * fps)
     low = np.minimum(place.astype(int), frames - 1)
@@ -94,9 +94,9 @@ def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndar
 
 
 def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
-    """First frame and end of the motion between T-poses at the start and end of (T, 22, 3) joints in any axes.
+    """Return the first frame and the end (exclusive) of the motion between a leading and a trailing T-pose.
 
-    The moment in which the body leaves a T-pose at the start is excluded too.
+    ``joints`` (T, 22, 3) may have any axes. The short transition out of a leading T-pose is removed too.
     """
     is_t = _t_poses(joints)
     if is_t.all():
@@ -105,12 +105,12 @@ def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
     if start:
         start = start - 1 + max(round(T_POSE_AFTER / frame_time), 1)
     if start >= end:
-        raise ValueError(f"there is no motion except a T-pose and the {T_POSE_AFTER:g} s in which the body leaves it")
+        raise ValueError(f"the file has no motion besides a T-pose and the {T_POSE_AFTER:g} s after it")
     return start, end
 
 
 def _t_poses(joints: np.ndarray) -> np.ndarray:
-    """(T,) whether both arms are stretched out sideways, in the line of the shoulders, above straight legs."""
+    """Return a mask (T,) of T-poses: straight legs, and both arms stretched out sideways in line with the shoulders."""
     across = unit_vectors(_bone(joints, "right_shoulder", "left_shoulder"))
     cosine = np.cos(np.radians(T_POSE_ANGLE))
     is_t = np.ones(len(joints), bool)
@@ -125,19 +125,19 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 
 def guess_unit(joints: np.ndarray) -> str:
-    """Unit in which the legs of ``joints`` (T, 22, 3) have a human length. Raises ``ValueError`` if none fits."""
+    """Return the unit in which the legs of joints (T, 22, 3) have human length, or raise ``ValueError``."""
     length = leg_length(joints, T2M)
     unit = _fitting_unit(length)
     if unit is None:
-        raise ValueError(f"legs {length:.4g} units long are not human in {', '.join(UNITS)}; {_scale_advice(length)}")
+        raise ValueError(f"legs of {length:.4g} units are not human in {', '.join(UNITS)}; {_scale_advice(length)}")
     return unit
 
 
 def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tuple[str, float]:
-    """Name and size in metres of the unit of ``joints`` (T, 22, 3): ``unit`` (one of ``UNITS`` or metres), or
-    estimated.
+    """Return the name of the length unit of ``joints`` (T, 22, 3) and its size in metres.
 
-    Raises ``ValueError`` if the legs do not have a human length in it.
+    ``unit`` is a key of ``UNITS`` or a number of metres; None estimates it. Raises ``ValueError`` if the legs do not
+    have a human length in this unit.
     """
     if unit is None:
         unit = guess_unit(joints)
@@ -147,36 +147,38 @@ def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tupl
     if not LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]:
         likely = _fitting_unit(length)
         advice = f"the unit is likely {likely} ({length * UNITS[likely]:.2f} m)" if likely else _scale_advice(length)
-        raise ValueError(f"legs {length:.4g} units long are {length * metres:.3g} m in {name}, not human; {advice}")
+        raise ValueError(f"legs of {length:.4g} units are {length * metres:.3g} m in {name}, not human; {advice}")
     return name, metres
 
 
 def _fitting_unit(length: float) -> str | None:
-    """Unit in which a leg of ``length`` is human; if several fit, the one closest to the typical length."""
+    """Return the unit in which a leg of ``length`` is human and closest to the typical length, or None."""
     fitting = [unit for unit, metres in UNITS.items() if LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]]
     return min(fitting, key=lambda unit: abs(np.log(length * UNITS[unit] / TYPICAL_LEG)), default=None)
 
 
 def _scale_advice(length: float) -> str:
     if not length > 0:
-        return "they have no length"
+        return "their length is zero"
     return f"set the unit in metres (--unit), about {TYPICAL_LEG / length:.2g}"
 
 
 def check_body(joints: np.ndarray) -> None:
-    """Raise ``ValueError`` if joints (T, 22, 3) in metres cannot be a person: bones of zero or varying length, swapped
-    sides."""
+    """Raise ``ValueError`` if joints (T, 22, 3) in metres cannot belong to a person.
+
+    Detects values that are not finite, bones of zero or varying length, and swapped left and right sides.
+    """
     if not np.isfinite(joints).all():
-        raise ValueError("coordinates that are not finite")
+        raise ValueError("some coordinates are not finite")
     parents = list(T2M.parents)
     lengths = np.median(np.linalg.norm(joints - joints[:, parents], axis=-1), axis=0)
     for joint in ("left_knee", "right_knee", "left_ankle", "right_ankle", "left_elbow", "right_elbow", "left_wrist",
                   "right_wrist", "left_foot", "right_foot"):
         if lengths[_JOINT[joint]] < 0.01:
-            raise ValueError(f"the bone to {joint} has no length")
+            raise ValueError(f"the bone to {joint} has zero length")
     drift = bone_length_drift(joints, T2M)
     if drift > MAX_BONE_DRIFT:
-        raise ValueError(f"bones change their length by {100 * drift:.0f} % on average")
+        raise ValueError(f"bone lengths vary by {100 * drift:.0f} % on average")
     reason = swapped_sides(joints)
     if reason:
         raise ValueError(reason)
@@ -195,8 +197,8 @@ def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:
 
 
 def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int, int]]:
-    """Smallest number of ranges of at most ``longest`` frames that cover ``start`` to ``end`` evenly, with neighbours
-    sharing at least ``overlap`` frames."""
+    """Cover the frames [``start``, ``end``) with as few ranges of at most ``longest`` frames as possible, evenly
+    spaced. Neighbouring ranges share at least ``overlap`` frames."""
     frames = end - start
     if frames <= longest:
         return [(start, end)]
@@ -206,7 +208,7 @@ def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int,
 
 
 def normalised(joints: np.ndarray) -> np.ndarray:
-    """Joints (T, 22, 3) float32 on the floor, with the pelvis at x = z = 0 and the body facing +z in frame 0."""
+    """Move joints (T, 22, 3) to the floor, with the pelvis at the origin and facing +z in frame 0, as float32."""
     return canonical_positions(torch.as_tensor(np.ascontiguousarray(joints), dtype=torch.float32), T2M).numpy()
 
 

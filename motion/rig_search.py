@@ -1,7 +1,7 @@
-"""Recognise the rig of a hierarchy: bone names of common rigs, a row per naming convention, and structure.
+"""Recognise the rig of a hierarchy by bone names and structure, with a table of the naming conventions of common rigs.
 
-A place is a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``. ``|`` separates alternatives;
-the first match is used. ``^`` is the nearest common ancestor of both hips, and ``{}`` stands for the side. Case,
+A place is a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``. Alternatives are separated by
+``|``; the first match is used. ``^`` is the nearest common ancestor of both hips, and ``{}`` stands for the side. Case,
 punctuation, and prefixes or suffixes shared by all names are ignored.
 """
 import re
@@ -22,21 +22,21 @@ TIP = "/tip"
 SPINE = ("spine1", "spine2", "spine3")
 LIMBS = ("hip", "knee", "ankle", "foot", "collar", "shoulder", "elbow", "wrist")
 SIDES = ("left", "right")
-NONE = "-"    # for a bone that a rig lacks
+NONE = "-"    # marks a bone that a rig lacks
 COMMON = "^"
 
 
 @dataclass(frozen=True)
 class KnownRig:
-    """Bone names for each joint of a rig."""
+    """Bone names of each joint in a rig."""
 
     name: str
     pelvis: str
     neck: str
     head: str
-    limbs: str                                          # of hip, knee, ankle, foot, collar, shoulder, elbow, wrist
-    sides: tuple[str, str] | None = ("Left", "Right")   # None: any usual word for the side, at either end of a name
-    spine: str = ""                                     # of spine1, spine2, spine3; else found between hips and neck
+    limbs: str                                          # hip, knee, ankle, foot, collar, shoulder, elbow, wrist
+    sides: tuple[str, str] | None = ("Left", "Right")   # None: common side words, at either end of a name
+    spine: str = ""                                     # spine1, spine2, spine3; "": found between hips and neck
     marks: str = ""                                     # a bone that distinguishes it from rigs with the same names
     lacks: str = ""                                     # left bones that only other rigs with the same names have
 
@@ -65,7 +65,7 @@ def _alternatives(text: str) -> tuple[Place, ...]:
 
 
 def _place(text: str) -> Place:
-    """Weights by bone name, from text such as ``A`` or ``0.4*A+0.6*B``."""
+    """Parse a place such as ``A`` or ``0.4*A+0.6*B`` to weights by bone name."""
     parts = [part.rpartition("*") for part in text.split("+")]
     return {name: float(weight or 1) for weight, _, name in parts}
 
@@ -74,7 +74,7 @@ _UPPER_ARMS = "{}Arm|{}UpperArm|{}UpArm"  # in rigs with these bones, the should
 _UPPER = "{}UpLeg|{}UpperLeg|{}Thigh|" + _UPPER_ARMS
 _CLAVICLES = "{}Collar|{}Clavicle"
 
-# The first matching row is used. The last row has the common words for bones.
+# The first matching row is used. The last row lists common words for bones.
 KNOWN_RIGS = (
     # The neck and shoulders may coincide with the bone below, and the first spine bone with the hips.
     KnownRig("CMU MotionBuilder", "Hips", "Neck1", "Head",
@@ -176,8 +176,7 @@ _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head
 
 
 class UnknownRig(ValueError):
-    """No known rig fits. ``begun`` is a draft mapping: the bones found, "" for joints without one, and all bone
-    names."""
+    """Raised if no known rig fits. ``begun`` is a draft mapping; joints that were not found map to ""."""
 
     def __init__(self, message: str, begun: Mapping[str, object]):
         super().__init__(message)
@@ -188,7 +187,7 @@ class UnknownRig(ValueError):
 
 
 class RigBones:
-    """Points of a hierarchy by name: the joints, then the end sites."""
+    """Points of a hierarchy, by name: its joints, then its end sites."""
 
     def __init__(self, bvh: Bvh):
         self.bvh = bvh
@@ -204,7 +203,7 @@ class RigBones:
         self.affixes = sorted({("", ""), (prefix, ""), *around}, key=lambda affix: (len("".join(affix)), affix))
 
     def find(self, name: str, affix: Affix | None = None) -> list[int]:
-        """Indices of the points named ``name``, with any affix that names here have or with ``affix``."""
+        """Return the indices of the points named ``name``, with ``affix`` or with any affix found in this hierarchy."""
         bone = name.removesuffix(TIP)
         joints = self.exact.get(bone, [])
         for before, after in (self.affixes if affix is None else (affix,)):
@@ -212,8 +211,7 @@ class RigBones:
         return [tip for joint in joints if (tip := self.tip(joint)) is not None] if name.endswith(TIP) else joints
 
     def only(self, name: str) -> int | None:
-        """Index of the point ``name`` or ``PARENT/name``, None if there is none. Raises ``ValueError`` if there are
-        several."""
+        """Return the index of ``name`` or ``PARENT/name``, or None. Raises ``ValueError`` if it is ambiguous."""
         found = self.find(name)
         parent, _, own = name.removesuffix(TIP).rpartition("/")
         if not found and parent:
@@ -221,26 +219,26 @@ class RigBones:
             bones = [joint for joint in self.find(own) if self.bvh.parents[joint] in self.find(parent)]
             found = [point for joint in bones if (point := self.tip(joint) if tip else joint) is not None]
         if len(found) > 1:
-            raise ValueError(f"{len(found)} bones are named {own}; write PARENT/{own}")
+            raise ValueError(f"{len(found)} bones are named {own}; use PARENT/{own}")
         return found[0] if found else None
 
     def tip(self, joint: int) -> int | None:
-        """Point of the end site of ``joint``, None if it has none or one of zero length."""
+        """Return the index of the end site of ``joint``, or None if it has none or one of zero length."""
         return self.tips[joint] if joint in self.tips and np.any(self.bvh.end_sites[joint]) else None
 
     def above(self, joint: int) -> list[int]:
-        """``joint`` and its ancestors, up to the root."""
+        """Return ``joint`` and its ancestors, up to the root."""
         path = [joint]
         while (joint := self.bvh.parents[joint]) >= 0:
             path.append(joint)
         return path
 
     def below(self, joint: int) -> list[int]:
-        """Children of ``joint``."""
+        """Return the children of ``joint``."""
         return [child for child, parent in enumerate(self.bvh.parents) if parent == joint]
 
     def name(self, point: int) -> str:
-        """Name of a point in a mapping."""
+        """Return the name of a point as written in a mapping."""
         if point < len(self.bvh.names):
             return self.bvh.names[point]
         return self.bvh.names[list(self.bvh.end_sites)[point - len(self.bvh.names)]] + TIP
@@ -253,7 +251,7 @@ def _plain(name: str) -> str:
 
 @dataclass
 class Match:
-    """Result of matching one known rig."""
+    """Result of matching a hierarchy with one known rig."""
 
     rig: KnownRig
     places: Places = field(default_factory=dict)
@@ -262,12 +260,12 @@ class Match:
 
     @property
     def lacking(self) -> int:
-        """Number of required joints without a place."""
+        """Number of required joints that are missing or ambiguous."""
         return len(self.missing) + len(self.repeated)
 
 
 def recognised(bones: RigBones) -> tuple[str, Places]:
-    """Name of the first known rig whose required joints are all present, and the places that it names.
+    """Return the name of the first known rig whose required joints are all present, and the places of its joints.
 
     Raises ``UnknownRig`` if there is none.
     """
@@ -280,7 +278,7 @@ def recognised(bones: RigBones) -> tuple[str, Places]:
 
 
 def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
-    """Find the joints of ``rig``; ``at_once`` stops at the first missing one."""
+    """Find the joints of ``rig``. ``at_once`` stops at the first missing one."""
     match = Match(rig)
     marked, chosen = _is_marked(bones, rig, affix), {}
     for joint in sorted(rig.places, key=_ORDER.index):
@@ -303,14 +301,13 @@ def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) 
 
 
 def _is_marked(bones: RigBones, rig: KnownRig, affix: Affix) -> bool:
-    """Whether the bones that distinguish ``rig`` from rigs with the same names are present, and those of the others
-    absent."""
+    """Return whether the bones in ``rig.marks`` are present and those in ``rig.lacks`` are absent."""
     besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
     return bool(not rig.marks or bones.find(rig.marks, affix)) and not any(bones.find(name, affix) for name in besides)
 
 
 def _resolved(bones: RigBones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:
-    """Weights of points; a message if several bones share a name; None if a bone is missing."""
+    """Return the weights of points, an error message if several bones share a name, or None if a bone is missing."""
     weights = {}
     for name, weight in place.items():
         points = _above_hips(bones, places) if name == COMMON else bones.find(name, affix)
@@ -329,9 +326,9 @@ def _above_hips(bones: RigBones, places: Places) -> list[int]:
 
 
 def _hangs(bones: RigBones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
-    """Whether a bone for ``joint`` is above or below the bones of its neighbouring joints.
+    """Return whether the bone for ``joint`` is above or below the bones of its neighbouring joints.
 
-    In a rig recognised by common words only, bones between the two may only twist the upper bone or have zero length.
+    If the rig was recognised by common words only, bones between the two must be twist bones or have zero length.
     """
     side, _, part = joint.partition("_")
     if part == "foot":
@@ -349,7 +346,7 @@ def _hangs(bones: RigBones, rig: KnownRig, joint: str, place: Mapping[int, float
 
 
 def _is_part(bones: RigBones, joint: int, whole: int) -> bool:
-    """Whether a bone only twists another one, by its name, or has zero length."""
+    """Return whether a bone is a twist bone of another bone, judged by its name, or has zero length."""
     word, of = (re.sub(r"\d", "", _plain(bones.bvh.names[bone])) for bone in (joint, whole))
     return of in word or any(part in word for part in _PARTS) or not np.any(bones.bvh.offsets[joint])
 
@@ -371,7 +368,7 @@ def _unknown(bones: RigBones, matches: list[Match]) -> UnknownRig:
 
 
 def _written(bones: RigBones, place: Mapping[int, float] | None) -> str | dict[str, float]:
-    """The weighted bones of a joint as a mapping file has them, such as ``0.4*A+0.6*B``."""
+    """Format the weighted bones of a joint for a mapping file, such as ``0.4*A+0.6*B``."""
     if place is None:
         return ""
     weights = {bones.name(point): weight for point, weight in place.items()}

@@ -1,8 +1,8 @@
-"""Rotations as quaternions (w, x, y, z), matrices and 6D vectors, and directions of bones, some of zero length.
+"""Rotations as quaternions (w, x, y, z), matrices and 6D vectors; and directions of bones.
 
-A matrix acts on columns. The 6D form is a matrix's first two columns, one after the other (Zhou et al. 2019,
-"On the Continuity of Rotation Representations in Neural Networks"). Some rigs place collars at the position of their
-parent; a rest direction in world axes would not turn with the body, so their directions come from other joints.
+Matrices act on column vectors. The 6D form of a rotation is the first two columns of its matrix, concatenated (Zhou et
+al. 2019, "On the Continuity of Rotation Representations in Neural Networks"). In some rigs, a collar coincides with its
+parent and has no direction; ``bone_directions`` derives such directions from other joints.
 """
 from functools import cache
 
@@ -12,12 +12,12 @@ from torch.nn.functional import normalize
 
 from motion.skeleton import Skeleton
 
-_NEAR = 1e-4  # radians between quaternions below which linear interpolation is exact enough
+_NEAR = 1e-4  # radians between quaternions below which linear interpolation is accurate enough
 _OPPOSITE = 1e-12  # squared length of the unnormalised quaternion between opposite unit vectors
 
 
 def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Hamilton product (..., 4): first ``b``, then ``a``."""
+    """Multiply quaternions (..., 4). The result rotates by ``b`` first and then by ``a``."""
     aw, ax, ay, az = a.unbind(-1)
     bw, bx, by, bz = b.unbind(-1)
     return torch.stack((aw * bw - ax * bx - ay * by - az * bz,
@@ -27,7 +27,7 @@ def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def quat_conjugate(q: Tensor) -> Tensor:
-    """The inverse of a unit quaternion (..., 4)."""
+    """Invert unit quaternions (..., 4)."""
     return torch.cat((q[..., :1], -q[..., 1:]), -1)
 
 
@@ -39,10 +39,10 @@ def quat_rotate(q: Tensor, v: Tensor) -> Tensor:
 
 
 def quat_between(a: Tensor, b: Tensor) -> Tensor:
-    """Shortest rotation (..., 4) from the direction of ``a`` (..., 3) to that of ``b`` (..., 3).
+    """Return the shortest rotation (..., 4) that turns the direction of ``a`` (..., 3) into that of ``b`` (..., 3).
 
-    Between opposite directions it is not unique; then it is a half turn about the axis orthogonal to ``a`` that is
-    closest to y, which keeps horizontal vectors horizontal.
+    For opposite directions, the result is a half turn about the axis orthogonal to ``a`` that is closest to y, so
+    horizontal vectors stay horizontal.
     """
     a, b = torch.broadcast_tensors(a, b)
     squares = (a * a).sum(-1, keepdim=True) * (b * b).sum(-1, keepdim=True)
@@ -54,7 +54,7 @@ def quat_between(a: Tensor, b: Tensor) -> Tensor:
 
 
 def quat_to_matrix(q: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) of quaternions (..., 4) of any non-zero length."""
+    """Convert quaternions (..., 4) of any non-zero length to rotation matrices (..., 3, 3)."""
     w, x, y, z = q.unbind(-1)
     s = 2 / (q * q).sum(-1)
     rows = (1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w),
@@ -64,26 +64,26 @@ def quat_to_matrix(q: Tensor) -> Tensor:
 
 
 def matrix_to_cont6d(matrix: Tensor) -> Tensor:
-    """First and second column (..., 6) of rotation matrices (..., 3, 3)."""
+    """Convert rotation matrices (..., 3, 3) to 6D vectors (..., 6)."""
     return matrix[..., :2].transpose(-1, -2).flatten(-2)
 
 
 def quat_to_cont6d(q: Tensor) -> Tensor:
-    """6D vectors (..., 6) of quaternions (..., 4)."""
+    """Convert quaternions (..., 4) to 6D vectors (..., 6)."""
     return matrix_to_cont6d(quat_to_matrix(q))
 
 
 def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) of 6D vectors (..., 6): the first column keeps its direction (Gram-Schmidt)."""
+    """Convert 6D vectors (..., 6) to rotation matrices (..., 3, 3) by Gram-Schmidt orthogonalisation."""
     x = normalize(cont6d[..., :3], dim=-1)
     z = normalize(_cross(x, cont6d[..., 3:]), dim=-1)
     return torch.stack((x, _cross(z, x), z), -1)
 
 
 def matrix_to_quat(matrix: Tensor) -> Tensor:
-    """Unit quaternions (..., 4) of rotation matrices (..., 3, 3), by the four cases of Shepperd 1978.
+    """Convert rotation matrices (..., 3, 3) to unit quaternions (..., 4) by Shepperd's method (1978).
 
-    The component that a case starts from is one of the large ones and is positive.
+    The result varies in sign: the component that is computed first is positive.
     """
     (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(-1) for row in matrix.unbind(-2))
     x2, y2, z2, w2 = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22
@@ -97,21 +97,21 @@ def matrix_to_quat(matrix: Tensor) -> Tensor:
 
 
 def cont6d_to_quat(cont6d: Tensor) -> Tensor:
-    """Unit quaternions (..., 4) of 6D vectors (..., 6)."""
+    """Convert 6D vectors (..., 6) to unit quaternions (..., 4)."""
     return matrix_to_quat(cont6d_to_matrix(cont6d))
 
 
 def quat_continuous(q: Tensor) -> Tensor:
-    """Quaternions (T, ..., 4) with signs that avoid jumps to the negative between frames."""
+    """Choose the signs of quaternions (T, ..., 4) so that consecutive frames do not jump between q and -q."""
     flips = torch.where((q[1:] * q[:-1]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
     return torch.cat((q[:1], q[1:] * flips.cumprod(0)))
 
 
 def quat_to_euler(q: Tensor, order: str = "xyz") -> Tensor:
-    """Euler angles in degrees (..., 3), in the order of the axes in ``order``.
+    """Convert quaternions (..., 4) to Euler angles (..., 3) in degrees, in the axis order ``order``.
 
-    ``order`` is a permutation of "xyz" (else ``ValueError``): "zxy" means R = Rz Rx Ry. The middle angle is in [-90,
-    90].
+    "zxy" means R = Rz Rx Ry. The middle angle is in [-90, 90]. Raises ``ValueError`` if ``order`` is not a permutation
+    of "xyz".
     """
     if sorted(order) != ["x", "y", "z"]:
         raise ValueError(f"order must be a permutation of 'xyz', not {order!r}")
@@ -125,25 +125,24 @@ def quat_to_euler(q: Tensor, order: str = "xyz") -> Tensor:
 
 
 def axis_angle_to_quat(turn: Tensor) -> Tensor:
-    """Unit quaternions (..., 4) of rotation vectors (..., 3) in radians."""
+    """Convert rotation vectors (..., 3) in radians to unit quaternions (..., 4)."""
     half = turn.norm(dim=-1, keepdim=True) / 2
     return torch.cat((half.cos(), turn / 2 * torch.sinc(half / torch.pi)), -1)
 
 
 def yaw_quat(half_angle: Tensor) -> Tensor:
-    """Rotations about y (..., 4) by twice ``half_angle`` (...) in radians, as features store headings."""
+    """Return rotations (..., 4) about y by twice ``half_angle`` (...) in radians. Motion features store half angles."""
     zero = torch.zeros_like(half_angle)
     return torch.stack((half_angle.cos(), zero, half_angle.sin(), zero), -1)
 
 
 def lerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
-    """Linear interpolation: ``a`` at weight 0, ``b`` at weight 1."""
+    """Interpolate linearly from ``a`` (weight 0) to ``b`` (weight 1)."""
     return a + weight * (b - a)
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Spherical interpolation of unit quaternions (..., 4) along the shorter arc: ``a`` at weight 0, ``b`` at 1
-    (Shoemake 1985)."""
+    """Interpolate unit quaternions (..., 4) on the shorter arc, from ``a`` (weight 0) to ``b`` (Shoemake 1985)."""
     cosine = (a * b).sum(-1, keepdim=True)
     b, cosine = torch.where(cosine < 0, -b, b), cosine.abs().clamp(max=1)
     angle = cosine.acos()
@@ -160,7 +159,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _half_turn(a: Tensor) -> Tensor:
-    """Half turn (..., 4) about the axis orthogonal to ``a`` closest to y, or to x if ``a`` is vertical."""
+    """Return half turns (..., 4) about the axis orthogonal to ``a`` closest to y, or to x if ``a`` is vertical."""
     a = normalize(a, dim=-1)
     vertical = a[..., 1:2].abs() > 0.99
     axis = torch.where(vertical, a.new_tensor((1.0, 0.0, 0.0)), a.new_tensor((0.0, 1.0, 0.0)))
@@ -169,19 +168,19 @@ def _half_turn(a: Tensor) -> Tensor:
 
 
 COINCIDENT = 0.005  # fraction of leg length below which a bone has no measurable direction
-_SPREAD = 0.1       # fraction of leg length that such a bone gets while rotations are fitted
-_FIXED = 2e-3       # radians within which a bone keeps its direction
-_TURNS = 0.1        # radians by which neighbouring bones turn over the same time
-_AWAY = 0.8         # or cosine to the direction of the neighbours
+_SPREAD = 0.1       # fraction of leg length that such bones are given for fitting rotations
+_FIXED = 2e-3       # maximum variation in radians of the direction of a fixed bone
+_TURNS = 0.1        # radians by which neighbouring bones turn if the body turns,
+_AWAY = 0.8         # or cosine to their direction below which a bone is fixed anyway
 _NARROW = 0.05      # fraction of leg length below which hips or shoulders are too narrow for a direction
 
 
 def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Unit vectors (T, J, 3) from the parent to each joint; zero for the root.
+    """Return unit vectors (T, J, 3) from each joint's parent to the joint; zeros for the root.
 
-    Bones of zero length: those that point sideways in the rest pose (hips, collars) follow the line of the shoulders
-    or, if the shoulders coincide, of the hips. Toes point forward at a right angle to the shin. Any other bone takes
-    the direction of the nearest bone with a length in its chain, first towards the root.
+    The direction of a bone of zero length is derived from other joints. Bones that point sideways in the rest pose
+    (hips, collars) follow the shoulder line, or the hip line if the shoulders coincide. Toes point forward, orthogonal
+    to the shin. Any other bone copies the nearest bone in its chain that has a length, first towards the root.
     """
     bones = _bones(joints, skeleton)
     lengths = bones.norm(dim=-1, keepdim=True)
@@ -197,7 +196,7 @@ def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """(J,) whether each joint of ``joints`` (T, J, 3) coincides with its parent in most frames."""
+    """Return a mask (J,) of the joints that coincide with their parent in most frames of ``joints`` (T, J, 3)."""
     lengths = _bones(joints, skeleton).norm(dim=-1)
     short = lengths.median(0).values <= COINCIDENT * _leg_length(lengths, skeleton)
     short[0] = False
@@ -205,10 +204,10 @@ def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
-    """Joints of trunk, hips and feet whose bones keep their rest direction, up to one rotation about y, in all frames
-    of ``joints`` (T, J, 3), y up, although the body turns.
+    """Return the joints of trunk, hips and feet whose bones do not turn with the body in ``joints`` (T, J, 3), y up.
 
-    Features have such bones if bones of zero length were given a rest direction in world axes.
+    Such a bone keeps its rest direction, up to one rotation about y, in all frames although the body turns. This
+    happens if features were computed with a world-axis rest direction for bones of zero length.
     """
     directions = bone_directions(joints, skeleton)
     mean = normalize(directions.mean(0), dim=-1)
@@ -219,7 +218,7 @@ def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
     measured = torch.zeros_like(directions[..., 0], dtype=torch.bool)
     found = []
     for joint in is_fixed.nonzero().flatten().tolist():
-        if rest[joint, 0]:  # measured at the other girdle, as the bone's own may be fixed too
+        if rest[joint, 0]:  # compare hips with shoulders and vice versa, as the bone's own pair may be fixed too
             usual = _sideways(joint, joints, skeleton, upper=joint in skeleton.face_joints[:2])
         else:
             usual = _stand_in(joint, directions, measured, joints, skeleton)
@@ -232,9 +231,9 @@ def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
 
 
 def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
-    """Joints (T, J, 3) with every bone of zero length extended to a tenth of a leg, and a mask (J,) of these bones.
+    """Lengthen bones of zero length to a tenth of a leg. Returns joints (T, J, 3) and a mask (J,) of the changed bones.
 
-    All bones keep their directions. A body without such bones is unchanged.
+    All bones keep their directions. A body without such bones is returned unchanged.
     """
     short = coincident(joints, skeleton)
     if not short.any():
@@ -260,7 +259,7 @@ def _leg_length(lengths: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Direction (T, 3) of a bone of zero length."""
+    """Return the direction (T, 3) to use for a bone of zero length, as described in ``bone_directions``."""
     side, _, ahead = skeleton.raw_offsets[joint]
     if side:
         return _sideways(joint, joints, skeleton, upper=True)
@@ -276,15 +275,17 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
 
 
 def _sideways(joint: int, joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """``_across``, negated for a ``joint`` on the right side."""
+    """Return ``_across``, negated for a joint on the right side."""
     chain = _chain(skeleton, joint)
     place = next(place for place, face in enumerate(skeleton.face_joints) if face in chain)
     return _across(joints, skeleton, upper) * (1 if place % 2 else -1)
 
 
 def _across(joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """Unit vectors (T, 3) to the left of the body: along the shoulders (``upper``) or the hips, or along the other pair
-    if the two joints nearly coincide."""
+    """Return unit vectors (T, 3) towards the left of the body, along the shoulder line (``upper``) or the hip line.
+
+    If the two joints of this line nearly coincide, the other line is used.
+    """
     right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, face] for face in skeleton.face_joints)
     first, second = left_shoulder - right_shoulder, left_hip - right_hip
     if not upper:

@@ -1,6 +1,6 @@
-"""Skeletons: joint names, chains and constants. To add one, add a ``Skeleton`` to ``SKELETONS``.
+"""Skeleton definitions: joint names, kinematic chains and constants. Add new skeletons to ``SKELETONS``.
 
-Joint coordinates are y up; the left side of a person facing +z is at +x.
+Joint coordinates are y up. The left side of a person facing +z is at +x.
 """
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ UP_AXES = ("y", "z", "x", "-y", "-z", "-x")
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Constants of one joint layout."""
+    """Joint layout and constants of a skeleton with J joints."""
 
     name: str
     joint_names: tuple[str, ...]
@@ -32,12 +32,12 @@ class Skeleton:
 
     @property
     def feature_count(self) -> int:
-        """Motion features per frame (``motion.features``)."""
+        """Number of motion features per frame (see ``motion.features``)."""
         return 12 * len(self) - 1
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
-        """Parent of each joint, -1 for the root."""
+        """Index of each joint's parent, -1 for the root."""
         parents = [-1] * len(self)
         for chain in self.chains:
             for parent, joint in zip(chain, chain[1:], strict=False):
@@ -46,7 +46,7 @@ class Skeleton:
 
     @cached_property
     def frame_parents(self) -> tuple[int, ...]:
-        """Joint whose frame each local rotation is relative to, 0 (the root) for the first bone of every chain.
+        """Joint that each local rotation is relative to; 0 (the root) for the first bone of every chain.
 
         Chains that start at the chest are also relative to the root, not to the chest.
         """
@@ -57,12 +57,12 @@ class Skeleton:
 
     @cached_property
     def feet(self) -> tuple[int, ...]:
-        """Foot joints in the order of the contact columns."""
+        """Indices of the foot joints, in the order of the contact features."""
         return self.left_feet + self.right_feet
 
     @cached_property
     def mirror_order(self) -> tuple[int, ...]:
-        """Joint that replaces each joint under mirroring."""
+        """Index of the joint that each joint is swapped with when mirroring left and right."""
         order = list(range(len(self)))
         for a, b in self.mirror_pairs:
             order[a], order[b] = b, a
@@ -70,14 +70,14 @@ class Skeleton:
 
     @property
     def target_offsets(self) -> np.ndarray | None:
-        """(J, 3) float32 bone vectors of the reference body in the rest pose, None without a reference body."""
+        """Bone vectors (J, 3) float32 of the reference body in the rest pose, or None without a reference body."""
         if self.target_lengths is None:
             return None
         return np.float32(self.raw_offsets) * np.float32(self.target_lengths)[:, None]
 
 
 def pose_offsets(pose: ArrayLike, skeleton: Skeleton) -> np.ndarray:
-    """Bone vectors (J, 3) of the rest pose of ``skeleton`` with the bone lengths of ``pose`` (J, 3)."""
+    """Return rest-pose bone vectors (J, 3) of ``skeleton`` with the bone lengths measured in ``pose`` (J, 3)."""
     pose = np.asarray(pose, np.float32)
     bones = pose - pose[list(skeleton.parents)]
     bones[0] = 0
@@ -85,7 +85,7 @@ def pose_offsets(pose: ArrayLike, skeleton: Skeleton) -> np.ndarray:
 
 
 def mirror(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Mirror joints (..., J, 3), array or tensor, at x = 0, swapping left and right."""
+    """Mirror joints (..., J, 3), an array or a tensor, at the plane x = 0 and swap left and right joints."""
     mirrored = joints[..., list(skeleton.mirror_order), :]
     mirrored[..., 0] *= -1
     return mirrored

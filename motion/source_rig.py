@@ -1,7 +1,7 @@
-"""Find the 22 joints in a foreign skeleton, by the bone names of known rigs or by a mapping.
+"""Locate the 22 joints in any BVH skeleton, by the bone names of known rigs or by a user mapping.
 
-Rigs differ most in the spine, so spine names are not needed: the bones between hips and neck are found in the
-hierarchy. Feet without toes get one in the rest pose.
+Rigs differ most in the spine, so spine names are optional: spine bones are found in the hierarchy between hips and
+neck. If a foot has no toe, a toe is added in front of the ankle.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +20,15 @@ _SPINE_SHARES = np.cumsum([_LENGTHS[name] for name in (*SPINE, "neck")])
 _FOOT_SHARE = _LENGTHS["left_foot"] / _LENGTHS["left_ankle"]  # fraction of a shin
 _TOE_WORDS = ("toe", "ball")
 _COINCIDENT = 1e-6  # fraction of the largest offset below which an offset is zero
-_MIN_ANGLE = 0.3    # sine of the angle between shin and hips below which a pose has no clear front
-_TOE_FRAMES = 50    # of a motion, used to find the front
-_AGREE = 0.7        # cosine between the fronts of rest pose and motion
-_CLEAR = 0.1        # length of a mean unit vector with a clear direction
+_MIN_ANGLE = 0.3    # minimum sine of the angle between shin and hip line in a pose with a clear front
+_TOE_FRAMES = 50    # number of frames used to find the front
+_AGREE = 0.7        # minimum cosine between the forward directions of rest pose and motion
+_CLEAR = 0.1        # minimum length of the mean of forward unit vectors
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The 22 joints as weighted sums of the points of a skeleton: its joints, its end sites, and added points."""
+    """The 22 joints as weighted sums of points of a skeleton: its joints, its end sites, and added points."""
 
     rig: str
     weights: np.ndarray  # (22, points), rows sum to 1
@@ -36,15 +36,15 @@ class Placement:
 
     @property
     def has_made_toes(self) -> bool:
-        """Whether the feet's directions come from the rest pose and were not captured."""
+        """Whether toes were added because the file has none."""
         return bool(self.added)
 
     def joints(self, points: np.ndarray) -> np.ndarray:
-        """Joints (T, 22, 3) from points (T, points, 3)."""
+        """Compute joints (T, 22, 3) from points (T, points, 3)."""
         return np.einsum("jp,tpk->tjk", self.weights, points)
 
     def posed(self, bvh: Bvh, places: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """Joints (T, 22, 3) from positions (T, J, 3) and rotations (T, J, 3, 3) relative to the parents."""
+        """Compute joints (T, 22, 3) from positions (T, J, 3) and rotations (T, J, 3, 3) relative to the parents."""
         places, turns = chained(bvh.parents, places, turns)
         rigid = [*bvh.end_sites.items(), *self.added]
         tips = [places[:, joint] + turns[:, joint] @ offset for joint, offset in rigid]
@@ -52,12 +52,12 @@ class Placement:
 
 
 def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> Placement:
-    """Find the 22 joints in the hierarchy of a BVH, by ``mapping`` or by the bone names of a known rig.
+    """Find the 22 joints in the hierarchy of a BVH file, by ``mapping`` or by the bone names of a known rig.
 
-    A mapping most of whose bones are missing here belongs to other files and is ignored.
+    ``mapping`` is ignored if most of its bones are missing in ``bvh``, as it was then written for other files.
 
     Raises ``UnknownRig`` if no rig fits, and ``ValueError`` if a required bone is missing or ambiguous, the bones of a
-    limb are not connected, or a bone that must rotate or translate has no channels for it.
+    limb are not connected, or a bone lacks the rotation or position channels it needs.
     """
     bones = RigBones(bvh)
     rig, places = ("mapping", _mapped(bones, mapping)) if mapping and _is_of(bones, mapping) else recognised(bones)
@@ -89,13 +89,12 @@ def _mapped(bones: RigBones, mapping: Mapping[str, str | Place]) -> Places:
 
 
 def _rest_offsets(bvh: Bvh) -> np.ndarray:
-    """(J, 3) offset of each joint from its parent; position channels replace an offset by their value in frame 0."""
+    """Return the offset (J, 3) of each joint from its parent, taken from position channels where present."""
     return replace(bvh, values=bvh.values[:1]).local_positions()[0]
 
 
 def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Place joints that a rig does not name: spine, toes, collars below the shoulders. Returns the points that this
-    adds."""
+    """Add the joints that a rig does not name to ``places``: toes, collars and spine. Returns the added points."""
     added = []
     for side in SIDES:
         if f"{side}_foot" not in places:
@@ -112,10 +111,10 @@ def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[i
 
 
 def _toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> dict[int, float] | tuple[int, np.ndarray]:
-    """Place of a toe: bones below the ankle, the tip of the ankle's bone, or a joint and an offset from it."""
+    """Find a toe: the named or only bone below the ankle, the end site of the ankle, or else a joint with an offset."""
     ankle = _bone(places[f"{side}_ankle"])
     if ankle is None:
-        raise ValueError(f"the mapping has no {side}_foot, and no single bone for {side}_ankle to find it from")
+        raise ValueError(f"the mapping has no {side}_foot, which needs a single bone for {side}_ankle")
     below = _ends_below(bones, ankle, rest)
     named = [point for point in below if any(word in bones.name(point).lower() for word in _TOE_WORDS)]
     chosen = named or [point for point in below if "heel" not in bones.name(point).lower()]
@@ -125,7 +124,7 @@ def _toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> dict[i
 
 
 def _ends_below(bones: RigBones, joint: int, rest: np.ndarray) -> list[int]:
-    """Nearest points below ``joint`` that do not coincide with it."""
+    """Return the nearest points below ``joint`` that do not coincide with it."""
     points = []
     for child in bones.below(joint):
         near = np.linalg.norm(rest[child]) <= _COINCIDENT * np.abs(bones.bvh.offsets).max()
@@ -135,20 +134,20 @@ def _ends_below(bones: RigBones, joint: int, rest: np.ndarray) -> list[int]:
 
 
 def _made_toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> tuple[int, np.ndarray]:
-    """Toe in front of the ankle, at right angles to the shin and to the line of the hips, in the rest pose.
+    """Place a toe in front of the ankle in the rest pose, orthogonal to the shin and to the line between the hips.
 
-    If these point elsewhere in the motion, people do not stand like the rest pose, and the motion is used instead.
+    If this direction disagrees with the motion, the rest pose is not a standing pose, and the motion is used instead.
     """
     bvh = bones.bvh
     joints = [_bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")]
     if None in joints:
-        raise ValueError(f"the mapping has no {side}_foot, and no single bones for hips, knee and ankle")
+        raise ValueError(f"the mapping has no {side}_foot, which needs single bones for hips, knee and ankle")
     some = replace(bvh, values=bvh.values[::-(-len(bvh.values) // _TOE_FRAMES)])
     moving = _front_of_ankle(bvh, joints, some.local_positions(), some.local_rotations())
     resting = _front_of_ankle(bvh, joints, rest[None], np.broadcast_to(np.eye(3), (1, len(rest), 3, 3)))
     front = resting if resting @ moving > _AGREE * np.linalg.norm(moving) else moving
     if not np.linalg.norm(front) > _CLEAR:
-        raise ValueError(f"there is no {side} toe, and nothing shows where the foot points; use a --mapping with "
+        raise ValueError(f"the rig has no {side} toe, and the direction of the foot is unclear; use a --mapping with "
                          f"{side}_foot")
     ankle = joints[-1]
     length = _FOOT_SHARE * np.linalg.norm(rest[ankle])
@@ -156,8 +155,10 @@ def _made_toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> t
 
 
 def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """(3,) mean unit vector to the front, in the frame of the ankle, from poses relative to the parents; 0 if legs and
-    hips are in line. ``joints`` are left hip, right hip, knee, ankle."""
+    """Return the mean forward direction (3,) in the frame of the ankle, or zeros if it is undefined.
+
+    ``places`` and ``turns`` are relative to the parents. ``joints`` are left hip, right hip, knee and ankle.
+    """
     places, turns = chained(bvh.parents, places, turns)
     left, right, knee, ankle = (places[:, joint] for joint in joints)
     front = np.cross(left - right, knee - ankle)
@@ -171,7 +172,7 @@ def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: 
 def _spine(bones: RigBones, places: Places, rest: np.ndarray) -> list[dict[int, float]]:
     neck, hip = _bone(places["neck"]), _bone(places["left_hip"])
     if neck is None or hip is None:
-        raise ValueError("the mapping has no spine joints, and no single bones for neck and hips to find them from")
+        raise ValueError("the mapping has no spine joints, which need single bones for neck and hips")
     legs = set(bones.above(hip))
     spine = [joint for joint in reversed(bones.above(neck)[1:]) if joint not in legs and rest[joint].any()]
     if len(spine) > 2:
@@ -184,7 +185,7 @@ def _spine(bones: RigBones, places: Places, rest: np.ndarray) -> list[dict[int, 
 
 
 def _between(a: Mapping[int, float], b: Mapping[int, float], share: float) -> dict[int, float]:
-    """Point at the fraction ``share`` of the way from ``a`` to ``b``."""
+    """Return the point at the fraction ``share`` of the line from ``a`` to ``b``."""
     return {point: (1 - share) * a.get(point, 0.0) + share * b.get(point, 0.0) for point in {**a, **b}}
 
 
@@ -203,7 +204,7 @@ def _check_limbs(bones: RigBones, places: Mapping[str, Mapping[int, float]]) -> 
             for (upper, above), (lower, below) in zip(zip(joints, found, strict=True),
                                                       list(zip(joints, found, strict=True))[1:], strict=False):
                 if above not in bones.above(below):
-                    raise ValueError(f"{lower} ({bones.bvh.names[below]}) does not hang in {upper} "
+                    raise ValueError(f"{lower} ({bones.bvh.names[below]}) is not below {upper} "
                                      f"({bones.bvh.names[above]})")
             turning += found[:2]
     for joint in turning:

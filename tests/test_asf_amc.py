@@ -93,7 +93,7 @@ def damaged() -> dict[str, tuple[str, str, str]]:
     first = "ltibia " + amc.split("ltibia ")[1].split("\n")[0]
     return {
         "unknown bone": (asf, amc.replace("ltibia", "tail"), r"01_02.*line \d+: tail is not a bone of 01.asf"),
-        "too many values": (asf, amc.replace(first, first + " 1 2"), r"line \d+: 1 finite numbers expected"),
+        "too many values": (asf, amc.replace(first, first + " 1 2"), r"line \d+: expected 1 finite numbers"),
         "a word": (asf, amc.replace(first, "ltibia much"), r"line \d+: not a number: 'much'"),
         "missing in a frame": (asf, amc.replace("\n" + first, "", 1), r"ltibia is (missing|in 29)"),
         "lost frames": (asf, amc.replace("\n7\n", "\n9\n"), r"line \d+: frame 9 follows frame 6"),
@@ -118,11 +118,11 @@ def test_what_is_wrong_is_named_with_file_and_line(trial: Path, kind: str) -> No
 def test_the_skeleton_is_the_subjects_in_the_same_folder_or_the_one_above(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     trial = tmp_path / "trials" / "01_02.amc"
-    with pytest.raises(ValueError, match="skeleton is missing: put 01.asf next to it"):
+    with pytest.raises(ValueError, match="no skeleton file found: put 01.asf next to it"):
         find_asf(trial)
     for path in ("1.asf", "011.asf", "trials/02.asf"):
         (tmp_path / path).write_text("")
-    with pytest.raises(ValueError, match="skeleton is missing"):
+    with pytest.raises(ValueError, match="no skeleton file found"):
         find_asf(trial)
     for path in ("01.ASF", "trials/01.asf", "trials/01_02.asf"):
         (tmp_path / path).write_text("")

@@ -130,13 +130,13 @@ def test_any_channel_order_and_joints_with_positions_of_their_own():
 
 
 @pytest.mark.parametrize(("wrong", "right", "line", "complaint"), [
-    ("ROOT", "HIERARCHY", 1, "HIERARCHY expected"), ("OFFSET 2 0 nan", "OFFSET 2 0 0", 6, "not finite"),
+    ("ROOT", "HIERARCHY", 1, "expected HIERARCHY"), ("OFFSET 2 0 nan", "OFFSET 2 0 0", 6, "not finite"),
     ("Wrotation", "Xrotation Yrotation", 3, "unknown channel 'Wrotation'"),
     ("BONE bolt", "JOINT bolt", 10, "'BONE' inside joint Hips"),
     ("Frames: two", "Frames: 2", 17, "'two' is not a whole number"),
-    ("Frames: 3", "Frames: 2", 21, "2 rows of motion, 3 frames are declared"),
+    ("Frames: 3", "Frames: 2", 21, "2 rows of motion, but 3 frames are declared"),
     ("Frame Time: 0", "Frame Time: 0.0333333", 18, "2 frames of 0.0 s"),
-    ("1 2 3 90 0 0  5 0 0 0 90", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "11 values, the hierarchy has 12 channels"),
+    ("1 2 3 90 0 0  5 0 0 0 90", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "11 values, but the hierarchy has 12 channels"),
     ("1 2 3 90 0 0  5 0 0 0 90 O", "1 2 3 90 0 0  5 0 0 0 90 0", 21, "'O' is not a number"),
 ])
 def test_what_is_not_bvh_is_reported_with_file_and_line(tmp_path, wrong, right, line, complaint):

@@ -78,7 +78,7 @@ def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[...
     assert settings["seconds_per_sentence"]["latest"] > 0 and "torch" in settings["hardware"]
     assert (settings["cond_scale"], settings["time_steps"], settings["evaluator"]) == (
         4.0, 2, "checkpoints/t2m/judge/model/latest.tar")
-    assert any(note.startswith("left out: R-precision, which needs 32 clips; there are 7") for note in both["notes"])
+    assert any(note.startswith("omitted: R-precision needs 32 clips, but there are 7") for note in both["notes"])
     run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--res_name", "none", "--ext", "base")
     base = report("t2m", "base")
     assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]
@@ -115,7 +115,7 @@ def test_captions_of_motions_are_scored_against_prompts_with_real_motion(run: Ca
     assert all(0 < score < 100 for score in told.values())
     assert read["settings"]["bert_score"].startswith("bert, layer 1, not rescaled")
     assert read["settings"]["m2t"].endswith("m2t/model/latest.tar")
-    assert read["notes"][-1].startswith("lamp_bertscore: BERTScore of the motion's caption")
+    assert read["notes"][-1].startswith("lamp_bertscore: BERTScore between the caption")
 
 
 def test_a_tokenizer_is_evaluated_with_and_without_an_evaluator(run: Callable[..., None]) -> None:

@@ -141,7 +141,7 @@ def damaged(folder: Path) -> dict[str, str]:
     arrays = {
         "flat.npy": (np.zeros((60, 66)), "shape"),
         "nan.npy": (np.where(np.arange(60)[:, None, None] == 30, np.nan, WALK), "finite"),
-        "bones_change.npy": (WALK * np.linspace(0.5, 1.5, 60)[:, None, None], "bones change"),
+        "bones_change.npy": (WALK * np.linspace(0.5, 1.5, 60)[:, None, None], "bone lengths vary"),
     }
     for name, (array, _) in arrays.items():
         np.save(folder / name, array)
@@ -253,7 +253,7 @@ def test_folders_without_motion_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no motion file"):
         imported(tmp_path / "source")
     (tmp_path / "source" / "a.bvh").write_text("x")
-    with pytest.raises(InputError, match="none of the 1 motion files.*a.bvh: line 1: HIERARCHY"):
+    with pytest.raises(InputError, match="none of the 1 motion files.*a.bvh: line 1: expected HIERARCHY"):
         imported(tmp_path / "source")
 
 
@@ -264,7 +264,7 @@ def test_the_script_reports_what_it_found_and_draws_contact_sheets(source: Path,
     told = capsys.readouterr().out
     assert "2 clips of a Mixamo/LAFAN1 rig in m, y up" in told
     assert "1 files are copies of others with foot locking, such as walk_ik.bvh" in told
-    assert "not imported: bad.bvh: line 1: HIERARCHY expected" in told
+    assert "not imported: bad.bvh: line 1: expected HIERARCHY" in told
     assert f"3 clips, 0.1 minutes, written to {tmp_path / 'out' / 'joints'}" in told
     assert {path.name for path in (tmp_path / "out" / "contact_sheets").iterdir()} == {"all.png", "sub.png"}
 

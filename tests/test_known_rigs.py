@@ -171,7 +171,7 @@ def test_a_mapping_tells_bones_of_one_name_by_their_parents() -> None:
         (f"{side.lower()}_hip", "UpLeg"), (f"{side.lower()}_knee", "Leg"), (f"{side.lower()}_ankle", "Foot"),
         (f"{side.lower()}_elbow", "ForeArm"), (f"{side.lower()}_wrist", "Hand"))}
     mapping |= {"pelvis": "Hips", "neck": "Neck", "head": "Head", "left_shoulder": "LeftShoulder/LeftArm"}
-    with pytest.raises(ValueError, match="2 bones are named LeftArm; write PARENT/LeftArm"):
+    with pytest.raises(ValueError, match="2 bones are named LeftArm; use PARENT/LeftArm"):
         place_joints(bvh, mapping | {"right_shoulder": "LeftArm"})
     found = place_joints(bvh, mapping | {"right_shoulder": "RightShoulder/LeftArm"})
     joints = found.posed(bvh, bvh.local_positions(), bvh.local_rotations())

@@ -67,21 +67,21 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
 
 @pytest.mark.parametrize(("name", "array", "complaint"), [
     ("a.npy", np.zeros((10, 251)), "shape"), ("a.npy", np.zeros((22, 3)), "shape (22, 3)"),
-    ("a.npy", np.zeros((10, 22, 3)), "no length"), ("a.npy", walking(30)[:1], "too few"),
+    ("a.npy", np.zeros((10, 22, 3)), "zero length"), ("a.npy", walking(30)[:1], "too few"),
     ("a.npy", np.full((10, 263), np.inf), "finite"), ("a.npy", np.zeros((0, 22, 3)), "0 frames are too few"),
     ("a.npy", with_value(walking(30), (7, 4, 1), np.nan), "frame 7: y of left_knee is not finite (nan)"),
     ("a.npy", with_value(walking(30), (7, 4, 0), 1e30), "frame 7: x of left_knee is too large for any unit (1e+30)"),
     ("a.npy", with_value(FEATURES, (3, 9), 1e30), "row 3: column 9 is too large (1e+30)"),
-    ("a.npy", NOISE.integers(-9, 9, (30, 22, 3)), "not the joints of a body: bones change their length by"),
+    ("a.npy", NOISE.integers(-9, 9, (30, 22, 3)), "not the joints of a body: bone lengths vary by"),
     ("a.npy", (FEATURES - FEATURES.mean(0)) / (FEATURES.std(0) + 0.01), "before normalisation"),
     ("a.npy", walking(30) * [-1, 1, 1], "left and right are swapped, or the axes are left-handed"),
     ("a.npy", joints_to_features(walking(30) * [-1, 1, 1], T2M).numpy(), "left and right are swapped"),
-    ("a.npy", LYING, "either that axis is up, or the body is lying; turn it so that y is up, or set the axis (--up=z"),
+    ("a.npy", LYING, "either this axis is up, or the body is lying; rotate it so that y is up, or set the axis (--up=z"),
     ("a.npy", np.array(["x"]), "real numbers"), ("a.npy", None, "missing"), ("a.bvh", None, "cannot read"),
     ("a.bvh", b"HIERARCHY\nROOT", "line 2"), ("a.fbx", b"", ".npy or a .bvh"),
     ("a.c3d", b"", "a.c3d: a file of markers, which are not joints"),
     ("a.asf", b"", "a.asf: a skeleton without motion"),
-    ("a.amc", b"", "its skeleton is missing: put a.asf next to it"),
+    ("a.amc", b"", "no skeleton file found: put a.asf next to it"),
 ])
 def test_invalid_motions_are_reported_in_one_line_with_their_path(tmp_path, name, array, complaint):
     path = tmp_path / name
@@ -118,7 +118,7 @@ def test_axes_are_found_and_reported_and_the_motion_is_turned(tmp_path, up):
     path, said = saved(tmp_path / "a.npy", stored), []
     expected = read_motion(saved(tmp_path / "b.npy", joints), SPEC)
     np.testing.assert_allclose(read_motion(path, SPEC, say=said.append), expected, atol=1e-5)
-    assert said == [f"{path}: {up} is up; turned so that y is"]
+    assert said == [f"{path}: {up} is up; rotated so that y is up"]
     assert read_motion(path, SPEC, up=up, say=said.append).shape == (40, 263)
     assert len(said) == 1
 

@@ -131,7 +131,7 @@ def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path
     clips_with(tmp_path, a=walk, b=np.stack([x, -z, y], -1), c=walk * [-1, 1, 1])
     result = prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=True), workers=2, quiet=True)
     assert sorted(result.clips) == ["Ma", "Mb", "a", "b"]
-    assert result.remarks == {"b": "z is up; turned so that y is"}
+    assert result.remarks == {"b": "z is up; rotated so that y is up"}
     for name in ("", "M"):
         a, b = (np.load(tmp_path / "new_joint_vecs" / f"{name}{clip}.npy") for clip in "ab")
         np.testing.assert_allclose(b, a, atol=1e-5)

@@ -108,7 +108,7 @@ def test_files_without_motion_are_left_out_and_reported(gallery: Path, lamp: Loa
                                                     capsys: pytest.CaptureFixture[str]) -> None:
     np.save(gallery / "Mean.npy", np.zeros(263))
     assert len(open_gallery(gallery, lamp, SPEC).files) == 3
-    assert "left out 1 files" in capsys.readouterr().out
+    assert "skipped 1 files" in capsys.readouterr().out
     for path in motion_files(gallery):
         np.save(path, np.zeros(3))
     with pytest.raises(InputError, match="contains no readable motion"):

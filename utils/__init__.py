@@ -1,8 +1,8 @@
-"""Shared helpers; and, here, errors of the user's input, facts about the CPU, and the thread policy of OpenMP.
+"""User-input errors, CPU limits and the OpenMP thread policy.
 
-By default, the threads of a parallel region spin while they wait for each other. If another program uses a core, one of
-the threads does not run, and every small operation costs the others a time slice. Sleeping threads avoid this and cost
-a few per cent on an idle machine. Importing this package sets the policy, so packages that load torch import it first.
+By default, OpenMP threads spin while they wait for each other. If another program uses one of the cores, a thread is
+not running, and every small operation makes the others wait for a time slice. Sleeping threads avoid this and cost a
+few per cent on an idle machine. Importing this package sets the policy, so it must be imported before torch.
 """
 import functools
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Invalid input; the message names the path, line or value and, if possible, a remedy."""
+    """Invalid user input. The message names the path, line or value and, if possible, a remedy."""
 
 
 def script(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorator for a script's ``main``: prints an ``InputError`` as one line on stderr and exits with status 2."""
+    """Decorate a script's ``main``: print an ``InputError`` as one line on stderr and exit with status 2."""
 
     @functools.wraps(main)
     def wrapped() -> None:
@@ -37,21 +37,21 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use, limited by its affinity and the CPU quota of its container."""
+    """Return the number of cores this process may use, limited by CPU affinity and container quota."""
     bound = bound_cores()
     quota = cpu_quota()
     return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def bound_cores() -> int:
-    """Number of cores in the affinity of this process."""
+    """Return the number of cores in the CPU affinity of this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """Name of the processor."""
+    """Return the model name of the CPU."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text(errors="replace").splitlines() if facts.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -59,16 +59,16 @@ def processor() -> str:
 
 
 def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Smallest CPU quota of the control groups of this process, in cores; None without a limit.
+    """Return the smallest CPU quota, in cores, of this process's Linux control groups; None without a limit.
 
-    Reads version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``) of Linux control groups.
+    Supports control groups version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``).
     """
     limits = [_limit(folder) for folder in _groups(root, membership)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _groups(root: Path, membership: Path) -> list[Path]:
-    """Folders of the CPU control groups of this process and their parents, also from inside a container."""
+    """Return the folders of this process's CPU control groups and all their parents, also inside a container."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # not Linux
@@ -94,17 +94,17 @@ def _limit(folder: Path) -> float | None:
         return None
 
 
-POLICY = "OMP_WAIT_POLICY"  # for all implementations; values set by the user take precedence
+POLICY = "OMP_WAIT_POLICY"  # used by all OpenMP implementations; values set by the user take precedence
 WAITING = {
-    "GOMP_SPINCOUNT": "0",  # GNU OpenMP, of the wheels for Linux
+    "GOMP_SPINCOUNT": "0",  # GNU OpenMP, used by the Linux wheels
     "KMP_BLOCKTIME": "0",   # Intel's and LLVM's OpenMP, milliseconds
 }
 
 
 def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make waiting threads sleep, and limit the number of threads to the CPU quota of a container.
+    """Make waiting OpenMP threads sleep, and limit their number to the CPU quota of the container.
 
-    OpenMP reads its variables once, when torch is loaded, so this must run before. Variables set by the user are kept.
+    OpenMP reads these variables once, when torch is loaded, so call this before. Variables set by the user are kept.
     """
     if POLICY not in environment:
         for name, value in WAITING.items():

@@ -1,4 +1,4 @@
-"""Reading and atomic writing of files, locks of result folders, and folders in the Hugging Face layout."""
+"""Atomic file writing, file reading with clear errors, run locks, and Hugging Face model folders."""
 import fcntl
 import hashlib
 import os
@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent  # root folder of the project
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Context with a temporary path in the folder of ``path``, which replaces ``path`` if the block succeeds.
+    """Context manager that yields a temporary path, which replaces ``path`` if the block succeeds.
 
-    Creates missing parent folders. The temporary name keeps the suffix, which some writers need. Raises ``InputError``
-    if the file cannot be written, including a full disk.
+    The temporary file is in the folder of ``path``, which is created if missing, and has the same suffix, which some
+    writers need. Raises ``InputError`` if the file cannot be written, for example on a full disk.
     """
     path = Path(path)
     try:
@@ -41,7 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)  # libraries raise it with a message only
+    return error.strerror or str(error)  # some libraries raise OSError without strerror
 
 
 def _umask() -> int:
@@ -51,35 +51,38 @@ def _umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def save_npy(path: str | Path, array: np.ndarray) -> None:
-    """Write one array as ``.npy``, atomically."""
+    """Save one array as ``.npy`` atomically."""
     with atomic_path(path) as temporary:
         np.save(temporary, array)
 
 
 def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
-    """Read an array of real numbers from ``.npy``. Raises ``InputError`` with the path, and ``made_by`` if missing."""
+    """Read an array of real numbers from a ``.npy`` file.
+
+    Raises ``InputError`` if the file is missing or invalid. ``made_by`` is the script that creates it.
+    """
     try:
         array = np.load(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing{f'; {made_by} creates it' if made_by else ''}") from error
     except MemoryError as error:
-        raise InputError(f"{path} is not a readable .npy file: its header announces more numbers than fit in "
+        raise InputError(f"{path} is not a readable .npy file: its header declares more values than fit in "
                          "memory") from error
     except Exception as error:  # damaged headers can raise almost any exception in NumPy
         raise InputError(f"{path} is not a readable .npy file: {str(error) or type(error).__name__}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise InputError(f"{path} is not one array of real numbers")
+        raise InputError(f"{path} is not an array of real numbers")
     return array
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
-    """Read a UTF-8 text file, with or without byte-order mark. Raises ``InputError`` if missing or not UTF-8."""
+    """Read a UTF-8 text file, with or without byte-order mark. Raises ``InputError`` if it is missing or not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -89,7 +92,7 @@ def read_text(path: str | Path, what: str = "file") -> str:
 
 
 def fingerprint(*parts: str | bytes | Path) -> str:
-    """Hash of texts, bytes and the contents of files."""
+    """Return a SHA-256 hash of strings, bytes and file contents."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
@@ -103,11 +106,11 @@ LOCK = ".lock"
 
 @contextmanager
 def run_lock(folder: Path, flag: str) -> Iterator[None]:
-    """Lock ``folder`` for this run. Raises ``InputError`` with the start time of a run that has the lock. ``flag`` is
-    the flag that sets the folder.
+    """Context manager that locks ``folder`` for this run.
 
-    The operating system releases the lock when the process ends, so dead runs leave none. On file systems without
-    locks this has no effect.
+    Raises ``InputError`` with the start time of the other run if the folder is locked; ``flag`` is the command-line
+    flag that sets the folder. The operating system releases the lock when the process ends, so a crashed run leaves no
+    lock. File systems without locks are not protected.
     """
     path = folder / LOCK
     try:
@@ -127,14 +130,14 @@ def run_lock(folder: Path, flag: str) -> Iterator[None]:
 
 
 def refuse_if_held(folder: Path, flag: str) -> None:
-    """Raise the ``InputError`` of ``run_lock`` if another run has locked ``folder``."""
+    """Raise ``InputError`` if another run has locked ``folder``, as ``run_lock`` does."""
     path = folder / LOCK
     if path.is_file():
         os.close(_open_locked(path, flag))
 
 
 def _open_locked(path: Path, flag: str) -> int:
-    """Open ``path`` with a lock."""
+    """Open ``path`` and lock it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -147,17 +150,17 @@ def _open_locked(path: Path, flag: str) -> int:
             return handle
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
-        os.close(handle)  # removed meanwhile by the run that had the lock
+        os.close(handle)  # the previous owner of the lock has removed the file
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder in the Hugging Face layout
 
 
 def model_folder(source: str | Path, what: str, files: Sequence[str], weights: bool = True) -> Path:
-    """The folder of a model: ``source`` if it is a folder, else the hub's model of that name.
+    """Return the folder of a model: ``source`` if it is a folder, else a download from the Hugging Face hub.
 
-    Downloads ``files`` and, with ``weights``, the weights. Raises ``InputError``, naming ``what`` is missing; without a
-    network this is immediate.
+    Downloads ``files`` and, with ``weights``, the weight files. Raises ``InputError`` if the model is not found;
+    ``what`` names the kind of model. Without a network the error is immediate.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -173,7 +176,7 @@ def model_folder(source: str | Path, what: str, files: Sequence[str], weights: b
 
 @contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Context without the progress bars and loading reports of ``transformers``."""
+    """Context manager that hides the progress bars and loading reports of ``transformers``."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Devices, parallel maps, progress of long computations, seeds, and random numbers of divided batches."""
+"""Devices, parallel maps, progress listeners, seeds, and random numbers for batches split over processes."""
 import hashlib
 import random
 import signal
@@ -19,9 +19,9 @@ from utils import InputError
 
 
 def select_device(gpu_id: int | None) -> torch.device:
-    """The device for ``--gpu_id``: -1 is the CPU, k the CUDA device k, None the first CUDA device or else the CPU.
+    """Return the device for ``--gpu_id``: -1 for the CPU, k for CUDA device k, None for a CUDA device if available.
 
-    Raises ``InputError`` for a CUDA device that does not exist.
+    Raises ``InputError`` if the CUDA device does not exist.
     """
     count = torch.cuda.device_count()
     if gpu_id is None:
@@ -30,14 +30,14 @@ def select_device(gpu_id: int | None) -> torch.device:
         return torch.device("cpu")
     if not 0 <= gpu_id < count:
         found = f"{count} CUDA device{'s' if count != 1 else ''}"
-        raise InputError(f"--gpu_id {gpu_id}: no such device (found {found}; -1 is the CPU)")
+        raise InputError(f"--gpu_id {gpu_id}: no such device (found {found}; use -1 for the CPU)")
     return torch.device("cuda", gpu_id)
 
 
 def peak_gib(device: torch.device | str = "cpu") -> float:
-    """Peak memory of this process in GiB, on a GPU that of the GPU; NaN on Windows.
+    """Return the peak memory of this process in GiB, on a GPU the peak GPU memory. Returns NaN on Windows.
 
-    On the CPU it includes resident pages of mapped files, which the system can reclaim.
+    The CPU value includes resident pages of memory-mapped files, which the system can reclaim.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
@@ -51,9 +51,9 @@ def peak_gib(device: torch.device | str = "cpu") -> float:
 
 @contextmanager
 def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
-    """An ordered ``map`` over ``workers`` processes; the plain one for a single worker.
+    """Context manager that yields an ordered ``map`` over processes, or the built-in ``map`` for one worker.
 
-    Each process takes ``chunksize`` jobs at a time; use few for long jobs.
+    Each process takes ``chunksize`` jobs at a time; use a small value for long jobs.
     """
     if workers <= 1:
         yield map
@@ -63,15 +63,17 @@ def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
 
 
 def in_own_process(function: Callable, item: object) -> object:
-    """``function(item)``, computed in a process that ends afterwards. Raises ``BrokenProcessPool`` if it crashes."""
+    """Compute ``function(item)`` in a separate process. Raises ``BrokenProcessPool`` if that process crashes."""
     with ProcessPoolExecutor(1, initializer=_start_worker) as pool:
         return pool.submit(function, item).result()
 
 
 @contextmanager
 def side_by_side(workers: int) -> Iterator[Callable]:
-    """An ordered ``map`` over ``workers`` threads with single-threaded torch operations, which is faster for many small
-    networks. The plain ``map`` for a single worker."""
+    """Context manager that yields an ordered ``map`` over threads, or the built-in ``map`` for one worker.
+
+    Torch operations are single-threaded meanwhile, which is faster for many small networks.
+    """
     if workers <= 1:
         yield map
         return
@@ -96,7 +98,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 def report_step(loop: str, done: int, total: int) -> None:
-    """Report a finished step of a loop. A listener may raise an exception, which stops the computation."""
+    """Report a finished step of a loop to the listener. A listener may raise an exception to stop the computation."""
     listener = _listener.get()
     if listener is not None:
         listener(loop, done, total)
@@ -104,7 +106,7 @@ def report_step(loop: str, done: int, total: int) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Context in which ``listener`` receives the steps of this thread."""
+    """Context manager that sends the progress of loops in this thread to ``listener``."""
     token = _listener.set(listener)
     try:
         yield
@@ -116,22 +118,22 @@ _MASK = (1 << 63) - 1
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators (dropout, initialisation, shuffling)."""
+    """Seed the global random generators of Python, NumPy and torch."""
     random.seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002 (libraries that still draw from it)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002 (some libraries still use it)
     torch.manual_seed(seed)
 
 
 def stream_seed(*keys: int) -> int:
-    """A 63-bit seed from several integers; different keys give independent streams."""
-    # NumPy splits integers into 32-bit words without a count; length and padding keep keys distinct.
+    """Derive a 63-bit seed from integers. Different ``keys`` give independent random streams."""
+    # NumPy splits integers into 32-bit words without their number; length and padding keep keys distinct.
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 32 | int(state[1])) & _MASK
 
 
 def random_state() -> dict[str, Any]:
-    """State of the global generators of Python, NumPy and torch, as plain numbers and tensors."""
+    """Return the state of the global random generators of Python, NumPy and torch, as numbers and tensors."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     state = {"python": [version, list(words), gauss], "torch": torch.get_rng_state(),
@@ -142,7 +144,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore a ``random_state``."""
+    """Restore a state returned by ``random_state``."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -153,23 +155,26 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def text_key(text: str) -> int:
-    """A 63-bit key of a text for ``stream_seed``, the same in every process."""
+    """Hash a text to a 63-bit key for ``stream_seed``. The key is the same in every process."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MASK
 
 
 def prompt_seed(seed: int, text: str, in_file: bool) -> int:
-    """The seed of a prompt's motion. Each prompt of a file has a random stream that depends on ``seed`` and its text,
-    not on the other prompts; a single prompt uses ``seed`` itself."""
+    """Return the seed for a prompt's motion.
+
+    Prompts from a file (``in_file``) get a seed derived from ``seed`` and their text, so other prompts do not affect
+    them. A single prompt uses ``seed`` itself.
+    """
     return stream_seed(seed, text_key(text)) if in_file else seed
 
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """Rows ``first`` to ``first`` + b of a batch of ``total`` rows, for a single process.
+    """Rows ``first`` to ``first`` + b of a batch with ``total`` rows, and reductions over processes (here one).
 
-    Random numbers are generated for the whole batch, from generators with the same state in all processes, and each
-    slice takes those of its rows. They are on the generator's device, in training the CPU; copy them with
-    ``non_blocking``, or each copy waits for the accelerator.
+    Random numbers are generated for the whole batch, with generators in the same state in all processes, and each slice
+    takes its own rows. They are on the generator's device, which is the CPU in training. Copy them with
+    ``non_blocking``, or every copy waits for the accelerator.
     """
 
     first: int = 0
@@ -179,11 +184,11 @@ class BatchSlice:
     world_size: int = 1
 
     def rand(self, generator: torch.Generator, rows: int, *shape: int) -> Tensor:
-        """Uniform numbers (rows, *shape) in [0, 1)."""
+        """Return uniform random numbers (rows, *shape) in [0, 1)."""
         return self._rows(rows, lambda total: torch.rand(total, *shape, generator=generator, device=generator.device))
 
     def randint(self, generator: torch.Generator, high: int, rows: int, *shape: int) -> Tensor:
-        """Uniform integers (rows, *shape) from 0 to ``high`` - 1."""
+        """Return uniform random integers (rows, *shape) in [0, ``high``)."""
         return self._rows(rows, lambda total: torch.randint(high, (total, *shape), generator=generator,
                                                             device=generator.device))
 
@@ -191,19 +196,20 @@ class BatchSlice:
         return draw(rows if self.total is None else self.total)[self.first:self.first + rows]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, without gradient."""
+        """Sum a tensor over all processes, without gradient."""
         return tensor
 
     def gather(self, rows: Tensor, pad: bool = False) -> Tensor:  # noqa: ARG002 (for subclasses)
-        """Rows (b, ...) of all processes in order, (all, ...), without gradient; ``pad`` evens out widths by zeros."""
+        """Concatenate rows (b, ...) of all processes in order, without gradient. ``pad`` zero-pads them to equal
+        width."""
         return rows
 
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
-        """Rows (b, ...) of all processes in order, (all, ...); gradients are summed over the processes."""
+        """Concatenate the rows (b, ...) of all processes in order. Gradients are summed over the processes."""
         return rows
 
     def mean_weight(self, count: int, device: torch.device) -> Tensor | float:  # noqa: ARG002 (for subclasses)
-        """Weight of a mean over ``count`` items here, so that the average over processes is the mean over all items."""
+        """Return the weight of a mean over ``count`` local items in the mean over all processes."""
         return 1.0
 
 
@@ -211,8 +217,10 @@ WHOLE = BatchSlice()
 
 
 def sample_columns(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Sample a column (r,) for each row of probabilities (r, n) by inverting the cumulative distribution at ``uniform``
-    (r,) in [0, 1). Rows need not sum to 1. Uses one random number per row; ``torch.multinomial`` uses n."""
+    """Sample a column index for each row of ``probabilities`` (r, n) from ``uniform`` random numbers (r,).
+
+    Inverts the cumulative distribution. Rows need not sum to 1. ``torch.multinomial`` needs n random numbers per row.
+    """
     sums = probabilities.cumsum(1)
     chosen = torch.searchsorted(sums, (uniform.to(sums) * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
     return chosen.clamp_max(probabilities.shape[1] - 1)
