@@ -1,4 +1,5 @@
 """Evaluate the tokenizer: reconstruction of whole clips with all layers and with the base layer alone."""
+from dataclasses import asdict
 from pathlib import Path
 
 from options.evaluate import parse_tokenizer_evaluation
@@ -29,7 +30,7 @@ def main() -> None:
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")
 
-    scores = {row: score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers).table()
+    scores = {row: asdict(score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers))
               for row, layers in LAYERS.items()}
     tables, notes = scores, ["no evaluator, so no FID and no real motion to compare with"]
     if evaluator is not None:

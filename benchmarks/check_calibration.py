@@ -226,8 +226,6 @@ TRUTHS = {
 }
 
 
-
-
 # Contents performed with one side, whose names do not say which: the right one, as captured.
 RIGHT_SIDED = frozenset(("bye", "drink", "guide", "kick", "punch-low", "scoop", "soccer-kick", "wash-window"))
 # Raised and waving hands reach different heights. These captions were written from measurements and name overhead ones.

@@ -155,8 +155,6 @@ def training_words(data_root: Path) -> set[str]:
             for word in words(caption.text)}
 
 
-
-
 PROMPTS = Path(__file__).with_name("prompts.json")
 FAILURES = 8  # kinds of motion in the picture of failures
 

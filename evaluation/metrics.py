@@ -133,11 +133,6 @@ class ReconstructionScores:
         return {"mpjpe_mm": self.mpjpe, "root_mm": self.root, "codebook_use": self.codebook_use,
                 "loss": self.feature_loss}
 
-    def table(self) -> dict[str, float]:
-        """Scores by name, for reports."""
-        return {"mpjpe": self.mpjpe, "root": self.root, "codebook_use": self.codebook_use,
-                "feature_loss": self.feature_loss}
-
 
 def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
                             unit: int = UNIT_LENGTH) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from motion.features import gaussian_smooth
-from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, leg_length, legs_of, per_foot_joint
+from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, leg_length, legs_of, per_foot_joint, unit_vectors
 from motion.rotation import quat_between, quat_conjugate, quat_rotate
 from motion.skeleton import T2M, UP_AXES, Skeleton
 
@@ -245,11 +245,6 @@ def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 def _head(skeleton: Skeleton) -> int:
     """Return the joint at the end of the trunk."""
     return next(chain[-1] for chain in skeleton.chains if chain[0] == 0 and chain[-1] not in skeleton.feet)
-
-
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Scale vectors (..., n) to length 1. Zero vectors stay zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 MAX_COORDINATE = 1e8  # 100 km in millimetres

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from motion.bvh import POSITIONS, ROTATIONS, Bvh, matrix_to_euler
+from motion.bvh import POSITIONS, Bvh, matrix_to_euler
 from motion.features import gaussian_smooth
 from motion.rotation import (
     lerp,
@@ -125,6 +125,7 @@ def rig_of(skeleton: Skeleton) -> Rig:
 
 
 _EULER_ORDER = "zyx"
+_TURNS = tuple(f"{axis.upper()}rotation" for axis in _EULER_ORDER)
 _SHAPE_ROUNDS = 5  # iterations of fitting shape and rotations; a rigid shape converges after one
 _CHAIN_ROUNDS = 8  # passes of optimising each bone of a chain
 
@@ -150,11 +151,10 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
     local = _rotations(spread, rig, offsets, clusters)
     offsets[short[list(rig.order)]] = 0
     angles = matrix_to_euler(quat_to_matrix(local).numpy(), _EULER_ORDER)
-    turns = tuple(f"{axis.upper()}rotation" for axis in _EULER_ORDER)
     tips = set(range(len(rig.order))) - set(rig.parents)
     return Bvh(
         names=rig.names, parents=rig.parents, offsets=offsets.numpy(),
-        channels=(POSITIONS + turns, *[turns] * (len(rig.order) - 1)),
+        channels=(POSITIONS + _TURNS, *[_TURNS] * (len(rig.order) - 1)),
         values=np.concatenate([joints[:, 0].numpy(), angles.reshape(len(angles), -1)], 1),
         frame_time=1 / fps, end_sites={joint: np.zeros(3) for joint in sorted(tips)})
 
@@ -283,7 +283,6 @@ def rigid_joints(joints: ArrayLike | Tensor, skeleton: Skeleton) -> np.ndarray:
 
 ROOT_NAME = "Root"
 HEADING_SIGMA = 5.0  # frames of Gaussian smoothing of the root heading, so that it does not sway
-_ORDER = "zyx"
 
 
 def in_place(joints: np.ndarray) -> np.ndarray:
@@ -293,11 +292,8 @@ def in_place(joints: np.ndarray) -> np.ndarray:
 
 def smooth_heading(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Return the smoothed heading (T,) of the body in radians about y, from +z towards +x."""
-    right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
-    across = (joints[:, left_hip] - joints[:, right_hip] + joints[:, left_shoulder] - joints[:, right_shoulder])
-    front = torch.as_tensor(np.stack([-across[:, 2], across[:, 0]], -1), dtype=torch.float64)
-    front = gaussian_smooth(torch.nn.functional.normalize(front, dim=-1), HEADING_SIGMA).numpy()
-    return np.unwrap(np.arctan2(front[:, 0], front[:, 1]))
+    front = normalize(torch.as_tensor(_front(joints, skeleton), dtype=torch.float64), dim=-1)
+    return _angles(gaussian_smooth(front, HEADING_SIGMA).numpy())
 
 
 def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
@@ -311,14 +307,12 @@ def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
     ground = places[:, 0] * [1, 0, 1]
     hips = np.einsum("tji,tj->ti", yaw, places[:, 0] - ground)
     hips_turn = yaw.transpose(0, 2, 1) @ turns[:, 0]
-    rotations = tuple(f"{axis.upper()}rotation" for axis in _ORDER)
-    assert set(rotations) == set(ROTATIONS)
-    root = np.concatenate([ground, matrix_to_euler(yaw[:, None], _ORDER)[:, 0]], 1)
-    hips_values = np.concatenate([hips, matrix_to_euler(hips_turn[:, None], _ORDER)[:, 0]], 1)
+    root = np.concatenate([ground, matrix_to_euler(yaw[:, None], _EULER_ORDER)[:, 0]], 1)
+    hips_values = np.concatenate([hips, matrix_to_euler(hips_turn[:, None], _EULER_ORDER)[:, 0]], 1)
     return Bvh(
         names=(ROOT_NAME, *bvh.names), parents=(-1, *(parent + 1 for parent in bvh.parents)),
         offsets=np.concatenate([np.zeros((1, 3)), bvh.offsets]),
-        channels=(POSITIONS + rotations, POSITIONS + rotations, *bvh.channels[1:]),
+        channels=(POSITIONS + _TURNS, POSITIONS + _TURNS, *bvh.channels[1:]),
         values=np.concatenate([root, hips_values, bvh.values[:, bvh.columns[0].stop:]], 1),
         frame_time=bvh.frame_time, end_sites={joint + 1: tip for joint, tip in bvh.end_sites.items()})
 
@@ -363,7 +357,7 @@ def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
 
     The repetitions continue the travel of the loop: the step across each seam repeats the last step of the loop.
     """
-    angle, place = _headings(joints, skeleton), joints[:, 0, [0, 2]]
+    angle, place = _angles(_front(joints, skeleton)), joints[:, 0, [0, 2]]
     step = _turned(place[-1] - place[-2], -angle[-2])
     after_angle = 2 * angle[-1] - angle[-2]
     after_place = place[-1] + _turned(step, angle[-1])
@@ -379,10 +373,15 @@ def on_cycle(joints: np.ndarray, skeleton: Skeleton, frames: int,
     return change(unrolled(joints, skeleton, frames))[frames:frames + len(joints)]
 
 
-def _headings(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+def _front(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Return the forward direction (T, 2) of the body as (x, z), not normalised."""
     right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face_joints
     across = joints[:, left_hip] - joints[:, right_hip] + joints[:, left_shoulder] - joints[:, right_shoulder]
-    return np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
+    return np.stack([-across[:, 2], across[:, 0]], -1)
+
+
+def _angles(front: np.ndarray) -> np.ndarray:
+    return np.unwrap(np.arctan2(front[:, 0], front[:, 1]))
 
 
 def _turned(ground: np.ndarray, angle: float) -> np.ndarray:

@@ -27,6 +27,11 @@ class Leg:
     foot: tuple[int, ...]
 
 
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors (..., n) to length 1. Zero vectors stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
 def legs_of(skeleton: Skeleton) -> tuple[Leg, ...]:
     """Return the legs of a skeleton: its chains that end in a foot."""
     return tuple(Leg(chain[1], chain[2], chain[3:]) for chain in skeleton.chains if chain[-1] in skeleton.feet)
@@ -238,21 +243,21 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
     """
     solved = np.array(joints, np.float64)
     right_hip, left_hip = skeleton.face_joints[:2]
-    forward = _unit(np.cross(pattern[:, left_hip] - pattern[:, right_hip], [0.0, 1.0, 0.0]))
+    forward = unit_vectors(np.cross(pattern[:, left_hip] - pattern[:, right_hip], [0.0, 1.0, 0.0]))
     for leg in legs_of(skeleton):
         solved[:, leg.foot] = _feet_from_toe(solved, pattern, leg)
         thigh, shin = _length(pattern, leg.hip, leg.knee), _length(pattern, leg.knee, leg.foot[0])
         hip, ankle = solved[:, leg.hip], leg.foot[0]
         reach = np.linalg.norm(solved[:, ankle] - hip, axis=-1, keepdims=True)
-        along = _unit(solved[:, ankle] - hip)
+        along = unit_vectors(solved[:, ankle] - hip)
         fitting = np.clip(reach, abs(thigh - shin), thigh + shin)
         solved[:, leg.foot] += (along * (fitting - reach))[:, None]
         # The knee is on the intersection of the spheres around hip and ankle, on the same side as before.
         down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
         out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
-        before = _unit(pattern[:, ankle] - pattern[:, leg.hip])
+        before = unit_vectors(pattern[:, ankle] - pattern[:, leg.hip])
         bend = _across(pattern[:, leg.knee] - pattern[:, leg.hip], before) + FORWARD * forward
-        solved[:, leg.knee] = hip + down * along + out * _unit(_across(bend, along))
+        solved[:, leg.knee] = hip + down * along + out * unit_vectors(_across(bend, along))
     return solved
 
 
@@ -338,7 +343,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
     ankle, to_hip = foot[:, 0] - foot[:, -1], hip - foot[:, -1]
     size, far = np.linalg.norm(ankle, axis=-1, keepdims=True), np.linalg.norm(to_hip, axis=-1, keepdims=True)
     up = to_hip / np.maximum(far, 1e-9)
-    side = _unit(_across(ankle, up))
+    side = unit_vectors(_across(ankle, up))
     high = ((size**2 - near**2 + far**2) / (2 * np.maximum(far, 1e-9))).clip(-size, size)
     turn = (np.arctan2(high, np.sqrt(size**2 - high**2))
             - np.arctan2((ankle * up).sum(-1, keepdims=True), (ankle * side).sum(-1, keepdims=True)))
@@ -353,7 +358,7 @@ def _feet_from_toe(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndar
     """Give the foot of a leg (T, N, 3) the bone lengths in ``pattern``. Its toe and bone directions stay."""
     foot = np.array(joints[:, leg.foot])
     for near in range(len(leg.foot) - 2, -1, -1):
-        direction = _unit(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])
+        direction = unit_vectors(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])
         foot[:, near] = foot[:, near + 1] + _length(pattern, leg.foot[near], leg.foot[near + 1]) * direction
     return foot
 
@@ -369,7 +374,3 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _across(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return the components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
     return vectors - (vectors * unit).sum(-1, keepdims=True) * unit
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

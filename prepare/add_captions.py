@@ -35,7 +35,7 @@ Tagger = Callable[[str], str]  # maps a caption to its tokens, separated by spac
 
 
 def make_tagger() -> tuple[Tagger, str]:
-    """The best available tagger and its name: spaCy with its small English model, else the word list."""
+    """Return the best available tagger and its name: spaCy with its small English model, else the word list."""
     pipeline = spacy_pipeline()
     if pipeline is not None:
         return partial(tag_by_spacy, pipeline), f"spaCy ({SPACY_MODEL})"
@@ -43,8 +43,7 @@ def make_tagger() -> tuple[Tagger, str]:
 
 
 def tag_by_list(text: str) -> str:
-    """Tag tokens with the word list: a word's most common tag, the stem's tag for inflected forms, ``OTHER`` for the
-    rest."""
+    """Tag words with the word list: a word's most common tag, or that of its stem, or ``OTHER`` for unknown words."""
     return " ".join("/".join(_tag(word)) for word in re.findall(r"[^\W\d_]+", text.lower().replace("-", "")))
 
 
@@ -69,12 +68,12 @@ def _known() -> dict[str, tuple[str, str]]:
 COLUMNS = ("file", "start", "end", "text")
 WHOLE = 0.9  # fraction of a clip that a caption must cover to describe the whole clip
 _SPEC = DATASETS["t2m"]
-_SHORTEST = _SPEC.min_length / _SPEC.fps  # seconds of a clip that a caption must cover
+_SHORTEST = _SPEC.min_length / _SPEC.fps  # minimum seconds of a clip that a caption must cover
 
 
 @dataclass(frozen=True)
 class CaptionRow:
-    """A caption of a motion file or a part of it; times in seconds of the file."""
+    """A caption of a motion file, or of a part of it. Times are in seconds from the start of the file."""
 
     file: str
     text: str
@@ -86,7 +85,7 @@ class CaptionRow:
 
 @dataclass
 class Captioned:
-    """Result of assigning captions."""
+    """Result of assigning captions to clips."""
 
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # lines by clip
     unused: dict[str, str] = field(default_factory=dict)                            # reason by row
@@ -94,11 +93,11 @@ class Captioned:
 
 
 def clips_of(root: Path) -> list[ClipSource]:
-    """Clips of a data set and their source files; a clip that was not imported is its own file."""
+    """Return the clips of a data set with their source files. A clip that was not imported is its own source file."""
     known = {clip.id: clip for clip in read_sources(root)}
     paths = sorted(path for path in (root / "joints").glob("*.npy") if not path.name.startswith("."))
     if not paths:
-        raise InputError(f"{root / 'joints'} has no clip; import some with prepare/import_motion.py")
+        raise InputError(f"{root / 'joints'} has no clips; prepare/import_motion.py imports them")
     names = {path.stem for path in paths}
     clips = []
     for path in paths:
@@ -115,9 +114,9 @@ def clips_of(root: Path) -> list[ClipSource]:
 
 
 def read_table(path: Path) -> list[CaptionRow]:
-    """Rows of a ``.csv`` with columns file, text and optionally start and end, or of a ``.jsonl`` with these keys.
+    """Read captions from a ``.csv`` table with columns file, text, start and end, or a ``.jsonl`` file with these keys.
 
-    Raises ``InputError`` naming the line.
+    ``start`` and ``end`` are optional. Raises ``InputError`` with the line number if a row is invalid.
     """
     text = read_text(path, "captions")
     if path.suffix.lower() == ".csv":
@@ -133,19 +132,21 @@ def read_table(path: Path) -> list[CaptionRow]:
     except csv.Error as error:
         raise InputError(f"{path} is not a CSV file: {error}") from error
     if not rows:
-        raise InputError(f"{path} has no caption")
+        raise InputError(f"{path} has no captions")
     return rows
 
 
 def _delimiter(text: str) -> str:
-    """Column separator of a table: comma, semicolon or tab, whichever is most frequent in the header."""
+    """Return the column separator of a table: comma, semicolon or tab, whichever is most frequent in the header."""
     header = next((line for line in text.splitlines() if line.strip()), "")
     return max(",;\t", key=header.count)
 
 
 def read_text_files(folder: Path) -> list[CaptionRow]:
-    """Captions from files ``NAME.txt``, one per line, plain or in the data set format with tokens and times. NAME is a
-    clip id or a file name."""
+    """Read captions from files ``NAME.txt``, one per line, where NAME is a clip id or a file name.
+
+    A line is a plain text, or has the format of the data set with tokens and times.
+    """
     paths = sorted(folder.rglob("*.txt"))
     if not paths:
         raise InputError(f"{folder} has no .txt file")
@@ -162,14 +163,14 @@ def read_text_files(folder: Path) -> list[CaptionRow]:
 
 
 def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[CaptionRow]:
-    """Captions from file names: the fields that ``pattern`` has in braces are inserted into the ``templates``.
+    """Make captions from file names: fields that ``pattern`` extracts are inserted into the ``templates``.
 
-    ``{take}_{action}_{mood}`` matches ``03_walk-fast_sad``; ``a person does a {action}`` then becomes "a person does a
-    walk fast". Files whose names do not match get no caption.
+    With ``{take}_{action}_{mood}``, the file ``03_walk-fast_sad`` and the template ``a person does a {action}`` give "a
+    person does a walk fast". Files whose names do not match get no caption.
     """
     fields = re.findall(r"\{(\w+)\}", pattern)
     if not fields or len(fields) != len(set(fields)):
-        raise InputError(f"--names {pattern}: it must have fields in braces, each once, such as {{action}}_{{take}}")
+        raise InputError(f"--names {pattern}: expected distinct fields in braces, such as {{action}}_{{take}}")
     for template in templates:
         unknown = set(re.findall(r"\{(\w+)\}", template)) - set(fields)
         if unknown or re.search(r"[{}]", re.sub(r"\{\w+\}", "", template)):
@@ -192,8 +193,8 @@ def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequen
 def assign(rows: Sequence[CaptionRow], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
     """Assign to each clip the captions of its file that describe it, as lines of ``texts/ID.txt``.
 
-    A caption without times, or one that covers at least 90 % of the clip, describes the whole clip. A caption of a part
-    has its times in the clip and must cover at least 2 seconds of it, else no training sample could be made from it.
+    A caption without times, or one that covers at least 90 % of the clip, describes the whole clip. Other captions are
+    stored with their times in the clip. Captions that cover less than 2 seconds of a clip are too short and not used.
     """
     result = Captioned()
     by_name = _by_name(clips)
@@ -218,7 +219,7 @@ def assign(rows: Sequence[CaptionRow], clips: Sequence[ClipSource], tagger: Tagg
 
 
 def write_captions(root: Path, captioned: Captioned, append: bool) -> None:
-    """Write ``texts/ID.txt`` of every clip that has captions; ``append`` keeps existing captions."""
+    """Write ``texts/ID.txt`` of every clip that has captions. ``append`` keeps existing captions."""
     for clip, lines in captioned.texts.items():
         path = root / "texts" / f"{clip}.txt"
         there = read_text(path, "captions").splitlines() if append and path.exists() else []
@@ -259,9 +260,9 @@ def _key(name: str) -> str:
 
 
 def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
-    """Clips by the names a caption may use: an id, a file with its folders, or the bare file name if it is unique.
+    """Group clips by the names that captions may use: clip id, file path, or file name if it is unique.
 
-    A name shared by several files has an empty list.
+    A file name shared by several files maps to an empty list.
     """
     files, bare = defaultdict(list), defaultdict(set)
     for clip in clips:
@@ -272,7 +273,7 @@ def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
 
 
 def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
-    """Time range of the clip that the caption describes: (0, 0) for the whole clip, None for no overlap."""
+    """Return the part of the clip that a caption describes, (0, 0) for the whole clip, or None if it is too short."""
     named_clip = _key(row.file) == clip.id  # times are relative to the clip
     offset = 0.0 if named_clip else clip.start
     length = clip.end - clip.start
@@ -282,13 +283,10 @@ def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
     return (round(start, 3), round(end, 3)) if end - start >= _SHORTEST else None
 
 
-
-
-SHOWN = 10  # clips without captions that are listed
+SHOWN = 10  # maximum number of clips without captions to list
 
 
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser(
         "Write ROOT/texts/ID.txt: one line 'caption#word/POS ...#start#end' per caption of a clip. Clips are "
         "identified by the path of their file in the imported folder, with or without suffix, or by their id.")
@@ -298,8 +296,8 @@ def build_parser() -> Parser:
     parser.add_argument("--texts", type=Path, metavar="DIR", help="folder with NAME.txt per file or clip, one "
                                                                   "caption per line")
     parser.add_argument("--names", metavar="PATTERN", help="pattern of the file names: \"{action}_{mood}_{take}\"")
-    parser.add_argument("--template", action="append", default=[], help="caption with the fields of --names; repeat "
-                                                                        "for several captions")
+    parser.add_argument("--template", action="append", default=[], help="caption with fields of --names; repeatable, "
+                                                                        "one per caption")
     parser.add_argument("--append", action="store_true", help="add to existing captions")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no effect; accepted by every script")
@@ -308,12 +306,11 @@ def build_parser() -> Parser:
 
 @script
 def main() -> None:
-    """Parse, read, assign, write."""
     opt = build_parser().parse_args()
     if sum(source is not None for source in (opt.table, opt.texts, opt.names)) != 1:
-        raise InputError("give one of --table, --texts and --names")
+        raise InputError("exactly one of --table, --texts and --names is required")
     if bool(opt.names) != bool(opt.template):
-        raise InputError("--names and --template must be given together")
+        raise InputError("--names and --template must be used together")
     clips = clips_of(opt.root)
     if opt.table:
         rows = read_table(opt.table)
@@ -327,7 +324,7 @@ def main() -> None:
         print(f"not used: {where}: {reason}")
     if captioned.bare:
         names = ", ".join(captioned.bare[:SHOWN]) + ", ..." * (len(captioned.bare) > SHOWN)
-        print(f"{len(captioned.bare)} clips got no caption: {names}")
+        print(f"{len(captioned.bare)} clips have no caption: {names}")
     lines = sum(map(len, captioned.texts.values()))
     print(f"{lines} captions of {len(captioned.texts)} clips written to {opt.root / 'texts'}")
     print(f"parts of speech from {kind}")

@@ -1,4 +1,4 @@
-"""MakeHuman's base mesh, and functions that turn parts of it into parts of a figure. Runs inside Blender."""
+"""MakeHuman's base mesh, and functions that turn parts of it into garments and body parts. Runs inside Blender."""
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,18 +10,18 @@ import numpy as np
 from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
-SCALE, FLOOR = 0.1, 0.8168  # size of one unit of the source in metres, and height of its origin above the floor
+SCALE, FLOOR = 0.1, 0.8168  # unit of the base mesh in metres, and height of its origin above the floor
 SKIN, HAIR, TOP, TROUSERS, SHOES, SOLES, EYES, LIPS = range(8)
-# Our joint that takes the weights of each bone; fingers belong to the wrist.
+# Joint (of the 22) that takes the weights of each bone. Fingers belong to the wrist.
 SIDED = {"UpLeg": 1, "Leg": 4, "Foot": 7, "ToeBase": 10, "Shoulder": 13, "Arm": 16, "ForeArm": 18, "Hand": 20}
 MIDDLE = {"Hips": 0, "Spine": 3, "Spine1": 6, "Spine2": 9, "Neck": 12, "Head": 15}
-# Left and middle joints, in metres; limbs are placed as in the source.
+# Positions of left and middle joints in metres. Other limb joints are those of the base mesh.
 JOINTS = {0: (0, 0.904, 0.012), 3: (0, 1.023, -0.004), 6: (0, 1.155, -0.006), 9: (0, 1.203, 0.008),
           12: (0, 1.397, -0.022), 15: (0, 1.481, -0.007), 13: (0.055, 1.318, -0.008)}
 BONES = {1: "LeftUpLeg", 4: "LeftLeg", 7: "LeftFoot", 10: "LeftToeBase", 16: "LeftArm", 18: "LeftForeArm",
          20: "LeftHand"}
 MIRRORED = {1: 2, 4: 5, 7: 8, 10: 11, 13: 14, 16: 17, 18: 19, 20: 21, 22: 23, 24: 25}
-# Joints that turn half as far as a shoulder or a hip, to keep the volume around it.
+# Additional joints that turn half as far as a shoulder or hip, to keep the volume around it.
 HALVES = {22: ([9, 12, 13], 16), 23: ([9, 12, 14], 17), 24: ([0, 3], 1), 25: ([0, 3], 2)}
 COUNT = 26
 SOLE = 0.010        # height of the toe joint above the sole in metres
@@ -29,18 +29,18 @@ SOLE = 0.010        # height of the toe joint above the sole in metres
 
 @dataclass
 class Piece:
-    """A part of the figure: vertices (V, 3), polygons, and a zone for each vertex."""
+    """Mesh of a part of the figure: vertices (V, 3), polygons, and a colour zone per vertex."""
 
     places: np.ndarray
     faces: list[tuple[int, ...]]
     zone: int
-    zones: np.ndarray | None = None
-    weights: np.ndarray | None = None  # (V, 26) weights; None: those of the nearest point of the source
+    zones: np.ndarray | None = None    # (V,) colour zones; None: ``zone`` everywhere
+    weights: np.ndarray | None = None  # (V, 26) weights; None: those of the nearest point of the base mesh
     normals: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
 
 class BaseMesh:
-    """MakeHuman's base mesh in metres, its faces by group, and the weights (V, 22) of our joints."""
+    """MakeHuman's base mesh in metres, with faces by group and skinning weights per vertex."""
 
     def __init__(self, folder: Path) -> None:
         places, self.groups, group = [], {}, ""
@@ -64,8 +64,10 @@ class BaseMesh:
         self.tree = BVHTree.FromPolygons(self.places.tolist(), self.faces)
 
     def steady(self, weights: np.ndarray) -> np.ndarray:
-        """Limit the weights (V, 22) of the arms to the vertices beyond the shoulder joint and to the armpit, so that
-        shoulders do not sink towards the neck when an arm is raised."""
+        """Limit the arm weights (V, 22) to vertices beyond the shoulder joint and near the armpit.
+
+        Shoulders then do not sink towards the neck when an arm is raised.
+        """
         x, y = np.abs(self.places[:, 0]), self.places[:, 1]
         beyond = np.clip((x - 0.115) / 0.06, 0, 1)
         high = np.clip((y - 1.22) / 0.08, 0, 1)
@@ -77,7 +79,7 @@ class BaseMesh:
         return weights
 
     def joints(self) -> np.ndarray:
-        """Our joints (22, 3) in the pose of the source."""
+        """Return the 22 joints (22, 3) in the pose of the base mesh."""
         joints = np.zeros((22, 3))
         for joint, place in JOINTS.items():
             joints[joint] = place
@@ -96,9 +98,10 @@ class BaseMesh:
 
     def cut(self, group: str = "body", keep: Callable[[np.ndarray], np.ndarray] | None = None, seen: bool = False,
             planes: Sequence[tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]] = ()) -> "Piece":
-        """Faces whose centres ``keep`` accepts, after splitting faces at ``planes`` (point, normal, where).
+        """Copy the faces of ``group`` whose centres ``keep`` accepts.
 
-        ``seen`` removes faces that are not visible from outside, such as those of the mouth.
+        Faces are first split at ``planes``, each a (point, normal, condition). ``seen`` removes faces that are not
+        visible from outside, such as those of the mouth.
         """
         mesh = bmesh.new()
         corners = [mesh.verts.new(place) for place in self.places]
@@ -123,7 +126,7 @@ class BaseMesh:
         return piece
 
     def is_hidden(self, face: bmesh.types.BMFace) -> bool:
-        """Whether every ray from the centre of a face hits the mesh nearby."""
+        """Return whether every ray from the centre of a face hits the mesh nearby."""
         start = face.calc_center_median() + 1.5e-3 * face.normal
         if start.z > 0.12 and abs(start.y - 1.48) < 0.02:  # lips
             return False
@@ -132,7 +135,7 @@ class BaseMesh:
                        for ray in rays)
 
     def nearest(self, places: np.ndarray) -> np.ndarray:
-        """Weights (V, 26) of the nearest points of the body."""
+        """Return the weights (V, 26) of the nearest points on the body."""
         found = np.zeros((len(places), COUNT))
         for row, place in enumerate(places):
             at, _, face, _ = self.tree.find_nearest(place)
@@ -143,8 +146,7 @@ class BaseMesh:
 
 
 def with_halves(weights: np.ndarray) -> np.ndarray:
-    """Weights (V, 22) extended by the joints of ``HALVES``, which take the weights shared by the joints on either
-    side."""
+    """Extend weights (V, 22) by the joints of ``HALVES``, which take the weight shared by the joints on both sides."""
     weights = np.concatenate([weights, np.zeros((len(weights), len(HALVES)))], 1)
     for half, (parents, child) in HALVES.items():
         above, below = weights[:, parents].sum(1), weights[:, child].copy()
@@ -156,7 +158,7 @@ def with_halves(weights: np.ndarray) -> np.ndarray:
 
 
 def joint_of(bone: str) -> int:
-    """Our joint for one of Mixamo's bones."""
+    """Return the joint, of the 22, that corresponds to a Mixamo bone."""
     side = next((side for side in ("Left", "Right") if bone.startswith(side)), "")
     if not side:
         return MIDDLE[bone]
@@ -173,7 +175,7 @@ def _read(mesh: bmesh.types.BMesh, zone: int = SKIN) -> Piece:
 
 
 def neighbours(piece: Piece) -> list[list[int]]:
-    """Vertices that share an edge with each vertex."""
+    """Return the vertices that share an edge with each vertex."""
     near: list[set[int]] = [set() for _ in piece.places]
     for face in piece.faces:
         for a, b in zip(face, face[1:] + face[:1], strict=True):
@@ -183,7 +185,7 @@ def neighbours(piece: Piece) -> list[list[int]]:
 
 
 def border(piece: Piece) -> list[tuple[int, int]]:
-    """Directed edges that belong to a single face."""
+    """Return the directed edges that belong to a single face."""
     edges = [(a, b) for face in piece.faces for a, b in zip(face, face[1:] + face[:1], strict=True)]
     there = set(edges)
     return [(a, b) for a, b in edges if (b, a) not in there]
@@ -191,7 +193,7 @@ def border(piece: Piece) -> list[tuple[int, int]]:
 
 def smooth(values: np.ndarray, near: list[list[int]], rounds: int, fixed: np.ndarray | None = None,
            share: float = 0.5) -> np.ndarray:
-    """Values (V, k) averaged with their neighbours."""
+    """Smooth values (V, k) by averaging them with those of neighbouring vertices."""
     width = max(map(len, near))
     index = np.array([each + [row] * (width - len(each)) for row, each in enumerate(near)])
     real = np.array([[1.0] * len(each) + [0.0] * (width - len(each)) for each in near])[..., None]
@@ -204,7 +206,7 @@ def smooth(values: np.ndarray, near: list[list[int]], rounds: int, fixed: np.nda
 
 
 def normals_of(places: np.ndarray, faces: Sequence[Sequence[int]]) -> np.ndarray:
-    """Unit normals (V, 3), weighted by area."""
+    """Return area-weighted unit normals (V, 3)."""
     normals = np.zeros_like(places)
     for face in faces:
         corners = places[list(face)]
@@ -214,7 +216,7 @@ def normals_of(places: np.ndarray, faces: Sequence[Sequence[int]]) -> np.ndarray
 
 
 def hemmed(piece: Piece, inward: float = 0.009) -> Piece:
-    """The piece with the edges of its openings turned inwards, in metres."""
+    """Turn the edges of all openings ``inward`` by the given distance in metres."""
     edges = border(piece)
     loops, ahead = [], dict(edges)
     while ahead:
@@ -236,7 +238,7 @@ def hemmed(piece: Piece, inward: float = 0.009) -> Piece:
 
 
 def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetric: bool = False) -> Piece:
-    """The piece as triangles with about ``count`` vertices, more of them where ``keep`` (V,) is 1."""
+    """Triangulate and reduce to about ``count`` vertices, with more of them where ``keep`` (V,) is 1."""
     data = bpy.data.meshes.new("piece")
     data.from_pydata(piece.places.tolist(), [], piece.faces)
     thing = bpy.data.objects.new("piece", data)
@@ -268,14 +270,14 @@ def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetr
 
 
 def mirrored(piece: Piece) -> Piece:
-    """The piece mirrored to the other side."""
+    """Mirror a piece to the other side of the body."""
     return Piece(piece.places * [-1, 1, 1], [face[::-1] for face in piece.faces], piece.zone, piece.zones,
                  None if piece.weights is None else piece.weights[:, [
                      {**MIRRORED, **{b: a for a, b in MIRRORED.items()}}.get(joint, joint) for joint in range(COUNT)]])
 
 
 def without(piece: Piece, gone: np.ndarray) -> Piece:
-    """The piece without the vertices ``gone`` (V,) and their faces."""
+    """Remove the vertices ``gone`` (V,) and their faces."""
     faces = [face for face in piece.faces if not gone[list(face)].any()]
     used = np.unique(np.concatenate(faces))
     row = dict(zip(used.tolist(), range(len(used)), strict=True))
@@ -288,5 +290,5 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def along(places: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Position along a bone: 0 at ``start``, 1 at ``end``."""
+    """Return the position along a bone: 0 at ``start``, 1 at ``end``."""
     return (places - start) @ (end - start) / ((end - start) @ (end - start))

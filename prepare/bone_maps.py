@@ -1,4 +1,4 @@
-"""Write bone maps for Blender's KeeMap add-on, from the bones of our BVH files to Mixamo's.
+"""Write bone maps for Blender's KeeMap add-on, from the bones of generated BVH files to Mixamo's.
 
     python prepare/bone_maps.py [--out assets]
 """
@@ -16,9 +16,9 @@ from utils.files import write_text
 
 
 class Correction(NamedTuple):
-    """Additional rotation of a bone: angles about x, y and z in radians, and a quaternion w x y z.
+    """Additional rotation of a bone, as Euler angles x, y, z in radians and as a quaternion w, x, y, z.
 
-    The add-on uses one or the other, depending on its rotation mode.
+    The add-on uses one of them, depending on its rotation mode.
     """
 
     euler: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -26,7 +26,7 @@ class Correction(NamedTuple):
 
 
 class BoneRow(NamedTuple):
-    """A bone of both skeletons, and its correction in each map."""
+    """A bone of both skeletons, with its correction in each of the two maps."""
 
     bone: str
     first: Correction = Correction()
@@ -34,7 +34,7 @@ class BoneRow(NamedTuple):
 
 
 PREFIXES = {"mapping.json": "mixamorig:", "mapping6.json": "mixamorig6:"}
-# The published numbers, set by hand on one character per map. Toes and hands are unchanged.
+# Published values, tuned by hand on one character per map. Toes and hands need no correction.
 TABLE = (
     BoneRow("Hips", Correction((2.6180, 0.0, 0.0), (0.2588, 0.9659, 0.0, 0.0))),
     BoneRow("RightUpLeg"),
@@ -61,7 +61,7 @@ TABLE = (
 
 
 def bone_map(name: str) -> dict:
-    """Bone map for the file ``name``, a key of ``PREFIXES``."""
+    """Build the bone map of the file ``name``, a key of ``PREFIXES``."""
     prefix = PREFIXES[name]
     corrections = [row.sixth if name == "mapping6.json" and row.sixth else row.first for row in TABLE]
     return {
@@ -86,7 +86,7 @@ def _bone(source: str, destination: str, correction: Correction) -> dict:
         "has_twist_bone": False, "TwistBoneName": "", "set_bone_position": source == "Hips", "set_bone_rotation": True,
         "bone_rotation_application_axis": "XYZ", "position_correction_factorX": 0.0, "position_correction_factorY": 0.0,
         "position_correction_factorZ": 0.0, "position_gain": 1.0, "position_pole_distance": 0.3,
-        "postion_type": "SINGLE_BONE_OFFSET",  # the add-on's own spelling
+        "postion_type": "SINGLE_BONE_OFFSET",  # spelled like this in the add-on
         "set_bone_scale": False, "scale_gain": 1.0, "scale_max": 1.0, "scale_min": 0.5,
         "bone_scale_application_axis": "Y", "QuatCorrectionFactorw": qw, "QuatCorrectionFactorx": qx,
         "QuatCorrectionFactory": qy, "QuatCorrectionFactorz": qz, "scale_secondary_bone_name": "",
@@ -95,7 +95,6 @@ def _bone(source: str, destination: str, correction: Correction) -> dict:
 
 @script
 def main() -> None:
-    """Write both maps."""
     parser = Parser("Write the bone maps for Blender's KeeMap add-on.")
     parser.add_argument("--out", type=Path, default=Path("assets"), help="output folder")
     out = parser.parse_args().out

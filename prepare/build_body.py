@@ -2,9 +2,9 @@
 
     blender -b -P prepare/build_body.py -- --source FOLDER --out visualization/page/body.bin
 
-FOLDER has MakeHuman's base.obj, rig.mixamo.json and weights.mixamo.json (CC0). The nude base mesh becomes a person in
-a sweater, trousers and shoes: pieces are cut out, smoothed, inflated and simplified, and every vertex takes the weights
-of the nearest point of the base mesh. ``visualization/body.py`` describes the file.
+FOLDER has MakeHuman's base.obj, rig.mixamo.json and weights.mixamo.json (CC0). The base mesh becomes a person in a
+sweater, trousers and shoes. Pieces are cut out, smoothed, inflated and simplified, and each vertex copies the weights
+of the nearest point of the base mesh. ``visualization/body.py`` describes the file format.
 """
 import argparse
 import sys
@@ -43,14 +43,13 @@ from prepare.base_mesh import (
     without,
 )
 
-HEM = 0.074         # metres: height of the trousers above the floor
-NECK = np.array([0.068, 0.057])  # metres: half width and depth of the sweater's neck
+HEM = 0.074         # height of the trousers' hem above the floor, metres
+NECK = np.array([0.068, 0.057])  # half width and half depth of the sweater's neck, metres
 RAYS, REACH = 96, 0.25  # ambient occlusion: rays per vertex, and their length in metres
 
 
 def hair_line(places: np.ndarray) -> np.ndarray:
-    """Height in metres above the hairline, which runs over the forehead and temples, around the ears and along the
-    nape."""
+    """Return the height in metres above the hairline (forehead, temples, around the ears, nape)."""
     x, y, z = np.abs(places[:, 0]), places[:, 1], places[:, 2]
     line = np.interp(z, [-0.05, -0.015, 0.0, 0.05, 0.062, 0.08, 0.115, 0.16],
                      [1.470, 1.495, 1.560, 1.575, 1.548, 1.552, 1.605, 1.628])
@@ -58,10 +57,10 @@ def hair_line(places: np.ndarray) -> np.ndarray:
 
 
 def head(source: BaseMesh) -> list[Piece]:
-    """Face and neck, eyes, brows, hair."""
+    """Build face and neck, eyes, eyebrows and hair."""
     def stays(centres: np.ndarray) -> np.ndarray:
         below = np.hypot(centres[:, 0] / NECK[0], (centres[:, 2] - 0.022) / NECK[1]) < 1.12
-        line = np.where(centres[:, 2] < 0.02, 0.06, 0.035)  # below the hair, more so at the back
+        line = np.where(centres[:, 2] < 0.02, 0.06, 0.035)  # overlap with the hair, larger at the back
         return (centres[:, 1] > 1.33) & ((centres[:, 1] > 1.42) | below) & (hair_line(centres) < line)
 
     face = source.cut(keep=stays, seen=True)
@@ -97,7 +96,7 @@ def head(source: BaseMesh) -> list[Piece]:
 
 
 def eyebrow(source: BaseMesh) -> Piece:
-    """A thin strip above the left eye."""
+    """Build the left eyebrow as a thin strip."""
     rows = []
     for x, y, half in ((0.012, 1.5605, 0.0028), (0.020, 1.5640, 0.0036), (0.030, 1.5665, 0.0032),
                        (0.040, 1.5650, 0.0026), (0.049, 1.5600, 0.0012)):
@@ -109,7 +108,7 @@ def eyebrow(source: BaseMesh) -> Piece:
 
 
 def hand(source: BaseMesh, joints: np.ndarray) -> Piece:
-    """The left hand, starting inside the sleeve."""
+    """Build the left hand, which starts inside the sleeve."""
     elbow, wrist = joints[18], joints[20]
 
     def stays(centres: np.ndarray) -> np.ndarray:
@@ -119,7 +118,7 @@ def hand(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 
 def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
-    """Long sleeves, a round neck, and a hem over the trousers."""
+    """Build the sweater, with long sleeves, a round neck, and a hem over the trousers."""
     elbow, wrist = joints[18], joints[20]
     mirror = np.array([-1, 1, 1])
     arm = unit(wrist - elbow)
@@ -145,7 +144,7 @@ def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
     rim = rim[(piece.places[rim, 1] > 1.3) & (np.abs(piece.places[rim, 0]) < 0.15)]
     out = (piece.places[rim] - neck)[:, [0, 2]]
     out /= np.linalg.norm(out / NECK, axis=1, keepdims=True)
-    for row, (x, z) in zip(rim, out, strict=True):  # a round opening
+    for row, (x, z) in zip(rim, out, strict=True):  # make the opening round
         at, normal, _, _ = source.tree.ray_cast((neck[0] + x, 1.42, neck[2] + z), (0, -1, 0))
         piece.places[row] = np.array(at) + 0.004 * np.array(normal)
     around = rim[np.argsort(np.arctan2(out[:, 0], out[:, 1]))]
@@ -159,7 +158,7 @@ def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 
 def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
-    """A piece of the body as a garment: smoothed, and offset by ``thickness`` metres from the body."""
+    """Turn a piece of the body into a garment: smoothed, and at least ``thickness`` metres from the body."""
     near, edge = neighbours(piece), {corner for pair in border(piece) for corner in pair}
     fixed = np.isin(np.arange(len(piece.places)), sorted(edge))
     places = smooth(piece.places, near, rounds)
@@ -178,7 +177,7 @@ def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarr
 
 
 def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
-    """Replace the front of the chest by a smooth surface, like hanging cloth."""
+    """Replace the front of the chest by a smooth surface that looks like hanging cloth."""
     away = (places - middle) / size
     mask = np.clip(1.6 * (1 - (away**2).sum(1)), 0, 1)
     front = (np.abs(away[:, :2]) < 1.3).all(1) & (places[:, 2] > 0.03)
@@ -190,7 +189,7 @@ def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
 
 
 def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
-    """Trousers from the waist, below the sweater, to the shoes."""
+    """Build the trousers, from the waist below the sweater to the shoes."""
     low, high = np.array([0, 0.118, 0]), np.array([0, 0.915, 0])
     up = np.array([0, 1, 0])
 
@@ -221,9 +220,9 @@ def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 
 def shoe(joints: np.ndarray) -> Piece:
-    """The left shoe: a white sole on the floor, an upper, and a sock in its opening."""
+    """Build the left shoe: a white sole on the floor, an upper, and a sock in its opening."""
     centre, around, rows = joints[7, 0], 20, []
-    # z, middle x, half width of the sole, height of the upper
+    # Columns: z, middle x, half width of the sole, height of the upper.
     sections = [
         (-0.066, 0.006, 0.010, 0.070), (-0.060, 0.006, 0.025, 0.088), (-0.042, 0.004, 0.035, 0.100),
         (-0.010, 0.002, 0.038, 0.104), (0.025, 0.002, 0.038, 0.103), (0.055, 0.002, 0.040, 0.092),
@@ -232,7 +231,7 @@ def shoe(joints: np.ndarray) -> Piece:
         (0.212, -0.002, 0.006, 0.028)]
     turn = np.linspace(0, np.pi, around // 2 - 1)
     for z, middle, half, height in sections:
-        # Bottom centre, bottom edge, edge of the sole, then over the top, and the same down the other side.
+        # Bottom edge and side of the sole, over the top, and down the other side.
         arch = [(np.cos(angle) * half, 0.024 + (height - 0.024) * np.sin(angle) ** 0.75) for angle in turn]
         ring = [(half * 0.96, 0.0), (half * 1.07, 0.006), (half * 1.07, 0.022), *arch,
                 (-half * 1.07, 0.022), (-half * 1.07, 0.006), (-half * 0.96, 0.0)]
@@ -254,7 +253,7 @@ def shoe(joints: np.ndarray) -> Piece:
 
 
 def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
-    """All pieces, with weights and normals."""
+    """Build all pieces, with weights and normals."""
     left_hand, left_shoe = hand(source, joints), simplify_shoe(shoe(joints))
     pieces = [*head(source), left_hand, mirrored(left_hand), sweater(source, joints), trousers(source, joints),
               left_shoe, mirrored(left_shoe)]
@@ -275,7 +274,7 @@ def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
 
 
 def simplify_shoe(piece: Piece) -> Piece:
-    """Triangulate, with separate vertices where upper and sole meet, so that their colours do not mix."""
+    """Triangulate the shoe, with separate vertices where upper and sole meet so that their colours do not blend."""
     triangles = [(face[0], face[i], face[i + 1]) for face in piece.faces for i in range(1, len(face) - 1)]
     sole = [all(piece.zones[corner] == SOLES for corner in face) for face in triangles]
     places, zones, weights, row, faces = [], [], [], {}, []
@@ -294,7 +293,7 @@ def simplify_shoe(piece: Piece) -> Piece:
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Ambient light (V,) of each vertex from 0 to 1: the cosine-weighted share of unblocked rays."""
+    """Return the ambient light (V,) at each vertex in [0, 1]: the cosine-weighted fraction of unblocked rays."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
     rng = np.random.default_rng(0)
     rays = rng.normal(size=(RAYS, 3))
@@ -311,7 +310,7 @@ def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.nda
 
 
 def four(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The four largest weights (V, 4), scaled to a sum of 255, and their joints."""
+    """Return the joints with the four largest weights (V, 4) and these weights, scaled to a sum of 255."""
     joints = np.argsort(-weights, axis=1)[:, :4]
     kept = np.take_along_axis(weights, joints, 1)
     whole = np.rint(255 * kept / kept.sum(1, keepdims=True)).astype(int)

@@ -1,8 +1,8 @@
-"""Build the openmotion data set from the public sources that are available.
+"""Build the openmotion data set from the public recordings that are available locally.
 
     python prepare/build_openmotion.py OUT BANDAI_FOLDER CMU_FOLDER
 
-``assets/openmotion/index.jsonl.xz`` has one line per clip; ``assets/openmotion/README.md`` lists the sources.
+``assets/openmotion/index.jsonl.xz`` has one line per clip. ``assets/openmotion/README.md`` lists the sources.
 """
 import json
 import lzma
@@ -39,15 +39,14 @@ from utils.runtime import mapping
 
 
 def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:
-    """Joints (T, 22, 3), y up: ``first``, ``blend`` frames between, ``second``, both with the hierarchy of ``bvh``.
+    """Join two poses of the hierarchy ``bvh`` to joints (T, 22, 3), y up, with ``blend`` frames in between.
 
-    The second part is rotated about y and translated over the floor so that the heading of hips and shoulders and the
-    position of the pelvis continue from the last frame of the first. Between them, rotations take the shorter arc and
-    positions are linear, with ease-in and ease-out. Raises ``ValueError`` if the pelvis is not a single bone.
+    ``second`` is rotated about y and moved on the floor to continue the heading and pelvis position of ``first``.
+    Raises ``ValueError`` if the pelvis is not a single bone.
     """
     pelvis = np.flatnonzero(placement.weights[0])
     if len(pelvis) != 1:
-        raise ValueError("recordings of a rig whose pelvis is not one bone cannot be joined")
+        raise ValueError("cannot join recordings whose pelvis is not a single bone")
     first, second = (_freed(bvh, pose, int(pelvis[0])) for pose in (first, second))
     last = first.joints(bvh, placement)[-1]
     start = second.joints(bvh, placement)[0]
@@ -63,7 +62,7 @@ def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: Recorded
 
 
 def _freed(bvh: Bvh, pose: RecordedPose, pelvis: int) -> RecordedPose:
-    """The same motion with all travel in the pelvis and none in its ancestors."""
+    """Move all travel from the ancestors of the pelvis to the pelvis."""
     places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
     freed, quats = pose.places.copy(), pose.quats.clone()
     freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))
@@ -74,7 +73,7 @@ def _freed(bvh: Bvh, pose: RecordedPose, pelvis: int) -> RecordedPose:
 
 
 def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> RecordedPose:
-    """Rotate a pose about ``origin`` and move ``origin`` over or under ``place``."""
+    """Rotate a pose about ``origin`` and move ``origin`` horizontally to ``place``."""
     places, quats = pose.places.copy(), pose.quats.clone()
     places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
         place[0], origin[1], place[2]]
@@ -83,7 +82,7 @@ def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarr
 
 
 def _heading(joints: np.ndarray) -> float:
-    """Heading of a body (22, 3) about y, from +z, from hips and shoulders together."""
+    """Return the heading of a body (22, 3) about y, from +z, measured at hips and shoulders."""
     a, b, c, d = T2M.face_joints
     across = joints[b] - joints[a] + joints[d] - joints[c]
     return float(np.arctan2(-across[2], across[0]))
@@ -91,12 +90,12 @@ def _heading(joints: np.ndarray) -> float:
 
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
 CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"
-CMU_T_POSE = 12  # frames of a CMU file until the initial T-pose is left
+CMU_T_POSE = 12  # length of the initial T-pose in CMU files, frames
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Format of a source's recordings."""
+    """File format and unit of the recordings of a source."""
 
     suffix: str
     metres: float  # per unit
@@ -115,18 +114,18 @@ class Clip:
 
     id: str
     source: str                   # one of SOURCES
-    recording: str                # file name without suffix, two joined by + for a joined clip
+    recording: str                # file name without suffix, or two names joined by + for a joined clip
     frames: tuple[int, int]       # first and end at 20 fps
     content: str
     style: str
     split: str
     captions: tuple[str, ...]     # lines of texts/ID.txt
-    joined: tuple[tuple[int, int], ...] = ()  # frames of the clip covered by the two recordings
+    joined: tuple[tuple[int, int], ...] = ()  # frame ranges of the clip covered by its two recordings
 
 
 @dataclass
 class Built:
-    """Result of building the clips."""
+    """Result of building the data set."""
 
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by clip
@@ -134,15 +133,15 @@ class Built:
 
 
 def read_index(path: Path = INDEX) -> list[Clip]:
-    """All clips, in the order of their ids."""
+    """Read all clips of the index, in the order of their ids."""
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         return [Clip(**json.loads(line)) for line in lines]
 
 
 def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet: bool = False) -> Built:
-    """Write joints, texts and splits of every clip whose recordings are below ``folders``; existing clips are kept.
+    """Write joints, texts and splits of every clip whose recordings are below ``folders``. Existing clips are kept.
 
-    Raises ``InputError`` if none of the recordings is found.
+    Raises ``InputError`` if no recording is found.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -175,7 +174,7 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
 
 
 def write_contents(out: Path, clips: Sequence[Clip]) -> None:
-    """Write ``contents.json`` with the contents of each clip and its mirrored twin (``data.language``)."""
+    """Write ``contents.json`` with the contents of each clip and its mirrored twin (see ``data.language``)."""
     content_map, listed = json.loads(read_text(CONTENT_MAP)), {}
     for clip in clips:
         halves = [name.split("_")[1] for name in clip.recording.split("+")] if clip.joined else []
@@ -185,8 +184,10 @@ def write_contents(out: Path, clips: Sequence[Clip]) -> None:
 
 
 def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
-    """Joints (T, 22, 3) of a clip from its recordings. Raises ``ValueError`` if these are not the recordings of the
-    clip."""
+    """Extract the joints (T, 22, 3) of a clip from its recordings.
+
+    Raises ``ValueError`` if the recordings do not match the clip.
+    """
     recordings = [_recording(path) for path in paths]
     bvh, placement, first = recordings[0]
     if clip.joined:
@@ -195,12 +196,12 @@ def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
         if (len(first.places), len(second.places)) != tuple(b - a for a, b in clip.joined):
             raise ValueError(f"its recordings have {len(first.places)} and {len(second.places)} frames at 20 fps")
         if recordings[1][0].names != bvh.names:
-            raise ValueError("its recordings are of different rigs")
+            raise ValueError("its recordings have different rigs")
         joints = joined(bvh, placement, first, second, start - end)
     else:
         joints = first.joints(bvh, placement)[clip.frames[0]:clip.frames[1]]
         if len(joints) != clip.frames[1] - clip.frames[0]:
-            raise ValueError(f"its recording has {len(first.places)} frames at 20 fps, it ends with {clip.frames[1]}")
+            raise ValueError(f"its recording has {len(first.places)} frames at 20 fps, but it ends at {clip.frames[1]}")
     return normalised(SOURCES[clip.source].metres * joints)
 
 
@@ -215,8 +216,7 @@ def _recording(path: Path) -> tuple[Bvh, Placement, RecordedPose]:
 
 
 def _build_clip(out: Path, job: tuple[Clip, tuple[Path, ...]]) -> str | None:
-    """Write one clip and return None, or a reason for refusing it. The text is written last and marks the clip
-    complete."""
+    """Write one clip, its text last to mark it as complete. Returns None, or the reason if the clip is refused."""
     clip, paths = job
     text = out / "texts" / f"{clip.id}.txt"
     if text.exists() and (out / "joints" / f"{clip.id}.npy").exists():
@@ -230,13 +230,10 @@ def _build_clip(out: Path, job: tuple[Clip, tuple[Path, ...]]) -> str | None:
     return None
 
 
-
-
-SHOWN = 10  # missing recordings and refused clips that are listed
+SHOWN = 10  # maximum number of missing recordings and refused clips to list
 
 
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser(
         "Write OUT/joints, OUT/texts, OUT/contents.json and the split files from the recordings of Bandai-Namco-"
         "Research-Motiondataset 1 and 2 (BVH), CMU (BVH and AMC) and 100STYLE (BVH). assets/openmotion/README.md lists "
@@ -251,7 +248,6 @@ def build_parser() -> Parser:
 
 @script
 def main() -> None:
-    """Parse, build, report."""
     opt = build_parser().parse_args()
     print(f"reading {', '.join(map(str, opt.folders))}")
     built = build_openmotion(opt.folders, opt.out, opt.workers, opt.quiet)

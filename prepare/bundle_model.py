@@ -22,19 +22,19 @@ from utils import script
 from utils.files import atomic_path
 
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
-# Specific to one machine or run, and not needed to rebuild or use the model.
+# Options specific to one machine or run, which are not needed to load the model.
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
             "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove/our_vab_data.npy",
           "glove/our_vab_words.txt")
-# Two thirds of the bundle: word embeddings, and the linear layers of LaMP and of the token transformers' feed-forward.
+# Two thirds of the bundle: word embeddings and linear layers.
 EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "dense.weight", "query.weight", "key.weight", "value.weight",
               "linear1.weight", "linear2.weight")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
 
 
 def own_state(source: Source) -> dict[str, Tensor]:
-    """Weights of a model, without those that are regenerated or stored in its tokenizer's file."""
+    """Return the weights of a model, without those that are regenerated or stored in its tokenizer's file."""
     if "dim_coemb_hidden" in source.options:  # an evaluator
         return read_networks(source.file)
     own_encoder = source.options.get("published_behaviour", False)

@@ -1,4 +1,4 @@
-"""Check a data set before training: one line and exit status 0 if it is valid, else a table and status 1.
+"""Check a data set before training. Prints one line and exits with 0 if it is valid, else a table of faults and 1.
 
     python prepare/check_data.py ROOT [--fix]
 """
@@ -23,41 +23,41 @@ _TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin without orig
               "copy in another split"}
 
 
-# Kinds of faults and advice, in the order in which they are reported.
+# Advice by kind of fault, in reporting order.
 KINDS = {
-    "unreadable features": "compute them again with prepare/motion_features.py",
-    "wrong dimension": "compute features of the right skeleton with prepare/motion_features.py",
-    "not finite": "the joints are broken there; import them again",
-    "too short": "the loader skips it",
-    "too long": "the loader skips it; cut it into windows when importing",
-    "under the floor": "put the lowest joint at y = 0 (the importer does)",
-    "bones change length": "import from rotations, or remove it",
-    "sides swapped": "left and right are exchanged, or the axes are left-handed; import it with other axes",
-    "lies throughout": "an axis other than y is up; import it with other axes, or keep it if the body is lying",
-    "bones do not turn": "joints coincide with their parents; compute features again with prepare/motion_features.py",
+    "unreadable features": "recompute them with prepare/motion_features.py",
+    "wrong dimension": "recompute features for this skeleton with prepare/motion_features.py",
+    "not finite": "the joints are damaged; import the clip again",
+    "too short": "training skips it",
+    "too long": "training skips it; split it when importing",
+    "under the floor": "move the lowest joint to y = 0, as prepare/import_motion.py does",
+    "bones change length": "import it from rotations, or remove it",
+    "sides swapped": "left and right are swapped, or the axes left-handed; import it with other axes",
+    "lies throughout": "if the body is not lying, y is not up; import it with other axes",
+    "bones do not turn": "joints coincide with their parents; recompute features with prepare/motion_features.py",
     "does not move": "remove it, unless intended",
-    "joints do not fit": "regenerate features and joints with prepare/motion_features.py",
-    "wrong frame rate": "resample to the data set's frame rate before making features",
+    "joints do not fit": "recompute features and joints with prepare/motion_features.py",
+    "wrong frame rate": "resample to the data set's frame rate before computing features",
     "no captions": "prepare/add_captions.py writes them",
-    "caption with #": "a # only separates the four fields of a line",
-    "caption unreadable": "text#word/POS ...#start#end",
+    "caption with #": "# is the separator of the four fields and cannot be part of a caption",
+    "caption unreadable": "expected text#word/POS ...#start#end",
     "caption empty": "remove the line",
     "caption without tokens": "the evaluator needs them; prepare/add_captions.py writes them",
-    "caption times": "they must be within the clip, start before end",
+    "caption times": "times must be within the clip, with start before end",
     "split missing": "prepare/split_dataset.py writes it",
     "split without file": "features are missing; compute them or remove the id",
-    "in no split": "add it to one, or remove it",
+    "in no split": "add it to a split, or remove it",
     "in two splits": "training and test data must not overlap",
-    "twin without original": "its original was imported again as other clips; remove it",
-    "twin in another split": "a mirrored clip belongs where its original is",
+    "twin without original": "its original was replaced by a later import; remove it",
+    "twin in another split": "move the mirrored clip to the split of its original",
     "copy in another split": "training and test data must not overlap",
-    "twice in a split": "it counts twice there",
+    "twice in a split": "it would count twice",
     "statistics": "recompute Mean.npy and Std.npy with prepare/motion_features.py",
 }
 
 
 def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
-    """One line per kind of fault with count, examples and advice; "" without faults."""
+    """Format one line per kind of fault, with count, examples and advice. Returns "" without faults."""
     by_kind = defaultdict(list)
     for fault in faults:
         by_kind[fault.kind].append(fault)
@@ -71,14 +71,14 @@ def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
 
 
 def fix_data(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[str]:
-    """Repair the faults that ``check_data`` found. Returns one line per change."""
+    """Repair faults found by ``check_data``. Returns one line per change."""
     return [*_fix_captions(spec, checked, tagger), *_fix_splits(spec, checked), *_fix_statistics(spec, checked)]
 
 
 def _fix_splits(spec: DatasetSpec, checked: Checked) -> list[str]:
-    """Remove ids from splits where they cannot or must not be used. A clip in two parts stays in the test part."""
+    """Remove ids from splits where they cannot or must not be used. Test has priority over val, and val over train."""
     gone = {fault.item for fault in checked.faults if fault.kind in _TAKEN_OUT}
-    home = {name: part for part in PARTS for name in checked.splits.get(part, ())}  # the last one, test, wins
+    home = {name: part for part in PARTS for name in checked.splits.get(part, ())}  # the last part wins
     gone |= {name for name, part in home.items() if name.startswith("M") and home.get(name[1:], part) != part}
     done = []
     for split, ids in checked.splits.items():
@@ -109,7 +109,7 @@ def _fix_captions(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[s
 
 
 def _mended(line: str, tagger: Tagger, seconds: float | None) -> str | None:
-    """The repaired line, the line itself if it cannot be repaired, None if it is empty."""
+    """Return the repaired line, the same line if it cannot be repaired, or None if it is empty."""
     *texts, tokens, start, end = line.strip().split("#") if line.count("#") >= 3 else (line, "", "", "")
     try:
         caption = parse_caption(f"{' '.join(texts)}#{tokens}#{start}#{end}", "")
@@ -137,11 +137,10 @@ def _fix_statistics(spec: DatasetSpec, checked: Checked) -> list[str]:
 
 
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser(
         "Find faults that training does not report but that spoil its result: features that are not finite or have the "
         "wrong width, wrong frame rates, feet below the floor, swapped sides, invalid captions, leaks between splits, "
-        "statistics of other features.")
+        "outdated statistics.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder")
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="HumanML3D or KIT-ML layout")
     parser.add_argument("--fix", action="store_true",
@@ -155,7 +154,6 @@ def build_parser() -> Parser:
 
 @script
 def main() -> None:
-    """Parse, check, repair, report."""
     opt = build_parser().parse_args()
     spec = dataset_spec(opt.dataset_name, opt.root)
     checked = check_data(spec, opt.workers, opt.quiet)
@@ -172,7 +170,7 @@ def main() -> None:
         print(f"{len(checked.faults)} faults in {len(checked.clips)} clips of {opt.root}")
         sys.exit(1)
     splits = ", ".join(f"{len(ids)} {split}" for split, ids in checked.splits.items())
-    print(f"{len(checked.clips)} clips of {opt.root} are sound ({splits})")
+    print(f"{len(checked.clips)} clips of {opt.root} are valid ({splits})")
 
 
 if __name__ == "__main__":

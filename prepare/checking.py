@@ -1,6 +1,6 @@
-"""Data set checks: faults that training does not report but that spoil its result.
+"""Data set checks: find faults that training does not report but that spoil its result.
 
-``check_data`` reads a folder in the layout of HumanML3D or KIT-ML and returns its faults.
+``check_data`` checks a folder in the layout of HumanML3D or KIT-ML.
 """
 import hashlib
 import re
@@ -28,19 +28,19 @@ from utils.runtime import mapping
 
 SPLITS = (*PARTS, "train_val", "all")
 
-FLOOR = 0.05            # metres that a joint may be below the floor
-BONE_DRIFT = 0.02       # mean relative change of bone lengths allowed
-SAME_JOINTS = 0.01      # metres between stored joints and those of the features
-LATE = 0.25             # seconds that a caption may extend beyond its clip
-STILL = 0.02            # m/s of the fastest joint in a clip without motion
-# Speeds in m/s of the fastest joint, exceeded 10 % of the time: the upper quartile over clips is above the first
-# number, even for old people, and the median is below the second.
+FLOOR = 0.05            # maximum depth of a joint below the floor, metres
+BONE_DRIFT = 0.02       # maximum mean relative change of bone lengths
+SAME_JOINTS = 0.01      # maximum distance between stored joints and those of the features, metres
+LATE = 0.25             # maximum time that a caption may extend beyond its clip, seconds
+STILL = 0.02            # maximum speed of joints in a clip without motion, m/s
+# Range of the 90th percentile over time of the fastest joint's speed in m/s, over the clips of a data set: minimum of
+# the upper quartile, even for old people, and maximum of the median.
 USUAL_SPEED = (0.8, 9)
-MEAN_OFF = 0.1          # stds by which a mean may differ from that of the features
-STD_OFF = 1.25          # factor by which a std may differ
-DIGITS = 3              # decimals that are equal in copies of a clip
+MEAN_OFF = 0.1          # maximum difference of a stored mean from the features, in stds
+STD_OFF = 1.25          # maximum factor between a stored std and that of the features
+DIGITS = 3              # decimals compared to find copies of a clip
 
-# Faults of features for which no sample can, or should, be made from a clip.
+# Faults that make a clip unusable for training.
 UNUSABLE = ("unreadable features", "wrong dimension", "not finite", "too short", "too long", "sides swapped")
 
 
@@ -49,11 +49,11 @@ LYING, SWAPPED, FIXED = "lies throughout", "sides swapped", "bones do not turn"
 
 @dataclass(frozen=True)
 class BodyCheck:
-    """Orientation of the body of one clip."""
+    """Orientation check of the body in one clip."""
 
     sides: Sides
     lies: bool
-    fixed: tuple[str, ...]  # joints whose bones keep world directions while the body turns
+    fixed: tuple[str, ...]  # joints whose bones do not turn with the body
 
     @classmethod
     def of(cls, joints: np.ndarray, skeleton: Skeleton) -> "BodyCheck":
@@ -65,7 +65,7 @@ class BodyCheck:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a data set."""
+    """A fault in a data set."""
 
     kind: str    # one of ``check_data.KINDS``
     item: str    # the clip, split or file
@@ -91,30 +91,30 @@ class ClipCheck:
 
     @property
     def usable(self) -> bool:
-        """Whether training samples can be made from the clip."""
+        """Whether the clip can be used for training."""
         return not any(fault.kind in UNUSABLE for fault in self.faults)
 
 
 @dataclass
 class Checked:
-    """A data set and its faults."""
+    """Clips and splits of a data set, and their faults."""
 
     clips: dict[str, ClipCheck]
-    splits: dict[str, list[str]]             # ids of every split that there is
+    splits: dict[str, list[str]]             # ids by existing split
     faults: list[Fault] = field(default_factory=list)
     statistics: ColumnStatistics | None = None
 
     @property
     def notes(self) -> list[str]:
-        """Notes on limitations that are not faults, one line each."""
+        """Notes about limitations that are not faults, one line each."""
         parts = [part for part in PARTS if self.splits.get(part) and not any(
             self.clips[name].has_whole_caption for name in self.splits[part] if name in self.clips)]
-        return [f"no clip of {', '.join(parts)} has a caption of the whole clip (#0.0#0.0): eval_retrieval.py needs one"
+        return [f"no clip in {', '.join(parts)} has a caption of the whole clip (#0.0#0.0); eval_retrieval.py needs one"
                 ] if parts else []
 
 
 def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Checked:
-    """Faults of the data set at ``spec.root``. Raises ``InputError`` if it has no features."""
+    """Check the data set at ``spec.root``. Raises ``InputError`` if it has no features."""
     folder = spec.root / "new_joint_vecs"
     names = sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
     if not names:
@@ -170,9 +170,9 @@ def _check_clip(spec: DatasetSpec, seconds: Mapping[str, float], name: str) -> C
 def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, seconds: float | None) -> None:
     rows = len(features)
     if rows < spec.min_length:
-        check.add("too short", f"{rows} rows, {spec.min_length} at least")
+        check.add("too short", f"{rows} rows, at least {spec.min_length} expected")
     if rows >= spec.max_length:
-        check.add("too long", f"{rows} rows, {spec.max_length - 1} at most")
+        check.add("too long", f"{rows} rows, at most {spec.max_length - 1} expected")
     if seconds is not None and abs((rows + 1) / spec.fps - seconds) > 0.1:
         check.add("wrong frame rate", f"{(rows + 1) / spec.fps:.2f} s at {spec.fps:g} fps, its source gives "
                                       f"{seconds:.2f} s")
@@ -197,7 +197,7 @@ def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, sec
 
 
 def _check_stored(spec: DatasetSpec, check: ClipCheck, joints: np.ndarray) -> None:
-    """Stored joints must match the features, and the source joints must have the same length."""
+    """Check that stored joints match the features and that source joints have the right length."""
     for folder, more in (("new_joints", 0), ("joints", 1)):
         path = spec.root / folder / f"{check.name}.npy"
         if not path.exists():
@@ -278,7 +278,7 @@ def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
 
 
 def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
-    """Twins from an earlier import of a file, which would be taken for originals."""
+    """Find mirrored twins left over from an earlier import of a file, which would be used as originals."""
     stems = {_stem(name) for name in imported}
     for name in clips:
         if name.startswith("M") and not {name, name[1:]} & imported and _stem(name[1:]) in stems:
@@ -286,12 +286,12 @@ def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
 
 
 def _stem(clip: str) -> str:
-    """Common prefix of the ids of all clips of a file."""
+    """Return the common prefix of the ids of all clips from the same file."""
     return re.sub(r"_\d{3,}$", "", clip)
 
 
 def _leaks(checked: Checked) -> Iterable[Fault]:
-    """Clips that are in two parts of a split, directly or as a copy or twin."""
+    """Find clips that are in two parts of a split, directly or as a copy or mirrored twin."""
     homes = defaultdict(list)
     for part in PARTS:
         for name in dict.fromkeys(checked.splits.get(part, ())):
@@ -318,9 +318,9 @@ def _rate_faults(clips: Iterable[ClipCheck]) -> Iterable[Fault]:
         return
     usual, lively = np.percentile(speeds, (50, 75))
     if lively < USUAL_SPEED[0] or usual > USUAL_SPEED[1]:
-        yield Fault("wrong frame rate", "all clips", f"the fastest joint moves {usual:.1f} m/s in a median clip and "
-                                                     f"{lively:.1f} in a lively one; people move at "
-                                                     f"{USUAL_SPEED[0]:g} to {USUAL_SPEED[1]:g}")
+        yield Fault("wrong frame rate", "all clips", f"the fastest joint moves at {usual:.1f} m/s in a median clip and "
+                                                     f"{lively:.1f} m/s in a lively one; expected "
+                                                     f"{USUAL_SPEED[0]:g} to {USUAL_SPEED[1]:g} m/s")
 
 
 def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -> Iterable[Fault]:
@@ -335,7 +335,7 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
         if array.shape != (spec.dim_pose,):
             yield Fault("statistics", name, f"{array.shape}, expected ({spec.dim_pose},)")
         elif not np.isfinite(array).all() or (name == "Std.npy" and not (array > 0).all()):
-            yield Fault("statistics", name, "values that cannot be statistics")
+            yield Fault("statistics", name, "invalid values")
         else:
             stored[name] = array
     if statistics is None or len(stored) < 2:
@@ -353,7 +353,10 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
 
 
 def body_faults(bodies: Mapping[str, BodyCheck], files: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
-    """Clip, kind and detail of each fault; ``files`` maps clips to recordings, other clips are a recording each."""
+    """Yield (clip, kind, detail) for each fault of the bodies.
+
+    ``files`` maps clips to their recording. Evidence is combined over all clips of a recording.
+    """
     recordings = defaultdict(list)
     for clip in bodies:
         is_twin = clip.startswith("M") and clip[1:] in bodies

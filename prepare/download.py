@@ -5,7 +5,7 @@
     prepare/download_glove.sh --source URL          word vectors to glove/
     prepare/download_evaluator.sh --source URL      evaluators to checkpoints/t2m/ (or kit)
 
-An interrupted download resumes where it stopped. To use an archive that you already have, give --source FILE.
+An interrupted download resumes where it stopped. Use --source FILE for an archive that you already have.
 """
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ _DRIVE = re.compile(r"drive\.google\.com/(?:file/d/|(?:open|uc)\?(?:[^#]*&)?id=)
 
 
 def direct_address(address: str) -> str:
-    """Direct download address: share links of Google Drive are converted."""
+    """Convert a Google Drive share link to a direct download address. Other addresses are returned unchanged."""
     found = _DRIVE.search(address)
     if not found:
         return address
@@ -52,8 +52,8 @@ def direct_address(address: str) -> str:
 def fetch(address: str, path: Path, sha256: str | None = None, quiet: bool = True) -> Path:
     """Download ``address`` to ``path`` and return ``path``.
 
-    An earlier partial download ``<path>.part`` is resumed if the server supports it. The file gets its name once it is
-    complete and matches ``sha256``, if given. Raises ``InputError`` if it does not.
+    A partial download ``<path>.part`` is resumed if the server supports it. It is renamed to ``path`` once it is
+    complete. Raises ``InputError`` if the download fails or does not match ``sha256``.
     """
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _receive(address: str, part: Path, quiet: bool) -> None:
         answer = urllib.request.urlopen(address, timeout=_TIMEOUT)
     with answer:
         if answer.headers.get_content_type() == "text/html":
-            raise ValueError("it is a web page; the share link may have expired or require a login")
+            raise ValueError("the server sent a web page; the share link may have expired or require a login")
         goes_on = answer.status == 206
         total = int(answer.headers["Content-Length"]) + (have if goes_on else 0) \
             if "Content-Length" in answer.headers else None
@@ -106,8 +106,10 @@ def _digest(path: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar file into ``folder``. Raises ``InputError`` for a damaged archive, and, before writing
-    anything, for a member that is neither a file nor a folder or that is outside the folder."""
+    """Unpack a zip or tar file into ``folder``.
+
+    Raises ``InputError`` for a damaged archive, or one with links, devices or paths outside ``folder``.
+    """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
@@ -133,11 +135,11 @@ def _check(archive: Path, members: Iterable[tuple[str, bool]]) -> None:
     for name, plain in members:
         path = PurePosixPath(name.replace("\\", "/"))
         if not plain or path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
-            raise InputError(f"{archive} is refused: its member {name} is not a regular file inside it")
+            raise InputError(f"{archive} is refused: its member {name} is a link, a device or outside the folder")
 
 
 def move_into(source: Path, folder: Path) -> None:
-    """Move a file or folder into ``folder``, file by file, keeping other files there."""
+    """Move a file, or all files of a folder, into ``folder``. Other files there are kept."""
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
     for path in files:
         target = folder / path.relative_to(source.parent)
@@ -147,8 +149,7 @@ def move_into(source: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class PublishedArchive:
-    """A published archive: a path that identifies it, and a pattern of further files to install from the same
-    folder."""
+    """A published archive. The path ``landmark`` identifies its root; ``taken`` is a glob of its files."""
 
     landmark: str
     taken: str
@@ -164,8 +165,7 @@ ARCHIVES = {
 
 
 def install(archive: Path, published: PublishedArchive, folder: Path) -> list[str]:
-    """Unpack an archive and move its landmark, and further files of the same folder, into ``folder``. Returns their
-    names."""
+    """Unpack an archive and move its files that match ``published.taken`` into ``folder``. Returns their names."""
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder) as unpacked:
         unpack(archive, Path(unpacked))
         found = sorted(Path(unpacked).rglob(published.landmark), key=lambda path: len(path.parts))
@@ -183,7 +183,7 @@ BASE = "https://virutalbuy-public.oss-cn-hangzhou.aliyuncs.com/share/aigc3d/lamp
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A published file, its target folder, and options that cannot be inferred from it."""
+    """A published checkpoint, the data set it belongs to, and options that its file does not contain."""
 
     file: str
     dataset: str
@@ -200,10 +200,9 @@ MODELS = {
 
 
 def install_model(found: Path, published: PublishedModel, folder: Path) -> Path:
-    """Install a downloaded file in ``folder`` as ``model/latest.tar``, with options if there are none. Returns its
-    path.
+    """Install a download as ``folder/model/latest.tar`` and return this path. Writes ``opt.txt`` if it is missing.
 
-    The file is a checkpoint, or an archive that contains exactly one. Raises ``InputError`` for any other file.
+    ``found`` is a checkpoint, or an archive with exactly one. Raises ``InputError`` for any other file.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
         checkpoint = found
@@ -228,7 +227,7 @@ def _checkpoint_in(archive: Path, folder: Path, otherwise: InputError) -> Path:
     if not inner:
         raise otherwise
     if len(inner) > 1:
-        raise InputError(f"{archive} contains {len(inner)} checkpoints instead of one: unpack it by hand")
+        raise InputError(f"{archive} contains {len(inner)} checkpoints instead of one; unpack it by hand")
     load_checkpoint(inner[0])
     return inner[0]
 
@@ -241,7 +240,7 @@ def main() -> None:
     parser.add_argument("--base", default=BASE, help="models: URL of the folder with the files")
     parser.add_argument("--source", help="glove, evaluator: URL, Google Drive share link, or local archive")
     parser.add_argument("--sha256", help="glove, evaluator: expected checksum of the file")
-    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="whose evaluator")
+    parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="data set of the evaluator")
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     opt = parser.parse_args()
@@ -249,7 +248,7 @@ def main() -> None:
 
 
 def download_models(opt: argparse.Namespace) -> None:
-    """Download the published models ``opt.names``, by default all, from ``opt.base``."""
+    """Download the published models ``opt.names`` (by default all) from ``opt.base``."""
     unknown = [name for name in opt.names if name not in MODELS]
     if unknown:
         raise InputError(f"no published model {unknown[0]!r}: choose from {', '.join(MODELS)}")
@@ -265,7 +264,7 @@ def download_archive(opt: argparse.Namespace) -> None:
     """Download the archive ``opt.what`` from ``opt.source`` and install its files."""
     published = ARCHIVES[opt.what]
     if opt.source is None:
-        raise InputError(f"no address is known for the {opt.what}: give the one in {published.address_in} as --source "
+        raise InputError(f"no address is known for the {opt.what}: use the one in {published.address_in} as --source "
                          "(share links of Google Drive work), or a local file")
     folder = Path(published.folder.format(checkpoints=opt.checkpoints_dir, dataset=opt.dataset_name))
     folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ FREE = torch.export.Dim.DYNAMIC
 
 
 class TextStep(nn.Module):
-    """Map word pieces ``ids`` and ``mask`` (b, t) to the condition (b, c)."""
+    """Computes the text condition (b, c) from word pieces ``ids`` and ``mask`` (b, t)."""
 
     def __init__(self, text: LaMPText | ReleasedText) -> None:
         super().__init__()
@@ -52,7 +52,10 @@ class TextStep(nn.Module):
 
 
 class MaskedStep(nn.Module):
-    """Map ``ids`` (b, n), ``cond`` (b, c), ``padding`` (b, n) and ``cond_scale`` () to guided logits (b, n, K)."""
+    """Computes base-layer logits (b, n, K) with classifier-free guidance.
+
+    Inputs: ``ids`` (b, n), ``cond`` (b, c), ``padding`` (b, n), ``cond_scale`` ().
+    """
 
     def __init__(self, model: MaskTransformer) -> None:
         super().__init__()
@@ -63,8 +66,10 @@ class MaskedStep(nn.Module):
 
 
 class ResidualStep(nn.Module):
-    """Map ``ids`` (b, n, q) with valid layers below ``layer`` (b,), and ``cond``, ``padding``, ``cond_scale`` as above,
-    to guided logits of that layer: (b, n, K), or (b, n, K + 1) if padding can be sampled."""
+    """Computes the logits of residual ``layer`` (b,) from ``ids`` (b, n, q), of which the layers below it are used.
+
+    Other inputs as in ``MaskedStep``. The logits are (b, n, K), or (b, n, K + 1) if padding can be sampled.
+    """
 
     def __init__(self, model: ResidualTransformer) -> None:
         super().__init__()
@@ -77,8 +82,10 @@ class ResidualStep(nn.Module):
 
 
 class DecodeStep(nn.Module):
-    """Map ``ids`` (b, n, q) and ``token_lens`` (b,) to unnormalised ``features`` (b, t, d) and ``joints`` (b, t, J, 3)
-    in metres, valid up to the length of each row."""
+    """Decodes ``ids`` (b, n, q) to unnormalised features (b, t, d) and joints (b, t, J, 3) in metres.
+
+    Rows are valid up to their length in tokens, ``token_lens`` (b,).
+    """
 
     def __init__(self, pipeline: TextToMotion) -> None:
         super().__init__()
@@ -102,25 +109,25 @@ class Graph:
     outputs: tuple[str, ...]
 
     def run(self) -> tuple[Tensor, ...]:
-        """Outputs of torch for the inputs."""
+        """Run the network in torch on the example inputs."""
         with torch.no_grad():
             made = self.network(*self.inputs.values())
         return made if isinstance(made, tuple) else (made,)
 
 
 def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) -> dict[str, Graph]:
-    """Graphs of a pipeline on the CPU, by file name.
+    """Build the graphs of a pipeline on the CPU, by file name.
 
-    Raises ``InputError`` for unsupported models: CLIP, two text encoders, a tokenizer with group norm.
+    Raises ``InputError`` for unsupported models: CLIP, two different text encoders, a tokenizer with group norm.
     """
     if not isinstance(pipeline.text, (LaMPText, ReleasedText)):
         raise InputError("only models whose text features come from LaMP can be exported")
     if pipeline.residual is not None and pipeline.residual_text is not pipeline.text:
-        raise InputError("the residual and masked transformers use different text features; export needs the same")
+        raise InputError("the masked and residual transformers must use the same text encoder for export")
     if pipeline.tokenizer.config.vq_norm == "GN":
         raise InputError("a tokenizer with group norm cannot be exported")
     draw = torch.Generator().manual_seed(0)
-    ends = torch.arange(batch) % 2  # every second row is one token shorter
+    ends = torch.arange(batch) % 2  # every other row is one token shorter
     padding = torch.arange(tokens) >= (tokens - ends)[:, None]
     cond = torch.randn(batch, pipeline.transformer.config.cond_dim, generator=draw)
     codes = pipeline.tokenizer.config.nb_code
@@ -144,7 +151,7 @@ def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) 
 
 
 def export(graph: Graph, path: str) -> None:
-    """Write a graph to ``path`` with dynamic batch and lengths. Requires the packages onnx and onnxscript."""
+    """Write a graph to ``path`` with dynamic batch size and lengths. Requires the packages onnx and onnxscript."""
     free = {name: dict.fromkeys(range(min(tensor.dim(), 1 if name == "cond" else 2)), FREE)
             for name, tensor in graph.inputs.items()}
     torch.onnx.export(graph.network.eval(), tuple(graph.inputs.values()), path, dynamo=True, external_data=False,
@@ -153,7 +160,7 @@ def export(graph: Graph, path: str) -> None:
 
 
 def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
-    """Settings needed to run the graphs; ``mask_shares`` are the mask ratios at each of ``time_steps``."""
+    """Return the settings needed to run the graphs. ``mask_shares`` has the mask ratio at each of ``time_steps``."""
     published = isinstance(pipeline.text, ReleasedText) or pipeline.text.model.config.published
     longest = TEXT_LENGTH if isinstance(pipeline.text, ReleasedText) else pipeline.text.max_text_len
     return {"codes": pipeline.tokenizer.config.nb_code, "layers": pipeline.layers, "frames_of_a_token": pipeline.unit,
@@ -163,13 +170,11 @@ def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
             "pad_is_drawn": pipeline.residual is not None and pipeline.residual.config.published}
 
 
-
-
 # isort: split
 
 
 SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr")
-TOLERANCE = 1e-3  # absolute, for logits, features and metres
+TOLERANCE = 1e-3  # maximum absolute difference of logits, features and joints
 OTHER_SIZES = {"batch": 3, "tokens": 12}  # differ from the sizes used for tracing
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -205,7 +210,7 @@ def main() -> None:
 
 
 def difference(path: Path, graph: Graph) -> float:
-    """Largest difference between the outputs of onnxruntime and torch for the inputs of a graph."""
+    """Return the largest difference between the outputs of onnxruntime and torch on the example inputs."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

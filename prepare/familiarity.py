@@ -1,11 +1,10 @@
-"""Fit the prompt familiarity of a LaMP model: centres of its training texts, and a threshold.
+"""Fit the prompt familiarity of a LaMP model: cluster centres of its training texts, and a threshold.
 
     python prepare/familiarity.py --lamp_name lamp_demo --data_root DATA
 
-Writes ``familiarity.safetensors`` (below 1 MB) into the model's folder. The threshold is fitted on texts not seen in
-training: validation captions and, if DATA has ``contents.json``, the held-out wordings of the language bank. Two thirds
-of the lines of ``assets/language/unknown_prompts.txt`` are examples of unknown texts; the rest measures how many are
-detected.
+Writes ``familiarity.safetensors`` (below 1 MB) to the model's folder. The threshold is fitted on texts not seen in
+training: validation captions and, if DATA has ``contents.json``, held-out wordings of the language bank. Two thirds of
+the lines of ``assets/language/unknown_prompts.txt`` serve as unknown texts; the rest measures the detection rate.
 """
 import json
 import sys
@@ -32,14 +31,14 @@ from utils.files import ROOT, read_text
 
 UNKNOWN = ROOT / "assets" / "language" / "unknown_prompts.txt"
 HELD_OUT = 3        # every third unknown text is held out for evaluation
-KEPT = 0.955        # fraction of known texts of either kind above the threshold
+KEPT = 0.955        # minimum fraction of each kind of known texts above the threshold
 LONGEST_LABEL = 60  # characters
-NEAREST_TEXTS = 5   # the shortest of them is the label of a centre
+NEAREST_TEXTS = 5   # the shortest of them becomes the label of a centre
 BATCH = 1024
 
 
 def k_means(vectors: Tensor, count: int, generator: torch.Generator, rounds: int = 5) -> Tensor:
-    """Normalised centres (k, h) of normalised vectors (n, h) by cosine, k at most n."""
+    """Cluster normalised vectors (n, h) by cosine. Returns at most ``count`` normalised centres (k, h)."""
     centres = vectors[torch.randperm(len(vectors), generator=generator)[:count]].clone()
     for _ in range(rounds):
         nearest = torch.cat([(part @ centres.T).argmax(1) for part in vectors.split(4096)])
@@ -50,13 +49,13 @@ def k_means(vectors: Tensor, count: int, generator: torch.Generator, rounds: int
 
 
 def captions(spec: DatasetSpec, split: str) -> set[str]:
-    """Cleaned captions of a split."""
+    """Return the cleaned captions of a split."""
     return {clean_caption(caption.text) for name in read_ids(spec, split)
             for caption in read_captions(spec.root / "texts" / f"{name}.txt")} - {""}
 
 
 def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
-    """Sentences of the language bank about the training split: those used in training, or the held-out ones."""
+    """Return the sentences of the language bank for the training split, either the held-out ones or the others."""
     path = spec.root / CONTENTS
     if not path.is_file():
         return set()
@@ -67,13 +66,13 @@ def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
 
 
 def vectors_of(lamp: LoadedLaMP, texts: list[str]) -> Tensor:
-    """Text vectors (n, h)."""
+    """Compute text vectors (n, h) in batches."""
     return torch.cat([word_means(lamp.model, lamp.pieces, texts[first:first + BATCH], lamp.max_text_len)
                       for first in range(0, len(texts), BATCH)])
 
 
 def labels_of(centres: Tensor, texts: list[str], vectors: Tensor) -> tuple[str, ...]:
-    """Short text near each centre: the shortest of the nearest ones that fit ``LONGEST_LABEL``."""
+    """Return a short text near each centre: the shortest of its nearest texts."""
     short = [row for row, text in enumerate(texts) if len(text) <= LONGEST_LABEL] or list(range(len(texts)))
     near = torch.cat([(part @ vectors[short].T).topk(min(NEAREST_TEXTS, len(short)), 1).indices
                       for part in centres.split(BATCH)])

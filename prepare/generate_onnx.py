@@ -2,9 +2,8 @@
 
     python prepare/generate_onnx.py onnx "a person waves with the left hand" 120 --out wave.npy
 
-This single file imports nothing from this project and serves as an example for other programs. It needs numpy,
-onnxruntime and tokenizers. A seed gives the same motion as in ``gen_t2m.py`` up to rounding, since NumPy can reproduce
-torch's random numbers.
+This file imports nothing from this project and can serve as an example for other programs. It needs numpy, onnxruntime
+and tokenizers. It reproduces torch's random numbers, so a seed gives the same motion as in ``gen_t2m.py``.
 """
 import argparse
 import json
@@ -19,11 +18,11 @@ from tokenizers import Tokenizer
 
 RESIDUAL_STREAM = 1
 MAX_WORDS = 32
-KEPT = 1e5  # score of a token that must not be masked again
+KEPT = 1e5  # score of tokens that must not be masked again
 
 
 class Generator:
-    """The exported graphs in a folder."""
+    """Text-to-motion generator that runs exported ONNX graphs."""
 
     def __init__(self, folder: Path) -> None:
         self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
@@ -32,8 +31,10 @@ class Generator:
                        for path in folder.glob("*.onnx")}
 
     def __call__(self, text: str, frames: int, seed: int, **sampling: float) -> np.ndarray:
-        """Joints (T, J, 3) in metres for a text, with T the frames rounded down to whole tokens. ``sampling``:
-        cond_scale, res_cond_scale, temperature, res_temperature and topkr, by default those of the exported models."""
+        """Generate joints (T, J, 3) in metres for a text, where T is ``frames`` rounded down to whole tokens.
+
+        ``sampling`` overrides the models' cond_scale, res_cond_scale, temperature, res_temperature and topkr.
+        """
         how = {**self.settings["sampling"], **sampling}
         length = frames // self.settings["frames_of_a_token"]
         cond = self.condition(text)
@@ -46,7 +47,7 @@ class Generator:
         return self.run("decoder", ids=ids, token_lens=np.array([length]))[1][0]
 
     def condition(self, text: str) -> np.ndarray:
-        """Text condition (1, c) of the transformers."""
+        """Compute the text condition (1, c) of the transformers."""
         words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()[:MAX_WORDS]
         longest = self.settings["longest_text"]
         pieces = self.tokenizer.encode(" ".join(words), add_special_tokens=False).ids[:longest - 2]
@@ -58,7 +59,7 @@ class Generator:
 
     def base(self, cond: np.ndarray, length: int, random: np.random.RandomState, cond_scale: float,
              temperature: float, topkr: float) -> np.ndarray:
-        """Base-layer tokens (1, n) by iterative unmasking."""
+        """Generate base-layer tokens (1, n) by iterative unmasking."""
         mask_id, codes = self.settings["mask_id"], self.settings["codes"]
         ids, scores = np.full((1, length), mask_id), np.zeros(length)
         for share in self.settings["mask_shares"]:
@@ -86,20 +87,22 @@ class Generator:
             ids[ids == self.settings["codes"]] = -1
 
     def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        """Outputs of a graph."""
+        """Run a graph and return its outputs."""
         return self.graphs[name].run(None, {key: np.asarray(value) for key, value in inputs.items()})
 
 
 def stream(*keys: int) -> np.random.RandomState:
-    """The random stream of integer keys, as in gen_t2m.py: a seed, or a seed and the number of the residual layers'
-    stream."""
+    """Return the random stream for integer keys, as in gen_t2m.py.
+
+    The keys are a seed, or a seed and ``RESIDUAL_STREAM``.
+    """
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     low = np.random.SeedSequence(words).generate_state(2, np.uint32)[1]
-    return np.random.RandomState(low)  # same Mersenne twister as torch, which uses the low 32 bits of a seed
+    return np.random.RandomState(low)  # same Mersenne Twister as torch, which uses the low 32 bits of a seed
 
 
 def uniform(random: np.random.RandomState, *shape: int) -> np.ndarray:
-    """Uniform float32 numbers in [0, 1) as in torch: the low 24 bits of each word."""
+    """Return uniform float32 numbers in [0, 1) as torch does, from the low 24 bits of each word."""
     words = np.frombuffer(random.bytes(4 * math.prod(shape)), "<u4")
     return ((words & 0xFFFFFF) / np.float32(1 << 24)).astype(np.float32).reshape(shape)
 

@@ -1,4 +1,4 @@
-"""Extract HumanML3D's joints (ROOT/joints/ID.npy) from AMASS and HumanAct12, as cut by its index.csv.
+"""Extract HumanML3D's joints (ROOT/joints/ID.npy) from AMASS and HumanAct12, as listed in its index.csv.
 
     python prepare/humanml3d.py ROOT --index index.csv --amass DIR --humanact12 DIR --body_models DIR
 """
@@ -27,8 +27,8 @@ from utils.runtime import mapping
 
 BETAS = 10  # number of shape parameters used for the published joints
 LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,
-           "Transitions_mocap": 0.5}  # seconds removed from the start of every recording of a set
-# Current AMASS names of some sets, by their names in the index.
+           "Transitions_mocap": 0.5}  # seconds removed from the start of every recording of a subset
+# Current AMASS names of some subsets, by their names in the index.
 RENAMED = {"BioMotionLab_NTroje": "BMLrub", "DFaust_67": "DFaust", "MPI_HDM05": "HDM05", "MPI_Limits": "PosePrior",
            "MPI_mosh": "MoSh", "SSM_synced": "SSM", "TCD_handMocap": "TCDHands", "Transitions_mocap": "Transitions",
            "Eyes_Japan_Dataset": "EyesJapanDataset"}
@@ -36,8 +36,8 @@ _ACTED = "humanact12"
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Folders of recordings and body models; None if not downloaded."""
+class Folders:
+    """Folders of recordings and body models. A folder is None if not available."""
 
     amass: Path | None
     humanact12: Path | None
@@ -46,16 +46,16 @@ class Sources:
 
 @dataclass(frozen=True)
 class Cut:
-    """A line of the index."""
+    """A clip in the index."""
 
     id: str
-    parts: tuple[str, ...]  # of the source path below pose_data
+    parts: tuple[str, ...]  # components of the source path below pose_data
     start: int              # frames at 20 fps
     end: int
 
 
 @dataclass
-class ExtractedClip:
+class Extracted:
     """Result of extracting the clips."""
 
     clips: list[str] = field(default_factory=list)
@@ -63,7 +63,10 @@ class ExtractedClip:
 
 
 def read_cuts(path: Path) -> list[Cut]:
-    """Lines of ``index.csv``: source_path, start_frame, end_frame, new_name. Raises ``InputError`` naming the line."""
+    """Read the clips in ``index.csv`` (source_path, start_frame, end_frame, new_name).
+
+    Raises ``InputError`` with the line number if a row is invalid.
+    """
     cuts = []
     table = csv.DictReader(io.StringIO(read_text(path, "index")))
     for row in table:
@@ -71,19 +74,19 @@ def read_cuts(path: Path) -> list[Cut]:
             parts = PurePosixPath(row["source_path"]).parts
             below = parts[parts.index("pose_data") + 1:] if "pose_data" in parts else parts
             if ".." in below or not below or PurePosixPath(*below).is_absolute():
-                raise ValueError(f"the path {row['source_path']}")
+                raise ValueError(f"invalid path {row['source_path']}")
             cuts.append(Cut(PurePosixPath(row["new_name"]).stem, below, int(row["start_frame"]), int(row["end_frame"])))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}:{table.line_num}: expected source_path, start_frame, end_frame and new_name "
                              f"({error})") from error
     if not cuts:
-        raise InputError(f"{path} lists no clip")
+        raise InputError(f"{path} lists no clips")
     return cuts
 
 
-def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1, quiet: bool = False) -> ExtractedClip:
-    """Write ``root/joints/ID.npy`` for every cut whose recording is available; existing clips are kept."""
-    made = ExtractedClip()
+def make_joints(cuts: list[Cut], sources: Folders, root: Path, workers: int = 1, quiet: bool = False) -> Extracted:
+    """Write ``root/joints/ID.npy`` for every clip whose recording is available. Existing files are kept."""
+    made = Extracted()
     with mapping(min(workers, len(cuts))) as apply:
         reasons = apply(partial(_make, sources, root), cuts)
         for cut, reason in tqdm(zip(cuts, reasons, strict=True), total=len(cuts), desc="HumanML3D joints",
@@ -95,16 +98,18 @@ def make_joints(cuts: list[Cut], sources: Sources, root: Path, workers: int = 1,
     return made
 
 
-def cut_joints(cut: Cut, sources: Sources) -> np.ndarray:
-    """Joints (T, 22, 3) float32 of a clip, y up. Raises ``ValueError`` or ``OSError`` if its recording is missing or
-    too short."""
+def cut_joints(cut: Cut, sources: Folders) -> np.ndarray:
+    """Extract the joints (T, 22, 3) float32 of a clip, y up.
+
+    Raises ``ValueError`` or ``OSError`` if its recording is missing or too short.
+    """
     if _ACTED in cut.parts:
         joints = _acted(_found(sources.humanact12, cut.parts, ".npy"))
         lead = 0
     else:
         path = _found(sources.amass, cut.parts, ".npz")
         if sources.body_models is None:
-            raise ValueError("AMASS needs a body model: give its folder")
+            raise ValueError("AMASS needs body models (--body_models)")
         joints = _captured(path, sources.body_models)
         lead = round(FPS * next((LEAD_IN[part] for part in cut.parts if part in LEAD_IN), 0.0))
     joints = joints[lead:][cut.start:cut.end]
@@ -113,7 +118,7 @@ def cut_joints(cut: Cut, sources: Sources) -> np.ndarray:
     return joints.astype(np.float32)
 
 
-def _make(sources: Sources, root: Path, cut: Cut) -> str | None:
+def _make(sources: Folders, root: Path, cut: Cut) -> str | None:
     path = root / "joints" / f"{cut.id}.npy"
     if path.exists():
         return None
@@ -126,7 +131,7 @@ def _make(sources: Sources, root: Path, cut: Cut) -> str | None:
 
 def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
     if folder is None:
-        raise ValueError("the folder of its source was not given")
+        raise ValueError("its source was not given (--amass, --humanact12)")
     names = [parts, *((new, *parts[1:]) for old, new in RENAMED.items() if parts[0] == old)]
     if parts[0] == _ACTED:  # the archive has its own folder name
         names = [parts[start:] for start in range(len(parts))]
@@ -139,7 +144,7 @@ def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
 
 @lru_cache(maxsize=2)
 def _captured(path: Path, models: Path) -> np.ndarray:
-    """Joints (T, 22, 3) of an AMASS archive at about 20 fps, taking every n-th frame as published."""
+    """Compute the joints (T, 22, 3) of an AMASS archive at about 20 fps, using every n-th frame as published."""
     amass = read_amass(path)
     step = max(int(amass.fps / FPS), 1)
     x, y, z = np.moveaxis(_model(models, amass.gender).joints(amass.poses[::step], amass.trans[::step],
@@ -161,7 +166,7 @@ def _acted(path: Path) -> np.ndarray:
 
 
 def missing_by_source(refused: Mapping[str, str], cuts: list[Cut]) -> dict[str, int]:
-    """Number of clips per recorded set that could not be extracted."""
+    """Count the clips that could not be extracted, by AMASS subset."""
     homes = {cut.id: cut.parts[0] for cut in cuts}
     counts: dict[str, int] = {}
     for name in refused:
@@ -169,11 +174,7 @@ def missing_by_source(refused: Mapping[str, str], cuts: list[Cut]) -> dict[str, 
     return counts
 
 
-
-
-
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser("Extract ROOT/joints/ID.npy of HumanML3D from its sources. prepare/README.md lists all steps. "
                     "Running it again resumes an unfinished run.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="output data set folder")
@@ -189,11 +190,10 @@ def build_parser() -> Parser:
 
 @script
 def main() -> None:
-    """Parse, extract, report."""
     opt = build_parser().parse_args()
     cuts = read_cuts(opt.index)
     print(f"reading {len(cuts)} clips of {opt.index}")
-    made = make_joints(cuts, Sources(opt.amass, opt.humanact12, opt.body_models), opt.root, opt.workers, opt.quiet)
+    made = make_joints(cuts, Folders(opt.amass, opt.humanact12, opt.body_models), opt.root, opt.workers, opt.quiet)
     if made.refused:
         path = opt.root / "not_made.txt"
         write_text(path, "".join(f"{name}: {reason}\n" for name, reason in made.refused.items()))

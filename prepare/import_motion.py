@@ -1,4 +1,4 @@
-"""Import a folder of motion capture (BVH, ASF/AMC, joint arrays, AMASS archives) to OUT/joints/ID.npy.
+"""Import a folder of motion capture (BVH, ASF/AMC, joint arrays, AMASS archives) as OUT/joints/ID.npy.
 
     python prepare/import_motion.py SRC OUT [--mapping RIG.json] [--window 9.95] [--overlap 0]
 """
@@ -35,12 +35,11 @@ from utils import usable_cores
 from utils import InputError, script
 from visualization.video import strip
 
-SHEET_NAME = 80  # characters of a contact sheet's name, the last of its folder path
-SHEET_ROWS = 12  # clips on a contact sheet, evenly sampled from a folder
+SHEET_NAME = 80  # maximum length of a contact sheet's name, the end of its folder path
+SHEET_ROWS = 12  # maximum number of clips on a contact sheet
 
 
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser(
         "Convert every .bvh, .amc (with its .asf), .npy (frames, joints, 3) and AMASS .npz file below SRC to clips of "
         "the 22 joints, in metres at 20 fps. Writes OUT/joints/ID.npy, OUT/sources.jsonl (the source of each clip) and "
@@ -49,16 +48,16 @@ def build_parser() -> Parser:
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of motion files, searched recursively")
     parser.add_argument("out", type=Path, metavar="OUT", help="output data set folder")
     parser.add_argument("--mapping", type=Path, metavar="RIG.json",
-                        help="joints of an unknown rig: {\"left_hip\": \"BONE\", ...}; a draft for each unknown "
+                        help="bones of an unknown rig: {\"left_hip\": \"BONE\", ...}; a draft for each unknown "
                              "rig is written to OUT/mappings")
     parser.add_argument("--window", type=bounded(float, SHORTEST / FPS, LONGEST / FPS), default=LONGEST / FPS,
-                        help="longest clip in seconds; longer recordings are split")
+                        help="maximum clip length in seconds; longer recordings are split")
     parser.add_argument("--overlap", type=bounded(float, 0.0), default=0.0,
-                        help="minimum overlap of neighbouring clips, in seconds")
+                        help="minimum overlap of consecutive clips in seconds")
     parser.add_argument("--unit", type=unit, metavar="NAME|METRES",
-                        help=f"unit of the files: {', '.join(UNITS)} (2.54/0.45 cm), or its size in metres; "
-                             "by default estimated from the length of the legs")
-    parser.add_argument("--up", choices=UP_AXES, help="up axis of the files; by default estimated from the bodies "
+                        help=f"unit of the files: {', '.join(UNITS)} (2.54/0.45 cm), or a number of metres; "
+                             "default: estimated from the leg length")
+    parser.add_argument("--up", choices=UP_AXES, help="up axis of the files; default: estimated from the bodies "
                                                       "(write --up=-y)")
     parser.add_argument("--fps", type=bounded(float, 1 / MAX_FRAME_TIME, 10000.0),
                         help="frame rate of .npy joint arrays (default 20) and .amc (default 120); replaces the "
@@ -66,7 +65,7 @@ def build_parser() -> Parser:
     parser.add_argument("--body_models", type=Path, metavar="DIR",
                         help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
     parser.add_argument("--keep_t_pose", action="store_true", help="keep T-poses at the ends of recordings")
-    parser.add_argument("--no_sheets", action="store_true", help="write no contact sheets")
+    parser.add_argument("--no_sheets", action="store_true", help="do not write contact sheets")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -74,7 +73,7 @@ def build_parser() -> Parser:
 
 
 def unit(text: str) -> str | float:
-    """The unit named ``text``, or its size in metres."""
+    """Parse a unit: a name in ``UNITS``, or its size in metres."""
     if text.lower() in UNITS:
         return text.lower()
     try:
@@ -82,12 +81,12 @@ def unit(text: str) -> str | float:
     except ValueError:
         metres = 0.0
     if not 0 < metres < np.inf:
-        raise ArgumentTypeError(f"{text!r} is neither {', '.join(UNITS)} nor a number of metres")
+        raise ArgumentTypeError(f"{text!r} is not one of {', '.join(UNITS)} or a number of metres")
     return metres
 
 
 def draw_sheets(imported: Imported, out: Path) -> None:
-    """Write a contact sheet for each source folder, with clips sampled evenly."""
+    """Draw a contact sheet for each source folder, with evenly sampled clips."""
     for folder, clips in by_folder(imported.clips).items():
         chosen = [clips[number] for number in sorted({*np.linspace(0, len(clips) - 1, SHEET_ROWS).astype(int)})]
         path = out / "contact_sheets" / f"{folder.replace(os.sep, '_')[-SHEET_NAME:] or 'all'}.png"
@@ -96,29 +95,29 @@ def draw_sheets(imported: Imported, out: Path) -> None:
 
 
 def locked_twins(clips: list[ClipSource]) -> list[str]:
-    """Files whose motion is also imported without foot locking."""
+    """Return files that are foot-locked copies of other imported files."""
     names = {os.path.splitext(clip.file) for clip in clips}
     return sorted(stem + suffix for stem, suffix in names
                   if stem.endswith(LOCKED) and (stem.removesuffix(LOCKED), suffix) in names)
 
 
 def report(imported: Imported, out: Path) -> None:
-    """Print the result for every file."""
+    """Print the result of the import."""
     for (rig, unit, up), count in Counter((clip.rig, clip.unit, clip.up) for clip in imported.clips).items():
         print(f"{count} clips of a {rig} rig in {unit}, {up} up")
     for name, seconds in imported.cut.items():
-        print(f"{shown(name)}: {seconds:.2f} s of T-pose, flips or short remainders left out")
+        print(f"{shown(name)}: {seconds:.2f} s of T-pose, capture errors or short remainders omitted")
     if imported.removed:
         print(f"{len(imported.removed)} clips of an earlier import removed, with their twins, features, captions and "
               f"split entries")
     if imported.kept:
-        print(f"{imported.kept} clips of an earlier import kept: their files are missing now, or not imported")
+        print(f"{imported.kept} clips of an earlier import kept, whose files are missing now or were not imported")
     if imported.others:
-        print(f"{imported.others} files of other kinds skipped")
+        print(f"{imported.others} files with other suffixes skipped")
     for name, reason in sorted(imported.refused.items()):
         print(f"not imported: {shown(name)}: {reason}")
     if twins := locked_twins(imported.clips):
-        print(f"{len(twins)} files are copies of others with foot locking, such as {shown(twins[0])}; keep one of each")
+        print(f"{len(twins)} files are foot-locked copies of others, such as {shown(twins[0])}; keep one of each")
     if imported.refused:
         print(f"{len(imported.refused)} files not imported (listed in {out / NOT_IMPORTED})")
     seconds = sum(clip.end - clip.start for clip in imported.clips)
@@ -127,7 +126,6 @@ def report(imported: Imported, out: Path) -> None:
 
 @script
 def main() -> None:
-    """Parse, import, draw, report."""
     opt = build_parser().parse_args()
     if opt.overlap >= opt.window:
         raise InputError(f"--overlap {opt.overlap:g} s must be less than --window {opt.window:g} s")

@@ -1,4 +1,4 @@
-"""Import a folder of motion capture files as clips: ``OUT/joints/ID.npy`` (T, 22, 3), metres, 20 fps, floor at y = 0.
+"""Import motion capture files as clips ``OUT/joints/ID.npy`` (T, 22, 3) in metres, 20 fps, floor at y = 0.
 
 Files that cannot be used are skipped with a reason. ``OUT/sources.jsonl`` records the source of every clip.
 """
@@ -40,12 +40,12 @@ FEATURE_FOLDERS = ("new_joint_vecs", "new_joints")
 
 
 def twin_of(clip: str) -> str:
-    """Id of the mirrored twin of a clip."""
+    """Return the id of the mirrored twin of a clip."""
     return f"M{clip}"
 
 
 def remove_clips(root: Path, clips: Collection[str]) -> None:
-    """Remove clips and their mirrored twins from the data set ``root``: joints, features, captions, split entries."""
+    """Remove clips and their mirrored twins from a data set: joints, features, captions and split entries."""
     gone = {name for clip in clips for name in (clip, twin_of(clip))}
     for name in gone:
         _remove(root / folder / f"{name}.npy" for folder in ("joints", *FEATURE_FOLDERS))
@@ -60,7 +60,7 @@ def remove_clips(root: Path, clips: Collection[str]) -> None:
 
 
 def remove_features(root: Path, clip: str) -> None:
-    """Remove data derived from the joints of a clip: its features and its twin. The twin's split entry is kept."""
+    """Remove the features and the mirrored twin of a clip. The twin's split entry is kept."""
     twin = twin_of(clip)
     _remove(root / folder / f"{name}.npy" for folder in FEATURE_FOLDERS for name in (clip, twin))
     _remove([root / "joints" / f"{twin}.npy", root / "texts" / f"{twin}.txt"])
@@ -76,8 +76,8 @@ SHORTEST, LONGEST = DATASETS["t2m"].min_length + 1, DATASETS["t2m"].max_length -
 SOURCES = "sources.jsonl"
 NOT_IMPORTED = "not_imported.txt"
 MAPPINGS = "mappings"  # folder of draft mapping files for unknown rigs
-MAX_NAME = 60          # characters of their names
-LONGEST_STEM = 200  # bytes; file systems allow names of 255, including temporary ones
+MAX_NAME = 60          # maximum length of their names
+LONGEST_STEM = 200     # bytes; file systems allow 255, including the additions for temporary files
 
 Read = tuple[Recording, Stance]
 
@@ -90,14 +90,14 @@ class ImportJob:
     out: Path
     reader: Reader = field(default_factory=Reader)
     unit: str | float | None = None  # one of ``UNITS``, or metres; None: estimated for each file
-    up: str | None = None            # one of ``UP_AXES``; None: that of most files of a folder
-    window: int = LONGEST    # longest clip in frames
-    overlap: int = 0         # minimum shared frames of neighbouring clips of a file
+    up: str | None = None            # one of ``UP_AXES``; None: the most frequent axis in each folder
+    window: int = LONGEST    # maximum clip length in frames
+    overlap: int = 0         # minimum overlap in frames of consecutive clips of a file
 
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Source of a clip; times in seconds from the start of the file."""
+    """Source of a clip. Times are in seconds from the start of the file."""
 
     id: str
     file: str  # relative to the source folder
@@ -122,16 +122,16 @@ class Imported:
 
     clips: list[ClipSource] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by file
-    cut: dict[str, float] = field(default_factory=dict)    # seconds of a file left out: no motion, or too short
-    removed: list[str] = field(default_factory=list)       # clips of a file that only an earlier import had
-    kept: int = 0                                          # clips of files that are missing now, or refused
-    others: int = 0                                        # files of other kinds
+    cut: dict[str, float] = field(default_factory=dict)    # omitted seconds (no motion, or too short) by file
+    removed: list[str] = field(default_factory=list)       # removed clips of an earlier import
+    kept: int = 0                                          # earlier clips of files that are missing now, or refused
+    others: int = 0                                        # number of files with other suffixes
 
 
 def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Imported:
     """Import every motion file below ``job.source``.
 
-    Raises ``InputError`` if the folder is missing, or contains no usable motion file.
+    Raises ``InputError`` if the folder is missing or has no usable motion file.
     """
     result = Imported()
     files = _motion_files(job.source, result)
@@ -160,7 +160,7 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
 
 
 def by_folder(clips: list[ClipSource]) -> dict[str, list[ClipSource]]:
-    """Clips by the folder of their file, "" for the source folder."""
+    """Group clips by the folder of their file, "" for the source folder itself."""
     folders = defaultdict(list)
     for clip in clips:
         folders[os.path.dirname(clip.file)].append(clip)
@@ -168,12 +168,12 @@ def by_folder(clips: list[ClipSource]) -> dict[str, list[ClipSource]]:
 
 
 def shown(name: str) -> str:
-    """Printable form of a file name with any bytes."""
+    """Escape the unprintable characters of a file name."""
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in name)
 
 
 def read_sources(root: Path) -> list[ClipSource]:
-    """Clips recorded in ``sources.jsonl`` of a data set, empty without the file."""
+    """Read the clip sources in ``sources.jsonl`` of a data set. Returns [] if the file is missing."""
     path = root / SOURCES
     if not path.exists():
         return []
@@ -187,7 +187,7 @@ def read_sources(root: Path) -> list[ClipSource]:
 
 
 def _motion_files(source: Path, result: Imported) -> list[str]:
-    """Names of motion files relative to ``source``. Links to folders are refused, as they may form cycles."""
+    """Return the paths of all motion files relative to ``source``. Links to folders are refused."""
     if not source.is_dir():
         raise InputError(f"{source} is not a folder of motion files ({', '.join(SUFFIXES)})")
     names = []
@@ -196,7 +196,7 @@ def _motion_files(source: Path, result: Imported) -> list[str]:
         for name in inner:
             path = Path(folder, name)
             if path.is_symlink():
-                result.refused[str(path.relative_to(source))] = "a link to a folder is not followed"
+                result.refused[str(path.relative_to(source))] = "links to folders are not followed"
         for name in sorted(files):
             path = Path(folder, name)
             suffix = path.suffix.lower()
@@ -205,7 +205,7 @@ def _motion_files(source: Path, result: Imported) -> list[str]:
             elif suffix != SKELETON:
                 result.others += 1
     if not names:
-        raise InputError(f"{source} has no motion file ({', '.join(SUFFIXES)})")
+        raise InputError(f"{source} has no motion files ({', '.join(SUFFIXES)})")
     return sorted(names)
 
 
@@ -215,9 +215,9 @@ def _refuse_folder(source: Path, result: Imported, error: OSError) -> None:
 
 def _read_all(job: ImportJob, files: Sequence[str], workers: int,
               quiet: bool) -> Iterator[tuple[str, Read | _Refused]]:
-    """Recording and stance of every file, or the reason why it cannot be read.
+    """Yield each file with its recording and stance, or with the reason why it cannot be read.
 
-    If a file crashes the process that reads it, the others are still read.
+    If a file crashes the worker process, the other files are still read.
     """
     read, done = partial(_read, job.reader, job.source), 0
     with tqdm(total=len(files), desc="reading motion", disable=quiet or None, leave=False) as bar:
@@ -232,12 +232,12 @@ def _read_all(job: ImportJob, files: Sequence[str], workers: int,
                 try:
                     yield name, in_own_process(read, name)
                 except BrokenProcessPool:
-                    yield name, _Refused("reading it crashed the process, possibly for lack of memory")
+                    yield name, _Refused("reading it crashed the process, possibly because of a lack of memory")
                 bar.update()
 
 
 def _read(reader: Reader, source: Path, name: str) -> Read | _Refused:
-    """Recording and stance of a file, or the reason why it cannot be read."""
+    """Read a file. Returns its recording and stance, or the reason why it cannot be read."""
     try:
         recording = reader.read(source / name)
         return recording, find_stance(recording.joints)
@@ -246,7 +246,7 @@ def _read(reader: Reader, source: Path, name: str) -> Read | _Refused:
 
 
 def _reason(error: Exception) -> str:
-    """An error as one line."""
+    """Format an error as one line."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     text = " ".join(str(error).split())
@@ -256,7 +256,7 @@ def _reason(error: Exception) -> str:
 
 
 def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> None:
-    """Write a draft mapping for each kind of unknown rig, and add its path to the reasons. Existing files are kept."""
+    """Write a draft mapping for each unknown rig and add its path to the reasons. Existing files are kept."""
     paths: dict[str, Path] = {}
     for name, begun in unknown.items():
         if begun:
@@ -269,8 +269,10 @@ def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> No
 
 
 def _vote(stances: dict[str, Stance]) -> dict[str, str]:
-    """Most frequent up axis of each folder; ties go to the more common axis. Bodies that may be lying do not count,
-    unless there are no others and the floor is below their backs."""
+    """Return the most frequent up axis in each folder; ties go to the more common axis.
+
+    Bodies that may be lying do not count, unless there are no others and the floor is below their backs.
+    """
     votes: dict[str, Counter] = defaultdict(Counter)
     for sure in (True, False):
         for name, stance in stances.items():
@@ -286,7 +288,7 @@ def _import_one(job: ImportJob, name: str, recording: Recording, up: str, ids: "
     check_body(joints)
     runs = steady_runs(joints, SHORTEST)
     if not runs:
-        raise ValueError(f"no {SHORTEST / FPS:g} s of steady motion: {len(joints) / FPS:.2f} s in all")
+        raise ValueError(f"no {SHORTEST / FPS:g} s of steady motion in a total of {len(joints) / FPS:.2f} s")
     parts = [part for run in runs for part in windows(*run, job.window, job.overlap)]
     clips = []
     for clip, (start, end) in zip(ids.take(name, len(parts)), parts, strict=True):
@@ -300,7 +302,7 @@ def _import_one(job: ImportJob, name: str, recording: Recording, up: str, ids: "
 
 
 def _save(out: Path, clip: str, joints: np.ndarray) -> None:
-    """Write a clip. Data derived from other joints of the same id is removed."""
+    """Write a clip. Data derived from a different motion with the same id is removed."""
     path = out / "joints" / f"{clip}.npy"
     if path.exists() and not _holds(path, joints):
         remove_features(out, clip)
@@ -318,13 +320,13 @@ def _up(stance: Stance, voted: str | None) -> str:
     if voted is None:
         raise ValueError(f"cannot determine the up axis{_what_body_does(stance)}; set it with --up")
     if stance.sure and stance.up != voted:
-        raise ValueError(f"{stance.up} seems to be up, but {voted} is up in the other files of its folder; set the "
+        raise ValueError(f"{stance.up} seems to be up, but {voted} is up in other files of its folder; set the "
                          f"axis with --up if the body is lying")
     return voted
 
 
 def _letters(name: str) -> str:
-    """``name`` with only letters, digits, ``-`` and ``+`` kept."""
+    """Replace all characters of ``name`` except letters, digits, ``-`` and ``+`` by underscores."""
     return re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", name)).strip("_")
 
 
@@ -333,7 +335,7 @@ def _what_body_does(stance: Stance) -> str:
 
 
 class _Ids:
-    """Unique clip ids for any file names; ids from earlier imports are kept."""
+    """Unique clip ids for files. Ids of earlier imports are kept."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -341,36 +343,38 @@ class _Ids:
         self.files = {clip.id: clip.file for clip in self.earlier}
 
     def stem(self, name: str) -> str:
-        """Common prefix of the ids of the file ``name``: letters, digits, ``-`` and ``+`` of its path."""
+        """Return the prefix of the clip ids of a file, made from its path."""
         if name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") != name:
             raise ValueError("its name is not UTF-8")
         stem = _letters(os.path.splitext(name)[0])
         if not stem:
-            raise ValueError("its name has no letter or digit for an id")
+            raise ValueError("its name has no letters or digits to make an id from")
         if len(stem.encode()) > LONGEST_STEM:
             digest = hashlib.sha256(name.encode()).hexdigest()[:12]
             stem = f"{stem.encode()[:LONGEST_STEM - 13].decode(errors='ignore')}_{digest}"
         return stem
 
     def take(self, file: str, count: int) -> list[str]:
-        """Ids for the ``count`` clips of ``file``. Raises ``ValueError`` if one could be mistaken for another clip."""
+        """Return ids for the ``count`` clips of ``file``. Raises ``ValueError`` if one conflicts with another clip."""
         stem = self.stem(file)
         clips = [stem] if count == 1 else [f"{stem}_{number:03d}" for number in range(count)]
         for clip in clips:
             owner = self.files.get(clip)
             if owner not in (None, file):
-                raise ValueError(f"its clip would have the id {clip}, like that of {owner}")
+                raise ValueError(f"its clip would have the same id {clip} as that of {owner}")
             twin = next((other for other in (twin_of(clip), clip[1:] if clip.startswith("M") else "")
                          if other in self.files), None)
             if twin:
-                raise ValueError(f"its id {clip} and {twin} would be taken for mirrored twins")
+                raise ValueError(f"its id {clip} and {twin} would be mistaken for mirrored twins")
         self.files |= dict.fromkeys(clips, file)
         return clips
 
 
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
-    """Write the sources of clips and the refused files; remove clips that an earlier import made of the same files and
-    this one did not."""
+    """Write the clip sources and the refused files.
+
+    Clips that an earlier import made from the same files, but this one did not, are removed.
+    """
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]
     result.kept = len(kept)

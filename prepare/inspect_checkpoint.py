@@ -1,4 +1,4 @@
-"""Identify a checkpoint file: the model, the commands that use it, where to put it, and missing files.
+"""Identify a checkpoint file: its model, the commands that use it, its folder, and missing files.
 
     python prepare/inspect_checkpoint.py t2m.tar
 """
@@ -54,14 +54,14 @@ STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "
 
 @dataclass(frozen=True)
 class Identity:
-    """Contents of a file and how to use it."""
+    """Contents of a checkpoint file and how to use it."""
 
     what: str
     sizes: dict[str, Any]        # inferred from the tensors
-    dataset: str | None          # if the tensors show it
+    dataset: str | None          # if it can be inferred from the tensors
     use: tuple[str, ...]         # commands; NAME stands for the folder
     needs: tuple[str, ...]       # further required files, or lines of opt.txt
-    incompatible: tuple[str, ...]  # tensors that are missing, unexpected, or of another shape
+    incompatible: tuple[str, ...]  # tensors that are missing, unexpected or have a wrong shape
 
 
 def _tokenizer(state: State) -> tuple[str, dict[str, Any], nn.Module]:
@@ -76,7 +76,7 @@ def _lamp(state: State) -> tuple[str, dict[str, Any], nn.Module]:
     sizes = lamp_sizes(state)
     inner = {name.removeprefix("vq_model."): tensor for name, tensor in state.items() if name.startswith("vq_model.")}
     if not inner:
-        raise InputError("this LaMP model lacks its tokenizer; it can only be checked by name, in its folder")
+        raise InputError("this LaMP model has no tokenizer; it can only be checked by name, in its folder")
     _, vq, tokenizer = _tokenizer(inner)
     qformer = QFormerConfig.from_options({**usual_heads(sizes), **sizes})
     own = "motion_encoder.model.0.weight" in state
@@ -128,7 +128,7 @@ def _text(width: int) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    signature: tuple[str, ...]  # tensors, at least one of which is present
+    signature: tuple[str, ...]  # at least one of these tensors is present
     read: Callable[[State], tuple[str, dict[str, Any], nn.Module]]
     use: tuple[str, ...]
     needs: tuple[str, ...]
@@ -139,7 +139,7 @@ _KINDS = (
     _Kind(("opt_proj.weight",), _captioner, ("M2T_eval.py --resume-trans NAME", "gen_m2t.py --name NAME"),
           ("opt.txt with a line 'lamp_name: ' and the name of its LaMP model",)),
     _Kind(("motion_projection",), _lamp, ("eval_retrieval.py --name NAME", "train_t2m_transformer.py --lamp_name NAME"),
-          ("opt.txt with a line 'vq_name: ' and the name of its tokenizer", "vocab.txt, of the BERT it began with")),
+          ("opt.txt with a line 'vq_name: ' and the name of its tokenizer", "vocab.txt of its initial BERT")),
     _Kind(("token_emb.weight",), _masked, ("gen_t2m.py --name NAME",),
           ("opt.txt with a line 'vq_name: ' and the name of its tokenizer",)),
     _Kind(("quant_emb.weight",), _residual, ("gen_t2m.py --res_name NAME",), ()),
@@ -154,7 +154,7 @@ _KINDS = (
 def identify(path: Path) -> Identity:
     """Identify the model in a torch or safetensors file. Raises ``InputError`` for an unknown model."""
     state = _read_any_state(path)
-    if is_released_m2t(state):  # its language model is checked on loading, with its configuration files
+    if is_released_m2t(state):  # its language model is checked when loading it, with its configuration files
         state = {name: tensor for name, tensor in used_part(state).items() if not name.startswith("llm.")}
     elif "opt_proj.weight" in state:  # our own files contain the trained part only
         return Identity("a captioning model (M2T)", {}, None, ("M2T_eval.py --resume-trans FILE",), (), ())
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="torch or safetensors file")
     opt = parser.parse_args()
     if not opt.file.is_file():
-        raise InputError(f"{opt.file}: there is no such file")
+        raise InputError(f"{opt.file}: no such file")
     found = identify(opt.file)
     stem = opt.file.stem if opt.file.stem in PREFERRED else "latest"
     suffix = opt.file.suffix if opt.file.suffix in SUFFIXES else ".tar"
@@ -204,7 +204,7 @@ def main() -> None:
     if found.incompatible:
         raise InputError(f"{opt.file} will be refused: {'; '.join(found.incompatible)}")
     if found.sizes:
-        print("complete: every tensor is there and has its shape")
+        print("complete: all tensors are present and have the expected shapes")
 
 
 if __name__ == "__main__":

@@ -25,16 +25,16 @@ from utils import InputError, script, usable_cores
 from utils.files import read_text, save_npy, write_text
 from utils.runtime import mapping
 
-RARE = 0.1  # fraction of clips with another up axis below which the other clips' axis is used for lying bodies
+RARE = 0.1  # maximum fraction of rotated clips for which uncertain clips are assumed to be y up
 
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """Settings for processing every clip."""
+    """Settings for computing features."""
 
     root: Path
     skeleton: Skeleton
-    target_offsets: np.ndarray | None  # (J, 3) bones of all clips; None: the skeleton's, or else each clip's own
+    target_offsets: np.ndarray | None  # (J, 3) bones of all clips; None: the skeleton's, or else those of each clip
     mirrored: bool                     # also write the mirrored twin of each clip
     published_yaw: bool = False
     up: str | None = None              # axis of ``UP_AXES``; None: estimated for each clip
@@ -42,17 +42,17 @@ class FeatureJob:
 
 @dataclass
 class Prepared:
-    """Result of processing the clips."""
+    """Result of computing features."""
 
-    rows: int = 0                                            # of features, over all clips
+    rows: int = 0                                            # feature rows of all clips
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)    # reason by clip
     statistics: ColumnStatistics | None = None
-    remarks: dict[str, str] = field(default_factory=dict)    # findings and changes, by clip
-    uncertain: list[str] = field(default_factory=list)       # refused clips whose up axis is uncertain
+    remarks: dict[str, str] = field(default_factory=dict)    # findings and changes by clip
+    uncertain: list[str] = field(default_factory=list)       # clips refused for an uncertain up axis
 
     def add(self, other: "Prepared") -> None:
-        """Add the results for other clips."""
+        """Add the results of other clips."""
         self.rows += other.rows
         self.clips += other.clips
         self.refused |= other.refused
@@ -65,10 +65,10 @@ class Prepared:
 
 
 def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> Prepared:
-    """Compute features of every clip under ``job.root``, then statistics over all of them.
+    """Compute the features of every clip under ``job.root``, and the statistics over all of them.
 
-    A clip that cannot be used is refused with a reason, has no features afterwards, and is listed in ``refused.txt``.
-    The output is deterministic. Raises ``InputError`` if there are no clips or none can be used.
+    Clips that cannot be used are listed in ``refused.txt`` with a reason, and their old features are removed. The
+    output is deterministic. Raises ``InputError`` if there are no clips or none can be used.
     """
     names = _originals(job)
     result = Prepared()
@@ -83,7 +83,7 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
         raise InputError(f"none of the {len(names)} clips in {job.root / 'joints'} can be used; {name}: {reason}")
     mean, std = result.statistics.mean_std()
     save_npy(job.root / "Mean.npy", mean.astype(np.float32))
-    # A constant group (foot contacts of KIT-ML) is normalised by 1, so that it becomes 0 instead of 0 / 0.
+    # Constant features (foot contacts of KIT-ML) are divided by 1 instead of 0.
     save_npy(job.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
     if job.mirrored:
         _add_twins_to_splits(job.root, set(result.clips))
@@ -91,7 +91,7 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
 
 
 def _settle_uncertain(job: FeatureJob, result: Prepared) -> None:
-    """Process clips whose body may be lying, with the up axis of nearly all other clips."""
+    """Process clips whose body may be lying, if nearly all other clips are y up."""
     turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
     if result.uncertain and result.clips and turned <= RARE * len(result.clips):
         for name in list(result.uncertain):
@@ -100,7 +100,7 @@ def _settle_uncertain(job: FeatureJob, result: Prepared) -> None:
 
 
 def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """Bones (J, 3) of the body in frame 0 of a joints file. Raises ``InputError`` if it cannot be used."""
+    """Return the bone vectors (J, 3) of the body in frame 0 of a joints file. Raises ``InputError`` if invalid."""
     try:
         return pose_offsets(_read_joints(path, skeleton)[0], skeleton)
     except ValueError as error:
@@ -108,13 +108,13 @@ def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
 
 
 def _originals(job: FeatureJob) -> list[str]:
-    """Clips to process. With mirroring, twins are made from their originals; without it, they are ordinary clips."""
+    """Return the clips to process. With mirroring, twins are excluded because they are regenerated."""
     folder = job.root / "joints"
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; expected ID.npy (frames, {len(job.skeleton)}, 3) for every clip")
     names = {path.stem for path in folder.glob("*.npy") if not path.name.startswith(".")}
     if not names:
-        raise InputError(f"{folder} has no .npy file")
+        raise InputError(f"{folder} has no .npy files")
     return sorted(name for name in names if not (job.mirrored and name.startswith("M") and name[1:] in names))
 
 
@@ -143,21 +143,21 @@ def _prepare_clip(job: FeatureJob, name: str) -> Prepared:
 
 
 def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """Joints (T, J, 3) float32. Raises ``ValueError`` that says what is wrong with the file."""
+    """Read joints (T, J, 3) as float32. Raises ``ValueError`` if the file is invalid."""
     try:
         joints = np.load(path)
     except Exception as error:  # a damaged header can raise almost any exception in NumPy
         raise ValueError(f"not a readable .npy file of numbers ({error})") from error
     if not (isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"):
-        raise ValueError("not one array of real numbers")
+        raise ValueError("not an array of real numbers")
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
         raise ValueError(f"shape {joints.shape}, expected (frames, {len(skeleton)}, 3)")
-    with np.errstate(over="ignore"):  # too large values become infinite and are refused later
+    with np.errstate(over="ignore"):  # values that are too large become infinite and are refused later
         return joints.astype(np.float32)
 
 
 def _read_captions(path: Path) -> str:
-    """Text of a caption file, empty if it is missing. Raises ``ValueError`` if it is not text."""
+    """Read a caption file. Returns "" if it is missing. Raises ``ValueError`` if it is not text."""
     try:
         return read_text(path, "captions") if path.exists() else ""
     except InputError as error:
@@ -167,7 +167,7 @@ def _read_captions(path: Path) -> str:
 def _write_clip(job: FeatureJob, name: str, joints: np.ndarray) -> Prepared:
     features = joints_to_features(joints, job.skeleton, job.target_offsets, job.published_yaw)
     if not features.isfinite().all():
-        raise ValueError("features that are not finite (coordinates too large?)")
+        raise ValueError("the features are not finite (coordinates too large?)")
     save_npy(_features_path(job, name), features.numpy())
     save_npy(_joints_path(job, name), features_to_joints(features, job.skeleton).numpy())
     return Prepared(len(features), [name], {}, ColumnStatistics.of(features.numpy()))
@@ -181,7 +181,7 @@ def _write_twin(job: FeatureJob, name: str, twin: str, joints: np.ndarray) -> No
 
 
 def _refuse(job: FeatureJob, name: str, reason: str, result: Prepared) -> None:
-    """Record why ``name`` was refused, and remove its features from an earlier run."""
+    """Record why a clip was refused, and remove its features from an earlier run."""
     result.refused[name] = " ".join(reason.split())
     for path in (_features_path(job, name), _joints_path(job, name)):
         path.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ def _joints_path(job: FeatureJob, name: str) -> Path:
 
 
 def refused_table(refused: dict[str, str]) -> str:
-    """One line per refused clip: id and reason."""
+    """Format one line per refused clip with its id and the reason."""
     width = max(map(len, refused), default=0)
     return "".join(f"{name:<{width}}  {reason}\n" for name, reason in sorted(refused.items()))
 
@@ -209,7 +209,7 @@ def _write_refused(path: Path, refused: dict[str, str]) -> None:
 
 
 def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
-    """Append the twin of every clip of a split to the same split."""
+    """Add the mirrored twin of every clip to the same splits."""
     for split in SPLITS:
         path = root / f"{split}.txt"
         if path.exists():
@@ -219,11 +219,7 @@ def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
             write_text(path, "".join(f"{name}\n" for name in names))
 
 
-
-
-
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser(
         "Compute motion features (ROOT/new_joint_vecs) and the joints they encode (ROOT/new_joints) of every clip "
         "ROOT/joints/ID.npy (frames, joints, 3), and Mean.npy and Std.npy over all clips of all splits.")
@@ -236,8 +232,8 @@ def build_parser() -> Parser:
                         help="retarget all clips to the bones of this clip's first frame; by default t2m uses those of "
                              "HumanML3D, and kit keeps the bones of each clip (its published body is clip 03950)")
     parser.add_argument("--published_yaw", action="store_true",
-                        help="keep the published error in the yaw speed where a body turns past 180 degrees")
-    parser.add_argument("--up", choices=UP_AXES, help="up axis of ROOT/joints (write --up=-y); by default estimated "
+                        help="reproduce the published error in the yaw speed when a body turns past 180 degrees")
+    parser.add_argument("--up", choices=UP_AXES, help="up axis of ROOT/joints (write --up=-y); default: estimated "
                                                       "for each clip")
     parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
     accept_seed(parser)
@@ -246,7 +242,7 @@ def build_parser() -> Parser:
 
 
 def report(prepared: Prepared, root: Path) -> None:
-    """Print the result for the clips."""
+    """Print the result of computing features."""
     for remark, count in Counter(prepared.remarks.values()).items():
         first = next(name for name, other in prepared.remarks.items() if other == remark)
         print(f"{count} clips, such as {first}: {remark}")
@@ -258,7 +254,6 @@ def report(prepared: Prepared, root: Path) -> None:
 
 @script
 def main() -> None:
-    """Parse, process, report."""
     opt = build_parser().parse_args()
     skeleton = DATASETS[opt.dataset_name].skeleton
     print(f"reading {opt.root / 'joints'}")

@@ -1,7 +1,7 @@
 """Read motion capture files (BVH, ASF/AMC, joint arrays, AMASS archives) as the 22 joints at 20 fps.
 
-AMASS has poses of SMPL bodies (Loper et al. 2015). SMPL-H and SMPL-X share SMPL's first 22 joints, which are those of
-HumanML3D in the same order. Skinning is not needed: joints depend on shape and rotations only.
+AMASS archives have poses of SMPL bodies (Loper et al. 2015). The first 22 joints of SMPL, SMPL-H and SMPL-X are those
+of HumanML3D, in the same order. They depend on shape and rotations only, so no skinning is needed.
 """
 import json
 import zipfile
@@ -31,7 +31,7 @@ BODY_JOINTS = len(T2M)
 
 @dataclass(frozen=True)
 class BodyModel:
-    """Joint data of a body model."""
+    """Joints of a body model and how they depend on the shape parameters."""
 
     rest: np.ndarray           # (22, 3) metres, mean body
     shapes: np.ndarray         # (22, 3, B) displacement per shape parameter
@@ -39,9 +39,9 @@ class BodyModel:
 
     @classmethod
     def of(cls, template: np.ndarray, shapes: np.ndarray, regressor: np.ndarray, parents: np.ndarray) -> "BodyModel":
-        """Build from vertices (V, 3), shape directions (V, 3, B), joint regressor (J, V) and parents (J,) of a model.
+        """Build from vertices (V, 3), shape directions (V, 3, B), joint regressor (J, V) and parents (J,).
 
-        Raises ``ValueError`` if these are inconsistent.
+        Raises ``ValueError`` if their shapes are inconsistent.
         """
         vertices = template.shape[0] if template.ndim == 2 else 0
         fits = (template.shape == (vertices, 3) and shapes.ndim == 3 and shapes.shape[:2] == (vertices, 3)
@@ -52,13 +52,12 @@ class BodyModel:
                              f"regressor {regressor.shape}, parents {parents.shape}")
         tree = (-1, *(int(parent) for parent in parents[1:BODY_JOINTS]))
         if any(not 0 <= parent < joint for joint, parent in enumerate(tree) if joint):
-            raise ValueError("not a body model: a joint comes before its parent")
+            raise ValueError("not a body model: a joint precedes its parent")
         rows = regressor[:BODY_JOINTS]
         return cls(rows @ template, np.einsum("jv,vkb->jkb", rows, shapes), tree)
 
     def joints(self, poses: np.ndarray, trans: np.ndarray, betas: np.ndarray) -> np.ndarray:
-        """Joints (T, 22, 3) from axis-angle poses (T, 66 or more), root translations (T, 3) and shape parameters
-        (b,)."""
+        """Compute joints (T, 22, 3) from axis angles (T, 66 or more), root ``trans`` (T, 3) and ``betas`` (b,)."""
         count = min(len(betas), self.shapes.shape[-1])
         rest = self.rest + self.shapes[..., :count] @ betas[:count]
         turns = torch.as_tensor(poses[:, :3 * BODY_JOINTS], dtype=torch.float64).unflatten(-1, (-1, 3))
@@ -70,8 +69,8 @@ class BodyModel:
 
 
 SUFFIXES = (".bvh", ".amc", ".npy", ".npz")
-MAX_BYTES = 1 << 30                 # of a file, or of an array in an archive
-SMPL_COUNTS = (22, 24, 52, 55)      # joint counts of SMPL-like arrays, of which the first 22 are ours
+MAX_BYTES = 1 << 30                 # maximum size of a file, or of an array in an archive
+SMPL_COUNTS = (22, 24, 52, 55)      # joint counts of SMPL arrays, whose first 22 joints are used
 MODEL_NAMES = ("{gender}/model.npz", "SMPLH_{GENDER}.npz", "SMPLX_{GENDER}.npz", "smplh/{gender}/model.npz",
                "smplh/SMPLH_{GENDER}.npz", "smplx/SMPLX_{GENDER}.npz")
 
@@ -81,10 +80,10 @@ class Recording:
     """Motion of one file, in its own unit and axes."""
 
     joints: np.ndarray  # (T, 22, 3) at 20 fps
-    start: float        # seconds into the file of frame 0
+    start: float        # time of frame 0 in the file, seconds
     seconds: float      # duration of the whole file
     rig: str
-    up: str | None = None  # if the file format defines it
+    up: str | None = None  # None: not defined by the file format
     unit: str | float | None = None
 
 
@@ -101,7 +100,7 @@ class Amass:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reader of motion files, with its settings."""
+    """Reads motion files of all supported formats."""
 
     mapping: Mapping[str, str | Place] | None = None
     fps: float | None = None         # overrides the rate of BVH and AMC files; rate of joint arrays (20 if None)
@@ -113,7 +112,7 @@ class Reader:
         return {}
 
     def read(self, path: Path) -> Recording:
-        """Motion of a file. Raises ``ValueError`` or ``OSError`` with the fault."""
+        """Read a motion file. Raises ``ValueError`` or ``OSError`` with the reason if it cannot be used."""
         suffix = path.suffix.lower()
         if suffix in REFUSED:
             raise ValueError(REFUSED[suffix])
@@ -149,13 +148,13 @@ class Reader:
     def _read_array(self, path: Path) -> Recording:
         array = read_real_array(path)
         if array.ndim != 3 or array.shape[2] != 3 or not len(array):
-            raise ValueError(f"an array of shape {array.shape}, expected (frames, joints, 3)")
+            raise ValueError(f"array of shape {array.shape}, expected (frames, joints, 3)")
         if self.mapping is not None:
             placement = _array_placement(array.shape[1], self.mapping)
         elif array.shape[1] in SMPL_COUNTS:
             placement = Placement(f"{array.shape[1]} joints", np.eye(BODY_JOINTS, array.shape[1]))
         else:
-            raise ValueError(f"unknown joints: {array.shape[1]} of them, SMPL has "
+            raise ValueError(f"unknown joints: {array.shape[1]}, but SMPL has "
                              f"{', '.join(map(str, SMPL_COUNTS))}; use a --mapping")
         return self._of_joints(placement.joints(array.astype(np.float64)), self.fps or FPS, placement.rig)
 
@@ -174,7 +173,7 @@ class Reader:
 
     def _body_model(self, gender: str) -> BodyModel:
         if self.body_models is None:
-            raise ValueError("AMASS needs a body model (SMPL-H or SMPL-X, from their own site): give its folder "
+            raise ValueError("AMASS needs a body model (SMPL-H or SMPL-X, from its website): set its folder "
                              "with --body_models")
         if gender not in self._models:
             self._models[gender] = read_body_model(self.body_models, gender)
@@ -182,14 +181,14 @@ class Reader:
 
 
 def read_amass(path: Path) -> Amass:
-    """Read an AMASS archive. Raises ``ValueError`` or ``OSError`` if it is not one."""
+    """Read an AMASS archive. Raises ``ValueError`` or ``OSError`` if it is invalid."""
     arrays = read_archive(path, ("poses", "trans", "betas", "gender", "mocap_framerate", "mocap_frame_rate"))
     if not {"poses", "trans"} <= arrays.keys():
-        raise ValueError("not an AMASS archive: it has no poses and trans")
+        raise ValueError("not an AMASS archive: poses or trans are missing")
     poses, trans = arrays["poses"], arrays["trans"]
     rate = arrays.get("mocap_framerate", arrays.get("mocap_frame_rate"))
     if rate is None or rate.size != 1 or rate.dtype.kind not in "fiu" or not rate.item() > 0:
-        raise ValueError("the archive has no frame rate above 0")
+        raise ValueError("the archive has no positive frame rate")
     if poses.ndim != 2 or poses.shape[1] < 3 * BODY_JOINTS or trans.shape != (len(poses), 3) or not len(poses):
         raise ValueError(f"poses of shape {poses.shape} and trans of shape {trans.shape}")
     return Amass(poses, trans, arrays.get("betas", np.zeros(0)).reshape(-1).astype(float), float(rate.item()),
@@ -197,7 +196,7 @@ def read_amass(path: Path) -> Amass:
 
 
 def read_body_model(folder: Path, gender: str) -> BodyModel:
-    """Body model for ``gender``, else the neutral one. Raises ``ValueError`` if it is missing or invalid."""
+    """Read the body model for ``gender``, else the neutral one. Raises ``ValueError`` if it is missing or invalid."""
     wanted = [name.format(gender=kind, GENDER=kind.upper()) for kind in (gender, "neutral") for name in MODEL_NAMES]
     path = next((folder / name for name in wanted if (folder / name).is_file()), None)
     if path is None:
@@ -205,27 +204,28 @@ def read_body_model(folder: Path, gender: str) -> BodyModel:
     arrays = read_archive(path, ("v_template", "shapedirs", "J_regressor", "kintree_table"))
     missing = {"v_template", "shapedirs", "J_regressor", "kintree_table"} - arrays.keys()
     if missing:
-        raise ValueError(f"{path} is not a body model: it has no {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not a body model: {', '.join(sorted(missing))} missing")
     parents = arrays["kintree_table"].astype(np.int64)
     return BodyModel.of(arrays["v_template"], arrays["shapedirs"], arrays["J_regressor"],
                         parents[0] if parents.ndim == 2 else parents)
 
 
 def read_real_array(path: Path) -> np.ndarray:
-    """Read one array of real numbers from ``.npy``. Raises ``ValueError`` for anything else, including a header that
-    announces more data than the file has."""
+    """Read an array of real numbers from ``.npy``. Raises ``ValueError`` if the file is invalid or truncated."""
     try:
         array = np.load(path, mmap_mode="r")
     except Exception as error:  # a damaged header can raise almost any exception in NumPy
         raise ValueError(f"not a readable .npy file ({_first_line(error)})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise ValueError("not one array of real numbers")
+        raise ValueError("not an array of real numbers")
     return np.array(array)
 
 
 def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays ``names`` that an ``.npz`` has. Raises ``ValueError`` if it is not an archive of arrays, or a member is
-    too large or outside the archive."""
+    """Read those of the arrays ``names`` that an ``.npz`` archive has.
+
+    Raises ``ValueError`` if it is not an archive of arrays, or a member is too large or has a path outside the archive.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -244,8 +244,11 @@ def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def read_mapping(path: Path) -> dict[str, str | Place]:
-    """Read a mapping file: JSON with the bone ``"NAME"`` (or ``"NAME/tip"``, its end site) or ``{"NAME": weight, ...}``
-    for each of our joints. Spine, collars and feet may be omitted. Raises ``InputError``."""
+    """Read a mapping file: a JSON object with a bone for each of the 22 joints.
+
+    A bone is ``"NAME"``, ``"NAME/tip"`` (its end site) or a weighted sum ``{"NAME": weight, ...}``. Spine, collars and
+    feet may be omitted. Raises ``InputError`` if the mapping is invalid.
+    """
     try:
         mapping = json.loads(read_text(path, "mapping"))
     except (ValueError, RecursionError) as error:
@@ -256,7 +259,7 @@ def read_mapping(path: Path) -> dict[str, str | Place]:
     mapping.pop(BONES, None)
     empty = [joint for joint, place in mapping.items() if place == ""]
     if empty:
-        raise InputError(f"mapping {path}: give the bone of {', '.join(empty)}")
+        raise InputError(f"mapping {path}: the bones of {', '.join(empty)} are empty")
     for joint, place in mapping.items():
         if joint not in T2M.joint_names:
             raise InputError(f"mapping {path}: {joint} is not one of {', '.join(T2M.joint_names)}")
@@ -283,7 +286,7 @@ def _array_placement(count: int, mapping: Mapping[str, str | Place]) -> Placemen
     weights = np.zeros((BODY_JOINTS, count))
     for row, joint in enumerate(T2M.joint_names):
         if joint not in mapping:
-            raise ValueError(f"the mapping lacks {joint}; for arrays it must name all joints")
+            raise ValueError(f"the mapping lacks {joint}; a mapping for arrays must name all joints")
         place = mapping[joint]
         for name, weight in ({place: 1.0} if isinstance(place, str) else place).items():
             if not name.isdecimal() or int(name) >= count:

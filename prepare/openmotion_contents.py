@@ -1,7 +1,7 @@
-"""Contents of openmotion clips in the terms of the language bank, from labels and from measurements.
+"""Derive contents of openmotion clips, as used by the language bank, from labels and measurements.
 
-``assets/language/contents.json`` maps labels (with style and side where needed) to contents. Contents that the labels
-do not determine are measured on the joints: circles, turns, quiet standing, sitting down and getting up, kicks by side,
+``assets/language/contents.json`` maps labels (with style and side where needed) to contents. Contents that labels do
+not determine are measured on the joints: circles, turns, quiet standing, sitting down and getting up, kicks by side,
 squats, picking up, stairs up and down.
 """
 import re
@@ -25,32 +25,32 @@ PELVIS, HEAD = T2M.joint_names.index("pelvis"), T2M.joint_names.index("head")
 HIPS, ANKLES, SHOULDERS, WRISTS = (
     [T2M.joint_names.index(f"{side}_{name}") for side in ("left", "right")]
     for name in ("hip", "ankle", "shoulder", "wrist"))
-MIN_ROWS = 40          # of a stretch that becomes a training pair
+MIN_ROWS = 40          # range of lengths of a stretch used for training
 MAX_ROWS = 190
 
 
 @dataclass
 class ClipContents:
-    """Contents of one clip, each with a side ("left", "right" or ""), and contents of ranges of its rows."""
+    """Contents of a clip and of ranges of its rows, each with a side ("left", "right" or "")."""
 
-    family: str                                           # label without style, for balanced sampling
+    family: str                                           # label without style; used for balanced sampling
     contents: list[tuple[str, str]] = field(default_factory=list)
     stretches: list[tuple[str, str, int, int]] = field(default_factory=list)  # content, side, first row, end row
 
     def mirrored(self) -> "ClipContents":
-        """Contents of the mirrored twin."""
+        """Return the contents of the mirrored twin."""
         contents = [(content, OTHER_SIDE[side]) for content, side in self.contents]
         return ClipContents(mirrored_label(self.family), contents,
                             [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
 
 
 def mirrored_label(label: str) -> str:
-    """A content label with its sides exchanged."""
+    """Swap left and right in a content label."""
     return re.sub("left|right", lambda found: OTHER_SIDE[found.group()], label)
 
 
 def family(label: str) -> str:
-    """A content label without the part mark and the style."""
+    """Remove the part suffix and the style from a content label."""
     label = label.removesuffix("-part")
     for style in STYLES:
         label = label.removesuffix(f"-{style}")
@@ -59,13 +59,14 @@ def family(label: str) -> str:
 
 def clip_contents(label: str, style: str, joined: list[str], joints: np.ndarray,
                   content_map: Mapping[str, Any]) -> ClipContents:
-    """Contents of a clip.
+    """Determine the contents of a clip.
 
     Args:
-        label: content label of the index.
+        label: content label in the index.
+        style: style in the index.
         joined: labels of the two parts of a joined clip, else empty.
         joints: (T, 22, 3), 20 fps, floor at y = 0.
-        content_map: ``assets/language/contents.json``.
+        content_map: content of ``assets/language/contents.json``.
     """
     result = ClipContents(family(label))
     whole = label.removesuffix("-part")
@@ -97,7 +98,7 @@ def _of_joined(joined: list[str]) -> list[tuple[str, str]]:
 
 
 class BodyMeasures:
-    """Per-frame measures of joints (T, 22, 3) shared by several contents."""
+    """Per-frame measurements of joints (T, 22, 3) that several contents use."""
 
     def __init__(self, joints: np.ndarray) -> None:
         self.joints = joints.astype(np.float64)
@@ -143,13 +144,13 @@ def _measured(label: str, body: BodyMeasures) -> Iterator[tuple[str, str]]:
 
 
 def _one_way(heading: np.ndarray) -> bool:
-    """Whether a body turns in one direction, within the sway of its steps."""
+    """Return whether a body turns in one direction, apart from swaying."""
     sign = np.sign(heading[-1] - heading[0])
     return bool((sign * (np.maximum.accumulate(sign * heading) - sign * heading) < 30).all()) if sign else False
 
 
 def _about_turn(body: BodyMeasures) -> bool:
-    """A turn of 150 to 210 degrees between two straight stretches of walking."""
+    """Return whether the body turns by 150 to 210 degrees between two straight stretches of walking."""
     ends = max(10, len(body.heading) // 6)
     straight = all(np.ptp(part) < 40 for part in (body.heading[:ends], body.heading[-ends:]))
     walks = all((part > 0.4).mean() > 0.7 for part in (body.speed[:ends], body.speed[-ends:]))
@@ -157,7 +158,7 @@ def _about_turn(body: BodyMeasures) -> bool:
 
 
 def _kicking_leg(body: BodyMeasures) -> str:
-    """Side whose foot rises at least 0.45 m above the other foot's maximum; "" if both or neither do."""
+    """Return the side of the foot that rises at least 0.45 m, clearly higher than the other; "" if unclear."""
     floor = body.joints[:, ANKLES, 1].min()
     left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
     if max(left, right) < 0.45 or abs(left - right) < 0.25:
@@ -166,7 +167,7 @@ def _kicking_leg(body: BodyMeasures) -> str:
 
 
 def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
-    """Stretches with a single content."""
+    """Yield the ranges of rows with a single content, as (content, side, first row, end row)."""
     upright = body.height > 0.93 * body.stand
     quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
     if "sit" not in label and "mime" not in label:
@@ -188,7 +189,7 @@ def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]
 
 
 def _dips(low: np.ndarray, upright: np.ndarray, frames: int) -> Iterator[tuple[int, int]]:
-    """Rows (first, end) from upright through each low stretch back to upright."""
+    """Yield row ranges (first, end) from upright through each low stretch back to upright."""
     for first, end in stretches(low):
         before, after = np.flatnonzero(upright[:first]), np.flatnonzero(upright[end:])
         if len(before) and len(after):
@@ -200,7 +201,7 @@ def _dips(low: np.ndarray, upright: np.ndarray, frames: int) -> Iterator[tuple[i
 
 
 def _sitting(body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
-    """Sitting down (upright, then low to the end of the stretch) and getting up, each cut at the middle of the rest."""
+    """Yield the ranges in which the body sits down or gets up, cut in the middle of the rests around them."""
     low, upright = body.height < 0.72 * body.stand, body.height > 0.92 * body.stand
     states = np.where(low, -1, np.where(upright, 1, 0))
     runs = [(value, first, end) for value in (-1, 1) for first, end in stretches(states == value) if end - first >= 5]

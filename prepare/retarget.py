@@ -1,7 +1,7 @@
-"""Retarget a motion to another skeleton: between rest poses, scaled by leg length, feet on the floor.
+"""Retarget a motion to another skeleton, scaled by leg length and with feet on the floor.
 
-Bones are named as in our BVH files for every skeleton. Positions and rotations are in world space, z up, as in Blender.
-Rotations are relative to the rest pose.
+All skeletons use the bone names of generated BVH files. Positions and rotations are in world space, z up, as in
+Blender. Rotations are relative to the rest pose.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ import numpy as np
 SIDES = ("Left", "Right")
 NEEDED = ("Hips", *(side + bone for side in SIDES
                     for bone in ("UpLeg", "Leg", "Foot", "Toe", "Arm", "ForeArm", "Hand")))
-# The end joint of each bone that must point in the direction of the source's. All others (trunk, neck, shoulders) keep
-# the posture of their own rest pose and rotate like the source's, because skeletons place these bones differently.
+# End joints of the bones that point in the same direction as in the source. Other bones (trunk, neck, shoulders) keep
+# their rest pose and copy the source's rotation, because skeletons place these bones differently.
 AIMS = {side + bone: side + end for side in SIDES for bone, end in (
     ("UpLeg", "Leg"), ("Leg", "Foot"), ("Arm", "ForeArm"), ("ForeArm", "Hand"))}
 TURNED = ("Hips", "Spine", "Spine1", "Spine2", "Neck", "Head",
           *(side + bone for side in SIDES for bone in ("Shoulder", "Arm", "ForeArm", "UpLeg", "Leg", "Foot")))
 
-_STANDING_SPEED = 0.25  # m/s of a standing foot
-_STANDING_REACH = 0.05  # metres above the lowest toe of the clip, for stairs and noise
-_STRAIGHT = 0.01        # metres of a knee off the line from hip to ankle, below which the pelvis gives its direction
-_TOES_UP = 0.5          # sine of the steepest upward bend of the toes
-_HINGED = (0.2, 0.8)    # radians of bend where an elbow or knee starts to act, and fully acts, as a hinge
+_STANDING_SPEED = 0.25  # maximum speed of a standing foot, m/s
+_STANDING_REACH = 0.05  # maximum height of a standing toe above the lowest toe of the clip, metres
+_STRAIGHT = 0.01        # weight in metres of the pelvis direction in the bend of a nearly straight knee
+_TOES_UP = 0.5          # sine of the maximum upward bend of the toes
+_HINGED = (0.2, 0.8)    # bend in radians at which an elbow or knee starts to act as a hinge, and fully does
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SourceRecording:
 
 @dataclass(frozen=True)
 class Character:
-    """A skeleton in its rest pose, in any unit, between T-pose and A-pose."""
+    """A skeleton in its rest pose (T-pose, A-pose or between), in any unit."""
 
     rest: Mapping[str, np.ndarray]  # (3,) start of each bone; LeftToeEnd and RightToeEnd, if known, end the toes
     floor: float                    # height of the ground under the feet
@@ -45,7 +45,7 @@ class Character:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Retargeted motion of the character."""
+    """Retargeted motion of a character."""
 
     turns: dict[str, np.ndarray]  # (T, 3, 3) rotation of each bone relative to rest
     hips: np.ndarray              # (T, 3) position of the hips
@@ -55,13 +55,12 @@ class Transfer:
 def retarget(source: SourceRecording, character: Character) -> Transfer:
     """Retarget the motion of ``source`` to ``character``.
 
-    Arms and legs point in the directions of the source's, so that rest poses with lowered and with raised arms give the
-    same result, and roll so that elbows and knees bend like hinges. The trunk rotates like the source's. Pelvis and
-    ankles travel like the source's, scaled by leg length and lifted so that a standing foot has the height and pitch of
-    the character's rest pose. Knees absorb the difference in proportions. Toes, which the source does not capture, bend
-    where they would be below the floor.
+    Arms and legs point in the same directions as in the source, whatever the rest poses, and are rolled so that elbows
+    and knees bend like hinges. The trunk has the same rotation. Pelvis and ankles travel the same path, scaled by leg
+    length and lifted so that standing feet have the height and pitch of the character's rest pose. Knees absorb
+    differences in proportions. Toes, which the source does not capture, bend where they would be below the floor.
 
-    Raises ``ValueError`` naming a bone of ``NEEDED`` that either skeleton lacks.
+    Raises ``ValueError`` if either skeleton lacks a bone of ``NEEDED``.
     """
     for name, rest in (("motion", source.rest), ("character", character.rest)):
         if missing := [bone for bone in NEEDED if bone not in rest]:
@@ -95,8 +94,7 @@ class _Standing:
 
 
 def _standing(source: SourceRecording) -> _Standing:
-    """Typical stance of a foot of the source: median while both its joints are low and slow, else from the rest
-    pose."""
+    """Return the median height and pitch of the source's feet while they are low and slow, else those at rest."""
     places = source.places
     lowest = min(places[f"{side}Toe"][:, 2].min() for side in SIDES)
     heights, pitches = [], []
@@ -114,12 +112,12 @@ def _standing(source: SourceRecording) -> _Standing:
 
 
 def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, np.ndarray], pitch: float) -> np.ndarray:
-    """(3, 3) alignment of the character's resting ``bone`` with the source's, applied before the source rotation."""
+    """Return the rotation (3, 3) that aligns a bone of the character with that of the source, both at rest."""
     if bone in AIMS:
         return _between(rest[AIMS[bone]] - rest[bone], source[AIMS[bone]] - source[bone])
     if not bone.endswith("Foot"):
         return np.eye(3)
-    # A sole that is level at rest is level where the source stands, and points in the direction of the source's foot.
+    # A sole that is level at rest is level while the source stands, and points in the direction of the source's foot.
     toe = bone.removesuffix("Foot") + "Toe"
     foot = source[toe] - source[bone]
     ahead = _unit(_level(foot))
@@ -129,7 +127,7 @@ def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, n
 
 def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecording, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Solve a leg from ``hip`` (T, 3) to ``ankle`` (T, 3), with the knee bent in the direction of the source's."""
+    """Solve a leg from ``hip`` (T, 3) to ``ankle`` (T, 3), with the knee bent as in the source."""
     thigh, shin, foot = (f"{side}{bone}" for bone in ("UpLeg", "Leg", "Foot"))
     upper, lower = (np.linalg.norm(rest[end] - rest[start]) for start, end in ((thigh, shin), (shin, foot)))
     along = _unit(ankle - hip)
@@ -147,20 +145,20 @@ def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecordin
 
 def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndarray],
           turns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(T, 3, 3) rotations of the toes: those of the foot, but with the tip no lower over the ``floor`` than at rest."""
+    """Return toe rotations (T, 3, 3): those of the foot, bent up where the tip would be lower than at rest."""
     foot, toe, tip = (f"{side}{bone}" for bone in ("Foot", "Toe", "ToeEnd"))
     length = np.linalg.norm(rest[tip] - rest[toe])
     stiff = turns[foot] @ (rest[tip] - rest[toe]) / length
     height = (ankle + turns[foot] @ (rest[toe] - rest[foot]))[:, 2]
     least = ((rest[tip][2] - floor - height) / length).clip(-1, _TOES_UP)
     rise = np.maximum(stiff[:, 2], least)[:, None]
-    ahead = _unit(_level(stiff + 1e-6 * (turns["Hips"] @ _forward(rest))))  # also for a foot that hangs straight down
+    ahead = _unit(_level(stiff + 1e-6 * (turns["Hips"] @ _forward(rest))))  # defined even for feet pointing down
     return _between(stiff, np.sqrt((1 - rise**2).clip(0)) * ahead + rise * [0, 0, 1]) @ turns[foot]
 
 
 def _hinge(upper: str, lower: str, flexed: np.ndarray, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Roll both bones of a limb so that its bend matches the one that points to ``flexed`` (3,) at rest."""
+    """Roll both bones of a limb so that its bend matches the direction ``flexed`` (3,) at rest."""
     start, end = (_unit(rest[AIMS[bone]] - rest[bone]) for bone in (upper, lower))
     hinge = turns[upper] @ np.cross(start, flexed)
     start, end = turns[upper] @ start, turns[lower] @ end
@@ -174,21 +172,21 @@ def _hinge(upper: str, lower: str, flexed: np.ndarray, rest: Mapping[str, np.nda
 
 
 def _about(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) rotations about unit vectors (..., 3) by radians (...)."""
+    """Return rotations (..., 3, 3) about unit vectors (..., 3) by ``angle`` (...) in radians."""
     cross = _cross(axis)
     angle = angle[..., None, None]
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def _between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) shortest rotation from the direction ``start`` (..., 3) to ``end`` (..., 3)."""
+    """Return the shortest rotation (..., 3, 3) from the direction ``start`` (..., 3) to ``end`` (..., 3)."""
     start, end = np.broadcast_arrays(_unit(start), _unit(end))
     cross = _cross(np.cross(start, end))
     return np.eye(3) + cross + cross @ cross / (1 + (start * end).sum(-1))[..., None, None].clip(1e-9)
 
 
 def _cross(vector: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) cross-product matrices of ``vector`` (..., 3)."""
+    """Return the cross-product matrices (..., 3, 3) of ``vector`` (..., 3)."""
     x, y, z = np.moveaxis(vector, -1, 0)
     matrix = np.zeros((*x.shape, 3, 3))
     matrix[..., 2, 1], matrix[..., 0, 2], matrix[..., 1, 0] = x, y, z
@@ -196,28 +194,28 @@ def _cross(vector: np.ndarray) -> np.ndarray:
 
 
 def _across(places: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(..., 3) vector from the right hip to the left."""
+    """Return the vector (..., 3) from the right to the left hip."""
     return places["LeftUpLeg"] - places["RightUpLeg"]
 
 
 def _bearing(rest: Mapping[str, np.ndarray]) -> float:
-    """Rotation of a skeleton in its rest pose about z, in radians."""
+    """Return the rotation of a skeleton in its rest pose about z, in radians."""
     x, y, _ = _across(rest)
     return np.arctan2(y, x)
 
 
 def _forward(rest: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(3,) facing direction of a skeleton in its rest pose."""
+    """Return the forward direction (3,) of a skeleton in its rest pose."""
     return _unit(np.cross(_across(rest), [0, 0, 1]))
 
 
 def _middle(places: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(..., 3) midpoint between the hips."""
+    """Return the midpoint (..., 3) between the hips."""
     return (places["LeftUpLeg"] + places["RightUpLeg"]) / 2
 
 
 def _leg(rest: Mapping[str, np.ndarray]) -> float:
-    """Leg length from hip to ankle, averaged over both sides."""
+    """Return the leg length from hip to ankle, averaged over both sides."""
     return float(np.mean([np.linalg.norm(rest[side + end] - rest[side + start])
                           for side in SIDES for start, end in (("UpLeg", "Leg"), ("Leg", "Foot"))]) * 2)
 

@@ -1,8 +1,8 @@
-"""Retarget a generated motion to a Mixamo character, in headless Blender without add-ons.
+"""Retarget a generated motion to a Mixamo character in headless Blender. No add-ons are needed.
 
     blender -b -P prepare/retarget_blender.py -- --motion FILE.bvh --character FILE.fbx --out FILE.fbx
 
-Runs in Blender's Python, which has NumPy and little else.
+Runs in Blender's Python, which has NumPy but few other packages.
 """
 import re
 import sys
@@ -33,7 +33,7 @@ TO_BLENDER = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # y up to z up, kee
 
 
 def parse_options() -> Namespace:
-    """Command-line options of this script, after ``--`` in Blender."""
+    """Parse the options of this script, which follow ``--`` on Blender's command line."""
     parser = Parser("Retarget a generated motion to a Mixamo character. Arms and legs point as in the motion; "
                     "the travel of hips and feet is scaled by leg length; one key per frame, from frame 0.")
     parser.prog = "blender -b -P prepare/retarget_blender.py --"
@@ -51,7 +51,7 @@ def parse_options() -> Namespace:
 
 
 def read_motion(path: Path) -> SourceRecording:
-    """Motion of a BVH file, in Blender's axes."""
+    """Read the motion of a BVH file and convert it to Blender's axes."""
     try:
         bvh = read_bvh(path)
     except ValueError as error:
@@ -69,7 +69,7 @@ def read_motion(path: Path) -> SourceRecording:
 
 
 def open_character(path: Path) -> tuple[bpy.types.Object, str]:
-    """Open a file in Blender. Returns its armature with Mixamo bones, and the prefix of their names."""
+    """Open a character file in Blender. Returns its armature with Mixamo bones, and the prefix of their names."""
     if not path.is_file():
         raise InputError(f"{path} is missing")
     bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -90,16 +90,16 @@ def open_character(path: Path) -> tuple[bpy.types.Object, str]:
 
 
 def reason(error: RuntimeError) -> str:
-    """Reason of an error in Blender: its message, or the relevant line of a traceback."""
+    """Return the message of a Blender error, or the relevant line of its traceback."""
     lines = str(error).removeprefix("Error: ").strip().splitlines() or ["no reason given"]
     return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception)\b", line)), lines[0])
 
 
 def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
-    """Remove all animation and posing from a rig. Returns the world positions of those of our ``bones`` that it has."""
+    """Remove animation and posing from a rig. Returns the world positions of those of ``bones`` that it has."""
     rig.animation_data_clear()
     for action in list(bpy.data.actions):
-        if action.users == action.use_fake_user:  # a GLB would contain it, too
+        if action.users == action.use_fake_user:  # otherwise exported to GLB
             bpy.data.actions.remove(action)
     rig.data.pose_position = "POSE"
     for bone in rig.pose.bones:
@@ -117,19 +117,18 @@ def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Chara
 
 
 def mixamo_name(bone: str, prefix: str) -> str:
-    """Mixamo name of one of our bones."""
+    """Return the Mixamo name of a bone of the motion."""
     return prefix + (f"{bone}Base" if bone.endswith("Toe") else bone.replace("ToeEnd", "Toe_End"))
 
 
 def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Convert world rotations since rest to pose rotations (T, 3, 3) in the axes of each bone, relative to its
-    parent."""
+    """Convert world rotations since rest to pose rotations (T, 3, 3) in bone axes, relative to the parent bone."""
     to_world = np.array(rig.matrix_world)
     spin = to_world[:3, :3] / np.cbrt(np.linalg.det(to_world[:3, :3]))
     rest = {bone.name: np.array(bone.matrix_local)[:3, :3] for bone in rig.data.bones}
     posed, basis = {}, {}
     for bone in sorted(rig.data.bones, key=lambda bone: len(bone.parent_recursive)):
-        hung = rest[bone.name]  # in the axes of the rig, as held by its parent
+        hung = rest[bone.name]  # in the axes of the rig, rotated with its parent
         if bone.parent:
             hung = posed[bone.parent.name] @ rest[bone.parent.name].T @ hung
         posed[bone.name] = hung
@@ -140,7 +139,7 @@ def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[st
 
 
 def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float, name: str) -> None:
-    """Insert keyframes for a transfer from frame 0, as an action ``name``, and set the scene range and frame rate."""
+    """Insert keyframes from frame 0 as an action ``name``, and set the frame range and frame rate of the scene."""
     bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
     ours = {mixamo_name(bone, prefix): turns for bone, turns in transfer.turns.items()}
     for bone_name, turns in in_bone_axes(rig, ours).items():
@@ -166,7 +165,7 @@ def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float, name
 
 
 def write(path: Path) -> None:
-    """Write the scene in the format of the suffix; FBX and GLB include textures."""
+    """Write the scene in the format given by the suffix. FBX and GLB include textures."""
     with atomic_path(path) as temporary:
         name = str(temporary.resolve())
         if path.suffix.lower() == ".fbx":
@@ -183,7 +182,6 @@ def write(path: Path) -> None:
 
 @script
 def main() -> None:
-    """Parse, read both files, retarget, write."""
     opt = parse_options()
     recording = read_motion(opt.motion)
     rig, prefix = open_character(opt.character)

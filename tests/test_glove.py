@@ -53,7 +53,7 @@ def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str, 
     (tmp_path / "texts" / "a.txt").write_text("He waltzes.#he/PRON waltz/VERB#0.0#0.0\n")
     run_here(main, table, "--texts", "texts", "--pickles", cwd=tmp_path)
     printed = capsys.readouterr().out
-    assert "4 words of 2 numbers -> glove" in printed
+    assert "4 words, 2 dimensions -> glove" in printed
     assert "1 of the 2 caption words have no vector: he" in printed
     vectors = WordVectors.load(tmp_path / "glove")
     assert vectors.vector("waltz").tolist() == [11, 12]

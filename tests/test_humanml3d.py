@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prepare.humanml3d import Sources, main, make_joints, read_cuts
+from prepare.humanml3d import Folders, main, make_joints, read_cuts
 from tests import figures
 from tests.test_import_motion import body_model
 from tests.toy import run_here
@@ -12,7 +12,7 @@ from utils import InputError
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> Sources:
+def sources(tmp_path: Path) -> Folders:
     """A recording of AMASS of 10 s at 120 fps, under two names, one of HumanAct12, a body model."""
     (tmp_path / "models" / "male").mkdir(parents=True)
     np.savez(tmp_path / "models" / "male" / "model.npz", **body_model())
@@ -29,10 +29,10 @@ def sources(tmp_path: Path) -> Sources:
         "source_path,start_frame,end_frame,new_name\n./pose_data/KIT/3/kick_poses.npy,20,80,000000.npy\n"
         "./pose_data/MPI_HDM05/bk/walk_poses.npy,20,80,000001.npy\n"
         "./pose_data/humanact12/humanact12/P01.npy,0,60,000002.npy\n./pose_data/CMU/01/x.npy,0,60,000003.npy\n")
-    return Sources(tmp_path / "amass", tmp_path / "acted", tmp_path / "models")
+    return Folders(tmp_path / "amass", tmp_path / "acted", tmp_path / "models")
 
 
-def test_clips_are_cut_as_the_index_says(sources: Sources, tmp_path: Path) -> None:
+def test_clips_are_cut_as_the_index_says(sources: Folders, tmp_path: Path) -> None:
     made = make_joints(read_cuts(tmp_path / "index.csv"), sources, tmp_path / "out", quiet=True)
     assert made.clips == ["000000", "000001", "000002"]
     assert "CMU/01/x.npz is missing" in made.refused["000003"]
@@ -45,7 +45,7 @@ def test_clips_are_cut_as_the_index_says(sources: Sources, tmp_path: Path) -> No
     np.testing.assert_array_equal(acted, figures.walking(60))
 
 
-def test_a_second_call_resumes(sources: Sources, tmp_path: Path) -> None:
+def test_a_second_call_resumes(sources: Folders, tmp_path: Path) -> None:
     cuts = read_cuts(tmp_path / "index.csv")
     make_joints(cuts[:1], sources, tmp_path / "out", quiet=True)
     before = (tmp_path / "out" / "joints" / "000000.npy").stat().st_mtime_ns
@@ -61,7 +61,7 @@ def test_an_index_that_is_none_is_reported(tmp_path: Path, text: str) -> None:
         read_cuts(tmp_path / "index.csv")
 
 
-def test_the_script_lists_what_was_not_made(sources: Sources, tmp_path: Path, capsys) -> None:
+def test_the_script_lists_what_was_not_made(sources: Folders, tmp_path: Path, capsys) -> None:
     run_here(main, tmp_path / "out", "--index", tmp_path / "index.csv", "--humanact12", sources.humanact12, "--quiet",
              "--workers", 1, cwd=tmp_path)
     told = capsys.readouterr().out

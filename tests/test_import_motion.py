@@ -132,7 +132,7 @@ def damaged(folder: Path) -> dict[str, str]:
         "mirrored.bvh": (bvh_text(WALK * [-1, 1, 1]), "swapped"),
         "wrong_axis.bvh": (bvh_text(np.stack([WALK[..., 0], -WALK[..., 2], WALK[..., 1]], -1)), "seems to be up"),
         "giant.bvh": (bvh_text(7 * WALK), "not human"),
-        "collides_name.bvh": (good, "have the id"),
+        "collides_name.bvh": (good, "have the same id"),
         "walk.c3d": ("", "a file of markers, which are not joints; solve .* export BVH"),
     }
     for name, (text, _) in texts.items():
@@ -154,7 +154,7 @@ def damaged(folder: Path) -> dict[str, str]:
     os.symlink(folder, folder / "circle")
     return {name: reason for name, (_, reason) in {**texts, **arrays}.items()} | {
         "no_amass.npz": "not an AMASS", "no_model.npz": "body model", "two_gigabytes.npy": r"2\.0 GB",
-        "slip.npz": "points outside", "circle": "link to a folder"}
+        "slip.npz": "points outside", "circle": "links to folders"}
 
 
 def test_every_damaged_file_is_named_with_its_reason_and_the_good_ones_are_imported(source: Path) -> None:
@@ -218,7 +218,7 @@ def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is not one of"), ("{}", "lacks pelvis"),
-    ('{"pelvis": "a", "neck": ""}', "the bone of neck"),
+    ('{"pelvis": "a", "neck": ""}', "the bones of neck are empty"),
     ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither"), ('{"pelvis": {}}', "neither")])
 def test_an_invalid_mapping_is_reported(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "rig.json").write_text(text)
@@ -236,7 +236,7 @@ def test_a_mapping_begun_for_an_unknown_rig_is_filled_in_and_used(source: Path, 
     for reason in refused.values():
         assert re.search(r"closest rig is Mixamo/LAFAN1, but there is no LeftLeg, RightForeArm; .*mapping", reason)
         assert reason.endswith(f"draft in {begun}")
-    with pytest.raises(InputError, match="give the bone of left_knee, right_elbow"):
+    with pytest.raises(InputError, match="the bones of left_knee, right_elbow are empty"):
         read_mapping(begun)
     mapping = json.loads(begun.read_text())
     assert "Knie.li" in mapping["_bones"]
@@ -263,7 +263,7 @@ def test_the_script_reports_what_it_found_and_draws_contact_sheets(source: Path,
     run_here(prepare.import_motion.main, source, tmp_path / "out", "--quiet", "--workers", 1, cwd=tmp_path)
     told = capsys.readouterr().out
     assert "2 clips of a Mixamo/LAFAN1 rig in m, y up" in told
-    assert "1 files are copies of others with foot locking, such as walk_ik.bvh" in told
+    assert "1 files are foot-locked copies of others, such as walk_ik.bvh" in told
     assert "not imported: bad.bvh: line 1: expected HIERARCHY" in told
     assert f"3 clips, 0.1 minutes, written to {tmp_path / 'out' / 'joints'}" in told
     assert {path.name for path in (tmp_path / "out" / "contact_sheets").iterdir()} == {"all.png", "sub.png"}

@@ -28,7 +28,7 @@ def test_the_session_of_the_guide_makes_a_data_set_of_bvh_files_and_a_table_of_c
             lines.append(f"c{name}.bvh,,,{caption}")
     (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
     told = {"prepare/import_motion.py": "18 clips of a Mixamo/LAFAN1 rig in cm, y up",
-            "prepare/motion_features.py": "rows of features written", "prepare/check_data.py": "are sound"}
+            "prepare/motion_features.py": "rows of features written", "prepare/check_data.py": "are valid"}
     scripts = []
     for script, *flags in session():
         if not script.startswith("prepare/"):  # training and generation: test_readme.py

@@ -66,7 +66,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_script_keeps_actors_and_twins_together(root: Path, capsys) -> None:
     run_here(main, root, "--group", r"actor\d+", "--test", 0.2, "--val", 0.1, cwd=root)
-    assert "1 clips without captions left out" in capsys.readouterr().out
+    assert "1 clips without captions omitted" in capsys.readouterr().out
     parts = {part: (root / f"{part}.txt").read_text().split() for part in (*PARTS, "all", "train_val")}
     actors = {part: {int(clip[-2:]) % 10 for clip in parts[part]} for part in PARTS}
     assert sum(len(found) for found in actors.values()) == len(set.union(*actors.values())) == 10
