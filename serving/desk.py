@@ -15,6 +15,7 @@ from utils import InputError
 
 UPLOADED, MADE_HERE = "your own file", "a motion generated here"
 FOUND = "found:"  # prefix of the name of a gallery motion
+STARTED, ENDED = "() => lamp.count(1)", "() => lamp.count(-1)"
 # On a small screen the viewer is below the form.
 SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
   { block: "nearest", behavior: "smooth" })"""
@@ -92,8 +93,10 @@ class Desk:
 
     def _listen(self, events: Sequence[Callable[..., Any]], handle: Callable[..., Any], inputs: Sequence[Any],
                 outputs: Sequence[Any], stage: Any) -> Any:
+        gr.on(list(events), None, js=STARTED, api_visibility="private")
         done = gr.on(list(events), handle, list(inputs), list(dict.fromkeys(outputs)), show_progress_on=stage,
                      trigger_mode="multiple", concurrency_limit=None, api_visibility="private")
+        done.then(None, js=ENDED, api_visibility="private")
         done.success(None, js=SHOW, api_visibility="private")
         return done
 

@@ -22,6 +22,18 @@ const lamp = {
     shown();
   },
 
+  /** Count a request that starts (1) or ends (-1). Viewers do not draw during requests, which cover and slow them. */
+  count(change) {
+    this.requests = Math.max((this.requests ?? 0) + change, 0);
+    for (const frame of document.querySelectorAll(".stage iframe")) {
+      const { viewer } = frame.contentWindow;
+      if (viewer) {
+        viewer.resting = this.requests > 0;
+        viewer.run();
+      }
+    }
+  },
+
   /** Read a text to users of screen readers. */
   announce(text) {
     let region = document.getElementById("announcer");

@@ -281,9 +281,12 @@ def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
         press(page, "Generate")
     page.get_by_role("alert").get_by_text("one of your requests is running and another one is waiting").wait_for()
     page.locator(".progress-level", has_text=re.compile("waiting|tokens|files of motions")).first.wait_for()
+    viewer = next(frame for frame in page.frames if "/made/" in frame.url and frame.frame_element().is_visible())
+    assert viewer.evaluate("viewer.resting")
     press(page, "Cancel")
     page.get_by_role("button", name="Cancel").locator("visible=true").wait_for(state="detached")
     assert page.locator(".said", has_text="for long").count() == 0
+    viewer.wait_for_function("!viewer.resting")
 
 
 @needs_chromium

@@ -172,9 +172,9 @@ class Stage {
   makeSun() {
     const sun = new THREE.DirectionalLight();
     sun.castShadow = true;
-    sun.shadow.mapSize.set(512, 512);
+    sun.shadow.mapSize.set(256, 256);
     Object.assign(sun.shadow.camera, { left: -2.4, right: 2.4, top: 2.4, bottom: -2.4, near: 0.5, far: 14 });
-    Object.assign(sun.shadow, { radius: 4, blurSamples: 8, bias: -0.0004 });
+    Object.assign(sun.shadow, { radius: 3, blurSamples: 8, bias: -0.0004 });
     return sun;
   }
 

@@ -30,7 +30,7 @@ class Viewer {
     Object.assign(this, { data, fps: data.fps, stage: new Stage(get("canvas"), data.skeleton, data.fps), tracks: new Map() });
     this.takes = new Takes(this, get("labels"));
     Object.assign(this, { number: 0, end: 0, kind: "locked", together: false, moment: 0, speed: 1, playing: false, looping: true });
-    Object.assign(this, { stale: true, last: 0, seen: true, running: false });
+    Object.assign(this, { stale: true, last: 0, seen: true, resting: false, running: false });
     this.fill();
     this.listen();
     const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -315,16 +315,19 @@ class Viewer {
     this.seek(moment);
   }
 
+  /** Whether anybody can see the motion. */
+  get visible() { return this.seen && !this.resting && !document.hidden; }
+
   /** Draw as long as the page is visible. */
   run() {
-    if (this.running || document.hidden || !this.seen) return;
+    if (this.running || !this.visible) return;
     this.running = true;
     this.stale = true;
     requestAnimationFrame((time) => this.tick(time));
   }
 
   tick(time) {
-    this.running = !document.hidden && this.seen;
+    this.running = this.visible;
     if (!this.running) return;
     this.advance(Math.min((time - this.last) / 1000, 0.25));
     this.last = time;
