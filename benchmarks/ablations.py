@@ -1,12 +1,12 @@
-"""Ablations of the paper on openmotion: LaMP's objectives, the text encoder, attention and condition.
+"""Ablations of the paper on openmotion: LaMP's objectives, text encoder, attention and condition.
 
-    python benchmarks/ablations.py --data_root DATA                     under an hour of one CPU core
+    python benchmarks/ablations.py --data_root DATA                     under an hour on one CPU core
     python benchmarks/ablations.py --data_root DATA --steps 20000 --lamp_steps 5000 --width 384 --layers 6 --gpu_id 0
 
-DATA is openmotion without mirrored clips. All runs share one tokenizer (--vq_name), and token transformers one LaMP
-model (--lamp_name): bundled ones, or ones in WORK/t2m. Only the flags of their row differ. The table has the mean and
-standard deviation over seeds, of numbers on the validation split. Repeat the command to resume: finished runs are kept.
-The CLIP row needs CLIP's weights, from the hub or in WORK/clip-vit-base-patch32.
+DATA is openmotion without mirrored clips. All runs use the same tokenizer (--vq_name), and all token transformers the
+same LaMP model (--lamp_name): bundled ones, or ones in WORK/t2m. The table has validation scores as mean and standard
+deviation over seeds. Repeat the command to resume. The CLIP row needs CLIP's weights, from the Hugging Face hub or in
+WORK/clip-vit-base-patch32.
 """
 import argparse
 import re
@@ -34,7 +34,7 @@ TOKEN_COLUMNS = {"net_best_loss": ("loss", 1), "net_best_acc": ("accuracy, %", 1
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table, and the flags that differ from the other rows."""
+    """A row of the table, with the flags that distinguish it from other rows."""
 
     group: str
     label: str
@@ -59,7 +59,7 @@ GROUPS = tuple(dict.fromkeys(run.group for run in ROWS))
 
 
 def command(run: Run, opt: object, seed: int) -> list[str]:
-    """Arguments that train one row of the table with one seed, except ``--name``."""
+    """Return the command line that trains one row with one seed, except ``--name``."""
     steps = opt.lamp_steps if run in OBJECTIVES else opt.steps
     common = ["--data_root", opt.data_root, "--checkpoints_dir", opt.work, "--seed", seed, "--total_iter", steps,
               "--max_epoch", 10**6, "--eval_every_e", 10**6, "--log_every", 10**6, "--save_latest", 1 + steps // 4,
@@ -76,9 +76,9 @@ def command(run: Run, opt: object, seed: int) -> list[str]:
 
 
 def train(run: Run, opt: object, seed: int) -> dict[str, float]:
-    """Train a row with a seed, or resume it. Returns the validation numbers at the end.
+    """Train a row with a seed, or resume it. Returns the final validation scores.
 
-    Rows with the same flags share a run, whose name has a hash of its command.
+    Rows with the same flags share a run, whose name contains a hash of its command.
     """
     arguments = command(run, opt, seed)
     name = f"{re.sub(r'[^a-z0-9]+', '_', Path(arguments[0]).stem)}_{fingerprint(*arguments)[:10]}"
@@ -92,7 +92,7 @@ def train(run: Run, opt: object, seed: int) -> dict[str, float]:
                               capture_output=True, text=True)
         if done.returncode:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise InputError(f"{run.group}, {run.label}, seed {seed}: {lines[-1] if lines else 'ended'}")
+            raise InputError(f"{run.group}, {run.label}, seed {seed}: {lines[-1] if lines else 'failed'}")
         content = load_checkpoint(latest)
     numbers = ", ".join(f"{key} {value:.4f}" for key, value in content["best"].items())
     print(f"{run.group}, {run.label}, seed {seed}: {numbers} in {time.perf_counter() - start:.0f} s", flush=True)
@@ -100,12 +100,12 @@ def train(run: Run, opt: object, seed: int) -> dict[str, float]:
 
 
 def bert_folder(opt: object) -> Path:
-    """Where ``small_bert`` writes; other sizes go to another folder."""
+    """Return the folder of the BERT that ``small_bert`` writes for these sizes."""
     return Path(opt.work) / f"bert_{opt.width}_{opt.layers}"
 
 
 def small_bert(opt: object) -> None:
-    """Write a small BERT with random weights and the vocabulary of the bundled LaMP model. Returns its folder."""
+    """Write a small BERT with random weights and the vocabulary of the bundled LaMP model, unless it exists."""
     folder = bert_folder(opt)
     if (folder / "vocab.txt").is_file():
         return
@@ -120,18 +120,18 @@ def small_bert(opt: object) -> None:
 
 
 def clip_is_there(work: Path) -> bool:
-    """Whether CLIP's weights are in ``work`` or can be fetched from the hub; prints why not."""
+    """Return whether CLIP's weights are in ``work`` or on the Hugging Face hub. Prints the reason if not."""
     folder = work / Path(CLIP_NAME).name
     try:
         model_folder(folder if folder.is_dir() else CLIP_NAME, "CLIP", CLIP_FILES)
     except InputError as error:
-        print(f"encoder, CLIP: left out: {error}")
+        print(f"encoder, CLIP: skipped: {error}")
         return False
     return True
 
 
 def table(results: Mapping[Run, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A markdown table for LaMP and one for token transformers, mean and standard deviation over seeds."""
+    """Format results as two markdown tables, for LaMP and for token transformers, with mean and std over seeds."""
     lines = []
     for rows in ([run for run in results if run in OBJECTIVES], [run for run in results if run not in OBJECTIVES]):
         if not rows:
@@ -157,7 +157,7 @@ def _line(run: Run, draws: Sequence[Mapping[str, float]], columns: Mapping[str, 
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--data_root", required=True, help="prepared openmotion, without mirrored clips")
-    parser.add_argument("--work", default="output/ablations", help="folder of the runs, and of own models in WORK/t2m")
+    parser.add_argument("--work", default="output/ablations", help="folder of the runs, and of your models in WORK/t2m")
     parser.add_argument("--steps", type=positive_int, default=800, help="training steps of token transformers")
     parser.add_argument("--lamp_steps", type=positive_int, default=200, help="training steps of LaMP models")
     parser.add_argument("--width", type=positive_int, default=128, help="width of every model")
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="groups of rows to run")
     parser.add_argument("--fid", action=argparse.BooleanOptionalAction, default=True,
                         help="measure FID of the base layer on the validation clips")
-    parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device; -1 is the CPU")
+    parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device, or -1 for the CPU")
     opt = parser.parse_args()
     work = Path(opt.work).resolve()
     opt.data_root, opt.work = str(Path(opt.data_root).resolve()), str(work)

@@ -1,4 +1,4 @@
-"""Time data loading on a synthetic data set (the first start of a training, later starts, batches), or writing results.
+"""Measure the time of data loading on a synthetic data set, or of writing result files.
 
     python benchmarks/bench_data.py --sizes published [--data DIR]
     python benchmarks/bench_data.py --motion FILE           video, BVH, GLB and foot locking of one motion
@@ -37,7 +37,7 @@ from visualization.glb import write_glb
 from visualization.video import write_video
 
 BATCH = 256
-CLIPS = {"bundled": 2_431, "published": 29_000}  # training splits of openmotion and HumanML3D, mirrored twins included
+CLIPS = {"bundled": 2_431, "published": 29_000}  # training clips of openmotion and HumanML3D, with mirrored twins
 CAPTIONS = 3
 _TAGGED = [
     "a/DET", "person/NOUN", "slowly/ADV", "walk/VERB", "forward/ADV", "and/CCONJ", "then/ADV", "turn/VERB", "to/ADP",
@@ -46,8 +46,10 @@ _TAGGED = [
 
 
 def make_synthetic(root: Path, spec: DatasetSpec, clips: int, seed: int = 0, quiet: bool = False) -> None:
-    """Write features, texts, statistics and ``train.txt`` of ``clips`` clips of 40 to 199 rows, with about 3 captions
-    each. One caption in thirty describes only a part of its clip."""
+    """Write features, texts, statistics and ``train.txt`` of ``clips`` clips with 40 to 199 rows and 3 captions each.
+
+    One caption in thirty describes only a part of its clip.
+    """
     generator = np.random.default_rng(seed)
     for folder in ("new_joint_vecs", "texts"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def make_synthetic(root: Path, spec: DatasetSpec, clips: int, seed: int = 0, qui
 
 
 def seconds(job: Callable[[], object], repeats: int) -> float:
-    """Median processor time of a job and its child processes, after a warm-up run."""
+    """Return the median CPU time of a job and its child processes in seconds, after a warm-up run."""
     taken = []
     for _ in range(repeats + 1):
         start = sum(os.times()[:4])
@@ -79,7 +81,7 @@ def seconds(job: Callable[[], object], repeats: int) -> float:
 
 
 def time_outputs(motion: Path, repeats: int) -> None:
-    """Print the times of writing the files of a motion, cut to 196 frames."""
+    """Print the CPU times of writing each output file of a motion, cut to 196 frames."""
     spec = dataset_spec("t2m")
     features = torch.from_numpy(read_motion(motion, spec)[:MAX_MOTION_LENGTH])
     joints = features_to_joints(features, spec.skeleton).numpy()
@@ -91,13 +93,13 @@ def time_outputs(motion: Path, repeats: int) -> None:
             "GLB from the BVH": lambda: write_glb(Path(folder) / "a.glb", bvh, spec.skeleton),
             "foot locking": lambda: lock_feet(joints, spec.skeleton, spec.fps),
         }.items():
-            print(f"{name:26} {seconds(job, repeats):.3f} s of processor time")
+            print(f"{name:26} {seconds(job, repeats):.3f} s CPU time")
 
 
 @script
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--sizes", choices=tuple(CLIPS), default="bundled", help="openmotion's or HumanML3D's size")
+    parser.add_argument("--sizes", choices=tuple(CLIPS), default="bundled", help="size of openmotion or of HumanML3D")
     parser.add_argument("--repeats", type=positive_int, default=5, help="timed runs, after one warm-up run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the synthetic data set, created if missing")
     parser.add_argument("--motion", type=Path, metavar="FILE", help="time writing the files of this motion instead")
@@ -113,7 +115,7 @@ def main() -> None:
         shutil.rmtree(root / "cache", ignore_errors=True)
         start = time.perf_counter()
         load_pairs(spec, "train", quiet=False)
-        print(f"first start, packs everything: {time.perf_counter() - start:.1f} s, peak memory {peak_gib():.2f} GiB")
+        print(f"first start, including packing: {time.perf_counter() - start:.1f} s, peak memory {peak_gib():.2f} GiB")
         normalisation = Normalisation.load(root / "Mean.npy", root / "Std.npy", spec.dim_pose)
         windows = MotionWindows(read_features(spec, "train"), normalisation, 64)
         pairs = TextMotion(load_pairs(spec, "train"), normalisation, training=True)
@@ -124,8 +126,8 @@ def main() -> None:
             f"{BATCH} windows": lambda: [windows[int(i)] for i in generator.integers(len(windows), size=BATCH)],
             f"{BATCH} captioned clips": lambda: [pairs[int(i)] for i in generator.integers(len(pairs), size=BATCH)],
         }.items():
-            print(f"{name:26} {seconds(job, args.repeats):.3f} s of processor time")
-        print(f"peak memory {peak_gib():.2f} GiB, including pages of the packed file that the system may drop")
+            print(f"{name:26} {seconds(job, args.repeats):.3f} s CPU time")
+        print(f"peak memory {peak_gib():.2f} GiB, including reclaimable pages of the packed file")
     finally:
         if not args.data:
             shutil.rmtree(root)

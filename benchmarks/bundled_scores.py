@@ -1,9 +1,9 @@
-"""Evaluate the bundled models and print the tables of pretrained/README.md.
+"""Evaluate the bundled models and print the tables in pretrained/README.md.
 
     python benchmarks/bundled_scores.py --data_root DATA
-    python benchmarks/bundled_scores.py                    prints the tables of earlier evaluations
+    python benchmarks/bundled_scores.py                    print the tables of earlier evaluations
 
-DATA is openmotion, prepared without mirrored twins. The reports are in checkpoints/t2m/<name>/eval/bundled.*.
+DATA is openmotion without mirrored twins. Reports are written to checkpoints/t2m/<name>/eval/bundled.*.
 """
 import json
 import math
@@ -20,7 +20,7 @@ from utils.files import ROOT, read_text
 
 EXT = "bundled"
 SCRIPTS = {"eval_t2m_vq.py": "vq_demo", "eval_t2m_trans_res.py": "t2m_demo", "eval_retrieval.py": "lamp_demo"}
-# Columns of a table: number in the report -> heading.
+# Headings of table columns, by their key in the report.
 BY_EVALUATOR = {"fid": "FID", "fid_halves": "FID of halves", "R1": "R@1", "R2": "R@2", "R3": "R@3",
           "mm_dist": "matching distance", "diversity": "diversity"}
 TOKENIZER = BY_EVALUATOR | {"mpjpe": "MPJPE, mm", "root": "root, mm", "codebook_use": "codes in use"}
@@ -33,7 +33,7 @@ TABLES = {"eval_t2m_vq.py": (TOKENIZER,), "eval_t2m_trans_res.py": (GENERATED,),
 
 
 def cell(value: float | Mapping[str, float | None] | None) -> str:
-    """Format a number of a report, with the digits its interval justifies; empty if it is missing."""
+    """Format a number with as many digits as its confidence interval justifies. Returns "" if it is missing."""
     if value is None:
         return ""
     mean, interval = (value["mean"], value["interval"]) if isinstance(value, Mapping) else (value, None)
@@ -46,7 +46,7 @@ def cell(value: float | Mapping[str, float | None] | None) -> str:
 
 
 def markdown(results: Mapping[str, Mapping[str, object]], columns: Mapping[str, str]) -> list[str]:
-    """Format a report as a table; rows and columns without any number are left out."""
+    """Format a report as a markdown table. Rows and columns without numbers are omitted."""
     shown = {key: name for key, name in columns.items() if any(key in numbers for numbers in results.values())}
     rows = {row: numbers for row, numbers in results.items() if shown.keys() & numbers.keys()}
     return [f"| | {' | '.join(shown.values())} |", f"| --- {'| --- ' * len(shown)}|",
@@ -56,9 +56,9 @@ def markdown(results: Mapping[str, Mapping[str, object]], columns: Mapping[str, 
 @script
 def main() -> None:
     parser = Parser("Evaluate the bundled models and print their tables.")
-    parser.add_argument("--data_root", help="openmotion without mirrored twins; default: print earlier evaluations")
-    parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats, for the confidence intervals")
-    parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device; -1 is the CPU")
+    parser.add_argument("--data_root", help="openmotion without mirrored twins; default: print earlier results")
+    parser.add_argument("--repeat_times", type=positive_int, default=20, help="repeats, for confidence intervals")
+    parser.add_argument("--gpu_id", type=int, default=-1, help="CUDA device, or -1 for the CPU")
     parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of the reports")
     opt = parser.parse_args()
     for name, model in SCRIPTS.items():

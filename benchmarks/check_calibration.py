@@ -1,14 +1,13 @@
-"""Calibrate the physical checks: how often each one passes on real clips of its content, and on other clips.
+"""Calibrate the physical checks: measure how often each one passes on clips of its content and on other clips.
 
     python benchmarks/check_calibration.py OPENMOTION [OPENMOTION2 ...] [--out FILE.json]
     python benchmarks/check_calibration.py OPENMOTION --joints PREPARED/new_joints
 
-OPENMOTION is a folder of the openmotion format: ``index.json`` with content and captions of every clip, and the
-shards with their joints. With ``--joints`` the motions are read from those files instead, for example retargeted to
-the models' skeleton. Every clip counts twice, as it is and mirrored, with the side words of content and captions
-swapped. ``TRUTHS`` decides by content and captions for which clips a check should pass, for which it should fail, and
-for which either answer is correct (a dance has turns, a drink is lifted with one hand); the last are not counted.
-A part cut from a longer clip overlaps it, so it counts only if its captions name the movement.
+OPENMOTION is a folder in the openmotion format: ``index.json`` has content and captions of every clip, and shards have
+the joints. ``--joints`` reads joints from another folder instead, for example after retargeting. Every clip is used
+twice, the second time mirrored and with left and right swapped in its texts. ``TRUTHS`` defines for which clips a check
+should pass, should fail, or may do either, such as turns in a dance; the last are not counted. A part cut from a longer
+clip counts only if its captions name the movement.
 """
 import json
 import re
@@ -30,9 +29,9 @@ from utils import InputError, script
 from utils.files import read_text, write_text
 
 NOTHING = "(?!)"    # matches no text
-NAMED = 0.4         # share of a clip's captions that must name a movement
+NAMED = 0.4         # minimum fraction of a clip's captions that name a movement
 
-# Contents with many kinds of movement, for which hardly any check has a correct answer.
+# Contents with many kinds of movement, for which most checks have no correct answer.
 FREE_FORM = re.compile("(ballet|dance|exercise|gesture-story|karate-kata|laugh|mime|navigate|playground|sword|traffic"
                        "|warm-up).*")
 
@@ -41,23 +40,23 @@ FREE_FORM = re.compile("(ballet|dance|exercise|gesture-story|karate-kata|laugh|m
 class LabelledClip:
     """Labels of a clip."""
 
-    label: str                  # content with its side, and " overhead" if a raised hand goes above the head
+    label: str                  # content and side, with " overhead" if a hand is raised above the head
     captions: tuple[str, ...]   # lower case
-    part: bool = False          # cut from a longer clip of this content
+    part: bool = False          # whether it was cut from a longer clip of this content
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Patterns of the clips that a check must pass, and of those where either answer is correct."""
+    """Regular expressions that decide for which clips a check must pass, must fail, or may do either."""
 
-    contents: str = NOTHING     # whole clips whose complete label matches must pass
-    said: str = NOTHING         # must pass if found in ``NAMED`` of the captions; either answer is correct if in fewer
-    either: str = NOTHING       # either answer is correct if the complete label matches
+    contents: str = NOTHING     # uncut clips whose full label matches must pass
+    said: str = NOTHING         # must pass if found in ``NAMED`` of the captions; either if found in fewer
+    either: str = NOTHING       # either answer is correct if the full label matches
     mentioned: str = NOTHING    # either answer is correct if found in a caption
-    no: str = ".*"              # other clips whose complete label matches must fail
+    no: str = ".*"              # other clips whose full label matches must fail
 
     def holds(self, clip: LabelledClip) -> bool | None:
-        """Whether the check must pass for a clip; None if either answer is correct."""
+        """Return whether the check must pass for a clip, or None if either answer is correct."""
         named = sum(bool(re.search(self.said, text)) for text in clip.captions)
         if named >= NAMED * len(clip.captions) or (not clip.part and re.fullmatch(self.contents, clip.label)):
             return True
@@ -68,7 +67,7 @@ class Truth:
 
 
 def _all(*words: str, never: str = NOTHING) -> str:
-    """Pattern that matches texts with all of the words and without ``never``."""
+    """Return a regular expression for texts that contain all ``words`` and do not match ``never``."""
     return "^" + "".join(f"(?=.*{word})" for word in words) + f"(?!.*(?:{never}))"
 
 
@@ -226,37 +225,37 @@ TRUTHS = {
 }
 
 
-# Contents performed with one side, whose names do not say which: the right one, as captured.
+# Contents performed with the right side in the recordings, although their names do not mention it.
 RIGHT_SIDED = frozenset(("bye", "drink", "guide", "kick", "punch-low", "scoop", "soccer-kick", "wash-window"))
-# Raised and waving hands reach different heights. These captions were written from measurements and name overhead ones.
+# Captions of raised and waving hands, written from measurements, mention hands above the head.
 OVERHEAD = re.compile("overhead|(above|over) the head|in the air")
 SWAP = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
 PART = "-part"
-OWN, OTHER = 0.9, 0.05  # minimum pass rate on a check's own clips, maximum pass rate on others
+OWN, OTHER = 0.9, 0.05  # minimum pass rate on clips of a check's content, maximum pass rate on others
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Pass rates of one check."""
+    """Pass rates of one check, as (count, clips)."""
 
-    own: tuple[int, int]                     # (passes, clips) of its content
-    other: tuple[int, int]                   # (passes, clips) of other contents
-    missed: dict[str, tuple[int, int]]       # clips of its content that fail, by content, most frequent first
-    mistaken: dict[str, tuple[int, int]]     # clips of other contents that pass, by content, most frequent first
+    own: tuple[int, int]                     # passes on clips of its content
+    other: tuple[int, int]                   # passes on clips of other contents
+    missed: dict[str, tuple[int, int]]       # failures on clips of its content by label, most frequent first
+    mistaken: dict[str, tuple[int, int]]     # passes on other clips by label, most frequent first
 
     @property
     def trusted(self) -> bool:
-        """Whether both rates are within ``OWN`` and ``OTHER``."""
+        """Whether both rates are within the limits ``OWN`` and ``OTHER``."""
         return self.own[0] >= OWN * self.own[1] > 0 and self.other[0] <= OTHER * self.other[1]
 
 
 def mirrored_words(text: str) -> str:
-    """The text with "left" and "right" swapped."""
+    """Swap "left" and "right", and the directions of turns, in a text."""
     return re.sub(rf"\b({'|'.join(SWAP)})\b", lambda side: SWAP[side.group()], text)
 
 
 def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple[LabelledClip, np.ndarray]]:
-    """Description and joints (T, 22, 3) of every clip and its mirror image, from ``joints_dir``/ID.npy if given."""
+    """Yield labels and joints (T, 22, 3) of every clip and its mirror image. ``joints_dir`` overrides the shards."""
     try:
         entries = json.loads(read_text(root / "index.json", "index"))["clips"]
     except (json.JSONDecodeError, KeyError) as error:
@@ -280,7 +279,7 @@ def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple
 
 
 def count_answers(clips: Iterator[tuple[LabelledClip, np.ndarray]]) -> dict[str, Rates]:
-    """Pass rates of every check over described motions."""
+    """Compute the pass rates of every check."""
     answers: dict[str, dict[bool, dict[str, list[bool]]]] = {
         name: {True: defaultdict(list), False: defaultdict(list)} for name in CHECKS}
     for clip, joints in clips:
@@ -313,8 +312,8 @@ def _worst(counts: dict[str, tuple[int, int]]) -> str:
 @script
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("openmotion", type=Path, nargs="+", help="folders with index.json and the joints' shards")
-    parser.add_argument("--joints", type=Path, help="read joints from ID.npy files in this folder, not from the shards")
+    parser.add_argument("openmotion", type=Path, nargs="+", help="folders with index.json and shards of joints")
+    parser.add_argument("--joints", type=Path, help="read joints from ID.npy in this folder instead of the shards")
     parser.add_argument("--out", type=Path, help="also write the counts as JSON")
     args = parser.parse_args()
     rates = count_answers(item for root in args.openmotion for item in labelled_clips(root, args.joints))
@@ -322,8 +321,8 @@ def main() -> None:
     for name, found in rates.items():
         print(f"{name:23s} {_share(found.own)}  {_share(found.other)}{' ' if found.trusted else '!'} "
               f"{_worst(found.missed)}; {_worst(found.mistaken)}")
-    print(f"{sum(found.trusted for found in rates.values())} of {len(rates)} checks pass on {OWN:.0%} of their own "
-          f"clips or more and on {OTHER:.0%} of the others or fewer; ! marks the rest")
+    print(f"{sum(found.trusted for found in rates.values())} of {len(rates)} checks pass on {OWN:.0%} or more of their "
+          f"own clips and at most {OTHER:.0%} of the others; ! marks the rest")
     if args.out:
         write_text(args.out, json.dumps({name: vars(found) for name, found in rates.items()}, indent=2) + "\n")
 

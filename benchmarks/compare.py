@@ -1,7 +1,7 @@
-"""Time generation, tokenizer and training steps against the published way of computing, in interleaved pairs.
+"""Compare the speed of generation, tokenizer and training steps with the published implementation.
 
-Networks have the published sizes and random weights. In each round the published way (``benchmarks.published``, with
-torch's own linear layers), ours, and ours in bfloat16 run in turn; figures are medians over rounds.
+Networks have published sizes and random weights. Each round runs the published computation (``benchmarks.published``,
+with torch's linear layers), this implementation, and this implementation in bfloat16. Results are medians over rounds.
 """
 import statistics
 import subprocess
@@ -37,8 +37,7 @@ BUSY = "import torch\nx = torch.rand(512, 512)\nprint(flush=True)\nwhile True: x
 
 
 def generation_jobs(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
-    """Jobs of this implementation: each network on ``batch`` motions of 49 tokens, one whole motion, and a prompt
-    file."""
+    """Return the generation jobs of this implementation, for ``batch`` motions of the maximum length."""
     texts, lengths, sampling = TEXTS[:batch], [MAX_TOKENS] * batch, Sampling()
     cond, motion = pipeline.condition(texts), torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
     samples = [Sample(text, number, MAX_MOTION_LENGTH) for number, text in enumerate(texts)]
@@ -59,7 +58,7 @@ def generation_jobs(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
-    """The same jobs the published way."""
+    """Return the same jobs for the published computation."""
     texts, motion = TEXTS[:batch], torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
     cond, lengths = pipeline.text(texts), [MAX_TOKENS] * batch
     ids = published.base_tokens(pipeline.transformer, cond, lengths)
@@ -78,14 +77,14 @@ def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def training_jobs(stage: str, batch: int) -> tuple[Job, Job, Job]:
-    """A training step of the published implementation, of this one, and of this one in bfloat16."""
+    """Return a training step of the published implementation, of this one, and of this one in bfloat16."""
     ours = stage_jobs(PUBLISHED)[stage](batch)
     theirs = published_jobs(PUBLISHED)[stage](batch) if stage in ("vq", "lamp") else ours
     return theirs.step(fused=False), ours.step(), ours.step(half=True)
 
 
 def timed(job: Job, linear: str) -> float:
-    """Seconds of a job with the given kind of linear layers."""
+    """Return the wall time of a job in seconds with the given kind of linear layers."""
     use_linear(linear)
     start = time.perf_counter()
     job()
@@ -93,7 +92,7 @@ def timed(job: Job, linear: str) -> float:
 
 
 def compare(name: str, jobs: tuple[Job, Job, Job], kind: str, rounds: int) -> None:
-    """Print a line: median seconds of the published way, ours, ours in bfloat16, and ratios to the first."""
+    """Print the median seconds of three jobs (published, ours, ours in bfloat16) and their ratios to the first."""
     taken = [[timed(job, linear) for job, linear in zip(jobs, ("mkl", kind, kind), strict=True)]
              for _ in range(rounds + 1)][1:]
     seconds = [statistics.median(column) for column in zip(*taken, strict=True)]
@@ -103,7 +102,7 @@ def compare(name: str, jobs: tuple[Job, Job, Job], kind: str, rounds: int) -> No
 
 @contextmanager
 def busy_machine() -> Iterator[subprocess.Popen]:
-    """A second program that keeps all cores busy."""
+    """Context manager that runs a second program which keeps all cores busy."""
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env={"PATH": ""}) as program:
         try:
             program.stdout.readline()
@@ -113,7 +112,7 @@ def busy_machine() -> Iterator[subprocess.Popen]:
 
 
 def loaded_row(job: Job, rounds: int) -> None:
-    """Print the seconds of a job alone and next to a busy program."""
+    """Print the time of a job alone and next to a busy program."""
     alone = statistics.median(timed(job, "mkl") for _ in range(rounds + 1))
     with busy_machine():
         loaded = statistics.median(timed(job, "mkl") for _ in range(rounds))

@@ -1,17 +1,19 @@
-"""Evaluate spatial control by the protocol of OmniControl and MaskControl: constraint errors, quality and time.
+"""Evaluate spatial control with the protocol of OmniControl and MaskControl: constraint errors, quality and time.
 
     python benchmarks/control.py --data_root ROOT [--clips 32] [--every_joint] [--out FILE.json]
 
-Constraints are positions of one joint of the ground-truth clip, at 1, 2 or 5 frames, a quarter or all of them. The
-motion is generated from the clip's first caption, at the clip's length. By default joints take turns over clips and
-densities, so that every combination occurs; ``--every_joint`` uses all joints of every clip.
+Constraints are positions of one joint of the real clip at 1, 2, 5, 25 % or all of its frames. The motion is generated
+from the first caption at the length of the clip. By default, joints take turns over clips and densities;
+``--every_joint`` uses all joints of every clip.
 
-``trajectory`` is the share of motions with a constrained frame that is off by more than 50 (20) cm, ``location`` the
-share of constrained frames off by more than 50 cm, ``average`` the mean error in cm, and ``locked`` the mean error
-after foot locking. FID is computed against the same clips. R-precision is the probability that a motion's own caption
-is among the 3 nearest of 32, the others random captions of the split: with all of them in use, few motions suffice.
-``skating`` (m/s, after locking) and ``jerk`` are means, ``seconds`` is the time per motion. The row ``without`` has the
-same captions and seeds without constraints; its errors are those of chance. The row ``true`` has the true clips.
+- ``trajectory50`` (``20``): percentage of motions with a constrained frame that is off by more than 50 (20) cm.
+- ``location50``: percentage of constrained frames that are off by more than 50 cm.
+- ``average``, ``locked``: mean error in cm, before and after foot locking.
+- ``R3``: probability in per cent that a motion's own caption is among the 3 nearest of 32 captions, the others random.
+- ``fid``: FID against the same clips. ``skating``: m/s after foot locking. ``jerk``: m/s^3. ``seconds``: per motion.
+
+The rows ``without`` have the same captions and seeds without constraints, so their errors are chance level. The rows
+``true`` have the real clips.
 """
 import argparse
 import json
@@ -54,7 +56,7 @@ from utils.files import write_text
 from utils.runtime import select_device, stream_seed
 
 JOINTS = ("pelvis", "head", "left_wrist", "right_wrist", "left_foot", "right_foot")
-DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # number of constrained frames, or their share
+DENSITIES = {"1": 1, "2": 2, "5": 5, "25%": 0.25, "100%": 1.0}  # number of constrained frames, or their fraction
 TOP, BATCH = 3, 32
 WITHOUT, TRUE = "without", "true"
 
@@ -75,17 +77,16 @@ class Measured:
 
 
 def build_parser() -> Parser:
-    """Command-line parser."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--data_root", required=True, help="data set folder with features, as written by prepare/")
-    parser.add_argument("--split", default="test", help="split to take clips from")
-    parser.add_argument("--clips", type=positive_int, default=BATCH, help="number of clips, sampled at random")
-    parser.add_argument("--every_joint", action="store_true", help="constrain all joints of every clip in turn")
+    parser.add_argument("--data_root", required=True, help="prepared data set folder")
+    parser.add_argument("--split", default="test", help="split of the clips")
+    parser.add_argument("--clips", type=positive_int, default=BATCH, help="number of random clips")
+    parser.add_argument("--every_joint", action="store_true", help="constrain each joint of every clip")
     parser.add_argument("--steps", type=natural, default=STEPS, help="optimisation steps")
     parser.add_argument("--evaluator", help="evaluator for FID and R-precision")
     add_models(parser, lengths=False)
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of your models")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device, or -1 for the CPU")
     parser.add_argument("--seed", type=natural, default=0, help="seed for clips, frames and motions")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -93,7 +94,7 @@ def build_parser() -> Parser:
 
 
 def frames_of(density: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Sample constrained frames among ``count``: ``density`` is their number if int, their share if float."""
+    """Sample constrained frames among ``count``. An int ``density`` is their number, a float their fraction."""
     if isinstance(density, float):
         density = max(1, round(density * count))
     return np.sort(rng.choice(count, min(int(density), count), replace=False))
@@ -111,8 +112,7 @@ def measure(made: Directed, seconds: float, frames: np.ndarray, joint: str, trut
 
 
 def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args: argparse.Namespace) -> list[Measured]:
-    """Generate motions of a clip's caption, with and without constraints, and measure each at the joints and frames of
-    the clip."""
+    """Generate motions from a clip's caption, with and without constraints, and measure them."""
     length = len(pair.features) // director.pipeline.unit * director.pipeline.unit
     truth = spec.metres * features_to_joints(torch.from_numpy(pair.features[:length]), spec.skeleton).numpy()
     seed, text = stream_seed(args.seed, clip), pair.captions[0]
@@ -137,16 +137,18 @@ def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args
 
 
 def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> float:
-    """Percentage of motions (n, e) whose ``text`` (n, e) is among the ``TOP`` nearest of ``BATCH`` texts, of which the
-    rest are random ones of ``others`` (m, e)."""
+    """Return the R-precision (per cent) of motions (n, e) and their ``text`` embeddings (n, e).
+
+    This is the expected value over random distractors: ``BATCH`` - 1 of the embeddings ``others`` (m, e).
+    """
     own = pair_distances(text, motions)[:, None]
-    nearer = (euclidean_distances(motions, others) < own - 1e-6).sum(1)  # equal captions do not count
+    nearer = (euclidean_distances(motions, others) < own - 1e-6).sum(1)  # excludes equal captions
     return 100 * float(hypergeom.cdf(TOP - 1, len(others), nearer, BATCH - 1).mean())
 
 
 def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
             texts: np.ndarray) -> dict[str, float]:
-    """Metrics of one row of the table; ``texts`` (m, e) are embeddings of the captions of the split."""
+    """Compute the metrics of one table row. ``texts`` (m, e) are the caption embeddings of the split."""
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])
     numbers = {
@@ -165,7 +167,7 @@ def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMoti
 
 def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
           texts: np.ndarray) -> dict[str, dict[str, float]]:
-    """Rows by density, by joint and by both, with and without constraints, and of the ground truth."""
+    """Compute rows by density, by joint and by both, without constraints, and for the real clips."""
     rest = {name: [row for row in found if row.density.startswith(name)] for name in (WITHOUT, TRUE)}
     made = [row for row in found if row.density in DENSITIES]
     groups = {"all": made} | rest
@@ -192,7 +194,7 @@ def main() -> None:
     spec, device = dataset_spec("t2m", args.data_root), select_device(args.gpu_id)
     evaluator = find_evaluator(args.evaluator, spec, args.checkpoints_dir, device)
     if evaluator is None:
-        raise InputError(f"there is no evaluator for {spec.name}; train one with train_evaluator.py")
+        raise InputError(f"no evaluator for {spec.name}; train_evaluator.py trains one")
     pipeline, files = load_text_to_motion(args.name, None, spec, args.checkpoints_dir, device, args.which_epoch,
                                           args.res_name)
     print(f"models: {model_names(files)}")

@@ -3,9 +3,9 @@
     python benchmarks/cost_table.py                 at published and bundled sizes
     python benchmarks/cost_table.py --estimate      hours and memory on 1, 8 and 64 H100s, at published sizes
 
-Each row has a separate process with one CPU thread. Seconds are processor time, so that other programs matter little.
-Networks have random weights, and steps are training steps in float32; ``benchmarks/gpu.py`` measures a GPU.
-Estimates follow from the operations and activations of one step.
+Each row runs in a separate process with one CPU thread. Seconds are CPU time, which other programs hardly affect.
+Networks have random weights, and steps are training steps in float32; ``benchmarks/gpu.py`` measures a GPU. Estimates
+follow from the operations and activations of one step.
 """
 import sys
 import time
@@ -33,24 +33,24 @@ from utils.runtime import in_own_process, peak_gib
 
 SIZES = {"published": PUBLISHED, "bundled": BUNDLED, "toy": TOY}
 STAGES = tuple(stage_jobs(PUBLISHED))
-SENTENCE = "sentence"  # generation of one motion of the maximum length, instead of a training step
+SENTENCE = "sentence"  # row for the generation of one motion of the maximum length
 
 
 class Cost(NamedTuple):
-    """Cost of a training step, or of a generated motion."""
+    """Cost of a training step or of a generated motion."""
 
-    parameters: int  # of the network in training, frozen ones included
-    seconds: float   # processor time per sample
-    peak: float      # GiB of the process
+    parameters: int  # including frozen ones
+    seconds: float   # CPU time per sample
+    peak: float      # peak memory of the process in GiB
 
 
 def measure(row: tuple[str, str, int]) -> Cost:
-    """Cost of a row (sizes, stage, batch size): the second of two runs."""
+    """Measure a row (sizes, stage, batch size), after a warm-up run."""
     sizes, stage, batch = row
     torch.set_num_threads(1)
     if stage == SENTENCE:
         pipeline = make_pipeline(sizes, torch.device("cpu"))
-        weights = {weight for network in pipeline.networks for weight in network.parameters()}  # networks share some
+        weights = {weight for network in pipeline.networks for weight in network.parameters()}  # count shared ones once
         parameters = sum(weight.numel() for weight in weights)
         sample = Sample(TEXTS[0], 0, MAX_MOTION_LENGTH)
         return Cost(parameters, _second(lambda: pipeline.features([sample])), peak_gib())
@@ -67,22 +67,22 @@ def _second(job: Callable[[], object]) -> float:
 
 
 def line(stage: str, costs: list[Cost]) -> str:
-    """A row of the table."""
+    """Format a row of the table."""
     cells = [f"{cost.parameters / 1e6:.1f} M | {cost.seconds:.2g} | {cost.peak:.1f}" for cost in costs]
     return f"| {stage} | {' | '.join(cells)} |"
 
 
 PEAK = 989e12        # dense bfloat16 FLOP/s of an H100 SXM
-USED = 0.25          # share of the peak that networks of this size reach
-LINK = {1: 0.0, 8: 450e9, 64: 50e9}  # bytes per second that a GPU sends: NVLink within a node, 400 Gbit/s between nodes
-SHORTEST = 10e-3     # seconds of the shortest step: it launches a few thousand kernels one by one
-HIDDEN = 0.7         # share of gradient communication that overlaps with the backward pass
+USED = 0.25          # fraction of the peak that networks of this size reach
+LINK = {1: 0.0, 8: 450e9, 64: 50e9}  # bytes/s per GPU: NVLink within a node, 400 Gbit/s between nodes
+SHORTEST = 10e-3     # minimum seconds of a step, needed to launch a few thousand kernels
+HIDDEN = 0.7         # fraction of the compute time that can overlap with the gradient exchange
 COUNTED = 2          # batch size for counting operations and memory
 TOKEN_BYTES = 4 * 6  # per frame: six layers of 4 bytes every 4 frames, from each of 4 start offsets
-CLIPS = 23_384       # training clips of HumanML3D, mirrored ones included
+CLIPS = 23_384       # training clips of HumanML3D, with mirrored twins
 FRAMES = 142         # mean length of a clip: 7.1 s
 WINDOW = 64
-LARGER = 100         # times the clips with a tenth of the epochs, so ten times the samples
+LARGER = 100         # factor for the number of clips of a larger data set
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Recipe:
     """Published training settings of a stage."""
 
     batch: int
-    samples: float  # samples of the whole run on HumanML3D
-    most: int       # largest batch that more GPUs may use
+    samples: float  # number of samples in a run on HumanML3D
+    most: int       # maximum batch size with more GPUs
 
 
 RECIPES = {
@@ -107,28 +107,27 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class StepCost:
-    """Compute and memory of a stage's network."""
+    """Operations and memory of a training step."""
 
     flops: float       # per sample, forward and backward
-    activations: int   # bytes per sample kept for the backward pass, in float32
-    trained: int       # trainable parameters
+    activations: int   # bytes per sample saved for the backward pass in float32
+    trained: int       # number of trainable parameters
     frozen: int
 
     def hours(self, samples: float, batch: int, gpus: int) -> float:
-        """Hours of a run: compute plus the part of the gradient exchange that does not overlap with it. A step takes at
-        least the time to launch its kernels."""
+        """Estimate the hours of a run: compute time plus the gradient exchange that does not overlap with it."""
         computing = self.flops * batch / gpus / (PEAK * USED)
         exchange = 2 * 4 * self.trained * (gpus - 1) / gpus / LINK[gpus] if gpus > 1 else 0.0
         step = max(SHORTEST, computing + max(0.0, exchange - HIDDEN * computing))
         return samples / batch * step / 3600
 
     def gigabytes(self, batch: int, gpus: int) -> float:
-        """Memory per GPU in GB: weights, gradients and AdamW's two moments in float32, activations in bfloat16."""
+        """Estimate the GB per GPU: weights, gradients and AdamW moments in float32, activations in bfloat16."""
         return (16 * self.trained + 4 * self.frozen + self.activations / 2 * batch / gpus) / 1e9
 
 
 def count(stage: str) -> StepCost:
-    """Count operations and memory of one step of the published network, run on the CPU."""
+    """Count the operations and memory of one training step at published size, run on the CPU."""
     job = stage_jobs(PUBLISHED)[stage](COUNTED)
     kept: dict[int, int] = {}
 
@@ -149,7 +148,7 @@ def count(stage: str) -> StepCost:
 
 
 def estimates(costs: dict[str, StepCost], larger: int) -> str:
-    """Markdown table by stage and number of GPUs, for ``larger`` times the clips with a tenth of the epochs."""
+    """Format estimates by stage and number of GPUs, for ``larger`` times the clips with a tenth of the epochs."""
     lines = ["| stage | parameters | GFLOP a sample | samples | hours on 1 | on 8 | on 64 | GB on 1 |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     sums = dict.fromkeys(LINK, 0.0)
@@ -169,7 +168,7 @@ def estimates(costs: dict[str, StepCost], larger: int) -> str:
 
 
 def print_estimates() -> None:
-    """Print tables for HumanML3D, and for ``LARGER`` times its clips with a tenth of the epochs."""
+    """Print estimates for HumanML3D, and for ``LARGER`` times its clips with a tenth of the epochs."""
     torch.manual_seed(0)
     costs = {stage: count(stage) for stage in RECIPES}
     width = dataset_spec("t2m").dim_pose
@@ -186,7 +185,7 @@ def main() -> None:
     parser.add_argument("--batch", type=positive_int, default=4, help="samples per training step")
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=["published", "bundled"],
                         help="sizes of the networks")
-    parser.add_argument("--estimate", action="store_true", help="estimate the training on H100s instead")
+    parser.add_argument("--estimate", action="store_true", help="estimate training on H100s instead")
     args = parser.parse_args()
     if args.estimate:
         print_estimates()

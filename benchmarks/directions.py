@@ -1,9 +1,9 @@
-"""Check combined upper and lower bodies and loops with physical checks, over prompts and seeds.
+"""Test combined upper and lower bodies, and loops, with physical checks over prompts and seeds.
 
     python benchmarks/directions.py [--seeds 2] [--save DIR]
 
-Bodies: every pair of a locomotion prompt and an arm prompt must pass the checks of both. Loops: the jump of position
-and velocity at the seam must be at most 1.2 times the largest step between other frames. Exits 1 if any of them fails.
+Bodies: every pair of a locomotion prompt and an arm prompt must pass the checks of both. Loops: the jump in position
+and velocity at the seam must be at most 1.2 times the largest step elsewhere. Exits with 1 if any test fails.
 """
 import sys
 from pathlib import Path
@@ -40,18 +40,17 @@ LOOPS = ("a person walks forward", "a person walks backwards", "a person runs", 
 
 
 def build_parser() -> Parser:
-    """Command-line parser."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=positive_int, default=1, help="motions per prompt, with seeds 0, 1, ...")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions to this folder")
     add_models(parser, lengths=False)
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of your models")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device, or -1 for the CPU")
     return parser
 
 
 def bodies(director: Director, seeds: int, save: Path | None) -> bool:
-    """Print which pairs pass both checks. Returns whether all do."""
+    """Print which pairs of prompts pass both checks. Returns whether all do."""
     passed, total = 0, 0
     for going, going_check in GOING.items():
         for arms, arms_check in ARMS.items():

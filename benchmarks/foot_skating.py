@@ -1,14 +1,15 @@
-"""Measure foot skating before and after foot locking, ours and the published one, and its effect on other joints.
+"""Measure foot skating before and after foot locking, compared with the published foot locking.
 
     python benchmarks/foot_skating.py FOLDER [FILE.npy ...]      # joints (frames, 22, 3) in metres
 
-``skating`` is the mean speed of feet near the floor, including feet that swing close to it. ``weighted`` is the speed
-of feet within 2.5 cm of the floor, with less weight the higher they are (Zhang et al. 2018). ``standing`` is the speed
-of feet near the floor that are in contact by HumanML3D's labels of the input. ``bound`` is the skating left if every
-standing foot joint (``motion.foot``) stood perfectly still and no other joint changed; only holding or lifting swinging
-feet gets below it. ``others`` is the distance of the other joints from the input, and from its BVH without locking,
-which has the same bones as ours. ``hardest`` is the largest acceleration of any joint. All are means over the clips.
-The last line divides the ``skating`` of the input among standing, turning and swinging feet.
+- ``skating``: speed of feet near the floor, including feet that swing close to it.
+- ``weighted``: speed of feet within 2.5 cm of the floor, weighted less the higher they are (Zhang et al. 2018).
+- ``standing``: speed of feet near the floor that are in contact in the input, by the rule of HumanML3D.
+- ``hardest``: largest acceleration of any joint.
+- ``others``: distance of all other joints from the input, and from its BVH without foot locking.
+- ``bound``: value that remains if all standing foot joints (``motion.foot``) are perfectly still.
+
+All values are means over the clips. The last line splits ``skating`` into standing, turning and swinging feet.
 """
 import sys
 from pathlib import Path
@@ -41,7 +42,8 @@ OTHERS = [joint for joint in range(len(T2M)) if joint not in FEET]
 
 
 def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
-    """Mean ground speed (m/s) in ``joints`` of the feet that are low and slow in ``source``; 0 if there are none."""
+    """Return the mean ground speed (m/s) in ``joints`` of the feet that are low and slow in ``source``; 0 without
+    any."""
     before, after = source[:, FEET], joints[:, FEET]
     low = before[:-1, :, 1] - floor_height(source, T2M) < per_foot_joint(T2M, *HEIGHT_LIMITS)
     stands = low & (np.square(np.diff(before, axis=0)).sum(-1) < T2M.contact_threshold)
@@ -50,8 +52,7 @@ def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
 
 
 def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
-    """Parts of the skating in m/s: joints that stand, joints that turn about the standing joint of their foot, and
-    joints that swing."""
+    """Split foot skating (m/s) into standing foot joints, those that turn about a standing joint, and swinging ones."""
     on_other = still.reshape(len(still), -1, 2)[..., ::-1].reshape(still.shape) & ~still
     kinds = (still, on_other, ~still & ~on_other)
     whole = foot_skating(joints, T2M, FPS)
@@ -59,7 +60,7 @@ def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
 
 
 def row(source: np.ndarray) -> dict[str, list[float]]:
-    """All measurements of one clip (T, 22, 3)."""
+    """Compute all measurements of one clip (T, 22, 3)."""
     plain, ours, published = rigid_joints(source, T2M), lock_feet(source, T2M, FPS), lock_feet_published(source, T2M)
     motions, still = (source, ours, published), still_steps(source, T2M, FPS)
     return {
@@ -92,8 +93,8 @@ def main() -> None:
         before, *after = mean[name]
         print(f"{name:12s} {before:6.3f}",
               *(f"{value:8.3f} {100 * (value / before - 1):+5.0f} %" for value in after), unit)
-    print("others       {:.1f} mm from the input, {:.1f} mm from its plain BVH".format(*mean["others"]))
-    print("of skating   {:.0f} % feet that stand, {:.0f} % that turn about a toe or heel, {:.0f} % that swing".format(
+    print("others       {:.1f} mm from the input, {:.1f} mm from its BVH".format(*mean["others"]))
+    print("skating of   {:.0f} % standing feet, {:.0f} % turning about a toe or heel, {:.0f} % swinging".format(
         *100 * mean["shares"] / mean["shares"].sum()))
 
 

@@ -1,7 +1,7 @@
-"""Measure seconds per prompt, training samples per second and peak memory on a GPU, and write JSON.
+"""Measure seconds per prompt, training samples per second and peak memory on a GPU, and write them as JSON.
 
-Networks of published sizes have random weights; the bundled ones are loaded. Rows are measured in order until the
-time budget is used up. The rest are listed as skipped, and failures with their error.
+Networks of published size have random weights; the bundled ones are loaded. Rows are measured in order until the time
+budget is used up. Remaining rows are listed as skipped, and failed ones with their error.
 """
 import json
 import statistics
@@ -38,7 +38,7 @@ SENTENCES = (1, 32)
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement; ``prepare`` returns the job, which processes ``count`` prompts or samples."""
+    """A measurement. ``prepare`` returns a job that processes ``count`` prompts or samples."""
 
     kind: str    # generation or training
     what: str    # sizes and stage
@@ -52,7 +52,7 @@ class Measurement:
 
 
 def generation_rows(sizes: str, device: torch.device) -> Iterator[Measurement]:
-    """Generation of motions of the maximum length, in every mode at every batch size."""
+    """Yield measurements of generating motions of the maximum length, for every mode and batch size."""
     def job(precision: str, compiled: bool, batch: int) -> Callable[[], object]:
         pipeline = make_pipeline(sizes, device)
         speed_up(pipeline.networks, precision, compiled)
@@ -66,7 +66,7 @@ def generation_rows(sizes: str, device: torch.device) -> Iterator[Measurement]:
 
 
 def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[str, int]) -> Iterator[Measurement]:
-    """Training steps of every stage in every mode."""
+    """Yield measurements of a training step, for every stage and mode."""
     def job(stage: str, half: bool, compiled: bool) -> Callable[[], object]:
         made = stage_jobs(sizes, device)[stage](batches[stage])
         if compiled:
@@ -80,7 +80,7 @@ def training_rows(name: str, sizes: Sizes, device: torch.device, batches: dict[s
 
 
 def measure(row: Measurement, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Median seconds of the row's job after one warm-up run, its rate, and the peak memory in GiB."""
+    """Measure the median seconds of a job after a warm-up run, its rate, and the peak memory in GiB."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -104,7 +104,7 @@ def _timed(job: Callable[[], object], device: torch.device) -> float:
 
 
 def rows_of(toy: bool, device: torch.device) -> list[Measurement]:
-    """All rows, the most important ones first in case the budget runs out: plain before compiled."""
+    """Return all measurements, the most important ones first in case the budget runs out."""
     if toy:
         batches = dict.fromkeys(BATCHES, TOY_BATCH)
         rows = [*generation_rows("bundled", device), *training_rows("toy", TOY, device, batches)]
@@ -118,12 +118,12 @@ def rows_of(toy: bool, device: torch.device) -> list[Measurement]:
 @script
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU")
-    parser.add_argument("--toy", action="store_true", help="toy sizes without compilation, for a trial run")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device, or -1 for the CPU")
+    parser.add_argument("--toy", action="store_true", help="trial run at toy size without compilation")
     parser.add_argument("--rounds", type=positive_int, default=5, help="timed runs, after one warm-up run")
-    parser.add_argument("--budget", type=positive_int, default=330, help="seconds after which no further row starts")
-    parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains this, such as published")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="all figures")
+    parser.add_argument("--budget", type=positive_int, default=330, help="seconds after which no new row starts")
+    parser.add_argument("--only", metavar="TEXT", default="", help="measure only rows with TEXT in their name")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="output file")
     args = parser.parse_args()
     device, start = select_device(args.gpu_id), time.perf_counter()
     report: dict[str, Any] = {"hardware": hardware(device), "toy": args.toy, "rows": [], "failed": {}, "skipped": []}
@@ -133,7 +133,7 @@ def main() -> None:
             continue
         try:
             figures = measure(row, device, args.rounds)
-        except RuntimeError as error:  # Out of memory, or a graph that does not compile: still measure the other rows.
+        except RuntimeError as error:  # out of memory or compilation failed; measure the other rows
             report["failed"][row.name] = str(error).splitlines()[0]
             print(f"{row.name}: {report['failed'][row.name]}", flush=True)
         else:

@@ -1,6 +1,6 @@
-"""Named yes/no checks of a motion, ``CHECKS``, and signed measures that distinguish left from right, ``SIDES``.
+"""Boolean checks of a motion by name (``CHECKS``), and signed measures that distinguish left from right (``SIDES``).
 
-Both take joints (T, 22, 3) as ``physical_measures`` does. The thresholds were set on real motion capture:
+Both take joints (T, 22, 3) as ``physical_measures`` does. Thresholds were chosen on motion capture;
 ``check_calibration.py`` measures how often each check passes on clips of its own content and on others.
 """
 from collections.abc import Callable
@@ -51,42 +51,42 @@ from benchmarks.physical_measures import (
 from motion.foot import stretches
 from motion.skeleton import T2M
 
-WALK_DISTANCE = 1.0     # m forward or backward that count as locomotion
+WALK_DISTANCE = 1.0     # m forward or backward, minimum for locomotion
 STRAIGHTNESS = 2.0      # minimum ratio of forward to sideways distance when walking straight
-RUN_SPEED = 1.7         # m/s, the fastest second of a run, at least
-SLOW_SPEED = 1.2        # m/s, the fastest second of a slow walk, at most
-BRISK_SPEED = 1.3       # m/s, the fastest second of a brisk walk, at least
-SIDE_DISTANCE = 0.5     # m to the side, at least
-SIDE_SHARE = 0.25       # of the forward distance, at least (a diagonal counts)
-STAY_DISTANCE = 0.6     # m from the start, at most, when staying in place
-STILL_DISTANCE = 0.3    # m from the start, at most, when standing still
-STILL_HEIGHT = 0.15     # m of vertical pelvis movement, at most, when standing still
-STILL_SHARE = 0.75      # of the frames quiet, at least, when standing still
-STILL_RAISED = 1.0      # s with a hand up, at most, when standing still
+RUN_SPEED = 1.7         # m/s in the fastest second, minimum for a run
+SLOW_SPEED = 1.2        # m/s in the fastest second, maximum for a slow walk
+BRISK_SPEED = 1.3       # m/s in the fastest second, minimum for a brisk walk
+SIDE_DISTANCE = 0.5     # m, minimum to the side
+SIDE_SHARE = 0.25       # minimum ratio of sideways to forward distance, so that diagonals count
+STAY_DISTANCE = 0.6     # m, maximum from the start when staying in place
+STILL_DISTANCE = 0.3    # m, maximum from the start when standing still
+STILL_HEIGHT = 0.15     # m, maximum vertical pelvis movement when standing still
+STILL_SHARE = 0.75      # minimum fraction of quiet frames when standing still
+STILL_RAISED = 1.0      # s, maximum with a hand up when standing still
 TURN = 45.0             # degrees
 ABOUT_TURN = 120.0      # degrees; more than 240 is a circle
 CIRCLE = 240.0          # degrees in one direction
-CIRCLE_PATH = 1.5       # m of path
+CIRCLE_PATH = 1.5       # m, minimum path length
 RAISED_TIME = 0.5       # s
 OVERHEAD_TIME = 0.25    # s
-ORDER_TIME = 0.5        # s between raising one hand and the other
+ORDER_TIME = 0.5        # s, minimum between raising one hand and the other
 SWINGS = 3              # turning points; raising and lowering an arm has at most two
 STROKES = 4             # turning points of a broom or a cloth
-BOW_PITCH = 20.0        # degrees further forward than in the first frame
-BOW_LEG = 0.83          # of the leg's length, at least: the knees stay nearly straight
+BOW_PITCH = 20.0        # degrees, minimum forward bend since the first frame
+BOW_LEG = 0.83          # minimum hip height in leg lengths, with nearly straight knees
 SEAT_TIME = 1.0         # s
-SQUAT_LEG = 0.65        # hip height as a share of the leg's length, at most
-FLOOR_HAND = 0.3        # m above the floor, at most, where a hand picks something up
-HAND_LIFT = 0.3         # m by which the hand is lifted afterwards
-KICK_SPEED = 4.5        # m/s of the foot in front, relative to the pelvis, or
-KICK_HEIGHT = 0.35      # m of the ankle above its standing height
-PUNCH_SPEED = 1.2       # m/s of the fist away from the shoulder
-GUARD = -0.36           # m of the lower fist above the shoulder, median over frames
-THROW_SPEED = 1.5       # m/s of the hand, forward from behind the shoulder
+SQUAT_LEG = 0.65        # maximum hip height in leg lengths
+FLOOR_HAND = 0.3        # m, maximum height of a hand that picks something up
+HAND_LIFT = 0.3         # m, minimum lift of the hand afterwards
+KICK_SPEED = 4.5        # m/s, minimum speed of the foot in front relative to the pelvis, or
+KICK_HEIGHT = 0.35      # m, minimum height of the ankle above standing
+PUNCH_SPEED = 1.2       # m/s, minimum speed of the fist away from the shoulder
+GUARD = -0.36           # m, minimum median height of the lower fist above the shoulder
+THROW_SPEED = 1.5       # m/s, minimum forward speed of the hand from behind the shoulder
 JUMP_RISE = 0.12        # m
 JUMP_DISTANCE = 0.6     # m forward
-HOPS = 3                # on one foot
-JACKS = 3               # turning points of hands and feet
+HOPS = 3                # minimum number on one foot
+JACKS = 3               # minimum turning points of hands and feet
 STAIR_RISE = 0.15       # m
 BALANCE_TIME = 1.0      # s on one leg
 MOUTH_TIME = 0.75       # s
@@ -94,21 +94,22 @@ SPREAD_TIME = 0.75      # s
 
 Check = Callable[[np.ndarray], bool]
 ELBOWS = tuple(T2M.joint_names.index(f"{side}_elbow") for side in ("left", "right"))
-PUNCH_REACH = 0.7           # of the arm's length, outward from the shoulder
-PUNCH_HEIGHT = 0.5          # of the arm's length, at most, above or below the shoulder
-PUNCH_GUARD = 0.8           # of the arm's length: the fist starts closer to the shoulder than this
-PUNCH_FRAMES = 6            # frames between guard and punch, at most
-THROW_FRAMES = 8            # frames between drawing the hand back and its highest speed, at most
-JACK_FEET, JACK_HANDS = 0.2, 0.3    # m that feet and hands move apart and together
-BROOM_STROKE = 0.12         # m that the hands move together
-WIPE_STROKE = 0.08          # m that a hand moves
-SPREAD_OUT, SPREAD_DOWN = 0.4, 0.9  # of the arm's length: the wrist outward at least, and downward at most
+PUNCH_REACH = 0.7           # arm lengths, minimum horizontal distance from the shoulder
+PUNCH_HEIGHT = 0.5          # arm lengths, maximum vertical distance from the shoulder
+PUNCH_GUARD = 0.8           # arm lengths, maximum distance from the shoulder before the punch
+PUNCH_FRAMES = 6            # maximum frames between guard and punch
+THROW_FRAMES = 8            # maximum frames between drawing the hand back and its highest speed
+JACK_FEET, JACK_HANDS = 0.2, 0.3    # m, minimum movement of feet and hands
+BROOM_STROKE = 0.12         # m, minimum movement of both hands together
+WIPE_STROKE = 0.08          # m, minimum movement of a hand
+SPREAD_OUT, SPREAD_DOWN = 0.4, 0.9  # arm lengths: minimum outward, and maximum up or down, of the wrist
 MOUTH = (0.12, 0.0, 0.0)    # m (forward, left, up) of the mouth from the base of the skull
-AT_MOUTH = 0.16             # m between wrist and mouth
+AT_MOUTH = 0.16             # m, maximum between wrist and mouth
 
 
 def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """Wrist relative to its shoulder in arm lengths, (T, 3) as (forward, left, up), and the arm's length in metres."""
+    """Return the wrist relative to its shoulder (T, 3) as (forward, left, up) in arm lengths, and the arm length in
+    metres."""
     shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
     length = float(np.median(np.linalg.norm(joints[:, wrist] - joints[:, elbow], axis=-1)
                              + np.linalg.norm(joints[:, elbow] - joints[:, shoulder], axis=-1)))
@@ -116,7 +117,7 @@ def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
 
 
 def punch_speeds(joints: np.ndarray) -> tuple[list[float], list[float]]:
-    """Speed in m/s at which the (left, right) fist leaves the guard, per extension of the arm at shoulder height."""
+    """Return the speeds (m/s) of the (left, right) fist leaving the guard, one per extension at shoulder height."""
     def speeds(side: int) -> list[float]:
         wrist, length = _arm(joints, side)
         reach = np.linalg.norm(wrist, axis=-1)
@@ -131,7 +132,7 @@ def punch_speeds(joints: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def throw_speed(joints: np.ndarray) -> float:
-    """Highest forward speed in m/s of a hand after it was drawn back behind its shoulder; hanging arms do not count."""
+    """Return the highest forward speed in m/s of a hand drawn back behind its shoulder. Hanging arms do not count."""
     best = 0.0
     for side in range(2):
         wrist, length = _arm(joints, side)
@@ -143,13 +144,13 @@ def throw_speed(joints: np.ndarray) -> float:
 
 
 def jack_swings(joints: np.ndarray) -> int:
-    """Number of turning points of both the feet (sideways) and the hands (up and down), as in jumping jacks."""
+    """Count the swings of both the feet (sideways) and the hands (vertically), as in jumping jacks."""
     feet = body_frame(joints, ANKLES[0], ANKLES[1])[:, 1]
     return min(count_swings(feet, JACK_FEET), count_swings(wrist_height(joints).mean(1), JACK_HANDS))
 
 
 def broom_strokes(joints: np.ndarray) -> int:
-    """Number of joint turning points of both hands while they are low, in front of the body and close to each other."""
+    """Count the strokes of both hands together while they are low, in front of the body and close to each other."""
     left, right = (body_frame(joints, wrist) for wrist in WRISTS)
     middle, apart = (left + right) / 2, np.linalg.norm(left - right, axis=-1)
     held = (middle[:, 2] < 0.25) & (middle[:, 0] > 0.15) & (apart < 0.75)
@@ -157,7 +158,7 @@ def broom_strokes(joints: np.ndarray) -> int:
 
 
 def wipe_swings(joints: np.ndarray) -> int:
-    """Number of turning points, sideways or vertical, of a hand that stays up in front of the body."""
+    """Count the sideways or vertical swings of a hand that stays up in front of the body."""
     def swings(side: int) -> int:
         hand = body_frame(joints, WRISTS[side], SHOULDERS[side])
         up = (hand[:, 2] > -0.25) & (hand[:, 0] > 0.1)
@@ -167,49 +168,49 @@ def wipe_swings(joints: np.ndarray) -> int:
 
 
 def mouth_seconds(joints: np.ndarray) -> float:
-    """Longest time in seconds with a wrist at the mouth."""
+    """Return the longest time in seconds that a wrist is at the mouth."""
     return max(longest(np.linalg.norm(body_frame(joints, wrist, HEAD) - MOUTH, axis=-1) < AT_MOUTH)
                for wrist in WRISTS)
 
 
 def raise_order(joints: np.ndarray) -> float:
-    """Seconds by which the left hand is raised before the right one; negative if after, 0 unless both are raised."""
+    """Return the seconds by which the left hand is raised before the right one, or 0 unless both are raised."""
     up = hands_raised_frames(joints)
     return float(np.subtract(*up.argmax(0)[::-1])) / FPS if up.any(0).all() else 0.0
 
 
 def spread_seconds(joints: np.ndarray) -> float:
-    """Longest time in seconds with both arms stretched out to the sides, neither hanging nor raised."""
+    """Return the longest time in seconds with both arms stretched out to the sides, neither hanging nor raised."""
     left, right = (_arm(joints, side)[0] for side in range(2))
     out = np.minimum(left[:, 1], -right[:, 1]) > SPREAD_OUT
     return longest(out & (np.maximum(abs(left[:, 2]), abs(right[:, 2])) < SPREAD_DOWN))
 
 
 def stands_still(joints: np.ndarray) -> bool:
-    """Stays upright in one place and hardly moves, the hands down."""
+    """Check that the body stays upright in one place and hardly moves, with the hands down."""
     up = hands_raised(joints)
     return bool(farthest(joints) < STILL_DISTANCE and quiet_share(joints) >= STILL_SHARE and stands(joints).mean() > 0.5
                 and np.ptp(joints[:, PELVIS, 1]) < STILL_HEIGHT and max(up.left, up.right) < STILL_RAISED)
 
 
 def runs(joints: np.ndarray) -> bool:
-    """Goes forward at running speed."""
+    """Check that the body moves forward at running speed."""
     return top_speed(joints) >= RUN_SPEED and travel(joints)[0] >= WALK_DISTANCE
 
 
 def walks_forward(joints: np.ndarray) -> bool:
-    """Goes forward, more than to the side, below running speed."""
+    """Check that the body moves forward, more than sideways, below running speed."""
     forward, left = travel(joints)
     return forward >= WALK_DISTANCE and forward >= STRAIGHTNESS * abs(left) and top_speed(joints) < RUN_SPEED
 
 
 def goes_forward(joints: np.ndarray) -> bool:
-    """Goes forward, walking or running."""
+    """Check that the body moves forward, walking or running."""
     return travel(joints)[0] >= WALK_DISTANCE
 
 
 def walks_backwards(joints: np.ndarray) -> bool:
-    """Moves opposite to the facing direction; turning round and walking off does not count."""
+    """Check that the body moves opposite to its facing direction. Turning around and walking away does not count."""
     forward, left = travel(joints)
     return -forward >= WALK_DISTANCE and -forward >= STRAIGHTNESS * abs(left)
 
@@ -235,31 +236,31 @@ def _waves(joints: np.ndarray, side: int) -> bool:
 
 
 def bows(joints: np.ndarray) -> bool:
-    """Bends the trunk forward over straight legs."""
+    """Check that the trunk bends forward over straight legs."""
     pitch = trunk_pitch(joints)
     bent = int(pitch.argmax())
     return bool(pitch[bent] - pitch[0] >= BOW_PITCH and leg_share(joints)[bent] >= BOW_LEG)
 
 
 def sits_down(joints: np.ndarray) -> bool:
-    """Stands at first and is seated later."""
+    """Check that the body stands at first and is seated later."""
     upright = stands(joints)
     return bool(upright.any()) and seated_seconds(joints[int(upright.argmax()):]) >= SEAT_TIME
 
 
 def gets_up(joints: np.ndarray) -> bool:
-    """Stands after the hips were low in the first half."""
+    """Check that the body stands after the hips were low in the first half."""
     low = leg_share(joints)[:len(joints) // 2 + 1] < SQUAT_LEG
     return bool(low.any() and stands(joints)[int(low.argmax()):].any())
 
 
 def squats(joints: np.ndarray) -> bool:
-    """Lowers the hips over the feet, not onto a seat, and stands before or after."""
+    """Check that the hips are lowered over the feet, not onto a seat, and that the body stands before or after."""
     return bool(leg_share(joints).min() < SQUAT_LEG and stands(joints).any()) and seated_seconds(joints) < SEAT_TIME
 
 
 def picks_up(joints: np.ndarray) -> bool:
-    """Lowers a hand close to the floor from standing, and lifts it again."""
+    """Check that a standing body lowers a hand close to the floor and lifts it again."""
     hand = hand_heights(joints)
     lowest = int(hand.argmin())
     return bool(hand[lowest] <= FLOOR_HAND and stands(joints)[:lowest].any()
@@ -295,7 +296,7 @@ def _hops(joints: np.ndarray, side: int) -> bool:
 
 
 def _balances(joints: np.ndarray, side: int) -> bool:
-    """Stands on the leg of ``side`` in one place."""
+    """Check that the body stands on the leg of ``side`` only."""
     return lifted_seconds(joints)[1 - side] >= BALANCE_TIME > lifted_seconds(joints)[side]
 
 
@@ -374,13 +375,13 @@ def _foot_difference(joints: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Side:
-    """A signed measure, positive for left, and the smallest magnitude that shows a side."""
+    """A signed measure, positive for left, and the smallest magnitude that indicates a side."""
 
     measure: Callable[[np.ndarray], float]
     margin: float
 
     def shown(self, joints: np.ndarray) -> str:
-        """"left", "right" or "neither"."""
+        """Return "left", "right" or "neither"."""
         value = self.measure(joints)
         if abs(value) < self.margin:
             return "neither"

@@ -4,10 +4,10 @@
     python benchmarks/prompt_checks.py --joints DIR        # existing motions: DIR/<prompt>_<seed>.npy
     python benchmarks/prompt_checks.py --seeds 3 --failures docs/failures.webp
 
-A motion passes if all checks of its prompt pass; intervals are over the seeds. A left/right pair is distinguished if
-more than half of the motions of each prompt show the side of that prompt. With ``--data_root``, prompts with words
-that no training caption of the data set contains are also reported separately. ``check_calibration.py`` measures how
-reliable the checks are.
+A motion passes if it passes all checks of its prompt. Confidence intervals are over the seeds. A left/right pair is
+distinguished if more than half of the motions of each prompt show the side in that prompt. With ``--data_root``,
+results are also split by whether the training captions contain all words of the prompt. ``check_calibration.py``
+measures the reliability of the checks.
 """
 import argparse
 import json
@@ -60,12 +60,12 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """Whether all checks passed."""
         return all(self.checks.values())
 
 
 def read_prompts(path: str | Path) -> list[CheckedPrompt]:
-    """Read a JSON list of prompts. Raises ``InputError`` for an unknown check or an incomplete pair."""
+    """Read prompts from a JSON list. Raises ``InputError`` for an unknown check or an incomplete pair."""
     try:
         prompts = [CheckedPrompt(**entry | {"checks": tuple(entry["checks"])})
                    for entry in json.loads(read_text(path, "prompts"))]
@@ -76,32 +76,32 @@ def read_prompts(path: str | Path) -> list[CheckedPrompt]:
         unknown = [name for name in prompt.checks if name not in CHECKS]
         if unknown or not prompt.checks:
             raise InputError(f"{path}: {prompt.text!r} has {f'no check {unknown[0]}' if unknown else 'no checks'}; "
-                             f"there are {', '.join(CHECKS)}")
+                             f"expected some of {', '.join(CHECKS)}")
         if prompt.pair:
             pairs[prompt.pair].append(prompt)
     for name, members in pairs.items():
         measured = {prompt.measure for prompt in members}
         if sorted(str(prompt.side) for prompt in members) != ["left", "right"] or len(measured) > 1:
-            raise InputError(f"{path}: pair {name} must be one prompt for left and one for right with the same measure")
+            raise InputError(f"{path}: pair {name} needs one prompt for left and one for right with the same measure")
         if not measured <= set(SIDES):
-            raise InputError(f"{path}: pair {name} has the measure {members[0].measure}; there are {', '.join(SIDES)}")
+            raise InputError(f"{path}: pair {name} has no measure {members[0].measure}; choose from {', '.join(SIDES)}")
     return prompts
 
 
 def check_motion(prompt: CheckedPrompt, joints: np.ndarray, seed: int = 0) -> Verdict:
-    """Check one motion (T, 22, 3), metres, made for ``prompt`` with ``seed``."""
+    """Check a motion (T, 22, 3) in metres that was generated for ``prompt`` with ``seed``."""
     return Verdict(seed, {name: bool(CHECKS[name](joints)) for name in prompt.checks},
                    SIDES[prompt.measure].shown(joints) if prompt.measure else None, measures(joints))
 
 
 def distinguished(left: list[Verdict], right: list[Verdict]) -> bool:
-    """Whether more than half of the motions of each prompt of a pair show the side of that prompt."""
+    """Return whether more than half of the motions of each prompt in a pair show the side in that prompt."""
     return all(sum(verdict.shown == side for verdict in verdicts) > len(verdicts) / 2
                for side, verdicts in (("left", left), ("right", right)))
 
 
 def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
-    """Number and share of the motions that pass, with a confidence interval over the seeds."""
+    """Count the motions that pass and their fraction, with a confidence interval over the seeds."""
     passed = np.array([[verdict.passed for verdict in found] for found in verdicts], bool)  # (prompts, seeds)
     interval = Estimate.of(passed.mean(0)).interval if passed.size else None
     return {"passed": int(passed.sum()), "motions": passed.size, "share": float(passed.mean()) if passed.size else 0.0,
@@ -110,10 +110,10 @@ def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
 
 def summarise(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]],
               known: Collection[str] | None = None) -> dict:
-    """Summarise verdicts for JSON: overall, by group, by pair, by prompt.
+    """Summarise verdicts for JSON: overall, by group, by pair and by prompt.
 
-    ``verdicts[i]`` belong to ``prompts[i]``, one per seed. With the ``known`` words of a training set, prompts with and
-    without unknown words are also summarised separately.
+    ``verdicts[i]`` belong to ``prompts[i]``, one per seed. With the ``known`` words of a training set, results are also
+    split by whether a prompt has unknown words.
     """
     judged = list(zip(prompts, verdicts, strict=True))
 
@@ -143,12 +143,12 @@ def summarise(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]],
 
 
 def words(text: str) -> set[str]:
-    """Lower-case words."""
+    """Return the lower-case words of a text."""
     return set(re.findall(r"[a-z']+", text.lower()))
 
 
 def training_words(data_root: Path) -> set[str]:
-    """Set of all words in the training captions."""
+    """Return all words in the training captions."""
     spec = dataset_spec("t2m", data_root)
     texts = require(spec.root / "texts", "the preparation of the data set")
     return {word for name in read_ids(spec, "train") for caption in read_captions(texts / f"{name}.txt")
@@ -156,35 +156,34 @@ def training_words(data_root: Path) -> set[str]:
 
 
 PROMPTS = Path(__file__).with_name("prompts.json")
-FAILURES = 8  # kinds of motion in the picture of failures
+FAILURES = 8  # number of groups in the picture of failures
 
 
 def build_parser() -> Parser:
-    """Command-line parser."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON list of prompts with their checks")
     add_models(parser)
     add_sampling(parser, lengths=True)
     add_speed(parser)
-    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of models that are not bundled")
+    parser.add_argument("--checkpoints_dir", default="checkpoints", help="folder of your models")
     parser.add_argument("--data_root", type=Path, metavar="DIR",
-                        help="data set whose training captions decide which words of the prompts are known")
-    parser.add_argument("--gpu_id", type=int, help="CUDA device; -1 is the CPU, the default without CUDA")
+                        help="data set whose training captions define the known words")
+    parser.add_argument("--gpu_id", type=int, help="CUDA device, or -1 for the CPU")
     parser.add_argument("--seeds", type=positive_int, default=5, help="motions per prompt, with seeds 0, 1, ...")
     parser.add_argument("--joints", type=Path, metavar="DIR",
-                        help="check existing DIR/<prompt>_<seed>.npy (frames, 22, 3); prompts are numbered from 0")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions, to be read with --joints")
+                        help="check existing motions DIR/<prompt>_<seed>.npy, with prompts numbered from 0")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions to this folder, for --joints")
     parser.add_argument("--strips", type=Path, metavar="DIR", help="write a picture per prompt with a row per seed")
     parser.add_argument("--failures", type=Path, metavar="FILE.webp",
-                        help=f"draw a failed motion of each of the {FAILURES} kinds that fail most; print their table")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every verdict and its measures as JSON")
+                        help=f"draw a failed motion of each of the {FAILURES} groups that fail most, and print a table")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all verdicts and measures as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray]]:
-    """Motions (T, 22, 3) by text, one per seed, with lengths sampled from the length estimator."""
-    # Imported here, so that existing motions can be checked without torch.
+    """Generate motions (T, 22, 3), one per text and seed, with lengths sampled from the length estimator."""
+    # Imported here so that existing motions can be checked without torch.
     from data.dataset import dataset_spec
     from models.text_to_motion import Sample, speed_up
     from storage.generation import load_text_to_motion
@@ -201,12 +200,12 @@ def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray
 
 
 def joints_path(folder: Path, prompt: int, seed: int) -> Path:
-    """Path of the motion of a prompt (numbered from 0) and a seed."""
+    """Return the path of the motion for a prompt (numbered from 0) and a seed."""
     return folder / f"{prompt:02d}_{seed}.npy"
 
 
 def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray]]:
-    """Motions by prompt, one per seed. Raises ``InputError`` if a file is missing or not a motion."""
+    """Read motions by prompt and seed. Raises ``InputError`` if a file is missing or not a motion."""
     def read(path: Path) -> np.ndarray:
         try:
             joints = np.load(path)
@@ -221,21 +220,20 @@ def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray
 
 def write_strips(folder: Path, prompts: list[CheckedPrompt], motions: list[list[np.ndarray]],
                  verdicts: list[list[Verdict]]) -> None:
-    """Write a picture per prompt, with a row per seed that names the failed checks."""
+    """Draw a picture per prompt, with a row per seed that names the failed checks."""
     for index, (prompt, made, found) in enumerate(zip(prompts, motions, verdicts, strict=True)):
         captions = [f"{prompt.text} | seed {verdict.seed} | {outcome(verdict)}" for verdict in found]
         strip(folder / f"{index:02d}.png", made, captions)
 
 
 def outcome(verdict: Verdict) -> str:
-    """The failed checks of a motion, or that it passed."""
+    """Return the failed checks of a motion as text, or "passed"."""
     failed = [name for name, said_yes in verdict.checks.items() if not said_yes]
     return f"not {', '.join(failed)}".replace("_", " ") if failed else "passed"
 
 
 def worst(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]], count: int = FAILURES) -> list[tuple[int, int]]:
-    """A failed motion (prompt, seed) of each of the ``count`` kinds that fail most: the first one of the prompt that
-    fails most."""
+    """Select a failed motion of each of the ``count`` groups that fail most, as (prompt, seed)."""
     shares = {group: numbers["share"] for group, numbers in summarise(prompts, verdicts)["groups"].items()}
     chosen = []
     for group in sorted(shares, key=shares.get)[:count]:
@@ -248,7 +246,7 @@ def worst(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]], count: in
 
 def write_failures(path: Path, prompts: list[CheckedPrompt], motions: list[list[np.ndarray]],
                    verdicts: list[list[Verdict]]) -> list[str]:
-    """Draw the ``worst`` motions, a row each. Returns a markdown table of their kinds."""
+    """Draw the ``worst`` motions, one per row. Returns a markdown table of their groups."""
     groups = summarise(prompts, verdicts)["groups"]
     lines = ["| kind | passed | prompt in the picture | failed checks |", "| --- | --- | --- | --- |"]
     chosen = worst(prompts, verdicts)

@@ -1,9 +1,8 @@
-"""The published way of computing, on the modules of this project, as a baseline for benchmarks.
+"""Reference implementation of the published computations with this project's modules, as a baseline for benchmarks.
 
-This is not the released code but the computation that the publications describe, with our layers, in float32.
-Conditional and unconditional logits take separate passes; all positions go through the last layer and are sampled,
-over all classes; all rows share one pass that is as long as the longest; the losses include padding. Where both ways
-compute the same numbers, tests compare them.
+It follows the publications, not the released code, in float32. Conditional and unconditional logits take separate
+passes, all positions go through the last layer and are sampled over all classes, all rows are padded to the longest,
+and losses include padding. Tests compare both implementations where their results agree.
 """
 from collections.abc import Callable, Sequence
 
@@ -24,15 +23,17 @@ Draw = Callable[[Sequence[int]], Tensor]
 
 
 def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Sample ids (...) from logits (..., classes) with Gumbel noise on all classes."""
+    """Sample ids (...) from logits (..., classes) by adding Gumbel noise to all classes."""
     return (logits - torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))).argmax(-1)
 
 
 @torch.no_grad()
 def base_tokens(model: MaskTransformer, cond: Tensor, token_lens: Sequence[int], timesteps: int = 10,
                 cond_scale: float = 4.0, thres: float = 0.9, draw: Draw = torch.rand) -> Tensor:
-    """Base-layer ids (b, n) for text features (b, c) and lengths in tokens, -1 at padding. ``draw`` returns uniform
-    noise for all positions and classes at every step."""
+    """Generate base-layer ids (b, n), -1 at padding, for text features (b, c) and lengths in tokens.
+
+    ``draw`` returns uniform noise for all positions and classes, at every step.
+    """
     lengths = torch.tensor(token_lens)
     padding = padding_of(lengths, max(token_lens))
     ids = torch.full(padding.shape, model.mask_id).masked_fill(padding, model.pad_id)
@@ -53,7 +54,7 @@ def base_tokens(model: MaskTransformer, cond: Tensor, token_lens: Sequence[int],
 @torch.no_grad()
 def all_tokens(model: ResidualTransformer, base: Tensor, cond: Tensor, token_lens: Sequence[int],
                cond_scale: float = 2.0, thres: float = 0.9, draw: Draw = torch.rand) -> Tensor:
-    """Ids (b, n, q) of all layers for base-layer ids (b, n), -1 at padding; ``draw`` is called once per layer."""
+    """Generate ids (b, n, q) of all layers, -1 at padding, for base ids (b, n). ``draw`` is called once per layer."""
     padding = padding_of(torch.tensor(token_lens), base.shape[1])
     ids = [base.masked_fill(padding, model.pad_id)]
     history, tables = 0, model.input_tables()
@@ -73,7 +74,7 @@ def all_tokens(model: ResidualTransformer, base: Tensor, cond: Tensor, token_len
 
 @torch.no_grad()
 def encode(model: RVQVAE, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids (b, n, q) of motion (b, t, d), and the vectors (q, b, code_dim, n) of each layer."""
+    """Encode motion (b, t, d) to ids (b, n, q). Also returns the vectors (q, b, code_dim, n) of each layer."""
     residual = model.motion_encoder(motion).transpose(1, 2)
     ids, vectors = [], []
     for layer in model.quantizer.layers:
@@ -84,8 +85,10 @@ def encode(model: RVQVAE, motion: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives: Negatives | None = None) -> Tensor:
-    """Sum of LaMP's four losses as published, for motion (b, t, d) and texts (b, t) padded to one length; words are
-    predicted at all positions, including padding."""
+    """Compute the sum of LaMP's four losses for motion (b, t, d) and texts (b, t) padded to one length.
+
+    Words are predicted at all positions, including padding.
+    """
     encoded = model.encode_motion(motion)
     states = model.motion_states(encoded)
     query = model.query_motion(encoded, states)
@@ -110,17 +113,17 @@ def lamp_loss(model: LaMP, motion: Tensor, ids: Tensor, mask: Tensor, negatives:
 
 
 class GumbelQuantizer(EmaQuantizer):
-    """A quantizer that samples codes with Gumbel noise on all of them."""
+    """Quantizer that samples codes by adding Gumbel noise to all of them."""
 
     @torch.no_grad()
     def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        """As ``EmaQuantizer.sample``; ``uniform`` (r,) is ignored."""
+        """Sample codes like ``EmaQuantizer.sample``, except that ``uniform`` (r,) is ignored."""
         del uniform
         scores = self._distances(rows) / -temperature
         return gumbel_argmax(scores, torch.rand_like(scores))
 
 
 def draw_by_gumbel(model: HumanVQVAE | RVQVAE) -> None:
-    """Make a tokenizer sample its training codes with Gumbel noise."""
+    """Make a tokenizer sample its codes in training with Gumbel noise."""
     for quantizer in model.quantizers:
         quantizer.__class__ = GumbelQuantizer

@@ -1,4 +1,4 @@
-"""Training steps of every stage on random batches, as jobs for benchmarks."""
+"""Training steps of every stage on random batches, for benchmarks."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -23,16 +23,16 @@ from storage.checkpoint import find_model_dir
 from storage.generation import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
 
 JOINTS, FEATURES = 22, 263
-TEXT = 32            # longest caption in word pieces
-CAPTION = 24         # longest caption in words, for the captioning model
-WORDS, CLASSES = 22, 15  # longest caption in words, for the evaluator
+TEXT = 32            # maximum caption length in word pieces
+CAPTION = 24         # maximum caption length of the captioning model, in tokens
+WORDS, CLASSES = 22, 15  # maximum caption length of the evaluator in words, and parts of speech
 
 Loss = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the networks and batches of all stages; the defaults are the published ones."""
+    """Sizes of the networks and batches of all stages. The defaults are the published sizes."""
 
     vq: VQConfig = VQConfig()
     qformer: QFormerConfig = QFormerConfig()
@@ -66,11 +66,11 @@ TOY = Sizes(
 
 @dataclass(frozen=True)
 class StageJob:
-    """A stage's network in training mode, and its loss on one batch."""
+    """A network in training mode, with its loss on one batch."""
 
     model: nn.Module
     loss: Loss
-    generator: torch.Generator  # random draws except dropout
+    generator: torch.Generator  # for all random numbers except dropout
 
     def forward_backward(self) -> Tensor:
         """Compute the loss and its gradients."""
@@ -80,7 +80,7 @@ class StageJob:
         return loss
 
     def step(self, half: bool = False, fused: bool = True) -> Callable[[], None]:
-        """Run a whole step: loss, gradients, AdamW; with ``half`` in bfloat16."""
+        """Return a function that runs a training step with AdamW, in bfloat16 if ``half``."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=1e-5, fused=fused)
 
@@ -93,20 +93,20 @@ class StageJob:
 
 
 def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str, Callable[[int], StageJob]]:
-    """Job factories by stage name; each takes the batch size and builds the network when called."""
+    """Return job factories by stage name. Each takes the batch size and builds the network when called."""
     builder = _Builder(sizes, torch.device(device))
     return {"vq": builder.vq, "lamp": builder.lamp, "t2m": builder.t2m, "res": builder.res, "len": builder.length,
             "evaluator": builder.evaluator, "m2t": builder.m2t}
 
 
 def published_jobs(sizes: Sizes) -> Mapping[str, Callable[[int], StageJob]]:
-    """Job factories of ``vq`` and ``lamp`` the published way, on the CPU."""
+    """Return job factories for the published computation of ``vq`` and ``lamp``, on the CPU."""
     builder = _Builder(sizes, torch.device("cpu"))
     return {"vq": builder.published_vq, "lamp": builder.published_lamp}
 
 
 class _Builder:
-    """Builds networks and random batches of the stages."""
+    """Builds the networks and random batches of all stages."""
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
@@ -196,7 +196,7 @@ class _Builder:
         return torch.randn(*shape, generator=self.generator).to(self.device)
 
     def _motion(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Motion (b, 196, d) and lengths (b,) that fill three quarters of it on average."""
+        """Return random motion (b, 196, d) and lengths (b,)."""
         return self._randn(batch, MAX_MOTION_LENGTH, FEATURES), UNIT_LENGTH * self._lengths(batch, MAX_TOKENS)
 
     def _tokens(self, batch: int, layers: int) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ class _Builder:
         return ids, torch.arange(longest, device=self.device) < self._lengths(batch, longest)[:, None]
 
     def _lengths(self, batch: int, longest: int) -> Tensor:
-        """Uniform lengths between half of ``longest`` and ``longest``."""
+        """Return lengths (b,), evenly spaced from half of ``longest`` to ``longest``."""
         return torch.linspace(longest / 2, longest, batch).round().long().to(self.device)
 
 
@@ -217,8 +217,10 @@ CHECKPOINTS = "checkpoints"
 
 
 def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
-    """Pipeline of the ``bundled`` models, or of ``published`` sizes: LaMP's masked transformer (8 layers, width 512)
-    and Q-Former (12 layers, width 768), MoMask's residual transformer (8 layers, width 384) and its tokenizer.
+    """Build the pipeline of the ``bundled`` models, or one of ``published`` sizes.
+
+    The latter has LaMP's masked transformer (8 layers, width 512) and Q-Former (12 layers, width 768), and MoMask's
+    residual transformer (8 layers, width 384) and tokenizer.
     """
     if sizes == "bundled":
         return load_text_to_motion("t2m_demo", "len_demo", SPEC, CHECKPOINTS, device)[0]
@@ -233,7 +235,7 @@ def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
 
 
 def make_tokenizer(sizes: str, device: torch.device) -> HumanVQVAE | RVQVAE:
-    """The bundled tokenizer, or one of MoMask's size: six codebooks of 512 codes, width 512."""
+    """Build the bundled tokenizer, or one of MoMask's size: six codebooks of 512 codes, width 512."""
     if sizes == "bundled":
         return load_tokenizer("vq_demo", SPEC, CHECKPOINTS, device).model
     model = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))

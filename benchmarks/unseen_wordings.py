@@ -1,10 +1,10 @@
-"""Evaluate LaMP on sentences that are not used in training: the held-out fifth of the language bank.
+"""Evaluate LaMP on sentences not used in training: the held-out fifth of the language bank.
 
     python benchmarks/unseen_wordings.py --data_root DATA [--lamp_name lamp_demo]
 
 DATA is a data set with ``contents.json``. A sentence counts as understood if its nearest training text (a caption or a
 sentence of the bank) describes the same content, and the same side if the sentence names one. Retrieval measures how
-often one of the top clips of the test split shows the content.
+often one of the top test clips shows the content.
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ SIDES = ("left", "right", "")
 
 
 def training_texts(pairs: list[Pair]) -> dict[str, set[int]]:
-    """Training texts with the contents that each describes; a caption describes all contents of its clip."""
+    """Return the contents that each training text describes. A caption describes all contents of its clip."""
     texts: dict[str, set[int]] = {}
     for pair in pairs:
         if pair.contents:
@@ -37,7 +37,7 @@ def training_texts(pairs: list[Pair]) -> dict[str, set[int]]:
 
 
 def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
-    """Held-out sentences for the contents of ``pairs``, with their class numbers."""
+    """Return held-out sentences for the contents of ``pairs``, with their class numbers."""
     shown = {content for pair in pairs for content in pair.contents}
     found = {}
     for (content, side), number in classes().items():
@@ -48,7 +48,8 @@ def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
 
 
 def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, wanted: list[int]) -> dict[str, float]:
-    """Print and return the share of queries (n, e) whose nearest text in ``vectors`` (m, e) has the wanted content."""
+    """Print and return the fraction of queries (n, e) whose nearest text in ``vectors`` (m, e) has the right
+    content."""
     nearest = (queries @ vectors.T).argmax(1)
     names = {number: content for (content, _), number in classes().items()}
     both = [want in texts[near] for want, near in zip(wanted, nearest, strict=True)]
@@ -64,7 +65,7 @@ def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, want
 
 
 def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str, float]:
-    """Share of sentences with a clip of their content in the top 1, 3 and 10, by scores (sentences, clips)."""
+    """Return the fraction of sentences with a clip of their content in the top 1, 3 and 10, by their ``scores``."""
     shows = np.array([[want in pair.contents for pair in pairs] for want in wanted])
     asked = shows.any(1)
     order = np.argsort(-scores[asked], 1)
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     add_common(parser)
     add_data(parser)
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--out", type=Path, help="write the results as JSON")
     opt: argparse.Namespace = parser.parse_args(argv)
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     lamp = load_lamp(opt.lamp_name, spec, opt.checkpoints_dir)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from data.language import OTHER_SIDE
 from motion.foot import stretches
@@ -106,8 +107,10 @@ class BodyMeasures:
         self.stand = float(np.quantile(self.height, 0.9))
         across = (self.joints[:, HIPS[0]] - self.joints[:, HIPS[1]] + self.joints[:, SHOULDERS[0]]
                   - self.joints[:, SHOULDERS[1]])[:, [0, 2]]
-        self.heading = _smooth(np.degrees(np.unwrap(np.arctan2(-across[:, 1], across[:, 0]))), 9)  # left positive
-        steps = np.linalg.norm(np.diff(_smooth(self.joints[:, PELVIS, [0, 2]], 5), axis=0), axis=-1) * FPS
+        heading = np.degrees(np.unwrap(np.arctan2(-across[:, 1], across[:, 0])))
+        self.heading = uniform_filter1d(heading, 9, mode="nearest")       # degrees, left positive
+        path = uniform_filter1d(self.joints[:, PELVIS, [0, 2]], 5, axis=0, mode="nearest")
+        steps = np.linalg.norm(np.diff(path, axis=0), axis=-1) * FPS
         self.speed = np.append(steps, steps[-1])                          # m/s of the pelvis over the ground
         hands = np.linalg.norm(np.diff(self.joints[:, WRISTS], axis=0), axis=-1).max(1) * FPS
         self.hand_speed = np.append(hands, hands[-1])
@@ -116,12 +119,6 @@ class BodyMeasures:
         path = np.diff(self.joints[:, PELVIS, [0, 2]], axis=0)
         self.forward = float((path * forward[:-1]).sum() / max(np.linalg.norm(path, axis=-1).sum(), 1e-6))
         self.turn = float(self.heading[-1] - self.heading[0])
-
-
-def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    padded = np.concatenate([np.repeat(values[:1], width // 2, 0), values, np.repeat(values[-1:], width // 2, 0)])
-    sums = np.cumsum(np.concatenate([np.zeros_like(padded[:1]), padded]), 0)
-    return (sums[width:] - sums[:-width]) / width
 
 
 def _measured(label: str, body: BodyMeasures) -> Iterator[tuple[str, str]]:

@@ -76,7 +76,7 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
     ("a.npy", (FEATURES - FEATURES.mean(0)) / (FEATURES.std(0) + 0.01), "before normalisation"),
     ("a.npy", walking(30) * [-1, 1, 1], "left and right are swapped, or the axes are left-handed"),
     ("a.npy", joints_to_features(walking(30) * [-1, 1, 1], T2M).numpy(), "left and right are swapped"),
-    ("a.npy", LYING, "either this axis is up, or the body is lying; rotate it so that y is up, or set the axis (--up=z"),
+    ("a.npy", LYING, "either this axis is up, or the body is lying; rotate it so that y is up, or set the axis"),
     ("a.npy", np.array(["x"]), "real numbers"), ("a.npy", None, "missing"), ("a.bvh", None, "cannot read"),
     ("a.bvh", b"HIERARCHY\nROOT", "line 2"), ("a.fbx", b"", ".npy or a .bvh"),
     ("a.c3d", b"", "a.c3d: a file of markers, which are not joints"),
