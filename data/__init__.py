@@ -1,2 +1,2 @@
-"""Data sets: table of facts, loaders, text cleaning, caches, constraint files."""
+"""Data sets, text processing, motion files and constraint files."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

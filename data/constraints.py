@@ -1,8 +1,7 @@
-"""Read constraint files: JSON checked against a schema; each error says where it is.
+"""Reading and validation of constraint files in JSON format.
 
-A file is a list of constraints, or an object with such lists by prompt number, from 0. Lengths are in metres, y is up;
-a motion starts at the origin facing +z; degrees turn left, towards +x. Times are seconds (``time``, ``times``) or
-frames (``frame``, ``frames``). ``docs/control.md`` describes every kind.
+A file contains a list of constraints, or an object that maps prompt numbers, from 0, to such lists. ``docs/control.md``
+describes the kinds of constraints, coordinates and units.
 """
 import json
 import math
@@ -15,37 +14,31 @@ from data.dataset import DatasetSpec
 from utils import InputError
 from utils.files import read_text
 
-FARTHEST = 1e4  # metres, largest coordinate, largest coordinate
-LAST = -1       # frame number that means the last frame, used by flags
+FARTHEST = 1e4  # m: largest coordinate
+LAST = -1       # frame number of the last frame, used for flags
 Value = Any     # decoded JSON
-Check = Callable[[Value, str], Value]  # converts a value, given with its place
+Check = Callable[[Value, str], Value]  # validates and converts a value; the text is its position for errors
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One checked constraint of a file; its times are checked later, as they need a motion's length."""
+    """Validated constraint of a file or flag. Its times are checked later, when the length of the motion is known."""
 
     kind: str
     fields: Mapping[str, Value]
-    place: str  # file and path inside it, for errors
+    place: str  # position in the file, for errors
 
 
 @dataclass(frozen=True)
 class FileConstraints:
-    """Constraints of a file: those of a plain list, and those of each prompt."""
+    """Constraints of a file."""
 
-    whole: Sequence[Entry]
-    by_prompt: Sequence[Sequence[Entry]]
+    whole: Sequence[Entry]                # those of a plain list
+    by_prompt: Sequence[Sequence[Entry]]  # those of each prompt
 
 
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
-    """Read the constraints of a file for ``prompts`` prompts.
-
-    A plain list applies to a single prompt, to a whole timeline, or to the first of several motions.
-
-    Raises ``InputError`` with file and place for invalid JSON, unknown kinds, fields and joints, wrong types, numbers
-    that are not finite, and missing prompts.
-    """
+    """Read a constraint file for ``prompts`` prompts. Raises ``InputError`` with the position of invalid content."""
     text = read_text(path, "constraint file")
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
@@ -65,7 +58,10 @@ def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileC
 
 
 def check_entries(entries: Value, place: str, spec: DatasetSpec, folder: Path | None = None) -> list[Entry]:
-    """Check a list of constraints. Without a ``folder``, poses cannot be in files. Raises as ``read_constraints``."""
+    """Validate a list of constraints, with pose files relative to ``folder``. Without it, files are not allowed.
+
+    Raises ``InputError`` with the position of invalid content.
+    """
     if not isinstance(entries, list):
         raise InputError(f"{place}: expected a list of constraints, not {_named(entries)}")
     return [_entry(entry, f"{place}[{number}]", spec, folder) for number, entry in enumerate(entries)]
@@ -160,7 +156,7 @@ def _rows(item: Check) -> Check:
 
 
 def _span(item: Check) -> Check:
-    """Single time, or first and last time of a range."""
+    """Create a check for a single time, or the first and last time of a range."""
     def check(value: Value, place: str) -> tuple[Value, Value]:
         first, last = _row(item, 2)(value, place) if isinstance(value, list) else [item(value, place)] * 2
         if first > last:
@@ -187,7 +183,7 @@ TIMES: dict[str, Check] = {"time": _span(_not_negative), "times": _rows(_not_neg
 
 
 def _schema(spec: DatasetSpec, folder: Path | None) -> dict[str, tuple[dict[str, Check], dict[str, Check]]]:
-    """Required and optional fields of every kind."""
+    """Return the required and the optional fields of each kind of constraint."""
     point, place = _row(_number, 2), _row(_free, 3)
     joint = _one_of(*spec.skeleton.joint_names)
     return {
@@ -203,7 +199,7 @@ def _schema(spec: DatasetSpec, folder: Path | None) -> dict[str, tuple[dict[str,
 
 
 def _named(value: Value) -> str:
-    """Description of a JSON value for errors."""
+    """Describe the type of a JSON value for errors."""
     if value is None:
         return "null"
     names = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}

@@ -1,6 +1,6 @@
-"""Data sets: the table ``DATASETS`` with every fact that differs between them, normalisation, and cached copies.
+"""Data sets: the table ``DATASETS`` of their properties, normalisation, and reading of features through a cache.
 
-Caches are in ``ROOT/cache/<kind>-<key>`` and safe to delete. The clips of a split are packed into one file.
+Caches are in the folder ``cache`` of a data set and can be deleted at any time.
 """
 import hashlib
 import json
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MAX_MOTION_LENGTH = 196  # maximum frames of a model's input; shorter clips are padded to it
+MAX_MOTION_LENGTH = 196  # maximum number of frames; shorter motions are padded to it
 UNIT_LENGTH = 4          # frames per motion token
 MAX_TOKENS = MAX_MOTION_LENGTH // UNIT_LENGTH
-PARTS = ("train", "val", "test")  # of a split; every clip is in one of them
+PARTS = ("train", "val", "test")  # names of the splits
 FEATURES_MADE_BY = "prepare/motion_features.py"
-LOCKED = "_ik"  # suffix of motions with foot locking
+LOCKED = "_ik"  # file name suffix of motions with foot locking
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Facts about a data set."""
+    """Properties of a data set."""
 
     name: str
     root: Path
     skeleton: Skeleton
     fps: float
-    metres: float              # one unit of the joints on disk
-    min_length: int            # clips with fewer rows are dropped
-    max_length: int = 200      # clips with this many rows or more are dropped
-    caption_fps: float = 20.0  # rows per second of caption times; 20 for KIT-ML too, as published
+    metres: float              # unit of the joints on disk, in metres
+    min_length: int            # clips with fewer frames are dropped
+    max_length: int = 200      # clips with this number of frames or more are dropped
+    caption_fps: float = 20.0  # frame rate for times in captions; 20 for KIT-ML too, as published
 
     @property
     def joints_num(self) -> int:
@@ -55,7 +55,7 @@ class DatasetSpec:
 
     @property
     def dim_pose(self) -> int:
-        """Features per frame."""
+        """Number of features per frame."""
         return self.skeleton.feature_count
 
 
@@ -66,7 +66,7 @@ DATASETS = {spec.name: spec for spec in (
 
 
 def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
-    """The row ``name``, with ``data_root`` as its folder if given. Raises ``InputError`` for an unknown name."""
+    """Look up a data set, with ``data_root`` as its folder if given. Raises ``InputError`` for an unknown name."""
     if name not in DATASETS:
         raise InputError(f"--dataset_name {name}: known data sets are {', '.join(DATASETS)}")
     spec = DATASETS[name]
@@ -74,7 +74,7 @@ def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
 
 
 def require(path: Path, made_by: str) -> Path:
-    """``path`` if it exists. Raises ``InputError`` naming it and the script that creates it."""
+    """Return ``path``. Raises ``InputError`` with the script that creates it if it is missing."""
     if not path.exists():
         raise InputError(f"{path} is missing; {made_by} creates it")
     return path
@@ -82,15 +82,14 @@ def require(path: Path, made_by: str) -> Path:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and std of each feature, (d,) float32."""
+    """Mean and standard deviation (d,) of the features."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def load(cls, mean_path: Path, std_path: Path, dim: int, made_by: str = FEATURES_MADE_BY) -> "Normalisation":
-        """Read a pair of ``.npy`` files. Raises ``InputError`` if one is missing, damaged, of another width, or has
-        values that are not finite or not positive."""
+        """Read mean and std from ``.npy`` files. Raises ``InputError`` if a file is missing or invalid."""
         mean, std = (read_npy(path, made_by).astype(np.float32) for path in (mean_path, std_path))
         for path, array in ((mean_path, mean), (std_path, std)):
             if array.shape != (dim,):
@@ -107,42 +106,41 @@ class Normalisation:
         save_npy(folder / "std.npy", self.std)
 
     def apply(self, features: np.ndarray) -> np.ndarray:
-        """Normalise features (..., d)."""
+        """Normalise an array of features (..., d)."""
         return (features - self.mean) / self.std
 
     def apply_tensor(self, features: "Tensor") -> "Tensor":
-        """``apply`` for a tensor (..., d) on any device."""
+        """Normalise a tensor of features (..., d) on any device."""
         mean, std = self._tensors(features.device)
         return (features - mean) / std
 
     def invert(self, features: "Tensor") -> "Tensor":
-        """Unnormalised features (..., d)."""
+        """Undo the normalisation of a tensor of features (..., d)."""
         mean, std = self._tensors(features.device)
         return features * std + mean
 
     def _tensors(self, device: "torch.device") -> "tuple[Tensor, Tensor]":
-        import torch  # not above: command lines are parsed before torch is imported
+        import torch  # slow to import, and not needed to parse command lines
 
         return torch.as_tensor(self.mean, device=device), torch.as_tensor(self.std, device=device)
 
 
 Read = TypeVar("Read")
 
-_SETTLED = 0.02   # seconds after which a change of a file is visible in its times
-_AWAY = Path(".cache")  # for data sets in read-only folders
+_SETTLED = 0.02   # seconds after which a further change of a file changes its time stamp
+_AWAY = Path(".cache")  # cache folder for read-only data sets
 
 
 def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
-    """A key that changes with the given files of a folder, and with ``facts``.
+    """Compute a cache key that changes with the files ``names`` in a folder, and with ``facts``.
 
-    It is computed from names, sizes and times of change, without reading 29,000 files. The system sets the time of
-    change on every write (on Windows a size or date must change). Waits if a file was changed within the clock's tick,
-    as a second change would not show.
+    It is computed from names, sizes and time stamps, without reading the files. If a file has just been changed, the
+    function waits, because the time stamp might not show another change.
     """
     digest, newest = hashlib.sha256(repr(facts).encode()), 0
     for name in names:
         try:
-            stat = os.stat(f"{folder}/{name}")  # creating a Path would take longer than the call
+            stat = os.stat(f"{folder}/{name}")  # faster than Path.stat
         except FileNotFoundError:
             digest.update(f"{name}\0".encode())
             continue
@@ -158,7 +156,10 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
 
 def load_cached(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], Read],
                 keep: int = 1) -> Read:
-    """Apply ``read`` to the folder of ``cached_folder``. Raises ``InputError`` if its files are truncated."""
+    """Read a cached result with ``read``, after creating it with ``make`` if needed (see ``cached_folder``).
+
+    Raises ``InputError`` if the cache is damaged.
+    """
     while True:
         folder = cached_folder(spec, kind, key, make, keep)
         try:
@@ -166,14 +167,14 @@ def load_cached(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], N
         except (OSError, EOFError, ValueError, LookupError) as error:
             if folder.is_dir():
                 raise InputError(f"{folder} is damaged; delete it to rebuild it ({error})") from error
-            # Removed meanwhile by processes that created other keys.
+            # Another process has removed the folder: try again.
 
 
 def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
-    """The folder filled by ``make`` for this key, now or in an earlier run.
+    """Return the cache folder ``<kind>-<key>``, filled by ``make`` if it does not exist.
 
-    Folders appear and disappear atomically, and other processes wait for the one that creates it. The ``keep`` most
-    recently used folders of a kind are kept; open files of removed ones stay readable.
+    It is created atomically while other processes wait. Only the ``keep`` most recently used folders of a kind are
+    kept.
     """
     if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # the folder may be read-only
         return _used(ready)
@@ -182,18 +183,18 @@ def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path],
     if folder.is_dir():
         return _used(folder)
     try:
-        with FileLock(cache / f".{kind}.lock", mode=0o666):  # permissions by the umask, as a group may share a data set
+        with FileLock(cache / f".{kind}.lock", mode=0o666):  # several users may share a data set
             if folder.is_dir():
                 return _used(folder)
-            for unfinished in _of_kind(cache, f".{kind}"):  # left by a process that was killed
+            for unfinished in _of_kind(cache, f".{kind}"):  # left over by a process that was killed
                 shutil.rmtree(unfinished, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix=f".{kind}-", ignore_cleanup_errors=True) as aside:
-                (made := Path(aside, "made")).mkdir()  # permissions of other users do not matter inside
+                (made := Path(aside, "made")).mkdir()  # with normal permissions, unlike the temporary folder
                 make(made)
                 latest_first = sorted(_of_kind(cache, kind), key=lambda one: -one.stat().st_mtime_ns)
                 os.replace(made, folder)
                 for number, one in enumerate(latest_first[keep - 1:]):
-                    with suppress(OSError):  # Windows does not move open files: they stay complete
+                    with suppress(OSError):  # Windows cannot move open files
                         one.rename(Path(aside, str(number)))
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -201,19 +202,19 @@ def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path],
 
 
 def _used(folder: Path) -> Path:
-    """Mark a folder as used now."""
-    with suppress(OSError):  # owned by another user
+    """Update the time stamp of a folder that is used."""
+    with suppress(OSError):  # the folder may belong to another user
         os.utime(folder)
     return folder
 
 
 def _of_kind(cache: Path, kind: str) -> list[Path]:
-    """Folders of a kind, with any key."""
+    """List the cache folders of a kind."""
     return [path for path in cache.iterdir() if path.name.rpartition("-")[0] == kind]
 
 
 def _cache_folder(spec: DatasetSpec) -> Path:
-    """The cache folder in the data folder, or in the working directory if the data folder is read-only."""
+    """Create the folder for caches in the data set, or in the working directory if the data set is read-only."""
     beside = spec.root / "cache"
     away = _AWAY / f"{spec.root.resolve().name}-{hashlib.sha256(str(spec.root.resolve()).encode()).hexdigest()[:8]}"
     for folder in (beside, away):
@@ -223,15 +224,15 @@ def _cache_folder(spec: DatasetSpec) -> Path:
             continue
         if os.access(folder, os.W_OK):
             return folder
-    raise InputError(f"cannot write {beside} nor {away}; the packed copy of the data set needs one of them")
+    raise InputError(f"cannot write to {beside} or {away}, one of which is needed to cache the data set")
 
 
-PACK_FORMAT = 1  # version of the packed files; other versions are rebuilt
+PACK_FORMAT = 1  # version of the cache format; other versions are rebuilt
 _ROWS, _INDEX = "features.float32", "clips.json"
 
 
 def read_ids(spec: DatasetSpec, split: str) -> list[str]:
-    """Ids of a split, in file order."""
+    """Read the clip ids of a split. Raises ``InputError`` if there are none."""
     path = require(spec.root / f"{split}.txt", "the preparation of the data set")
     ids = [line.strip() for line in read_text(path, "split").splitlines() if line.strip()]
     if not ids:
@@ -240,10 +241,10 @@ def read_ids(spec: DatasetSpec, split: str) -> list[str]:
 
 
 def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str, np.ndarray]:
-    """Feature arrays (T, d) float32 of a split by id, in order, as views of a memory-mapped file.
+    """Read the features (T, d), float32, of a split by clip id, as views of a memory-mapped file.
 
-    Skips clips without a file (refused in preparation) and, with a message, clips with non-finite numbers. Raises
-    ``InputError`` for a file of another width or an empty split.
+    Clips without a file are skipped. Clips with values that are not finite are skipped with a message. Raises
+    ``InputError`` for a wrong number of features or an empty split.
     """
     folder, ids = require(spec.root / "new_joint_vecs", FEATURES_MADE_BY), read_ids(spec, split)
     state = _state(spec, ids)
@@ -263,7 +264,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
 
 
 def features_state(spec: DatasetSpec, split: str) -> str:
-    """A cache key that changes with the features of a split."""
+    """Compute a cache key that changes with the features of a split."""
     return _state(spec, read_ids(spec, split))
 
 
@@ -272,7 +273,10 @@ def _state(spec: DatasetSpec, ids: list[str]) -> str:
 
 
 def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[np.ndarray]:
-    """Feature arrays (T, d) of a split's clips of at least ``min_length`` rows. Raises ``InputError`` if none."""
+    """Read the features (T, d) of all clips of a split with at least ``spec.min_length`` frames.
+
+    Raises ``InputError`` if there are none.
+    """
     clips = [clip for clip in read_features(spec, split, quiet).values() if len(clip) >= spec.min_length]
     if not clips:
         raise InputError(f"{spec.root}: split {split} has no clip of at least {spec.min_length} rows")
@@ -280,7 +284,7 @@ def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[
 
 
 def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bool) -> None:
-    """Write the clips one by one, holding one in memory."""
+    """Write the features of all clips to one file, and their names and lengths to another."""
     names, lengths, broken = [], [], []
     with open(made / _ROWS, "wb") as file:
         for name in tqdm(ids, desc=f"packing {spec.root.name}", disable=quiet or None, leave=False):
@@ -292,13 +296,13 @@ def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bo
                     lengths.append(len(features))
                 else:
                     broken.append(name)
-    if not any(lengths):  # no clips, or clips without rows
+    if not any(lengths):
         raise InputError(f"{folder} has none of the {len(ids)} clips of the split; {FEATURES_MADE_BY} creates them")
     write_text(made / _INDEX, json.dumps({"names": names, "rows": lengths, "not_finite": broken}))
 
 
 def _read_clip(path: Path, dim: int) -> np.ndarray:
-    with np.errstate(over="ignore"):  # overflowing values become infinite, and the clip is left out
+    with np.errstate(over="ignore"):  # clips with overflowing values, which become infinite, are left out
         features = read_npy(path).astype(np.float32, copy=False)
     if features.ndim != 2 or features.shape[1] != dim:
         raise InputError(f"{path} has shape {features.shape}, expected (frames, {dim})")

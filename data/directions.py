@@ -1,4 +1,4 @@
-"""Build directions of motions from prompts, constraint files and flags."""
+"""Controlled generation from prompts, constraint files and flags."""
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ from utils import InputError
 from utils.files import read_text
 from utils.runtime import prompt_seed
 
-Placement = tuple[Sequence[Entry], Stretch]  # constraints, and the frames that their times count from
+Placement = tuple[Sequence[Entry], Stretch]  # constraints, and the part of the motion to which they apply
 
-AS_IT_IS = "-"  # text in an upper-body track that keeps the prompt's upper body
+AS_IT_IS = "-"  # text in an upper-body track that keeps the upper body of the prompt
 
 
 @dataclass(frozen=True)
 class DirectionJob:
-    """A motion to generate, with labels for its files and page."""
+    """Motion to generate, with the numbers and the caption for its files."""
 
     number: int
     repeat: int
     caption: str
     direction: Direction
     seed: int
-    parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each part
+    parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each part of a timeline
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Builds jobs from prompts and the flags of ``options.generate``."""
+    """Builder of jobs from prompts and the flags of ``options.generate``."""
 
     editor: MotionEditor
     spec: DatasetSpec
@@ -50,7 +50,7 @@ class Directions:
     flags: Sequence[Entry]  # constraints given by flags
 
     def of_each(self, prompts: Sequence[Prompt]) -> Iterator[DirectionJob]:
-        """One job per prompt and repeat."""
+        """Create one job per prompt and repeat."""
         opt, pipeline = self.opt, self.editor.pipeline
         lengths = pipeline.token_lengths([Sample(prompt.text, self._seed(prompt), prompt.m_len) for prompt in prompts],
                                          self.sampling)
@@ -65,7 +65,10 @@ class Directions:
                 yield DirectionJob(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
 
     def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[DirectionJob]:
-        """One job per repeat with all prompts in one motion; ``frames`` is the length of a single prompt."""
+        """Create one job per repeat, with all prompts in one motion.
+
+        If there is a single prompt, ``frames`` is its length. Otherwise it is None.
+        """
         opt, pipeline = self.opt, self.editor.pipeline
         if frames is not None:
             lengths = [frames // pipeline.unit]
@@ -120,15 +123,17 @@ def _written(opt: Namespace, spec: DatasetSpec, prompts: int) -> FileConstraints
 
 def each_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
                 fps: float) -> list[list[Placement]]:
-    """Constraints of separate motions of ``counts`` frames. A plain list in a file belongs to the first one."""
+    """Assign constraints to separate motions with ``counts`` frames. A plain list in a file is for the first one."""
     return [[([*flags, *entries, *(written.whole if number == 0 else ())], Stretch(0, count, fps))]
             for number, (entries, count) in enumerate(zip(written.by_prompt, counts, strict=True))]
 
 
 def all_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
                fps: float) -> list[Placement]:
-    """Constraints of one motion whose parts have ``counts`` frames. Flags and a plain list apply to the whole
-    motion."""
+    """Assign constraints to one motion whose parts have ``counts`` frames.
+
+    Flags and a plain list in a file apply to the whole motion.
+    """
     starts = accumulate(counts[:-1], initial=0)
     return [([*flags, *written.whole], Stretch(0, sum(counts), fps)),
             *((entries, Stretch(start, count, fps))
@@ -136,18 +141,17 @@ def all_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequenc
 
 
 def check_placed(placed: Sequence[Placement], spec: DatasetSpec) -> None:
-    """Raise ``InputError`` for constraints that do not fit the length of their motion; to check this, place them on a
-    body that does not move."""
+    """Raise ``InputError`` for constraints that do not match the length of their motion."""
     frames = max(stretch.first + stretch.count for _, stretch in placed)
     _constraints_of(placed, spec, torch.zeros(frames, spec.joints_num, 3))
 
 
 def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec, opt: Namespace,
                      flags: Sequence[Entry]) -> None:
-    """Raise ``InputError`` for what is wrong with constraints and upper-body prompts, before any model is loaded.
+    """Check constraints and upper-body prompts before any model is loaded. Raises ``InputError`` if one is invalid.
 
-    ``frames`` as in ``directed_motions``. Lengths left to the length estimator count as the longest here;
-    ``directed_motions`` checks again when they are known.
+    Lengths that are not known yet count as the maximum length; ``directed_motions`` checks again. For ``frames``, see
+    ``directed_motions``.
     """
     counts = [frames or prompt.m_len or MAX_MOTION_LENGTH for prompt in prompts]
     counts = [max(count // UNIT_LENGTH, 1) * UNIT_LENGTH for count in counts]
@@ -165,10 +169,10 @@ def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: Datase
 
 
 def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[tuple[str, int]]:
-    """Read an upper-body track, texts with numbers of tokens, for a timeline of ``parts`` in the same form.
+    """Read an upper-body track for a timeline. Both are lists of texts with their lengths in tokens.
 
-    A line is ``text#length`` in frames. ``-#length``, and the time after the track's end, keep the prompt's upper body.
-    Raises ``InputError`` for an invalid line or a track longer than the timeline.
+    A line is ``text#length``, with the length in frames. Lines ``-#length``, and the end of the timeline after the last
+    line, keep the upper body of the prompts. Raises ``InputError`` for an invalid line or a track that is too long.
     """
     owner = [text for text, count in parts for _ in range(count)]  # prompt of each token
     track: list[tuple[str, int]] = []
@@ -191,7 +195,7 @@ def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[t
 
 
 def joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Merge neighbours with the same text."""
+    """Merge consecutive parts with the same text."""
     joined: list[tuple[str, int]] = []
     for text, count in track:
         if joined and joined[-1][0] == text:
@@ -203,11 +207,10 @@ def joined(track: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
                      opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[DirectionJob, Directed]]:
-    """Generate the motions of prompts with the flags of ``options.generate``, with their jobs.
+    """Generate motions for prompts with the flags of ``options.generate``. Yields each job with its motion.
 
-    ``flags`` are constraints given by flags; ``frames`` is the length of a single prompt's motion beyond the models'
-    maximum length. All constraints are read before the first motion is generated. Raises ``InputError`` for invalid
-    constraints, and if samples cannot be ranked.
+    ``flags`` are constraints given by flags. ``frames`` is the length of a single prompt if it exceeds the maximum of
+    the models, else None. Raises ``InputError`` for invalid constraints, and if samples cannot be ranked.
     """
     sampling, editor = pipeline.sampling.changed(vars(opt)), MotionEditor(pipeline, MAX_TOKENS)
     director = Director(pipeline, editor, spec.fps, sampling, ControlSettings(steps=opt.control_steps))
@@ -222,7 +225,7 @@ def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: 
 
 def constrained(editor: MotionEditor, features: np.ndarray, entries: Sequence[Entry], spec: DatasetSpec,
                 steps: int) -> Directed:
-    """Change the motion of unnormalised features (T, d) to meet constraints."""
+    """Change a motion with unnormalised ``features`` (T, d) to meet constraints."""
     pipeline = editor.pipeline
     if not entries:
         return Directed(pipeline.joints(features), features)

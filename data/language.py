@@ -1,4 +1,4 @@
-"""Language of a data set: bank of sentences, paraphrases, and word vectors (the evaluator's caption features, T2M)."""
+"""Additional training texts (language bank and paraphrases), and the word vectors of the T2M evaluator."""
 import argparse
 import json
 import lzma
@@ -22,22 +22,22 @@ from utils.runtime import stream_seed
 
 BANK = ROOT / "assets" / "language" / "bank.jsonl.xz"
 CONTENTS = "contents.json"
-HELD_OUT = 5  # every fifth sentence of a content is held out of training as an unseen wording
+HELD_OUT = 5  # every fifth sentence of a content is held out of training, for tests with unseen wordings
 OTHER_SIDE = {"left": "right", "right": "left", "": ""}
 
 
 @lru_cache
 def read_bank(path: Path = BANK) -> dict[str, tuple[str, ...]]:
-    """Sentence templates by content; ``{side}`` and ``{other}`` stand for left and right."""
+    """Read the language bank: sentence templates by content, with ``{side}`` and ``{other}`` for left and right."""
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         entries = [json.loads(line) for line in lines]
     return {entry["content"]: tuple(entry["sentences"]) for entry in entries}
 
 
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
-    """Cleaned sentences of a content, for training or held out.
+    """Return the cleaned sentences of a content: those for training, or with ``held_out`` the others.
 
-    With ``side`` "", sentences that name a side are left out; sentences that name none are kept for both sides.
+    Without a ``side``, only sentences that name no side are returned.
     """
     chosen = [text for number, text in enumerate(read_bank().get(content, ()))
               if (number % HELD_OUT == HELD_OUT - 1) == held_out]
@@ -47,20 +47,20 @@ def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]
 
 @lru_cache
 def classes() -> dict[tuple[str, str], int]:
-    """Class number of each (content, side)."""
+    """Return the class number of each (content, side)."""
     return {(content, side): 3 * number + place for number, content in enumerate(read_bank())
             for place, side in enumerate(OTHER_SIDE)}
 
 
 def training_pairs(spec: DatasetSpec, opt: argparse.Namespace) -> list[Pair]:
-    """Training pairs, with the texts added by ``--paraphrases`` and ``--bank``."""
+    """Load the training pairs, with the texts added by ``--paraphrases`` and ``--bank``."""
     pairs = with_paraphrases(load_pairs(spec, "train", quiet=opt.quiet), opt.paraphrases, opt.seed)
     return with_bank(pairs, spec) if opt.bank else pairs
 
 
 def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
                      opt: argparse.Namespace) -> tuple[TextMotion, TextMotion]:
-    """Training and validation sets of texts and motions, with the texts added by ``--paraphrases`` and ``--bank``."""
+    """Create the training and validation sets, with the texts added by ``--paraphrases`` and ``--bank``."""
     train_set = TextMotion(training_pairs(spec, opt), normalisation, training=True, seed=opt.seed,
                            labelled=len(classes()) if opt.bank else 0, paired=getattr(opt, "text_pairs", 0) > 0)
     val_set = TextMotion(load_pairs(spec, "val", quiet=opt.quiet), normalisation, training=False)
@@ -69,16 +69,15 @@ def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
 
 
 def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
-    """Pairs with the sentences of the bank that describe them, and an additional pair for each listed stretch.
+    """Add the sentences of the language bank that describe each clip, and a new pair for each part of a clip.
 
-    ``contents.json`` in the data set's folder maps clip ids to ``{"family": str, "contents": [[content, side], ...],
-    "stretches": [[content, side, first row, end row], ...]}``; sides are "left", "right" or "".
-
-    Raises ``InputError`` if the data set has no ``contents.json`` or the file names an unknown content.
+    ``contents.json`` in the folder of the data set maps clip ids to ``{"family": str, "contents": [[content, side],
+    ...], "stretches": [[content, side, first frame, end frame], ...]}``, where sides are "left", "right" or "". Raises
+    ``InputError`` if this file is missing or has an unknown content.
     """
     path = spec.root / CONTENTS
     if not path.exists():
-        raise InputError(f"{path} is missing: --bank needs what each clip shows (format: data.language.with_bank)")
+        raise InputError(f"{path} is missing: --bank needs the contents of each clip (format: data.language.with_bank)")
     listed = json.loads(read_text(path, "contents"))
     unknown = {content for entry in listed.values() for content, *_ in entry["contents"] + entry["stretches"]}
     if unknown := unknown - set(read_bank()):
@@ -106,9 +105,9 @@ def _described(pair: Pair, contents: Sequence[Sequence[str]], family: str) -> Pa
 PARAPHRASES = ROOT / "assets" / "paraphrases.txt"
 SPECIAL = ("doer", "doing", "scene")
 REPLACED = 0.5    # probability of replacing each wording that has alternatives
-DESCRIBED = 0.3   # probability of an adjective for a new subject
+DESCRIBED = 0.3   # probability of adding a participle to a new subject
 PLACED = 0.25     # probability of adding a scene
-# Subjects of captions that imply neither age nor sex.
+# Neutral subjects of captions.
 _DOER = re.compile(r"(?<!like )\b(?:(?:a|the|this) (?:person|figure|man|guy)|(?:a|the) human|(?:an|the) individual"
                    r"|someone|somebody)\b(?!'s)")
 _ARTICLE = re.compile(r"\ban? (?=(\w))")
@@ -116,12 +115,9 @@ _SIDES = ("left", "right")
 
 
 class Paraphraser:
-    """Replaces wordings at random.
+    """Paraphraser that replaces wordings at random by others of the same group.
 
-    Args:
-        path: groups of wordings, in the format of ``assets/paraphrases.txt``.
-
-    Raises ``InputError`` if a group has fewer than two wordings or a required group is missing.
+    ``path`` is a file in the format of ``assets/paraphrases.txt``. Raises ``InputError`` if it is invalid.
     """
 
     def __init__(self, path: Path = PARAPHRASES) -> None:
@@ -150,7 +146,7 @@ class Paraphraser:
                 self.others.setdefault(wording, [other for other in group if other != wording])
 
     def __call__(self, caption: str, generator: np.random.Generator) -> str:
-        """A paraphrase of a cleaned caption with the same sides, counts and style."""
+        """Return a random paraphrase of a cleaned caption, with the same sides, counts and style."""
         def other(found: re.Match[str]) -> str:
             if generator.random() >= REPLACED:
                 return found.group()
@@ -173,7 +169,7 @@ class Paraphraser:
 
 
 def with_paraphrases(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """Pairs with ``count`` paraphrases added to every caption, determined by the seed."""
+    """Add ``count`` paraphrases of every caption."""
     if not count:
         return list(pairs)
     paraphraser = Paraphraser()
@@ -185,7 +181,7 @@ def with_paraphrases(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]
     return extended
 
 
-CAPTION_TOKENS = 20              # tokens of a caption; with sos and eos a sentence has 22 positions
+CAPTION_TOKENS = 20              # maximum number of tokens of a caption, without the start and end tokens
 SENTENCE = CAPTION_TOKENS + 2
 SOS, EOS, UNKNOWN = "sos/OTHER", "eos/OTHER", "unk/OTHER"
 MADE_BY = "prepare/word_vectors.py or prepare/download_glove.sh"
@@ -193,7 +189,7 @@ MADE_BY = "prepare/word_vectors.py or prepare/download_glove.sh"
 WORD_CLASSES = ("VERB", "NOUN", "DET", "ADP", "NUM", "AUX", "PRON", "ADJ", "ADV",
                 "Loc_VIP", "Body_VIP", "Obj_VIP", "Act_VIP", "Desc_VIP", "OTHER")
 
-# Words about motion; their class is the list that contains them, regardless of their tag.
+# Words about motion, which have the class of their list instead of their part of speech.
 _VIP_LISTS = {
     "Loc_VIP": "left right clockwise counterclockwise anticlockwise forward back backward up down straight curve",
     "Body_VIP": "arm chin foot feet face hand mouth leg waist eye knee shoulder thigh",
@@ -207,20 +203,15 @@ _VIP_CLASS = {word: name for name, words in reversed(_VIP_LISTS.items()) for wor
 
 @dataclass(frozen=True)
 class Sentence:
-    """A caption as input of the evaluator's text encoder."""
+    """Caption encoded for the evaluator's text encoder."""
 
-    word_emb: np.ndarray    # (22, dim) float32
-    pos_onehot: np.ndarray  # (22, 15) float32
-    cap_len: int            # tokens, including sos and eos
+    word_emb: np.ndarray    # (22, dim) float32, word vectors
+    pos_onehot: np.ndarray  # (22, 15) float32, one-hot word classes
+    cap_len: int            # number of tokens, including the start and end tokens
 
 
 class WordVectors:
-    """Vectors by word; unknown words have that of ``unk``.
-
-    Args:
-        words: the vocabulary; ``unk`` must be in it.
-        vectors: (len(words), dim).
-    """
+    """Word vectors (len(words), dim). Unknown words have the vector of ``unk``, which must be one of ``words``."""
 
     def __init__(self, words: Sequence[str], vectors: np.ndarray) -> None:
         self._row = {word: row for row, word in enumerate(words)}
@@ -230,11 +221,10 @@ class WordVectors:
 
     @classmethod
     def load(cls, folder: str | Path, prefix: str = "our_vab") -> "WordVectors":
-        """Read ``<prefix>_data.npy`` and its words: ``<prefix>_words.txt``, one per line and row, or the published
-        ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl`` (word to row).
+        """Read ``<prefix>_data.npy`` and its words.
 
-        Raises ``InputError`` if a file is missing, has more than plain lists, dicts and numbers, or does not match the
-        others.
+        The words are in ``<prefix>_words.txt``, or in the published ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl``.
+        Raises ``InputError`` if a file is missing, unsafe, or does not match the others.
         """
         folder = Path(folder)
         data, text = folder / f"{prefix}_data.npy", folder / f"{prefix}_words.txt"
@@ -252,8 +242,7 @@ class WordVectors:
         return cls(words, vectors[[rows[word] for word in words]])
 
     def save(self, folder: str | Path, pickles: bool = False, prefix: str = "our_vab") -> None:
-        """Write ``<prefix>_data.npy`` and ``<prefix>_words.txt``; with ``pickles`` also the published files of words,
-        for other programs."""
+        """Write the files that ``load`` reads; with ``pickles`` also the published ones, for other programs."""
         folder, words = Path(folder), [*self._row]
         save_npy(folder / f"{prefix}_data.npy", self._vectors)
         write_text(folder / f"{prefix}_words.txt", "".join(f"{word}\n" for word in words))
@@ -264,7 +253,7 @@ class WordVectors:
 
     @property
     def dim(self) -> int:
-        """Width of the vectors."""
+        """Width of the word vectors."""
         return self._vectors.shape[1]
 
     def __contains__(self, word: str) -> bool:
@@ -274,11 +263,11 @@ class WordVectors:
         return len(self._row)
 
     def vector(self, word: str) -> np.ndarray:
-        """The vector (dim,) of a word, or that of ``unk``."""
+        """Return the vector (dim,) of a word, or that of ``unk``."""
         return self._vectors[self._row.get(word, self._row["unk"])]
 
     def sentence(self, tokens: Sequence[str]) -> Sentence:
-        """Vectors and classes of ``word/POS`` tokens, in 22 positions (see ``sentence_layout``)."""
+        """Encode ``word/POS`` tokens, padded as in ``sentence_layout``."""
         tokens, cap_len = sentence_layout(tokens)
         classes = [word_class(token, self) for token in tokens]
         words = np.stack([self.vector(token.rpartition("/")[0]) for token in tokens])
@@ -286,29 +275,26 @@ class WordVectors:
 
 
 def word_class(token: str, known: Container[str]) -> int:
-    """Index in ``WORD_CLASSES`` of a ``word/POS`` token, with ``known`` for words that have a vector.
-
-    Words of the VIP lists have the class of their list, regardless of the tag; unknown words and tags have OTHER.
-    """
+    """Return the index in ``WORD_CLASSES`` of a ``word/POS`` token; that of OTHER for words that are not ``known``."""
     word, _, tag = token.rpartition("/")
     name = _VIP_CLASS.get(word, tag) if word in known else "OTHER"
     return WORD_CLASSES.index(name if name in WORD_CLASSES else "OTHER")
 
 
 def falls_back(token: str, known: Container[str]) -> bool:
-    """Whether a ``word/POS`` token has the vector of ``unk``."""
+    """Return whether a ``word/POS`` token gets the vector of ``unk``."""
     word = token.rpartition("/")[0]
     return word not in known or word == "unk"
 
 
 def sentence_layout(tokens: Sequence[str]) -> tuple[list[str], int]:
-    """Tokens padded to 22 positions, and their number: sos, at most 20 tokens, eos, then unk."""
+    """Add start and end tokens, and truncate or pad to 22 tokens. Also returns the number of tokens before padding."""
     sentence = [SOS, *tokens[:CAPTION_TOKENS], EOS]
     return sentence + [UNKNOWN] * (SENTENCE - len(sentence)), len(sentence)
 
 
 def _is_vocabulary(words: Any, rows: Any, count: int) -> bool:
-    """Whether a dict maps every word of a list to a row below ``count``."""
+    """Return whether ``words`` is a list and ``rows`` maps all of them to numbers below ``count``."""
     if not isinstance(words, list) or not isinstance(rows, dict) or len(words) > count:
         return False
     places = [rows.get(word) for word in words if isinstance(word, str)]
@@ -321,7 +307,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_plain(path: Path) -> Any:
-    """Read a pickle of lists, dicts, text and numbers; refuses anything that would run code."""
+    """Read a pickle of lists, dicts, strings and numbers. Raises ``InputError`` for other types, which may run code."""
     with open(path, "rb") as file:
         try:
             return _PlainUnpickler(file).load()
@@ -330,8 +316,10 @@ def _read_plain(path: Path) -> Any:
 
 
 class MatchingPairs(CroppedPairs):
-    """Items ``motion`` (196, d) normalised and zero-padded, ``m_len``, and for the caption ``word_emb`` (22, dim),
-    ``pos_onehot`` (22, 15) and ``cap_len``."""
+    """Data set for the evaluator.
+
+    Items have ``motion`` (196, d), normalised and zero-padded, ``m_len``, and the fields of a ``Sentence``.
+    """
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, words: WordVectors, training: bool,
                  seed: int = 0) -> None:

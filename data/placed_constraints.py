@@ -1,4 +1,4 @@
-"""Place constraints from files and flags at the frames of a motion: times, splines through points, poses from files."""
+"""Conversion of constraints from files and flags to constraints on the frames of a motion."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ from motion.features import features_to_joints
 from utils import InputError
 from utils.files import read_npy
 
-FACING = math.radians(20)  # deviation of a body's heading from the direction of its path
-FINE = 64             # samples of a path between two points
-MOVING = 0.01         # m per frame below which a body or a path has no direction
-SMOOTH = 11           # frames over which the pace of a body is averaged
+FACING = math.radians(20)  # tolerance of the heading of a body on a path
+FINE = 64             # samples of a curve between two points
+MOVING = 0.01         # m per frame: minimum speed of a body or path that has a direction
+SMOOTH = 11           # frames over which the speed of a body is averaged
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Frames ``first`` to ``first + count`` of a motion; times of its constraints are relative to ``first``."""
+    """Part of a motion, ``count`` frames from ``first``. Times of constraints are relative to its start."""
 
     first: int
     count: int
@@ -44,10 +44,10 @@ class Stretch:
 
 def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor,
                       spec: DatasetSpec) -> list[Constraint]:
-    """Constraints for a motion that starts from ``joints`` (T, J, 3) in metres.
+    """Create constraints for a motion whose initial version has ``joints`` (T, J, 3) in metres.
 
-    Paths without times take the pace and the facing side of the start motion. Raises ``InputError`` with the place for
-    times outside the motion, numbers of points and times that differ, and files that do not fit.
+    Paths without times keep the speed profile of the initial motion, and paths keep its orientation relative to the
+    direction of travel. Raises ``InputError`` with the position of entries that do not match the motion.
     """
     placed: list[Constraint] = []
     for entry in entries:
@@ -56,7 +56,7 @@ def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor
 
 
 def _frames(entry: Entry, stretch: Stretch) -> list[int]:
-    """Frames of the whole motion that an entry constrains; without times, the whole stretch."""
+    """List the frames that an entry constrains, by default the whole stretch."""
     for name, value in entry.fields.items():
         if name in ("time", "frame"):
             first, last = (_frame(entry, name, moment, stretch) for moment in value)
@@ -112,7 +112,10 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 
 
 def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Progress (T,) from 0 to 1 along points, at the pace of the path ``own`` (T, 2), or uniform if that is short."""
+    """Compute the progress (T,) along ``points`` from 0 to 1, with the speed profile of the path ``own`` (T, 2).
+
+    The shorter ``own`` is, the more uniform is the speed.
+    """
     even = np.linspace(0, 1, len(own))
     if len(own) < 3:
         return even
@@ -127,13 +130,13 @@ def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
-    """Positions (T, 2) on a smooth curve through points (k, 2), at fractions (T,) of its length."""
+    """Compute positions (T, 2) on a smooth curve through ``points`` (k, 2), at fractions ``progress`` of its length."""
     chords = np.linalg.norm(np.diff(points, axis=0), axis=-1)
     kept = np.concatenate([[True], chords > 1e-6])
     points, chords = points[kept], chords[chords > 1e-6]
     if len(points) == 1:
         return np.repeat(points, len(progress), 0)
-    knots = np.concatenate([[0], np.sqrt(chords).cumsum()])  # centripetal: no loops at bends
+    knots = np.concatenate([[0], np.sqrt(chords).cumsum()])  # centripetal parametrisation, which avoids loops
     fine = CubicSpline(knots, points, bc_type="natural")(np.interp(np.linspace(0, len(chords), FINE * len(chords) + 1),
                                                       np.arange(len(knots)), knots))
     length = np.concatenate([[0], np.linalg.norm(np.diff(fine, axis=0), axis=-1).cumsum()])
@@ -142,7 +145,7 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
 
 def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
             spec: DatasetSpec) -> list[Constraint]:
-    """Headings that keep the body's orientation to its path: walking backwards stays so."""
+    """Create headings that keep the orientation of the body relative to its path, such as walking backwards."""
     steps = np.gradient(places, axis=0)
     going = np.linalg.norm(steps, axis=-1) > MOVING
     if not going.any():
@@ -206,12 +209,11 @@ def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 
 
 def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
-    """Joints (T, J, 3) in metres of a motion file. Joint arrays keep their position; other files start at the
-    origin."""
+    """Read joints (T, J, 3) in metres from a motion file. Arrays of joints keep their position in the world."""
     array = read_npy(path) if path.suffix.lower() == ".npy" else None
     if array is not None and array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
         if not np.isfinite(array).all():
-            raise InputError(f"{path}: coordinates that are not finite")
+            raise InputError(f"{path} has coordinates that are not finite")
         return torch.from_numpy(array.astype(np.float64))
     return spec.metres * features_to_joints(torch.from_numpy(read_motion(path, spec)), spec.skeleton)
 

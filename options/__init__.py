@@ -1,1 +1,1 @@
-"""Command line parsers, one for each script."""
+"""Command-line options of the scripts."""

@@ -1,2 +1,2 @@
-"""Files on disk: checkpoints and their settings, models rebuilt from them, and released files of other projects."""
+"""Reading and writing of checkpoints, and loading of models by name."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

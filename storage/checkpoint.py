@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without running code, loaded strictly; folders and settings of models."""
+"""Checkpoint files, ``opt.txt`` files, and the lookup of models by name."""
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from utils import InputError
 from utils.files import ROOT, atomic_path, read_text, write_text
 
-# NumPy numbers, such as a best validation score, which many trainers store with the weights.
+# Types of NumPy numbers, which many trainers store in checkpoints.
 _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype,
                   *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool"))]
@@ -24,25 +24,22 @@ _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` (nested dicts, lists, numbers, tensors) as a torch file, atomically.
-
-    Raises ``InputError`` if the file cannot be written.
-    """
+    """Write ``content`` to a torch file, atomically. Raises ``InputError`` if the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's error on a full disk
-            raise OSError("torch could not write all of it, the disk may be full") from error
+            raise OSError("torch could not write the file; the disk may be full") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a torch file with ``weights_only=True``. Raises ``InputError`` if it is missing, truncated or needs more."""
+    """Read a torch file with ``weights_only=True``. Raises ``InputError`` if it is missing, damaged or unsafe."""
     if not path.is_file():
         raise InputError(f"checkpoint {path} is missing")
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types here, all of which mean an unusable file
+    except Exception as error:  # torch raises many kinds of errors for unusable files
         raise InputError(f"checkpoint {path} is truncated or contains more than tensors: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} contains a {type(content).__name__}, not named tensors")
@@ -50,23 +47,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """One line of torch's message, or the name of the class if it is not allowed."""
+    """Shorten a message of torch to one line, or to the name of the forbidden class."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return f"{found[1]} is not allowed in a checkpoint"
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-ROW_SCALE = ".row_scale"  # suffix of the scale of a matrix stored in 8 bits
+ROW_SCALE = ".row_scale"  # name suffix of the scales of a matrix stored in 8 bits
 
 
 def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str] = ()) -> None:
-    """Write a state dict as float16 safetensors; integer tensors keep their type, shared tensors are written once.
+    """Write a state dict to a safetensors file in float16. Integer tensors keep their type.
 
-    Matrices whose name ends in one of ``eight_bits`` are written as int8 with one scale per row, with errors of at most
-    0.4 % of the largest value in a row.
-
-    Raises ``InputError`` if the file cannot be written.
+    Matrices whose name ends in one of ``eight_bits`` are stored as int8 with one scale per row. Raises ``InputError``
+    if the file cannot be written.
     """
     unique: dict[tuple[int, torch.Size], tuple[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -87,7 +82,7 @@ def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str]
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read safetensors as float32. Raises ``InputError`` if the file is missing or damaged."""
+    """Read a safetensors file as float32. Raises ``InputError`` if it is missing or damaged."""
     try:
         state = load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -98,20 +93,19 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def is_state(value: object) -> bool:
-    """Whether a value is a state dict that contains only tensors."""
+    """Return whether ``value`` is a dictionary of tensors."""
     return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the prefixes that wrappers add to all names."""
+    """Remove the prefixes that DistributedDataParallel and torch.compile add to all names."""
     while prefix := next((one for one in _WRAPPERS if state and all(name.startswith(one) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 
 def find_state(content: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint's content, under the first of ``keys`` that exists. Raises ``InputError`` if none
-    does."""
+    """Return the state dict under the first of ``keys`` that ``content`` has. Raises ``InputError`` if it has none."""
     for key in keys:
         if is_state(content.get(key)):
             return unwrapped(content[key])
@@ -119,12 +113,12 @@ def find_state(content: Mapping[str, Any], keys: Sequence[str], path: Path) -> d
 
 
 def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
-    """The state dict in a file: under the first of ``keys`` in a torch file, all of a safetensors file."""
+    """Read a state dict from a safetensors file, or from a torch file that has it under one of ``keys``."""
     return load_weights(path) if path.suffix == ".safetensors" else find_state(load_checkpoint(path), keys, path)
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
-    """Load every tensor. Raises ``InputError`` listing ``incompatible_keys``."""
+    """Load a state dict into ``model``. Raises ``InputError`` if there are ``incompatible_keys``."""
     if parts := incompatible_keys(model, state, optional):
         raise InputError(f"{path} does not match this model; {'; '.join(parts)}")
     own = model.state_dict()
@@ -132,12 +126,11 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
 
 
 def incompatible_keys(model: nn.Module, state: Mapping[str, Tensor], optional: Sequence[str] = ()) -> list[str]:
-    """Names in ``state`` that are missing, unexpected or of another shape than the model's; empty if all fit.
+    """Describe tensors of ``state`` that are missing, unexpected or have a wrong shape, in up to three texts.
 
-    ``optional`` are name endings that may be absent or present: tied names and fixed buffers. A tensor that the model
-    has under several names is needed under one of them only.
+    Names that end in one of ``optional`` may be absent or present. A tensor with several names needs only one of them.
     """
-    own = model.state_dict(keep_vars=True)  # the same object for a tensor with two names
+    own = model.state_dict(keep_vars=True)  # a tensor with several names is the same object
     given = {id(own[name]) for name in own if name in state}
 
     def is_optional(name: str) -> bool:
@@ -157,23 +150,23 @@ PREFERRED = ("net_best_fid", "net_best_mpjpe", "net_best_cider", "net_best_acc",
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
 HEADER = "------------ Options -------------"
 FOOTER = "-------------- End ----------------"
-OTHER_MODELS = ("vq_name", "lamp_name")  # taken from opt.txt first, as folders may be renamed
-# Sampling of our early checkpoints, whose options lack it.
+OTHER_MODELS = ("vq_name", "lamp_name")  # opt.txt takes precedence over the checkpoint, as folders may be renamed
+# Sampling settings of early checkpoints of this project, which do not contain them.
 EARLIER_SAMPLING = {"res_cond_scale": 2.0, "res_temperature": 0.1, "length": "mean"}
 _FLOAT = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+")
 _INT = re.compile(r"[+-]?\d+")
 
 
 def write_options(path: str | Path, options: Mapping[str, Any]) -> None:
-    """Write ``opt.txt``: a ``key: value`` line per setting, sorted, between two dashed lines. Atomic."""
+    """Write an ``opt.txt`` file, with one ``key: value`` line per option."""
     lines = [f"{key}: {value}" for key, value in sorted(options.items())]
     write_text(path, "\n".join([HEADER, *lines, FOOTER, ""]))
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """Read ``opt.txt``. True/False and numbers are converted; everything else, names included, stays text.
+    """Read an ``opt.txt`` file. Booleans and numbers are converted; all other values are strings.
 
-    Lines are split at their first ``":"``; blank lines are skipped. Raises ``InputError`` for a line without one.
+    Raises ``InputError`` for a line that is not ``key: value``.
     """
     options: dict[str, Any] = {}
     for number, line in enumerate(read_text(path, "options").splitlines(), 1):
@@ -201,8 +194,7 @@ def _places(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[P
 
 
 def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
-    """Existing folders for a model name, those with a model first: a path, the user's checkpoints, ``pretrained``.
-    """
+    """List the existing folders for a model name, those that contain a model first."""
     folders = [place for place in _places(name, dataset_name, checkpoints_dir)
                if os.path.isdir(place)]  # unlike Path.is_dir, accepts a name that is too long for the file system
     return sorted(folders, key=lambda folder: not any(
@@ -210,11 +202,11 @@ def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> lis
 
 
 def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
-    """The folder of the model ``name``: a path to the folder or to a checkpoint in its ``model/``, else
-    ``checkpoints_dir/<dataset>/<name>``, else ``pretrained/<dataset>/<name>``.
+    """Find the folder of a model in ``checkpoints_dir/<dataset>``, else in ``pretrained/<dataset>``.
 
-    If a folder only contains a folder of the same name, like the released length estimator, that one is used. Raises
-    ``InputError`` with all places that were tried.
+    ``name`` may also be a path to the folder or to a checkpoint in its ``model/``. If the folder contains only a folder
+    of the same name, like the released length estimator, the inner folder is used. Raises ``InputError`` if there is no
+    folder.
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute().parent.parent
@@ -226,8 +218,7 @@ def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) ->
 
 
 def model_names(files: Iterable[Path]) -> str:
-    """Checkpoints by model, file and place, for messages: ``t2m_demo/net_best_loss (bundled)``, or
-    ``mine/latest (checkpoints/t2m)`` relative to the working directory."""
+    """Format checkpoint paths for messages, such as ``t2m_demo/net_best_loss (bundled)``."""
     named = []
     for file in files:
         folder = file.absolute().parent.parent
@@ -241,34 +232,33 @@ def model_names(files: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A model's folder, settings and checkpoint. Errors caused by a setting name its file and key."""
+    """Folder, options and checkpoint of a model."""
 
     folder: Path
     options: dict[str, Any]
-    file: Path
-    has_settings: bool = False  # whether ``options`` come from the checkpoint; else from opt.txt
+    file: Path                  # the checkpoint
+    has_settings: bool = False  # whether ``options`` come from the checkpoint, not from opt.txt
 
     def __str__(self) -> str:
         return str(self.file)
 
     @property
     def options_file(self) -> Path:
-        """The model's ``opt.txt``."""
+        """Path of ``opt.txt``."""
         return self.folder / "opt.txt"
 
     @property
     def is_complete(self) -> bool:
-        """Whether ``options`` are all settings of the model: those in the checkpoint, or the opt.txt beside weights
-        alone. Released checkpoints have none, and their sizes are inferred (``storage.released``)."""
+        """Whether ``options`` contain all settings. If not, ``storage.released`` infers the others."""
         return self.has_settings or (self.file.suffix == ".safetensors" and bool(self.options))
 
     @property
     def settings_file(self) -> Path:
-        """The file that the settings were read from."""
+        """File that the options were read from."""
         return self.file if self.has_settings else self.options_file
 
     def needed(self, key: str) -> Any:
-        """A required option."""
+        """Return a required option. Raises ``InputError`` if it is missing."""
         if key not in self.options:
             if not self.options_file.exists():
                 raise InputError(f"{self.options_file} is missing; it needs a line '{key}: NAME'")
@@ -276,14 +266,14 @@ class Source:
         return self.options[key]
 
     def one_of(self, key: str, choices: Sequence[str], default: str) -> str:
-        """An option with a fixed set of values."""
+        """Return an option that must be one of ``choices``. Raises ``InputError`` for another value."""
         value = self.options.get(key, default)
         if value not in choices:
             raise InputError(f"{self.settings_file}: {key} {value!r} is not one of {', '.join(choices)}")
         return value
 
     def with_settings(self, content: Mapping[str, Any]) -> Self:
-        """This source with the settings inside a checkpoint's ``content``, if there are any."""
+        """Return a copy with the settings in the ``content`` of a checkpoint, if there are any."""
         settings = content.get("settings")
         if not isinstance(settings, dict):
             return self
@@ -291,10 +281,9 @@ class Source:
         return replace(self, options={**self.options, **settings, **kept}, has_settings=True)
 
     def with_sizes(self, sizes: Mapping[str, Any], guesses: Mapping[str, Any] | None = None) -> Self:
-        """This source with ``sizes`` inferred from tensors (``storage.released``), and ``guesses`` for unknown
-        settings. ``sizes`` take precedence over ``opt.txt``, which may be of another run.
+        """Return a copy with ``sizes``, which replace options, and ``guesses``, which are used for missing options.
 
-        Raises ``InputError`` if ``opt.txt`` has a value of another type.
+        Raises ``InputError`` if an option has another type than the size that replaces it.
         """
         for key, size in sizes.items():
             if key in self.options and not fits(self.options[key], size):
@@ -302,15 +291,15 @@ class Source:
         return replace(self, options={**(guesses or {}), **self.options, **sizes})
 
     def without(self, key: str) -> Self:
-        """This source without an option."""
+        """Return a copy without the option ``key``."""
         return replace(self, options={name: value for name, value in self.options.items() if name != key})
 
     @contextmanager
     def building(self, config: type, prefix: str = "") -> Iterator[None]:
-        """Context for building a model from ``config``, a dataclass whose fields are the options ``prefix`` + name.
+        """Context for building a model. Raises ``InputError`` if an option is invalid or the model cannot be built.
 
-        Each option must have the type of the field's default, integers at least 1. A ``ValueError`` or
-        ``RuntimeError`` raised by the model becomes an ``InputError``.
+        ``config`` is a dataclass. The option for one of its fields is named ``prefix`` + field name, and must have the
+        type of the field's default.
         """
         for field in fields(config):
             key = prefix + field.name
@@ -323,7 +312,7 @@ class Source:
 
 
 def fits(value: Any, default: Any) -> bool:
-    """Whether a value from a file has the type of an option's default; integers at least 1."""
+    """Return whether ``value`` has the type of ``default``. Integers must be at least 1, floats at least 0."""
     if default is None:
         return value is None or isinstance(value, str)
     if isinstance(default, bool) or isinstance(value, bool):
@@ -336,10 +325,10 @@ def fits(value: Any, default: Any) -> bool:
 
 
 def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which: str | None = None) -> Source:
-    """The folder, ``opt.txt`` and checkpoint of a model, by its name or by the path of its folder or of a checkpoint.
+    """Find a model by its name, or by the path of its folder or of a checkpoint.
 
-    ``which`` is a checkpoint's name with or without suffix; by default the best one, ``latest`` last. ``opt.txt`` may
-    be absent. Raises ``InputError`` if there is no folder or no checkpoint.
+    ``which`` is the name of a checkpoint, with or without suffix. By default, the first of ``PREFERRED`` is used.
+    Raises ``InputError`` if there is no folder or no checkpoint.
     """
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
@@ -357,8 +346,10 @@ def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which
 
 def open_source(source: Source, keys: Sequence[str],
                 infer: Callable[[Source, dict[str, Tensor]], Source]) -> tuple[Source, dict[str, Tensor]]:
-    """A source with the settings of its checkpoint, and the state dict under the first of ``keys``. If the settings
-    are not complete, ``infer`` adds those that follow from the state dict."""
+    """Read the checkpoint of ``source``. Returns the source with the checkpoint's settings, and the state dict.
+
+    ``keys`` are as in ``find_state``. If the settings are not complete, ``infer`` adds those that it can infer.
+    """
     if source.file.suffix == ".safetensors":
         state = load_weights(source.file)
     else:
@@ -368,5 +359,5 @@ def open_source(source: Source, keys: Sequence[str],
 
 
 def checkpoint_names(source: Source) -> list[str]:
-    """Names, without suffix, of all checkpoints in the folder of ``source``."""
+    """List the names, without suffix, of all checkpoints of a model."""
     return sorted(path.stem for path in source.file.parent.iterdir() if path.suffix in SUFFIXES)

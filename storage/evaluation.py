@@ -1,4 +1,4 @@
-"""Captioning models and evaluators by name, with what they were trained with."""
+"""Loading of captioning models and evaluators."""
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ from storage.generation import LAMP_OPTIONAL, LoadedLaMP, load_lamp
 from storage.released import PUBLISHED_META, evaluator_config, join_networks
 from utils import InputError
 
-STATE_KEY = "trans"  # of published files too
+STATE_KEY = "trans"  # also the key in published checkpoints
 CAPTION_BATCH = 32
 
 
 @dataclass(frozen=True)
 class LoadedCaptioner:
-    """A captioning model in eval mode, and the LaMP model of its motion features."""
+    """Captioning model in eval mode, with the LaMP model that it is based on."""
 
     model: MotionCaptioner
     lamp: LoadedLaMP
@@ -44,19 +44,19 @@ class LoadedCaptioner:
 
     @property
     def normalisation(self) -> Normalisation:
-        """The normalisation of its motions."""
+        """Normalisation of motions."""
         return self.lamp.normalisation
 
     @property
     def writing(self) -> Writing:
-        """Default settings of writing: from its options, else of ``Writing``."""
+        """Default decoding settings of the model."""
         with self.source.building(Writing):
             return Writing().changed({name: self.source.options[name] for name in WRITING
                                       if name in self.source.options})
 
     def write(self, clips: Sequence[np.ndarray], writing: Writing | None = None, batch_size: int = CAPTION_BATCH,
               quiet: bool = True) -> list[list[str]]:
-        """Captions of unnormalised clips (T, d) of 4 to 196 frames; the best of each clip first."""
+        """Generate captions for unnormalised motions (T, d) of 4 to 196 frames, the best caption first."""
         device = self.model.query_tokens.device
         captions = []
         for start in tqdm(range(0, len(clips), batch_size), desc="captions", disable=quiet or None, leave=False):
@@ -66,7 +66,7 @@ class LoadedCaptioner:
 
 
 def build_captioner(config: DecoderConfig, lamp: LoadedLaMP) -> MotionCaptioner:
-    """An untrained captioning model that starts from a LaMP model."""
+    """Create a captioning model that is initialised from a LaMP model."""
     queries = lamp.model.config.qformer.num_query_tokens
     decoder = build_decoder(config, lamp.pieces, queries)
     model = MotionCaptioner(MotionPrefixConfig.of_lamp(lamp.model, decoder.width), decoder, config.block_size)
@@ -75,15 +75,15 @@ def build_captioner(config: DecoderConfig, lamp: LoadedLaMP) -> MotionCaptioner:
 
 
 def learned_state(model: MotionCaptioner) -> dict[str, Tensor]:
-    """The trained part of a model, for its checkpoint; the rest is in the LaMP model and the language model."""
+    """Return the trained parameters of a captioning model. The others are those of LaMP and the language model."""
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name in learned}
 
 
 def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a ``learned_state``, of this model or of one whose Q-Former was frozen.
+    """Load a ``learned_state``. It may lack the Q-Former, if that was frozen in training.
 
-    Raises ``InputError`` if it does not fit, or if a part that is always trained is missing.
+    Raises ``InputError`` if it does not match the model.
     """
     learned = {name for name in learned_state(model) if name.startswith(("llm.", "opt_proj."))}
     rest = {name: value for name, value in model.state_dict().items() if name not in learned}
@@ -92,7 +92,7 @@ def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path
 
 def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedCaptioner:
-    """A trained captioning model by name, ours or the released one, with the LaMP model that its options name."""
+    """Load a captioning model of this project, or the released one, with its LaMP model."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), (STATE_KEY,),
                                 released.with_m2t_sizes)
     if is_released := not source.is_complete and released.is_released_m2t(state):
@@ -111,7 +111,7 @@ def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
 
 
 def tokenizer_name(opt: argparse.Namespace, spec: DatasetSpec) -> str | None:
-    """The tokenizer named by ``--resume-pth`` or ``--vq-name``; None without either.
+    """Return the name of the tokenizer in ``--resume-pth`` or ``--vq-name``, or None if neither is given.
 
     Raises ``InputError`` if there is no such model.
     """
@@ -120,20 +120,20 @@ def tokenizer_name(opt: argparse.Namespace, spec: DatasetSpec) -> str | None:
 
 
 def differing_facts(given: Mapping[str, Any], source: Source) -> list[str]:
-    """One message for every given flag (not None) that differs from a model's options."""
+    """Describe the flags that are ``given`` (not None) but differ from the options of a model."""
     return [f"{source.options_file} has {key} {source.options[key]}, which is used instead of {value}"
             for key, value in given.items() if value is not None and source.options.get(key, value) != value]
 
 
 def check_tokenizer(lamp: LoadedLaMP, vq_name: str | None) -> None:
-    """Raise ``InputError`` if a LaMP model was trained on another tokenizer than the named one."""
+    """Raise ``InputError`` if a LaMP model was trained on another tokenizer than ``vq_name``."""
     own = Path(str(lamp.source.needed("vq_name"))).name
     if vq_name is not None and own != vq_name:
         raise InputError(f"{lamp.source.folder} was trained on the tokenizer {own}, not {vq_name}: "
-                         "name another --lamp_name")
+                         "choose another --lamp_name")
 
 
-GLOVE = "glove"  # folder of word vectors, in the model's folder or in the working directory
+GLOVE = "glove"  # folder of word vectors, in the folder of the model or in the working directory
 BATCH = 64
 NO_EVALUATOR = "none"
 PUBLISHED = "text_mot_match"
@@ -142,7 +142,7 @@ BUNDLED = "evaluator_demo"
 
 @dataclass(frozen=True)
 class Embedder:
-    """An evaluator with its normalisation and word vectors."""
+    """Evaluator with its normalisation and word vectors."""
 
     model: Evaluator
     normalisation: Normalisation
@@ -150,10 +150,10 @@ class Embedder:
 
     @torch.no_grad()
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings (n, e) of unnormalised motions (T, d), in the given order.
+        """Embed unnormalised motions, (T, d) each. Returns (n, e).
 
-        Clips are cut to whole steps of 4 frames, 49 at most, and zero-padded to 196 frames, as published. Raises
-        ``ValueError`` for a clip shorter than a step or of another width.
+        Motions are cut to a multiple of 4 frames, at most 196. Raises ``ValueError`` for a motion that has fewer than 4
+        frames or a wrong number of features.
         """
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(motions), BATCH):
@@ -163,7 +163,7 @@ class Embedder:
 
     @torch.no_grad()
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embeddings (n, e) of captions, each a list of ``word/POS`` tokens; the first 20 are used."""
+        """Embed captions, given as lists of ``word/POS`` tokens, of which the first 20 are used. Returns (n, e)."""
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(tokens), BATCH):
             sentences = [self.words.sentence(caption) for caption in tokens[start:start + BATCH]]
@@ -178,7 +178,7 @@ class Embedder:
         return next(self.model.parameters()).device
 
     def _padded(self, motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Normalised motions (b, 196, d), zero-padded from their lengths (b,)."""
+        """Normalise motions and zero-pad them to (b, 196, d). Also returns their lengths (b,)."""
         lengths = [whole_crop(len(motion)).length for motion in motions]
         padded = np.zeros((len(motions), MAX_MOTION_LENGTH, len(self.normalisation.mean)), np.float32)
         for row, motion, length in zip(padded, motions, lengths, strict=True):
@@ -191,18 +191,17 @@ class Embedder:
 
 @dataclass(frozen=True)
 class LoadedEvaluator(Embedder):
-    """A trained evaluator in eval mode."""
+    """Trained evaluator in eval mode."""
 
     source: Source
 
 
 def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator:
-    """A trained evaluator by name, or the published ``text_mot_match``.
+    """Load an evaluator of this project, or the published ``text_mot_match``.
 
-    The normalisation is in ``meta/`` of its folder, that of the published one in ``Comp_v6_KLD005/meta/`` next to it;
-    word vectors are in ``glove/`` of its folder or of the working directory. Raises ``InputError`` naming what is
-    missing or does not fit.
+    Its normalisation is read from ``meta/`` in its folder, or from ``../Comp_v6_KLD005/meta/``; word vectors from
+    ``glove/`` in its folder or the working directory. Raises ``InputError`` if a file is missing or does not match.
     """
     source = find_source(name, spec.name, checkpoints_dir)
     state = read_networks(source.file)
@@ -220,15 +219,18 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
     own_words = source.folder / GLOVE
     words = WordVectors.load(own_words if own_words.is_dir() else Path(GLOVE))
     if (words.dim, len(WORD_CLASSES)) != (model.config.dim_word, model.config.dim_pos_ohot):
-        raise InputError(f"{source} reads word vectors of {model.config.dim_word} and {model.config.dim_pos_ohot} word "
-                         f"classes; there are vectors of {words.dim} and {len(WORD_CLASSES)} classes")
+        raise InputError(f"{source} needs word vectors of width {model.config.dim_word} and "
+                         f"{model.config.dim_pos_ohot} word classes, but there are vectors of width {words.dim} and "
+                         f"{len(WORD_CLASSES)} classes")
     return LoadedEvaluator(model.to(device).eval().requires_grad_(False), normalisation, words, source)
 
 
 def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator | None:
-    """The evaluator ``name``, or None for "none". By default the published one if it is among the checkpoints, else the
-    bundled one, else None."""
+    """Load the evaluator ``name``, or by default the published one, else the bundled one.
+
+    Returns None if ``name`` is "none" or there is no evaluator.
+    """
     if name == NO_EVALUATOR:
         return None
     if name is not None:
@@ -243,8 +245,5 @@ def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | P
 
 
 def read_networks(path: Path) -> dict[str, Tensor]:
-    """The state dict of an evaluator from a torch file with a state dict per network, or from safetensors.
-
-    Raises ``InputError`` if a network is missing.
-    """
+    """Read the state dict of an evaluator. Raises ``InputError`` if a network is missing."""
     return load_weights(path) if path.suffix == ".safetensors" else join_networks(load_checkpoint(path), path)

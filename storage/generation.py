@@ -1,5 +1,4 @@
-"""Tokenizers, LaMP models and the text-to-motion pipeline by name: find the checkpoint, rebuild the network from its
-settings, load the weights strictly."""
+"""Loading of tokenizers, LaMP models, transformers and the text-to-motion pipeline."""
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,15 +47,15 @@ from utils.files import atomic_path, fingerprint, model_folder
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
-PUBLISHED_BERT = "bert-base-uncased"  # source of the word pieces of released models
+PUBLISHED_BERT = "bert-base-uncased"  # BERT whose vocabulary released models use
 PUBLISHED_TEXT_LEN = 32
 PUBLISHED_CONDITION = "query"
-SHORTEST_TEXT = 3  # word pieces: [CLS], one, [SEP]
+SHORTEST_TEXT = 3  # [CLS], one word piece and [SEP]
 
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer in eval mode with the normalisation it was trained with."""
+    """Tokenizer in eval mode with its normalisation."""
 
     model: HumanVQVAE | RVQVAE
     normalisation: Normalisation
@@ -64,14 +63,14 @@ class LoadedTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that affects codes: weights, settings and normalisation."""
+        """Hash of everything that affects the tokens."""
         mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
         return fingerprint(self.source.file, repr(self.model.config), mean, std)
 
 
 def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedTokenizer:
-    """A trained tokenizer by name."""
+    """Load a tokenizer."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"),
                                 released.with_tokenizer_sizes)
     with source.building(VQConfig):
@@ -86,31 +85,30 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
 
 @dataclass(frozen=True)
 class LoadedLaMP:
-    """A LaMP model in eval mode with its word pieces and the normalisation of its motions."""
+    """LaMP model in eval mode with its vocabulary and normalisation."""
 
     model: LaMP
     pieces: WordPieces
     normalisation: Normalisation
-    max_text_len: int  # maximum word pieces of a text
+    max_text_len: int  # maximum number of word pieces of a text
     source: Source
-    familiarity: Familiarity | None = None  # of its training texts
+    familiarity: Familiarity | None = None
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Normalised embeddings (b, embed_dim) of texts, for retrieval."""
+        """Compute normalised features (b, embed_dim) of texts, for retrieval."""
         return self.model.text_features(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
 
     def motion_features(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """Normalised embeddings (b, embed_dim) of normalised motions (b, t, d) of ``m_lens`` frames, for retrieval."""
+        """Compute normalised features (b, embed_dim) of normalised ``motion`` (b, t, d), for retrieval."""
         device = self.model.query_tokens.device
         return self.model.motion_features(motion.to(device), m_lens.to(device))
 
     def comparison(self, kind: str) -> Comparison:
-        """How texts and motions are compared, by name.
+        """Return the encoders and the similarity function for retrieval.
 
-        - ``mean``: cosine of the text and the mean direction of a motion's queries. Search and validation use it.
-        - ``paper``: cosine of the text and the nearest of a motion's queries, as in the contrastive objective.
-        - ``released``: negative Euclidean distance between unnormalised projections, with the mean over a motion's
-          queries, as in the released evaluation.
+        - ``mean``: cosine similarity with the mean over the queries of a motion, as in search and validation.
+        - ``paper``: cosine similarity with the most similar query of a motion, as in the contrastive objective.
+        - ``released``: negative Euclidean distance of unnormalised features, as in the released evaluation.
         """
         device = self.model.query_tokens.device
 
@@ -127,19 +125,19 @@ class LoadedLaMP:
         return Comparison(self.text_features, on_device(motions), similarity)
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
-        """Encoder of text features for other models."""
+        """Return the text encoder for other models."""
         return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint, self.familiarity)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that affects features, except ``max_text_len``."""
+        """Hash of everything that affects the features, except ``max_text_len``."""
         mean, std = self.normalisation.mean.tobytes(), self.normalisation.std.tobytes()
         return fingerprint(self.source.file, repr(self.model.config), self.pieces.path, mean, std)
 
 
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
-    """A trained LaMP model by name, with the tokenizer that its options name."""
+    """Load a LaMP model with its tokenizer."""
     source, state = open_lamp(name, spec, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
@@ -158,13 +156,13 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
 
 def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
               which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
-    """The settings and the state dict of a LaMP model."""
+    """Read the settings and the state dict of a LaMP model."""
     return open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",),
                        released.with_lamp_sizes)
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
-    """The word pieces in a model's folder; a published model without any uses BERT's."""
+    """Load the vocabulary in the folder of a model, or BERT's for a published model without a vocabulary."""
     folder = source.folder
     if published and not (folder / VOCAB_FILE).is_file():
         folder = fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(
@@ -176,7 +174,7 @@ def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | 
 
 
 def fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
-    """Apply ``load`` to the folder ``checkpoints_dir/<last part of name>`` if it exists, else to the hub's ``name``."""
+    """Load the hub model ``name`` with ``load``, from its folder in ``checkpoints_dir`` if there is one."""
     own = Path(checkpoints_dir) / Path(name).name
     if own.is_dir():
         return load(own)
@@ -194,11 +192,11 @@ def _text_length(source: Source, most: int) -> int:
 
 
 FAMILIARITY_FILE = "familiarity.safetensors"
-_LEVELS = 127  # scale of normalised values in 8 bits
+_LEVELS = 127  # largest value in 8 bits
 
 
 def save_familiarity(path: Path, known: Familiarity) -> None:
-    """Write centres in 8 bits, with labels and threshold. Raises ``InputError`` if the file cannot be written."""
+    """Write a familiarity file, with vectors in 8 bits. Raises ``InputError`` if the file cannot be written."""
     def packed(vectors: Tensor) -> tuple[Tensor, Tensor]:
         scale = vectors.abs().amax(1, keepdim=True).clamp_min(1e-12) / _LEVELS
         return (vectors / scale).round().to(torch.int8), scale.half()
@@ -214,9 +212,9 @@ def save_familiarity(path: Path, known: Familiarity) -> None:
 
 
 def load_familiarity(folder: Path, width: int) -> Familiarity | None:
-    """The familiarity in a LaMP model's folder, None without such a file; ``width`` is that of word embeddings.
+    """Load the familiarity file in the folder of a LaMP model, or return None if there is none.
 
-    Raises ``InputError`` if the file is damaged or belongs to a model of another width.
+    Raises ``InputError`` if the file is damaged or its vectors do not have the ``width`` of the word embeddings.
     """
     path = folder / FAMILIARITY_FILE
     if not path.is_file():
@@ -242,7 +240,7 @@ NO_RESIDUAL = "none"
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A masked or residual transformer or a length estimator in eval mode, with its text encoder."""
+    """Transformer or length estimator in eval mode, with its text encoder."""
 
     model: MaskTransformer | ResidualTransformer | LengthEstimator
     text: TextEncoder
@@ -251,8 +249,7 @@ class LoadedNetwork:
 
 def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                 which: str | None = None) -> tuple[MaskTransformer, Source]:
-    """A masked transformer by name, in eval mode, without its text encoder. Released LaMP files, which contain a
-    Q-Former, become a ``LaMPMaskTransformer``."""
+    """Load a masked transformer in eval mode. Released LaMP checkpoints become a ``LaMPMaskTransformer``."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"),
                                 released.with_masked_sizes)
     source.one_of("attention", ATTENTION_KINDS, MaskTransformerConfig.attention)
@@ -266,8 +263,7 @@ def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, devic
 
 def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                           which: str | None = None) -> LoadedNetwork:
-    """A masked transformer by name with its text encoder: the LaMP model that its options name, CLIP, or, for a
-    released LaMP transformer, the Q-Former inside."""
+    """Load a masked transformer with its text encoder, which a released LaMP checkpoint contains."""
     model, source = load_masked(name, spec, checkpoints_dir, device, which)
     source.needed("vq_name")
     if isinstance(model, LaMPMaskTransformer):
@@ -280,7 +276,7 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
 
 def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                               device: torch.device | str = "cpu") -> tuple[ResidualTransformer, Source]:
-    """A residual transformer by name, in eval mode, without its text encoder."""
+    """Load a residual transformer in eval mode, without its text encoder."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("res_transformer",),
                                 released.with_residual_sizes)
     with source.building(ResidualTransformerConfig):
@@ -291,7 +287,7 @@ def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str
 
 def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                   beside: LoadedNetwork | None = None) -> LoadedNetwork:
-    """A residual transformer by name with its text encoder, shared with ``beside`` if both use the same."""
+    """Load a residual transformer with its text encoder, shared with ``beside`` if both use the same."""
     model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
     return LoadedNetwork(model, text, source)
@@ -299,7 +295,7 @@ def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, dev
 
 def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                           beside: LoadedNetwork | None = None) -> LoadedNetwork:
-    """A length estimator by name with its text encoder, shared with ``beside`` if both use the same."""
+    """Load a length estimator with its text encoder, shared with ``beside`` if both use the same."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
                                 released.with_length_sizes)
     if source.is_complete and "cond_dim" in source.options:  # early checkpoints lack it
@@ -316,7 +312,7 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
 
 def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_dir: str | Path,
                      device: torch.device | str, beside: LoadedNetwork | None = None) -> TextEncoder:
-    """The text encoder named in a model's options; ``width`` is that of the features the model takes."""
+    """Load the text encoder of a model that reads features of width ``width``, or reuse that of ``beside``."""
     keys = ("text_encoder", "lamp_name", "condition")
     if beside is not None and all(source.options.get(key) == beside.source.options.get(key) for key in keys):
         text = beside.text
@@ -333,7 +329,7 @@ def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_
 
 def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
                       device: torch.device | str = "cpu") -> TextEncoder:
-    """The frozen text encoder named in a run's options: LaMP (default) or CLIP."""
+    """Load the text encoder that is named in ``options``, LaMP or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
         return fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
@@ -341,9 +337,9 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
 
 
 def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:
-    """Name of the residual transformer for a masked transformer; None for the base layer alone.
+    """Return the name of the residual transformer to use with a masked transformer, or None for none.
 
-    If ``res_name`` is None, a bundled masked transformer takes the bundled residual one, and others take none.
+    If ``res_name`` is None, this is the bundled one if the masked transformer is bundled.
     """
     if res_name is not None:
         return None if res_name == NO_RESIDUAL else res_name
@@ -355,9 +351,9 @@ def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec
 def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                         device: torch.device | str = "cpu", which: str | None = None,
                         res_name: str | None = None) -> tuple[TextToMotion, list[Path]]:
-    """The generation pipeline of a masked transformer, and the files it was loaded from.
+    """Load the text-to-motion pipeline of a masked transformer. Also returns the checkpoint files.
 
-    Without ``len_name`` there is no length estimator, and every sample needs a length. ``res_name`` as in
+    ``len_name`` is the length estimator; without one, every sample needs a length. For ``res_name``, see
     ``residual_to_use``.
     """
     transformer = load_mask_transformer(name, spec, checkpoints_dir, device, which)
@@ -384,7 +380,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
 
 
 def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
-    """Sampling settings of the models, else the published ones."""
+    """Combine the sampling settings of the models, using defaults for missing ones."""
     sampling = Sampling()
     for model, names in parts:
         if model is not None:

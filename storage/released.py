@@ -1,6 +1,6 @@
-"""Released files of other projects: infer settings from tensor shapes, and identify the contents of a file.
+"""Support for released checkpoints, whose settings are inferred from tensor shapes.
 
-This is the only module that infers settings; our own checkpoints contain theirs.
+Checkpoints of this project contain their settings.
 """
 import re
 from collections.abc import Mapping
@@ -17,31 +17,30 @@ from storage.checkpoint import EARLIER_SAMPLING, Source, is_state
 from utils import InputError
 
 State = Mapping[str, Tensor]
-HEAD_WIDTH = 64  # width per head of published transformers, as tensors do not show the number of heads
-PUBLISHED_META = "Comp_v6_KLD005"  # folder next to the published evaluator with its normalisation
-NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # networks of an evaluator, with a state dict each
-# Unused parts of the released M2T file: stacks, a tokenizer, and a second copy of the language model.
-M2T_UNUSED = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")
+HEAD_WIDTH = 64  # width per attention head of published transformers; shapes do not show the number of heads
+PUBLISHED_META = "Comp_v6_KLD005"  # folder next to the published evaluator that contains its normalisation
+NETWORKS = ("movement_encoder", "text_encoder", "motion_encoder")  # keys of the networks of an evaluator
+M2T_UNUSED = ("trans_base.", "trans_head.", "vq_model.", "opt_model.")  # unused parts of the released M2T checkpoint
 PUBLISHED_WRITING = {"num_beams": 5, "prompt": "a man is", "prompt_in_caption": False}
-PUBLISHED_SCALE = {"kit": 2.0}  # guidance scales by data set that differ from ``Sampling``
-_ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # names of adapted layers in old releases of peft
+PUBLISHED_SCALE = {"kit": 2.0}  # guidance scales that differ from the default, by data set
+_ADAPTED = re.compile(r"(llm\..*\.[qv]_proj)\.(weight|bias)")  # names of LoRA layers in old versions of peft
 _RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
 
 
 def _sizes(state: State, **places: tuple[str, int]) -> dict[str, int]:
-    """Option by name from (tensor, dimension); absent ones are left out."""
+    """Read sizes from tensor shapes. ``places`` maps options to (tensor name, dimension); missing ones are skipped."""
     return {option: state[name].shape[dimension] for option, (name, dimension) in places.items()
             if name in state and state[name].dim() > dimension}
 
 
 def _numbers(state: State, before: str, after: str = r"\..*") -> list[int]:
-    """Numbers between ``before`` and ``after`` (a pattern) in names, ascending."""
+    """List the numbers in parameter names between ``before`` and the pattern ``after``, in ascending order."""
     pattern = re.compile(re.escape(before) + r"(\d+)" + after)
     return sorted({int(match[1]) for name in state if (match := pattern.fullmatch(name))})
 
 
 def tokenizer_sizes(state: State) -> dict[str, Any]:
-    """Options of a tokenizer with one or several codebooks."""
+    """Infer the options of a tokenizer."""
     single = "vqvae.quantizer.codebook" in state
     encoder, quantizer = ("vqvae.encoder.model.", "vqvae.quantizer") if single else (
         "encoder.model.", "quantizer.layers.0")
@@ -62,25 +61,25 @@ def tokenizer_sizes(state: State) -> dict[str, Any]:
 
 
 def with_tokenizer_sizes(source: Source, state: State) -> Source:
-    """The source of a tokenizer with its sizes."""
+    """Add the inferred sizes of a tokenizer to its source."""
     return source.with_sizes(tokenizer_sizes(state))
 
 
 def transformer_sizes(state: State) -> dict[str, int]:
-    """Options of a masked transformer; its table of codes includes mask and padding."""
+    """Infer the options of a masked transformer."""
     sizes = _trunk_sizes(state) | _sizes(state, num_tokens=("token_emb.weight", 0))
     if "num_tokens" in sizes:
-        sizes["num_tokens"] -= 2
+        sizes["num_tokens"] -= 2  # mask and padding
     return sizes
 
 
 def residual_sizes(state: State) -> dict[str, Any]:
-    """Options of a residual transformer; its table of codes includes padding."""
+    """Infer the options of a residual transformer."""
     shared = "token_embed_weight_" in state
     table = "token_embed_weight_" if shared else "token_embed_weight"
     sizes = _trunk_sizes(state) | _sizes(state, num_tokens=(table, 1), num_quantizers=("quant_emb.weight", 1))
     if "num_tokens" in sizes:
-        sizes["num_tokens"] -= 1
+        sizes["num_tokens"] -= 1  # padding
         sizes["share_weight"] = shared
     return sizes
 
@@ -94,18 +93,18 @@ def _trunk_sizes(state: State) -> dict[str, int]:
 
 
 def lamp_sizes(state: State) -> dict[str, int]:
-    """Options of a LaMP model, without its tokenizer."""
+    """Infer the options of a LaMP model, without those of its tokenizer."""
     return qformer_sizes(state) | _sizes(state, embed_dim=("text_proj.weight", 0))
 
 
 def with_lamp_sizes(source: Source, state: State) -> Source:
-    """The source of a LaMP model with its sizes."""
+    """Add the inferred sizes of a LaMP model to its source."""
     sizes = lamp_sizes(state)
     return source.with_sizes(sizes, usual_heads(sizes))
 
 
 def qformer_sizes(state: State) -> dict[str, int]:
-    """Options of the Q-Former in a model."""
+    """Infer the options of the Q-Former in a model."""
     embeddings, layer = "Qformer.bert.embeddings.", "Qformer.bert.encoder.layer."
     sizes = _sizes(
         state, vocab=(f"{embeddings}word_embeddings.weight", 0), hidden=(f"{embeddings}word_embeddings.weight", 1),
@@ -120,13 +119,13 @@ def qformer_sizes(state: State) -> dict[str, int]:
 
 
 def usual_heads(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Numbers of attention heads of the trunk and the Q-Former in ``sizes``, with a width of 64 each."""
+    """Guess the numbers of attention heads for the widths in ``sizes``."""
     widths = {"n_heads": sizes.get("latent_dim"), f"{OPTION_PREFIX}heads": sizes.get(f"{OPTION_PREFIX}hidden")}
     return {key: max(1, width // HEAD_WIDTH) for key, width in widths.items() if width}
 
 
 def evaluator_config(state: State) -> EvaluatorConfig:
-    """Settings of an evaluator. Raises ``ValueError`` naming a tensor that is missing or of another shape."""
+    """Infer the settings of an evaluator. Raises ``ValueError`` if a tensor is missing or has a wrong shape."""
     places = {
         "dim_pose": ("movement_encoder.main.0.weight", 1), "dim_movement_enc_hidden": (
             "movement_encoder.main.0.weight", 0), "dim_movement_latent": ("movement_encoder.main.3.weight", 0),
@@ -143,7 +142,7 @@ def evaluator_config(state: State) -> EvaluatorConfig:
 
 
 def length_estimator(state: State) -> LengthEstimator:
-    """An untrained length estimator with the sizes of ``state``. Raises ``ValueError`` for other tensors."""
+    """Create a length estimator with the sizes of ``state``. Raises ``ValueError`` if it has no linear layers."""
     shapes = _linear_shapes(state)
     if not shapes:
         raise ValueError("no layers output.<number>.weight")
@@ -151,35 +150,33 @@ def length_estimator(state: State) -> LengthEstimator:
 
 
 def _linear_shapes(state: State) -> list[tuple[int, int]]:
-    """Shapes of the linear layers of a length estimator, in order."""
+    """List the shapes of the linear layers of a length estimator."""
     return [tuple(state[f"output.{number}.weight"].shape) for number in _numbers(state, "output.", r"\.weight")
             if state[f"output.{number}.weight"].dim() == 2]
 
 
 def with_length_sizes(source: Source, state: State) -> Source:
-    """The source of a length estimator with its text encoder."""
+    """Add the inferred text encoder of a length estimator to its source."""
     shapes = _linear_shapes(state)
     return with_text_encoder(source, shapes[0][1] if shapes else None)
 
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
-    """A source with the sampling settings that its options lack: those of our early checkpoints, or the published ones
-    of the data set, else the defaults of ``Sampling``."""
-    if {"published_behaviour", "condition"} & source.options.keys():  # published files have none
+    """Add missing sampling settings: those of early checkpoints of this project, or the published ones."""
+    if {"published_behaviour", "condition"} & source.options.keys():  # not a published checkpoint
         return source.with_sizes({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)
     return source if scale is None else source.with_sizes({}, {"cond_scale": scale})
 
 
 def has_qformer(state: State) -> bool:
-    """Whether a masked transformer is a released LaMP one, with a Q-Former inside."""
+    """Return whether a masked transformer contains a Q-Former, as released LaMP transformers do."""
     return any(name.startswith("Qformer.") for name in state)
 
 
 def with_masked_sizes(source: Source, state: State) -> Source:
-    """Add the sizes of a released masked transformer to its source. Attention is additive for LaMP and full for MoMask,
-    which takes CLIP features."""
-    if "time_steps" not in source.options:  # a training option of the published code that its evaluation ignores
+    """Add the inferred sizes, attention and text encoder of a masked transformer to its source."""
+    if "time_steps" not in source.options:  # in published options, gumbel_sample does not affect the evaluation
         source = source.without("gumbel_sample")
     sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})
     source = with_text_encoder(source.with_sizes(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
@@ -190,31 +187,31 @@ def with_masked_sizes(source: Source, state: State) -> Source:
 
 
 def with_residual_sizes(source: Source, state: State) -> Source:
-    """The source of a residual transformer with its sizes."""
+    """Add the inferred sizes of a residual transformer to its source."""
     sizes = residual_sizes(state)
     return with_text_encoder(source.with_sizes(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
 
 
 def with_text_encoder(source: Source, width: int | None) -> Source:
-    """A source without a text encoder takes CLIP if its text features are as wide as CLIP's."""
+    """Add CLIP as text encoder to a source that has none, if the text features have CLIP's width."""
     if width == CLIP_WIDTH and not {"text_encoder", "lamp_name"} & source.options.keys():
         return source.with_sizes({"text_encoder": "clip"})
     return source
 
 
 def is_released_m2t(state: State) -> bool:
-    """Whether a state dict is that of the released M2T model, which contains the language model."""
+    """Return whether a state dict is that of the released M2T model."""
     return any(name.startswith("opt_model.") for name in state)
 
 
 def used_part(state: State) -> dict[str, Tensor]:
-    """The tensors of a released M2T model that are used, under peft's current names."""
+    """Select the tensors of the released M2T model that are used, and rename them for current versions of peft."""
     return {_ADAPTED.sub(r"\1.base_layer.\2", name): tensor for name, tensor in state.items()
             if not name.startswith(M2T_UNUSED)}
 
 
 def with_m2t_sizes(source: Source, state: State) -> Source:
-    """The source of a released M2T model with the rank of its adapters; others are returned as they are."""
+    """Add the options of the released M2T model to its source. Other sources are returned unchanged."""
     if not is_released_m2t(state):
         return source
     rank = next((tensor.shape[0] for name, tensor in state.items() if _RANK.fullmatch(name)), DecoderConfig.lora_r)
@@ -222,7 +219,7 @@ def with_m2t_sizes(source: Source, state: State) -> Source:
 
 
 def join_networks(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict of an evaluator from one state dict per network. Raises ``InputError`` if one is missing."""
+    """Join the state dicts of the networks of an evaluator. Raises ``InputError`` if one is missing."""
     for network in NETWORKS:
         if not is_state(content.get(network)):
             raise InputError(f"checkpoint {path} has no weights under {network}; it has {', '.join(map(str, content))}")

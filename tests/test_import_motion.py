@@ -133,7 +133,7 @@ def damaged(folder: Path) -> dict[str, str]:
         "wrong_axis.bvh": (bvh_text(np.stack([WALK[..., 0], -WALK[..., 2], WALK[..., 1]], -1)), "seems to be up"),
         "giant.bvh": (bvh_text(7 * WALK), "not human"),
         "collides_name.bvh": (good, "have the same id"),
-        "walk.c3d": ("", "a file of markers, which are not joints; solve .* export BVH"),
+        "walk.c3d": ("", "the file contains markers, not joints; solve .* export BVH"),
     }
     for name, (text, _) in texts.items():
         (folder / name).write_text(text)

@@ -105,7 +105,7 @@ def test_an_evaluator_of_other_data_or_words_is_refused(loaded: LoadedEvaluator)
     with pytest.raises(InputError, match="263 features, but those of kit have 251"):
         load_evaluator("checkpoints/t2m/text_mot_match", dataset_spec("kit"), "checkpoints")
     save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
-    with pytest.raises(InputError, match="word vectors of 8 .* vectors of 5"):
+    with pytest.raises(InputError, match="word vectors of width 8 .* width 5"):
         load_evaluator("text_mot_match", SPEC, "checkpoints")
 
 

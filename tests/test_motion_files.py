@@ -79,7 +79,7 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
     ("a.npy", LYING, "either this axis is up, or the body is lying; rotate it so that y is up, or set the axis"),
     ("a.npy", np.array(["x"]), "real numbers"), ("a.npy", None, "missing"), ("a.bvh", None, "cannot read"),
     ("a.bvh", b"HIERARCHY\nROOT", "line 2"), ("a.fbx", b"", ".npy or a .bvh"),
-    ("a.c3d", b"", "a.c3d: a file of markers, which are not joints"),
+    ("a.c3d", b"", "a.c3d: the file contains markers, not joints"),
     ("a.asf", b"", "a.asf: a skeleton without motion"),
     ("a.amc", b"", "no skeleton file found: put a.asf next to it"),
 ])

@@ -1,2 +1,2 @@
-"""The training loop, its stages, schedules, checkpoints and logging."""
+"""Training loop, training stages, schedules and distributed training."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

@@ -1,4 +1,4 @@
-"""What a training step needs: schedules, weight averaging, the check of gradients, and numbers for the log."""
+"""Learning rate schedules, weight averaging, gradient checks and metrics for training."""
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,20 +10,19 @@ from torch import Tensor, nn
 from training.runs import total, world_size
 from utils import InputError
 
-NAMED = 8  # number of parameters listed in the error of ``GradientGuard``
+NAMED = 8  # maximum number of parameters named in an error of ``GradientGuard``
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """The parameters that need a gradient."""
+    """Return the parameters that require a gradient."""
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def warmup_milestones(warm_up_iter: int, milestones: Sequence[int], gamma: float,
                       after_warmup: bool = True) -> Callable[[int], float]:
-    """Linear warm-up ``(it + 1) / (warm_up_iter + 1)``, then x ``gamma`` at each milestone.
+    """Create a schedule with linear warm-up that multiplies the learning rate by ``gamma`` at each milestone.
 
-    Milestones count from the end of the warm-up (tokenizers) or, with ``after_warmup`` False, from the first step
-    (transformers), as the published runs do.
+    Milestones count from the end of the warm-up or, with ``after_warmup`` False, from the first step.
     """
     offset = warm_up_iter if after_warmup else 0
 
@@ -36,7 +35,7 @@ def warmup_milestones(warm_up_iter: int, milestones: Sequence[int], gamma: float
 
 
 def warmup_cosine(warm_up_iter: int, total_iter: int, floor: float = 0.1) -> Callable[[int], float]:
-    """Linear warm-up from 1 %, then a half cosine down to ``floor`` at ``total_iter``."""
+    """Create a schedule with linear warm-up from 1 %, followed by cosine decay to ``floor`` at ``total_iter``."""
 
     def factor(step: int) -> float:
         if step < warm_up_iter:
@@ -48,15 +47,14 @@ def warmup_cosine(warm_up_iter: int, total_iter: int, floor: float = 0.1) -> Cal
 
 
 class WeightAverage:
-    """Exponential moving average of a model's trained parameters (Polyak and Juditsky 1992).
+    """Exponential moving average of model weights (Polyak and Juditsky 1992).
 
-    Unlike ``torch.optim.swa_utils.AveragedModel`` it copies trained tensors only, not a frozen tokenizer or language
-    model, and swaps them in and out of the model.
+    Unlike ``torch.optim.swa_utils.AveragedModel``, it does not copy frozen parameters, such as a language model.
 
     Args:
-        model: its trainable parameters are averaged.
-        buffers: buffers of the model that training changes, such as codebooks; they are averaged too.
-        decay: decay per step; smaller in the first steps, ``(1 + n) / (10 + n)``, to forget the random start.
+        model: model whose trainable parameters are averaged.
+        decay: decay per step. In step n, it is at most ``(1 + n) / (10 + n)``, to forget the random initialisation.
+        buffers: buffers of the model to average too, such as codebooks.
     """
 
     def __init__(self, model: nn.Module, decay: float, buffers: Iterable[Tensor] = ()) -> None:
@@ -66,14 +64,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Update the average after a step."""
+        """Update the average after an optimizer step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self.parameters], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context in which the model has the averaged weights."""
+        """Context in which the model uses the averaged weights."""
         self._exchange()
         try:
             yield
@@ -81,14 +79,13 @@ class WeightAverage:
             self._exchange()
 
     def state(self) -> dict[str, Any]:
-        """State for a checkpoint, taken while the averaged weights are in place: the weights of the last step."""
+        """Return the state for a checkpoint. Must be called inside ``in_place``, so that it has the latest weights."""
         return {"steps": self.steps, "weights": self.values}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore a ``state``; the model has the averaged weights before and those of the last step after.
+        """Restore a ``state``. The model must have the averaged weights, and then gets the latest weights.
 
-        States of older runs lack the buffers, whose average then restarts. Raises ``ValueError`` for a state of other
-        parameters.
+        If an old checkpoint lacks the buffers, their average restarts. Raises ``ValueError`` if the parameters differ.
         """
         weights: list[Tensor] = state["weights"]
         bare = sum(isinstance(parameter, nn.Parameter) for parameter in self.parameters)
@@ -112,23 +109,23 @@ class WeightAverage:
 
 
 class GradientGuard:
-    """Finds the first step with gradients that AdamW cannot use.
+    """Check for gradients that AdamW cannot use.
 
-    A gradient is refused if its squared norm is NaN or infinite in float32. This includes finite gradients whose
-    squares overflow: they make AdamW's second moments infinite, after which a parameter never changes again.
+    A gradient is bad if its squared norm is NaN or infinite in float32. This includes finite gradients whose squares
+    overflow: AdamW's second moments become infinite, and the parameter never changes again.
 
     Args:
-        named: parameters by name, as ``Module.named_parameters`` gives them; those that do not train are skipped.
-        device: where the parameters are.
+        named: names and parameters, as returned by ``Module.named_parameters``.
+        device: device of the parameters.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], device: torch.device) -> None:
         self.watched = {name: parameter for name, parameter in named if parameter.requires_grad}
-        self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)  # in the first such step
-        self.step = torch.full((), -1, device=device)                              # first such step, or -1
+        self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)  # parameters with a bad gradient
+        self.step = torch.full((), -1, device=device)                              # first step with one, or -1
 
     def look(self, step: int) -> None:
-        """Check the gradients of a step. The result stays on the device, so that no step waits for it."""
+        """Check the gradients of a step, without waiting for the device."""
         nothing = self.step.new_zeros((), dtype=torch.float32)
         gradients = [nothing if parameter.grad is None else parameter.grad for parameter in self.watched.values()]
         bad = ~torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().isfinite()
@@ -137,7 +134,7 @@ class GradientGuard:
         self.step.masked_fill_(clean & bad.any(), step)
 
     def check(self) -> None:
-        """Raise ``InputError`` with the names of the parameters where a gradient was not finite."""
+        """Raise ``InputError`` with the names of the parameters if a gradient was bad."""
         step = int(self.step)
         if step < 0:
             return
@@ -149,10 +146,10 @@ class GradientGuard:
 
 
 class StepMetrics:
-    """Average losses and gradients of one step over its micro-batches and processes.
+    """Weighted average of losses and gradients over the micro-batches and processes of a step.
 
-    If the loss is a mean over a varying number of items, such as masked tokens, the stage returns that number as
-    ``"weight"``; otherwise micro-batches have equal weights. ``pieces``: number of micro-batches of all processes.
+    If the loss is a mean over a varying number of items, such as masked tokens, the stage must return this number as
+    ``"weight"``. ``pieces`` is the number of micro-batches in all processes.
     """
 
     def __init__(self, pieces: int) -> None:
@@ -161,7 +158,7 @@ class StepMetrics:
         self.weight: Tensor | float = 0.0
 
     def add(self, losses: dict[str, Tensor]) -> Tensor:
-        """Add the named losses of a micro-batch. Returns the one to call ``backward`` on."""
+        """Add the losses of a micro-batch by name. Returns the loss to call ``backward`` on."""
         weight = losses.pop("weight", None)
         if self.alone:
             self.numbers = losses
@@ -173,8 +170,10 @@ class StepMetrics:
         return weight * losses["loss"]
 
     def average(self, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
-        """After the last micro-batch, scale the gradients to those of the whole batch. Returns this process's summands
-        of the step's metrics."""
+        """After the last micro-batch, scale the gradients to those of the whole batch.
+
+        Returns metrics whose sum over the processes gives those of the whole batch.
+        """
         if self.alone:
             return self.numbers
         weight = total(self.weight)
@@ -183,20 +182,20 @@ class StepMetrics:
 
 
 class Meter:
-    """Running means of named scalars, kept as tensors so that no step waits for the device."""
+    """Running means of metrics, kept on the device to avoid waiting for it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
     def add(self, numbers: dict[str, Tensor]) -> None:
-        """Add this process's summands of one step's metrics."""
+        """Add the metrics of a step, as returned by ``StepMetrics.average``."""
         for key, value in numbers.items():
             self.sums[key] = self.sums.get(key, 0) + value.detach()
         self.count += 1
 
     def flush(self) -> dict[str, float]:
-        """Means over the steps since the last flush, summed over processes. All processes must call it."""
+        """Return the means over the steps since the last call. All processes must call it together."""
         if not self.sums:
             return {}
         totals = total(torch.stack([value.float() for value in self.sums.values()]))

@@ -1,7 +1,4 @@
-"""A training run: its folder and options, its processes and what they exchange (on ``accelerate``), and its batches.
-
-All functions also work in a single process.
-"""
+"""Setup of training runs: folders, options, processes (based on ``accelerate``), and batches."""
 import argparse
 import os
 import sys
@@ -40,13 +37,15 @@ FIXED_OPTIONS = ("vq_name", "lamp_name", "text_encoder", "condition", "attention
 
 
 def latest_checkpoint(opt: argparse.Namespace) -> Path:
-    """The file that a run resumes from, whether or not it exists."""
+    """Return the path of the checkpoint that a run resumes from."""
     return Path(opt.checkpoints_dir) / opt.dataset_name / opt.name / "model" / "latest.tar"
 
 
 def run_folder(opt: argparse.Namespace) -> Path:
-    """``checkpoints/<dataset_name>/<name>``. Raises ``InputError`` if the run is to be resumed but has no checkpoint,
-    or if one of ``FIXED_OPTIONS`` differs from its ``opt.txt``."""
+    """Return the folder of a run, ``checkpoints/<dataset_name>/<name>``.
+
+    Raises ``InputError`` if a run cannot be resumed because it has no checkpoint or one of ``FIXED_OPTIONS`` differs.
+    """
     latest = latest_checkpoint(opt)
     folder = latest.parent.parent
     if opt.is_continue:
@@ -61,14 +60,14 @@ def run_folder(opt: argparse.Namespace) -> Path:
 
 
 def origin(opt: argparse.Namespace) -> str | None:
-    """The model from which a run with --init_from takes its sizes and statistics; on resume, the run itself."""
+    """Return the model whose sizes and statistics a run with --init_from uses; on resume, the run itself."""
     return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
 def inherit_settings(opt: argparse.Namespace) -> None:
-    """Replace the options in ``opt.inherited``, which are not on the command line, by those of ``origin``.
+    """Replace options that are not on the command line, ``opt.inherited``, by those of the ``origin`` model.
 
-    Raises ``InputError`` for a value that the command line would refuse.
+    Raises ``InputError`` for a value that is not valid on the command line.
     """
     inherited = vars(opt).pop("inherited", {})
     if not (name := origin(opt)):
@@ -78,7 +77,7 @@ def inherit_settings(opt: argparse.Namespace) -> None:
         source = source.with_settings(load_checkpoint(source.file))
     for key, choices in inherited.items():
         value, default = source.options.get(key), getattr(opt, key)
-        if value in (None, "None"):  # not given on the command line
+        if value in (None, "None"):
             continue
         if choices is not None and value not in choices:
             raise InputError(f"{source.settings_file}: {key} {value!r} is not one of {', '.join(map(str, choices))}")
@@ -88,8 +87,10 @@ def inherit_settings(opt: argparse.Namespace) -> None:
 
 
 def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
-    """Normalisation of a training run: that of the --init_from model, else the data set's statistics with the stds of
-    root motion and foot contacts divided by ``opt.feat_bias``."""
+    """Return the normalisation of a training run: that of the --init_from model, or the statistics of the data set.
+
+    The stds of root motion and foot contacts in the data set are divided by ``opt.feat_bias``.
+    """
     if name := origin(opt):
         meta = find_source(name, spec.name, opt.checkpoints_dir).folder / "meta"
         return Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "training that model")
@@ -99,8 +100,7 @@ def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normal
 
 def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                        **dropouts: float) -> tuple[QFormer, WordPieces]:
-    """An untrained Q-Former with the sizes of a trained LaMP model and the given ``dropouts``, and that model's word
-    pieces."""
+    """Create an untrained Q-Former with the sizes of a trained LaMP model. Also returns its word pieces."""
     source, _ = open_lamp(name, spec, checkpoints_dir)
     with source.building(QFormerConfig, QFORMER_PREFIX):
         qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
@@ -109,8 +109,10 @@ def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path
 
 
 def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
-    """The Q-Former and word pieces that a LaMP run starts with: those of BERT, or the sizes of the model in
-    --init_from. Raises ``InputError`` if ``opt.max_text_len`` exceeds the positions."""
+    """Create the Q-Former of a LaMP run from BERT, or with the sizes of the --init_from model, and its word pieces.
+
+    Raises ``InputError`` if ``opt.max_text_len`` exceeds the number of positions.
+    """
     dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
     if name := origin(opt):
         qformer, pieces = lamp_to_start_from(name, spec, opt.checkpoints_dir, **dropouts)
@@ -124,8 +126,7 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name`` if the run needs a LaMP model and names none: that of the resumed run, else
-    ``default_lamp``."""
+    """Set ``opt.lamp_name``, if it is needed and missing, to that of the resumed run, else to ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
@@ -133,8 +134,10 @@ def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None 
 
 
 def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
-    """The most recent LaMP run that has a checkpoint, trained on the tokenizer ``vq_name`` if given; else the bundled
-    model."""
+    """Return the name of the latest LaMP run with a checkpoint, or of the bundled model if there is none.
+
+    With ``vq_name``, only runs with this tokenizer are considered.
+    """
     found = []
     for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
         options = read_options(path)
@@ -144,16 +147,15 @@ def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | 
     return max(found)[1] if found else BUNDLED_LAMP
 
 
-TIMEOUT = timedelta(hours=1)  # timeout for a process that waits for a longer validation on another
+TIMEOUT = timedelta(hours=1)  # maximum time that processes wait for each other, for example in validation
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def start_run(opt: argparse.Namespace) -> torch.device:
-    """Complete the options (``inherit_settings``), seed everything, join the process group, and let only rank 0 print.
+    """Set up a training process: options, seeds, process group and device. Only rank 0 prints. Returns the device.
 
-    Returns the device of this process. Raises ``InputError`` if it does not exist, or if another run trains a
-    model of this name.
+    Raises ``InputError`` if the device does not exist, or if another run with this name is in progress.
     """
     inherit_settings(opt)
     seed_everything(opt.seed)
@@ -163,15 +165,12 @@ def start_run(opt: argparse.Namespace) -> torch.device:
         refuse_if_held(Path(opt.checkpoints_dir) / opt.dataset_name / opt.name, "--name")
     if not is_main():
         opt.quiet = True
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     return device
 
 
 def make_accelerator(opt: argparse.Namespace, find_unused: bool = False) -> Accelerator:
-    """The process group and precision for the options; ``opt.gpu_id`` selects the device of a single process.
-
-    ``find_unused``: some parameters do not contribute to the loss.
-    """
+    """Create the accelerator for a run. ``find_unused`` allows for parameters that do not contribute to the loss."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         cpu = opt.gpu_id == -1 or not torch.cuda.is_available()
     else:
@@ -181,7 +180,7 @@ def make_accelerator(opt: argparse.Namespace, find_unused: bool = False) -> Acce
             os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     if cpu and opt.mixed_precision == "fp16":
         raise InputError("--mixed_precision fp16 needs a GPU; CPUs have bf16")
-    # Buffers are equal in all processes, so they are not broadcast.
+    # Buffers are the same in all processes, so they need not be broadcast.
     wrapper = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused,
                                             gradient_as_bucket_view=True)
     return Accelerator(cpu=cpu, mixed_precision=opt.mixed_precision,
@@ -189,28 +188,30 @@ def make_accelerator(opt: argparse.Namespace, find_unused: bool = False) -> Acce
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Index of this process, 0 for the main one."""
+    """Return the index of this process, 0 for the main process."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the main process, which writes and prints."""
+    """Return whether this is the main process, which writes files and prints."""
     return rank() == 0
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, without gradient."""
+    """Sum a tensor over all processes, without gradient."""
     return tensor if world_size() == 1 else reduce(tensor.detach(), "sum")
 
 
 def divide(items: Sequence[Item], make: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
-    """``make(items)``, one result for each item, with the items divided between the processes; every process gets all
-    results in order. Results must be on the CPU."""
+    """Call ``make``, which returns one result per item, on a part of ``items`` in each process. Returns all results.
+
+    Results must be on the CPU. They are in the order of ``items``, in every process.
+    """
     if world_size() == 1:
         return list(make(list(items)))
     with PartialState().split_between_processes(list(items)) as own:
@@ -219,47 +220,46 @@ def divide(items: Sequence[Item], make: Callable[[list[Item]], Sequence[Result]]
 
 @dataclass(frozen=True)
 class DistributedSlice(BatchSlice):
-    """A ``BatchSlice`` that exchanges with the other processes."""
+    """``BatchSlice`` that communicates with the other processes."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """See ``BatchSlice``."""
         return total(tensor)
 
     def gather(self, rows: Tensor, pad: bool = False) -> Tensor:
-        """See ``BatchSlice``."""
         rows = rows.detach()
         return gather(pad_across_processes(rows, dim=1) if pad else rows)
 
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
-        """See ``BatchSlice``."""
         return torch.cat(all_gather(rows))
 
     def mean_weight(self, count: int, device: torch.device) -> Tensor | float:
-        """See ``BatchSlice``."""
         amount = torch.tensor(float(count), device=device)
         return self.world_size * amount / total(amount).clamp_min(1)
 
 
 def batch_slice(first: int, rows: int, last: bool) -> BatchSlice:
-    """The slice from row ``first`` of a batch of ``rows`` rows, for this process."""
+    """Create the slice of this process that begins at row ``first`` of a batch of ``rows`` rows."""
     kind = DistributedSlice if world_size() > 1 else BatchSlice
     return kind(first, rows, last, rank(), world_size())
 
 
-POOL = 16         # number of batches sorted by length together
-FREE_SHARE = 0.3  # share of a GPU's free memory that a data set may use
+POOL = 16         # number of batches whose samples are sorted by length together
+FREE_SHARE = 0.3  # share of the free GPU memory that a data set may use
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Indices of the shuffled, whole batches of one epoch. The order depends on (seed, epoch) only, so that a run
-    resumes with the remaining batches of an epoch, with any number of processes.
+    """Sampler of shuffled batches. It yields a list of sample indices for each micro-batch of process ``rank``.
 
-    A batch is divided into ``parts`` micro-batches, and each of them between ``ranks`` processes; this yields the
-    indices for process ``rank``, a list per micro-batch. With ``weights`` (length,) an epoch is sampled with
-    replacement, otherwise it has every sample once. With ``lengths`` (length,) samples of similar length share a batch
-    to save padding: those of every 16 batches are sorted, and the batches shuffled.
+    The order depends on the seed and epoch only, so that a run can resume within an epoch.
 
-    Raises ``InputError`` if a batch cannot be divided.
+    Args:
+        length: number of samples.
+        weights: (length,) sampling weights. An epoch is then sampled with replacement.
+        parts: number of micro-batches per batch.
+        ranks: number of processes, between which each micro-batch is divided.
+        lengths: (length,) sample lengths. Samples of similar length are then put into the same batch.
+
+    Raises ``InputError`` if batches cannot be divided evenly.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, weights: np.ndarray | None = None, *, parts: int = 1,
@@ -292,21 +292,21 @@ class EpochBatches(Sampler[list[int]]):
                 yield order[first:first + self.batch_size // (self.parts * self.ranks)]
 
     def _by_length(self, order: np.ndarray, generator: torch.Generator) -> list[int]:
-        """The samples of an epoch in whole batches of similar length."""
+        """Reorder the samples of an epoch, so that the samples of a batch have similar lengths."""
         order = order[:len(self) * self.batch_size]
         pools = np.arange(len(order)) // (POOL * self.batch_size)
         batches = order[np.lexsort((self.lengths[order], pools))].reshape(len(self), -1)
         return batches[torch.randperm(len(self), generator=generator).numpy()].ravel().tolist()
 
     def slices(self) -> list[BatchSlice]:
-        """The rows of a step's batch in each micro-batch."""
+        """Return the rows of this process in each micro-batch of a step."""
         rows = self.batch_size // (self.parts * self.ranks)
         return [batch_slice((part * self.ranks + self.rank) * rows, self.batch_size, part == self.parts - 1)
                 for part in range(self.parts)]
 
 
 class EpochItems(Dataset):
-    """A data set whose copies in worker processes have the epoch of the main process, so that workers can stay."""
+    """Data set whose epoch is shared with persistent worker processes."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -320,17 +320,16 @@ class EpochItems(Dataset):
         return self.dataset[index]
 
     def follow(self) -> None:
-        """Pass the epoch to the data set, if it has ``set_epoch``."""
+        """Set the epoch of the data set, if it has a method ``set_epoch``."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(int(self.epoch))
 
 
 class BatchLoader:
-    """Iterates over the micro-batches of an epoch on ``device``.
+    """Loader that yields the micro-batches of an epoch on ``device``.
 
-    On CUDA the motions of a data set with ``on_device`` and ``nbytes`` (``MotionWindows``, ``TextMotion``) are kept in
-    device memory if they fit. ``workers`` processes load everything else into pinned memory, which is copied
-    asynchronously.
+    On CUDA, the motions of a data set with the attributes ``on_device`` and ``nbytes`` are kept in device memory if
+    they fit. Everything else is loaded by ``workers`` processes and copied asynchronously.
     """
 
     def __init__(self, dataset: Dataset, batches: EpochBatches, device: torch.device, workers: int = 0) -> None:
@@ -339,7 +338,7 @@ class BatchLoader:
             resident = dataset.on_device(device)
         self.items, self.complete = EpochItems(resident.items), resident.complete
         self.batches, self.device = batches, device
-        # Its own generator keeps the state of the global one.
+        # A separate generator, so that the loader does not use the global one.
         self.loader = DataLoader(self.items, batch_sampler=batches, num_workers=workers, generator=torch.Generator(),
                                  pin_memory=device.type == "cuda", persistent_workers=workers > 0)
 
@@ -351,7 +350,7 @@ class BatchLoader:
 
 
 def fits_in_memory(dataset: Dataset, device: torch.device) -> bool:
-    """Whether a data set with ``on_device`` takes at most ``FREE_SHARE`` of a GPU's free memory."""
+    """Return whether a data set can be kept in GPU memory, using at most ``FREE_SHARE`` of the free memory."""
     if device.type != "cuda" or not hasattr(dataset, "on_device"):
         return False
     return dataset.nbytes < FREE_SHARE * torch.cuda.mem_get_info(device)[0]

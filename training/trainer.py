@@ -1,4 +1,4 @@
-"""The interface of a training stage, and the loop of all stages: epochs, validation, checkpoints, and exact resume."""
+"""Training loop of all stages, with validation, checkpoints and exact resume, and the interface of a stage."""
 import argparse
 import math
 import shutil
@@ -24,21 +24,22 @@ from utils import InputError
 from utils.files import run_lock
 from utils.runtime import peak_gib, random_state, set_random_state, stream_seed
 
-COMPILED_SHAPES = 64  # compiled variants of a module, for several passes and text lengths
+COMPILED_SHAPES = 64  # maximum number of compiled variants of a module
+VALIDATION_BATCH = 64
 
 
 class Stage(nn.Module):
-    """One training stage: a model, its loss on a batch, and its validation, for subclasses to implement.
+    """Base class of training stages: a model with its loss and validation.
 
-    ``forward(batch, generator, batch_slice)`` returns named scalars: ``"loss"`` and optionally ``"weight"`` (see
-    ``StepMetrics``). It runs in mixed precision and inside the distributed wrapper. All random numbers but dropout come
-    from ``generator`` through ``batch_slice``, so that they depend on the seed and the step only.
+    ``forward(batch, generator, batch_slice)`` returns scalars by name: ``"loss"``, optionally ``"weight"`` (see
+    ``StepMetrics``), and others to log. It should take all random numbers except dropout from ``generator`` through
+    ``batch_slice``, so that they depend on the seed and the step only.
     """
 
-    name: str                 # name of the stage and its folder under log/
-    state_key: str            # key of the model's state dict in a checkpoint
-    optimizer_key: str        # key of the optimizer's state
-    bests: Mapping[str, tuple[str, str]] = {}  # file stem -> (validation metric, "min" or "max")
+    name: str                 # name of the stage, also of its folder under log/
+    state_key: str            # key of the model in a checkpoint
+    optimizer_key: str        # key of the optimizer in a checkpoint
+    bests: Mapping[str, tuple[str, str]] = {}  # file stem of a best checkpoint: (metric, "min" or "max")
     find_unused = False       # whether some trainable parameters do not affect the loss
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,72 +48,72 @@ class Stage(nn.Module):
         self.fid: Callable[[nn.Module], float] | None = None
 
     def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
-        """Keep a best checkpoint by FID, if ``fid`` is given."""
+        """Save the checkpoint with the best FID, if a function ``fid`` to measure it is given."""
         self.fid = fid
         if fid is not None:
             self.bests = {"net_best_fid": ("fid", "min"), **self.bests}
 
     def measured_fid(self) -> dict[str, float]:
-        """FID by name, for ``validate``."""
+        """Measure FID, if the stage has a function for it. Returns a metric for ``validate``."""
         return {} if self.fid is None else {"fid": self.fid(self.model)}
 
     def validate(self) -> dict[str, float]:
-        """Named metrics on the validation split; called in eval mode, without gradients."""
+        """Compute metrics on the validation split. Called in eval mode, without gradients."""
         return {}
 
     def compiled_parts(self) -> list[nn.Module]:
-        """Modules that --compile compiles, one by one."""
+        """Return the modules that --compile compiles."""
         return []
 
     def averaged_buffers(self) -> list[Tensor]:
-        """Buffers of the model that training changes and ``--ema`` averages with the parameters."""
+        """Return the buffers that --ema averages in addition to the parameters."""
         return []
 
     def state(self) -> dict[str, Tensor]:
-        """The state dict for a checkpoint, under ``state_key``."""
+        """Return the state dict of the model for a checkpoint."""
         return self.model.state_dict()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """The model's part of a checkpoint: state dicts by key."""
+        """Return the state dicts of the model by checkpoint key."""
         return {self.state_key: self.state()}
 
     def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """Read the model's state dict from a checkpoint."""
+        """Read the state dict of the model from a checkpoint."""
         return read_state(path, (self.state_key,))
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
-        """Load a ``state`` read from ``path``. Raises ``InputError`` if it does not fit."""
+        """Load a state dict that was read from ``path``. Raises ``InputError`` if it does not match the model."""
         load_strictly(self.model, state, path)
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """Initialise from another model's weights, read from ``path``. Raises ``InputError`` if they do not fit."""
+        """Initialise the model with the state dict of another one, which was read from ``path``."""
         self.load_state(state, path)
 
     def extra_state(self) -> dict[str, Any]:
-        """Additional state for exact resume."""
+        """Return additional state for exact resume."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore an ``extra_state``."""
+        """Restore the additional state."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW: by default one with all trainable parameters."""
+        """Return the parameter groups for AdamW."""
         return [{"params": trainable(self.model.parameters()), "weight_decay": weight_decay}]
 
 
 def compile_parts(parts: Iterable[nn.Module]) -> None:
-    """Compile modules in place, which keeps parameter names."""
+    """Compile modules in place, so that parameter names stay the same."""
     torch._dynamo.config.recompile_limit = COMPILED_SHAPES
     for part in parts:
         part.compile()
 
 
-RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # and the stage's state
+RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # required keys
 
 
 @dataclass
 class Progress:
-    """Position of a run; part of every checkpoint."""
+    """Progress of a run, stored in checkpoints."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -121,15 +122,15 @@ class Progress:
 
 
 class Trainer:
-    """Trains a stage.
+    """Trainer of a stage.
 
     Args:
-        stage: model, loss and validation.
+        stage: model with loss and validation.
         opt: options of the run, written to ``opt.txt``.
-        dataset: training samples. It may have ``set_epoch(epoch)``, ``weights(balance)`` for --balance, and
+        dataset: training samples. It may have the methods ``set_epoch(epoch)``, ``weights(balance)`` for --balance, and
             ``lengths()`` for --group_by_length.
-        schedule: factor of the learning rate by step.
-        clip_norm: maximum norm of the gradient; no limit by default.
+        schedule: function from the step to the factor of the learning rate.
+        clip_norm: maximum gradient norm. None disables clipping.
     """
 
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
@@ -154,15 +155,15 @@ class Trainer:
         if opt.compile:
             compile_parts(stage.compiled_parts())
         self.average = WeightAverage(stage.model, opt.ema, stage.averaged_buffers()) if opt.ema else None
-        # With fp16, infinite gradients are expected: they adjust the loss scale.
+        # With fp16, infinite gradients are normal. They reduce the loss scale.
         self.guard = GradientGuard(stage.named_parameters(), device) if self.accelerator.scaler is None else None
         self.progress = Progress()
         self.writer: SummaryWriter | None = None
 
     def run(self) -> Progress:
-        """Train to the end; with ``opt.is_continue`` resume from ``latest.tar``.
+        """Train to the end, resuming from ``latest.tar`` if ``opt.is_continue`` is set.
 
-        Raises ``InputError`` if another run trains a model of this name.
+        Raises ``InputError`` if another run with this name is in progress.
         """
         with run_lock(self.folder, "--name") if is_main() else nullcontext():
             return self._run()
@@ -192,7 +193,7 @@ class Trainer:
         return self.progress
 
     def _put_aside(self) -> None:
-        """Move the checkpoints of an earlier run of this name to ``model_before``."""
+        """Move the checkpoints of an earlier run with this name to ``model_before``."""
         model, before = self.folder / "model", self.folder / "model_before"
         if model.is_dir() and any(model.iterdir()):
             shutil.rmtree(before, ignore_errors=True)
@@ -227,14 +228,14 @@ class Trainer:
                 self._save(self.folder / "model" / "latest.tar")
         if progress.step_in_epoch >= len(self.batches):
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-        if progress.epoch % self.opt.eval_every_e == 0 or self._done():  # an epoch may be a few steps only
+        if progress.epoch % self.opt.eval_every_e == 0 or self._done():
             self._validate()
             self._save(self.folder / "model" / "latest.tar")
 
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
-        """One step on the micro-batches of a batch. Returns this process's summands of the step's metrics."""
+        """Train one step on micro-batches ``parts``. Returns the metrics of ``StepMetrics.average``."""
         step_seed = stream_seed(self.opt.seed, self.progress.total_it)
-        if world_size() > 1:  # dropout differs between processes and repeats on resume
+        if world_size() > 1:  # dropout must differ between processes, but be the same on resume
             torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, rank()))
         slices = self.batches.slices()
         metrics = StepMetrics(len(slices) * world_size())
@@ -255,7 +256,7 @@ class Trainer:
         return numbers
 
     def _check_gradients(self) -> None:
-        """Raise ``InputError`` if gradients were not finite, before anything is logged, validated or saved."""
+        """Raise ``InputError`` if a gradient was not finite. Called before anything is logged, validated or saved."""
         if self.guard:
             self.guard.check()
 
@@ -278,7 +279,7 @@ class Trainer:
         self.stage.train()
 
     def _mean_weights(self) -> AbstractContextManager[None]:
-        """Context in which the model has its averaged weights, with --ema."""
+        """Context in which the model uses its averaged weights, if there are any (--ema)."""
         return self.average.in_place() if self.average else nullcontext()
 
     def _log(self, part: str, numbers: dict[str, float], lr: float | None = None) -> None:
@@ -325,7 +326,7 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(content[self.stage.optimizer_key])
         except ValueError as error:
-            raise InputError(f"{path} does not match: other parameters were trained, so a flag has changed") from error
+            raise InputError(f"{path} cannot be resumed: other parameters were trained; has a flag changed?") from error
         if self.average:
             self._resume_average(content, path)
         self.scheduler.load_state_dict(content["scheduler"])
@@ -334,7 +335,7 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in content:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random_state"])
-        if is_main():  # with the flags of the resumed run
+        if is_main():  # flags may have changed
             write_options(self.folder / "opt.txt", {**vars(self.opt), "is_train": True})
         self.accelerator.print(f"resumed from {path} at epoch {self.progress.epoch}, step {self.progress.total_it}")
 
@@ -343,7 +344,7 @@ class Trainer:
         self.stage.start_from(self.stage.read_weights(source.file), source.file)
         if self.average:
             self.average.restart()
-        self.accelerator.print(f"weights of {source} to start from")
+        self.accelerator.print(f"initialised from {source}")
 
     def _resume_average(self, content: dict[str, object], path: Path) -> None:
         if "average" not in content:  # --ema was added on resume
@@ -352,17 +353,17 @@ class Trainer:
         try:
             self.average.load_state(content["average"])
         except ValueError as error:
-            raise InputError(f"{path} does not match: {error}, so a flag has changed") from error
+            raise InputError(f"{path} cannot be resumed: {error}; has a flag changed?") from error
 
 
 def is_better(value: float, best: float | None, direction: str) -> bool:
-    """Whether a validation metric is an improvement for ``direction`` "min" or "max"; NaN never is."""
+    """Return whether a metric is better than ``best``, for ``direction`` "min" or "max". NaN never is."""
     if math.isnan(value):
         return False
     return best is None or (value < best if direction == "min" else value > best)
 
 
 def plain(settings: dict[str, object]) -> dict[str, object]:
-    """Settings as numbers, strings and lists, which ``weights_only`` accepts."""
+    """Convert settings to types that ``torch.load`` accepts with ``weights_only``."""
     simple = (bool, int, float, str, list, type(None))
     return {key: value if isinstance(value, simple) else str(value) for key, value in settings.items()}

@@ -1,4 +1,4 @@
-"""The evaluator's two stages: the movement auto-encoder, then the matching of texts and motions."""
+"""Training stages of the evaluator: movement auto-encoder, then text-motion matching."""
 import argparse
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from utils.runtime import BatchSlice
 
 
 class MovementStage(Stage):
-    """Train the movement auto-encoder on windows of motion."""
+    """Training of the movement auto-encoder on windows of motion."""
 
     name = "movement"
     state_key = "movement_autoencoder"
@@ -31,19 +31,17 @@ class MovementStage(Stage):
         self.opt, self.val_windows = opt, val_windows
 
     def forward(self, batch: Tensor, *_: object) -> dict[str, Tensor]:
-        """Losses of windows (b, t, d)."""
+        """Compute the losses of motion windows (b, t, d)."""
         loss = self.model.loss(batch, self.opt.smoothness, self.opt.sparsity)
         return {"loss": loss.total, "rec": loss.reconstruction, "smooth": loss.smoothness, "sparse": loss.sparsity}
 
     def validate(self) -> dict[str, float]:
-        """Reconstruction error of the validation windows."""
         device = next(self.model.parameters()).device
         return {key: float(value) for key, value in self(self.val_windows.to(device)).items()}
 
 
 class MatchingStage(Stage):
-    """Train embeddings of captions and motions by a contrastive loss; the movement encoder is frozen without
-    --tune_movement. Checkpoints have a state dict per network, as published."""
+    """Contrastive training of text and motion embeddings. The movement encoder is frozen without --tune_movement."""
 
     name = "evaluator"
     state_key = "evaluator"
@@ -58,7 +56,7 @@ class MatchingStage(Stage):
         model.movement_encoder.requires_grad_(opt.tune_movement)
 
     def forward(self, batch: dict[str, Tensor], _: object, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Losses of a batch of ``MatchingPairs`` against the motions of all processes."""
+        """Compute the losses of a batch of ``MatchingPairs``, with negatives from all processes."""
         motion = self.model.encode_motion(batch["motion"], batch["m_len"])
         text = self.model.encode_text(batch["word_emb"], batch["pos_onehot"], batch["cap_len"])
         loss = matching_loss(text.float(), batch_slice.gather_with_gradient(motion.float()), self.opt.margin,
@@ -66,24 +64,22 @@ class MatchingStage(Stage):
         return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
 
     def validate(self) -> dict[str, float]:
-        """Recall of first captions and whole clips in fixed random batches of 32."""
+        """Compute the recall between first captions and whole clips, in fixed random batches of 32."""
         texts = divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
         motions = divide([pair.features for pair in self.val_pairs], self.embedder.motions)
         scores = steady_retrieval(euclidean_similarity(np.stack(texts), np.stack(motions)))
         return {key: value for key, value in scores.items() if key.endswith(("R1", "R3"))}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """The three state dicts."""
         return self.model.checkpoint()
 
     def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """Read and join the three state dicts."""
         return read_networks(path)
 
 
 def train_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
                     config: EvaluatorConfig) -> MovementAutoEncoder:
-    """Train the movement auto-encoder, or finish it with --is_continue."""
+    """Train the movement auto-encoder, or resume it with --is_continue."""
     windows, firsts = (MotionWindows(read_features(spec, split, opt.quiet), normalisation,
                                      opt.window_size) for split in ("train", "val"))
     starts = [0, *firsts.ends[:-1].tolist()]
@@ -95,13 +91,13 @@ def train_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: N
 
 
 def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Options of the first run, ``<name>_movement``."""
+    """Return the options of the movement auto-encoder's run, ``<name>_movement``."""
     return argparse.Namespace(**{
         **vars(opt), "name": f"{opt.name}_movement", "total_iter": opt.movement_iter, "max_epoch": opt.movement_iter,
         "batch_size": opt.movement_batch_size, "lr": opt.movement_lr, "ema": 0.0, "init_from": None})
 
 
 def matching_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Options of the run ``<name>``, which starts from scratch if it was stopped while training movements."""
+    """Return the options of the matching run ``<name>``, which can only be resumed if it has a checkpoint."""
     among_movements = latest_checkpoint(movement_options(opt)).is_file() and not latest_checkpoint(opt).is_file()
     return argparse.Namespace(**{**vars(opt), "is_continue": opt.is_continue and not among_movements})

@@ -1,4 +1,4 @@
-"""LaMP's stage."""
+"""Training stage of LaMP."""
 import argparse
 import copy
 from pathlib import Path
@@ -20,15 +20,14 @@ from models.lamp.qformer import PAD_ID
 from storage.checkpoint import load_strictly
 from storage.generation import LAMP_OPTIONAL
 from training.runs import divide
-from training.trainer import Stage
+from training.trainer import VALIDATION_BATCH, Stage
 from utils.runtime import BatchSlice
 
-VALIDATION_BATCH = 64
-SIDES = 3  # classes of a content: left, right, none
+SIDES = 3  # classes per content of the language bank: left, right, no side
 
 
 class LaMPStage(Stage):
-    """Train with the objectives on captions and motions; validate by retrieval in both directions."""
+    """Language-motion pretraining, validated by retrieval in both directions."""
 
     name = "lamp"
     state_key = "motion_qformer"
@@ -39,11 +38,11 @@ class LaMPStage(Stage):
         super().__init__(model)
         self.opt, self.pieces, self.val_set = opt, pieces, val_set
         self.find_unused = set(opt.objectives) != set(OBJECTIVES)
-        # Not a submodule: the original BERT is neither trained nor saved.
+        # In a list, so that it is not a submodule: the original BERT is neither trained nor saved.
         self.teacher = [copy.deepcopy(model.Qformer).eval().requires_grad_(False)] if opt.distill else []
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Losses of captions and motions (b, 196, d) with lengths."""
+        """Compute the losses and accuracies of a batch of captions and motions."""
         motion, m_lens = batch["motion"], batch["m_len"]
         text = self.encode_text(batch["caption"])
         result = self.model(motion, *text, m_lens, objectives=self.opt.objectives,
@@ -61,8 +60,10 @@ class LaMPStage(Stage):
         return {"loss": loss, **result.losses, **extra, **accuracies}
 
     def text_pairs(self, batch: dict[str, Any], ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
-        """Contrastive loss of texts (b, t) with the other texts of their clips; texts that may describe the same are
-        not compared. ``hidden`` as in ``distillation``."""
+        """Compute the contrastive loss between texts ``ids`` (b, t) and other texts of the same clips.
+
+        Pairs of texts that may describe the same motion are not negatives. ``hidden`` is as in ``distillation``.
+        """
         own = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
         other_ids, other_mask = self.encode_text(batch["other"])
         other = self.model.project_text(self.model.Qformer.text(other_ids, other_mask))
@@ -74,8 +75,10 @@ class LaMPStage(Stage):
         return (contrastive_loss(scores, excluded) + contrastive_loss(scores.T, excluded.T)) / 2
 
     def distillation(self, ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
-        """``distillation_loss`` of texts (b, t): the sentence features of LaMP and those of the original BERT, the mean
-        of its hidden states. ``hidden`` (b, t, h) are LaMP's states of the texts, if they are known."""
+        """Compute the ``distillation_loss`` of LaMP's text features, with the original BERT as teacher.
+
+        ``hidden`` (b, t, h) are LaMP's hidden states of the texts ``ids`` (b, t), if they have been computed.
+        """
         teacher = self.teacher[0] = self.teacher[0].to(ids.device)
         features = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
         with torch.no_grad():
@@ -84,11 +87,11 @@ class LaMPStage(Stage):
         return distillation_loss(features, F.normalize(original, dim=-1))
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (b, t) of captions."""
+        """Encode captions to word pieces and their mask, both (b, t)."""
         return text_inputs(self.model, self.pieces, captions, self.opt.max_text_len)
 
     def mirrored(self, captions: list[str], device: torch.device) -> MirroredNegatives | None:
-        """The captions that name a side, with left and right swapped."""
+        """Swap left and right in the captions that name a side. Returns None if there are none."""
         others = [mirror_text(caption) for caption in captions]
         rows = [row for row, (one, other) in enumerate(zip(captions, others, strict=True)) if one != other]
         if not rows:
@@ -97,12 +100,11 @@ class LaMPStage(Stage):
         return MirroredNegatives(ids, mask, torch.tensor(rows).to(device, non_blocking=True))
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The Q-Former's layers."""
         return [*self.model.Qformer.bert.encoder.layer]
 
     @torch.no_grad()
     def features(self, dataset: TextMotion, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Retrieval features of a data set's items: texts (n, e) and motions (n, e)."""
+        """Compute the retrieval features of a data set, texts (n, e) and motions (n, e)."""
 
         def make(starts: list[int]) -> list[tuple[Tensor, Tensor]]:
             made = []
@@ -117,8 +119,7 @@ class LaMPStage(Stage):
         return torch.cat(texts), torch.cat(motions)
 
     def validate(self) -> dict[str, float]:
-        """Recall at 1, 3, 5 and 10 in both directions, in fixed random batches of 32, or among all clips if there are
-        fewer."""
+        """Compute the recall at 1, 3, 5 and 10 in both directions, in fixed random batches of 32."""
         texts, motions = self.features(self.val_set, next(self.model.parameters()).device)
         scores = steady_retrieval(similarity(texts, motions).numpy())
         shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
@@ -126,37 +127,41 @@ class LaMPStage(Stage):
         return {**shown, "mean_R1": sum(firsts) / len(firsts)}
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """Initialise from another model, except the tokenizer."""
+        """Initialise all weights from another model, except those of the tokenizer."""
         kept = ("vq_model.",) if self.model.config.published else ("vq_model.", "motion_encoder.")
         own = {key: tensor for key, tensor in self.model.state_dict().items() if key.startswith(kept)}
         load_strictly(self.model, state | own, path, optional=LAMP_OPTIONAL)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups of the model: matrices decay, vectors do not."""
-        separate = None if self.opt.text_lr == 1 else self.opt.lr * self.opt.text_lr  # two groups, as in older runs
+        separate = None if self.opt.text_lr == 1 else self.opt.lr * self.opt.text_lr  # None keeps older runs resumable
         return self.model.parameter_groups(weight_decay, self.opt.lr, separate)
 
 
 def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
-    """Sentences of a batch that also describe other clips, by ``text_class`` and ``contents``."""
+    """Find sentences of a batch that also describe other clips."""
     classes, contents = batch["text_class"], batch["contents"]
     return AlsoTrue(true_of(classes, batch_slice.gather(contents)), true_of(batch_slice.gather(classes), contents).T)
 
 
 def true_of(classes: Tensor, contents: Tensor) -> Tensor:
-    """(n, m) bool, whether sentences of classes (n,), -1 for captions, describe clips with contents (m, c) bool."""
+    """Return a mask (n, m) of which sentences describe which clips.
+
+    ``classes`` (n,) are those of the sentences, -1 for captions. ``contents`` (m, c) is True for the classes of a clip.
+    """
     return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]
 
 
 def same_subject(batch: dict[str, Any]) -> Tensor:
-    """(b, b) bool, whether ``caption`` i and ``other`` j of a batch may describe the same motion: sentences of one
-    class, or of one content if either names no side, a sentence and the caption of such a clip, or captions of clips
-    with the same contents."""
+    """Return a mask (b, b) of pairs of ``caption`` i and ``other`` j in a batch that may describe the same motion.
+
+    These are sentences of the same class, or of the same content if either names no side, a sentence and the caption of
+    a clip that it describes, and captions of clips with equal contents.
+    """
     contents = batch["contents"]
     one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))
     captions = (batch["text_class"] < 0)[:, None] & (batch["other_class"] < 0)
     equal = (contents[:, None] == contents).all(-1)
-    # Sentences that name no side are true of both sides of their content, but have the class of one.
+    # Sentences that name no side describe both sides of their content, but have the class of one side.
     sided = [torch.tensor([text != mirror_text(text) for text in batch[key]]).to(contents.device)
              for key in ("caption", "other")]
     same_content = _overlap(*(some.unflatten(1, (-1, SIDES)).any(2) for some in (one, other)))
@@ -165,11 +170,11 @@ def same_subject(batch: dict[str, Any]) -> Tensor:
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:
-    """(b, n) bool, whether rows of (b, c) and (n, c) share a True."""
+    """Return a mask (b, n) of the rows in ``one`` (b, c) and ``other`` (n, c) that are True in the same column."""
     return one.float() @ other.float().T > 0
 
 
 def _subjects(classes: Tensor, contents: Tensor) -> Tensor:
-    """The contents (b, c) bool that each text describes: its own class, or for a caption (-1) those of its clip."""
+    """Return the contents (b, c) that each text describes: its class, or those of its clip for a caption (-1)."""
     own = F.one_hot(classes.clamp_min(0), contents.shape[1]).bool()
     return torch.where((classes < 0)[:, None], contents, own)

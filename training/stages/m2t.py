@@ -1,4 +1,4 @@
-"""The captioning stage."""
+"""Training stage of the captioning model."""
 import argparse
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ from models.m2t import MotionCaptioner
 from storage.evaluation import STATE_KEY, learned_state, load_learned
 from training.optimization import trainable
 from training.runs import divide, is_main
-from training.trainer import Stage
+from training.trainer import VALIDATION_BATCH, Stage
 from utils.files import write_text
 from utils.runtime import BatchSlice
 
-VALIDATION_BATCH = 64
-
 
 class CaptionStage(Stage):
-    """Predict captions from motions; validate with generated captions."""
+    """Training of a captioning model, validated with generated captions."""
 
     name = "m2t"
     state_key = STATE_KEY
@@ -36,14 +34,13 @@ class CaptionStage(Stage):
         self.opt, self.val_set = opt, val_set
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Loss and accuracy of captions and motions (b, 196, d) with lengths, and the number of words per caption."""
+        """Compute the loss and accuracy of a batch of captions and motions, weighted by the number of words."""
         result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"], self.opt.pkeep, generator,
                                  batch_slice)
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.words / len(batch["caption"])}
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy of the clips' first captions, and scores of greedily generated captions, which are also
-        written to a file."""
+        """Compute loss and accuracy on first captions, and score greedily generated captions, which are also saved."""
         made = divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
             self._validate(start) for start in starts])
         loss, accuracy = (sum(part[number] for part in made) / len(self.val_set) for number in (0, 1))
@@ -57,7 +54,7 @@ class CaptionStage(Stage):
                 **side_scores(captions, references)}
 
     def _validate(self, start: int) -> tuple[float, float, list[str]]:
-        """Sums of loss and accuracy over a batch of clips, and their generated captions."""
+        """Compute the sums of loss and accuracy over a batch of clips, and generate their captions."""
         device = next(self.model.parameters()).device
         items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
         batch = send_to_device(default_collate(items), device)
@@ -66,15 +63,13 @@ class CaptionStage(Stage):
         return float(result.loss) * len(items), float(result.accuracy) * len(items), [made[0] for made in captions]
 
     def state(self) -> dict[str, Tensor]:
-        """The trained part; the rest is in the LaMP model and the pretrained language model."""
         return learned_state(self.model)
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
-        """Load a ``state``."""
         load_learned(self.model, state, path)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """The decoder at the run's learning rate and, if trained, LaMP's part at a fraction of it."""
+        """Return the parameter groups: the decoder and, with a lower learning rate, the Q-Former if it is trained."""
         queried = self.model.queried()
         own = {id(parameter) for parameter in queried}
         groups = [{"params": [p for p in trainable(self.model.parameters()) if id(p) not in own],

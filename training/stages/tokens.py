@@ -1,6 +1,4 @@
-"""The stages of the models conditioned on text features, the two token transformers and the length estimator, and their
-data: motion tokens and text features of a data set, computed once and cached for later runs.
-"""
+"""Training stages of the transformers and the length estimator, and their cached motion tokens and text features."""
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,36 +25,35 @@ from models.transformers.trunk import FIXED_TABLE, TokenLoss, sample_generators
 from storage.checkpoint import load_strictly
 from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
 from training.runs import divide, settle_lamp
-from training.trainer import Stage
+from training.trainer import VALIDATION_BATCH, Stage
 from utils import InputError
 from utils.files import fingerprint
 from utils.runtime import WHOLE, BatchSlice, stream_seed
 
-KEPT = 4  # caches to keep per split, as runs differ in encoders and paraphrases
+KEPT = 4  # number of caches to keep per split
 _CODES, _LENGTHS, _FEATURES = "codes.npy", "lengths.npy", "features.npy"
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """Tokenizer, motion tokens and text features for training a token transformer."""
+    """Data for training a transformer on motion tokens and text features."""
 
     spec: DatasetSpec
     tokenizer: LoadedTokenizer
     train: TextTokens | TextCrops
     val: TextTokens
-    features: dict[str, Tensor]  # text features (texts, c) by caption number, for "train" and "val"
+    features: dict[str, Tensor]  # text features (texts, c) of the splits "train" and "val"
 
 
 def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: int = 1) -> TokenData:
-    """Load the tokenizer and text encoder named in ``opt`` and compute or read the data of both splits.
+    """Load the tokenizer, the text encoder and the data of both splits, and add the sizes of the model to ``opt``.
 
-    Adds the sizes that follow from them to ``opt``: ``num_tokens``, ``code_dim``, ``num_quantizers``, ``cond_dim``.
     Raises ``InputError`` if the tokenizer has fewer than ``min_layers`` layers.
     """
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     tokenizer = load_tokenizer(opt.vq_name, spec, opt.checkpoints_dir, device)
     if tokenizer.model.config.num_quantizers < min_layers:
-        raise InputError(f"{tokenizer.source} has a single token layer: there is no residual layer to predict")
+        raise InputError(f"{tokenizer.source} has a single token layer, so there is no residual layer to predict")
     settle_lamp(opt, spec, opt.vq_name)
     text = load_text_encoder(vars(opt), spec, opt.checkpoints_dir, device)
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; text features of {opt.lamp_name or opt.text_encoder}")
@@ -77,8 +74,7 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
 
 def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], encoder: TextEncoder,
                          quiet: bool = True) -> Tensor:
-    """Features (len(texts), dim) of the texts of a split, cached with the data; the last ``KEPT`` caches of a split are
-    kept."""
+    """Encode the texts of a split to features (n, dim). The result is cached in the folder of the data set."""
     key = fingerprint(encoder.fingerprint, "\n".join(texts))[:20]
     features = load_cached(spec, f"text-{split}", key,
                            lambda made: np.save(made / _FEATURES, encode_texts(encoder, texts, quiet).numpy()),
@@ -88,8 +84,7 @@ def cached_text_features(spec: DatasetSpec, split: str, texts: Sequence[str], en
 
 def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                   quiet: bool = True) -> list[list[torch.Tensor]]:
-    """``tokenize_pairs`` for the pairs of a split, cached with the data; the last ``KEPT`` caches of a split are
-    kept."""
+    """Tokenize the motions of a split with ``tokenize_pairs``. The result is cached in the folder of the data set."""
     rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
     key = fingerprint(tokenizer.fingerprint, features_state(spec, split), rows)[:20]
 
@@ -107,13 +102,13 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
 @torch.no_grad()
 def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                    quiet: bool = True) -> list[list[torch.Tensor]]:
-    """Codes of each pair from rows 0, 1, 2 and 3 on: lists of (n, q) int32 tensors, for ``TextTokens``.
+    """Tokenize the motion of each pair from frames 0, 1, 2 and 3 on. Returns lists of tokens (n, q), int32.
 
-    Raises ``InputError`` if a token of this tokenizer is not 4 frames.
+    Raises ``InputError`` if the tokenizer does not use 4 frames per token.
     """
     if tokenizer.model.config.unit_length != UNIT_LENGTH:
-        raise InputError(f"{tokenizer.source} has {tokenizer.model.config.unit_length} frames per token, generation "
-                         f"needs {UNIT_LENGTH}: train it with --down_t 2")
+        raise InputError(f"{tokenizer.source} has {tokenizer.model.config.unit_length} frames per token, but "
+                         f"generation needs {UNIT_LENGTH}: train it with --down_t 2")
     codes: list[list[torch.Tensor]] = [[] for _ in pairs]
     bar = tqdm(total=UNIT_LENGTH * len(pairs), desc="motion tokens", disable=quiet or None, leave=False)
     for start in range(UNIT_LENGTH):
@@ -129,36 +124,34 @@ def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.
 
 
 UNIT = 12**0.5  # width of a uniform distribution with unit variance
-VALIDATION_BATCH = 128
-VALIDATION_DRAWS = 4  # random masks or layers per validation clip
+VALIDATION_DRAWS = 4  # number of random masks or layers per validation clip
 
 
 class TokenStage(Stage):
-    """Predict masked tokens from the visible ones and the caption's feature.
+    """Base class for training transformers on motion tokens and text features.
 
     Args:
-        features: for "train" and "val" the text features (texts, c) by caption number.
+        features: text features (texts, c) of the splits "train" and "val".
         val_set: validation tokens.
-        fid: FID of the model's motions, if it selects the best checkpoint.
-        tokenizer: encodes training crops that come as motion instead of tokens.
+        fid: function that measures the FID of generated motions, to select the best checkpoint.
+        tokenizer: tokenizer for training data that contains motions instead of tokens.
     """
 
     def __init__(self, model: MaskTransformer | ResidualTransformer, opt: argparse.Namespace,
                  features: dict[str, Tensor], val_set: TextTokens,
                  fid: Callable[[nn.Module], float] | None = None, tokenizer: LoadedTokenizer | None = None) -> None:
         super().__init__(model)
-        self.tokenizer = tokenizer  # not a module: neither trained nor saved
+        self.tokenizer = tokenizer  # not a submodule, because it is neither trained nor saved
         self.choose_by_fid(fid)
         self.opt, self.val_set = opt, val_set
         self.spread = features["train"].std(0, correction=0) if opt.cond_noise else None
-        self.features = dict(features)  # not buffers, which would be synchronised between processes
+        self.features = dict(features)  # not buffers, which would be saved and synchronised
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
-        """Load a state; bundled files lack the fixed position table."""
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Loss and accuracy on tokens (b, 49, q), and the number of predicted positions per sample."""
+        """Compute the loss and accuracy of a batch, weighted by the number of predicted positions."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
             noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
@@ -170,21 +163,20 @@ class TokenStage(Stage):
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.count / len(batch["caption"])}
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The encoder layers."""
         return [self.model.seqTransEncoder]
 
     def layers_of(self, tokens: Tensor) -> Tensor:
-        """The model's input layers of tokens (b, n, q)."""
+        """Select the layers of ``tokens`` (b, n, q) that the model reads."""
         return tokens
 
     def _conditions(self, split: str, captions: Tensor) -> Tensor:
-        """Features (b, c) of captions (b,) by index; the table moves to their device once."""
+        """Look up the text features (b, c) of caption indices (b,)."""
         self.features[split] = self.features[split].to(captions.device)
         return self.features[split][captions]
 
     @torch.no_grad()
     def _encoded(self, motion: Tensor) -> Tensor:
-        """Tokens (b, 49, q) of crops (b, 196, d), in float32."""
+        """Tokenize ``motion`` (b, 196, d) in float32. Returns (b, 49, q)."""
         with torch.autocast(motion.device.type, enabled=False):
             return codes_of(self.tokenizer.model, motion).long()
 
@@ -194,14 +186,14 @@ class TokenStage(Stage):
         return self.model.loss(tokens, cond, batch["token_len"], generator, batch_slice=batch_slice)
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy over the validation clips with fixed random numbers, and FID if it is measured."""
+        """Compute loss and accuracy with fixed random numbers, and FID if there is an evaluator."""
         starts = range(0, len(self.val_set), VALIDATION_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
         sums = np.sum(divide(passes, self._validate), 0)  # sums of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
-        """Loss and accuracy, times the number of clips, and that number, for passes (mask seed, first clip)."""
+        """Compute loss and accuracy of batches given as (random stream, first clip), both times the number of clips."""
         device, made = next(self.model.parameters()).device, []
         for draw, start in passes:
             items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
@@ -213,7 +205,7 @@ class TokenStage(Stage):
 
 
 class MaskStage(TokenStage):
-    """Masked prediction of the base layer."""
+    """Training of the masked transformer on the base layer."""
 
     name = "t2m"
     state_key = "t2m_transformer"
@@ -221,12 +213,11 @@ class MaskStage(TokenStage):
     bests = {"net_best_loss": ("loss", "min"), "net_best_acc": ("acc", "max")}
 
     def layers_of(self, tokens: Tensor) -> Tensor:
-        """The base layer (b, n)."""
         return tokens[..., 0]
 
 
 class ResidualStage(TokenStage):
-    """Prediction of each residual layer from the layers below."""
+    """Training of the residual transformer."""
 
     name = "res"
     state_key = "res_transformer"
@@ -235,12 +226,10 @@ class ResidualStage(TokenStage):
 
 
 class CaptionLengths(Dataset):
-    """Items ``feature`` (c,) and ``token_len``: captions with the length of their clip in tokens.
+    """Data set of text features (c,) and motion lengths in tokens, one item per text.
 
-    A clip with sentences of the language bank adds a fixed random sample of them, as many as it has captions.
-
-    Args:
-        features: (c,) for each text.
+    It includes all captions of a clip and the same number of random sentences from the language bank. ``features`` maps
+    each text to its features (c,).
     """
 
     def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor], seed: int = 0) -> None:
@@ -263,7 +252,7 @@ def _sampled_texts(pair: Pair, generator: np.random.Generator) -> list[str]:
 
 
 class LengthStage(Stage):
-    """Classify captions by the length of their motion in tokens."""
+    """Training of the length estimator."""
 
     name = "len"
     state_key = "estimator"
@@ -275,11 +264,11 @@ class LengthStage(Stage):
         self.val_set = val_set
 
     def forward(self, batch: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
-        """Cross-entropy of features (b, c)."""
+        """Compute the cross-entropy of a batch of text features and lengths."""
         return {"loss": self.model.loss(batch["feature"], batch["token_len"])}
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy, and the mean error of the expected length in tokens."""
+        """Compute the cross-entropy and the mean absolute error of the expected length in tokens."""
         device = next(self.model.parameters()).device
         features = self.val_set.features.to(device)
         lengths = torch.tensor(self.val_set.lengths, device=device)
@@ -287,19 +276,18 @@ class LengthStage(Stage):
         return {"loss": float(self.model.loss(features, lengths)), "error_tokens": float(error)}
 
 
-ROWS = 8  # motions generated per batch
+ROWS = 8  # motions generated per forward pass
 
 
 def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device,
               make: Callable[[TokenData, argparse.Namespace], Make], otherwise: str) -> ValidationFid | None:
-    """``validation_fid`` for a token transformer; ``make`` is ``generates`` or ``completes``."""
+    """Create the ``validation_fid`` of a transformer. ``make`` is ``generates`` or ``completes``."""
     clips = [pair.features[:data.val.crop(row).length] for row, pair in enumerate(data.val.pairs)]
     return validation_fid(opt, data.spec, device, clips, make(data, opt), otherwise, divide)
 
 
 def generates(data: TokenData, opt: argparse.Namespace) -> Make:
-    """Generation with a masked transformer, for the first caption and the length of each clip, from fixed random
-    streams."""
+    """Return a function that generates a motion for the first caption of each clip with a masked transformer."""
     tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
     device = next(tokenizer.model.parameters()).device
     sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)
@@ -316,8 +304,7 @@ def generates(data: TokenData, opt: argparse.Namespace) -> Make:
 
 
 def completes(data: TokenData, opt: argparse.Namespace) -> Make:
-    """Generation with a residual transformer, on the ground-truth base layer of each clip, so that only the residual
-    layers differ. Captions, lengths and random streams as in ``generates``."""
+    """Return a function that generates the residual layers of each clip from its ground-truth base layer."""
     tokenizer, val_set, features = data.tokenizer, data.val, data.features["val"]
     device = next(tokenizer.model.parameters()).device
     sampling = replace(Sampling.from_options(vars(opt)), group_rows=ROWS)

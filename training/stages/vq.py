@@ -1,4 +1,4 @@
-"""The tokenizer's stage."""
+"""Training stage of the motion tokenizer."""
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from utils.runtime import BatchSlice
 
 
 class VQStage(Stage):
-    """Reconstruct windows of motion; validate on whole clips."""
+    """Training of a tokenizer on motion windows, validated on whole clips."""
 
     name = "vq"
     state_key = "vq_model"
@@ -28,7 +28,7 @@ class VQStage(Stage):
     def __init__(self, model: HumanVQVAE | RVQVAE, opt: argparse.Namespace, spec: DatasetSpec,
                  normalisation: Normalisation, val_clips: list[np.ndarray],
                  fid: Callable[[nn.Module], float] | None = None) -> None:
-        """``fid``: FID of reconstructions, if it selects the best checkpoint."""
+        """Create the stage. ``fid`` measures the FID of reconstructions, to select the best checkpoint."""
         super().__init__(model)
         self.choose_by_fid(fid)
         self.opt, self.spec, self.normalisation, self.val_clips = opt, spec, normalisation, val_clips
@@ -36,7 +36,7 @@ class VQStage(Stage):
             model.motion_encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "VQStage":
-        """Switch the mode; encoder and codebooks stay in eval mode with --decoder_only."""
+        """Set training mode, except for encoder and codebooks with --decoder_only."""
         super().train(mode)
         if self.opt.decoder_only:
             for part in (self.model.motion_encoder, *self.model.quantizers):
@@ -44,11 +44,11 @@ class VQStage(Stage):
         return self
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """All parameters, including frozen ones, so that a run can be resumed with --decoder_only."""
+        """Return all parameters, including frozen ones, so that a run can be resumed with --decoder_only."""
         return [{"params": list(self.model.parameters()), "weight_decay": weight_decay}]
 
     def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Losses of windows (b, t, d)."""
+        """Compute the losses of normalised motion windows ``batch`` (b, t, d)."""
         if self.opt.time_warp:
             batch = self._warped(batch, generator, batch_slice)
         result = self.model(batch, generator, batch_slice)
@@ -65,48 +65,46 @@ class VQStage(Stage):
         return losses
 
     def _joint_errors(self, made: Tensor, true: Tensor) -> Tensor:
-        """Differences (b, t, J, 3), in decimetres, between the joints of two windows placed at the same start. Unlike
-        the feature losses they accumulate small errors of the root velocity."""
+        """Compute the differences (b, t, J, 3), in decimetres, between the joints of generated and true windows.
+
+        Unlike feature losses, they include the accumulated errors of the root velocity.
+        """
         joints = [features_to_joints(self.normalisation.invert(x), self.spec.skeleton) for x in (made, true)]
         return 10 * self.spec.metres * (joints[0] - joints[1])
 
     def _warped(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
-        """Windows (b, window_size, d) from longer ones (b, t, d), each at a random speed in 1 +- ``time_warp``."""
+        """Resample windows (b, t, d) to (b, window_size, d), each at a random speed of 1 +- ``time_warp``."""
         speed = 1 + self.opt.time_warp * (2 * batch_slice.rand(generator, len(batch)) - 1)
         features = time_warp(self.normalisation.invert(batch), speed.to(batch.device), self.opt.window_size)
         return self.normalisation.apply_tensor(features)
 
     def compiled_parts(self) -> list[nn.Module]:
-        """Encoder and decoder."""
         return [part for name, part in self.model.named_modules() if name.endswith(("encoder", "decoder"))]
 
     def averaged_buffers(self) -> list[Tensor]:
-        """Codebooks and batch norm statistics, because those of the last step would not match the averaged weights."""
+        """Return the codebooks and batch norm statistics, which must match the averaged weights."""
         names = ("codebook", "running_mean", "running_var")
         return [buffer for name, buffer in self.model.named_buffers() if name.endswith(names)]
 
     def validate(self) -> dict[str, float]:
-        """Position errors of whole validation clips with all layers, and FID if there is an evaluator."""
+        """Compute the position errors of whole clips, and FID if there is an evaluator."""
         scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec,
                                       divide=divide).lines()
         return scores | self.measured_fid()
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """Initialise from another model; running sums restart from its codes."""
         super().start_from(state, path)
         for quantizer in self.model.quantizers:
             quantizer.seed_running_state()
 
     def extra_state(self) -> dict[str, Any]:
-        """The quantizers' running sums, which published state dicts lack."""
         return {"quantizers": [quantizer.running_state() for quantizer in self.model.quantizers]}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the running sums."""
         for quantizer, saved in zip(self.model.quantizers, state["quantizers"], strict=True):
             quantizer.load_running_state(saved)
 
 
 def _mean_length(vectors: Tensor) -> Tensor:
-    """Mean length () of vectors (..., 3), with a finite gradient at zero."""
+    """Compute the mean length of ``vectors`` (..., 3), with a finite gradient at zero."""
     return vectors.square().sum(-1).add(1e-8).sqrt().mean()
