@@ -1,4 +1,4 @@
-"""Evaluate motion captioning on a split with two baselines, or score the captions of a file."""
+"""Evaluate motion captioning and two baselines on a split, or score the captions in a file."""
 import argparse
 import json
 from pathlib import Path
@@ -70,11 +70,11 @@ def main() -> None:
     folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"
     write_report(folder, opt.name, settings, tables)
     if opt.references == "lemmatised" and not lexicon.by_spacy:
-        print(f"lemmas are those of the training captions, as spaCy is not there; {SPACY_HINT}")
+        print(f"lemmas come from the training captions, because spaCy is not installed; {SPACY_HINT}")
 
 
 def score_file(opt: argparse.Namespace) -> None:
-    """Print and write the scores of the captions in ``opt.score_captions``. Only BERTScore needs torch."""
+    """Print and save the scores of the captions in the file ``opt.score_captions``."""
     from evaluation.caption_scores import coco_scores, read_scored, report_scores
 
     captions, references = read_scored(opt.score_captions)

@@ -1,4 +1,4 @@
-"""Regenerate parts of a motion from a text: in-between, from the start, to the end, or beyond it."""
+"""Edit a motion: regenerate parts of it from a text, extend it, or change it to meet constraints."""
 from pathlib import Path
 
 from options.generate import flag_entries, parse_edit_options

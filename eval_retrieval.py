@@ -1,4 +1,4 @@
-"""Evaluate LaMP: retrieval by text and by motion, and discrimination of left and right."""
+"""Evaluate LaMP: text-to-motion and motion-to-text retrieval, and discrimination of left and right."""
 from pathlib import Path
 
 from options.evaluate import parse_retrieval_evaluation

@@ -1,4 +1,4 @@
-"""Evaluate text to motion: real motion, tokenizer, base layer and all layers under one protocol."""
+"""Evaluate text-to-motion generation, with real and reconstructed motions for comparison."""
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from options.evaluate import parse_generation_evaluation
 from utils import InputError, script
 
-ALL = "all"          # of --which_epoch
-TIMED_LENGTH = 120   # frames of the motions that are timed
+ALL = "all"          # value of --which_epoch
+TIMED_LENGTH = 120   # length of the motions that are timed, in frames
 
 
 @script
@@ -34,7 +34,7 @@ def main() -> None:
     source = find_source(opt.name, spec.name, opt.checkpoints_dir, None if opt.which_epoch == ALL else opt.which_epoch)
     evaluator, lamp = find_evaluators(opt.evaluator, spec, opt.checkpoints_dir, device)
     if evaluator is None:
-        raise InputError(f"there is no evaluator for {spec.name}; train_evaluator.py makes one")
+        raise InputError(f"there is no evaluator for {spec.name}; train one with train_evaluator.py")
     pairs = load_pairs(spec, opt.split, quiet=opt.quiet)
     evaluators = [str(evaluator.source), *([str(lamp.lamp.source)] if lamp else [])]
     print(f"{source.folder} on {len(pairs)} clips of {spec.root}, {opt.split}; evaluator {' and '.join(evaluators)}")

@@ -1,4 +1,4 @@
-"""Evaluate the tokenizer: reconstruction of whole clips with all layers and with the base layer alone."""
+"""Evaluate the reconstructions of the tokenizer, with all layers and with the base layer alone."""
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def main() -> None:
 
     scores = {row: asdict(score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers))
               for row, layers in LAYERS.items()}
-    tables, notes = scores, ["no evaluator, so no FID and no real motion to compare with"]
+    tables, notes = scores, ["without an evaluator, there are no FID and no scores of real motions"]
     if evaluator is not None:
         print(f"evaluator {evaluator.source}")
         pairs = load_pairs(spec, opt.split)

@@ -1,4 +1,4 @@
-"""Captions of motions: joints, features or BVH; a long motion is captioned in windows."""
+"""Caption motion files. Long motions are captioned in parts."""
 import json
 from pathlib import Path
 

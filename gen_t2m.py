@@ -1,4 +1,4 @@
-"""Generate motions from text: joints, BVH, GLB, video and a page for every prompt, or one long motion of all."""
+"""Generate motions from text, one per prompt or a single long one, and write joints, BVH, videos and a page."""
 from __future__ import annotations
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
-    """One job per prompt and repeat."""
+    """Generate one motion per prompt and repeat."""
     from models.text_to_motion import Sample
     from utils.runtime import prompt_seed
     from visualization.outputs import Made
@@ -81,7 +81,7 @@ def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argpar
 
 def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,
                  opt: argparse.Namespace) -> list[Made]:
-    """One motion of all prompts for every repeat; ``frames`` is its length if there is a single prompt."""
+    """Generate one long motion per repeat from all prompts. ``frames`` is its length if there is a single prompt."""
     from data.dataset import MAX_TOKENS
     from models.motion_edit import MotionEditor
     from models.text_to_motion import Sample
@@ -102,7 +102,7 @@ def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int 
 
 def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None, spec: DatasetSpec,
              opt: argparse.Namespace) -> list[Made]:
-    """Motions that follow constraints, combine two bodies, loop, or are the best of several samples."""
+    """Generate motions with constraints, upper-body prompts, loops or best-of-N sampling."""
     from tqdm import tqdm
 
     from data.directions import directed_motions
@@ -121,7 +121,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
-    """Write all motions in the requested formats, and the page that plays them."""
+    """Write all motions in the requested formats, and the player page."""
     from tqdm import tqdm
 
     from data.text import shortened
@@ -136,7 +136,7 @@ def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argpars
         tqdm.write(f"{shortened(motion.caption)!r}: {seconds:.1f} s of motion -> {folder / motion.locked_files[-1]}")
     videos = write_side_by_side(folder, motions, shown, spec, formats) if opt.side_by_side else []
     for path in [*videos, *write_contact_sheets(folder, shown, formats)]:
-        print(f"together: {path}")
+        print(f"all motions: {path}")
     if not opt.no_html:
         write_page(folder / "index.html", shown, spec.skeleton, spec.fps, opt.ext)
         print(f"page: {folder / 'index.html'}")

@@ -1,4 +1,4 @@
-"""Find motions by words or by a motion, and captions by a motion, with LaMP's features."""
+"""Search motions by text or by a motion, or captions by a motion, with LaMP's features."""
 import json
 import time
 from pathlib import Path

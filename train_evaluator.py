@@ -32,13 +32,13 @@ def main() -> None:
                                            "dim_pos_ohot": len(WORD_CLASSES)})
     model = Evaluator(config)
     if not opt.is_continue and opt.init_from is None:
-        # A checkpoint of an earlier run of this name would be resumed if this one stops while it trains movements.
+        # If this run is interrupted now, --is_continue must not resume from an earlier run with this name.
         latest_checkpoint(opt).unlink(missing_ok=True)
         movements = train_movements(movement_opt, spec, normalisation, config)
         model.movement_encoder.load_state_dict(movements.encoder.state_dict())
 
     train_pairs, val_pairs = (load_pairs(spec, split, quiet=opt.quiet) for split in ("train", "val"))
-    print(f"{len(train_pairs)} training pairs, {len(val_pairs)} to validate")
+    print(f"{len(train_pairs)} training pairs, {len(val_pairs)} validation pairs")
     stage = MatchingStage(model, opt, normalisation, words, val_pairs)
     pairs = MatchingPairs(train_pairs, normalisation, words, training=True, seed=opt.seed)
     Trainer(stage, opt, pairs, warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)).run()

@@ -1,4 +1,4 @@
-"""Pretrain LaMP (stage 2): a Q-Former on captions and motions."""
+"""Pretrain LaMP, a Q-Former for texts and motions (stage 2)."""
 from options.train import parse_lamp_options
 from utils import InputError, script
 
@@ -24,7 +24,7 @@ def main() -> None:
     train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt)
     compared = {"ptc", "ptm"} & set(opt.objectives)
     if min(opt.batch_size, len(train_set)) < 2 * opt.grad_accum and (compared or opt.text_pairs):
-        raise InputError("ptc, ptm and --text_pairs compare pairs: a batch, or a part of it, needs at least two")
+        raise InputError("ptc, ptm and --text_pairs need at least two pairs in a batch, or in each part of it")
 
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
     model = LaMP(config, tokenizer.model, qformer)

@@ -27,7 +27,7 @@ def main() -> None:
         texts = caption_texts(pairs)
         features = cached_text_features(spec, split, texts, text, opt.quiet)
         sets[split] = CaptionLengths(pairs, dict(zip(texts, features, strict=True)), opt.seed)
-    print(f"{len(sets['train'])} training captions, {len(sets['val'])} to validate")
+    print(f"{len(sets['train'])} training captions, {len(sets['val'])} validation captions")
 
     model, opt.cond_dim = LengthEstimator(text.dim, MAX_TOKENS + 1), text.dim
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma)

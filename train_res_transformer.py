@@ -1,4 +1,4 @@
-"""Train the residual transformer (stage 4), which predicts the tokens of each layer from the layers below."""
+"""Train the residual transformer, which predicts the tokens of each layer from the layers below (stage 4)."""
 from options.train import parse_res_options
 from utils import script
 

@@ -1,4 +1,4 @@
-"""Train the motion tokenizer (stage 1): motion features to discrete tokens and back."""
+"""Train the motion tokenizer, which encodes motions as discrete tokens (stage 1)."""
 import math
 
 from options.train import parse_vq_options

@@ -1,4 +1,4 @@
-"""Argument parser, flag files (``@FILE``), argument types, and the flags that several scripts share."""
+"""Argument parser with flag files (``@FILE``), argument types, and flags shared by several scripts."""
 import argparse
 import math
 import shlex
@@ -16,10 +16,9 @@ MARK = "@"
 
 
 def expand_flag_files(args: Sequence[str], known: Mapping[str, argparse.Action]) -> list[str]:
-    """Replace each ``@FILE`` argument with the flags in the file. Later flags take precedence.
+    """Replace each argument ``@FILE`` by the flags in this file. The values of flags may start with ``@``.
 
-    An argument that follows a flag with a value is that value, even if it starts with ``@``. ``known``: actions by
-    flag. Raises ``InputError`` as ``read_flag_file`` does.
+    ``known`` maps flags to actions. Raises ``InputError`` for an invalid flag file.
     """
     expanded: list[str] = []
     for before, argument in zip(["", *args], args, strict=False):
@@ -30,9 +29,9 @@ def expand_flag_files(args: Sequence[str], known: Mapping[str, argparse.Action])
 
 
 def read_flag_file(path: str | Path, known: Mapping[str, argparse.Action]) -> list[str]:
-    """Arguments in a flag file: one ``--flag value`` per line, comments after ``#``, shell quoting.
+    """Read the arguments in a flag file, which has one ``--flag value`` per line and comments after ``#``.
 
-    Raises ``InputError`` with file and line for a line that does not start with one of the ``known`` flags.
+    Raises ``InputError`` for a line that does not start with one of the ``known`` flags.
     """
     arguments: list[str] = []
     for number, line in enumerate(read_text(path, "flag file").splitlines(), 1):
@@ -52,33 +51,32 @@ def read_flag_file(path: str | Path, known: Mapping[str, argparse.Action]) -> li
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except for flags that are off or unset."""
+    """Help formatter that shows defaults, except False and None."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that shows defaults in ``--help``, expands ``@FILE`` to the flags in that file, and raises
-    ``InputError`` for invalid flags."""
+    """Argument parser that accepts flag files (``@FILE``) and raises ``InputError`` for invalid flags."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=_Formatter)
         self._inherited: set[str] = set()
 
     def inherit(self, keys: Collection[str]) -> None:
-        """Mark the options ``keys`` to be copied from the --init_from model unless set on the command line."""
+        """Mark options that are copied from the --init_from model, unless they are on the command line."""
         self._inherited |= set(keys)
 
     def take_defaults(self, config: type, only: Collection[str] | None = None) -> None:
-        """Set the defaults of flags from the fields of the dataclass ``config``, or from ``only`` those listed."""
+        """Set the defaults of flags from the fields of the dataclass ``config``, or only from those in ``only``."""
         flags = {action.dest for action in self._actions} & set(only or [field.name for field in fields(config)])
         self.set_defaults(**{field.name: field.default for field in fields(config)
                              if field.name in flags and field.default is not MISSING})
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        """Parse as usual. With --init_from, ``inherited`` maps each option to take from that model to its choices."""
+        """Parse the command line. With --init_from, ``inherited`` maps the options to copy to their allowed values."""
         args = expand_flag_files(sys.argv[1:] if args is None else args, self._option_string_actions)
         opt = super().parse_args(args, namespace)
         if getattr(opt, "init_from", None) is not None:
@@ -89,7 +87,7 @@ class Parser(argparse.ArgumentParser):
         return opt
 
     def add_argument_group(self, title: str, *args: Any, **named: Any) -> argparse._ArgumentGroup:
-        """The group of this title, created once, whose flags are spelled like the parser's."""
+        """Return the group with this title, creating it if needed. Its flags have the ``spellings`` of the parser."""
         for group in self._action_groups:
             if group.title == title:
                 return group
@@ -99,15 +97,15 @@ class Parser(argparse.ArgumentParser):
         return group
 
     def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:
-        """Add a flag under all of its ``spellings``."""
+        """Add a flag with all of its ``spellings``."""
         return super().add_argument(*self.spellings(flags), **settings)
 
     def spellings(self, flags: Sequence[str]) -> Sequence[str]:
-        """All spellings of a flag; the first one names the option."""
+        """Return all spellings of a flag. The first one is the name of the option."""
         return flags
 
     def format_help(self) -> str:
-        """Help text, with a short usage line if all arguments are flags."""
+        """Format the help text, with a short usage line if all arguments are flags."""
         if all(action.option_strings for action in self._actions):
             needed = "".join(f" {action.option_strings[0]} ..." for action in self._actions if action.required)
             self.usage = f"%(prog)s{needed} [flags]"
@@ -119,20 +117,19 @@ class Parser(argparse.ArgumentParser):
 
 PUBLIC_NAMES = {"--name": "--exp-name", "--dataset_name": "--dataname", "--milestones": "--lr-scheduler",
                 "--init_from": "--resume-trans"}
-# Tokenizer settings that the public commands repeat.
+# Settings of the tokenizer that are also flags of the published commands.
 TOKENIZER_FACTS = ("nb_code", "down_t", "depth", "dilation_growth_rate", "vq_act")
 
 
 class DashedParser(Parser):
-    """Accepts every flag with dashes or underscores, and some also under the names of the published commands."""
+    """Parser that accepts flags with dashes or underscores, and the flag names of the published commands."""
 
     def spellings(self, flags: Sequence[str]) -> Sequence[str]:
-        """Return all spellings of a flag: underscores, dashes and public name."""
         return [*dict.fromkeys([*flags, *(PUBLIC_NAMES.get(flag, flag.replace("_", "-")) for flag in flags)])]
 
 
 def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Argparse type for a finite number of ``kind`` in [low, high]."""
+    """Return an argparse type for finite numbers of type ``kind`` in [low, high]."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -146,7 +143,7 @@ def bounded(kind: type, low: float, high: float = math.inf) -> Callable[[str], f
 
 
 def plain_name(text: str) -> str:
-    """Argparse type for the name of a file or folder, without any path."""
+    """Argparse type for the name of a file or folder without a path."""
     if text in ("", ".", "..") or set(text) & set("/\\"):
         raise argparse.ArgumentTypeError(f"must be a plain name, not {text!r}")
     return text
@@ -159,7 +156,7 @@ share = bounded(float, 0.0, 1.0)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every script: dataset layout, device, checkpoint folder, seed, progress bars."""
+    """Add the flags of all scripts: data set, device, checkpoint folder, seed and progress bars."""
     from data.dataset import DATASETS  # needs packages that Blender's Python lacks
 
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="t2m: HumanML3D; kit: KIT-ML")
@@ -172,7 +169,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def accept_seed(parser: argparse.ArgumentParser) -> None:
-    """Accept ``--seed`` without listing it, for scripts that use no randomness."""
+    """Add a hidden flag ``--seed``, for scripts that use no random numbers."""
     parser.add_argument("--seed", type=int, default=3407, help=argparse.SUPPRESS)
 
 
@@ -187,13 +184,13 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add ``--data_root``."""
+    """Add ``--data_root``, the folder of the data set."""
     parser.add_argument_group("data").add_argument(
         "--data_root", help="data set folder; default: dataset/HumanML3D or dataset/KIT-ML")
 
 
 def add_up(parser: argparse._ActionsContainer) -> None:
-    """Add ``--up``, the vertical axis of imported motions."""
+    """Add ``--up``, the vertical axis of motion files."""
     parser.add_argument("--up", choices=UP_AXES,
                         help="vertical axis of joints and BVH files (write --up=-y); default: detected from the body")
 
@@ -224,14 +221,14 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluator(parser: argparse.ArgumentParser, metavar: str = "NAME|none", more: str = "") -> None:
-    """Add ``--evaluator``; ``more`` is appended to its help."""
+    """Add ``--evaluator``, with ``more`` appended to its help text."""
     parser.add_argument("--evaluator", metavar=metavar,
                         help="evaluator that embeds texts and motions; default: text_mot_match if it exists, else the "
                              f"bundled one, else none{more}")
 
 
 def add_bert_score(parser: argparse._ActionsContainer, model: str | None = None) -> None:
-    """Add the flags of BERTScore. ``model``: the default model."""
+    """Add the flags of BERTScore, with ``model`` as the default model."""
     parser.add_argument("--bert_score_model", "--bert-score-model", default=model,
                         help="BERTScore model: a Hugging Face name or a folder")
     parser.add_argument("--bert_score_layer", "--bert-score-layer", type=positive_int,
@@ -250,7 +247,7 @@ def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
-    """Add the flags of the training loop with a stage's defaults. ``gamma=None`` omits the milestone schedule."""
+    """Add the flags of the training loop, with the given defaults. If ``gamma`` is None, there are no milestones."""
     run = parser.add_argument_group("run")
     optim = parser.add_argument_group("optimisation")
     speed = parser.add_argument_group("speed")
@@ -287,8 +284,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
 
 
 def add_writing(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
-    """Add flags for the fields of ``Writing``. By default, flags that are not given are absent from the options;
-    their values come from the model."""
+    """Add flags for the fields of ``Writing``. Flags that are not given are left out of the options by default."""
     writing = parser.add_argument_group("decoding", "Defaults: the model's opt.txt, else the published values.")
     writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=default,
                          help="width of the beam search; 1: greedy decoding")
@@ -302,7 +298,7 @@ def add_writing(parser: argparse.ArgumentParser, default: str | None = argparse.
 
 
 def add_caption_tokenizer(parser: argparse.ArgumentParser) -> None:
-    """Add the tokenizer flags of the public captioning commands."""
+    """Add the tokenizer flags of the published captioning commands."""
     tokenizer = parser.add_argument_group("tokenizer",
                                           "Settings come from the tokenizer's opt.txt; differences are reported.")
     tokenizer.add_argument("--resume-pth", help="tokenizer of LaMP: a name, a folder or a checkpoint")
@@ -314,5 +310,5 @@ def add_caption_tokenizer(parser: argparse.ArgumentParser) -> None:
 
 
 def add_out_dir(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--out_dir``; ``what``: the files in it."""
+    """Add ``--out_dir``, the folder for files described by ``what``."""
     parser.add_argument("--out_dir", default="output", help=f"{what} go to <out_dir>/<name>")

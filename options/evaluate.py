@@ -1,4 +1,4 @@
-"""Options of the evaluation scripts, of captioning, of search, and of the browser app."""
+"""Options of the evaluation scripts, captioning, search and the browser app."""
 import argparse
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from options.base import (
 from options.generate import add_models, add_sampling
 from utils import InputError
 
-BERT = "roberta-large"  # bert-score's default for English
+BERT = "roberta-large"  # default of bert-score for English
 
 
 def parse_tokenizer_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,7 +84,7 @@ def _parser(description: str, name: str, what: str, epochs: str = "") -> Parser:
     return parser
 
 
-# Decoder settings that the public evaluation command repeats.
+# Settings of the decoder that are also flags of the published evaluation command.
 DECODER_FACTS = {"num_layers": int, "embed_dim_gpt": int, "n_head_gpt": int, "block_size": int, "ff_rate": int,
                  "drop_out_rate": float}
 
@@ -119,7 +119,7 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     decoder = parser.add_argument_group("decoder", "Settings come from the model's opt.txt; differences are reported.")
     for key, kind in DECODER_FACTS.items():
         decoder.add_argument(f"--{key.replace('_', '-')}", type=kind, help="expected value")
-    for flag in ("--total-iter", "--lr-scheduler", "--lr", "--eval-iter", "--pkeep"):  # of the public command, unused
+    for flag in ("--total-iter", "--lr-scheduler", "--lr", "--eval-iter", "--pkeep"):  # in the published command
         parser.add_argument(flag, type=float, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

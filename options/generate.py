@@ -27,7 +27,7 @@ MAX_SECONDS = 600.0
 
 
 def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentGroup:
-    """Add the flags for output files, and return their group."""
+    """Add the flags for output files. Returns their group."""
     output = parser.add_argument_group("output")
     output.add_argument("--ext", type=plain_name, default=ext, help="results go to <output_dir>/<ext>")
     output.add_argument("--output_dir", default="generation", help="folder of all results")
@@ -42,12 +42,17 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentG
                         help="foot locking of the _ik files: ours keeps bone lengths and supports stairs; published is "
                              "for comparison")
     output.add_argument("--no_html", action="store_true", help="write no index.html (player page)")
-    add_root(output)
+    output.add_argument("--in_place", action="store_true",
+                        help="keep the body over the origin; a root bone in .bvh and .glb stores the trajectory")
+    output.add_argument("--root_motion", action="store_true",
+                        help="add a root bone on the ground to .bvh and .glb, with position and heading")
+    output.add_argument("--npz", action="store_true",
+                        help="also write .npz in AMASS layout: poses, trans, mocap_frame_rate")
     return output
 
 
 def add_models(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
-    """Add the flags that select the models. ``lengths``: include the length estimator."""
+    """Add the flags that select the models, including the length estimator if ``lengths`` is True."""
     models = parser.add_argument_group("models")
     models.add_argument("--name", default="t2m_demo", help="masked transformer; its opt.txt names the tokenizer and "
                         "LaMP model")
@@ -71,8 +76,10 @@ _SAMPLING: dict[str, dict[str, Any]] = {
 
 
 def add_sampling(parser: argparse.ArgumentParser, lengths: bool = False) -> None:
-    """Add flags for the fields of ``Sampling``. Flags that are not given are absent from the options; their values
-    come from the models. ``lengths``: include the sampling of lengths."""
+    """Add flags for the fields of ``Sampling``. Flags that are not given are left out of the options.
+
+    ``lengths`` adds the flags for sampling lengths.
+    """
     group = parser.add_argument_group("sampling", "Defaults come from the models' opt.txt, else the published values.")
     for name, settings in _SAMPLING.items():
         if lengths or name not in LENGTH_SAMPLING:
@@ -80,7 +87,7 @@ def add_sampling(parser: argparse.ArgumentParser, lengths: bool = False) -> None
 
 
 def add_model_sampling(parser: Parser, names: Sequence[str]) -> None:
-    """Add training flags for the fields ``names`` of ``Sampling``, which are saved with the model."""
+    """Add flags for the fields ``names`` of ``Sampling`` to a training script, which saves them with the model."""
     group = parser.add_argument_group("sampling", "Saved in opt.txt as the defaults of generation and evaluation.")
     for name in names:
         group.add_argument(f"--{name}", **_SAMPLING[name])
@@ -146,7 +153,7 @@ def _numbers(count: int, form: str) -> Callable[[str], tuple[float, ...]]:
 
 def add_control(parser: argparse.ArgumentParser) -> None:
     """Add the flags for spatial constraints, shared by generation and editing."""
-    # argparse takes "-1,2" for a flag unless it knows that it is a number.
+    # By default, argparse reads "-1,2" as a flag.
     parser._negative_number_matcher = re.compile(r"^-\d|^-\.\d")
     control = parser.add_argument_group("control")
     control.add_argument("--constraints", type=Path, metavar="FILE.json",
@@ -160,7 +167,7 @@ def add_control(parser: argparse.ArgumentParser) -> None:
 
 
 def add_direction(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for body parts, loops, negative prompts and best-of-N sampling."""
+    """Add the flags for upper-body prompts, loops, negative prompts and best-of-N sampling."""
     direction = parser.add_argument_group("direction")
     direction.add_argument("--upper_body", metavar="TEXT", help="prompt for arms, trunk and head; --text_prompt "
                            "then describes the legs")
@@ -173,18 +180,8 @@ def add_direction(parser: argparse.ArgumentParser) -> None:
                            help="generate N samples and keep the one with the best text match and fewest faults")
 
 
-def add_root(output: argparse._ArgumentGroup) -> None:
-    """Add the output flags for game engines, robots and retargeting."""
-    output.add_argument("--in_place", action="store_true",
-                        help="keep the body over the origin; a root bone in .bvh and .glb stores the trajectory")
-    output.add_argument("--root_motion", action="store_true",
-                        help="add a root bone on the ground to .bvh and .glb, with position and heading")
-    output.add_argument("--npz", action="store_true",
-                        help="also write .npz in AMASS layout: poses, trans, mocap_frame_rate")
-
-
 def flag_entries(opt: argparse.Namespace) -> list[Entry]:
-    """Constraints given by --path and --end."""
+    """Create the constraints given by --path and --end."""
     entries = []
     if opt.path is not None:
         entries.append(Entry("path", {"points": [list(point) for point in opt.path]}, "--path"))
@@ -216,22 +213,24 @@ def check_direction(opt: argparse.Namespace) -> None:
 
 
 def is_directed(opt: argparse.Namespace) -> bool:
-    """Whether any flag requires optimisation or selection after decoding."""
+    """Return whether a flag requires controlled generation (``data.directions``)."""
     return bool(opt.constraints or opt.path or opt.end or opt.upper_body or opt.upper_body_path or opt.loop
                 or opt.best_of > 1)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Start and end of a part to regenerate, in tokens or in shares of its length."""
+    """Part of a motion to regenerate."""
 
     start: float
     stop: float
-    shares: bool
+    shares: bool  # whether ``start`` and ``stop`` are fractions of the motion, not tokens
 
     def tokens(self, count: int) -> tuple[int, int]:
-        """Token range [start, stop) in a motion of ``count`` tokens. Raises ``InputError`` for an empty section and
-        for one that starts beyond the end of the motion."""
+        """Return the first and last (exclusive) token of the section in a motion of ``count`` tokens.
+
+        Raises ``InputError`` if the section is empty or starts after the end of the motion.
+        """
         start, stop = (round(end * count) if self.shares else int(end) for end in (self.start, self.stop))
         if not start < stop or start > count:
             raise InputError(f"--mask_edit_section {self}: tokens {start} to {stop} of a motion of {count} tokens")
@@ -242,19 +241,19 @@ class Section:
 
 
 def section(text: str) -> Section:
-    """Argparse type for a section: ``0.3,0.6`` are fractions of the motion, ``20,40`` are tokens."""
+    """Argparse type for a section, in fractions of the motion (``0.3,0.6``) or in tokens (``20,40``)."""
     try:
         start, stop = map(float, text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be like 0.3,0.6 or 20,40, not {text}") from error
     shares = "." in text
     if not 0 <= start < stop < (1.0 + 1e-9 if shares else float("inf")):
-        raise argparse.ArgumentTypeError(f"must grow{' and lie from 0.0 to 1.0' if shares else ''}, not {text}")
+        raise argparse.ArgumentTypeError(f"must be increasing{' fractions from 0.0 to 1.0' if shares else ''}, not {text}")
     return Section(start, stop, shares)
 
 
 def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line of ``edit_t2m.py``."""
+    """Parse the command line of ``edit_t2m.py``."""
     parser = Parser("Regenerate parts of a motion from a text and keep the rest.")
     add_common(parser)
     what = parser.add_argument_group("motion to edit")

@@ -108,7 +108,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def weighted_objective(text: str) -> tuple[str, float]:
-    """Argparse type for an objective with an optional weight, ``ptc`` or ``ptc=0.5``."""
+    """Argparse type for an objective with an optional weight, such as ``ptc`` or ``ptc=0.5``."""
     name, separator, weight = text.partition("=")
     if name not in OBJECTIVES:
         raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OBJECTIVES)}")
@@ -187,7 +187,7 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> argparse._ArgumentGroup:
-    """Add the training flags of a motion token transformer built from ``config``. Returns the group of its sizes."""
+    """Add the flags for training a transformer with settings ``config``. Returns the group of its sizes."""
     parser.inherit([field.name for field in fields(config)])
     add_common(parser)
     add_data(parser)
@@ -222,8 +222,10 @@ def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> ar
 
 def parse_token_transformer(parser: Parser, config: type[TransformerConfig], sampling: Sequence[str],
                             argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the options with the defaults of ``config`` and the ``sampling`` flags saved with the model. Raises
-    ``InputError`` for incompatible sizes."""
+    """Parse the command line of a transformer's training script, with the defaults of ``config``.
+
+    ``sampling`` are the sampling settings to save with the model. Raises ``InputError`` for incompatible sizes.
+    """
     add_model_sampling(parser, sampling)
     parser.take_defaults(config)
     opt = parser.parse_args(argv)

@@ -135,7 +135,7 @@ def test_without_an_evaluator_text_to_motion_cannot_be_evaluated(
     with pytest.raises(SystemExit) as stopped:
         run(eval_t2m_trans_res.main, *FAST)
     assert stopped.value.code == 2
-    assert "no evaluator for t2m; train_evaluator.py makes one" in capsys.readouterr().err
+    assert "no evaluator for t2m; train one with train_evaluator.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sentences", ["lamp", "bert"])

@@ -68,7 +68,8 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
             codes = cached_tokens(spec, split, tokenizer, pairs, device, opt.quiet)
             sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
         features[split] = cached_text_features(spec, split, sets[split].texts, text, opt.quiet)
-    print(f"{len(sets['train'])} training pairs, {len(sets['train'].texts)} captions; {len(sets['val'])} to validate")
+    print(f"{len(sets['train'])} training pairs with {len(sets['train'].texts)} texts, {len(sets['val'])} validation "
+          "pairs")
     return TokenData(spec, tokenizer, **sets, features=features)
 
 
