@@ -1,4 +1,4 @@
-"""Small ASF/AMC files for tests, in the style of the CMU database."""
+"""Generate small ASF/AMC files in the style of the CMU database."""
 import numpy as np
 
 # Name, parent, direction, length, axis, degrees of freedom: a body of CMU's bones, fingers left out.
@@ -33,7 +33,7 @@ BONES = _bones()
 
 
 def asf_text(scale: float = 1.0, unit: float = 0.45, radians: bool = False) -> str:
-    """Text of the skeleton, with lengths times ``scale``."""
+    """Return the text of a skeleton file, with lengths multiplied by ``scale``."""
     angle = np.pi / 180 if radians else 1
     lines = ["# a comment", ":version 1.10", ":name VICON", ":units", "  mass 1.0", f"  length {unit}",
              f"  angle {'rad' if radians else 'deg'}", ":documentation", "   begin and end are words", ":root",
@@ -52,7 +52,10 @@ def asf_text(scale: float = 1.0, unit: float = 0.45, radians: bool = False) -> s
 
 
 def motion(frames: int = 300) -> dict[str, np.ndarray]:
-    """Degrees (T, moves) of each bone, after the root's position: a walk with hanging arms and a slight turn."""
+    """Return joint angles in degrees (T, degrees of freedom) by bone: a walk with hanging arms and a slight turn.
+
+    The root also has its position, before the angles.
+    """
     time = np.arange(frames) / 120
     values = {"root": np.stack([0 * time, 17 + 0 * time, 20 * time, 0 * time, 10 * time, 0 * time], -1)}
     for name, *_, moves in BONES:
@@ -67,7 +70,7 @@ def motion(frames: int = 300) -> dict[str, np.ndarray]:
 
 
 def amc_text(values: dict[str, np.ndarray], first: int = 1, header: str = ":FULLY-SPECIFIED\n:DEGREES\n") -> str:
-    """Text of the motion file with values (T, moves) of bones."""
+    """Return the text of a motion file for ``values`` (T, degrees of freedom) by bone."""
     frames = len(values["root"])
     blocks = ("\n".join([str(first + frame), *(f"{name} {' '.join(f'{value:.6g}' for value in rows[frame])}"
                                                 for name, rows in values.items())]) for frame in range(frames))
@@ -75,7 +78,7 @@ def amc_text(values: dict[str, np.ndarray], first: int = 1, header: str = ":FULL
 
 
 def world(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Ends (T, 3) of all bones, by G = G_parent C R C^-1."""
+    """Compute the end points (T, 3) of all bones, by G = G_parent C R C^-1."""
     frames = len(values["root"])
     turns, ends = {"root": _turn(values["root"][:, 3:])}, {"root": values["root"][:, :3]}
     for name, parent, direction, length, axis, moves in BONES:
@@ -89,7 +92,7 @@ def world(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _turn(degrees: np.ndarray) -> np.ndarray:
-    """(T, 3, 3) Rz Ry Rx."""
+    """Return rotations (T, 3, 3) Rz Ry Rx."""
     matrix = np.eye(3)
     for axis in (2, 1, 0):
         angle = np.radians(degrees[:, axis])

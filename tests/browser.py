@@ -1,4 +1,4 @@
-"""Helpers for pages: their embedded data, and a headless Chromium if it is installed."""
+"""Helpers for tests of web pages: embedded data, and headless Chromium if it is installed."""
 import json
 import re
 import shutil
@@ -31,14 +31,14 @@ PATIENCE = 120_000  # milliseconds: drawing without a graphics card is slow on a
 
 
 def axe_faults(page: Page) -> list[str]:
-    """What axe finds wrong with a page, without its frames."""
+    """Return the accessibility violations that axe finds in a page, without its frames."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
     return page.evaluate("axe.run(document, {iframes: false}).then(done => done.violations.map("
                          "each => `${each.id}: ${each.nodes.map(node => node.html).join(' ')}`))")
 
 
 def small_targets(page: Page) -> list[str]:
-    """Controls that are too small for a finger, once the layout has settled."""
+    """Return the controls that are too small for touch, once the layout has settled."""
     for _ in range(20):
         found = page.evaluate(SMALL)
         if not found:
@@ -48,13 +48,13 @@ def small_targets(page: Page) -> list[str]:
 
 
 def data_of(page: str) -> dict:
-    """Data embedded in a page."""
+    """Return the data embedded in a page."""
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 @contextmanager
 def open_browser(width: int = 640, height: int = 420, **settings: object) -> Iterator[tuple[Page, list[str]]]:
-    """A page, and a list of its problems: errors, console warnings, and requests to other machines."""
+    """Yield a page and a list of its problems: errors, console warnings, and requests to other machines."""
     faults: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
@@ -73,7 +73,7 @@ def open_browser(width: int = 640, height: int = 420, **settings: object) -> Ite
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """Address of a local server for the files of a folder."""
+    """Serve the files of a folder locally and yield the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -1,8 +1,7 @@
-"""An articulated figure with prescribed movements, for tests that need motions of known content.
+"""Synthetic motions of an articulated figure, for tests that need motions of known content.
 
-``figure`` poses the HumanML3D skeleton frame by frame from angles and a path; the functions below it make the usual
-motions of it. All give joints (T, 22, 3) float32 in metres at 20 frames a second, y up, the floor at y = 0, the left
-side at +x of a figure that faces +z.
+``figure`` poses the HumanML3D skeleton from angles and a path; the other functions use it for common motions. All
+return joints (T, 22, 3) float32 in metres at 20 fps, y up, floor at y = 0. A figure facing +z has its left side at +x.
 """
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +13,7 @@ Sides = tuple[ArrayLike, ArrayLike]  # (left, right), each a number or (T,)
 
 
 def _about(axis: int, angle: np.ndarray) -> np.ndarray:
-    """Rotation matrices (T, 3, 3) by ``angle`` (T,) radians about x, y or z (0, 1, 2)."""
+    """Return rotation matrices (T, 3, 3) by ``angle`` (T,) radians about axis 0, 1 or 2."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.zeros((len(angle), 3, 3))
     matrix[:, axis, axis] = 1
@@ -26,11 +25,11 @@ def _about(axis: int, angle: np.ndarray) -> np.ndarray:
 def figure(frames: int, *, path: ArrayLike = 0.0, yaw: ArrayLike = 0.0, pitch: ArrayLike = 0.0,
            arms: Sides = (0.1, 0.1), reach: Sides = (0, 0), elbows: Sides = (0, 0), thighs: Sides = (0, 0),
            knees: Sides = (0, 0), air: ArrayLike = 0.0) -> np.ndarray:
-    """Joints (T, 22, 3) of a figure posed by angles in radians, each a number or (T,).
+    """Pose a figure by angles in radians, each a number or (T,). Returns joints (T, 22, 3).
 
-    ``path`` (T, 2): x and z of the pelvis. ``yaw``: to the left. ``pitch``: trunk forward. ``arms``: sideways away
-    from the body, 0 hanging, pi straight up. ``reach``: arms forward. ``elbows``: bent forward. ``thighs``: forward.
-    ``knees``: bent. ``air``: m under the lowest joint.
+    ``path`` (T, 2) is x and z of the pelvis. ``yaw`` turns left, ``pitch`` bends the trunk forward. ``arms`` are raised
+    sideways, from 0 (hanging) to pi (straight up), or forward by ``reach``; ``elbows`` bend forward. ``thighs`` swing
+    forward, ``knees`` bend. ``air`` is the height of the lowest joint in metres.
     """
     def over_time(values: ArrayLike) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, np.float64), (frames,))
@@ -54,13 +53,12 @@ def figure(frames: int, *, path: ArrayLike = 0.0, yaw: ArrayLike = 0.0, pitch: A
 
 
 def standing(frames: int = 60) -> np.ndarray:
-    """Stands still with hanging arms."""
+    """Stand still with hanging arms."""
     return figure(frames)
 
 
 def walking(frames: int = 80, speed: float = 1.2, turn: float = 0.0, facing: float = 0.0) -> np.ndarray:
-    """Walks at ``speed`` m/s (backwards when negative) on an arc that turns by ``turn`` radians to the left in
-    total."""
+    """Walk at ``speed`` m/s, backwards if negative, on an arc that turns left by ``turn`` radians in total."""
     yaw = facing + np.linspace(0, turn, frames)
     steps = np.stack([np.sin(yaw), np.cos(yaw)], -1) * speed / FPS
     stride = 0.4 * np.sin(2 * np.pi * np.arange(frames) / FPS)
@@ -69,7 +67,7 @@ def walking(frames: int = 80, speed: float = 1.2, turn: float = 0.0, facing: flo
 
 
 def _there_and_back(frames: int, top: float) -> np.ndarray:
-    """0 at both ends, ``top`` in the middle third, linear in between, (T,)."""
+    """Return values (T,) that are 0 at both ends, ``top`` in the middle third, and linear in between."""
     return np.interp(np.linspace(0, 3, frames), [0, 1, 2, 3], [0, top, top, 0])
 
 
@@ -78,42 +76,42 @@ def _sided(side: str, value: ArrayLike, rest: float) -> Sides:
 
 
 def raising(side: str, frames: int = 60, top: float = 2.8) -> np.ndarray:
-    """Raises the "left", "right" or "both" arms to ``top`` radians sideways, holds, lowers."""
+    """Raise the "left", "right" or "both" arms to ``top`` radians sideways, hold, and lower them."""
     return figure(frames, arms=_sided(side, 0.1 + _there_and_back(frames, top - 0.1), 0.1))
 
 
 def waving(side: str, frames: int = 100, waves: int = 4) -> np.ndarray:
-    """Raises an arm, swings it ``waves`` times back and forth, lowers it."""
+    """Raise an arm, swing it ``waves`` times back and forth, and lower it."""
     time = np.linspace(0, 3, frames)
     swing = 0.4 * np.sin(2 * np.pi * waves * (time - 1)) * ((time >= 1) & (time <= 2))
     return figure(frames, arms=_sided(side, 0.1 + _there_and_back(frames, 2.5) + swing, 0.1))
 
 
 def bowing(frames: int = 60, depth: float = 0.9) -> np.ndarray:
-    """Bends the trunk forward by ``depth`` radians over straight legs and comes up again."""
+    """Bend the trunk forward by ``depth`` radians over straight legs, and come up again."""
     return figure(frames, pitch=_there_and_back(frames, depth))
 
 
 def sitting(frames: int = 80) -> np.ndarray:
-    """Sits down on an invisible chair and stays seated."""
+    """Sit down on an invisible chair and stay seated."""
     bend = np.interp(np.arange(frames), [frames // 4, frames // 2], [0, np.pi / 2])
     back = np.stack([np.zeros(frames), -0.39 * np.sin(bend)], -1)
     return figure(frames, path=back, thighs=(bend, bend), knees=(bend, bend))
 
 
 def squatting(frames: int = 80) -> np.ndarray:
-    """Bends the knees deeply with the pelvis over the feet, stays, rises."""
+    """Bend the knees deeply with the pelvis over the feet, stay, and rise."""
     bend = _there_and_back(frames, np.pi / 3)
     return figure(frames, pitch=bend / 2, thighs=(bend, bend), knees=(2 * bend, 2 * bend))
 
 
 def kicking(side: str, frames: int = 50) -> np.ndarray:
-    """Swings one leg up in front fast and puts it down."""
+    """Swing one leg up in front and put it down."""
     swing = 1.4 * np.exp(-((np.arange(frames) - frames / 2) / 4) ** 2)
     return figure(frames, thighs=_sided(side, swing, 0.0))
 
 
 def jumping(frames: int = 60, height: float = 0.35) -> np.ndarray:
-    """Leaves the floor with both feet, rises ``height`` metres and lands."""
+    """Jump with both feet, ``height`` metres high."""
     flight = np.arange(frames) / FPS - 1.2
     return figure(frames, air=(height - 9.81 / 2 * flight ** 2).clip(0))

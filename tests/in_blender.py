@@ -1,7 +1,7 @@
-"""Functions that tests run inside Blender.
+"""Script that tests run inside Blender.
 
-    blender -b -P tests/in_blender.py -- build FOLDER      characters to retarget onto
-    blender -b -P tests/in_blender.py -- look FILE ...     FILE.npz: where the joints of each are, frame by frame
+    blender -b -P tests/in_blender.py -- build FOLDER      write characters for retargeting
+    blender -b -P tests/in_blender.py -- look FILE ...     write FILE.npz with the joints in every frame
 """
 import builtins
 import math
@@ -26,7 +26,10 @@ SIDES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (
 
 
 def skeleton(arms_down: float, longer: Mapping[str, float]) -> dict[str, tuple[str, Vector]]:
-    """Parent and position of every bone, parents first; arms lowered by degrees, some bones longer by a factor."""
+    """Return the parent and position of every bone, parents first.
+
+    Arms are lowered by ``arms_down`` degrees. ``longer`` has length factors of bones.
+    """
     bones = {name: (parent, Vector(offset)) for name, (parent, offset) in TRUNK.items()}
     for side, sign in (("Left", 1), ("Right", -1)):
         lowered = Matrix.Rotation(-sign * math.radians(arms_down), 3, "Z")
@@ -41,9 +44,9 @@ def skeleton(arms_down: float, longer: Mapping[str, float]) -> dict[str, tuple[s
 
 
 def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], facing: float = 0.0) -> None:
-    """Write a figure of boxes on these bones, in a rig like Mixamo's: centimetres, y up, scaled and rotated.
+    """Write a figure made of boxes, in a rig like Mixamo's: centimetres, y up, scaled and rotated.
 
-    ``facing``: degrees to the left.
+    ``facing`` is in degrees to the left.
     """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     rig = bpy.data.objects.new("Armature", bpy.data.armatures.new("Armature"))
@@ -78,15 +81,14 @@ def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], faci
 
 
 def build_all(folder: Path) -> None:
-    """Write a character in T-pose, one with other proportions in A-pose that looks sideways, and one with other
-    bones."""
+    """Write a character in T-pose, one with other proportions in A-pose facing sideways, and one with other bones."""
     build(folder / "t_pose.fbx", "mixamorig:", skeleton(0, {}))
     build(folder / "a_pose.blend", "mixamorig6:", skeleton(50, {"Leg": 1.3, "Foot": 1.1, "Arm": 0.8, "UpLeg": 1.2}), 40)
     build(folder / "robot.blend", "", {"base": ("", Vector()), "lever": ("base", Vector((0, 20, 0)))})
 
 
 def read(path: Path) -> None:
-    """Read a file in Blender, with a workaround for Blender 3.4 on Debian's Python."""
+    """Open a file in Blender, with workarounds for Blender 3.4 on Debian's Python."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.context.scene.render.fps = FPS
     if path.suffix == ".bvh":
@@ -104,7 +106,7 @@ def read(path: Path) -> None:
 
 
 def look(path: Path) -> dict[str, np.ndarray]:
-    """Names (J,), joints (T, J, 3), lowest points of the mesh (T,), frames (T,) and frame rate."""
+    """Return names (J,), joints (T, J, 3), lowest points of the mesh (T,), frames (T,) and frame rate of a file."""
     read(path)
     scene = bpy.context.scene
     rig = next(each for each in scene.objects if each.type == "ARMATURE")

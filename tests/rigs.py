@@ -1,4 +1,4 @@
-"""Hierarchies of other programs for tests: our motion under other names, with more or fewer bones."""
+"""Hierarchies like those of other programs: a known motion with other bone names, and more or fewer bones."""
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ _ARM = ("{}Shoulder", "{}Arm", "{}ForeArm", "{}Hand")
 
 
 def moving(frames: int = 60) -> tuple[Bvh, np.ndarray]:
-    """Our skeleton walking with a waving left arm, and its joints (T, 22, 3). Only arms, thighs and knees rotate."""
+    """Return a BVH of a walk with a waving left arm, and its joints (T, 22, 3). Only arms, thighs and knees rotate."""
     time = np.arange(frames) / 20
     stride, wave = 0.4 * np.sin(6 * time), 1.4 + np.sin(4 * time)
     thighs, knees, arms = (stride, -stride), (0.2 + stride.clip(0), 0.2 + (-stride).clip(0)), (wave, 0.2 - 0 * wave)
@@ -36,7 +36,7 @@ def renamed(bvh: Bvh, names: dict[str, str]) -> Bvh:
 
 
 def without(bvh: Bvh, gone: str) -> Bvh:
-    """``bvh`` without a joint that does not rotate; its children become those of its parent."""
+    """Remove a joint that does not rotate. Its children become children of its parent."""
     at = bvh.names.index(gone)
     keep = [joint for joint in range(len(bvh.names)) if joint != at]
     parents = [bvh.parents[at] if bvh.parents[joint] == at else bvh.parents[joint] for joint in keep]
@@ -52,7 +52,7 @@ def without(bvh: Bvh, gone: str) -> Bvh:
 
 
 def inserted(bvh: Bvh, name: str, below: str, share: float = 0.5) -> Bvh:
-    """``bvh`` with a joint that does not rotate, inserted above the joint ``below``."""
+    """Insert a joint that does not rotate between the joint ``below`` and its parent."""
     at = bvh.names.index(below)
     offsets = np.insert(bvh.offsets, at, share * bvh.offsets[at], 0)
     offsets[at + 1] *= 1 - share
@@ -64,16 +64,16 @@ def inserted(bvh: Bvh, name: str, below: str, share: float = 0.5) -> Bvh:
 
 
 def leaf(bvh: Bvh, name: str, parent: str, offset: tuple[float, float, float]) -> Bvh:
-    """``bvh`` with an additional child of ``parent`` that does not rotate."""
+    """Add a child to ``parent`` that does not rotate."""
     return replace(bvh, names=(*bvh.names, name), parents=(*bvh.parents, bvh.names.index(parent)),
                    offsets=np.concatenate([bvh.offsets, [offset]]), channels=(*bvh.channels, ()))
 
 
 def as_rig(bvh: Bvh, trunk: str, leg: str, arm: str, sides: tuple[str, str]) -> Bvh:
-    """Our ``bvh`` with the bones of another rig, by name, from the root outwards.
+    """Rename and add bones so that ``bvh`` has those of another rig. Names are listed from the root outwards.
 
-    ``{}`` is the side, ``*`` marks a bone that ours has not. ``trunk`` has the pelvis, up to three bones of the spine,
-    the neck and the head; ``leg`` may be without a toe, ``arm`` without a collar.
+    ``{}`` is the side, and ``*`` marks an additional bone. ``trunk`` lists the pelvis, up to three spine bones, the
+    neck and the head. ``leg`` may lack a toe, and ``arm`` a collar.
     """
     names = trunk.split()
     spine = [name for name in names[1:] if not name.startswith("*")][:-2]

@@ -1,7 +1,7 @@
-"""Compare this project's code with parity fixtures: ``python tests/run_golden.py DIR [DIR ...]``.
+"""Compare this project with parity fixtures: ``python tests/run_golden.py DIR [DIR ...]``.
 
-Prints a line per fixture and last ``N passed, M failed``. Exit status 1 where one fails or none is found, 2 where
-a folder is missing.
+Prints a line per fixture and finally ``N passed, M failed``. Exit status: 1 if a fixture fails or none is found, 2 if a
+folder is missing.
 """
 import argparse
 import sys

@@ -1,11 +1,11 @@
-"""Small synthetic motions for tests."""
+"""Small synthetic motions for any skeleton."""
 import numpy as np
 
 from motion.skeleton import Skeleton
 
 
 def sample_lengths(skeleton: Skeleton) -> np.ndarray:
-    """Bone lengths (J,): those of the reference body, or 200 units without one, and 80 at the hips."""
+    """Return bone lengths (J,) of the reference body or, without one, 200 units (80 at the hips)."""
     if skeleton.target_lengths is not None:
         return np.float32(skeleton.target_lengths)
     hips = skeleton.face_joints[:2]
@@ -14,9 +14,9 @@ def sample_lengths(skeleton: Skeleton) -> np.ndarray:
 
 def sample_motion(skeleton: Skeleton, frames: int = 60, seed: int = 0, turn: float = 0.5, sway: float = 0.4,
                   lengths: np.ndarray | None = None) -> np.ndarray:
-    """Joints (frames, J, 3) float32 of a body that swings its limbs, walks a curve and turns by ``turn`` radians.
+    """Return joints (frames, J, 3) float32 of a body that walks a curve, swings its limbs and turns by ``turn``.
 
-    It starts at the origin and about faces +z. ``sway`` is how far bones leave their rest direction.
+    It starts at the origin, facing about +z. ``turn`` is in radians; ``sway`` is the amplitude of the limbs.
     """
     rng = np.random.default_rng(seed)
     lengths = sample_lengths(skeleton) if lengths is None else lengths
@@ -37,6 +37,6 @@ def sample_motion(skeleton: Skeleton, frames: int = 60, seed: int = 0, turn: flo
 
 
 def turned(joints: np.ndarray, angle: float | np.ndarray) -> np.ndarray:
-    """Joints (T, J, 3) turned about y by ``angle`` radians, one for all or (T, 1)."""
+    """Rotate joints (T, J, 3) about y by ``angle`` radians, a number or (T, 1)."""
     x, y, z = np.moveaxis(joints, -1, 0)
     return np.stack([np.cos(angle) * x + np.sin(angle) * z, y, np.cos(angle) * z - np.sin(angle) * x], -1)

@@ -1,4 +1,4 @@
-"""The app in a browser: a prompt typed into Chromium becomes a motion that plays, and a file."""
+"""The app in a browser: prompts become motions that play, and files."""
 import io
 import json
 import os
@@ -34,7 +34,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio:
 
 @contextmanager
 def running(home: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """The app in a separate process, and its address; temporary files are in ``home/tmp``."""
+    """Run the app in a separate process and yield its address. Temporary files are in ``home/tmp``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,7 +62,7 @@ def running(home: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, str]]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app with toy models. Its files are gone after it ends."""
+    """Address of the app with toy models. Its files are deleted afterwards."""
     home = tmp_path_factory.mktemp("app")
     make_models(home)
     make_captioner(home)
@@ -85,14 +85,14 @@ def visit(address: str) -> Iterator[tuple[Page, list[str]]]:
 
 @pytest.fixture
 def page(visit: tuple[Page, list[str]]) -> Iterator[Page]:
-    """The app's page, without errors or requests to other machines."""
+    """Page of the app. Fails on errors and requests to other machines."""
     page, faults = visit
     yield page
     assert [fault for fault in faults if not fault.startswith("warning:")] == []  # Gradio's own warnings
 
 
 def stage(page: Page) -> FrameLocator:
-    """The viewer of the open tab."""
+    """Return the viewer of the open tab."""
     return page.frame_locator("iframe[title='The motion']:visible")
 
 

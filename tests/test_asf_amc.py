@@ -1,4 +1,4 @@
-"""Acclaim skeletons and motions, the format of the CMU database, are read as hierarchies like BVH."""
+"""ASF/AMC files are read like BVH files."""
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ LONG = motion(300)  # enough for a clip
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Path:
-    """A trial in a folder with its skeleton."""
+    """A motion file in a folder with its skeleton file."""
     folder = tmp_path / "source"
     folder.mkdir()
     (folder / "01.asf").write_text(asf_text())
@@ -28,7 +28,7 @@ def trial(tmp_path: Path) -> Path:
 
 
 def expected(ends: dict[str, np.ndarray]) -> np.ndarray:
-    """The 22 joints (T, 22, 3) from the ends of bones."""
+    """Return the 22 joints (T, 22, 3) for the end points of the bones."""
     joints = {"pelvis": ends["root"], "spine1": ends["lowerback"], "spine2": ends["upperback"],
               "spine3": (ends["upperback"] + ends["thorax"]) / 2, "neck": ends["lowerneck"],
               "head": (ends["upperneck"] + ends["head"]) / 2}
@@ -62,7 +62,7 @@ def test_a_trial_is_imported_at_20_frames_a_second_in_metres(trial: Path) -> Non
 
 
 def variants() -> dict[str, tuple[str, str]]:
-    """Ways of writing the same motion."""
+    """Return skeleton and motion files that store the same motion in different ways."""
     amc, asf = amc_text(WALK), asf_text()
     radians = {name: np.concatenate([values[:, :3], np.radians(values[:, 3:])], 1) if name == "root" else
                np.radians(values) for name, values in WALK.items()}
@@ -88,7 +88,7 @@ def test_files_may_be_written_in_other_ways(trial: Path, kind: str) -> None:
 
 
 def damaged() -> dict[str, tuple[str, str, str]]:
-    """Skeleton, motion and expected reason for each kind of damage."""
+    """Return a skeleton file, a motion file and the expected reason for each kind of damage."""
     asf, amc = asf_text(), amc_text(WALK)
     first = "ltibia " + amc.split("ltibia ")[1].split("\n")[0]
     return {

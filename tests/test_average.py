@@ -1,4 +1,4 @@
-"""The running mean of the weights, and starting from another model's."""
+"""Moving averages of weights, and initialisation from another model."""
 from pathlib import Path
 
 import pytest

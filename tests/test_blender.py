@@ -1,4 +1,4 @@
-"""Blender reads our files correctly, and ``prepare/retarget_blender.py`` transfers them to Mixamo characters."""
+"""Blender reads the generated files, and ``prepare/retarget_blender.py`` transfers them to Mixamo characters."""
 import os
 import re
 import shutil
@@ -36,7 +36,7 @@ def retarget(motion: Path, character: Path, out: Path) -> subprocess.CompletedPr
 
 @dataclass(frozen=True)
 class Seen:
-    """Content of a file in Blender, by our bone names."""
+    """Content of a file as loaded by Blender, by bone name."""
 
     joints: dict[str, np.ndarray]  # (T, 3)
     lowest: np.ndarray             # (T,) of the mesh
@@ -56,7 +56,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our files of a motion, characters, the motion on them, and Blender's view of all these files."""
+    """Folder with the files of a motion, characters, retargeted characters, and what Blender reads from them."""
     folder = tmp_path_factory.mktemp("blender")
     motion = write_motion(folder, 0, 0, JOINTS, "a person walks", dataset_spec("t2m"), Formats(video=False, glb=True))
     for path in map(Path, motion.plain_files):
@@ -96,7 +96,7 @@ def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name
 
 
 def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Degrees between directions (T, 3)."""
+    """Return the angles in degrees between directions (T, 3)."""
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     return np.degrees(np.arccos(cosine.clip(-1, 1)))
 
@@ -111,7 +111,7 @@ def test_limbs_point_where_they_do_in_the_motion(character: Seen, source: Seen, 
 
 
 def leg(seen: Seen) -> float:
-    """Length of a leg, mean of both sides."""
+    """Return the leg length, averaged over both sides."""
     return sum(np.linalg.norm(seen.bone(side + start, side + end)[0]) / 2
                for side in ("Left", "Right") for start, end in (("UpLeg", "Leg"), ("Leg", "Foot")))
 

@@ -1,4 +1,4 @@
-"""The body of the figure: its mesh, its fit to a motion, and its pose, in Python and in the browser."""
+"""The body mesh of the figure, its fit to a motion, and its pose in Python and in the browser."""
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ WALK = lock_feet(walking(60, 1.0), T2M, 20.0)
 
 
 def posed(joints: np.ndarray) -> tuple[Fitted, np.ndarray, np.ndarray]:
-    """The fitted body, its places (T, V, 3), and the rotations of the joints."""
+    """Return the fitted body, its vertices (T, V, 3), and the joint rotations."""
     offsets, stance = offsets_of(joints), stances(joints)
     fitted, turns = fit(offsets, stance), world_turns(joints, offsets, stance)
     poses = zip(joints, *fitted.moves(joints, turns), strict=True)

@@ -1,4 +1,4 @@
-"""The bone maps in ``assets/`` are those of ``prepare/bone_maps.py`` and match both skeletons."""
+"""The bone maps in ``assets/`` are up to date and match both skeletons."""
 import json
 
 import pytest

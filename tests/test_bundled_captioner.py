@@ -1,4 +1,4 @@
-"""The bundled captioning model describes real clips with the correct sides."""
+"""The bundled captioning model names the correct sides for real clips."""
 import json
 from pathlib import Path
 

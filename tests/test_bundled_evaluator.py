@@ -26,7 +26,7 @@ def evaluator() -> LoadedEvaluator:
 
 
 def export(root: Path) -> None:
-    """Write joints and captions of test clips from all over the data set, in random order."""
+    """Write joints and captions of test clips, sampled over the whole data set in random order."""
     clips = [clip for clip in json.loads((OPENMOTION / "index.json").read_text())["clips"] if clip["split"] == "test"]
     clips = [clips[row] for row in np.random.default_rng(0).permutation(len(clips))[:CLIPS]]
     for folder in ("joints", "texts"):

@@ -1,4 +1,4 @@
-"""Joints survive writing to and reading from BVH; any BVH can be read; rotations are continuous over time."""
+"""BVH reading and writing, and continuous Euler angles."""
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -47,7 +47,7 @@ def test_angles_are_the_nearest_ones_to_the_frame_before(name):
 
 
 def test_bones_do_not_twist_about_themselves():
-    """An arm lifted straight up sideways turns about one axis only; the hand does not rotate."""
+    """A raised arm rotates about one axis only, and the hand does not rotate."""
     bvh = joints_to_bvh(MOTIONS["arms up"], T2M, FPS)
     turns = bvh.local_rotations()
     for bone in ("LeftToe", "Head", "LeftHand", "RightHand"):
@@ -153,7 +153,7 @@ def test_angles_give_the_rotations_they_came_from(order):
 
 
 def test_angles_pass_through_the_pole_without_a_jump():
-    """A rotation about the middle axis past 90 degrees, where the other two angles are not determined."""
+    """Rotations about the middle axis pass 90 degrees, where the other two angles are not unique."""
     angles = np.stack([np.full(25, 10.0), np.linspace(0, 360, 25), np.full(25, -20.0)], -1)[:, None]
     rotations = euler_to_matrix(angles, "zyx")
     np.testing.assert_allclose(matrix_to_euler(rotations, "zyx"), angles, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Caption scores, for captions with known scores."""
+"""Caption scores of captions with known scores."""
 import json
 import re
 import subprocess
@@ -30,7 +30,7 @@ WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand
 
 
 def pair(name: str, *captions: str) -> Pair:
-    """A clip whose tokens are the words without a final s."""
+    """Return a clip whose tokens are the words of its captions without a final s."""
     tokens = tuple(tuple(f"{word.rstrip('s')}/NOUN" for word in caption.split()) for caption in captions)
     return Pair(name, np.zeros((40, 3), np.float32), captions, frozenset(), tokens)
 
@@ -93,7 +93,7 @@ SCORED = [{"references": ["a man walks forward.", "The person walks  ahead"], "c
 
 
 def scored(folder: Path, content: object, *flags: object) -> subprocess.CompletedProcess[str]:
-    """``M2T_eval.py --score_captions`` in a fresh process that cannot import torch."""
+    """Run ``M2T_eval.py --score_captions`` in a new process in which torch cannot be imported."""
     file = folder / "captions.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     code = ("import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "

@@ -1,4 +1,4 @@
-"""Captions are assigned to the clips that they describe, with parts of speech."""
+"""Assignment of captions to clips, and part-of-speech tagging."""
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Every stage trained for a few steps on toy data of KIT-ML with one codebook, each on the output of the one before."""
+"""Train all generation stages on toy data for KIT-ML with a single codebook, and generate motions."""
 import importlib
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def run(script: str, *flags: object, cwd: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which all stages have been trained."""
+    """Folder in which all stages have been trained."""
     home = tmp_path_factory.mktemp("chain")
     data = ("--dataset_name", "kit", "--data_root", make_dataset(home / "data", "kit"), "--gpu_id", -1)
     lamp = ("--vq_name", "vq", "--lamp_name", "lamp")

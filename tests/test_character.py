@@ -1,4 +1,4 @@
-"""A visitor's character takes the motion in the browser, and comes back with it as its animation."""
+"""Uploaded characters play the motion in the browser and can be saved with it."""
 import json
 import struct
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ pytestmark = needs_chromium
 
 
 def split(path: Path) -> tuple[dict, bytes]:
-    """Scene and binary chunk of a file."""
+    """Return the JSON and the binary chunk of a GLB file."""
     data = path.read_bytes()
     length = struct.unpack_from("<I", data, 12)[0]
     return json.loads(data[20:20 + length]), data[20 + length:]
@@ -48,7 +48,7 @@ def join(path: Path, scene: dict, binary: bytes) -> Path:
 
 
 def character(folder: Path, rig: str) -> Path:
-    """A character a third larger than the motion's body, at a hundredth of its scale and turned, as exporters do."""
+    """Write a character that is 30 % larger than the motion's body, with a rotated root as exporters write it."""
     write_glb(folder / "own.glb", joints_to_bvh(1.3 * walking(2, 1.0), T2M, 20), T2M)
     scene, binary = split(folder / "own.glb")
     for node in scene["nodes"]:
@@ -64,7 +64,7 @@ def character(folder: Path, rig: str) -> Path:
 
 
 def posed(path: Path) -> dict[str, np.ndarray]:
-    """Places (T, 3) of all nodes of an animated file, by name."""
+    """Compute the positions (T, 3) of all nodes of an animated file, by name."""
     gltf = GLTF2().load(str(path))
     tracks = {}
     for channel in gltf.animations[0].channels:

@@ -1,4 +1,4 @@
-"""Faults in a data set are found, each under its name; a valid data set has none."""
+"""Data set checks find each kind of fault, and no fault in a valid data set."""
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
 
 
 def moving() -> dict[str, tuple[str, np.ndarray]]:
-    """The toy clips except those that stand still, which a check would report."""
+    """Return the toy clips without those that stand still, which the check reports."""
     return {name: clip for name, clip in clips().items() if "still" not in clip[0]}
 
 
@@ -33,7 +33,7 @@ def write_lists(root: Path, names: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighteen clips, imported, captioned, split, with twins and features."""
+    """A valid data set of eighteen clips with captions, splits, mirrored twins and features."""
     source, root = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data")
     names = []
     for name, (caption, joints) in moving().items():
@@ -50,7 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(sound: Path, tmp_path: Path) -> Path:
-    """A copy of the sound data set to break."""
+    """A copy of the valid data set to be damaged."""
     return Path(shutil.copytree(sound, tmp_path / "data"))
 
 
@@ -84,8 +84,7 @@ def with_value(array: np.ndarray, place: object, value: float) -> np.ndarray:
 
 
 def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: object = None) -> None:
-    """Features of other joints, as another script may have computed them; ``collars`` are the directions of all
-    bones, of which those to the collars are used."""
+    """Write the features of other joints for a clip. ``collars`` (22, 3) sets the directions of its collar bones."""
     if collars is not None:
         joints = joints.copy()
         for joint, beyond in ((13, (16, 18, 20)), (14, (17, 19, 21))):
@@ -97,7 +96,7 @@ def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: o
 
 
 def slow_down(root: Path) -> None:
-    """Motion recorded at 120 fps but treated as 20 fps."""
+    """Change the data set to motion at 120 fps that is treated as 20 fps."""
     for path in (root / "joints").iterdir():
         joints = np.load(path)
         times = np.arange(0, 80) / 6
@@ -192,7 +191,7 @@ def test_mended_captions_say_what_they_said(root: Path) -> None:
 
 
 def run(*flags: object) -> int:
-    """Exit status of the script."""
+    """Return the exit status of the script."""
     try:
         run_here(main, *flags, "--workers", 1, "--quiet", cwd=Path())
     except SystemExit as end:

@@ -54,7 +54,7 @@ EVALUATION = {
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Toy data, a toy BERT and untrained toy models."""
+    """Folder with toy data, a toy BERT and untrained toy models."""
     folder = tmp_path_factory.mktemp("originals")
     make_dataset(folder / "data")
     make_bert(folder / "bert")
@@ -65,7 +65,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that scripts run in, with copies of all files that may be damaged."""
+    """Working folder with copies of all files, which may be damaged."""
     for name in ("data", "bert", "glove", "checkpoints"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def fails(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Run a script that must exit with status 2 after one line on stderr. Returns that line."""
+    """Function that runs a script which must exit with status 2, and returns its single line on stderr."""
 
     def run(main: Callable[[], None], *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
@@ -98,7 +98,7 @@ def spoil(path: Path, content: bytes) -> None:
 
 
 def set_option(model: str, key: str, value: object) -> None:
-    """Change an option of a toy model; None removes it."""
+    """Change an option of a toy model. None removes it."""
     path = Path("checkpoints/t2m") / model / "opt.txt"
     lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key}:")]
     assert len(lines) < len(path.read_text().splitlines())

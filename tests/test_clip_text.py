@@ -1,4 +1,4 @@
-"""CLIP's text features, from a tiny random CLIP."""
+"""CLIP text features of a tiny random CLIP."""
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Joints that coincide with their parent turn with the body, in features and in BVH files."""
+"""Joints that coincide with their parents rotate with the body, in features and in BVH files."""
 import numpy as np
 import pytest
 import torch
@@ -24,7 +24,7 @@ CASES = {
 
 
 def with_coinciding(joints: np.ndarray, case: str) -> np.ndarray:
-    """``joints`` (T, J, 3) with the joints of a case and their descendants moved onto their parents."""
+    """Move the joints of a case, with their descendants, onto their parents."""
     moved = joints.copy()
     for joint in map(T2M.joint_names.index, CASES[case]):
         bone = moved[:, joint] - moved[:, T2M.parents[joint]]

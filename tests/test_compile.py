@@ -1,4 +1,4 @@
-"""``--compile`` keeps the outputs and the parameter names of networks."""
+"""``--compile`` keeps the outputs and parameter names of networks."""
 import argparse
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),
 
 @pytest.fixture(autouse=True)
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Trace graphs without compiling them, which would take minutes. The list gets an item per run of a graph."""
+    """List with an item per run of a compiled graph. Graphs are traced only, as compiling takes minutes."""
     compiled, runs = nn.Module.compile, []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:

@@ -1,4 +1,4 @@
-"""Constraint files: valid content, and one line with the place for errors."""
+"""Constraint files: valid content, and errors that name the position."""
 import json
 import math
 import re

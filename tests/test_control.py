@@ -1,4 +1,4 @@
-"""Constraints: their errors, their mirror images, and motions optimised to meet them."""
+"""Constraints: their errors, mirroring, and motions optimised to meet them."""
 import json
 import math
 from dataclasses import replace
@@ -52,7 +52,7 @@ def at(*frames: int) -> torch.Tensor:
 
 
 def kinds(joints: torch.Tensor) -> list[Constraint]:
-    """One constraint of every kind, none of which ``joints`` (T, 22, 3) meet."""
+    """Return one constraint of every kind, none of which ``joints`` (T, 22, 3) meet."""
     held = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).to(joints)
     return [
         RootPath(at(3, 9), joints.new_tensor([[0.3, 0.2], [-0.5, 1.0]])),

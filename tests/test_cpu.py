@@ -1,4 +1,4 @@
-"""The thread policy is set by every script before torch is loaded, and never overrides the user."""
+"""Thread policy and CPU quotas."""
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""Downloading and unpacking published files from a local server."""
+"""Download and unpack published files from a local server."""
 import io
 import os
 import stat
@@ -142,7 +142,7 @@ def test_a_member_outside_is_refused_before_anything_is_written(tmp_path: Path, 
 
 
 def run_shell(name: str, *arguments: object, cwd: Path) -> str:
-    """Output of a shell script under prepare/, which must succeed."""
+    """Run a shell script of prepare/, which must succeed, and return its output."""
     command = ["bash", ROOT / "prepare" / name, *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHON": sys.executable}, capture_output=True,
                             text=True, check=False)

@@ -1,4 +1,4 @@
-"""Files for game engines and robots: root bones, in-place motions, AMASS archives, foot locking of loops."""
+"""Files for game engines and robots: root bones, in-place motions, AMASS archives, and loops."""
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def test_a_root_bone_carries_the_way_and_nothing_else_moves() -> None:
 
 
 def read_back(arrays: dict[str, np.ndarray], rigid: bool = True) -> np.ndarray:
-    """Joints (T, 22, 3), y up, of an archive by forward kinematics, with constant or with changing bones."""
+    """Compute joints (T, 22, 3), y up, of an archive, with constant or with varying bone lengths."""
     rest, parents = arrays["rest_joints"], [int(parent) for parent in arrays["parents"]]
     places = np.repeat((rest - rest[parents])[None], len(arrays["trans"]), 0) if rigid else arrays["offsets"].copy()
     places[:, 0] = rest[0] + arrays["trans"]

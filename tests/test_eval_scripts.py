@@ -1,4 +1,4 @@
-"""The evaluation scripts on toy data with untrained toy models, and the selection of checkpoints in training."""
+"""Evaluation scripts on toy data with untrained models, and checkpoint selection in training."""
 import json
 import math
 import re
@@ -42,7 +42,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a script's main with arguments in a folder with data and models."""
+    """Function that runs a script's ``main`` with arguments, in a folder with data and models."""
     for name in ("data", "checkpoints", "bert"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The evaluator's networks and its caption input."""
+"""Networks of the evaluator, and its caption input."""
 import pickle
 
 import numpy as np

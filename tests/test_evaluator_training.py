@@ -1,4 +1,4 @@
-"""The evaluator's losses and its two stages."""
+"""Losses and training stages of the evaluator."""
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVAL
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a toy data set and word vectors."""
+    """Folder with a toy data set and word vectors."""
     folder = tmp_path_factory.mktemp("data")
     make_dataset(folder / "data")
     make_glove(folder / "glove")
@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run the script in an empty folder with the data."""
+    """Function that runs the training script in an empty folder with the data."""
     for name in ("data", "glove"):
         (tmp_path / name).symlink_to(data / name)
     monkeypatch.chdir(tmp_path)
@@ -45,7 +45,7 @@ def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 def latest(name: str) -> dict:
-    """Content of a run's latest checkpoint."""
+    """Return the content of a run's latest checkpoint."""
     return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
 
 

@@ -32,7 +32,7 @@ def write_known(lamp: LoadedLaMP, threshold: float) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Toy models under ``checkpoints`` without familiarity files, and a gallery of one motion."""
+    """Folder with toy models without familiarity files, and a gallery of one motion."""
     home = tmp_path_factory.mktemp("familiarity")
     make_models(home / "checkpoints")
     (home / "gallery").mkdir()
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lamp(home: Path):
-    """The toy LaMP; its familiarity file is deleted after the test."""
+    """The toy LaMP model. Its familiarity file is deleted after the test."""
     lamp = load_lamp("lamp", SPEC, home / "checkpoints")
     yield lamp
     (lamp.source.folder / FAMILIARITY_FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Batches of training steps."""
+"""Batches for training steps."""
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Foot locking: the published rule exactly, and ours with constant bone lengths."""
+"""Foot locking, published and with constant bone lengths."""
 import numpy as np
 import pytest
 
@@ -22,7 +22,7 @@ FPS = 20
 
 
 def walk(slide: float = 0.0) -> np.ndarray:
-    """A walk along z at 1 m/s whose standing feet slide forward at ``slide`` m/s; they stand 0.6 s of each second."""
+    """Return a walk along z at 1 m/s, whose feet stand for 0.6 s of each second and slide forward at ``slide`` m/s."""
     frames = 100
     body = np.float64(figures.squatting())[[30]].repeat(frames, 0)  # legs bent, so that strides are within reach
     time = np.arange(frames) / FPS
@@ -38,7 +38,7 @@ def walk(slide: float = 0.0) -> np.ndarray:
 
 
 def climbing() -> np.ndarray:
-    """A walk upstairs: each foot swings onto a higher step and stands there."""
+    """Return a walk upstairs, in which each foot swings onto a higher step and stands there."""
     joints, time = walk(), np.arange(100) / FPS
     body = joints.copy()
     for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):
@@ -50,7 +50,7 @@ def climbing() -> np.ndarray:
 
 
 def standing_and_shifting() -> np.ndarray:
-    """Stands with feet sliding by a few centimetres, and takes one high step in between."""
+    """Return a standing figure whose feet slide by a few centimetres, with one high step."""
     time = np.arange(90)
     drift = 0.04 * np.stack([np.sin(time / 15), np.cos(time / 11)], -1)
     lift = 0.9 * np.exp(-(((time - 45) / 5.0) ** 2))
@@ -74,7 +74,7 @@ def test_planting_keeps_all_bones_and_leaves_hips_and_arms_alone():
 
 
 def test_planting_holds_on_stairs():
-    """Feet on a step stay at its height, where the published rule pulls them down to the ground."""
+    """Feet on a step keep its height. The published method pulls them down to the floor."""
     joints = rigid_joints(climbing(), T2M)
     found, planted = standing(joints, T2M, FPS), lock_feet(joints, T2M, FPS)
     heights, after, published = (motion[:, foot_joints(T2M), 1]
@@ -108,7 +108,7 @@ def test_kit_legs_have_three_foot_joints_and_can_be_planted():
 
 
 def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
-    """One foot at 0.2 m/s counts fully on the floor, by 2 - sqrt(2) half way up, and not above."""
+    """A foot at 0.2 m/s counts fully on the floor, by 2 - sqrt(2) at half the limit, and not at the limit."""
     for height, weight in ((0, 1), (WEIGHTED_HEIGHT / 2, 2 - 2**0.5), (WEIGHTED_HEIGHT, 0)):
         joints = np.float64(figures.standing(40))
         joints[:, foot_joints(T2M), 1] = per_foot_joint(T2M, 0.03, 0)
@@ -130,7 +130,7 @@ def test_a_pinned_foot_keeps_its_place_and_its_stance_stays_there() -> None:
 
 
 def test_who_steps_on_is_not_held_back_over_the_whole_way():
-    """A foot that is dragged by half a metre stands before and after at different positions."""
+    """A foot that is dragged by half a metre stands at different positions before and after."""
     joints = np.float64(figures.standing(80))
     joints[:, list(legs_of(T2M)[0].foot), 2] += 0.5 * np.clip((np.arange(80)[:, None] - 36) / 8, 0, 1)
     still = still_steps(joints, T2M, FPS)[:, :2]

@@ -1,4 +1,4 @@
-"""A GLB has the same motion as joints and BVH, in valid glTF 2.0."""
+"""GLB files are valid glTF 2.0 and have the same motion as joints and BVH."""
 import json
 import shutil
 import subprocess
@@ -26,12 +26,12 @@ SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton:
 
 
 def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
-    """A synthetic motion in metres."""
+    """Return a synthetic motion in metres."""
     return sample_motion(skeleton, frames) * (1.0 if skeleton is T2M else 0.001)
 
 
 def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
-    """The rows of an accessor."""
+    """Return the rows of an accessor."""
     entry = gltf.accessors[accessor]
     view = gltf.bufferViews[entry.bufferView]
     width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}[entry.type]
@@ -40,7 +40,7 @@ def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
 
 
 def skinned(path: Path, material: str) -> np.ndarray:
-    """Places (T, V, 3) of the vertices of a material in every frame of an animation."""
+    """Compute the vertices (T, V, 3) of a material in every frame of an animation."""
     gltf = GLTF2().load(str(path))
     skin, animation = gltf.skins[0], gltf.animations[0]
     tracks = {(channel.target.node, channel.target.path): numbers(gltf, animation.samplers[channel.sampler].output)
@@ -79,7 +79,7 @@ def test_soles_stand_on_the_floor_and_heels_do_not_sink(tmp_path: Path, move: tu
 
 
 def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
-    """Times (T,) and joints (T, J, 3) of an animation, in the skeleton's order."""
+    """Return the times (T,) and the joints (T, J, 3) of an animation, in the order of the skeleton."""
     gltf = GLTF2().load(str(path))
     animation = gltf.animations[0]
     tracks, times = {}, None

@@ -1,4 +1,4 @@
-"""Word vectors of a vocabulary, extracted from a large table."""
+"""Extraction of word vectors from a large table."""
 import gzip
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The parity runner passes the published fixtures, and it can fail."""
+"""The parity runner passes the published fixtures and can fail."""
 import json
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder ../share
 
 
 def metrics_fixture(folder: Path, name: str = "fixture") -> dict[str, np.ndarray]:
-    """Poses and their errors, computed joint by joint."""
+    """Write a fixture of poses and their errors, computed joint by joint."""
     rng = np.random.default_rng(0)
     pose_gt, pose_pred = rng.normal(size=(2, 5, 4, 3))
     mpjpe = [np.mean([np.linalg.norm(a - pred[0] - b + true[0]) for a, b in zip(pred, true, strict=True)])

@@ -1,4 +1,4 @@
-"""Gradients that AdamW cannot use stop a run, and nothing is saved after them."""
+"""Gradients that are not finite stop a run, and no checkpoint is saved afterwards."""
 import math
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from utils.runtime import BatchSlice
 
 
 class Burst(Pull):
-    """A stage whose gradient is 1, and ``burst`` at the first sample of epoch 2."""
+    """Stage with the gradient 1, except ``burst`` at the first sample of epoch 2."""
 
     def __init__(self, burst: float) -> None:
         super().__init__()

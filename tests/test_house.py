@@ -1,4 +1,4 @@
-"""The house rules: imports run downwards without circles, scripts stay thin, checkpoints are read safely."""
+"""Architecture rules: imports run downwards without circles."""
 import ast
 import sys
 from graphlib import TopologicalSorter
@@ -17,14 +17,14 @@ LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # the only libraries of a p
 
 
 def read_modules() -> dict[str, ast.Module]:
-    """Syntax trees of all packages and scripts by dotted module name."""
+    """Return the syntax trees of all packages and scripts, by dotted module name."""
     paths = [*ROOT.glob("*.py"), *(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
             ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def imported(tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
-    """Dotted names of the modules that a module imports, wherever in its text."""
+    """Return the dotted names of the modules that a module imports, anywhere in its code."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -38,7 +38,7 @@ def imported(tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
-    """Imported modules by module."""
+    """Imported modules of every module."""
     modules = read_modules()
     return {name: imported(tree, modules) for name, tree in modules.items()}
 

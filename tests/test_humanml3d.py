@@ -1,4 +1,4 @@
-"""HumanML3D's clips from small samples of AMASS, HumanAct12 and a body model."""
+"""Extraction of HumanML3D clips from small samples of AMASS, HumanAct12 and a body model."""
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from utils import InputError
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Folders:
-    """A recording of AMASS of 10 s at 120 fps, under two names, one of HumanAct12, a body model."""
+    """An AMASS recording of 10 s at 120 fps under two names, a HumanAct12 recording, and a body model."""
     (tmp_path / "models" / "male").mkdir(parents=True)
     np.savez(tmp_path / "models" / "male" / "model.npz", **body_model())
     poses = np.zeros((1200, 156))

@@ -1,4 +1,4 @@
-"""A folder of motion capture becomes clips; unusable files are listed with one line each."""
+"""Import of motion capture folders. Unusable files are listed with a reason."""
 import json
 import os
 import re
@@ -34,7 +34,7 @@ def imported(source: Path, **given: object) -> Imported:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with two good files."""
+    """Folder with two valid files."""
     folder = tmp_path / "source"
     (folder / "sub").mkdir(parents=True)
     (folder / "walk.bvh").write_text(bvh_text())
@@ -116,7 +116,7 @@ def test_legs_are_measured_in_the_given_unit(source: Path) -> None:
 
 
 def damaged(folder: Path) -> dict[str, str]:
-    """Unusable files, and part of the expected reason of each."""
+    """Write unusable files. Returns a part of the expected reason for each."""
     good = bvh_text()
     lines, head = good.splitlines(), good[:good.index("MOTION")]
     texts = {
@@ -175,7 +175,7 @@ def test_clips_that_would_be_taken_for_mirrored_twins_are_refused(source: Path) 
 
 
 def body_model() -> dict[str, np.ndarray]:
-    """A body model with a vertex for each of 52 joints: those of the figure, then fingers."""
+    """Return a body model with one vertex per joint: the 22 joints of the figure, then fingers."""
     rest = figures.standing(1)[0] - figures.standing(1)[0, 0]
     template = np.concatenate([rest, np.repeat(rest[20:], 15, 0)]).astype(np.float64)
     parents = np.array([*T2M.parents, *[20] * 15, *[21] * 15])
@@ -282,7 +282,7 @@ def test_the_script_exits_2_with_one_line_on_bad_flags(source: Path, tmp_path: P
 
 
 class Breaking(Reader):
-    """A reader that fails on some files."""
+    """Reader that fails on some files."""
 
     def read(self, path: Path) -> Recording:
         if path.stem == "ends":
@@ -302,7 +302,7 @@ def test_a_file_that_ends_its_process_costs_no_other(source: Path) -> None:
 
 
 def clips_everywhere(root: Path) -> set[str]:
-    """Ids in any file of a data set."""
+    """Return the clip ids found in any file of a data set."""
     files = [path for folder in ("joints", "new_joints", "new_joint_vecs", "texts")
              for path in (root / folder).iterdir()]
     lists = [name for split in ("train", "val", "test") for name in (root / f"{split}.txt").read_text().split()]
@@ -311,7 +311,7 @@ def clips_everywhere(root: Path) -> set[str]:
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
-    """A long recording in three clips and two short ones, imported, captioned, split, with features and twins."""
+    """Three clips of a long recording and two short ones, with captions, splits, features and mirrored twins."""
     source, root = tmp_path / "source", tmp_path / "data"
     source.mkdir()
     np.save(source / "long.npy", figures.walking(150, turn=3.0))

@@ -1,4 +1,4 @@
-"""A run initialised from another model takes its weights, sizes, statistics and word pieces."""
+"""Initialisation from another model copies weights, sizes, statistics and vocabulary."""
 import argparse
 import importlib
 from collections.abc import Callable
@@ -36,7 +36,7 @@ FEW = ("--batch_size", 8, "--total_iter", 1, "--quiet", "--gpu_id", -1)
 
 
 def model(options: dict[str, object]) -> None:
-    """A model whose settings are in its checkpoint; ``opt.txt`` is that of another run."""
+    """A model whose settings are in its checkpoint. Its ``opt.txt`` belongs to another run."""
     path = Path("checkpoints/t2m/first/opt.txt")
     write_options(path, {key: value if key.endswith("_name") else 1 for key, value in options.items()})
     save_checkpoint(Path("checkpoints/t2m/first/model/latest.tar"), {"settings": options})
@@ -69,7 +69,7 @@ def latest(home: Path, name: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every stage trained on toy data, and a second run initialised from it by name, on data with other statistics."""
+    """Folder with all stages trained on toy data, and runs initialised from them on data with other statistics."""
     home = tmp_path_factory.mktemp("chain")
     data = ("--data_root", make_dataset(home / "data"))
     bert = make_bert(home / "bert")

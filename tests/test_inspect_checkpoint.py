@@ -1,4 +1,4 @@
-"""Unknown checkpoint files are identified."""
+"""Identification of checkpoint files."""
 from pathlib import Path
 
 import pytest

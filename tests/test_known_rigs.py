@@ -1,4 +1,4 @@
-"""Skeletons of common programs and data sets are recognised, with the names in their documentation."""
+"""The rigs of common programs and data sets are recognised by their documented bone names."""
 from dataclasses import replace
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""LaMP: its objectives, their masks, and the differences of the published behaviour."""
+"""LaMP: objectives, attention masks, and published behaviour."""
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -46,7 +46,7 @@ def model() -> LaMP:
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Motion, ids, mask, m_lens of four pairs with padding."""
+    """Motion, ids, mask and m_lens of four pairs with padding."""
     generator = torch.Generator().manual_seed(1)
     motion = torch.randn(4, FRAMES, WIDTH, generator=generator)
     motion = motion * (torch.arange(FRAMES) < LENGTHS[:, None])[..., None]
@@ -220,7 +220,7 @@ def test_training_learns_captions_motions_and_which_belong_together(batch):
 @pytest.mark.parametrize("name", ["query_tokens", "motion_projection", "Qformer.bert.embeddings.LayerNorm.weight",
                                   "motion_encoder.model.0.weight"])
 def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
-    """A mismatched name would leave this part of the prefix random."""
+    """Weights with a wrong name would leave a part of the prefix random."""
     given = model.state_dict()
     given[f"{name}_renamed"] = given.pop(name)
     lamp = SimpleNamespace(config=model.config, state_dict=lambda: given)
@@ -229,7 +229,7 @@ def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model, name):
 
 
 def test_queries_can_tell_what_came_first_unless_published(batch):
-    """Reordered latents are a different motion; published queries see a set."""
+    """Latents in another order are another motion, but the published queries ignore the order."""
     motion, ids, mask, m_lens = batch
     for published, differs in ((False, True), (True, False)):
         model = build(published)

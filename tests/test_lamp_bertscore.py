@@ -1,4 +1,4 @@
-"""LaMP-BertScore, with a captioner and a scorer of known output."""
+"""LaMP-BertScore with a captioner and a scorer of known output."""
 import math
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ CAPTIONS = ("a person walks", "somebody strolls", "one goes ahead")
 
 
 def motion_of(caption: str) -> np.ndarray:
-    """A motion that the captioner describes by this caption."""
+    """Return a motion that the captioner describes by this caption."""
     return np.full((40, 3), CAPTIONS.index(caption), np.float32)
 
 
@@ -22,7 +22,7 @@ def tell(motions: Sequence[np.ndarray]) -> list[list[str]]:
 
 
 def same_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Per cent of captions that are among their references."""
+    """Return the percentage of captions that are among their references."""
     return 100 * float(np.mean([caption in texts for caption, texts in zip(captions, references, strict=True)]))
 
 

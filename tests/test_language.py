@@ -1,4 +1,4 @@
-"""Sentences of the language bank in training: which clips get them, and which negatives they exclude."""
+"""Sentences of the language bank in training: their clips, and the negatives they exclude."""
 import json
 from pathlib import Path
 

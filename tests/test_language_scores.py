@@ -21,7 +21,7 @@ DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), WALK: (0.0, 0.0, 1.
 
 
 def pair(caption: str, rows: int) -> Pair:
-    """A clip whose features are all equal to the direction of its caption."""
+    """Return a clip with the direction of its caption as features in every row."""
     return Pair(caption, np.tile(np.float32(DIRECTIONS[caption]), (rows, 1)), (caption,))
 
 

@@ -1,4 +1,4 @@
-"""The length estimator: parameter names, sizes, and the choice of a length."""
+"""The length estimator: parameter names, sizes, and the sampling of lengths."""
 import torch
 from torch import Tensor
 
@@ -13,7 +13,7 @@ def make(output_size: int = 12) -> LengthEstimator:
 
 @torch.no_grad()
 def with_logits(*logits: float) -> LengthEstimator:
-    """An estimator with the same output for every text."""
+    """Return an estimator with the same output for every text."""
     model = make(len(logits))
     model.output[-1].weight.zero_()
     model.output[-1].bias.copy_(torch.tensor(logits))

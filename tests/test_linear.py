@@ -1,4 +1,4 @@
-"""Linear maps and convolutions by oneDNN: outputs, gradients and parameters are those of torch, and which is chosen."""
+"""oneDNN linear layers and convolutions match torch, and the choice between them."""
 import json
 from collections.abc import Iterator
 from pathlib import Path

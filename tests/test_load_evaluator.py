@@ -1,4 +1,4 @@
-"""Loading evaluators by name: published files, invalid files, and embeddings of motions and captions."""
+"""Loading of evaluators: published files, invalid files, and embeddings."""
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ WORDS = ["unk", "sos", "eos", "a", "person", "walk", "left", "slowly"]
 
 
 def publish(config: EvaluatorConfig) -> Evaluator:
-    """Write an untrained evaluator in the published layout, with word vectors in the working folder."""
+    """Write an untrained evaluator in the published layout, and word vectors to the working folder."""
     torch.manual_seed(0)
     model, home = Evaluator(config).eval(), Path("checkpoints/t2m")
     save_checkpoint(home / "text_mot_match" / "model" / "finest.tar",
@@ -37,7 +37,7 @@ def publish(config: EvaluatorConfig) -> Evaluator:
 
 
 def change(spoil: Callable[[dict], None]) -> Path:
-    """Rewrite the published file with a change."""
+    """Modify the published file."""
     path = Path("checkpoints/t2m/text_mot_match/model/finest.tar")
     content = torch.load(path, weights_only=True)
     spoil(content)

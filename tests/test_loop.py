@@ -214,7 +214,7 @@ def test_a_run_resumes_with_the_text_features_it_began_with(home: Path) -> None:
 
 
 def test_numbers_and_gradients_of_pieces_are_those_of_the_whole() -> None:
-    """For example pieces of 1 and 3 masked tokens: each token has the same weight."""
+    """Micro-batches of 1 and 3 masked tokens: each token has the same weight."""
     weight = nn.Parameter(torch.tensor(0.0))
     metrics = StepMetrics(2)
     for loss, count in ((8.0, 1.0), (4.0, 3.0)):

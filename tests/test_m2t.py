@@ -1,4 +1,4 @@
-"""Captioning models: their motion input, their trainable parameters, and the writing of captions."""
+"""Captioning models: motion input, trainable parameters, and generation."""
 from pathlib import Path
 
 import pytest
@@ -47,14 +47,14 @@ def settings(decoder: str, llm: Path | None = None) -> DecoderConfig:
 
 
 def motions(count: int = 2) -> tuple[Tensor, Tensor]:
-    """Motions (b, 64, 263) different enough for an untrained encoder to distinguish them, and their lengths."""
+    """Motions (b, 64, 263) that an untrained encoder can distinguish, and their lengths."""
     generator = torch.Generator().manual_seed(3)
     motion = torch.randn(count, 1, 263, generator=generator) * torch.linspace(0, 120, FRAMES)[None, :, None]
     return motion, torch.tensor([FRAMES, 40] * count)[:count]
 
 
 def fit(model: MotionCaptioner, steps: int, rate: float) -> float:
-    """Memorise two captions of two motions. Returns the last loss."""
+    """Overfit to two motions with their captions. Returns the last loss."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     for _ in range(steps):
         result = model.train().loss(*motions(), CAPTIONS)

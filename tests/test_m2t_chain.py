@@ -1,4 +1,4 @@
-"""Captioning from training to search on toy models: the public commands, both decoders, KIT-ML."""
+"""Captioning from training to search on toy models: all commands, both decoders, KIT-ML."""
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ TRAINING = ("--lr-scheduler", 75000, "--lr", 0.00005, "--pkeep", 0.5, "--ff-rate
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which both decoders have been trained on an untrained LaMP."""
+    """Folder in which both decoders have been trained on an untrained LaMP."""
     home = tmp_path_factory.mktemp("m2t")
     make_dataset(home / "data", "kit")
     sharpen(make_models(home / "checkpoints", "kit") / "kit" / "lamp" / "model" / "latest.tar")
@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sharpen(lamp: Path) -> None:
-    """Enlarge the weights of an untrained Q-Former, so that it distinguishes motions."""
+    """Scale up the weights of an untrained Q-Former so that it distinguishes motions."""
     content = load_checkpoint(lamp)
     for key, value in content["motion_qformer"].items():
         if key == "motion_projection" or (key.startswith("Qformer.") and value.dim() > 1 and value.is_floating_point()):

@@ -1,4 +1,4 @@
-"""The masked transformer: trunk compared with torch's layers, masks, corruption, generation."""
+"""The masked transformer: comparison with torch's layers, masks, corruption, generation."""
 import math
 
 import pytest
@@ -27,7 +27,7 @@ def make(attention: str = "causal", **changes: float) -> MaskTransformer:
 
 @torch.no_grad()
 def liven(model: nn.Module) -> None:
-    """Enlarge the weights, so that every input affects the output."""
+    """Scale up the weights so that every input affects the output."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=parameter.shape[-1] ** -0.5)

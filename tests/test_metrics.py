@@ -1,4 +1,4 @@
-"""Properties of metrics and retrieval scores for any embeddings."""
+"""Properties of metrics and retrieval scores."""
 import numpy as np
 import pytest
 from scipy import linalg

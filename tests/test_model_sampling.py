@@ -1,4 +1,4 @@
-"""Sampling settings are stored in a model's opt.txt, else they are the published ones; flags override them."""
+"""Sampling settings come from flags, else from a model's opt.txt, else from the published defaults."""
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from utils import InputError
 
 
 class Part:
-    """A loaded model with only a source."""
+    """A loaded model with a source only."""
 
     def __init__(self, options: dict[str, object], has_settings: bool = False) -> None:
         self.source = Source(Path("run"), options, Path("run/model/latest.tar"), has_settings)
@@ -70,7 +70,7 @@ def test_training_writes_sampling_into_the_options() -> None:
 
 @pytest.mark.parametrize("more", [(), ("--loop",)], ids=["plain", "directed"])
 def test_each_prompt_of_a_file_has_its_random_stream(toy_models: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
-    """The toy word pieces lack digits: these texts have equal features and differ in their noise only."""
+    """The toy vocabulary has no digits, so these texts have equal features and differ only in their noise."""
     def motions(name: str, *texts: str) -> list[np.ndarray]:
         (tmp_path / f"{name}.txt").write_text("".join(f"{text}#40\n" for text in texts))
         run_here(gen_t2m.main, "--name", "t2m", "--res_name", "res", "--len_name", "len", "--time_steps", 3, "--ext",

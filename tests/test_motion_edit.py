@@ -1,4 +1,4 @@
-"""Editing changes only the edited parts; long motions are generated window by window."""
+"""Editing changes only the edited parts, and long motions are generated in windows."""
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def test_windows_fill_a_part_and_show_what_is_beside_it(total: int, first: int, 
 
 
 def test_splicing_leaves_no_jump() -> None:
-    """Two adjacent constants: the transition takes the length of the fade at either end."""
+    """Two adjacent constants are blended over the length of the fade."""
     unknown = np.zeros(100, bool)
     unknown[30:70] = True
     spliced = splice(np.zeros((100, 1)), np.ones((100, 1)), unknown)[:, 0]

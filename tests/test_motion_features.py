@@ -1,4 +1,4 @@
-"""Joints to features and back: round trips, invariances, properties of the representation."""
+"""Conversion of joints to features and back: round trips and invariances."""
 import numpy as np
 import pytest
 import torch

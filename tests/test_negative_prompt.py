@@ -1,4 +1,4 @@
-"""A negative prompt replaces the empty text in guidance, and nothing else changes."""
+"""A negative prompt replaces the empty text in guidance and changes nothing else."""
 from dataclasses import replace
 from pathlib import Path
 

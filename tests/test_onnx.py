@@ -1,4 +1,4 @@
-"""Export to ONNX: the graphs, and generation from them without torch."""
+"""ONNX export, and generation from the graphs without torch."""
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with toy models and, under ``onnx``, their export."""
+    """Folder with toy models and, in ``onnx``, their export."""
     for package in export_onnx.PACKAGES:
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("export")

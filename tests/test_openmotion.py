@@ -1,4 +1,4 @@
-"""The index of openmotion, and clips built from recordings."""
+"""The openmotion index, and clips built from recordings."""
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Axes and sides of bodies are found for standing bodies, and not confused by bows, sitting, lying or cartwheels."""
+"""Detection of up axes and swapped sides, for standing bodies and in bows, sitting, lying or cartwheels."""
 import json
 from pathlib import Path
 
@@ -15,12 +15,12 @@ FROM_Y = {"y": lambda x, y, z: (x, y, z), "z": lambda x, y, z: (x, -z, y), "x": 
 
 
 def with_up(joints: np.ndarray, up: str) -> np.ndarray:
-    """Joints, y up, in axes in which ``up`` is up."""
+    """Convert joints, y up, to axes in which ``up`` is up."""
     return np.stack(FROM_Y[up](*np.moveaxis(joints, -1, 0)), -1)
 
 
 def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
-    """The whole body rotated about a horizontal axis through its floor point by ``angle`` (T,), lowest joint at 0."""
+    """Rotate the body about a horizontal axis through its floor point by ``angle`` (T,), with the lowest joint at 0."""
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
     x, y, z = np.moveaxis(joints - joints[:1, :1] * [1, 0, 1], -1, 0)
     moved = (x, cos * y - sin * z, sin * y + cos * z) if axis == "x" else (cos * x - sin * y, sin * x + cos * y, z)
@@ -29,7 +29,7 @@ def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
 
 
 def crawling(frames: int = 60) -> np.ndarray:
-    """On hands and knees: trunk horizontal, thighs and arms vertical, shins on the floor."""
+    """Return a figure on hands and knees: horizontal trunk, vertical thighs and arms, shins on the floor."""
     swing = 0.3 * np.sin(np.linspace(0, 12, frames))
     joints = figures.figure(frames, pitch=1.5, thighs=(swing, -swing), knees=(1.5 + swing, 1.5 - swing))
     for shoulder, rest in ((16, (18, 20)), (17, (19, 21))):  # arms reach down to the floor

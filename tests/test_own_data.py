@@ -1,4 +1,4 @@
-"""Preparation of one's own data by the shell session of docs/own_data.md."""
+"""The shell session in docs/own_data.md prepares a user's data."""
 import importlib
 import re
 import shlex
@@ -14,7 +14,7 @@ from tests.toy import ROOT, clips, run_here
 
 
 def session() -> list[list[str]]:
-    """Commands of the guide's first shell block."""
+    """Return the commands in the first shell block of the guide."""
     block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "own_data.md").read_text(), re.DOTALL)
     return [shlex.split(line)[1:] for line in block[1].splitlines() if line.startswith("python ")]
 

@@ -1,4 +1,4 @@
-"""Packed copies of a data set are created once, never stale and never incomplete."""
+"""Packed copies of a data set are written once and are never outdated or incomplete."""
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The page plays every motion in a browser, from a single file."""
+"""The page plays all motions in a browser, from a single file."""
 import base64
 import io
 import re
@@ -46,7 +46,7 @@ def unpacked(text: str) -> bytes:
 
 
 def joints_of(track: dict, frames: int, joints: int) -> np.ndarray:
-    """Joints (T, J, 3) of a packed track, read by NumPy."""
+    """Decode the joints (T, J, 3) of a packed track with NumPy."""
     low, high = np.frombuffer(unpacked(track["steps"]), np.uint8).reshape(2, -1)
     steps = (low.astype(np.uint16) | high.astype(np.uint16) << 8).view(np.int16).reshape(joints, 3, frames)
     places = np.moveaxis(steps.astype(np.int64).cumsum(-1), -1, 0) * track["unit"]
@@ -98,7 +98,7 @@ def test_what_cannot_be_shown_is_reported(tmp_path: Path, joints: np.ndarray) ->
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[str]]]:
-    """A page of three motions, open in Chromium, paused."""
+    """A page of three motions, open in Chromium and paused."""
     path = tmp_path_factory.mktemp("page") / "index.html"
     write_page(path, [page_motion(walking(60, 1.0), "walks", "first"), page_motion(walking(40, 0.5), EVIL, "second"),
                       page_motion(sample_motion(T2M, 1), "a single pose", "third")], T2M, 20.0, EVIL)
@@ -113,7 +113,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[
 
 @pytest.fixture
 def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
-    """The page at the start of its first motion, without errors."""
+    """The page at the start of its first motion. Fails on errors."""
     page, faults = seen
     page.evaluate("viewer.setKind('plain'), viewer.choose(0).then(() => viewer.jump(0))")
     yield page
@@ -121,14 +121,14 @@ def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
 
 
 def drawn(page: Page) -> np.ndarray:
-    """Picture of the stage, (H, W, 3)."""
+    """Return the picture of the stage (H, W, 3)."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     picture = page.locator("#canvas").screenshot()
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)
 
 
 def wait_for(page: Page, condition: str) -> None:
-    """Wait until the condition holds. (Playwright's own method needs eval, which the page forbids.)"""
+    """Wait for a condition. Playwright's own method needs eval, which the page forbids."""
     end = time.monotonic() + PATIENCE / 1000
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
@@ -219,7 +219,7 @@ def test_locked_feet_are_another_motion_with_other_files(page: Page) -> None:
 
 
 def saved(page: Page, entry: str) -> tuple[str, Path]:
-    """Name and content of the file saved by an entry of the page's menu."""
+    """Return the name and content of the file that a menu entry saves."""
     page.locator("#save").evaluate("menu => menu.open = true")
     with page.expect_download() as download:
         page.locator("#files > *", has_text=entry).click()

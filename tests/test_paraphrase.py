@@ -1,4 +1,4 @@
-"""Paraphrases of captions: what may change and what may not."""
+"""Paraphrases of captions keep sides, directions and other content."""
 import re
 from pathlib import Path
 

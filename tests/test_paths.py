@@ -1,4 +1,4 @@
-"""Names of models in messages."""
+"""Model names in messages."""
 from pathlib import Path
 
 import pytest

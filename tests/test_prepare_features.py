@@ -1,4 +1,4 @@
-"""Features of a folder of joints: written files, refused clips, mirrored twins."""
+"""Features of a folder of joints: written files, refused clips and mirrored twins."""
 from pathlib import Path
 
 import numpy as np

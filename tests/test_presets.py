@@ -1,4 +1,4 @@
-"""Every preset parses with its script's flags and builds its model; wrong flag files are refused by line."""
+"""Every preset parses and builds its model. Invalid flag files are reported with the line."""
 import re
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The evaluation protocol, with an evaluator of known embeddings."""
+"""The evaluation protocol with an evaluator of known embeddings."""
 import json
 import math
 import threading
@@ -25,7 +25,7 @@ QUICK = Plan(repeats=3, modality_texts=4, modality_motions=12)
 
 
 class Judge:
-    """Embeds a motion as its first row, and a caption as the row with its number."""
+    """Evaluator that embeds a motion as its first row, and a caption as the row with its number."""
 
     def __init__(self, count: int) -> None:
         self.rows = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
@@ -40,12 +40,12 @@ class Judge:
 
 
 def clip(row: np.ndarray, length: int = 40) -> np.ndarray:
-    """Features (length, 263) that the evaluator embeds as ``row``."""
+    """Return features (length, 263) that the evaluator embeds as ``row``."""
     return np.tile(np.pad(row, (0, SPEC.dim_pose - WIDTH)), (length, 1)).astype(np.float32)
 
 
 def world(count: int = 64, plan: Plan = QUICK) -> tuple[Evaluation, Judge]:
-    """Clips with the same embeddings as their captions."""
+    """Return an evaluation of clips with the same embeddings as their captions, and its evaluator."""
     judge = Judge(count)
     pairs = [Pair(f"clip{number}", clip(judge.rows[number], 40 + number), (f"{number} said", f"{number} told"),
                   tokens=((f"{number}/NUM",), (f"{number}/NUM", "told/VERB"))) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Published files of other projects load under their own names and in their own layouts."""
+"""Published files of other projects load under their original names and layouts."""
 import json
 import os
 import shutil
@@ -45,7 +45,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a copy of them that may be damaged."""
+    """Working folder with a copy of the published files, which may be damaged."""
     shutil.copytree(published, tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "checkpoints" / "t2m"
@@ -117,7 +117,7 @@ def spoil(home: Path, name: str, change: Callable[[dict[str, Tensor]], None]) ->
 
 
 def damages(tensor: str) -> dict[str, Callable[[dict[str, Tensor]], None]]:
-    """Kinds of damage to a tensor, by the word in the message."""
+    """Return ways to damage a tensor, by the word in the error message."""
     return {"missing": lambda state: state.pop(tensor), "shape": lambda state: state.update({tensor: torch.zeros(3)}),
             "unexpected": lambda state: state.update({f"{tensor}_of_another": torch.zeros(3)})}
 
@@ -138,7 +138,7 @@ def test_a_wrong_file_is_refused_by_its_first_bad_tensor(home: Path, name: str, 
 
 
 class Attack:
-    """A pickle that creates a file if it is loaded unsafely."""
+    """Pickle that creates a file if it is loaded unsafely."""
 
     def __reduce__(self) -> tuple[object, tuple[str, ...]]:
         return os.mkdir, ("attacked",)
@@ -192,7 +192,7 @@ FULL_SIZE = {
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter")
 @pytest.mark.parametrize("fixture", FULL_SIZE)
 def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: Path, fixture: str) -> None:
-    """Documented names and shapes, filled with zeros that take no memory, without options except names."""
+    """Uses the documented names and shapes, with zeros that take no memory, and no options except names."""
     key, load = FULL_SIZE[fixture]
     parameters = shapes_of(json.loads((GOLDEN / "models" / f"{fixture}.json").read_text()))
     state = {name: torch.zeros(1).expand(shape) if shape else torch.zeros(()) for name, shape in parameters.items()}
@@ -214,7 +214,7 @@ def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: P
 
 @with_golden
 def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
-    """Documented names and shapes, with all layers of a stack like the first, for OPT-2.7B with adapters."""
+    """Uses the documented names and shapes of OPT-2.7B with adapters, with all layers of a stack like the first."""
     peft = pytest.importorskip("peft", reason="the adapters of M2T need peft")
     from transformers import OPTConfig, OPTForCausalLM
 

@@ -1,4 +1,4 @@
-"""The Q-Former compared with transformers' BERT, its masks, and its initialisation."""
+"""The Q-Former: comparison with transformers' BERT, masks and initialisation."""
 import json
 from pathlib import Path
 

@@ -46,7 +46,7 @@ LOGS = {"ptc": "lamp"}
 
 
 def job(stage: str, suffix: str, *more: str) -> list[str]:
-    """A script and its arguments: the run ``<stage>_<suffix>``."""
+    """Return a script and its arguments for the run ``<stage>_<suffix>``."""
     script, arguments = STAGES[stage]
     return [script, "--name", f"{stage}_{suffix}", "--data_root", "data", *SHARED, *arguments, *more]
 
@@ -57,7 +57,7 @@ def alone(folder: Path, line: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage was trained by one process and by two processes."""
+    """Folder in which every stage was trained by one process and by two processes."""
     folder = tmp_path_factory.mktemp("ranks")
     make_dataset(folder / "data")
     make_bert(folder / "bert")
@@ -86,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curve(folder: Path, stage: str, suffix: str, part: str = "train") -> dict[str, list[float]]:
-    """Values of a run by name, one per step."""
+    """Return the values of a run by name, one per step."""
     log = EventAccumulator(str(folder / "log" / LOGS.get(stage, stage) / "t2m" / f"{stage}_{suffix}"))
     log.Reload()
     return {key: [event.value for event in log.Scalars(key)] for key in log.Tags()["scalars"] if key.startswith(part)}
@@ -108,7 +108,7 @@ def test_two_processes_have_the_numbers_of_one(runs: Path, stage: str, part: str
 
 @pytest.mark.parametrize("stage", ["vq", "t2m"])
 def test_a_batch_in_parts_has_the_gradient_of_the_batch(runs: Path, stage: str) -> None:
-    """In the first step only, because codes are learned one part at a time."""
+    """Holds in the first step only, because codebooks are updated part by part."""
     one, parts = (curve(runs, stage, suffix) for suffix in ("one", "parts"))
     steps = slice(None) if stage == "t2m" else slice(1)
     assert parts["train/loss"][steps] == pytest.approx(one["train/loss"][steps], **CLOSE)

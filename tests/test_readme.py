@@ -1,4 +1,4 @@
-"""Commands and links in the README and docs/ work."""
+"""Commands and links in the README and in docs/ work."""
 import importlib
 import json
 import re
@@ -49,7 +49,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands(*pages: Path) -> list[str]:
-    """Python commands in the shell blocks of pages, in their order."""
+    """Return the Python commands in the shell blocks of pages, in order."""
     blocks = re.findall(r"```bash\n(.*?)```", "\n".join(page.read_text() for page in pages), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return list(dict.fromkeys(line for line in lines if line.startswith("python ")))

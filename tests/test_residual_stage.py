@@ -1,4 +1,4 @@
-"""The residual layers in training and in the generation pipeline."""
+"""Residual layers in training and in the generation pipeline."""
 import argparse
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_the_base_layer_is_the_same_with_and_without_the_layers_above(toy_models
 
 
 class Knowing:
-    """A residual model that returns given tokens and records its arguments."""
+    """Residual model that returns given tokens and records its arguments."""
 
     def __init__(self, tokens: list[torch.Tensor]) -> None:
         self.tokens = tokens

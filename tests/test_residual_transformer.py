@@ -1,4 +1,4 @@
-"""The residual transformer: histories, tables, loss, generation."""
+"""The residual transformer: history embeddings, codebook tables, loss, generation."""
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def make(**changes: float) -> ResidualTransformer:
 
 @torch.no_grad()
 def liven(model: nn.Module) -> None:
-    """Enlarge the weights, so that every input affects the output."""
+    """Scale up the weights so that every input affects the output."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=parameter.shape[-1] ** -0.5)

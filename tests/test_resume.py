@@ -41,7 +41,7 @@ def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) ->
 
 
 def assert_equal(one: object, other: object) -> None:
-    """Assert that nested dicts and lists of tensors and numbers are equal, bit for bit."""
+    """Assert that nested dicts and lists of tensors and numbers are bitwise equal."""
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one:

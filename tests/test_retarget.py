@@ -1,4 +1,4 @@
-"""Retargeting to another skeleton: between rest poses, scaled, feet on the floor. Without Blender."""
+"""Retargeting to another skeleton, without Blender."""
 from collections.abc import Mapping
 
 import numpy as np
@@ -44,7 +44,10 @@ def about(axis: int, degrees: float) -> np.ndarray:
 
 def somebody(source: SourceRecording, arms_down: float = 0.0, facing: float = 0.0, unit: float = 1.0,
              longer: Mapping[str, float] | None = None) -> Character:
-    """The source's body with arms lowered and the whole body turned by degrees, in a unit, bones longer by a factor."""
+    """Return a character with the body of the source in another rest pose.
+
+    Arms are lowered and the body is turned, both in degrees. ``longer`` has length factors of bones.
+    """
     parents = PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}
     rest = {"Hips": np.zeros(3)}
     for bone, parent in parents.items():
@@ -58,7 +61,7 @@ def somebody(source: SourceRecording, arms_down: float = 0.0, facing: float = 0.
 
 
 def posed(character: Character, transfer: Transfer) -> dict[str, np.ndarray]:
-    """Positions of the bones of a posed character, (T, 3) each; bones without a rotation follow their parent."""
+    """Return the bone positions (T, 3) of a retargeted character. Bones without a rotation follow their parent."""
     places, turns = {"Hips": transfer.hips}, dict(transfer.turns)
     for bone, parent in (PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}).items():
         if bone in character.rest:
@@ -104,7 +107,7 @@ def test_ankles_travel_by_the_length_of_legs_whatever_the_proportions(name: str)
 
 @pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
 def test_a_standing_foot_is_as_level_and_as_high_as_at_rest(pitch: float) -> None:
-    """For any foot pitch of the standing source; sources differ by 25 degrees."""
+    """For any foot pitch of the standing source; skeletons differ by up to 25 degrees."""
     joints = MOTIONS["stand"].copy()
     for ankle, toe in ((7, 10), (8, 11)):
         length = np.linalg.norm(joints[0, toe] - joints[0, ankle])

@@ -1,4 +1,4 @@
-"""Rotations: comparison with scipy, and general properties."""
+"""Rotations: comparison with SciPy, and general properties."""
 import itertools
 
 import numpy as np

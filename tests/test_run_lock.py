@@ -1,4 +1,4 @@
-"""Two runs cannot write to one folder at the same time; the lock of a dead run does not count."""
+"""Two runs cannot write to the same folder. The lock of a dead run is ignored."""
 import os
 import signal
 import subprocess

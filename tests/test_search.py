@@ -1,4 +1,4 @@
-"""Search: nearest vectors, and galleries that stay in sync with their files."""
+"""Motion search: nearest neighbours, and galleries that follow changes of their files."""
 import os
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The work behind the app's tabs, without a browser: what is asked for is made, what is wrong is told, old files go."""
+"""The app without a browser: results, error messages, and deletion of old files."""
 import io
 import json
 import os
@@ -50,7 +50,7 @@ HOW = {"seed": 7, "guidance": 4.0}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """Toy models of every tab, and a gallery of three motions."""
+    """Toy models for every tab, and a gallery of three motions."""
     home = tmp_path_factory.mktemp("serving")
     make_models(home)
     make_captioner(home)
@@ -72,7 +72,7 @@ def ask(prompt: str = "a person walks", **more: object) -> Ask:
 
 
 def shown(shop: Workshop, room: str) -> list[dict]:
-    """The motions of the page of a room."""
+    """Return the motions on the page of a room."""
     return data_of(shop.rooms.find(room, "index.html").read_text())["motions"]
 
 
@@ -81,7 +81,7 @@ def joints_of(shop: Workshop, take: Take) -> np.ndarray:
 
 
 def upload(folder: Path, name: str, frames: int = 60) -> str:
-    """A walk as a file of its own, as the browser would send it."""
+    """Write a walk to a file, as the browser would upload it."""
     path = folder / name
     if name.endswith(".bvh"):
         write_text(path, joints_to_bvh(walking(frames), T2M, 20.0).text())
@@ -330,7 +330,7 @@ def test_the_history_is_each_visitors_own_survives_a_restart_and_is_searched(sho
 
 
 def queue_up(jobs: Jobs, names: str, gate: threading.Event) -> tuple[list[threading.Thread], list[str], list[str]]:
-    """A job for each letter of ``names``, its visitor, started in order; the first waits for the gate."""
+    """Start a job for each visitor in ``names``, in order. The first one waits for the gate."""
     done, refused, threads = [], [], []
 
     def start(name: str, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The 22 joints are found in foreign skeletons, by bone names or a mapping."""
+"""The 22 joints are found in other skeletons, by bone names or a mapping."""
 from dataclasses import replace
 from pathlib import Path
 

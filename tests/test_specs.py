@@ -1,4 +1,4 @@
-"""Data sets and skeletons are one table row each."""
+"""Data sets and skeletons are defined by one table row each."""
 from dataclasses import replace
 from pathlib import Path
 

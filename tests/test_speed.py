@@ -1,4 +1,4 @@
-"""Tolerances of networks in lower precision and compiled."""
+"""Accuracy of networks in lower precision and compiled."""
 from functools import partialmethod
 
 import numpy as np
@@ -35,7 +35,7 @@ def bf16() -> TextToMotion:
 
 @pytest.fixture(scope="module")
 def tokens(plain: TextToMotion) -> list[torch.Tensor]:
-    """Tokens (n, q) of motions of 30 and 20 tokens."""
+    """Tokens (n, q) of two motions, with n = 30 and 20."""
     return plain.tokens([Sample(TEXTS[0], 1, 120), Sample(TEXTS[1], 2, 80)])
 
 

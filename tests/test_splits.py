@@ -1,4 +1,4 @@
-"""Splits keep groups together, distribute kinds evenly and are deterministic for a seed."""
+"""Splits keep groups together, distribute kinds evenly and depend only on the seed."""
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -49,7 +49,7 @@ def test_the_seed_decides() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Forty clips of ten actors, some with twins, one without captions."""
+    """Forty clips of ten actors with mirrored twins, one of them without captions."""
     (tmp_path / "joints").mkdir()
     (tmp_path / "texts").mkdir()
     lines = []

@@ -1,4 +1,4 @@
-"""The loader rules of HumanML3D."""
+"""Loading rules of HumanML3D."""
 from pathlib import Path
 
 import numpy as np

@@ -149,7 +149,7 @@ def test_a_checkpoint_of_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def put(folder: Path, *stems: str) -> Path:
-    """A model's folder with empty files."""
+    """Write a model folder with empty files."""
     write_options(folder / "opt.txt", {"name": folder.name})
     for stem in stems:
         write_text(folder / "model" / stem, "")
@@ -205,7 +205,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, write: 
 
 
 class CountingEncoder:
-    """Features that encode length and first letter; counts its texts."""
+    """Text encoder whose features are length and first letter. Counts the encoded texts."""
 
     dim = 2
 

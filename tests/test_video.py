@@ -1,4 +1,4 @@
-"""Videos and contact sheets show every frame of a moving body, for any joints, path and caption."""
+"""Videos and contact sheets show every frame, for any joints, path and caption."""
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from visualization.video import CaptionMask, _at_rate, drawable, follow_scene, s
 
 
 def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndarray:
-    """A rest pose (T, J, 3) that glides along +x at ``speed`` m/s and lifts its left arm."""
+    """Return a rest pose (T, J, 3) that moves along +x at ``speed`` m/s and lifts its left arm."""
     pose = np.zeros((len(skeleton), 3))
     for chain in skeleton.chains:
         for parent, joint in zip(chain, chain[1:], strict=False):
@@ -28,7 +28,7 @@ def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndar
 
 
 def decode(path) -> tuple[dict, np.ndarray]:
-    """Metadata of the file, and its frames (T, H, W, 3)."""
+    """Return the metadata and the frames (T, H, W, 3) of a video file."""
     film = imageio_ffmpeg.read_frames(str(path))
     meta = next(film)
     frames = [np.frombuffer(frame, np.uint8).reshape(*meta["size"][::-1], 3) for frame in film]
@@ -36,7 +36,7 @@ def decode(path) -> tuple[dict, np.ndarray]:
 
 
 def share_of(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
-    """Share of pixels within 60 of ``colour``."""
+    """Return the fraction of pixels within 60 of ``colour``."""
     return float((np.abs(picture.astype(int) - colour).sum(-1) < 60).mean())
 
 
@@ -102,7 +102,7 @@ def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_pat
 
 @pytest.mark.parametrize("rate", [20, 30, 7])
 def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path, rate):
-    """Delays in a GIF are whole hundredths of a second, so they alternate if necessary."""
+    """GIF delays are whole hundredths of a second, so they alternate if necessary."""
     write_video(tmp_path / "a.gif", [walker(20)], ["a person glides"], fps=20, size=96, video_fps=rate)
     with Image.open(tmp_path / "a.gif") as film:
         assert (film.n_frames, film.size) == (rate, (96, 96))

@@ -1,4 +1,4 @@
-"""The tokenizers: shapes, round trips, and the learning of a codebook."""
+"""Tokenizers: shapes, round trips and codebook learning."""
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,7 +18,7 @@ TINY = {"dim_pose": DIM, "nb_code": 16, "code_dim": 8, "output_emb_width": 8, "w
 
 
 def tokenizer(layers: int, **settings: object) -> HumanVQVAE | RVQVAE:
-    """A tokenizer in eval mode with codebooks of the size that its latents have."""
+    """Return a tokenizer in eval mode with codebooks at the scale of its latents."""
     torch.manual_seed(0)
     model = build_tokenizer(VQConfig(**TINY | {"num_quantizers": layers} | settings)).eval()
     for quantizer in model.quantizers:
@@ -32,12 +32,12 @@ def motion(batch: int = 3, frames: int = 24) -> torch.Tensor:
 
 
 def rows_as_latent(rows: torch.Tensor) -> torch.Tensor:
-    """Rows (r, dim) as the latent (1, dim, r) of one clip."""
+    """Convert rows (r, dim) to the latent (1, dim, r) of one clip."""
     return rows.T.unsqueeze(0)
 
 
 def seeded(codes: int, dim: int, **settings: object) -> EmaQuantizer:
-    """A training quantizer with a random codebook that counts as learned."""
+    """Return a quantizer in training mode with a random, initialised codebook."""
     quantizer = EmaQuantizer(codes, dim, **settings).train()
     quantizer.codebook.copy_(torch.randn(codes, dim, generator=torch.Generator().manual_seed(2)))
     quantizer.seed_running_state()
@@ -136,7 +136,7 @@ def test_dead_codes_become_distinct_rows_and_their_sums_restart() -> None:
 
 
 def zipf_batches(steps: int) -> list[torch.Tensor]:
-    """Latents (8, 4, 80) around 256 centres; the k-th is used 1/k as often as the first."""
+    """Yield latents (8, 4, 80) around 256 centres, of which the k-th is used 1/k as often as the first."""
     draws = torch.Generator().manual_seed(6)
     centres = torch.randn(256, 4, generator=draws)
     shares = 1 / torch.arange(1, 257, dtype=torch.float)

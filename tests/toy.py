@@ -1,4 +1,4 @@
-"""A toy data set and randomly initialised toy language models for tests."""
+"""A toy data set and randomly initialised toy language models."""
 import contextlib
 import json
 import os
@@ -34,7 +34,7 @@ MOTIONS = {
 
 
 def clips(frames: int = 72) -> dict[str, tuple[str, np.ndarray]]:
-    """Captions and joints (T, 22, 3) by id, of slightly different lengths."""
+    """Return captions and joints (T, 22, 3) by id, with slightly different lengths."""
     made = {}
     for number, (caption, make) in enumerate(MOTIONS.items()):
         for take in range(2):
@@ -43,7 +43,7 @@ def clips(frames: int = 72) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def make_dataset(root: Path, dataset_name: str = "t2m") -> Path:
-    """A prepared data set in the layout of HumanML3D or KIT-ML; every clip is in train, some also in val and test."""
+    """Write a prepared data set in the layout of HumanML3D or KIT-ML. All clips are in train, some in val and test."""
     skeleton = SKELETONS[dataset_name]
     for folder in ("new_joints", "new_joint_vecs", "texts"):
         (root / folder).mkdir(parents=True)
@@ -67,12 +67,12 @@ def make_dataset(root: Path, dataset_name: str = "t2m") -> Path:
 
 
 def as_kit(joints: np.ndarray) -> np.ndarray:
-    """The 21 joints of KIT-ML from those of HumanML3D, close enough for a toy data set."""
+    """Convert joints of HumanML3D to the 21 joints of KIT-ML, close enough for a toy data set."""
     return joints[:, [0, 3, 6, 9, 15, 17, 19, 21, 16, 18, 20, 2, 5, 8, 11, 11, 1, 4, 7, 10, 10]]
 
 
 def make_bert(folder: Path, hidden: int = 32, layers: int = 2, heads: int = 2) -> Path:
-    """A randomly initialised BERT in the Hugging Face layout, with a vocabulary of the toy captions."""
+    """Write a randomly initialised BERT in the Hugging Face layout, with the vocabulary of the toy captions."""
     folder.mkdir(parents=True)
     words = sorted({word for caption in MOTIONS for word in caption.split()})
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -109,7 +109,7 @@ def make_bert(folder: Path, hidden: int = 32, layers: int = 2, heads: int = 2) -
 
 
 def make_glove(folder: Path, dim: int = 6) -> Path:
-    """Random word vectors of the words of the toy captions."""
+    """Write random word vectors for the words in the toy captions."""
     words = sorted({word for caption in MOTIONS for word in caption.split()})
     words = ["unk", "sos", "eos", *words]
     WordVectors(words, np.random.default_rng(0).normal(size=(len(words), dim))).save(folder)
@@ -117,7 +117,7 @@ def make_glove(folder: Path, dim: int = 6) -> Path:
 
 
 def make_llm(folder: Path) -> Path:
-    """A randomly initialised OPT in the Hugging Face layout, whose tokens are bytes and pairs of the toy captions."""
+    """Write a randomly initialised OPT in the Hugging Face layout, with a byte-level tokenizer for the toy captions."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
@@ -133,7 +133,7 @@ def make_llm(folder: Path) -> Path:
 
 
 def run_here(main: Callable[[], None], *arguments: object, cwd: Path) -> None:
-    """Run a script's ``main`` in ``cwd`` within this process, which has already imported slow libraries."""
+    """Run a script's ``main`` in ``cwd`` within this process, where slow libraries are already imported."""
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
         patch.setattr(sys, "argv", ["script", *map(str, arguments)])
         patch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -141,7 +141,7 @@ def run_here(main: Callable[[], None], *arguments: object, cwd: Path) -> None:
 
 
 def run_script(script: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    """Run a script of the project in ``cwd`` as a user would; with ``check`` it must succeed."""
+    """Run a script in ``cwd`` as a user would. With ``check``, it must succeed."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

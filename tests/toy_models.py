@@ -1,4 +1,4 @@
-"""Untrained toy models in the layout of checkpoints/, for tests that need no trained ones."""
+"""Untrained toy models in the layout of checkpoints/."""
 import shutil
 from pathlib import Path
 
@@ -31,8 +31,7 @@ RES = {"num_quantizers": 2, "share_weight": True, "published_behaviour": False}
 
 
 def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
-    """A tokenizer ``vq``, a LaMP ``lamp``, a masked transformer ``t2m``, a residual one ``res`` and a length
-    estimator ``len``, each naming those before it, under ``folder``."""
+    """Write the models ``vq``, ``lamp``, ``t2m``, ``res`` and ``len`` under ``folder``, each using previous ones."""
     torch.manual_seed(0)
     home = folder / dataset_name
     tokenizer = make_tokenizer(home / "vq", dataset_spec(dataset_name).dim_pose)
@@ -56,7 +55,7 @@ def make_models(folder: Path, dataset_name: str = "t2m") -> Path:
 
 
 def make_captioner(folder: Path, dataset_name: str = "t2m") -> None:
-    """A captioning model ``m2t`` on the LaMP of ``make_models`` in ``folder``."""
+    """Write a captioning model ``m2t`` for the LaMP of ``make_models`` in ``folder``."""
     torch.manual_seed(1)
     options = M2T | {"lamp_name": "lamp", "vq_name": "vq"}
     model = build_captioner(DecoderConfig.from_options(options), load_lamp("lamp", dataset_spec(dataset_name), folder))
@@ -64,7 +63,7 @@ def make_captioner(folder: Path, dataset_name: str = "t2m") -> None:
 
 
 def make_tokenizer(folder: Path, dim: int, **settings: object) -> HumanVQVAE | RVQVAE:
-    """A tokenizer of features ``dim`` wide, with its normalisation."""
+    """Write and return a tokenizer for features of width ``dim``, with normalisation statistics."""
     options = VQ | settings
     tokenizer = build_tokenizer(VQConfig(dim_pose=dim, **options))
     for quantizer in tokenizer.quantizers:
@@ -76,7 +75,7 @@ def make_tokenizer(folder: Path, dim: int, **settings: object) -> HumanVQVAE | R
 
 
 def make_evaluator(folder: Path, dataset_name: str = "t2m") -> Path:
-    """An untrained evaluator with its normalisation and word vectors, in ``folder``."""
+    """Write an untrained evaluator with normalisation statistics and word vectors to ``folder``."""
     dim = dataset_spec(dataset_name).dim_pose
     config = EvaluatorConfig(dim_pose=dim, dim_movement_enc_hidden=8, dim_movement_latent=8, dim_word=6,
                              dim_motion_hidden=8, dim_text_hidden=8, dim_coemb_hidden=5)
@@ -88,6 +87,6 @@ def make_evaluator(folder: Path, dataset_name: str = "t2m") -> Path:
 
 
 def save(folder: Path, options: dict[str, object], content: dict[str, object]) -> None:
-    """A model's folder with its options and a checkpoint ``latest.tar``."""
+    """Write a model folder with options and a checkpoint ``latest.tar``."""
     write_options(folder / "opt.txt", {"name": folder.name, **options})
     save_checkpoint(folder / "model" / "latest.tar", content)

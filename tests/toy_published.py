@@ -35,7 +35,7 @@ VQ_RUN = {"vq_norm": "None", "vq_act": "relu", "dilation_growth_rate": 3, "mu": 
 
 
 def put(folder: Path, file: str, content: dict[str, object], options: dict[str, object] | None = None) -> None:
-    """A published folder: ``opt.txt`` as written by the original code, and a checkpoint with trainer state."""
+    """Write a published folder: ``opt.txt`` as in the original code, and a checkpoint with trainer state."""
     (folder / "model").mkdir(parents=True)
     if options is not None:
         lines = [f"{key}: {value}" for key, value in sorted({"name": folder.name, **RUN, **options}.items())]
@@ -46,7 +46,7 @@ def put(folder: Path, file: str, content: dict[str, object], options: dict[str, 
 
 
 def live(model: nn.Module) -> nn.Module:
-    """Enlarge the weights, so that every input matters."""
+    """Scale up the weights so that every input affects the output."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
@@ -70,7 +70,7 @@ def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 
 def make_published(checkpoints: Path) -> Path:
-    """Write all of them under ``checkpoints``, with the CLIP model and vocabulary that they need."""
+    """Write all published layouts under ``checkpoints``, with the CLIP model and vocabulary they need."""
     torch.manual_seed(0)
     home = checkpoints / "t2m"
     sizes = {"width": 8, "code_dim": 8, "output_emb_width": 8, "nb_code": 16, "depth": 2, "stride_t": 2}
@@ -107,8 +107,11 @@ def make_published(checkpoints: Path) -> Path:
 
 
 def put_captioner(checkpoints: Path, llm: Path, old_names: bool = False) -> dict[str, Tensor]:
-    """M2T as it was released, ``M2T/model/m2t.pth`` beside the others: the language model in it twice, adapters in
-    both, and parts that nothing calls. ``old_names`` are those of early releases of peft. What it computes with."""
+    """Write the captioning model as released (``M2T/model/m2t.pth``) and return the model it contains.
+
+    The file has the language model twice, with adapters in both, and unused parts. ``old_names`` uses the parameter
+    names of early peft releases.
+    """
     torch.manual_seed(2)
     lamp = load_lamp("h3d-qformer", dataset_spec("t2m"), checkpoints)
     settings = {"llm": str(llm), "block_size": 24}

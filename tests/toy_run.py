@@ -1,4 +1,4 @@
-"""A run with known values: one weight with a constant gradient."""
+"""A toy training run: one weight with a constant gradient."""
 import argparse
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from utils.runtime import BatchSlice
 
 
 class Numbers(Dataset):
-    """Items that encode their epoch, in hundreds, and their index."""
+    """Data set whose items encode their epoch (in hundreds) and their index."""
 
     def __init__(self, length: int) -> None:
         self.length, self.epoch = length, 0
@@ -27,7 +27,7 @@ class Numbers(Dataset):
 
 
 class Pull(Stage):
-    """A stage with one weight and the gradient ``slope``; validation metrics are predefined."""
+    """Training stage with one weight, the gradient ``slope`` and predefined validation metrics."""
 
     name = "pull"
     state_key = "pull_model"
@@ -55,7 +55,7 @@ class Pull(Stage):
 
 
 def options(**given: object) -> argparse.Namespace:
-    """Options of a run of at most ten epochs on the CPU."""
+    """Return options for a run of at most ten epochs on the CPU."""
     return argparse.Namespace(**{
         "name": "run", "dataset_name": "t2m", "checkpoints_dir": "checkpoints", "gpu_id": -1, "seed": 1,
         "batch_size": 2, "betas": (0.9, 0.99), "max_epoch": 10, "total_iter": 0, "lr": 0.1, "weight_decay": 0.0,

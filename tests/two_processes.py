@@ -1,4 +1,4 @@
-"""Run the training commands in ``JOBS.json`` in sequence in the processes of a launcher."""
+"""Run the training commands in ``JOBS.json`` in sequence, in the processes of a launcher."""
 import importlib
 import json
 import sys
@@ -16,7 +16,7 @@ from tests.toy import run_here
 
 
 def without_dropout() -> None:
-    """Disable dropout, the only random numbers that differ between processes, to compare them."""
+    """Disable dropout, the only random numbers that differ between processes."""
     nn.Dropout.forward = lambda _, x: x
 
 

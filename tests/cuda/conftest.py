@@ -1,4 +1,4 @@
-"""The device of these tests: CUDA, or the CPU for a trial run (``CUDA_TESTS_DEVICE=cpu``)."""
+"""Device of the CUDA tests: CUDA, or the CPU for a trial run (``CUDA_TESTS_DEVICE=cpu``)."""
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def device() -> torch.device:
 
 @pytest.fixture
 def real_device(device: torch.device) -> torch.device:
-    """The device, for a test that needs CUDA."""
+    """The device, for a test that needs CUDA itself."""
     if device.type != "cuda":
         pytest.skip("needs CUDA itself")
     return device
@@ -34,7 +34,7 @@ def real_device(device: torch.device) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def traced_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, graphs are traced but not compiled, which would take minutes."""
+    """On the CPU, trace graphs without compiling them, which takes minutes."""
     if STAND_IN:
         compiled: Callable[..., None] = nn.Module.compile
         monkeypatch.setattr(nn.Module, "compile", lambda module, **given: compiled(module, backend="eager", **given))

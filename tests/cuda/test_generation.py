@@ -1,4 +1,4 @@
-"""Generation on CUDA: equal to the CPU within tolerance, in lower precision, and compiled."""
+"""Generation on CUDA matches the CPU, also in lower precision and compiled."""
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Training on CUDA: every stage in every mode, data on the device, and two ranks."""
+"""Training on CUDA: every stage in every mode, and data on the device."""
 import importlib
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def steps_of(folder: Path, stage: str, run: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(device: torch.device, folder: Path) -> Path:
-    """Train every stage in float32, each on the output of the previous ones, as run ``<stage>_one``."""
+    """Folder in which every stage was trained in float32 as run ``<stage>_one``, each on the previous stages."""
     for stage in STAGES:
         train(device, folder, stage, *arguments(stage, "one"))
     return folder

@@ -1,1 +1,1 @@
-"""Parity checks: each module lists the fixtures that it knows (``MODELS``, ``MOTION``) and compares them."""
+"""Parity checks. Each module lists the fixtures that it can check in ``MODELS`` and ``MOTION``."""

@@ -1,4 +1,4 @@
-"""Parity checks of BVH reading and writing and of foot locking."""
+"""Parity checks of BVH files and foot locking."""
 from itertools import combinations
 from pathlib import Path
 
@@ -26,14 +26,14 @@ def _through_file(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def _bone_lengths(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, J - 1) in the order of the file."""
+    """Return bone lengths (T, J - 1) in the order of the BVH file."""
     rig = rig_of(skeleton)
     bones = joints[:, list(rig.order)] - joints[:, [rig.order[parent] for parent in rig.parents]]
     return np.linalg.norm(bones, axis=-1)[:, 1:]
 
 
 def _rigid_distances(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(T, n): bone lengths, and the distances between children of one joint."""
+    """Return bone lengths and the distances between siblings, as (T, n)."""
     parents = skeleton.parents
     pairs = [(a, b) for a, b in combinations(range(1, len(parents)), 2) if parents[a] == parents[b]]
     first, second = zip(*pairs, strict=True)
@@ -42,7 +42,7 @@ def _rigid_distances(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 
 def check_conversion(report: Report) -> None:
-    """Foot locking must equal the published one; our fit must be closer to its input than the published fit."""
+    """Check that foot locking equals the published one, and that our BVH fit is closer than the published fit."""
     arrays = report.arrays
     report.required("joints")
     report.inputs("plain", "plain_ik")
@@ -71,7 +71,7 @@ def _check_published_fit(name: str, source: np.ndarray, fitted: np.ndarray, skel
 
 
 def check_bvh(path: Path, joints_path: Path | None, report: Report) -> None:
-    """Joints stored with a BVH are its forward kinematics; writing and reading preserves it."""
+    """Check that stored joints are the forward kinematics of a BVH, and that writing and reading preserves it."""
     bvh = read_bvh(path)
     again = parse_bvh(bvh.text())
     for label in ("names", "parents", "channels"):

@@ -122,7 +122,7 @@ def _check_multimodality(report: Report) -> None:
 
 
 def check_word_classes(content: dict[str, Any], report: Report) -> None:
-    """Check the class of tokens and whether they fall back to ``unk``, given the known words."""
+    """Check the class of each token and whether it falls back to ``unk``, given the known words."""
     known = set(content["known_words"])
     for token, class_index, unknown in content["tokens"]:
         report.equal(f"class of {token}", word_class(token, known), class_index)

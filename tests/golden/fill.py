@@ -1,4 +1,4 @@
-"""The weights of the parity fixtures: a tensor's values depend on its name and shape only."""
+"""Weights of the parity fixtures, which depend only on the name and shape of a tensor."""
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def fill(name: str, shape: Sequence[int]) -> np.ndarray:
-    """Values (float32, of ``shape``) of the tensor ``name``.
+    """Return the float32 values of the tensor ``name``.
 
-    Drawn from N(0, 1) by a generator seeded with the CRC-32 of the name; divided by the root of the fan-in (all
-    sizes but the first) where there are two or more dimensions, else a tenth of it, around 1 for ``*weight``.
+    They are sampled from N(0, 1) by a generator seeded with the CRC-32 of the name. With two or more dimensions they
+    are divided by the root of the fan-in (all sizes except the first), else by ten, and centred at 1 for ``*weight``.
     """
     shape = tuple(shape)
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
@@ -24,7 +24,7 @@ def fill(name: str, shape: Sequence[int]) -> np.ndarray:
 
 @torch.no_grad()
 def fill_state_dict(state_dict: Mapping[str, Tensor], skip: Sequence[str] = ()) -> None:
-    """Fill the floating-point tensors of a state dict in place, except those whose names end with one of ``skip``."""
+    """Fill the floating-point tensors of a state dict in place, except names that end with one of ``skip``."""
     for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not name.endswith(tuple(skip)):
             tensor.copy_(torch.from_numpy(fill(name, tensor.shape)))

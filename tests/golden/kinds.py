@@ -45,14 +45,11 @@ _OPEN_KINDS = (
 
 
 class UnknownFixture(Exception):
-    """No check matches the content of a fixture."""
+    """Raised if no check matches the content of a fixture."""
 
 
 def model_kind(model: str, parameters: Iterable[str] = ()) -> tuple[str, ...] | None:
-    """The kind of a model, by the words of its name or, if ambiguous, the names of its parameters.
-
-    None where nothing fits.
-    """
+    """Return the kind of a model from the words in its name and, if ambiguous, its parameter names, or None."""
     spoken = re.findall(r"[a-z0-9]+", model.casefold().replace("-", ""))
 
     def says(words: Iterable[str]) -> bool:
@@ -65,9 +62,9 @@ def model_kind(model: str, parameters: Iterable[str] = ()) -> tuple[str, ...] | 
 
 
 def find_model_check(manifest: Mapping[str, Any], checks: Mapping[str, ModelCheck]) -> ModelCheck:
-    """The check for a manifest: by its exact ``model``, else by the kind of its name and parameters.
+    """Return the check for the ``model`` in a manifest, found by exact name or else by kind.
 
-    Raises ``UnknownFixture`` where the name fits nothing.
+    Raises ``UnknownFixture`` if there is none.
     """
     model = str(manifest["model"])
     if model in checks:
@@ -80,9 +77,9 @@ def find_model_check(manifest: Mapping[str, Any], checks: Mapping[str, ModelChec
 
 
 def find_motion_check(names: Iterable[str], checks: Iterable[tuple[tuple[str, ...], MotionCheck]]) -> MotionCheck:
-    """The first check that knows one of the arrays; each lists the names or patterns of its arrays.
+    """Return the first check that lists one of the array ``names``, possibly as a pattern.
 
-    Raises ``UnknownFixture`` where none does.
+    Raises ``UnknownFixture`` if there is none.
     """
     names = sorted(names)
     for patterns, check in checks:
@@ -92,7 +89,7 @@ def find_motion_check(names: Iterable[str], checks: Iterable[tuple[tuple[str, ..
 
 
 def skeleton_of(joints_num: int) -> Skeleton:
-    """The skeleton with this number of joints. Raises ``UnknownFixture`` if there is none."""
+    """Return the skeleton with this number of joints. Raises ``UnknownFixture`` if there is none."""
     for skeleton in SKELETONS.values():
         if len(skeleton) == joints_num:
             return skeleton

@@ -1,4 +1,4 @@
-"""Parity checks of the Q-Former, the pretraining model and the front end of captioning."""
+"""Parity checks of the Q-Former, the pretraining model and the motion prefix of captioning."""
 import re
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ LOOSE_NAMES = (*TIED_NAMES, POSITION_IDS)
 
 
 def qformer_config(manifest: Manifest, prefix: str = "Qformer.") -> QFormerConfig:
-    """Sizes of the Q-Former under ``prefix``."""
+    """Infer the sizes of the Q-Former under ``prefix``."""
     shapes = shapes_of(manifest)
     vocab, hidden = shapes[f"{prefix}bert.embeddings.word_embeddings.weight"]
     layer = f"{prefix}bert.encoder.layer."
@@ -42,7 +42,7 @@ def qformer_config(manifest: Manifest, prefix: str = "Qformer.") -> QFormerConfi
 
 
 def _heads(manifest: Manifest, hidden: int) -> int:
-    """Attention heads of a Q-Former: its setting, else the model's if it has no other transformer."""
+    """Return the number of attention heads of a Q-Former: its setting, or the model's if that is unambiguous."""
     names = ("heads", "n_heads", "num_heads", "num_attention_heads")
     told = setting(manifest, "qformer")
     if isinstance(told, str) and (words := re.search(r"\b(\d+) heads\b", told)):

@@ -1,4 +1,4 @@
-"""Read a manifest: sizes from the shapes of parameters, everything else from settings."""
+"""Read manifests: sizes from parameter shapes, everything else from settings."""
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,22 +15,22 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def shapes_of(manifest: Manifest) -> Shapes:
-    """Shape by parameter name. Raises ``ValueError`` if the manifest lists no parameters."""
+    """Return the shape of each parameter. Raises ``ValueError`` if the manifest lists no parameters."""
     if "parameters" not in manifest:
         raise ValueError("the manifest lists no parameters")
     return {name: tuple(shape) for name, shape, *_ in manifest["parameters"]}
 
 
 def indices(shapes: Shapes, before: str, after: str = r"\..*") -> list[int]:
-    """The numbers between ``before`` and ``after`` (a pattern) in names of parameters, ascending."""
+    """Return the sorted numbers between ``before`` and the pattern ``after`` in parameter names."""
     pattern = re.compile(re.escape(before) + r"(\d+)" + after)
     return sorted({int(match[1]) for name in shapes if (match := pattern.fullmatch(name))})
 
 
 def setting(manifest: Manifest, *names: str, default: Any = None, inside: str = "hyperparameters") -> Any:
-    """The setting of a model under one of ``names``, in the manifest's part ``inside`` or its subparts.
+    """Return a setting by any of its ``names``, from the part ``inside`` of the manifest or its subparts.
 
-    Names differ in case and hyphens without harm; ``None`` written as text counts as None.
+    Case and hyphens in names are ignored. The text "None" is converted to None.
     """
     for part in _parts(manifest.get(inside)):
         told = {_plain(key): value for key, value in part.items()}
@@ -41,8 +41,10 @@ def setting(manifest: Manifest, *names: str, default: Any = None, inside: str = 
 
 
 def filled(model: Network, report: Report, ignore: Sequence[str] = (), gradients: bool = False) -> Network:
-    """The model in eval mode with the fixture's weights, its parameters compared with the manifest's. Linear layers are
-    packed where generation would pack them, unless ``gradients`` are needed."""
+    """Fill a model with the fixture's weights in eval mode, and compare its parameters with the manifest.
+
+    Linear layers are packed as for generation, unless ``gradients`` are needed.
+    """
     report.parameters(model.state_dict(), ignore)
     fill_state_dict(model.state_dict(), skipped(report.manifest))
     model.eval()
@@ -52,12 +54,12 @@ def filled(model: Network, report: Report, ignore: Sequence[str] = (), gradients
 
 
 def skipped(manifest: Manifest) -> list[str]:
-    """Suffixes of the names that keep their values."""
+    """Return the suffixes of tensor names that keep their values."""
     return manifest.get("fill", {}).get("skip", [])
 
 
 def _parts(settings: Any) -> list[Mapping[str, Any]]:
-    """The mapping itself, then the mappings in it."""
+    """Return the mapping itself, then the mappings inside it."""
     if not isinstance(settings, Mapping):
         return []
     return [settings, *(value for value in settings.values() if isinstance(value, Mapping))]

@@ -43,7 +43,7 @@ _RANDOM = "random_"      # before the names of arrays that belong to features of
 
 
 def check_clip(report: Report) -> None:
-    """Check the arrays of a clip: raw joints, stages of processing, features, recovered joints."""
+    """Check the arrays of a clip: raw joints, processing stages, features and recovered joints."""
     arrays = report.arrays
     source, features = _source(arrays), None
     if source is not None:
@@ -60,9 +60,9 @@ def check_clip(report: Report) -> None:
 
 
 def _source(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """The joints that processing starts from; a stage does not change a clip that it has already processed.
+    """Return the array that processing starts from. Processing a processed clip again does not change it.
 
-    Joints beside features are what these were made of where they have one row more, else recovered from them.
+    Joints next to features are their source if they have one row more; otherwise they were recovered from them.
     """
     if "raw" not in arrays and len(arrays.get("joints", ())) == len(arrays.get("vecs", ())) + 1:
         return "joints"
@@ -70,7 +70,7 @@ def _source(arrays: Mapping[str, np.ndarray]) -> str | None:
 
 
 def _check_processing(source: str, report: Report) -> Tensor:
-    """Check joints through every stage. Returns their features."""
+    """Check every processing stage. Returns the features."""
     arrays = report.arrays
     skeleton = skeleton_of(arrays[source].shape[1])
     report.inputs(source, "target_offsets")
@@ -85,7 +85,7 @@ def _check_processing(source: str, report: Report) -> Tensor:
 
 
 def _target_offsets(report: Report, skeleton: Skeleton) -> np.ndarray | None:
-    """The bones that a clip was retargeted to: the fixture's, the skeleton's, or those of any retargeted pose."""
+    """Return the bones that a clip was retargeted to: the fixture's, the skeleton's, or those of a retargeted pose."""
     if "target_offsets" in report.arrays:
         return report.arrays["target_offsets"]
     if skeleton.target_offsets is not None:
@@ -115,7 +115,7 @@ def _check_features(computed: Processed, skeleton: Skeleton, expected: Tensor, t
 
 
 def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
-    """Features back to joints."""
+    """Check the joints recovered from features."""
     skeleton = skeleton_of(joints_of(features.shape[-1]))
     lengths = _length_tolerance(features)
     exact = f"{prefix}vecs" in report.arrays and not prefix  # else features are computed, or unbounded
@@ -134,7 +134,7 @@ def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
 
 
 def _check_data_set_facts(features: Tensor, report: Report) -> None:
-    """Check the facts of a data set: the body shared by all clips, and the statistics."""
+    """Check the reference body and the statistics of a data set."""
     arrays, skeleton = report.arrays, skeleton_of(joints_of(features.shape[-1]))
     if "raw" not in arrays:
         body = pose_offsets(features_to_joints(features[:1], skeleton)[0], skeleton)
@@ -149,7 +149,6 @@ def _check_data_set_facts(features: Tensor, report: Report) -> None:
 
 
 def check_mirror(report: Report) -> None:
-    """Check mirroring."""
     source = "joints" if "joints" in report.arrays else "raw"
     report.required(source)
     joints = report.arrays[source]
@@ -181,7 +180,7 @@ def check_rotations(report: Report) -> None:
 
 
 def _length_tolerance(features: Tensor) -> float:
-    """Tolerance for the unit of the features."""
+    """Return the tolerance of lengths in the unit of the features."""
     height = features[..., feature_groups(joints_of(features.shape[-1])).root_height].max()
     return _MILLIMETRES if height > _TALL else _METRES
 

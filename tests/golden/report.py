@@ -1,4 +1,4 @@
-"""Report of a parity check: compares the arrays of one fixture and marks them as checked."""
+"""Report of a parity check, which compares computed values with the arrays of a fixture."""
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,18 @@ ROUNDING = 8  # added to every tolerance: units in the last place of the stored 
 
 
 class Report:
-    """The outcome of one fixture.
+    """Outcome of checking one fixture.
 
-    A check hands each computed value in under the name of the array it must equal, and names the arrays that it
-    used as inputs. Differences are collected, not raised, so that one run tells all of them. Arrays are optional:
-    a value whose array the fixture has not is not compared, but a fixture that compares nothing fails, and so does
-    one with an array that no check asked for.
+    A check passes each computed value with the name of its array, and marks the arrays that it used as inputs.
+    Differences are collected instead of raised, so one run reports all of them. Values whose array is missing in the
+    fixture are not compared. A fixture fails if nothing is compared or if an array is never used.
 
     Attributes:
-        arrays: the fixture's arrays by name.
-        manifest: its manifest (empty where it has none).
-        folder: where the fixture lies (None for a fixture made in memory).
-        failures: a sentence per difference, in the order in which they were found.
-        worst: the largest error in units of its tolerance, over all of ``close``.
+        arrays: arrays of the fixture by name.
+        manifest: its manifest, or an empty dict.
+        folder: its folder, or None for a fixture in memory.
+        failures: one sentence per difference.
+        worst: largest error of ``close`` relative to its tolerance.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any] | None = None,
@@ -42,8 +41,8 @@ class Report:
     def close(self, name: str, actual: Values, tolerance: float, relative: bool = False) -> None:
         """Compare ``actual`` with the array ``name``: same shape, and all differences within ``tolerance``.
 
-        With ``relative`` the tolerance is in units of the largest magnitude in the array. The rounding of the stored
-        values comes on top.
+        With ``relative``, the tolerance is a fraction of the largest magnitude in the array. Rounding errors are
+        allowed too.
         """
         pair = self._pair(name, actual)
         if pair is None or pair[0].size == 0:
@@ -60,7 +59,7 @@ class Report:
             self.failures.append(f"{name}: off by {error:.3g}, tolerance {tolerance:.3g}")
 
     def exact(self, name: str, actual: Values) -> None:
-        """Compare ``actual`` with the array ``name``: same shape, every value equal."""
+        """Compare ``actual`` with the array ``name``: same shape and equal values."""
         pair = self._pair(name, actual)
         if pair is None:
             return
@@ -70,9 +69,9 @@ class Report:
             self.failures.append(f"{name}: {wrong} of {expected.size} values differ")
 
     def part(self, name: str, values: Tensor, dim: int) -> Tensor:
-        """The part of ``values`` along ``dim`` that the fixture stores as ``name``: the first ones, or every n-th.
+        """Return the part of ``values`` along ``dim`` that the fixture stores: the first ones, or every n-th.
 
-        Its size seldom leaves a choice; where it does, the part that is nearest to the array counts.
+        If the size allows several parts, the one closest to the array is returned.
         """
         if name not in self.arrays or self.arrays[name].ndim != values.dim():
             return values
@@ -85,20 +84,20 @@ class Report:
         return min(parts, key=lambda part: float((part - expected).abs().max()), default=values)
 
     def has(self, *names: str) -> bool:
-        """Whether the fixture has one of these arrays."""
+        """Return whether the fixture has one of these arrays."""
         return any(name in self.arrays for name in names)
 
     def inputs(self, *names: str) -> None:
-        """Mark arrays that the check reads as inputs, if the fixture has them."""
+        """Mark arrays as inputs of the check."""
         self._checked.update(names)
 
     def tensors(self, *names: str) -> list[Tensor | None]:
-        """Inputs as tensors (float32, int64 or bool), marked as checked; None if the fixture lacks the array."""
+        """Return inputs as tensors (float32, int64 or bool), or None if the fixture lacks the array."""
         self.inputs(*names)
         return [_to_tensor(self.arrays[name]) if name in self.arrays else None for name in names]
 
     def required(self, *names: str) -> list[Tensor]:
-        """``tensors`` that the check requires. Raises ``ValueError`` if one is missing."""
+        """Return inputs as tensors. Raises ``ValueError`` if the fixture lacks one."""
         missing = [name for name in names if name not in self.arrays]
         if missing:
             raise ValueError(f"the fixture lacks the inputs {', '.join(missing)}")
@@ -110,9 +109,9 @@ class Report:
         self._same(label, actual, expected)
 
     def parameters(self, state_dict: Shaped, ignore: Iterable[str] = ()) -> None:
-        """Compare names and shapes of a state dict with the manifest's ``parameters``.
+        """Compare names and shapes of a state dict with the ``parameters`` of the manifest.
 
-        Names that end with one of ``ignore`` may be missing on either side (tied tensors, fixed tables).
+        Names that end with one of ``ignore`` (tied tensors, fixed tables) may be missing on either side.
         """
         if "parameters" not in self.manifest:
             self.failures.append("parameters: the manifest has none")
@@ -129,7 +128,7 @@ class Report:
             self._same(f"shape of {name}", actual[name], expected[name])
 
     def finish(self) -> None:
-        """Count every unchecked array as a failure, and a check that compared nothing."""
+        """Report unused arrays, or that nothing was compared, as failures."""
         forgotten = sorted(self.arrays.keys() - self._checked)
         if forgotten:
             self.failures.append(f"nothing checks {', '.join(forgotten)}")
@@ -141,7 +140,7 @@ class Report:
             self.failures.append(f"{label}: {_short(actual)} instead of {_short(expected)}")
 
     def _pair(self, name: str, actual: Values) -> tuple[np.ndarray, np.ndarray] | None:
-        """Expected and actual values; None if the fixture lacks the array or the shapes differ."""
+        """Return expected and actual values, or None if the fixture lacks the array or the shapes differ."""
         if name not in self.arrays:
             return None
         self._checked.add(name)

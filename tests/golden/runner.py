@@ -1,4 +1,4 @@
-"""Find the fixtures in folders, run the check of each, and print a line for each."""
+"""Find fixtures in folders, check each, and print one line per fixture."""
 import gc
 import json
 import time
@@ -20,7 +20,7 @@ MOTION: list[tuple[tuple[str, ...], MotionCheck]] = bvh.MOTION + motion.MOTION +
 
 @dataclass(frozen=True)
 class Fixture:
-    """The files of one fixture: same folder, same stem."""
+    """Files of one fixture, which have the same folder and stem."""
 
     name: str               # path relative to the given folder, for display
     path: Path              # .npz, .json or .bvh: the file to check
@@ -29,7 +29,7 @@ class Fixture:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of the check of one fixture."""
+    """Result of checking one fixture."""
 
     name: str
     failures: tuple[str, ...]
@@ -37,7 +37,7 @@ class Outcome:
     seconds: float
 
     def line(self) -> str:
-        """One line for display."""
+        """Format the result as one line."""
         if not self.failures:
             return f"{self.name}  ok  {self.seconds:.1f} s  worst error/tolerance {self.worst:.2g}"
         more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def find_fixtures(folder: Path) -> Iterator[Fixture]:
-    """The fixtures in a folder and its subfolders, sorted by path."""
+    """Yield the fixtures in a folder and its subfolders, sorted by path."""
     paths = {path for path in folder.rglob("*") if path.suffix in (".npz", ".json", ".bvh", ".npy") and path.is_file()}
     for path in sorted(paths):
         belongs_to = {".json": ".npz", ".npy": ".bvh"}.get(path.suffix)
@@ -56,7 +56,7 @@ def find_fixtures(folder: Path) -> Iterator[Fixture]:
 
 
 def run_fixture(fixture: Fixture) -> Outcome:
-    """Run the check of one fixture. Any error becomes a failure of this fixture."""
+    """Check one fixture. Any error becomes a failure of this fixture."""
     start = time.perf_counter()
     report = Report({}, folder=fixture.path.parent)
     try:
@@ -95,7 +95,7 @@ def _check(fixture: Fixture, report: Report) -> None:
 
 
 def check_arrays(report: Report) -> None:
-    """Run the check that matches the arrays and, for a model, the manifest. Raises ``UnknownFixture`` if none does."""
+    """Run the check that matches the manifest or the arrays. Raises ``UnknownFixture`` if there is none."""
     manifest = report.manifest
     if "model" in manifest:
         check = find_model_check(manifest, MODELS)
@@ -108,7 +108,7 @@ def check_arrays(report: Report) -> None:
 
 
 def _compare_with_manifest(report: Report) -> None:
-    """Stored arrays must match the manifest; arrays are optional."""
+    """Check that stored arrays match the manifest. Arrays may be missing."""
     for name, stored in report.arrays.items():
         facts = report.manifest.get("arrays", {}).get(name, {})
         for label, fact in (("shape", list(stored.shape)), ("dtype", str(stored.dtype))):
@@ -124,7 +124,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def run(folders: Iterable[Path], say: Callable[[str], None] = print) -> tuple[int, int]:
-    """Run every fixture of the folders once, print a line for each, and return the numbers of passes and failures."""
+    """Check all fixtures in the folders once and print one line each. Returns the numbers of passes and failures."""
     seen: set[Path] = set()
     passed = failed = 0
     for folder in folders:

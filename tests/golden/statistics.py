@@ -1,4 +1,4 @@
-"""Parity checks of the statistics of features."""
+"""Parity checks of feature statistics."""
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -18,14 +18,14 @@ _COMPUTED = 1e-4    # if a clip's features are computed, not stored
 
 
 def biases(arrays: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Names of the arrays of biased stds, each with its bias."""
+    """Yield the names of arrays of biased stds, with their bias."""
     for name in arrays:
         if name.startswith(BIAS):
             yield name, float(name.removeprefix(BIAS).replace("_", "."))
 
 
 def grouped(std: np.ndarray) -> np.ndarray:
-    """A std (d,) averaged within each group of columns, which should not change it."""
+    """Average a std (d,) within each feature group, which does not change a valid one."""
     averaged = np.array(std, np.float64)
     for group in feature_groups(joints_of(len(averaged))):
         averaged[group] = averaged[group].mean()
@@ -35,7 +35,7 @@ def grouped(std: np.ndarray) -> np.ndarray:
 def check_statistics(report: Report) -> None:
     """Check mean, grouped std and biased stds of clips whose fixtures are in the same folder.
 
-    Which of them is not told: the subset that comes nearest counts.
+    The fixture does not say which clips were used, so the subset with the closest statistics is.
     """
     arrays = report.arrays
     given = {name: array for name, array in arrays.items() if name in ("mean", "std") or name.startswith(BIAS)}
@@ -64,7 +64,7 @@ def _tolerance(array: np.ndarray, exact: bool = True) -> float:
 
 
 def _features_beside(folder: Path | None, dim: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features (T, d) of width ``dim`` in a folder's fixtures: stored ones, and those of raw joints."""
+    """Return features (T, d) of width ``dim`` in a folder's fixtures: stored ones, and those computed from joints."""
     stored, computed = [], []
     for path in sorted(folder.glob("*.npz")) if folder else ():
         with np.load(path) as arrays:
@@ -77,9 +77,9 @@ def _features_beside(folder: Path | None, dim: int) -> tuple[list[np.ndarray], l
 
 
 def _nearest(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> list[int]:
-    """The subset of clips whose statistics are closest to the given ones.
+    """Return the subset of clips with statistics closest to the given ones.
 
-    Of many clips only the first few are put together in all ways, besides all of them.
+    All subsets of the first ``_MOST_CLIPS`` clips are tried, and all clips together.
     """
     few = min(len(clips), _MOST_CLIPS)
     choices = np.array([choice for choice in product((0.0, 1.0), repeat=few) if any(choice)])
@@ -92,7 +92,7 @@ def _nearest(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> li
 
 
 def _statistics_of(choices: np.ndarray, parts: Sequence[ColumnStatistics]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and grouped std (s, d) of every selection (s, n), 0 or 1, of n parts."""
+    """Return mean and grouped std (s, d) of every selection in ``choices`` (s, n), with values 0 or 1, of n parts."""
     counts = np.array([part.count for part in parts])[:, None]
     means, squares = np.stack([part.mean for part in parts]), np.stack([part.squares for part in parts])
     centre = means.mean(0)  # close to all of them, so that the difference of squares below keeps its precision
@@ -105,5 +105,5 @@ def _statistics_of(choices: np.ndarray, parts: Sequence[ColumnStatistics]) -> tu
 
 
 def _factors(name: str, array: np.ndarray) -> np.ndarray:
-    """Factor of each column of the std in the array of this name."""
+    """Return the factor of each column of the std in the array of this name."""
     return biased_std(np.ones(len(array)), dict(biases([name]))[name]) if name.startswith(BIAS) else np.ones(len(array))

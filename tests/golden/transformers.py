@@ -25,7 +25,7 @@ UNREGISTERED = ("token_embed_weight", "output_proj_weight", "output_proj_bias")
 
 
 def _sizes(manifest: Manifest) -> dict[str, Any]:
-    """Sizes of the trunk under our names."""
+    """Infer the sizes of the transformer, under our option names."""
     shapes = shapes_of(manifest)
     dim, code_dim = shapes["input_process.poseEmbedding.weight"]
     return {
@@ -37,29 +37,29 @@ def _sizes(manifest: Manifest) -> dict[str, Any]:
 
 
 def _guided(report: Report, pattern: str) -> Iterator[tuple[str, float, re.Match]]:
-    """Names of the arrays of guided logits, with their scales."""
+    """Yield the names of arrays of guided logits, with their scales."""
     for name in report.arrays:
         if match := re.fullmatch(pattern, name):
             yield name, float(match["scale"].replace("_", ".").replace("p", ".")), match
 
 
 def _guided_tolerance(scale: float) -> float:
-    """Tolerance of guided logits: guidance multiplies the rounding errors of its two parts."""
+    """Return the tolerance of guided logits, as guidance multiplies rounding errors."""
     return TOLERANCE * max(1.0, abs(scale) + abs(scale - 1))
 
 
 def _generations(report: Report) -> list[str]:
-    """The generations in a fixture: ``gen0``, ``gen1``, ..."""
+    """Return the names of the generations in a fixture: ``gen0``, ``gen1``, ..."""
     return sorted({name.split("_")[0] for name in report.arrays if re.match(r"gen\d+_lens$", name)})
 
 
 def _told(manifest: Manifest, *names: str, default: Any) -> Any:
-    """A setting of generation."""
+    """Return a setting of generation."""
     return setting(manifest, *names, default=setting(manifest, *names, default=default), inside="generation")
 
 
 def _best_only(classes: int) -> float:
-    """The filter threshold that leaves one class, so that sampling is deterministic."""
+    """Return the filter threshold that keeps one class, so that sampling is deterministic."""
     return 1 - 0.5 / classes
 
 
@@ -122,7 +122,7 @@ def check_lamp(report: Report) -> None:
 
 
 def _check_causal(released: MaskTransformer, report: Report) -> None:
-    """Check the same weights with a causal mask; the fixture leaves padding visible there."""
+    """Check the same weights with causal attention, without a padding mask as in the fixture."""
     ids, cond = report.tensors("ids", "cond")
     if ids is None or cond is None or not report.has("logits_causal"):
         return
@@ -192,7 +192,7 @@ def _check_residual_logits(model: ResidualTransformer, codes: Tensor, cond: Tens
 
 
 def _widths(matrices: Sequence[tuple[int, ...]]) -> tuple[int, int, list[int]]:
-    """Input, output and hidden widths of consecutive linear layers."""
+    """Return input, output and hidden widths of consecutive linear layers."""
     return matrices[0][1], matrices[-1][0], [rows for rows, _ in matrices[:-1]]
 
 

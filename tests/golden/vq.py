@@ -17,9 +17,9 @@ DISTANCE_ROUNDING = 5e-8   # relative to the squared lengths whose difference is
 
 
 def vq_config(manifest: Manifest, encoder: str, codebook: str | None, num_quantizers: int = 1) -> VQConfig:
-    """Settings of the tokenizer whose encoder is under ``encoder``, in a manifest that may contain other models.
+    """Infer the settings of the tokenizer whose encoder is under ``encoder``, also in a manifest of several models.
 
-    Without a ``codebook`` the number of codes stays the published one.
+    Without a ``codebook``, the number of codes is the published one.
     """
     shapes = shapes_of(manifest)
     width, dim_pose, _ = shapes[f"{encoder}model.0.weight"]
@@ -39,7 +39,7 @@ def vq_config(manifest: Manifest, encoder: str, codebook: str | None, num_quanti
 
 
 def _norm(manifest: Manifest, shapes: Shapes, name: str) -> str | None:
-    """Kind of norm: parameters show whether there is one, settings which one."""
+    """Return the kind of normalisation layer. Parameters show whether there is one, settings which one."""
     if f"{name}.weight" not in shapes:
         return None
     batch = f"{name}.running_mean" in shapes
@@ -107,7 +107,7 @@ def _check_reconstruction(result: Reconstruction, motion: Tensor, report: Report
 
 
 def _check_margin(quantizers: list[EmaQuantizer], latents: list[Tensor], report: Report) -> None:
-    """Check the smallest gap between best and second-best squared distance over all tokens and layers."""
+    """Check the smallest gap between the best and second-best squared distance over all tokens and layers."""
     if not report.has("min_margin"):
         return
     margins, lengths = [], []
