@@ -1,4 +1,4 @@
-"""Reading and validation of constraint files in JSON format.
+"""Read and validate constraint files in JSON format.
 
 A file contains a list of constraints, or an object that maps prompt numbers, from 0, to such lists. ``docs/control.md``
 describes the kinds of constraints, coordinates and units.
@@ -38,7 +38,10 @@ class FileConstraints:
 
 
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
-    """Read a constraint file for ``prompts`` prompts. Raises ``InputError`` with the position of invalid content."""
+    """Read a constraint file, where ``prompts`` is the number of prompts of the run.
+
+    Raises ``InputError`` with the position of invalid content.
+    """
     text = read_text(path, "constraint file")
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))

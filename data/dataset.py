@@ -1,4 +1,4 @@
-"""Data sets: the table ``DATASETS`` of their properties, normalisation, and reading of features through a cache.
+"""Properties of the supported data sets (``DATASETS``), normalisation, and cached reading of features.
 
 Caches are in the folder ``cache`` of a data set and can be deleted at any time.
 """

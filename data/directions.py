@@ -1,4 +1,4 @@
-"""Controlled generation from prompts, constraint files and flags."""
+"""Generate controlled motions from prompts, constraint files and flags."""
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

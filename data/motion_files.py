@@ -1,4 +1,4 @@
-"""Reading of motion files: ``.npy`` with features or joints, BVH, and ASF/AMC."""
+"""Read motion files: ``.npy`` with features or joints, BVH, and ASF/AMC."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Conversion of constraints from files and flags to constraints on the frames of a motion."""
+"""Convert the entries of constraint files and flags to differentiable constraints on frames."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reading, cleaning and checking of captions and prompts."""
+"""Read, clean and check captions and prompts."""
 import functools
 import math
 import re

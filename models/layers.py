@@ -1,4 +1,4 @@
-"""Transformer encoder layers, and linear and convolution layers that use the faster of MKL and oneDNN on the CPU.
+"""Transformer encoder layers, and linear and convolutional layers that use the faster of MKL and oneDNN on the CPU.
 
 torch computes float32 matrix products with MKL, which selects kernels by CPU vendor and does not use AVX-512 on AMD.
 oneDNN selects them by instruction set. torch has no public operators for oneDNN products; versions without the private

@@ -248,7 +248,8 @@ def section(text: str) -> Section:
         raise argparse.ArgumentTypeError(f"must be like 0.3,0.6 or 20,40, not {text}") from error
     shares = "." in text
     if not 0 <= start < stop < (1.0 + 1e-9 if shares else float("inf")):
-        raise argparse.ArgumentTypeError(f"must be increasing{' fractions from 0.0 to 1.0' if shares else ''}, not {text}")
+        wanted = "increasing fractions from 0.0 to 1.0" if shares else "increasing"
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text}")
     return Section(start, stop, shares)
 
 

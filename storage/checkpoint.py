@@ -1,4 +1,4 @@
-"""Checkpoint files, ``opt.txt`` files, and the lookup of models by name."""
+"""Read and write checkpoints and ``opt.txt`` files, and find models by name."""
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Loading of captioning models and evaluators."""
+"""Load captioning models and evaluators by name."""
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

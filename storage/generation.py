@@ -1,4 +1,4 @@
-"""Loading of tokenizers, LaMP models, transformers and the text-to-motion pipeline."""
+"""Load tokenizers, LaMP models, transformers and the text-to-motion pipeline by name."""
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

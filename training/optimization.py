@@ -111,7 +111,7 @@ class WeightAverage:
 class GradientGuard:
     """Check for gradients that AdamW cannot use.
 
-    A gradient is bad if its squared norm is NaN or infinite in float32. This includes finite gradients whose squares
+    A gradient is invalid if its squared norm is NaN or infinite in float32. This includes finite gradients whose squares
     overflow: AdamW's second moments become infinite, and the parameter never changes again.
 
     Args:
@@ -121,7 +121,7 @@ class GradientGuard:
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], device: torch.device) -> None:
         self.watched = {name: parameter for name, parameter in named if parameter.requires_grad}
-        self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)  # parameters with a bad gradient
+        self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)  # parameters with an invalid one
         self.step = torch.full((), -1, device=device)                              # first step with one, or -1
 
     def look(self, step: int) -> None:
@@ -134,7 +134,7 @@ class GradientGuard:
         self.step.masked_fill_(clean & bad.any(), step)
 
     def check(self) -> None:
-        """Raise ``InputError`` with the names of the parameters if a gradient was bad."""
+        """Raise ``InputError`` with the names of the parameters if a gradient was invalid."""
         step = int(self.step)
         if step < 0:
             return

@@ -1,4 +1,4 @@
-"""Setup of training runs: folders, options, processes (based on ``accelerate``), and batches."""
+"""Set up training runs: folders, options, processes (with ``accelerate``), and batches."""
 import argparse
 import os
 import sys
@@ -126,7 +126,7 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name``, if it is needed and missing, to that of the resumed run, else to ``default_lamp``."""
+    """Set ``opt.lamp_name`` if it is needed and missing: to that of the resumed run, or else to ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}

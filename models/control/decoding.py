@@ -1,4 +1,4 @@
-"""Differentiable decoding of latents to joint positions, and closing of loops."""
+"""Decode latents to joint positions with gradients, and measure and close the seams of loops."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,7 +138,7 @@ class Closing:
 
 
 def _after_last(features: Tensor, metres: float) -> tuple[Tensor, Tensor]:
-    """Compute the turn in radians and the displacement (2,) in metres over all frames, including the last step."""
+    """Compute the turn (radians) and the displacement (2,) (metres) of one cycle of a loop."""
     root = root_motion(torch.cat([features, features[:1]]))
     return 2 * features[:, 0].sum(), metres * root.position[-1, [0, 2]]
 

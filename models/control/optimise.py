@@ -1,4 +1,4 @@
-"""Optimisation of a motion to meet constraints, without training.
+"""Optimise a motion to meet constraints, without training.
 
 Adam minimises the constraint errors over the latents of the motion, the input of the decoder (similar to DNO,
 Karunratanakul et al. 2024, and MaskControl, Pinyoanuntapong et al. 2025). Further loss terms keep the latents near the

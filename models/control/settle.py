@@ -1,4 +1,4 @@
-"""Correction of the constraint errors that remain after the latents are optimised, on the joint positions."""
+"""Correct joint positions to meet constraints, after the latents have been optimised."""
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Text and motion features of a trained LaMP model, and a check whether a prompt is familiar to it.
+"""Text and motion features of a trained LaMP model, and a score of how familiar a prompt is.
 
 Familiarity compares mean word embeddings, because LaMP's text features are close to a known motion even for unknown
 texts. A text is familiar if it is near a k-means centre of the training texts, and not closer to an example of a text
@@ -302,8 +302,8 @@ def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], l
                 width: int | None = None) -> tuple[Tensor, Tensor]:
     """Encode texts to word pieces and their mask (b, t) on the model's device, truncated to ``longest`` word pieces.
 
-    Texts are padded to ``width``, or to the longest one. Published models pad to ``longest``, as in training. So do
-    accelerators, where this is cheap and makes rounding errors independent of the other texts.
+    Texts are padded to ``width``, or to the longest one. For published models, they are padded to ``longest`` as in
+    training. This is also done on accelerators, to make rounding errors independent of the other texts.
     """
     device = model.query_tokens.device
     if model.config.published or device.type != "cpu":
