@@ -111,8 +111,8 @@ class WeightAverage:
 class GradientGuard:
     """Check for gradients that AdamW cannot use.
 
-    A gradient is invalid if its squared norm is NaN or infinite in float32. This includes finite gradients whose squares
-    overflow: AdamW's second moments become infinite, and the parameter never changes again.
+    A gradient is invalid if its squared norm is NaN or infinite in float32. This includes finite gradients whose
+    squares overflow: AdamW's second moments become infinite, and the parameter never changes again.
 
     Args:
         named: names and parameters, as returned by ``Module.named_parameters``.
