@@ -15,10 +15,10 @@ from torch import Tensor
 
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
-from storage.checkpoint import PRETRAINED, Source, find_source, read_state, save_weights, write_options
+from storage.checkpoint import PRETRAINED, Source, find_source, load_checkpoint, read_state, save_weights, write_options
 from storage.evaluation import read_networks
 from storage.generation import FAMILIARITY_FILE
-from utils import script
+from utils import InputError, script
 from utils.files import atomic_path
 
 STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
@@ -31,6 +31,18 @@ EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove
 EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "dense.weight", "query.weight", "key.weight", "value.weight",
               "linear1.weight", "linear2.weight")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
+
+
+def with_all_settings(source: Source) -> Source:
+    """Return ``source`` with the settings stored in its checkpoint.
+
+    Raises ``InputError`` if there are none: a released file has no settings, and its sizes would be lost.
+    """
+    if source.file.suffix != ".safetensors":
+        source = source.with_settings(load_checkpoint(source.file))
+    if not source.is_complete:
+        raise InputError(f"{source.file} was not trained by these scripts: it does not contain its settings")
+    return source
 
 
 def own_state(source: Source) -> dict[str, Tensor]:
@@ -51,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PRETRAINED, help="output folder")
     opt = parser.parse_args()
     for name in opt.names:
-        source = find_source(name, opt.dataset_name, opt.checkpoints_dir)
+        source = with_all_settings(find_source(name, opt.dataset_name, opt.checkpoints_dir))
         folder = opt.out / opt.dataset_name / source.folder.name
         save_weights(folder / "model" / f"{source.file.stem}.safetensors", own_state(source),
                      EIGHT_BITS)
