@@ -167,7 +167,7 @@ def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMoti
 
 def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
           texts: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compute rows by density, by joint and by both, without constraints, and for the real clips."""
+    """Compute the table rows: all motions, groups by density, by joint and by both, and the reference rows."""
     rest = {name: [row for row in found if row.density.startswith(name)] for name in (WITHOUT, TRUE)}
     made = [row for row in found if row.density in DENSITIES]
     groups = {"all": made} | rest

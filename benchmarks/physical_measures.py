@@ -55,7 +55,7 @@ def longest(mask: np.ndarray) -> float:
 def heading(joints: np.ndarray) -> np.ndarray:
     """Return the facing direction (T,) in radians about y: 0 is +z, positive is further to the left (+x).
 
-    It is the mean of hips and shoulders, smoothed over a quarter of a second and unwrapped.
+    The direction is averaged over hips and shoulders, smoothed over a quarter of a second, and unwrapped.
     """
     across = sum(joints[:, left] - joints[:, right] for left, right in (HIPS, SHOULDERS))[:, [0, 2]].astype(np.float64)
     across = smooth(across / np.linalg.norm(across, axis=-1, keepdims=True).clip(1e-9))

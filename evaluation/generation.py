@@ -32,7 +32,7 @@ class TextMotionEncoder(Protocol):
     fingerprint: str
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Encode texts to features (b, c)."""
+        """Return features (b, c) of texts."""
 
 
 class RememberedTexts:
@@ -138,11 +138,11 @@ class LampSpace:
     lamp: LoadedLaMP
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Embed cleaned captions to (n, e)."""
+        """Return embeddings (n, e) of cleaned captions."""
         return text_vectors(captions, self.lamp.text_features).cpu().numpy()
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed unnormalised motions (T, d) to (n, e)."""
+        """Return embeddings (n, e) of unnormalised motions (T, d)."""
         if not motions:
             return np.zeros((0, self.lamp.model.config.embed_dim), np.float32)
         clips = [self.lamp.normalisation.apply(motion) for motion in motions]

@@ -56,20 +56,20 @@ class TextMotionEmbedder(Protocol):
     """Evaluator that reads captions as ``word/POS`` tokens."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed unnormalised features (T, d) to (n, e)."""
+        """Return embeddings (n, e) of unnormalised features (T, d)."""
 
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embed captions, as ``word/POS`` tokens, to (n, e)."""
+        """Return embeddings (n, e) of captions given as ``word/POS`` tokens."""
 
 
 class CaptionEmbedder(Protocol):
     """Second evaluator, which reads plain captions, for R-precision and MM-Dist only."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed unnormalised features (T, d) to (n, e)."""
+        """Return embeddings (n, e) of unnormalised features (T, d)."""
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Embed cleaned captions to (n, e)."""
+        """Return embeddings (n, e) of cleaned captions."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Evaluation:
         return {"fid": _fid(self._real.embeddings, made.embeddings)}
 
     def _numbers(self, repeat: int, captions: np.ndarray, order: np.ndarray, made: _Generated) -> dict[str, float]:
-        """Compute metrics of ``made``, which is in clip order, with the captions and batches of a repeat."""
+        """Compute the metrics of ``made`` (in clip order) for the captions and the order of one repeat."""
         rng = np.random.default_rng(stream_seed(self.seed, repeat, len(self.pairs)))  # the same pairs for every row
         places, chosen = _places(made.kept, order), captions[made.kept[order]]
         motion = made.embeddings[places]
@@ -284,7 +284,7 @@ class Evaluation:
 
 
 def _places(kept: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the index of each kept clip of ``order`` among all kept clips."""
+    """Return the positions of the kept clips in ``order`` within the array of all kept clips."""
     return (np.cumsum(kept) - 1)[order[kept[order]]]
 
 

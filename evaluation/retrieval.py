@@ -161,7 +161,7 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """Embed captions to (n, s)."""
+        """Return embeddings (n, s) of captions."""
         rows = []
         for start in range(0, len(captions), SENTENCE_BATCH):
             made = self.pieces.encode(list(captions[start:start + SENTENCE_BATCH]), self.longest)

@@ -159,7 +159,7 @@ def to_y_up(joints: np.ndarray, up: str) -> np.ndarray:
 
 
 def lies_throughout(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
-    """Return whether the body, y up, is not upright in any frame."""
+    """Return whether the body (y up) is never upright."""
     return not _upright_along(joints, skeleton)[:, 0].any()
 
 

@@ -1,8 +1,8 @@
 """Read and write BVH files.
 
 Angles are in degrees. The rotations of a joint are multiplied from left to right in channel order and act on column
-vectors. Position channels replace the offset of a joint. This module does not import torch, so Blender's Python can use
-it.
+vectors. Position channels replace the offset of a joint. Blender's Python can use this module, as it does not import
+torch.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,8 @@
 """Convert joint positions to motion features and back.
 
-A motion of T frames and J joints has T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of
-the joints. Speeds are per frame. The columns are, with their widths:
+The representation is that of Guo et al. 2022, "Generating Diverse and Natural 3D Human Motions from Text". A motion of
+T frames and J joints has T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of the joints.
+Speeds are per frame. The columns are, with their widths:
 
     yaw speed 1, root velocity x z 2, root height 1, local positions 3 (J - 1), rotations 6 (J - 1),
     velocities 3 J, foot contacts 4

@@ -83,7 +83,7 @@ def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
 def matrix_to_quat(matrix: Tensor) -> Tensor:
     """Convert rotation matrices (..., 3, 3) to unit quaternions (..., 4) by Shepperd's method (1978).
 
-    The result varies in sign: the component that is computed first is positive.
+    Of the two equivalent signs, the one that makes a component of large magnitude positive is returned.
     """
     (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(-1) for row in matrix.unbind(-2))
     x2, y2, z2, w2 = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22
@@ -275,7 +275,8 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
 
 
 def _sideways(joint: int, joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """Return ``_across``, negated for a joint on the right side."""
+    """Return unit vectors (T, 3) from the middle of the body to the side of ``joint``, along the line of
+    ``_across``."""
     chain = _chain(skeleton, joint)
     place = next(place for place, face in enumerate(skeleton.face_joints) if face in chain)
     return _across(joints, skeleton, upper) * (1 if place % 2 else -1)

@@ -62,7 +62,7 @@ def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: Recorded
 
 
 def _freed(bvh: Bvh, pose: RecordedPose, pelvis: int) -> RecordedPose:
-    """Move all travel from the ancestors of the pelvis to the pelvis."""
+    """Transfer the translation and rotation of the pelvis' ancestors to the pelvis."""
     places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
     freed, quats = pose.places.copy(), pose.quats.clone()
     freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))

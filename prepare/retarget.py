@@ -94,7 +94,7 @@ class _Standing:
 
 
 def _standing(source: SourceRecording) -> _Standing:
-    """Return the median height and pitch of the source's feet while they are low and slow, else those at rest."""
+    """Return the median height and pitch of feet that stand, or those of the rest pose if none do."""
     places = source.places
     lowest = min(places[f"{side}Toe"][:, 2].min() for side in SIDES)
     heights, pitches = [], []

@@ -96,7 +96,7 @@ def reason(error: RuntimeError) -> str:
 
 
 def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
-    """Remove animation and posing from a rig. Returns the world positions of those of ``bones`` that it has."""
+    """Remove animation and posing from a rig, and return the world positions of ``bones``, if present."""
     rig.animation_data_clear()
     for action in list(bpy.data.actions):
         if action.users == action.use_fake_user:  # otherwise exported to GLB
@@ -122,7 +122,7 @@ def mixamo_name(bone: str, prefix: str) -> str:
 
 
 def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Convert world rotations since rest to pose rotations (T, 3, 3) in bone axes, relative to the parent bone."""
+    """Convert world rotations relative to the rest pose to pose rotations (T, 3, 3) in the axes of each bone."""
     to_world = np.array(rig.matrix_world)
     spin = to_world[:3, :3] / np.cbrt(np.linalg.det(to_world[:3, :3]))
     rest = {bone.name: np.array(bone.matrix_local)[:3, :3] for bone in rig.data.bones}

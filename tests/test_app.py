@@ -1,4 +1,4 @@
-"""The app in a browser: prompts become motions that play, and files."""
+"""The app in a browser: generating, playing, editing and downloading motions."""
 import io
 import json
 import os

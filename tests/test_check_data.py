@@ -96,7 +96,7 @@ def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: o
 
 
 def slow_down(root: Path) -> None:
-    """Change the data set to motion at 120 fps that is treated as 20 fps."""
+    """Replace all motions by ones recorded at 120 fps but stored as 20 fps."""
     for path in (root / "joints").iterdir():
         joints = np.load(path)
         times = np.arange(0, 80) / 6

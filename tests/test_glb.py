@@ -107,7 +107,6 @@ def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("published", [False, True], ids=["ours", "published"])
 @pytest.mark.parametrize("name", ["t2m", "kit"])
 def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str, published: bool) -> None:
-    """With both kinds of foot locking."""
     spec = dataset_spec(name)
     moving = rigid_joints(metres(spec.skeleton), spec.skeleton)
     formats = Formats(video=False, glb=True, published_feet=published)

@@ -107,7 +107,6 @@ def test_ankles_travel_by_the_length_of_legs_whatever_the_proportions(name: str)
 
 @pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
 def test_a_standing_foot_is_as_level_and_as_high_as_at_rest(pitch: float) -> None:
-    """For any foot pitch of the standing source; skeletons differ by up to 25 degrees."""
     joints = MOTIONS["stand"].copy()
     for ankle, toe in ((7, 10), (8, 11)):
         length = np.linalg.norm(joints[0, toe] - joints[0, ankle])

@@ -72,7 +72,7 @@ def ask(prompt: str = "a person walks", **more: object) -> Ask:
 
 
 def shown(shop: Workshop, room: str) -> list[dict]:
-    """Return the motions on the page of a room."""
+    """Return the motions listed on the page of a session."""
     return data_of(shop.rooms.find(room, "index.html").read_text())["motions"]
 
 
@@ -330,7 +330,7 @@ def test_the_history_is_each_visitors_own_survives_a_restart_and_is_searched(sho
 
 
 def queue_up(jobs: Jobs, names: str, gate: threading.Event) -> tuple[list[threading.Thread], list[str], list[str]]:
-    """Start a job for each visitor in ``names``, in order. The first one waits for the gate."""
+    """Start a job for each visitor in ``names``, in order. The first job blocks until the gate opens."""
     done, refused, threads = [], [], []
 
     def start(name: str, number: int) -> None:

@@ -107,7 +107,7 @@ def make_published(checkpoints: Path) -> Path:
 
 
 def put_captioner(checkpoints: Path, llm: Path, old_names: bool = False) -> dict[str, Tensor]:
-    """Write the captioning model as released (``M2T/model/m2t.pth``) and return the model it contains.
+    """Write the captioning model as released (``M2T/model/m2t.pth``). Returns the weights that it uses.
 
     The file has the language model twice, with adapters in both, and unused parts. ``old_names`` uses the parameter
     names of early peft releases.

@@ -1,4 +1,4 @@
-"""Run the training commands in ``JOBS.json`` in sequence, in the processes of a launcher."""
+"""Run the training commands in ``JOBS.json`` one after another, in every process started by a launcher."""
 import importlib
 import json
 import sys

@@ -35,9 +35,9 @@ def select_device(gpu_id: int | None) -> torch.device:
 
 
 def peak_gib(device: torch.device | str = "cpu") -> float:
-    """Return the peak memory of this process in GiB, on a GPU the peak GPU memory. Returns NaN on Windows.
+    """Return the peak memory of this process in GiB: GPU memory if ``device`` is a GPU, else main memory.
 
-    The CPU value includes resident pages of memory-mapped files, which the system can reclaim.
+    Main memory includes resident pages of memory-mapped files, which the system can reclaim. It is NaN on Windows.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30

@@ -54,7 +54,7 @@ def _generations(report: Report) -> list[str]:
 
 
 def _told(manifest: Manifest, *names: str, default: Any) -> Any:
-    """Return a setting of generation."""
+    """Return a generation setting from the manifest."""
     return setting(manifest, *names, default=setting(manifest, *names, default=default), inside="generation")
 
 
