@@ -93,11 +93,6 @@ class Stance:
     sure: bool
 
 
-def guess_up(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Return the axis of ``UP_AXES`` along which the body is upright in most frames, or None if unclear."""
-    return _clearly_up(_upright_along(joints, skeleton).mean(0))
-
-
 def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     """Estimate the up axis of a recording.
 

@@ -35,11 +35,11 @@ def matrix_to_euler(matrix: np.ndarray, order: str) -> np.ndarray:
     turns. Each frame uses the triple closest to the previous frame. At gimbal lock (middle angle of 90 degrees), the
     last angle is interpolated from the surrounding frames.
     """
-    angles = _principal(matrix, order)
+    angles = principal_euler(matrix, order)
     return np.stack([_continuous(angles[:, joint], matrix[:, joint], order) for joint in range(angles.shape[1])], 1)
 
 
-def _principal(matrix: np.ndarray, order: str) -> np.ndarray:
+def principal_euler(matrix: np.ndarray, order: str) -> np.ndarray:
     """Convert rotations (..., 3, 3) to Euler angles (..., 3) in degrees, with the middle angle in [-90, 90]."""
     i, j, k = ("xyz".index(axis) for axis in order)
     sign = 1 if (j - i) % 3 == 1 else -1

@@ -96,32 +96,10 @@ def matrix_to_quat(matrix: Tensor) -> Tensor:
     return normalize(candidates.gather(-2, index).squeeze(-2), dim=-1)
 
 
-def cont6d_to_quat(cont6d: Tensor) -> Tensor:
-    """Convert 6D vectors (..., 6) to unit quaternions (..., 4)."""
-    return matrix_to_quat(cont6d_to_matrix(cont6d))
-
-
 def quat_continuous(q: Tensor) -> Tensor:
     """Choose the signs of quaternions (T, ..., 4) so that consecutive frames do not jump between q and -q."""
     flips = torch.where((q[1:] * q[:-1]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
     return torch.cat((q[:1], q[1:] * flips.cumprod(0)))
-
-
-def quat_to_euler(q: Tensor, order: str = "xyz") -> Tensor:
-    """Convert quaternions (..., 4) to Euler angles (..., 3) in degrees, in the axis order ``order``.
-
-    "zxy" means R = Rz Rx Ry. The middle angle is in [-90, 90]. Raises ``ValueError`` if ``order`` is not a permutation
-    of "xyz".
-    """
-    if sorted(order) != ["x", "y", "z"]:
-        raise ValueError(f"order must be a permutation of 'xyz', not {order!r}")
-    i, j, k = ("xyz".index(axis) for axis in order)
-    sign = 1 if (j - i) % 3 == 1 else -1
-    matrix = quat_to_matrix(q)
-    angles = (torch.atan2(-sign * matrix[..., j, k], matrix[..., k, k]),
-              torch.asin((sign * matrix[..., i, k]).clamp(-1, 1)),
-              torch.atan2(-sign * matrix[..., i, j], matrix[..., i, i]))
-    return torch.stack(angles, -1).rad2deg()
 
 
 def axis_angle_to_quat(turn: Tensor) -> Tensor:

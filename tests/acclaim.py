@@ -1,7 +1,8 @@
 """Generate small ASF/AMC files in the style of the CMU database."""
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-# Name, parent, direction, length, axis, degrees of freedom: a body of CMU's bones, fingers left out.
+# Name, parent, direction, length, axis and degrees of freedom of CMU's bones without fingers.
 _LEG = (("{}hipjoint", "root", (0.66, -0.71, 0.25), 2.5, (0, 0, 0), ""),
         ("{}femur", "{}hipjoint", (0.342, -0.94, 0), 7.6, (0, 0, 20), "rx ry rz"),
         ("{}tibia", "{}femur", (0.342, -0.94, 0), 7.3, (0, 0, 20), "rx"),
@@ -93,13 +94,4 @@ def world(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _turn(degrees: np.ndarray) -> np.ndarray:
     """Return rotations (T, 3, 3) Rz Ry Rx."""
-    matrix = np.eye(3)
-    for axis in (2, 1, 0):
-        angle = np.radians(degrees[:, axis])
-        turn = np.zeros((len(angle), 3, 3))
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn[:, axis, axis] = 1
-        turn[:, i, i] = turn[:, j, j] = np.cos(angle)
-        turn[:, j, i], turn[:, i, j] = np.sin(angle), -np.sin(angle)
-        matrix = matrix @ turn
-    return matrix
+    return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()

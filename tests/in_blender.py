@@ -14,14 +14,14 @@ import numpy as np
 from mathutils import Matrix, Vector
 
 FPS = 20
-# Start of Mixamo's bones in centimetres from their parents, y up; the right side mirrors the left.
+# Parents and offsets (centimetres, y up) of Mixamo's bones. The right side mirrors the left.
 TRUNK = {"Hips": ("", (0, 104, 0)), "Spine": ("Hips", (0, 10, -1.2)), "Spine1": ("Spine", (0, 11.7, 0)),
          "Spine2": ("Spine1", (0, 13.4, 0)), "Neck": ("Spine2", (0, 15, 0.9)), "Head": ("Neck", (0, 10.3, 3.1))}
 LIMBS = {"Shoulder": ("Spine2", (6.1, 9.1, 0.8)), "Arm": ("Shoulder", (12.9, 0, -0.5)),
          "ForeArm": ("Arm", (27.4, 0, 0)), "Hand": ("ForeArm", (27.6, 0, 0)), "HandMiddle1": ("Hand", (9.5, 0, 0)),
          "UpLeg": ("Hips", (9.1, -6.7, 0.6)), "Leg": ("UpLeg", (0, -40.6, 0.5)), "Foot": ("Leg", (0, -42.1, -2)),
          "ToeBase": ("Foot", (0, -10.5, 12.8)), "Toe_End": ("ToeBase", (0, 0, 10))}
-BOX = np.array([[x, y, end] for end in (0, 1) for x in (-2, 2) for y in (-2, 2)])  # thick in x and y, along a bone
+BOX = np.array([[x, y, end] for end in (0, 1) for x in (-2, 2) for y in (-2, 2)])  # corners of a box along a bone
 SIDES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
 
 
@@ -55,7 +55,7 @@ def build(path: Path, prefix: str, bones: Mapping[str, tuple[str, Vector]], faci
     bpy.ops.object.mode_set(mode="EDIT")
     for name, (parent, head) in bones.items():
         bone = rig.data.edit_bones.new(prefix + name)
-        bone.head, bone.tail, bone.roll = head, head + Vector((1, 5, 2)), 0.3  # the axes of bones must not matter
+        bone.head, bone.tail, bone.roll = head, head + Vector((1, 5, 2)), 0.3  # arbitrary bone axes
         bone.parent = rig.data.edit_bones.get(prefix + parent)
     bpy.ops.object.mode_set(mode="OBJECT")
 

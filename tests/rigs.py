@@ -5,6 +5,7 @@ import numpy as np
 
 from motion.bvh import POSITIONS, Bvh
 from motion.bvh_fit import T2M_RIG
+from motion.source_rig import place_joints
 from tests import figures
 
 _TURNS = ("Zrotation", "Yrotation", "Xrotation")
@@ -29,6 +30,11 @@ def moving(frames: int = 60) -> tuple[Bvh, np.ndarray]:
             values[:, 3 + 3 * T2M_RIG.names.index(bone) + axis] = np.degrees(angle)
     channels = (POSITIONS + _TURNS, *[_TURNS] * (len(offsets) - 1))
     return Bvh(T2M_RIG.names, T2M_RIG.parents, offsets, channels, values, 0.05), joints
+
+
+def placed(bvh: Bvh) -> np.ndarray:
+    """Find the 22 joints in a hierarchy and return their positions (T, 22, 3)."""
+    return place_joints(bvh).posed(bvh, bvh.local_positions(), bvh.local_rotations())
 
 
 def renamed(bvh: Bvh, names: dict[str, str]) -> Bvh:

@@ -25,7 +25,7 @@ def sample_motion(skeleton: Skeleton, frames: int = 60, seed: int = 0, turn: flo
     swing = sway * np.sin(2 * np.pi * (rng.uniform(0.5, 2, shape) * time + rng.random(shape)))
     swing[:, list(skeleton.face_joints[:2])] *= 0.2
     directions = np.float64(skeleton.raw_offsets) + swing
-    directions[:, 0] = (0, 1, 0)  # of no bone
+    directions[:, 0] = (0, 1, 0)  # unused, avoids division by zero
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     joints = np.zeros((frames, len(skeleton), 3))
     for chain in skeleton.chains:
@@ -34,6 +34,15 @@ def sample_motion(skeleton: Skeleton, frames: int = 60, seed: int = 0, turn: flo
     joints = turned(joints, turn * time[:, :, 0])
     path = np.stack([np.sin(3 * time[:, 0, 0]), 0.1 * np.cos(9 * time[:, 0, 0]), 2 * time[:, 0, 0]], -1)
     return np.float32(joints + path[:, None] * lengths.max())
+
+
+_FROM_Y_UP = {"y": lambda x, y, z: (x, y, z), "z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z),
+              "-y": lambda x, y, z: (x, -y, -z), "-z": lambda x, y, z: (x, z, -y), "-x": lambda x, y, z: (-y, x, z)}
+
+
+def with_up(joints: np.ndarray, up: str) -> np.ndarray:
+    """Convert joints, y up, to axes in which ``up`` is up."""
+    return np.stack(_FROM_Y_UP[up](*np.moveaxis(joints, -1, 0)), -1)
 
 
 def turned(joints: np.ndarray, angle: float | np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from tests.acclaim import amc_text, asf_text, motion, world
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "cmu_asfamc"
 WALK = motion(30)
-LONG = motion(300)  # enough for a clip
+LONG = motion(300)  # long enough for a clip
 
 
 @pytest.fixture

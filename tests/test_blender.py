@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(BLENDER is None, reason="there is no Blender: ap
 
 
 def in_blender(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    # With a virtual environment in front of the path, Debian's Blender would take the packages from there.
+    # In a virtual environment, Debian's Blender would import its packages.
     environment = os.environ | {"PATH": os.defpath}
     environment.pop("VIRTUAL_ENV", None)
     return subprocess.run([BLENDER, "-b", "--factory-startup", "-P", str(ROOT / script), "--", *map(str, arguments)],

@@ -49,7 +49,7 @@ def test_the_mesh_is_small_whole_and_stands_on_the_floor() -> None:
 def test_no_toe_is_below_the_floor_and_standing_soles_are_on_it() -> None:
     fitted, places, _ = posed(WALK)
     soles = fitted.body.zones == SOLES
-    soles &= fitted.body.places[:, 1] < 0.5  # not the whites of the eyes
+    soles &= fitted.body.places[:, 1] < 0.5  # without the whites of the eyes
     lowest = places[:, soles, 1].min(1)
     assert lowest.min() >= min(0, WALK[:, [10, 11], 1].min()) - 1e-6
     assert np.median(lowest) < 0.005

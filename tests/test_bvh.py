@@ -1,9 +1,11 @@
 """BVH reading and writing, and continuous Euler angles."""
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from motion.bvh import euler_to_matrix, matrix_to_euler, parse_bvh, read_bvh
+from motion.bvh import euler_to_matrix, matrix_to_euler, parse_bvh, principal_euler, read_bvh
 from motion.bvh_fit import T2M_RIG, bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.skeleton import T2M
 from tests import figures
@@ -30,7 +32,7 @@ def through_file(joints: np.ndarray, skeleton=T2M) -> np.ndarray:
 @pytest.mark.parametrize("name", MOTIONS)
 def test_joints_come_back_from_the_file(name):
     joints = MOTIONS[name]
-    if "all over" in name:  # the hips move relative to the pelvis, which a rigid body cannot reproduce
+    if "all over" in name:  # its hips are not rigid
         joints = rigid_joints(joints, T2M)
     np.testing.assert_allclose(through_file(joints), joints, atol=1e-5)
 
@@ -123,7 +125,7 @@ def test_any_channel_order_and_joints_with_positions_of_their_own():
     assert bvh.names == ("Hips", "upper arm", "bolt")
     assert bvh.parents == (-1, 0, 0)
     assert bvh.frame_time == pytest.approx(1 / 30, abs=1e-6)
-    # Turned by a quarter about z, the arm's own +x points to +y; its position channels replace its offset.
+    # After a quarter turn about z, the arm's +x points to +y. Its position channels replace its offset.
     np.testing.assert_allclose(bvh.joints(), [[[0, 0, 0], [2, 0, 0], [0, 0, 1]], [[1, 2, 3], [1, 7, 3], [1, 2, 4]]],
                                atol=1e-12)
     np.testing.assert_allclose(bvh.tips()[1], [[2, 3, 0], [1, 4, 3]], atol=1e-12)
@@ -146,9 +148,11 @@ def test_what_is_not_bvh_is_reported_with_file_and_line(tmp_path, wrong, right, 
         read_bvh(path)
 
 
-@pytest.mark.parametrize("order", ["zyx", "xyz", "zxy", "yxz"])
-def test_angles_give_the_rotations_they_came_from(order):
-    rotations = Rotation.random(40, random_state=0).as_matrix().reshape(20, 2, 3, 3)
+@pytest.mark.parametrize("order", ["".join(axes) for axes in permutations("xyz")])
+def test_angles_are_those_of_scipy_and_give_the_rotations_they_came_from(order):
+    random = Rotation.random(40, random_state=0)
+    np.testing.assert_allclose(principal_euler(random.as_matrix(), order), random.as_euler(order.upper(), degrees=True))
+    rotations = random.as_matrix().reshape(20, 2, 3, 3)
     np.testing.assert_allclose(euler_to_matrix(matrix_to_euler(rotations, order), order), rotations, atol=1e-12)
 
 

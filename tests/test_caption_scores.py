@@ -113,7 +113,7 @@ def test_captions_of_a_file_get_the_scores_of_coco_without_torch(tmp_path: Path)
     expected = {f"bleu{n}": value for n, value in enumerate(bleu, 1)}
     expected |= {"rougeL": Rouge().compute_score(true, made)[0], "cider": Cider().compute_score(true, made)[0]}
     assert scores == pytest.approx(expected, abs=1e-9)
-    assert scores["bleu1"] < 1  # a share; "Person" and "hand." are other words than "person" and "hand"
+    assert scores["bleu1"] < 1  # a fraction; words are compared with case and punctuation
     for key, name in (("bleu4", "BLEU@4"), ("rougeL", "ROUGE-L"), ("cider", "CIDEr")):
         assert re.search(rf"{name} +{scores[key]:.4f}", done.stdout)
 

@@ -174,7 +174,7 @@ def test_what_is_safe_is_mended(root: Path, fault: str) -> None:
     FAULTS[fault][0](root)
     assert fix_data(spec, check_data(spec), tag_by_list)
     left = {fault.kind for fault in check_data(spec).faults}
-    assert left <= {"not finite", "sides swapped", "in no split"}  # broken motions are kept, but in no split
+    assert left <= {"not finite", "sides swapped", "in no split"}  # damaged motions are only removed from splits
     assert FAULTS[fault][1] not in left or "c0050" not in (root / "train.txt").read_text().split()
 
 

@@ -107,9 +107,6 @@ def set_option(model: str, key: str, value: object) -> None:
     path.write_text("\n".join(lines))
 
 
-# Flags
-
-
 @pytest.mark.parametrize(("main", "arguments"), [(gen_t2m.main, PROMPT), *TRAINING.values(), *EVALUATION.values()])
 def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: tuple[object, ...]) -> None:
     assert "--nonesuch" in fails(main, *arguments, "--nonesuch", 3)
@@ -133,9 +130,6 @@ def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tupl
     assert told in fails(main, *arguments, *flags)
 
 
-# Prompts
-
-
 @pytest.mark.parametrize(("arguments", "told"), [
     ((), "give either --text_prompt or --text_path"),
     (("--text_prompt", "a", "--text_path", "prompts.txt"), "give either --text_prompt or --text_path"),
@@ -154,9 +148,6 @@ def test_a_bad_prompt_is_reported(fails: Fails, home: Path, arguments: tuple[obj
     assert not (home / "generation").exists()
 
 
-# Output
-
-
 def test_a_place_that_cannot_be_written_is_named(fails: Fails, home: Path) -> None:
     for path in ("taken", "checkpoints/t2m/new", "checkpoints/t2m/vq/eval", "checkpoints/t2m/lamp/eval"):
         (home / path).write_text("a file")
@@ -165,9 +156,6 @@ def test_a_place_that_cannot_be_written_is_named(fails: Fails, home: Path) -> No
         assert "cannot write checkpoints/t2m/new" in fails(main, *arguments)
     for main, arguments in EVALUATION.values():
         assert "cannot write checkpoints/t2m" in fails(main, *arguments)
-
-
-# Models
 
 
 @pytest.mark.parametrize(("main", "arguments", "flag"), [
@@ -260,9 +248,6 @@ def test_a_vocabulary_that_is_missing_or_none_is_named(fails: Fails, content: by
     assert told in message
 
 
-# Data
-
-
 @pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "len", "evaluator", "eval_vq", "eval_retrieval"])
 def test_a_data_set_that_is_missing_is_named_with_its_maker(fails: Fails, stage: str) -> None:
     main, arguments = (TRAINING | EVALUATION)[stage]
@@ -306,9 +291,6 @@ def test_a_split_without_clips_is_named(fails: Fails) -> None:
     spoil(Path("data/test.txt"), b"0000\n")
     np.save("data/new_joint_vecs/0000.npy", np.zeros((9, 263), np.float32))
     assert "split test has no clip of at least 40 rows" in fails(main, *arguments)
-
-
-# As a user sees it
 
 
 def test_nothing_else_is_on_stderr(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_errors_are_the_distances_that_they_name() -> None:
     assert JointTarget(at(4), 0, free).error(joints, T2M).item() == pytest.approx(5.0)
     [left] = remaining([Heading(at(4), torch.tensor([math.pi / 2]).double())], joints, T2M)
     assert left.unit == "degrees"
-    assert left.mean == pytest.approx(90, abs=15)  # it walks along +z, and sways
+    assert left.mean == pytest.approx(90, abs=15)  # it walks along +z and sways
     assert str(left).endswith(f": mean error {left.mean:.1f} degrees, largest {left.largest:.1f}")
     assert Pose(at(4), joints[4:5]).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_met_still_gives_a_motion_and_its_error(pipeline: TextToM
     made = optimise(pipeline, tokens, wanted, QUICK)
     assert np.isfinite(made.joints).all()
     assert max(left.mean for left in made.remaining) > 0.5
-    assert np.linalg.norm(np.diff(made.joints[:, 0], axis=0), axis=-1).max() < 1  # nobody leaps there in one frame
+    assert np.linalg.norm(np.diff(made.joints[:, 0], axis=0), axis=-1).max() < 1  # no jumps
 
 
 def test_a_source_stays_as_it_is_where_constraints_do_not_reach(pipeline: TextToMotion) -> None:

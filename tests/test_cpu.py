@@ -3,11 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import ROOT
 from utils import cpu_quota, set_thread_policy
-
-SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "prepare", "benchmarks", "tests")
-                 for path in (ROOT / folder).glob("*.py") if '\nif __name__ == "__main__"' in path.read_text())
 
 
 def test_waiting_threads_sleep() -> None:

@@ -73,9 +73,6 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-# Fetching
-
-
 def test_a_partial_download_resumes(server: Server, tmp_path: Path) -> None:
     server.cut = 1000
     with pytest.raises(InputError, match=r"kept in .*file\.part"):
@@ -102,9 +99,6 @@ def test_what_the_network_answers_is_reported(server: Server, tmp_path: Path) ->
         fetch("http://127.0.0.1:1/file", tmp_path / "file")
     with pytest.raises(InputError, match="cannot be downloaded"):
         fetch("nonsense://a", tmp_path / "file")
-
-
-# Unpacking
 
 
 def make_zip(path: Path, files: dict[str, bytes], mode: int = 0) -> Path:
@@ -136,9 +130,6 @@ def test_a_member_outside_is_refused_before_anything_is_written(tmp_path: Path, 
     with pytest.raises(InputError, match="a link, a device or outside"):
         unpack(archive, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [archive]
-
-
-# The scripts
 
 
 def run_shell(name: str, *arguments: object, cwd: Path) -> str:

@@ -31,7 +31,7 @@ def test_a_root_bone_carries_the_way_and_nothing_else_moves() -> None:
     assert made.names[:2] == (ROOT_NAME, "Hips")
     np.testing.assert_allclose(bvh_to_joints(made, T2M), JOINTS, atol=1e-5)
     np.testing.assert_allclose(made.values[:, :3], JOINTS[:, 0] * [1, 0, 1], atol=1e-5)  # on the ground
-    assert np.abs(made.values[:, [6, 8]]).max() < 1e-6                                   # the hips over it
+    assert np.abs(made.values[:, [6, 8]]).max() < 1e-6                                   # above the root
 
 
 def read_back(arrays: dict[str, np.ndarray], rigid: bool = True) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_an_archive_follows_a_body_whose_bones_change_their_length() -> None:
     bvh = joints_to_bvh(joints, T2M, 20.0)
     arrays = amass_arrays(bvh, joints, T2M)
     made = read_back(arrays)
-    np.testing.assert_allclose(made, bvh_to_joints(bvh, T2M), atol=1e-6)  # the same body as in the .bvh
+    np.testing.assert_allclose(made, bvh_to_joints(bvh, T2M), atol=1e-6)  # as in the .bvh
     np.testing.assert_allclose(read_back(arrays, rigid=False), joints, atol=1e-6)
     away = np.linalg.norm(made - joints, axis=-1)
     np.testing.assert_allclose(arrays["fit_error"], [away.mean(), away.max()], atol=1e-6)
@@ -68,7 +68,7 @@ def test_files_are_written_without_travel(tmp_path: Path) -> None:
     np.testing.assert_allclose(joints[:, 0, [0, 2]], 0, atol=1e-6)
     np.testing.assert_allclose(joints, in_place(np.float32(JOINTS)), atol=1e-6)
     bvh = read_bvh(next(tmp_path.rglob("*_len60.bvh")))
-    np.testing.assert_allclose(bvh.values[:, :3], JOINTS[:, 0] * [1, 0, 1], atol=1e-5)  # the root bone keeps the way
+    np.testing.assert_allclose(bvh.values[:, :3], JOINTS[:, 0] * [1, 0, 1], atol=1e-5)  # travel is in the root bone
     amass = read_amass(next(tmp_path.rglob("*_len60.npz")))
     assert amass.fps == 20
     assert np.abs(amass.trans[:, :2]).max() < 1e-5
@@ -82,4 +82,4 @@ def test_a_loop_goes_on_before_its_start_and_after_its_end() -> None:
     np.testing.assert_array_equal(longer[10:50], period)
     np.testing.assert_array_equal(on_cycle(period, T2M, 10, lambda joints: joints), period)
     roots = np.diff(longer[:, 0, [0, 2]], axis=0)
-    assert np.linalg.norm(roots[[9, 49]], axis=-1).max() < 2 * np.linalg.norm(roots, axis=-1).mean()  # no leap back
+    assert np.linalg.norm(roots[[9, 49]], axis=-1).max() < 2 * np.linalg.norm(roots, axis=-1).mean()

@@ -46,7 +46,7 @@ def run(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     for name in ("data", "checkpoints", "bert"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("storage.checkpoint.PRETRAINED", tmp_path / "nothing")  # whatever is bundled
+    monkeypatch.setattr("storage.checkpoint.PRETRAINED", tmp_path / "nothing")  # ignore bundled models
 
     def call(main: Callable[[], None], *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["script.py", *CPU, *map(str, arguments)])
@@ -59,9 +59,6 @@ def report(name: str, ext: str = "evaluation") -> dict:
     folder = Path("checkpoints/t2m") / name / "eval"
     assert (folder / f"{ext}.log").is_file()
     return json.loads((folder / f"{ext}.json").read_text())
-
-
-# Evaluation
 
 
 def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[..., None]) -> None:
@@ -82,7 +79,7 @@ def test_text_to_motion_is_evaluated_with_and_without_residual(run: Callable[...
     run(eval_t2m_trans_res.main, *FAST, "--evaluator", "judge", "--res_name", "none", "--ext", "base")
     base = report("t2m", "base")
     assert list(base["results"]) == ["real motion", "tokenizer", "base layer"]
-    assert base["results"]["base layer"] == both["results"]["base layer"]  # the base is the same in both
+    assert base["results"]["base layer"] == both["results"]["base layer"]  # same base tokens
 
 
 def test_lamp_beside_the_default_evaluator(run: Callable[..., None]) -> None:
@@ -122,7 +119,7 @@ def test_a_tokenizer_is_evaluated_with_and_without_an_evaluator(run: Callable[..
     run(eval_t2m_vq.main, "--name", "vq", "--evaluator", "judge")
     rows = report("vq")["results"]
     assert list(rows) == ["real motion", "all layers", "base layer alone"]
-    assert rows["all layers"]["fid"]["repeats"] == 1  # the same motions every time, so it has no interval
+    assert rows["all layers"]["fid"]["repeats"] == 1  # no interval, as motions do not vary
     assert rows["all layers"]["mm_dist"]["repeats"] == 20 and rows["all layers"]["mpjpe"] > 0
     run(eval_t2m_vq.main, "--name", "vq")
     read = report("vq")
@@ -142,15 +139,12 @@ def test_without_an_evaluator_text_to_motion_cannot_be_evaluated(
 def test_retrieval_has_its_protocols_both_ways(run: Callable[..., None], sentences: str) -> None:
     run(eval_retrieval.main, "--name", "lamp", "--sentences", sentences, "--repeat_times", 3)
     read = report("lamp")
-    assert list(read["results"]) == ["all", "threshold", "sides"]  # of seven clips
+    assert list(read["results"]) == ["all", "threshold", "sides"]  # with seven clips
     names = [f"{way}_{name}" for way in ("t2m", "m2t") for name in ("R1", "R2", "R3", "R5", "R10", "MedR")]
     for protocol in ("all", "threshold"):
         assert list(read["results"][protocol]) == names
     assert read["results"]["threshold"]["t2m_R1"]["mean"] >= read["results"]["all"]["t2m_R1"]["mean"]
     assert read["settings"]["seconds_per_sentence"] > 0 and read["settings"]["sentences"] == sentences
-
-
-# What training chooses by
 
 
 def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable[..., None]) -> None:

@@ -18,7 +18,7 @@ from tests.toy_models import make_models
 from utils import InputError
 
 SPEC = dataset_spec("t2m")
-WIDTH = 8  # of the toy model's word embeddings
+WIDTH = 8  # width of the toy model's word embeddings
 KNOWN = ("a person walks", "someone waves")
 GEN = ("--name", "t2m", "--res_name", "none", "--time_steps", 1, "--motion_length", 40, "--gpu_id", -1, "--no_video",
        "--no_bvh", "--no_html", "--quiet")

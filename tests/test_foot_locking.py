@@ -24,7 +24,7 @@ FPS = 20
 def walk(slide: float = 0.0) -> np.ndarray:
     """Return a walk along z at 1 m/s, whose feet stand for 0.6 s of each second and slide forward at ``slide`` m/s."""
     frames = 100
-    body = np.float64(figures.squatting())[[30]].repeat(frames, 0)  # legs bent, so that strides are within reach
+    body = np.float64(figures.squatting())[[30]].repeat(frames, 0)  # bent legs can reach further
     time = np.arange(frames) / FPS
     joints = body + np.stack([0 * time, 0 * time, (1 + slide) * time], -1)[:, None]
     for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):

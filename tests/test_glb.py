@@ -15,6 +15,7 @@ from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.figures import standing
+from tests.gltf import numbers, posed
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
 from visualization.body import ZONES
@@ -28,15 +29,6 @@ SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton:
 def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
     """Return a synthetic motion in metres."""
     return sample_motion(skeleton, frames) * (1.0 if skeleton is T2M else 0.001)
-
-
-def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
-    """Return the rows of an accessor."""
-    entry = gltf.accessors[accessor]
-    view = gltf.bufferViews[entry.bufferView]
-    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}[entry.type]
-    kind = {5121: np.uint8, 5123: np.uint16, 5126: np.float32}[entry.componentType]
-    return np.frombuffer(gltf.binary_blob(), kind, entry.count * width, view.byteOffset).reshape(entry.count, width)
 
 
 def skinned(path: Path, material: str) -> np.ndarray:
@@ -80,28 +72,8 @@ def test_soles_stand_on_the_floor_and_heels_do_not_sink(tmp_path: Path, move: tu
 
 def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
     """Return the times (T,) and the joints (T, J, 3) of an animation, in the order of the skeleton."""
-    gltf = GLTF2().load(str(path))
-    animation = gltf.animations[0]
-    tracks, times = {}, None
-    for channel in animation.channels:
-        sampler = animation.samplers[channel.sampler]
-        times = numbers(gltf, sampler.input)[:, 0]
-        tracks[gltf.nodes[channel.target.node].name, channel.target.path] = numbers(gltf, sampler.output)
-    joints, rig = np.zeros((len(times), len(skeleton), 3)), rig_of(skeleton)
-
-    def walk(number: int, place: np.ndarray, turn: Rotation) -> None:
-        node = gltf.nodes[number]
-        step = tracks.get((node.name, "translation"), np.tile(node.translation, (len(times), 1)))
-        place = place + turn.apply(step)
-        if node.name.endswith(("Half", "Shoe")):  # a bone of the mesh alone
-            return
-        joints[:, rig.order[rig.names.index(node.name)]] = place
-        turn = turn * Rotation.from_quat(tracks[node.name, "rotation"])
-        for child in node.children:
-            walk(child, place, turn)
-
-    walk(gltf.skins[0].skeleton, np.zeros((len(times), 3)), Rotation.identity(len(times)))
-    return times, joints
+    (times, places), rig = posed(path), rig_of(skeleton)
+    return times, np.stack([places[rig.names[rig.order.index(joint)]] for joint in range(len(skeleton))], 1)
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["ours", "published"])
@@ -138,7 +110,7 @@ def test_others_open_it_with_flesh_around_the_bones(tmp_path: Path, skeleton: Sk
     place = {name: scene.graph[name][0][:3, 3] for name in bvh.names}
     for name, parent, offset in zip(bvh.names, bvh.parents, bvh.offsets, strict=True):
         bone = place[name] - (place[bvh.names[parent]] if parent >= 0 else place[name])
-        if skeleton is T2M:  # whose mesh is bound with lowered arms
+        if skeleton is T2M:  # its rest pose has lowered arms
             assert np.linalg.norm(bone) == pytest.approx(np.linalg.norm(offset), abs=1e-6)
         else:
             assert bone == pytest.approx(offset, abs=1e-6)

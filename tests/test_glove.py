@@ -57,7 +57,7 @@ def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str, 
     assert "1 of the 2 caption words have no vector: he" in printed
     vectors = WordVectors.load(tmp_path / "glove")
     assert vectors.vector("waltz").tolist() == [11, 12]
-    (tmp_path / "glove" / "our_vab_words.txt").unlink()  # as the published files are
+    (tmp_path / "glove" / "our_vab_words.txt").unlink()  # the published files lack it
     published = WordVectors.load(tmp_path / "glove")
     assert all(published.vector(word).tolist() == vectors.vector(word).tolist() for word in (*SPECIAL, "waltz"))
 

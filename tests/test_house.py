@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a package may import of the project. The packages of the middle row may import each other, without circles.
+# Packages that each package may import. Those in MIDDLE may import each other, without circles.
 # Nothing imports a script.
 MIDDLE = {"options", "training", "evaluation", "storage", "data", "visualization"}
 BELOW = {"models", "motion", "utils"}
 ALLOWED = {"motion": {"motion"}, "utils": {"utils"}, "models": BELOW, **dict.fromkeys(MIDDLE, MIDDLE | BELOW),
            **{top: MIDDLE | BELOW | {top} for top in ("serving", "prepare", "benchmarks")}}
-LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # the only libraries of a package
+LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # permitted libraries
 
 
 def read_modules() -> dict[str, ast.Module]:

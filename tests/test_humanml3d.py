@@ -40,7 +40,7 @@ def test_clips_are_cut_as_the_index_says(sources: Folders, tmp_path: Path) -> No
     assert kick.shape == walk.shape == (60, 22, 3)
     step = kick[1, 0] - kick[0, 0]
     np.testing.assert_allclose(step / np.linalg.norm(step), np.array([-1, 0.5, 2]) / np.sqrt(5.25), atol=1e-4)
-    np.testing.assert_allclose(walk[0, 0] - kick[0, 0], 60 * step, atol=1e-3)  # three seconds of HDM05 are left out
+    np.testing.assert_allclose(walk[0, 0] - kick[0, 0], 60 * step, atol=1e-3)  # three seconds of HDM05 are removed
     assert (kick[:, 15, 1] > kick[:, 7, 1] + 1).all()
     np.testing.assert_array_equal(acted, figures.walking(60))
 

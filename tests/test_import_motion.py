@@ -18,6 +18,7 @@ from prepare.importing import LONGEST, Imported, ImportJob, import_motion, read_
 from prepare.motion_features import FeatureJob, prepare_features
 from prepare.motion_sources import Reader, Recording, read_mapping
 from tests import figures
+from tests.sample_motion import with_up
 from tests.toy import run_here
 from utils import InputError
 
@@ -130,14 +131,14 @@ def damaged(folder: Path) -> dict[str, str]:
         "short.bvh": (bvh_text(WALK[:20]), "steady motion"),
         "swapped.bvh": (good.replace("Left", "#").replace("Right", "Left").replace("#", "Right"), "swapped"),
         "mirrored.bvh": (bvh_text(WALK * [-1, 1, 1]), "swapped"),
-        "wrong_axis.bvh": (bvh_text(np.stack([WALK[..., 0], -WALK[..., 2], WALK[..., 1]], -1)), "seems to be up"),
+        "wrong_axis.bvh": (bvh_text(with_up(WALK, "z")), "seems to be up"),
         "giant.bvh": (bvh_text(7 * WALK), "not human"),
         "collides_name.bvh": (good, "have the same id"),
         "walk.c3d": ("", "the file contains markers, not joints; solve .* export BVH"),
     }
     for name, (text, _) in texts.items():
         (folder / name).write_text(text)
-    (folder / "collides name.bvh").write_text(good)  # the good one of the two
+    (folder / "collides name.bvh").write_text(good)  # imported first
     arrays = {
         "flat.npy": (np.zeros((60, 66)), "shape"),
         "nan.npy": (np.where(np.arange(60)[:, None, None] == 30, np.nan, WALK), "finite"),
@@ -148,7 +149,7 @@ def damaged(folder: Path) -> dict[str, str]:
     np.savez(folder / "no_amass.npz", joints=WALK)
     np.savez(folder / "no_model.npz", poses=np.zeros((60, 156)), trans=np.zeros((60, 3)), mocap_framerate=60.0)
     with (folder / "two_gigabytes.npy").open("wb") as file:
-        file.truncate(2 << 30)  # takes no room on the disk
+        file.truncate(2 << 30)  # a sparse file
     with zipfile.ZipFile(folder / "slip.npz", "w") as archive:
         archive.writestr("../../poses.npy", b"")
     os.symlink(folder, folder / "circle")
@@ -190,7 +191,7 @@ def test_amass_archives_become_clips_with_the_users_body_model(source: Path, tmp
     np.savez(tmp_path / "models" / "neutral" / "model.npz", **body_model())
     frames = 241
     poses = np.zeros((frames, 156))
-    poses[:, 0] = np.pi / 2                      # a y-up body in AMASS's z-up world
+    poses[:, 0] = np.pi / 2                      # from y up to z up
     poses[:, 3 * 16] = np.linspace(0, 1, frames)  # the left shoulder turns
     trans = np.zeros((frames, 3))
     trans[:, 0] = np.linspace(0, 2, frames)
@@ -241,7 +242,7 @@ def test_a_mapping_begun_for_an_unknown_rig_is_filled_in_and_used(source: Path, 
     mapping = json.loads(begun.read_text())
     assert "Knie.li" in mapping["_bones"]
     begun.write_text(json.dumps(mapping | {"left_knee": "Knie.li", "right_elbow": "Ellbogen.re"}))
-    imported(source)  # does not begin it again
+    imported(source)  # does not overwrite the draft
     assert {"own", "sub_own_2"} <= {entry.id for entry in imported(source, reader=Reader(read_mapping(begun))).clips}
     np.testing.assert_allclose(clip(source, "own"), normalised(WALK), atol=1e-3)
 
@@ -276,9 +277,6 @@ def test_the_script_exits_2_with_one_line_on_bad_flags(source: Path, tmp_path: P
         run_here(prepare.import_motion.main, source, tmp_path / "out", *flags, cwd=tmp_path)
     assert failure.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-# Errors that nobody foresaw, and importing again
 
 
 class Breaking(Reader):
@@ -332,7 +330,7 @@ def test_fewer_clips_leave_no_file_and_no_split_entry_of_those_that_are_gone(dat
     result = import_motion(ImportJob(data_set.parent / "source", data_set, window=80), quiet=True)
     assert sorted(result.removed) == ["a_000", "a_001", "b_000", "b_001", "long_002"]
     left = clips_everywhere(data_set)
-    assert left == {"a", "b", "long_000", "long_001", "Mlong_000", "Mlong_001"}  # these twins are in the split lists
+    assert left == {"a", "b", "long_000", "long_001", "Mlong_000", "Mlong_001"}  # twins are still in the splits
     prepare_features(FeatureJob(data_set, T2M, None, mirrored=True), quiet=True)
     found = {fault.kind for fault in check_data(dataset_spec("t2m", data_set)).faults}
     assert not found & {"twin without original", "split without file", "joints do not fit", "copy in another split"}

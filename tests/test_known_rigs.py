@@ -8,7 +8,7 @@ from motion.bvh import Bvh, parse_bvh
 from motion.rig_search import UnknownRig
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
-from tests.rigs import as_rig, inserted, leaf, moving, renamed, without
+from tests.rigs import as_rig, inserted, leaf, moving, placed, renamed, without
 
 JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 LIMBS = [number for name, number in JOINT.items() if any(
@@ -18,8 +18,8 @@ SMALL = ("left", "right")
 CAPITAL = ("L", "R")
 LETTER = ("l", "r")
 
-# Bones as programs and data sets name them: rig, trunk from the hips to the head, leg, arm, words for the sides.
-# * marks a bone that is not one of our joints.
+# Bone names of programs and data sets: rig, trunk from hips to head, leg, arm, words for the sides.
+# * marks an additional bone.
 NAMES = {
     "Mixamo": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
                "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
@@ -94,10 +94,6 @@ NAMES = {
     "OpenPose": ("common names", "MidHip Neck Nose", "{}Hip {}Knee {}Ankle {}BigToe", "{}Shoulder {}Elbow {}Wrist",
                  CAPITAL),
 }
-
-
-def placed(bvh: Bvh) -> np.ndarray:
-    return place_joints(bvh).posed(bvh, bvh.local_positions(), bvh.local_rotations())
 
 
 @pytest.mark.parametrize("kind", NAMES)

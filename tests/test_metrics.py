@@ -84,12 +84,12 @@ def test_steady_scores_are_means_over_the_same_shufflings_every_time(rng):
 def test_protocols_come_out_of_one_call(rng):
     text = rng.normal(size=(40, 8))
     similarity = -cdist(text, text)
-    sentences = np.eye(40)[np.arange(40) // 2]  # always two of a kind
+    sentences = np.eye(40)[np.arange(40) // 2]  # pairs of equal captions
     scores = retrieval_protocols(similarity, sentences, rng)
     assert scores.keys() == {"all", "threshold", "batches"}
     assert all(protocol["m2t_R1"] == 100 for protocol in scores.values())
     assert "batches" not in retrieval_protocols(similarity[:8, :8], sentences[:8], rng)
-    exchanged = np.arange(40) ^ 1  # every text finds the motion of the other of its kind
+    exchanged = np.arange(40) ^ 1  # every text finds the motion of its equal caption
     scores = retrieval_protocols(similarity[exchanged], sentences, rng)
     assert scores["all"]["t2m_R1"] == 0
     assert scores["threshold"]["t2m_R1"] == scores["threshold"]["m2t_R1"] == 100
@@ -105,7 +105,7 @@ def test_captions_count_as_one_from_a_cosine_of_nine_tenths():
 def test_the_dissimilar_subset_has_one_of_every_kind(rng):
     kinds = np.arange(240) % 100
     scores = retrieval_protocols(np.eye(100)[kinds] @ np.eye(100)[kinds].T, np.eye(100)[kinds], rng)
-    assert scores["dissimilar"]["t2m_R1"] == 100  # among all, two or three share the first place
+    assert scores["dissimilar"]["t2m_R1"] == 100  # otherwise two or three share the first place
     assert scores["all"]["t2m_R1"] < 100
     alike = np.eye(100)[kinds] @ np.eye(100)[kinds].T
     assert sorted(kinds[least_alike(alike, 100)]) == list(range(100))

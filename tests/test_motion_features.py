@@ -68,7 +68,7 @@ def test_smoothing_is_that_of_scipy(frames: int):
 @BOTH
 def test_the_features_of_the_mirrored_motion_are_the_mirrored_features(skeleton: Skeleton):
     order = list(skeleton.mirror_order)
-    lengths = (sample_lengths(skeleton) + sample_lengths(skeleton)[order]) / 2  # as long left as right
+    lengths = (sample_lengths(skeleton) + sample_lengths(skeleton)[order]) / 2  # symmetric
     joints = sample_motion(skeleton, lengths=lengths)
     offsets = np.float32(skeleton.raw_offsets) * lengths[:, None]
     plain = joints_to_features(joints, skeleton, offsets)
@@ -119,6 +119,6 @@ def test_a_warped_window_is_the_motion_at_another_speed() -> None:
     warped = time_warp(features, speed, 60)
     slow, fast = (features_to_joints(x, skeleton)[0, :, 0] for x in (features, warped))
     assert warped.shape == (1, 60, features.shape[-1])
-    # Frame 56 at 1.25 times the speed is frame 70, up to the sum that stands for the integral of the speed.
+    # Frame 56 at 1.25 times the speed is frame 70, up to the error of summing speeds.
     assert torch.dist(fast[56], slow[70]) < 0.02 * slow[70].norm()
     assert torch.equal(time_warp(features, torch.ones(1), 60), features[:, :60])

@@ -9,14 +9,12 @@ from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M
 from tests.figures import figure, walking, waving
-from tests.sample_motion import sample_motion, turned
+from tests.sample_motion import sample_motion, turned, with_up
 from utils import InputError
 
-FROM_Y = {"z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z), "-y": lambda x, y, z: (x, -y, -z),
-          "-z": lambda x, y, z: (x, z, -y), "-x": lambda x, y, z: (-y, x, z)}
 NOISE = np.random.default_rng(0)
 FEATURES = joints_to_features(walking(30), T2M).numpy()
-LYING = np.stack(FROM_Y["z"](*np.moveaxis(waving("left", 40) - np.float32([0, 0.9, 0.5]), -1, 0)), -1)
+LYING = with_up(waving("left", 40) - np.float32([0, 0.9, 0.5]), "z")
 SPEC, KIT_SPEC = dataset_spec("t2m"), dataset_spec("kit")
 
 
@@ -114,8 +112,7 @@ def test_bvh_of_another_rig_is_imported_without_its_t_pose(tmp_path):
 @pytest.mark.parametrize("up", ["z", "x", "-y", "-z", "-x"])
 def test_axes_are_found_and_reported_and_the_motion_is_turned(tmp_path, up):
     joints = walking(40)
-    stored = np.stack(FROM_Y[up](*np.moveaxis(joints, -1, 0)), -1)
-    path, said = saved(tmp_path / "a.npy", stored), []
+    path, said = saved(tmp_path / "a.npy", with_up(joints, up)), []
     expected = read_motion(saved(tmp_path / "b.npy", joints), SPEC)
     np.testing.assert_allclose(read_motion(path, SPEC, say=said.append), expected, atol=1e-5)
     assert said == [f"{path}: {up} is up; rotated so that y is up"]

@@ -15,7 +15,7 @@ from tests.toy_models import make_models
 
 WITHOUT_TORCH = """
 import runpy, sys
-sys.modules["torch"] = None  # an import of it fails
+sys.modules["torch"] = None  # importing it raises
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -33,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_graphs_give_torchs_numbers_at_other_sizes_than_they_were_traced_with(exported: Path) -> None:
-    # The export itself compares them and writes nothing beyond its tolerance.
+    # The export compares them too, at other sizes.
     assert {path.name for path in (exported / "onnx").iterdir()} == {
         "text_encoder.onnx", "masked_step.onnx", "residual_step.onnx", "decoder.onnx", "tokenizer.json",
         "settings.json"}
@@ -63,7 +63,7 @@ def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(expor
     pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
     generator = Generator(exported / "onnx")
     usual = pipeline.generate([sample])[0]
-    # Logits of toy models are nearly equal; a very low temperature makes them decide, not the noise.
+    # The logits of toy models are nearly equal, so they decide over the noise only at a low temperature.
     for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
                 {"topkr": 0.0}):
         expected = pipeline.generate([sample], pipeline.sampling.changed(how))[0]

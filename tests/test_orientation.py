@@ -5,18 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.body import Stance, find_stance, guess_up, lies_throughout, swapped_sides, to_y_up
+from motion.body import Stance, find_stance, lies_throughout, swapped_sides, to_y_up
 from motion.skeleton import T2M, UP_AXES, mirror
 from tests import figures
+from tests.sample_motion import with_up
 
 OPENMOTION = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "openmotion"
-FROM_Y = {"y": lambda x, y, z: (x, y, z), "z": lambda x, y, z: (x, -z, y), "x": lambda x, y, z: (y, -x, z),
-          "-y": lambda x, y, z: (x, -y, -z), "-z": lambda x, y, z: (x, z, -y), "-x": lambda x, y, z: (-y, x, z)}
-
-
-def with_up(joints: np.ndarray, up: str) -> np.ndarray:
-    """Convert joints, y up, to axes in which ``up`` is up."""
-    return np.stack(FROM_Y[up](*np.moveaxis(joints, -1, 0)), -1)
 
 
 def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
@@ -96,7 +90,7 @@ def test_no_real_clip_is_called_turned_or_swapped_and_every_turned_one_is_found(
             shards[entry["shard"]] = np.load(OPENMOTION / entry["shard"])["joints"]
         joints = shards[entry["shard"]][entry["offset"]:][:entry["length"]].astype(np.float64)
         up = UP_AXES[number % len(UP_AXES)]
-        assert guess_up(joints) == "y", entry["id"]
+        assert find_stance(joints).up == "y", entry["id"]
         assert find_stance(with_up(joints, up)) == Stance(up, sure=True), entry["id"]
         assert swapped_sides(joints) is None, entry["id"]
         assert swapped_sides(joints * [-1, 1, 1]) is not None, entry["id"]

@@ -9,7 +9,7 @@ from motion.features import joints_to_features
 from motion.skeleton import T2M, mirror, pose_offsets
 from prepare.motion_features import FeatureJob, Prepared, main, prepare_features, reference_offsets
 from tests import figures
-from tests.sample_motion import sample_motion
+from tests.sample_motion import sample_motion, with_up
 from tests.toy import run_here
 
 
@@ -127,8 +127,7 @@ def clips_with(root: Path, **joints: np.ndarray) -> None:
 
 def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path) -> None:
     walk = figures.walking(60)
-    x, y, z = np.moveaxis(walk, -1, 0)
-    clips_with(tmp_path, a=walk, b=np.stack([x, -z, y], -1), c=walk * [-1, 1, 1])
+    clips_with(tmp_path, a=walk, b=with_up(walk, "z"), c=walk * [-1, 1, 1])
     result = prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=True), workers=2, quiet=True)
     assert sorted(result.clips) == ["Ma", "Mb", "a", "b"]
     assert result.remarks == {"b": "z is up; rotated so that y is up"}

@@ -70,7 +70,7 @@ def test_motions_of_other_captions_are_found_by_chance() -> None:
     assert row.numbers["fid"].mean == pytest.approx(0, abs=1e-6)  # the same motions with shifted embeddings
     assert row.numbers["R1"].mean == pytest.approx(100 / 32, abs=3)
     assert row.numbers["R3"].mean == pytest.approx(300 / 32, abs=4)
-    assert judge.embedded == 640  # once each, for any number of repeats
+    assert judge.embedded == 640  # once each
 
 
 def test_motion_is_asked_for_every_clip_once_a_repeat_with_its_length_and_a_seed_of_its_own() -> None:
@@ -93,7 +93,7 @@ def test_motion_is_asked_for_every_clip_once_a_repeat_with_its_length_and_a_seed
     assert {sample.text.split()[1] for sample in repeats[0]} == {"said", "told"}
     assert rows["one"].numbers["R1"] == Estimate(100, 0, 3) and rows["one"].numbers["fid"].mean < 1e-6
     assert rows["other"].numbers["fid"].mean == pytest.approx(WIDTH, rel=1e-4)
-    assert rows["one"].numbers["multimodality"] == Estimate(0, 0, 3)  # the same motion for a text every time
+    assert rows["one"].numbers["multimodality"] == Estimate(0, 0, 3)  # the same motion for each text
     first = [[(sample.text, sample.seed) for sample in call] for call in calls]
     calls.clear()
     evaluation.generated(generate)
@@ -103,7 +103,7 @@ def test_motion_is_asked_for_every_clip_once_a_repeat_with_its_length_and_a_seed
 def test_repeats_side_by_side_give_what_they_give_one_after_the_other() -> None:
     evaluation, judge = world(plan=Plan(4, modality_texts=0))
     beside, threads = Evaluation(evaluation.pairs, judge, SPEC, evaluation.plan, 5, workers=2), torch.get_num_threads()
-    together = threading.Barrier(2)  # which one alone does not pass
+    together = threading.Barrier(2)  # passes only if two run in parallel
 
     def generate(samples: Sequence[Sample], wait: bool = False) -> dict[str, list[np.ndarray]]:
         if wait:
@@ -146,13 +146,10 @@ def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
     assert len(row.faults) == 2 and row.table()["not_finite"] == 2
     assert all(name.startswith("clip7, '7 ") and name.endswith(f", repeat {repeat}")
                for repeat, name in enumerate(row.faults))
-    assert row.numbers["R1"] == Estimate(100, 0, 2)  # the others are still compared with their own
+    assert row.numbers["R1"] == Estimate(100, 0, 2)  # the others still match their captions
     assert all(math.isfinite(number.mean) and number.not_finite == 0 for number in row.numbers.values())
     assert "2 motions of row: clip7" in fault_notes({"row": row})[0]
     assert fault_notes({"row": Row({})}) == ["motions that are not finite: none"]
-
-
-# Estimates and reports
 
 
 def test_an_estimate_is_a_mean_with_its_interval_over_the_numbers_there_are() -> None:
@@ -183,9 +180,6 @@ def test_a_report_is_a_table_and_json_without_what_json_does_not_know(
     assert read["results"]["real motion"]["R1"] == {"mean": 51.1, "interval": 0.5, "repeats": 20, "not_finite": 0}
     assert read["results"]["row"]["fid"]["mean"] is None and read["results"]["row"]["fid"]["not_finite"] == 20
     assert read["notes"] == ["a note"]
-
-
-# Physical faults
 
 
 def features(joints: np.ndarray) -> np.ndarray:

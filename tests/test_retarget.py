@@ -3,6 +3,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from motion.bvh import Bvh
 from motion.bvh_fit import joints_to_bvh
@@ -34,12 +35,7 @@ EVERY_MOTION = pytest.mark.parametrize("name", MOTIONS)
 
 
 def about(axis: int, degrees: float) -> np.ndarray:
-    a, b, angle = (axis + 1) % 3, (axis + 2) % 3, np.radians(degrees)
-    matrix = np.eye(3)
-    matrix[a, a] = matrix[b, b] = np.cos(angle)
-    matrix[b, a] = np.sin(angle)
-    matrix[a, b] = -matrix[b, a]
-    return matrix
+    return Rotation.from_euler("xyz"[axis], degrees, degrees=True).as_matrix()
 
 
 def somebody(source: SourceRecording, arms_down: float = 0.0, facing: float = 0.0, unit: float = 1.0,

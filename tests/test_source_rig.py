@@ -5,22 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion.body import guess_up
-from motion.bvh import Bvh, read_bvh
+from motion.body import find_stance
+from motion.bvh import read_bvh
 from motion.bvh_fit import T2M_RIG, joints_to_bvh
 from motion.recording import guess_unit, resampled, t_pose_ends
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
 from tests import figures
-from tests.rigs import renamed, without
+from tests.rigs import placed, renamed, without
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "bvh_samples"
 JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 WAVE = joints_to_bvh(figures.waving("left", 60), T2M, 20)
-
-
-def placed(bvh: Bvh) -> np.ndarray:
-    return place_joints(bvh).posed(bvh, bvh.local_positions(), bvh.local_rotations())
 
 
 def test_spine_joints_that_a_rig_has_not_are_placed_on_the_bone() -> None:
@@ -56,7 +52,7 @@ def test_a_mapping_names_bones_weights_and_tips() -> None:
 def test_bones_that_are_named_twice_or_cannot_turn_are_refused() -> None:
     with pytest.raises(ValueError, match="2 bones are named"):
         place_joints(renamed(WAVE, {"Spine": "Neck"}))
-    np.testing.assert_allclose(placed(renamed(WAVE, {"Spine": "Hips"})), placed(WAVE))  # where both legs meet
+    np.testing.assert_allclose(placed(renamed(WAVE, {"Spine": "Hips"})), placed(WAVE))
     stiff = list(WAVE.channels)
     stiff[WAVE.names.index("LeftArm")] = ()
     with pytest.raises(ValueError, match="LeftArm has no rotation channels"):
@@ -73,7 +69,7 @@ def test_sample_files_give_their_reference_joints(path: Path) -> None:
     first, end = t_pose_ends(placed(bvh), bvh.frame_time)
     assert (first, end) == (reference["first_frame"], len(bvh.values))
     joints = resampled(bvh, placement, first, end)
-    assert (guess_unit(joints), guess_up(joints)) == ("cm", "y")
+    assert (guess_unit(joints), find_stance(joints).up) == ("cm", "y")
     np.testing.assert_allclose(0.01 * joints, reference["joints22_20fps"], atol=1e-5)
 
 

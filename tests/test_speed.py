@@ -65,7 +65,7 @@ def test_bf16_decodes_to_the_same_motion_within_millimetres(plain: TextToMotion,
 
 def test_compiled_networks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_module = torch.nn.Module.compile
-    # Everything except the C++ compiler, which would take most of the time.
+    # Skip the C++ compiler, which takes most of the time.
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="aot_eager"))
     torch.manual_seed(0)
     model = MaskTransformer(MaskTransformerConfig(num_tokens=16, code_dim=8, cond_dim=6, latent_dim=16, n_heads=2,

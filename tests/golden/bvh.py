@@ -12,9 +12,9 @@ from tests.golden.kinds import MotionCheck, skeleton_of
 from tests.golden.report import Report
 
 FPS = 20
-RETURN_TOLERANCE = 1e-3  # m, mean error of a rigid body after writing and reading a file
-RIGID = 1e-4             # m: standard deviation of the distances inside a body that counts as rigid
-FILE_TOLERANCE = 1e-5    # m: published files and joints are rounded to a millionth
+RETURN_TOLERANCE = 1e-3  # m, maximum mean error of a rigid body after writing and reading a file
+RIGID = 1e-4             # m, maximum std of the distances inside a rigid body
+FILE_TOLERANCE = 1e-5    # m; published files are rounded to a millionth
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -10,8 +10,7 @@ from tests.golden.report import Report
 ModelCheck = Callable[[Report], None]
 MotionCheck = Callable[[Report], None]
 
-# Words in a manifest's model name that determine the kind, regardless of other words (settings, data set).
-# The first line whose words all occur is used.
+# Words in the model name of a manifest that determine the kind of model. The first line whose words all occur is used.
 _KINDS = (
     ("pretraining",),
     ("m2t",),
@@ -25,7 +24,7 @@ _KINDS = (
     ("quantizer",),
     ("qformer",),
 )
-# Ambiguous names: words, part of a parameter's name that decides, and the kind.
+# For ambiguous names: words in the model name, a part of a parameter name, and the kind they determine.
 _OPEN_KINDS = (
     (("mask", "transformer"), "Qformer.", ("lamp", "mask", "transformer")),
     (("mask", "transformer"), "seqTransEncoder.", ("momask", "mask", "transformer")),

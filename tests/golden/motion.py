@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motion.bvh import principal_euler
 from motion.features import (
     Processed,
     biased_std,
@@ -17,7 +18,6 @@ from motion.features import (
 )
 from motion.rotation import (
     cont6d_to_matrix,
-    cont6d_to_quat,
     lerp,
     matrix_to_quat,
     quat_between,
@@ -26,7 +26,6 @@ from motion.rotation import (
     quat_multiply,
     quat_rotate,
     quat_to_cont6d,
-    quat_to_euler,
     quat_to_matrix,
 )
 from motion.skeleton import Skeleton, mirror, pose_offsets
@@ -37,9 +36,9 @@ from tests.golden.statistics import BIAS, biases, check_statistics, grouped
 _METRES, _MILLIMETRES = 1e-4, 0.05  # tolerance of lengths
 _TALL = 20               # root height from which values are in millimetres
 _RATIO = 1e-4            # tolerance of angles, rotations and contacts
-_CONTACT_MARGIN = 5e-4   # relative distance to the threshold within which a contact may differ
-_EULER = "qeuler_deg_"   # before the order of the axes
-_RANDOM = "random_"      # before the names of arrays that belong to features of no particular motion
+_CONTACT_MARGIN = 5e-4   # relative distance from the threshold within which contacts may differ
+_EULER = "qeuler_deg_"   # prefix of the axis order
+_RANDOM = "random_"      # prefix of arrays for random features
 
 
 def check_clip(report: Report) -> None:
@@ -118,7 +117,7 @@ def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
     """Check the joints recovered from features."""
     skeleton = skeleton_of(joints_of(features.shape[-1]))
     lengths = _length_tolerance(features)
-    exact = f"{prefix}vecs" in report.arrays and not prefix  # else features are computed, or unbounded
+    exact = f"{prefix}vecs" in report.arrays and not prefix  # otherwise features are computed or random
     near = lengths / 10 if exact else lengths
     root = root_motion(features)
     joints = features_to_joints(features, skeleton)
@@ -168,7 +167,7 @@ def check_rotations(report: Report) -> None:
         "q_to_matrix": lambda: quat_to_matrix(given["qa"]),
         "q_to_cont6d": lambda: quat_to_cont6d(given["qa"]),
         "cont6d_to_matrix": lambda: cont6d_to_matrix(given["cont6d"]),
-        "cont6d_to_quat": lambda: cont6d_to_quat(given["cont6d"]),
+        "cont6d_to_quat": lambda: matrix_to_quat(cont6d_to_matrix(given["cont6d"])),
         "matrix_to_quat": lambda: matrix_to_quat(quat_to_matrix(given["qa"])),
         "qfix": lambda: quat_continuous(given["qfix_in"]),
     }
@@ -176,7 +175,8 @@ def check_rotations(report: Report) -> None:
         if name in checks:
             report.close(name, checks[name](), 1e-5)
         elif name.startswith(_EULER):
-            report.close(name, quat_to_euler(given["qa"], name.removeprefix(_EULER)), 1e-3)
+            matrix = quat_to_matrix(given["qa"].double()).numpy()
+            report.close(name, principal_euler(matrix, name.removeprefix(_EULER)), 1e-3)
 
 
 def _length_tolerance(features: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 Values = Tensor | np.ndarray | np.generic | float | int | Sequence
 Shaped = Mapping[str, Tensor | np.ndarray]
 
-ROUNDING = 8  # added to every tolerance: units in the last place of the stored type, at the largest magnitude
+ROUNDING = 8  # additional tolerance in units in the last place of the largest stored value
 
 
 class Report:
@@ -55,7 +55,7 @@ class Report:
             error = float(np.where(actual == expected, 0.0, np.abs(actual - expected)).max())
         if error > 0:
             self.worst = max(self.worst, error / tolerance if tolerance else np.inf)
-        if not error <= tolerance:  # not-a-number fails too
+        if not error <= tolerance:  # NaN fails too
             self.failures.append(f"{name}: off by {error:.3g}, tolerance {tolerance:.3g}")
 
     def exact(self, name: str, actual: Values) -> None:

@@ -14,7 +14,7 @@ from tests.golden.kinds import ModelCheck, MotionCheck, UnknownFixture, find_mod
 from tests.golden.report import Report
 
 MODELS: dict[str, ModelCheck] = vq.MODELS | lamp.MODELS | transformers.MODELS | evaluator.MODELS
-# The order matters: arrays of a later kind may occur in an earlier one too.
+# In order of priority, as fixtures may have arrays of several checks.
 MOTION: list[tuple[tuple[str, ...], MotionCheck]] = bvh.MOTION + motion.MOTION + evaluator.MOTION
 
 

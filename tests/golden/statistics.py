@@ -13,8 +13,8 @@ BIAS = "std_feat_bias_"
 
 _MOST_CLIPS = 12    # number of clips whose subsets are all tried
 _EXACT = 1e-6       # tolerance where the statistics are float64
-_ROUNDED = 1e-5     # if they were computed in float32, relative to the largest value if that is above 1
-_COMPUTED = 1e-4    # if a clip's features are computed, not stored
+_ROUNDED = 1e-5     # tolerance where they are float32, relative to values above 1
+_COMPUTED = 1e-4    # tolerance where features are computed from joints
 
 
 def biases(arrays: Iterable[str]) -> Iterator[tuple[str, float]]:
@@ -95,7 +95,7 @@ def _statistics_of(choices: np.ndarray, parts: Sequence[ColumnStatistics]) -> tu
     """Return mean and grouped std (s, d) of every selection in ``choices`` (s, n), with values 0 or 1, of n parts."""
     counts = np.array([part.count for part in parts])[:, None]
     means, squares = np.stack([part.mean for part in parts]), np.stack([part.squares for part in parts])
-    centre = means.mean(0)  # close to all of them, so that the difference of squares below keeps its precision
+    centre = means.mean(0)  # keeps the difference of squares below precise
     total = choices @ counts
     shift = choices @ (counts * (means - centre)) / total
     std = np.sqrt(np.maximum(choices @ (squares + counts * (means - centre)**2) / total - shift**2, 0))
