@@ -83,6 +83,13 @@ def test_a_partial_download_resumes(server: Server, tmp_path: Path) -> None:
     assert server.asked == [None, f"bytes={len(CONTENT) - 1000}-"]
 
 
+def test_a_server_without_ranges_sends_the_file_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(b"other bytes")
+    server.knows_ranges = False
+    assert fetch(server.address(), tmp_path / "file").read_bytes() == CONTENT
+    assert server.asked == ["bytes=11-"]
+
+
 def test_another_file_than_the_one_asked_for_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its sha256 is"):
         fetch(server.address(), tmp_path / "file", "0" * 64)

@@ -8,7 +8,7 @@ import torch
 
 from data.dataset import Normalisation, dataset_spec
 from data.language import classes, read_bank, sentences, with_bank
-from data.text_motion import TextMotion, load_pairs
+from data.text_motion import TextMotion, load_pairs, rarity_weights
 from prepare.openmotion_contents import clip_contents
 from tests.figures import standing, walking
 from tests.toy import make_dataset
@@ -62,6 +62,13 @@ def test_a_stretch_becomes_a_pair_of_its_rows(root: Path) -> None:
     assert np.array_equal(stretch.features, pairs[WALKING].features[10:60])
     assert stretch.captions == () and stretch.sentences == tuple(sentences("stand"))
     assert stretch.start == pairs[WALKING].start + 10
+
+
+def test_pairs_are_balanced_by_the_family_of_their_clip_or_stretch(root: Path) -> None:
+    pairs = [pairs_of(root)[name] for name in (WALKING, WALKING, f"stand_10_{WALKING}", RAISING)]
+    assert [pair.family for pair in pairs] == ["walk", "walk", "stand", "raise"]
+    weights = rarity_weights(pairs, 1.0)
+    np.testing.assert_allclose(weights / weights[-1], [0.5, 0.5, 1, 1])
 
 
 def test_items_say_what_a_sentence_is_true_of(root: Path) -> None:
