@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,20 @@ class Linear(nn.Linear):
             destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
+class _PackedConvolution(torch.autograd.Function):
+    """Packed convolution of stride 1. Only its input has a gradient, which is a packed convolution too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: "Conv1d") -> Tensor:
+        ctx.layer = layer
+        return layer.packed(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.adjoint.packed(grad), None
+
+
 class Conv1d(nn.Conv1d):
     """``torch.nn.Conv1d`` without groups that uses the selected library.
 
@@ -159,19 +174,37 @@ class Conv1d(nn.Conv1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.weight.is_mkldnn or _uses_onednn(x)):
+        packed, differentiated = self.weight.is_mkldnn, x.requires_grad and torch.is_grad_enabled()
+        if packed and not differentiated:
+            return self.packed(x)
+        if packed and self.stride == (1,):
+            return _PackedConvolution.apply(x, self)
+        if not (packed or _uses_onednn(x)):
             return super().forward(x)
-        packed = self.weight.is_mkldnn and not (x.requires_grad and torch.is_grad_enabled())
-        weight = self.weight if packed else self._dense()
+        weight = self._dense()
         if self.kernel_size == (1,):
-            return linear(x.transpose(1, 2), weight if packed else weight.squeeze(2), self.bias).transpose(1, 2)
-        image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+            return linear(x.transpose(1, 2), weight.squeeze(2), self.bias).transpose(1, 2)
+        image, weight = (part.unsqueeze(2).contiguous(memory_format=torch.channels_last) for part in (x, weight))
         padding, stride, dilation = self._geometry()
-        if packed:
-            return torch.ops.mkldnn._convolution_pointwise(
-                image, weight, self.bias, padding, stride, dilation, 1, "none", [], "").squeeze(2)
-        weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         return F.conv2d(image, weight, self.bias, stride, padding, dilation).squeeze(2)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """Apply the packed weight to ``x`` (b, c, t), without gradients."""
+        if self.kernel_size == (1,):
+            return linear(x.transpose(1, 2), self.weight, self.bias).transpose(1, 2)
+        image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise(
+            image, self.weight, self.bias, *self._geometry(), 1, "none", [], "").squeeze(2)
+
+    @cached_property
+    def adjoint(self) -> "Conv1d":
+        """Packed layer that maps gradients of the output to gradients of the input, for stride 1."""
+        [size], [padding], [dilation] = self.kernel_size, self.padding, self.dilation
+        layer = Conv1d(self.out_channels, self.in_channels, size, padding=dilation * (size - 1) - padding,
+                       dilation=dilation, bias=False)
+        layer.weight = nn.Parameter(self._dense().detach().transpose(0, 1).flip(2).contiguous(), requires_grad=False)
+        layer.pack()
+        return layer
 
     def pack(self) -> None:
         """Convert the weight to oneDNN's layout, for inference only. Inputs still receive gradients."""

@@ -1,7 +1,9 @@
 """Text-to-motion pipeline, from text features to joint positions, and options for faster inference."""
+import copy
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -13,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.config import INIT_STD, Sampling
 from models.lamp.qformer import Layer as QFormerLayer
-from models.layers import EncoderLayer, choose_linear, is_packed, pack_linears, packs
+from models.layers import EncoderLayer, can_pack, choose_linear, is_packed, pack_linears, packs
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import (
@@ -140,6 +142,15 @@ class TextToMotion:
         encoders = (getattr(text, "model", None) for text in (self.text, self.residual_text, self.length_text))
         return [part for part in (self.tokenizer, self.transformer, self.residual, *encoders)
                 if isinstance(part, nn.Module)]
+
+    @cached_property
+    def differentiable_tokenizer(self) -> HumanVQVAE | RVQVAE:
+        """The tokenizer; on the CPU a copy with packed layers, which decodes latents with gradients faster."""
+        if self.device.type != "cpu" or is_packed(self.tokenizer) or not can_pack():
+            return self.tokenizer
+        tokenizer = copy.deepcopy(self.tokenizer)
+        pack_linears(tokenizer)
+        return tokenizer
 
     @property
     def unit(self) -> int:

@@ -163,7 +163,7 @@ def add_control(parser: argparse.ArgumentParser) -> None:
                               "to the left")
     control.add_argument("--end", type=_numbers(3, "1.5,2,90"), metavar="X,Z,DEGREES",
                          help="final position and heading; positive degrees turn left")
-    control.add_argument("--control_steps", type=natural, default=120, help="optimisation steps for constraints")
+    control.add_argument("--control_steps", type=natural, default=60, help="optimisation steps for constraints")
 
 
 def add_direction(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,11 @@ class Decoding:
 
     def joints(self, features: Tensor) -> Tensor:
         """Convert ``features`` (T, d) to joints (T, J, 3) in metres, with constant bone lengths."""
-        return self.bones.fitted(self.places(features)) + self.shift
+        return self.with_bones(self.places(features))
+
+    def with_bones(self, places: Tensor) -> Tensor:
+        """Give joints (T, J, 3) in metres constant bone lengths."""
+        return self.bones.fitted(places) + self.shift
 
     def places(self, features: Tensor) -> Tensor:
         """Convert ``features`` (T, d) to joints (T, J, 3) in metres, whose bone lengths may vary."""
@@ -89,7 +93,7 @@ class Decoding:
             count = latents.shape[-1]
             around = torch.arange(-extra, count + extra, device=latents.device) % count
             latents = latents[..., around]
-        decoded = self.pipeline.tokenizer.decode_latents(latents)[0]
+        decoded = self.pipeline.differentiable_tokenizer.decode_latents(latents)[0]
         return self.pipeline.denormalise(decoded[unit * extra:len(decoded) - unit * extra])
 
 

@@ -22,7 +22,7 @@ from motion.rotation import quat_rotate
 from motion.skeleton import Skeleton
 from utils.runtime import report_step
 
-STEPS = 120
+STEPS = 60
 MILD = 0.3           # m: errors are squared up to this value, and linear beyond
 HARDER = 3.0         # factor of the constraint weights in a second round
 FAR = 0.25           # m: a second round follows if the largest error is above this
@@ -98,10 +98,11 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
     start, skeleton = decoding.start, decoding.skeleton
     spread = start.std().clamp_min(1e-6)
     with torch.no_grad():
-        usual = _physical(decoding, decoding.features(start), decoding.first)
+        features = decoding.features(start)
+        usual = _physical(decoding, features, decoding.places(features), decoding.first)
         standing = support(decoding.first, skeleton).clamp_min(decoding.floor)
         fastest = max(FASTEST_BODY, float(decoding.first[:, 0].diff(dim=0).norm(dim=-1).max()))
-    closing = Closing.of(decoding.features(start), decoding.pipeline.metres) if decoding.cyclic else None
+    closing = Closing.of(features, decoding.pipeline.metres) if decoding.cyclic else None
     steps = settings.steps if constraints else min(settings.steps, CLOSING_STEPS)
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
     for pull in (1.0, HARDER):
@@ -110,7 +111,8 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
         for step in range(steps):
             adam.param_groups[0]["lr"] = settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
             features = decoding.features(start + spread * moved)
-            joints = decoding.joints(features)
+            places = decoding.places(features)
+            joints = decoding.with_bones(places)
             # Constraints dominate at first; later the other terms restore the smoothness of the motion.
             calm = min(1.0, settings.early + 1.5 * step / steps)
             loss = settings.near_codes * calm * moved.square().mean() + settings.speed * _too_fast(joints, fastest)
@@ -123,7 +125,8 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
                 loss = loss + settings.constraint * closing.error(features)
                 loss = loss + settings.seam * seam_excess(joints, skeleton)
             weights = (settings.jerk, settings.slide, settings.swing, settings.bones)
-            for weight, now, before in zip(weights, _physical(decoding, features, joints), usual, strict=True):
+            physical = _physical(decoding, features, places, joints)
+            for weight, now, before in zip(weights, physical, usual, strict=True):
                 loss = loss + weight * calm * (now / before - 1).clamp_min(0)
             adam.zero_grad()
             loss.backward()
@@ -152,12 +155,12 @@ def _too_fast(joints: Tensor, fastest: float) -> Tensor:
     return ((steps.square().sum(-1) + 1e-12).sqrt() - fastest).clamp_min(0).sum()
 
 
-def _physical(decoding: Decoding, features: Tensor, joints: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _physical(decoding: Decoding, features: Tensor, places: Tensor, joints: Tensor) -> tuple[Tensor, ...]:
     """Compute the mean jerk, sliding of standing feet, speed of low feet (metres per frame) and bone length drift.
 
-    Feet stand if their contact features are set. All values are positive.
+    ``places`` (T, J, 3) are the joints before their bones get constant lengths. Feet stand if their contact features
+    are set. All values are positive.
     """
-    places = decoding.places(features)
     jerk = joints.diff(3, dim=0).norm(dim=-1).mean() if len(joints) > 3 else joints.new_zeros(())
     held = features[:-1, feature_groups(len(decoding.skeleton)).contacts].detach().clamp(0, 1)
     frames = torch.arange(len(held), device=joints.device)
