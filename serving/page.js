@@ -17,6 +17,7 @@ const lamp = {
       else frames.forEach(lamp.release);
       const said = element.querySelector(".said");
       if (said && said.textContent) lamp.announce(said.textContent);
+      element.querySelector(".fault")?.scrollIntoView({ block: "nearest" });
     };
     watch("value", shown);
     shown();

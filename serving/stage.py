@@ -33,10 +33,12 @@ def theme() -> gr.themes.Base:
     letters = ["ui-sans-serif", "system-ui", "sans-serif"]
     default = gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
                                 font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
-    # The default colours of these have a contrast below 4.5.
-    return default.set(body_text_color_subdued="*neutral_600", color_accent="*primary_600",
-                       button_primary_background_fill="*primary_600", input_placeholder_color="*neutral_500",
-                       button_primary_background_fill_hover="*primary_700")
+    # The contrast of the default colours of these is too low: below 4.5 for text, below 3 for checkboxes.
+    return default.set(
+        body_text_color_subdued="*neutral_600", color_accent="*primary_600", input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400", button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700", checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400")
 
 
 def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:

@@ -2,7 +2,7 @@
 "use strict";
 
 const STEP = 0.2, SHORTEST = 0.4, LONGEST = 30;  // seconds
-const FLOOR = 4;                                 // metres from the start to the edge of the floor plan
+const FLOOR = 4, FARTHEST = 20, PACE = 0.1;       // metres: edge of the floor plan, limit of waypoints, step of a key
 const snap = (seconds) => Math.round(seconds / STEP) * STEP;
 const rounded = (seconds) => Number(seconds.toFixed(2));
 const make = (tag, properties, ...children) => {
@@ -24,10 +24,11 @@ function drag(event, area, move, end) {
 /** The editor of a timeline: value { blocks, upper, waypoints, remakes } as in an ask. */
 lamp.timeline = (element, trigger, watch, props) => {
   const root = element.querySelector(".timeline");
-  let value = JSON.parse(JSON.stringify(props.value)), chosen = { track: "blocks", number: 0 }, time = 2;
+  const copy = (from) => JSON.parse(JSON.stringify(from));
+  let value = copy(props.value), chosen = { track: "blocks", number: 0 }, time = 2;
   const end = () => value.blocks.at(-1).end;
   const scale = () => Math.min(Math.max(end() + 2, 6), LONGEST);
-  const save = () => { props.value = JSON.parse(JSON.stringify(value)); };
+  const save = () => { props.value = { ...copy(value), waypoints: copy(value.waypoints).sort((a, b) => a.time - b.time) }; };
   const commit = () => { save(); draw(); };
   const selected = () => value[chosen.track][chosen.number];
 
@@ -135,31 +136,78 @@ lamp.timeline = (element, trigger, watch, props) => {
     return make("div", { className: "details" }, text, make("div", {}, times, again, gone));
   }
 
+  /** Waypoints: a floor plan to click, and a row of numbers for each. */
   function floor() {
     const plan = make("div", { className: "plan", role: "group", ariaLabel: "Floor, seen from above" });
-    const place = (x, z) => ({ left: `${50 - 50 * x / FLOOR}%`, top: `${50 - 50 * z / FLOOR}%` });  // +x is to the left
-    const start = make("i", { className: "start", title: "start, facing up" });
-    Object.assign(start.style, place(0, 0));
-    plan.append(start);
-    value.waypoints.forEach((point, number) => {
-      const dot = make("button", { className: "point", textContent: point.time, title: "Remove this waypoint",
-        ariaLabel: `Remove the waypoint at ${point.time} s` });
-      Object.assign(dot.style, place(point.x, point.z));
-      dot.addEventListener("click", (event) => { event.stopPropagation(); value.waypoints.splice(number, 1); commit(); });
-      plan.append(dot);
-    });
-    plan.addEventListener("click", (event) => {
-      const { left, top, width, height } = plan.getBoundingClientRect();
-      const point = { x: rounded(FLOOR * (1 - 2 * (event.clientX - left) / width)),
-        z: rounded(FLOOR * (1 - 2 * (event.clientY - top) / height)), time: rounded(Math.min(time, end())) };
+    const rows = make("div", { className: "waypoints" });
+    const share = (metres) => `${50 - 50 * Math.min(Math.max(metres / FLOOR, -1), 1)}%`;  // +x is to the left
+    const within = (metres) => rounded(Math.min(Math.max(metres, -FARTHEST), FARTHEST));
+
+    function mark() {
+      const start = make("i", { className: "start", title: "start, facing up" });
+      Object.assign(start.style, { left: share(0), top: share(0) });
+      plan.replaceChildren(start, ...value.waypoints.map((point, number) => {
+        const dot = make("button", { className: "point", textContent: point.time, title: "Click to remove, arrow keys to move",
+          ariaLabel: `Waypoint at ${point.time} s, ${point.x} m left, ${point.z} m ahead. Press Enter to remove it, arrow keys to move it.` });
+        Object.assign(dot.style, { left: share(point.x), top: share(point.z) });
+        dot.addEventListener("click", (event) => { event.stopPropagation(); drop(number); });
+        dot.addEventListener("keydown", (event) => {
+          const [x, z] = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key] ?? [0, 0];
+          if (!x && !z) return;
+          event.preventDefault();
+          Object.assign(point, { x: within(point.x + x * PACE), z: within(point.z + z * PACE) });
+          commit();
+          root.querySelectorAll(".point")[number].focus();
+        });
+        return dot;
+      }));
+    }
+
+    function drop(number) {
+      value.waypoints.splice(number, 1);
+      commit();
+      root.querySelector(".add").focus();
+    }
+
+    function add(x, z) {
+      const point = { x: within(x), z: within(z), time: rounded(Math.min(time, end())) };
       value.waypoints = [...value.waypoints.filter((other) => other.time !== point.time), point].sort((a, b) => a.time - b.time);
       time = Math.min(time + 1, end());
       commit();
+      return value.waypoints.indexOf(point);
+    }
+
+    value.waypoints.forEach((point, number) => {
+      const fields = [["time", "time (s)", 0, end(), STEP], ["x", "left (m)", -FARTHEST, FARTHEST, PACE], ["z", "ahead (m)", -FARTHEST, FARTHEST, PACE]];
+      const row = make("div", {}, ...fields.map(([name, unit, min, max, step]) => {
+        const field = make("input", { type: "number", min, max, step, value: point[name], ariaLabel: `Waypoint ${number + 1}: ${unit}` });
+        field.addEventListener("change", () => {
+          point[name] = field.value = rounded(Math.min(Math.max(Number(field.value) || 0, min), max));
+          save();  // without drawing, which would take the focus
+          mark();
+        });
+        return make("label", {}, unit, field);
+      }));
+      const gone = make("button", { textContent: "✕", title: "Remove", ariaLabel: `Remove waypoint ${number + 1}` });
+      gone.addEventListener("click", () => drop(number));
+      row.append(gone);
+      rows.append(row);
+    });
+    plan.addEventListener("click", (event) => {
+      const { left, top, width, height } = plan.getBoundingClientRect();
+      add(FLOOR * (1 - 2 * (event.clientX - left) / width), FLOOR * (1 - 2 * (event.clientY - top) / height));
     });
     const when = make("input", { type: "number", min: 0, max: end(), step: STEP, value: rounded(Math.min(time, end())) });
     when.addEventListener("change", () => { time = Math.min(Math.max(Number(when.value) || 0, 0), end()); });
+    const more = make("button", { className: "add", textContent: "Add" });
+    more.addEventListener("click", () => {
+      const last = value.waypoints.findLast((point) => point.time < time) ?? { x: 0, z: 0 }, number = add(last.x, last.z + 1);
+      root.querySelectorAll(".waypoints > div")[number].querySelectorAll("input")[1].focus();
+    });
+    mark();
     return make("details", { open: value.waypoints.length > 0 }, make("summary", { textContent: "Waypoints" }),
-      make("label", {}, "Be there at (s) ", when, " – click the floor; a square is 1 m. Click a point to remove it."), plan);
+      make("div", { className: "next" }, make("label", {}, "Be there at (s) ", when), more),
+      make("p", { textContent: "Click the floor or press Add. A square is 1 m." }), rows, plan);
   }
 
   function draw() {
@@ -169,7 +217,7 @@ lamp.timeline = (element, trigger, watch, props) => {
     root.replaceChildren(...parts);
   }
 
-  watch("value", () => { value = JSON.parse(JSON.stringify(props.value)); chosen = { track: "blocks", number: 0 }; draw(); });
+  watch("value", () => { value = copy(props.value); chosen = { track: "blocks", number: 0 }; draw(); });
   draw();
 };
 

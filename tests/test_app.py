@@ -29,6 +29,15 @@ from tests.toy_models import make_captioner, make_models
 
 FLAGS = ("--gpu_id", "-1", "--name", "t2m", "--res_name", "none", "--len_name", "len", "--m2t_name", "m2t",
          "--lamp_name", "lamp", "--time_steps", "2", "--quiet")
+# Contrast of the borders of unchecked boxes with their background.
+BOXES = """(() => {
+    const bright = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, value, i) =>
+        sum + [0.2126, 0.7152, 0.0722][i] * ((value / 255 + 0.055) / 1.055) ** 2.4, 0.05);
+    return [...document.querySelectorAll('input:is([type=checkbox], [type=radio]):not(:checked)')]
+        .filter(each => each.checkVisibility()).map(getComputedStyle)
+        .map(style => [style.borderTopColor, style.backgroundColor].map(bright).sort((a, b) => b - a))
+        .map(([high, low]) => high / low);
+})()"""
 gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio: pip install -r requirements-app.txt")
 
 
@@ -211,6 +220,8 @@ def test_a_motion_is_found_with_its_prompt_and_picture_and_opened_for_editing(pa
     stage(page).locator("#caption", has_text="a person walks").wait_for()
     tab.locator(".cards").get_by_role("button", name="Edit").first.click()
     tab = page.locator("[role=tabpanel]:visible")
+    box = tab.get_by_role("combobox")
+    assert box.evaluate("box => getComputedStyle(box).textOverflow") == "ellipsis"  # and not under the arrow
     tab.get_by_label("What happens in these parts?").fill("a person bows")
     press(page, "Edit")
     stage(page).locator("#caption", has_text="a person bows").wait_for()
@@ -236,13 +247,27 @@ def test_a_timeline_is_dragged_made_and_one_block_made_again(page: Page) -> None
     plan = tab.get_by_label("Floor, seen from above")
     size = plan.bounding_box()
     plan.click(position={"x": size["width"] * 0.25, "y": size["height"] * 0.25})  # 2 m to the left, 2 m ahead
-    tab.get_by_label("Remove the waypoint at 2 s").wait_for()
+    dot = tab.get_by_label("Waypoint at 2 s")
+    dot.focus()
+    for key in ("ArrowLeft", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    press(page, "Add")
+    for value in ("0.5", "2.5"):
+        page.keyboard.press("Control+A")
+        page.keyboard.type(value)
+        page.keyboard.press("Tab")
+    tab.get_by_label("Waypoint at 3 s, 0.5 m left, 2.5 m ahead").wait_for()
+    press(page, "Add")
+    tab.get_by_label("Waypoint 3: time (s)").fill("1")
+    page.keyboard.press("Tab")
+    tab.get_by_label("Remove waypoint 2").focus()
+    page.keyboard.press("Enter")
     press(page, "Make the motion")
     title = "a person walks forward, then a person bows; upper body: a person waves"
     tab.locator(".said", has_text=title).wait_for()
     link = dict(parse_qsl(tab.get_by_role("link", name="Permalink").get_attribute("href").removeprefix("?")))
-    point, = json.loads(link["waypoints"])
-    assert abs(point["x"] - 2) < 0.05 > abs(point["z"] - 2)
+    assert [(point["time"], round(point["x"], 1), round(point["z"], 1)) for point in json.loads(link["waypoints"])] == [
+        (1, 0.5, 3.5), (2, 2.1, 2.2)]
     assert [block["end"] for block in json.loads(link["blocks"])] == [3.8, 6]
     press(page, "Make this block again")
     tab.locator(".block.remade", has_text="a person bows").wait_for()
@@ -274,6 +299,13 @@ def test_one_visitor_has_two_jobs_and_can_cancel_them(page: Page) -> None:
     tab = page.locator("[role=tabpanel]:visible")
     tab.get_by_role("button", name="Settings").click()
     tab.get_by_label("Let the model choose the length").uncheck()
+    page.set_viewport_size({"width": 390, "height": 600})  # the error is below the form
+    tab.get_by_label("Seconds, at most 30").fill("99")
+    press(page, "Generate")
+    fault = page.get_by_role("alert").get_by_text("from 0.2 to 30, not 99")
+    fault.wait_for()
+    assert fault.bounding_box()["y"] < 600
+    page.set_viewport_size({"width": 800, "height": 700})
     tab.get_by_label("Seconds, at most 30").fill("30")
     tab.get_by_label("Samples, at most 4").fill("4")
     tab.get_by_label(".mp4").check()  # which takes a while
@@ -302,6 +334,7 @@ def test_every_tab_suits_everybody_on_every_screen(page: Page, address: str, sch
             page.set_viewport_size({"width": width, "height": height})
             assert axe_faults(page) == [], (tab, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+            assert all(contrast >= 3 for contrast in page.evaluate(BOXES)), tab
             if width == SIZES[0][0]:
                 assert small_targets(page) == [], tab
 
