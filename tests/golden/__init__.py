@@ -1,1 +1,1 @@
-"""Parity checks. Each module lists the fixtures that it can check in ``MODELS`` and ``MOTION``."""
+"""Parity checks of this project against fixtures of published code."""

@@ -8,7 +8,7 @@ from motion.bvh import parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of
 from motion.foot import lock_feet_published
 from motion.skeleton import T2M, Skeleton
-from tests.golden.kinds import MotionCheck, skeleton_of
+from tests.golden.kinds import skeleton_of
 from tests.golden.report import Report
 
 FPS = 20
@@ -81,6 +81,3 @@ def check_bvh(path: Path, joints_path: Path | None, report: Report) -> None:
     if joints_path is not None:
         ours = bvh_to_joints(bvh, T2M) if set(rig_of(T2M).names) <= set(bvh.names) else bvh.joints()
         report.close("joints", ours, FILE_TOLERANCE)
-
-
-MOTION: list[tuple[tuple[str, ...], MotionCheck]] = [(("foot_locked", "plain", "plain_ik"), check_conversion)]

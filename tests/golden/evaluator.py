@@ -9,7 +9,6 @@ from evaluation import metrics
 from models.config import EvaluatorConfig
 from models.evaluator import FOOT_CONTACTS, Evaluator
 from tests.golden.fill import fill_state_dict
-from tests.golden.kinds import ModelCheck, MotionCheck
 from tests.golden.manifest import Manifest, shapes_of, skipped
 from tests.golden.report import Report
 
@@ -127,12 +126,3 @@ def check_word_classes(content: dict[str, Any], report: Report) -> None:
     for token, class_index, unknown in content["tokens"]:
         report.equal(f"class of {token}", word_class(token, known), class_index)
         report.equal(f"{token} unknown", falls_back(token, known), unknown)
-
-
-MODELS: dict[str, ModelCheck] = {
-    "T2M evaluator: MovementConvEncoder + MotionEncoderBiGRUCo + TextEncoderBiGRUCo": check_evaluator,
-}
-MOTION: list[tuple[tuple[str, ...], MotionCheck]] = [
-    (("mu_?", "cov_?", "fid*", "dist_first", "top3_*", "r_precision", "matching_*", "div_*", "diversity",
-      "mm_*", "multimodality", "mpjpe"), check_metrics),
-]

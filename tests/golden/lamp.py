@@ -13,7 +13,6 @@ from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import build_tokenizer
 from tests.golden.fill import fill
-from tests.golden.kinds import ModelCheck
 from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of
 from tests.golden.report import Report
 from tests.golden.vq import vq_config
@@ -181,10 +180,3 @@ def check_m2t_front(report: Report) -> None:
     for name, values in (("motion_embeds", states), ("query_out", model.query_motion(states)),
                          ("llm_prefix", model(motion))):
         report.close(name, report.part(name, values, 1), TOLERANCE)
-
-
-MODELS: dict[str, ModelCheck] = {
-    "Q-Former (BERT language model with learned queries and cross attention)": check_qformer,
-    "LaMP language-motion pretraining model": check_lamp,
-    "M2T front end: everything before the language model": check_m2t_front,
-}

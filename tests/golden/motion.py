@@ -29,9 +29,9 @@ from motion.rotation import (
     quat_to_matrix,
 )
 from motion.skeleton import Skeleton, mirror, pose_offsets
-from tests.golden.kinds import MotionCheck, skeleton_of
+from tests.golden.kinds import skeleton_of
 from tests.golden.report import Report
-from tests.golden.statistics import BIAS, biases, check_statistics, grouped
+from tests.golden.statistics import biases, grouped
 
 _METRES, _MILLIMETRES = 1e-4, 0.05  # tolerance of lengths
 _TALL = 20               # root height from which values are in millimetres
@@ -187,12 +187,3 @@ def _length_tolerance(features: Tensor) -> float:
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.as_tensor(array, dtype=torch.float32)
-
-
-MOTION: list[tuple[tuple[str, ...], MotionCheck]] = [
-    (("mirrored",), check_mirror),
-    (("raw", "uniform", "global_positions", "vecs", f"{_RANDOM}vecs"), check_clip),
-    (("mean", "std", f"{BIAS}*"), check_statistics),
-    (("qbetween", "lerp", "qmul", "qinv", "qrot", "q_to_*", "cont6d_to_*", "matrix_to_quat", "qfix", f"{_EULER}*"),
-     check_rotations),
-]

@@ -10,12 +10,34 @@ from typing import Any
 import numpy as np
 
 from tests.golden import bvh, evaluator, lamp, motion, transformers, vq
-from tests.golden.kinds import ModelCheck, MotionCheck, UnknownFixture, find_model_check, find_motion_check
+from tests.golden.kinds import Checks, UnknownFixture, find_check
 from tests.golden.report import Report
+from tests.golden.statistics import check_statistics
 
-MODELS: dict[str, ModelCheck] = vq.MODELS | lamp.MODELS | transformers.MODELS | evaluator.MODELS
-# In order of priority, as fixtures may have arrays of several checks.
-MOTION: list[tuple[tuple[str, ...], MotionCheck]] = bvh.MOTION + motion.MOTION + evaluator.MOTION
+# Checks of models by patterns of parameter names, and of other fixtures by patterns of array names. The first match is
+# used, as models may contain other models and fixtures may have arrays of several checks.
+MODELS: Checks = {
+    "motion_cls.*": lamp.check_lamp,
+    "opt_proj.*": lamp.check_m2t_front,
+    "movement_encoder:*": evaluator.check_evaluator,
+    "quant_emb.*": transformers.check_residual,
+    "text2former.* Qformer.*": transformers.check_lamp,
+    "seqTransEncoder.*": transformers.check_momask,
+    "output.0.*": transformers.check_length_estimator,
+    "quantizer.layers.*": vq.check_rvqvae,
+    "vqvae.quantizer.*": vq.check_human_vqvae,
+    "*crossattention.*": lamp.check_qformer,
+    "codebook": vq.check_quantizer,
+}
+MOTION: Checks = {
+    "foot_locked plain plain_ik": bvh.check_conversion,
+    "mirrored": motion.check_mirror,
+    "raw uniform global_positions vecs random_vecs": motion.check_clip,
+    "mean std std_feat_bias_*": check_statistics,
+    "qbetween lerp qmul qinv qrot q_to_* cont6d_to_* matrix_to_quat qfix qeuler_deg_*": motion.check_rotations,
+    "mu_? cov_? fid* dist_first top3_* r_precision matching_* div_* diversity mm_* multimodality mpjpe":
+        evaluator.check_metrics,
+}
 
 
 @dataclass(frozen=True)
@@ -98,12 +120,12 @@ def check_arrays(report: Report) -> None:
     """Run the check that matches the manifest or the arrays. Raises ``UnknownFixture`` if there is none."""
     manifest = report.manifest
     if "model" in manifest:
-        check = find_model_check(manifest, MODELS)
+        check = find_check((name for name, *_ in manifest.get("parameters", ())), MODELS)
         _compare_with_manifest(report)
     elif manifest:
         raise UnknownFixture(f"no check for a manifest with the keys {', '.join(manifest)}")
     else:
-        check = find_motion_check(report.arrays, MOTION)
+        check = find_check(report.arrays, MOTION)
     check(report)
 
 

@@ -11,7 +11,6 @@ from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import sample_generators, token_loss
-from tests.golden.kinds import ModelCheck
 from tests.golden.lamp import LOOSE_NAMES, qformer_config
 from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of
 from tests.golden.report import Report
@@ -206,12 +205,3 @@ def check_length_estimator(report: Report) -> None:
     model = filled(LengthEstimator(inputs, classes, hidden, slope), report)
     text, = report.required("text_emb")
     report.close("logits", model(text), TOLERANCE)
-
-
-MODELS: dict[str, ModelCheck] = {
-    "LaMP MaskTransformer (text to motion)": check_lamp,
-    "MoMask MaskTransformer": check_momask,
-    "MoMask ResidualTransformer, share_weight=True": check_residual,
-    "MoMask ResidualTransformer, share_weight=False": check_residual,
-    "LengthEstimator (text embedding to number of 4-frame tokens)": check_length_estimator,
-}

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer
-from tests.golden.kinds import ModelCheck
 from tests.golden.manifest import Manifest, Shapes, filled, indices, setting, shapes_of
 from tests.golden.report import Report
 
@@ -138,10 +137,3 @@ def check_quantizer(report: Report) -> None:
     quantizer.eval()
     first, = report.required("x0")
     report.exact("ids_after", quantizer(first).codes.flatten())
-
-
-MODELS: dict[str, ModelCheck] = {
-    "LaMP HumanVQVAE (single-codebook VQ-VAE, EMA with code reset)": check_human_vqvae,
-    "MoMask RVQVAE (residual VQ-VAE)": check_rvqvae,
-    "EMA-with-reset vector quantizer of the VQ-VAE, alone": check_quantizer,
-}
