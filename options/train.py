@@ -156,6 +156,9 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--published_behaviour", action="store_true",
                        help="reproduce the released code: true pairs among the negatives, multiplied temperature, "
                             "random motion encoder, no masks")
+    model.add_argument("--projections_only", action="store_true",
+                       help="train only the projections to the joint space, so that models conditioned on this LaMP "
+                            "stay valid; needs --init_from")
     loss = parser.add_argument_group("objectives")
     loss.add_argument("--objectives", nargs="+", type=weighted_objective, metavar="NAME[=WEIGHT]",
                       default=[(name, 1.0) for name in OBJECTIVES],
@@ -173,6 +176,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if opt.distill and (opt.init_from or opt.random_start):
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
     opt.objectives = dict(opt.objectives)
+    if opt.projections_only and (not opt.init_from or set(opt.objectives) != {"ptc"}):
+        parser.error("--projections_only needs --init_from and --objectives ptc: other losses do not depend on them")
     return opt
 
 
