@@ -18,12 +18,13 @@ from models.control.constraints import (
     Heading,
     JointTarget,
     Pose,
+    Remaining,
     RootPath,
     remaining,
 )
 from models.control.decoding import Bones, Decoding, seam_gaps
 from models.control.director import Direction, Director
-from models.control.optimise import ControlSettings, optimise, optimised_latents, support
+from models.control.optimise import Controlled, ControlSettings, optimise, optimised_latents, support
 from models.control.settle import offset_joints
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
@@ -178,6 +179,23 @@ def test_a_prompt_and_its_constraints_give_one_motion_alone_and_in_a_file(pipeli
     alone = made("walks#40\n", {"0": [there]})
     np.testing.assert_array_equal(made("bows#60\nwalks#40\n", {"0": [elsewhere], "1": [there]}), alone)
     assert not np.array_equal(made("walks#40\n", {"0": [elsewhere]}), alone)
+
+
+def test_another_sample_is_optimised_if_the_first_one_stays_far_away(director: Director,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def optimised(_: TextToMotion, tokens: torch.Tensor, *__: object) -> Controlled:
+        tried.append(tokens)
+        error = (0.5, 0.3)[len(tried) - 1]
+        return Controlled(np.full((FRAMES, 22, 3), error, np.float32), np.zeros((FRAMES, 263), np.float32),
+                          (Remaining("path", error, error, "m"),))
+
+    monkeypatch.setattr("models.control.director.optimise", optimised)
+    place = RootPath(at(FRAMES - 1), torch.tensor([[4.0, 4.0]]))
+    made = director.make(direction(director, place=lambda _: [place]), 3)
+    assert len(tried) == 2 and not torch.equal(*tried)
+    assert made.largest == 0.3 and made.joints.max() == np.float32(0.3)
 
 
 def test_a_loop_closes(director: Director) -> None:

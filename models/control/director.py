@@ -22,6 +22,8 @@ Place = Callable[[Tensor], Sequence[Constraint]]          # creates constraints 
 UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # random streams of a seed
 FAR_START = 0.3   # m: if the mean error of a sample is larger, others are tried
 CANDIDATES = 4    # maximum number of samples to choose the initial motion from
+RETRIED = (0.2, 2.0)  # m: if the largest error left is in this range, the next sample is tried
+TRIES = 2         # maximum number of samples to optimise
 MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
 NOT_MET = " NOT MET"  # suffix in reports of constraints that are not met
 FAULTS = ("skating", "penetration", "jerk", "bone drift")
@@ -39,6 +41,11 @@ class Directed:
     constraints: tuple[Constraint, ...] = ()
     remaining: tuple[Remaining, ...] = ()      # remaining error of each constraint
     seam: SeamGaps | None = None               # jumps at the seam of a loop
+
+    @property
+    def largest(self) -> float:
+        """Largest remaining distance in metres."""
+        return max((left.largest for left in self.remaining if left.unit == "m"), default=0.0)
 
     @property
     def pinned(self) -> np.ndarray:
@@ -86,29 +93,36 @@ class Director:
         return made[int(total_scores(match, faults, errors).argmax())]
 
     def _one(self, direction: Direction, seed: int) -> Directed:
-        start, constraints = self._start(direction, seed)
+        starts = self._starts(direction, seed)
+        start, constraints = starts[0]
         if not constraints and not direction.loop:
             features = start.source
             if features is None:
                 features = self.pipeline.features_of([start.tokens], self.sampling and self.sampling.group_rows)[0]
             return Directed(self.pipeline.joints(features), features)
-        controlled = optimise(self.pipeline, start.tokens, constraints, self.settings, start.source, direction.loop)
-        return directed(controlled, constraints, self.pipeline, direction.loop)
+        made: list[Directed] = []
+        for start, constraints in starts[:TRIES]:
+            controlled = optimise(self.pipeline, start.tokens, constraints, self.settings, start.source, direction.loop)
+            made.append(directed(controlled, constraints, self.pipeline, direction.loop))
+            if not RETRIED[0] < made[-1].largest < RETRIED[1]:
+                break
+        return min(made, key=lambda one: one.largest)
 
-    def _start(self, direction: Direction, seed: int) -> tuple["_Start", Sequence[Constraint]]:
-        """Sample an initial motion and create its constraints. If it is far from meeting them, others are tried."""
-        start = self._drawn(direction, seed)
+    def _starts(self, direction: Direction, seed: int) -> list[tuple["_Start", Sequence[Constraint]]]:
+        """Sample initial motions with their constraints, ordered by their error.
+
+        There is only one if it is near its constraints.
+        """
         if direction.place is None:
-            return start, ()
-        error, constraints = self._placed(direction, start)
-        for number in range(1, CANDIDATES):
+            return [(self._drawn(direction, seed), ())]
+        found: list[tuple[float, _Start, Sequence[Constraint]]] = []
+        for one in [seed, *(stream_seed(seed, CANDIDATE_STREAM, number) for number in range(1, CANDIDATES))]:
+            start = self._drawn(direction, one)
+            error, constraints = self._placed(direction, start)
+            found.append((error, start, constraints))
             if error <= FAR_START:
                 break
-            other = self._drawn(direction, stream_seed(seed, CANDIDATE_STREAM, number))
-            other_error, other_constraints = self._placed(direction, other)
-            if other_error < error:
-                start, error, constraints = other, other_error, other_constraints
-        return start, constraints
+        return [(start, constraints) for _, start, constraints in sorted(found, key=lambda one: one[0])]
 
     def _placed(self, direction: Direction, start: "_Start") -> tuple[float, Sequence[Constraint]]:
         source = None if start.source is None else torch.from_numpy(start.source).to(self.pipeline.device)
