@@ -6,14 +6,14 @@ import pytest
 from utils import cpu_quota, set_thread_policy
 
 
-def test_waiting_threads_sleep() -> None:
+def test_waiting_threads_soon_sleep() -> None:
     environment: dict[str, str] = {}
     set_thread_policy(environment)
-    assert environment["GOMP_SPINCOUNT"] == environment["KMP_BLOCKTIME"] == "0"
+    assert int(environment["GOMP_SPINCOUNT"]) <= 1000 and environment["KMP_BLOCKTIME"] == "0"
 
 
 @pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"},
-                                   {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "3"}])
+                                   {"GOMP_SPINCOUNT": "5", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "3"}])
 def test_the_variables_of_the_user_win(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("utils.usable_cores", lambda: 1)
     monkeypatch.setattr("utils.bound_cores", lambda: 4)

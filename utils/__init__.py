@@ -96,13 +96,13 @@ def _limit(folder: Path) -> float | None:
 
 POLICY = "OMP_WAIT_POLICY"  # used by all OpenMP implementations; values set by the user take precedence
 WAITING = {
-    "GOMP_SPINCOUNT": "0",  # GNU OpenMP, used by the Linux wheels
-    "KMP_BLOCKTIME": "0",   # Intel's and LLVM's OpenMP, milliseconds
+    "GOMP_SPINCOUNT": "1000",  # GNU OpenMP, used by the Linux wheels: a few microseconds
+    "KMP_BLOCKTIME": "0",      # Intel's and LLVM's OpenMP, milliseconds
 }
 
 
 def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make waiting OpenMP threads sleep, and limit their number to the CPU quota of the container.
+    """Make waiting OpenMP threads sleep after a few microseconds, and limit their number to the CPU quota of the container.
 
     OpenMP reads these variables once, when torch is loaded, so call this before. Variables set by the user are kept.
     """
