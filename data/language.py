@@ -281,12 +281,6 @@ def word_class(token: str, known: Container[str]) -> int:
     return WORD_CLASSES.index(name if name in WORD_CLASSES else "OTHER")
 
 
-def falls_back(token: str, known: Container[str]) -> bool:
-    """Return whether a ``word/POS`` token gets the vector of ``unk``."""
-    word = token.rpartition("/")[0]
-    return word not in known or word == "unk"
-
-
 def sentence_layout(tokens: Sequence[str]) -> tuple[list[str], int]:
     """Add start and end tokens, and truncate or pad to 22 tokens. Also returns the number of tokens before padding."""
     sentence = [SOS, *tokens[:CAPTION_TOKENS], EOS]

@@ -1,18 +1,18 @@
 """Train all generation stages on toy data for KIT-ML with a single codebook, and generate motions."""
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gen_t2m
+import train_lamp
+import train_len_estimator
+import train_t2m_transformer
+import train_vq
 from motion.bvh import read_bvh
 from storage.checkpoint import read_options
 from tests.browser import data_of
 from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
-
-
-def run(script: str, *flags: object, cwd: Path) -> None:
-    run_here(importlib.import_module(script).main, *flags, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +20,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which all stages have been trained."""
     home = tmp_path_factory.mktemp("chain")
     data = ("--dataset_name", "kit", "--data_root", make_dataset(home / "data", "kit"), "--gpu_id", -1)
-    lamp = ("--vq_name", "vq", "--lamp_name", "lamp")
-    run("train_vq", *data, "--name", "vq", *TINY_VQ, "--num_quantizers", 1, cwd=home)
-    run("train_lamp", *data, "--name", "lamp", "--vq_name", "vq", "--bert", make_bert(home / "bert"), *TINY_LAMP,
-        cwd=home)
-    run("train_t2m_transformer", *data, "--name", "t2m", *lamp, *TINY_T2M, cwd=home)
-    run("train_len_estimator", *data, "--name", "len", *lamp[2:], *TINY_LENGTH, cwd=home)
+    vq, lamp = ("--vq_name", "vq"), ("--lamp_name", "lamp")
+    for name, main, flags in (
+            ("vq", train_vq.main, (*TINY_VQ, "--num_quantizers", 1)),
+            ("lamp", train_lamp.main, (*vq, "--bert", make_bert(home / "bert"), *TINY_LAMP)),
+            ("t2m", train_t2m_transformer.main, (*vq, *lamp, *TINY_T2M)),
+            ("len", train_len_estimator.main, (*lamp, *TINY_LENGTH))):
+        run_here(main, *data, "--name", name, *flags, cwd=home)
     return home
 
 
 def generate(home: Path, *arguments: object) -> Path:
     models = ("--dataset_name", "kit", "--gpu_id", -1, "--name", "t2m", "--len_name", "len")
-    run("gen_t2m", *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
+    run_here(gen_t2m.main, *models, "--time_steps", 3, "--quiet", *arguments, cwd=home)
     return home / "generation"
 
 
@@ -56,9 +57,7 @@ def test_prompts_become_joints_bvh_video_and_a_page_of_them_all(home: Path, caps
             stem = f"sample{number}_repeat{repeat}_len{frames}"
             for suffix in ("", "_ik"):
                 joints = np.load(out / "joints" / str(number) / f"{stem}{suffix}.npy")
-                assert joints.shape == (frames, 21, 3)
-                assert joints.dtype == np.float32
-                assert np.isfinite(joints).all()
+                assert joints.shape == (frames, 21, 3) and joints.dtype == np.float32 and np.isfinite(joints).all()
                 bvh = read_bvh(out / "animation" / str(number) / f"{stem}{suffix}.bvh")
                 assert bvh.joints().shape[0] == frames
                 assert (out / "animation" / str(number) / f"{stem}{suffix}.mp4").stat().st_size > 1000

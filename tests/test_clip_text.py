@@ -34,11 +34,7 @@ def test_features_are_the_projected_end_of_the_text(folder: Path) -> None:
     states = clip.model.text_model(input_ids=torch.tensor([[start, walk, end]])).last_hidden_state
     torch.testing.assert_close(features[0], clip.model.text_projection(states[0, 2]))
     assert not torch.allclose(features[0], features[1], atol=0.01)
-
-
-def test_long_texts_are_cut_and_keep_their_end(folder: Path) -> None:
-    clip = ClipText(folder)
-    cut = " ".join(["walk"] * (LONGEST - 2))
+    cut = " ".join(["walk"] * (LONGEST - 2))  # long texts are cut
     torch.testing.assert_close(clip([f"{cut} a b c"]), clip([cut]))
 
 
@@ -66,5 +62,4 @@ def test_a_damaged_model_is_named(damaged: Path, damage: Callable[[Path], None],
     damage(damaged)
     with pytest.raises(InputError, match=told) as caught:
         ClipText(damaged)
-    assert str(damaged) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(damaged) in str(caught.value) and "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ from models.control.constraints import (
     remaining,
 )
 from models.control.decoding import Bones, Decoding, seam_gaps
-from models.control.director import Direction, Director
+from models.control.director import Direction, Director, total_scores
 from models.control.optimise import Controlled, ControlSettings, optimise, optimised_latents, support
 from models.control.settle import offset_joints
 from models.motion_edit import MotionEditor
@@ -63,15 +63,13 @@ def kinds(joints: torch.Tensor) -> list[Constraint]:
         GroundHeight(at(2, 3), 0.3), Contacts(at(0, 4, 7), held)]
 
 
-@pytest.mark.parametrize("number", range(7))
-def test_a_mirrored_constraint_has_the_error_on_the_mirrored_motion(number: int) -> None:
+def test_a_mirrored_constraint_has_the_error_on_the_mirrored_motion() -> None:
     joints = torch.from_numpy(walking(12)).double()
-    constraint = kinds(joints)[number]
-    error = constraint.error(joints, T2M)
-    assert error.shape == (len(constraint.frames),)
-    assert error.max() > 0.01
-    mirrored = constraint.mirrored(T2M).error(mirror(joints.clone(), T2M), T2M)
-    torch.testing.assert_close(mirrored, error)
+    for constraint in kinds(joints):
+        error = constraint.error(joints, T2M)
+        assert error.shape == (len(constraint.frames),) and error.max() > 0.01
+        mirrored = constraint.mirrored(T2M).error(mirror(joints.clone(), T2M), T2M)
+        torch.testing.assert_close(mirrored, error)
 
 
 def test_errors_are_the_distances_that_they_name() -> None:
@@ -201,8 +199,7 @@ def test_another_sample_is_optimised_if_the_first_one_stays_far_away(director: D
 def test_a_loop_closes(director: Director) -> None:
     made = director.make(direction(director, loop=True), 4)
     assert made.seam == seam_gaps(made.joints, T2M)
-    assert made.seam.position < 1.2
-    assert made.seam.velocity < 1.2
+    assert max(made.seam.position, made.seam.velocity) < 1.2
     open_end = director.make(direction(director), 4).joints
     assert seam_gaps(open_end, T2M).position > made.seam.position
 
@@ -216,7 +213,11 @@ def test_an_upper_body_comes_from_the_other_prompt(director: Director) -> None:
     assert not np.allclose(both.joints, plain.joints)
 
 
-def test_samples_are_ranked_among_themselves(director: Director) -> None:
-    best = director.make(direction(director, best_of=3), 2)
-    again = director.make(direction(director, best_of=3), 2)
-    np.testing.assert_array_equal(best.joints, again.joints)
+def test_samples_are_ranked_by_text_match_faults_and_errors(director: Director) -> None:
+    best, again = (director.make(direction(director, best_of=3), 2).joints for _ in range(2))
+    np.testing.assert_array_equal(best, again)
+    match, faults, errors = np.array([0.5, 0.5, 0.9]), np.ones((3, 4)), np.zeros(3)
+    assert total_scores(match, faults, errors).argmax() == 2
+    assert total_scores(match, faults, np.array([0.0, 0.0, 5.0])).argmin() == 2
+    faults[1] = 9
+    assert total_scores(np.ones(3), faults, errors).argmin() == 1

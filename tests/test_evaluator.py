@@ -61,21 +61,13 @@ def test_a_checkpoint_rebuilds_the_evaluator_and_reports_what_does_not_match(eva
         other.load_checkpoint({key: checkpoint[key] for key in ("movement_encoder", "text_encoder")})
 
 
-@pytest.mark.parametrize(("tokens", "cap_len"), [(0, 2), (3, 5), (19, 21), (20, 22), (35, 22)])
-def test_a_sentence_has_22_positions(tokens, cap_len):
-    layout, length = sentence_layout([f"word{number}/NOUN" for number in range(tokens)])
-    assert length == cap_len and len(layout) == 22
-    assert layout[0] == "sos/OTHER" and layout[cap_len - 1] == "eos/OTHER"
-    assert layout[1:cap_len - 1] == [f"word{number}/NOUN" for number in range(min(tokens, 20))]
-    assert set(layout[cap_len:]) <= {"unk/OTHER"}
-
-
-def _vectors() -> WordVectors:
-    return WordVectors(["unk", "sos", "eos", "walk"], np.arange(12).reshape(4, 3))
-
-
-def test_a_sentence_has_the_vectors_and_classes_of_its_words():
-    sentence = _vectors().sentence(["walk/NOUN", "zebra/NOUN"])
+def test_a_sentence_has_22_positions_with_the_vectors_and_classes_of_its_words():
+    for tokens, cap_len in ((0, 2), (3, 5), (19, 21), (20, 22), (35, 22)):
+        words = [f"word{number}/NOUN" for number in range(tokens)]
+        layout = ["sos/OTHER", *words[:20], "eos/OTHER", *["unk/OTHER"] * (20 - tokens)]
+        assert sentence_layout(words) == (layout, cap_len)
+    sentence = WordVectors(["unk", "sos", "eos", "walk"], np.arange(12).reshape(4, 3)).sentence(
+        ["walk/NOUN", "zebra/NOUN"])
     assert sentence.word_emb.shape == (22, 3) and sentence.pos_onehot.shape == (22, 15) and sentence.cap_len == 4
     assert sentence.word_emb[:4].tolist() == [[3, 4, 5], [9, 10, 11], [0, 1, 2], [6, 7, 8]]
     assert sentence.pos_onehot.sum() == 22
@@ -91,15 +83,8 @@ def _write_vocabulary(folder, words, rows):
 def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
     with pytest.raises(InputError, match="download_glove"):
         WordVectors.load(tmp_path)
-    _write_vocabulary(tmp_path, ["unk", "walk"], {"unk": 0})
-    with pytest.raises(InputError, match="do not belong"):
-        WordVectors.load(tmp_path)
-    _write_vocabulary(tmp_path, ["walk"], {"walk": 0})
-    with pytest.raises(InputError, match="no word unk"):
-        WordVectors.load(tmp_path)
-
-
-def test_a_vocabulary_that_would_run_code_is_refused(tmp_path):
-    _write_vocabulary(tmp_path, np.array(["unk"]), {"unk": 0})
-    with pytest.raises(InputError, match="not a plain pickle"):
-        WordVectors.load(tmp_path)
+    for words, rows, told in ((["unk", "walk"], {"unk": 0}, "do not belong"), (["walk"], {"walk": 0}, "no word unk"),
+                              (np.array(["unk"]), {"unk": 0}, "not a plain pickle")):  # it would run code
+        _write_vocabulary(tmp_path, words, rows)
+        with pytest.raises(InputError, match=told):
+            WordVectors.load(tmp_path)

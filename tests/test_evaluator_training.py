@@ -49,9 +49,6 @@ def latest(name: str) -> dict:
     return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
 
 
-# Losses
-
-
 def test_own_motions_are_pulled_and_others_pushed_to_the_margin() -> None:
     text = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 4.0]])
     motion = torch.tensor([[3.0, 4.0], [10.0, 1.0], [0.0, 4.0]])
@@ -78,12 +75,6 @@ def test_the_auto_encoder_weighs_reconstruction_change_and_size_of_movements() -
     torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.smoothness + 0.25 * loss.sparsity)
     motion[..., -4:] += 100  # foot contacts, which it does not read
     torch.testing.assert_close(model.loss(motion, 0.5, 0.25).total, loss.total)
-
-
-# Data
-
-
-# Runs
 
 
 def test_a_run_leaves_the_published_layout_with_its_normalisation_and_words(train: Callable[..., None]) -> None:

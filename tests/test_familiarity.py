@@ -52,12 +52,9 @@ def reloaded(home: Path) -> LoadedLaMP:
     return load_lamp("lamp", SPEC, home / "checkpoints")
 
 
-@pytest.mark.parametrize(("text", "latin"), [
-    ("a person walks", True), ("it's a left-hand wave!", True), ("él camina", True), ("walks 3 steps", True),
-    ("12 34 56", False), ("他走路", False), ("человек идёт", False), ("🤸 🏊", False), ("?!", False), ("", False),
-])
-def test_texts_in_other_writing_are_recognised(text: str, latin: bool) -> None:
-    assert is_latin(text) == latin
+def test_texts_in_other_writing_are_recognised() -> None:
+    assert all(map(is_latin, ("a person walks", "it's a left-hand wave!", "él camina", "walks 3 steps")))
+    assert not any(map(is_latin, ("12 34 56", "他走路", "человек идёт", "🤸 🏊", "?!", "")))
 
 
 def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaMP, tmp_path: Path) -> None:

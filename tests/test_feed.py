@@ -5,7 +5,6 @@ import torch
 from torch.utils.data import default_collate
 
 from data.dataset import Normalisation
-from data.language import MatchingPairs
 from data.text_motion import MotionWindows, Pair, TextMotion
 from tests.toy_run import Numbers
 from training.runs import BatchLoader, EpochBatches, fits_in_memory
@@ -19,30 +18,15 @@ def windows() -> MotionWindows:
     return MotionWindows(clips, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), 5)
 
 
-def test_windows_taken_on_the_device_are_the_items() -> None:
-    data = windows()
-    numbers = [*range(len(data))][::-1]
-    resident = data.on_device(CPU)
-    made = resident.complete(default_collate([resident.items[number] for number in numbers]))
-    assert torch.equal(made, torch.stack([data[number] for number in numbers]))
-    assert data.nbytes == 4 * 3 * (9 + 6 + 12)
-
-
 def test_a_data_set_on_the_device_gives_the_batches_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     data, batches = windows(), EpochBatches(12, 4, seed=1)
+    assert data.nbytes == 4 * 3 * (9 + 6 + 12)
     loaded = BatchLoader(data, batches, CPU)
     monkeypatch.setattr("training.runs.fits_in_memory", lambda *_: True)
     resident = BatchLoader(data, batches, CPU)
     assert loaded.items.dataset is data and resident.items.dataset is not data
     for one, other in zip(loaded, resident, strict=True):
         assert torch.equal(one, other)
-
-
-def test_an_epoch_has_all_of_its_batches_and_begins_again_with_the_next() -> None:
-    batches = EpochBatches(10, 3, seed=1)
-    feed = BatchLoader(Numbers(10), batches, CPU)
-    for batches.epoch in (0, 4):
-        assert [batch.tolist() for batch in feed] == [[100 * batches.epoch + n for n in batch] for batch in batches]
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10000, True), (1000, False)])
@@ -53,9 +37,10 @@ def test_a_data_set_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch, free: in
     assert not fits_in_memory(Numbers(3), torch.device("cuda"))
 
 
-def test_worker_processes_stay_and_follow_the_epoch() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_has_all_of_its_batches_and_begins_again_with_the_next(workers: int) -> None:
     batches = EpochBatches(10, 5, seed=1)
-    feed = BatchLoader(Numbers(10), batches, CPU, workers=1)
+    feed = BatchLoader(Numbers(10), batches, CPU, workers)
     for batches.epoch in (0, 4):
         assert [batch.tolist() for batch in feed] == [[100 * batches.epoch + n for n in batch] for batch in batches]
     batches.epoch = 1
@@ -87,7 +72,3 @@ def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> N
         classes |= set(made["text_class"].tolist()) if labelled else {-1, 1, 3}
     assert classes == {-1, 1, 3}
     assert data.nbytes == 4 * 3 * (200 + 41 + 60)
-
-
-def test_pairs_of_the_evaluator_are_loaded_not_kept_on_the_device() -> None:
-    assert not hasattr(MatchingPairs, "on_device")  # their batches have other items than those of TextMotion

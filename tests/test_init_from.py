@@ -9,24 +9,8 @@ import pytest
 import torch
 
 from options.train import parse_t2m_options
-from storage.checkpoint import (
-    find_source,
-    load_checkpoint,
-    read_options,
-    read_state,
-    save_checkpoint,
-    write_options,
-)
-from tests.toy import (
-    TINY_LAMP,
-    TINY_LENGTH,
-    TINY_M2T,
-    TINY_T2M,
-    TINY_VQ,
-    make_bert,
-    make_dataset,
-    run_here,
-)
+from storage.checkpoint import find_source, load_checkpoint, read_options, read_state, save_checkpoint, write_options
+from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_M2T, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
 from training.runs import inherit_settings
 
 STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",

@@ -34,14 +34,11 @@ def pairs_of(root: Path) -> dict[str, object]:
     return {pair.name: pair for pair in with_bank(load_pairs(spec, "train"), spec)}
 
 
-def test_training_and_held_out_sentences_share_none_and_are_all_sentences() -> None:
+def test_sentences_are_kept_or_held_out_and_sides_are_filled_in() -> None:
     for content, templates in read_bank().items():
         kept, held = sentences(content, "left"), sentences(content, "left", held_out=True)
         assert len(kept) + len(held) == len(templates)
         assert len(held) == len(templates) // 5
-
-
-def test_sides_are_filled_in_and_none_is_guessed() -> None:
     left, right = (sentences("kick", side) for side in ("left", "right"))
     assert not any("{" in text for text in left + right)
     assert all("left" in text for text in left)
@@ -49,15 +46,11 @@ def test_sides_are_filled_in_and_none_is_guessed() -> None:
     assert sentences("walk", "left") == sentences("walk", "right") == sentences("walk")
 
 
-def test_a_clip_gets_the_sentences_that_are_true_of_it(root: Path) -> None:
+def test_a_clip_gets_the_sentences_that_describe_it_and_a_stretch_becomes_a_pair(root: Path) -> None:
     pairs = pairs_of(root)
     assert pairs[RAISING].sentences == tuple(sentences("raise-hand", "left"))
     assert pairs[RAISING].contents == {classes()["raise-hand", "left"]}
     assert pairs["0001"].sentences == ()  # not listed
-
-
-def test_a_stretch_becomes_a_pair_of_its_rows(root: Path) -> None:
-    pairs = pairs_of(root)
     stretch = pairs[f"stand_10_{WALKING}"]
     assert np.array_equal(stretch.features, pairs[WALKING].features[10:60])
     assert stretch.captions == () and stretch.sentences == tuple(sentences("stand"))

@@ -6,15 +6,10 @@ from models.text_to_motion import LengthEstimator
 from models.transformers.trunk import sample_generators
 
 
-def make(output_size: int = 12) -> LengthEstimator:
-    torch.manual_seed(0)
-    return LengthEstimator(8, output_size, (16, 8)).eval()
-
-
 @torch.no_grad()
 def with_logits(*logits: float) -> LengthEstimator:
     """Return an estimator with the same output for every text."""
-    model = make(len(logits))
+    model = LengthEstimator(8, len(logits), (16, 8)).eval()
     model.output[-1].weight.zero_()
     model.output[-1].bias.copy_(torch.tensor(logits))
     return model
@@ -40,7 +35,8 @@ def test_samples_follow_the_distribution_and_their_seeds() -> None:
 
 
 def test_it_learns_lengths() -> None:
-    model, lengths = make().train(), torch.tensor([3, 9, 6, 1])
+    torch.manual_seed(0)
+    model, lengths = LengthEstimator(8, 12, (16, 8)).train(), torch.tensor([3, 9, 6, 1])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     first = model.loss(texts(4), lengths).item()
     for _ in range(150):

@@ -9,18 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import layers as module
-from models.layers import (
-    KINDS,
-    Conv1d,
-    Linear,
-    SelfAttention,
-    can_pack,
-    choose_linear,
-    is_packed,
-    linear,
-    pack_linears,
-    use_linear,
-)
+from models.layers import KINDS, Conv1d, Linear, SelfAttention, can_pack, choose_linear, is_packed, linear, pack_linears
 
 SHAPES = [(8, 49, 96), (500, 48), (1, 150, 192), (3, 7, 2, 512)]
 
@@ -29,7 +18,7 @@ SHAPES = [(8, 49, 96), (500, 48), (1, 150, 192), (3, 7, 2, 512)]
 def restored() -> Iterator[None]:
     kind, threads = module._kind, torch.get_num_threads()
     yield
-    use_linear(kind)
+    module.use_linear(kind)
     torch.set_num_threads(threads)
 
 
@@ -42,7 +31,7 @@ def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: 
     inputs = [torch.randn(shape), torch.randn(40, shape[-1]) / shape[-1]**0.5, *([torch.randn(40)] if bias else [])]
     found = []
     for kind in KINDS:
-        use_linear(kind)
+        module.use_linear(kind)
         leaves = [each.clone().requires_grad_() for each in inputs]
         made = linear(*leaves)
         made.square().mean().backward()
@@ -61,7 +50,7 @@ def test_convolutions_are_those_of_torch(width: int, kernel: int, settings: dict
     x = torch.randn(3, 64, width).transpose(1, 2)
     found = []
     for kind in KINDS:
-        use_linear(kind)
+        module.use_linear(kind)
         layer.zero_grad()
         given = x.clone().requires_grad_()
         made = layer(given)
@@ -115,7 +104,7 @@ def test_a_packed_network_writes_the_state_it_was_built_from() -> None:
 
 def test_a_torch_without_the_operators_uses_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OPERATORS", ("_no_such_operator",))
-    use_linear("onednn")
+    module.use_linear("onednn")
     assert module._kind == module.faster_linear() == "mkl"
 
 

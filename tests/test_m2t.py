@@ -6,11 +6,7 @@ import torch
 from torch import Tensor
 
 from data.dataset import dataset_spec
-from models.m2t import (
-    DecoderConfig,
-    MotionCaptioner,
-    Writing,
-)
+from models.m2t import DecoderConfig, MotionCaptioner, Writing
 from storage.evaluation import build_captioner, learned_state, load_learned
 from storage.generation import LoadedLaMP, load_lamp
 from tests.toy import make_llm
@@ -105,14 +101,10 @@ def test_tokens_of_padding_are_hidden_from_the_queries(model: MotionCaptioner) -
     torch.testing.assert_close(model.prefix(motion, torch.tensor([4])), model.prefix(motions(1)[0], torch.tensor([4])))
 
 
-def test_nucleus_captions_follow_their_seed(model: MotionCaptioner) -> None:
+def test_nucleus_captions_follow_their_seed_and_captions_begin_with_the_prompt(model: MotionCaptioner) -> None:
     first, again, other = (model.write(*motions(), Writing(3, top_p=0.95, seed=seed)) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+    assert first == again != other
     assert [len(captions) for captions in first] == [3, 3]
-
-
-def test_captions_begin_with_the_prompt(model: MotionCaptioner) -> None:
     captions, = model.write(*motions(1), Writing(num_captions=2, num_beams=2, prompt="a person"))
     assert len(captions) == 2
     assert all(caption.startswith("a person") for caption in captions)

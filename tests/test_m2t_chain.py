@@ -51,10 +51,6 @@ def train(home: Path, *arguments: object) -> None:
              *TINY_M2T, *arguments, cwd=home)
 
 
-def walk(frames: int) -> np.ndarray:
-    return as_kit(walking(frames, 1.0))
-
-
 def test_training_leaves_what_learned_and_captions_to_look_at(home: Path) -> None:
     for decoder, learned in (("gpt", "llm.transformer."), ("opt", "lora_")):
         folder = home / "checkpoints" / "kit" / decoder
@@ -103,15 +99,14 @@ def test_the_evaluation_takes_the_public_command(home: Path, decoder: str,
     assert "layer 1, not rescaled" in report["settings"]["bert_score"]
     assert "lemmas" in report["settings"]["reference_style"]
     made = json.loads((home / "output" / "Test_M2T" / "captions.json").read_text())
-    assert len(made) == 7
-    assert made[0]["references"]
+    assert len(made) == 7 and made[0]["references"]
 
 
 def test_files_of_every_kind_are_captioned_in_parts(home: Path) -> None:
     motions = home / "motions"
     motions.mkdir()
-    np.save(motions / "joints.npy", walk(300))
-    write_text(motions / "short.bvh", joints_to_bvh(walk(60), KIT, 20.0).text())
+    np.save(motions / "joints.npy", as_kit(walking(300, 1.0)))
+    write_text(motions / "short.bvh", joints_to_bvh(as_kit(walking(60, 1.0)), KIT, 20.0).text())
     features = next((home / "data" / "new_joint_vecs").glob("*.npy"))
     np.save(motions / "features.npy", np.load(features))
     for way in (("--num_beams", 2), ("--top_p", 0.9)):
@@ -121,9 +116,7 @@ def test_files_of_every_kind_are_captioned_in_parts(home: Path) -> None:
         assert [len(found[f"motions/{file}"]) for file in ("features.npy", "joints.npy", "short.bvh")] == [1, 2, 1]
         assert all(len(part["captions"]) == 2 for parts in found.values() for part in parts)
     first, second = found["motions/joints.npy"]
-    assert first["start"] == 0
-    assert first["end"] == second["start"]
-    assert second["end"] == pytest.approx(300 / 12.5)
+    assert first["start"] == 0 and first["end"] == second["start"] and second["end"] == pytest.approx(300 / 12.5)
 
 
 def test_motions_and_captions_are_found(home: Path) -> None:
@@ -136,13 +129,11 @@ def test_motions_and_captions_are_found(home: Path) -> None:
     gallery = ("--gallery", "data/new_joint_vecs")
     assert len(search("--text", "a person walks", *gallery)) == 3
     asked = "data/new_joint_vecs/0031.npy"
-    alike = search("--motion", asked, *gallery)
-    assert alike[0]["file"] == asked
-    assert alike[0]["score"] == pytest.approx(1, abs=1e-4)
+    alike, *_ = search("--motion", asked, *gallery)
+    assert alike["file"] == asked and alike["score"] == pytest.approx(1, abs=1e-4)
     (home / "captions.txt").write_text("\n".join([*MOTIONS, "", "A person bows."]))
     told = search("--motion", asked, "--captions", "captions.txt")
-    assert len(told) == 3
-    assert {one["caption"] for one in told} <= MOTIONS.keys()
+    assert len(told) == 3 and {one["caption"] for one in told} <= MOTIONS.keys()
 
 
 @pytest.mark.parametrize(("main", "flags", "told"), [
@@ -165,6 +156,4 @@ def test_what_is_wrong_is_reported_in_one_line(home: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended:
         run_here(main, "--dataset_name", "kit", *data, *lamp, "--gpu_id", -1, *flags, cwd=home)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2
-    assert line.startswith("error: ")
-    assert told in line
+    assert ended.value.code == 2 and line.startswith("error: ") and told in line

@@ -7,12 +7,7 @@ from torch import Tensor, nn
 
 from models.config import ATTENTION_KINDS, MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
-from models.transformers.trunk import (
-    draw_uniform,
-    padding_of,
-    sample_generators,
-    sample_tokens,
-)
+from models.transformers.trunk import draw_uniform, padding_of, sample_generators, sample_tokens
 
 K, COND = 64, 6
 SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32}
@@ -45,9 +40,6 @@ def tokens(count: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(K, (count, length), generator=stream(seed))
 
 
-# --- trunk
-
-
 @torch.no_grad()
 def test_causal_attention_hides_the_future_and_the_others_do_not() -> None:
     ids = tokens(2, 9)
@@ -71,9 +63,6 @@ def test_padding_changes_nothing_unless_published() -> None:
         assert same == (kind != "additive"), kind
 
 
-# --- guidance
-
-
 def test_text_is_dropped_for_whole_samples_in_training_only() -> None:
     model, cond = make(cond_drop_prob=0.3), texts(2000) + 10
     assert torch.equal(model.drop_condition(cond, stream()), cond)
@@ -81,8 +70,6 @@ def test_text_is_dropped_for_whole_samples_in_training_only() -> None:
     assert (dropped.all(1) == dropped.any(1)).all()
     assert dropped[:, 0].float().mean() == pytest.approx(0.3, abs=0.04)
 
-
-# --- corruption and loss
 
 def test_corruption_follows_the_recipe() -> None:
     model = make(num_tokens=512)
@@ -139,8 +126,6 @@ def test_it_learns_tokens_that_follow_from_the_text() -> None:
     real = ~padding_of(lens, 8)
     assert (made == ids)[real].float().mean() > 0.9 and (made[~real] == -1).all()
 
-
-# --- generation
 
 LENS = [5, 12, 1, 9, 30, 7, 7, 22, 3, 16, 2, 11, 28, 4, 19, 6, 13]
 
@@ -217,8 +202,6 @@ def test_generation_refuses_what_cannot_work() -> None:
         model.train().generate(texts(1), [3], sample_generators([0]))
 
 
-# --- sampling
-
 def noise(generators: list[torch.Generator], lengths: list[int], size: tuple[int, ...]) -> Tensor:
     return draw_uniform(generators, lengths, 1, size, torch.device("cpu"))[:, 0]
 
@@ -236,11 +219,6 @@ def test_draws_follow_the_softmax_at_the_temperature(gumbel: bool) -> None:
     assert (cold == 2).all()
 
 
-# --- the released LaMP transformer
-
-
-# --- the start of training
-
 def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positions() -> None:
     torch.manual_seed(0)
     model = MaskTransformer(MaskTransformerConfig(**{**SIZES, "code_dim": 64, "latent_dim": 64}))
@@ -255,4 +233,3 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     weight = model.output_process.poseFinal.weight.detach()
     classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]
     assert classes > 0.5 and 0.03 < weight.std() < 0.07  # similar codes have similar class weights
-    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -30,15 +30,13 @@ def source() -> np.ndarray:
     return joints_to_features(walking(122), T2M).numpy()  # 121 rows: 30 tokens and a frame
 
 
-def test_outside_of_a_part_a_motion_comes_back_as_it_was(editor: MotionEditor, source: np.ndarray) -> None:
+def test_outside_of_a_part_or_before_an_extension_a_motion_stays_as_it_was(editor: MotionEditor,
+                                                                           source: np.ndarray) -> None:
     edited = editor.edit_features(source, [Part(10, 20, "a person bows"), Part(25, 27, "a person bows")], 1, QUICK)
     assert edited.shape == (120, 263)
     outside = np.r_[0:40, 80:100, 108:120]
     np.testing.assert_array_equal(edited[outside], source[outside])
     assert np.abs(edited[55:65] - source[55:65]).max() > 0.01
-
-
-def test_a_part_behind_the_end_lengthens_a_motion(editor: MotionEditor, source: np.ndarray) -> None:
     longer = editor.edit_features(source, [Part(30, 70, "a person walks")], 1, QUICK)
     assert longer.shape == (280, 263)
     np.testing.assert_array_equal(longer[:120], source[:120])
@@ -52,11 +50,8 @@ def test_parts_that_make_no_sense_are_refused(editor: MotionEditor, source: np.n
 
 
 def test_a_motion_can_be_longer_than_a_window_and_follow_several_texts(editor: MotionEditor) -> None:
-    ids = editor.generate([("a person walks", 60), ("a person bows", 20)], 5, QUICK)
-    assert len(ids) == 80
-    assert (ids[:, 0] >= 0).all()
-    assert np.isfinite(editor.pipeline.decode(ids)).all()
-    assert torch.equal(ids, editor.generate([("a person walks", 60), ("a person bows", 20)], 5, QUICK))
+    ids, again = (editor.generate([("a person walks", 60), ("a person bows", 20)], 5, QUICK) for _ in range(2))
+    assert len(ids) == 80 and (ids[:, 0] >= 0).all() and torch.equal(ids, again)
 
 
 @pytest.mark.parametrize(("total", "first", "stop"), [(80, 0, 80), (150, 60, 100), (200, 30, 170), (60, 55, 60)])

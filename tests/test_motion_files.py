@@ -33,13 +33,9 @@ def read_joints(path, spec=SPEC) -> np.ndarray:
     return features_to_joints(torch.from_numpy(read_motion(path, spec)), spec.skeleton).numpy()
 
 
-def test_features_are_taken_as_they_are(tmp_path):
-    features = joints_to_features(walking(40), T2M).numpy()
-    assert np.array_equal(read_motion(saved(tmp_path / "a.npy", np.float64(features)), SPEC), features)
-
-
 @pytest.mark.parametrize("per_metre", [1, 100, 1000])
 def test_joints_keep_all_frames_wherever_they_are_and_whatever_their_unit(tmp_path, per_metre):
+    assert np.array_equal(read_motion(saved(tmp_path / "a.npy", np.float64(FEATURES)), SPEC), FEATURES)
     joints = walking(40)
     moved = per_metre * (turned(np.float64(joints), 2.0) + [3, 1, -2])
     read = read_joints(saved(tmp_path / "a.npy", moved))
@@ -89,9 +85,7 @@ def test_invalid_motions_are_reported_in_one_line_with_their_path(tmp_path, name
         np.save(path, array)
     with pytest.raises(InputError) as told:
         read_motion(path, SPEC)
-    assert complaint in str(told.value)
-    assert str(told.value).count(str(path)) == 1
-    assert not str(told.value).startswith("motion:")
+    assert complaint in str(told.value) and str(told.value).count(str(path)) == 1
 
 
 def test_bvh_of_another_rig_is_imported_without_its_t_pose(tmp_path):

@@ -18,21 +18,17 @@ def pipeline(toy_models: Path) -> TextToMotion:
     return load_text_to_motion("t2m", None, dataset_spec("t2m"), toy_models, res_name="res")[0]
 
 
+@torch.no_grad()
 def test_guidance_leads_from_the_negative_text_to_the_prompt(pipeline: TextToMotion) -> None:
     cond, away = pipeline.condition(["a person walks", "a person runs"]).split(1)
     ids, model = torch.full((1, 5), pipeline.transformer.mask_id), pipeline.transformer
-    with torch.no_grad():
-        wanted, unwanted = model(ids, cond), model(ids, away)
-        guided = model.guided_logits(ids, cond, None, 3.0, negative=away)
+    wanted, unwanted = model(ids, cond), model(ids, away)
+    guided = model.guided_logits(ids, cond, None, 3.0, negative=away)
     torch.testing.assert_close(guided, unwanted + 3 * (wanted - unwanted), rtol=1e-4, atol=1e-5)
 
-
-def test_the_residual_layers_are_guided_too(pipeline: TextToMotion) -> None:
-    cond, away = pipeline.condition(["a person walks", "a person runs"]).split(1)
     model, layers, history = pipeline.residual, torch.tensor([1]), torch.randn(1, 5, 8)
-    with torch.no_grad():
-        wanted, unwanted = (model.project(model(history, layers, text), layers) for text in (cond, away))
-        guided = model.guided_logits(history, layers, cond, None, 3.0, negative=away)
+    wanted, unwanted = (model.project(model(history, layers, text), layers) for text in (cond, away))
+    guided = model.guided_logits(history, layers, cond, None, 3.0, negative=away)
     torch.testing.assert_close(guided, unwanted + 3 * (wanted - unwanted), rtol=1e-4, atol=1e-5)
 
 

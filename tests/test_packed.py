@@ -44,24 +44,18 @@ def test_a_second_start_opens_no_file_of_a_clip(spec: DatasetSpec, monkeypatch: 
 
 def test_a_change_of_any_file_shows_even_under_its_old_size_and_date(spec: DatasetSpec) -> None:
     load_pairs(spec, "train")
+    before = cached(spec)
     motion, text = spec.root / "new_joint_vecs" / "b.npy", spec.root / "texts" / "c.txt"
     for path, change in ((motion, lambda: np.save(motion, np.full((61, 263), 7, np.float32))),
                          (text, lambda: text.write_text(text.read_text().replace("caption of c", "Caption by c")))):
-        before = os.stat(path)
+        old = os.stat(path)
         change()
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert os.stat(path).st_size == before.st_size
+        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+        assert os.stat(path).st_size == old.st_size
     pairs = {pair.name: pair for pair in load_pairs(spec, "train")}
+    assert len(before) == len(cached(spec)) == 2 and not set(before) & set(cached(spec))  # old caches are deleted
     assert (pairs["b"].features == 7).all() and (pairs["a"].features[:, 0] == np.arange(60)).all()
     assert pairs["c"].captions == ("caption by c",)
-
-
-def test_an_added_clip_shows_and_the_old_pack_goes(spec: DatasetSpec) -> None:
-    load_pairs(spec, "train")
-    before = cached(spec)
-    write_clip(spec.root, "d", 64, ["one more#x/NOUN#0#0"])
-    assert [pair.name for pair in load_pairs(spec, "train")][-1] == "d"
-    assert len(before) == len(cached(spec)) == 2 and not set(before) & set(cached(spec))
 
 
 def test_processes_that_want_the_same_wait_for_the_one_that_makes_it(spec: DatasetSpec) -> None:
@@ -93,11 +87,10 @@ def test_what_was_cut_off_is_not_there_and_is_swept_up(spec: DatasetSpec) -> Non
 
 
 @pytest.mark.parametrize("pattern", ["features-*/features.float32", "features-*/clips.json", "pairs-*/pairs.json"])
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_damaged_pack_is_reported_in_one_line(spec: DatasetSpec, pattern: str, share: float) -> None:
+def test_a_damaged_pack_is_reported_in_one_line(spec: DatasetSpec, pattern: str) -> None:
     load_pairs(spec, "train")
     [file] = (spec.root / "cache").glob(pattern)
-    os.truncate(file, int(share * file.stat().st_size))
+    os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(InputError, match=rf"{file.parent.name} is damaged; delete it"):
         load_pairs(spec, "train")
 

@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from data.language import Paraphraser, with_paraphrases
 from data.text import mirror_text
@@ -43,16 +42,13 @@ def test_doers_change_but_for_those_that_tell_a_style(tmp_path: Path) -> None:
     assert all("like a man" in text for text in wordings(paraphraser, "she hops like a man"))
 
 
-@pytest.mark.parametrize("caption", CAPTIONS)
-def test_sides_stay_as_they_are(caption: str) -> None:
-    made = wordings(Paraphraser(), caption)
-    assert len(made) > 10
-    assert all(sides(text) == sides(caption) for text in made)
-
-
-def test_a_mirrored_caption_has_mirrored_wordings() -> None:
-    caption = "someone takes a left and kicks with the left leg"
+def test_sides_stay_as_they_are() -> None:
     paraphraser = Paraphraser()
+    for caption in CAPTIONS:
+        made = wordings(paraphraser, caption)
+        assert len(made) > 10
+        assert all(sides(text) == sides(caption) for text in made)
+    caption = "someone takes a left and kicks with the left leg"
     for seed in range(50):
         made = paraphraser(caption, np.random.default_rng(seed))
         assert mirror_text(made) == paraphraser(mirror_text(caption), np.random.default_rng(seed))

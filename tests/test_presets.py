@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.config import (
-    DecoderConfig,
-    EvaluatorConfig,
-    MaskTransformerConfig,
-    ResidualTransformerConfig,
-    Sampling,
-    VQConfig,
-    Writing,
-)
+from models import config as kinds
+from models.config import Sampling, VQConfig
 from models.evaluator import Evaluator
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
@@ -25,9 +18,7 @@ from models.vq.model import build_tokenizer
 from options.generate import parse_generate_options
 from options.train import parse_vq_options
 from tests.test_readme import PARSERS
-from tests.toy import (
-    ROOT,
-)
+from tests.toy import ROOT
 from utils import InputError
 
 STAGES = {"vq": "train_vq.py", "lamp": "train_lamp.py", "t2m": "train_t2m_transformer.py",
@@ -56,16 +47,16 @@ def test_a_preset_parses_and_builds_its_model(preset: str, stage: str) -> None:
             LaMP(LaMPConfig(sizes, VQConfig(), settings["embed_dim"], settings["published_behaviour"]),
                  build_tokenizer(VQConfig()))
         elif stage == "t2m":
-            MaskTransformer(MaskTransformerConfig.from_options(settings))
+            MaskTransformer(kinds.MaskTransformerConfig.from_options(settings))
         elif stage == "res":
-            ResidualTransformer(ResidualTransformerConfig.from_options(settings))
+            ResidualTransformer(kinds.ResidualTransformerConfig.from_options(settings))
         elif stage == "len":
             LengthEstimator()
         elif stage == "evaluator":
-            Evaluator(EvaluatorConfig.from_options(settings))
+            Evaluator(kinds.EvaluatorConfig.from_options(settings))
         elif stage == "m2t":
-            DecoderConfig.from_options(settings)
-            Writing().changed({"prompt": settings["prompt"], "num_beams": settings["num_beams"]})
+            kinds.DecoderConfig.from_options(settings)
+            kinds.Writing().changed({"prompt": settings["prompt"], "num_beams": settings["num_beams"]})
 
 
 def test_generation_presets_are_the_sampling_that_training_presets_write() -> None:
@@ -78,8 +69,8 @@ def test_generation_presets_are_the_sampling_that_training_presets_write() -> No
 
 
 def test_defaults_are_those_of_the_config() -> None:
-    for stage, config in (("vq", VQConfig), ("t2m", MaskTransformerConfig), ("res", ResidualTransformerConfig),
-                          ("m2t", DecoderConfig), ("evaluator", EvaluatorConfig)):
+    for stage, config in (("vq", VQConfig), ("t2m", kinds.MaskTransformerConfig), ("m2t", kinds.DecoderConfig),
+                          ("res", kinds.ResidualTransformerConfig), ("evaluator", kinds.EvaluatorConfig)):
         settings = vars(PARSERS[STAGES[stage]](["--name", "run", *NEEDED.get(stage, [])]))
         assert config.from_options(settings) == config()
     lamp = options("paper", "lamp")

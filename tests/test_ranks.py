@@ -12,19 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from storage.checkpoint import load_checkpoint
-from tests.toy import (
-    ROOT,
-    TINY_EVALUATOR,
-    TINY_LAMP,
-    TINY_LENGTH,
-    TINY_M2T,
-    TINY_T2M,
-    TINY_VQ,
-    make_bert,
-    make_dataset,
-    make_glove,
-    run_here,
-)
+from tests import toy
+from tests.toy import TINY_EVALUATOR, TINY_LAMP, TINY_LENGTH, TINY_M2T, TINY_T2M, TINY_VQ
 from tests.two_processes import without_dropout
 
 # Only the order of sums may differ: float32 has 7 digits, and a loss has few terms.
@@ -52,16 +41,16 @@ def job(stage: str, suffix: str, *more: str) -> list[str]:
 
 
 def alone(folder: Path, line: list[str]) -> None:
-    run_here(importlib.import_module(line[0]).main, *line[1:], cwd=folder)
+    toy.run_here(importlib.import_module(line[0]).main, *line[1:], cwd=folder)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which every stage was trained by one process and by two processes."""
     folder = tmp_path_factory.mktemp("ranks")
-    make_dataset(folder / "data")
-    make_bert(folder / "bert")
-    make_glove(folder / "glove")
+    toy.make_dataset(folder / "data")
+    toy.make_bert(folder / "bert")
+    toy.make_glove(folder / "glove")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Dropout, "forward", nn.Dropout.forward)  # so that it comes back
         without_dropout()
@@ -76,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                     "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
                     "--main_process_port", "0"]
-        made = subprocess.run([*launcher, str(ROOT / "tests" / "two_processes.py"), str(folder / "jobs.json")],
+        made = subprocess.run([*launcher, str(toy.ROOT / "tests" / "two_processes.py"), str(folder / "jobs.json")],
                               env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, cwd=folder,
                               capture_output=True, text=True, timeout=600, check=False)
         assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"

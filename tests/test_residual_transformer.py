@@ -1,11 +1,12 @@
 """The residual transformer: history embeddings, codebook tables, loss, generation."""
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.config import ResidualTransformerConfig
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import padding_of, sample_generators
+from tests.test_mask_transformer import liven, stream, texts
 
 K, Q, COND = 64, 5, 6
 SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32,
@@ -17,22 +18,6 @@ def make(**changes: float) -> ResidualTransformer:
     model = ResidualTransformer(ResidualTransformerConfig(**{**SIZES, **changes})).eval()
     liven(model)
     return model
-
-
-@torch.no_grad()
-def liven(model: nn.Module) -> None:
-    """Scale up the weights so that every input affects the output."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(std=parameter.shape[-1] ** -0.5)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def texts(count: int) -> Tensor:
-    return torch.randn(count, COND, generator=stream())
 
 
 def tokens(count: int, length: int, seed: int = 0) -> Tensor:

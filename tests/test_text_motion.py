@@ -101,20 +101,15 @@ def test_windows_cover_every_start_of_every_long_clip() -> None:
         MotionWindows(clips, IDENTITY, 20)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("a person walks", ":1: expected text#length"), ("a person walks#40\n#comment\nb#x", ":3: the length"),
-    ("#40", "no prompt"), ("ok#40\n!!#40", ":2: the prompt has no words"), ("a#0", "4 to 196"), ("a#-4", "4 to 196"),
-    ("a#5000", "4 to 196"), ("a#3", "4 to 196"), ("", "no prompt"), ("a#40.5", "the length"),
-])
-def test_a_bad_prompt_line_is_named(tmp_path: Path, content: str, message: str) -> None:
+def test_prompt_files_are_read_and_bad_lines_named(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_prompts(path)
-
-
-def test_one_na_makes_all_lengths_na(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
+    for content, message in (
+            ("a person walks", ":1: expected text#length"), ("a person walks#40\n#comment\nb#x", ":3: the length"),
+            ("#40", "no prompt"), ("ok#40\n!!#40", ":2: the prompt has no words"), ("a#-4", "4 to 196"),
+            ("a#5000", "4 to 196"), ("a#3", "4 to 196"), ("", "no prompt"), ("a#40.5", "the length")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_prompts(path)
     path.write_text("# a comment\n\na person #1 walks#40\n")
     assert read_prompts(path) == [Prompt("a person #1 walks", 40)]
     path.write_text("walks#40\nbows# na \n")
@@ -142,8 +137,6 @@ def test_a_clip_that_is_not_finite_is_left_out_and_reported(tmp_path: Path, caps
     for name in ("a", "b"):
         write_clip(tmp_path, name, 60, ["a#x/X#0#0"])
     broken = tmp_path / "new_joint_vecs" / "a.npy"
-    features = np.load(broken)
-    features[7, 3] = np.nan
-    np.save(broken, features)
+    np.save(broken, np.full((60, DIM), np.nan))
     assert [pair.name for pair in load_pairs(dataset_spec("t2m", tmp_path), "train")] == ["b"]
     assert f"left out 1 clips with numbers that are not finite: {broken}" in capsys.readouterr().out

@@ -61,9 +61,7 @@ def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> N
 
 
 def test_the_bundled_models_raise_the_prompted_hand(pipeline: TextToMotion) -> None:
-    sides = {"left": 20, "right": 21}
-    for side, wrist in sides.items():
-        other = sides["right" if side == "left" else "left"]
+    for side, wrist, other in (("left", 20, 21), ("right", 21, 20)):
         motions = pipeline.generate([Sample(f"a person raises the {side} hand", seed, 80) for seed in range(3)])
         higher = [motion[:, wrist, 1].max() > motion[:, other, 1].max() + 0.2 for motion in motions]
         assert sum(higher) >= 2, f"{side}: {higher}"
@@ -71,9 +69,7 @@ def test_the_bundled_models_raise_the_prompted_hand(pipeline: TextToMotion) -> N
 
 def test_a_length_is_cut_to_whole_tokens_and_chosen_where_there_is_none(pipeline: TextToMotion) -> None:
     cut, chosen = pipeline.generate([Sample("a person bows", 1, 63), Sample("a person bows", 1)])
-    assert len(cut) == 60
-    assert len(chosen) % 4 == 0
-    assert 20 <= len(chosen) <= 196
+    assert len(cut) == 60 and len(chosen) % 4 == 0 and 20 <= len(chosen) <= 196
     with pytest.raises(ValueError, match="at least 4 frames"):
         pipeline.generate([Sample("a person bows", 1, 3)])
 
