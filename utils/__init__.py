@@ -102,7 +102,7 @@ WAITING = {
 
 
 def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make waiting OpenMP threads sleep after a few microseconds, and limit their number to the CPU quota of the container.
+    """Make waiting OpenMP threads sleep after a few microseconds, and limit their number to the CPU quota.
 
     OpenMP reads these variables once, when torch is loaded, so call this before. Variables set by the user are kept.
     """
