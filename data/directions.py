@@ -123,7 +123,10 @@ def _written(opt: Namespace, spec: DatasetSpec, prompts: int) -> FileConstraints
 
 def each_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequence[int],
                 fps: float) -> list[list[Placement]]:
-    """Assign constraints to separate motions with ``counts`` frames. A plain list in a file is for the first one."""
+    """Assign constraints to separate motions with ``counts`` frames.
+
+    A plain list in a file applies to the first motion, flags to all motions.
+    """
     return [[([*flags, *entries, *(written.whole if number == 0 else ())], Stretch(0, count, fps))]
             for number, (entries, count) in enumerate(zip(written.by_prompt, counts, strict=True))]
 
@@ -169,7 +172,7 @@ def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: Datase
 
 
 def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[tuple[str, int]]:
-    """Read an upper-body track for a timeline. Both are lists of texts with their lengths in tokens.
+    """Read an upper-body track for the timeline ``parts``. Returns texts with their lengths in tokens, like ``parts``.
 
     A line is ``text#length``, with the length in frames. Lines ``-#length``, and the end of the timeline after the last
     line, keep the upper body of the prompts. Raises ``InputError`` for an invalid line or a track that is too long.

@@ -1,4 +1,7 @@
-"""Additional training texts (language bank and paraphrases), and the word vectors of the T2M evaluator."""
+"""Additional training texts (language bank and paraphrases), and the word vectors of the T2M evaluator.
+
+The language bank has sentences for each content, a kind of motion such as "walk" or "raise-hand".
+"""
 import argparse
 import json
 import lzma
@@ -69,7 +72,7 @@ def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
 
 
 def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
-    """Add the sentences of the language bank that describe each clip, and a new pair for each part of a clip.
+    """Add the sentences of the language bank that describe each clip, and new pairs for described parts of clips.
 
     ``contents.json`` in the folder of the data set maps clip ids to ``{"family": str, "contents": [[content, side],
     ...], "stretches": [[content, side, first frame, end frame], ...]}``, where sides are "left", "right" or "". Raises

@@ -70,8 +70,8 @@ class Crop:
 def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, quiet: bool = True) -> list[Pair]:
     """Load the pairs of a split.
 
-    Clips shorter than ``spec.min_length`` or not shorter than ``spec.max_length`` are dropped. Captions with times give
-    separate pairs, unless ``whole_clips_only``. Raises ``InputError`` if files are missing or there are no pairs.
+    Clips with fewer than ``spec.min_length`` or at least ``spec.max_length`` frames are dropped. Captions with times
+    become separate pairs, unless ``whole_clips_only``. Raises ``InputError`` if there are no pairs.
     """
     texts = require(spec.root / "texts", "the preparation of the data set")
     clips = {name: clip for name, clip in read_features(spec, split, quiet).items()
@@ -149,9 +149,9 @@ def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
 
 
 def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentences: int = 0) -> Crop:
-    """Sample a text and a crop of a clip with ``rows`` frames.
+    """Sample a text and a crop of a clip with ``rows`` frames, ``captions`` captions and ``sentences`` sentences.
 
-    The crop has the largest multiple of ``UNIT_LENGTH`` that fits or, with probability 1/3, one token less.
+    The crop has as many whole tokens as possible or, with probability 1/3, one token less.
     """
     length = rows // UNIT_LENGTH * UNIT_LENGTH
     if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:

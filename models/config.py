@@ -181,7 +181,7 @@ LENGTH_SAMPLING = ("length",)
 
 @dataclass(frozen=True)
 class Writing:
-    """Decoding settings of captions: beam search, or nucleus sampling if ``top_p`` is below 1."""
+    """Settings of caption generation: beam search, or nucleus sampling if ``top_p`` is below 1."""
 
     num_captions: int = 1
     num_beams: int = 1  # more beams give more probable, but longer and more generic captions

@@ -110,10 +110,10 @@ class TextToMotion:
         text: encodes texts to the features (b, c) that ``transformer`` was trained with.
         skeleton: skeleton of the motions.
         metres: length of the skeleton's unit in metres.
-        length_estimator, length_text: predicts missing lengths, from the features of its own text encoder.
+        length_estimator, length_text: length estimator for missing lengths, and its text encoder.
         clean: cleans texts as in training.
-        residual, residual_text: generates the residual layers, from the features of its own text encoder. Without it,
-            motions are decoded from the base layer only.
+        residual, residual_text: residual transformer and its text encoder. Without a residual transformer, motions are
+            decoded from the base layer only.
         normalise: inverse of ``denormalise`` for arrays, to encode motions.
         sampling: default sampling settings.
     """
@@ -377,8 +377,8 @@ def automatic_precision(on_cpu: bool) -> str:
 def _lower(network: nn.Module, dtype: torch.dtype) -> None:
     """Convert weights to ``dtype``, except those whose rounding errors are visible in the motion.
 
-    These are output heads and residual embeddings, whose errors are amplified by guidance, codebooks, and the last
-    convolution of the tokenizer, whose errors cause jitter.
+    These are output heads and residual embeddings (guidance amplifies their errors), codebooks, and the last
+    convolution of the tokenizer (its errors cause jitter).
     """
     kept: set[int] = set()
     for part in network.modules():

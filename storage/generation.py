@@ -337,9 +337,9 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
 
 
 def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:
-    """Return the name of the residual transformer to use with a masked transformer, or None for none.
+    """Return the name of the residual transformer to use with a masked transformer, or None to use none.
 
-    If ``res_name`` is None, this is the bundled one if the masked transformer is bundled.
+    ``res_name`` may be "none". If it is None, bundled masked transformers use the bundled residual transformer.
     """
     if res_name is not None:
         return None if res_name == NO_RESIDUAL else res_name

@@ -117,7 +117,7 @@ class Pose:
         return _norm(body_frame(chosen, skeleton) - body_frame(self.poses, skeleton)).mean(-1)
 
     def placed(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Return the poses (k, J, 3) in world coordinates, if ``in_body`` at the position and heading of ``joints``."""
+        """Return the poses (k, J, 3) in world coordinates, moved to the body in ``joints`` if ``in_body`` is set."""
         if not self.in_body:
             return self.poses
         chosen = joints[self.frames]

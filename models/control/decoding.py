@@ -47,7 +47,7 @@ class Bones:
 
 
 class Decoding:
-    """Decoder of latents (1, dim, n) that are optimised.
+    """Decoder for the latents (1, dim, n) during their optimisation.
 
     Args:
         tokens: (n, q) or (n,) tokens of the initial motion.
@@ -118,7 +118,7 @@ def seam_painted(editor: MotionEditor, tokens: Tensor, text: str, seed: int, sam
 
 @dataclass(frozen=True)
 class Closing:
-    """Conditions for the frame after the last one of a loop."""
+    """Requirements for closing a loop."""
 
     heading: bool  # whether the loop returns to its initial heading
     place: bool    # whether the loop returns to its initial position
@@ -126,12 +126,12 @@ class Closing:
 
     @classmethod
     def of(cls, features: Tensor, metres: float) -> "Closing":
-        """Choose the conditions for a motion with ``features`` (T, d) that is to be looped."""
+        """Choose the requirements for looping a motion with ``features`` (T, d)."""
         turn, way = _after_last(features, metres)
         return cls(abs(float(turn)) < TURN_BACK, float(way.norm()) < STAY, metres)
 
     def error(self, features: Tensor) -> Tensor:
-        """Measure how far the loop is from its start after the last frame, in metres and weighted radians."""
+        """Compute the distance between the end and the start of a loop, in metres plus weighted radians."""
         turn, way = _after_last(features, self.metres)
         error = features.new_zeros(())
         if self.heading:

@@ -109,9 +109,9 @@ class Director:
         return min(made, key=lambda one: one.largest)
 
     def _starts(self, direction: Direction, seed: int) -> list[tuple["_Start", Sequence[Constraint]]]:
-        """Sample initial motions with their constraints, ordered by their error.
+        """Sample initial motions and create their constraints. The motion with the smallest error is first.
 
-        There is only one if it is near its constraints.
+        If the first sample is close to meeting its constraints, it is the only one.
         """
         if direction.place is None:
             return [(self._drawn(direction, seed), ())]

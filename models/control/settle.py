@@ -127,7 +127,7 @@ def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skele
 
 
 def _smoothing(like: Tensor) -> Tensor:
-    """Create a symmetric filter (1, 1, k) from r to d, such that |r|^2 = |d|^2 + |``SMOOTH``^3 D^3 d|^2."""
+    """Create a symmetric filter (1, 1, k) that maps r to d, such that |r|^2 = |d|^2 + |``SMOOTH``^3 D^3 d|^2."""
     reach = round(6 * SMOOTH)
     frequencies = np.linspace(0, np.pi, 8 * reach + 1)
     response = (1 + (2 * SMOOTH * np.sin(frequencies / 2)) ** 6) ** -0.5

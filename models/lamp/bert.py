@@ -78,7 +78,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _published_name(name: str) -> str:
-    """Rename a parameter of an encoder-only checkpoint or of an old one with gamma and beta to the current name."""
+    """Convert a parameter name of an encoder-only or an old checkpoint to the current name."""
     if not name.startswith(("bert.", "cls.")):
         name = f"bert.{name}"
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

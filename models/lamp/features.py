@@ -173,12 +173,12 @@ class LaMPFeatures(nn.Module):
         return states if self.positions is None else states + self.positions
 
     def query_motion(self, encoded: EncodedMotion, states: Tensor | None = None) -> QueryPass:
-        """Run the queries over motions. The result contains LaMP's language-informative motion features."""
+        """Let the queries attend to motions, which gives LaMP's language-informative motion features."""
         states = self.motion_states(encoded) if states is None else states
         return self.Qformer.query(self.query_tokens, states, encoded.mask)
 
     def query_text(self, hidden: Tensor, mask: Tensor | None = None) -> QueryPass:
-        """Run the queries over the hidden states (b, t, h) of texts."""
+        """Let the queries attend to the hidden states (b, t, h) of texts."""
         return self.Qformer.query(self.query_tokens, hidden @ self.text_projection, mask)
 
     def project_text(self, hidden: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class LaMPFeatures(nn.Module):
             return self.make_condition(ids, mask, kind)
 
     def make_condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind) -> Tensor:
-        """Compute the text condition as ``condition`` does, but with gradient and in the current mode."""
+        """Compute the text condition as ``condition`` does, but with gradient and in the current training mode."""
         hidden = self.Qformer.text(ids, mask)
         parts = []
         if kind in ("query", "both"):

@@ -128,8 +128,8 @@ class MaskTransformer(Trunk):
                 batch_slice: BatchSlice = WHOLE) -> Corrupted:
         """Mask tokens of ``ids`` (b, n) for training, where ``token_lens`` (b,) are lengths in tokens.
 
-        The number of predicted tokens follows the cosine schedule at a random progress. Of these, 10 % become random
-        codes, and 88 % of the others are masked. ``batch_slice`` are the local rows of the whole batch.
+        The share of tokens to predict is drawn from the cosine schedule. Of these tokens, 10 % become random codes, and
+        88 % of the others are masked. ``batch_slice`` are the local rows of the whole batch.
         """
         b, n = ids.shape
         uniform = batch_slice.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)

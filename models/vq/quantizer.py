@@ -126,10 +126,10 @@ class EmaQuantizer(nn.Module):
         return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
 
     def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
-        """Select the local part of the vectors (codes, dim) that replace dead codes.
+        """Choose a row of the whole batch for each code, in case it is dead. Returns vectors (codes, dim).
 
-        Each code gets a row of the whole batch, which has ``whole`` rows. Its vector is zero here if that row is not
-        among the local ``rows`` (r, dim), which begin at row ``start``. The sum over all parts is complete.
+        ``rows`` (r, dim) are the local rows, from row ``start`` of ``whole``. Vectors of other rows are zero here; the
+        sum over all processes and micro-batches gives all of them.
         """
         codes, dim = self.codebook.shape
         copies = -(-codes // whole)

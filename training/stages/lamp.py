@@ -176,7 +176,7 @@ def same_subject(batch: dict[str, Any]) -> Tensor:
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Return a mask (b, n) of the rows in ``one`` (b, c) and ``other`` (n, c) that are True in the same column."""
+    """Return whether (b, n) each row of ``one`` (b, c) and each row of ``other`` (n, c) share a True column."""
     return one.float() @ other.float().T > 0
 
 

@@ -103,7 +103,7 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
 @torch.no_grad()
 def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                    quiet: bool = True) -> list[list[torch.Tensor]]:
-    """Tokenize the motion of each pair from frames 0, 1, 2 and 3 on. Returns lists of tokens (n, q), int32.
+    """Tokenize the motion of each pair four times, starting at frames 0 to 3. Returns tokens (n, q), int32.
 
     Raises ``InputError`` if the tokenizer does not use 4 frames per token.
     """
@@ -194,7 +194,10 @@ class TokenStage(Stage):
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
-        """Compute loss and accuracy of batches given as (random stream, first clip), both times the number of clips."""
+        """Validate on batches, given as (random stream, first clip).
+
+        Returns the loss, the accuracy and the number of clips of each batch, the first two multiplied by the third.
+        """
         device, made = next(self.model.parameters()).device, []
         for draw, start in passes:
             items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
