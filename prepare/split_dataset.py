@@ -104,9 +104,9 @@ def matched(expression: str, name: str) -> str:
     try:
         match = re.search(expression, name)
     except re.error as error:
-        raise InputError(f"{expression} is not a regular expression: {error}") from error
+        raise InputError(f"--group {expression} is not a regular expression: {error}") from error
     if match is None:
-        raise InputError(f"{expression} does not match the file name {name}")
+        raise InputError(f"--group {expression} does not match the file name {name}")
     return "/".join(part or "" for part in match.groups()) or match[0]
 
 

@@ -11,8 +11,8 @@ from motion.skeleton import T2M
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_sources import Reader
 from tests.acclaim import amc_text, asf_text, motion, world
+from tests.toy import ACCLAIM_SAMPLES, needs
 
-SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "cmu_asfamc"
 WALK = motion(30)
 LONG = motion(300)  # long enough for a clip
 
@@ -132,9 +132,9 @@ def test_the_skeleton_is_the_subjects_in_the_same_folder_or_the_one_above(tmp_pa
     assert find_asf(tmp_path / "one" / "walk.amc") == tmp_path / "one" / "body.asf"
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the CMU samples are not here")
-@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.amc")), ids=lambda path: path.stem)
+@needs(ACCLAIM_SAMPLES)
+@pytest.mark.parametrize("path", sorted(ACCLAIM_SAMPLES.glob("*.amc")), ids=lambda path: path.stem)
 def test_cmu_trials_give_their_reference_joints(path: Path) -> None:
     recording = Reader(keep_t_pose=True).read(path)
-    reference = np.load(SAMPLES / "joints_20fps.npz")[path.stem]
+    reference = np.load(ACCLAIM_SAMPLES / "joints_20fps.npz")[path.stem]
     np.testing.assert_allclose(recording.joints * recording.unit, reference, atol=1e-5)

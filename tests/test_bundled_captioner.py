@@ -11,9 +11,8 @@ from data.text import side_words
 from evaluation.caption_scores import ngram_scores, side_scores
 from storage.evaluation import LoadedCaptioner, load_captioner
 from tests.figures import walking
-from tests.toy import ROOT
+from tests.toy import OPENMOTION, needs
 
-OPENMOTION = ROOT.parent / "shared" / "data" / "openmotion"
 SHARD, CLIPS = "joints_06.npz", 20  # with raised hands, waves and turns
 SPEC = dataset_spec("t2m")
 
@@ -43,7 +42,7 @@ def test_a_drawn_walk_is_captioned_as_a_walk(captioner: LoadedCaptioner, tmp_pat
     assert any(word in caption for word in ("walk", "step", "stroll", "forward"))
 
 
-@pytest.mark.skipif(not OPENMOTION.is_dir(), reason="no folder ../shared/data/openmotion")
+@needs(OPENMOTION)
 def test_clips_are_captioned_with_the_correct_sides(captioner: LoadedCaptioner, tmp_path: Path) -> None:
     index = json.loads((OPENMOTION / "index.json").read_text())["clips"]
     clips = [clip for clip in index if clip["split"] == "test" and clip["shard"] == SHARD

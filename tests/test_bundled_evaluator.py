@@ -13,11 +13,9 @@ from motion.skeleton import T2M
 from prepare.motion_features import FeatureJob, prepare_features
 from storage.evaluation import LoadedEvaluator, load_evaluator
 from tests.figures import raising
-from tests.toy import ROOT
+from tests.toy import OPENMOTION, needs
 
-OPENMOTION = ROOT.parent / "shared" / "data" / "openmotion"
 CLIPS, BATCH, CHANCE = 160, 32, 3 / 32
-with_openmotion = pytest.mark.skipif(not OPENMOTION.is_dir(), reason="no folder ../shared/data/openmotion")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def export(root: Path) -> None:
     (root / "test.txt").write_text("".join(f"{clip['id']}\n" for clip in clips))
 
 
-@with_openmotion
+@needs(OPENMOTION)
 def test_real_clips_are_found_by_their_captions_and_by_shuffled_ones_as_by_chance(evaluator: LoadedEvaluator,
                                                                                   tmp_path: Path) -> None:
     export(tmp_path)

@@ -1,8 +1,6 @@
 """Caption scores of captions with known scores."""
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ from evaluation.caption_scores import (
     read_scored,
     side_scores,
 )
-from tests.toy import ROOT, make_bert
+from tests.toy import WITHOUT_TORCH, make_bert, run_script
 from utils import InputError
 
 WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand", "someone turns clockwise twice"
@@ -92,21 +90,11 @@ SCORED = [{"references": ["a man walks forward.", "The person walks  ahead"], "c
           {"references": ["someone turns around twice"], "caption": "someone turns around"}]
 
 
-def scored(folder: Path, content: object, *flags: object) -> subprocess.CompletedProcess[str]:
-    """Run ``M2T_eval.py --score_captions`` in a new process in which torch cannot be imported."""
-    file = folder / "captions.json"
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
-    code = ("import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
-            "runpy.run_path(sys.argv[0], run_name='__main__')")
-    return subprocess.run([sys.executable, "-c", code, str(ROOT / "M2T_eval.py"), "--score_captions", str(file),
-                           *map(str, flags)], capture_output=True, text=True, check=False)
-
-
 def test_captions_of_a_file_get_the_scores_of_coco_without_torch(tmp_path: Path) -> None:
-    out = tmp_path / "scores.json"
-    done = scored(tmp_path, SCORED, "--out", out)
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(out.read_text())
+    (tmp_path / "captions.json").write_text(json.dumps(SCORED))
+    done = run_script("M2T_eval.py", "--score_captions", "captions.json", "--out", "scores.json", cwd=tmp_path,
+                      options=WITHOUT_TORCH)
+    scores = json.loads((tmp_path / "scores.json").read_text())
     made, true = ({row: entry["references"] if key else [entry["caption"]] for row, entry in enumerate(SCORED)}
                   for key in (0, 1))
     bleu = Bleu(4).compute_score(true, made, verbose=0)[0]

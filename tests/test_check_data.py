@@ -16,8 +16,9 @@ from prepare.checking import check_data
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_features import FeatureJob, prepare_features
 from tests.figures import walking
-from tests.toy import clips, run_here
+from tests.toy import clips, refusal, run_here
 
+FLAGS = ("--workers", 1, "--quiet")
 PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
 
 
@@ -190,25 +191,17 @@ def test_mended_captions_say_what_they_said(root: Path) -> None:
     assert len(read_captions(root / "texts" / "c0051.txt")) == 2
 
 
-def run(*flags: object) -> int:
-    """Return the exit status of the script."""
-    try:
-        run_here(main, *flags, "--workers", 1, "--quiet", cwd=Path())
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
 def test_the_script_exits_1_with_a_table_and_0_once_it_is_mended(root: Path, capsys) -> None:
-    assert run(root) == 0
+    run_here(main, root, *FLAGS, cwd=root)
     assert "36 clips" in capsys.readouterr().out
     FAULTS["id without file"][0](root)
     FAULTS["no mean"][0](root)
-    assert run(root) == 1
+    with pytest.raises(SystemExit, match="1"):
+        run_here(main, root, *FLAGS, cwd=root)
     told = capsys.readouterr().out.splitlines()
     assert told[0].split()[:5] == ["split", "without", "file", "1", "nobody:"]
     assert told[1].split()[:3] == ["statistics", "1", "Mean.npy:"]
     assert told[2] == f"2 faults in 36 clips of {root}"
-    assert run(root, "--fix") == 0
+    run_here(main, root, "--fix", *FLAGS, cwd=root)
     assert "fixed: train.txt: 1 ids removed" in capsys.readouterr().out
-    assert run(root / "nowhere") == 2
+    assert "nowhere" in refusal(main, root / "nowhere", cwd=root)

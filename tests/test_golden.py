@@ -1,5 +1,4 @@
 """The parity runner passes the published fixtures and can fail."""
-import subprocess
 import sys
 from pathlib import Path
 
@@ -7,11 +6,7 @@ import numpy as np
 import pytest
 
 from tests.run_golden import main
-
-ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT.parent / "shared" / "golden"
-RUNNER = ROOT / "tests" / "run_golden.py"
-with_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder ../shared/golden with the published fixtures")
+from tests.toy import GOLDEN, needs, run_script
 
 
 def write_fixture(path: Path) -> None:
@@ -22,11 +17,10 @@ def write_fixture(path: Path) -> None:
     np.savez(path, pose_gt=pose_gt, pose_pred=pose_pred, mpjpe=np.array(mpjpe))
 
 
-@with_golden
-def test_every_published_fixture_passes():
-    result = subprocess.run([sys.executable, RUNNER, GOLDEN], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1].endswith(" passed, 0 failed")
+@needs(GOLDEN)
+def test_every_published_fixture_passes(tmp_path):
+    told = run_script("tests/run_golden.py", GOLDEN, cwd=tmp_path).stdout
+    assert told.splitlines()[-1].endswith(" passed, 0 failed")
 
 
 def status_of(monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:

@@ -3,13 +3,12 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from options.base import plain_name
+from tests.toy import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 RUN = """
 import contextlib, io, json, runpy, sys

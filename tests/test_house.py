@@ -2,11 +2,11 @@
 import ast
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.toy import ROOT
+
 # Packages that each package may import. Those in MIDDLE may import each other, without circles.
 # Nothing imports a script.
 MIDDLE = {"options", "training", "evaluation", "storage", "data", "visualization"}

@@ -19,7 +19,7 @@ from prepare.motion_features import FeatureJob, prepare_features
 from prepare.motion_sources import Reader, Recording, read_mapping
 from tests import figures
 from tests.sample_motion import with_up
-from tests.toy import run_here
+from tests.toy import refusal, run_here
 from utils import InputError
 
 WALK = figures.walking(60)
@@ -272,11 +272,8 @@ def test_the_script_reports_what_it_found_and_draws_contact_sheets(source: Path,
 
 @pytest.mark.parametrize("flags", [("--window", "20"), ("--overlap", "12"), ("--unit", "ell"), ("--up", "w"),
                                    ("--mapping", "nowhere.json")])
-def test_the_script_exits_2_with_one_line_on_bad_flags(source: Path, tmp_path: Path, flags, capsys) -> None:
-    with pytest.raises(SystemExit) as failure:
-        run_here(prepare.import_motion.main, source, tmp_path / "out", *flags, cwd=tmp_path)
-    assert failure.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+def test_bad_flags_are_refused(source: Path, tmp_path: Path, flags) -> None:
+    assert flags[1] in refusal(prepare.import_motion.main, source, tmp_path / "out", *flags, cwd=tmp_path)
 
 
 class Breaking(Reader):

@@ -8,7 +8,7 @@ from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
 from prepare.inspect_checkpoint import Identity, identify, main
 from storage.released import PUBLISHED_META
-from tests.toy import run_here
+from tests.toy import refusal
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, make_published
 from utils import InputError
 
@@ -45,11 +45,8 @@ def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path, 
     content = torch.load(file, weights_only=True)
     del content["res_transformer"]["cond_emb.bias"]
     torch.save(content, tmp_path / "found.pth")
-    with pytest.raises(SystemExit, match="2"):
-        run_here(main, "found.pth", cwd=tmp_path)
-    printed = capsys.readouterr()
-    assert printed.err == "error: found.pth will be refused: missing: cond_emb.bias\n"
-    assert "put it at: checkpoints/<t2m or kit>/NAME/model/latest.pth" in printed.out
+    assert refusal(main, "found.pth", cwd=tmp_path) == "error: found.pth will be refused: missing: cond_emb.bias\n"
+    assert "put it at: checkpoints/<t2m or kit>/NAME/model/latest.pth" in capsys.readouterr().out
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

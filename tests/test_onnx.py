@@ -1,6 +1,4 @@
 """ONNX export, and generation from the graphs without torch."""
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +8,8 @@ from data.dataset import dataset_spec
 from models.text_to_motion import Sample
 from prepare import export_onnx
 from storage.generation import load_text_to_motion
-from tests.toy import ROOT, run_here
+from tests.toy import WITHOUT_TORCH, run_here, run_script
 from tests.toy_models import make_models
-
-WITHOUT_TORCH = """
-import runpy, sys
-sys.modules["torch"] = None  # importing it raises
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +35,8 @@ def test_graphs_give_torchs_numbers_at_other_sizes_than_they_were_traced_with(ex
 
 def test_a_seed_gives_the_same_motion_without_torch(exported: Path) -> None:
     text, frames, seed = "A person waves, with the left hand!", 66, 2**33 + 5
-    command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "prepare" / "generate_onnx.py", exported / "onnx", text,
-               frames, "--seed", seed, "--out", exported / "motion.npy"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=300)
+    run_script("prepare/generate_onnx.py", "onnx", text, frames, "--seed", seed, "--out", "motion.npy", cwd=exported,
+               options=WITHOUT_TORCH)
     made = np.load(exported / "motion.npy")
     pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
     expected = pipeline.generate([Sample(text, seed, frames)])[0]

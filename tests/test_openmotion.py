@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from data.text import parse_caption
@@ -16,9 +15,7 @@ from motion.source_rig import place_joints
 from prepare.build_openmotion import INDEX, SOURCES, build_openmotion, joined, read_index
 from tests import figures
 from tests.sample_motion import turned
-from tests.toy import ROOT
-
-SHARED = ROOT.parent / "shared" / "data"
+from tests.toy import ACCLAIM_SAMPLES, BVH_SAMPLES, needs
 
 
 def test_the_index_is_small_and_says_what_every_clip_needs() -> None:
@@ -33,30 +30,30 @@ def test_the_index_is_small_and_says_what_every_clip_needs() -> None:
         assert len(clip.joined) == len(clip.recording.split("+")) - 1 or len(clip.joined) == 2
 
 
-@pytest.mark.skipif(not (SHARED / "bvh_samples").is_dir(), reason="the BVH samples are not here")
+@needs(BVH_SAMPLES)
 def test_sample_recordings_give_the_clips_of_the_set(tmp_path: Path) -> None:
-    built = build_openmotion([SHARED / "bvh_samples"], tmp_path, quiet=True)
+    built = build_openmotion([BVH_SAMPLES], tmp_path, quiet=True)
     assert built.refused == {}
     assert built.clips == ["000092", "002178", "002517", "002997"]
     index = {clip.id: clip for clip in read_index()}
     for name in built.clips:
         joints = np.load(tmp_path / "joints" / f"{name}.npy")
-        reference = np.load(SHARED / "bvh_samples" / f"{index[name].recording}.npz")["joints22_20fps"]
+        reference = np.load(BVH_SAMPLES / f"{index[name].recording}.npz")["joints22_20fps"]
         np.testing.assert_allclose(joints, normalised(reference), atol=1e-4)
         assert len((tmp_path / "texts" / f"{name}.txt").read_text().splitlines()) == len(index[name].captions)
     listed = (tmp_path / "all.txt").read_text().split()
     assert listed == built.clips
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
-    build_openmotion([SHARED / "bvh_samples"], tmp_path, quiet=True)
+    build_openmotion([BVH_SAMPLES], tmp_path, quiet=True)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
 
 
-@pytest.mark.skipif(not (SHARED / "cmu_asfamc").is_dir(), reason="the ASF/AMC samples are not here")
+@needs(ACCLAIM_SAMPLES)
 def test_clips_of_asf_amc_files_have_the_joints_that_were_measured(tmp_path: Path) -> None:
-    built = build_openmotion([SHARED / "cmu_asfamc"], tmp_path, quiet=True)
+    built = build_openmotion([ACCLAIM_SAMPLES], tmp_path, quiet=True)
     assert built.refused == {}
     assert built.clips == ["100025", "100295", "100299"]
-    with np.load(SHARED / "cmu_asfamc" / "joints_20fps.npz") as trials:
+    with np.load(ACCLAIM_SAMPLES / "joints_20fps.npz") as trials:
         for name, trial in (("100295", "16_01"), ("100299", "16_05")):
             joints = np.load(tmp_path / "joints" / f"{name}.npy")
             np.testing.assert_allclose(joints, normalised(trials[trial][:len(joints)]), atol=5e-3)

@@ -1,6 +1,5 @@
 """Detection of up axes and swapped sides, for standing bodies and in bows, sitting, lying or cartwheels."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,7 @@ from motion.body import Stance, find_stance, lies_throughout, swapped_sides, to_
 from motion.skeleton import T2M, UP_AXES, mirror
 from tests import figures
 from tests.sample_motion import with_up
-
-OPENMOTION = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "openmotion"
+from tests.toy import OPENMOTION, needs
 
 
 def tilted(joints: np.ndarray, angle: np.ndarray, axis: str) -> np.ndarray:
@@ -82,7 +80,7 @@ def test_a_moment_of_standing_is_enough_not_to_lie() -> None:
     assert lies_throughout(with_up(figures.walking(), "z"))
 
 
-@pytest.mark.skipif(not OPENMOTION.is_dir(), reason="needs the openmotion data set")
+@needs(OPENMOTION)
 def test_no_real_clip_is_called_turned_or_swapped_and_every_turned_one_is_found() -> None:
     shards: dict[str, np.ndarray] = {}
     for number, entry in enumerate(json.loads((OPENMOTION / "index.json").read_text())["clips"][::15]):

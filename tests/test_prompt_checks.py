@@ -9,7 +9,6 @@ from benchmarks.prompt_checks import read_prompts
 from tests import figures
 from tests.toy import run_here
 
-ROOT = Path(__file__).resolve().parent.parent
 PAIR = [{"text": f"raise the {side} hand", "group": "raise", "checks": [f"raises_{side}_hand"], "pair": "raise",
          "measure": "hand", "side": side} for side in ("left", "right")]
 

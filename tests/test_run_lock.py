@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.toy import ROOT
 from utils import InputError
 from utils.files import refuse_if_held, run_lock
 
@@ -18,7 +19,6 @@ with run_lock(Path(sys.argv[1]), "--ext"):
     print("held", flush=True)
     time.sleep(60)
 """
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_second_run_is_refused_with_the_first_ones_start_until_that_dies(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from motion.skeleton import T2M
 from motion.source_rig import place_joints
 from tests import figures
 from tests.rigs import placed, renamed, without
+from tests.toy import BVH_SAMPLES, needs
 
-SAMPLES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "bvh_samples"
 JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 WAVE = joints_to_bvh(figures.waving("left", 60), T2M, 20)
 
@@ -61,8 +61,8 @@ def test_bones_that_are_named_twice_or_cannot_turn_are_refused() -> None:
         place_joints(replace(WAVE, channels=(WAVE.channels[0][3:], *WAVE.channels[1:])))
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the BVH samples are not here")
-@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.bvh")), ids=lambda path: path.stem)
+@needs(BVH_SAMPLES)
+@pytest.mark.parametrize("path", sorted(BVH_SAMPLES.glob("*.bvh")), ids=lambda path: path.stem)
 def test_sample_files_give_their_reference_joints(path: Path) -> None:
     bvh, reference = read_bvh(path), np.load(path.with_suffix(".npz"))
     placement = place_joints(bvh)

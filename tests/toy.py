@@ -1,5 +1,6 @@
 """A toy data set and randomly initialised toy language models."""
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -18,6 +19,9 @@ from motion.skeleton import SKELETONS, T2M
 from tests.figures import bowing, raising, standing, walking, waving
 
 ROOT = Path(__file__).resolve().parent.parent
+# Folders with fixtures, which many machines lack.
+GOLDEN, OPENMOTION, BVH_SAMPLES, ACCLAIM_SAMPLES = (
+    ROOT.parent / "shared" / name for name in ("golden", "data/openmotion", "data/bvh_samples", "data/cmu_asfamc"))
 
 MOTIONS = {
     "a person walks forward": lambda n: walking(n, 1.0),
@@ -140,14 +144,34 @@ def run_here(main: Callable[[], None], *arguments: object, cwd: Path) -> None:
         main()
 
 
-def run_script(script: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    """Run a script in ``cwd`` as a user would. With ``check``, it must succeed."""
+def refusal(main: Callable[[], None], *arguments: object, cwd: Path) -> str:
+    """Run a script that must exit with status 2, and return the only line that it writes to standard error."""
+    with contextlib.redirect_stderr(io.StringIO()) as told, pytest.raises(SystemExit) as ended:
+        run_here(main, *arguments, cwd=cwd)
+    line = told.getvalue()
+    assert ended.value.code == 2 and line.startswith("error: ") and line.index("\n") == len(line) - 1
+    return line
+
+
+# Runs a script in an interpreter in which importing torch raises an error.
+WITHOUT_TORCH = ("-c", f"import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+                       f"sys.path.insert(0, {str(ROOT)!r}); runpy.run_path(sys.argv[0], run_name='__main__')")
+
+
+def run_script(script: str, *arguments: object, cwd: Path, check: bool = True,
+               options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """Run a script in ``cwd`` with ``options`` for the interpreter. With ``check``, it must succeed."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    command = [sys.executable, *options, str(ROOT / script), *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
     if check:
         assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
     return result
+
+
+def needs(folder: Path) -> pytest.MarkDecorator:
+    """Skip a test on machines that lack a folder with fixtures."""
+    return pytest.mark.skipif(not folder.is_dir(), reason=f"there is no folder {folder}")
 
 
 def _flags(text: str) -> tuple[str, ...]:
