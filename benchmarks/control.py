@@ -10,7 +10,10 @@ from the first caption at the length of the clip. By default, joints take turns 
 - ``location50``: percentage of constrained frames that are off by more than 50 cm.
 - ``average``, ``locked``: mean error in cm, before and after foot locking.
 - ``R3``: probability in per cent that a motion's own caption is among the 3 nearest of 32 captions, the others random.
-- ``fid``: FID against the same clips. ``skating``: m/s after foot locking. ``jerk``: m/s^3. ``seconds``: per motion.
+- ``change``: mean difference of ``R3`` from the same captions and seeds without constraints; ``interval``: half of its
+  95 % confidence interval over clips.
+- ``fid``: FID against the same clips. ``skating``: m/s after foot locking. ``jerk``: m/s^3.
+- ``seconds``, ``longest``: median and largest time of a motion.
 
 The rows ``without`` have the same captions and seeds without constraints, so their errors are chance level. The rows
 ``true`` have the real clips.
@@ -42,7 +45,7 @@ from models.control.constraints import JointTarget
 from models.control.director import Directed, Direction, Director, Place
 from models.control.optimise import STEPS, ControlSettings
 from models.motion_edit import MotionEditor
-from models.text_to_motion import Sample
+from models.text_to_motion import Sample, speed_up
 from motion.body import foot_skating, roughness
 from motion.features import features_to_joints
 from motion.foot import lock_feet
@@ -136,19 +139,44 @@ def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args
     return rows
 
 
-def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> float:
-    """Return the R-precision (per cent) of motions (n, e) and their ``text`` embeddings (n, e).
+def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the R-precision (n,), in per cent, of each of the motions (n, e) with ``text`` embeddings (n, e).
 
     This is the expected value over random distractors: ``BATCH`` - 1 of the embeddings ``others`` (m, e).
     """
     own = pair_distances(text, motions)[:, None]
     nearer = (euclidean_distances(motions, others) < own - 1e-6).sum(1)  # excludes equal captions
-    return 100 * float(hypergeom.cdf(TOP - 1, len(others), nearer, BATCH - 1).mean())
+    return 100 * hypergeom.cdf(TOP - 1, len(others), nearer, BATCH - 1)
 
 
-def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
-            texts: np.ndarray) -> dict[str, float]:
-    """Compute the metrics of one table row. ``texts`` (m, e) are the caption embeddings of the split."""
+def mean_interval(clips: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of ``values`` (n,) and half of its 95 % confidence interval. Values of a clip are dependent."""
+    mean, number = values.mean(), len(np.unique(clips))
+    sums = np.array([(values - mean)[clips == clip].sum() for clip in np.unique(clips)])
+    return float(mean), float(1.96 * np.sqrt(np.square(sums).sum() * number / max(number - 1, 1)) / len(values))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A measured motion with its embedding (e,), that of the real clip, and its R-precision in per cent."""
+
+    row: Measured
+    embedding: np.ndarray
+    real: np.ndarray
+    precision: float
+
+
+def evaluate(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
+             texts: np.ndarray) -> list[Evaluated]:
+    """Embed all motions. ``texts`` (m, e) are the caption embeddings of the split."""
+    own, real = evaluator.texts([pair.tokens[0] for pair in pairs]), evaluator.motions([p.features for p in pairs])
+    made, clips = evaluator.motions([row.features for row in found]), [row.clip for row in found]
+    return list(map(Evaluated, found, made, real[clips], precision(own[clips], made, texts).tolist()))
+
+
+def summary(found: Sequence[Evaluated], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
+    """Compute the metrics of one table row. ``without``: R-precision without constraints by clip, joint, density."""
+    rows, precisions = [one.row for one in found], np.array([one.precision for one in found])
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])
     numbers = {
@@ -157,25 +185,28 @@ def summary(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMoti
         "average": 100 * float(np.mean([row.errors.mean() for row in rows])),
         "locked": 100 * float(np.mean([row.locked.mean() for row in rows])),
         "skating": float(np.mean([row.skating for row in rows])), "jerk": float(np.mean([row.jerk for row in rows])),
-        "seconds": float(np.median([row.seconds for row in rows]))}
-    clips, made = [pairs[row.clip] for row in rows], evaluator.motions([row.features for row in rows])
-    numbers["R3"] = precision(evaluator.texts([pair.tokens[0] for pair in clips]), made, texts)
+        "seconds": float(np.median([row.seconds for row in rows])), "longest": max(row.seconds for row in rows),
+        "R3": float(precisions.mean())}
+    if rows[0].density in DENSITIES:
+        change = precisions - np.array([without[row.clip, row.joint, row.density] for row in rows])
+        numbers["change"], numbers["interval"] = mean_interval(np.array([row.clip for row in rows]), change)
     if len(rows) >= BATCH:
-        numbers["fid"] = fid(evaluator.motions([pair.features for pair in clips]), made)
+        numbers["fid"] = fid(np.stack([one.real for one in found]), np.stack([one.embedding for one in found]))
     return numbers
 
 
-def table(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
-          texts: np.ndarray) -> dict[str, dict[str, float]]:
+def table(found: Sequence[Evaluated]) -> dict[str, dict[str, float]]:
     """Compute the table rows: all motions, groups by density, by joint and by both, and the reference rows."""
-    rest = {name: [row for row in found if row.density.startswith(name)] for name in (WITHOUT, TRUE)}
-    made = [row for row in found if row.density in DENSITIES]
+    rest = {name: [one for one in found if one.row.density.startswith(name)] for name in (WITHOUT, TRUE)}
+    without = {(one.row.clip, one.row.joint, one.row.density.removeprefix(f"{WITHOUT} ")): one.precision
+               for one in rest[WITHOUT]}
+    made = [one for one in found if one.row.density in DENSITIES]
     groups = {"all": made} | rest
-    groups |= {f"at {density}": [row for row in made if row.density == density] for density in DENSITIES}
-    groups |= {joint: [row for row in made if row.joint == joint] for joint in JOINTS}
-    groups |= {f"{joint} {density}": [row for row in groups[joint] if row.density == density]
+    groups |= {f"at {density}": [one for one in made if one.row.density == density] for density in DENSITIES}
+    groups |= {joint: [one for one in made if one.row.joint == joint] for joint in JOINTS}
+    groups |= {f"{joint} {density}": [one for one in groups[joint] if one.row.density == density]
                for joint in JOINTS for density in DENSITIES}
-    return {name: summary(rows, pairs, evaluator, texts) for name, rows in groups.items() if rows}
+    return {name: summary(rows, without) for name, rows in groups.items() if rows}
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
@@ -197,6 +228,7 @@ def main() -> None:
         raise InputError(f"no evaluator for {spec.name}; train_evaluator.py trains one")
     pipeline, files = load_text_to_motion(args.name, None, spec, args.checkpoints_dir, device, args.which_epoch,
                                           args.res_name)
+    speed_up(pipeline.networks)
     print(f"models: {model_names(files)}")
     pairs = load_pairs(spec, args.split, quiet=args.quiet)
     chosen = np.random.default_rng(args.seed).choice(len(pairs), min(args.clips, len(pairs)), replace=False)
@@ -206,7 +238,7 @@ def main() -> None:
                         ControlSettings(steps=args.steps))
     found = [row for clip, pair in enumerate(tqdm(pairs, disable=args.quiet or None, leave=False))
              for row in clip_rows(director, clip, pair, spec, args)]
-    rows = table(found, pairs, evaluator, texts)
+    rows = table(evaluate(found, pairs, evaluator, texts))
     print(report(rows))
     if args.out:
         write_text(args.out, json.dumps(rows, indent=1) + "\n")

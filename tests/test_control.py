@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.control import mean_interval
 from data.dataset import dataset_spec
 from data.directions import directed_motions
 from data.text import read_prompts
@@ -194,6 +195,13 @@ def test_another_sample_is_optimised_if_the_first_one_stays_far_away(director: D
     made = director.make(direction(director, place=lambda _: [place]), 3)
     assert len(tried) == 2 and not torch.equal(*tried)
     assert made.largest == 0.3 and made.joints.max() == np.float32(0.3)
+
+
+def test_repeated_motions_of_a_clip_do_not_narrow_the_interval() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    mean, half = mean_interval(np.arange(50), values)
+    assert half == pytest.approx(1.96 * values.std(ddof=1) / 50**0.5)
+    assert mean_interval(np.repeat(np.arange(50), 4), np.repeat(values, 4)) == pytest.approx((mean, half))
 
 
 def test_a_loop_closes(director: Director) -> None:
