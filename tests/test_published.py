@@ -27,8 +27,7 @@ from storage.generation import (
 )
 from storage.released import used_part
 from tests.golden.manifest import shapes_of
-from tests.test_golden import GOLDEN, with_golden
-from tests.toy import make_llm
+from tests.toy import GOLDEN, make_llm, needs
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
 from utils import InputError
 
@@ -162,7 +161,7 @@ FULL_SIZE = {
 }
 
 
-@with_golden
+@needs(GOLDEN)
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter")
 @pytest.mark.parametrize("fixture", FULL_SIZE)
 def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: Path, fixture: str) -> None:
@@ -186,7 +185,7 @@ def test_every_published_file_fits_at_its_full_size(published: Path, tmp_path: P
         name: shape for name, shape in parameters.items() if not name.endswith("position_ids")}.items()
 
 
-@with_golden
+@needs(GOLDEN)
 def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
     """Uses the documented names and shapes of OPT-2.7B with adapters, with all layers of a stack like the first."""
     peft = pytest.importorskip("peft", reason="the adapters of M2T need peft")
