@@ -5,6 +5,7 @@ return joints (T, 22, 3) float32 in metres at 20 fps, y up, floor at y = 0. A fi
 """
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.spatial.transform import Rotation
 
 from motion.skeleton import T2M
 
@@ -14,12 +15,7 @@ Sides = tuple[ArrayLike, ArrayLike]  # (left, right), each a number or (T,)
 
 def _about(axis: int, angle: np.ndarray) -> np.ndarray:
     """Return rotation matrices (T, 3, 3) by ``angle`` (T,) radians about axis 0, 1 or 2."""
-    a, b = (axis + 1) % 3, (axis + 2) % 3
-    matrix = np.zeros((len(angle), 3, 3))
-    matrix[:, axis, axis] = 1
-    matrix[:, a, a] = matrix[:, b, b] = np.cos(angle)
-    matrix[:, a, b], matrix[:, b, a] = -np.sin(angle), np.sin(angle)
-    return matrix
+    return Rotation.from_euler("xyz"[axis], angle[:, None]).as_matrix()
 
 
 def figure(frames: int, *, path: ArrayLike = 0.0, yaw: ArrayLike = 0.0, pitch: ArrayLike = 0.0,

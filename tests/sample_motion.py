@@ -45,6 +45,19 @@ def with_up(joints: np.ndarray, up: str) -> np.ndarray:
     return np.stack(_FROM_Y_UP[up](*np.moveaxis(joints, -1, 0)), -1)
 
 
+def with_value(array: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarray:
+    """Return a float64 copy of ``array`` with ``value`` at the index ``place``."""
+    array = np.array(array, np.float64)
+    array[place] = value
+    return array
+
+
+def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the angles (T,) in degrees between directions (T, 3)."""
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
 def turned(joints: np.ndarray, angle: float | np.ndarray) -> np.ndarray:
     """Rotate joints (T, J, 3) about y by ``angle`` radians, a number or (T, 1)."""
     x, y, z = np.moveaxis(joints, -1, 0)

@@ -12,6 +12,7 @@ import pytest
 from data.dataset import dataset_spec
 from motion.bvh_fit import T2M_RIG
 from tests.figures import walking
+from tests.sample_motion import angles
 from tests.toy import ROOT
 from visualization.outputs import Formats, write_motion
 
@@ -95,12 +96,6 @@ def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name
     assert np.abs(joints[..., [0, 2, 1]] * [1, 1, -1] - ours).max() < 1e-3
 
 
-def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the angles in degrees between directions (T, 3)."""
-    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-    return np.degrees(np.arccos(cosine.clip(-1, 1)))
-
-
 @pytest.mark.parametrize("side", ["Left", "Right"])
 @pytest.mark.parametrize(("start", "end", "most"), [
     ("Arm", "ForeArm", 0.1), ("ForeArm", "Hand", 0.1), ("UpLeg", "Leg", 6), ("Leg", "Foot", 6)])
@@ -108,12 +103,6 @@ def test_limbs_point_where_they_do_in_the_motion(character: Seen, source: Seen, 
                                                  most: float) -> None:
     ours, theirs = (seen.bone(side + start, side + end) for seen in (source, character))
     assert angles(ours, theirs).max() < most
-
-
-def leg(seen: Seen) -> float:
-    """Return the leg length, averaged over both sides."""
-    return sum(np.linalg.norm(seen.bone(side + start, side + end)[0]) / 2
-               for side in ("Left", "Right") for start, end in (("UpLeg", "Leg"), ("Leg", "Foot")))
 
 
 def test_soles_are_on_the_floor(character: Seen) -> None:

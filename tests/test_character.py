@@ -14,6 +14,7 @@ from motion.skeleton import T2M
 from tests.browser import needs_chromium, open_browser
 from tests.figures import walking
 from tests.gltf import posed
+from tests.sample_motion import angles
 from visualization.glb import write_glb
 from visualization.html import PageMotion, write_page
 
@@ -81,11 +82,6 @@ def saved(page: Page, entry: str, path: Path) -> Path:
     download.value.save_as(path)
     page.locator("#save").evaluate("menu => menu.open = false")
     return path
-
-
-def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-    return np.degrees(np.arccos(cosine.clip(-1, 1)))
 
 
 @pytest.mark.parametrize("rig", ["mixamo", "vrm", "unreal"])

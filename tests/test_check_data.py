@@ -16,6 +16,7 @@ from prepare.checking import check_data
 from prepare.importing import ImportJob, import_motion
 from prepare.motion_features import FeatureJob, prepare_features
 from tests.figures import walking
+from tests.sample_motion import with_value
 from tests.toy import clips, refusal, run_here
 
 FLAGS = ("--workers", 1, "--quiet")
@@ -76,12 +77,6 @@ def write(path: str, text: str) -> Callable[[Path], None]:
 
 def append(path: str, text: str) -> Callable[[Path], None]:
     return lambda root: (root / path).write_text((root / path).read_text() + text)
-
-
-def with_value(array: np.ndarray, place: object, value: float) -> np.ndarray:
-    array = array.copy()
-    array[place] = value
-    return array
 
 
 def replace_clip(root: Path, joints: np.ndarray, name: str = "c0050", collars: object = None) -> None:

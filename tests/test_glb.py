@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import trimesh
 from pygltflib import GLTF2
-from scipy.spatial.transform import Rotation
 
 from data.dataset import dataset_spec
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
 from motion.skeleton import KIT, T2M, Skeleton
 from tests.figures import standing
-from tests.gltf import numbers, posed
+from tests.gltf import forward_kinematics, numbers, posed
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
 from visualization.body import ZONES
@@ -34,23 +33,12 @@ def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
 def skinned(path: Path, material: str) -> np.ndarray:
     """Compute the vertices (T, V, 3) of a material in every frame of an animation."""
     gltf = GLTF2().load(str(path))
-    skin, animation = gltf.skins[0], gltf.animations[0]
-    tracks = {(channel.target.node, channel.target.path): numbers(gltf, animation.samplers[channel.sampler].output)
-              for channel in animation.channels}
-    frames = len(tracks[0, "rotation"])
-    world = {None: np.tile(np.eye(4), (frames, 1, 1))}
-
-    def walk(number: int, above: int | None) -> None:
-        local = np.tile(np.eye(4), (frames, 1, 1))
-        local[:, :3, 3] = tracks.get((number, "translation"), gltf.nodes[number].translation)
-        local[:, :3, :3] = Rotation.from_quat(tracks[number, "rotation"]).as_matrix()
-        world[number] = world[above] @ local
-        for child in gltf.nodes[number].children:
-            walk(child, number)
-
-    walk(skin.skeleton, None)
-    moves = np.stack([world[joint] for joint in skin.joints], 1) @ numbers(
-        gltf, skin.inverseBindMatrices).reshape(-1, 4, 4).mT
+    skin, (times, nodes) = gltf.skins[0], forward_kinematics(gltf)
+    world = np.zeros((len(times), len(skin.joints), 4, 4))
+    for row, joint in enumerate(skin.joints):
+        world[:, row, :3, 3], world[:, row, :3, :3] = nodes[joint][0], nodes[joint][1].as_matrix()
+    world[..., 3, 3] = 1
+    moves = world @ numbers(gltf, skin.inverseBindMatrices).reshape(-1, 4, 4).mT
     [primitive] = [each for each in gltf.meshes[0].primitives if gltf.materials[each.material].name == material]
     rows = np.unique(numbers(gltf, primitive.indices))
     parts = primitive.attributes

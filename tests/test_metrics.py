@@ -33,11 +33,6 @@ def test_frechet_distance_is_that_of_the_matrix_root(rng):
     assert metrics.frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected)
 
 
-def test_r_precision_of_unrelated_embeddings_is_chance(rng):
-    text, motion = rng.normal(size=(2, 3200, 8))
-    np.testing.assert_allclose(metrics.r_precision(text, motion), np.arange(1, 4) / 32, atol=0.015)
-
-
 def test_r_precision_compares_within_a_batch_only_and_leaves_the_rest_out(rng):
     embeddings = np.tile(rng.normal(size=(32, 8)), (2, 1))  # every motion occurs twice, but in different batches
     unfinished = np.concatenate([embeddings, rng.normal(size=(5, 8))])

@@ -9,19 +9,13 @@ from motion.bvh_fit import joints_to_bvh
 from motion.features import features_to_joints, joints_to_features
 from motion.skeleton import KIT, T2M
 from tests.figures import figure, walking, waving
-from tests.sample_motion import sample_motion, turned, with_up
+from tests.sample_motion import sample_motion, turned, with_up, with_value
 from utils import InputError
 
 NOISE = np.random.default_rng(0)
 FEATURES = joints_to_features(walking(30), T2M).numpy()
 LYING = with_up(waving("left", 40) - np.float32([0, 0.9, 0.5]), "z")
 SPEC, KIT_SPEC = dataset_spec("t2m"), dataset_spec("kit")
-
-
-def with_value(array, place, value):
-    array = np.float64(array)
-    array[place] = value
-    return array
 
 
 def saved(path, array):
