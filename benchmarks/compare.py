@@ -58,7 +58,7 @@ def generation_jobs(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
-    """Return the same jobs for the published computation."""
+    """Return the jobs of ``generation_jobs`` for the published implementation."""
     texts, motion = TEXTS[:batch], torch.randn(batch, MAX_MOTION_LENGTH, SPEC.dim_pose)
     cond, lengths = pipeline.text(texts), [MAX_TOKENS] * batch
     ids = published.base_tokens(pipeline.transformer, cond, lengths)

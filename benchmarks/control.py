@@ -140,7 +140,7 @@ def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args
 
 
 def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the R-precision (n,), in per cent, of each of the motions (n, e) with ``text`` embeddings (n, e).
+    """Return the R-precision (n,) in per cent of motions (n, e) for their ``text`` embeddings (n, e).
 
     This is the expected value over random distractors: ``BATCH`` - 1 of the embeddings ``others`` (m, e).
     """
@@ -150,7 +150,7 @@ def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> np.n
 
 
 def mean_interval(clips: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of ``values`` (n,) and half of its 95 % confidence interval. Values of a clip are dependent."""
+    """Return the mean of ``values`` (n,) and half of its 95 % confidence interval, clustered by ``clips`` (n,)."""
     mean, number = values.mean(), len(np.unique(clips))
     sums = np.array([(values - mean)[clips == clip].sum() for clip in np.unique(clips)])
     return float(mean), float(1.96 * np.sqrt(np.square(sums).sum() * number / max(number - 1, 1)) / len(values))
@@ -168,14 +168,14 @@ class Evaluated:
 
 def evaluate(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
              texts: np.ndarray) -> list[Evaluated]:
-    """Embed all motions. ``texts`` (m, e) are the caption embeddings of the split."""
+    """Add embeddings and R-precision to all motions. ``texts`` (m, e) are the caption embeddings of the split."""
     own, real = evaluator.texts([pair.tokens[0] for pair in pairs]), evaluator.motions([p.features for p in pairs])
     made, clips = evaluator.motions([row.features for row in found]), [row.clip for row in found]
     return list(map(Evaluated, found, made, real[clips], precision(own[clips], made, texts).tolist()))
 
 
 def summary(found: Sequence[Evaluated], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
-    """Compute the metrics of one table row. ``without``: R-precision without constraints by clip, joint, density."""
+    """Compute the metrics of a table row. ``without``: R-precision without constraints by (clip, joint, density)."""
     rows, precisions = [one.row for one in found], np.array([one.precision for one in found])
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])

@@ -166,12 +166,12 @@ def hands_raised_frames(joints: np.ndarray) -> np.ndarray:
 
 
 def hands_raised(joints: np.ndarray) -> HandsUp:
-    """Return the longest times with a wrist at shoulder height or above."""
+    """Return how long wrists stay at shoulder height or above."""
     return _hands_up(hands_raised_frames(joints))
 
 
 def hands_overhead(joints: np.ndarray) -> HandsUp:
-    """Return the longest times with a wrist above the head."""
+    """Return how long wrists stay above the head."""
     return _hands_up(wrist_height(joints, HEAD) > OVERHEAD_LEVEL)
 
 

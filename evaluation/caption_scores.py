@@ -34,7 +34,7 @@ class Lexicon:
     """
 
     def __init__(self, pairs: "Iterable[Pair]", spacy: Callable | None = None) -> None:
-        """Count the tokens of ``pairs``. ``spacy`` is an optional spaCy pipeline to lemmatise captions with instead."""
+        """Count the tokens of ``pairs``. If given, the spaCy pipeline ``spacy`` lemmatises captions instead."""
         self._spacy = spacy
         self.by_spacy = spacy is not None
         counts: dict[str, Counter[str]] = defaultdict(Counter)

@@ -133,7 +133,7 @@ NOTE = "lamp_R1, lamp_mm_dist: the same metrics with LaMP's normalised features"
 
 @dataclass(frozen=True)
 class LampSpace:
-    """Embedding space of a LaMP model. Its features are normalised, so Euclidean distance and cosine rank alike."""
+    """Embedding space of a LaMP model. Its features are normalised, so distance and cosine give the same ranking."""
 
     lamp: LoadedLaMP
 

@@ -126,7 +126,7 @@ def _clearly_up(shares: np.ndarray) -> str | None:
 
 
 def _floor_at_0(joints: np.ndarray, leg: float) -> int:
-    """Return whether the lowest joint, y up, is at height 0: 2 for exactly, 1 for approximately, 0 for no."""
+    """Rate how close the lowest joint, y up, is to height 0: 2 if exact, 1 if approximate, else 0."""
     distance = abs(joints[..., 1].min())
     return int(distance < ON_FLOOR * leg) + int(distance < AT_ZERO * leg)
 

@@ -85,7 +85,7 @@ def pose_offsets(pose: ArrayLike, skeleton: Skeleton) -> np.ndarray:
 
 
 def mirror(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Mirror joints (..., J, 3), an array or a tensor, at the plane x = 0 and swap left and right joints."""
+    """Mirror joints (..., J, 3), an array or a tensor, across the plane x = 0 and swap left and right joints."""
     mirrored = joints[..., list(skeleton.mirror_order), :]
     mirrored[..., 0] *= -1
     return mirrored

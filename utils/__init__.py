@@ -104,7 +104,7 @@ WAITING = {
 def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
     """Make waiting OpenMP threads sleep after a few microseconds, and limit their number to the CPU quota.
 
-    OpenMP reads these variables once, when torch is loaded, so call this before. Variables set by the user are kept.
+    Sets environment variables that OpenMP reads once, when torch is imported. Variables set by the user are kept.
     """
     if POLICY not in environment:
         for name, value in WAITING.items():

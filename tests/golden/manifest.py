@@ -59,7 +59,7 @@ def skipped(manifest: Manifest) -> list[str]:
 
 
 def _parts(settings: Any) -> list[Mapping[str, Any]]:
-    """Return the mapping itself, then the mappings inside it."""
+    """Return ``settings`` and the mappings among its values; an empty list if ``settings`` is not a mapping."""
     if not isinstance(settings, Mapping):
         return []
     return [settings, *(value for value in settings.values() if isinstance(value, Mapping))]

@@ -59,9 +59,9 @@ def check_clip(report: Report) -> None:
 
 
 def _source(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """Return the array that processing starts from. Processing a processed clip again does not change it.
+    """Return the name of the array that processing starts from. Processing a processed clip again does not change it.
 
-    Joints next to features are their source if they have one row more; otherwise they were recovered from them.
+    Joints with one row more than the features are the input of processing; with as many rows, they are its output.
     """
     if "raw" not in arrays and len(arrays.get("joints", ())) == len(arrays.get("vecs", ())) + 1:
         return "joints"
