@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from serving.asks import Ask
+from serving.asks import Ask, read_source
 from serving.desk import line_of
 from serving.history import described
 from serving.stage import ADDRESS, ARCHIVES
@@ -65,8 +65,7 @@ def add_api(desk: Desk) -> None:
     def chosen(owner: str, motion: Any) -> SourceMotion:
         if not isinstance(motion, dict):
             return workshop.source(None, desk.take(owner, motion))
-        ask = Ask.read({"seed": 0, "guidance": 0, "prompt": "edit", "source": motion}, limits)
-        return workshop.source_of(ask.source)
+        return workshop.source_of(read_source(motion, limits))
 
     def v1_source(file: dict | str, request: gr.Request) -> dict:
         """A motion to edit, caption or search with: an uploaded file, or the name of a file of the gallery."""
@@ -75,7 +74,7 @@ def add_api(desk: Desk) -> None:
             if isinstance(file, str):
                 source = workshop.open_file(file)[0]
             else:
-                path = Path(str(file.get("path"))).resolve()
+                path = Path(str(file.get("path") if isinstance(file, dict) else file)).resolve()
                 if not path.is_relative_to(workshop.rooms.uploads.resolve()):
                     raise InputError("upload the file first")
                 source = workshop.source(str(path), None)

@@ -136,17 +136,18 @@ class Ask:
     def read(cls, record: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> "Ask":
         """Check a record of JSON. Raises ``InputError`` naming the value that is wrong."""
         if not isinstance(record, Mapping) or depth > DEEPEST:
-            raise InputError(f"a request is a JSON object, of at most {DEEPEST} edits of edits")
-        unknown = sorted(set(record) - {field.name for field in fields(cls)})
+            raise InputError(f"a request must be a JSON object with at most {DEEPEST} nested edits")
+        unknown = sorted(map(str, set(record) - {field.name for field in fields(cls)}))
         if unknown:
             known = ", ".join(field.name for field in fields(cls))
-            raise InputError(f"{unknown[0]!r} is unknown; a request has {known}")
+            raise InputError(f"{unknown[0][:40]!r} is unknown; a request has {known}")
         blocks, upper = (_blocks(record.get(name), name, limits) for name in ("blocks", "upper"))
+        idle = [name for name in ("upper", "waypoints", "remakes") if record.get(name) and not blocks]
+        idle += ["source"] * bool(record.get("source") and not record.get("sections"))
+        if idle:
+            raise InputError(f"{idle[0]} needs {'sections' if idle[0] == 'source' else 'blocks'}")
         source = record.get("source")
-        if source is not None and not (isinstance(source, Mapping) and "upload" in source):
-            source = cls.read(source, limits, depth + 1).record()
-        elif source is not None:
-            source = {name: str(source.get(name, ""))[:200] for name in ("upload", "room")}
+        source = None if source is None else read_source(source, limits, depth)
         seconds = record.get("seconds")
         if seconds is not None:
             seconds = checked_number(seconds, 0.2, limits.seconds, "the length in seconds")
@@ -156,7 +157,7 @@ class Ask:
             "" if blocks else checked_text(record.get("prompt"), limits.letters, "the prompt"), seconds,
             checked_text(record.get("sections"), 200, "the parts", words=False), source,
             blocks, upper, _listed(record.get("waypoints"), "waypoints", limits.waypoints, _waypoint, limits),
-            _listed(record.get("remakes"), "remakes", 50, _remake, limits),
+            _remakes(record.get("remakes"), limits),
             _listed(record.get("constraints"), "constraints", limits.constraints, lambda value, *_: value, limits))
 
 
@@ -200,9 +201,35 @@ def _remake(value: Mapping[str, Any], place: str, limits: Limits) -> Remake:
                   checked_count(value.get("seed"), limits.seed, f"{place}: seed", low=0))
 
 
+def _remakes(values: Any, limits: Limits) -> tuple[Remake, ...]:
+    remakes = _listed(values, "remakes", 2 * limits.blocks, _remake, limits)
+    if len({(remake.track, remake.block) for remake in remakes}) < len(remakes):
+        raise InputError("remakes must be of different blocks")
+    return remakes
+
+
+def read_source(source: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> dict[str, Any]:
+    """Check the source of an edit. Raises ``InputError`` naming the value that is wrong."""
+    if isinstance(source, Mapping) and "upload" in source:
+        return {name: checked_text(source.get(name), 300, f"source: {name}", words=False)
+                for name in ("upload", "room")}
+    return Ask.read(source, limits, depth + 1).record()
+
+
+def checked_formats(formats: Any, known: Sequence[str]) -> list[str]:
+    """The formats. Raises ``InputError`` unless it is a list of ``known`` ones."""
+    if not isinstance(formats, Sequence) or isinstance(formats, str) or not all(name in known for name in formats):
+        raise InputError(f"formats must be a list of {', '.join(known)}, not {str(formats)[:40]}")
+    return list(formats)
+
+
 def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
-    """The text without surrounding spaces. Raises ``InputError`` if it has no words or too many letters."""
-    text = text.strip() if isinstance(text, str) else ""
+    """The text without surrounding spaces. Raises ``InputError`` if it is not valid text, has no words or is too
+    long."""
+    text = "" if text is None else text
+    if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"{what} must be text, not {ascii(text)[:40]}")
+    text = text.strip()
     if len(text) > letters:
         raise InputError(f"{what} has {len(text)} letters; the maximum is {letters}")
     if words and not clean_caption(text):
@@ -214,8 +241,8 @@ def checked_number(value: Any, low: float, high: float, what: str) -> float:
     """The number. Raises ``InputError`` unless it is from ``low`` to ``high``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
-        given = "nothing" if value is None else str(value)[:40]
-        raise InputError(f"{what} must be from {low:g} to {high:g}, not {given}")
+        given = "nothing" if value is None else repr(value)[:40]
+        raise InputError(f"{what} must be from {low:.10g} to {high:.10g}, not {given}")
     return value
 
 

@@ -88,6 +88,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
                    "GRADIO_TEMP_DIR": str(workshop.rooms.uploads)}
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.routing import Route
 
     from serving.layout import Layout
@@ -105,6 +106,11 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     jobs = Jobs(opt.max_waiting + 1, per_minute=opt.per_minute)
     page = Layout(workshop, History(workshop.rooms.root / "history"), jobs, Guests(cookie, known), opt.seed).build()
     page.queue(max_size=None, default_concurrency_limit=None, api_open=False)
+    # Without this, a site whose name is made to resolve to 127.0.0.1 could use a private app.
+    private = not opt.share and not opt.open and opt.password is None
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"] if private else ["*"], www_redirect=False),
+        Middleware(Doorkeeper, cookie=cookie, known=known, remember=remember, leave=jobs.cancel)]
     routes = [Route(f"/{ADDRESS}/{{room}}/{{file:path}}", lender(workshop.rooms)),
               Route(f"/{ARCHIVES}/{{ids}}", packer(workshop))]
     try:
@@ -113,8 +119,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
             ssr_mode=False, footer_links=[], max_file_size=4 * workshop.limits.upload_bytes, theme=theme(),
             head=f"<style>{STYLE.read_text(encoding='utf-8')}</style><script>{scripts}</script>",
             auth=None if opt.password is None else (USER, opt.password),
-            app_kwargs={"routes": routes, "middleware": [Middleware(Doorkeeper, cookie=cookie, known=known,
-                                                                    remember=remember)]})
+            app_kwargs={"routes": routes, "middleware": middleware})
     except OSError as error:
         raise InputError(f"cannot listen at --host {opt.host} --port {opt.port}: the port is in use, or the address is "
                          "not this machine's") from error

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from serving.jobs import RateLimit, Visitor
 
@@ -15,19 +15,27 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 HOUR, DAY = 3600, 86400
 NEW_PER_HOUR = 60   # cookies per address; further visitors from it count as one
 COOKIE_DAYS = 30
+UPLOAD = "/gradio_api/upload"
+MOST_BYTES = 1 << 20  # of a request that is not an upload
+RESULTS = re.compile(r"/gradio_api/(?:queue/data|call/[^/]+/([^/]+))/?")  # URLs of results, with the id of a request
 # Other sites may not frame the app, and browsers may not guess file types.
 HEADERS = {"content-security-policy": "frame-ancestors 'self'", "x-frame-options": "SAMEORIGIN",
            "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
 
 
 class Doorkeeper:
-    """ASGI middleware: sets a cookie, adds ``HEADERS``, and refuses posts from other sites.
+    """ASGI middleware: sets a cookie, adds ``HEADERS``, and refuses large requests and those of other sites.
 
-    ``cookie`` is the name of the cookie, ``known`` are the issued tokens.
+    Args:
+        cookie: name of the cookie.
+        known: tokens of visitors, to which new ones are added.
+        remember: called with a new token.
+        leave: called with a session whose client closes its connection before its results have arrived.
     """
 
-    def __init__(self, app: "ASGIApp", cookie: str, known: set[str], remember: Callable[[str], None]) -> None:
-        self.app, self.cookie, self.known, self.remember = app, cookie, known, remember
+    def __init__(self, app: "ASGIApp", cookie: str, known: set[str], remember: Callable[[str], None],
+                 leave: Callable[[str], None]) -> None:
+        self.app, self.cookie, self.known, self.remember, self.leave = app, cookie, known, remember, leave
         self.rate = RateLimit(NEW_PER_HOUR, HOUR)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -35,12 +43,25 @@ class Doorkeeper:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not same_origin(headers):
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             from starlette.responses import PlainTextResponse
 
-            await PlainTextResponse("Other sites cannot use this app.", 403)(scope, receive, send)
-            return
+            if not same_origin(headers):
+                await PlainTextResponse("Other sites cannot use this app.", 403)(scope, receive, send)
+                return
+            length = headers.get("content-length", "")
+            if scope["path"] != UPLOAD and not (length.isdigit() and int(length) <= MOST_BYTES):
+                await PlainTextResponse(f"Requests need a length of at most {MOST_BYTES} bytes.", 413)(
+                    scope, receive, send)
+                return
         token = self._new_token(scope, headers) if scope["path"] == "/" else None
+        session = session_of(scope)
+
+        async def ask() -> "Message":
+            message = await receive()
+            if message["type"] == "http.disconnect" and session:
+                self.leave(session)
+            return message
 
         async def answer(message: "Message") -> None:
             if message["type"] == "http.response.start":
@@ -52,7 +73,7 @@ class Doorkeeper:
                 message = {**message, "headers": [*message["headers"], *given]}
             await send(message)
 
-        await self.app(scope, receive, answer)
+        await self.app(scope, ask, answer)
 
     def _new_token(self, scope: "Scope", headers: Mapping[str, str]) -> str | None:
         """A token for a browser without one, unless its address has too many."""
@@ -72,6 +93,13 @@ def same_origin(headers: Mapping[str, str]) -> bool:
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
     return urlsplit(origin).netloc in (headers.get("host"), headers.get("x-forwarded-host"))
+
+
+def session_of(scope: Mapping[str, Any]) -> str:
+    """The session whose results are requested, or an empty string."""
+    results = RESULTS.fullmatch(scope["path"])
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    return (results[1] or query.get("session_hash", [""])[0]) if results else ""
 
 
 def address_of(scope: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from models.control.optimise import STEPS
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from motion.foot import lock_feet
-from serving.asks import Ask, Limits, checked_count, checked_text, parse_parts, read_upload
+from serving.asks import Ask, Limits, checked_count, checked_formats, checked_text, parse_parts, read_upload
 from serving.history import Take, manifest, motion_picture
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
@@ -89,6 +89,7 @@ class Workshop:
         before.
         """
         count = checked_count(count, self.limits.samples, "the number of samples")
+        formats = checked_formats(formats, FORMATS)
         asks = [replace(ask, seed=checked_count(ask.seed + number, self.limits.seed, "the seed", low=0))
                 for number in range(count)]
         said = remarks([ask.prompt] * bool(ask.prompt) + [block.text for block in (*ask.blocks, *ask.upper)],

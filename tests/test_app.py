@@ -346,14 +346,18 @@ def test_what_was_not_made_is_not_lent(address: str) -> None:
         assert refused.value.code == 404
 
 
-def test_other_sites_can_neither_frame_nor_post(address: str) -> None:
+def test_other_sites_can_neither_frame_nor_post_and_large_requests_are_refused(address: str) -> None:
     with urlopen(address) as answer:
         assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
         assert "HttpOnly; SameSite=Lax" in answer.headers["Set-Cookie"]
     for path in ("gradio_api/upload", "gradio_api/queue/join"):
-        with pytest.raises(HTTPError) as refused:
+        with pytest.raises(HTTPError, match="403"):
             urlopen(Request(f"{address}/{path}", b"{}", {"Origin": "http://evil.org"}))
-        assert refused.value.code == 403
+    with pytest.raises(HTTPError, match="413"):
+        urlopen(Request(f"{address}/gradio_api/call/v1_generate", b" " * 2**21, {"Content-Type": "application/json"}))
+    with pytest.raises(HTTPError, match="400"):  # a name of another site that resolves to this machine
+        urlopen(Request(address, headers={"Host": "evil.org"}))
+    assert urlopen(Request(address, headers={"Host": "[::1]:7860"})).status == 200
 
 
 def test_programs_make_edit_caption_and_search_motions_by_version_1_of_the_interface(address: str,

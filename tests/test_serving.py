@@ -1,4 +1,5 @@
 """The app without a browser: results, error messages, and deletion of old files."""
+import asyncio
 import io
 import json
 import os
@@ -33,7 +34,7 @@ from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
 from serving.models import Models, load_models
 from serving.rooms import LOCK, Rooms, sweep_leftovers
 from serving.server import root_of
-from serving.visitors import same_origin
+from serving.visitors import Doorkeeper, same_origin
 from serving.workshop import Workshop
 from tests.browser import data_of
 from tests.figures import walking
@@ -259,7 +260,16 @@ Do = Callable[[Workshop, Path], object]
 WRONG: dict[str, tuple[Do, str]] = {
     "no words": (lambda shop, _: shop.make(ask(" .. ")), "the prompt has no words"),
     "too long": (lambda shop, _: shop.make(ask(seconds=31)), "from 0.2 to 30, not 31"),
-    "no seed": (lambda shop, _: shop.make(ask(seed=None)), "the seed must be from 0"),
+    "a list as text": (lambda shop, _: shop.make(ask(sections=["0.1"])), "the parts must be text, not ['0.1']"),
+    "half a letter": (lambda shop, _: shop.make(ask("walk \ud800")), "must be text, not 'walk \\ud800'"),
+    "format": (lambda shop, _: shop.make(ask(), 1, ["exe"]), "formats must be a list of bvh, mp4, glb, not ['exe']"),
+    "no formats": (lambda shop, _: shop.make(ask(), 1, None), "formats must be a list of bvh, mp4, glb, not None"),
+    "unknown": (lambda *_: ask(**{"x" * 999: 1}), f"{'x' * 40!r} is unknown"),
+    "no line": (lambda *_: ask(waypoints=[{"x": 0, "z": 1, "time": 1}]), "waypoints needs blocks"),
+    "no part": (lambda *_: ask(source={**HOW, "prompt": "walk"}), "source needs sections"),
+    "same block": (lambda shop, _: timeline(shop, remakes=[{"track": "body", "block": 0, "seed": 1}] * 2),
+                   "remakes must be of different blocks"),
+    "no seed": (lambda shop, _: shop.make(ask(seed=None)), "the seed must be from 0 to 2147483647, not nothing"),
     "guidance": (lambda shop, _: shop.make(ask(guidance=-1)), "guidance must be from 0 to 10"),
     "samples": (lambda shop, _: shop.make(ask(), 9), "samples must be from 1 to 4"),
     "last seed": (lambda shop, _: shop.make(ask(seed=2**31 - 1), 2), "the seed must be from 0"),
@@ -396,6 +406,22 @@ def test_steps_reach_the_visitor_and_too_many_requests_are_refused() -> None:
     jobs.run(Visitor("a", "s"), lambda: None)
     limit = RateLimit(1, 10, clock=lambda: now[0])
     assert (limit.wait("x"), limit.wait("x")) == (0, 10)
+
+
+def test_a_client_that_closes_its_connection_leaves() -> None:
+    left = []
+
+    async def app(_: object, receive: Callable, __: object) -> None:
+        await receive()
+
+    async def closed() -> dict:
+        return {"type": "http.disconnect"}
+
+    keeper = Doorkeeper(app, "cookie", set(), print, left.append)
+    for path in ("/gradio_api/queue/data", "/gradio_api/call/v1_generate/event", "/config"):
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"session_hash=tab", "headers": []}
+        asyncio.run(keeper(scope, closed, closed))
+    assert left == ["tab", "event"]
 
 
 def test_other_sites_cannot_post() -> None:
