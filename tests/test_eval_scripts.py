@@ -127,8 +127,7 @@ def test_a_tokenizer_is_evaluated_with_and_without_an_evaluator(run: Callable[..
     assert "fid" not in read["results"]["all layers"] and read["notes"][0].startswith("without an evaluator")
 
 
-def test_without_an_evaluator_text_to_motion_cannot_be_evaluated(
-        run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_evaluator_text_to_motion_cannot_be_evaluated(run: Callable[..., None], capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(eval_t2m_trans_res.main, *FAST)
     assert "no evaluator for t2m; train one with train_evaluator.py" in capsys.readouterr().err
@@ -161,8 +160,7 @@ def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable
         find_evaluator(None, spec, "checkpoints")
 
 
-def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_reports_it(
-        run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_reports_it(run: Callable[..., None], capsys) -> None:
     run(train_vq.main, "--name", "new", *TINY_VQ, "--evaluator", "judge", "--fid_clips", 5)
     for main, name in ((train_t2m_transformer.main, "newer"), (train_res_transformer.main, "upper")):
         run(main, "--name", name, "--vq_name", "new", "--lamp_name", "lamp", *TINY_T2M, "--evaluator", "judge")

@@ -93,8 +93,7 @@ def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
 
 
 @pytest.mark.usefixtures("lamp")
-def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path, capsys) -> None:
     data = make_dataset(tmp_path / "data")
     ids, held_out = ((data / f"{split}.txt").read_text().split() for split in ("train", "val"))
     (data / "train.txt").write_text("\n".join(name for name in ids if name not in held_out))

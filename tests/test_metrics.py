@@ -4,15 +4,7 @@ import pytest
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
-from evaluation import metrics
-from evaluation.retrieval import (
-    batched_retrieval,
-    best_ranks,
-    least_alike,
-    retrieval_protocols,
-    retrieval_scores,
-    steady_retrieval,
-)
+from evaluation import metrics, retrieval
 
 
 @pytest.fixture
@@ -53,8 +45,8 @@ def test_diversity_draws_more_pairs_from_more_samples(rows, pairs):
 
 def test_the_two_ways_differ_by_the_transpose():
     similarity = np.array([[2.0, 3, 0], [1, 4, 0], [0, 5, 1]])
-    scores, flipped = retrieval_scores(similarity), retrieval_scores(similarity.T)
-    assert best_ranks(similarity, np.eye(3, dtype=bool)).tolist() == [2, 1, 2]
+    scores, flipped = retrieval.retrieval_scores(similarity), retrieval.retrieval_scores(similarity.T)
+    assert retrieval.best_ranks(similarity, np.eye(3, dtype=bool)).tolist() == [2, 1, 2]
     assert scores["t2m_R1"] == pytest.approx(100 / 3) and scores["t2m_R2"] == 100 and scores["t2m_MedR"] == 2
     assert [flipped[f"m2t_{name}"] for name in ("R1", "R2", "MedR")] == \
         [scores[f"t2m_{name}"] for name in ("R1", "R2", "MedR")]
@@ -63,29 +55,29 @@ def test_the_two_ways_differ_by_the_transpose():
 def test_any_sample_with_the_same_caption_is_a_hit():
     similarity = np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]])
     same = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
-    assert retrieval_scores(similarity)["t2m_R1"] == pytest.approx(100 / 3)
-    assert retrieval_scores(similarity, same)["t2m_R1"] == 100
+    assert retrieval.retrieval_scores(similarity)["t2m_R1"] == pytest.approx(100 / 3)
+    assert retrieval.retrieval_scores(similarity, same)["t2m_R1"] == 100
 
 
 def test_steady_scores_are_means_over_the_same_shufflings_every_time(rng):
     similarity = rng.normal(size=(70, 70)) + np.eye(70)
-    scores = [batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(10)]
-    steady = steady_retrieval(similarity)
-    assert steady == steady_retrieval(similarity)
+    scores = [retrieval.batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(10)]
+    steady = retrieval.steady_retrieval(similarity)
+    assert steady == retrieval.steady_retrieval(similarity)
     assert steady["t2m_R3"] == pytest.approx(np.mean([one["t2m_R3"] for one in scores]))
-    assert steady_retrieval(similarity[:31, :31]) == retrieval_scores(similarity[:31, :31])
+    assert retrieval.steady_retrieval(similarity[:31, :31]) == retrieval.retrieval_scores(similarity[:31, :31])
 
 
 def test_protocols_come_out_of_one_call(rng):
     text = rng.normal(size=(40, 8))
     similarity = -cdist(text, text)
     sentences = np.eye(40)[np.arange(40) // 2]  # pairs of equal captions
-    scores = retrieval_protocols(similarity, sentences, rng)
+    scores = retrieval.retrieval_protocols(similarity, sentences, rng)
     assert scores.keys() == {"all", "threshold", "batches"}
     assert all(protocol["m2t_R1"] == 100 for protocol in scores.values())
-    assert "batches" not in retrieval_protocols(similarity[:8, :8], sentences[:8], rng)
+    assert "batches" not in retrieval.retrieval_protocols(similarity[:8, :8], sentences[:8], rng)
     exchanged = np.arange(40) ^ 1  # every text finds the motion of its equal caption
-    scores = retrieval_protocols(similarity[exchanged], sentences, rng)
+    scores = retrieval.retrieval_protocols(similarity[exchanged], sentences, rng)
     assert scores["all"]["t2m_R1"] == 0
     assert scores["threshold"]["t2m_R1"] == scores["threshold"]["m2t_R1"] == 100
 
@@ -94,13 +86,13 @@ def test_captions_count_as_one_from_a_cosine_of_nine_tenths():
     similarity, rng = np.array([[0.0, 1.0], [1.0, 0.0]]), np.random.default_rng(0)
     for cosine, recall in ((0.91, 100), (0.89, 0)):
         sentences = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]])
-        assert retrieval_protocols(similarity, sentences, rng)["threshold"]["t2m_R1"] == recall
+        assert retrieval.retrieval_protocols(similarity, sentences, rng)["threshold"]["t2m_R1"] == recall
 
 
 def test_the_dissimilar_subset_has_one_of_every_kind(rng):
     kinds = np.arange(240) % 100
-    scores = retrieval_protocols(np.eye(100)[kinds] @ np.eye(100)[kinds].T, np.eye(100)[kinds], rng)
+    scores = retrieval.retrieval_protocols(np.eye(100)[kinds] @ np.eye(100)[kinds].T, np.eye(100)[kinds], rng)
     assert scores["dissimilar"]["t2m_R1"] == 100  # otherwise two or three share the first place
     assert scores["all"]["t2m_R1"] < 100
     alike = np.eye(100)[kinds] @ np.eye(100)[kinds].T
-    assert sorted(kinds[least_alike(alike, 100)]) == list(range(100))
+    assert sorted(kinds[retrieval.least_alike(alike, 100)]) == list(range(100))

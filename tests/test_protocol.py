@@ -164,8 +164,7 @@ def test_an_estimate_is_a_mean_with_its_interval_over_the_numbers_there_are() ->
     assert estimates([{"a": 1, "b": 2}, {"a": 3, "b": 2}]) == {"a": Estimate.of([1, 3]), "b": Estimate.of([2, 2])}
 
 
-def test_a_report_is_a_table_and_json_without_what_json_does_not_know(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_is_a_table_and_json_without_what_json_does_not_know(tmp_path: Path, capsys) -> None:
     tables = {"real motion": {"R1": Estimate(51.1, 0.5, 20), "jerk": 8.0},
               "row": {"fid": Estimate(math.nan, None, 0, 20), "R1": 2.0}}
     settings = {"seed": 3, "at": Path("x"), "seconds": {"latest": 0.5}}

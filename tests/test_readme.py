@@ -9,42 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from options.evaluate import (
-    parse_app_options,
-    parse_caption_options,
-    parse_generation_evaluation,
-    parse_m2t_evaluation,
-    parse_retrieval_evaluation,
-    parse_search_options,
-    parse_tokenizer_evaluation,
-)
-from options.generate import parse_edit_options, parse_generate_options
-from options.train import (
-    parse_evaluator_options,
-    parse_lamp_options,
-    parse_length_options,
-    parse_m2t_options,
-    parse_res_options,
-    parse_t2m_options,
-    parse_vq_options,
-)
+from options import evaluate, generate, train
 from tests import toy
 from tests.toy import ROOT
 from tests.toy_published import MOMASK, make_published
 from utils import InputError
 
 PARSERS = {
-    "train_vq.py": parse_vq_options, "train_lamp.py": parse_lamp_options,
-    "train_t2m_transformer.py": parse_t2m_options, "train_res_transformer.py": parse_res_options,
-    "train_len_estimator.py": parse_length_options, "train_evaluator.py": parse_evaluator_options,
-    "gen_t2m.py": parse_generate_options, "edit_t2m.py": parse_edit_options,
-    "eval_t2m_vq.py": parse_tokenizer_evaluation,
-    "eval_t2m_trans_res.py": parse_generation_evaluation, "eval_retrieval.py": parse_retrieval_evaluation,
-    "train_m2t.py": parse_m2t_options, "M2T_eval.py": parse_m2t_evaluation, "gen_m2t.py": parse_caption_options,
-    "search_motion.py": parse_search_options, "app.py": parse_app_options,
+    "train_vq.py": train.parse_vq_options, "train_lamp.py": train.parse_lamp_options,
+    "train_t2m_transformer.py": train.parse_t2m_options, "train_res_transformer.py": train.parse_res_options,
+    "train_len_estimator.py": train.parse_length_options, "train_evaluator.py": train.parse_evaluator_options,
+    "gen_t2m.py": generate.parse_generate_options, "edit_t2m.py": generate.parse_edit_options,
+    "eval_t2m_vq.py": evaluate.parse_tokenizer_evaluation,
+    "eval_t2m_trans_res.py": evaluate.parse_generation_evaluation,
+    "eval_retrieval.py": evaluate.parse_retrieval_evaluation, "train_m2t.py": train.parse_m2t_options,
+    "M2T_eval.py": evaluate.parse_m2t_evaluation, "gen_m2t.py": evaluate.parse_caption_options,
+    "search_motion.py": evaluate.parse_search_options, "app.py": evaluate.parse_app_options,
 }
-
-
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -72,7 +53,7 @@ def test_the_readme_shows_every_stage() -> None:
 
 def test_a_flag_that_does_not_exist_is_reported_in_one_line() -> None:
     with pytest.raises(InputError, match="--no_such_flag"):
-        parse_vq_options(["--name", "a", "--no_such_flag"])
+        train.parse_vq_options(["--name", "a", "--no_such_flag"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

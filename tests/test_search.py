@@ -65,8 +65,7 @@ def test_a_gallery_has_every_part_of_every_motion(gallery: Path, lamp: LoadedLaM
         np.testing.assert_allclose(found.vectors[rows], alone.vectors, atol=1e-5)
 
 
-def test_only_files_that_changed_are_encoded_again(gallery: Path, lamp: LoadedLaMP,
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_files_that_changed_are_encoded_again(gallery: Path, lamp: LoadedLaMP, capsys) -> None:
     def encoded() -> str:
         open_gallery(gallery, lamp, SPEC)
         return capsys.readouterr().out
@@ -86,8 +85,7 @@ def test_only_files_that_changed_are_encoded_again(gallery: Path, lamp: LoadedLa
     assert encoded().startswith("1 of 3")
 
 
-def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: LoadedLaMP, tmp_path: Path,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: LoadedLaMP, tmp_path: Path, capsys) -> None:
     cache = tmp_path / "kept.pt"
     open_gallery(gallery, lamp, SPEC, cache)
     cache.write_bytes(cache.read_bytes()[:100])
@@ -104,8 +102,7 @@ def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: Loade
     assert capsys.readouterr().out.startswith("3 of 3")
 
 
-def test_files_without_motion_are_left_out_and_reported(gallery: Path, lamp: LoadedLaMP,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_motion_are_left_out_and_reported(gallery: Path, lamp: LoadedLaMP, capsys) -> None:
     np.save(gallery / "Mean.npy", np.zeros(263))
     assert len(open_gallery(gallery, lamp, SPEC).files) == 3
     assert "skipped 1 files" in capsys.readouterr().out
@@ -127,8 +124,7 @@ def test_of_twins_the_motion_as_made_is_taken_and_its_prompt_is_known(tmp_path: 
     assert prompt_of(tmp_path / "_ik.npy") is None
 
 
-def test_bad_files_among_others_are_skipped_with_a_line_each(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_among_others_are_skipped_with_a_line_each(tmp_path: Path, capsys) -> None:
     for name, joints in (("a", walking(40)), ("nan", walking(40) * np.nan), ("short", walking(3)), ("z", walking(40))):
         np.save(tmp_path / f"{name}.npy", joints)
     files = motion_files(tmp_path)
