@@ -341,7 +341,8 @@ def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.take_defaults(Writing, only=WRITING)
     parser.inherit(["lamp_name", *(field.name for field in fields(DecoderConfig)), *WRITING])
     opt = parser.parse_args(argv)
-    _check_decoder(opt)
+    if opt.embed_dim_gpt % opt.n_head_gpt:
+        raise InputError(f"--embed-dim-gpt {opt.embed_dim_gpt} must be a multiple of --n-head-gpt {opt.n_head_gpt}")
     return opt
 
 
@@ -362,8 +363,3 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument("--lora-r", type=positive_int, help="opt: LoRA rank")
     decoder.add_argument("--lora-alpha", type=positive_int, help="opt: LoRA alpha (scale times rank)")
     decoder.add_argument("--lora-dropout", type=share, help="opt: LoRA dropout")
-
-
-def _check_decoder(opt: argparse.Namespace) -> None:
-    if opt.embed_dim_gpt % opt.n_head_gpt:
-        raise InputError(f"--embed-dim-gpt {opt.embed_dim_gpt} must be a multiple of --n-head-gpt {opt.n_head_gpt}")

@@ -111,6 +111,9 @@ def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: 
     ("vq", ("--mixed_precision", "fp16"), "needs a GPU"), ("lamp", ("--batch_size", 1), "at least two"),
     ("lamp", ("--max_text_len", 65), "reads at most 64"), ("lamp", ("--bert_layers", 9), "has 2 layers"),
     ("t2m", ("--n_heads", 3), "--n_heads 3"), ("t2m", ("--cond_drop_prob", 2), "--cond_drop_prob"),
+    ("evaluator", ("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),
+    ("evaluator", ("--window_size", 30), "--window_size 30 must be a multiple"),
+    ("evaluator", ("--batch_size", 1), "--batch_size"), ("evaluator", ("--init_from", "nobody"), "no model named"),
 ])
 def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tuple[object, ...], told: str) -> None:
     main, arguments = TRAINING[stage]

@@ -131,21 +131,6 @@ def test_a_checkpoint_without_its_settings_is_not_packed(tmp_path: Path, capsys:
     assert not (tmp_path / "packed").exists()
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),
-    (("--window_size", 30), "--window_size 30 must be a multiple"),
-    (("--window_size", 400), "no clip is longer"),
-    (("--init_from", "nobody"), "no model named 'nobody'"),
-    (("--batch_size", 1), "--batch_size"),
-])
-def test_what_is_wrong_is_reported(train: Callable[..., None], capsys: pytest.CaptureFixture[str], flags: tuple,
-                               told: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        train("new", *flags)
-    assert ended.value.code == 2
-    assert told in capsys.readouterr().err
-
-
 def test_kit_trains_too(train: Callable[..., None]) -> None:
     kit = make_dataset(Path("kit"), "kit")
     train("new", "--dataset_name", "kit", "--data_root", kit)

@@ -1,7 +1,6 @@
 """A toy data set and randomly initialised toy language models."""
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from data.language import WordVectors
 from motion.features import joints_to_features, mean_std
@@ -75,40 +73,21 @@ def as_kit(joints: np.ndarray) -> np.ndarray:
     return joints[:, [0, 3, 6, 9, 15, 17, 19, 21, 16, 18, 20, 2, 5, 8, 11, 11, 1, 4, 7, 10, 10]]
 
 
-def make_bert(folder: Path, hidden: int = 32, layers: int = 2, heads: int = 2) -> Path:
+def make_bert(folder: Path, hidden: int = 32) -> Path:
     """Write a randomly initialised BERT in the Hugging Face layout, with the vocabulary of the toy captions."""
+    from transformers import BertConfig, BertModel
+
     folder.mkdir(parents=True)
     words = sorted({word for caption in MOTIONS for word in caption.split()})
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters),
                   *(word for word in words if len(word) > 1)]
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary))
-    config = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-              "intermediate_size": 2 * hidden, "max_position_embeddings": 64, "vocab_size": len(vocabulary),
-              "hidden_act": "gelu", "type_vocab_size": 2, "model_type": "bert"}
-    (folder / "config.json").write_text(json.dumps(config))
-    generator = torch.Generator().manual_seed(0)
-
-    def matrix(*shape: int) -> torch.Tensor:
-        return 0.02 * torch.randn(*shape, generator=generator)
-
-    def linear(name: str, out: int, into: int) -> dict[str, torch.Tensor]:
-        return {f"{name}.weight": matrix(out, into), f"{name}.bias": torch.zeros(out)}
-
-    def norm(name: str) -> dict[str, torch.Tensor]:
-        return {f"{name}.weight": torch.ones(hidden), f"{name}.bias": torch.zeros(hidden)}
-
-    state = {"embeddings.word_embeddings.weight": matrix(len(vocabulary), hidden),
-             "embeddings.position_embeddings.weight": matrix(64, hidden),
-             "embeddings.token_type_embeddings.weight": matrix(2, hidden), **norm("embeddings.LayerNorm")}
-    for number in range(layers):
-        layer = f"encoder.layer.{number}"
-        for part in ("query", "key", "value"):
-            state |= linear(f"{layer}.attention.self.{part}", hidden, hidden)
-        state |= linear(f"{layer}.attention.output.dense", hidden, hidden) | norm(f"{layer}.attention.output.LayerNorm")
-        state |= linear(f"{layer}.intermediate.dense", 2 * hidden, hidden)
-        state |= linear(f"{layer}.output.dense", hidden, 2 * hidden) | norm(f"{layer}.output.LayerNorm")
-    save_file(state, folder / "model.safetensors")
+    config = BertConfig(hidden_size=hidden, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * hidden,
+                        max_position_embeddings=64, vocab_size=len(vocabulary))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from models.control.constraints import GROUND, Constraint, Contacts, Remaining, remaining
 from models.control.decoding import Closing, Decoding, seam_excess
@@ -118,9 +119,9 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
             loss = settings.near_codes * calm * moved.square().mean() + settings.speed * _too_fast(joints, fastest)
             loss = loss + settings.ground * (support(joints, skeleton) - standing).clamp_min(0).mean()
             errors = [constraint.error(joints, skeleton) for constraint in constraints]
-            for error in errors:
-                loss = loss + pull * (settings.constraint * error.mean()
-                                      + settings.square * _mild_square(error).mean())
+            for error in errors:  # the Huber loss keeps unreachable targets from dominating
+                huber = 2 * huber_loss(error, torch.zeros_like(error), delta=MILD)
+                loss = loss + pull * (settings.constraint * error.mean() + settings.square * huber)
             if closing is not None:
                 loss = loss + settings.constraint * closing.error(features)
                 loss = loss + settings.seam * seam_excess(joints, skeleton)
@@ -136,12 +137,6 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
         if not FAR < worst < HOPELESS:
             break
     return start + spread * moved.detach()
-
-
-def _mild_square(error: Tensor) -> Tensor:
-    """Compute the Huber loss with threshold ``MILD``, so that unreachable targets do not dominate."""
-    near = error.clamp_max(MILD)
-    return near.square() + 2 * MILD * (error - near)
 
 
 def support(joints: Tensor, skeleton: Skeleton) -> Tensor:

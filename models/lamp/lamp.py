@@ -270,7 +270,7 @@ class LaMP(LaMPFeatures):
 
     def word_states(self, ids: Tensor) -> Tensor:
         """Embed word pieces (b, t), the first replaced by [DEC], as input of the published objective gen."""
-        return self.Qformer.embed_text(self._with_dec(ids))
+        return self.Qformer.bert.embeddings(self._with_dec(ids))
 
     def parameter_groups(self, weight_decay: float, lr: float | None = None,
                          text_lr: float | None = None) -> list[dict[str, Any]]:

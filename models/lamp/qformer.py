@@ -245,10 +245,6 @@ class QFormer(nn.Module):
         hidden, _ = self._run(self.bert.embeddings(ids), 0, _keys(mask))
         return hidden
 
-    def embed_text(self, ids: Tensor) -> Tensor:
-        """Embed word pieces, without running any layer. Returns (b, t, h)."""
-        return self.bert.embeddings(ids)
-
     def query(self, queries: Tensor, states: Tensor, states_mask: Tensor | None = None) -> QueryPass:
         """Run ``queries`` (1 or b, n, h), which attend to each other and to ``states`` (b, s, encoder_width)."""
         queries = queries.expand(len(states), -1, -1)
