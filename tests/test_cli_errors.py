@@ -1,12 +1,11 @@
 """Scripts report invalid input in one line and exit with status 2."""
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import eval_retrieval
 import eval_t2m_vq
@@ -58,25 +57,13 @@ def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     for name in ("data", "bert", "glove", "checkpoints"):
         shutil.copytree(originals / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     return tmp_path
 
 
 @pytest.fixture
-def fails(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+def fails(home: Path) -> Fails:
     """Function that runs a script which must exit with status 2, and returns its single line on stderr."""
-
-    def run(main: Callable[[], None], *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr().err
-        assert ended.value.code == 2
-        assert told.startswith("error: ") and told.endswith("\n") and told.count("\n") == 1
-        return told
-
-    assert home.is_dir()
-    return run
+    return partial(toy.refusal, cwd=home)
 
 
 def spoil(path: Path, content: bytes) -> None:

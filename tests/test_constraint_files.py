@@ -2,7 +2,6 @@
 import json
 import math
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +18,7 @@ from data.placed_constraints import Stretch, place_constraints
 from models.control.constraints import Heading, JointTarget, Pose, RootPath
 from options.generate import flag_entries, parse_edit_options, parse_generate_options
 from tests.figures import walking
-from tests.toy import ROOT
+from tests.toy import ROOT, refusal
 from utils import InputError
 
 SPEC = dataset_spec("t2m")
@@ -146,15 +145,9 @@ def test_the_examples_are_constraints_of_a_six_second_motion() -> None:
      "c.json[0].time: 99 is outside a motion of 2.4 s"),
 ])
 def test_wrong_constraints_end_a_script_with_one_line_before_any_model_is_loaded(
-        script: ModuleType, flags: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+        script: ModuleType, flags: list[str], line: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('[{"kind": "waypoint", "point": [0, 1], "time": 99}]')
     (tmp_path / "p.txt").write_text("walks#40\nbows#60\n")
     np.save(tmp_path / "m.npy", walking(41))
-    monkeypatch.setattr(sys, "argv", ["script", "--gpu_id", "-1", *flags, "--constraints", "c.json",
-                                      "--name", "no_such_model"])
-    with pytest.raises(SystemExit) as ended:
-        script.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: {line}\n"
+    assert f"error: {line}\n" == refusal(script.main, "--gpu_id", "-1", *flags, "--constraints", "c.json",
+                                         "--name", "no_such_model", cwd=tmp_path)
