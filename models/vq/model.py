@@ -254,7 +254,7 @@ class HumanVQVAE(_Tokenizer):
 
     @property
     def quantizers(self) -> list[EmaQuantizer]:
-        """The quantizer, in a list."""
+        """List that contains the quantizer."""
         return [self.vqvae.quantizer]
 
     @property
@@ -293,8 +293,7 @@ def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_l
                    loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
     """Compute the weighted sum of the losses of all features, local joint positions (``loss_vel``) and commitment.
 
-    ``motion`` (b, t, d) is normalised. The name ``loss_vel`` comes from published ``opt.txt`` files, although these
-    features are positions, not velocities.
+    ``motion`` (b, t, d) is normalised. Published ``opt.txt`` files call the weight of the positions ``loss_vel``.
     """
     distance = {"l1_smooth": F.smooth_l1_loss, "l1": F.l1_loss}[recons_loss]
     local = slice(4, 4 + 3 * (joints - 1))

@@ -83,7 +83,7 @@ class LaMPStage(Stage):
     def distillation(self, ids: Tensor, mask: Tensor, hidden: Tensor | None) -> Tensor:
         """Compute the ``distillation_loss`` of LaMP's text features, with the original BERT as teacher.
 
-        ``hidden`` (b, t, h) are LaMP's hidden states of the texts ``ids`` (b, t), if they have been computed.
+        ``hidden`` (b, t, h) are LaMP's hidden states of the texts ``ids`` (b, t). If it is None, they are computed.
         """
         teacher = self.teacher[0] = self.teacher[0].to(ids.device)
         features = self.model.project_text(self.model.Qformer.text(ids, mask) if hidden is None else hidden)
