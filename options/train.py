@@ -143,8 +143,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text.add_argument("--text_layers", type=natural, metavar="N",
                       help="train only the last N layers of BERT and freeze its embeddings and the other layers")
     text.add_argument("--distill", type=non_negative, default=0.0, metavar="WEIGHT",
-                      help="weight of a loss that keeps the similarities that the original --bert gives to the texts "
-                           "of a batch; for BERTs trained on sentences")
+                      help="weight of a distillation loss that preserves the text similarities of the original --bert; "
+                           "for BERTs trained on sentences")
     text.add_argument("--max_text_len", type=bounded(int, 3), default=32, help="maximum caption length in word pieces")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder_width", type=positive_int, default=1408, help="width of the cross-attention input")
@@ -167,8 +167,9 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--mirrored_negatives", "--side_decoys", dest="side_decoys", action="store_true",
                       help="contrastive: add each caption with left and right swapped as a hard negative")
     loss.add_argument("--text_pairs", type=non_negative, default=0.0, metavar="WEIGHT",
-                      help="weight of a contrastive loss between two texts of each clip, for texts in new words; with "
-                           "--bank, texts of the same content are not compared; each process compares its own texts")
+                      help="weight of a contrastive loss between two texts of each clip, which helps with unseen "
+                           "wordings; with --bank, texts of the same content are not compared; each process compares "
+                           "its own texts")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="samples of a batch used for matching (three passes each); 0: all")
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))

@@ -70,13 +70,23 @@ def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str]
     stored: dict[str, Tensor] = {}
     for name, tensor in unique.values():
         if name.endswith(tuple(eight_bits)):
-            scale = tensor.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
-            stored |= {name: (tensor.float() / scale).round().to(torch.int8), name + ROW_SCALE: scale}
+            stored[name], stored[name + ROW_SCALE] = to_eight_bits(tensor)
         else:
             stored[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+    write_tensors(path, stored)
+
+
+def to_eight_bits(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert a matrix (r, c) to int8 with scales (r, 1), one for each row."""
+    scale = matrix.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    return (matrix.float() / scale).round().to(torch.int8), scale
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, atomically. Raises ``InputError`` if the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
-            save_file(stored, temporary)
+            save_file(tensors, temporary, metadata)
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from error
 

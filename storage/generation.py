@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
@@ -41,9 +40,18 @@ from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from storage import released
-from storage.checkpoint import EARLIER_SAMPLING, PRETRAINED, Source, find_source, load_strictly, open_source
+from storage.checkpoint import (
+    EARLIER_SAMPLING,
+    PRETRAINED,
+    Source,
+    find_source,
+    load_strictly,
+    open_source,
+    to_eight_bits,
+    write_tensors,
+)
 from utils import InputError
-from utils.files import atomic_path, fingerprint, model_folder
+from utils.files import fingerprint, model_folder
 
 LAMP_OPTIONAL = (*TIED_NAMES, POSITION_IDS)
 BUNDLED_LAMP = "lamp_demo"
@@ -192,23 +200,14 @@ def _text_length(source: Source, most: int) -> int:
 
 
 FAMILIARITY_FILE = "familiarity.safetensors"
-_LEVELS = 127  # largest value in 8 bits
 
 
 def save_familiarity(path: Path, known: Familiarity) -> None:
     """Write a familiarity file, with vectors in 8 bits. Raises ``InputError`` if the file cannot be written."""
-    def packed(vectors: Tensor) -> tuple[Tensor, Tensor]:
-        scale = vectors.abs().amax(1, keepdim=True).clamp_min(1e-12) / _LEVELS
-        return (vectors / scale).round().to(torch.int8), scale.half()
-
-    (centres, centre_scale), (foreign, foreign_scale) = packed(known.centres), packed(known.foreign)
-    tensors = {"centres": centres, "centre_scale": centre_scale, "foreign": foreign, "foreign_scale": foreign_scale}
-    described = {"labels": json.dumps(known.labels), "threshold": repr(known.threshold)}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, described)
-        except safetensors.SafetensorError as error:
-            raise OSError(str(error)) from error
+    (centres, centre_scale), (foreign, foreign_scale) = map(to_eight_bits, (known.centres, known.foreign))
+    tensors = {"centres": centres, "centre_scale": centre_scale.half(),
+               "foreign": foreign, "foreign_scale": foreign_scale.half()}
+    write_tensors(path, tensors, {"labels": json.dumps(known.labels), "threshold": repr(known.threshold)})
 
 
 def load_familiarity(folder: Path, width: int) -> Familiarity | None:

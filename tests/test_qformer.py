@@ -103,21 +103,6 @@ def test_language_model_on_a_remembered_prefix_is_one_long_computation(model, te
     close(model.language_model(ids, mask, query.cache)[mask], x[:, 5:][mask])
 
 
-@torch.no_grad()
-def test_padding_changes_nothing(model, texts, queries, states):
-    ids, mask = texts
-    states_mask = torch.arange(6) < torch.tensor([[6], [2], [3]])
-    longer = torch.nn.functional.pad(ids, (0, 4)), torch.nn.functional.pad(mask, (0, 4))
-    noisy = torch.where(states_mask[..., None], states, torch.randn(3, 6, 12))
-    close(model.text(*longer)[:, :7][mask], model.text(ids, mask)[mask])
-    query, other = model.query(queries, states, states_mask), model.query(queries, noisy, states_mask)
-    close(other.hidden, query.hidden)
-    joint = model.joint(queries, ids, mask, states, states_mask)
-    close(model.joint(queries, *longer, noisy, states_mask)[:, :5], joint[:, :5])
-    words = model.language_model(ids, mask, query.cache)
-    close(model.language_model(*longer, query.cache)[:, :7][mask], words[mask])
-
-
 def test_tied_names_and_positions_may_be_missing_from_a_file(model):
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in (*TIED_NAMES, POSITION_IDS)}
     other = QFormer(TINY)
