@@ -351,7 +351,7 @@ class TextCrops(CroppedPairs):
 
 
 class MotionWindows(Dataset):
-    """Data set of normalised motion windows (window, d), one for each first frame. The last one of a clip is left out.
+    """Data set of all normalised motion windows (window, d), except the last one of each clip.
 
     Clips that are not longer than the window are skipped. Raises ``InputError`` if no clip is longer.
     """

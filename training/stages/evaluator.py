@@ -20,7 +20,7 @@ from utils.runtime import BatchSlice
 
 
 class MovementStage(Stage):
-    """Training of the movement auto-encoder on windows of motion."""
+    """Training stage of the movement auto-encoder, on windows of motion."""
 
     name = "movement"
     state_key = "movement_autoencoder"
@@ -41,7 +41,7 @@ class MovementStage(Stage):
 
 
 class MatchingStage(Stage):
-    """Contrastive training of text and motion embeddings. The movement encoder is frozen without --tune_movement."""
+    """Contrastive training stage of the evaluator. The movement encoder is frozen without --tune_movement."""
 
     name = "evaluator"
     state_key = "evaluator"

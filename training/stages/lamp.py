@@ -27,7 +27,7 @@ SIDES = 3  # classes per content of the language bank: left, right, no side
 
 
 class LaMPStage(Stage):
-    """Language-motion pretraining, validated by retrieval in both directions."""
+    """Training stage of LaMP, validated by retrieval in both directions."""
 
     name = "lamp"
     state_key = "motion_qformer"

@@ -21,7 +21,7 @@ from utils.runtime import BatchSlice
 
 
 class CaptionStage(Stage):
-    """Training of a captioning model, validated with generated captions."""
+    """Training stage of the captioning model, validated with generated captions."""
 
     name = "m2t"
     state_key = STATE_KEY

@@ -129,7 +129,7 @@ VALIDATION_DRAWS = 4  # number of random masks or layers per validation clip
 
 
 class TokenStage(Stage):
-    """Base class for training transformers on motion tokens and text features.
+    """Base class of the training stages of both transformers.
 
     Args:
         features: text features (texts, c) of the splits "train" and "val".
@@ -209,7 +209,7 @@ class TokenStage(Stage):
 
 
 class MaskStage(TokenStage):
-    """Training of the masked transformer on the base layer."""
+    """Training stage of the masked transformer."""
 
     name = "t2m"
     state_key = "t2m_transformer"
@@ -221,7 +221,7 @@ class MaskStage(TokenStage):
 
 
 class ResidualStage(TokenStage):
-    """Training of the residual transformer."""
+    """Training stage of the residual transformer."""
 
     name = "res"
     state_key = "res_transformer"
@@ -256,7 +256,7 @@ def _sampled_texts(pair: Pair, generator: np.random.Generator) -> list[str]:
 
 
 class LengthStage(Stage):
-    """Training of the length estimator."""
+    """Training stage of the length estimator."""
 
     name = "len"
     state_key = "estimator"

@@ -18,7 +18,7 @@ from utils.runtime import BatchSlice
 
 
 class VQStage(Stage):
-    """Training of a tokenizer on motion windows, validated on whole clips."""
+    """Training stage of the tokenizer, on windows of motion, validated on whole clips."""
 
     name = "vq"
     state_key = "vq_model"
