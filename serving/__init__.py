@@ -1,2 +1,2 @@
-"""The server of app.py: the page, the work behind its tabs, and temporary result files."""
+"""Server of app.py: web page, request handling and temporary files."""
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)

@@ -1,4 +1,4 @@
-"""Version 1 of the programming interface, see docs/app.md."""
+"""Version 1 of the HTTP API. See docs/app.md."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_api(desk: Desk) -> None:
-    """Add the endpoints to the page under construction."""
+    """Add the API endpoints to the current Gradio page."""
     workshop, limits = desk.workshop, desk.limits
 
     def job(request: gr.Request, work: Callable[[str], Any]) -> Any:
@@ -39,7 +39,7 @@ def add_api(desk: Desk) -> None:
 
     def v1_generate(prompt: str, request: gr.Request, seconds: float | None = None, seed: int = 3407,
                     guidance: float | None = None, count: int = 1, formats: list[str] = ["bvh"]) -> dict:  # noqa: B006
-        """Motions of a prompt. seconds: length, null lets the model choose; formats: bvh, mp4, glb."""
+        """Generate motions from a prompt. seconds: length, or null to let the model choose. formats: bvh, mp4, glb."""
 
         def work(owner: str) -> dict:
             ask = Ask.read({"prompt": prompt, "seconds": seconds, "seed": seed,
@@ -51,7 +51,7 @@ def add_api(desk: Desk) -> None:
         return job(request, work)
 
     def v1_make(ask: dict, request: gr.Request, formats: list[str] = ["bvh"]) -> dict:  # noqa: B006
-        """The motion of an ask of motions.json: generated, edited or a timeline."""
+        """Generate the motion of an "ask" from motions.json: a prompt, an edit or a timeline."""
 
         def work(owner: str) -> dict:
             model = ask.get("model") if isinstance(ask, dict) else None
@@ -68,7 +68,7 @@ def add_api(desk: Desk) -> None:
         return workshop.source_of(read_source(motion, limits))
 
     def v1_source(file: dict | str, request: gr.Request) -> dict:
-        """A motion to edit, caption or search with: an uploaded file, or the name of a file of the gallery."""
+        """Load a motion to edit, caption or search with, from an upload or by its file name in the gallery."""
 
         def work(_: str) -> dict:
             if isinstance(file, str):
@@ -85,7 +85,7 @@ def add_api(desk: Desk) -> None:
         return job(request, work)
 
     def v1_caption(motion: dict | str, request: gr.Request, count: int = 1) -> dict:
-        """Captions of a motion as rows of time and text. motion: id of a generated one, or a source."""
+        """Caption a motion. motion: the id of a generated motion, or a source. Each caption has a time and a text."""
 
         def work(owner: str) -> dict:
             shown = workshop.caption(chosen(owner, motion), count, False, desk.seed)
@@ -95,7 +95,7 @@ def add_api(desk: Desk) -> None:
 
     def v1_search(text: str | None, request: gr.Request, motion: dict | str | None = None, place: str | None = None,
                   count: int = 6) -> dict:
-        """Motions closest to a text or, if it is null, to a motion, in the "gallery" or in the "history"."""
+        """Search the "gallery" or the "history" by text or, if text is null, by a motion."""
 
         def work(owner: str) -> dict:
             source = None if text is not None else chosen(owner, motion)

@@ -1,6 +1,6 @@
-"""Requests of visitors as checked values; equal requests give equal motions.
+"""Validated requests. Equal requests give equal motions.
 
-Error messages are one line that can be shown to visitors.
+Error messages have one line and can be shown to users.
 """
 import argparse
 import json
@@ -22,23 +22,23 @@ from models.motion_edit import TimelinePart
 from options.generate import section
 from utils import InputError
 
-DEEPEST = 8  # nesting depth of edits
+DEEPEST = 8  # maximum nesting of edits
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one request."""
+    """Limits for a single request."""
 
-    letters: int = 300        # letters of a text
+    letters: int = 300        # characters in a text
     seconds: float = 30.0     # seconds of a generated motion
     samples: int = 4
     guidance: float = 10.0
     seed: int = 2**31 - 1
     sections: int = 8
-    blocks: int = 12          # blocks of a track of a timeline
+    blocks: int = 12          # blocks per timeline track
     waypoints: int = 12
     constraints: int = 20
-    metres: float = 20.0      # metres of a waypoint from the start
+    metres: float = 20.0      # maximum distance of a waypoint from the start, along each axis
     upload_bytes: int = 16 << 20
     upload_seconds: float = 120.0
     captions: int = 5
@@ -50,7 +50,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Block:
-    """A prompt of a timeline from ``start`` to ``end`` in seconds."""
+    """A prompt in a timeline, from ``start`` to ``end`` in seconds."""
 
     text: str
     start: float
@@ -68,7 +68,7 @@ class Waypoint:
 
 @dataclass(frozen=True)
 class Remake:
-    """A block of a timeline that is regenerated with another seed; ``track`` is body or upper."""
+    """Regenerate a timeline block with another seed. ``track`` is "body" or "upper"."""
 
     track: str
     block: int
@@ -77,7 +77,7 @@ class Remake:
 
 @dataclass(frozen=True)
 class Ask:
-    """A motion to generate. With ``sections`` it is an edit of ``source``, with ``blocks`` a timeline."""
+    """Request for a motion: a prompt, an edit of ``source`` (with ``sections``), or a timeline (with ``blocks``)."""
 
     seed: int
     guidance: float
@@ -93,7 +93,7 @@ class Ask:
 
     @property
     def title(self) -> str:
-        """All prompts as one text."""
+        """All prompts joined into one text."""
         title = ", then ".join(block.text for block in self.blocks) or self.prompt
         return title + "".join(f"; upper body: {block.text}" for block in self.upper)
 
@@ -105,23 +105,23 @@ class Ask:
 
     @property
     def from_upload(self) -> bool:
-        """Whether it needs an uploaded file to be generated again."""
+        """Whether an uploaded file is needed to generate the motion again."""
         return self.source is not None and ("upload" in self.source or Ask.read(self.source).from_upload)
 
     def record(self) -> dict[str, Any]:
-        """The values that differ from their defaults, for JSON."""
+        """Return all non-default values as a JSON-serialisable dict."""
         found = asdict(self)
         return {field.name: found[field.name] for field in fields(self)
                 if field.name in ("seed", "guidance") or getattr(self, field.name) != field.default}
 
     def query(self) -> str:
-        """The record as the query of a URL."""
+        """Return the request as a URL query string."""
         return urlencode({name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
                           for name, value in self.record().items()})
 
     @classmethod
     def from_query(cls, query: Mapping[str, str], limits: Limits) -> "Ask":
-        """Read the result of ``query``. Raises ``InputError`` if it is invalid."""
+        """Parse a URL query made by ``query``. Raises ``InputError`` if it is invalid."""
         texts, names = ("prompt", "sections"), {field.name for field in fields(cls)}
         record: dict[str, Any] = {"seed": 0, "guidance": 4.0}
         for name, value in query.items():
@@ -134,7 +134,7 @@ class Ask:
 
     @classmethod
     def read(cls, record: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> "Ask":
-        """Check a record of JSON. Raises ``InputError`` naming the value that is wrong."""
+        """Parse and validate a JSON object. Raises ``InputError`` that names the invalid value."""
         if not isinstance(record, Mapping) or depth > DEEPEST:
             raise InputError(f"a request must be a JSON object with at most {DEEPEST} nested edits")
         unknown = sorted(map(str, set(record) - {field.name for field in fields(cls)}))
@@ -209,7 +209,7 @@ def _remakes(values: Any, limits: Limits) -> tuple[Remake, ...]:
 
 
 def read_source(source: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> dict[str, Any]:
-    """Check the source of an edit. Raises ``InputError`` naming the value that is wrong."""
+    """Validate the source of an edit. Raises ``InputError`` that names the invalid value."""
     if isinstance(source, Mapping) and "upload" in source:
         return {name: checked_text(source.get(name), 300, f"source: {name}", words=False)
                 for name in ("upload", "room")}
@@ -217,15 +217,14 @@ def read_source(source: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) ->
 
 
 def checked_formats(formats: Any, known: Sequence[str]) -> list[str]:
-    """The formats. Raises ``InputError`` unless it is a list of ``known`` ones."""
+    """Return the formats. Raises ``InputError`` unless all are in ``known``."""
     if not isinstance(formats, Sequence) or isinstance(formats, str) or not all(name in known for name in formats):
         raise InputError(f"formats must be a list of {', '.join(known)}, not {str(formats)[:40]}")
     return list(formats)
 
 
 def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
-    """The text without surrounding spaces. Raises ``InputError`` if it is not valid text, has no words or is too
-    long."""
+    """Strip and return the text. Raises ``InputError`` if it is not valid text, has no words or is too long."""
     text = "" if text is None else text
     if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise InputError(f"{what} must be text, not {ascii(text)[:40]}")
@@ -238,7 +237,7 @@ def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
 
 
 def checked_number(value: Any, low: float, high: float, what: str) -> float:
-    """The number. Raises ``InputError`` unless it is from ``low`` to ``high``."""
+    """Return the number. Raises ``InputError`` unless it is between ``low`` and ``high``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
         given = "nothing" if value is None else repr(value)[:40]
@@ -247,7 +246,7 @@ def checked_number(value: Any, low: float, high: float, what: str) -> float:
 
 
 def checked_count(value: Any, high: int, what: str, low: int = 1) -> int:
-    """The number as an int. Raises ``InputError`` unless it is whole and from ``low`` to ``high``."""
+    """Return the number as an int. Raises ``InputError`` unless it is whole and between ``low`` and ``high``."""
     number = checked_number(value, low, high, what)
     if number != int(number):
         raise InputError(f"{what} must be a whole number, not {number:g}")
@@ -255,7 +254,7 @@ def checked_count(value: Any, high: int, what: str, low: int = 1) -> int:
 
 
 def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[str, np.ndarray, list[str]]:
-    """Name and features (T, d) of an uploaded motion, and remarks on changes such as its axes."""
+    """Read an uploaded motion. Returns its name, features (T, d), and notes on conversions such as rotated axes."""
     if upload is None:
         raise InputError("upload a motion, or choose a generated one")
     path = Path(upload)
@@ -275,7 +274,7 @@ def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[
 
 
 def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[TimelinePart]:
-    """Parts of a motion of ``frames`` frames, as fractions or tokens like in ``edit_t2m.py``."""
+    """Parse the parts of a motion to regenerate, given as fractions or tokens as in ``edit_t2m.py``."""
     words = (sections or "").split()
     if not 1 <= len(words) <= limits.sections:
         raise InputError(f"name 1 to {limits.sections} parts, such as 0.3,0.6")

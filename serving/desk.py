@@ -1,4 +1,4 @@
-"""Shared by all tabs: jobs, errors, the history, sources of motions."""
+"""Base class of the page: running jobs, reporting errors, and components shared by the tabs."""
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from serving.workshop import FORMATS, SourceMotion, Workshop
 from utils import InputError
 
 UPLOADED, MADE_HERE = "your own file", "a motion generated here"
-FOUND = "found:"  # prefix of the name of a gallery motion
+FOUND = "found:"  # prefix of gallery motion names
 STARTED, ENDED = "() => lamp.count(1)", "() => lamp.count(-1)"
-# On a small screen the viewer is below the form.
+# On small screens the viewer is below the form, so scroll to it.
 SHOW = """() => [...document.querySelectorAll(".stage")].find((stage) => stage.offsetParent)?.scrollIntoView(
   { block: "nearest", behavior: "smooth" })"""
 PROGRESS = gr.Progress()
@@ -25,17 +25,17 @@ Work = Callable[..., Update]
 
 
 def line_of(error: Exception) -> str:
-    """Message of an error for visitors. Unexpected errors are logged in the terminal."""
+    """Return the error message to show to the user. Unexpected errors are logged in the terminal."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     logging.getLogger(__name__).error("a request failed", exc_info=error)
-    return "this did not work; the terminal of the app has the details"
+    return "an unexpected error occurred; see the terminal of the app"
 
 
 class Desk:
-    """Connects components to the workshop.
+    """Connect Gradio components to the workshop.
 
-    A ``Work`` receives the owner of the history and the values of the inputs, and returns updates of outputs.
+    A ``Work`` callback receives the history owner and the input values, and returns updates for the outputs.
     """
 
     def __init__(self, workshop: Workshop, history: History, jobs: Jobs, guests: Guests, seed: int) -> None:
@@ -48,7 +48,7 @@ class Desk:
         self.example: Take | None = None
 
     def run(self, visitor: Visitor, work: Callable[[], Any], progress: Any = None) -> Any:
-        """Run a visitor's job and report its progress. Returns its result."""
+        """Run a job, report its progress, and return its result."""
 
         def report(what: str, done: int, total: int) -> None:
             if progress is not None:
@@ -58,7 +58,7 @@ class Desk:
 
     def on(self, events: Sequence[Callable[..., Any]], work: Work, inputs: Sequence[Any], outputs: Sequence[Any],
            stage: Any, fault: Any, cancel: gr.Button | None = None) -> Any:
-        """Run ``work`` as a job on ``events``."""
+        """Run ``work`` as a job when one of ``events`` is triggered."""
 
         def handle(request: gr.Request, progress: gr.Progress = PROGRESS, *given: Any) -> Update:
             found = self._handled(request, lambda: work(self.guests.owner(request), *given), fault, progress)
@@ -71,8 +71,9 @@ class Desk:
 
     def on_button(self, part: gr.HTML, works: dict[str, Work], inputs: Sequence[Any], outputs: Sequence[Any],
                   stage: Any, fault: Any) -> Any:
-        """Run one of ``works``, by action, as a job when a button in ``part`` is pressed; it receives the button's id
-        after the owner."""
+        """Run a job when a button in ``part`` is pressed.
+
+        The button's action selects one of ``works``, which receives the button's id after the owner."""
 
         def handle(request: gr.Request, event: gr.EventData, progress: gr.Progress = PROGRESS, *given: Any) -> Update:
             action, identity = str(event._data.get("action")), str(event._data.get("id"))
@@ -101,18 +102,18 @@ class Desk:
         return done
 
     def take(self, owner: str, identity: str | None) -> Take:
-        """A motion of the history, or the example."""
+        """Return a motion from the history, or the example."""
         if self.example is not None and identity == self.example.id:
             return self.example
         return self.history.find(owner, identity)
 
     def made(self, owner: str, takes: Sequence[Take]) -> Update:
-        """Add motions to the history, and offer them in all tabs."""
+        """Add motions to the history and to the motion lists of all tabs."""
         self.history.add(owner, takes)
         return self.offers(owner, takes[-1].id)
 
     def offers(self, owner: str, chosen: str | None = None) -> Update:
-        """Updates of the history and of all lists of generated motions."""
+        """Return updates for the history and for the motion lists of all tabs."""
         takes = self.history.of(owner)
         ids = [take.id for take in takes]
         labels, value = [(take.label, take.id) for take in takes], chosen if chosen in ids else next(iter(ids), None)
@@ -124,7 +125,7 @@ class Desk:
         return [self.past, *self.choices]
 
     def source(self, owner: str, origin: str, upload: str | None, chosen: str | None) -> SourceMotion:
-        """The motion that a visitor has selected, an upload or a generated one as ``origin`` says."""
+        """Load the selected motion: an upload or a generated one, depending on ``origin``."""
         if origin == UPLOADED:
             return self.workshop.source(upload, None)
         if chosen and chosen.startswith(FOUND):
@@ -132,7 +133,7 @@ class Desk:
         return self.workshop.source(None, self.take(owner, chosen))
 
     def source_inputs(self, label: str) -> list[Any]:
-        """Inputs for an upload and for a generated motion; the visitor selects which one is used."""
+        """Create the inputs that select a motion: an upload, or one generated before."""
         origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
         # Any file is accepted here, so that an invalid one is reported and not silently replaced.
         upload = gr.File(label=".npy or .bvh", height=160)
@@ -144,12 +145,12 @@ class Desk:
         return [origin, upload, chosen]
 
     def prompt(self, label: str, example: str) -> gr.Textbox:
-        """Input for a prompt."""
+        """Create a text box for a prompt."""
         # With one line, Enter submits and Shift+Enter adds a line. Texts that are too long are reported, not cut.
         return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
 
     def draws(self) -> list[Any]:
-        """Inputs for seed, guidance, samples and formats."""
+        """Create the inputs for seed, guidance, number of samples and file formats."""
         # No limits in the browser, which would silently clamp numbers.
         count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
         guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
@@ -160,7 +161,7 @@ class Desk:
         return [seed, guidance, count, formats]
 
     def cancel(self) -> gr.Button:
-        """A button that cancels the jobs of this tab of the browser, visible while there is one."""
+        """Create a button that cancels the jobs of this browser tab. It is hidden if there are none."""
 
         def stop(request: gr.Request) -> None:
             self.jobs.cancel(str(request.session_hash))
@@ -170,11 +171,11 @@ class Desk:
         return button
 
     def stage(self, empty: str) -> tuple[gr.HTML, gr.HTML]:
-        """Area for errors and results."""
+        """Create the area for errors and results."""
         with gr.Column(scale=5, min_width=340):
             return results(classes=["faults"]), results(EMPTY.format(empty))
 
 
 def new_seed() -> int:
-    """A random seed with few digits."""
+    """Return a random seed of at most six digits."""
     return random.randrange(1_000_000)

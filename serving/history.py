@@ -1,4 +1,4 @@
-"""Motions of each visitor: their history, stored in a folder, pictures, and what generates them again."""
+"""History of generated motions, with thumbnails and the settings that reproduce them."""
 import hashlib
 import json
 import shlex
@@ -20,27 +20,27 @@ from utils import InputError
 from utils.files import read_text, write_text
 
 LONGEST = 300  # motions stored per visitor
-VERSION = 1    # of motions.json
+VERSION = 1    # format version of motions.json
 POSES = 5
 SIZE = 100        # height of a picture and width of a pose, in SVG units
-TALL = 2.0        # metres visible in it
+TALL = 2.0        # metres that a picture covers vertically
 ACROSS = np.array([0.83, 0.0, -0.56])  # direction to the right, from the camera of the page
 COLOURS = {"left": "#2e74d6", "right": "#e86238", "": "#8b95a5"}
 
 
 @dataclass(frozen=True)
 class Take:
-    """A motion made in the app."""
+    """A motion generated in the app."""
 
-    id: str              # name of its room
+    id: str              # also the name of its folder
     ask: Ask             # the request that gives the same motion
     frames: int
     fps: float
     made: str            # time, ISO 8601
     picture: str         # SVG
-    files: tuple[str, ...] = ()  # in its room
+    files: tuple[str, ...] = ()  # in its folder
     remarks: tuple[str, ...] = ()
-    kept: bool = False   # kept from a comparison
+    kept: bool = False   # marked by the user
 
     @property
     def about(self) -> str:
@@ -53,18 +53,18 @@ class Take:
         return f"{self.ask.title} · seed {self.ask.seed} · {self.frames / self.fps:.1f} s"
 
     def text(self) -> str:
-        """JSON for ``read``."""
+        """Serialise to JSON."""
         return json.dumps(asdict(self) | {"ask": self.ask.record()})
 
     @classmethod
     def read(cls, record: dict) -> "Take":
-        """A motion from the JSON of ``text``."""
+        """Create from the parsed JSON of ``text``."""
         return cls(**record | {"ask": Ask.read(record["ask"]), "files": tuple(record["files"]),
                                "remarks": tuple(record["remarks"])})
 
 
 class History:
-    """Motions of each visitor, the newest first, in one file of JSON lines per visitor under ``folder``."""
+    """Motions of each visitor, newest first, stored as JSON lines in one file per visitor in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.lock = folder, threading.RLock()
@@ -72,7 +72,7 @@ class History:
         folder.mkdir(parents=True, exist_ok=True)
 
     def of(self, owner: str) -> tuple[Take, ...]:
-        """Motions of a visitor."""
+        """Return the motions of a visitor."""
         with self.lock:
             if owner not in self.known:
                 path = self._path(owner)
@@ -81,7 +81,7 @@ class History:
             return self.known[owner]
 
     def add(self, owner: str, takes: Sequence[Take]) -> None:
-        """Add motions."""
+        """Add motions to the history of a visitor."""
         self._set(owner, lambda known: (*reversed(takes), *known)[:LONGEST])
 
     def keep(self, owner: str, identity: str) -> None:
@@ -90,14 +90,14 @@ class History:
                                              for take in known))
 
     def find(self, owner: str, identity: str | None) -> Take:
-        """A motion by its id. Raises ``InputError`` if there is none."""
+        """Return the motion with this id. Raises ``InputError`` if there is none."""
         for take in self.of(owner):
             if take.id == identity:
                 return take
         raise InputError("upload a motion, or choose a generated one")
 
     def search(self, owner: str, words: str | None) -> list[Take]:
-        """Motions whose prompt, seed or settings contain all words."""
+        """Return the motions whose prompt, seed or settings contain all words."""
         wanted = (words or "").lower().split()
         return [take for take in self.of(owner)
                 if all(word in f"{take.ask.title} {take.about}".lower() for word in wanted)]
@@ -112,7 +112,7 @@ class History:
 
 
 def manifest(takes: Sequence[Take], names: Mapping[str, str], models: Models, sampling: Sampling) -> str:
-    """JSON of motions whose files are named ``names`` by their ids."""
+    """Return the content of motions.json. ``names`` maps motion ids to file names."""
     return json.dumps({
         "version": VERSION, "models": models.names, "fingerprint": models.fingerprint, "dataset_name": models.spec.name,
         "motions": [described(take, models, sampling) | {
@@ -121,7 +121,7 @@ def manifest(takes: Sequence[Take], names: Mapping[str, str], models: Models, sa
 
 
 def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
-    """Description of a motion, and the ask that generates it again."""
+    """Describe a motion, including the request that reproduces it."""
     return {"prompt": take.ask.title, "seed": take.ask.seed, "frames": take.frames, "fps": take.fps,
             "seconds": round(take.frames / take.fps, 3), "made": take.made, "remarks": list(take.remarks),
             "ask": take.ask.record() | {"model": models.fingerprint},
@@ -129,7 +129,7 @@ def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
 
 
 def command(take: Take, name: str, models: Models, sampling: Sampling) -> str | None:
-    """A command line that generates the motion again; None for a timeline or with constraints."""
+    """Return a command line that reproduces the motion, or None for timelines and constraints."""
     ask, own = take.ask, asdict(models.pipeline.sampling)
     if ask.blocks or ask.constraints:
         return None
@@ -148,7 +148,7 @@ def command(take: Take, name: str, models: Models, sampling: Sampling) -> str | 
 
 
 def motion_picture(joints: np.ndarray, skeleton: Skeleton) -> str:
-    """SVG of ``POSES`` poses of joints (T, J, 3) in metres, evenly spaced in time."""
+    """Draw an SVG thumbnail with ``POSES`` evenly spaced frames of joints (T, J, 3) in metres."""
     frames = np.linspace(0, len(joints) - 1, POSES).round().astype(int)
     lines = []
     for slot, pose in enumerate(joints[frames]):
@@ -163,7 +163,7 @@ def motion_picture(joints: np.ndarray, skeleton: Skeleton) -> str:
 
 
 def contact_bar(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
-    """Seconds of joints (T, J, 3) in metres, and first and last second of each stance of either foot."""
+    """Return the duration of joints (T, J, 3) in metres and the ground contacts of both feet, in seconds."""
     down = standing(joints, skeleton, fps)
     left = np.array([skeleton.joint_names[joint].startswith("left") for joint in foot_joints(skeleton)])
     return {"seconds": len(joints) / fps, "left": _runs(down[:, left].any(1), fps),

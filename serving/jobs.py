@@ -1,4 +1,4 @@
-"""Jobs of visitors: one at a time in order of arrival, limited per visitor, cancellable, with progress."""
+"""Job queue: runs one job at a time, limits jobs per visitor, and supports progress and cancelling."""
 import threading
 import time
 from collections import defaultdict, deque
@@ -15,12 +15,12 @@ MINUTE = 60.0
 
 
 class Cancelled(InputError):
-    """The visitor cancelled the job, or has left."""
+    """The job was cancelled, or its visitor has left."""
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Origin of a request. Limits apply per ``key``, shared by all tabs of a browser; ``session`` is one tab."""
+    """Sender of a request. ``key`` identifies a browser, to which limits apply, and ``session`` one of its tabs."""
 
     key: str
     session: str
@@ -28,19 +28,19 @@ class Visitor:
 
 @dataclass(eq=False)
 class Job:
-    """A waiting or running job."""
+    """A job in the queue."""
 
     visitor: Visitor
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Raise ``Cancelled`` once the job is cancelled."""
+        """Raise ``Cancelled`` if the job has been cancelled."""
         if self.cancelled.is_set():
             raise Cancelled("cancelled")
 
 
 class RateLimit:
-    """At most ``most`` events of a key within ``seconds``."""
+    """Allow at most ``most`` events per key within ``seconds``."""
 
     def __init__(self, most: int, seconds: float = MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
         self.most, self.seconds, self.clock = most, seconds, clock
@@ -61,11 +61,11 @@ class RateLimit:
 
 
 class Jobs:
-    """Runs jobs one at a time, because there is one copy of the models.
+    """Queue that runs one job at a time, because there is one copy of the models.
 
     Args:
         most: maximum number of waiting and running jobs.
-        per_visitor: maximum of these per visitor: one running and one waiting.
+        per_visitor: maximum number of jobs of one visitor in the queue.
         per_minute: maximum number of jobs that a visitor may start per minute.
     """
 
@@ -77,10 +77,10 @@ class Jobs:
         self.changed = threading.Condition()
 
     def run(self, visitor: Visitor, work: Callable[[], T], report: Report = lambda *_: None) -> T:
-        """Run ``work`` in this thread when it is its turn. Returns its result.
+        """Wait for earlier jobs, run ``work`` in this thread, and return its result.
 
-        ``report`` receives the number of jobs ahead, then the steps of ``utils.runtime``. Raises ``InputError`` if
-        there are too many jobs, and ``Cancelled``.
+        ``report`` receives the number of earlier jobs, then the steps of ``utils.runtime``. Raises ``InputError`` if
+        the queue is full, and ``Cancelled`` if the job is cancelled.
         """
         job = self._enter(visitor)
 
@@ -115,7 +115,7 @@ class Jobs:
             return job
 
     def count(self, session: str) -> int:
-        """Number of jobs of a session that wait or run."""
+        """Return the number of queued jobs of a session."""
         return sum(job.visitor.session == session for job in self.line)
 
     def cancel(self, session: str) -> None:

@@ -1,4 +1,4 @@
-"""The page of the app. Needs Gradio."""
+"""Layout and event handlers of the web page. Requires Gradio."""
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,26 +25,26 @@ TIMELINE: dict[str, Any] = {
 
 
 def _lines(ask: Ask) -> dict[str, Any]:
-    """The value of the timeline's editor."""
+    """Convert a request to the value of the timeline editor."""
     record = ask.record()
     return {name: record.get(name, []) for name in TIMELINE}
 
 
 def painted(event: gr.EventData) -> str:
-    """The parts painted on the contact bar."""
+    """Return the parts marked on the contact bar."""
     return str(event._data.get("sections"))[:200]
 
 
 class Layout(Desk):
-    """Builds the page; the button of each tab calls one method of the workshop."""
+    """Builds the page. The button of each tab calls a method of ``Workshop``."""
 
     def build(self) -> gr.Blocks:
-        """The page."""
+        """Build the page."""
         models, workshop = self.workshop.models, self.workshop
         self.example = workshop.make(Ask(self.seed, workshop.sampling.cond_scale, EXAMPLES[0]))[0]
         with gr.Blocks(title="LaMP", analytics_enabled=False, fill_width=True) as page:
             gr.Markdown(INTRO)
-            self.table = gr.State([])  # ids of the motions shown side by side
+            self.table = gr.State([])  # ids of the displayed motions
             with gr.Tabs(selected="generate", overflow_behavior="wrap") as self.tabs:
                 with gr.Tab("Generate", id="generate"):
                     self._generate_form()
@@ -76,7 +76,7 @@ class Layout(Desk):
         return page
 
     def _leave(self, request: gr.Request) -> None:
-        """Cancel the jobs of a visitor who has left."""
+        """Cancel the jobs of a closed page."""
         self.jobs.cancel(str(request.session_hash))
 
     def _generate_form(self) -> None:
@@ -108,7 +108,7 @@ class Layout(Desk):
 
         def again(owner: str, shown: Sequence[str]) -> Update:
             if not shown:
-                raise InputError("make a motion first")
+                raise InputError("generate a motion first")
             return another(owner, shown[-1], shown)
 
         def another(owner: str, identity: str, shown: Sequence[str]) -> Update:
@@ -139,17 +139,17 @@ class Layout(Desk):
         self._edits(self.past, self.past_fault)
 
     def ask(self, **record: Any) -> Ask:
-        """Checked request from the inputs."""
+        """Validate the inputs and return the request."""
         return Ask.read({name: value for name, value in record.items() if value is not None}, self.limits)
 
     def _show(self, owner: str, made: Sequence[Take], beside: Sequence[Take] = ()) -> Update:
-        """Updates that show motions on the first tab, new ones after the existing ones."""
+        """Return updates that show motions in the first tab, new ones last."""
         takes = [*beside, *made]
         offers = self.made(owner, made) if made else self.offers(owner, takes[-1].id)
         return {self.view: stage_of(takes), self.table: [take.id for take in takes]} | offers
 
     def _arrive(self, request: gr.Request, progress: gr.Progress = PROGRESS) -> Update:
-        """Initial view: the motion of a permalink, the latest of the history, or the example."""
+        """Show the motion of a permalink, the latest motion of the history, or the example."""
         owner, query = self.guests.owner(request), dict(request.query_params)
         latest = self.history.of(owner)[:1]
 

@@ -1,4 +1,4 @@
-"""The models behind the tabs. Only those of the first tab are required; other tabs report a missing model."""
+"""Load the models of the app. Captioning and search are optional."""
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ BUNDLED_CAPTIONER = "m2t_demo"
 
 @dataclass(frozen=True)
 class Models:
-    """Models of all tabs, in eval mode on one device, and the gallery."""
+    """Loaded models, in eval mode on one device, and the gallery."""
 
     spec: DatasetSpec
     pipeline: TextToMotion
@@ -40,12 +40,12 @@ class Models:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Eight-letter hash of the weights for generation."""
+        """First eight characters of a hash of the generation weights."""
         return fingerprint(*self.generation, getattr(self.pipeline.text, "fingerprint", ""))[:8]
 
 
 def load_models(opt: argparse.Namespace) -> Models:
-    """Load the models named in the options of ``app.py``, and bundled ones for the rest.
+    """Load the models named in the options of ``app.py``, and bundled models where none is named.
 
     Raises ``InputError`` if a named model is missing, a model cannot be used, or the gallery cannot be read.
     """

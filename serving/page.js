@@ -2,7 +2,7 @@
 "use strict";
 
 const lamp = {
-  /** Connect a component of serving/stage.py: clicks become events, several motions play together. */
+  /** Connect a component of serving/stage.py: clicks trigger events, and several motions play in sync. */
   results(element, trigger, watch, props) {
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button");
@@ -23,7 +23,7 @@ const lamp = {
     shown();
   },
 
-  /** Count a request that starts (1) or ends (-1). Viewers do not draw during requests, which cover and slow them. */
+  /** Count requests that start (1) or end (-1). Viewers pause during requests, because a progress display covers them. */
   count(change) {
     this.requests = Math.max((this.requests ?? 0) + change, 0);
     for (const frame of document.querySelectorAll(".stage iframe")) {
@@ -35,7 +35,7 @@ const lamp = {
     }
   },
 
-  /** Read a text to users of screen readers. */
+  /** Announce a text to screen readers. */
   announce(text) {
     let region = document.getElementById("announcer");
     if (!region) {
@@ -46,7 +46,7 @@ const lamp = {
     region.textContent = text;
   },
 
-  /** One clock for the viewers in frames; the frames only draw. */
+  /** Play the viewers in several frames with one clock. */
   async playTogether(bar, frames) {
     if (bar.stop) bar.stop.abort();  // the bar may have played other motions
     const { signal } = bar.stop = new AbortController();
@@ -77,7 +77,7 @@ const lamp = {
     requestAnimationFrame(tick);
   },
 
-  /** The viewer of a frame, without controls of its own. */
+  /** Return the viewer of a frame, and hide its controls. */
   async viewerOf(frame) {
     while (!frame.contentWindow || !frame.contentWindow.viewer) await new Promise((done) => setTimeout(done, 50));
     const { viewer, document: page } = frame.contentWindow;
@@ -90,7 +90,7 @@ const lamp = {
     return viewer;
   },
 
-  /** Give a frame its controls back. */
+  /** Show the controls of a frame again. */
   release(frame) {
     const page = frame.contentWindow, style = page && page.document.getElementById("led");
     if (!style) return;

@@ -1,4 +1,4 @@
-"""Folders of results, one per motion, with unguessable names, and of uploads."""
+"""Storage of results and uploads. Each result has a folder with a random name."""
 import secrets
 import shutil
 import tempfile
@@ -16,10 +16,10 @@ YOUNG = 60  # seconds; a newer folder may not be locked yet
 
 
 class Rooms:
-    """Folders of results and of uploads under ``root``, deleted ``keep_seconds`` after they were last written to.
+    """Folders for results and uploads in ``root``. They are deleted ``keep_seconds`` after their last change.
 
-    If results or uploads take more than ``keep_bytes``, the oldest ones are deleted earlier. ``keep_seconds`` None
-    keeps results forever.
+    If results or uploads exceed ``keep_bytes``, the oldest ones are deleted earlier. If ``keep_seconds`` is None,
+    results do not expire.
     """
 
     def __init__(self, root: Path, keep_seconds: float | None, keep_bytes: int = KEEP_BYTES,
@@ -30,14 +30,14 @@ class Rooms:
             folder.mkdir(parents=True, exist_ok=True)
 
     def new(self) -> Path:
-        """Delete old folders and create an empty one."""
+        """Delete expired folders and create a new one."""
         self.sweep()
         folder = self.made / secrets.token_urlsafe(16)
         folder.mkdir()
         return folder
 
     def find(self, room: str, file: str) -> Path | None:
-        """The path of a file of a room, None if it does not exist or is outside of the room."""
+        """Return the path of a file in a result folder, or None if it does not exist or is outside that folder."""
         folder = self.made / room
         try:
             path = (folder / file).resolve()
@@ -47,7 +47,7 @@ class Rooms:
             return None
 
     def sweep(self) -> None:
-        """Delete expired folders, and the oldest ones if there are too many bytes."""
+        """Delete expired folders, and the oldest ones if ``keep_bytes`` is exceeded."""
         for place in (self.made, self.uploads):
             oldest = 0.0 if self.keep_seconds is None else self.clock() - self.keep_seconds
             held = 0
@@ -58,7 +58,7 @@ class Rooms:
 
 
 def sweep_leftovers(folder: Path) -> int:
-    """Delete temporary folders of killed apps in ``folder``. Returns their number."""
+    """Delete temporary folders of crashed apps in ``folder``. Returns their number."""
     swept = 0
     for left in folder.glob(f"{PREFIX}*"):
         with suppress(Timeout, OSError):
@@ -70,7 +70,7 @@ def sweep_leftovers(folder: Path) -> int:
 
 
 def temporary_folder() -> tuple[tempfile.TemporaryDirectory, FileLock]:
-    """A temporary folder for this app, and the lock that shows that the app is alive."""
+    """Create a temporary folder and lock it as long as the app runs."""
     folder = tempfile.TemporaryDirectory(prefix=PREFIX)
     lock = FileLock(Path(folder.name) / LOCK)
     lock.acquire()
@@ -78,11 +78,11 @@ def temporary_folder() -> tuple[tempfile.TemporaryDirectory, FileLock]:
 
 
 def _state(path: Path) -> tuple[float, int, Path]:
-    """Time of the last change in a file or folder, its size in bytes, and its path."""
+    """Return the time of the last change, the size in bytes, and the path of a file or folder."""
     try:
         stats = [each.stat() for each in (path, *path.rglob("*"))]
         return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats), path
-    except FileNotFoundError:  # a writer renamed its temporary file meanwhile
+    except FileNotFoundError:  # a temporary file was renamed in the meantime
         return float("inf"), 0, path
 
 
@@ -90,5 +90,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(OSError):  # the rest of a broken upload may be gone, or still open
+        with suppress(OSError):  # an incomplete upload may be deleted or still open
             path.unlink()

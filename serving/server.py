@@ -1,4 +1,4 @@
-"""Serve the app, by default to this machine only, with files in a temporary folder or in --keep."""
+"""Start the server of the app."""
 import argparse
 import importlib.util
 import os
@@ -63,7 +63,9 @@ def serve(opt: argparse.Namespace) -> None:
 
 
 def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
-    """The folder of all files, locked until ``stack`` is closed, and how many seconds to keep them."""
+    """Create and lock the folder for all files. Returns it and the number of seconds to keep files.
+
+    The lock is released when ``stack`` is closed."""
     if opt.keep:
         folder = Path(opt.keep)
         try:
@@ -83,8 +85,8 @@ def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | No
 
 
 def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
-    """Start serving the page in background threads. Raises ``InputError`` if the address is not available."""
-    # Gradio reads these when it is imported and when it stores an upload: no telemetry, all files in one folder.
+    """Start the server in background threads. Raises ``InputError`` if the address is not available."""
+    # Read by Gradio on import and for uploads: disable telemetry and set the upload folder.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
                    "GRADIO_TEMP_DIR": str(workshop.rooms.uploads)}
     from starlette.middleware import Middleware
@@ -106,7 +108,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     jobs = Jobs(opt.max_waiting + 1, per_minute=opt.per_minute)
     page = Layout(workshop, History(workshop.rooms.root / "history"), jobs, Guests(cookie, known), opt.seed).build()
     page.queue(max_size=None, default_concurrency_limit=None, api_open=False)
-    # Without this, a site whose name is made to resolve to 127.0.0.1 could use a private app.
+    # Prevents DNS rebinding: a site whose name resolves to 127.0.0.1 could otherwise use the app.
     private = not opt.share and not opt.open and opt.password is None
     middleware = [
         Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"] if private else ["*"], www_redirect=False),
@@ -128,7 +130,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
 
 
 def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
-    """Request handler for the files of results: pages are displayed, other files are downloaded."""
+    """Return the request handler for result files. HTML pages are displayed, other files are downloaded."""
     from starlette.responses import FileResponse, PlainTextResponse
 
     async def lend(request: "Request") -> "Response":
@@ -142,7 +144,7 @@ def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
 
 
 def packer(workshop: Workshop) -> "Callable[[Request], Awaitable[Response]]":
-    """Request handler for archives of motions, whose ids are joined by +."""
+    """Return the request handler for .zip archives. Motion ids are joined by "+"."""
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import PlainTextResponse, Response
 

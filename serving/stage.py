@@ -1,4 +1,4 @@
-"""HTML of results: motions side by side, cards with pictures, tables, errors."""
+"""HTML of results: viewers, lists of motions, tables and errors."""
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import gradio as gr
 from serving.history import Take
 from serving.workshop import FORMATS, PAGE, Shown, sentences
 
-ADDRESS, ARCHIVES = "made", "zip"  # URL paths of rooms and of archives
+ADDRESS, ARCHIVES = "made", "zip"  # URL paths of result files and archives
 EMPTY = '<div class="stage"><p>{}</p></div>'
 FRAME = '<iframe src="{}" title="The motion" allow="fullscreen"></iframe>'
 STYLE = Path(__file__).with_name("style.css")
@@ -19,7 +19,7 @@ ON_LOAD = "lamp.results(element, trigger, watch, props)"
 
 @dataclass(frozen=True)
 class Card:
-    """A motion in a list, with buttons ``(action, label)``."""
+    """An entry in a list of motions. ``buttons`` are pairs of action and label."""
 
     identity: str
     title: str
@@ -29,7 +29,7 @@ class Card:
 
 
 def theme() -> gr.themes.Base:
-    """Colours of the viewer and system fonts: nothing is downloaded."""
+    """Return a theme with the colours of the viewer and system fonts."""
     letters = ["ui-sans-serif", "system-ui", "sans-serif"]
     default = gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
                                 font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
@@ -42,18 +42,18 @@ def theme() -> gr.themes.Base:
 
 
 def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:
-    """A component for the HTML of this module; its buttons trigger ``select`` with ``action`` and ``id``."""
+    """Create a component for HTML from this module. Its buttons trigger ``select`` with ``action`` and ``id``."""
     return gr.HTML(value, js_on_load=ON_LOAD, elem_classes=list(classes))
 
 
 def drawn(kind: str, value: object) -> gr.HTML:
-    """A component that ``kind`` of timeline.js draws."""
+    """Create a component that is rendered by the function ``kind`` in timeline.js."""
     return gr.HTML(value, html_template=f'<div class="{kind}"></div>',
                    js_on_load=f"lamp.{kind}(element, trigger, watch, props)", elem_classes=[f"{kind}-slot"])
 
 
 def stage_of(takes: Sequence[Take]) -> str:
-    """Motions side by side, played together, with the actions for each."""
+    """Return HTML with one or more motions side by side, synchronised, and their buttons."""
     newest = takes[-1]
     said = sentences(f"“{newest.ask.title}”: {newest.about}", newest.remarks)
     archive = f'{ARCHIVES}/{"+".join(take.id for take in takes)}'
@@ -78,14 +78,14 @@ def _take(take: Take, several: bool) -> str:
 
 
 def page_of(shown: Shown) -> str:
-    """A page of existing motions."""
+    """Return HTML with a page of existing motions."""
     page = f"{ADDRESS}/{shown.room.name}/{PAGE}"
     return (f'<div class="summary"><span class="said">{html.escape(shown.said)}</span>'
             f'<a href="{page}" target="_blank">New tab</a></div><div class="stage">{FRAME.format(page)}</div>')
 
 
 def cards_of(cards: Sequence[Card], said: str = "") -> str:
-    """A list of motions with pictures."""
+    """Return HTML with a list of motions and their thumbnails."""
     items = "".join(
         f'<li><button class="picture" data-action="{card.buttons[0][0]}" data-id="{html.escape(card.identity)}" '
         f'aria-label="{card.buttons[0][1]}: {html.escape(card.title)}">{card.picture}</button>'
@@ -96,7 +96,7 @@ def cards_of(cards: Sequence[Card], said: str = "") -> str:
 
 
 def history_of(takes: Sequence[Take]) -> str:
-    """The history of a visitor."""
+    """Return HTML with the history of a visitor."""
     if not takes:
         return '<p class="said">Motions that you make appear here.</p>'
     buttons = (("open", "Open"), ("edit", "Edit"), ("again", "Again"))
@@ -109,17 +109,17 @@ def _button(action: str, label: str, identity: str) -> str:
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """A table of times and captions."""
+    """Return HTML with a table of times and captions."""
     lines = "".join(f"<tr><td>{html.escape(when)}</td><td>{html.escape(text)}</td></tr>" for when, text in rows)
     return f'<table class="rows">{lines}</table>'
 
 
 def fault_of(line: str) -> str:
-    """An error that stays until it is dismissed."""
+    """Return HTML with an error message and a button to dismiss it."""
     return (f'<div class="fault" role="alert"><span>{html.escape(line)}</span>'
             '<button data-dismiss aria-label="Dismiss this error">✕</button></div>')
 
 
 def formats_of(take: Take) -> list[str]:
-    """Formats of a motion in addition to .npy."""
+    """Return the file formats of a motion besides .npy."""
     return [kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files]

@@ -1,4 +1,4 @@
-// Timelines: blocks whose edges are dragged, a floor to click waypoints on, a contact bar to paint ranges on.
+// Editors for timelines (blocks and waypoints) and for the parts of a motion to regenerate.
 "use strict";
 
 const STEP = 0.2, SHORTEST = 0.4, LONGEST = 30;  // seconds
@@ -21,7 +21,7 @@ function drag(event, area, move, end) {
   for (const type of ["pointerup", "pointercancel"]) addEventListener(type, () => { stop.abort(); end(); }, { signal });
 }
 
-/** The editor of a timeline: value { blocks, upper, waypoints, remakes } as in an ask. */
+/** Editor for a timeline. The value is { blocks, upper, waypoints, remakes } as in an ask. */
 lamp.timeline = (element, trigger, watch, props) => {
   const root = element.querySelector(".timeline");
   const copy = (from) => JSON.parse(JSON.stringify(from));
@@ -32,7 +32,7 @@ lamp.timeline = (element, trigger, watch, props) => {
   const commit = () => { save(); draw(); };
   const selected = () => value[chosen.track][chosen.number];
 
-  /** Move an edge of a block to a time; its neighbours give way or stop it. */
+  /** Move the edge of a block. Neighbouring blocks of the whole body shrink or grow; others limit the movement. */
   function moveEdge(track, number, edge, seconds) {
     const blocks = value[track], block = blocks[number], next = blocks[number + 1], last = blocks[number - 1];
     const at = snap(seconds);
@@ -125,7 +125,7 @@ lamp.timeline = (element, trigger, watch, props) => {
     const one = selected(), text = make("input", { value: one.text, maxLength: 400, ariaLabel: "Prompt of the block" });
     text.addEventListener("input", () => {
       one.text = text.value;
-      save();  // without drawing: that would take the focus, and what is being clicked
+      save();  // without drawing, which would replace the focused element
       root.querySelector(".block.active .words").textContent = text.value;
     });
     const gone = make("button", { textContent: "Remove", disabled: chosen.track === "blocks" && value.blocks.length === 1 });
@@ -221,7 +221,7 @@ lamp.timeline = (element, trigger, watch, props) => {
   draw();
 };
 
-/** Ranges painted on the contact bar of a motion: value { seconds, left, right } in seconds, or null. */
+/** Editor for ranges on the contact bar of a motion. The value is { seconds, left, right }, or null. */
 lamp.paint = (element, trigger, watch, props) => {
   const root = element.querySelector(".paint");
   let ranges = [];
@@ -255,7 +255,7 @@ lamp.paint = (element, trigger, watch, props) => {
         Object.assign(fresh.style, { left: `${100 * Math.min(from, to)}%`, width: `${100 * Math.abs(to - from)}%` });
       }, () => {
         const range = [Math.min(from, to), Math.max(from, to)];
-        const apart = ranges.filter(([a, b]) => b < range[0] || a > range[1]);  // a painted range replaces those it meets
+        const apart = ranges.filter(([a, b]) => b < range[0] || a > range[1]);  // a new range replaces those that it overlaps
         if (range[1] - range[0] >= 0.01) ranges = [...apart, range].sort((a, b) => a[0] - b[0]);
         else ranges = apart;  // a click removes
         draw();

@@ -1,4 +1,4 @@
-"""Motions with directions: timelines of prompts, a track for the upper body, regenerated blocks, constraints."""
+"""Generate timelines and motions with constraints."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from visualization.html import Mark, marks_of
 
 @dataclass(frozen=True)
 class Outcome:
-    """A motion before its files are written."""
+    """A generated motion."""
 
     joints: np.ndarray  # (T, J, 3) metres
     parts: tuple[tuple[int, str], ...] = ()
@@ -33,7 +33,7 @@ class Outcome:
     @classmethod
     def of(cls, made: Directed, parts: tuple[tuple[int, str], ...] = (),
            remade: tuple[tuple[int, int], ...] = ()) -> "Outcome":
-        """A motion with its constraints, of which unmet ones are remarks."""
+        """Create from a motion with constraints. Unmet constraints are listed in ``remarks``."""
         return cls(made.joints, parts, remade, marks_of(made.constraints, made.joints),
                    tuple(line for line in made.report() if line.endswith(NOT_MET)), made.pinned)
 
@@ -41,8 +41,8 @@ class Outcome:
 def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling) -> Outcome:
     """Generate a timeline.
 
-    Without waypoints, all frames before a regenerated block stay exactly the same; those after it keep their movement
-    and continue from its end.
+    Without waypoints, a regenerated block does not change the frames before it. Frames after it keep their movement
+    relative to the new end of the block.
     """
     pipeline, tokens = editor.pipeline, [_tokens(block, spec, editor) for block in ask.blocks]
     _check(ask, tokens)
@@ -80,7 +80,7 @@ def make_directed(editor: MotionEditor, ask: Ask, frames: int, spec: DatasetSpec
 
 
 def constraints_of(ask: Ask, spec: DatasetSpec) -> list[Entry]:
-    """Waypoints and constraints of an ask. Raises ``InputError`` for invalid ones."""
+    """Return the waypoints and constraints of a request. Raises ``InputError`` if one is invalid."""
     points = [Entry("waypoint", {"point": [point.x, point.z], "time": (point.time, point.time)},
                     f"the {point.time:g} s") for point in ask.waypoints]
     return [*points, *check_entries(list(ask.constraints), "constraints", spec)]
@@ -117,7 +117,7 @@ def _check(ask: Ask, tokens: Sequence[tuple[int, int]]) -> None:
 
 def _track(editor: MotionEditor, parts: Sequence[tuple[str, int]], seed: int, spans: Sequence[tuple[int, int]],
            blocks: Sequence[Block], remakes: Sequence[Remake], sampling: Sampling) -> np.ndarray:
-    """Features (T, d) of a track with its regenerated blocks."""
+    """Generate the features (T, d) of a track, then regenerate its blocks."""
     features = editor.pipeline.features_of([editor.generate(parts, seed, sampling)])[0]
     for remake in remakes:
         part = TimelinePart(*spans[remake.block], blocks[remake.block].text)

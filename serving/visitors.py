@@ -1,4 +1,4 @@
-"""Identify visitors of the app, and restrict access by other sites."""
+"""Identify visitors by cookie and reject requests from other sites."""
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 HOUR, DAY = 3600, 86400
-NEW_PER_HOUR = 60   # cookies per address; further visitors from it count as one
+NEW_PER_HOUR = 60   # new cookies per address; visitors beyond that share one limit
 COOKIE_DAYS = 30
 UPLOAD = "/gradio_api/upload"
 MOST_BYTES = 1 << 20  # of a request that is not an upload
@@ -24,13 +24,13 @@ HEADERS = {"content-security-policy": "frame-ancestors 'self'", "x-frame-options
 
 
 class Doorkeeper:
-    """ASGI middleware: sets a cookie, adds ``HEADERS``, and refuses large requests and those of other sites.
+    """ASGI middleware: sets a cookie, adds ``HEADERS``, and rejects large requests and requests from other sites.
 
     Args:
         cookie: name of the cookie.
         known: tokens of visitors, to which new ones are added.
         remember: called with a new token.
-        leave: called with a session whose client closes its connection before its results have arrived.
+        leave: called with the session id if a client disconnects before it has received its results.
     """
 
     def __init__(self, app: "ASGIApp", cookie: str, known: set[str], remember: Callable[[str], None],
@@ -76,7 +76,7 @@ class Doorkeeper:
         await self.app(scope, ask, answer)
 
     def _new_token(self, scope: "Scope", headers: Mapping[str, str]) -> str | None:
-        """A token for a browser without one, unless its address has too many."""
+        """Issue a token to a browser without one, unless its address has received too many."""
         given = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         if given is not None and given.value in self.known or self.rate.wait(address_of(scope)):
             return None
@@ -87,8 +87,9 @@ class Doorkeeper:
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether a request may be answered: it has no ``Origin`` header, or that of the app. Names in ``headers`` are
-    lower case."""
+    """Whether a request comes from the app or from a program, which sends no ``Origin`` header.
+
+    Header names are in lower case."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
@@ -96,31 +97,31 @@ def same_origin(headers: Mapping[str, str]) -> bool:
 
 
 def session_of(scope: Mapping[str, Any]) -> str:
-    """The session whose results are requested, or an empty string."""
+    """Return the session id of a request for results, or an empty string."""
     results = RESULTS.fullmatch(scope["path"])
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     return (results[1] or query.get("session_hash", [""])[0]) if results else ""
 
 
 def address_of(scope: Mapping[str, Any]) -> str:
-    """The network address that a request comes from."""
+    """Return the network address of the client."""
     client = scope.get("client")
     return f"address {client[0] if client else 'unknown'}"
 
 
 class Guests:
-    """Identifies visitors by their cookie, or by their address without one."""
+    """Identifies visitors by cookie or, without one, by network address."""
 
     def __init__(self, cookie: str, known: set[str]) -> None:
         self.cookie, self.known = cookie, known
 
     def visitor(self, request: Any) -> Visitor:
-        """The visitor to whom limits apply."""
+        """Return the visitor that sent a request."""
         token = self._token(request)
         return Visitor(token or address_of(request.request.scope), str(request.session_hash))
 
     def owner(self, request: Any) -> str:
-        """Owner of the history of a request; without a cookie, the history is that of one tab, or of an address."""
+        """Return the key of the history: the cookie, else the browser tab, else the network address."""
         session = request.session_hash
         return self._token(request) or (f"session {session}" if session else address_of(request.request.scope))
 

@@ -1,6 +1,6 @@
-"""The work behind the tabs: from a request to a motion with its files, independent of the browser.
+"""Generate, edit, caption and search motions for the app.
 
-Every method checks its input and raises ``InputError`` with a one-line message for visitors.
+Methods validate their input and raise ``InputError`` with a one-line message for users.
 """
 import io
 import json
@@ -44,7 +44,7 @@ NUCLEUS = 0.9                    # top-p of sampled captions
 
 @dataclass(frozen=True)
 class Shown:
-    """A page of existing motions."""
+    """A page with existing motions."""
 
     room: Path
     said: str
@@ -53,7 +53,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class FoundMotion:
-    """A search result: a gallery motion with a ``file``, or a generated one with a ``take``."""
+    """A search result: ``file`` in the gallery, or ``take`` in the history."""
 
     prompt: str
     score: float
@@ -65,7 +65,7 @@ class FoundMotion:
 
 @dataclass(frozen=True)
 class SourceMotion:
-    """A motion to edit, caption or search with: features (T, d)."""
+    """Input motion for editing, captioning or search, with features (T, d)."""
 
     name: str
     features: np.ndarray
@@ -74,7 +74,7 @@ class SourceMotion:
 
 
 class Workshop:
-    """Generates, edits, captions and searches motions with ``models``, and writes results to ``rooms``."""
+    """Runs the models and writes results to ``rooms``."""
 
     def __init__(self, models: Models, rooms: Rooms, sampling: Sampling, limits: Limits) -> None:
         self.models, self.rooms, self.sampling, self.limits = models, rooms, sampling, limits
@@ -83,10 +83,10 @@ class Workshop:
 
     def make(self, ask: Ask, count: float = 1, formats: Sequence[str] = ("bvh",), source: SourceMotion | None = None,
              model: str | None = None) -> list[Take]:
-        """Generate a request ``count`` times with consecutive seeds, each in a room with page and files.
+        """Generate ``count`` motions with consecutive seeds and write their files and pages.
 
-        ``source`` is the motion to edit, by default that of the ask. ``model``: fingerprint of the models that made it
-        before.
+        ``source`` is the motion to edit, by default that of ``ask``. ``model`` is the fingerprint of the models that
+        generated the motion before; a note is added if it differs.
         """
         count = checked_count(count, self.limits.samples, "the number of samples")
         formats = checked_formats(formats, FORMATS)
@@ -144,7 +144,7 @@ class Workshop:
         return replace(self.sampling, cond_scale=ask.guidance)
 
     def source_of(self, source: Mapping[str, Any] | None) -> SourceMotion:
-        """The motion of ``Ask.source``, regenerated unless it was uploaded."""
+        """Load the motion of ``Ask.source``. Motions that were not uploaded are regenerated."""
         if source is None:
             raise InputError("upload a motion, or choose a generated one")
         if "upload" not in source:
@@ -155,7 +155,7 @@ class Workshop:
         return SourceMotion(source["upload"], np.load(path), dict(source))
 
     def stored(self, source: SourceMotion) -> SourceMotion:
-        """A source with a record, for which an uploaded motion is stored in a new room."""
+        """Store an uploaded motion in a new folder, so that a request can refer to it."""
         if source.record is not None:
             return source
         room = self.rooms.new()
@@ -163,7 +163,7 @@ class Workshop:
         return replace(source, record={"upload": source.name, "room": room.name})
 
     def source(self, upload: str | None, take: Take | None) -> SourceMotion:
-        """An uploaded motion, or a generated one, which is regenerated if its files have expired."""
+        """Load an uploaded motion, or a generated one, which is regenerated if its files have expired."""
         if take is None:
             name, features, said = read_upload(upload, self.spec, self.limits)
             return SourceMotion(name, features, None, tuple(f"{name}: {line}" for line in said))
@@ -174,14 +174,14 @@ class Workshop:
         return SourceMotion(take.ask.title, read_motion(path, self.spec, trusted=True), take.ask.record())
 
     def refreshed(self, take: Take) -> Take:
-        """A motion of the history with its files, which are regenerated if they have expired."""
+        """Return a motion of the history. Its files are regenerated if they have expired."""
         if self.rooms.find(take.id, PAGE) is not None:
             return take
         again = self.make(take.ask, formats=[kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files])[0]
         return replace(again, kept=take.kept)
 
     def open_file(self, name: str) -> tuple[SourceMotion, Shown]:
-        """A motion of the gallery."""
+        """Load a motion from the gallery and write a page that plays it."""
         gallery = self.models.gallery
         paths = {path.relative_to(gallery).as_posix(): path for path in self._open_gallery().files} if gallery else {}
         if name not in paths:
@@ -192,7 +192,7 @@ class Workshop:
         return SourceMotion(caption, features, None), Shown(room, f"“{caption}”: {len(features) / self.spec.fps:.1f} s")
 
     def caption(self, source: SourceMotion, count: float, drawn: bool, seed: float) -> Shown:
-        """Caption a motion, a long one in parts; the page plays each part with its best caption."""
+        """Caption a motion. Long motions are split, and the page shows the best caption of each part."""
         captioner = self.models.captioner
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")
@@ -210,7 +210,7 @@ class Workshop:
 
     def search(self, text: str, source: SourceMotion | None, takes: Sequence[Take] | None,
                top_k: float) -> tuple[str, list[FoundMotion]]:
-        """Find the motions closest to a text or, without one, to a motion, in the gallery or among ``takes``."""
+        """Find the motions closest to ``source`` or, if it is None, to ``text``, in ``takes`` or in the gallery."""
         lamp = self.models.lamp
         if lamp is None:
             raise InputError(f"no model to search with: neither --lamp_name nor the bundled {BUNDLED_LAMP}")
@@ -239,7 +239,7 @@ class Workshop:
         return sentences(said, remarks(words, lamp.text_encoder("query"))), hits
 
     def _searched(self, lamp: LoadedLaMP, takes: Sequence[Take] | None) -> tuple[dict[Path, Take], Gallery]:
-        """The motions to search, and their takes."""
+        """Return the takes by path, and the encoded motions to search."""
         if takes is None:
             return {}, self._open_gallery()
         paths = {self.rooms.find(take.id, f"{take.ask.stem}.npy"): take for take in takes}
@@ -256,7 +256,7 @@ class Workshop:
 
     def _written(self, ask: Ask, made: Outcome, formats: Sequence[str], source: SourceMotion | None,
                  said: Sequence[str]) -> Take:
-        """Write a motion and its page to a new room."""
+        """Write the files and the page of a motion to a new folder."""
         room, beside = self.rooms.new(), ()
         if source is not None:
             save_npy(room / SOURCE, source.features)
@@ -275,8 +275,10 @@ class Workshop:
         return take
 
     def archive(self, ids: Sequence[str]) -> tuple[str, bytes]:
-        """Name and content of a .zip with the files of motions and ``motions.json``, everything needed to generate them
-        again. Raises ``InputError`` for expired files."""
+        """Create a .zip with the files of motions and a ``motions.json`` that reproduces them.
+
+        Returns its name and content. Raises ``InputError`` if the files have expired.
+        """
         paths = [self.rooms.find(identity, TAKE) for identity in ids[:ZIPPED]]
         if None in paths or not paths:
             raise InputError("these files have expired; open the motion from the history to generate them again")
@@ -300,25 +302,25 @@ class Workshop:
         return content.getvalue()
 
     def _shown(self, caption: str, features: np.ndarray) -> PageMotion:
-        """A motion with features (T, d) for a page, without files."""
+        """Convert features (T, d) to a motion for a page without downloads."""
         joints = self.pipeline.joints(features)
         name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in caption)[:60]
         return PageMotion(name, caption, joints, lock_feet(joints, self.spec.skeleton, self.spec.fps))
 
     def _room(self, shown: Sequence[PageMotion], title: str) -> Path:
-        """Make a folder that contains only a page."""
+        """Write a page to a new folder."""
         room = self.rooms.new()
         write_page(room / PAGE, shown, self.spec.skeleton, self.spec.fps, title)
         return room
 
 
 def sentences(said: str, more: Sequence[str]) -> str:
-    """Text above a page, with remarks on the prompt."""
+    """Join a message and remarks into one text."""
     return ". ".join([said, *more])
 
 
 def _prompt_beside(path: Path) -> str:
-    """First line of the text file that belongs to a motion, if there is one."""
+    """Return the first caption in the .txt file next to a motion, or an empty string."""
     text = path.with_suffix(".txt")
     lines = text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
     return lines[0].partition("#")[0].strip()[:300] if lines else ""

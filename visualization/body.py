@@ -1,10 +1,12 @@
-"""Body of the figure: a skinned mesh, fitted to the bones of a motion and posed by its joints.
+"""Skinned body mesh that follows the joints of a motion.
 
-``page/body.bin``, which ``prepare/build_body.py`` builds, is compressed with zlib: numbers of vertices V and triangles
-F (uint32), joints (22, 3) float32, triangles (F, 3) uint16, and for each vertex its position (int16, tenths of a
-millimetre), normal (int8), four joints and their weights (uint8, 255 in all), zone, and ambient light (uint8).
-``page/body.js`` does the same in the browser. Positions are in metres, y up, floor at y = 0, in the pose of the file:
-arms lowered, elbows bent. Rotations are relative to the T-pose of ``motion.bvh_fit.T2M_RIG``.
+The mesh is read from ``page/body.bin``, which ``prepare/build_body.py`` writes. After zlib decompression the file
+contains: number of vertices V and of triangles F (uint32), joints (22, 3) float32, triangles (F, 3) uint16, and for
+each vertex the position (int16, 0.1 mm), normal (int8), four joint indices and weights (uint8, weights sum to 255),
+zone and ambient light (uint8). ``page/body.js`` implements the same in the browser.
+
+Positions are in metres, y up, floor at y = 0. The mesh is stored in its bind pose: arms lowered, elbows bent. Rotations
+are relative to the T-pose of ``motion.bvh_fit.T2M_RIG``.
 """
 import zlib
 from dataclasses import dataclass
@@ -21,26 +23,26 @@ FILE = Path(__file__).resolve().parent / "page" / "body.bin"
 ZONES = ("Skin", "Hair", "Sweater", "Trousers", "Shoes", "Soles", "Eyes", "Lips")
 SKIN, HAIR, TOP, TROUSERS, SHOES, SOLES, EYES, LIPS = range(len(ZONES))
 PALETTE = ("#d3a283", "#3b2d27", "#98a3b3", "#3d4860", "#30353f", "#eef0f2", "#2f231d", "#b9786a")
-CLOTHES = (TOP, TROUSERS, SHOES)                               # zones that take the colour of their side
+CLOTHES = (TOP, TROUSERS, SHOES)                               # zones tinted by side
 LEFT_LIMBS, RIGHT_LIMBS = (1, 4, 7, 10, 16, 18, 20, 22, 24), (2, 5, 8, 11, 17, 19, 21, 23, 25)
 PARENTS, COUNT = T2M.parents, len(T2M)
 # Child of each joint with a single child.
 CHILD = {1: 4, 4: 7, 2: 5, 5: 8, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17, 16: 18, 17: 19, 18: 20, 19: 21}
 TOES = {7: 10, 8: 11}
-# Additional joints of the mesh, from 22 on, which turn half as far as a shoulder or a hip to keep its volume.
+# Helper joints 22 to 25 rotate half as far as a shoulder or a hip, which preserves the volume there.
 HALVES = ((13, 16), (14, 17), (0, 1), (0, 2))
-# Metres in the file: joint of the toes above the sole, the shoe's tip ahead of it, and its heel behind it.
+# Metres in the file, relative to the toe joint: depth of the sole, length of the tip, distance of the heel.
 SOLE, TIP, HEEL = 0.010, 0.072, 0.205
-# Joint that each joint of the mesh moves with: shoes keep their place around the toes.
+# Joint whose position each mesh joint follows. Shoes follow the toes.
 ANCHORS = [TOES.get(joint, joint) for joint in (*range(COUNT), *(below for _, below in HALVES))]
-HIGHEST = 0.03            # metres of the toes of a standing foot above the floor
-# Hinges: joint, its child, and the axis of the bend in the T-pose, towards which a bent limb twists.
+HIGHEST = 0.03            # metres: highest toe joint of a standing foot
+# Hinge joints: upper joint, lower joint, and bend axis in the T-pose.
 HINGES = ((1, 4, (1, 0, 0)), (2, 5, (1, 0, 0)), (16, 18, (0, -1, 0)), (17, 19, (0, 1, 0)))
-# A foot whose upper side points upwards by more than these (cosines), and whose toes are at these metres above the
-# floor, does not tilt to its side: positions of joints do not show how it tilts.
+# Joint positions do not determine the sideways tilt of a foot. It is removed if the foot is level (cosines) and the
+# toes are near the floor (metres). The two values are the limits of a smooth transition.
 LEVEL, NEAR = (0.2, 0.5), (0.05, 0.25)
-BENT = (0.17, 0.7)        # radians of a bend from which a hinge starts to twist its limb, and twists it fully
-FAR = (2.1, 3.1)          # radians above which a twist counts as noise and is ignored
+BENT = (0.17, 0.7)        # radians: bend at which twisting starts, and at which it is complete
+FAR = (2.1, 3.1)          # radians: larger twists are treated as noise and ignored
 
 
 def _rest() -> np.ndarray:
@@ -55,12 +57,12 @@ REST = _rest()  # (22, 3) offsets of the T-pose; only their directions are used
 
 @dataclass(frozen=True)
 class Body:
-    """The mesh: V vertices, F triangles, in the pose of the file."""
+    """Body mesh with V vertices and F triangles in the bind pose."""
 
     joints: np.ndarray   # (22, 3)
     places: np.ndarray   # (V, 3)
     normals: np.ndarray  # (V, 3)
-    bones: np.ndarray    # (V, 4) joints that move a vertex
+    bones: np.ndarray    # (V, 4) joint indices
     weights: np.ndarray  # (V, 4)
     zones: np.ndarray    # (V,)
     light: np.ndarray    # (V,) ambient light, 0 to 1
@@ -68,27 +70,27 @@ class Body:
 
     @cached_property
     def blend(self) -> csr_array:
-        """(V, 26) float32 weights of all joints of the mesh."""
-        # Sparse: a dense product would start BLAS threads in every frame, which take longer than the product.
+        """Skinning weights (V, 26), float32."""
+        # Sparse, because a dense product would start BLAS threads in every frame, which is slower.
         rows = np.repeat(np.arange(len(self.places)), self.bones.shape[1])
         return csr_array((np.float32(self.weights).ravel(), (rows, self.bones.ravel())),
                          (len(self.places), COUNT + len(HALVES)))
 
     @cached_property
     def shod(self) -> np.ndarray:
-        """Vertices of the shoes."""
+        """Indices of the vertices of the shoes."""
         return np.flatnonzero(np.isin(self.zones, (SHOES, SOLES)) & (self.bones[:, 0] != 15))  # not eyes
 
     @property
     def sides(self) -> np.ndarray:
-        """(V,) side of clothes: 1 left, -1 right, 0 for the trunk and everything else."""
+        """Side of each vertex (V,): 1 on left limbs, -1 on right limbs, 0 elsewhere. Only clothes have sides."""
         left, right = ((np.isin(self.bones, limbs) * self.weights).sum(1) for limbs in (LEFT_LIMBS, RIGHT_LIMBS))
         return np.where(np.isin(self.zones, CLOTHES), left - right, 0)
 
 
 @lru_cache(maxsize=1)
 def read_body() -> Body:
-    """Read the body from ``FILE``."""
+    """Read the body mesh from ``FILE``."""
     data = zlib.decompress(FILE.read_bytes())
     vertices, triangles = np.frombuffer(data, "<u4", 2)
     start, parts = 8, []
@@ -104,10 +106,10 @@ def read_body() -> Body:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The body with the bones of a motion, in the pose of the file.
+    """Body mesh scaled to the bone lengths of a motion, in the bind pose.
 
-    ``turns`` (22, 3, 3) are the rotations of that pose; a vertex v of joint j with rotation R and position p moves to
-    p + R turns[j]^T (v - joints[j]).
+    ``turns`` (22, 3, 3) are the joint rotations of the bind pose. A vertex v of joint j moves to
+    p + R turns[j]^T (v - joints[j]), with the rotation R and the position p of the joint.
     """
 
     body: Body
@@ -117,25 +119,26 @@ class Fitted:
     turns: np.ndarray    # (22, 3, 3)
 
     def halves(self, turns: np.ndarray) -> np.ndarray:
-        """Rotations (..., 4, 3, 3) of the joints of ``HALVES``, for rotations (..., 22, 3, 3) of ``world_turns``."""
+        """Compute the rotations (..., 4, 3, 3) of the joints in ``HALVES`` from ``turns`` (..., 22, 3, 3)."""
         moves, (above, below) = turns @ self.turns.mT, np.array(HALVES).T
         return _between(moves[..., above, :, :], moves[..., below, :, :], 0.5)
 
     def shoes(self, turns: np.ndarray) -> np.ndarray:
-        """Rotations (..., 2, 3, 3) of the shoes: of the ankle, or of the toes where these point further down."""
+        """Compute the rotations (..., 2, 3, 3) of the shoes. They follow the toes if these point further down, else the
+        ankles."""
         ankles, toes = (turns[..., list(joints), :, :] for joints in zip(*TOES.items(), strict=True))
         ahead = self.turns[list(TOES), 2]  # forward in the pose of the file
         rise = [(rotations[..., 1, :] * ahead).sum(-1)[..., None, None] for rotations in (ankles, toes)]
         return np.where(rise[1] < rise[0], toes, ankles)
 
     def moves(self, joints: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rotations (..., 26, 3, 3) and translations (..., 26, 3) of the mesh's joints from the pose of the file."""
+        """Compute skinning transforms from the bind pose: rotations (..., 26, 3, 3) and translations (..., 26, 3)."""
         moves = np.concatenate([turns @ self.turns.mT, self.halves(turns)], -3)
         moves[..., list(TOES), :, :] = self.shoes(turns) @ self.turns[list(TOES)].mT
         return moves, joints[..., ANCHORS, :] - np.einsum("...jab,jb->...ja", moves, self.joints[ANCHORS])
 
     def posed(self, joints: np.ndarray, moves: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and normals (V, 3) float32 for joints (22, 3) and ``moves`` of them."""
+        """Skin the mesh. Returns vertex positions and normals, (V, 3) float32."""
         body = self.body
         matrices = np.concatenate([moves, moved[..., None]], -1, dtype=np.float32)
         blend = (body.blend @ matrices.reshape(-1, 12)).reshape(-1, 3, 4)
@@ -146,9 +149,11 @@ class Fitted:
 
 
 def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
-    """Fit the body to ``offsets`` (22, 3) of the joints from their parents in the T-pose, in metres.
+    """Scale the body to bone lengths.
 
-    ``stance`` (2, 2) of ``stances``: feet that stand so are flat on the floor.
+    Args:
+        offsets: (22, 3) offset of each joint from its parent in the T-pose, in metres.
+        stance: (2, 2) result of ``stances``: how high ankles and toes are while the soles are flat on the floor.
     """
     body = read_body()
     turns = file_turns(offsets, stance)
@@ -174,7 +179,7 @@ def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
 
 
 def file_turns(offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
-    """Rotations (22, 3, 3) from the T-pose of ``offsets`` (22, 3) to the pose of the file, whose soles are flat."""
+    """Compute the joint rotations (22, 3, 3) from the T-pose with ``offsets`` (22, 3) to the bind pose."""
     body, turns = read_body(), np.tile(np.eye(3), (COUNT, 1, 1))
     for joint, parent in enumerate(PARENTS):
         if parent >= 0 and parent not in (0, 9):
@@ -191,9 +196,9 @@ def file_turns(offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
 
 
 def stances(joints: np.ndarray) -> np.ndarray:
-    """(2, 2) how far the toes are below the ankle, and above the floor, while the left and right foot stand.
+    """Measure standing feet in joints (T, 22, 3): height of the ankle above the toes, and of the toes above the floor.
 
-    ``joints`` (T, 22, 3) in metres.
+    Returns (2, 2) metres, with a row for the left and the right foot.
     """
     found = []
     for ankle, toe in TOES.items():
@@ -207,8 +212,9 @@ def stances(joints: np.ndarray) -> np.ndarray:
 
 
 def offsets_of(joints: np.ndarray) -> np.ndarray:
-    """T-pose offsets (22, 3) with the median bone lengths of joints (T, 22, 3); those of pelvis and chest keep the
-    mean directions of the motion."""
+    """Estimate T-pose offsets (22, 3) from joints (T, 22, 3).
+
+    Lengths are medians over time. Offsets from the pelvis and the chest keep their mean directions."""
     bones = joints - joints[:, list(PARENTS)]
     offsets = _unit(REST) * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
     frames = {0: _pelvis(joints), 9: _chest(joints)}
@@ -221,10 +227,10 @@ def offsets_of(joints: np.ndarray) -> np.ndarray:
 
 
 def world_turns(joints: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
-    """Rotations (T, 22, 3, 3) of joints (T, 22, 3) from the T-pose of ``offsets`` (22, 3).
+    """Compute world rotations (T, 22, 3, 3) for joints (T, 22, 3), relative to the T-pose with ``offsets`` (22, 3).
 
-    Pelvis and chest are frames of their joints; bones between them share their twist; every other bone takes the
-    shortest rotation from its parent, and bent limbs twist so that knees and elbows bend about their axes.
+    The pelvis and the chest are oriented by their neighbours, and the spine interpolates between them. Every other
+    bone takes the shortest rotation from its parent. ``bent`` then twists the limbs.
     """
     rest, turns = _chained(offsets)[None], np.tile(np.eye(3), (len(joints), COUNT, 1, 1))
     turns[:, 0] = _pelvis(joints) @ _pelvis(rest)[0].T
@@ -243,8 +249,9 @@ def world_turns(joints: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> 
 
 
 def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
-    """World rotations (T, 22, 3, 3) with limbs twisted so that their hinges bend about their axes, and toes bent so
-    that neither they nor the heel of the shoe (``Fitted.shoes``) sink below the floor. No joint moves."""
+    """Twist limbs so that knees and elbows bend about their hinge axes, and keep shoes above the floor.
+
+    Returns world rotations (T, 22, 3, 3). Joint positions do not change."""
     turns = turns.copy()
     for joint, child, axis in HINGES:
         upper, lower = (_unit(joints[:, CHILD[bone]] - joints[:, bone]) for bone in (joint, child))
@@ -280,7 +287,7 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.
 
 
 def swing(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Shortest rotations (..., 3, 3) from directions ``start`` to ``end`` (..., 3)."""
+    """Compute the shortest rotations (..., 3, 3) from directions ``start`` to ``end`` (..., 3)."""
     start, end = _unit(np.asarray(start, float)), _unit(np.asarray(end, float))
     axis, cos = np.cross(start, end), (start * end).sum(-1)[..., None, None]
     cross = _crossing(axis)
@@ -296,27 +303,27 @@ def _chest(joints: np.ndarray) -> np.ndarray:
 
 
 def _frame(across: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Rotations (T, 3, 3) with x along ``across`` and y close to ``up`` (T, 3)."""
+    """Build rotations (T, 3, 3) whose x axis is ``across`` and whose y axis is close to ``up`` (T, 3)."""
     x = _unit(across)
     z = _unit(np.cross(x, up))
     return np.stack([x, np.cross(z, x), z], -1)
 
 
 def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
-    """Rotations (T, 3, 3) at the fraction ``share`` between two frames."""
+    """Interpolate between two rotations (T, 3, 3)."""
     mean = (1 - share) * start + share * end
     return _frame(mean[..., 0], mean[..., 1])
 
 
 def _about(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rotations (T, 3, 3) about unit axes (T, 3)."""
+    """Build rotations (T, 3, 3) about unit axes (T, 3) by Rodrigues' formula."""
     cross = _crossing(axis)
     angle = angle[:, None, None]
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def _crossing(vectors: np.ndarray) -> np.ndarray:
-    """Matrices (..., 3, 3) of the cross product."""
+    """Build cross-product matrices (..., 3, 3)."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     zero = np.zeros_like(x)
     return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vectors.shape[:-1], 3, 3)

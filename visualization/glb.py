@@ -42,7 +42,7 @@ from visualization.scene import TRUNK as TRUNK_COLOUR
 GAMMA = 2.2  # converts picture colours to the linear colours of glTF
 COLOURS = {"trunk": TRUNK_COLOUR, "left": LEFT_COLOUR, "right": RIGHT_COLOUR}  # in the order of the figure's sides
 SIZES = {("f", 4): FLOAT, ("u", 1): UNSIGNED_BYTE, ("u", 2): UNSIGNED_SHORT}  # component type of each dtype
-# Joints of the mesh that get a bone of their own: index in the mesh, parent, joint that they move with, kind.
+# Mesh joints with an additional bone: index in the mesh, parent, joint whose position it follows, kind.
 MORE = (*((COUNT + number, *pair, "Half") for number, pair in enumerate(HALVES)),
         *((ankle, ankle, toe, "Shoe") for ankle, toe in TOES.items()))
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
@@ -54,9 +54,9 @@ SIDES = {"left": LEFT, "right": RIGHT}
 HIP, GIRDLE = (0.092, 0.070), (0.066, 0.052)
 LEG, FOOT, TOES = ((0.082, 0.055), (0.055, 0.037)), (0.037, 0.036), (0.034, 0.024)
 ARM, HAND = ((0.047, 0.037), (0.037, 0.027)), (0.031, 0.020)
-TORSO = (0.118, 0.112, 0.120, 0.124, 0.056)  # from the pelvis to the neck, at even steps of the joints between
+TORSO = (0.118, 0.112, 0.120, 0.124, 0.056)  # radii from the pelvis to the neck, evenly spaced
 NECK, HEAD = (0.050, 0.046), (0.083, 0.088)
-# Extension of the ends of an extremity beyond the bone, along its line, in metres.
+# Length in metres by which the ends of a limb extend past the bone.
 TOES_AT, HAND_AT, HEAD_AT = (0.0, 0.035), (0.025, 0.105), (0.040, 0.075)
 DEPTH = 0.7         # depth of the torso relative to its width
 SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
@@ -64,7 +64,7 @@ SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
 
 @dataclass(frozen=True)
 class Part:
-    """A capsule on the line from joint ``start`` to joint ``end``, or beyond ``end`` as given by ``past``."""
+    """A capsule from joint ``start`` to joint ``end``, or past ``end`` by the distances ``past``."""
 
     start: int
     end: int
@@ -85,11 +85,11 @@ class Mesh:
 
 
 def write_glb(path: str | Path, bvh: Bvh, skeleton: Skeleton, name: str = "motion") -> None:
-    """Write the result of ``joints_to_bvh`` for a motion in metres: the same bones, a skinned body, one key per frame.
+    """Write a motion as an animated, skinned GLB with the bones of ``bvh``, in metres, and one key per frame.
 
-    Joints are where the BVH has them. On the T2M skeleton the body is a person: bent limbs also twist, toes bend, four
-    bones named ``...Half`` keep the volume of shoulders and hips, and two named ``...Shoe`` keep the heels above the
-    floor. ``name`` is the name of the animation.
+    Joints have the same positions as in the BVH. For the T2M skeleton the mesh is a person. It has additional bones:
+    four named ``...Half`` preserve the volume of shoulders and hips, two named ``...Shoe`` keep heels above the floor.
+    ``name`` is the name of the animation.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(_glb(bvh, skeleton, name))
@@ -135,7 +135,7 @@ def _glb(bvh: Bvh, skeleton: Skeleton, name: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Dressed:
-    """A mesh on the bones of a BVH, and further bones of the mesh."""
+    """A mesh bound to the bones of a BVH and to additional bones."""
 
     primitives: list[Primitive]
     colours: dict[str, tuple[int, int, int]]   # of each material
@@ -149,7 +149,7 @@ class _Dressed:
 
 
 def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
-    """The person, one primitive per zone, with the bones of ``MORE``."""
+    """Create the person, with one primitive per zone and the additional bones ``MORE``."""
     file = np.argsort(T2M_RIG.order) + len(rest) - COUNT  # index of each joint in the file, after any root bone
     at, world = bvh.forward_kinematics()
     joints, turns, offsets = at[:, file], world[:, file], bvh.offsets[file] * (np.arange(COUNT) > 0)[:, None]
@@ -192,7 +192,7 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
 
 
 def _capsules(bvh: Bvh, skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> _Dressed:
-    """Capsules along the bones, one primitive per side."""
+    """Create capsules along the bones, with one primitive per side."""
     bind = np.tile(np.eye(4, dtype=np.float32), (len(rest), 1, 1))
     bind[:, 3, :3] = -rest
     stand = np.tile(np.eye(3), (len(rest), 1, 1))
@@ -200,7 +200,7 @@ def _capsules(bvh: Bvh, skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> 
 
 
 def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:
-    """Skinned mesh of a body in ``rest`` (J, 3), in file order: one primitive per side."""
+    """Create the skinned mesh for a rest pose (J, 3) in file order, with one primitive per side."""
     order = np.array(rig_of(skeleton).order)
     places = np.argsort(order) + len(rest) - len(order)  # index of each joint in the file, after any root bone
     primitives = []
@@ -220,7 +220,7 @@ def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive
 
 
 class _Pack:
-    """Collects arrays in one binary buffer."""
+    """Packs arrays into one binary buffer."""
 
     def __init__(self) -> None:
         self.data, self.views, self.accessors = bytearray(), [], []
@@ -246,7 +246,7 @@ class _Pack:
 
 
 def parts_of(skeleton: Skeleton) -> list[Part]:
-    """Parts of a body, from the chains of its skeleton."""
+    """Return the capsules for the chains of a skeleton."""
     parts = []
     for chain in skeleton.chains:
         bones = list(zip(chain, chain[1:], strict=False))
@@ -269,7 +269,7 @@ def parts_of(skeleton: Skeleton) -> list[Part]:
 
 
 def mesh_of(parts: list[Part], pose: np.ndarray) -> Mesh:
-    """Mesh of the parts for a body in ``pose`` (J, 3), in metres with its left side at +x."""
+    """Build the mesh of all parts for ``pose`` (J, 3), in metres with the left side at +x."""
     pieces = [_capsule(part, pose) for part in parts]
     starts = np.cumsum([0, *(len(corners) for corners, _, _ in pieces[:-1])])
     return Mesh(
@@ -279,7 +279,7 @@ def mesh_of(parts: list[Part], pose: np.ndarray) -> Mesh:
 
 
 def _capsule(part: Part, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices, normals and triangles of one part: rings from pole to pole."""
+    """Build vertices, normals and triangles of a capsule from rings between its poles."""
     first, last = pose[part.start], pose[part.end]
     along = _unit(last - first)
     if part.past is not None:

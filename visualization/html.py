@@ -1,4 +1,4 @@
-"""Write a self-contained HTML page that plays motions offline in any browser, with marks for their constraints."""
+"""Write a self-contained HTML page that plays motions in a browser without a network."""
 import base64
 import json
 import zlib
@@ -25,21 +25,21 @@ FINEST = 2.5e-4  # metres: resolution of coordinates, coarser for motions with l
 ANGLE = 0.02     # degrees: the same for BVH angles
 MARK_HEIGHT = 0.012  # metres: height of flat marks above the floor
 ARROW = 0.45         # metres
-APART = 0.02         # metres: closer positions of one joint share a mark
+APART = 0.02         # metres: positions of a joint that are closer share a marker
 
 
 class Mark(TypedDict):
-    """One mark: ``kind`` is path, arrow, point or pose."""
+    """A marker for a constraint. ``kind`` is path, arrow, point or pose."""
 
     kind: str
     points: list[list[float]]  # (k, 3) metres, y up
-    first: int                 # frames that the mark applies to
+    first: int                 # first and last frame of the constraint
     last: int
 
 
 @dataclass(frozen=True)
 class PageMotion:
-    """A motion for the page, as generated and with locked feet: joints (T, J, 3) in metres, floor at y = 0."""
+    """A motion on the page: joints (T, J, 3) in metres with the floor at y = 0, as generated and with locked feet."""
 
     name: str
     caption: str
@@ -56,12 +56,12 @@ class PageMotion:
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
                title: str = "Motions") -> None:
-    """Write the page. Raises ``ValueError`` without motions, or for joints of another shape or that are not finite."""
+    """Write the page. Raises ``ValueError`` if there are no motions, or joints have another shape or are not finite."""
     write_text(path, make_page(motions, skeleton, fps, title))
 
 
 def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, title: str = "Motions") -> str:
-    """HTML of the page; raises the same errors as ``write_page``."""
+    """Return the HTML of the page. Raises the same errors as ``write_page``."""
     if not motions:
         raise ValueError("a page needs at least one motion")
     data = {
@@ -91,13 +91,13 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
 
 
 def _body() -> dict[str, object]:
-    """The person for the page script: the file of ``visualization.body``, colours, and what they depend on."""
+    """Encode the body mesh, its colours and its constants for the page script."""
     return {"file": base64.b64encode(FILE.read_bytes()).decode("ascii"), "palette": PALETTE, "clothes": CLOTHES,
             "rest": REST.tolist()}
 
 
 def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
-    """Encode joints (T, J, 3), and which feet stand, for the page script.
+    """Encode joints (T, J, 3) and foot contacts for the page script.
 
     The root and the other joints relative to it are integer multiples of ``unit`` metres. Their differences between
     frames are stored, low bytes first, then high bytes, and compressed with zlib.
@@ -115,9 +115,9 @@ def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, obje
 
 
 def _bvh(bvh: Bvh | None) -> dict[str, object] | None:
-    """Encode a BVH for the page script: the text before the frames, and the angles.
+    """Encode the header and the angles of a BVH for the page script.
 
-    Root positions, the first three numbers of each frame, are already in the track.
+    Root positions are omitted, because the track contains them.
     """
     if bvh is None:
         return None
@@ -127,7 +127,7 @@ def _bvh(bvh: Bvh | None) -> dict[str, object] | None:
 
 
 def _steps(whole: np.ndarray) -> str:
-    """Differences between frames of integers (T, ...), channel by channel."""
+    """Compute differences between frames of integers (T, ...), ordered by channel."""
     steps = np.moveaxis(np.diff(whole, axis=0, prepend=0), 0, -1).astype("<i2")
     planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, 2).T
     return _packed(planes.tobytes())
@@ -142,7 +142,7 @@ def _read(name: str) -> str:
 
 
 def marks_of(constraints: Sequence[Constraint], joints: np.ndarray) -> tuple[Mark, ...]:
-    """Marks for the constraints of joints (T, J, 3) in metres; headings are drawn at the position of the body."""
+    """Create markers for constraints on joints (T, J, 3) in metres. Headings are drawn at the position of the body."""
     marks: list[Mark] = []
     for constraint in constraints:
         frames = constraint.frames.tolist()

@@ -39,7 +39,7 @@ class Formats:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
-        """Formats from the flags of ``options.generate.add_output``."""
+        """Create from the options of ``options.generate.add_output``."""
         return cls(video=not options["no_video"], gif=options["gif"], bvh=not options["no_bvh"],
                    glb=options["glb"], fps=options["fps"],
                    published_feet=options["foot_locking"] == "published", in_place=options["in_place"],
@@ -48,7 +48,7 @@ class Formats:
 
 
 class Made(NamedTuple):
-    """A motion to write."""
+    """A generated motion, before its files are written."""
 
     number: int         # index of the prompt
     repeat: int
@@ -61,14 +61,14 @@ class Made(NamedTuple):
 
 
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
-    """Apply ``write_motion`` to each motion in order, in parallel on all cores."""
+    """Write motions in parallel on all cores, and yield the results in order."""
     with mapping(min(len(motions), usable_cores()), chunksize=1) as each:
         yield from each(partial(_write_made, folder, spec, formats), motions)
 
 
 def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[PageMotion], spec: DatasetSpec,
                        formats: Formats) -> list[Path]:
-    """Write one video per prompt with its ``written`` motions, feet locked, side by side."""
+    """Write one video per prompt that shows its motions side by side, with locked feet."""
     paths = []
     for number, pairs in groupby(zip(made, written, strict=True), key=lambda pair: pair[0].number):
         takes = [motion for _, motion in pairs]
@@ -79,8 +79,9 @@ def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[Pag
 
 
 def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: Formats) -> list[Path]:
-    """Write contact sheets with eight poses of each of the ``written`` motions, feet locked, ``ROWS`` per file, if
-    requested."""
+    """Write contact sheets with eight poses per motion, with locked feet, if ``formats`` requests them.
+
+    A sheet has at most ``ROWS`` motions."""
     paths = []
     for first in range(0, len(written) if formats.strip else 0, ROWS):
         rows = written[first:first + ROWS]
@@ -129,8 +130,9 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
 
 def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
-    """Write joints to the first of ``places`` and all other formats to the second one. Returns the paths relative to
-    ``folder``, and the BVH if requested."""
+    """Write joints to the first path of ``places`` and all other formats to the second one.
+
+    Returns the paths relative to ``folder``, and the BVH if it was requested."""
     written = [places[0] / f"{stem}.npy"]
     shown = in_place(joints) if formats.in_place else joints
     save_npy(written[0], shown)

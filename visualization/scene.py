@@ -1,4 +1,4 @@
-"""Draw moving bodies: cameras, a floor that fades out, a shaded person or limbs.
+"""Draw motions with OpenCV: camera, floor, shadow, and a shaded person or limbs.
 
 Pictures are (H, W, 3) uint8 in BGR, as in OpenCV. Projections and limb outlines are computed once for all frames, so
 that drawing a frame takes a few milliseconds.
@@ -38,7 +38,7 @@ class Camera:
 
     @cached_property
     def axes(self) -> np.ndarray:
-        """(3, 3) rows: right, up, towards the camera."""
+        """Axes of the camera as rows (3, 3): right, up, backward."""
         sa, ca, se, ce = np.sin(self.azimuth), np.cos(self.azimuth), np.sin(self.elevation), np.cos(self.elevation)
         return np.array([[ca, 0, -sa], [-sa * se, ce, -ca * se], [sa * ce, se, ca * ce]])
 
@@ -53,7 +53,9 @@ class Camera:
         return np.stack([x, y, scale], axis=-1)
 
     def floor_points(self) -> np.ndarray:
-        """Floor coordinates of all pixels relative to the target: (H, W, 2) x and z, far away above the horizon."""
+        """Compute the floor coordinates x and z of all pixels, (H, W, 2), relative to the target.
+
+        Pixels above the horizon get distant points."""
         width, height = self.size
         x, y = np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height)[:, None] - 0.5
         down = self.focal * height * self.axes[2, 1] - y * self.axes[1, 1]  # of a row, as the camera does not roll
@@ -63,7 +65,7 @@ class Camera:
 
 
 def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: float = 0.0) -> Camera:
-    """Camera that follows the root of a clip (T, J, 3), floor at y = 0, and keeps the whole body in view.
+    """Create a camera that follows the root of joints (T, J, 3) and keeps the whole body in view.
 
     ``headroom``: fraction of the picture height kept free at the top.
     """
@@ -82,7 +84,7 @@ def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: floa
 
 
 def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> Camera:
-    """Camera that shows ``poses`` (P, J, 3) side by side in one wide picture, regardless of their positions."""
+    """Create a camera that shows ``poses`` (P, J, 3) side by side, whatever their positions."""
     share = (np.arange(len(poses)) + 0.5) / len(poses) - 0.5
     focal, room = 12 * Camera.focal, 0.92 - headroom  # from far away, so that all are seen from the same angle
     height = max(HEIGHT, float(poses[..., 1].max())) + 2 * MARGIN
@@ -92,13 +94,13 @@ def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> 
     return replace(camera, target=target - metres * share[:, None] * camera.axes[0])
 
 
-SUN, SKYLIGHT = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and share of light from the sky
-TINT = 0.92    # share of the colour of a side on clothes
+SUN, SKYLIGHT = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and weight of ambient light
+TINT = 0.92    # weight of the side colour on clothes
 FINE = 1.25    # supersampling factor of the body, for smooth edges
 
 
 class Person:
-    """A body that moves through joints (T, 22, 3) in metres, seen by a camera."""
+    """Draws the body mesh for joints (T, 22, 3) in metres, as seen by a camera."""
 
     def __init__(self, joints: np.ndarray, camera: Camera, sides: tuple[tuple[int, int, int], ...]) -> None:
         """``sides``: RGB colours of the left and right."""
@@ -115,7 +117,7 @@ class Person:
         self.triangles = body.triangles.astype(np.int32)
 
     def draw(self, frame: int, picture: np.ndarray) -> None:
-        """Draw one frame onto ``picture`` (H, W, 3) in BGR."""
+        """Draw a frame onto ``picture`` (H, W, 3) in BGR."""
         places, normals = self.fitted.posed(self.joints[frame], self.moves[frame], self.moved[frame])
         seen = self.camera.project(places, frame)                       # (V, 3) pixels, pixels per metre
         low = np.maximum(np.floor(seen[:, :2].min(0)).astype(int) - 1, 0)
@@ -127,14 +129,14 @@ class Person:
         part = picture[low[1]:high[1], low[0]:high[0]]
         size = np.ceil((high - low) * FINE).astype(int)
         fine = np.zeros((size[1], size[0], 3), np.float32)
-        # OpenCV projects with its own camera: it gets the places that this camera, with a right angle, sees there.
+        # OpenCV uses its own camera. Convert the points so that a field of view of 90° gives the same pixels.
         depth = self.camera.focal * self.camera.size[1] / seen[:, 2:]
         across = (2 * (seen[:, :2] - low + 0.5) * (size / (high - low)) - size) / size[1] * [1, -1]
         points = np.concatenate([across * depth, -depth], 1, dtype=np.float32)
         far = float(depth.max()) + 1
         fine, depths = cv2.triangleRasterize(points, self.triangles, colours, fine, np.full(size[::-1], far, "f4"),
                                              np.eye(4, dtype=np.float32), np.pi / 2, 0.05, far)
-        # Untouched depths come back as far only up to rounding.
+        # Compare with a tolerance, because untouched depths are returned with rounding errors.
         cover = cv2.resize(cv2.compare(depths, far - 0.5, cv2.CMP_LT), part.shape[1::-1])
         edge = np.nonzero(cv2.inRange(cover, 1, 254))
         behind = part[edge] * (1 - cover[edge][:, None] / 255)
@@ -179,7 +181,7 @@ class Scene:
             self._limbs(joints, skeleton)
 
     def draw(self, frame: int) -> np.ndarray:
-        """One frame (H, W, 3)."""
+        """Draw and return a frame (H, W, 3)."""
         picture = self.floor(frame)
         self.trace(frame, picture)
         self.cast_shadow(frame, picture)
@@ -187,7 +189,7 @@ class Scene:
         return picture
 
     def floor(self, frame: int) -> np.ndarray:
-        """Background and grid (H, W, 3)."""
+        """Draw the background and the grid, and return the picture (H, W, 3)."""
         target = self.camera.target[frame] * [1, 0, 1]
         steps = np.arange(-FLOOR_RADIUS // CELL, FLOOR_RADIUS // CELL + 2) * CELL
         width, height = self.camera.size
@@ -252,7 +254,7 @@ class Scene:
                 cv2.fillConvexPoly(picture, outlines[frame, bone], shades[frame][bone], cv2.LINE_AA, SHIFT)
 
     def _limbs(self, joints: np.ndarray, skeleton: Skeleton) -> None:
-        """Outlines of all limbs in all frames, with the head last."""
+        """Compute the outlines of all limbs in all frames, with the head last."""
         bones, radii, colours = _tubes(skeleton)
         ends = np.concatenate([joints[:, bones], np.repeat(_crown(joints, skeleton)[:, None, None], 2, 2)], 1)
         radii, colours = np.concatenate([radii, [[HEAD, HEAD]]]), np.concatenate([colours, [TRUNK]])
@@ -273,12 +275,12 @@ class Scene:
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels (..., 2) as integers with ``SHIFT`` fractional bits, as OpenCV draws them."""
+    """Convert pixels (..., 2) to fixed-point integers with ``SHIFT`` fractional bits for OpenCV."""
     return np.rint(points.clip(-4096, 8192) * 2**SHIFT).astype(np.int32)
 
 
 def _mixed(colour: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[float, ...]:
-    """BGR mixture with the fraction ``share`` of the RGB ``colour``."""
+    """Mix two RGB colours and return BGR. ``share`` is the fraction of ``colour``."""
     return tuple((np.array(colour) * share + np.array(other) * (1 - share))[::-1].tolist())
 
 
@@ -296,20 +298,20 @@ def _background(size: tuple[int, int]) -> np.ndarray:
 
 
 def _distance(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Distances (...) of floor points (..., 2) from the camera target, scaled for wide pictures."""
+    """Compute distances (...) of floor points (..., 2) from the camera target, scaled for wide pictures."""
     width, height = camera.size
     across, ahead = (points @ axis[[0, 2]] for axis in (camera.axes[0], camera.axes[2]))
     return np.hypot(across * min(1, height / width), ahead / np.cos(camera.elevation))
 
 
 def _fade(distance: np.ndarray) -> np.ndarray:
-    """Floor opacity: 1 at the camera target, 0 from ``FLOOR_RADIUS``."""
+    """Compute the floor opacity: 1 at the camera target, 0 from ``FLOOR_RADIUS``."""
     fade = np.maximum(1 - distance / FLOOR_RADIUS, 0)
     return fade * fade * (3 - 2 * fade)
 
 
 def _tubes(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """End joints of every bone (B, 2), their radii (B, 2), and colours (B, 3)."""
+    """Return the end joints (B, 2), radii (B, 2) and colours (B, 3) of all bones."""
     bones, radii, colours = [], [], []
     for chain in skeleton.chains:
         sides = [skeleton.joint_names[joint].split("_")[0] for joint in chain]
@@ -322,14 +324,14 @@ def _tubes(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _crown(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Centre of the head (T, 3), slightly beyond the last joint of the trunk."""
+    """Compute the centre of the head (T, 3), slightly beyond the last joint of the trunk."""
     trunk = next(chain for chain in skeleton.chains if "_" not in skeleton.joint_names[chain[-1]])
     neck = joints[:, trunk[-1]] - joints[:, trunk[-3]]
     return joints[:, trunk[-1]] + 0.08 * neck / np.maximum(np.linalg.norm(neck, axis=-1, keepdims=True), 1e-6)
 
 
 def _capsules(place: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Outlines (T, B, 2 N, 2) of bones with round ends, from their end points (T, B, 2, 2) and radii (T, B, 2)."""
+    """Compute outlines (T, B, 2 N, 2) of bones with round ends from end points (T, B, 2, 2) and radii (T, B, 2)."""
     along = place[:, :, 1:] - place[:, :, :1]
     length = np.linalg.norm(along, axis=-1, keepdims=True)
     ahead = np.where(length > 1e-6, along / np.maximum(length, 1e-6), [0.0, 1.0])  # (T, B, 1, 2)

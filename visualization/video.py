@@ -75,7 +75,7 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
 
 @contextmanager
 def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iterator[BinaryIO]:
-    """Pipe to ffmpeg, which encodes ``yuv420p`` pictures written to it as a video.
+    """Start ffmpeg and yield a pipe for the ``yuv420p`` frames to encode.
 
     Raises ``OSError`` with ffmpeg's message if it fails.
     """
@@ -100,7 +100,7 @@ def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iter
 
 
 def _widen(pipe: BinaryIO) -> None:
-    """Increase the capacity of a pipe to ``PIPE_BYTES`` if allowed; the system limits the total per user."""
+    """Increase the capacity of a pipe to ``PIPE_BYTES``, unless the limit of the system is reached."""
     if fcntl:
         with suppress(OSError):
             fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
@@ -132,7 +132,7 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
 
 
 def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
-    """Frames as yuv420p, drawn by several threads."""
+    """Draw frames in several threads and yield them as yuv420p."""
     columns = sides[0] // size
 
     def draw(frame: int) -> np.ndarray:
@@ -170,7 +170,7 @@ def _checked(motions: Sequence[ArrayLike],
 
 
 def follow_scene(joints: np.ndarray, skeleton: Skeleton, fps: float, size: tuple[int, int], caption: str = "") -> Scene:
-    """Scene of one motion (T, J, 3) with a camera that follows it."""
+    """Create a scene with one motion (T, J, 3) and a camera that follows it."""
     text = CaptionMask(caption, size)
     scene = Scene(joints, skeleton, follow(joints, fps, size, text.share))
     text.draw(scene.background)
@@ -223,7 +223,10 @@ class CaptionMask:
 
 @lru_cache(maxsize=64)
 def drawable(text: str) -> tuple[str, str | None]:
-    """``text`` and the name of a font with all of its letters (None: Pillow's font); missing letters become "?"."""
+    """Choose a font for ``text``.
+
+    Returns the text, with letters missing in all fonts replaced by "?", and the font name (None: Pillow's font).
+    """
     letters = {letter for letter in text if not letter.isspace()}
     best, missing = None, {letter for letter in letters if not _has(None, letter)}
     for name in FONTS:
@@ -244,7 +247,7 @@ def _font(name: str | None, points: int) -> ImageFont.FreeTypeFont | None:
 
 
 def _has(name: str | None, letter: str) -> bool:
-    """Whether a font has a letter: its glyph differs from that of an undefined code point."""
+    """Whether a font has a letter, i.e. its glyph differs from that of an undefined code point."""
     font = _font(name, 16)
     return letter.isascii() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffd"))
 

@@ -37,7 +37,7 @@ const turn = {
     const a = vec.unit(start), b = vec.unit(end);
     return turn.made(vec.cross(a, b), 1, 1 / Math.max(1 + vec.dot(a, b), 1e-6));
   },
-  /** Rotation whose x is across and whose y is near up. */
+  /** Rotation with the x axis across and the y axis close to up. */
   frame: (across, up) => {
     const x = vec.unit(across), z = vec.unit(vec.cross(x, up)), y = vec.cross(z, x);
     return [x[0], y[0], z[0], x[1], y[1], z[1], x[2], y[2], z[2]];
@@ -53,7 +53,7 @@ const median = (values) => {
   return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 };
 
-/** How a skeleton of 22 joints turns: rotations of its joints from the T-pose of a track's bones. */
+/** Joint rotations of a skeleton with 22 joints, relative to the T-pose. */
 const Posture = {
   pelvis: (at) => turn.frame(vec.sub(at[1], at[2]), vec.sub(at[3], vec.scale(vec.add(at[1], at[2]), 0.5))),
   chest: (at) => turn.frame(vec.add(vec.sub(at[13], at[14]), vec.sub(at[16], at[17]), 0.5), vec.sub(at[12], at[9])),
@@ -64,13 +64,13 @@ const Posture = {
     return at;
   },
 
-  /** Joints of a track at a whole frame. */
+  /** Joints of a track at an integer frame. */
   joints(track, frame) {
     const start = frame * track.joints * 3;
     return PARENTS.map((_, joint) => [...track.places.subarray(start + 3 * joint, start + 3 * joint + 3)]);
   },
 
-  /** Offsets of the T-pose with the bones of a track; rest: directions of the T-pose. */
+  /** T-pose offsets with the bone lengths of a track; rest: directions of the T-pose. */
   offsets(track, rest) {
     const frames = Array.from({ length: track.frames }, (_, frame) => Posture.joints(track, frame));
     const offsets = PARENTS.map((parent, joint) => parent < 0 ? [0, 0, 0]
@@ -89,7 +89,7 @@ const Posture = {
     return offsets;
   },
 
-  /** How far the toes are below the ankle, and above the floor, while a foot stands. */
+  /** Height of the ankle above the toes, and of the toes above the floor, while a foot stands. */
   stances(track) {
     const frames = Array.from({ length: track.frames }, (_, frame) => Posture.joints(track, frame));
     return Object.entries(TOES).map(([ankle, toe]) => {
@@ -105,7 +105,7 @@ const Posture = {
     });
   },
 
-  /** Rotations from the T-pose to the pose of the file. */
+  /** Rotations from the T-pose to the bind pose. */
   file(joints, offsets, stance) {
     const turns = [];
     PARENTS.forEach((parent, joint) => {
@@ -122,7 +122,7 @@ const Posture = {
     return turns;
   },
 
-  /** Rotations of joints in a pose. */
+  /** Joint rotations in a pose. */
   world(at, offsets, still, file, stance) {
     const turns = [];
     turns[0] = turn.times(Posture.pelvis(at), still.pelvis);
@@ -143,7 +143,7 @@ const Posture = {
     return Posture.bent(at, turns, offsets, file, stance);
   },
 
-  /** Twist bent limbs so that knees and elbows bend about their axes, and bend toes so that shoes do not sink. */
+  /** Twist limbs so that knees and elbows bend about their hinge axes, and keep shoes above the floor. */
   bent(at, turns, offsets, file, stance) {
     for (const [joint, child, axis] of HINGES) {
       const end = CHILD[child], upper = vec.unit(vec.sub(at[child], at[joint])), lower = vec.unit(vec.sub(at[end], at[child]));
@@ -176,7 +176,7 @@ const Posture = {
   },
 };
 
-/** The mesh of the file, shared by all figures. */
+/** The body mesh, shared by all figures. */
 class Body {
   static async read({ file, palette, clothes, rest }) {
     const data = await unpack(file), view = new DataView(data.buffer);
@@ -203,7 +203,7 @@ class Body {
   }
 }
 
-/** A person in the scene: the body fitted to a track. */
+/** A person: the body mesh scaled to a track. */
 class Person {
   constructor(body) {
     this.body = body;
@@ -223,7 +223,7 @@ class Person {
     this.point = new THREE.Vector3();
   }
 
-  /** Paint clothes, with the colours of their sides if there are any. */
+  /** Colour the clothes, by side if sides are given. */
   colour([, left, right], rim, sides) {
     const { zones, light, palette } = this.body, mixed = new THREE.Color(), colours = palette.map((each) => new THREE.Color(each));
     const both = [new THREE.Color(left), new THREE.Color(right)], out = this.mesh.geometry.attributes.color;
@@ -236,7 +236,7 @@ class Person {
     this.material.userData.rim.value.set(rim);
   }
 
-  /** Fit the body to the bones of a track. */
+  /** Scale the body to the bone lengths of a track. */
   fit(track) {
     const { body } = this, offsets = Posture.offsets(track, body.rest), stance = Posture.stances(track);
     const file = Posture.file(body.joints, offsets, stance), still = Posture.chained(offsets);
@@ -263,7 +263,7 @@ class Person {
     this.skin(scale, moved, body.places, this.places);
   }
 
-  /** Blend the moves of the joints of every vertex. */
+  /** Skin the mesh. */
   skin(moves, moved, from, to, normals = null) {
     const { bones, weights, count } = this.body, [m, at, n] = [new Float64Array(9), new Float64Array(3), this.body.normals];
     const flatMoves = moves.flat(), flatMoved = moved.flat();

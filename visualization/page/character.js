@@ -17,7 +17,7 @@ const VRM_BONES = { 0: "hips", 3: "spine", 6: "chest", 9: "upperChest", 12: "nec
     [7 + i, `${side}Foot`], [10 + i, `${side}Toes`]])) };
 
 class Character {
-  /** Read a file; throws an error with one line where it cannot take a motion. */
+  /** Read a file. Throws an error with a one-line message if it cannot be animated. */
   static async read(file, body) {
     const glb = readGlb(await file.arrayBuffer(), file.name), { json } = glb;
     const foreign = (json.extensionsRequired ?? []).filter((name) => /draco|meshopt|basisu/i.test(name));
@@ -47,7 +47,7 @@ class Character {
     this.rest();
   }
 
-  /** Rest pose: places and rotations of the bones, and how they differ from the pose of the body's file. */
+  /** Rest pose: positions and rotations of the bones, and their difference from the bind pose of the body. */
   rest() {
     const { body, nodes, bones } = this;
     const at = {}, turned = new THREE.Quaternion();
@@ -94,7 +94,7 @@ class Character {
     this.rise = ankle - this.scale * (stance[0][0] + stance[0][1] + stance[1][0] + stance[1][1]) / 2;
   }
 
-  /** World rotations of the bones by joint, and the place of the hips. */
+  /** World rotations of the bones by joint, and the position of the hips. */
   take(track, moment) {
     const joints = PARENTS.map((_, joint) => track.place(joint, moment, this.point).toArray());
     const turns = Posture.world(joints, this.offsets, this.standing, this.file, this.stance), rotations = {};
@@ -118,7 +118,7 @@ class Character {
     this.group.position.copy(start);
   }
 
-  /** Set local rotations from the top of the tree to its leaves. */
+  /** Set local rotations from the root to the leaves. */
   settle(bone, rotations, place) {
     const number = this.numbers.get(bone), joint = Object.keys(this.nodes).find((each) => this.nodes[each] === number);
     if (number !== undefined) {
@@ -134,7 +134,7 @@ class Character {
     for (const child of bone.children) this.settle(child, rotations, place);
   }
 
-  /** The character's file with the motion of a track as its animation. */
+  /** Add the motion of a track as an animation to the file of the character. */
   animated(track, name) {
     const values = new Map(Object.values(this.nodes).map((node) => [node, []])), path = [];
     this.fit(track);
@@ -160,7 +160,7 @@ class Character {
   }
 }
 
-/** Matt material in place of another. */
+/** Replace a material by a matt one. */
 function matt({ color, map, transparent, opacity, alphaTest, side, vertexColors }) {
   const material = skin();
   Object.assign(material, { map, transparent, opacity, alphaTest, side, vertexColors });
@@ -173,7 +173,7 @@ function quaternion(m) {
     new THREE.Matrix4().set(m[0], m[1], m[2], 0, m[3], m[4], m[5], 0, m[6], m[7], m[8], 0, 0, 0, 0, 1));
 }
 
-/** Nodes of the joints of a glTF, by VRM's list or by their names. */
+/** Find the joints of a glTF by the VRM extension or by node names. */
 function humanoid(json) {
   const { VRM, VRMC_vrm: vrm } = json.extensions ?? {}, nodes = {}, plain = (name) => name.toLowerCase()
     .replace(/^.*[:|]/, "").replace(/^mixamorig\d*/, "").replace(/[ _.-]/g, "");

@@ -9,7 +9,7 @@ function npyFile({ places, frames, joints }) {
   return new Blob([start, header, places], { type: "application/octet-stream" });
 }
 
-/** BVH file of a track and of the angles packed by visualization/html.py. */
+/** BVH file with the positions of a track and the angles encoded by visualization/html.py. */
 async function bvhFile({ places, frames, joints }, packed) {
   const [head, planes] = await Promise.all([unpack(packed.head), unpack(packed.steps)]);
   const rows = Array.from({ length: frames }, (_, frame) =>

@@ -21,7 +21,7 @@ class Marks {
     this.colour.value.set(colour);
   }
 
-  /** Show the marks of a motion: see visualization/marks.py. */
+  /** Show the constraint markers of a motion (see visualization/html.py). */
   lay(marks) {
     for (const { meshes, material } of this.items) {
       this.group.remove(...meshes);

@@ -95,8 +95,8 @@ const CELL = 1.7;     // metres of each figure among many, which stay in place
 const AWAY = [0.62, 0.3, 0.92];  // direction of the camera from its target
 const ACROSS = [0.83, -0.56];    // to its right, over the floor
 
-/** Where motions are side by side: a shift over the floor for each, in metres. Many, or any on a narrow screen, are in
- * rows and stay in place. */
+/** Offsets on the floor for motions that are shown side by side, in metres. If there are many, or the screen is narrow,
+ * they are in rows and do not travel. */
 function places(tracks, narrow) {
   const [x, z] = ACROSS;
   if (tracks.length > PERSONS || (narrow && tracks.length > 1)) {
@@ -265,14 +265,14 @@ class Stage {
     }
   }
 
-  /** Where the camera looks at a moment: the middle of the figures. */
+  /** Camera target at a moment: the centre of the figures. */
   middleOf(moment, out) {
     out.set(0, 0, 0);
     for (const each of this.cast) out.add(this.ground(each, moment, this.point));
     return out.divideScalar(Math.max(this.cast.length, 1));
   }
 
-  /** Place of a figure on the floor at a moment. */
+  /** Position of a figure on the floor at a moment. */
   ground({ track, figure, x, z, still }, moment, out) {
     if (still) return out.set(x, 0, z);
     track.focus(Math.min(moment, track.frames - 1), out).multiplyScalar(figure.scale ?? 1);  // of a character

@@ -9,14 +9,14 @@ class Takes {
     Object.assign(this, { viewer, box, shown: [] });
   }
 
-  /** Numbers of the motions beside the selected one: takes of its caption, or all motions. */
+  /** Motions to show side by side: those with the same caption, or all motions. */
   group() {
     const { motions } = this.viewer.data, { caption } = this.viewer.motion, all = motions.map((_, number) => number);
     const takes = all.filter((number) => motions[number].caption === caption);
     return (takes.length > 1 ? takes : all).slice(0, MOST);
   }
 
-  /** Name of a motion beside others: its take, or its caption. */
+  /** Label of a motion that is shown side by side with others. */
   name(number) {
     const { motions } = this.viewer.data, same = this.shown.every((other) => motions[other].caption === motions[number].caption);
     return same ? `Take ${this.shown.indexOf(number) + 1}` : this.viewer.title(motions[number]);
@@ -36,7 +36,7 @@ class Takes {
     }));
   }
 
-  /** Show one motion alone, and tell the page around this one. */
+  /** Show one motion, and notify the embedding page. */
   keep(number) {
     this.viewer.setTogether(false, number);
     window.parent?.postMessage({ type: "lamp-keep", number, name: this.viewer.motion.name }, "*");

@@ -315,7 +315,7 @@ class Viewer {
     this.seek(moment);
   }
 
-  /** Whether anybody can see the motion. */
+  /** Whether the motion is visible. */
   get visible() { return this.seen && !this.resting && !document.hidden; }
 
   /** Draw as long as the page is visible. */
