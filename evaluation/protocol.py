@@ -175,7 +175,9 @@ class Evaluation:
             for row, (numbers, named) in rows.items():
                 if row in modality:
                     rng = np.random.default_rng(stream_seed(self.seed, repeat, _MODALITY))
-                    numbers["multimodality"] = _multimodality(modality[row], self.plan.modality_pairs, rng)
+                    numbers["multimodality"] = (
+                        metrics.multimodality(modality[row], rng, self.plan.modality_pairs) if len(modality[row])
+                        else float("nan"))
                 draws.setdefault(row, []).append(numbers)
                 faults.setdefault(row, []).extend(named)
         return {row: Row(estimates(draws[row]), faults[row]) for row in draws}
@@ -290,10 +292,6 @@ def _places(kept: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _fid(real: np.ndarray, made: np.ndarray) -> float:
     return metrics.fid(real, made) if min(len(real), len(made)) > 1 else float("nan")
-
-
-def _multimodality(embeddings: np.ndarray, pairs: int, rng: np.random.Generator) -> float:
-    return metrics.multimodality(embeddings, rng, pairs) if len(embeddings) else float("nan")
 
 
 def fault_notes(rows: Mapping[str, Row], named: int = 10) -> list[str]:

@@ -171,7 +171,7 @@ def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
 
     The world rotation of each bone depends only on its own direction, so all bones are computed at once.
     """
-    world = quat_between(_raw(skeleton, joints)[1:], bone_directions(joints, skeleton)[:, 1:])
+    world = quat_between(joints.new_tensor(skeleton.raw_offsets)[1:], bone_directions(joints, skeleton)[:, 1:])
     world = torch.cat((root[:, None], world), 1)
     frames = world[:, list(skeleton.frame_parents)[1:]]
     return torch.cat((root[:, None], quat_multiply(quat_conjugate(frames), world[:, 1:])), 1)
@@ -334,10 +334,6 @@ def _forward(across: Tensor) -> Tensor:
 
 def _z(like: Tensor) -> Tensor:
     return like.new_tensor((0.0, 0.0, 1.0))
-
-
-def _raw(skeleton: Skeleton, like: Tensor) -> Tensor:
-    return like.new_tensor(skeleton.raw_offsets)
 
 
 def time_warp(features: Tensor, speed: Tensor, length: int) -> Tensor:

@@ -61,7 +61,7 @@ def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> 
     """
     bones = RigBones(bvh)
     rig, places = ("mapping", _mapped(bones, mapping)) if mapping and _is_of(bones, mapping) else recognised(bones)
-    rest = _rest_offsets(bvh)
+    rest = replace(bvh, values=bvh.values[:1]).local_positions()[0]  # offsets, or positions where there are channels
     added = _complete(bones, places, rest)
     _check_limbs(bones, places)
     weights = np.zeros((len(T2M), len(bvh.names) + len(bvh.end_sites) + len(added)))
@@ -86,11 +86,6 @@ def _mapped(bones: RigBones, mapping: Mapping[str, str | Place]) -> Places:
                 raise ValueError(f"the mapping's bone {name} for {joint} is not in the file")
             places[joint][point] = weight
     return places
-
-
-def _rest_offsets(bvh: Bvh) -> np.ndarray:
-    """Return the offset (J, 3) of each joint from its parent, taken from position channels where present."""
-    return replace(bvh, values=bvh.values[:1]).local_positions()[0]
 
 
 def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -318,7 +318,8 @@ def _holds(path: Path, joints: np.ndarray) -> bool:
 
 def _up(stance: Stance, voted: str | None) -> str:
     if voted is None:
-        raise ValueError(f"cannot determine the up axis{_what_body_does(stance)}; set it with --up")
+        seen = f" (the body is lying, or standing with {stance.up} up)" if stance.up else ""
+        raise ValueError(f"cannot determine the up axis{seen}; set it with --up")
     if stance.sure and stance.up != voted:
         raise ValueError(f"{stance.up} seems to be up, but {voted} is up in other files of its folder; set the "
                          f"axis with --up if the body is lying")
@@ -328,10 +329,6 @@ def _up(stance: Stance, voted: str | None) -> str:
 def _letters(name: str) -> str:
     """Replace all characters of ``name`` except letters, digits, ``-`` and ``+`` by underscores."""
     return re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", name)).strip("_")
-
-
-def _what_body_does(stance: Stance) -> str:
-    return f" (the body is lying, or standing with {stance.up} up)" if stance.up else ""
 
 
 class _Ids:

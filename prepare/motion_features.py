@@ -77,7 +77,10 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
         for part in tqdm(parts, total=len(names), desc="motion features", disable=quiet or None, leave=False):
             result.add(part)
     _settle_uncertain(job, result)
-    _write_refused(job.root / "refused.txt", result.refused)
+    if result.refused:
+        write_text(job.root / "refused.txt", refused_table(result.refused))
+    else:
+        (job.root / "refused.txt").unlink(missing_ok=True)
     if result.statistics is None:
         name, reason = next(iter(result.refused.items()))
         raise InputError(f"none of the {len(names)} clips in {job.root / 'joints'} can be used; {name}: {reason}")
@@ -199,13 +202,6 @@ def refused_table(refused: dict[str, str]) -> str:
     """Format one line per refused clip with its id and the reason."""
     width = max(map(len, refused), default=0)
     return "".join(f"{name:<{width}}  {reason}\n" for name, reason in sorted(refused.items()))
-
-
-def _write_refused(path: Path, refused: dict[str, str]) -> None:
-    if refused:
-        write_text(path, refused_table(refused))
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _add_twins_to_splits(root: Path, clips: set[str]) -> None:

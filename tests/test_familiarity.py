@@ -48,10 +48,6 @@ def lamp(home: Path):
     (lamp.source.folder / FAMILIARITY_FILE).unlink(missing_ok=True)
 
 
-def reloaded(home: Path) -> LoadedLaMP:
-    return load_lamp("lamp", SPEC, home / "checkpoints")
-
-
 def test_texts_in_other_writing_are_recognised() -> None:
     assert all(map(is_latin, ("a person walks", "it's a left-hand wave!", "él camina", "walks 3 steps")))
     assert not any(map(is_latin, ("12 34 56", "他走路", "человек идёт", "🤸 🏊", "?!", "")))
@@ -105,7 +101,7 @@ def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path
              "--checkpoints_dir", home / "checkpoints", "--quiet", cwd=tmp_path)
     printed = capsys.readouterr().out
     assert "validation captions: 100.0% of 1 kept" in printed and "unknown texts: 100.0% of 2 found" in printed
-    known = reloaded(home).familiarity
+    known = load_lamp("lamp", SPEC, home / "checkpoints").familiarity
     assert len(known.foreign) == 4 and 0 < len(known.centres) == len(known.labels) <= 4
     shutil.copy(home / "checkpoints" / "t2m" / "lamp" / FAMILIARITY_FILE, tmp_path)
     assert (tmp_path / FAMILIARITY_FILE).stat().st_size < 2**20
