@@ -384,7 +384,8 @@ def test_programs_make_edit_caption_and_search_motions_by_version_1_of_the_inter
     for query in ({"text": "someone walks"}, {"text": None, "motion": sent["source"]}):
         found = client.predict(**query, count=2, api_name="/v1_search")["results"]
         assert len(found) == 2 and {one["id"] for one in found} <= {made["id"], again["id"], edited["id"]}
-    for wrong, told in (({"path": "/etc/passwd"}, "upload the file first"), ("x.npy", "no longer in the gallery")):
+    for wrong, told in (({"path": "/etc/passwd"}, "upload the file first"), ("x.npy", "no longer in the gallery"),
+                        (5, "upload the file first")):
         with pytest.raises((gradio_client.exceptions.AppError, ValueError), match=told):
             client.predict(wrong, api_name="/v1_source")
     call = Request(f"{address}/gradio_api/call/v1_generate", json.dumps({"data": ["a person waves", 2, 5, 4, 1, []]})

@@ -154,7 +154,7 @@ def test_the_figure_is_there_with_both_sides_and_moves_as_one_scrubs(page: Page)
 
 
 @needs_chromium
-def test_it_plays_pauses_and_steps(page: Page) -> None:
+def test_it_plays_pauses_steps_and_restarts_only_if_looping(page: Page) -> None:
     page.locator("#play").click()
     wait_for(page, "viewer.playing && viewer.moment > 1")
     page.locator("#play").click()
@@ -165,10 +165,6 @@ def test_it_plays_pauses_and_steps(page: Page) -> None:
     page.locator("#step").click()
     page.locator("#step").click()
     assert page.evaluate("viewer.moment") == frame + 2
-
-
-@needs_chromium
-def test_it_restarts_only_if_looping(page: Page) -> None:
     play_on = "viewer.setSpeed(1), viewer.seek(58), viewer.setPlaying(true), viewer.advance(0.2), viewer.moment"
     assert page.evaluate(play_on) == pytest.approx(3)
     page.locator("#loop").click()
