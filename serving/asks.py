@@ -82,14 +82,14 @@ class Ask:
     seed: int
     guidance: float
     prompt: str = ""
-    seconds: float | None = None         # None: the model chooses
+    seconds: float | None = None         # length; None: chosen by the model
     sections: str = ""                   # as in edit_t2m.py
-    source: Mapping[str, Any] | None = None  # source of an edit: another ask, or an upload {"upload": name, "room": id}
+    source: Mapping[str, Any] | None = None  # of an edit: another request, or an upload {"upload": name, "room": id}
     blocks: tuple[Block, ...] = ()
     upper: tuple[Block, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
     remakes: tuple[Remake, ...] = ()
-    constraints: tuple[Mapping[str, Any], ...] = ()  # as in a file of gen_t2m.py --constraints
+    constraints: tuple[Mapping[str, Any], ...] = ()  # as in --constraints of gen_t2m.py
 
     @property
     def title(self) -> str:
@@ -230,7 +230,7 @@ def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
         raise InputError(f"{what} must be text, not {ascii(text)[:40]}")
     text = text.strip()
     if len(text) > letters:
-        raise InputError(f"{what} has {len(text)} letters; the maximum is {letters}")
+        raise InputError(f"{what} has {len(text)} characters; the maximum is {letters}")
     if words and not clean_caption(text):
         raise InputError(f"{what} has no words")
     return text

@@ -135,7 +135,7 @@ class Desk:
     def source_inputs(self, label: str) -> list[Any]:
         """Create the inputs that select a motion: an upload, or one generated before."""
         origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
-        # Any file is accepted here, so that an invalid one is reported and not silently replaced.
+        # Accepts any file, so that invalid files are reported instead of ignored.
         upload = gr.File(label=".npy or .bvh", height=160)
         chosen = gr.Dropdown([], label=MADE_HERE.capitalize(), value=None, visible=False)
         self.choices.append(chosen)
@@ -146,12 +146,12 @@ class Desk:
 
     def prompt(self, label: str, example: str) -> gr.Textbox:
         """Create a text box for a prompt."""
-        # With one line, Enter submits and Shift+Enter adds a line. Texts that are too long are reported, not cut.
+        # With lines=1, Enter submits and Shift+Enter adds a line. No max_length, so that long texts are reported.
         return gr.Textbox(label=label, placeholder=example, lines=1, max_lines=4)
 
     def draws(self) -> list[Any]:
         """Create the inputs for seed, guidance, number of samples and file formats."""
-        # No limits in the browser, which would silently clamp numbers.
+        # No minimum and maximum, because the browser would clamp numbers silently.
         count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
         guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
                              label=f"Guidance by the text, at most {self.limits.guidance:g}")

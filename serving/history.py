@@ -33,7 +33,7 @@ class Take:
     """A motion generated in the app."""
 
     id: str              # also the name of its folder
-    ask: Ask             # the request that gives the same motion
+    ask: Ask             # request that reproduces the motion
     frames: int
     fps: float
     made: str            # time, ISO 8601

@@ -64,7 +64,7 @@ class Layout(Desk):
                         self._search()
                 with gr.Tab("History", id="history"):
                     self._history()
-            # All lists of motions exist now, so that results of one tab can be offered in the others.
+            # Handlers are added after all tabs, because each result updates the motion lists of the other tabs.
             self._generate()
             self._timeline()
             self._edit()
@@ -236,7 +236,7 @@ class Layout(Desk):
         def contacts(request: gr.Request, origin: str, upload: str | None, chosen: str | None) -> Any:
             try:
                 features = self.source(self.guests.owner(request), origin, upload, chosen).features
-            except InputError:  # reported when it is edited
+            except InputError:  # reported when the edit is submitted
                 return None
             return contact_bar(self.workshop.pipeline.joints(features), self.workshop.spec.skeleton,
                                self.workshop.spec.fps)
@@ -253,7 +253,7 @@ class Layout(Desk):
                 raise InputError(f"name 1 to {self.limits.sections} parts, such as 0.3,0.6")
             takes = self.workshop.make(ask, count, formats, self.source(owner, origin, upload, chosen))
             offers = self.made(owner, takes)
-            if origin == MADE_HERE:  # the next edit applies to the same motion
+            if origin == MADE_HERE:  # keep the same motion selected
                 offers[self.edit_source[2]] = self.offers(owner, chosen)[self.edit_source[2]]
             return {self.edit_view: stage_of(takes)} | offers
 

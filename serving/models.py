@@ -30,8 +30,8 @@ class Models:
     gallery: Path | None
     cache: Path | None
     files: list[Path]  # the loaded weights
-    generation: tuple[Path, ...] = ()  # models of generation, without the text encoder
-    flags: tuple[str, ...] = ()        # flags that select the models of generation on a command line
+    generation: tuple[Path, ...] = ()  # weights for generation, without the text encoder
+    flags: tuple[str, ...] = ()        # command-line flags that select the same models
 
     @property
     def names(self) -> str:

@@ -1,4 +1,4 @@
-// Behaviour of results in the page: buttons, motions played together, announcements.
+// Scripts for results: buttons, synchronised viewers, announcements.
 "use strict";
 
 const lamp = {
@@ -48,7 +48,7 @@ const lamp = {
 
   /** Play the viewers in several frames with one clock. */
   async playTogether(bar, frames) {
-    if (bar.stop) bar.stop.abort();  // the bar may have played other motions
+    if (bar.stop) bar.stop.abort();  // the bar may control earlier viewers
     const { signal } = bar.stop = new AbortController();
     const viewers = await Promise.all(frames.map(lamp.viewerOf));
     if (signal.aborted) return;
@@ -100,7 +100,7 @@ const lamp = {
   },
 };
 
-// Gradio names its upload areas differently from the text in them.
+// Gradio's labels of upload areas differ from their visible text.
 new MutationObserver(() => {
   for (const area of document.querySelectorAll(".upload-container[aria-label]")) area.removeAttribute("aria-label");
 }).observe(document.documentElement, { childList: true, subtree: true });
