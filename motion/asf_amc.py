@@ -28,7 +28,7 @@ class AsfBone:
     direction: np.ndarray                   # (3,) from its start to its end, in the world
     axis: np.ndarray                        # (3, 3) the rotation C
     length: float = 0.0
-    order: str = "xyz"                      # of rotations; the first is applied first
+    order: str = "xyz"                      # order in which rotations are applied
     moves: tuple[str, ...] = ()             # degrees of freedom in the order of the motion file
     parent: str | None = None
 

@@ -125,8 +125,8 @@ def _mix(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 GROUND_SPEEDS = (0.8, 1.1)
 RISE_SPEEDS = (0.4, 0.8)
 ROLL = 0.05               # m, maximum vertical movement of a foot joint in a stance
-LOOK = 0.25               # s before and after a stance in which the foot joint may be lower by
-DIP = 0.03                # m at most
+LOOK = 0.25               # s, time before and after a stance for which ``DIP`` holds
+DIP = 0.03                # m, maximum depth of the foot joint below its stance
 SLIDE = 0.20              # m, maximum distance from the mean position in a stance; beyond it, the foot steps
 STEP = 0.15               # s, duration of such a step before and after its fastest moment
 LIFTED = (0.12, 0.05)     # m, minimum heights of ankle and toe above the lowest foot joint in a raised foot

@@ -61,7 +61,7 @@ def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> 
     """
     bones = RigBones(bvh)
     rig, places = ("mapping", _mapped(bones, mapping)) if mapping and _is_of(bones, mapping) else recognised(bones)
-    rest = replace(bvh, values=bvh.values[:1]).local_positions()[0]  # offsets, or positions where there are channels
+    rest = replace(bvh, values=bvh.values[:1]).local_positions()[0]  # joint offsets, (J, 3)
     added = _complete(bones, places, rest)
     _check_limbs(bones, places)
     weights = np.zeros((len(T2M), len(bvh.names) + len(bvh.end_sites) + len(added)))

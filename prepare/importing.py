@@ -76,7 +76,7 @@ SHORTEST, LONGEST = DATASETS["t2m"].min_length + 1, DATASETS["t2m"].max_length -
 SOURCES = "sources.jsonl"
 NOT_IMPORTED = "not_imported.txt"
 MAPPINGS = "mappings"  # folder of draft mapping files for unknown rigs
-MAX_NAME = 60          # maximum length of their names
+MAX_NAME = 60          # characters, maximum length of the name of a draft
 LONGEST_STEM = 200     # bytes; file systems allow 255, including the additions for temporary files
 
 Read = tuple[Recording, Stance]
