@@ -15,13 +15,13 @@ from torch import Tensor
 
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
+from prepare.inspect_checkpoint import STATE_KEYS
 from storage.checkpoint import PRETRAINED, Source, find_source, load_checkpoint, read_state, save_weights, write_options
 from storage.evaluation import read_networks
 from storage.generation import FAMILIARITY_FILE
 from utils import InputError, script
 from utils.files import atomic_path
 
-STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
 # Options specific to one machine or run, which are not needed to load the model.
 LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "init_from", "is_train", "quiet",
             "num_workers", "glove", "resume_pth", "out_dir"}

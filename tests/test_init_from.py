@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from options.train import parse_t2m_options
+from prepare.inspect_checkpoint import STATE_KEYS
 from storage.checkpoint import find_source, load_checkpoint, read_options, read_state, save_checkpoint, write_options
 from tests.toy import TINY_LAMP, TINY_LENGTH, TINY_M2T, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
 from training.runs import inherit_settings
 
 STAGES = {"vq": "vq", "lamp": "lamp", "t2m": "t2m_transformer", "res": "res_transformer", "len": "len_estimator",
           "m2t": "m2t"}
-STATE_KEYS = ("vq_model", "motion_qformer", "t2m_transformer", "res_transformer", "estimator", "trans")
 FEW = ("--batch_size", 8, "--total_iter", 1, "--quiet", "--gpu_id", -1)
 
 

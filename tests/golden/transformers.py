@@ -8,18 +8,16 @@ from torch import Tensor
 
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
 from models.text_to_motion import LengthEstimator
-from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer
+from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import sample_generators, token_loss
+from models.transformers.trunk import FIXED_TABLE, sample_generators, token_loss
+from storage.released import HEAD_WIDTH
 from tests.golden.lamp import LOOSE_NAMES, qformer_config
 from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of
 from tests.golden.report import Report
 
 TOLERANCE = 1e-5       # absolute, hidden states and logits
 LOSS_TOLERANCE = 1e-6
-HEAD_WIDTH = 64        # default: that of the published transformers
-FIXED_TABLE = "position_enc.pe"
-UNUSED = ("clip2qformer.weight", "clip2qformer.bias")
 UNREGISTERED = ("token_embed_weight", "output_proj_weight", "output_proj_bias")
 
 
