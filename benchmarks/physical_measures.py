@@ -331,7 +331,7 @@ def hops(joints: np.ndarray) -> tuple[int, int]:
 
 
 def kick_heights(joints: np.ndarray) -> tuple[float, float]:
-    """Return the height in metres of the (left, right) ankle above standing while ``IN_FRONT`` to the front or side."""
+    """Return the maximum height (left, right) in metres above standing of an ankle out in front or sideways."""
     floor = np.percentile(joints[:, list(ANKLES), 1].min(1), 5)
 
     def height(ankle: int) -> float:

@@ -114,7 +114,7 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: "Sequence[Pair]") -> str:
-    """Return the most frequent caption of ``pairs``, or the first of several."""
+    """Return the most frequent caption of ``pairs``. Ties go to the first one."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 

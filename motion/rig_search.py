@@ -42,7 +42,7 @@ class KnownRig:
 
     @cached_property
     def places(self) -> dict[str, tuple[Place, ...]]:
-        """Alternative places of every joint that the rig names."""
+        """Places of each joint of the rig in order of preference."""
         named = {"pelvis": self.pelvis, "neck": self.neck, "head": self.head}
         named |= dict(zip(SPINE, self.spine.split(), strict=bool(self.spine)))
         places = {joint: _alternatives(text) for joint, text in named.items()}

@@ -200,8 +200,7 @@ class BatchSlice:
         return tensor
 
     def gather(self, rows: Tensor, pad: bool = False) -> Tensor:  # noqa: ARG002 (for subclasses)
-        """Concatenate rows (b, ...) of all processes in order, without gradient. ``pad`` zero-pads them to equal
-        width."""
+        """Concatenate rows (b, ...) of all processes without gradient. ``pad`` zero-pads them to equal width."""
         return rows
 
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
