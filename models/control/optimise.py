@@ -30,7 +30,6 @@ FAR = 0.25           # m: a second round follows if the largest error is above t
 HOPELESS = 1.0       # m: there is no second round if the largest error is above this
 FLOORED = (0.01, 0.05)  # m above the standing height: the weight of a low foot joint falls from 1 to 0 in this range
 FASTEST_BODY = 0.4   # m per frame (8 m/s): maximum speed of the root, unless it is faster initially
-CLOSING_STEPS = 100  # steps for a loop without other constraints
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
         standing = support(decoding.first, skeleton).clamp_min(decoding.floor)
         fastest = max(FASTEST_BODY, float(decoding.first[:, 0].diff(dim=0).norm(dim=-1).max()))
     closing = Closing.of(features, decoding.pipeline.metres) if decoding.cyclic else None
-    steps = settings.steps if constraints else min(settings.steps, CLOSING_STEPS)
+    steps = settings.steps
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
     for pull in (1.0, HARDER):
         adam = torch.optim.Adam([moved], lr=settings.lr)
