@@ -50,7 +50,7 @@ def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]
 
 @lru_cache
 def classes() -> dict[tuple[str, str], int]:
-    """Return the class number of each (content, side)."""
+    """Map each pair of content and side to its class number."""
     return {(content, side): 3 * number + place for number, content in enumerate(read_bank())
             for place, side in enumerate(OTHER_SIDE)}
 

@@ -133,7 +133,7 @@ class LoadedLaMP:
         return Comparison(self.text_features, on_device(motions), similarity)
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
-        """Return the text encoder for other models."""
+        """Return a text encoder for features of this ``kind``."""
         return LaMPText(self.model, self.pieces, kind, self.max_text_len, self.fingerprint, self.familiarity)
 
     @property

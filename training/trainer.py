@@ -48,7 +48,7 @@ class Stage(nn.Module):
         self.fid: Callable[[nn.Module], float] | None = None
 
     def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
-        """Save the checkpoint with the best FID, if a function ``fid`` to measure it is given."""
+        """Also save the checkpoint with the best FID, measured by ``fid``. None saves no such checkpoint."""
         self.fid = fid
         if fid is not None:
             self.bests = {"net_best_fid": ("fid", "min"), **self.bests}

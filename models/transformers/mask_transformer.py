@@ -58,10 +58,10 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated tokens."""
+    """Generated tokens and the model input of each sampling step."""
 
     ids: Tensor    # (b, n) int64, ``padding_value`` at padding
-    steps: Tensor  # (timesteps, b, n) model input of each step, the mask id at predicted positions
+    steps: Tensor  # (timesteps, b, n), the mask id at predicted positions
 
 
 class MaskTransformer(Trunk):

@@ -58,7 +58,7 @@ class EmaQuantizer(nn.Module):
             batch_slice: local rows of the whole batch.
             layer: index of the layer, if several layers share this codebook.
 
-        The perplexity is that of the whole batch in the last micro-batch of a step, else that of the micro-batch.
+        The returned perplexity covers one micro-batch, but the whole batch in the last micro-batch of a step.
         """
         b, dim, n = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
@@ -122,7 +122,8 @@ class EmaQuantizer(nn.Module):
         self.initialised = True
 
     def _uses(self, ids: Tensor) -> Tensor:
-        """Count the uses (codes,) of each code in ``ids`` (r,). ``bincount`` would wait for the device."""
+        """Count how often each code occurs in ``ids`` (r,). Returns (codes,)."""
+        # ``bincount`` would wait for the device.
         return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
 
     def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
