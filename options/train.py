@@ -130,6 +130,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument_group("model").add_argument(
         "--vq_name", required=True, help="motion tokenizer")
     text = parser.add_argument_group("text")
+    text.add_argument("--balance_by_content", action="store_true",
+                      help="--balance counts the clips of each content of the language bank, not those of each family")
     text.add_argument("--bert", default="bert-base-uncased",
                       help="BERT to initialise from: a folder or a Hugging Face name; defines the model sizes; not "
                            "used with --init_from")
@@ -177,6 +179,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if opt.distill and (opt.init_from or opt.random_start):
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
     opt.objectives = dict(opt.objectives)
+    if opt.balance_by_content and not opt.bank:
+        parser.error("--balance_by_content needs --bank")
     if opt.projections_only and (not opt.init_from or set(opt.objectives) != {"ptc"}):
         parser.error("--projections_only needs --init_from and --objectives ptc: other losses do not depend on them")
     return opt

@@ -139,7 +139,8 @@ class Trainer:
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt, stage.find_unused)
         device = self.accelerator.device
-        weights = dataset.weights(opt.balance) if getattr(opt, "balance", 0) else None
+        by_content = {"by_content": True} if getattr(opt, "balance_by_content", False) else {}
+        weights = dataset.weights(opt.balance, **by_content) if getattr(opt, "balance", 0) else None
         lengths = dataset.lengths() if getattr(opt, "group_by_length", False) else None
         self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
                                     rank=rank(), ranks=world_size(), lengths=lengths)
