@@ -148,7 +148,7 @@ def rarity_weights(pairs: list[Pair], power: float, by_content: bool = False) ->
     if by_content:
         counts = rarest(lambda pair: pair.contents)
     else:
-        counts = rarest(lambda pair: (pair.family,) if pair.family else pair.words)
+        counts = rarest(lambda pair: [("family", pair.family)] if pair.family else pair.words)
     weights = np.array(counts, dtype=float) ** -power
     return weights / weights.mean()
 
