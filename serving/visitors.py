@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 HOUR, DAY = 3600, 86400
 NEW_PER_HOUR = 60   # new cookies per address; visitors beyond that share one limit
+LOGINS = 10         # per minute and address
 COOKIE_DAYS = 30
 UPLOAD = "/gradio_api/upload"
 MOST_BYTES = 1 << 20  # of a request that is not an upload
@@ -36,7 +37,7 @@ class Doorkeeper:
     def __init__(self, app: "ASGIApp", cookie: str, known: set[str], remember: Callable[[str], None],
                  leave: Callable[[str], None]) -> None:
         self.app, self.cookie, self.known, self.remember, self.leave = app, cookie, known, remember, leave
-        self.rate = RateLimit(NEW_PER_HOUR, HOUR)
+        self.rate, self.logins = RateLimit(NEW_PER_HOUR, HOUR), RateLimit(LOGINS)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
@@ -48,6 +49,9 @@ class Doorkeeper:
 
             if not same_origin(headers):
                 await PlainTextResponse("Other sites cannot use this app.", 403)(scope, receive, send)
+                return
+            if scope["path"].rstrip("/") == "/login" and self.logins.wait(address_of(scope)):
+                await PlainTextResponse(f"At most {LOGINS} logins a minute.", 429)(scope, receive, send)
                 return
             length = headers.get("content-length", "")
             if scope["path"] != UPLOAD and not (length.isdigit() and int(length) <= MOST_BYTES):

@@ -402,6 +402,23 @@ def test_a_client_that_closes_its_connection_leaves() -> None:
     assert left == ["tab", "event"]
 
 
+def test_passwords_cannot_be_guessed_quickly() -> None:
+    answers = []
+
+    async def answer(*given: object) -> None:
+        answers.extend(message["status"] for message in given if message.get("status"))
+
+    async def app(_: object, __: object, send: Callable) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+
+    keeper = Doorkeeper(app, "cookie", set(), print, print)
+    scope = {"type": "http", "method": "POST", "path": "/login", "headers": [(b"content-length", b"9")]}
+    for client in ("a", "b"):
+        for _ in range(12):
+            asyncio.run(keeper({**scope, "client": (client, 1)}, answer, answer))
+    assert answers == 2 * (10 * [400] + 2 * [429])
+
+
 def test_other_sites_cannot_post() -> None:
     assert same_origin({"host": "lamp.org:7860", "origin": "http://lamp.org:7860"})
     assert same_origin({"host": "127.0.0.1", "x-forwarded-host": "x.gradio.live", "origin": "https://x.gradio.live"})
