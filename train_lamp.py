@@ -12,7 +12,7 @@ def main() -> None:
     from models.lamp.lamp import LaMP, freeze_text
     from storage.generation import load_tokenizer
     from training.optimization import warmup_cosine
-    from training.runs import initial_qformer, is_main, run_folder, start_run
+    from training.runs import initial_qformer, is_main, run_folder, start_run, world_size
     from training.stages.lamp import LaMPStage
     from training.trainer import Trainer
 
@@ -23,7 +23,8 @@ def main() -> None:
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; word pieces {pieces.path}")
     train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt)
     compared = {"ptc", "ptm"} & set(opt.objectives)
-    if min(opt.batch_size, len(train_set)) < 2 * opt.grad_accum and (compared or opt.text_pairs):
+    parts = opt.grad_accum * (world_size() if opt.text_pairs else 1)  # each process compares its own texts
+    if min(opt.batch_size, len(train_set)) < 2 * parts and (compared or opt.text_pairs):
         raise InputError("ptc, ptm and --text_pairs need at least two pairs in a batch, or in each part of it")
 
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)

@@ -77,7 +77,10 @@ def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def training_jobs(stage: str, batch: int) -> tuple[Job, Job, Job]:
-    """Return a training step of the published implementation, of this one, and of this one in bfloat16."""
+    """Return a training step of the published implementation, of this one, and of this one in bfloat16.
+
+    For the token transformers, the first is this implementation with an optimizer that is not fused.
+    """
     ours = stage_jobs(PUBLISHED)[stage](batch)
     theirs = published_jobs(PUBLISHED)[stage](batch) if stage in ("vq", "lamp") else ours
     return theirs.step(fused=False), ours.step(), ours.step(half=True)

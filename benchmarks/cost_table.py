@@ -127,7 +127,7 @@ class StepCost:
 
 
 def count(stage: str) -> StepCost:
-    """Count the operations and memory of one training step at published size, run on the CPU."""
+    """Count the operations and memory per sample of a training step at published size, run on the CPU."""
     job = stage_jobs(PUBLISHED)[stage](COUNTED)
     kept: dict[int, int] = {}
 

@@ -53,7 +53,7 @@ def longest(mask: np.ndarray) -> float:
 # Heading and travel
 
 def heading(joints: np.ndarray) -> np.ndarray:
-    """Return the facing direction (T,) in radians about y: 0 is +z, positive is further to the left (+x).
+    """Return the facing direction (T,) in radians about y: 0 is +z, positive angles are to the left (+x).
 
     The direction is averaged over hips and shoulders, smoothed over a quarter of a second, and unwrapped.
     """

@@ -160,7 +160,7 @@ class Sampling:
     res_temperature: float = 1.0  # temperature of the residual layers
     length: str = "sample"        # how to predict lengths: "sample" or "mean" of the estimator's distribution
     negative_prompt: str | None = None  # text to guide away from; None: the empty text
-    group_rows: int | None = None  # samples or texts per forward pass; None: 1; more is faster for many samples
+    group_rows: int | None = None  # samples or texts per forward pass; None: 32 with packed layers, else 1
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Sampling":

@@ -198,7 +198,7 @@ def add_up(parser: argparse._ActionsContainer) -> None:
 def add_balance(parser: argparse.ArgumentParser) -> None:
     """Add ``--balance``, which samples rare actions more often."""
     parser.add_argument_group("data").add_argument("--balance", type=share, default=0.0,
-                        help="sample rare actions more often: 0 is uniform over clips, 1 over actions")
+                        help="sample rare actions more often; 0: uniform over clips; 1: uniform over actions")
 
 
 def add_group_by_length(parser: argparse.ArgumentParser) -> None:
@@ -254,7 +254,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
     run.add_argument("--name", required=True, help="run name; files go to checkpoints/<dataset_name>/<name>")
     optim.add_argument("--batch_size", type=positive_int, default=batch_size, help="samples per step")
     optim.add_argument("--max_epoch", type=positive_int, default=max_epoch, help="epochs to train")
-    optim.add_argument("--total_iter", type=natural, default=0, help="stop after this many steps; 0: never")
+    optim.add_argument("--total_iter", type=natural, default=0, help="stop after this many steps; 0: after --max_epoch")
     optim.add_argument("--lr", type=non_negative, default=lr, help="learning rate after warm-up")
     optim.add_argument("--warm_up_iter", type=natural, default=warm_up_iter, help="steps of linear warm-up")
     if gamma is not None:

@@ -124,14 +124,15 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_common(parser)
     add_data(parser)
     add_balance(parser)
+    parser.add_argument_group("data").add_argument(
+        "--balance_by_content", action="store_true",
+        help="--balance favours rare contents of the language bank, instead of rare actions; needs --bank")
     add_paraphrases(parser)
     add_bank(parser)
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
     parser.add_argument_group("model").add_argument(
         "--vq_name", required=True, help="motion tokenizer")
     text = parser.add_argument_group("text")
-    text.add_argument("--balance_by_content", action="store_true",
-                      help="--balance counts the clips of each content of the language bank, not those of each family")
     text.add_argument("--bert", default="bert-base-uncased",
                       help="BERT to initialise from: a folder or a Hugging Face name; defines the model sizes; not "
                            "used with --init_from")
@@ -159,7 +160,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="reproduce the released code: true pairs among the negatives, multiplied temperature, "
                             "random motion encoder, no masks")
     model.add_argument("--projections_only", action="store_true",
-                       help="train only the projections to the joint space, so that models conditioned on this LaMP "
+                       help="train only the projections to the text-motion space, so that models conditioned on this LaMP "
                             "stay valid; needs --init_from")
     loss = parser.add_argument_group("objectives")
     loss.add_argument("--objectives", nargs="+", type=weighted_objective, metavar="NAME[=WEIGHT]",
@@ -170,8 +171,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="contrastive: add each caption with left and right swapped as a hard negative")
     loss.add_argument("--text_pairs", type=non_negative, default=0.0, metavar="WEIGHT",
                       help="weight of a contrastive loss between two texts of each clip, which helps with unseen "
-                           "wordings; with --bank, texts of the same content are not compared; each process compares "
-                           "its own texts")
+                           "wordings; with --bank, texts of the same content are not negatives; each process compares "
+                           "only its own texts")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="samples of a batch used for matching (three passes each); 0: all")
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))
@@ -179,8 +180,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if opt.distill and (opt.init_from or opt.random_start):
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
     opt.objectives = dict(opt.objectives)
-    if opt.balance_by_content and not opt.bank:
-        parser.error("--balance_by_content needs --bank")
+    if opt.balance_by_content and not (opt.bank and opt.balance):
+        parser.error("--balance_by_content needs --balance and --bank")
     if opt.projections_only and (not opt.init_from or set(opt.objectives) != {"ptc"}):
         parser.error("--projections_only needs --init_from and --objectives ptc: other losses do not depend on them")
     return opt

@@ -198,7 +198,7 @@ def _dips(low: np.ndarray, upright: np.ndarray, frames: int) -> Iterator[tuple[i
 
 
 def _sitting(body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
-    """Yield the ranges in which the body sits down or gets up, cut in the middle of the rests around them."""
+    """Yield the ranges in which the body sits down or gets up, with up to 30 rows of rest before and 40 after."""
     low, upright = body.height < 0.72 * body.stand, body.height > 0.92 * body.stand
     states = np.where(low, -1, np.where(upright, 1, 0))
     runs = [(value, first, end) for value in (-1, 1) for first, end in stretches(states == value) if end - first >= 5]

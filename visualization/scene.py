@@ -298,7 +298,10 @@ def _background(size: tuple[int, int]) -> np.ndarray:
 
 
 def _distance(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Compute distances (...) of floor points (..., 2) from the camera target, scaled for wide pictures."""
+    """Compute distances (...) of floor points (..., 2) from the camera target, as foreshortened in the picture.
+
+    Sideways distances count less in wide pictures, and depth counts more at a higher camera.
+    """
     width, height = camera.size
     across, ahead = (points @ axis[[0, 2]] for axis in (camera.axes[0], camera.axes[2]))
     return np.hypot(across * min(1, height / width), ahead / np.cos(camera.elevation))

@@ -199,7 +199,10 @@ class LaMPFeatures(nn.Module):
         return F.normalize(self.motion_query_features(motion, m_lens).mean(1), dim=-1)
 
     def motion_query_features(self, motion: Tensor | EncodedMotion, m_lens: Tensor | None = None) -> Tensor:
-        """Compute normalised features (b, queries, embed_dim) of motions. Training compares the most similar query."""
+        """Compute normalised features (b, queries, embed_dim) of motions.
+
+        In training, a text is compared with the most similar query of a motion.
+        """
         with _inference(self):
             return self.project_motion(self.query_motion(self._encoded(motion, m_lens)).hidden)
 
@@ -255,7 +258,7 @@ def _motion_encoder(vq: VQConfig) -> Encoder:
 
 @contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Context without gradient and dropout. The mode of ``model`` is restored afterwards."""
+    """Context without gradients or dropout. The mode of ``model`` is restored afterwards."""
     training = model.training
     if training:  # switching the mode of hundreds of modules is slow for single texts
         model.eval()
