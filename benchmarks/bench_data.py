@@ -46,7 +46,7 @@ _TAGGED = [
 
 
 def make_synthetic(root: Path, spec: DatasetSpec, clips: int, seed: int = 0, quiet: bool = False) -> None:
-    """Write features, texts, statistics and ``train.txt`` of ``clips`` clips with 3 captions each and as many rows as ``spec`` allows.
+    """Write features, texts, statistics and ``train.txt`` of ``clips`` clips with 3 captions each.
 
     One caption in thirty describes only a part of its clip.
     """

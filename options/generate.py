@@ -157,7 +157,8 @@ def add_control(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"^-\d|^-\.\d")
     control = parser.add_argument_group("control")
     control.add_argument("--constraints", type=Path, metavar="FILE.json",
-                         help="file of paths, waypoints, headings, joints, poses, ground heights and contacts: docs/control.md")
+                         help="file of paths, waypoints, headings, joints, poses, ground heights and contacts: "
+                              "docs/control.md")
     control.add_argument("--path", type=_numbers(2, "1.5,2"), nargs="+", metavar="X,Z",
                          help="ground points to walk through, in metres; the motion starts at 0,0 facing +z, with +x "
                               "to the left")

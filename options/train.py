@@ -160,8 +160,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="reproduce the released code: true pairs among the negatives, multiplied temperature, "
                             "random motion encoder, no masks")
     model.add_argument("--projections_only", action="store_true",
-                       help="train only the projections to the text-motion space, so that models conditioned on this LaMP "
-                            "stay valid; needs --init_from")
+                       help="train only the projections to the text-motion space, so that models conditioned on this "
+                            "LaMP stay valid; needs --init_from")
     loss = parser.add_argument_group("objectives")
     loss.add_argument("--objectives", nargs="+", type=weighted_objective, metavar="NAME[=WEIGHT]",
                       default=[(name, 1.0) for name in OBJECTIVES],

@@ -127,8 +127,8 @@ class Trainer:
     Args:
         stage: model with loss and validation.
         opt: options of the run, written to ``opt.txt``.
-        dataset: training samples. It may have the methods ``set_epoch(epoch)``, ``weights(balance, by_content)`` for --balance, and
-            ``lengths()`` for --group_by_length.
+        dataset: training samples. It may have the methods ``set_epoch(epoch)``, ``weights(balance, by_content)`` for
+            --balance, and ``lengths()`` for --group_by_length.
         schedule: function from the step to the factor of the learning rate.
         clip_norm: maximum gradient norm. None disables clipping.
     """
