@@ -142,7 +142,7 @@ def run_script(script: str, *arguments: object, cwd: Path, check: bool = True,
     """Run a script in ``cwd`` with ``options`` for the interpreter. With ``check``, it must succeed."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *options, str(ROOT / script), *map(str, arguments)]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
     if check:
         assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
     return result
