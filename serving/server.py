@@ -125,6 +125,9 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     except OSError as error:
         raise InputError(f"cannot listen at --host {opt.host} --port {opt.port}: the port is in use, or the address is "
                          "not this machine's") from error
+    except ValueError as error:  # Gradio requests its own page after the start
+        raise InputError(f"the app at --host {opt.host} --port {opt.port} does not answer: the machine is busy, or "
+                         "a proxy is set for local addresses") from error
     print(f"open {public or address} in a browser; Ctrl-C ends it", flush=True)
     return page
 

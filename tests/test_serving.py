@@ -33,7 +33,7 @@ from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
 from serving.models import Models, load_models
 from serving.rooms import LOCK, Rooms, sweep_leftovers
-from serving.server import root_of
+from serving.server import open_page, root_of
 from serving.visitors import Doorkeeper, same_origin
 from serving.workshop import Workshop
 from tests.browser import data_of
@@ -452,6 +452,16 @@ def test_one_app_at_a_time_keeps_its_files_in_a_folder_and_others_in_a_temporary
             assert (folder.parent, seconds) == (tmp_path, 7200)
             assert sweep_leftovers(tmp_path) == 0
         assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_an_app_that_does_not_answer_is_reported(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(*_: object, **__: object) -> None:
+        raise ValueError("When localhost is not accessible, a shareable link must be created.")
+
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr(pytest.importorskip("gradio").Blocks, "launch", launch)
+    with pytest.raises(InputError, match="does not answer"):
+        open_page(shop, parse_app_options([]))
 
 
 def test_a_tab_without_its_model_reports_it(shop: Workshop, models: Models, tmp_path: Path) -> None:
