@@ -29,7 +29,7 @@ from models.control.optimise import Controlled, ControlSettings, optimise, optim
 from models.control.settle import offset_joints
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
-from motion.features import features_to_joints, joints_to_features
+from motion.features import feature_groups, features_to_joints, joints_to_features
 from motion.skeleton import T2M, mirror
 from options.generate import parse_generate_options
 from storage.generation import load_text_to_motion
@@ -97,6 +97,17 @@ def test_the_root_meets_its_places_and_the_error_left_is_reported(pipeline: Text
     assert made.remaining[0].mean < 0.01
     seen = features_to_joints(torch.from_numpy(made.features), T2M).numpy()
     np.testing.assert_allclose(seen, made.joints, atol=1e-4)  # features and joints describe the same motion
+
+
+def test_a_near_place_leaves_the_decoded_motion(pipeline: TextToMotion) -> None:
+    [tokens] = pipeline.tokens([Sample(TEXT, 1, FRAMES)], SAMPLING)
+    [plain], wrist, rotations = pipeline.features_of([tokens]), 20, feature_groups(22).rotations
+    start = Decoding(pipeline, tokens).first
+    for away, kept in ((0.05, True), (0.2, False)):
+        place = start[20:21, wrist] + torch.tensor([0, away, 0])
+        made = optimise(pipeline, tokens, [JointTarget(at(20), wrist, place)], QUICK)
+        assert made.remaining[0].largest < 0.04
+        assert np.allclose(made.features[:, rotations], plain[:, rotations], atol=1e-4) == kept
 
 
 def test_a_fixed_pose_is_exact(pipeline: TextToMotion) -> None:

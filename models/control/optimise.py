@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from models.control.constraints import GROUND, Constraint, Contacts, Remaining, remaining
+from models.control.constraints import GROUND, Constraint, Contacts, JointTarget, Pose, Remaining, RootPath, remaining
 from models.control.decoding import Closing, Decoding, seam_excess
 from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
@@ -24,6 +24,7 @@ from motion.skeleton import Skeleton
 from utils.runtime import report_step
 
 STEPS = 60
+NEAR = 0.1           # m: positions with smaller errors are met by offsets of the joints alone
 MILD = 0.3           # m: errors are squared up to this value, and linear beyond
 HARDER = 3.0         # factor of the constraint weights in a second round
 FAR = 0.25           # m: a second round follows if the largest error is above this
@@ -80,7 +81,9 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     for constraint in constraints:
         if len(constraint.frames) and not 0 <= int(constraint.frames.min()) <= int(constraint.frames.max()) < frames:
             raise ValueError(f"{constraint.label}: frame outside a motion of {frames} frames")
-    latents = optimised_latents(decoding, constraints, settings)
+    latents = decoding.start
+    if cyclic or not is_near(decoding.first, constraints, decoding.skeleton):
+        latents = optimised_latents(decoding, constraints, settings)
     with torch.no_grad():
         features = decoding.features(latents)
         joints = decoding.joints(features)
@@ -91,6 +94,15 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     left = remaining(constraints, joints, decoding.skeleton)
     rows = with_joints(features, joints / pipeline.metres)
     return Controlled(joints.float().cpu().numpy(), rows.cpu().numpy(), tuple(left))
+
+
+def is_near(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> bool:
+    """Whether ``joints`` (T, J, 3) are so near to all constraints, which are positions, that latents need not change.
+
+    Adam's steps have the same size for small errors, and would change gestures more than the constraints require.
+    """
+    return all(isinstance(constraint, RootPath | JointTarget | Pose)
+               and bool((constraint.error(joints, skeleton) <= NEAR).all()) for constraint in constraints)
 
 
 def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], settings: ControlSettings) -> Tensor:
