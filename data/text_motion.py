@@ -2,7 +2,7 @@
 import json
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,22 +134,17 @@ def caption_texts(pairs: list[Pair]) -> list[str]:
     return sorted({text for pair in pairs for text in pair.texts})
 
 
-def rarity_weights(pairs: list[Pair], power: float, by_content: bool = False) -> np.ndarray:
+def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
     """Compute sampling weights (pairs,) that favour rare actions. Their mean is 1.
 
     The weight is ``count ** -power``, where ``count`` is the number of pairs of the same family or, without families,
-    with the rarest word of the pair. With ``by_content`` it is the number of pairs with the pair's rarest content, and
-    ``len(pairs)`` for pairs without contents.
+    with the rarest word of the pair.
     """
-    def rarest(own: Callable[[Pair], Iterable[object]]) -> list[int]:
-        having = Counter(one for pair in pairs for one in own(pair))
-        return [min((having[one] for one in own(pair)), default=len(pairs)) for pair in pairs]
-
-    if by_content:
-        counts = rarest(lambda pair: pair.contents)
-    else:
-        counts = rarest(lambda pair: [("family", pair.family)] if pair.family else pair.words)
-    weights = np.array(counts, dtype=float) ** -power
+    having = Counter(word for pair in pairs for word in pair.words)
+    families = Counter(pair.family for pair in pairs)
+    rarest = np.array([families[pair.family] if pair.family else
+                       min((having[word] for word in pair.words), default=len(pairs)) for pair in pairs], dtype=float)
+    weights = rarest**-power
     return weights / weights.mean()
 
 
@@ -194,9 +189,9 @@ class CroppedPairs(Dataset):
         """Set the epoch, which changes the random crops."""
         self.epoch = epoch
 
-    def weights(self, balance: float, by_content: bool = False) -> np.ndarray:
+    def weights(self, balance: float) -> np.ndarray:
         """Return the sampling weights (pairs,), see ``rarity_weights``."""
-        return rarity_weights(self.pairs, balance, by_content)
+        return rarity_weights(self.pairs, balance)
 
     def lengths(self) -> np.ndarray:
         """Return the lengths (pairs,) of the motions in frames, before random cropping."""

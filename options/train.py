@@ -124,9 +124,6 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_common(parser)
     add_data(parser)
     add_balance(parser)
-    parser.add_argument_group("data").add_argument(
-        "--balance_by_content", action="store_true",
-        help="--balance favours rare contents of the language bank, instead of rare actions; needs --bank")
     add_paraphrases(parser)
     add_bank(parser)
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
@@ -159,9 +156,6 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--published_behaviour", action="store_true",
                        help="reproduce the released code: true pairs among the negatives, multiplied temperature, "
                             "random motion encoder, no masks")
-    model.add_argument("--projections_only", action="store_true",
-                       help="train only the projections to the text-motion space, so that models conditioned on this "
-                            "LaMP stay valid; needs --init_from")
     loss = parser.add_argument_group("objectives")
     loss.add_argument("--objectives", nargs="+", type=weighted_objective, metavar="NAME[=WEIGHT]",
                       default=[(name, 1.0) for name in OBJECTIVES],
@@ -180,10 +174,6 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if opt.distill and (opt.init_from or opt.random_start):
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
     opt.objectives = dict(opt.objectives)
-    if opt.balance_by_content and not (opt.bank and opt.balance):
-        parser.error("--balance_by_content needs --balance and --bank")
-    if opt.projections_only and (not opt.init_from or set(opt.objectives) != {"ptc"}):
-        parser.error("--projections_only needs --init_from and --objectives ptc: other losses do not depend on them")
     return opt
 
 

@@ -87,11 +87,8 @@ beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" "${decoder[@]}" --l
     --sample_codebook_temp 0 --decoder_only --quantize_dropout_prob 0.3
 
 # LaMP: all BERT layers are trained at a fifth of the learning rate, and the word embeddings are frozen, so that words
-# unseen in training keep their meaning. Half of the texts are sentences of the language bank. Then its projections to
-# the joint space alone, in which texts are compared with motions and with each other.
-stage train_lamp.py lamp_base "$lamp_steps" @configs/demo/lamp.txt --vq_name vq_demo --bert "$bert" "${lamp[@]}"
-stage train_lamp.py lamp_demo 140 @configs/demo/lamp.txt --vq_name vq_demo --init_from lamp_base --projections_only \
-    --balance_by_content --objectives ptc --batch_size 320 --lr 3e-3 --warm_up_iter 20 --save_latest 10 --eval_every_e 3
+# unseen in training keep their meaning. Half of the texts are sentences of the language bank.
+stage train_lamp.py lamp_demo "$lamp_steps" @configs/demo/lamp.txt --vq_name vq_demo --bert "$bert" "${lamp[@]}"
 together
 
 # Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words.

@@ -12,8 +12,7 @@ from training.stages.tokens import MaskStage
 from training.stages.vq import VQStage
 from training.trainer import Stage, compile_parts
 
-OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"], cond_noise=0, distill=0.0, text_pairs=0.0,
-                             projections_only=False)
+OPTIONS = argparse.Namespace(decoder_only=False, objectives=["ptc"], cond_noise=0, distill=0.0, text_pairs=0.0)
 STAGES = {"vq": lambda model: VQStage(model, OPTIONS, None, None, []),
           "lamp": lambda model: LaMPStage(model, OPTIONS, None, None),
           "t2m": lambda model: MaskStage(model, OPTIONS, {}, [])}

@@ -262,7 +262,7 @@ def test_texts_that_may_describe_the_same_are_not_compared():
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_text_pairs_draw_the_texts_of_a_clip_together(model, labelled):
-    opt = SimpleNamespace(objectives=["ptc"], distill=0.0, text_pairs=1.0, max_text_len=8, projections_only=False)
+    opt = SimpleNamespace(objectives=["ptc"], distill=0.0, text_pairs=1.0, max_text_len=8)
     stage = LaMPStage(model, opt, None, None)
     hidden = torch.eye(4, model.config.qformer.hidden)[:, None]  # one word each
     stage.encode_text = lambda texts: (torch.tensor([[int(text)] for text in texts]), None)
@@ -309,14 +309,3 @@ def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
     assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
     assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
     assert {"text_proj.weight", "query_tokens"} <= trained
-
-
-def test_training_only_the_projections_keeps_the_hidden_states(model, batch):
-    opt = SimpleNamespace(objectives=["ptc"], distill=0.0, projections_only=True)
-    stage = LaMPStage(model, opt, None, None).train()
-    motion, ids, mask, m_lens = batch
-    hidden, features = stage.model.make_condition(ids, mask, "both"), model.text_features(ids, mask)
-    stage.model(*batch, objectives=["ptc"]).loss.backward()
-    torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=0.1).step()
-    assert torch.equal(model.make_condition(ids, mask, "both"), hidden)
-    assert not torch.equal(model.text_features(ids, mask), features)

@@ -127,8 +127,8 @@ class Trainer:
     Args:
         stage: model with loss and validation.
         opt: options of the run, written to ``opt.txt``.
-        dataset: training samples. It may have the methods ``set_epoch(epoch)``, ``weights(balance, by_content)`` for
-            --balance, and ``lengths()`` for --group_by_length.
+        dataset: training samples. It may have the methods ``set_epoch(epoch)``, ``weights(balance)`` for --balance, and
+            ``lengths()`` for --group_by_length.
         schedule: function from the step to the factor of the learning rate.
         clip_norm: maximum gradient norm. None disables clipping.
     """
@@ -139,8 +139,7 @@ class Trainer:
         self.folder = run_folder(opt)
         self.accelerator = make_accelerator(opt, stage.find_unused)
         device = self.accelerator.device
-        balance, by_content = getattr(opt, "balance", 0), getattr(opt, "balance_by_content", False)
-        weights = dataset.weights(balance, by_content) if balance else None
+        weights = dataset.weights(opt.balance) if getattr(opt, "balance", 0) else None
         lengths = dataset.lengths() if getattr(opt, "group_by_length", False) else None
         self.batches = EpochBatches(len(dataset), opt.batch_size, opt.seed, weights, parts=opt.grad_accum,
                                     rank=rank(), ranks=world_size(), lengths=lengths)

@@ -373,10 +373,3 @@ def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
     for name, parameter in model.named_parameters():
         if is_text(name) and not name.startswith(trained):
             parameter.requires_grad_(False)
-
-
-def freeze_all_but_projections(model: LaMP) -> None:
-    """Leave only the projections to the text-motion space and the temperature trainable."""
-    model.requires_grad_(False)
-    for part in (model.text_proj, model.motion_proj, model.temp):
-        part.requires_grad_(True)

@@ -14,7 +14,7 @@ from data.text_motion import TextMotion
 from evaluation.retrieval import steady_retrieval
 from models.lamp.bert import WordPieces
 from models.lamp.features import text_inputs
-from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives, freeze_all_but_projections
+from models.lamp.lamp import OBJECTIVES, AlsoTrue, LaMP, MirroredNegatives
 from models.lamp.objectives import contrastive_loss, distillation_loss, same_caption, similarity
 from models.lamp.qformer import PAD_ID
 from storage.checkpoint import load_strictly
@@ -38,14 +38,8 @@ class LaMPStage(Stage):
         super().__init__(model)
         self.opt, self.pieces, self.val_set = opt, pieces, val_set
         self.find_unused = set(opt.objectives) != set(OBJECTIVES)
-        if opt.projections_only:
-            freeze_all_but_projections(model)
         # In a list, so that it is not a submodule: the original BERT is neither trained nor saved.
         self.teacher = [copy.deepcopy(model.Qformer).eval().requires_grad_(False)] if opt.distill else []
-
-    def train(self, mode: bool = True) -> "LaMPStage":
-        """Set training mode; with --projections_only, the network stays in evaluation mode."""
-        return super().train(mode and not self.opt.projections_only)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Compute the losses and accuracies of a batch of captions and motions."""
