@@ -9,7 +9,7 @@ from data.dataset import dataset_spec
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.generation import load_text_to_motion
 
-PLAIN = Sampling(time_steps=3, cond_scale=500.0)  # text features of the toy model are small
+PLAIN = Sampling(time_steps=3, cond_scale=5000.0)  # text features of the toy model are small
 AWAY = replace(PLAIN, negative_prompt="a person runs")
 
 
