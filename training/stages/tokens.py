@@ -25,7 +25,7 @@ from models.transformers.trunk import FIXED_TABLE, TokenLoss, sample_generators
 from storage.checkpoint import load_strictly
 from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
 from training.runs import divide, settle_lamp
-from training.trainer import VALIDATION_BATCH, Stage
+from training.trainer import Stage
 from utils import InputError
 from utils.files import fingerprint
 from utils.runtime import WHOLE, BatchSlice, stream_seed
@@ -125,6 +125,7 @@ def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.
 
 
 UNIT = 12**0.5  # width of a uniform distribution with unit variance
+MASKED_BATCH = 128  # clips of a validation batch; the fixed random masks depend on it
 VALIDATION_DRAWS = 4  # number of random masks or layers per validation clip
 
 
@@ -188,7 +189,7 @@ class TokenStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """Compute loss and accuracy with fixed random numbers, and FID if there is an evaluator."""
-        starts = range(0, len(self.val_set), VALIDATION_BATCH)
+        starts = range(0, len(self.val_set), MASKED_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
         sums = np.sum(divide(passes, self._validate), 0)  # sums of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
@@ -200,7 +201,7 @@ class TokenStage(Stage):
         """
         device, made = next(self.model.parameters()).device, []
         for draw, start in passes:
-            items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
+            items = [self.val_set[i] for i in range(start, min(start + MASKED_BATCH, len(self.val_set)))]
             batch = send_to_device(torch.utils.data.default_collate(items), device)
             generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
             result = self._result(batch, self._conditions("val", batch["caption"]), generator)
