@@ -1,14 +1,26 @@
-"""Networks of the evaluator, and its caption input."""
+"""The evaluator: networks, caption input, training, and loading of published and invalid files."""
 import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import prepare.bundle_model
+import train_evaluator
+from data.dataset import Normalisation, dataset_spec
 from data.language import WORD_CLASSES, WordVectors, sentence_layout
+from data.text_motion import load_pairs
 from models.config import EvaluatorConfig
-from models.evaluator import Evaluator
+from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
+from storage.checkpoint import load_checkpoint, save_checkpoint, save_weights, write_options
+from storage.evaluation import LoadedEvaluator, load_evaluator
+from tests.test_resume import assert_equal
+from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, refusal, run_here, run_script
 from utils import InputError
+from utils.files import save_npy
 
 SMALL = EvaluatorConfig(dim_pose=23, dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_pos_ohot=15,
                         dim_motion_hidden=14, dim_text_hidden=6, dim_coemb_hidden=9)
@@ -88,3 +100,218 @@ def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
         _write_vocabulary(tmp_path, words, rows)
         with pytest.raises(InputError, match=told):
             WordVectors.load(tmp_path)
+
+
+FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a toy data set and word vectors."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "data")
+    make_glove(folder / "glove")
+    return folder
+
+
+@pytest.fixture
+def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Function that runs the training script in an empty folder with the data."""
+    for name in ("data", "glove"):
+        (tmp_path / name).symlink_to(data / name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *flags: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["train_evaluator.py", "--name", name, *FLAGS, *map(str, flags)])
+        train_evaluator.main()
+
+    return run
+
+
+def latest(name: str) -> dict:
+    """Return the content of a run's latest checkpoint."""
+    return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
+
+
+def test_own_motions_are_pulled_and_others_pushed_to_the_margin() -> None:
+    text = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 4.0]])
+    motion = torch.tensor([[3.0, 4.0], [10.0, 1.0], [0.0, 4.0]])
+    loss = matching_loss(text, motion, margin=10.0, shifts=1)
+    assert float(loss.positive) == pytest.approx((25 + 1 + 0) / 3)
+    # text 0 with motion 1, text 1 with motion 2, text 2 with motion 0: 10.05, 10.77 and 3 apart
+    assert float(loss.negative) == pytest.approx(7**2 / 3)
+    assert float(loss.total) == pytest.approx(float(loss.positive + loss.negative))
+    both = matching_loss(text, motion, margin=10.0, shifts=2)  # and text 0 with 2: 4; 1 with 0: 8.06; 2 with 1: 10.44
+    assert float(both.negative) == pytest.approx((7**2 + 6**2 + (10 - 65**0.5)**2) / 6)
+    assert float(matching_loss(text, motion, 10.0, shifts=50).negative) == float(both.negative)
+
+
+@torch.no_grad()
+def test_the_auto_encoder_weighs_reconstruction_change_and_size_of_movements() -> None:
+    torch.manual_seed(0)
+    model = MovementAutoEncoder(23, 8, 6).eval()
+    motion = torch.randn(2, 16, 23)
+    movements = model.encoder(motion[..., :-4])
+    assert movements.shape == (2, 4, 6)
+    loss = model.loss(motion, 0.5, 0.25)
+    torch.testing.assert_close(loss.sparsity, movements.abs().mean())
+    torch.testing.assert_close(loss.smoothness, (movements[:, 1:] - movements[:, :-1]).abs().mean())
+    torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.smoothness + 0.25 * loss.sparsity)
+    motion[..., -4:] += 100  # foot contacts, which it does not read
+    torch.testing.assert_close(model.loss(motion, 0.5, 0.25).total, loss.total)
+
+
+def test_a_run_leaves_the_published_layout_with_its_normalisation_and_words(train: Callable[..., None]) -> None:
+    train("new")
+    content, movement = latest("new"), latest("new_movement")
+    assert {"movement_encoder", "text_encoder", "motion_encoder", "opt_evaluator"} <= content.keys()
+    assert movement["total_it"] == 3 and content["total_it"] == 4
+    learned = {name.removeprefix("encoder."): tensor for name, tensor in movement["movement_autoencoder"].items()
+               if name.startswith("encoder.")}
+    assert_equal(content["movement_encoder"], learned)  # matching leaves the movements as they are
+    spec = dataset_spec("t2m", "data")
+    loaded = load_evaluator("new", spec, "checkpoints")
+    assert loaded.source.file.name == "finest.tar" and loaded.words.dim == 6
+    published = Normalisation.load(spec.root / "Mean.npy", spec.root / "Std.npy", spec.dim_pose)
+    np.testing.assert_allclose(loaded.normalisation.std[0], published.std[0] / 5, rtol=1e-5)
+    pairs = load_pairs(spec, "val")
+    assert loaded.motions([pair.features for pair in pairs]).shape == (len(pairs), 8)
+    assert loaded.texts([pair.tokens[0] for pair in pairs]).shape == (len(pairs), 8)
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(train: Callable[..., None]) -> None:
+    train("whole")
+    train("parts", "--total_iter", 2)
+    train("parts", "--is_continue")
+    whole, parts = latest("whole"), latest("parts")
+    assert parts["total_it"] == 4
+    for part in ("movement_encoder", "text_encoder", "motion_encoder", "opt_evaluator"):
+        assert_equal(parts[part], whole[part])
+
+
+def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--data_root", data / "data", "--glove", data / "glove", "--mixed_precision", "bf16")
+    run_script("train_evaluator.py", "--name", "new", *FLAGS, *flags, cwd=tmp_path)
+    spec = dataset_spec("t2m", data / "data")
+    whole, pairs = load_evaluator("new", spec, "checkpoints"), load_pairs(spec, "val")
+    run_here(prepare.bundle_model.main, "new", "--out", "packed", cwd=tmp_path)
+    assert {path.relative_to("packed/t2m/new").as_posix() for path in Path("packed").rglob("*") if path.is_file()} == {
+        "opt.txt", "meta/mean.npy", "meta/std.npy", "glove/our_vab_data.npy", "glove/our_vab_words.txt",
+        "model/finest.safetensors"}
+    packed = load_evaluator("new", spec, "packed")
+    motions, tokens = [pair.features for pair in pairs], [pair.tokens[0] for pair in pairs]
+    np.testing.assert_allclose(packed.motions(motions), whole.motions(motions), atol=0.02)
+    np.testing.assert_allclose(packed.texts(tokens), whole.texts(tokens), atol=0.02)
+
+
+def test_a_checkpoint_without_its_settings_is_not_packed(tmp_path: Path) -> None:
+    released = tmp_path / "checkpoints" / "t2m" / "released"
+    save_checkpoint(released / "model" / "latest.tar", {"vq_model": {"weight": torch.zeros(1)}})
+    write_options(released / "opt.txt", {"name": "released"})
+    line = refusal(prepare.bundle_model.main, "released", "--out", "packed", cwd=tmp_path)
+    assert "does not contain its settings" in line
+    assert not (tmp_path / "packed").exists()
+
+
+def test_kit_trains_too(train: Callable[..., None]) -> None:
+    kit = make_dataset(Path("kit"), "kit")
+    train("new", "--dataset_name", "kit", "--data_root", kit)
+    loaded = load_evaluator("new", dataset_spec("kit"), "checkpoints")
+    assert loaded.model.config.dim_pose == 251
+    with pytest.raises(InputError, match="251 features, but those of t2m have 263"):
+        load_evaluator("checkpoints/kit/new", dataset_spec("t2m"), "checkpoints")
+
+
+SPEC = dataset_spec("t2m")
+TINY = EvaluatorConfig(dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_motion_hidden=14,
+                        dim_text_hidden=6, dim_coemb_hidden=9)
+WORDS = ["unk", "sos", "eos", "a", "person", "walk", "left", "slowly"]
+
+
+def publish(config: EvaluatorConfig) -> Evaluator:
+    """Write an untrained evaluator in the published layout, and word vectors to the working folder."""
+    torch.manual_seed(0)
+    model, home = Evaluator(config).eval(), Path("checkpoints/t2m")
+    save_checkpoint(home / "text_mot_match" / "model" / "finest.tar",
+                    model.checkpoint() | {"epoch": 9, "iter": 100, "opt_text_encoder": {"state": {}}})
+    rng = np.random.default_rng(0)
+    save_npy(home / "Comp_v6_KLD005" / "meta" / "mean.npy", rng.normal(size=config.dim_pose))
+    save_npy(home / "Comp_v6_KLD005" / "meta" / "std.npy", rng.uniform(0.5, 2, config.dim_pose))
+    save_npy(Path("glove/our_vab_data.npy"), rng.normal(size=(len(WORDS), config.dim_word)))
+    Path("glove/our_vab_words.pkl").write_bytes(pickle.dumps(WORDS))
+    Path("glove/our_vab_idx.pkl").write_bytes(pickle.dumps({word: row for row, word in enumerate(WORDS)}))
+    return model
+
+
+@pytest.fixture
+def loaded(home: Path) -> LoadedEvaluator:  # noqa: ARG001 (changes to an empty folder)
+    publish(TINY)
+    return load_evaluator("text_mot_match", SPEC, "checkpoints")
+
+
+def motions(*lengths: int) -> list[np.ndarray]:
+    return [np.random.default_rng(length).normal(size=(length, SPEC.dim_pose)) for length in lengths]
+
+
+def caption(*words: str) -> list[str]:
+    return [f"{word}/NOUN" for word in words]
+
+
+@pytest.mark.usefixtures("home")
+def test_the_published_layout_loads_and_runs_at_full_size() -> None:
+    model = publish(EvaluatorConfig())
+    loaded = load_evaluator("text_mot_match", SPEC, "checkpoints")
+    assert loaded.model.config == EvaluatorConfig() and not loaded.model.training
+    assert loaded.source.file == Path("checkpoints/t2m/text_mot_match/model/finest.tar")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert loaded.motions(motions(40, 196)).shape == (2, 512)
+    assert loaded.texts([caption("a", "person"), caption("walk")]).shape == (2, 512)
+
+
+def reshape(network: str, name: str, *shape: int) -> Callable[[dict], None]:
+    return lambda content: content[network].update({name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(("spoil", "told"), [
+    (lambda content: content["motion_encoder"].pop("gru.bias_hh_l0"), "missing: motion_encoder.gru.bias_hh_l0"),
+    (lambda content: content["text_encoder"].pop("pos_emb.weight"), "text_encoder.pos_emb.weight is missing"),
+    (reshape("text_encoder", "output_net.1.bias", 7), "shape: text_encoder.output_net.1.bias (7,) instead of (6,)"),
+    (reshape("movement_encoder", "main.0.weight", 5), "movement_encoder.main.0.weight has shape (5,)"),
+    (reshape("motion_encoder", "extra", 2), "unexpected: motion_encoder.extra"),
+    (lambda content: content.pop("motion_encoder"), "no weights under motion_encoder"),
+    (lambda content: content.update(text_encoder=3), "no weights under text_encoder"),
+])
+@pytest.mark.usefixtures("loaded")
+def test_a_wrong_file_is_refused_with_the_name_of_the_first_bad_tensor(spoil: Callable, told: str) -> None:
+    path = Path("checkpoints/t2m/text_mot_match/model/finest.tar")
+    content = torch.load(path, weights_only=True)
+    spoil(content)
+    save_checkpoint(path, content)
+    with pytest.raises(InputError) as refused:
+        load_evaluator("text_mot_match", SPEC, "checkpoints")
+    assert told in str(refused.value) and str(path) in str(refused.value)
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_evaluator_of_other_data_or_words_is_refused() -> None:
+    with pytest.raises(InputError, match="263 features, but those of kit have 251"):
+        load_evaluator("checkpoints/t2m/text_mot_match", dataset_spec("kit"), "checkpoints")
+    save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
+    with pytest.raises(InputError, match="word vectors of width 8 .* width 5"):
+        load_evaluator("text_mot_match", SPEC, "checkpoints")
+
+
+def test_a_small_file_brings_its_own_normalisation_and_words(loaded: LoadedEvaluator) -> None:
+    folder = Path("checkpoints/t2m/small")
+    save_weights(folder / "model" / "finest.safetensors", loaded.model.state_dict())
+    save_npy(folder / "meta" / "mean.npy", loaded.normalisation.mean)
+    save_npy(folder / "meta" / "std.npy", loaded.normalisation.std)
+    save_npy(folder / "glove" / "our_vab_data.npy", np.stack([loaded.words.vector(word) for word in WORDS]))
+    (folder / "glove" / "our_vab_words.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    for path in Path("glove").iterdir():
+        path.unlink()
+    small, clips, captions = load_evaluator("small", SPEC, "checkpoints"), motions(40, 80), [caption("a", "walk")]
+    np.testing.assert_allclose(small.motions(clips), loaded.motions(clips), atol=0.02)
+    np.testing.assert_allclose(small.texts(captions), loaded.texts(captions), atol=0.02)

@@ -1,9 +1,12 @@
-"""Conversion of joints to features and back: round trips and invariances."""
+"""Features, rotations, and joints that coincide with their parents: round trips, invariances and SciPy."""
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation, Slerp
 
+from motion import rotation
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.features import (
     feature_groups,
     features_to_joints,
@@ -13,9 +16,9 @@ from motion.features import (
     process,
     time_warp,
 )
-from motion.rotation import cont6d_to_matrix
+from motion.rotation import bone_directions, cont6d_to_matrix
 from motion.skeleton import KIT, SKELETONS, T2M, Skeleton, mirror, pose_offsets
-from tests.figures import walking
+from tests.figures import figure, walking
 from tests.sample_motion import sample_lengths, sample_motion, turned
 
 SEEDS = range(4)
@@ -122,3 +125,82 @@ def test_a_warped_window_is_the_motion_at_another_speed() -> None:
     # Frame 56 at 1.25 times the speed is frame 70, up to the error of summing speeds.
     assert torch.dist(fast[56], slow[70]) < 0.02 * slow[70].norm()
     assert torch.equal(time_warp(features, torch.ones(1), 60), features[:, :60])
+
+
+@pytest.mark.parametrize("direction", [(0, 0, 1), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0.6, 0, 0.8), (0.6, 0.8, 0)])
+def test_between_opposite_directions_is_a_half_turn(direction: tuple[float, ...]):
+    a = torch.tensor(direction, dtype=torch.float32)
+    q = rotation.quat_between(a, -a)
+    _close(q.norm(), torch.tensor(1.0), 1e-5)
+    _close(rotation.quat_rotate(q, a), -a, 1e-5)
+    if a[1] == 0:
+        _close(q.abs(), torch.tensor([0.0, 0.0, 1.0, 0.0]), 1e-5)
+
+
+def test_axis_angles_are_those_of_scipy():
+    turns = np.random.default_rng(3).normal(size=(50, 3)) * np.linspace(0, 2, 50)[:, None]
+    quats = rotation.axis_angle_to_quat(torch.from_numpy(turns))
+    np.testing.assert_allclose(rotation.quat_to_matrix(quats), Rotation.from_rotvec(turns).as_matrix(), atol=1e-12)
+
+
+def test_the_shorter_arc_is_that_of_scipy():
+    a, b = (Rotation.random(20, rng=seed) for seed in (0, 1))
+    weights = np.linspace(0, 1, 20)
+    quats = [torch.from_numpy(turn.as_quat()[:, [3, 0, 1, 2]]) for turn in (a, b)]
+    for sign in (1, -1):
+        got = rotation.slerp(quats[0], sign * quats[1], torch.from_numpy(weights)[:, None])
+        expected = [Slerp([0, 1], Rotation.concatenate([a[k], b[k]]))(weights[k]).as_matrix() for k in range(20)]
+        np.testing.assert_allclose(rotation.quat_to_matrix(got), expected, atol=1e-9)
+    still = rotation.slerp(quats[0], quats[0], torch.full((20, 1), 0.3, dtype=torch.float64))
+    np.testing.assert_allclose(rotation.quat_to_matrix(still), a.as_matrix(), atol=1e-9)
+
+
+CASES = {
+    "collars": ("left_collar", "right_collar"),
+    "one collar": ("left_collar",),
+    "neck": ("neck",),
+    "neck and collars": ("neck", "left_collar", "right_collar"),
+    "head": ("head",),
+    "spine": ("spine1", "spine2"),
+    "whole spine": ("spine1", "spine2", "spine3"),
+    "shoulders": ("left_shoulder", "right_shoulder"),
+    "hips": ("left_hip", "right_hip"),
+    "toes": ("left_foot", "right_foot"),
+}
+
+
+def with_coinciding(joints: np.ndarray, case: str) -> np.ndarray:
+    """Move the joints of a case, with their descendants, onto their parents."""
+    moved = joints.copy()
+    for joint in map(T2M.joint_names.index, CASES[case]):
+        bone = moved[:, joint] - moved[:, T2M.parents[joint]]
+        for other in range(len(T2M)):
+            above = other
+            while above > 0 and above != joint:
+                above = T2M.parents[above]
+            if above == joint:
+                moved[:, other] -= bone
+        moved[:, joint] = moved[:, T2M.parents[joint]]
+    return moved
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_bones_of_no_length_turn_with_the_body(case: str, noise: float) -> None:
+    joints = np.float64(with_coinciding(sample_motion(T2M, sway=0.2), case))
+    joints += noise * np.random.default_rng(0).standard_normal(joints.shape)
+    angle = np.linspace(0, 4, len(joints))[:, None]
+    directions = bone_directions(torch.from_numpy(joints), T2M)
+    of_turned = bone_directions(torch.from_numpy(turned(joints, angle)), T2M).numpy()
+    np.testing.assert_allclose(of_turned, turned(directions.numpy(), angle), atol=1e-4 if noise else 1e-9)
+    np.testing.assert_allclose(np.linalg.norm(of_turned[:, 1:], axis=-1), 1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bvh_files_of_such_bodies_keep_joints_and_turn_smoothly(case: str) -> None:
+    yaw, lean = np.linspace(0, 3, 60), 0.4 * np.sin(np.linspace(0, 6, 60))
+    joints = with_coinciding(figure(60, yaw=yaw, pitch=lean, thighs=(lean, -lean)), case)
+    bvh = joints_to_bvh(joints, T2M, 20)
+    np.testing.assert_allclose(bvh_to_joints(bvh, T2M), joints, atol=1e-4)
+    cosine = (np.einsum("tjkl,tjkl->tj", bvh.local_rotations()[1:], bvh.local_rotations()[:-1]) - 1) / 2
+    assert cosine.min() > np.cos(0.2)

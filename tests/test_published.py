@@ -1,4 +1,4 @@
-"""Published files of other projects load under their original names and layouts."""
+"""Published files of other projects load under their original names and layouts, and are identified."""
 import json
 import os
 import shutil
@@ -12,9 +12,11 @@ import torch
 
 import gen_t2m
 from data.dataset import dataset_spec
+from models.config import EvaluatorConfig
+from models.evaluator import Evaluator
 from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
 from models.transformers.mask_transformer import CLIP_WIDTH, LaMPMaskTransformer
-from prepare.inspect_checkpoint import identify
+from prepare.inspect_checkpoint import Identity, identify, main
 from storage.checkpoint import incompatible_keys
 from storage.evaluation import load_captioner
 from storage.generation import (
@@ -25,9 +27,9 @@ from storage.generation import (
     load_residual_transformer,
     load_tokenizer,
 )
-from storage.released import used_part
+from storage.released import PUBLISHED_META, used_part
 from tests.golden.manifest import shapes_of
-from tests.toy import GOLDEN, make_llm, needs
+from tests.toy import GOLDEN, make_llm, needs, refusal
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put, put_captioner
 from utils import InputError
 
@@ -203,3 +205,53 @@ def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
         decoder = CaptionDecoder(peft.get_peft_model(OPTForCausalLM(sizes), adapters), None, OPT_WIDTH)
         model = MotionCaptioner(MotionPrefixConfig(), decoder, longest=51)
     assert incompatible_keys(model, used_part(state), LAMP_OPTIONAL) == []
+
+
+def of(folder: Path, name: str) -> tuple[Path, Identity]:
+    file, = (folder / name).rglob("*.tar")
+    return file, identify(file)
+
+
+@pytest.mark.parametrize(("name", "what", "use"), [
+    (RVQ, "tokenizer with 3 layers", "eval_t2m_vq.py"), ("vq", "tokenizer with one codebook", "eval_t2m_vq.py"),
+    (MOMASK, "masked transformer on text features of width 512, that of CLIP", "gen_t2m.py --name"),
+    (RESIDUAL, "residual transformer", "gen_t2m.py --res_name"),
+    ("t2m", "masked transformer of LaMP", "gen_t2m.py --name"), ("h3d-qformer", "LaMP model", "eval_retrieval.py"),
+    ("length_estimator", "length estimator", "gen_t2m.py --len_name"),
+])
+def test_published_files_are_known(published: Path, name: str, what: str, use: str) -> None:
+    _, found = of(published / "t2m", name)
+    assert what in found.what
+    assert use in found.use[0]
+    assert found.incompatible == ()
+    assert (found.dataset == "t2m") == (name in (RVQ, "vq", "h3d-qformer"))
+
+
+def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path, capsys) -> None:
+    file, _ = of(published / "t2m", RESIDUAL)
+    content = torch.load(file, weights_only=True)
+    del content["res_transformer"]["cond_emb.bias"]
+    torch.save(content, tmp_path / "found.pth")
+    assert refusal(main, "found.pth", cwd=tmp_path) == "error: found.pth will be refused: missing: cond_emb.bias\n"
+    assert "put it at: checkpoints/<t2m or kit>/NAME/model/latest.pth" in capsys.readouterr().out
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for content, told in (({"a": {"b": torch.zeros(1)}}, "its keys are a"),
+                          ({"net": {"b": torch.zeros(1)}}, "such as b"),
+                          ({"estimator": {"output.0.weight": torch.zeros(3)}}, "is not a complete model")):
+        torch.save(content, tmp_path / "a.tar")
+        with pytest.raises(InputError, match=told):
+            identify(tmp_path / "a.tar")
+
+
+def test_an_evaluator_is_known_and_what_it_needs(tmp_path: Path) -> None:
+    small = EvaluatorConfig(263, *(8 for _ in range(2)), 300, 15, 8, 8, 8)
+    networks: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in Evaluator(small).state_dict().items():
+        network, _, rest = name.partition(".")
+        networks.setdefault(network, {})[rest] = tensor
+    torch.save({**networks, "epoch": 1}, tmp_path / "finest.tar")
+    found = identify(tmp_path / "finest.tar")
+    assert (found.what, found.dataset, found.incompatible) == ("an evaluator (text-motion matching)", "t2m", ())
+    assert PUBLISHED_META in found.needs[0]

@@ -10,8 +10,8 @@ from torch import nn
 
 from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
-from tests.test_feed import windows
 from tests.test_ranks import STAGES
+from tests.test_trainer import windows
 from tests.toy import make_bert, make_dataset, make_glove
 from training.runs import BatchLoader, EpochBatches
 

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motion import rotation
 from motion.bvh import principal_euler
 from motion.features import (
     Processed,
@@ -15,18 +16,6 @@ from motion.features import (
     joints_of,
     process,
     root_motion,
-)
-from motion.rotation import (
-    cont6d_to_matrix,
-    lerp,
-    matrix_to_quat,
-    quat_between,
-    quat_conjugate,
-    quat_continuous,
-    quat_multiply,
-    quat_rotate,
-    quat_to_cont6d,
-    quat_to_matrix,
 )
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from tests.golden.kinds import skeleton_of
@@ -159,23 +148,23 @@ def check_rotations(report: Report) -> None:
     inputs = ("v0", "v1", "qa", "qb", "v", "cont6d", "qfix_in")
     given = dict(zip(inputs, report.tensors(*inputs), strict=True))
     checks: dict[str, Callable[[], Tensor]] = {
-        "qbetween": lambda: quat_between(given["v0"], given["v1"]),
-        "lerp": lambda: torch.stack([lerp(given["v0"], given["v1"], weight) for weight in (0.25, 0.5)]),
-        "qmul": lambda: quat_multiply(given["qa"], given["qb"]),
-        "qinv": lambda: quat_conjugate(given["qa"]),
-        "qrot": lambda: quat_rotate(given["qa"], given["v"]),
-        "q_to_matrix": lambda: quat_to_matrix(given["qa"]),
-        "q_to_cont6d": lambda: quat_to_cont6d(given["qa"]),
-        "cont6d_to_matrix": lambda: cont6d_to_matrix(given["cont6d"]),
-        "cont6d_to_quat": lambda: matrix_to_quat(cont6d_to_matrix(given["cont6d"])),
-        "matrix_to_quat": lambda: matrix_to_quat(quat_to_matrix(given["qa"])),
-        "qfix": lambda: quat_continuous(given["qfix_in"]),
+        "qbetween": lambda: rotation.quat_between(given["v0"], given["v1"]),
+        "lerp": lambda: torch.stack([rotation.lerp(given["v0"], given["v1"], weight) for weight in (0.25, 0.5)]),
+        "qmul": lambda: rotation.quat_multiply(given["qa"], given["qb"]),
+        "qinv": lambda: rotation.quat_conjugate(given["qa"]),
+        "qrot": lambda: rotation.quat_rotate(given["qa"], given["v"]),
+        "q_to_matrix": lambda: rotation.quat_to_matrix(given["qa"]),
+        "q_to_cont6d": lambda: rotation.quat_to_cont6d(given["qa"]),
+        "cont6d_to_matrix": lambda: rotation.cont6d_to_matrix(given["cont6d"]),
+        "cont6d_to_quat": lambda: rotation.matrix_to_quat(rotation.cont6d_to_matrix(given["cont6d"])),
+        "matrix_to_quat": lambda: rotation.matrix_to_quat(rotation.quat_to_matrix(given["qa"])),
+        "qfix": lambda: rotation.quat_continuous(given["qfix_in"]),
     }
     for name in report.arrays:
         if name in checks:
             report.close(name, checks[name](), 1e-5)
         elif name.startswith(_EULER):
-            matrix = quat_to_matrix(given["qa"].double()).numpy()
+            matrix = rotation.quat_to_matrix(given["qa"].double()).numpy()
             report.close(name, principal_euler(matrix, name.removeprefix(_EULER)), 1e-3)
 
 

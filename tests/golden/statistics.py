@@ -1,17 +1,17 @@
 """Parity checks of feature statistics."""
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from motion.features import ColumnStatistics, biased_std, feature_groups, joints_of, joints_to_features, mean_std
+from motion.features import biased_std, feature_groups, joints_of, joints_to_features, mean_std
 from tests.golden.kinds import skeleton_of
 from tests.golden.report import Report
 
 BIAS = "std_feat_bias_"
 
-_MOST_CLIPS = 12    # number of clips whose subsets are all tried
+_MOST_CLIPS = 10    # number of clips whose subsets are all tried
 _EXACT = 1e-6       # tolerance where the statistics are float64
 _ROUNDED = 1e-5     # tolerance where they are float32, relative to values above 1
 _COMPUTED = 1e-4    # tolerance where features are computed from joints
@@ -47,9 +47,8 @@ def check_statistics(report: Report) -> None:
         report.inputs(*given)
         return
     chosen = _nearest(clips, given)
-    mean, std = mean_std([clips[index] for index in chosen])
-    exact = not any(any(clips[index] is clip for clip in computed) for index in chosen)
-    expected = {"mean": mean, "std": std} | {name: biased_std(std, bias) for name, bias in biases(given)}
+    exact = not any(any(clip is other for other in computed) for clip in chosen)
+    expected = _statistics(chosen, given)
     for name, array in given.items():
         report.close(name, expected[name], _tolerance(array, exact))
     if "std" in given:
@@ -76,34 +75,20 @@ def _features_beside(folder: Path | None, dim: int) -> tuple[list[np.ndarray], l
     return stored, computed
 
 
-def _nearest(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> list[int]:
+def _nearest(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
     """Return the subset of clips with statistics closest to the given ones.
 
     All subsets of the first ``_MOST_CLIPS`` clips are tried, and all clips together.
     """
-    few = min(len(clips), _MOST_CLIPS)
-    choices = np.array([choice for choice in product((0.0, 1.0), repeat=few) if any(choice)])
-    choices = np.pad(choices, ((0, 0), (0, len(clips) - few)))
-    choices = np.concatenate([choices, np.ones((1, len(clips)))])
-    mean, std = _statistics_of(choices, [ColumnStatistics.of(clip) for clip in clips])
-    errors = [np.abs((mean if name == "mean" else std * _factors(name, array)) - array).max(1)
-              for name, array in given.items()]
-    return np.flatnonzero(choices[np.max(errors, axis=0).argmin()]).tolist()
+    def error(chosen: Sequence[np.ndarray]) -> float:
+        return max(np.abs(values - given[name]).max() for name, values in _statistics(chosen, given).items())
+
+    few = clips[:_MOST_CLIPS]
+    return min([clips, *(chosen for count in range(1, len(few) + 1) for chosen in combinations(few, count))], key=error)
 
 
-def _statistics_of(choices: np.ndarray, parts: Sequence[ColumnStatistics]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and grouped std (s, d) of every selection in ``choices`` (s, n), with values 0 or 1, of n parts."""
-    counts = np.array([part.count for part in parts])[:, None]
-    means, squares = np.stack([part.mean for part in parts]), np.stack([part.squares for part in parts])
-    centre = means.mean(0)  # keeps the difference of squares below precise
-    total = choices @ counts
-    shift = choices @ (counts * (means - centre)) / total
-    std = np.sqrt(np.maximum(choices @ (squares + counts * (means - centre)**2) / total - shift**2, 0))
-    for group in feature_groups(joints_of(std.shape[1])):
-        std[:, group] = std[:, group].mean(1, keepdims=True)
-    return centre + shift, std
-
-
-def _factors(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the factor of each column of the std in the array of this name."""
-    return biased_std(np.ones(len(array)), dict(biases([name]))[name]) if name.startswith(BIAS) else np.ones(len(array))
+def _statistics(clips: Sequence[np.ndarray], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Compute the statistics of clips under the given names."""
+    mean, std = mean_std(clips)
+    found = {"mean": mean, "std": std} | {name: biased_std(std, bias) for name, bias in biases(given)}
+    return {name: found[name] for name in given}

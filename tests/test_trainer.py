@@ -1,21 +1,25 @@
-"""The training loop: steps, validation, checkpoints and exact resume."""
+"""The training loop: batches, steps, validation, checkpoints, exact resume, and moving averages of weights."""
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from data.dataset import dataset_spec
+from data.dataset import Normalisation, dataset_spec
+from data.text_motion import MotionWindows, Pair, TextMotion
 from models.config import MaskTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.trunk import TokenLoss
+from models.vq.model import RVQVAE, VQConfig
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
-from training.optimization import StepMetrics, warmup_milestones
-from training.runs import FIXED_OPTIONS, EpochBatches, run_folder, settle_lamp
+from training.optimization import StepMetrics, WeightAverage, warmup_milestones
+from training.runs import FIXED_OPTIONS, BatchLoader, EpochBatches, fits_in_memory, run_folder, settle_lamp
 from training.stages.tokens import MaskStage
+from training.stages.vq import VQStage
 from training.trainer import Trainer
 from utils import InputError
 from utils.runtime import WHOLE, BatchSlice
@@ -227,3 +231,163 @@ def test_text_features_are_shown_with_noise_of_their_own_spread(monkeypatch: pyt
         stage({key: value[part] for key, value in batch.items()}, torch.Generator().manual_seed(1), share)
     torch.testing.assert_close(torch.cat(shown[-2:]), shown[-3])
     assert not MaskStage(model, options(cond_noise=0.5), {"train": table[:1]}, []).spread.any()  # no NaN of one caption
+
+
+CPU = torch.device("cpu")
+
+
+def windows() -> MotionWindows:
+    generator = np.random.default_rng(0)
+    clips = {str(length): generator.normal(size=(length, 3)).astype(np.float32) for length in (9, 4, 6, 12)}
+    return MotionWindows(clips, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), 5)
+
+
+def test_a_data_set_on_the_device_gives_the_batches_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, batches = windows(), EpochBatches(12, 4, seed=1)
+    assert data.nbytes == 4 * 3 * (9 + 6 + 12)
+    loaded = BatchLoader(data, batches, CPU)
+    monkeypatch.setattr("training.runs.fits_in_memory", lambda *_: True)
+    resident = BatchLoader(data, batches, CPU)
+    assert loaded.items.dataset is data and resident.items.dataset is not data
+    for one, other in zip(loaded, resident, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(10000, True), (1000, False)])
+def test_a_data_set_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch, free: int, expected: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    assert fits_in_memory(windows(), torch.device("cuda")) is expected
+    assert not fits_in_memory(windows(), CPU)
+    assert not fits_in_memory(Numbers(3), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_has_all_of_its_batches_and_begins_again_with_the_next(workers: int) -> None:
+    batches = EpochBatches(10, 5, seed=1)
+    feed = BatchLoader(Numbers(10), batches, CPU, workers)
+    for batches.epoch in (0, 4):
+        assert [batch.tolist() for batch in feed] == [[100 * batches.epoch + n for n in batch] for batch in batches]
+    batches.epoch = 1
+    next(iter(feed))  # an epoch that is abandoned
+    batches.epoch = 2
+    assert {int(number) // 100 for batch in feed for number in batch} == {2}
+
+
+@pytest.mark.parametrize("labelled", [0, 4])
+def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> None:
+    generator = np.random.default_rng(0)
+    pairs = [Pair(str(rows), generator.normal(size=(rows, 3)).astype(np.float32), ("a", "b"), sentences=tuple("cdef"),
+                  sentence_classes=(1, 1, 3, 3), contents=frozenset({1, 3})) for rows in (200, 41, 60)]
+    data = TextMotion(pairs, Normalisation(np.full(3, 0.5, np.float32), np.full(3, 2.0, np.float32)), training=True,
+                      labelled=labelled, paired=True)
+    resident, classes = data.on_device(CPU), set()
+    for epoch in range(4):
+        resident.items.set_epoch(epoch)
+        numbers = (2, 0, 1, 2)
+        made = resident.complete(default_collate([resident.items[number] for number in numbers]))
+        items = default_collate([data[number] for number in numbers])
+        assert made.keys() == items.keys()
+        for key, value in made.items():
+            assert value == items[key] if key in ("caption", "other") else torch.equal(value, items[key])
+        assert all(one != other for one, other in zip(made["caption"], made["other"], strict=True))
+        if labelled:  # a sentence is paired with one of its class
+            sentences = made["text_class"] >= 0
+            assert torch.equal(made["text_class"][sentences], made["other_class"][sentences])
+        classes |= set(made["text_class"].tolist()) if labelled else {-1, 1, 3}
+    assert classes == {-1, 1, 3}
+    assert data.nbytes == 4 * 3 * (200 + 41 + 60)
+
+
+def weight(folder: Path, name: str) -> float:
+    return float(load_checkpoint(folder / "model" / f"{name}.tar")["pull_model"]["weight"])
+
+
+def test_the_mean_follows_the_weights_fast_at_first_and_then_by_its_decay() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average, expected = WeightAverage(model, 0.5), 0.0
+    for step in range(1, 30):
+        nn.init.constant_(model.weight, step)
+        average.update()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    with average.in_place():
+        assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(model.weight.detach()) == 29
+
+
+def tokenizer_stage(**settings: object) -> VQStage:
+    model = RVQVAE(VQConfig(dim_pose=11, nb_code=8, code_dim=4, output_emb_width=4, width=8, depth=1,
+                            num_quantizers=2, **settings))
+    return VQStage(model, options(decoder_only=False), None, None, [])
+
+
+def test_codebooks_and_batch_norm_are_averaged_with_the_weights_that_they_belong_to() -> None:
+    stage = tokenizer_stage(vq_norm="BN")
+    average = WeightAverage(stage.model, 0.5, stage.averaged_buffers())
+    norms = [part for part in stage.model.modules() if isinstance(part, nn.BatchNorm1d)]
+    buffers = [*(layer.codebook for layer in stage.model.quantizers), *(norm.running_mean for norm in norms)]
+    for step in (1, 2):
+        torch._foreach_zero_(buffers)
+        torch._foreach_add_(buffers, step)
+        average.update()
+    with average.in_place():
+        for tensor in buffers:  # decays 2/11 and 3/12
+            torch.testing.assert_close(tensor, torch.full_like(tensor, 0.25 * 9 / 11 + 0.75 * 2))
+    assert all(bool((tensor == 2).all()) for tensor in buffers)
+
+
+def test_a_mean_without_codebooks_as_older_runs_have_it_is_resumed() -> None:
+    stage = tokenizer_stage()
+    older = WeightAverage(stage.model, 0.5)
+    older.update()
+    with older.in_place():
+        state = {key: [tensor.clone() for tensor in value] if key == "weights" else value
+                 for key, value in older.state().items()}
+    average = WeightAverage(stage.model, 0.5, stage.averaged_buffers())
+    stage.model.quantizers[0].codebook.fill_(7)
+    average.load_state(state)
+    with average.in_place():
+        assert bool((stage.model.quantizers[0].codebook == 7).all())
+    assert bool((stage.model.quantizers[0].codebook == 7).all())
+
+
+def test_checkpoints_have_the_mean_and_the_run_goes_on_with_the_weights_themselves(home: Path) -> None:
+    trainer = Trainer(Pull(numbers=[(1.0, 1.0)]), options(total_iter=3, ema=0.9), Numbers(8), always)
+    trainer.run()
+    own = float(trainer.stage.model.weight.detach())
+    assert weight(home, "net_best_low") == weight(home, "latest") > own + 0.01  # the weight falls, its mean lags behind
+
+
+@pytest.mark.usefixtures("home")
+def test_a_resumed_run_has_the_same_weights_and_mean() -> None:
+    def weights(name: str, parts: tuple[int, ...]) -> tuple[float, float]:
+        for number, steps in enumerate(parts):
+            opt = options(name=name, total_iter=steps, ema=0.9, is_continue=number > 0)
+            trainer = Trainer(Pull(), opt, Numbers(8), always)
+            trainer.run()
+        return float(trainer.stage.model.weight.detach()), float(trainer.average.values[0])
+
+    assert weights("parts", (3, 7)) == weights("whole", (7,))
+
+
+class Burst(Pull):
+    """Stage with the gradient 1, except ``burst`` at the first sample of epoch 2."""
+
+    def __init__(self, burst: float) -> None:
+        super().__init__()
+        self.burst = burst
+
+    def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
+        loss = super().forward(batch, generator, batch_slice)["loss"]
+        return {"loss": loss * self.burst if 200.0 in batch.tolist() else loss}
+
+
+@pytest.mark.parametrize("burst", [1e31, math.inf])
+def test_a_run_stops_naming_the_parameter_and_keeps_the_checkpoint_of_before(home: Path, burst: float) -> None:
+    with pytest.raises(InputError, match=r"step 1\d: the gradient is not finite.* in model\.weight; nothing was saved"):
+        Trainer(Burst(burst), options(), Numbers(10), always).run()
+    content = load_checkpoint(home / "model" / "latest.tar")
+    assert content["ep"] == 2
+    assert content["pull_model"]["weight"].isfinite().all()
+    assert content["opt_pull"]["state"][0]["exp_avg_sq"].isfinite().all()

@@ -1,6 +1,10 @@
-"""Foundations of training: schedules, options, checkpoints, files, random streams, cached text features."""
+"""Options, checkpoints, cached text features, files and locks, and schedules."""
 import math
+import os
 import resource
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +17,14 @@ from torch import Tensor, nn
 from data.dataset import dataset_spec
 from models.lamp.features import TEXT_BATCH
 from models.vq.model import VQConfig
-from storage.checkpoint import (
-    FOOTER,
-    HEADER,
-    PRETRAINED,
-    find_model_dir,
-    find_source,
-    load_checkpoint,
-    load_strictly,
-    load_weights,
-    read_options,
-    read_state,
-    save_checkpoint,
-    save_weights,
-    write_options,
-)
+from storage import checkpoint
 from storage.generation import load_lamp
+from tests.toy import ROOT
 from tests.toy_models import make_models
 from training.optimization import warmup_cosine, warmup_milestones
 from training.stages.tokens import KEPT, cached_text_features
 from utils import InputError
-from utils.files import atomic_path, save_npy, write_text
+from utils.files import atomic_path, refuse_if_held, run_lock, save_npy, write_text
 
 
 @contextmanager
@@ -66,10 +57,10 @@ def test_cosine_falls_from_the_end_of_the_warm_up_to_its_floor() -> None:
 def test_options_come_back_as_they_were_written(tmp_path: Path) -> None:
     options = {"lr": 0.0002, "weight_decay": 1e-05, "batch_size": 64, "is_train": True, "quiet": False, "gpu_id": -1,
                "data_root": "C: drive/a:b", "name": "007", "vq_name": "1e5", "ext": "", "huge": 1e20}
-    write_options(tmp_path / "opt.txt", options)
-    assert read_options(tmp_path / "opt.txt") == options
+    checkpoint.write_options(tmp_path / "opt.txt", options)
+    assert checkpoint.read_options(tmp_path / "opt.txt") == options
     lines = (tmp_path / "opt.txt").read_text().splitlines()
-    assert (lines[0], lines[-1]) == (HEADER, FOOTER)
+    assert (lines[0], lines[-1]) == (checkpoint.HEADER, checkpoint.FOOTER)
     assert lines[1:-1] == sorted(lines[1:-1])
 
 
@@ -77,7 +68,7 @@ def test_published_option_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "opt.txt").write_text(
         "------------ Options -------------\nmilestones: [37500, 62500]\n\nvq_norm: None\nlr: 0.0002\nseed: 3407\n"
         "weight_decay: 1e-05\nshared_codebook: False\nnote: a: b\n-------------- End ----------------\n")
-    options = read_options(tmp_path / "opt.txt")
+    options = checkpoint.read_options(tmp_path / "opt.txt")
     assert options == {"milestones": "[37500, 62500]", "vq_norm": "None", "lr": 0.0002, "seed": 3407,
                        "weight_decay": 1e-05, "shared_codebook": False, "note": "a: b"}
     assert VQConfig.from_options(options).vq_norm is None
@@ -87,8 +78,8 @@ def test_weights_are_kept_in_half_precision_or_eight_bits_and_read_in_single(tmp
     words = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 50)[:, None]
     words[7] = 0
     state = {"words.weight": words, "a": torch.tensor([0.1, -3.0]), "count": torch.tensor([70000])}
-    save_weights(tmp_path / "w.safetensors", state, ("words.weight",))
-    read = load_weights(tmp_path / "w.safetensors")
+    checkpoint.save_weights(tmp_path / "w.safetensors", state, ("words.weight",))
+    read = checkpoint.load_weights(tmp_path / "w.safetensors")
     assert {name: tensor.dtype for name, tensor in read.items()} == {
         "words.weight": torch.float32, "a": torch.float32, "count": torch.int64}
     torch.testing.assert_close(read["a"], state["a"], rtol=1e-3, atol=0)
@@ -103,7 +94,7 @@ def test_weights_that_do_not_fit_are_listed() -> None:
              **{f"extra{number}": torch.zeros(1) for number in range(5)}}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(InputError) as caught:
-        load_strictly(model, state, Path("some.tar"))
+        checkpoint.load_strictly(model, state, Path("some.tar"))
     assert str(caught.value) == (
         "some.tar does not match this model; missing: 1.bias; unexpected: extra0, extra1, extra2 and 2 more; "
         "shape: 0.bias (4,) instead of (3,)")
@@ -113,19 +104,20 @@ def test_weights_that_do_not_fit_are_listed() -> None:
 def test_a_checkpoint_of_other_things_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "latest.tar"
     torch.save({"net": {"a": torch.zeros(1)}, "ep": 3, "broken": {"a": "text"}, "best": np.float64(1.5)}, file)
-    assert set(read_state(file, ("vq_model", "net"))) == {"a"} and float(load_checkpoint(file)["best"]) == 1.5
+    assert set(checkpoint.read_state(file, ("vq_model", "net"))) == {"a"}
+    assert float(checkpoint.load_checkpoint(file)["best"]) == 1.5
     for keys in (("vq_model",), ("ep",), ("broken",)):
         with pytest.raises(InputError, match="it has net, ep, broken"):
-            read_state(file, keys)
+            checkpoint.read_state(file, keys)
     for content, told in (([1], "contains a list"), ({"net": Path("x")}, r"pathlib\S* is not allowed in a check")):
         torch.save(content, file)
         with pytest.raises(InputError, match=told):
-            load_checkpoint(file)
+            checkpoint.load_checkpoint(file)
 
 
 def put(folder: Path, *stems: str) -> Path:
     """Write a model folder with empty files."""
-    write_options(folder / "opt.txt", {"name": folder.name})
+    checkpoint.write_options(folder / "opt.txt", {"name": folder.name})
     for stem in stems:
         write_text(folder / "model" / stem, "")
     return folder
@@ -133,11 +125,11 @@ def put(folder: Path, *stems: str) -> Path:
 
 def test_the_best_checkpoint_is_taken_before_the_latest(tmp_path: Path) -> None:
     folder = put(tmp_path / "t2m" / "a", "latest.tar", "net_best_loss.tar", "net_best_acc.tar")
-    assert find_source("a", "t2m", tmp_path).file.name == "net_best_acc.tar"
+    assert checkpoint.find_source("a", "t2m", tmp_path).file.name == "net_best_acc.tar"
     put(folder, "net_best_fid.safetensors")
     for which, expected in ((None, "net_best_fid.safetensors"), ("latest", "latest.tar"), ("latest.tar", "latest.tar")):
-        assert find_source("a", "t2m", tmp_path, which).file.name == expected
-    assert find_source(str(folder), "kit", "elsewhere").options == {"name": "a"}
+        assert checkpoint.find_source("a", "t2m", tmp_path, which).file.name == expected
+    assert checkpoint.find_source(str(folder), "kit", "elsewhere").options == {"name": "a"}
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -154,8 +146,8 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 WRITERS = {
     "text": lambda path: write_text(path, "x" * 100_000),
     "array": lambda path: save_npy(path, np.zeros(100_000)),
-    "checkpoint": lambda path: save_checkpoint(path, {"a": torch.zeros(100_000)}),
-    "weights": lambda path: save_weights(path, {"a": torch.zeros(100_000)}),
+    "checkpoint": lambda path: checkpoint.save_checkpoint(path, {"a": torch.zeros(100_000)}),
+    "weights": lambda path: checkpoint.save_weights(path, {"a": torch.zeros(100_000)}),
 }
 
 
@@ -199,7 +191,8 @@ def test_text_features_of_several_encoders_and_wordings_live_side_by_side(tmp_pa
 def test_text_features_are_others_under_other_settings_or_word_pieces(tmp_path: Path) -> None:
     folder = make_models(tmp_path) / "t2m" / "lamp"
     made = [load_lamp("lamp", dataset_spec("t2m"), tmp_path).text_encoder("query").fingerprint for _ in range(2)]
-    write_options(folder / "opt.txt", read_options(folder / "opt.txt") | {"published_behaviour": True})
+    options = checkpoint.read_options(folder / "opt.txt") | {"published_behaviour": True}
+    checkpoint.write_options(folder / "opt.txt", options)
     made.append(load_lamp("lamp", dataset_spec("t2m"), tmp_path).text_encoder("query").fingerprint)
     *pieces, one, other = (folder / "vocab.txt").read_text().splitlines()
     (folder / "vocab.txt").write_text("\n".join([*pieces, other, one]) + "\n")
@@ -210,17 +203,74 @@ def test_text_features_are_others_under_other_settings_or_word_pieces(tmp_path: 
 def test_scores_of_a_bundled_model_do_not_hide_it(tmp_path: Path) -> None:
     scores = tmp_path / "t2m" / "vq_demo" / "eval"
     scores.mkdir(parents=True)
-    assert find_model_dir("vq_demo", "t2m", tmp_path) == PRETRAINED / "t2m" / "vq_demo"
+    assert checkpoint.find_model_dir("vq_demo", "t2m", tmp_path) == checkpoint.PRETRAINED / "t2m" / "vq_demo"
     (scores.parent / "model").mkdir()
-    assert find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent
+    assert checkpoint.find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent
     (scores.parent / "model" / "latest.tar").touch()
-    assert find_model_dir(str(scores.parent / "model" / "latest.tar"), "t2m", tmp_path) == scores.parent
+    assert checkpoint.find_model_dir(str(scores.parent / "model" / "latest.tar"), "t2m", tmp_path) == scores.parent
 
 
 def test_names_of_wrapped_models_are_read(tmp_path: Path) -> None:
     weight = torch.randn(3, 2)
     for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
-        save_checkpoint(tmp_path / "a.tar", {"net": {f"{prefix}weight": weight, f"{prefix}bias": torch.zeros(3)}})
+        state = {f"{prefix}weight": weight, f"{prefix}bias": torch.zeros(3)}
+        checkpoint.save_checkpoint(tmp_path / "a.tar", {"net": state})
         model = nn.Linear(2, 3)
-        load_strictly(model, read_state(tmp_path / "a.tar", ("net",)), tmp_path / "a.tar")
+        checkpoint.load_strictly(model, checkpoint.read_state(tmp_path / "a.tar", ("net",)), tmp_path / "a.tar")
         assert torch.equal(model.weight, weight)
+
+
+def test_models_are_listed_by_name_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundled = checkpoint.PRETRAINED / "t2m" / "t2m_demo" / "model" / "net_best_loss.safetensors"
+    own = Path("checkpoints/t2m/mine/model/latest.tar")
+    elsewhere = tmp_path.parent / "more" / "t2m" / "other" / "model" / "finest.tar"
+    assert checkpoint.model_names([bundled, own]) == "t2m_demo/net_best_loss (bundled), mine/latest (checkpoints/t2m)"
+    assert checkpoint.model_names([own.absolute()]) == checkpoint.model_names([own])
+    assert checkpoint.model_names([elsewhere]) == f"other/finest ({elsewhere.parents[2]})"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from utils.files import run_lock
+with run_lock(Path(sys.argv[1]), "--ext"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_second_run_is_refused_with_the_first_ones_start_until_that_dies(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        refused = rf"results is in use by a run started at 20\d\d-\d\d-\d\d .*process {first.pid}\); .* another --ext"
+        with pytest.raises(InputError, match=refused), run_lock(folder, "--ext"):
+            pass
+        with pytest.raises(InputError, match="another --name"):
+            refuse_if_held(folder, "--name")
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert (folder / ".lock").exists()
+        refuse_if_held(folder, "--name")
+        with run_lock(folder, "--ext"):
+            pass
+    finally:
+        first.kill()
+        first.stdout.close()
+        first.wait()
+
+
+def test_locks_are_deleted_and_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    for _ in range(2):
+        with run_lock(tmp_path / "a" / "b", "--ext"):
+            (tmp_path / "a" / "b" / "result").touch()
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["result"]
+    with pytest.raises(KeyError), run_lock(tmp_path / "c", "--ext"):
+        raise KeyError
+    assert not (tmp_path / "c").exists()
+    refuse_if_held(tmp_path / "c", "--name")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write .*file/x/.lock"), run_lock(tmp_path / "file" / "x", "--ext"):
+        pass

@@ -1,5 +1,9 @@
-"""Every preset parses and builds its model. Invalid flag files are reported with the line."""
+"""Presets, flag files, help, and invalid flags."""
+import argparse
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import build_tokenizer
+from options.base import plain_name
 from options.generate import parse_generate_options
 from options.train import parse_vq_options
 from tests.test_readme import PARSERS
@@ -98,3 +103,33 @@ def test_wrong_lines_of_a_flag_file_are_named(tmp_path: Path, line: str, message
         parse_vq_options([f"@{tmp_path / 'my.txt'}"])
     with pytest.raises(InputError, match="cannot read flag file .*absent.txt"):
         parse_vq_options([f"@{tmp_path / 'absent.txt'}"])
+
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+RUN = """
+import contextlib, io, json, runpy, sys
+sys.modules["torch"] = None  # importing it raises
+for name in sys.argv[2:]:
+    for flag in ("--help", "--no_such_flag"):
+        sys.argv = [name, flag]
+        told = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+                runpy.run_path(name, run_name="__main__")
+        except SystemExit as end:
+            print(json.dumps([name, flag, end.code, told.getvalue().split(":")[0]]))
+"""
+
+
+def test_every_script_answers_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", RUN, "", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == [[name, flag, *answer] for name in SCRIPTS
+                       for flag, answer in (("--help", (0, "usage")), ("--no_such_flag", (2, "error")))], done.stderr
+
+
+def test_results_stay_in_the_output_folder() -> None:
+    assert plain_name("run 1.b") == "run 1.b"
+    for name in ("../x", "a/b", "a\\b", "..", ".", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="plain name"):
+            plain_name(name)

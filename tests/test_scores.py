@@ -1,0 +1,349 @@
+"""Scores of captions, motions and retrieval, with known features and captions."""
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+from scipy import linalg
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from data.dataset import dataset_spec
+from data.text import spacy_pipeline
+from data.text_motion import Pair
+from evaluation import caption_scores, metrics, retrieval
+from evaluation.generation import KEY, LampBertScore
+from evaluation.protocol import Row
+from evaluation.report import Estimate
+from evaluation.retrieval import LanguageScores, score_language
+from models.config import SIMILARITIES
+from models.lamp.features import text_inputs
+from models.text_to_motion import Sample
+from storage.generation import load_lamp
+from tests.toy import WITHOUT_TORCH, make_bert, run_script
+from utils import InputError
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_fid_of_a_shifted_set_is_the_squared_shift(rng):
+    embeddings, shift = rng.normal(size=(200, 16)), rng.normal(size=16)
+    assert metrics.fid(embeddings, embeddings + shift) == pytest.approx(np.square(shift).sum())
+
+
+def test_frechet_distance_is_that_of_the_matrix_root(rng):
+    sets = (rng.normal(size=(90, 12)) @ rng.normal(size=(12, 12)) for _ in range(2))
+    (mean_a, cov_a), (mean_b, cov_b) = (metrics.mean_and_covariance(embeddings) for embeddings in sets)
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    expected = np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root)
+    assert metrics.frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected)
+
+
+def test_r_precision_compares_within_a_batch_only_and_leaves_the_rest_out(rng):
+    embeddings = np.tile(rng.normal(size=(32, 8)), (2, 1))  # every motion occurs twice, but in different batches
+    unfinished = np.concatenate([embeddings, rng.normal(size=(5, 8))])
+    motion = unfinished + np.r_[np.zeros((64, 8)), np.full((5, 8), 100.0)]
+    np.testing.assert_array_equal(metrics.r_precision(unfinished, motion), [1, 1, 1])
+    with pytest.raises(ValueError, match="31 pairs"):
+        metrics.r_precision(embeddings[:31], embeddings[:31])
+
+
+@pytest.mark.parametrize(("rows", "pairs"), [(301, 300), (300, 100), (150, 100)])
+def test_diversity_draws_more_pairs_from_more_samples(rows, pairs):
+    embeddings = np.random.default_rng(1).normal(size=(rows, 4))
+    first = np.random.RandomState(3)
+    expected = cdist(embeddings[first.choice(rows, pairs, replace=False)],
+                     embeddings[first.choice(rows, pairs, replace=False)]).diagonal().mean()
+    assert metrics.diversity(embeddings, np.random.RandomState(3)) == pytest.approx(expected)
+
+
+def test_the_two_ways_differ_by_the_transpose():
+    similarity = np.array([[2.0, 3, 0], [1, 4, 0], [0, 5, 1]])
+    scores, flipped = retrieval.retrieval_scores(similarity), retrieval.retrieval_scores(similarity.T)
+    assert retrieval.best_ranks(similarity, np.eye(3, dtype=bool)).tolist() == [2, 1, 2]
+    assert scores["t2m_R1"] == pytest.approx(100 / 3) and scores["t2m_R2"] == 100 and scores["t2m_MedR"] == 2
+    assert [flipped[f"m2t_{name}"] for name in ("R1", "R2", "MedR")] == \
+        [scores[f"t2m_{name}"] for name in ("R1", "R2", "MedR")]
+
+
+def test_any_sample_with_the_same_caption_is_a_hit():
+    similarity = np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]])
+    same = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
+    assert retrieval.retrieval_scores(similarity)["t2m_R1"] == pytest.approx(100 / 3)
+    assert retrieval.retrieval_scores(similarity, same)["t2m_R1"] == 100
+
+
+def test_steady_scores_are_means_over_the_same_shufflings_every_time(rng):
+    similarity = rng.normal(size=(70, 70)) + np.eye(70)
+    scores = [retrieval.batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(10)]
+    steady = retrieval.steady_retrieval(similarity)
+    assert steady == retrieval.steady_retrieval(similarity)
+    assert steady["t2m_R3"] == pytest.approx(np.mean([one["t2m_R3"] for one in scores]))
+    assert retrieval.steady_retrieval(similarity[:31, :31]) == retrieval.retrieval_scores(similarity[:31, :31])
+
+
+def test_protocols_come_out_of_one_call(rng):
+    text = rng.normal(size=(40, 8))
+    similarity = -cdist(text, text)
+    sentences = np.eye(40)[np.arange(40) // 2]  # pairs of equal captions
+    scores = retrieval.retrieval_protocols(similarity, sentences, rng)
+    assert scores.keys() == {"all", "threshold", "batches"}
+    assert all(protocol["m2t_R1"] == 100 for protocol in scores.values())
+    assert "batches" not in retrieval.retrieval_protocols(similarity[:8, :8], sentences[:8], rng)
+    exchanged = np.arange(40) ^ 1  # every text finds the motion of its equal caption
+    scores = retrieval.retrieval_protocols(similarity[exchanged], sentences, rng)
+    assert scores["all"]["t2m_R1"] == 0
+    assert scores["threshold"]["t2m_R1"] == scores["threshold"]["m2t_R1"] == 100
+
+
+def test_captions_count_as_one_from_a_cosine_of_nine_tenths():
+    similarity, rng = np.array([[0.0, 1.0], [1.0, 0.0]]), np.random.default_rng(0)
+    for cosine, recall in ((0.91, 100), (0.89, 0)):
+        sentences = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]])
+        assert retrieval.retrieval_protocols(similarity, sentences, rng)["threshold"]["t2m_R1"] == recall
+
+
+def test_the_dissimilar_subset_has_one_of_every_kind(rng):
+    kinds = np.arange(240) % 100
+    scores = retrieval.retrieval_protocols(np.eye(100)[kinds] @ np.eye(100)[kinds].T, np.eye(100)[kinds], rng)
+    assert scores["dissimilar"]["t2m_R1"] == 100  # otherwise two or three share the first place
+    assert scores["all"]["t2m_R1"] < 100
+    alike = np.eye(100)[kinds] @ np.eye(100)[kinds].T
+    assert sorted(kinds[retrieval.least_alike(alike, 100)]) == list(range(100))
+
+
+LEFT, RIGHT, AHEAD = "raises the left hand", "raises the right hand", "walks forward"
+DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), AHEAD: (0.0, 0.0, 1.0)}
+
+
+def directed(caption: str, rows: int) -> Pair:
+    """Return a clip with the direction of its caption as features in every row."""
+    return Pair(caption, np.tile(np.float32(DIRECTIONS[caption]), (rows, 1)), (caption,))
+
+
+def score(pairs: list[Pair], text: Callable[[list[str]], Tensor]) -> LanguageScores:
+    return score_language(pairs, lambda features: features, text,
+                          lambda motion, m_lens: motion.sum(1) / m_lens[:, None])
+
+
+def true_text(captions: list[str]) -> Tensor:
+    return torch.tensor([DIRECTIONS[caption] for caption in captions])
+
+
+def test_features_that_fit_find_every_motion_and_every_side() -> None:
+    scores = score([directed(LEFT, 40), directed(RIGHT, 43), directed(AHEAD, 60)], true_text)
+    assert scores.retrieval["all"]["t2m_R1"] == scores.retrieval["all"]["m2t_R1"] == Estimate(100, 0, 20)
+    assert (scores.sides, scores.sided) == (100, 2)
+
+
+def test_a_similarity_that_is_no_number_is_named() -> None:
+    def text(captions: list[str]) -> Tensor:
+        return torch.tensor([[torch.nan] * 3 if caption == AHEAD else DIRECTIONS[caption] for caption in captions])
+
+    with pytest.raises(InputError, match="'walks forward' and the motion of raises the left hand is not finite"):
+        score([directed(LEFT, 40), directed(AHEAD, 60)], text)
+
+
+def test_motions_are_compared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [directed(caption, 40 + row) for row, caption in enumerate((LEFT, RIGHT, AHEAD, LEFT, AHEAD))]
+    shapes = []
+
+    def compare(texts: Tensor, motions: Tensor) -> Tensor:
+        shapes.append((len(texts), len(motions)))
+        return texts @ motions.T
+
+    def run() -> LanguageScores:
+        return score_language(pairs, lambda features: features, true_text,
+                              lambda motion, m_lens: motion.sum(1) / m_lens[:, None], compare=compare)
+
+    whole = run()
+    monkeypatch.setattr("evaluation.retrieval.PASS", 2)
+    monkeypatch.setattr("evaluation.retrieval.CHUNK", 3)
+    shapes.clear()
+    assert run() == whole
+    assert max(rows for rows, _ in shapes) == 3
+    assert max(columns for _, columns in shapes) == 2
+
+
+@pytest.mark.parametrize("kind", SIMILARITIES)
+def test_each_similarity_is_its_formula(kind: str, toy_models: Path) -> None:
+    lamp = load_lamp("lamp", dataset_spec("t2m"), toy_models)
+    by, captions = lamp.comparison(kind), ["a person walks", "someone waves with the left hand"]
+    motion, m_lens = torch.randn(3, 196, 263, generator=torch.Generator().manual_seed(0)), torch.tensor([196, 80, 120])
+    queries, text = lamp.model.motion_query_features(motion, m_lens), lamp.text_features(captions)
+    if kind == "released":
+        inputs = text_inputs(lamp.model, lamp.pieces, captions, lamp.max_text_len)
+        texts, motions = lamp.model.text_embedding(*inputs), lamp.model.motion_embedding(motion, m_lens)
+        expected = -(texts[:, None] - motions[None]).norm(dim=-1)
+    elif kind == "paper":
+        expected = torch.einsum("te,mqe->tmq", text, queries).amax(-1)
+    else:
+        expected = text @ torch.nn.functional.normalize(queries.mean(1), dim=-1).T
+    torch.testing.assert_close(by.similarity(by.texts(captions), by.motions(motion, m_lens)), expected)
+
+
+WALK, WAVE, TURN = "a person walks forward slowly", "he waves with the left hand", "someone turns clockwise twice"
+
+
+def pair(name: str, *captions: str) -> Pair:
+    """Return a clip whose tokens are the words of its captions without a final s."""
+    tokens = tuple(tuple(f"{word.rstrip('s')}/NOUN" for word in caption.split()) for caption in captions)
+    return Pair(name, np.zeros((40, 3), np.float32), captions, frozenset(), tokens)
+
+
+PAIRS = [pair("0", WALK, "a man walks ahead with small steps"), pair("1", WAVE), pair("2", TURN)]
+
+
+@pytest.mark.parametrize(("caption", "references", "expected"), [
+    ("raises the left hand", ["the left arm goes up", "a hand goes up"], (100, 1)),
+    ("raises the right hand", ["the left arm goes up"], (0, 1)),
+    ("raises both the left and the right hand", ["the left arm goes up"], (0, 1)),
+    ("raises a hand", ["the left arm goes up"], (None, 0)),
+    ("raises a hand with no energy left", ["the left arm goes up"], (None, 0)),
+    ("raises the left hand", ["left, then right"], (None, 0)),
+    ("raises the left hand", ["raises a hand"], (None, 0)),
+    ("turns anticlockwise", ["a counter-clockwise turn"], (100, 1)),
+    ("turns clockwise with the left arm up", ["counterclockwise, the left arm up"], (50, 2)),
+])
+def test_sides_are_judged_where_the_references_name_one(caption: str, references: list[str],
+                                                        expected: tuple[float | None, int]) -> None:
+    scores = caption_scores.side_scores([caption], [references])
+    assert (scores.get("sides_right"), scores["sided"]) == expected
+
+
+def test_matching_needs_full_batches_for_its_precision() -> None:
+    motions = 10 * np.eye(32, dtype=np.float32)
+    found = {"r_precision1": 100, "r_precision2": 100, "r_precision3": 100, "mm_dist": 0}
+    assert caption_scores.matching_scores(motions, motions) == found
+    assert caption_scores.matching_scores(motions[:5], motions[:5]) == {"mm_dist": 0}
+    assert caption_scores.matching_scores(np.roll(motions, 1, 0), motions)["r_precision1"] == 0
+
+
+def test_baselines_are_captions_of_training() -> None:
+    assert caption_scores.most_common_caption([*PAIRS, pair("3", WAVE)]) == WAVE
+    known, asked = np.eye(3, dtype=np.float32), np.float32([[0, 0.1, 0.9], [1, 0, 0]])
+    assert caption_scores.nearest_captions(asked, known, PAIRS) == [TURN, WALK]
+
+
+def test_lemmatised_references_forgive_endings_and_raw_ones_do_not() -> None:
+    told = ["a persons walk forward slowly", "he wave with the left hands", "someone turn clockwise twice"]
+    lexicon = caption_scores.Lexicon([*PAIRS, pair("5", "persons hands")])
+    raw, lemmas = (caption_scores.CaptionScorer(PAIRS, lexicon, style) for style in ("raw", "lemmatised"))
+    assert lemmas(told)["bleu4"] == pytest.approx(100, abs=1e-3)
+    assert raw(told)["bleu4"] < 60
+    assert raw.settings["reference_style"] != lemmas.settings["reference_style"]
+
+
+def test_spacy_lemmatises_words_that_no_training_caption_has() -> None:
+    pipeline = spacy_pipeline()
+    if pipeline is None:
+        pytest.skip("spaCy's model is not installed")
+    words = "a person juggles torches"
+    assert caption_scores.Lexicon(PAIRS, pipeline).lemmas(words) == "a person juggle torch"
+    assert caption_scores.Lexicon(PAIRS).lemmas(words) == words
+
+
+SCORED = [{"references": ["a man walks forward.", "The person walks  ahead"], "caption": "a man walks ahead"},
+          {"references": ["he waves, with his left hand"], "caption": "A person waves with the left hand."},
+          {"references": ["someone turns around twice"], "caption": "someone turns around"}]
+
+
+def test_captions_of_a_file_get_the_scores_of_coco_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text(json.dumps(SCORED))
+    done = run_script("M2T_eval.py", "--score_captions", "captions.json", "--out", "scores.json", cwd=tmp_path,
+                      options=WITHOUT_TORCH)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    made, true = ({row: entry["references"] if key else [entry["caption"]] for row, entry in enumerate(SCORED)}
+                  for key in (0, 1))
+    bleu = Bleu(4).compute_score(true, made, verbose=0)[0]
+    expected = {f"bleu{n}": value for n, value in enumerate(bleu, 1)}
+    expected |= {"rougeL": Rouge().compute_score(true, made)[0], "cider": Cider().compute_score(true, made)[0]}
+    assert scores == pytest.approx(expected, abs=1e-9)
+    assert scores["bleu1"] < 1  # a fraction; words are compared with case and punctuation
+    for key, name in (("bleu4", "BLEU@4"), ("rougeL", "ROUGE-L"), ("cider", "CIDEr")):
+        assert re.search(rf"{name} +{scores[key]:.4f}", done.stdout)
+
+
+@pytest.mark.parametrize(("content", "named"), [
+    ("[", "is not JSON"), ({}, "must be a non-empty"), ([], "must be a non-empty"), ([1], "entry 1"),
+    ([SCORED[0], {"caption": "a", "references": "b"}], "entry 2: references"),
+    ([{"caption": "a", "references": []}], "entry 1: references"), ([{"references": ["a"]}], "entry 1: caption must"),
+])
+def test_a_file_without_captions_and_references_is_named(tmp_path: Path, content: object, named: str) -> None:
+    file = tmp_path / "captions.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError, match=f"captions.json.*{named}"):
+        caption_scores.read_scored(file)
+
+
+def test_bert_score_prefers_the_true_caption_and_reports_its_settings(tmp_path) -> None:
+    score = caption_scores.BertScore(str(make_bert(tmp_path / "bert")), layer=2)
+    captions = ["a person walks forward", "a person bows"]
+    true = score(captions, [[captions[0], "a man walks backwards"], [captions[1]]])
+    assert true == pytest.approx(100, abs=0.01)
+    assert score(captions[::-1], [[text] for text in captions]) < true - 0.01
+    assert "layer 2, not rescaled" in score.settings
+    assert score(["", "a person walks"], [["a person walks"]] * 2) == pytest.approx(50, abs=0.1)
+    assert score([""], [["a person walks"]]) == 0
+
+
+CAPTIONS = ("a person walks", "somebody strolls", "one goes ahead")
+
+
+def motion_of(caption: str) -> np.ndarray:
+    """Return a motion that the captioner describes by this caption."""
+    return np.full((40, 3), CAPTIONS.index(caption), np.float32)
+
+
+def tell(motions: Sequence[np.ndarray]) -> list[list[str]]:
+    return [[CAPTIONS[int(motion[0, 0])], "second best"] for motion in motions]
+
+
+def same_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return the percentage of captions that are among their references."""
+    return 100 * float(np.mean([caption in texts for caption, texts in zip(captions, references, strict=True)]))
+
+
+CLIPS = [motion_of(CAPTIONS[0])] * 6
+ALIKE = [Pair(str(number), clip, CAPTIONS, frozenset(), ((),) * 3) for number, clip in enumerate(CLIPS)]
+
+
+def bert_score_of(seed: int = 0) -> LampBertScore:
+    return LampBertScore(ALIKE, CLIPS, tell, same_words, seed)
+
+
+def test_the_best_caption_of_a_motion_meets_its_own_prompt() -> None:
+    one, rows = bert_score_of(), {"right": Row({}), "wrong": Row({}), "other": Row({})}
+
+    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+        assert samples == one.samples
+        right = [motion_of(sample.text) for sample in samples]
+        return {"right": right, "wrong": [(motion + 1) % 3 for motion in right]}
+
+    one.add_generated(rows, generate)
+    assert (rows["right"].numbers[KEY].mean, rows["wrong"].numbers[KEY].mean) == (100, 0)
+    assert rows["other"] == Row({})
+
+
+def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
+    one, rows = bert_score_of(), {"some": Row({}, ["before"]), "none": Row({})}
+
+    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+        right = [motion_of(sample.text) for sample in samples]
+        return {"some": [np.full((40, 3), math.nan), *right[1:]], "none": [np.full((40, 3), math.inf)] * 6}
+
+    one.add_generated(rows, generate)
+    assert rows["some"].numbers[KEY].mean == 100
+    assert rows["some"].faults == ["before", f"0, {one.samples[0].text!r}, {KEY}"]
+    assert math.isnan(rows["none"].numbers[KEY].mean)
+    assert len(rows["none"].faults) == 6
