@@ -12,7 +12,7 @@ from motion.bvh_fit import T2M_RIG, joints_to_bvh
 from motion.foot import lock_feet
 from motion.skeleton import T2M
 from tests.browser import needs_chromium, open_browser
-from tests.figures import walking
+from tests.figures import standing, walking
 from tests.gltf import posed
 from tests.sample_motion import angles
 from visualization.glb import write_glb
@@ -47,24 +47,39 @@ def join(path: Path, scene: dict, binary: bytes) -> Path:
     return path
 
 
+def named(bone: str, rig: str) -> str:
+    """Return the name of a bone in a rig."""
+    mixamo = bone.replace("Toe", "ToeBase")
+    return {"mixamo": f"mixamorig:{mixamo}", "numbered": f"mixamorig:{mixamo}_07", "unreal": UNREAL.get(bone, bone),
+            "unreal_numbered": f"{UNREAL.get(bone, bone)}_07"}.get(rig, f"J_{mixamo}")
+
+
 def character(folder: Path, rig: str) -> Path:
     """Write a character that is 30 % larger than the motion's body, with a rotated root as exporters write it."""
-    write_glb(folder / "own.glb", joints_to_bvh(1.3 * walking(2, 1.0), T2M, 20), T2M)
+    write_glb(folder / "own.glb", joints_to_bvh(1.3 * standing(2), T2M, 20), T2M)
     scene, binary = split(folder / "own.glb")
     for node in scene["nodes"]:
-        node["name"] = {"mixamo": "mixamorig:", "vrm": "J_", "unreal": ""}[rig] + (
-            UNREAL.get(node["name"], node["name"]) if rig == "unreal" else node["name"].replace("Toe", "ToeBase"))
+        node["name"] = named(node["name"], rig)
     roots = scene["scenes"][0]["nodes"]
     scene["nodes"].append({"name": "Armature", "rotation": [0, np.sin(0.9), 0, np.cos(0.9)], "children": [roots[0]]})
     scene["scenes"][0]["nodes"] = [*roots[1:], len(scene["nodes"]) - 1]
-    if rig == "vrm":
-        bones = {VRM[name]: {"node": number} for number, name in enumerate(T2M_RIG.names)}
-        scene |= {"extensionsUsed": ["VRMC_vrm"], "extensions": {"VRMC_vrm": {"humanoid": {"humanBones": bones}}}}
-    return join(folder / f"{rig}.{'vrm' if rig == 'vrm' else 'glb'}", scene, binary)
+    bones = {VRM[name]: number for number, name in enumerate(T2M_RIG.names)}
+    humanoid = {"vrm0": [{"bone": bone, "node": number} for bone, number in bones.items()],
+                "vrm": {bone: {"node": number} for bone, number in bones.items()}}
+    if rig in humanoid:
+        name = {"vrm0": "VRM", "vrm": "VRMC_vrm"}[rig]
+        scene |= {"extensionsUsed": [name], "extensions": {name: {"humanoid": {"humanBones": humanoid[rig]}}}}
+    return join(folder / f"{rig}.{'vrm' if rig in humanoid else 'glb'}", scene, binary)
+
+
+def upload(page: Page, file: Path) -> None:
+    page.locator("#upload").set_input_files(file)
+    page.locator("#character", has_text=file.name).wait_for()
+    assert page.locator("#fault").is_hidden()
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     path = tmp_path_factory.mktemp("character") / "a.html"
     write_page(path, [PageMotion("walk", "walks", WALK, WALK)], T2M, 20.0)
     with open_browser(420, 420, reduced_motion="reduce") as (page, faults):
@@ -73,6 +88,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         page.evaluate("viewer.ready")
         yield page
         assert faults == []
+
+
+@pytest.fixture
+def page(opened: Page) -> Page:
+    """The page without a character."""
+    opened.evaluate("viewer.setCharacter(null)")
+    return opened
 
 
 def saved(page: Page, entry: str, path: Path) -> Path:
@@ -84,16 +106,11 @@ def saved(page: Page, entry: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("rig", ["mixamo", "vrm", "unreal"])
+@pytest.mark.parametrize("rig", ["mixamo", "numbered", "vrm", "vrm0", "unreal", "unreal_numbered"])
 def test_a_character_moves_as_the_motion_does_and_is_saved_with_it(page: Page, tmp_path: Path, rig: str) -> None:
-    file = character(tmp_path, rig)
-    page.locator("#upload").set_input_files(file)
-    page.locator("#character", has_text=file.name).wait_for()
-    assert page.locator("#fault").is_hidden()
+    upload(page, character(tmp_path, rig))
     _, places = posed(saved(page, "your character", tmp_path / "out.glb"))
-    name = {"mixamo": lambda bone: "mixamorig:" + bone.replace("Toe", "ToeBase"), "unreal": UNREAL.__getitem__,
-            "vrm": lambda bone: "J_" + bone.replace("Toe", "ToeBase")}[rig]
-    order = {joint: name(bone) for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True)}
+    order = {joint: named(bone, rig) for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True)}
     for start, end in LIMBS:
         ours, theirs = WALK[:, end] - WALK[:, start], places[order[end]] - places[order[start]]
         assert angles(ours, theirs).max() < 1
@@ -102,6 +119,47 @@ def test_a_character_moves_as_the_motion_does_and_is_saved_with_it(page: Page, t
     assert travel[[0, 2]] == pytest.approx(1.3 * (WALK[-1, 0] - WALK[0, 0])[[0, 2]], rel=0.08, abs=0.02)
     page.locator("#character").click()
     assert page.locator("#character").text_content() == "Your character"
+
+
+def test_a_pose_in_the_file_does_not_matter(page: Page, tmp_path: Path) -> None:
+    upload(page, character(tmp_path, "mixamo"))
+    expected = posed(saved(page, "your character", tmp_path / "out.glb"))[1]
+    scene, binary = split(tmp_path / "mixamo.glb")
+    for node in scene["nodes"]:
+        if node["name"].endswith(("Arm", "Leg")):
+            node["rotation"] = [0.5, 0.5, -0.5, 0.5]
+    upload(page, join(tmp_path / "posed.glb", scene, binary))
+    places = posed(saved(page, "your character", tmp_path / "out.glb"))[1]
+    assert max(np.abs(places[bone] - expected[bone]).max() for bone in expected) < 1e-3
+
+
+LOWEST = """(() => {
+  const { stage } = viewer, { figure, track } = stage.cast[0], at = new THREE.Vector3(), lowest = [];
+  for (let frame = 0; frame < track.frames; frame++) {
+    figure.pose(track, frame);
+    figure.group.updateMatrixWorld(true);
+    const heights = figure.meshes.flatMap((mesh) => Array.from({ length: mesh.geometry.attributes.position.count },
+      (_, i) => mesh.getVertexPosition(i, at).applyMatrix4(mesh.matrixWorld).y));
+    lowest.push(heights.reduce((low, height) => Math.min(low, height)));
+  }
+  return lowest;
+})()"""
+
+
+@pytest.mark.parametrize("toes", [True, False])
+def test_soles_are_on_the_floor_and_scenery_is_hidden(page: Page, tmp_path: Path, toes: bool) -> None:
+    scene, binary = split(character(tmp_path, "mixamo"))
+    for node in scene["nodes"]:
+        node["name"] = node["name"] if toes else node["name"].replace("ToeBase", "Point")
+    ground = {"name": "Ground", "mesh": 1, "translation": [0, -2, 0], "scale": [9, 1, 9]}
+    plain = {name: scene["meshes"][0]["primitives"][0]["attributes"][name] for name in ("POSITION", "NORMAL")}
+    scene["meshes"].append({"primitives": [{"attributes": plain}]})
+    scene["nodes"].append(ground)
+    scene["scenes"][0]["nodes"].append(len(scene["nodes"]) - 1)
+    upload(page, join(tmp_path / "scenery.glb", scene, binary))
+    assert page.evaluate("viewer.stage.character.group.getObjectByName('Ground').visible") is False
+    lowest = np.array(page.evaluate(LOWEST))
+    assert lowest.min() > -0.008 and np.median(lowest) < 0.015
 
 
 def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path) -> None:

@@ -36,15 +36,43 @@ class Character {
     Object.assign(this, { glb, name, nodes, bones, body });
     this.group = new THREE.Group().add(scene);
     this.numbers = new Map(bones.map((bone, i) => [bone, i]));
+    this.joints = new Map(Object.entries(nodes).map(([joint, node]) => [node, Number(joint)]));
     this.point = new THREE.Vector3();
-    scene.updateMatrixWorld(true);
-    scene.traverse((mesh) => {
-      if (!mesh.isMesh) return;
-      mesh.castShadow = true;
-      mesh.frustumCulled = false;
-      mesh.material = Array.isArray(mesh.material) ? mesh.material.map(matt) : matt(mesh.material);
+    this.meshes = [];
+    scene.traverse((part) => {
+      part.visible &&= !part.isLight;
+      if (!part.isMesh) return;
+      part.visible = this.carries(part);  // hides a floor or other scenery
+      if (part.visible) this.meshes.push(part);
+      part.castShadow = true;
+      part.frustumCulled = false;
+      part.material = Array.isArray(part.material) ? part.material.map(matt) : matt(part.material);
     });
+    if (!isVrm(glb.json)) this.bind();  // the nodes of a VRM are in a T-pose
+    scene.updateMatrixWorld(true);
     this.rest();
+  }
+
+  /** Whether the bones move a mesh. */
+  carries(mesh) {
+    const mapped = (object) => this.joints.has(this.numbers.get(object));
+    if (mesh.isSkinnedMesh) return mesh.skeleton.bones.some(mapped);
+    for (let object = mesh; object; object = object.parent) if (mapped(object)) return true;
+    return false;
+  }
+
+  /** Put bones into their bind pose relative to their parents, as a file may have been saved in the middle of a motion. */
+  bind() {
+    const done = new Set(), local = new THREE.Matrix4(), scale = new THREE.Vector3();
+    for (const { skeleton } of this.meshes.filter((mesh) => mesh.isSkinnedMesh)) {
+      skeleton.bones.forEach((bone, i) => {
+        const parent = skeleton.bones.indexOf(bone.parent);
+        if (parent < 0 || done.has(bone)) return;
+        done.add(bone);
+        local.copy(skeleton.boneInverses[i]).invert().premultiply(skeleton.boneInverses[parent]);
+        local.decompose(bone.position, bone.quaternion, scale);
+      });
+    }
   }
 
   /** Rest pose: positions and rotations of the bones, and their difference from the bind pose of the body. */
@@ -78,7 +106,20 @@ class Character {
     this.at = at;
     const length = (joints) => joints.slice(1).reduce((sum, joint, i) => sum + vec.length(vec.sub(at[joint], at[joints[i]])), 0);
     this.leg = (length([1, 4, 7]) + length([2, 5, 8])) / 2;
-    this.low = new THREE.Box3().setFromObject(this.group).min.y;
+    const box = new THREE.Box3();
+    for (const mesh of this.meshes) box.expandByObject(mesh);
+    this.low = box.min.y;
+    this.soles = Object.entries(TOES).flatMap(([ankle, toe]) => this.sole(Number(ankle), toe));
+  }
+
+  /** Tip and heel of a foot on the floor: each a node and a point in its coordinates. */
+  sole(ankle, toe) {
+    const { at, nodes, bones } = this, front = toe in nodes ? toe : ankle;
+    const step = toe in nodes ? vec.sub(at[toe], at[ankle]) : vec.scale(turn.apply(this.facing, [0, 0, 1]), 0.18 * this.leg);
+    return [[front, front === toe ? 0.4 : 1.4], [ankle, -0.35]].map(([joint, share]) => {
+      const [x, , z] = vec.add(at[joint], step, share);
+      return { node: nodes[joint], point: bones[nodes[joint]].worldToLocal(new THREE.Vector3(x, this.low, z)) };
+    });
   }
 
   colour() {}  // a character keeps its own
@@ -115,18 +156,26 @@ class Character {
     this.group.position.set(0, 0, 0);
     this.group.updateMatrixWorld(true);
     this.settle(this.group.children[0], rotations, place);
+    const sunk = this.sunk(track, moment);
+    if (sunk > 0) this.settle(this.group.children[0], rotations, [place[0], place[1] + sunk, place[2]]);
     this.group.position.copy(start);
+  }
+
+  /** Depth of the soles below the floor, or below the toes of the motion where these are lower. */
+  sunk(track, moment) {
+    const floor = Math.min(0, ...[10, 11].map((toe) => track.place(toe, moment, this.point).y)) * this.scale;
+    return floor - Math.min(...this.soles.map(({ node, point }) => this.bones[node].localToWorld(this.point.copy(point)).y));
   }
 
   /** Set local rotations from the root to the leaves. */
   settle(bone, rotations, place) {
-    const number = this.numbers.get(bone), joint = Object.keys(this.nodes).find((each) => this.nodes[each] === number);
+    const number = this.numbers.get(bone), joint = this.joints.get(number);
     if (number !== undefined) {
       bone.position.copy(this.still[number].position);
       bone.quaternion.copy(this.still[number].rotation);
     }
     if (joint !== undefined) {
-      if (joint === "0") bone.position.copy(bone.parent.worldToLocal(this.point.set(...place)));
+      if (joint === 0) bone.position.copy(bone.parent.worldToLocal(this.point.set(...place)));
       bone.quaternion.copy(bone.parent.getWorldQuaternion(new THREE.Quaternion()).invert().multiply(rotations[joint]));
     }
     bone.updateMatrix();
@@ -149,11 +198,9 @@ class Character {
     }
     const json = structuredClone(this.glb.json), tracks = [[this.nodes[0], "translation", path]];
     for (const [node, rows] of values) tracks.push([node, "rotation", rows]);
-    for (const [node] of values) {
+    for (const node of new Set([...values.keys(), ...(json.skins ?? []).flatMap((skin) => skin.joints)])) {
       const { position, rotation } = this.still[node], { matrix, ...rest } = json.nodes[node];
-      if (matrix) {
-        json.nodes[node] = { ...rest, translation: position.toArray(), rotation: rotation.toArray(), scale: this.bones[node].scale.toArray() };
-      }
+      json.nodes[node] = { ...rest, translation: position.toArray(), rotation: rotation.toArray(), scale: this.bones[node].scale.toArray() };
     }
     json.animations = [];
     return writeGlb(json, this.glb.binary, name, track, tracks);
@@ -173,21 +220,31 @@ function quaternion(m) {
     new THREE.Matrix4().set(m[0], m[1], m[2], 0, m[3], m[4], m[5], 0, m[6], m[7], m[8], 0, 0, 0, 0, 1));
 }
 
+function isVrm({ extensions }) {
+  return Boolean(extensions?.VRM ?? extensions?.VRMC_vrm);
+}
+
 /** Find the joints of a glTF by the VRM extension or by node names. */
 function humanoid(json) {
-  const { VRM, VRMC_vrm: vrm } = json.extensions ?? {}, nodes = {}, plain = (name) => name.toLowerCase()
-    .replace(/^.*[:|]/, "").replace(/^mixamorig\d*/, "").replace(/[ _.-]/g, "");
+  const { VRM, VRMC_vrm: vrm } = json.extensions ?? {};
   const listed = vrm ? Object.entries(vrm.humanoid.humanBones).map(([bone, { node }]) => [bone, node])
     : (VRM?.humanoid?.humanBones ?? []).map(({ bone, node }) => [bone, node]);
+  if (listed.length) return matched(listed, 2, (name) => name.toLowerCase());
   const skinned = new Set((json.skins ?? []).flatMap((each) => each.joints));
-  const named = listed.length ? listed : (json.nodes ?? []).map((node, i) => [node.name ?? "", i]).filter(([, i]) => skinned.has(i));
-  for (const column of listed.length ? [2] : [1, 2, 3]) {
-    const found = {};
-    for (const [name, node] of named) {
-      const entry = HUMAN.find((each) => each[column] === plain(name));
-      if (entry && !(entry[0] in found)) found[entry[0]] = node;
-    }
-    if (Object.keys(found).length > Object.keys(nodes).length) Object.assign(nodes, found);
+  const named = (json.nodes ?? []).map((node, i) => [node.name ?? "", i]).filter(([, i]) => json.nodes[i].mesh === undefined)
+    .sort(([, a], [, b]) => skinned.has(b) - skinned.has(a));
+  const plain = (name) => name.toLowerCase().replace(/^.*[:|]/, "").replace(/^mixamorig\d*/, "").replace(/[ _.-]/g, "");
+  const whole = (name) => plain(name.replace(/[._]\d+$/, ""));  // programs number the names
+  const all = [plain, whole].flatMap((reader) => [1, 2, 3].map((column) => matched(named, column, reader)));
+  return all.reduce((best, found) => (Object.keys(found).length > Object.keys(best).length ? found : best));
+}
+
+/** Nodes by joint, for pairs of a name and a node, with the names in a column of the table. */
+function matched(named, column, reader) {
+  const found = {};
+  for (const [name, node] of named) {
+    const entry = HUMAN.find((each) => each[column] === reader(name));
+    if (entry && !(entry[0] in found)) found[entry[0]] = node;
   }
-  return nodes;
+  return found;
 }
