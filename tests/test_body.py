@@ -31,8 +31,7 @@ def posed(joints: np.ndarray) -> tuple[Fitted, np.ndarray, np.ndarray]:
     """Return the fitted body, its vertices (T, V, 3), and the joint rotations."""
     offsets, stance = offsets_of(joints), stances(joints)
     fitted, turns = fit(offsets, stance), world_turns(joints, offsets, stance)
-    poses = zip(joints, *fitted.moves(joints, turns), strict=True)
-    return fitted, np.stack([fitted.posed(*pose)[0] for pose in poses]), turns
+    return fitted, fitted.posed(joints, *fitted.moves(joints, turns))[0], turns
 
 
 def test_the_mesh_is_small_whole_and_stands_on_the_floor() -> None:

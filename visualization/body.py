@@ -69,14 +69,6 @@ class Body:
     triangles: np.ndarray  # (F, 3)
 
     @cached_property
-    def blend(self) -> csr_array:
-        """Skinning weights (V, 26), float32."""
-        # Sparse, because a dense product would start BLAS threads in every frame, which is slower.
-        rows = np.repeat(np.arange(len(self.places)), self.bones.shape[1])
-        return csr_array((np.float32(self.weights).ravel(), (rows, self.bones.ravel())),
-                         (len(self.places), COUNT + len(HALVES)))
-
-    @cached_property
     def shod(self) -> np.ndarray:
         """Indices of the vertices of the shoes."""
         return np.flatnonzero(np.isin(self.zones, (SHOES, SOLES)) & (self.bones[:, 0] != 15))  # not eyes
@@ -137,15 +129,26 @@ class Fitted:
         moves[..., list(TOES), :, :] = self.shoes(turns) @ self.turns[list(TOES)].mT
         return moves, joints[..., ANCHORS, :] - np.einsum("...jab,jb->...ja", moves, self.joints[ANCHORS])
 
+    @cached_property
+    def skin(self) -> csr_array:
+        """Matrix (2 V, 4 x 26) from skinning transforms to vertex positions and normals, float32."""
+        # Sparse, because a dense product would start BLAS threads for every block of frames, which is slower.
+        columns = (4 * self.body.bones[..., None] + np.arange(4)).ravel()
+        rows = np.repeat(np.arange(2 * len(self.places)), 4 * self.body.bones.shape[1])
+        parts = np.concatenate([np.insert(self.places, 3, 1, -1), np.insert(self.normals, 3, 0, -1)])
+        weights = np.tile(self.body.weights, (2, 1))[..., None] * parts[:, None]
+        skin = csr_array((np.float32(weights).ravel(), (rows, np.tile(columns, 2))))
+        skin.eliminate_zeros()
+        return skin
+
     def posed(self, joints: np.ndarray, moves: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Skin the mesh. Returns vertex positions and normals, (V, 3) float32."""
-        body = self.body
-        matrices = np.concatenate([moves, moved[..., None]], -1, dtype=np.float32)
-        blend = (body.blend @ matrices.reshape(-1, 12)).reshape(-1, 3, 4)
-        places = np.einsum("vab,vb->va", blend[..., :3], self.places) + blend[..., 3]
-        ground = min(0.0, float(joints[[10, 11], 1].min()))
-        places[body.shod, 1] = np.maximum(places[body.shod, 1], ground)
-        return places, np.einsum("vab,vb->va", blend[..., :3], self.normals)
+        """Skin the mesh for joints (T, 22, 3). Returns vertex positions and normals, (T, V, 3) float32."""
+        matrices = np.concatenate([moves, moved[..., None]], -1, dtype=np.float32)  # (T, 26, 3, 4)
+        both = self.skin @ matrices.transpose(1, 3, 0, 2).reshape(-1, 3 * len(joints))
+        places, normals = both.reshape(2, -1, len(joints), 3).swapaxes(1, 2)
+        ground = joints[:, [10, 11], 1].min(1, keepdims=True).clip(max=0)
+        places[:, self.body.shod, 1] = np.maximum(places[:, self.body.shod, 1], ground)
+        return places, normals
 
 
 def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:

@@ -4,7 +4,7 @@ Pictures are (H, W, 3) uint8 in BGR, as in OpenCV. Projections and limb outlines
 that drawing a frame takes a few milliseconds.
 """
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -42,26 +42,25 @@ class Camera:
         sa, ca, se, ce = np.sin(self.azimuth), np.cos(self.azimuth), np.sin(self.elevation), np.cos(self.elevation)
         return np.array([[ca, 0, -sa], [-sa * se, ce, -ca * se], [sa * ce, se, ca * ce]])
 
-    def project(self, points: np.ndarray, frame: int | None = None) -> np.ndarray:
-        """Project world points (T, N, 3) of all frames, or (N, 3) of one ``frame``, to pixel x, pixel y, pixels per
-        metre."""
-        target = self.target[:, None] if frame is None else self.target[frame]
-        local = (points - target) @ self.axes.T
+    def project(self, points: np.ndarray, frames: slice = slice(None)) -> np.ndarray:
+        """Project world points (T, N, 3) of ``frames`` to pixel x, pixel y, pixels per metre."""
+        local = (points - self.target[frames, None]) @ self.axes.T
         scale = self.focal * self.size[1] / np.maximum(self.distance - local[..., 2], 0.1)
         x = self.size[0] / 2 + scale * local[..., 0]
         y = self.size[1] * self.centre - scale * local[..., 1]
         return np.stack([x, y, scale], axis=-1)
 
-    def floor_points(self) -> np.ndarray:
-        """Compute the floor coordinates x and z of all pixels, (H, W, 2), relative to the target.
+    def floor_distances(self) -> np.ndarray:
+        """Compute distances from the target to the floor at all pixels (H, W), large ones above the horizon.
 
-        Pixels above the horizon get distant points."""
-        width, height = self.size
+        Sideways distances count less in wide pictures, and depth counts more at a higher camera.
+        """
+        (width, height), rise = self.size, self.axes[2, 1]
         x, y = np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height)[:, None] - 0.5
-        down = self.focal * height * self.axes[2, 1] - y * self.axes[1, 1]  # of a row, as the camera does not roll
-        steps = (self.distance * self.axes[2, 1] + self.target[0, 1]) / np.maximum(down, 1e-6)
-        return np.stack([self.distance * back + steps * (x * right + (y * up - self.focal * height * back))
-                         for right, up, back in self.axes.T[[0, 2]]], -1)
+        down = self.focal * height * rise - y * self.axes[1, 1]  # of a row, as the camera does not roll
+        steps = (self.distance * rise + self.target[0, 1]) / np.maximum(down, 1e-6)
+        ahead = self.distance + self.target[0, 1] * rise - steps * self.focal * height
+        return np.hypot(steps * x * min(1, height / width), ahead / np.cos(self.elevation))
 
 
 def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: float = 0.0) -> Camera:
@@ -96,7 +95,8 @@ def line_up(poses: np.ndarray, size: tuple[int, int], headroom: float = 0.0) -> 
 
 SUN, SKYLIGHT = np.array([0.1, 0.75, 0.7]), 0.62   # direction of the sun in the world, and weight of ambient light
 TINT = 0.92    # weight of the side colour on clothes
-FINE = 1.25    # supersampling factor of the body, for smooth edges
+BLOCK = 16     # frames posed at once
+SMOOTH = 0.5   # pixels: sigma of the Gaussian that smooths the edges of the body
 
 
 class Person:
@@ -112,40 +112,54 @@ class Person:
         colours = np.array([list(bytes.fromhex(colour[1:])) for colour in PALETTE], float)[body.zones]
         share = TINT * np.abs(body.sides)[:, None]
         tint = np.where(body.sides[:, None] > 0, *np.array(sides, float))
-        self.colours = ((1 - share) * colours + share * tint)[:, ::-1] * (0.5 + 0.5 * body.light[:, None])  # BGR
-        self.sun = SUN / np.linalg.norm(SUN)
+        colours = ((1 - share) * colours + share * tint)[:, ::-1] * (0.5 + 0.5 * body.light[:, None])
+        self.colours = np.float32(colours / 255)  # BGR, 0 to 1
+        self.sun = np.float32((1 - SKYLIGHT) * 1.45 * SUN / np.linalg.norm(SUN))
         self.triangles = body.triangles.astype(np.int32)
+        self.posed = lru_cache(maxsize=3)(self._pose)
+        self.settings = cv2.TriangleRasterizeSettings()
+        self.settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
+        self.settings.setCullingMode(cv2.RASTERIZE_CULLING_CW)
+        self.settings.setGlCompatibleMode(cv2.RASTERIZE_COMPAT_INVDEPTH)
+
+    def _pose(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pose and light the mesh in a block of frames.
+
+        Returns boxes in pixels (T, 4) as left, top, right, bottom; vertices (T, V, 3), as seen by OpenCV's camera with
+        the box as a field of view of 90°; and colours (T, V, 3).
+        """
+        frames = slice(block * BLOCK, (block + 1) * BLOCK)
+        places, normals = self.fitted.posed(self.joints[frames], self.moves[frames], self.moved[frames])
+        light = SKYLIGHT + (normals @ self.sun).clip(0) + 0.12 * normals[..., 1]
+        seen = self.camera.project(places, frames)
+        across, limits = np.moveaxis(seen[..., :2], -1, 0).copy(), np.reshape(self.camera.size, (2, 1, 1))
+        low = np.clip(np.floor(across.min(-1, keepdims=True)) - 2, 0, limits)  # (2, T, 1)
+        high = np.clip(np.ceil(across.max(-1, keepdims=True)) + 3, 0, limits)
+        depth = self.camera.focal * self.camera.size[1] / seen[..., 2]
+        across = (2 * across - low - high + 1) / np.maximum(high - low, 1)[1] * depth
+        vertices = np.stack([across[0], -across[1], -depth], -1, dtype=np.float32)
+        boxes = np.concatenate([low, high])[..., 0].T.astype(int)
+        return boxes, vertices, self.colours * light[..., None]
 
     def draw(self, frame: int, picture: np.ndarray) -> None:
         """Draw a frame onto ``picture`` (H, W, 3) in BGR."""
-        places, normals = self.fitted.posed(self.joints[frame], self.moves[frame], self.moved[frame])
-        seen = self.camera.project(places, frame)                       # (V, 3) pixels, pixels per metre
-        low = np.maximum(np.floor(seen[:, :2].min(0)).astype(int) - 1, 0)
-        high = np.minimum(np.ceil(seen[:, :2].max(0)).astype(int) + 2, picture.shape[1::-1])
-        if (high <= low).any():
+        (left, top, right, bottom), vertices, colours = (part[frame % BLOCK] for part in self.posed(frame // BLOCK))
+        part = picture[top:bottom, left:right]
+        if not part.size:
             return
-        light = SKYLIGHT + (1 - SKYLIGHT) * 1.45 * (normals @ self.sun).clip(0)[:, None] + 0.12 * normals[:, 1:2]
-        colours = (self.colours * light / 255).clip(0, 1).astype(np.float32)
-        part = picture[low[1]:high[1], low[0]:high[0]]
-        size = np.ceil((high - low) * FINE).astype(int)
-        fine = np.zeros((size[1], size[0], 3), np.float32)
-        # OpenCV uses its own camera. Convert the points so that a field of view of 90° gives the same pixels.
-        depth = self.camera.focal * self.camera.size[1] / seen[:, 2:]
-        across = (2 * (seen[:, :2] - low + 0.5) * (size / (high - low)) - size) / size[1] * [1, -1]
-        points = np.concatenate([across * depth, -depth], 1, dtype=np.float32)
-        far = float(depth.max()) + 1
-        fine, depths = cv2.triangleRasterize(points, self.triangles, colours, fine, np.full(size[::-1], far, "f4"),
-                                             np.eye(4, dtype=np.float32), np.pi / 2, 0.05, far)
-        # Compare with a tolerance, because untouched depths are returned with rounding errors.
-        cover = cv2.resize(cv2.compare(depths, far - 0.5, cv2.CMP_LT), part.shape[1::-1])
-        edge = np.nonzero(cv2.inRange(cover, 1, 254))
-        behind = part[edge] * (1 - cover[edge][:, None] / 255)
-        part[:] = cv2.copyTo(cv2.resize(cv2.convertScaleAbs(fine, alpha=255), part.shape[1::-1]), cover, part)
-        part[edge] += np.rint(behind).astype(np.uint8)
+        near, far = -0.9 * vertices[:, 2].max(), -1.1 * vertices[:, 2].min()
+        painted, depths = cv2.triangleRasterize(
+            vertices, self.triangles, colours, np.empty(part.shape, np.float32), np.ones(part.shape[:2], np.float32),
+            np.eye(4, dtype=np.float32), np.pi / 2, near, far, self.settings)
+        cover = cv2.compare(depths, 1, cv2.CMP_LT)
+        cv2.copyTo(cv2.convertScaleAbs(painted, alpha=255), cover, part)
+        cv2.copyTo(cv2.GaussianBlur(part, (3, 3), SMOOTH), cv2.dilate(cover, np.ones((3, 3), np.uint8)), part)
 
 
 # Colours are RGB.
 SKY, GROUND, GRID, SHADOW, TRACE = (252, 252, 253), (229, 234, 240), (170, 181, 195), (92, 104, 124), (238, 160, 40)
+GRID_DEPTH, SHADOW_DEPTH = (  # BGR differences to the ground; shadows have an opacity of 0.35
+    tuple((share * (np.array(GROUND) - colour))[::-1].tolist()) for colour, share in ((GRID, 1.0), (SHADOW, 0.35)))
 LEFT, RIGHT, TRUNK = (46, 116, 214), (232, 98, 56), (62, 72, 90)
 SIDES = {"left": LEFT, "right": RIGHT}
 
@@ -156,7 +170,7 @@ CAP = np.linspace(-np.pi / 2, np.pi / 2, 12)  # vertices of a limb's round end
 CELL = 0.5           # metres between floor lines
 FLOOR_RADIUS = 3.4   # metres from the camera's target at which the floor has faded out
 LEAN = np.array([-0.30, 0.0, 0.22])  # offset of a shadow per metre of height
-SHADOW_WIDTH, SHADOW_DEPTH = 0.11, 0.35   # metres, and opacity
+SHADOW_WIDTH = 0.11  # metres
 TRACE_WIDTH, TRACE_STEP, TRACE_PIECES = 0.035, 2, 8  # metres, frames between points, shades along the path
 
 SHIFT = 4            # fractional bits of coordinates, for smooth movement
@@ -169,13 +183,16 @@ class Scene:
     def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera) -> None:
         self.camera, self.frames = camera, len(joints)
         self.background = _background(camera.size)
-        self.fade = (255 * _fade(_distance(camera.floor_points(), camera))).astype(np.uint8)
-        self.top = int(self.fade.any(1).argmax())  # first row of the floor
-        self.chains = [list(chain) for chain in skeleton.chains]
-        shadow = joints + joints[..., 1:2] * LEAN
-        shadow[..., 1] = 0
-        self.shadow = camera.project(shadow) / 2  # (T, J, 3) drawn at half resolution, as it is blurred
-        self.path = joints[:, 0] * [1, 0, 1]
+        fade = (255 * _fade(camera.floor_distances())).astype(np.uint8)
+        self.top = int(fade.any(1).argmax())  # first row of the floor
+        self.fade = cv2.merge([fade[self.top:]] * 3)
+        self.lines = _fixed(camera.project(_grid(camera))[..., :2] - [0, self.top]).reshape(len(joints), -1, 2, 2)
+        self._shadows(joints, [list(chain) for chain in skeleton.chains])
+        self.path = joints[::TRACE_STEP, 0] * [1, 0, 1]
+        ahead = np.gradient(self.path, axis=0) if len(self.path) > 1 else self.path
+        side = ahead[:, [2, 1, 0]] * [1, 0, -1] * TRACE_WIDTH / 2
+        side /= np.maximum(np.linalg.norm(ahead, axis=-1, keepdims=True), 1e-6)
+        self.ribbon = np.stack([self.path - side, self.path + side])  # (2, T / TRACE_STEP, 3)
         self.person = Person(joints, camera, (LEFT, RIGHT)) if skeleton == T2M else None
         if self.person is None:
             self._limbs(joints, skeleton)
@@ -190,59 +207,53 @@ class Scene:
 
     def floor(self, frame: int) -> np.ndarray:
         """Draw the background and the grid, and return the picture (H, W, 3)."""
-        target = self.camera.target[frame] * [1, 0, 1]
-        steps = np.arange(-FLOOR_RADIUS // CELL, FLOOR_RADIUS // CELL + 2) * CELL
-        width, height = self.camera.size
-        reach = np.sqrt(np.maximum(FLOOR_RADIUS**2 - steps**2, 0.01)) * max(1, width / height)
-        lines = []
-        for axis, other in ((0, 2), (2, 0)):
-            ends = np.zeros((len(steps), 2, 3))
-            ends[..., axis] = (np.floor(target[axis] / CELL) * CELL + steps)[:, None]
-            ends[..., other] = target[other] + np.stack([-reach, reach], -1)
-            lines.append(ends)
-        ends = self.camera.project(np.concatenate(lines).reshape(-1, 3), frame)[:, :2].reshape(-1, 2, 1, 2)
-        mask = np.zeros((height - self.top, width), np.uint8)
-        cv2.polylines(mask, list(_fixed(ends - [0, self.top])), False, 255, max(1, height // 500), cv2.LINE_AA, SHIFT)
-        picture = self.background.copy()
-        _darken(picture[self.top:], cv2.multiply(mask, self.fade[self.top:], scale=1 / 255), GRID, 1.0)
+        picture, lines = self.background.copy(), np.zeros_like(self.fade)
+        cv2.polylines(lines, list(self.lines[frame]), False, GRID_DEPTH, max(1, len(picture) // 500),
+                      cv2.LINE_AA, SHIFT)
+        floor = picture[self.top:]
+        cv2.subtract(floor, cv2.multiply(lines, self.fade, scale=1 / 255), floor)
         return picture
 
     def trace(self, frame: int, picture: np.ndarray) -> None:
         """Draw the path of the root up to this frame."""
-        points = self.path[:frame + 1:TRACE_STEP]
-        away = np.linalg.norm(points - self.camera.target[frame] * [1, 0, 1], axis=-1)
+        path = self.path[:frame // TRACE_STEP + 1]
+        away = np.linalg.norm(path - self.camera.target[frame] * [1, 0, 1], axis=-1)
         seen = np.flatnonzero(away < 0.92 * FLOOR_RADIUS)
         if len(seen) < 2:
             return
-        points, away = points[seen[0]:seen[-1] + 1], away[seen[0]:seen[-1] + 1]
-        ahead = np.gradient(points, axis=0)
-        side = ahead[:, [2, 1, 0]] * [1, 0, -1] * TRACE_WIDTH / 2
-        side /= np.maximum(np.linalg.norm(ahead, axis=-1, keepdims=True), 1e-6)
-        edges = self.camera.project(np.concatenate([points - side, points + side]), frame)[:, :2]
-        left, right = edges[:len(points)], edges[len(points):]
-        cuts = np.unique(np.linspace(0, len(points) - 1, TRACE_PIECES + 1).astype(int))
-        for first, last in zip(cuts, cuts[1:], strict=False):
-            middle = (first + last) // 2
-            cover = 0.9 * _fade(away[middle]) * (0.4 + 0.6 * middle / len(points))
-            outline = np.concatenate([left[first:last + 1], right[first:last + 1][::-1]])
-            cv2.fillPoly(picture, [_fixed(outline)], _mixed(TRACE, GROUND, cover), cv2.LINE_AA, SHIFT)
+        first, last = seen[[0, -1]]
+        edges = self.camera.project(self.ribbon[:, first:last + 1], slice(frame, frame + 1))
+        left, right = _fixed(edges[..., :2])
+        cuts = np.unique(np.linspace(0, last - first, TRACE_PIECES + 1).astype(int))
+        middles = (cuts[:-1] + cuts[1:]) // 2
+        cover = (0.9 * _fade(away[first + middles]) * (0.4 + 0.6 * middles / (last - first + 1)))[:, None]
+        colours = (np.array(TRACE) * cover + np.array(GROUND) * (1 - cover))[:, ::-1].tolist()
+        for start, end, colour in zip(cuts, cuts[1:], colours, strict=False):
+            outline = np.concatenate([left[start:end + 1], right[start:end + 1][::-1]])
+            cv2.fillPoly(picture, [outline], colour, cv2.LINE_AA, SHIFT)
+
+    def _shadows(self, joints: np.ndarray, chains: list[list[int]]) -> None:
+        """Compute the boxes and lines of all shadows. They are drawn at half resolution, as they are blurred."""
+        shadow = joints + joints[..., 1:2] * LEAN
+        seen = self.camera.project(shadow * [1, 0, 1]) / 2  # (T, J, 3)
+        self.blur = max(3, self.camera.size[1] // 200) | 1
+        self.widths = np.rint(seen[..., 2].mean(1) * SHADOW_WIDTH).astype(int).clip(1)
+        low, high = np.floor(seen[..., :2].min(1)), np.ceil(seen[..., :2].max(1))
+        reach = (self.widths + self.blur)[:, None]
+        boxes = np.stack([low - reach, high + reach], 1).clip(0, np.array(self.camera.size) // 2)  # (T, 2, 2)
+        self.shadows = boxes.astype(int).tolist()
+        self.chains = [_fixed(seen[:, chain, :2] - boxes[:, :1]) for chain in chains]
 
     def cast_shadow(self, frame: int, picture: np.ndarray) -> None:
         """Draw the soft shadow of the body."""
-        joints, blur = self.shadow[frame], max(3, self.camera.size[1] // 200) | 1
-        wide = [max(1, round(joints[chain, 2].mean() * SHADOW_WIDTH)) for chain in self.chains]
-        reach = max(wide) + blur
-        low = np.floor(joints[:, :2].min(0)).astype(int) - reach
-        high = np.ceil(joints[:, :2].max(0)).astype(int) + reach
-        low, high = low.clip(0), np.minimum(high, np.array(self.camera.size) // 2)
-        if (high <= low).any():
+        (left, top), (right, bottom) = self.shadows[frame]
+        part = picture[2 * top:2 * bottom, 2 * left:2 * right]
+        if not part.size:
             return
-        small = np.zeros((high - low)[::-1], np.uint8)
-        for chain, width in zip(self.chains, wide, strict=True):
-            cv2.polylines(small, [_fixed(joints[chain, :2] - low)], False, 255, width, cv2.LINE_AA, SHIFT)
-        part = picture[2 * low[1]:2 * high[1], 2 * low[0]:2 * high[0]]
-        mask = cv2.resize(cv2.blur(small, (blur, blur)), part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        _darken(part, mask, SHADOW, SHADOW_DEPTH)
+        small = np.zeros((bottom - top, right - left, 3), np.uint8)
+        cv2.polylines(small, [chain[frame] for chain in self.chains], False, SHADOW_DEPTH,
+                      int(self.widths[frame]), cv2.LINE_AA, SHIFT)
+        cv2.subtract(part, cv2.resize(cv2.blur(small, (self.blur, self.blur)), part.shape[1::-1]), part)
 
     def body(self, frame: int, picture: np.ndarray) -> None:
         """Draw the person, or limbs from back to front, each as a dark edge, a tube and a light streak."""
@@ -276,35 +287,26 @@ class Scene:
 
 def _fixed(points: np.ndarray) -> np.ndarray:
     """Convert pixels (..., 2) to fixed-point integers with ``SHIFT`` fractional bits for OpenCV."""
-    return np.rint(points.clip(-4096, 8192) * 2**SHIFT).astype(np.int32)
+    return np.rint(points.clip(-4096, 8192) * 2**SHIFT).astype(np.int32, order="C")
 
 
-def _mixed(colour: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[float, ...]:
-    """Mix two RGB colours and return BGR. ``share`` is the fraction of ``colour``."""
-    return tuple((np.array(colour) * share + np.array(other) * (1 - share))[::-1].tolist())
-
-
-def _darken(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], opacity: float) -> None:
-    """Blend a ground ``picture`` with ``colour`` where ``mask`` (H, W) is set."""
-    depths = opacity * (np.array(GROUND) - colour)[::-1] / 255
-    layers = cv2.merge([cv2.convertScaleAbs(mask, alpha=depth) for depth in depths])
-    picture[:] = cv2.subtract(picture, layers)
+def _grid(camera: Camera) -> np.ndarray:
+    """Compute the ends of the floor lines in the world (T, 2 * lines, 3)."""
+    target, (width, height) = camera.target * [1, 0, 1], camera.size
+    steps = np.arange(-FLOOR_RADIUS // CELL, FLOOR_RADIUS // CELL + 2) * CELL
+    reach = np.sqrt(np.maximum(FLOOR_RADIUS**2 - steps**2, 0.01)) * max(1, width / height)
+    ends = np.zeros((len(target), 2, len(steps), 2, 3))
+    for axis, other in ((0, 2), (2, 0)):
+        lines = ends[:, axis // 2]
+        lines[..., axis] = (np.floor(target[:, axis, None] / CELL) * CELL + steps)[..., None]
+        lines[..., other] = target[:, None, None, other] + np.stack([-reach, reach], -1)
+    return ends.reshape(len(target), -1, 3)
 
 
 def _background(size: tuple[int, int]) -> np.ndarray:
     ramp = np.linspace(0, 1, size[1])[:, None, None] ** 1.5
     column = np.array(SKY) * (1 - ramp) + np.array(GROUND) * ramp  # (H, 1, 3)
     return np.repeat(np.rint(column[..., ::-1]).astype(np.uint8), size[0], 1)
-
-
-def _distance(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Compute distances (...) of floor points (..., 2) from the camera target, as foreshortened in the picture.
-
-    Sideways distances count less in wide pictures, and depth counts more at a higher camera.
-    """
-    width, height = camera.size
-    across, ahead = (points @ axis[[0, 2]] for axis in (camera.axes[0], camera.axes[2]))
-    return np.hypot(across * min(1, height / width), ahead / np.cos(camera.elevation))
 
 
 def _fade(distance: np.ndarray) -> np.ndarray:

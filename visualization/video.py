@@ -1,16 +1,15 @@
 """Write motions as videos and contact sheets, with captions."""
-import subprocess
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
+import av
 import cv2
 import numpy as np
-from imageio_ffmpeg import get_ffmpeg_exe
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import CubicSpline
@@ -20,11 +19,6 @@ from utils import usable_cores
 from utils.files import atomic_path
 from visualization.scene import SKY, Scene, follow, line_up
 
-try:
-    from fcntl import F_SETPIPE_SZ, fcntl
-except ImportError:  # not on Linux
-    fcntl = None
-
 TEXT = (44, 50, 62)  # RGB
 # Fonts of common systems by file name: the first one with all letters of a text is used.
 FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc",
@@ -33,18 +27,16 @@ FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "No
 MAX_COLUMNS = 4
 MAX_GIF_FPS = 50  # frame delays are whole hundredths of a second, at least two
 
-FLAGS = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m", "-color_range", "tv"]
-
-# mp4: widely supported and streamable. gif: the palette of 256 colours is computed from the video.
+# Codec, pixel format, and options of codec and container. mp4: widely supported and streamable. gif: 256 colours.
 ENCODERS = {
-    ".mp4": ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-qp", "23", "-preset", "ultrafast", "-tune", "zerolatency",
-             "-threads", "1", "-x264-params", "deblock=0,0:subme=1:chroma-qp-offset=3", "-movflags", "+faststart",
-             *FLAGS],
-    ".gif": ["-vcodec", "gif", "-pix_fmt", "pal8", "-filter_complex",
-             "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"],
+    ".mp4": ("libx264", "yuv420p", {
+        "qp": "23", "preset": "ultrafast", "tune": "zerolatency", "threads": "1",
+        "x264-params": "deblock=0,0:subme=0:chroma-qp-offset=3",
+        "colorspace": "smpte170m", "color_primaries": "smpte170m", "color_trc": "smpte170m", "color_range": "tv"},
+        {"movflags": "+faststart"}),
+    ".gif": ("gif", "pal8", {}, {}),
 }
-MOST_THREADS, BLOCK = 4, 16  # threads that draw, and frames in memory
-PIPE_BYTES = 2**20  # pipe capacity; larger pipes need fewer switches between drawing and encoding
+MOST_THREADS, AHEAD = 4, 16  # threads that draw, and frames in memory
 
 
 def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), fps: float = 20.0,
@@ -68,42 +60,42 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
               for joints, skeleton, caption in _checked(motions, captions)]
     columns = min(len(scenes), MAX_COLUMNS)
     sides = size * columns, size * -(-len(scenes) // columns)
-    with atomic_path(path) as temporary, _encoder(temporary, path.suffix.lower(), sides, rate) as pipe:
-        for picture in _pictures(scenes, sides, size):
-            pipe.write(picture)
+    with atomic_path(path) as temporary:
+        try:
+            _encode(temporary, path.suffix.lower(), sides, Fraction(rate).limit_denominator(),
+                    _pictures(scenes, sides, size))
+        except av.FFmpegError as error:
+            raise OSError(f"ffmpeg: {error}") from error
 
 
-@contextmanager
-def _encoder(path: Path, kind: str, sides: tuple[int, int], rate: float) -> Iterator[BinaryIO]:
-    """Start ffmpeg and yield a pipe for the ``yuv420p`` frames to encode.
-
-    Raises ``OSError`` with ffmpeg's message if it fails.
-    """
-    taken = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{sides[0]}x{sides[1]}",
-             "-r", str(Fraction(rate).limit_denominator()), "-i", "-"]
-    # In a separate process group: the parent handles an interruption and ends ffmpeg.
-    process = subprocess.Popen([get_ffmpeg_exe(), "-y", "-v", "error", *taken, *ENCODERS[kind], str(path)],
-                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
-    _widen(process.stdin)
-    ended = False
-    try:
-        with suppress(BrokenPipeError):
-            yield process.stdin
-            ended = True
-        complaint = process.communicate()[1]
-    finally:
-        if process.returncode is None:
-            process.kill()
-            process.communicate()
-    if process.returncode or not ended:
-        raise OSError(f"ffmpeg: {complaint.decode(errors='replace').strip()}")
+def _encode(path: Path, suffix: str, sides: tuple[int, int], rate: Fraction, pictures: Iterator[np.ndarray]) -> None:
+    """Write ``pictures`` in yuv420p as a video of ``sides`` (width, height) pixels."""
+    codec, pixels, options, container = ENCODERS[suffix]
+    with av.open(str(path), "w", format=suffix[1:], options=container) as file:
+        stream = file.add_stream(codec, rate, options=options, width=sides[0], height=sides[1], pix_fmt=pixels)
+        frames = (av.VideoFrame.from_numpy_buffer(picture, "yuv420p") for picture in pictures)
+        for frame in _with_palette(pictures, sides, rate) if suffix == ".gif" else frames:
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
 
 
-def _widen(pipe: BinaryIO) -> None:
-    """Increase the capacity of a pipe to ``PIPE_BYTES``, unless the limit of the system is reached."""
-    if fcntl:
-        with suppress(OSError):
-            fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
+def _with_palette(pictures: Iterator[np.ndarray], sides: tuple[int, int], rate: Fraction) -> Iterator[av.VideoFrame]:
+    """Convert pictures to the 256 colours that suit the whole video."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=sides[0], height=sides[1], format=av.VideoFormat("yuv420p"), time_base=1 / rate)
+    copies, palette = graph.add("split"), graph.add("palettegen", "stats_mode=diff")
+    paint, result = graph.add("paletteuse", "dither=bayer:bayer_scale=4"), graph.add("buffersink")
+    graph.link_nodes(source, copies, paint, result)
+    copies.link_to(palette, 1)
+    palette.link_to(paint, 0, 1)
+    graph.configure()
+    for number, picture in enumerate(pictures):
+        frame = av.VideoFrame.from_ndarray(picture, "yuv420p")  # a copy, as all frames are needed at once
+        frame.pts, frame.time_base = number, 1 / rate
+        graph.push(frame)
+    graph.push(None)
+    with suppress(av.EOFError):
+        yield from iter(graph.pull, None)
 
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
@@ -132,8 +124,10 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
 
 
 def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
-    """Draw frames in several threads and yield them as yuv420p."""
-    columns = sides[0] // size
+    """Draw frames in several threads and yield them as yuv420p.
+
+    Their memory is reused ``AHEAD`` frames later, because a new array is slow to touch for the first time."""
+    columns, made = sides[0] // size, np.empty((AHEAD, sides[1] * 3 // 2, sides[0]), np.uint8)
 
     def draw(frame: int) -> np.ndarray:
         pictures = [scene.draw(min(frame, scene.frames - 1)) for scene in scenes]
@@ -143,12 +137,16 @@ def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterato
             for place, picture in enumerate(pictures):
                 top, left = place // columns * size, place % columns * size
                 sheet[top:top + size, left:left + size] = picture
-        return cv2.cvtColor(sheet, cv2.COLOR_BGR2YUV_I420)
+        return cv2.cvtColor(sheet, cv2.COLOR_BGR2YUV_I420, made[frame % AHEAD])
 
-    frames, threads = max(scene.frames for scene in scenes), min(usable_cores(), MOST_THREADS)
-    with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, frames, BLOCK):
-            yield from pool.map(draw, range(first, min(first + BLOCK, frames)))
+    with ThreadPoolExecutor(min(usable_cores(), MOST_THREADS)) as pool:
+        started = deque()
+        for frame in range(max(scene.frames for scene in scenes)):
+            started.append(pool.submit(draw, frame))
+            if len(started) == AHEAD:
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()
 
 
 def _checked(motions: Sequence[ArrayLike],
