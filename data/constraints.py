@@ -22,7 +22,7 @@ Check = Callable[[Value, str], Value]  # validates and converts a value; the tex
 
 @dataclass(frozen=True)
 class Entry:
-    """Validated constraint of a file or flag. Its times are checked later, when the length of the motion is known."""
+    """Validated constraint from a file or flag. Its times are checked later, when the length of the motion is known."""
 
     kind: str
     fields: Mapping[str, Value]
@@ -31,10 +31,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class FileConstraints:
-    """Constraints of a file."""
+    """Constraints from a file."""
 
-    whole: Sequence[Entry]                # those of a plain list
-    by_prompt: Sequence[Sequence[Entry]]  # those of each prompt
+    whole: Sequence[Entry]                # from a plain list
+    by_prompt: Sequence[Sequence[Entry]]  # for each prompt
 
 
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:

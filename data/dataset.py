@@ -1,6 +1,7 @@
 """Properties of the supported data sets (``DATASETS``), normalisation, and cached reading of features.
 
-Caches are in the folder ``cache`` of a data set and can be deleted at any time.
+Caches are in the folder ``cache`` of a data set, or in ``.cache`` if the data set is read-only. They can be deleted at
+any time.
 """
 import hashlib
 import json
@@ -74,7 +75,7 @@ def dataset_spec(name: str, data_root: str | Path | None = None) -> DatasetSpec:
 
 
 def require(path: Path, made_by: str) -> Path:
-    """Return ``path``. Raises ``InputError`` with the script that creates it if it is missing."""
+    """Return ``path``. If it is missing, raises an ``InputError`` that names the script ``made_by``."""
     if not path.exists():
         raise InputError(f"{path} is missing; {made_by} creates it")
     return path

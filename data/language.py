@@ -38,7 +38,7 @@ def read_bank(path: Path = BANK) -> dict[str, tuple[str, ...]]:
 
 
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
-    """Return the cleaned sentences of a content: those for training, or with ``held_out`` the others.
+    """Return the cleaned sentences of a content: those for training or, with ``held_out``, the held-out ones.
 
     Without a ``side``, only sentences that name no side are returned.
     """

@@ -149,8 +149,8 @@ class MotionPart:
 def motion_files(path: str | Path) -> list[Path]:
     """List the motion files in a folder and its subfolders, or return the file ``path`` itself.
 
-    Marker files are included, because reading them explains the problem. ``_ik`` files, the versions of generated
-    motions with foot locking, are left out. Raises ``InputError`` if there is no motion.
+    Marker files are included, because the error on reading them explains what to do. A version with foot locking
+    (``_ik``) is left out if the original is there. Raises ``InputError`` if there is no motion.
     """
     path = Path(path)
     if path.is_file():

@@ -46,8 +46,9 @@ def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor
                       spec: DatasetSpec) -> list[Constraint]:
     """Create constraints for a motion whose initial version has ``joints`` (T, J, 3) in metres.
 
-    Paths without times keep the speed profile of the initial motion, and paths keep its orientation relative to the
-    direction of travel. Raises ``InputError`` with the position of entries that do not match the motion.
+    Without times, a path keeps the speed profile of the initial motion. By default, it also keeps the orientation of
+    the body relative to the direction of travel. Raises ``InputError`` with the position of an entry that does not
+    match the motion.
     """
     placed: list[Constraint] = []
     for entry in entries:
@@ -114,7 +115,7 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Compute the progress (T,) along ``points`` from 0 to 1, with the speed profile of the path ``own`` (T, 2).
 
-    The shorter ``own`` is, the more uniform is the speed.
+    If ``own`` is much shorter than the path through ``points``, the speed is more uniform.
     """
     even = np.linspace(0, 1, len(own))
     if len(own) < 3:
@@ -145,7 +146,7 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
 
 def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
             spec: DatasetSpec) -> list[Constraint]:
-    """Create headings that keep the orientation of the body relative to its path, such as walking backwards."""
+    """Create headings that keep the orientation of the body relative to its path, for example in walking backwards."""
     steps = np.gradient(places, axis=0)
     going = np.linalg.norm(steps, axis=-1) > MOVING
     if not going.any():

@@ -93,7 +93,7 @@ def mirror_text(text: str) -> str:
 
 
 def side_words(text: str) -> frozenset[str]:
-    """Return which of the words left, right, clockwise and counterclockwise a text has."""
+    """Return the words among left, right, clockwise and counterclockwise that a text contains."""
     words = {match.group().lower() for match in _SIDES.finditer(text)}
     return frozenset(word if word in ("left", "right", "clockwise") else "counterclockwise" for word in words)
 

@@ -186,7 +186,7 @@ class CroppedPairs(Dataset):
         return len(self.pairs)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which changes the random crops."""
+        """Set the epoch, which changes the random texts and crops."""
         self.epoch = epoch
 
     def weights(self, balance: float) -> np.ndarray:
@@ -219,9 +219,12 @@ class TextMotion(CroppedPairs):
     - ``caption``: text;
     - ``motion`` (196, d): normalised and zero-padded features;
     - ``m_len``: length in frames;
-    - ``contents`` (labelled,): if ``labelled``, the number of classes, is given, whether each class describes the clip;
-    - ``text_class``: likewise, the class of a sentence of the language bank, or -1 for a caption;
-    - ``other``, ``other_class``: if ``paired``, another text that describes the same motion, and its class.
+    - ``contents`` (labelled,): True for classes that describe the clip;
+    - ``text_class``: class of a sentence of the language bank, or -1 for a caption;
+    - ``other``, ``other_class``: another text that describes the same motion, and its class.
+
+    ``labelled`` is the number of classes; without it, items have no ``contents`` and classes. Only items of ``paired``
+    data sets have ``other``.
     """
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0,
@@ -236,7 +239,7 @@ class TextMotion(CroppedPairs):
         return item | {"contents": self._contents([pair])[0]} if self.labelled else item
 
     def _texts(self, index: int, crop: Crop) -> dict[str, object]:
-        """Return an item without ``motion`` and ``contents``."""
+        """Return the texts, their classes and the length of an item."""
         pair = self.pairs[index]
         item = {"caption": pair.texts[crop.caption], "m_len": crop.length}
         numbers = {"text_class": crop.caption}
@@ -251,7 +254,7 @@ class TextMotion(CroppedPairs):
         return sum(pair.features.nbytes for pair in self.pairs)
 
     def on_device(self, device: torch.device) -> Resident:
-        """Move all motions to ``device``."""
+        """Copy all motions, normalised, to ``device``."""
         motions = [torch.from_numpy(self.normalisation.apply(pair.features)).to(device) for pair in self.pairs]
         rows = torch.cat([torch.zeros_like(motions[0][:1]), *motions])  # row 0 is padding
         first = torch.tensor(1 + np.cumsum([0, *map(len, motions[:-1])])).to(device)
@@ -293,7 +296,7 @@ class TextMotion(CroppedPairs):
 
 
 class TextsAlone(Dataset):
-    """Items of a ``TextMotion`` without motions, but with the ``index`` of the pair and the first frame ``start``."""
+    """Data set with the items of a ``TextMotion`` without motions, but with the pair's ``index`` and the ``start``."""
 
     def __init__(self, dataset: TextMotion) -> None:
         self.dataset, self.set_epoch = dataset, dataset.set_epoch
@@ -315,8 +318,8 @@ def _text_class(pair: Pair, text: int) -> int:
 class TextTokens(CroppedPairs):
     """Data set of texts and motion tokens.
 
-    Items have ``caption`` (index in ``texts``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes`` are
-    the tokens of each clip from frames 0, 1, 2 and 3 on, so that a crop may begin at any frame.
+    Items have ``caption`` (index in ``texts``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes`` has
+    four token sequences per clip, encoded from frame 0, 1, 2 and 3, so that a crop may begin at any frame.
     """
 
     def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:
@@ -351,7 +354,7 @@ class TextCrops(CroppedPairs):
 
 
 class MotionWindows(Dataset):
-    """Data set of all normalised motion windows (window, d), except the last one of each clip.
+    """Data set of all normalised motion windows (window, d), except the last window of each clip.
 
     Clips that are not longer than the window are skipped. Raises ``InputError`` if no clip is longer.
     """
@@ -378,7 +381,7 @@ class MotionWindows(Dataset):
         return sum(clip.nbytes for clip in self.clips)
 
     def on_device(self, device: torch.device) -> Resident:
-        """Move all clips to ``device``."""
+        """Copy all clips, normalised, to ``device``."""
         rows = torch.cat([torch.from_numpy(self.normalisation.apply(clip)).to(device) for clip in self.clips])
         ends, within = torch.from_numpy(self.ends).to(device), torch.arange(self.window, device=device)
 

@@ -54,7 +54,7 @@ class ResidualTransformerConfig(TransformerConfig):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Create the settings from ``options``. Without ``published_behaviour``, they describe a released model."""
+        """Create the settings from ``options``. Those without ``published_behaviour`` belong to a released model."""
         return super().from_options({**options, "published": options.get("published_behaviour", True)})
 
 

@@ -32,8 +32,8 @@ class Evaluator(nn.Module):
     def encode_motion(self, motion: Tensor, m_lens: Tensor) -> Tensor:
         """Embed zero-padded ``motion`` (b, t, d) with lengths ``m_lens`` (b,) in frames. Returns (b, coemb).
 
-        To compare metrics with published ones, pad all motions to 196 frames, because the last convolutions read a few
-        padded frames. Raises ``ValueError`` for a motion shorter than four frames.
+        For metrics comparable with published values, pad all motions to 196 frames: the convolutions of the last valid
+        step read a few padded frames. Raises ``ValueError`` for a motion shorter than four frames.
         """
         if int(m_lens.min()) < STEP_FRAMES:
             raise ValueError(f"a motion of {int(m_lens.min())} frames is shorter than one step of {STEP_FRAMES}")

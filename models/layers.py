@@ -1,8 +1,8 @@
 """Transformer encoder layers, and linear and convolutional layers that use the faster of MKL and oneDNN on the CPU.
 
 torch computes float32 matrix products with MKL, which selects kernels by CPU vendor and does not use AVX-512 on AMD.
-oneDNN selects them by instruction set. torch has no public operators for oneDNN products; versions without the private
-ones use MKL. The parameters are the same in both cases.
+oneDNN selects them by instruction set. torch has only private operators for oneDNN products; in versions without these
+operators, MKL is used. The parameters are the same in both cases.
 """
 import contextlib
 import json
@@ -92,9 +92,9 @@ def _remembered() -> str:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """Apply ``torch.nn.functional.linear``, then ``activation`` ("none" or "gelu"), with the selected library.
+    """Apply ``torch.nn.functional.linear``, then ``activation`` ("none" or "gelu").
 
-    A packed ``weight`` receives no gradient.
+    On the CPU, large products use the library selected by ``use_linear``. A packed ``weight`` receives no gradient.
     """
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
@@ -138,7 +138,7 @@ _BY_KIND = {"mkl": F.linear, "onednn": _Product.apply}
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` that uses the selected library."""
+    """``torch.nn.Linear`` that uses the library selected by ``use_linear``."""
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         return linear(x, self.weight, self.bias, activation)
@@ -154,7 +154,7 @@ class Linear(nn.Linear):
 
 
 class _PackedConvolution(torch.autograd.Function):
-    """Packed convolution of stride 1. Only its input has a gradient, which is a packed convolution too."""
+    """Packed convolution of stride 1. Only the input receives a gradient, computed by another packed convolution."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "Conv1d") -> Tensor:
@@ -168,7 +168,7 @@ class _PackedConvolution(torch.autograd.Function):
 
 
 class Conv1d(nn.Conv1d):
-    """``torch.nn.Conv1d`` without groups that uses the selected library.
+    """``torch.nn.Conv1d`` without groups that uses the library selected by ``use_linear``.
 
     oneDNN computes it as a 2-D convolution of images of height 1. The output (b, c, t) is then channels-last in memory.
     """
@@ -234,7 +234,7 @@ def can_pack() -> bool:
 
 
 def packs() -> bool:
-    """Return whether networks should be packed for inference on the CPU."""
+    """Return whether networks should be packed for inference on the CPU, which needs oneDNN as selected library."""
     return _kind == "onednn"
 
 
@@ -304,7 +304,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
         """Attend from ``asked`` (b, c, dim), by default ``x``, to ``x`` (b, s, dim). Returns (b, c, dim).
 
-        ``mask`` broadcasts to (b, heads, c, s): either boolean, True at visible positions, or added to the scores.
+        ``mask`` broadcasts to (b, heads, c, s). It is boolean, True at visible positions, or a bias for the scores.
         """
         dropout = self.dropout if self.training else 0.0
         if asked is None:
@@ -317,7 +317,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def pack(self) -> None:
-        """Use packed projections, created on first use. The parameters are kept."""
+        """Use packed copies of the projections, created on first use. The parameters stay the same."""
         self._packed = {}
 
     def _project(self, x: Tensor, first: int, end: int) -> Tensor:
@@ -347,7 +347,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """Encode ``x`` (b, s, dim), or only some of its positions, given as ``asked`` (b, c, dim)."""
+        """Encode ``x`` (b, s, dim). With ``asked`` (b, c, dim), the inputs at some positions, encode only these."""
         x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
         h = self.linear2(self.dropout(self.linear1(x, "gelu")))
         return self.norm2(x + self.dropout(h))

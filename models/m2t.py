@@ -104,7 +104,7 @@ def with_noise(words: Words, captions: Captions, keep: float, longest: int, gene
     """Keep each word with probability ``keep`` and replace the others by random tokens. Returns ids (b, t).
 
     A decoder trained on such captions relies less on the previous words and more on the motion (T2M-GPT, section 3.2).
-    ``batch_slice`` are the local rows of the whole batch, whose captions have at most ``longest`` tokens.
+    ``batch_slice`` describes the local rows of the whole batch. Captions have at most ``longest`` tokens.
     """
     rows, length = captions.ids.shape
     noise = batch_slice.randint(generator, len(words), rows, longest)[:, :length]

@@ -48,7 +48,7 @@ class MotionEditor:
     def encode(self, features: np.ndarray) -> Tensor:
         """Encode unnormalised ``features`` (T, d) to tokens (n, q), dropping frames that do not fill the last token.
 
-        Raises ``ValueError`` if there are fewer frames than one token has.
+        Raises ``ValueError`` if the motion is shorter than one token.
         """
         unit = self.pipeline.unit
         whole = len(features) // unit * unit
@@ -121,7 +121,7 @@ class MotionEditor:
 
 
 def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Combine the features ``made`` (T, d), where ``unknown`` (T,) is True, with ``source`` (T', d) elsewhere.
+    """Take the features ``made`` (T, d) where ``unknown`` (T,) is True, and ``source`` (T', d) elsewhere.
 
     To avoid jumps, generated parts are blended with the source over ``FADE`` frames at either end, or over a third of
     the part if it is short. After the end of the source, they are blended with its last frame.
@@ -146,10 +146,10 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
 
 
 def next_window(unknown: Tensor, part: TimelinePart, size: int) -> Window:
-    """Choose the next window for ``part``, of at most ``size`` tokens, from its first token with ``unknown`` (n,) True.
+    """Choose the next window of at most ``size`` tokens, which generates the first unknown tokens of ``part``.
 
-    The window includes up to ``CONTEXT`` known tokens on either side, and more if there is room. Unknown tokens that do
-    not fit are left for the next window.
+    ``unknown`` (n,) is True at tokens to generate. The window includes up to ``CONTEXT`` known tokens on either side,
+    and more if there is room. Unknown tokens that do not fit are left for the next window.
     """
     first = part.start + int(unknown[part.start:part.stop].nonzero()[0])
     before = _run(~unknown[:first].flip(0))

@@ -1,6 +1,5 @@
 """Text-to-motion pipeline, from text features to joint positions, and options for faster inference."""
 import copy
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ from models.vq.quantizer import EmaQuantizer
 from motion.features import features_to_joints
 from motion.skeleton import Skeleton
 from utils import InputError
-from utils.runtime import stream_seed
+from utils.runtime import select_device, stream_seed
 
 
 class LengthEstimator(nn.Module):
@@ -145,7 +144,7 @@ class TextToMotion:
 
     @cached_property
     def differentiable_tokenizer(self) -> HumanVQVAE | RVQVAE:
-        """The tokenizer; on the CPU a copy with packed layers, which decodes latents with gradients faster."""
+        """Tokenizer for decoding latents with gradients: on the CPU, a copy with packed layers, which is faster."""
         if self.device.type != "cpu" or is_packed(self.tokenizer) or not can_pack():
             return self.tokenizer
         tokenizer = copy.deepcopy(self.tokenizer)
@@ -208,7 +207,7 @@ class TextToMotion:
         return made
 
     def tokens(self, samples: Sequence[Sample], sampling: Sampling | None = None) -> list[Tensor]:
-        """Generate tokens. Returns (n, q) for each sample, or (n,), the base layer, without a residual transformer."""
+        """Generate tokens. Returns (n, q) for each sample, or base-layer tokens (n,) without a residual transformer."""
         sampling = sampling or self.sampling
         features = _Features(self.device, sampling.group_rows)
         lengths = self.token_lengths(samples, sampling, features)
@@ -219,8 +218,9 @@ class TextToMotion:
              sampling: Sampling | None = None, stream: int = 0, features: "_Features | None" = None) -> list[Tensor]:
         """Generate tokens, as ``tokens`` does, for ``lengths`` in tokens.
 
-        ``known`` (b, n, q) are tokens to keep; negative ones are generated (in-painting). ``stream`` numbers the calls
-        with the same seed, so that each uses different noise. ``features`` are cached text features.
+        ``known`` (b, n, q) has the tokens to keep, and negative values where tokens are generated (in-painting).
+        ``stream`` is the number of this call among those with the same seed, so that each call uses different noise.
+        ``features`` is a cache of text features.
         """
         sampling = sampling or self.sampling
         features = features or _Features(self.device, sampling.group_rows)
@@ -305,10 +305,12 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
 
     Raises ``InputError`` for a missing or damaged model.
     """
-    # Imported late, because ``storage`` imports this module.
-    storage, specs, device = map(importlib.import_module, ("storage.generation", "data.dataset", "utils.runtime"))
-    pipeline, _ = storage.load_text_to_motion(name, len_name, specs.dataset_spec(dataset_name), checkpoints_dir,
-                                              device.select_device(gpu_id), res_name=res_name)
+    # Imported late: only this function uses packages above ``models``, and they import this module.
+    from data.dataset import dataset_spec
+    from storage.generation import load_text_to_motion
+
+    pipeline, _ = load_text_to_motion(name, len_name, dataset_spec(dataset_name), checkpoints_dir,
+                                      select_device(gpu_id), res_name=res_name)
     speed_up(pipeline.networks)
     return pipeline
 
@@ -316,8 +318,8 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
 class _Features:
     """Cache of text features, so that each encoder encodes a text only once.
 
-    A forward pass has at most ``rows`` texts. If the encoder has a method ``lengths``, texts are grouped by length and
-    padded to a fixed width, so that rounding errors do not depend on the other texts.
+    A forward pass has at most ``rows`` texts. On the CPU, if the encoder has a method ``lengths``, texts are grouped by
+    length and padded to a fixed width. Rounding errors then do not depend on the other texts.
     """
 
     def __init__(self, device: torch.device, rows: int | None = None) -> None:
@@ -346,9 +348,9 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
              cpu_linear: str = "auto") -> None:
     """Prepare networks in eval mode for faster inference, in place.
 
-    ``precision`` is a key of ``PRECISIONS`` or ``AUTO``, ``cpu_linear`` the library for linear layers on the CPU (see
-    ``models.layers``). With ``compiled``, layers are compiled; on CUDA, the sampling loops of the transformers are
-    recorded as CUDA graphs instead. Raises ``InputError`` for fp16 on the CPU.
+    ``precision`` is a key of ``PRECISIONS`` or ``AUTO``. ``cpu_linear`` selects the library for linear layers on the
+    CPU (see ``models.layers.choose_linear``). With ``compiled``, layers are compiled; on CUDA, the sampling loops of
+    the transformers are recorded as CUDA graphs instead. Raises ``InputError`` for fp16 on the CPU.
     """
     choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):

@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Shorten a message of torch to one line, or to the name of the forbidden class."""
+    """Shorten a message of torch to one line, which names the class that is not allowed if that is the reason."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return f"{found[1]} is not allowed in a checkpoint"
@@ -136,7 +136,7 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
 
 
 def incompatible_keys(model: nn.Module, state: Mapping[str, Tensor], optional: Sequence[str] = ()) -> list[str]:
-    """Describe tensors of ``state`` that are missing, unexpected or have a wrong shape, in up to three texts.
+    """Describe tensors of ``state`` that are missing, unexpected or have a wrong shape, in at most three lines.
 
     Names that end in one of ``optional`` may be absent or present. A tensor with several names needs only one of them.
     """
@@ -290,15 +290,15 @@ class Source:
         kept = {key: self.options[key] for key in OTHER_MODELS if key in self.options}
         return replace(self, options={**self.options, **settings, **kept}, has_settings=True)
 
-    def with_sizes(self, sizes: Mapping[str, Any], guesses: Mapping[str, Any] | None = None) -> Self:
-        """Return a copy with ``sizes``, which replace options, and ``guesses``, which are used for missing options.
+    def with_options(self, inferred: Mapping[str, Any], guesses: Mapping[str, Any] | None = None) -> Self:
+        """Return a copy with the options ``inferred``, which replace existing ones, and ``guesses`` for missing ones.
 
-        Raises ``InputError`` if an option has another type than the size that replaces it.
+        Raises ``InputError`` if an option has another type than the inferred one.
         """
-        for key, size in sizes.items():
-            if key in self.options and not fits(self.options[key], size):
+        for key, value in inferred.items():
+            if key in self.options and not fits(self.options[key], value):
                 raise InputError(f"{self.options_file}: {key} cannot be {self.options[key]!r}")
-        return replace(self, options={**(guesses or {}), **self.options, **sizes})
+        return replace(self, options={**(guesses or {}), **self.options, **inferred})
 
     def without(self, key: str) -> Self:
         """Return a copy without the option ``key``."""

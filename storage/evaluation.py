@@ -75,7 +75,7 @@ def build_captioner(config: DecoderConfig, lamp: LoadedLaMP) -> MotionCaptioner:
 
 
 def learned_state(model: MotionCaptioner) -> dict[str, Tensor]:
-    """Return the trained parameters of a captioning model. The others are those of LaMP and the language model."""
+    """Return the trained parameters of a captioning model. The others come from LaMP and the language model."""
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name in learned}
 
@@ -94,7 +94,7 @@ def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
                    which: str | None = None) -> LoadedCaptioner:
     """Load a captioning model of this project, or the released one, with its LaMP model."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), (STATE_KEY,),
-                                released.with_m2t_sizes)
+                                released.with_m2t_options)
     if is_released := not source.is_complete and released.is_released_m2t(state):
         state = released.used_part(state)
     source.needed("decoder")
@@ -163,7 +163,7 @@ class Embedder:
 
     @torch.no_grad()
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embed captions, given as lists of ``word/POS`` tokens, of which the first 20 are used. Returns (n, e)."""
+        """Embed captions, given as lists of ``word/POS`` tokens. Uses the first 20 tokens. Returns (n, e)."""
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(tokens), BATCH):
             sentences = [self.words.sentence(caption) for caption in tokens[start:start + BATCH]]
@@ -227,7 +227,7 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
 
 def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator | None:
-    """Load the evaluator ``name``, or by default the published one, else the bundled one.
+    """Load the evaluator ``name``, by default the published evaluator or, if it is missing, the bundled one.
 
     Returns None if ``name`` is "none" or there is no evaluator.
     """

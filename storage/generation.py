@@ -78,9 +78,9 @@ class LoadedTokenizer:
 
 def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedTokenizer:
-    """Load a tokenizer."""
+    """Load a tokenizer by name."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"),
-                                released.with_tokenizer_sizes)
+                                released.with_tokenizer_options)
     with source.building(VQConfig):
         model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
     load_strictly(model, state, source.file)
@@ -145,7 +145,7 @@ class LoadedLaMP:
 
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
-    """Load a LaMP model with its tokenizer."""
+    """Load a LaMP model, its tokenizer and its vocabulary by name."""
     source, state = open_lamp(name, spec, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
@@ -166,7 +166,7 @@ def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
               which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
     """Read the settings and the state dict of a LaMP model."""
     return open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",),
-                       released.with_lamp_sizes)
+                       released.with_lamp_options)
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
@@ -182,7 +182,7 @@ def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | 
 
 
 def fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
-    """Load the hub model ``name`` with ``load``, from its folder in ``checkpoints_dir`` if there is one."""
+    """Load the hub model ``name`` with ``load``, from a folder of that name in ``checkpoints_dir`` if it exists."""
     own = Path(checkpoints_dir) / Path(name).name
     if own.is_dir():
         return load(own)
@@ -246,11 +246,14 @@ class LoadedNetwork:
     source: Source
 
 
-def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                which: str | None = None) -> tuple[MaskTransformer, Source]:
-    """Load a masked transformer in eval mode. Released LaMP checkpoints become a ``LaMPMaskTransformer``."""
+def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                          which: str | None = None) -> tuple[MaskTransformer, Source]:
+    """Load a masked transformer in eval mode, without its text encoder.
+
+    Released LaMP checkpoints become a ``LaMPMaskTransformer``, which has its own text encoder.
+    """
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"),
-                                released.with_masked_sizes)
+                                released.with_masked_options)
     source.one_of("attention", ATTENTION_KINDS, MaskTransformerConfig.attention)
     with source.building(MaskTransformerConfig), source.building(QFormerConfig, QFORMER_PREFIX):
         config = MaskTransformerConfig.from_options(source.options)
@@ -260,10 +263,10 @@ def load_masked(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, devic
     return model.to(device).eval().requires_grad_(False), source
 
 
-def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                          which: str | None = None) -> LoadedNetwork:
-    """Load a masked transformer with its text encoder, which a released LaMP checkpoint contains."""
-    model, source = load_masked(name, spec, checkpoints_dir, device, which)
+def load_mask_with_text(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
+                        which: str | None = None) -> LoadedNetwork:
+    """Load a masked transformer with its text encoder."""
+    model, source = load_mask_transformer(name, spec, checkpoints_dir, device, which)
     source.needed("vq_name")
     if isinstance(model, LaMPMaskTransformer):
         pieces = word_pieces_of(source, model.Qformer.config, checkpoints_dir, published=True)
@@ -277,16 +280,17 @@ def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str
                               device: torch.device | str = "cpu") -> tuple[ResidualTransformer, Source]:
     """Load a residual transformer in eval mode, without its text encoder."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("res_transformer",),
-                                released.with_residual_sizes)
+                                released.with_residual_options)
     with source.building(ResidualTransformerConfig):
         model = ResidualTransformer(ResidualTransformerConfig.from_options(source.options))
     load_strictly(model, state, source.file, optional=(FIXED_TABLE,))
     return model.to(device).eval().requires_grad_(False), source
 
 
-def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
-                  beside: LoadedNetwork | None = None) -> LoadedNetwork:
-    """Load a residual transformer with its text encoder, shared with ``beside`` if both use the same."""
+def load_residual_with_text(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+                            device: torch.device | str = "cpu",
+                            beside: LoadedNetwork | None = None) -> LoadedNetwork:
+    """Load a residual transformer with its text encoder. If ``beside`` has the same text encoder, it is reused."""
     model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
     return LoadedNetwork(model, text, source)
@@ -294,9 +298,9 @@ def load_residual(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, dev
 
 def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                           beside: LoadedNetwork | None = None) -> LoadedNetwork:
-    """Load a length estimator with its text encoder, shared with ``beside`` if both use the same."""
+    """Load a length estimator with its text encoder. If ``beside`` has the same text encoder, it is reused."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
-                                released.with_length_sizes)
+                                released.with_length_options)
     if source.is_complete and "cond_dim" in source.options:  # early checkpoints lack it
         model = LengthEstimator(source.options["cond_dim"], MAX_TOKENS + 1)
     else:
@@ -355,7 +359,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     ``len_name`` is the length estimator; without one, every sample needs a length. For ``res_name``, see
     ``residual_to_use``.
     """
-    transformer = load_mask_transformer(name, spec, checkpoints_dir, device, which)
+    transformer = load_mask_with_text(name, spec, checkpoints_dir, device, which)
     tokenizer = load_tokenizer(transformer.source.needed("vq_name"), spec, checkpoints_dir, device)
     vq = tokenizer.model.config
     if vq.nb_code != transformer.model.config.num_tokens:
@@ -364,7 +368,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     files = [transformer.source.file, tokenizer.source.file]
     residual = length = None
     if res_name := residual_to_use(res_name, transformer.source, spec):
-        residual = load_residual(res_name, spec, checkpoints_dir, device, beside=transformer)
+        residual = load_residual_with_text(res_name, spec, checkpoints_dir, device, beside=transformer)
         _check_layers(residual, tokenizer)
         files.append(residual.source.file)
     if len_name is not None:
@@ -384,7 +388,7 @@ def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequenc
     for model, names in parts:
         if model is not None:
             source = model.source
-            source = source.with_sizes({}, EARLIER_SAMPLING) if source.is_complete else released.with_sampling(
+            source = source.with_options({}, EARLIER_SAMPLING) if source.is_complete else released.with_sampling(
                 source, spec.name)
             source.one_of("length", LENGTHS, Sampling.length)
             with source.building(Sampling):

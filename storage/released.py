@@ -60,9 +60,9 @@ def tokenizer_sizes(state: State) -> dict[str, Any]:
     return sizes
 
 
-def with_tokenizer_sizes(source: Source, state: State) -> Source:
+def with_tokenizer_options(source: Source, state: State) -> Source:
     """Add the inferred sizes of a tokenizer to its source."""
-    return source.with_sizes(tokenizer_sizes(state))
+    return source.with_options(tokenizer_sizes(state))
 
 
 def transformer_sizes(state: State) -> dict[str, int]:
@@ -93,14 +93,14 @@ def _trunk_sizes(state: State) -> dict[str, int]:
 
 
 def lamp_sizes(state: State) -> dict[str, int]:
-    """Infer the options of a LaMP model, without those of its tokenizer."""
+    """Infer the options of a LaMP model, except those of its tokenizer."""
     return qformer_sizes(state) | _sizes(state, embed_dim=("text_proj.weight", 0))
 
 
-def with_lamp_sizes(source: Source, state: State) -> Source:
+def with_lamp_options(source: Source, state: State) -> Source:
     """Add the inferred sizes of a LaMP model to its source."""
     sizes = lamp_sizes(state)
-    return source.with_sizes(sizes, usual_heads(sizes))
+    return source.with_options(sizes, usual_heads(sizes))
 
 
 def qformer_sizes(state: State) -> dict[str, int]:
@@ -155,7 +155,7 @@ def _linear_shapes(state: State) -> list[tuple[int, int]]:
             if state[f"output.{number}.weight"].dim() == 2]
 
 
-def with_length_sizes(source: Source, state: State) -> Source:
+def with_length_options(source: Source, state: State) -> Source:
     """Add the inferred text encoder of a length estimator to its source."""
     shapes = _linear_shapes(state)
     return with_text_encoder(source, shapes[0][1] if shapes else None)
@@ -164,9 +164,9 @@ def with_length_sizes(source: Source, state: State) -> Source:
 def with_sampling(source: Source, dataset_name: str) -> Source:
     """Add missing sampling settings: those of early checkpoints of this project, or the published ones."""
     if {"published_behaviour", "condition"} & source.options.keys():  # not a published checkpoint
-        return source.with_sizes({}, EARLIER_SAMPLING)
+        return source.with_options({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)
-    return source if scale is None else source.with_sizes({}, {"cond_scale": scale})
+    return source if scale is None else source.with_options({}, {"cond_scale": scale})
 
 
 def has_qformer(state: State) -> bool:
@@ -174,33 +174,33 @@ def has_qformer(state: State) -> bool:
     return any(name.startswith("Qformer.") for name in state)
 
 
-def with_masked_sizes(source: Source, state: State) -> Source:
+def with_masked_options(source: Source, state: State) -> Source:
     """Add the inferred sizes, attention and text encoder of a masked transformer to its source."""
     if "time_steps" not in source.options:  # in published options, gumbel_sample does not affect the evaluation
         source = source.without("gumbel_sample")
     sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})
-    source = with_text_encoder(source.with_sizes(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
+    source = with_text_encoder(source.with_options(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
     if has_qformer(state):
-        return source.with_sizes({}, {"attention": "additive"})
+        return source.with_options({}, {"attention": "additive"})
     clip = source.options.get("text_encoder") == "clip"
-    return source.with_sizes({}, {"attention": "full"} if clip else {})
+    return source.with_options({}, {"attention": "full"} if clip else {})
 
 
-def with_residual_sizes(source: Source, state: State) -> Source:
-    """Add the inferred sizes of a residual transformer to its source."""
+def with_residual_options(source: Source, state: State) -> Source:
+    """Add the inferred sizes and text encoder of a residual transformer to its source."""
     sizes = residual_sizes(state)
-    return with_text_encoder(source.with_sizes(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
+    return with_text_encoder(source.with_options(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
 
 
 def with_text_encoder(source: Source, width: int | None) -> Source:
     """Add CLIP as text encoder to a source that has none, if the text features have CLIP's width."""
     if width == CLIP_WIDTH and not {"text_encoder", "lamp_name"} & source.options.keys():
-        return source.with_sizes({"text_encoder": "clip"})
+        return source.with_options({"text_encoder": "clip"})
     return source
 
 
 def is_released_m2t(state: State) -> bool:
-    """Return whether a state dict is that of the released M2T model."""
+    """Return whether a state dict comes from the released M2T model."""
     return any(name.startswith("opt_model.") for name in state)
 
 
@@ -210,12 +210,12 @@ def used_part(state: State) -> dict[str, Tensor]:
             if not name.startswith(M2T_UNUSED)}
 
 
-def with_m2t_sizes(source: Source, state: State) -> Source:
+def with_m2t_options(source: Source, state: State) -> Source:
     """Add the options of the released M2T model to its source. Other sources are returned unchanged."""
     if not is_released_m2t(state):
         return source
     rank = next((tensor.shape[0] for name, tensor in state.items() if _RANK.fullmatch(name)), DecoderConfig.lora_r)
-    return source.with_sizes({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16", **PUBLISHED_WRITING})
+    return source.with_options({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16", **PUBLISHED_WRITING})
 
 
 def join_networks(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

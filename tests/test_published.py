@@ -23,7 +23,7 @@ from storage.generation import (
     LAMP_OPTIONAL,
     load_lamp,
     load_length_estimator,
-    load_masked,
+    load_mask_transformer,
     load_residual_transformer,
     load_tokenizer,
 )
@@ -67,9 +67,9 @@ def test_lamp_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_released_settings_are_those_that_the_weights_were_trained_with(published: Path) -> None:
-    momask, source = load_masked(MOMASK, SPEC, published)
+    momask, source = load_mask_transformer(MOMASK, SPEC, published)
     assert (momask.config.attention, source.options["text_encoder"], momask.config.n_heads) == ("full", "clip", 2)
-    released, _ = load_masked("t2m", SPEC, published)
+    released, _ = load_mask_transformer("t2m", SPEC, published)
     assert isinstance(released, LaMPMaskTransformer)
     assert (released.config.attention, released.Qformer.config.heads) == ("additive", 1)
     for name, shared in ((RESIDUAL, True), (SEPARATE, False)):
@@ -89,7 +89,8 @@ MASKED = {"num_tokens": 16, "code_dim": 8, "ff_size": 24, "n_heads": 1}  # one h
 @pytest.mark.parametrize(("name", "load", "sizes"), [
     (RVQ, load_tokenizer, {"nb_code": 16, "num_quantizers": 3, "width": 8, "depth": 2, "down_t": 2}),
     (RESIDUAL, load_residual_transformer, {"num_quantizers": 3, "share_weight": True, "latent_dim": 64, "n_layers": 2}),
-    ("h3d-qformer", load_lamp, {"embed_dim": 16}), (MOMASK, load_masked, MASKED), ("t2m", load_masked, MASKED)])
+    ("h3d-qformer", load_lamp, {"embed_dim": 16}), ("t2m", load_mask_transformer, MASKED),
+    (MOMASK, load_mask_transformer, MASKED)])
 def test_files_without_options_tell_their_sizes_themselves(home: Path, name: str, load: Callable[..., object],
                                                            sizes: dict[str, object]) -> None:
     (home / name / "opt.txt").write_text("vq_name: vq\n" if name == "h3d-qformer" else "")
@@ -107,9 +108,10 @@ class Attack:
 
 
 @pytest.mark.parametrize(("name", "load", "tensor"), [
-    (RVQ, load_tokenizer, "decoder.model.0.bias"), (MOMASK, load_masked, "seqTransEncoder.layers.1.norm2.bias"),
-    (RESIDUAL, load_residual_transformer, "quant_emb.bias"), ("h3d-qformer", load_lamp, "motion_encoder.model.0.bias"),
-    ("t2m", load_masked, "Qformer.bert.encoder.layer.1.output.dense.bias"),
+    (RVQ, load_tokenizer, "decoder.model.0.bias"), ("h3d-qformer", load_lamp, "motion_encoder.model.0.bias"),
+    (RESIDUAL, load_residual_transformer, "quant_emb.bias"),
+    (MOMASK, load_mask_transformer, "seqTransEncoder.layers.1.norm2.bias"),
+    ("t2m", load_mask_transformer, "Qformer.bert.encoder.layer.1.output.dense.bias"),
     ("length_estimator", load_length_estimator, "output.1.bias"),
 ])
 def test_a_wrong_file_is_refused_with_its_first_bad_tensor(home: Path, name: str, load: Callable[..., object],
@@ -154,8 +156,8 @@ def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: P
 
 FULL_SIZE = {
     "humanvqvae_t2m": ("vq_model", load_tokenizer), "rvqvae_t2m_q6": ("vq_model", load_tokenizer),
-    "lamp": ("motion_qformer", load_lamp), "lamp_mask_transformer": ("t2m_transformer", load_masked),
-    "momask_mask_transformer": ("t2m_transformer", load_masked),
+    "lamp": ("motion_qformer", load_lamp), "lamp_mask_transformer": ("t2m_transformer", load_mask_transformer),
+    "momask_mask_transformer": ("t2m_transformer", load_mask_transformer),
     "momask_res_transformer_shared": ("res_transformer", load_residual_transformer),
     "momask_res_transformer_unshared": ("res_transformer", load_residual_transformer),
 }

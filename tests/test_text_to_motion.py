@@ -209,7 +209,7 @@ def test_each_model_states_its_part_alone() -> None:
 def test_the_gumbel_option_of_published_training_does_not_count_in_generation() -> None:
     theirs, ours = {"gumbel_sample": False}, {"gumbel_sample": False, "time_steps": 10}
     for options, expected in ((theirs, True), (ours, False)):
-        source = released.with_masked_sizes(Part({**options, "lamp_name": "lamp"}).source, {})
+        source = released.with_masked_options(Part({**options, "lamp_name": "lamp"}).source, {})
         assert source.options.get("gumbel_sample", True) is expected
 
 

@@ -1,7 +1,8 @@
 """Motion constraints: root path, heading, joint positions, poses, ground height and foot contacts.
 
 Joint positions (T, J, 3) are in metres with y up. Headings are angles about y in radians, from +z towards +x. Errors
-are differentiable, with one value per constrained frame. Mirroring a motion and its constraints keeps the errors.
+are differentiable, with one value per constrained frame. If a motion and its constraints are both mirrored, the errors
+do not change.
 """
 import math
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ class RootPath:
 
 @dataclass(frozen=True)
 class Heading:
-    """Heading of the body, measured at hips and shoulders."""
+    """Heading of the body, computed from hips and shoulders."""
 
     frames: Tensor
     angles: Tensor          # (k,) radians
@@ -143,7 +144,7 @@ class GroundHeight:
         return (joints[self.frames][:, list(skeleton.feet), 1].amin(-1) - self.height).abs()
 
     def mirrored(self, skeleton: Skeleton) -> "GroundHeight":
-        """Return the constraint itself, because mirroring keeps heights."""
+        """Return the constraint itself, because mirroring does not change heights."""
         del skeleton
         return self
 

@@ -87,7 +87,7 @@ class Director:
         made = [self._one(direction, one) for one in seeds]
         if len(made) == 1:
             return made[0]
-        faults = np.array([physical_faults(one.joints, self.pipeline, self.fps) for one in made])
+        faults = np.array([sample_faults(one.joints, self.pipeline, self.fps) for one in made])
         errors = np.array([sum(left.mean for left in one.remaining if left.unit == "m") for one in made])
         match = lamp_scores(self.pipeline, direction.text, [one.features for one in made])
         return made[int(total_scores(match, faults, errors).argmax())]
@@ -109,9 +109,9 @@ class Director:
         return min(made, key=lambda one: one.largest)
 
     def _starts(self, direction: Direction, seed: int) -> list[tuple["_Start", Sequence[Constraint]]]:
-        """Sample initial motions and create their constraints. The motion with the smallest error is first.
+        """Sample up to ``CANDIDATES`` initial motions and create their constraints. The smallest error comes first.
 
-        If the first sample is close to meeting its constraints, it is the only one.
+        Sampling stops at the first motion with an error of at most ``FAR_START``.
         """
         if direction.place is None:
             return [(self._drawn(direction, seed), ())]
@@ -169,7 +169,7 @@ def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarr
 
 def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline: TextToMotion,
              loop: bool = False) -> Directed:
-    """Add constraints and the jumps at the seam of a loop to a result of ``optimise``."""
+    """Combine a result of ``optimise`` with its constraints and, for a loop, the jumps at the seam."""
     seam = seam_gaps(controlled.joints, pipeline.skeleton) if loop and len(controlled.joints) >= 4 else None
     return Directed(controlled.joints, controlled.features, tuple(constraints), controlled.remaining, seam)
 
@@ -195,14 +195,14 @@ def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]
     return np.array(scores)
 
 
-def physical_faults(joints: np.ndarray, pipeline: TextToMotion, fps: float) -> list[float]:
+def sample_faults(joints: np.ndarray, pipeline: TextToMotion, fps: float) -> list[float]:
     """Measure the ``FAULTS`` of a motion with ``joints`` (T, J, 3) in metres."""
     return [foot_skating(joints, pipeline.skeleton, fps), floor_penetration(joints), roughness(joints),
             bone_length_drift(joints, pipeline.skeleton)]
 
 
 def total_scores(match: np.ndarray, faults: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Combine text match (n,), faults (n, f) and constraint errors (n,) in metres to scores (n,). Higher is better.
+    """Combine text match (n,), faults (n, f) and constraint errors (n,) in metres into scores (n,). Higher is better.
 
     Each measure is standardised over the samples of a prompt.
     """

@@ -97,9 +97,9 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
 
 
 def is_near(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> bool:
-    """Whether ``joints`` (T, J, 3) are so near to all constraints, which are positions, that latents need not change.
+    """Return whether all constraints are position targets that ``joints`` (T, J, 3) miss by at most ``NEAR``.
 
-    Adam's steps have the same size for small errors, and would change gestures more than the constraints require.
+    The latents are then kept: Adam's steps do not shrink with the error, and would change gestures more than needed.
     """
     return all(isinstance(constraint, RootPath | JointTarget | Pose)
                and bool((constraint.error(joints, skeleton) <= NEAR).all()) for constraint in constraints)
@@ -164,8 +164,8 @@ def _too_fast(joints: Tensor, fastest: float) -> Tensor:
 def _physical(decoding: Decoding, features: Tensor, places: Tensor, joints: Tensor) -> tuple[Tensor, ...]:
     """Compute the mean jerk, sliding of standing feet, speed of low feet (metres per frame) and bone length drift.
 
-    ``places`` (T, J, 3) are the joints before their bones get constant lengths. Feet stand if their contact features
-    are set. All values are positive.
+    ``places`` (T, J, 3) are the joints before their bones get constant lengths. Contact features determine which feet
+    stand. All values are positive.
     """
     jerk = joints.diff(3, dim=0).norm(dim=-1).mean() if len(joints) > 3 else joints.new_zeros(())
     held = features[:-1, feature_groups(len(decoding.skeleton)).contacts].detach().clamp(0, 1)

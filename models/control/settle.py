@@ -43,7 +43,7 @@ def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skel
 
 
 def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> list[tuple[int, np.ndarray]]:
-    """List constrained frames with the horizontal vector (2,) from the pelvis to its target."""
+    """List constrained frames with the horizontal vector (2,) from the constrained joint to its target."""
     places = joints[constraint.frames, 0][:, GROUND]
     if isinstance(constraint, RootPath):
         missing = constraint.points - places
@@ -113,7 +113,10 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
 
 def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton,
               cyclic: bool = False) -> Tensor:
-    """Set fixed poses exactly in ``joints`` (T, J, 3), and blend the ``FADE`` frames on either side."""
+    """Set poses exactly in ``joints`` (T, J, 3), with a blend of ``FADE`` frames on either side.
+
+    Poses that the joints miss by ``REACH`` or more are skipped.
+    """
     for constraint in constraints:
         if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= REACH:
             continue

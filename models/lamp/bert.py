@@ -22,9 +22,9 @@ _OPTIONAL = ("cls.predictions.transform.",)  # language-model head, which some p
 
 
 def bert_folder(source: str | Path) -> Path:
-    """Return the folder of a BERT: ``source``, or the local copy of the hub model ``source``.
+    """Return the folder of a BERT model: ``source`` itself, or a download of the hub model ``source``.
 
-    Raises ``InputError`` if there is none.
+    Raises ``InputError`` if there is no such model.
     """
     return model_folder(source, "BERT", ("config.json", "vocab.txt"))
 
@@ -33,8 +33,9 @@ def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) ->
     """Create a Q-Former initialised from the BERT at ``source`` (folder or hub name).
 
     Sizes come from BERT's ``config.json``, except those in ``sizes``, such as ``encoder_width``. ``layers`` is the
-    number of layers to keep. [DEC] is appended to the vocabulary. The embedding of token type 0 is added to those of
-    the positions, so that the text pass equals BERT's. Parameters that BERT lacks are initialised at random.
+    number of layers to keep. [DEC] is appended to the vocabulary. BERT's embedding of token type 0 is added to all
+    position embeddings, so that the text pass equals BERT's. The feed-forward blocks of the queries are copies of the
+    text's. Other parameters that BERT lacks are initialised at random.
     """
     folder = bert_folder(source)
     config = replace(_config(folder), **sizes)
@@ -140,7 +141,7 @@ class WordPieces:
     def encode(self, texts: Sequence[str], max_length: int = 32, pad_to: int | None = None) -> Pieces:
         """Encode texts, truncated to ``max_length`` word pieces including [CLS] and [SEP].
 
-        Texts are padded to the longest one, or to ``pad_to`` word pieces. Raises ``ValueError`` if that is too few.
+        Texts are padded to the longest text, or to ``pad_to`` word pieces. Raises ``ValueError`` if a text is longer.
         """
         if max_length < 2:
             raise ValueError(f"max_length {max_length} leaves no room for [CLS] and [SEP]")

@@ -1,8 +1,8 @@
 """Text and motion features of a trained LaMP model, and a score of how familiar a prompt is.
 
 Familiarity compares mean word embeddings, because LaMP's text features are close to a known motion even for unknown
-texts. A text is familiar if it is near a k-means centre of the training texts, and not closer to an example of a text
-that the models cannot show.
+texts. A text is familiar if it is near a k-means centre of the training texts and not similar to an example prompt for
+which the models cannot generate a motion.
 """
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ def is_latin(text: str) -> bool:
 
 def familiarity_of(known: Familiarity, model: nn.Module, pieces: WordPieces, texts: Sequence[str],
                    longest: int) -> Tensor:
-    """Score the familiarity (b,) of cleaned texts; ``FOREIGN`` for those that are not mostly in Latin letters."""
+    """Score the familiarity (b,) of cleaned texts. Texts that are not mostly in Latin letters get ``FOREIGN``."""
     scores = known.scores(word_means(model, pieces, texts, longest))
     return torch.where(torch.tensor([is_latin(text) for text in texts]), scores, FOREIGN)
 
@@ -89,7 +89,7 @@ class LaMPConfig:
     def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> "LaMPConfig":
         """Create the settings from ``options`` and the settings ``vq`` of the tokenizer.
 
-        Missing sizes are the published ones. Without ``published_behaviour``, the options describe a released model.
+        Missing sizes are the published ones. Options without ``published_behaviour`` belong to a released model.
         """
         return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
                    options.get("published_behaviour", True))
@@ -140,7 +140,7 @@ class LaMPFeatures(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "LaMPFeatures":
-        """Set training mode, except for the frozen parts. In published models, it also affects the motion encoder."""
+        """Set the mode of all parts except the frozen ones. In published models, the motion encoder follows it too."""
         super().train(mode)
         for part in self._frozen():
             if not (self.config.published and part is self.motion_encoder):
@@ -271,7 +271,7 @@ def _inference(model: nn.Module) -> Iterator[None]:
 
 
 def _complete_state(model: LaMPFeatures, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Fill in missing weights of a motion encoder that is shared with the tokenizer and so has two names.
+    """Fill in missing weights of a motion encoder that is shared with the tokenizer: each weight then has two names.
 
     Raises ``InputError`` if the weights under both names differ.
     """
@@ -305,8 +305,8 @@ def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], l
                 width: int | None = None) -> tuple[Tensor, Tensor]:
     """Encode texts to word pieces and their mask (b, t) on the model's device, truncated to ``longest`` word pieces.
 
-    Texts are padded to ``width``, or to the longest one. For published models, they are padded to ``longest`` as in
-    training. This is also done on accelerators, to make rounding errors independent of the other texts.
+    Texts are padded to ``width``, or to the longest text. For published models, they are always padded to ``longest``,
+    as in training. The same applies on accelerators, to make rounding errors independent of the other texts.
     """
     device = model.query_tokens.device
     if model.config.published or device.type != "cpu":

@@ -14,12 +14,10 @@ The released code differs from the paper. ``LaMPConfig.published`` reproduces it
 - padding is masked in all attention layers and losses;
 - gen attends to the hidden states of the text (published: to word embeddings).
 
-With several processes, ptc and ptm use the pairs of all processes as negatives, so that the losses, averaged over the
-processes, are those of the whole batch.
+With several processes, the negatives of ptc and ptm come from all processes. Averaged over the processes, the losses
+equal those of the whole batch.
 
-To add an objective, write a method of ``LaMP`` that returns an ``Objective``, add it to ``losses`` in ``forward`` and
-to the conditions of the passes that it needs, and add its name to ``models.config.OBJECTIVES``. A loss that needs other
-inputs, or is off by default, belongs in ``training.stages.lamp``, like ``text_pairs``.
+To add an objective or another loss, see docs/train.md, section Extend.
 """
 import itertools
 import math
@@ -36,7 +34,7 @@ from models.lamp.features import EncodedMotion, LaMPConfig, LaMPFeatures
 from models.lamp.objectives import (
     accuracy,
     contrastive_loss,
-    negative_probabilities,
+    masked_softmax,
     next_word_targets,
     own_column,
     same_caption,
@@ -107,7 +105,7 @@ class Pairs:
     all_ids: Tensor  # (all, t') word pieces of the whole batch
     first: int       # index of the first local row in the whole batch
     part: BatchSlice
-    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) pairs that are no negatives, for texts and for motions
+    excluded: tuple[Tensor | None, Tensor | None]  # (b, all) pairs to exclude from negatives, for texts and for motions
 
     @property
     def own(self) -> Tensor:
@@ -117,7 +115,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scaled similarities of text-motion pairs."""
+    """Scaled similarities of text-motion pairs, and the query features they are computed from."""
 
     text: Tensor    # (b, all) between local texts and all motions
     motion: Tensor  # (b, all) between local motions and all texts
@@ -153,7 +151,7 @@ class LaMP(LaMPFeatures):
                 in all processes.
             mirrored: extra negatives for ptc.
             also_true: pairs that are never negatives.
-            batch_slice: local rows of the whole batch.
+            batch_slice: position of the local rows in the whole batch.
         """
         weights = objectives if isinstance(objectives, Mapping) else dict.fromkeys(objectives, 1.0)
         if not weights or set(weights) - set(OBJECTIVES):
@@ -188,13 +186,13 @@ class LaMP(LaMPFeatures):
     def _matching(self, pairs: Pairs, negatives: Negatives) -> Objective:
         """Matching objective ptm, on positive pairs and hard negatives."""
         logits, targets = self.matching(*self._candidates(pairs, negatives))
-        return self._mean(pairs, F.cross_entropy(logits, targets), accuracy(logits, targets), targets)
+        return self._weighted(pairs, F.cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def _captioning(self, pairs: Pairs, query: QueryPass) -> Objective:
         """Captioning objective lm: next-word prediction."""
         where, targets = next_word_targets(pairs.ids, pairs.mask)
         logits = self.caption_logits(pairs.ids, pairs.mask, query, where)
-        return self._mean(pairs, smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
+        return self._weighted(pairs, smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def _motion_generation(self, pairs: Pairs, text: Tensor | None) -> Objective:
         """Generation objective gen: prediction of motion tokens."""
@@ -205,7 +203,7 @@ class LaMP(LaMPFeatures):
         logits = self.generation_logits(states, pairs.mask)
         where = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask
         logits, targets = logits[where], encoded.ids[where]
-        return self._mean(pairs, smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
+        return self._weighted(pairs, smoothed_cross_entropy(logits, targets), accuracy(logits, targets), targets)
 
     def scaled(self, cosines: Tensor) -> Tensor:
         """Multiply similarities by the learned scale."""
@@ -224,10 +222,10 @@ class LaMP(LaMPFeatures):
         if columns < 2:
             raise ValueError("a batch of one pair has no negatives to match")
         if self.config.published:
-            return negative_probabilities(scores)
+            return masked_softmax(scores)
         excluded = same_caption(ids, others) if excluded is None else excluded
         own = own_column(rows, columns, first, ids.device)
-        return negative_probabilities(scores, torch.where(excluded.all(1, keepdim=True), own, excluded))
+        return masked_softmax(scores, torch.where(excluded.all(1, keepdim=True), own, excluded))
 
     def match_logits(self, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor,
                      rows: Tensor | None = None) -> Tensor:
@@ -276,7 +274,7 @@ class LaMP(LaMPFeatures):
                          text_lr: float | None = None) -> list[dict[str, Any]]:
         """Return parameter groups for an optimizer, with weight decay on matrices only (published: also on ``temp``).
 
-        With ``text_lr``, this is the learning rate of BERT's parameters, and ``lr`` that of the others.
+        With ``text_lr``, the text encoder (see ``is_text``) has this learning rate, and the other parameters ``lr``.
         """
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
@@ -330,7 +328,8 @@ class LaMP(LaMPFeatures):
                     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Negatives]:
         """Return the arguments of ``matching``: the local pairs and, with several processes, the sampled negatives.
 
-        Negatives from other processes have no gradient beyond the motion projection.
+        Processes exchange only motion latents, which are frozen, and word pieces. Everything after them is computed
+        here, with gradients.
         """
         encoded, part = pairs.encoded, pairs.part
         if part.world_size == 1:
@@ -344,8 +343,8 @@ class LaMP(LaMPFeatures):
                 torch.cat([pairs.all_ids[pairs.own], pairs.all_ids[negatives.text]]),
                 torch.cat([mask[pairs.own], mask[negatives.text]]), Negatives(behind, behind, negatives.rows))
 
-    def _mean(self, pairs: Pairs, loss: Tensor, hits: Tensor, targets: Tensor) -> Objective:
-        """Weight a mean over ``targets`` (m,), so that its average over processes is the mean over all targets."""
+    def _weighted(self, pairs: Pairs, loss: Tensor, hits: Tensor, targets: Tensor) -> Objective:
+        """Weight means over local ``targets`` (m,), so that the average over processes is the mean over all targets."""
         weight = pairs.part.mean_weight(len(targets), loss.device)
         return Objective(weight * loss, weight * hits)
 
@@ -356,12 +355,12 @@ class LaMP(LaMPFeatures):
 
 
 def is_text(name: str) -> bool:
-    """Return whether the LaMP parameter ``name`` comes from BERT."""
+    """Return whether the LaMP parameter ``name`` is used to encode text: embeddings, self-attention, feed-forward."""
     return name.startswith("Qformer.bert.") and "_query" not in name and "crossattention" not in name
 
 
 def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
-    """Freeze parameters that come from BERT, including the self-attention that text and queries share.
+    """Freeze parameters of the text encoder (see ``is_text``), including the self-attention shared with the queries.
 
     ``words`` freezes the word embeddings; ``trained_layers`` freezes all but the last ``trained_layers`` layers.
     """

@@ -46,8 +46,8 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
                      first: int = 0) -> Tensor:
     """Compute the mean cross-entropy of ``scores`` (b, n) with label smoothing; the target of row i is ``first`` + i.
 
-    Entries of ``excluded`` (b, n), except the targets, are ignored. ``extra`` (b,) are scores of one more negative for
-    each row, -inf if it has none.
+    Entries of ``excluded`` (b, n), except the targets, are ignored. ``extra`` (b,) has the score of one additional
+    negative per row, or -inf.
     """
     rows, columns = scores.shape
     if columns < 2:
@@ -63,8 +63,8 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
     return -((1 - LABEL_SMOOTHING) * own + LABEL_SMOOTHING * smooth).mean()
 
 
-def negative_probabilities(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Compute the probabilities (r, n) of sampling each column as the negative of a row: a softmax of ``scores``.
+def masked_softmax(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Compute the softmax (r, n) of each row of ``scores``, without gradient.
 
     Entries of ``excluded`` (r, n) get probability zero. Each row needs at least one other entry.
     """

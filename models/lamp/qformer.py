@@ -228,7 +228,7 @@ class QFormer(nn.Module):
     """Q-Former without its query tokens, which are arguments of the methods.
 
     In all methods, ``ids`` (b, t) are word pieces. ``mask`` (b, t) for text and ``states_mask`` (b, s) are 1 or True at
-    visible positions, of which each row must have at least one.
+    visible positions. Each row needs at least one visible position.
     """
 
     def __init__(self, config: QFormerConfig) -> None:

@@ -105,8 +105,8 @@ class MaskTransformer(Trunk):
                       cond_scale: float | Tensor, at: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
         """Compute logits (b, n, K), float32, with classifier-free guidance by ``cond_scale``.
 
-        ``negative`` (b, c) are text features to guide away from, by default those of no text. Other arguments are those
-        of ``forward``.
+        ``negative`` (b, c) are text features to guide away from, by default zeros, which mean no text. Other arguments
+        are as in ``forward``.
         """
         negative = torch.zeros_like(cond) if negative is None else negative
         known = None if isinstance(cond_scale, Tensor) else cond_scale  # reading a tensor would wait for the device
@@ -128,8 +128,8 @@ class MaskTransformer(Trunk):
                 batch_slice: BatchSlice = WHOLE) -> Corrupted:
         """Mask tokens of ``ids`` (b, n) for training, where ``token_lens`` (b,) are lengths in tokens.
 
-        The share of tokens to predict is drawn from the cosine schedule. Of these tokens, 10 % become random codes, and
-        88 % of the others are masked. ``batch_slice`` are the local rows of the whole batch.
+        The share of tokens to predict is sampled from the cosine schedule. Of these tokens, 10 % become random codes,
+        and 88 % of the others are masked. ``batch_slice`` describes the local rows of the whole batch.
         """
         b, n = ids.shape
         uniform = batch_slice.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
@@ -174,10 +174,10 @@ class MaskTransformer(Trunk):
             cond_scale: scale of classifier-free guidance; 1 disables it.
             topk_filter_thres: fraction of the codes, the least probable ones, that are never sampled.
             gumbel: sample with the Gumbel-max trick instead of inverting the cumulative distribution.
-            known: (b, n) tokens to keep; negative ones are generated (in-painting).
+            known: (b, n) tokens to keep, negative where tokens are generated (in-painting).
             padding_value: token id at padding.
             group_rows: samples per forward pass, see ``static_batches``.
-            negative: (b, c) text features to guide away from, by default those of no text.
+            negative: (b, c) text features to guide away from, by default zeros, which mean no text.
 
         Raises ``RuntimeError`` in training mode, and ``ValueError`` for a length below 1 or a wrong number of rows.
         """
@@ -215,7 +215,7 @@ class MaskTransformer(Trunk):
         if known is not None:
             given = batch.take_tokens(known)
             ids = torch.where((given >= 0) & ~padding, given, ids)
-        steps = self.sample(self._unmasked, ids, padding, noise, cond, negative, cond_scale=cond_scale,
+        steps = self.run_loop(self._unmasked, ids, padding, noise, cond, negative, cond_scale=cond_scale,
                             temperature=temperature, topk_filter_thres=topk_filter_thres, gumbel=gumbel)
         return Generated(steps[-1], steps[:-1])
 

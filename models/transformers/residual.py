@@ -100,7 +100,7 @@ class ResidualTransformer(Trunk):
                       cond_scale: float | Tensor, negative: Tensor | None = None) -> Tensor:
         """Compute logits (b, n, K+1), float32, with classifier-free guidance by ``cond_scale``.
 
-        ``negative`` (b, c) are text features to guide away from, by default those of no text.
+        ``negative`` (b, c) are text features to guide away from, by default zeros, which mean no text.
         """
         if not isinstance(cond_scale, Tensor) and cond_scale == 1:
             return self.project(self(history, layers, cond, padding), layers)
@@ -147,8 +147,8 @@ class ResidualTransformer(Trunk):
                  negative: Tensor | None = None) -> Tensor:
         """Generate the residual layers for base-layer tokens ``base`` (b, n). Returns (b, n, q), -1 at padding.
 
-        ``known`` (b, n, q) are tokens to keep; negative ones are generated. Other arguments and errors are those of
-        ``MaskTransformer.generate``.
+        ``known`` (b, n, q) has the tokens to keep, and negative values where tokens are generated. Other arguments and
+        errors are as in ``MaskTransformer.generate``.
         """
         if self.training:
             raise RuntimeError("generation needs eval mode")
@@ -173,7 +173,7 @@ class ResidualTransformer(Trunk):
         noise = draw_uniform(streams, lengths, layers, (batch.size, batch.length, classes), cond.device)
         padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
         base = batch.take_tokens(base).masked_fill(padding, self.pad_id)
-        return self.sample(self._layers_above, base, padding, noise, cond, negative,
+        return self.run_loop(self._layers_above, base, padding, noise, cond, negative,
                            None if known is None else batch.take_tokens(known), cond_scale=cond_scale,
                            temperature=temperature, topk_filter_thres=topk_filter_thres)
 
@@ -182,7 +182,7 @@ class ResidualTransformer(Trunk):
                       topk_filter_thres: float) -> Tensor:
         """Generate layers 1 to q-1 from ``base`` (b, n) with ``noise`` (b, q-1, n, classes). Returns (b, n, q).
 
-        Tokens in ``given`` (b, n, q) that are not negative are kept.
+        Values in ``given`` (b, n, q) that are not negative replace the generated tokens.
         """
         layers = self.config.num_quantizers - 1
         ids, history, tables = [base], 0, self.input_tables()

@@ -50,10 +50,10 @@ MOST_GRAPHS = 64  # maximum number of recorded graphs per model; each has its ow
 
 
 class GraphCache:
-    """Cache of CUDA graphs, which replace thousands of kernel launches by one.
+    """Cache of CUDA graphs, each of which replaces thousands of kernel launches by one launch.
 
-    A graph is recorded for each function, input shape and setting; the oldest is dropped if there are too many. The
-    function must not wait for the device and must depend on its arguments only.
+    A graph is recorded for each combination of function, input shapes and settings; the oldest is dropped if there are
+    more than ``MOST_GRAPHS``. The function must not wait for the device and must depend on its arguments only.
     """
 
     def __init__(self) -> None:
@@ -119,8 +119,8 @@ class Trunk(nn.Module):
         self.output_process = OutputProcess(dim, out_dim)
         self.graphs: GraphCache | None = None
 
-    def sample(self, loop: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
-        """Return ``loop(*inputs, **settings)``, computed by a CUDA graph if the model has a ``GraphCache``."""
+    def run_loop(self, loop: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
+        """Run the sampling ``loop(*inputs, **settings)``, as a CUDA graph if the model has a ``GraphCache``."""
         return loop(*inputs, **settings) if self.graphs is None else self.graphs(loop, *inputs, **settings)
 
     def initialise(self) -> None:
@@ -149,8 +149,9 @@ class Trunk(nn.Module):
     def start_codes(self, tables: Iterable[Tensor], codebooks: Tensor) -> None:
         """Initialise the embedding ``tables`` (K + extra, code_dim) from ``codebooks`` (layers, K, code_dim).
 
-        Codes are centred and divided by the std of the first layer; extra rows (mask, padding) are normal. Embeddings
-        initialised by ``initialise`` are small compared with the position encoding, which slows down training.
+        Codes are centred and divided by the std of the first layer. Extra rows (mask, padding) are sampled from N(0,
+        1). Embeddings initialised by ``initialise`` are small compared with the position encoding, which slows down
+        training.
         """
         centred = (codebooks - codebooks.mean(1, keepdim=True)).float()
         centred = centred / centred[0].std()
@@ -177,7 +178,7 @@ class Trunk(nn.Module):
 def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Find the distinct rows of the concatenated ``parts``, (b, n) each.
 
-    Returns the indices (m,) of their first occurrences, and for each row the number (b,) of its distinct row.
+    Returns the indices (m,) of their first occurrences, and the index (b,) of each row among the distinct rows.
     """
     _, inverse = torch.cat([part.float() for part in parts], 1).unique(dim=0, return_inverse=True)
     order = torch.arange(len(inverse), device=inverse.device)
@@ -236,7 +237,7 @@ def token_loss(logits: Tensor, labels: Tensor, ignore: int) -> TokenLoss:
 
 
 def padding_of(token_lens: Tensor, length: int) -> Tensor:
-    """Create a mask (b, length) that is True at padding, the positions from ``token_lens`` (b,) on."""
+    """Create a mask (b, length) that is True at padding, that is, at positions >= ``token_lens`` (b,)."""
     return torch.arange(length, device=token_lens.device) >= token_lens[:, None]
 
 
@@ -258,7 +259,7 @@ def cosine_mask_ratio(progress: Tensor) -> Tensor:
 
 
 def lowest(scores: Tensor, counts: Tensor) -> Tensor:
-    """Create a mask (b, n) of the ``counts`` (b,) lowest ``scores`` (b, n) in each row. Earlier positions win ties."""
+    """Create a mask (b, n) of the ``counts`` (b,) lowest ``scores`` (b, n) per row; of ties, the first are chosen."""
     ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks < counts[:, None]
 

@@ -143,7 +143,7 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Output of a tokenizer in training."""
+    """Output of a tokenizer's forward pass."""
 
     motion: Tensor      # (b, t, d) normalised features
     codes: Tensor       # (b, n, q) int64
@@ -180,9 +180,10 @@ class _Tokenizer(nn.Module):
         return Reconstruction(recon, codes, quantized.commitment, quantized.perplexity)
 
     def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Decode tokens ``ids`` (b, n, q') of the first q' layers to normalised motion (b, t, d); -1 adds nothing.
+        """Decode tokens ``ids`` (b, n, q') of the first q' layers to normalised motion (b, t, d).
 
-        With ``token_lens`` (b,), padding does not affect the result, except for rounding errors.
+        A token -1 stands for the zero vector. With ``token_lens`` (b,), padding does not affect valid frames, except
+        for rounding errors.
         """
         return self.decode_latents(self.latents(ids), token_lens)
 
@@ -254,7 +255,7 @@ class HumanVQVAE(_Tokenizer):
 
     @property
     def quantizers(self) -> list[EmaQuantizer]:
-        """List that contains the quantizer."""
+        """The quantizer, as a list."""
         return [self.vqvae.quantizer]
 
     @property
@@ -291,9 +292,10 @@ class TokenizerLoss:
 
 def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str = "l1_smooth",
                    loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
-    """Compute the weighted sum of the losses of all features, local joint positions (``loss_vel``) and commitment.
+    """Compute the reconstruction loss of all features, that of the local joint positions, and their weighted sum.
 
-    ``motion`` (b, t, d) is normalised. Published ``opt.txt`` files call the weight of the positions ``loss_vel``.
+    ``motion`` (b, t, d) is normalised. ``loss_vel`` is the weight of the positions, named as in published ``opt.txt``
+    files, and ``commit`` that of the commitment loss.
     """
     distance = {"l1_smooth": F.smooth_l1_loss, "l1": F.l1_loss}[recons_loss]
     local = slice(4, 4 + 3 * (joints - 1))

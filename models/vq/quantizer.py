@@ -1,8 +1,8 @@
 """Vector quantizers whose codebooks are learned by exponential moving averages (EMA), with resets of dead codes.
 
 A code is dead if it is used less than once per step on average. It is replaced by a random vector of the batch, and its
-running sums restart. ``published`` reproduces the released code: code k is replaced by vector k of the batch, and its
-sums continue to decay, so it is replaced at every step until a vector is assigned to it.
+running sums are reset. ``published`` reproduces the released code: code k is replaced by vector k of the batch, and its
+sums continue to decay, so it is replaced at every step until enough vectors are assigned to it.
 
 Statistics are summed over processes and micro-batches. The codebook is updated after the last micro-batch of a step.
 """
@@ -51,14 +51,15 @@ class EmaQuantizer(nn.Module):
         """Quantize ``latent`` (b, dim, n). In training mode, the codebook is updated afterwards.
 
         Args:
-            latent: vectors to quantize, n for each of b clips.
+            latent: vectors to quantize, n per clip for b clips.
             temperature: if above 0, codes are sampled (see ``sample``); otherwise the nearest one is chosen.
             generator: random numbers for sampling and for replacing dead codes. It must have the same state in all
                 processes and micro-batches of a step. The default is torch's global generator.
-            batch_slice: local rows of the whole batch.
+            batch_slice: position of the local rows in the whole batch.
             layer: index of the layer, if several layers share this codebook.
 
-        The returned perplexity covers one micro-batch, but the whole batch in the last micro-batch of a step.
+        The returned perplexity is that of the micro-batch; in the last micro-batch of a step, it is that of the whole
+        batch.
         """
         b, dim, n = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
@@ -129,8 +130,8 @@ class EmaQuantizer(nn.Module):
     def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
         """Choose a row of the whole batch for each code, in case it is dead. Returns vectors (codes, dim).
 
-        ``rows`` (r, dim) are the local rows, from row ``start`` of ``whole``. Vectors of other rows are zero here; the
-        sum over all processes and micro-batches gives all of them.
+        ``rows`` (r, dim) are the local rows; the first is row ``start`` of the ``whole`` rows of the batch. A code
+        whose row is not local gets the zero vector; the sum over all processes and micro-batches has all vectors.
         """
         codes, dim = self.codebook.shape
         copies = -(-codes // whole)
@@ -152,7 +153,7 @@ class EmaQuantizer(nn.Module):
                     layer: int = 0) -> None:
         """Initialise the codebook with rows of the first micro-batch.
 
-        Later micro-batches of the step draw the same random numbers, to keep the generators in sync.
+        Later micro-batches of the step sample the same random numbers, to keep the generators in sync.
         """
         whole = batch_slice.world_size * len(rows)
         fresh = self._candidates(rows, generator, batch_slice.rank * len(rows), whole)
