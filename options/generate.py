@@ -33,7 +33,8 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentG
     output.add_argument("--output_dir", default="generation", help="folder of all results")
     output.add_argument("--no_video", action="store_true", help="write no .mp4")
     output.add_argument("--gif", action="store_true", help="also write .gif")
-    output.add_argument("--strip", action="store_true", help="also write contact_sheet.png, eight poses per motion")
+    output.add_argument("--strip", nargs="?", const="png", choices=("png", "pdf", "svg"),
+                        help="also write contact_sheet.png, eight poses per motion, or .pdf or .svg for papers")
     output.add_argument("--fps", type=bounded(float, 1, 60),
                         help="frame rate of videos, with interpolated poses; default: that of the motion")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")

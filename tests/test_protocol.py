@@ -5,11 +5,13 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import plot_sweep
 from data.dataset import dataset_spec
 from data.text_motion import Pair
 from evaluation.protocol import UNITS, Evaluation, Plan, Row, fault_notes, mean_faults
@@ -18,6 +20,7 @@ from models.text_to_motion import Sample
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from tests.figures import standing, walking
+from tests.toy import refusal, run_here
 
 SPEC = dataset_spec("t2m")
 WIDTH = 8
@@ -179,6 +182,17 @@ def test_a_report_is_a_table_and_json_without_what_json_does_not_know(tmp_path: 
     assert read["results"]["real motion"]["R1"] == {"mean": 51.1, "interval": 0.5, "repeats": 20, "not_finite": 0}
     assert read["results"]["row"]["fid"]["mean"] is None and read["results"]["row"]["fid"]["not_finite"] == 20
     assert read["notes"] == ["a note"]
+
+
+def test_scores_of_reports_are_plotted_against_a_setting(tmp_path: Path) -> None:
+    for scale, score in ((4.0, Estimate(0.5, 0.1, 2)), (2.0, Estimate(0.75, None, 1))):
+        write_report(tmp_path, f"s{scale}", {"cond_scale": scale}, {"real motion": {}, "all layers": {"fid": score}})
+    files = [tmp_path / f"s{scale}.json" for scale in (4.0, 2.0)]
+    curves = plot_sweep.curves([json.loads(file.read_text()) for file in files], "cond_scale", "fid")
+    assert curves == {"all layers": [(2.0, 0.75, 0.0), (4.0, 0.5, 0.1)]}
+    run_here(plot_sweep.main, *files, "--metrics", "fid", "--out", "a.svg", cwd=tmp_path)
+    assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+    assert "no row has R3" in refusal(plot_sweep.main, *files, "--out", "a.svg", cwd=tmp_path)
 
 
 def features(joints: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Videos and contact sheets show every frame, for any joints, path and caption."""
+from base64 import b64decode
 from fractions import Fraction
+from io import BytesIO
+from xml.etree import ElementTree
 
 import av
 import numpy as np
@@ -14,6 +17,8 @@ from visualization import video
 from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side
 from visualization.scene import GROUND, LEFT, RIGHT, Scene
 from visualization.video import CaptionMask, _at_rate, drawable, follow_scene, strip, write_video
+
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 
 
 def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndarray:
@@ -60,7 +65,7 @@ def test_takes_have_numbers_and_contact_sheets_a_row_for_each_motion(tmp_path, m
     write_side_by_side(tmp_path, made, written, spec, Formats())
     assert labels == ["1. glides", "2. glides"]
     assert write_contact_sheets(tmp_path, written, Formats()) == []
-    [sheet] = write_contact_sheets(tmp_path, written, Formats(strip=True))
+    [sheet] = write_contact_sheets(tmp_path, written, Formats(strip="png"))
     assert Image.open(sheet).size == (1080, 600)
 
 
@@ -130,6 +135,19 @@ def test_strip_shows_every_pose_of_every_motion(tmp_path):
         for column in np.split(row, 4, axis=1):
             assert share_of(column, LEFT) > 0.005
     assert share_of(sheet, GROUND) < 0.9
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_strips_for_papers_have_sharp_poses_and_captions_as_text(tmp_path, suffix, start):
+    strip(tmp_path / f"s{suffix}", [walker(8), walker(8, KIT)], ["costs $5 & $6", "two"], poses=2, height=60)
+    content = (tmp_path / f"s{suffix}").read_bytes()
+    assert content.startswith(start)
+    if suffix == ".svg":
+        drawing = ElementTree.fromstring(content)
+        assert [text.text for text in drawing.iter(f"{SVG}text")] == ["costs $5 & $6", "two"]
+        pictures = [picture.attrib[f"{XLINK}href"] for picture in drawing.iter(f"{SVG}image")]
+        sides = [Image.open(BytesIO(b64decode(picture.partition(",")[2]))).size for picture in pictures]
+        assert sides == [(162, 180)] * 2
 
 
 def test_left_limbs_are_on_the_right_of_somebody_who_faces_the_camera():

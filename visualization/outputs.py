@@ -35,7 +35,7 @@ class Formats:
     in_place: bool = False        # remove travel; a root bone keeps it
     root_bone: bool = False       # add a root bone on the ground to BVH and GLB
     npz: bool = False             # rotations in AMASS format
-    strip: bool = False           # contact sheets
+    strip: str | None = None      # suffix of contact sheets: png, pdf or svg
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
@@ -85,7 +85,7 @@ def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: F
     paths = []
     for first in range(0, len(written) if formats.strip else 0, ROWS):
         rows = written[first:first + ROWS]
-        paths.append(folder / f"contact_sheet{'' if not first else f'_{first // ROWS + 1}'}.png")
+        paths.append(folder / f"contact_sheet{'' if not first else f'_{first // ROWS + 1}'}.{formats.strip}")
         strip(paths[-1], [motion.locked for motion in rows], [motion.caption for motion in rows])
     return paths
 

@@ -27,6 +27,8 @@ FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "No
 MAX_COLUMNS = 4
 MAX_GIF_FPS = 50  # frame delays are whole hundredths of a second, at least two
 
+FIGURE_WIDTH, FIGURE_DETAIL = 7.0, 3  # inches, and scale of poses in figures for papers
+
 # Codec, pixel format, and options of codec and container. mp4: widely supported and streamable. gif: 256 colours.
 ENCODERS = {
     ".mp4": ("libx264", "yuv420p", {
@@ -100,19 +102,40 @@ def _with_palette(pictures: Iterator[np.ndarray], sides: tuple[int, int], rate: 
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
           height: int = 300) -> None:
-    """Write a contact sheet (.png or .webp) with one row per motion and ``poses`` of its frames from first to last.
+    """Write a contact sheet with one row per motion and ``poses`` of its frames from first to last.
 
-    ``motions``, ``captions`` and errors as in ``write_video``.
+    The suffix selects a picture (.png, .webp), or a figure for papers with sharp poses and captions as text (.pdf,
+    .svg). ``motions``, ``captions`` and errors as in ``write_video``.
     """
-    rows = []
-    for joints, skeleton, caption in _checked(motions, captions):
-        frames = np.linspace(0, len(joints) - 1, poses).round().astype(int)
-        rows.append(draw_poses(joints[frames], skeleton, (round(height * 0.45 * poses), height), caption))
+    checked, rows, figure = _checked(motions, captions), [], Path(path).suffix in (".pdf", ".svg")
+    scale = FIGURE_DETAIL if figure else 1
+    for joints, skeleton, caption in checked:
+        frames, size = np.linspace(0, len(joints) - 1, poses), (round(height * 0.45 * poses) * scale, height * scale)
+        rows.append(draw_poses(joints[frames.round().astype(int)], skeleton, size, "" if figure else caption))
+    if figure:
+        _write_figure(path, rows, [caption for _, _, caption in checked])
+        return
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
     for row, picture in enumerate(rows):
         sheet.paste(picture, (0, row * height))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format=Path(path).suffix[1:])
+
+
+def _write_figure(path: str | Path, rows: Sequence[Image.Image], captions: Sequence[str]) -> None:
+    """Write rows of poses, each below its caption."""
+    from matplotlib import rc_context  # loaded for papers only, as it takes half a second
+    from matplotlib.figure import Figure
+
+    height = FIGURE_WIDTH * rows[0].height / rows[0].width + 0.3  # inches, with one line of text
+    figure = Figure((FIGURE_WIDTH, height * len(rows)), layout="constrained")
+    for axes, row, caption in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, captions, strict=True):
+        text, font = drawable(caption)
+        axes.imshow(row, interpolation="none")  # keep all pixels
+        axes.set_title(text, fontsize=9, wrap=True, parse_math=False, font=font and Path(_font(font, 16).path))
+        axes.axis("off")
+    with atomic_path(path) as temporary, rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):
+        figure.savefig(temporary)
 
 
 def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
