@@ -17,7 +17,7 @@ The released code differs from the paper. ``LaMPConfig.published`` reproduces it
 With several processes, the negatives of ptc and ptm come from all processes. Averaged over the processes, the losses
 equal those of the whole batch.
 
-To add an objective or another loss, see docs/train.md, section Extend.
+To add an objective or another loss, see the section Extend in docs/train.md.
 """
 import itertools
 import math
