@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def score_file(opt: argparse.Namespace) -> None:
-    """Print and save the scores of the captions in the file ``opt.score_captions``."""
+    """Print the scores of the captions in the file ``opt.score_captions``, and write them to ``opt.out`` if given."""
     from evaluation.caption_scores import coco_scores, read_scored, report_scores
 
     captions, references = read_scored(opt.score_captions)

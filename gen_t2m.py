@@ -121,7 +121,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
-    """Write all motions in the requested formats, and the player page."""
+    """Write all motions in the requested formats, and the contact sheet, side-by-side videos and page if requested."""
     from tqdm import tqdm
 
     from data.text import shortened

@@ -17,7 +17,7 @@ def main() -> None:
     data = load_token_data(opt, device)
     model = MaskTransformer(MaskTransformerConfig.from_options(vars(opt)))
     if opt.codebook_start:
-        model.start_from(data.tokenizer.model.codebooks)
+        model.initialise_from(data.tokenizer.model.codebooks)
     stage = MaskStage(model, opt, data.features, data.val, token_fid(opt, data, device, generates, otherwise="acc"),
                       data.tokenizer)
     schedule = warmup_milestones(opt.warm_up_iter, opt.milestones, opt.gamma, after_warmup=False)

@@ -33,7 +33,7 @@ TABLES = {"eval_t2m_vq.py": (TOKENIZER,), "eval_t2m_trans_res.py": (GENERATED,),
 
 
 def cell(value: float | Mapping[str, float | None] | None) -> str:
-    """Format a number with as many digits as its confidence interval justifies. Returns "" if it is missing."""
+    """Format a number, rounded to the first digit of its confidence interval. Returns "" for a missing number."""
     if value is None:
         return ""
     mean, interval = (value["mean"], value["interval"]) if isinstance(value, Mapping) else (value, None)

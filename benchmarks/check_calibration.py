@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.physical_checks import CHECKS
 from data.dataset import require
+from data.text import mirror_text
 from motion.skeleton import T2M, mirror
 from options.base import Parser
 from utils import InputError, script
@@ -229,7 +230,7 @@ TRUTHS = {
 RIGHT_SIDED = frozenset(("bye", "drink", "guide", "kick", "punch-low", "scoop", "soccer-kick", "wash-window"))
 # Captions of raised and waving hands, written from measurements, mention hands above the head.
 OVERHEAD = re.compile("overhead|(above|over) the head|in the air")
-SWAP = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
+
 PART = "-part"
 OWN, OTHER = 0.9, 0.05  # minimum pass rate on clips of a check's content, maximum pass rate on others
 
@@ -248,10 +249,6 @@ class Rates:
         """Whether both rates are within the limits ``OWN`` and ``OTHER``."""
         return self.own[0] >= OWN * self.own[1] > 0 and self.other[0] <= OTHER * self.other[1]
 
-
-def mirrored_words(text: str) -> str:
-    """Swap "left" and "right", and the directions of turns, in a text."""
-    return re.sub(rf"\b({'|'.join(SWAP)})\b", lambda side: SWAP[side.group()], text)
 
 
 def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple[LabelledClip, np.ndarray]]:
@@ -275,7 +272,7 @@ def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple
             label += " overhead"
         part = entry["content"].endswith(PART)
         yield LabelledClip(label, captions, part), joints
-        yield LabelledClip(mirrored_words(label), tuple(map(mirrored_words, captions)), part), mirror(joints, T2M)
+        yield LabelledClip(mirror_text(label), tuple(map(mirror_text, captions)), part), mirror(joints, T2M)
 
 
 def count_answers(clips: Iterator[tuple[LabelledClip, np.ndarray]]) -> dict[str, Rates]:

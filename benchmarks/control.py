@@ -2,9 +2,9 @@
 
     python benchmarks/control.py --data_root ROOT [--clips 32] [--every_joint] [--out FILE.json]
 
-Constraints are positions of one joint of the real clip at 1, 2, 5, 25 % or all of its frames. The motion is generated
-from the first caption at the length of the clip. By default, joints take turns over clips and densities;
-``--every_joint`` uses all joints of every clip.
+Constraints are positions of one joint of the real clip: at 1, 2 or 5 frames, or at 25 % or all of its frames. The
+motion is generated from the first caption at the length of the clip. By default, joints take turns over clips and
+densities; ``--every_joint`` uses all joints of every clip.
 
 - ``trajectory50`` (``20``): percentage of motions with a constrained frame that is off by more than 50 (20) cm.
 - ``location50``: percentage of constrained frames that are off by more than 50 cm.
@@ -175,7 +175,7 @@ def evaluate(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMo
 
 
 def summary(found: Sequence[Evaluated], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
-    """Compute the metrics of a table row. ``without``: R-precision without constraints by (clip, joint, density)."""
+    """Compute the metrics of a row. ``without`` has the R-precision without constraints by (clip, joint, density)."""
     rows, precisions = [one.row for one in found], np.array([one.precision for one in found])
     worst = np.array([row.errors.max() for row in rows])
     every = np.concatenate([row.errors for row in rows])

@@ -148,7 +148,10 @@ def count(stage: str) -> StepCost:
 
 
 def estimates(costs: dict[str, StepCost], larger: int) -> str:
-    """Format estimates by stage and number of GPUs, for ``larger`` times the clips with a tenth of the epochs."""
+    """Format estimates by stage and number of GPUs.
+
+    If ``larger`` is above 1, they are for ``larger`` times the clips and a tenth of the epochs.
+    """
     lines = ["| stage | parameters | GFLOP a sample | samples | hours on 1 | on 8 | on 64 | GB on 1 |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     sums = dict.fromkeys(LINK, 0.0)

@@ -42,8 +42,7 @@ OTHERS = [joint for joint in range(len(T2M)) if joint not in FEET]
 
 
 def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
-    """Return the mean ground speed (m/s) in ``joints`` of the feet that are low and slow in ``source``; 0 without
-    any."""
+    """Return the mean ground speed (m/s) in ``joints`` of feet that are low and slow in ``source``, or 0."""
     before, after = source[:, FEET], joints[:, FEET]
     low = before[:-1, :, 1] - floor_height(source, T2M) < per_foot_joint(T2M, *HEIGHT_LIMITS)
     stands = low & (np.square(np.diff(before, axis=0)).sum(-1) < T2M.contact_threshold)
@@ -52,7 +51,7 @@ def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
 
 
 def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
-    """Split foot skating (m/s) into standing foot joints, those that turn about a standing joint, and swinging ones."""
+    """Split foot skating (m/s) into that of standing, turning (about a standing joint) and swinging foot joints."""
     on_other = still.reshape(len(still), -1, 2)[..., ::-1].reshape(still.shape) & ~still
     kinds = (still, on_other, ~still & ~on_other)
     whole = foot_skating(joints, T2M, FPS)

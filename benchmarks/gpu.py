@@ -1,7 +1,7 @@
 """Measure seconds per prompt, training samples per second and peak memory on a GPU, and write them as JSON.
 
-Networks of published size have random weights; the bundled ones are loaded. Rows are measured in order until the time
-budget is used up. Remaining rows are listed as skipped, and failed ones with their error.
+Networks of published size have random weights; for generation, bundled models are loaded. Rows are measured in order
+until the time budget is used up. The remaining rows are listed as skipped, and failed rows with their error.
 """
 import json
 import statistics

@@ -108,8 +108,10 @@ AT_MOUTH = 0.16             # m, maximum between wrist and mouth
 
 
 def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """Return the wrist relative to its shoulder (T, 3) as (forward, left, up) in arm lengths, and the arm length in
-    metres."""
+    """Return the position of a wrist relative to its shoulder (T, 3), as (forward, left, up) in arm lengths.
+
+    Also returns the arm length in metres.
+    """
     shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
     length = float(np.median(np.linalg.norm(joints[:, wrist] - joints[:, elbow], axis=-1)
                              + np.linalg.norm(joints[:, elbow] - joints[:, shoulder], axis=-1)))

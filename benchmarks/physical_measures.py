@@ -69,20 +69,19 @@ def turn_angle(joints: np.ndarray) -> float:
 
 
 def _in_body_frame(ground: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
-    """Rotate ground vectors (..., 2) as (x, z) to the frame of a body with heading ``angle``, as (forward, left)."""
+    """Convert ground vectors (x, z), (..., 2), to (forward, left) of a body with heading ``angle``."""
     sin, cos = np.sin(angle), np.cos(angle)
     return np.stack([ground[..., 0] * sin + ground[..., 1] * cos, ground[..., 0] * cos - ground[..., 1] * sin], -1)
 
 
 def body_frame(joints: np.ndarray, joint: int, origin: int = PELVIS) -> np.ndarray:
-    """Return the position of a joint relative to ``origin`` in the current body frame (T, 3), as (forward, left,
-    up)."""
+    """Return the position (T, 3) of a joint relative to ``origin`` in the body frame, as (forward, left, up)."""
     away = (joints[:, joint] - joints[:, origin]).astype(np.float64)
     return np.concatenate([_in_body_frame(away[:, [0, 2]], heading(joints)), away[:, 1:2]], -1)
 
 
 def displacement(joints: np.ndarray) -> tuple[float, float]:
-    """Return the pelvis displacement from first to last frame in metres, as (forward, left) of the initial heading."""
+    """Return the pelvis displacement from first to last frame in metres, as (forward, left) for the initial heading."""
     ground = joints[:, PELVIS, [0, 2]].astype(np.float64)
     forward, left = _in_body_frame(ground[-1] - ground[0], heading(joints)[0])
     return float(forward), float(left)
@@ -95,7 +94,7 @@ def body_velocity(joints: np.ndarray) -> np.ndarray:
 
 
 def travel(joints: np.ndarray) -> tuple[float, float]:
-    """Return the distance travelled by the pelvis in metres, as (forward, left) of the heading at each step.
+    """Return the sums of the pelvis steps in metres, as (forward, left) relative to the heading at each step.
 
     Walking a circle gives its circumference and 0. Walking backwards gives a negative forward distance.
     """
@@ -166,12 +165,12 @@ def hands_raised_frames(joints: np.ndarray) -> np.ndarray:
 
 
 def hands_raised(joints: np.ndarray) -> HandsUp:
-    """Return how long wrists stay at shoulder height or above."""
+    """Return the longest times that the left, the right and both wrists stay at shoulder height or above."""
     return _hands_up(hands_raised_frames(joints))
 
 
 def hands_overhead(joints: np.ndarray) -> HandsUp:
-    """Return how long wrists stay above the head."""
+    """Return the longest times that the left, the right and both wrists stay above the head."""
     return _hands_up(wrist_height(joints, HEAD) > OVERHEAD_LEVEL)
 
 
@@ -331,7 +330,7 @@ def hops(joints: np.ndarray) -> tuple[int, int]:
 
 
 def kick_heights(joints: np.ndarray) -> tuple[float, float]:
-    """Return the maximum height (left, right) in metres above standing of an ankle out in front or sideways."""
+    """Return the maximum heights in metres of the (left, right) ankle above standing, while in front or at the side."""
     floor = np.percentile(joints[:, list(ANKLES), 1].min(1), 5)
 
     def height(ankle: int) -> float:

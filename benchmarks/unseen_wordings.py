@@ -48,7 +48,10 @@ def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
 
 
 def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, wanted: list[int]) -> dict[str, float]:
-    """Print and return how often the nearest text in ``vectors`` (m, e) has the content of a query (n, e)."""
+    """Print and return how often the nearest text in ``vectors`` (m, e) has the content and side of a query (n, e).
+
+    Returns the fractions for content and side, for the content alone, and by content.
+    """
     nearest = (queries @ vectors.T).argmax(1)
     names = {number: content for (content, _), number in classes().items()}
     both = [want in texts[near] for want, near in zip(wanted, nearest, strict=True)]

@@ -27,10 +27,10 @@ UNKNOWN_CLASS = "OTHER"
 
 
 class Lexicon:
-    """Lemma and part of speech of each word, the most frequent ones in the captions of ``pairs``.
+    """Dictionary of the most frequent lemma and part of speech of each word in the captions of ``pairs``.
 
-    Text files store ``lemma/POS`` tokens next to each caption. Captions with a different number of words and tokens,
-    because of punctuation or abbreviations, are skipped.
+    Text files store ``lemma/POS`` tokens next to each caption. If the numbers of words and tokens differ, because of
+    punctuation or abbreviations, the caption is skipped.
     """
 
     def __init__(self, pairs: "Iterable[Pair]", spacy: Callable | None = None) -> None:
@@ -64,7 +64,7 @@ class Lexicon:
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
-    """Join the lemmas of ``lemma/POS`` tokens to a text."""
+    """Join the lemmas of ``lemma/POS`` tokens into a text."""
     return " ".join(token.rpartition("/")[0] or token for token in tokens)
 
 
@@ -86,8 +86,8 @@ def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
     """Compute the left/right accuracy of captions.
 
     A motion has a side if its references name that side and never the opposite one. ``sided`` counts the captions of
-    such motions that name a side. ``sides_right`` is the percentage of these that name only the correct side; it is
-    omitted if there are none. A caption may count twice, once for left/right and once for the direction of a turn.
+    such motions that name a side. ``sides_right`` is the percentage of these captions that name only the correct side;
+    it is omitted if there are none. A caption may count twice: for left/right and for the direction of a turn.
     """
     right = []
     for caption, texts in zip(captions, references, strict=True):
@@ -114,7 +114,7 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: "Sequence[Pair]") -> str:
-    """Return the most frequent caption of ``pairs``. Ties go to the first one."""
+    """Return the most frequent caption of ``pairs``, or the first of several."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 

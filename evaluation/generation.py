@@ -151,7 +151,7 @@ class LampSpace:
 
 def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                     device: torch.device | str = "cpu") -> tuple[LoadedEvaluator | None, LampSpace | None]:
-    """Load the evaluators of the option value ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``.
+    """Load the evaluators named in an option value ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``.
 
     Returns the evaluator, by default the one from ``find_evaluator``, and the LaMP model if named. Raises
     ``InputError`` for other values.
@@ -195,7 +195,7 @@ class ValidationFid:
 
 def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
                    make: Make, otherwise: str, divide: Callable) -> ValidationFid | None:
-    """Return the FID that selects the best checkpoint of a run, or None without an evaluator.
+    """Create the FID measure that selects the best checkpoint of a run. Returns None without an evaluator.
 
     It uses ``opt.fid_clips`` validation clips, by default all. The criterion is printed and stored as
     ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.

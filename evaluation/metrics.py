@@ -23,7 +23,7 @@ def euclidean_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def hits_at_k(distances: np.ndarray, k: int) -> np.ndarray:
-    """Return (n, k) bool: whether column i is among the nearest 1, 2, ..., ``k`` of row i of ``distances`` (n, n)."""
+    """Return a mask (n, k): whether column i is among the nearest 1, 2, ..., ``k`` in row i of ``distances`` (n, n)."""
     own = np.arange(len(distances))[:, None]
     return np.cumsum(np.argsort(distances, axis=1)[:, :k] == own, axis=1).astype(bool)
 
@@ -31,7 +31,8 @@ def hits_at_k(distances: np.ndarray, k: int) -> np.ndarray:
 def r_precision(text: np.ndarray, motion: np.ndarray, k: int = 3, batch: int = 32) -> np.ndarray:
     """Compute R-precision at 1 to ``k``, as (k,), of paired embeddings (n, d), ranking each text within its batch.
 
-    An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError`` without one.
+    An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError`` if there is
+    no complete batch.
     """
     hits = [hits_at_k(euclidean_distances(text[rows], motion[rows]), k) for rows in _batches(len(text), batch)]
     return np.concatenate(hits).mean(0)
@@ -94,7 +95,7 @@ def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -
 
 
 def draw_pairs(total: int, count: int, rng: RandomNumbers) -> tuple[np.ndarray, np.ndarray]:
-    """Sample ``count`` random pairs of indices below ``total``. No index repeats among the first or second ones."""
+    """Sample ``count`` random pairs of indices below ``total``. First indices are distinct, and so are second ones."""
     if count > total:
         raise ValueError(f"{count} pairs need at least {count} embeddings, but there are {total}")
     return rng.choice(total, count, replace=False), rng.choice(total, count, replace=False)
@@ -202,7 +203,7 @@ def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisat
 @torch.no_grad()
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
                          layers: int | None = None, divide: Divide = apply) -> ReconstructionScores:
-    """Compute the reconstruction errors of unnormalised clips (T, d) through ``tokenizer``, in its current mode.
+    """Compute the errors of unnormalised clips (T, d) reconstructed by ``tokenizer``, in its current mode.
 
     ``divide`` applies a function to a list, possibly on several processes (see ``training.runs.divide``).
     """

@@ -164,7 +164,7 @@ class Evaluation:
         return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
-        """Compute the rows of motions that every repeat generates again, by calling ``generate`` in parallel."""
+        """Compute the rows of generated motions. Every repeat calls ``generate``; repeats run in parallel."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
         modality = {} if self.plan.modality_fresh else self._modality(generate, faults)
@@ -244,7 +244,7 @@ class Evaluation:
         return numbers | {"mm_dist": metrics.matching_score(text, motion) if len(motion) else float("nan")}
 
     def _modality(self, generate: Generate, faults: dict[str, list[str]], repeat: int = 0) -> dict[str, np.ndarray]:
-        """Return the embeddings (texts, motions, e) for multimodality by row. Each ``repeat`` samples other texts."""
+        """Return the embeddings (texts, motions, e) for multimodality, by row. Each ``repeat`` samples new texts."""
         count, each = min(self.plan.modality_texts, len(self.pairs)), self.plan.modality_motions
         if not count:
             return {}
@@ -277,7 +277,7 @@ class Evaluation:
         return rows
 
     def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
-        """Return the names of the clips whose motion was excluded."""
+        """Describe each excluded motion: the clip and, for generated motions, the caption and the repeat."""
         names = []
         for clip in np.flatnonzero(~kept):
             said = "" if captions is None else f", {self._sample(clip, captions[clip], 0).text!r}, repeat {repeat}"
@@ -295,7 +295,7 @@ def _fid(real: np.ndarray, made: np.ndarray) -> float:
 
 
 def fault_notes(rows: Mapping[str, Row], named: int = 10) -> list[str]:
-    """Return one line per row with motions that are not finite, or a single line if there are none."""
+    """Return one line per row that has excluded motions, or a line that there are none."""
     notes = []
     for name, row in rows.items():
         if row.faults:

@@ -64,7 +64,7 @@ def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
     """Average retrieval scores over batches of ``batch`` pairs, from ``similarity`` (n, n), as for R-precision.
 
     The pairs are shuffled if ``rng`` is given. An incomplete last batch is dropped, because ranking fewer candidates is
-    easier. Raises ``ValueError`` without a full batch.
+    easier. Raises ``ValueError`` if there is no complete batch.
     """
     count = len(similarity)
     if count < batch:
@@ -114,7 +114,8 @@ def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
 def least_alike(alike: np.ndarray, count: int) -> np.ndarray:
     """Greedily select ``count`` dissimilar rows of similarities (n, n).
 
-    Starts with the lowest sum, then repeatedly adds the row whose highest similarity to the selection is lowest.
+    Starts with the row of the lowest mean, then repeatedly adds the row whose highest similarity to the selection is
+    lowest.
     """
     chosen = [int(alike.mean(1).argmin())]
     nearest = alike[chosen[0]].astype(np.float64)
@@ -149,7 +150,7 @@ def word_vectors(captions: Sequence[str]) -> np.ndarray:
 
 
 class SentenceEncoder:
-    """Normalised sentence embeddings from a BERT with mean pooling, as in all-MiniLM-L6-v2.
+    """Encoder of captions to normalised sentence embeddings: a BERT with mean pooling, as in all-MiniLM-L6-v2.
 
     ``source`` is a folder or a name on the Hugging Face hub. Raises ``InputError`` if it cannot be loaded.
     """
@@ -215,7 +216,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
         repeats: number of random selections of one caption per clip.
         compare: maps features of texts and motions to similarities (texts, motions); larger is closer.
 
-    Raises ``InputError`` if a similarity is not finite, as it would silently count as a miss.
+    Raises ``InputError`` if a similarity is not finite, because it would silently count as a miss.
     """
     captions = [caption for pair in pairs for caption in pair.captions]
     owners = np.array([number for number, pair in enumerate(pairs) for _ in pair.captions])

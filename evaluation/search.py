@@ -95,7 +95,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _encode(motions: Sequence[np.ndarray], lamp: LoadedLaMP, quiet: bool) -> list[dict[str, Any]]:
-    """Encode unnormalised motions (T, d), each to its ``parts`` and their ``vectors`` (parts, e)."""
+    """Encode unnormalised motions (T, d). Returns the ``parts`` of each motion and their ``vectors`` (parts, e)."""
     encoded: list[dict[str, Any]] = [{"parts": [], "vectors": []} for _ in motions]
     parts = parts_of(motions)
     clips = [lamp.normalisation.apply(motions[part.motion][part.start:part.end]) for part in parts]
@@ -145,8 +145,8 @@ class Neighbour:
 def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence[int] | None = None) -> list[Neighbour]:
     """Return the ``top_k`` rows of normalised ``vectors`` (n, e) closest to ``query`` (e,) or (m, e), best first.
 
-    With several queries, the most similar one counts. With ``groups`` (n,), such as the motion of each row, only the
-    best row of each group is returned. Ties keep their order.
+    With several queries, a row is ranked by its most similar query. With ``groups`` (n,), such as the motion of each
+    row, only the best row of each group is returned. Ties keep their order.
     """
     scores = (vectors @ np.atleast_2d(query).T).max(1)
     if groups is None:

@@ -65,7 +65,7 @@ def bone_length_drift(joints: np.ndarray, skeleton: Skeleton) -> float:
 def roughness(joints: np.ndarray) -> float:
     """Return the mean norm of the joints' third differences: the jerk per frame, which is large for jittery motion.
 
-    Motion capture at 20 fps has 0.001 m for standing and gesturing, 0.010 m for walking and 0.03 m for running.
+    Motion capture at 20 fps scores 0.001 m for standing and gesturing, 0.010 m for walking and 0.03 m for running.
     """
     jerk = np.diff(np.asarray(joints, np.float64), 3, axis=0)
     return float(np.linalg.norm(jerk, axis=-1).mean()) if len(jerk) else 0.0
@@ -191,7 +191,7 @@ class Sides:
 
 
 def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
-    """Measure whether left and right are swapped in a body with right-handed axes.
+    """Compute the measurements that show whether left and right are swapped, for joints with right-handed axes.
 
     The forward direction is derived from the hips and legs only. Both knees and toes are measured, because toes alone
     fail for runners and knees alone for a stiff walk.
@@ -271,10 +271,10 @@ def check_features(features: np.ndarray) -> None:
 
 
 def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> tuple[np.ndarray, str | None]:
-    """Rotate finite joints (T, J, 3) to y up. Also returns a remark, or None if there is nothing to report.
+    """Rotate joints (T, J, 3) so that y is up. Also returns a remark, or None if there is nothing to report.
 
-    ``up`` is the up axis, one of ``UP_AXES``; None estimates it. Raises ``ValueError`` if the joints are not a human
-    body or left and right are swapped, and ``UncertainAxis`` if the axis is ambiguous.
+    All coordinates must be finite. ``up`` is the up axis, one of ``UP_AXES``; None estimates it. Raises ``ValueError``
+    if the joints are not a human body or left and right are swapped, and ``UncertainAxis`` if the axis is ambiguous.
     """
     _check_bones(joints, skeleton)
     remark = None

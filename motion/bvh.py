@@ -78,7 +78,7 @@ def _unwrapped(angles: np.ndarray) -> np.ndarray:
 
 POSITIONS = ("Xposition", "Yposition", "Zposition")
 ROTATIONS = ("Xrotation", "Yrotation", "Zrotation")
-MAX_FRAME_TIME = 0.5  # seconds; larger values must be milliseconds or frame rates
+MAX_FRAME_TIME = 0.5  # seconds; larger values are probably milliseconds or frame rates
 _NAMING = (b"ROOT", b"JOINT")
 _CHANNELS = {name.lower(): name for name in POSITIONS + ROTATIONS}
 
@@ -252,8 +252,9 @@ class _Parser:
         if frames < 1 or frame_time <= 0:
             raise self.error(f"{frames} frames of {frame_time} s")
         if frame_time > MAX_FRAME_TIME:
-            raise self.error(f"a frame time of {stated:g} s, more than {MAX_FRAME_TIME:g} s: it must be milliseconds "
-                             f"({1000 / stated:g} fps) or a rate ({stated:g} fps); correct it, or import with --fps")
+            raise self.error(f"a frame time of {stated:g} s, more than {MAX_FRAME_TIME:g} s: it is probably in "
+                             f"milliseconds ({1000 / stated:g} fps) or a rate ({stated:g} fps); correct it, or import "
+                             "with --fps")
         return frame_time
 
     def joint(self, parent: int) -> None:

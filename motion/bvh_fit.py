@@ -1,11 +1,11 @@
-"""Fit a BVH rig to joint positions: rest offsets from the body of the clip, and rotations in closed form.
+"""Fit a BVH rig to joint positions: bone lengths measured in the clip, and rotations in closed form.
 
 Joint positions determine bone directions but not their twist. The pelvis and the chest have several children, so a
 rigid fit determines their full rotation. Every other bone takes the shortest rotation from its parent's frame; along
 the spine, this frame is interpolated between pelvis and chest. If bone lengths vary over the clip, the error is
 distributed over the joints of a limb.
 
-This module also adds root bones for game engines, exports AMASS arrays and unrolls loops.
+This module also adds root bones for game engines, exports AMASS arrays, and repeats loops.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,9 +133,9 @@ _CHAIN_ROUNDS = 8  # passes of optimising each bone of a chain
 def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
     """Convert joints (T, J, 3) to a BVH in the same unit, with the names and T-pose of the skeleton's rig.
 
-    Bones have their median length over the clip and the rig's rest direction. Siblings keep the angles between them
-    from the clip. Joints of a rigid body are therefore restored up to rounding. If bone lengths vary, bones still point
-    towards their joints.
+    Bones have their median length over the clip and the rig's rest direction. The angles between sibling bones are
+    those in the clip, so the joints of a rigid body are reproduced up to rounding errors. If bone lengths vary, bones
+    still point towards their joints.
 
     Raises ``ValueError`` for a wrong shape or for values that are not finite.
     """
@@ -330,7 +330,7 @@ def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, 
     rig has SMPL's T-pose, so the rotations fit any SMPL body. Further arrays, y up, allow forward kinematics without a
     body model: ``rest_joints`` (22, 3) is the rest pose with constant bone lengths and reproduces the BVH; ``offsets``
     (T, 22, 3), from each parent in its frame, reproduces ``joints``. ``fit_error`` (2,) is the mean and largest
-    distance in metres between the two.
+    distance in metres between the joints of the BVH and ``joints``.
     """
     own, parents = np.argsort(rig_of(skeleton).order), list(skeleton.parents)  # the BVH has another order
     places, frames = (part[:, own] for part in bvh.forward_kinematics())

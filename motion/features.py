@@ -83,7 +83,7 @@ def joints_to_features(joints: ArrayLike | Tensor, skeleton: Skeleton, target_of
                        published_yaw: bool = False) -> Tensor:
     """Convert joints (T, J, 3) at any position, heading and size to features (T - 1, 12 J - 1) float32.
 
-    Parameters and errors are those of ``process``.
+    Parameters and errors are as in ``process``.
     """
     return process(joints, skeleton, target_offsets, published_yaw).features
 
@@ -167,7 +167,9 @@ def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
 
 
 def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
-    """Return rotations (T, J, 4) of bones from the rest pose, relative to the previous bone; ``root`` (T, 4) first.
+    """Return rotations (T, J, 4) of bones from the rest pose, each relative to the previous bone.
+
+    The rotation of the root is ``root`` (T, 4).
 
     The world rotation of each bone depends only on its own direction, so all bones are computed at once.
     """

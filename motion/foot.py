@@ -55,7 +55,9 @@ def per_foot_joint(skeleton: Skeleton, ankle: float, toe: float) -> np.ndarray:
 
 
 def floor_height(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Estimate the floor height as published: the mean of the lowest foot joint between lower quartile and median.
+    """Estimate the floor height as published, from the height of the lowest foot joint in each frame.
+
+    It is the mean of these heights between their lower quartile and their median.
 
     Returns 0 if the result is above 0.5 m, as no foot stands that high.
     """
@@ -256,8 +258,8 @@ def solve_legs(joints: np.ndarray, pattern: np.ndarray, skeleton: Skeleton) -> n
         down = (thigh**2 - shin**2 + fitting**2) / (2 * np.maximum(fitting, 1e-9))
         out = np.sqrt(np.maximum(thigh**2 - down**2, 0))
         before = unit_vectors(pattern[:, ankle] - pattern[:, leg.hip])
-        bend = _across(pattern[:, leg.knee] - pattern[:, leg.hip], before) + FORWARD * forward
-        solved[:, leg.knee] = hip + down * along + out * unit_vectors(_across(bend, along))
+        bend = _perpendicular(pattern[:, leg.knee] - pattern[:, leg.hip], before) + FORWARD * forward
+        solved[:, leg.knee] = hip + down * along + out * unit_vectors(_perpendicular(bend, along))
     return solved
 
 
@@ -343,7 +345,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
     ankle, to_hip = foot[:, 0] - foot[:, -1], hip - foot[:, -1]
     size, far = np.linalg.norm(ankle, axis=-1, keepdims=True), np.linalg.norm(to_hip, axis=-1, keepdims=True)
     up = to_hip / np.maximum(far, 1e-9)
-    side = unit_vectors(_across(ankle, up))
+    side = unit_vectors(_perpendicular(ankle, up))
     high = ((size**2 - near**2 + far**2) / (2 * np.maximum(far, 1e-9))).clip(-size, size)
     turn = (np.arctan2(high, np.sqrt(size**2 - high**2))
             - np.arctan2((ankle * up).sum(-1, keepdims=True), (ankle * side).sum(-1, keepdims=True)))
@@ -371,6 +373,6 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.linalg.norm(a - b, axis=-1, keepdims=True)
 
 
-def _across(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def _perpendicular(vectors: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return the components of ``vectors`` (T, 3) perpendicular to ``unit`` (T, 3)."""
     return vectors - (vectors * unit).sum(-1, keepdims=True) * unit

@@ -39,7 +39,7 @@ class RecordedPose:
     quats: torch.Tensor  # (T, J, 4) float64
 
     def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
-        """Compute the 22 joints (T, 22, 3) in the unit of ``bvh``, which must have the same hierarchy."""
+        """Compute the 22 joints (T, 22, 3). ``bvh`` is the file of this pose, and gives the hierarchy and the unit."""
         return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
@@ -125,7 +125,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 
 def guess_unit(joints: np.ndarray) -> str:
-    """Return the unit in which the legs of joints (T, 22, 3) have human length, or raise ``ValueError``."""
+    """Return the unit in which the legs of joints (T, 22, 3) have human length. Raises ``ValueError`` without one."""
     length = leg_length(joints, T2M)
     unit = _fitting_unit(length)
     if unit is None:
@@ -185,7 +185,7 @@ def check_body(joints: np.ndarray) -> None:
 
 
 def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:
-    """Ranges of at least ``shortest`` frames of joints (T, 22, 3), in metres at 20 fps, without flips."""
+    """Return the ranges of at least ``shortest`` frames without jumps, for joints (T, 22, 3) in metres at 20 fps."""
     steps = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(-1)                   # (T - 1,)
     bends = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).max(-1)                # (T - 2,)
     bad = np.zeros(len(joints), bool)
@@ -197,8 +197,10 @@ def steady_runs(joints: np.ndarray, shortest: int) -> list[tuple[int, int]]:
 
 
 def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int, int]]:
-    """Cover the frames [``start``, ``end``) with as few ranges of at most ``longest`` frames as possible, evenly
-    spaced. Neighbouring ranges share at least ``overlap`` frames."""
+    """Cover the frames [``start``, ``end``) with as few ranges of at most ``longest`` frames as possible.
+
+    The ranges are evenly spaced, and neighbouring ranges share at least ``overlap`` frames.
+    """
     frames = end - start
     if frames <= longest:
         return [(start, end)]

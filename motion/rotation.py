@@ -83,7 +83,7 @@ def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
 def matrix_to_quat(matrix: Tensor) -> Tensor:
     """Convert rotation matrices (..., 3, 3) to unit quaternions (..., 4) by Shepperd's method (1978).
 
-    Of the two equivalent signs, the one that makes a component of large magnitude positive is returned.
+    Of the equivalent quaternions q and -q, returns the one in which a component of large magnitude is positive.
     """
     (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(-1) for row in matrix.unbind(-2))
     x2, y2, z2, w2 = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22
@@ -243,7 +243,7 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
         return _sideways(joint, joints, skeleton, upper=True)
     shin = skeleton.parents[joint]
     if ahead and joint in skeleton.feet and not skeleton.raw_offsets[shin][2]:
-        return normalize(torch.linalg.cross(directions[:, shin], _across(joints, skeleton, upper=False)), dim=-1)
+        return normalize(torch.linalg.cross(directions[:, shin], _leftward(joints, skeleton, upper=False)), dim=-1)
     chain = _chain(skeleton, joint)
     inward, outward = chain[chain.index(joint) - 1:0:-1], chain[chain.index(joint) + 1:]
     chosen = directions[:, joint]
@@ -253,14 +253,13 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
 
 
 def _sideways(joint: int, joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """Return unit vectors (T, 3) from the middle of the body to the side of ``joint``, along the line of
-    ``_across``."""
+    """Return unit vectors (T, 3) to the side of the body where ``joint`` is, along ``_leftward``."""
     chain = _chain(skeleton, joint)
     place = next(place for place, face in enumerate(skeleton.face_joints) if face in chain)
-    return _across(joints, skeleton, upper) * (1 if place % 2 else -1)
+    return _leftward(joints, skeleton, upper) * (1 if place % 2 else -1)
 
 
-def _across(joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
+def _leftward(joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
     """Return unit vectors (T, 3) towards the left of the body, along the shoulder line (``upper``) or the hip line.
 
     If the two joints of this line nearly coincide, the other line is used.

@@ -54,7 +54,7 @@ class Placement:
 def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> Placement:
     """Find the 22 joints in the hierarchy of a BVH file, by ``mapping`` or by the bone names of a known rig.
 
-    ``mapping`` is ignored if most of its bones are missing in ``bvh``, as it was then written for other files.
+    ``mapping`` is ignored if most of its bones are missing in ``bvh``, because it was then written for other files.
 
     Raises ``UnknownRig`` if no rig fits, and ``ValueError`` if a required bone is missing or ambiguous, the bones of a
     limb are not connected, or a bone lacks the rotation or position channels it needs.

@@ -76,7 +76,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        """Parse the command line. With --init_from, ``opt.inherited`` maps the options to copy to their choices."""
+        """Parse the command line. With --init_from, the keys of ``opt.inherited`` are the options to copy from it.
+
+        The values are the choices of these options, or None.
+        """
         args = expand_flag_files(sys.argv[1:] if args is None else args, self._option_string_actions)
         opt = super().parse_args(args, namespace)
         if getattr(opt, "init_from", None) is not None:

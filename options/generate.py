@@ -70,7 +70,7 @@ _SAMPLING: dict[str, dict[str, Any]] = {
     "res_cond_scale": {"type": non_negative, "help": "guidance scale of the residual layers"},
     "temperature": {"type": non_negative, "help": "sampling temperature of the base layer"},
     "res_temperature": {"type": non_negative, "help": "sampling temperature of the residual layers"},
-    "topkr": {"type": share, "help": "fraction of the least probable codes that is excluded from sampling"},
+    "topkr": {"type": share, "help": "fraction of the codes, the least probable ones, that are never sampled"},
     "gumbel_sample": {"action": argparse.BooleanOptionalAction, "help": "sample with the Gumbel-max trick"},
     "length": {"choices": LENGTHS, "help": "lengths sampled from the length estimator's distribution, or its mean"},
 }

@@ -158,7 +158,7 @@ def with_halves(weights: np.ndarray) -> np.ndarray:
 
 
 def joint_of(bone: str) -> int:
-    """Return the joint, of the 22, that corresponds to a Mixamo bone."""
+    """Return the index (0 to 21) of the joint that corresponds to a Mixamo bone."""
     side = next((side for side in ("Left", "Right") if bone.startswith(side)), "")
     if not side:
         return MIDDLE[bone]
@@ -277,7 +277,7 @@ def mirrored(piece: Piece) -> Piece:
 
 
 def without(piece: Piece, gone: np.ndarray) -> Piece:
-    """Remove the vertices ``gone`` (V,) and their faces."""
+    """Remove the vertices where ``gone`` (V,) is True, their faces, and all vertices without a face."""
     faces = [face for face in piece.faces if not gone[list(face)].any()]
     used = np.unique(np.concatenate(faces))
     row = dict(zip(used.tolist(), range(len(used)), strict=True))

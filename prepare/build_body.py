@@ -220,7 +220,7 @@ def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 
 def shoe(joints: np.ndarray) -> Piece:
-    """Build the left shoe: a white sole on the floor, an upper, and a sock in its opening."""
+    """Build the left shoe: a white sole on the floor, and an upper."""
     centre, around, rows = joints[7, 0], 20, []
     # Columns: z, middle x, half width of the sole, height of the upper.
     sections = [

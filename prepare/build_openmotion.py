@@ -39,7 +39,7 @@ from utils.runtime import mapping
 
 
 def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:
-    """Join two poses of the hierarchy ``bvh`` to joints (T, 22, 3), y up, with ``blend`` frames in between.
+    """Join two motions of the hierarchy ``bvh``, with ``blend`` frames in between. Returns joints (T, 22, 3), y up.
 
     ``second`` is rotated about y and moved on the floor to continue the heading and pelvis position of ``first``.
     Raises ``ValueError`` if the pelvis is not a single bone.
@@ -159,7 +159,7 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
             known[clip.id] = clip
     if not jobs:
         raise InputError(f"none of the recordings is in {', '.join(map(str, folders))}; "
-                         f"assets/openmotion/README.md says where to download them")
+                         f"assets/openmotion/README.md lists their sources")
     with mapping(min(workers, len(jobs))) as apply:
         outcomes = apply(partial(_build_clip, out), jobs)
         for (clip, _), reason in tqdm(zip(jobs, outcomes, strict=True), total=len(jobs), desc="openmotion",

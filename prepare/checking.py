@@ -278,7 +278,7 @@ def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
 
 
 def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
-    """Find mirrored twins left over from an earlier import of a file, which would be used as originals."""
+    """Find mirrored twins whose original was removed by a later import. They would be used as original clips."""
     stems = {_stem(name) for name in imported}
     for name in clips:
         if name.startswith("M") and not {name, name[1:]} & imported and _stem(name[1:]) in stems:

@@ -87,10 +87,10 @@ def _receive(address: str, part: Path, quiet: bool) -> None:
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError("the server sent a web page; the share link may have expired or require a login")
-        goes_on = answer.status == 206
-        total = int(answer.headers["Content-Length"]) + (have if goes_on else 0) \
+        resumes = answer.status == 206
+        total = int(answer.headers["Content-Length"]) + (have if resumes else 0) \
             if "Content-Length" in answer.headers else None
-        with open(part, "ab" if goes_on else "wb") as file, \
+        with open(part, "ab" if resumes else "wb") as file, \
                 tqdm(total=total, initial=file.tell(), unit="B", unit_scale=True, desc=part.stem,
                      disable=quiet or None, leave=False) as bar:
             while chunk := answer.read(_CHUNK):
@@ -139,7 +139,7 @@ def _check(archive: Path, members: Iterable[tuple[str, bool]]) -> None:
 
 
 def move_into(source: Path, folder: Path) -> None:
-    """Move a file, or all files of a folder, into ``folder``. Other files there are kept."""
+    """Move ``source``, a file or a folder, into ``folder`` under its own name. Other files there are kept."""
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
     for path in files:
         target = folder / path.relative_to(source.parent)
@@ -149,7 +149,7 @@ def move_into(source: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class PublishedArchive:
-    """A published archive. The path ``landmark`` identifies its root; ``taken`` is a glob of its files."""
+    """A published archive. The path ``landmark`` identifies its root; the glob ``taken`` selects files to install."""
 
     landmark: str
     taken: str

@@ -66,9 +66,9 @@ class MaskedStep(nn.Module):
 
 
 class ResidualStep(nn.Module):
-    """Computes the logits of residual ``layer`` (b,) from ``ids`` (b, n, q), of which the layers below it are used.
+    """Computes the logits of residual ``layer`` (b,) from the lower layers of ``ids`` (b, n, q).
 
-    Other inputs as in ``MaskedStep``. The logits are (b, n, K), or (b, n, K + 1) if padding can be sampled.
+    Other inputs are as in ``MaskedStep``. The logits are (b, n, K), or (b, n, K + 1) if padding can be sampled.
     """
 
     def __init__(self, model: ResidualTransformer) -> None:
@@ -160,7 +160,7 @@ def export(graph: Graph, path: str) -> None:
 
 
 def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
-    """Return the settings needed to run the graphs. ``mask_shares`` has the mask ratio at each of ``time_steps``."""
+    """Return the settings needed to run the graphs. ``mask_shares`` are the mask ratios of the ``time_steps`` steps."""
     published = isinstance(pipeline.text, ReleasedText) or pipeline.text.model.config.published
     longest = TEXT_LENGTH if isinstance(pipeline.text, ReleasedText) else pipeline.text.max_text_len
     return {"codes": pipeline.tokenizer.config.nb_code, "layers": pipeline.layers, "frames_of_a_token": pipeline.unit,

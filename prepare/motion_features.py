@@ -94,7 +94,7 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
 
 
 def _settle_uncertain(job: FeatureJob, result: Prepared) -> None:
-    """Process clips whose body may be lying, if nearly all other clips are y up."""
+    """If nearly all clips are y up, process clips with an uncertain axis as y up too: their bodies are lying."""
     turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
     if result.uncertain and result.clips and turned <= RARE * len(result.clips):
         for name in list(result.uncertain):

@@ -222,7 +222,7 @@ def read_real_array(path: Path) -> np.ndarray:
 
 
 def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read those of the arrays ``names`` that an ``.npz`` archive has.
+    """Read the arrays ``names`` of an ``.npz`` archive, skipping missing ones.
 
     Raises ``ValueError`` if it is not an archive of arrays, or a member is too large or has a path outside the archive.
     """

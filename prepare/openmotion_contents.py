@@ -164,7 +164,7 @@ def _kicking_leg(body: BodyMeasures) -> str:
 
 
 def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
-    """Yield the ranges of rows with a single content, as (content, side, first row, end row)."""
+    """Yield the ranges of rows that show one action, as (content, side, first row, end row)."""
     upright = body.height > 0.93 * body.stand
     quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
     if "sit" not in label and "mime" not in label:

@@ -193,20 +193,20 @@ def _cross(vector: np.ndarray) -> np.ndarray:
     return matrix - matrix.swapaxes(-1, -2)
 
 
-def _across(places: Mapping[str, np.ndarray]) -> np.ndarray:
+def _hip_line(places: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the vector (..., 3) from the right to the left hip."""
     return places["LeftUpLeg"] - places["RightUpLeg"]
 
 
 def _bearing(rest: Mapping[str, np.ndarray]) -> float:
-    """Return the rotation of a skeleton in its rest pose about z, in radians."""
-    x, y, _ = _across(rest)
+    """Return the angle of the hip line about z in the rest pose, in radians."""
+    x, y, _ = _hip_line(rest)
     return np.arctan2(y, x)
 
 
 def _forward(rest: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the forward direction (3,) of a skeleton in its rest pose."""
-    return _unit(np.cross(_across(rest), [0, 0, 1]))
+    return _unit(np.cross(_hip_line(rest), [0, 0, 1]))
 
 
 def _middle(places: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -109,7 +109,7 @@ class Ask:
         return self.source is not None and ("upload" in self.source or Ask.read(self.source).from_upload)
 
     def record(self) -> dict[str, Any]:
-        """Return all non-default values as a JSON-serialisable dict."""
+        """Return the seed, the guidance and all non-default values as a JSON-serialisable dict."""
         found = asdict(self)
         return {field.name: found[field.name] for field in fields(self)
                 if field.name in ("seed", "guidance") or getattr(self, field.name) != field.default}

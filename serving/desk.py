@@ -73,7 +73,8 @@ class Desk:
                   stage: Any, fault: Any) -> Any:
         """Run a job when a button in ``part`` is pressed.
 
-        The button's action selects one of ``works``, which receives the button's id after the owner."""
+        The button's action selects one of ``works``, which receives the button's id after the owner.
+        """
 
         def handle(request: gr.Request, event: gr.EventData, progress: gr.Progress = PROGRESS, *given: Any) -> Update:
             action, identity = str(event._data.get("action")), str(event._data.get("id"))

@@ -20,7 +20,7 @@ class Cancelled(InputError):
 
 @dataclass(frozen=True)
 class Visitor:
-    """Sender of a request. ``key`` identifies a browser, to which limits apply, and ``session`` one of its tabs."""
+    """Sender of a request. ``key`` identifies a browser, for limits; ``session`` identifies one of its tabs."""
 
     key: str
     session: str

@@ -65,7 +65,8 @@ def serve(opt: argparse.Namespace) -> None:
 def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
     """Create and lock the folder for all files. Returns it and the number of seconds to keep files.
 
-    The lock is released when ``stack`` is closed."""
+    The lock is released when ``stack`` is closed.
+    """
     if opt.keep:
         folder = Path(opt.keep)
         try:

@@ -29,7 +29,7 @@ class Doorkeeper:
 
     Args:
         cookie: name of the cookie.
-        known: tokens of visitors, to which new ones are added.
+        known: tokens of visitors. New tokens are added.
         remember: called with a new token.
         leave: called with the session id if a client disconnects before it has received its results.
     """
@@ -91,9 +91,10 @@ class Doorkeeper:
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from the app or from a program, which sends no ``Origin`` header.
+    """Return whether a request comes from the app or from a program, which sends no ``Origin`` header.
 
-    Header names are in lower case."""
+    Header names are in lower case.
+    """
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")

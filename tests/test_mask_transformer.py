@@ -224,7 +224,7 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     model = MaskTransformer(MaskTransformerConfig(**{**SIZES, "code_dim": 64, "latent_dim": 64}))
     codebooks = 3 + 0.1 * torch.randn(2, K, 64)
     before = model.input_process(model.token_emb(torch.arange(K))).std()
-    model.start_from(codebooks)
+    model.initialise_from(codebooks)
     table = model.token_emb.weight.detach()
     spread = (codebooks[0] - codebooks[0].mean(0)).std()
     torch.testing.assert_close(table[:K] - table[0], (codebooks[0] - codebooks[0, 0]) / spread, rtol=1e-3, atol=1e-3)

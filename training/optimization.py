@@ -54,7 +54,7 @@ class WeightAverage:
     Args:
         model: model whose trainable parameters are averaged.
         decay: decay per step. In step n, it is at most ``(1 + n) / (10 + n)``, to forget the random initialisation.
-        buffers: buffers of the model to average too, such as codebooks.
+        buffers: additional buffers of the model to average, such as codebooks.
     """
 
     def __init__(self, model: nn.Module, decay: float, buffers: Iterable[Tensor] = ()) -> None:
@@ -83,7 +83,7 @@ class WeightAverage:
         return {"steps": self.steps, "weights": self.values}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore a ``state``. The model must have the averaged weights, and then gets the latest weights.
+        """Restore a ``state``. The model must have the averaged weights; afterwards, it has the latest weights.
 
         If an old checkpoint lacks the buffers, their average restarts. Raises ``ValueError`` if the parameters differ.
         """
@@ -170,9 +170,9 @@ class StepMetrics:
         return weight * losses["loss"]
 
     def average(self, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
-        """After the last micro-batch, scale the gradients to those of the whole batch.
+        """Scale the gradients to those of the whole batch, after the last micro-batch.
 
-        Returns metrics whose sum over the processes gives those of the whole batch.
+        Returns metrics whose sums over the processes are the metrics of the whole batch.
         """
         if self.alone:
             return self.numbers

@@ -42,9 +42,9 @@ def latest_checkpoint(opt: argparse.Namespace) -> Path:
 
 
 def run_folder(opt: argparse.Namespace) -> Path:
-    """Return the folder of a run, ``checkpoints/<dataset_name>/<name>``.
+    """Return the folder of a run, ``checkpoints/<dataset_name>/<name>``, and check that the run can be resumed.
 
-    Raises ``InputError`` if a run cannot be resumed because it has no checkpoint or one of ``FIXED_OPTIONS`` differs.
+    With --is_continue, raises ``InputError`` if there is no checkpoint or one of ``FIXED_OPTIONS`` has changed.
     """
     latest = latest_checkpoint(opt)
     folder = latest.parent.parent
@@ -60,14 +60,14 @@ def run_folder(opt: argparse.Namespace) -> Path:
 
 
 def origin(opt: argparse.Namespace) -> str | None:
-    """Return the model whose sizes and statistics a run with --init_from uses; on resume, the run itself."""
+    """Return the model that gives a run with --init_from its sizes and statistics. On resume, it is the run itself."""
     return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
 def inherit_settings(opt: argparse.Namespace) -> None:
-    """Replace options that are not on the command line, ``opt.inherited``, by those of the ``origin`` model.
+    """Copy the options ``opt.inherited``, which are not on the command line, from the ``origin`` model.
 
-    Raises ``InputError`` for a value that is not valid on the command line.
+    Raises ``InputError`` for a value that would be invalid on the command line.
     """
     inherited = vars(opt).pop("inherited", {})
     if not (name := origin(opt)):
@@ -98,9 +98,9 @@ def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normal
     return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
 
 
-def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
+def untrained_qformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                        **dropouts: float) -> tuple[QFormer, WordPieces]:
-    """Create an untrained Q-Former with the sizes of a trained LaMP model. Also returns its word pieces."""
+    """Create an untrained Q-Former with the sizes of a LaMP model. Also returns the word pieces of that model."""
     source, _ = open_lamp(name, spec, checkpoints_dir)
     with source.building(QFormerConfig, QFORMER_PREFIX):
         qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
@@ -109,13 +109,13 @@ def lamp_to_start_from(name: str, spec: DatasetSpec, checkpoints_dir: str | Path
 
 
 def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
-    """Create the Q-Former of a LaMP run from BERT, or with the sizes of the --init_from model, and its word pieces.
+    """Create the Q-Former of a LaMP run from BERT, or with the sizes of the --init_from model. Returns word pieces too.
 
     Raises ``InputError`` if ``opt.max_text_len`` exceeds the number of positions.
     """
     dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
     if name := origin(opt):
-        qformer, pieces = lamp_to_start_from(name, spec, opt.checkpoints_dir, **dropouts)
+        qformer, pieces = untrained_qformer(name, spec, opt.checkpoints_dir, **dropouts)
     else:
         pieces = WordPieces(bert_folder(opt.bert))
         qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,
@@ -126,7 +126,7 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name`` if it is needed and missing: to that of the resumed run, or else to ``default_lamp``."""
+    """Set a missing ``opt.lamp_name``, if it is needed, to that of the resumed run or else to ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
@@ -170,7 +170,7 @@ def start_run(opt: argparse.Namespace) -> torch.device:
 
 
 def make_accelerator(opt: argparse.Namespace, find_unused: bool = False) -> Accelerator:
-    """Create the accelerator for a run. ``find_unused`` allows for parameters that do not contribute to the loss."""
+    """Create the accelerator for a run. ``find_unused`` allows parameters that do not contribute to the loss."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         cpu = opt.gpu_id == -1 or not torch.cuda.is_available()
     else:
@@ -256,7 +256,7 @@ class EpochBatches(Sampler[list[int]]):
         length: number of samples.
         weights: (length,) sampling weights. An epoch is then sampled with replacement.
         parts: number of micro-batches per batch.
-        ranks: number of processes, between which each micro-batch is divided.
+        ranks: number of processes that share each micro-batch.
         lengths: (length,) sample lengths. Samples of similar length are then put into the same batch.
 
     Raises ``InputError`` if batches cannot be divided evenly.

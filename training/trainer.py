@@ -86,7 +86,7 @@ class Stage(nn.Module):
         load_strictly(self.model, state, path)
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
-        """Initialise the model with the state dict of another one, which was read from ``path``."""
+        """Initialise the model with the state dict of another model, which was read from ``path``."""
         self.load_state(state, path)
 
     def extra_state(self) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class Trainer:
             self._save(self.folder / "model" / "latest.tar")
 
     def _step(self, parts: Iterator[object]) -> dict[str, torch.Tensor]:
-        """Train one step on micro-batches ``parts``. Returns the metrics of ``StepMetrics.average``."""
+        """Train one step on the micro-batches ``parts``. Returns metrics as ``StepMetrics.average`` does."""
         step_seed = stream_seed(self.opt.seed, self.progress.total_it)
         if world_size() > 1:  # dropout must differ between processes, but be the same on resume
             torch.manual_seed(stream_seed(self.opt.seed, self.progress.total_it, rank()))
@@ -357,7 +357,7 @@ class Trainer:
 
 
 def is_better(value: float, best: float | None, direction: str) -> bool:
-    """Return whether a metric is better than ``best``, for ``direction`` "min" or "max". NaN never is."""
+    """Return whether a metric is better than ``best``, for ``direction`` "min" or "max". NaN is never better."""
     if math.isnan(value):
         return False
     return best is None or (value < best if direction == "min" else value > best)

@@ -116,8 +116,10 @@ class Fitted:
         return _between(moves[..., above, :, :], moves[..., below, :, :], 0.5)
 
     def shoes(self, turns: np.ndarray) -> np.ndarray:
-        """Compute the rotations (..., 2, 3, 3) of the shoes. They follow the toes if these point further down, else the
-        ankles."""
+        """Compute the rotations (..., 2, 3, 3) of the shoes.
+
+        A shoe follows the toe if that points further down, else the ankle.
+        """
         ankles, toes = (turns[..., list(joints), :, :] for joints in zip(*TOES.items(), strict=True))
         ahead = self.turns[list(TOES), 2]  # forward in the pose of the file
         rise = [(rotations[..., 1, :] * ahead).sum(-1)[..., None, None] for rotations in (ankles, toes)]
@@ -217,7 +219,8 @@ def stances(joints: np.ndarray) -> np.ndarray:
 def offsets_of(joints: np.ndarray) -> np.ndarray:
     """Estimate T-pose offsets (22, 3) from joints (T, 22, 3).
 
-    Lengths are medians over time. Offsets from the pelvis and the chest keep their mean directions."""
+    Lengths are medians over time. Offsets from the pelvis and the chest keep their mean directions.
+    """
     bones = joints - joints[:, list(PARENTS)]
     offsets = _unit(REST) * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
     frames = {0: _pelvis(joints), 9: _chest(joints)}
@@ -254,7 +257,8 @@ def world_turns(joints: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> 
 def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
     """Twist limbs so that knees and elbows bend about their hinge axes, and keep shoes above the floor.
 
-    Returns world rotations (T, 22, 3, 3). Joint positions do not change."""
+    Returns world rotations (T, 22, 3, 3). Joint positions do not change.
+    """
     turns = turns.copy()
     for joint, child, axis in HINGES:
         upper, lower = (_unit(joints[:, CHILD[bone]] - joints[:, bone]) for bone in (joint, child))

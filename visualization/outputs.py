@@ -81,7 +81,8 @@ def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[Pag
 def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: Formats) -> list[Path]:
     """Write contact sheets with eight poses per motion, with locked feet, if ``formats`` requests them.
 
-    A sheet has at most ``ROWS`` motions."""
+    A sheet has at most ``ROWS`` motions.
+    """
     paths = []
     for first in range(0, len(written) if formats.strip else 0, ROWS):
         rows = written[first:first + ROWS]
@@ -98,8 +99,7 @@ def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -
 def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
                  formats: Formats, parts: tuple[tuple[int, str], ...] = (), marks: tuple[Mark, ...] = (),
                  loop: bool = False, pinned: np.ndarray | None = None, name: str | None = None) -> PageMotion:
-    """Write one motion, joints (T, J, 3) in metres, under ``folder``. Returns it with its file paths relative to
-    ``folder``.
+    """Write one motion, joints (T, J, 3) in metres, under ``folder``. Returns it with its relative file paths.
 
     Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
     name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Names with ``_ik`` have locked feet: feet in contact are held
@@ -132,7 +132,8 @@ def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, 
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
     """Write joints to the first path of ``places`` and all other formats to the second one.
 
-    Returns the paths relative to ``folder``, and the BVH if it was requested."""
+    Returns the paths relative to ``folder``, and the BVH if it was requested.
+    """
     written = [places[0] / f"{stem}.npy"]
     shown = in_place(joints) if formats.in_place else joints
     save_npy(written[0], shown)

@@ -103,7 +103,7 @@ class Person:
     """Draws the body mesh for joints (T, 22, 3) in metres, as seen by a camera."""
 
     def __init__(self, joints: np.ndarray, camera: Camera, sides: tuple[tuple[int, int, int], ...]) -> None:
-        """``sides``: RGB colours of the left and right."""
+        """Create the person. ``sides`` are the RGB colours of left and right."""
         self.joints, self.camera = joints, camera
         offsets, stance = offsets_of(joints), stances(joints)
         self.fitted = fit(offsets, stance)

@@ -149,7 +149,8 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
 def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
     """Draw frames in several threads and yield them as yuv420p.
 
-    Their memory is reused ``AHEAD`` frames later, because a new array is slow to touch for the first time."""
+    Their memory is reused ``AHEAD`` frames later, because first writes to a new array are slow.
+    """
     columns, made = sides[0] // size, np.empty((AHEAD, sides[1] * 3 // 2, sides[0]), np.uint8)
 
     def draw(frame: int) -> np.ndarray:
@@ -268,7 +269,7 @@ def _font(name: str | None, points: int) -> ImageFont.FreeTypeFont | None:
 
 
 def _has(name: str | None, letter: str) -> bool:
-    """Whether a font has a letter, i.e. its glyph differs from that of an undefined code point."""
+    """Return whether a font has a letter: its glyph differs from the glyph of an undefined code point."""
     font = _font(name, 16)
     return letter.isascii() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffd"))
 

@@ -80,7 +80,7 @@ class MaskTransformer(Trunk):
         self.initialise()
 
     @torch.no_grad()
-    def start_from(self, codebooks: Tensor) -> None:
+    def initialise_from(self, codebooks: Tensor) -> None:
         """Initialise the embeddings from the first of ``codebooks`` (q, K, code_dim).
 
         The output weights are a random projection of the codes, so that similar codes get similar logits.

@@ -51,7 +51,7 @@ class ResidualTransformer(Trunk):
     def _table(self, layers: int) -> nn.Parameter:
         return nn.Parameter(torch.randn(layers, self.config.num_tokens + 1, self.config.code_dim) * INIT_STD)
 
-    def start_from(self, codebooks: Tensor) -> None:
+    def initialise_from(self, codebooks: Tensor) -> None:
         """Initialise embeddings and output weights from the tokenizer's ``codebooks`` (q, K, code_dim)."""
         if self.config.share_weight:
             tables = [*self.token_embed_weight_, *self.embed_proj_shared_weight, *self.output_proj_weight_]

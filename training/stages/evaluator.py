@@ -98,6 +98,9 @@ def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
 
 
 def matching_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of the matching run ``<name>``, which can only be resumed if it has a checkpoint."""
+    """Return the options of the matching run ``<name>``.
+
+    If only the movement auto-encoder has a checkpoint yet, the matching run starts instead of resuming.
+    """
     among_movements = latest_checkpoint(movement_options(opt)).is_file() and not latest_checkpoint(opt).is_file()
     return argparse.Namespace(**{**vars(opt), "is_continue": opt.is_continue and not among_movements})

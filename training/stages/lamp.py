@@ -91,7 +91,7 @@ class LaMPStage(Stage):
         return text_inputs(self.model, self.pieces, captions, self.opt.max_text_len)
 
     def mirrored(self, captions: list[str], device: torch.device) -> MirroredNegatives | None:
-        """Swap left and right in the captions that name a side. Returns None if there are none."""
+        """Swap left and right in the captions that name a side. Returns None if no caption does."""
         others = [mirror_text(caption) for caption in captions]
         rows = [row for row, (one, other) in enumerate(zip(captions, others, strict=True)) if one != other]
         if not rows:
@@ -144,18 +144,20 @@ def also_true(batch: dict[str, Any], batch_slice: BatchSlice) -> AlsoTrue:
 
 
 def true_of(classes: Tensor, contents: Tensor) -> Tensor:
-    """Return a mask (n, m) of which sentences describe which clips.
+    """Return a mask (n, m) that is True where sentence i describes clip j.
 
-    ``classes`` (n,) are those of the sentences, -1 for captions. ``contents`` (m, c) is True for the classes of a clip.
+    ``classes`` (n,) are the classes of the sentences, -1 for captions, which describe no other clip. ``contents`` (m,
+    c) is True for the classes of a clip.
     """
     return contents.T[classes.clamp_min(0)] & (classes >= 0)[:, None]
 
 
 def same_subject(batch: dict[str, Any]) -> Tensor:
-    """Return a mask (b, b) of pairs of ``caption`` i and ``other`` j in a batch that may describe the same motion.
+    """Return a mask (b, b) that is True where ``caption`` i and ``other`` j of a batch may describe the same motion.
 
-    These are sentences of the same class, or of the same content if either names no side, a sentence and the caption of
-    a clip that it describes, and captions of clips with equal contents.
+    - Two sentences: they have the same class, or the same content and one of them names no side.
+    - A sentence and a caption: the sentence describes the clip of the caption.
+    - Two captions: their clips have equal contents.
     """
     contents = batch["contents"]
     one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))

@@ -40,7 +40,7 @@ class CaptionStage(Stage):
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.words / len(batch["caption"])}
 
     def validate(self) -> dict[str, float]:
-        """Compute loss and accuracy on first captions, and score greedily generated captions, which are also saved."""
+        """Compute loss and accuracy on the first captions. Also generate captions greedily, score and save them."""
         made = divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
             self._validate(start) for start in starts])
         loss, accuracy = (sum(part[number] for part in made) / len(self.val_set) for number in (0, 1))

@@ -197,7 +197,7 @@ class TokenStage(Stage):
     def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
         """Validate on batches, given as (random stream, first clip).
 
-        Returns the loss, the accuracy and the number of clips of each batch, the first two multiplied by the third.
+        Returns loss times clips, accuracy times clips, and the number of clips, for each batch.
         """
         device, made = next(self.model.parameters()).device, []
         for draw, start in passes:
@@ -286,7 +286,7 @@ ROWS = 8  # motions generated per forward pass
 
 def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device,
               make: Callable[[TokenData, argparse.Namespace], Make], otherwise: str) -> ValidationFid | None:
-    """Create the ``validation_fid`` of a transformer. ``make`` is ``generates`` or ``completes``."""
+    """Call ``validation_fid`` for a transformer. ``make`` is ``generates`` or ``completes``."""
     clips = [pair.features[:data.val.crop(row).length] for row, pair in enumerate(data.val.pairs)]
     return validation_fid(opt, data.spec, device, clips, make(data, opt), otherwise, divide)
 
