@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".pdf, .svg or .png")
     opt = parser.parse_args()
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in opt.reports]
+    names = list(dict.fromkeys(row for report in reports for row in report["results"]))
     figure = Figure((3.4 * len(opt.metrics), 2.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(opt.metrics), squeeze=False)[0], opt.metrics, strict=True):
         for row, points in curves(reports, opt.setting, metric).items():
-            axes.errorbar(*zip(*points, strict=True), label=row, marker="o", markersize=3, capsize=2)
+            axes.errorbar(*zip(*points, strict=True), color=f"C{names.index(row)}", label=row, marker=".", capsize=2)
         if not axes.containers:
             raise InputError(f"no row has {metric} and {opt.setting} in two or more of these reports")
         axes.set(xlabel=opt.setting, ylabel=metric)
