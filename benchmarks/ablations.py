@@ -4,7 +4,7 @@
     python benchmarks/ablations.py --data_root DATA --steps 20000 --lamp_steps 5000 --width 384 --layers 6 --gpu_id 0
 
 DATA is openmotion without mirrored clips, and WORK is the folder --work. All runs use the tokenizer --vq_name, and all
-token transformers the LaMP model --lamp_name. Both names are those of bundled models, or of folders in WORK/t2m. The
+token transformers the LaMP model --lamp_name. Both are names of bundled models or of folders in WORK/t2m. The
 table has validation scores as mean and standard deviation over seeds. Repeat the command to resume. The CLIP row needs
 CLIP's weights, from the Hugging Face hub or in WORK/clip-vit-base-patch32.
 """
@@ -100,7 +100,7 @@ def train(run: Run, opt: object, seed: int) -> dict[str, float]:
 
 
 def bert_folder(opt: object) -> Path:
-    """Return the folder to which ``small_bert`` writes the BERT of these sizes."""
+    """Return the folder to which ``small_bert`` writes a BERT with the sizes in ``opt``."""
     return Path(opt.work) / f"bert_{opt.width}_{opt.layers}"
 
 

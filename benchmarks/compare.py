@@ -77,7 +77,7 @@ def published_generation(pipeline: TextToMotion, batch: int) -> dict[str, Job]:
 
 
 def training_jobs(stage: str, batch: int) -> tuple[Job, Job, Job]:
-    """Return a training step of the published implementation, of this one, and of this one in bfloat16.
+    """Return a training step of the published implementation, of this implementation, and of the latter in bfloat16.
 
     For the token transformers, the first is this implementation with an optimizer that is not fused.
     """
@@ -105,7 +105,7 @@ def compare(name: str, jobs: tuple[Job, Job, Job], kind: str, rounds: int) -> No
 
 @contextmanager
 def busy_machine() -> Iterator[subprocess.Popen]:
-    """Context manager that runs a second program which keeps all cores busy."""
+    """Context manager that runs a second program, to keep all cores busy."""
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env={"PATH": ""}) as program:
         try:
             program.stdout.readline()

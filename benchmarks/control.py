@@ -158,7 +158,7 @@ def mean_interval(clips: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A measured motion with its embedding (e,), that of the real clip, and its R-precision in per cent."""
+    """A measured motion with its R-precision in per cent, and the embeddings (e,) of the motion and the real clip."""
 
     row: Measured
     embedding: np.ndarray

@@ -51,7 +51,7 @@ def standing_speed(joints: np.ndarray, source: np.ndarray) -> float:
 
 
 def shares(joints: np.ndarray, still: np.ndarray) -> list[float]:
-    """Split foot skating (m/s) into that of standing, turning (about a standing joint) and swinging foot joints."""
+    """Split foot skating (m/s) by foot joints: standing, turning about a standing joint, and swinging."""
     on_other = still.reshape(len(still), -1, 2)[..., ::-1].reshape(still.shape) & ~still
     kinds = (still, on_other, ~still & ~on_other)
     whole = foot_skating(joints, T2M, FPS)

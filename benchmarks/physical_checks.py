@@ -1,7 +1,7 @@
 """Boolean checks of a motion by name (``CHECKS``), and signed measures that distinguish left from right (``SIDES``).
 
 Both take joints (T, 22, 3) as ``physical_measures`` does. Thresholds were chosen on motion capture;
-``check_calibration.py`` measures how often each check passes on clips of its own content and on others.
+``check_calibration.py`` measures how often each check passes on clips of its own content and on other clips.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,7 +176,7 @@ def mouth_seconds(joints: np.ndarray) -> float:
 
 
 def raise_order(joints: np.ndarray) -> float:
-    """Return the seconds by which the left hand is raised before the right one, or 0 unless both are raised."""
+    """Return the seconds by which the left hand is raised before the right hand, or 0 unless both are raised."""
     up = hands_raised_frames(joints)
     return float(np.subtract(*up.argmax(0)[::-1])) / FPS if up.any(0).all() else 0.0
 

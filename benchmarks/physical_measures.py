@@ -196,7 +196,7 @@ def swings_while(mask: np.ndarray, values: np.ndarray, least: float) -> int:
 
 
 def wave_swings(joints: np.ndarray) -> tuple[int, int]:
-    """Count the sideways turning points of the (left, right) wrist while it is up, in the best run of frames.
+    """Return the most sideways turning points of the (left, right) wrist in any run of frames with the wrist up.
 
     One wave back and forth has two. Raising and lowering an arm has at most one.
     """

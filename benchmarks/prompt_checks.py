@@ -233,7 +233,7 @@ def outcome(verdict: Verdict) -> str:
 
 
 def worst(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]], count: int = FAILURES) -> list[tuple[int, int]]:
-    """Select a failed motion of each of the ``count`` groups that fail most, as (prompt, seed)."""
+    """Select one failed motion, as (prompt, seed), from each of the ``count`` groups with the lowest pass rates."""
     shares = {group: numbers["share"] for group, numbers in summarise(prompts, verdicts)["groups"].items()}
     chosen = []
     for group in sorted(shares, key=shares.get)[:count]:

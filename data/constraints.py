@@ -61,7 +61,7 @@ def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileC
 
 
 def check_entries(entries: Value, place: str, spec: DatasetSpec, folder: Path | None = None) -> list[Entry]:
-    """Validate a list of constraints, with pose files relative to ``folder``. Without it, files are not allowed.
+    """Validate a list of constraints. Paths of pose files are relative to ``folder``; None allows no pose files.
 
     Raises ``InputError`` with the position of invalid content.
     """

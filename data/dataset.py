@@ -285,7 +285,7 @@ def read_whole_clips(spec: DatasetSpec, split: str, quiet: bool = True) -> list[
 
 
 def _pack(made: Path, folder: Path, ids: list[str], spec: DatasetSpec, quiet: bool) -> None:
-    """Write the features of all clips to one file, and their names and lengths to another."""
+    """Write the features of all clips to one file, and their names and lengths to another file."""
     names, lengths, broken = [], [], []
     with open(made / _ROWS, "wb") as file:
         for name in tqdm(ids, desc=f"packing {spec.root.name}", disable=quiet or None, leave=False):

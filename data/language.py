@@ -38,7 +38,7 @@ def read_bank(path: Path = BANK) -> dict[str, tuple[str, ...]]:
 
 
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
-    """Return the cleaned sentences of a content: those for training or, with ``held_out``, the held-out ones.
+    """Return the cleaned sentences of a content for training or, with ``held_out``, the held-out sentences.
 
     Without a ``side``, only sentences that name no side are returned.
     """
@@ -245,7 +245,7 @@ class WordVectors:
         return cls(words, vectors[[rows[word] for word in words]])
 
     def save(self, folder: str | Path, pickles: bool = False, prefix: str = "our_vab") -> None:
-        """Write the files that ``load`` reads; with ``pickles`` also the published ones, for other programs."""
+        """Write the files that ``load`` reads; with ``pickles``, also the published pickles, for other programs."""
         folder, words = Path(folder), [*self._row]
         save_npy(folder / f"{prefix}_data.npy", self._vectors)
         write_text(folder / f"{prefix}_words.txt", "".join(f"{word}\n" for word in words))
@@ -266,7 +266,7 @@ class WordVectors:
         return len(self._row)
 
     def vector(self, word: str) -> np.ndarray:
-        """Return the vector (dim,) of a word, or that of ``unk``."""
+        """Return the vector (dim,) of a word, or the vector of ``unk`` if the word is unknown."""
         return self._vectors[self._row.get(word, self._row["unk"])]
 
     def sentence(self, tokens: Sequence[str]) -> Sentence:
@@ -278,7 +278,7 @@ class WordVectors:
 
 
 def word_class(token: str, known: Container[str]) -> int:
-    """Return the index in ``WORD_CLASSES`` of a ``word/POS`` token; that of OTHER for words that are not ``known``."""
+    """Return the index in ``WORD_CLASSES`` of a ``word/POS`` token. Words that are not ``known`` belong to OTHER."""
     word, _, tag = token.rpartition("/")
     name = _VIP_CLASS.get(word, tag) if word in known else "OTHER"
     return WORD_CLASSES.index(name if name in WORD_CLASSES else "OTHER")

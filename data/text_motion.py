@@ -223,7 +223,7 @@ class TextMotion(CroppedPairs):
     - ``text_class``: class of a sentence of the language bank, or -1 for a caption;
     - ``other``, ``other_class``: another text that describes the same motion, and its class.
 
-    ``labelled`` is the number of classes; without it, items have no ``contents`` and classes. Only items of ``paired``
+    ``labelled`` is the number of classes; if it is 0, items have no ``contents`` and classes. Only items of ``paired``
     data sets have ``other``.
     """
 
@@ -271,9 +271,9 @@ class TextMotion(CroppedPairs):
         return Resident(TextsAlone(self), complete)
 
     def _other(self, index: int, crop: Crop) -> int:
-        """Sample another text of a pair: any for a caption, one of the same class for a sentence. Returns its index.
+        """Sample another text of a pair and return its index. For a sentence, the other text has the same class.
 
-        If there is no other text, this is the same text.
+        If there is no other text, the result is the same text.
         """
         pair = self.pairs[index]
         generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index, _OTHER))
@@ -296,7 +296,7 @@ class TextMotion(CroppedPairs):
 
 
 class TextsAlone(Dataset):
-    """Data set with the items of a ``TextMotion`` without motions, but with the pair's ``index`` and the ``start``."""
+    """Data set like ``TextMotion``, but items have the pair's ``index`` and the ``start`` instead of the motion."""
 
     def __init__(self, dataset: TextMotion) -> None:
         self.dataset, self.set_epoch = dataset, dataset.set_epoch

@@ -96,7 +96,7 @@ class LampBertScore:
     Args:
         pairs: clips with captions.
         clips: their motions (T, d), cut to whole tokens.
-        caption: function from unnormalised motions (T, d) to captions, the best of each motion first.
+        caption: function from unnormalised motions (T, d) to captions of each motion, the best caption first.
         bert: BERTScore of captions with one or more references each.
         seed: seed for sampling prompts and motions.
     """

@@ -95,7 +95,7 @@ def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -
 
 
 def draw_pairs(total: int, count: int, rng: RandomNumbers) -> tuple[np.ndarray, np.ndarray]:
-    """Sample ``count`` random pairs of indices below ``total``. First indices are distinct, and so are second ones."""
+    """Sample ``count`` random pairs of indices below ``total``. Neither first nor second indices repeat."""
     if count > total:
         raise ValueError(f"{count} pairs need at least {count} embeddings, but there are {total}")
     return rng.choice(total, count, replace=False), rng.choice(total, count, replace=False)

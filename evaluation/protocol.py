@@ -143,7 +143,7 @@ class Evaluation:
         return [f"{key}: {meaning}" for key, meaning in _LEGEND.items()]
 
     def real(self) -> Row:
-        """Compute the row of the real motions. Its FID compares two random halves of them."""
+        """Compute the row of the real motions. Its FID compares two random halves of the motions."""
         faults = mean_faults(self._real.motions, self.spec)
         draws = []
         for repeat in range(self.plan.repeats):
@@ -277,7 +277,7 @@ class Evaluation:
         return rows
 
     def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
-        """Describe each excluded motion: the clip and, for generated motions, the caption and the repeat."""
+        """Describe each excluded motion by its clip and, if it is generated, by its caption and repeat."""
         names = []
         for clip in np.flatnonzero(~kept):
             said = "" if captions is None else f", {self._sample(clip, captions[clip], 0).text!r}, repeat {repeat}"
@@ -295,7 +295,7 @@ def _fid(real: np.ndarray, made: np.ndarray) -> float:
 
 
 def fault_notes(rows: Mapping[str, Row], named: int = 10) -> list[str]:
-    """Return one line per row that has excluded motions, or a line that there are none."""
+    """Return one line per row that has excluded motions. If there are none, return one line that says so."""
     notes = []
     for name, row in rows.items():
         if row.faults:

@@ -114,8 +114,8 @@ def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
 def least_alike(alike: np.ndarray, count: int) -> np.ndarray:
     """Greedily select ``count`` dissimilar rows of similarities (n, n).
 
-    Starts with the row of the lowest mean, then repeatedly adds the row whose highest similarity to the selection is
-    lowest.
+    Starts with the row that has the lowest mean, then repeatedly adds the row with the lowest maximum similarity to
+    the selected rows.
     """
     chosen = [int(alike.mean(1).argmin())]
     nearest = alike[chosen[0]].astype(np.float64)

@@ -234,7 +234,7 @@ def can_pack() -> bool:
 
 
 def packs() -> bool:
-    """Return whether networks should be packed for inference on the CPU, which needs oneDNN as selected library."""
+    """Return whether networks should be packed for inference on the CPU, that is, whether oneDNN is selected."""
     return _kind == "onednn"
 
 
@@ -347,7 +347,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """Encode ``x`` (b, s, dim). With ``asked`` (b, c, dim), the inputs at some positions, encode only these."""
+        """Encode ``x`` (b, s, dim), or only ``asked`` (b, c, dim), some positions of ``x``."""
         x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
         h = self.linear2(self.dropout(self.linear1(x, "gelu")))
         return self.norm2(x + self.dropout(h))

@@ -1,6 +1,7 @@
 """Motion captioning: a language model with LaMP's motion features as its prefix (LaMP paper, section 3.4).
 
-The language model is a small GPT, or OPT with LoRA adapters. Parameter names are those of published M2T checkpoints.
+The language model is a small GPT, or OPT with LoRA adapters. Parameters have the names used in published M2T
+checkpoints.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -240,7 +241,7 @@ class MotionPrefix(nn.Module):
         return states if self.positions is None else states + self.positions[:states.shape[1]]
 
     def queried(self) -> list[nn.Parameter]:
-        """Return the Q-Former parameters that the prefix depends on, and the query tokens and motion projection."""
+        """Return the parameters that affect the prefix: query tokens, motion projection and parts of the Q-Former."""
         embeddings, encoder = self.Qformer.bert.embeddings, self.Qformer.bert.encoder
         text_only = (".intermediate.", ".output.dense.", ".output.LayerNorm.")
         layers = [parameter for layer in encoder.layer for name, parameter in layer.named_parameters()
@@ -278,7 +279,7 @@ class MotionCaptioner(MotionPrefix):
         self.freeze_queries()
 
     def freeze_queries(self, frozen: bool = True) -> None:
-        """Freeze the Q-Former, or make the parameters that the prefix depends on trainable."""
+        """Freeze the Q-Former, or make its parameters trainable (see ``MotionPrefix.queried``)."""
         for part in (self.query_tokens, self.motion_projection):
             part.requires_grad_(False)
         self.Qformer.requires_grad_(False)
@@ -286,7 +287,7 @@ class MotionCaptioner(MotionPrefix):
             parameter.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> "MotionCaptioner":
-        """Set training mode, except for the motion encoder and a frozen Q-Former."""
+        """Set the mode of all parts except the motion encoder and a frozen Q-Former."""
         super().train(mode)
         self.motion_encoder.eval()
         if not self.query_tokens.requires_grad:

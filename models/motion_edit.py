@@ -28,7 +28,7 @@ class TimelinePart:
 
 @dataclass(frozen=True)
 class Window:
-    """Window of tokens ``start`` to ``stop``, in which ``first`` to ``last`` are generated. Ends are exclusive."""
+    """Window of tokens ``start`` to ``stop``. Its tokens ``first`` to ``last`` are generated. Ends are exclusive."""
 
     start: int
     stop: int

@@ -1,4 +1,4 @@
-"""Body analysis: motion quality measures, up axis, lying bodies, swapped sides; and merging of upper and lower bodies.
+"""Analyse bodies (motion quality, up axis, swapped sides), and combine upper and lower bodies.
 
 Joints have shape (T, J, 3) and are y up unless stated otherwise. Thresholds of length are fractions of leg length.
 """
@@ -132,7 +132,7 @@ def _floor_at_0(joints: np.ndarray, leg: float) -> int:
 
 
 def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> bool:
-    """Return whether the pelvis is low enough for a lying body or, for ``up`` = "-y", whether the body is on its hands.
+    """Return whether the body may be lying because its pelvis is low or, for ``up`` = "-y", whether it is on its hands.
 
     Returns False if the pelvis is the origin of every frame, because its height is then unknown.
     """
@@ -338,7 +338,7 @@ def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> 
 
 
 def _hips_to_front(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Return rotations (T, 4) about y that turn the hips to face +z."""
+    """Return the rotations (T, 4) about y after which the hips face +z."""
     right, left = skeleton.face_joints[:2]
     across = joints[:, left] - joints[:, right]
     front = torch.stack([-across[:, 2], torch.zeros_like(across[:, 0]), across[:, 0]], -1)

@@ -117,7 +117,7 @@ _RIGS = {rig.skeleton.name: rig for rig in (T2M_RIG, KIT_RIG)}
 
 
 def rig_of(skeleton: Skeleton) -> Rig:
-    """Return the predefined rig of a skeleton, or one built from its joint names and rest directions."""
+    """Return the predefined rig of a skeleton, or build a rig from its joint names and rest directions."""
     if skeleton.name in _RIGS:
         return _RIGS[skeleton.name]
     order = dict.fromkeys(joint for chain in skeleton.chains for joint in chain)

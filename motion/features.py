@@ -73,7 +73,7 @@ def feature_groups(joints_num: int) -> FeatureGroups:
 
 
 def joints_of(dim: int) -> int:
-    """Return the number of joints for features of width ``dim``. Raises ``ValueError`` if there is none."""
+    """Return the number of joints for features of width ``dim``. Raises ``ValueError`` if no number fits."""
     if (dim + 1) % 12:
         raise ValueError(f"features of width {dim}: expected 12 J - 1 columns (263 for 22 joints, 251 for 21)")
     return (dim + 1) // 12
@@ -92,8 +92,8 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
             published_yaw: bool = False) -> Processed:
     """Convert joints (T, J, 3) to features and return all intermediate results.
 
-    ``target_offsets`` (J, 3) are the bone vectors that the motion is retargeted to. By default they are those of the
-    skeleton's reference body; without a reference body, each clip keeps its bone lengths. ``published_yaw`` reproduces
+    ``target_offsets`` (J, 3) are the bone vectors to which the motion is retargeted, by default those of the skeleton's
+    reference body. Without a reference body, each clip keeps its bone lengths. ``published_yaw`` reproduces
     a sign error of the published code: when the body turns past -z, the yaw speed of that frame is wrong, and motion
     recovered from the features drifts off course.
 

@@ -194,12 +194,12 @@ def _kept(places: np.ndarray, width: int) -> np.ndarray:
 
 
 def standing(joints: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
-    """Return a mask (T, F) of foot joints that stand, that is, of frames at either end of a step in ``still_steps``."""
+    """Return a mask (T, F) of foot joints that stand: the frames at both ends of each step in ``still_steps``."""
     return _both_ends(still_steps(joints, skeleton, fps))
 
 
 def _both_ends(steps: np.ndarray) -> np.ndarray:
-    """Mark the frames (T, ...) at either end of the true ``steps`` (T - 1, ...)."""
+    """Return a mask (T, ...) of the frames at both ends of each true step in ``steps`` (T - 1, ...)."""
     edge = np.zeros_like(steps, shape=(1, *steps.shape[1:]))
     return np.concatenate([steps, edge]) | np.concatenate([edge, steps])
 

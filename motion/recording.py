@@ -39,7 +39,7 @@ class RecordedPose:
     quats: torch.Tensor  # (T, J, 4) float64
 
     def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
-        """Compute the 22 joints (T, 22, 3). ``bvh`` is the file of this pose, and gives the hierarchy and the unit."""
+        """Compute the 22 joints (T, 22, 3). ``bvh``, the file of this pose, has the hierarchy and the unit."""
         return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
@@ -86,7 +86,7 @@ def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, 
 
 
 def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the source frame before each output frame at ``fps``, and the weight of the source frame after it."""
+    """Return the source frame before each output frame at ``fps``, and the weight of the next source frame."""
     count = int((frames - 1) * frame_time * fps) + 1
     place = np.arange(count) / (frame_time * fps)
     low = np.minimum(place.astype(int), frames - 1)
@@ -125,7 +125,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 
 def guess_unit(joints: np.ndarray) -> str:
-    """Return the unit in which the legs of joints (T, 22, 3) have human length. Raises ``ValueError`` without one."""
+    """Return the unit in which the legs of joints (T, 22, 3) have human length. Raises ``ValueError`` if none fits."""
     length = leg_length(joints, T2M)
     unit = _fitting_unit(length)
     if unit is None:

@@ -223,7 +223,7 @@ class RigBones:
         return found[0] if found else None
 
     def tip(self, joint: int) -> int | None:
-        """Return the index of the end site of ``joint``, or None if it has none or one of zero length."""
+        """Return the index of the end site of ``joint``, or None if there is none or if its length is zero."""
         return self.tips[joint] if joint in self.tips and np.any(self.bvh.end_sites[joint]) else None
 
     def above(self, joint: int) -> list[int]:
@@ -278,7 +278,7 @@ def recognised(bones: RigBones) -> tuple[str, Places]:
 
 
 def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
-    """Find the joints of ``rig``. ``at_once`` stops at the first missing one."""
+    """Find the joints of ``rig``. ``at_once`` stops at the first missing joint."""
     match = Match(rig)
     marked, chosen = _is_marked(bones, rig, affix), {}
     for joint in sorted(rig.places, key=_ORDER.index):

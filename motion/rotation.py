@@ -39,7 +39,7 @@ def quat_rotate(q: Tensor, v: Tensor) -> Tensor:
 
 
 def quat_between(a: Tensor, b: Tensor) -> Tensor:
-    """Return the shortest rotation (..., 4) that turns the direction of ``a`` (..., 3) into that of ``b`` (..., 3).
+    """Return the shortest rotation (..., 4) from the direction of ``a`` (..., 3) to the direction of ``b`` (..., 3).
 
     For opposite directions, the result is a half turn about the axis orthogonal to ``a`` that is closest to y, so
     horizontal vectors stay horizontal.
@@ -83,7 +83,7 @@ def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
 def matrix_to_quat(matrix: Tensor) -> Tensor:
     """Convert rotation matrices (..., 3, 3) to unit quaternions (..., 4) by Shepperd's method (1978).
 
-    Of the equivalent quaternions q and -q, returns the one in which a component of large magnitude is positive.
+    The quaternions q and -q are equivalent; the sign is chosen so that a component of large magnitude is positive.
     """
     (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(-1) for row in matrix.unbind(-2))
     x2, y2, z2, w2 = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22

@@ -46,7 +46,7 @@ class Skeleton:
 
     @cached_property
     def frame_parents(self) -> tuple[int, ...]:
-        """Joint that each local rotation is relative to; 0 (the root) for the first bone of every chain.
+        """Joint relative to which each local rotation is given; 0 (the root) for the first bone of every chain.
 
         Chains that start at the chest are also relative to the root, not to the chest.
         """
@@ -62,7 +62,7 @@ class Skeleton:
 
     @cached_property
     def mirror_order(self) -> tuple[int, ...]:
-        """Index of the joint that each joint is swapped with when mirroring left and right."""
+        """Index of the joint with which each joint is swapped when left and right are mirrored."""
         order = list(range(len(self)))
         for a, b in self.mirror_pairs:
             order[a], order[b] = b, a

@@ -106,7 +106,7 @@ def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[i
 
 
 def _toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> dict[int, float] | tuple[int, np.ndarray]:
-    """Return the points of a toe with weights, or else the ankle and the offset of a new toe from it."""
+    """Return the points of a toe with weights. If there is no toe, return the ankle and the offset of a new toe."""
     ankle = _bone(places[f"{side}_ankle"])
     if ankle is None:
         raise ValueError(f"the mapping has no {side}_foot, which needs a single bone for {side}_ankle")

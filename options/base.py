@@ -69,14 +69,14 @@ class Parser(argparse.ArgumentParser):
         self._inherited |= set(keys)
 
     def take_defaults(self, config: type, only: Collection[str] | None = None) -> None:
-        """Set the defaults of flags from the fields of the dataclass ``config``, or only from those in ``only``."""
+        """Set the defaults of flags from the fields of the dataclass ``config``, or from the fields in ``only``."""
         flags = {action.dest for action in self._actions} & set(only or [field.name for field in fields(config)])
         self.set_defaults(**{field.name: field.default for field in fields(config)
                              if field.name in flags and field.default is not MISSING})
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        """Parse the command line. With --init_from, the keys of ``opt.inherited`` are the options to copy from it.
+        """Parse the command line. With --init_from, the keys of ``opt.inherited`` are the options to copy.
 
         The values are the choices of these options, or None.
         """

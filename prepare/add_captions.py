@@ -43,7 +43,7 @@ def make_tagger() -> tuple[Tagger, str]:
 
 
 def tag_by_list(text: str) -> str:
-    """Tag words with the word list: a word's most common tag, or that of its stem, or ``OTHER`` for unknown words."""
+    """Tag words with the most common tag of the word or its stem in the word list, or ``OTHER`` for unknown words."""
     return " ".join("/".join(_tag(word)) for word in re.findall(r"[^\W\d_]+", text.lower().replace("-", "")))
 
 
@@ -193,7 +193,7 @@ def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequen
 def assign(rows: Sequence[CaptionRow], clips: Sequence[ClipSource], tagger: Tagger) -> Captioned:
     """Assign to each clip the captions of its file that describe it, as lines of ``texts/ID.txt``.
 
-    A caption without times, or one that covers at least 90 % of the clip, describes the whole clip. Other captions are
+    A caption describes the whole clip if it has no times or covers at least 90 % of the clip. Other captions are
     stored with their times in the clip. Captions that cover less than 2 seconds of a clip are too short and not used.
     """
     result = Captioned()

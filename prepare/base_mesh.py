@@ -193,7 +193,7 @@ def border(piece: Piece) -> list[tuple[int, int]]:
 
 def smooth(values: np.ndarray, near: list[list[int]], rounds: int, fixed: np.ndarray | None = None,
            share: float = 0.5) -> np.ndarray:
-    """Smooth values (V, k) by averaging them with those of neighbouring vertices."""
+    """Smooth values (V, k) by averaging them with the values of neighbouring vertices."""
     width = max(map(len, near))
     index = np.array([each + [row] * (width - len(each)) for row, each in enumerate(near)])
     real = np.array([[1.0] * len(each) + [0.0] * (width - len(each)) for each in near])[..., None]
@@ -238,7 +238,7 @@ def hemmed(piece: Piece, inward: float = 0.009) -> Piece:
 
 
 def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetric: bool = False) -> Piece:
-    """Triangulate and reduce to about ``count`` vertices, with more of them where ``keep`` (V,) is 1."""
+    """Triangulate and reduce to about ``count`` vertices. Regions where ``keep`` (V,) is 1 keep more vertices."""
     data = bpy.data.meshes.new("piece")
     data.from_pydata(piece.places.tolist(), [], piece.faces)
     thing = bpy.data.objects.new("piece", data)

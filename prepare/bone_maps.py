@@ -1,4 +1,4 @@
-"""Write bone maps for Blender's KeeMap add-on, from the bones of generated BVH files to Mixamo's.
+"""Write bone maps for Blender's KeeMap add-on, from the bones of generated BVH files to Mixamo bones.
 
     python prepare/bone_maps.py [--out assets]
 """

@@ -82,7 +82,7 @@ def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarr
 
 
 def _heading(joints: np.ndarray) -> float:
-    """Return the heading of a body (22, 3) about y, from +z, measured at hips and shoulders."""
+    """Return the heading of a body (22, 3) about y, from +z, averaged over hips and shoulders."""
     a, b, c, d = T2M.face_joints
     across = joints[b] - joints[a] + joints[d] - joints[c]
     return float(np.arctan2(-across[2], across[0]))

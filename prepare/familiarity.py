@@ -55,7 +55,7 @@ def captions(spec: DatasetSpec, split: str) -> set[str]:
 
 
 def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
-    """Return the sentences of the language bank for the training split, either the held-out ones or the others."""
+    """Return the sentences of the language bank for the training split: the held-out sentences, or all others."""
     path = spec.root / CONTENTS
     if not path.is_file():
         return set()

@@ -95,7 +95,7 @@ def draw_sheets(imported: Imported, out: Path) -> None:
 
 
 def locked_twins(clips: list[ClipSource]) -> list[str]:
-    """Return files that are foot-locked copies of other imported files."""
+    """Return the imported files that are foot-locked copies of other imported files."""
     names = {os.path.splitext(clip.file) for clip in clips}
     return sorted(stem + suffix for stem, suffix in names
                   if stem.endswith(LOCKED) and (stem.removesuffix(LOCKED), suffix) in names)

@@ -155,7 +155,7 @@ def _about_turn(body: BodyMeasures) -> bool:
 
 
 def _kicking_leg(body: BodyMeasures) -> str:
-    """Return the side of the foot that rises at least 0.45 m, clearly higher than the other; "" if unclear."""
+    """Return the side of the foot that rises at least 0.45 m and clearly higher than the other foot; "" if unclear."""
     floor = body.joints[:, ANKLES, 1].min()
     left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
     if max(left, right) < 0.45 or abs(left - right) < 0.25:

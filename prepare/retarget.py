@@ -94,7 +94,7 @@ class _Standing:
 
 
 def _standing(source: SourceRecording) -> _Standing:
-    """Return the median height and pitch of feet that stand, or those of the rest pose if none do."""
+    """Return the median height and pitch of standing feet, or the values of the rest pose if no foot stands."""
     places = source.places
     lowest = min(places[f"{side}Toe"][:, 2].min() for side in SIDES)
     heights, pitches = [], []
@@ -112,7 +112,7 @@ def _standing(source: SourceRecording) -> _Standing:
 
 
 def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, np.ndarray], pitch: float) -> np.ndarray:
-    """Return the rotation (3, 3) that aligns a bone of the character with that of the source, both at rest."""
+    """Return the rotation (3, 3) that aligns a bone of the character with the bone of the source, both at rest."""
     if bone in AIMS:
         return _between(rest[AIMS[bone]] - rest[bone], source[AIMS[bone]] - source[bone])
     if not bone.endswith("Foot"):
@@ -145,7 +145,7 @@ def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecordin
 
 def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndarray],
           turns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return toe rotations (T, 3, 3): those of the foot, bent up where the tip would be lower than at rest."""
+    """Return toe rotations (T, 3, 3): the foot's rotations, bent up where the tip would be lower than at rest."""
     foot, toe, tip = (f"{side}{bone}" for bone in ("Foot", "Toe", "ToeEnd"))
     length = np.linalg.norm(rest[tip] - rest[toe])
     stiff = turns[foot] @ (rest[tip] - rest[toe]) / length

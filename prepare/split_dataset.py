@@ -25,7 +25,7 @@ from utils.files import write_text
 
 @dataclass(frozen=True)
 class Member:
-    """A clip, with the group it must stay with and the kind of its motion."""
+    """A clip with its group, which must not be split, and its stratum, the kind of its motion."""
 
     id: str
     group: str    # recording, actor, ...; a group is never divided
@@ -100,7 +100,7 @@ def members(clips: list[ClipSource], group: str | None, stratify: str | None, tw
 
 
 def matched(expression: str, name: str) -> str:
-    """Return the part of ``name`` that the expression matches: its capture groups, if any, or the whole match."""
+    """Return the part of ``name`` that the expression matches: capture groups or, without groups, the whole match."""
     try:
         match = re.search(expression, name)
     except re.error as error:

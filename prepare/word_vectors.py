@@ -65,7 +65,7 @@ def _chosen(word: str, wanted: Collection[str], common: int, taken: int) -> bool
 
 
 def _read_text(path: Path, wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield words and vectors of a text file. Only selected lines are parsed, as there may be millions."""
+    """Yield words and vectors of a text file. Only selected lines are parsed, because a file may have millions."""
     dim, taken = 0, 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:

@@ -18,7 +18,7 @@ YOUNG = 60  # seconds; a newer folder may not be locked yet
 class Rooms:
     """Folders for results and uploads in ``root``. They are deleted ``keep_seconds`` after their last change.
 
-    If results or uploads exceed ``keep_bytes``, the oldest ones are deleted earlier. If ``keep_seconds`` is None,
+    If results or uploads exceed ``keep_bytes``, the oldest folders are deleted earlier. If ``keep_seconds`` is None,
     results do not expire.
     """
 
@@ -47,7 +47,7 @@ class Rooms:
             return None
 
     def sweep(self) -> None:
-        """Delete expired folders, and the oldest ones if ``keep_bytes`` is exceeded."""
+        """Delete expired folders and, if ``keep_bytes`` is exceeded, the oldest folders."""
         for place in (self.made, self.uploads):
             oldest = 0.0 if self.keep_seconds is None else self.clock() - self.keep_seconds
             held = 0

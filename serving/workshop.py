@@ -85,8 +85,8 @@ class Workshop:
              model: str | None = None) -> list[Take]:
         """Generate ``count`` motions with consecutive seeds and write their files and pages.
 
-        ``source`` is the motion to edit, by default that of ``ask``. ``model`` is the fingerprint of the models that
-        generated the motion before; a note is added if it differs.
+        ``source`` is the motion to edit, by default the source in ``ask``. ``model`` is the fingerprint of the models
+        that generated the motion before; a note is added if it differs.
         """
         count = checked_count(count, self.limits.samples, "the number of samples")
         formats = checked_formats(formats, FORMATS)

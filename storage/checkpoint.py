@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Shorten a message of torch to one line, which names the class that is not allowed if that is the reason."""
+    """Shorten a message of torch to one line. If a class is not allowed, the line names it."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return f"{found[1]} is not allowed in a checkpoint"
@@ -60,8 +60,8 @@ ROW_SCALE = ".row_scale"  # name suffix of the scales of a matrix stored in 8 bi
 def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str] = ()) -> None:
     """Write a state dict to a safetensors file in float16. Integer tensors keep their type.
 
-    Matrices whose name ends in one of ``eight_bits`` are stored as int8 with one scale per row. Raises ``InputError``
-    if the file cannot be written.
+    Matrices with a name that ends in one of ``eight_bits`` are stored as int8 with one scale per row. Raises
+    ``InputError`` if the file cannot be written.
     """
     unique: dict[tuple[int, torch.Size], tuple[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -115,7 +115,7 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_state(content: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """Return the state dict under the first of ``keys`` that ``content`` has. Raises ``InputError`` if it has none."""
+    """Return the state dict under the first key of ``keys`` in ``content``. Raises ``InputError`` if there is none."""
     for key in keys:
         if is_state(content.get(key)):
             return unwrapped(content[key])
@@ -204,7 +204,7 @@ def _places(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[P
 
 
 def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> list[Path]:
-    """List the existing folders for a model name, those that contain a model first."""
+    """List the existing folders for a model name. Folders that contain a model come first."""
     folders = [place for place in _places(name, dataset_name, checkpoints_dir)
                if os.path.isdir(place)]  # unlike Path.is_dir, accepts a name that is too long for the file system
     return sorted(folders, key=lambda folder: not any(

@@ -81,7 +81,7 @@ def learned_state(model: MotionCaptioner) -> dict[str, Tensor]:
 
 
 def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a ``learned_state``. It may lack the Q-Former, if that was frozen in training.
+    """Load a ``learned_state``. The Q-Former may be missing, if it was frozen in training.
 
     Raises ``InputError`` if it does not match the model.
     """
@@ -111,7 +111,7 @@ def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
 
 
 def tokenizer_name(opt: argparse.Namespace, spec: DatasetSpec) -> str | None:
-    """Return the name of the tokenizer in ``--resume-pth`` or ``--vq-name``, or None if neither is given.
+    """Return the name of the tokenizer given by ``--resume-pth`` or ``--vq-name``, or None if neither is given.
 
     Raises ``InputError`` if there is no such model.
     """

@@ -170,7 +170,7 @@ def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
-    """Load the vocabulary in the folder of a model, or BERT's for a published model without a vocabulary."""
+    """Load the vocabulary in the folder of a model, or BERT's vocabulary for a published model without one."""
     folder = source.folder
     if published and not (folder / VOCAB_FILE).is_file():
         folder = fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(
@@ -182,7 +182,7 @@ def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | 
 
 
 def fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
-    """Load the hub model ``name`` with ``load``, from a folder of that name in ``checkpoints_dir`` if it exists."""
+    """Load the hub model ``name`` with ``load``. A folder of this name in ``checkpoints_dir`` has priority."""
     own = Path(checkpoints_dir) / Path(name).name
     if own.is_dir():
         return load(own)
@@ -315,7 +315,7 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
 
 def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_dir: str | Path,
                      device: torch.device | str, beside: LoadedNetwork | None = None) -> TextEncoder:
-    """Load the text encoder of a model that reads features of width ``width``, or reuse that of ``beside``."""
+    """Load the text encoder of a model that reads features of width ``width``, or reuse the encoder of ``beside``."""
     keys = ("text_encoder", "lamp_name", "condition")
     if beside is not None and all(source.options.get(key) == beside.source.options.get(key) for key in keys):
         text = beside.text

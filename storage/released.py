@@ -28,7 +28,7 @@ _RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
 
 
 def _sizes(state: State, **places: tuple[str, int]) -> dict[str, int]:
-    """Read sizes from tensor shapes. ``places`` maps options to (tensor name, dimension); missing ones are skipped."""
+    """Read sizes from tensor shapes. ``places`` maps options to (tensor name, dimension). Skips missing tensors."""
     return {option: state[name].shape[dimension] for option, (name, dimension) in places.items()
             if name in state and state[name].dim() > dimension}
 
@@ -162,7 +162,7 @@ def with_length_options(source: Source, state: State) -> Source:
 
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
-    """Add missing sampling settings: those of early checkpoints of this project, or the published ones."""
+    """Add missing sampling settings: published values or, for checkpoints of this project, ``EARLIER_SAMPLING``."""
     if {"published_behaviour", "condition"} & source.options.keys():  # not a published checkpoint
         return source.with_options({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)

@@ -170,7 +170,7 @@ class StepMetrics:
         return weight * losses["loss"]
 
     def average(self, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
-        """Scale the gradients to those of the whole batch, after the last micro-batch.
+        """Scale the gradients to the mean over the whole batch, after the last micro-batch.
 
         Returns metrics whose sums over the processes are the metrics of the whole batch.
         """

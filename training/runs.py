@@ -87,7 +87,7 @@ def inherit_settings(opt: argparse.Namespace) -> None:
 
 
 def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normalisation:
-    """Return the normalisation of a training run: that of the --init_from model, or the statistics of the data set.
+    """Return the normalisation of a training run, from the --init_from model or from the statistics of the data set.
 
     The stds of root motion and foot contacts in the data set are divided by ``opt.feat_bias``.
     """
@@ -126,7 +126,7 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set a missing ``opt.lamp_name``, if it is needed, to that of the resumed run or else to ``default_lamp``."""
+    """Set ``opt.lamp_name`` if it is missing and needed: as in the resumed run, or else to ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}

@@ -53,7 +53,7 @@ def peak_gib(device: torch.device | str = "cpu") -> float:
 def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
     """Context manager that yields an ordered ``map`` over processes, or the built-in ``map`` for one worker.
 
-    Each process takes ``chunksize`` jobs at a time; use a small value for long jobs.
+    Each process takes ``chunksize`` jobs at a time. Use a small value for long jobs.
     """
     if workers <= 1:
         yield map

@@ -118,7 +118,7 @@ class Fitted:
     def shoes(self, turns: np.ndarray) -> np.ndarray:
         """Compute the rotations (..., 2, 3, 3) of the shoes.
 
-        A shoe follows the toe if that points further down, else the ankle.
+        A shoe follows the toe if the toe points further down than the ankle, else the ankle.
         """
         ankles, toes = (turns[..., list(joints), :, :] for joints in zip(*TOES.items(), strict=True))
         ahead = self.turns[list(TOES), 2]  # forward in the pose of the file

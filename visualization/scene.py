@@ -51,7 +51,7 @@ class Camera:
         return np.stack([x, y, scale], axis=-1)
 
     def floor_distances(self) -> np.ndarray:
-        """Compute distances from the target to the floor at all pixels (H, W), large ones above the horizon.
+        """Compute distances (H, W) from the target to the floor at all pixels; values above the horizon are large.
 
         Sideways distances count less in wide pictures, and depth counts more at a higher camera.
         """

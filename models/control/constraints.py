@@ -195,7 +195,7 @@ def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skele
 
 
 def pinned_joints(constraints: Sequence[Constraint], frames: int, joints: int) -> np.ndarray:
-    """Return a mask (frames, joints) of joints whose position is constrained, which foot locking must not move."""
+    """Return a mask (frames, joints) of joints with a position constraint. Foot locking must not move them."""
     pinned = np.zeros((frames, joints), bool)
     for constraint in constraints:
         if isinstance(constraint, JointTarget):

@@ -17,7 +17,7 @@ CYCLE_TOKENS = 8  # tokens of a loop that are repeated at either end, the recept
 
 
 class Bones:
-    """Median bone lengths of the body in ``joints`` (T, J, 3)."""
+    """Bone lengths of a body: the medians over the frames of ``joints`` (T, J, 3)."""
 
     def __init__(self, joints: Tensor, skeleton: Skeleton) -> None:
         self.parents = list(skeleton.parents)
@@ -148,7 +148,7 @@ def _after_last(features: Tensor, metres: float) -> tuple[Tensor, Tensor]:
 
 
 def seam_excess(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Compute by how much velocity and acceleration at the seam of a loop exceed those elsewhere, in metres per frame.
+    """Compute how much larger velocity and acceleration are at the seam of a loop than elsewhere, in metres per frame.
 
     ``joints`` (T, J, 3) are in metres.
     """

@@ -69,7 +69,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     Constraints that contradict each other or cannot be met are met as well as possible.
 
     Args:
-        source: (T, d) unnormalised features of the motion encoded by ``tokens``, whose unconstrained parts are kept.
+        source: (T, d) unnormalised features of the motion encoded by ``tokens``. Its unconstrained parts are kept.
         cyclic: whether to make a loop, whose first frame follows its last one.
 
     Raises ``ValueError`` for a frame outside the motion.
@@ -190,7 +190,7 @@ def low_speed(joints: Tensor, skeleton: Skeleton, floor: float) -> Tensor:
 
 
 def with_joints(features: Tensor, joints: Tensor) -> Tensor:
-    """Update the root motion, positions and velocities in ``features`` (T, d) to those of ``joints`` (T, J, 3).
+    """Replace the root motion, positions and velocities in ``features`` (T, d) by the values of ``joints`` (T, J, 3).
 
     Headings, rotations, contacts and the velocities of the last frame stay the same.
     """

@@ -140,7 +140,7 @@ class LaMPFeatures(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "LaMPFeatures":
-        """Set the mode of all parts except the frozen ones. In published models, the motion encoder follows it too."""
+        """Set the mode of all parts that are not frozen; in published models, also of the motion encoder."""
         super().train(mode)
         for part in self._frozen():
             if not (self.config.published and part is self.motion_encoder):

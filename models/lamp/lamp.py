@@ -9,7 +9,7 @@ The released code differs from the paper. ``LaMPConfig.published`` reproduces it
 
 - pairs with equal captions are never negatives;
 - ``temp`` is the logarithm of the similarity scale and has no weight decay (published: the scale itself);
-- the motion encoder is that of the tokenizer, without dropout (published: initialised at random, with dropout);
+- the motion encoder is the tokenizer's, without dropout (published: initialised at random, with dropout);
 - motion latents have position encodings;
 - padding is masked in all attention layers and losses;
 - gen attends to the hidden states of the text (published: to word embeddings).
@@ -115,7 +115,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scaled similarities of text-motion pairs, and the query features they are computed from."""
+    """Scaled similarities of text-motion pairs, and the query features from which they are computed."""
 
     text: Tensor    # (b, all) between local texts and all motions
     motion: Tensor  # (b, all) between local motions and all texts
@@ -328,8 +328,8 @@ class LaMP(LaMPFeatures):
                     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Negatives]:
         """Return the arguments of ``matching``: the local pairs and, with several processes, the sampled negatives.
 
-        Processes exchange only motion latents, which are frozen, and word pieces. Everything after them is computed
-        here, with gradients.
+        Processes exchange only motion latents, which are frozen, and word pieces. All later results are computed
+        locally, with gradients.
         """
         encoded, part = pairs.encoded, pairs.part
         if part.world_size == 1:

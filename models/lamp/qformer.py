@@ -1,7 +1,7 @@
 """Q-Former: a BERT with learned queries, which attend to motion or text states by cross-attention.
 
 Queries and text share self-attention layers and have separate feed-forward blocks (BLIP-2; Li et al. 2023, sec. 3.1).
-Parameter names are those of published checkpoints.
+Parameters have the names used in published checkpoints.
 """
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -282,7 +282,7 @@ class QFormer(nn.Module):
         return self.cls.predictions(hidden)
 
     def copy_text_to_query_feed_forward(self) -> None:
-        """Copy the weights of the text's feed-forward blocks to those of the queries."""
+        """Copy the weights of the text's feed-forward blocks to the queries' feed-forward blocks."""
         for layer in self.bert.encoder.layer:
             layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
             layer.output_query.load_state_dict(layer.output.state_dict())

@@ -1,6 +1,6 @@
 """Base class of the masked and the residual transformer, their loss, and sampling of tokens.
 
-Parameter names are the published ones. Sequences are batch-first (b, n, dim), except the published position table.
+Parameters have the published names. Sequences are batch-first (b, n, dim), except the published position table.
 """
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -149,9 +149,9 @@ class Trunk(nn.Module):
     def start_codes(self, tables: Iterable[Tensor], codebooks: Tensor) -> None:
         """Initialise the embedding ``tables`` (K + extra, code_dim) from ``codebooks`` (layers, K, code_dim).
 
-        Codes are centred and divided by the std of the first layer. Extra rows (mask, padding) are sampled from N(0,
-        1). Embeddings initialised by ``initialise`` are small compared with the position encoding, which slows down
-        training.
+        Codes are centred and divided by the std of the first layer. Extra rows (mask, padding) are sampled from
+        N(0, 1). Embeddings initialised by ``initialise`` are small compared with the position encoding, which slows
+        down training.
         """
         centred = (codebooks - codebooks.mean(1, keepdim=True)).float()
         centred = centred / centred[0].std()
@@ -259,7 +259,7 @@ def cosine_mask_ratio(progress: Tensor) -> Tensor:
 
 
 def lowest(scores: Tensor, counts: Tensor) -> Tensor:
-    """Create a mask (b, n) of the ``counts`` (b,) lowest ``scores`` (b, n) per row; of ties, the first are chosen."""
+    """Create a mask (b, n) of the ``counts`` (b,) lowest ``scores`` (b, n) per row. Ties are chosen in order."""
     ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks < counts[:, None]
 

@@ -173,7 +173,7 @@ class _Tokenizer(nn.Module):
 
     def forward(self, motion: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> Reconstruction:
-        """Reconstruct normalised ``motion`` (b, t, d). For the other arguments, see ``EmaQuantizer``."""
+        """Reconstruct normalised ``motion`` (b, t, d). The other arguments are as in ``EmaQuantizer.forward``."""
         quantized = self.parts.quantizer(self.parts.encoder(motion), generator=generator, batch_slice=batch_slice)
         recon = self.parts.decoder(quantized.latent).float()
         codes = quantized.codes.view(*quantized.codes.shape[:2], -1)
@@ -292,10 +292,10 @@ class TokenizerLoss:
 
 def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str = "l1_smooth",
                    loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
-    """Compute the reconstruction loss of all features, that of the local joint positions, and their weighted sum.
+    """Compute the reconstruction losses of all features and of the local joint positions, and the total loss.
 
     ``motion`` (b, t, d) is normalised. ``loss_vel`` is the weight of the positions, named as in published ``opt.txt``
-    files, and ``commit`` that of the commitment loss.
+    files, and ``commit`` is the weight of the commitment loss.
     """
     distance = {"l1_smooth": F.smooth_l1_loss, "l1": F.l1_loss}[recons_loss]
     local = slice(4, 4 + 3 * (joints - 1))

@@ -58,7 +58,7 @@ class EmaQuantizer(nn.Module):
             batch_slice: position of the local rows in the whole batch.
             layer: index of the layer, if several layers share this codebook.
 
-        The returned perplexity is that of the micro-batch; in the last micro-batch of a step, it is that of the whole
+        The returned perplexity refers to the micro-batch; in the last micro-batch of a step, it refers to the whole
         batch.
         """
         b, dim, n = latent.shape
@@ -233,7 +233,7 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, latent: Tensor, generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE,
                 ) -> ResidualQuantized:
-        """Quantize ``latent`` (b, dim, n). For the other arguments, see ``EmaQuantizer``.
+        """Quantize ``latent`` (b, dim, n). The other arguments are as in ``EmaQuantizer.forward``.
 
         In training mode, codes are sampled. With probability ``dropout_prob``, only a random number of the first layers
         is used for a batch (quantizer dropout), so that fewer layers can be decoded.

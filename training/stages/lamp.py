@@ -91,7 +91,7 @@ class LaMPStage(Stage):
         return text_inputs(self.model, self.pieces, captions, self.opt.max_text_len)
 
     def mirrored(self, captions: list[str], device: torch.device) -> MirroredNegatives | None:
-        """Swap left and right in the captions that name a side. Returns None if no caption does."""
+        """Swap left and right in the captions that name a side. Returns None if no caption names one."""
         others = [mirror_text(caption) for caption in captions]
         rows = [row for row, (one, other) in enumerate(zip(captions, others, strict=True)) if one != other]
         if not rows:
@@ -177,6 +177,6 @@ def _overlap(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _subjects(classes: Tensor, contents: Tensor) -> Tensor:
-    """Return the contents (b, c) that each text describes: its class, or those of its clip for a caption (-1)."""
+    """Return the contents (b, c) that each text describes: its class or, for a caption (-1), all of its clip."""
     own = F.one_hot(classes.clamp_min(0), contents.shape[1]).bool()
     return torch.where((classes < 0)[:, None], contents, own)

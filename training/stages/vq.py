@@ -36,7 +36,7 @@ class VQStage(Stage):
             model.motion_encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "VQStage":
-        """Set training mode, except for encoder and codebooks with --decoder_only."""
+        """Set the mode. With --decoder_only, encoder and codebooks stay in eval mode."""
         super().train(mode)
         if self.opt.decoder_only:
             for part in (self.model.motion_encoder, *self.model.quantizers):
