@@ -223,8 +223,13 @@ def _drifts(joints: np.ndarray, sign: int) -> bool:
 
 
 def _steps_aside(joints: np.ndarray, sign: int) -> bool:
+    return sign * _sideways(joints) >= SIDE_DISTANCE
+
+
+def _sideways(joints: np.ndarray) -> float:
+    """Return the travel to the left in metres, relative to the heading at each step; 0 if more of it is forward."""
     forward, left = travel(joints)
-    return sign * left >= max(SIDE_DISTANCE, abs(forward))
+    return left if abs(left) >= abs(forward) else 0.0
 
 
 def _circles(joints: np.ndarray, side: int) -> bool:
@@ -393,6 +398,7 @@ class Side:
 SIDES: dict[str, Side] = {
     "turn": Side(turn_angle, 20.0),        # degrees
     "travel": Side(side_travel, 0.3),      # m
+    "sidestep": Side(_sideways, 0.3),      # m; unlike "travel", the body may turn, as in most real side steps
     "hand": Side(_hand_difference, 0.15),  # m between the highest positions of the wrists
     "order": Side(raise_order, 0.25),      # s between the hands going up, positive where the left one is first
     "fist": Side(lambda joints: float(np.subtract(*_fastest_punch(joints))), 0.3),  # m/s between the fastest punches
