@@ -29,7 +29,7 @@ def test_the_bundled_prompts_are_many_of_many_kinds_and_use_every_side_measure()
     assert {prompt.measure for prompt in prompts if prompt.pair} == set(SIDES)
 
 
-@pytest.mark.parametrize(("sideways", "forward", "side"), [(1.0, 0.5, "left"), (-1.0, 0.5, "right"), (0.5, 1.0, "neither")])
+@pytest.mark.parametrize(("sideways", "forward", "side"), [(1, 0.5, "left"), (-1, 0.5, "right"), (0.5, 1, "neither")])
 def test_the_side_of_a_side_step_does_not_depend_on_turns(sideways: float, forward: float, side: str) -> None:
     frames = 40
     heading = np.linspace(0, np.pi / 2, frames)
