@@ -30,11 +30,6 @@ def _lines(ask: Ask) -> dict[str, Any]:
     return {name: record.get(name, []) for name in TIMELINE}
 
 
-def painted(event: gr.EventData) -> str:
-    """Return the parts marked on the contact bar."""
-    return str(event._data.get("sections"))[:200]
-
-
 class Layout(Desk):
     """Builds the page. The button of each tab calls a method of ``Workshop``."""
 
@@ -233,17 +228,20 @@ class Layout(Desk):
             self.edit_fault, self.edit_view = self.stage("The edited motion and the original will play here.")
         self.edit_form = [*self.edit_source, sections, prompt, *draws]
 
-        def contacts(request: gr.Request, origin: str, upload: str | None, chosen: str | None) -> Any:
+        def contacts(request: gr.Request, origin: str, upload: str | None, chosen: str | None, text: str) -> Any:
+            pipeline, spec = self.workshop.pipeline, self.workshop.spec
             try:
                 features = self.source(self.guests.owner(request), origin, upload, chosen).features
             except InputError:  # reported when the edit is submitted
                 return None
-            return contact_bar(self.workshop.pipeline.joints(features), self.workshop.spec.skeleton,
-                               self.workshop.spec.fps)
+            return contact_bar(pipeline.joints(features), spec.skeleton, spec.fps) | {
+                "tokens": len(features) // pipeline.unit, "sections": text}
 
-        gr.on([part.change for part in self.edit_source], contacts, self.edit_source, bar, concurrency_limit=1,
-              show_progress="hidden", api_visibility="private")
-        bar.input(painted, None, sections, queue=False, api_visibility="private", show_progress="hidden")
+        gr.on([part.change for part in self.edit_source], contacts, [*self.edit_source, sections], bar,
+              concurrency_limit=1, show_progress="hidden", api_visibility="private")
+        sections.input(None, [sections, bar], bar, js="(sections, bar) => bar && { ...bar, sections }",
+                       api_visibility="private")
+        bar.input(None, bar, sections, js="(bar) => bar.sections", api_visibility="private")
 
     def _edit(self) -> None:
         def edit(owner: str, origin: str, upload: str | None, chosen: str | None, sections: str, text: str,

@@ -67,13 +67,15 @@ lamp.timeline = (element, trigger, watch, props) => {
     value.remakes = [];
     chosen = { track: "blocks", number: 0 };
     commit();
+    root.querySelector(".block").focus();
   }
 
   function block(track, lane, one, number) {
     const label = track === "blocks" ? "Whole body" : "Upper body", active = chosen.track === track && chosen.number === number;
     const again = value.remakes.some((remake) => remake.block === number && (remake.track === "body") === (track === "blocks"));
     const button = make("button", { className: `block${active ? " active" : ""}${again ? " remade" : ""}`,
-      ariaLabel: `${label}: ${one.text}, ${one.start} to ${one.end} s. Left and right arrows move its end.`, ariaPressed: active },
+      ariaLabel: `${label}: ${one.text}, ${one.start} to ${one.end} s. Left and right arrows move its end${
+        track === "upper" ? ", with Shift its start" : ""}.`, ariaPressed: active },
     make("span", { className: "words", textContent: one.text }));
     Object.assign(button.style, { left: `${100 * one.start / scale()}%`, width: `${100 * (one.end - one.start) / scale()}%` });
     button.addEventListener("click", () => { chosen = { track, number }; draw(); });
@@ -81,9 +83,9 @@ lamp.timeline = (element, trigger, watch, props) => {
       const way = { ArrowLeft: -STEP, ArrowRight: STEP }[event.key];
       if (!way) return;
       event.preventDefault();
-      moveEdge(track, number, "end", one.end + way);
+      const edge = event.shiftKey && track === "upper" ? "start" : "end";
+      moveEdge(track, number, edge, one[edge] + way);
       commit();
-      root.querySelectorAll(`[data-track=${track}] .block`)[number].focus();
     });
     const edges = track === "blocks" ? ["end"] : ["start", "end"];
     for (const edge of edges) {
@@ -157,7 +159,6 @@ lamp.timeline = (element, trigger, watch, props) => {
           event.preventDefault();
           Object.assign(point, { x: within(point.x + x * PACE), z: within(point.z + z * PACE) });
           commit();
-          root.querySelectorAll(".point")[number].focus();
         });
         return dot;
       }));
@@ -211,40 +212,87 @@ lamp.timeline = (element, trigger, watch, props) => {
   }
 
   function draw() {
-    const open = root.querySelector("details")?.open;
+    const controls = () => [...root.querySelectorAll("button, input, summary")];
+    const open = root.querySelector("details")?.open, focused = controls().indexOf(document.activeElement);
     const parts = [ruler(), lane("blocks", "Whole body"), lane("upper", "Upper body"), details(), floor()];
     if (open !== undefined) parts.at(-1).open = open || value.waypoints.length > 0;
     root.replaceChildren(...parts);
+    if (focused >= 0) controls()[focused]?.focus();
   }
 
   watch("value", () => { value = copy(props.value); chosen = { track: "blocks", number: 0 }; draw(); });
   draw();
 };
 
-/** Editor for ranges on the contact bar of a motion. The value is { seconds, left, right }, or null. */
+/** Parts in text such as "0.3,0.6" or, in tokens, "20,40", as shares of a motion. Invalid ones are omitted. */
+function partsIn(text, tokens) {
+  return text.split(/\s+/).map((word) => word.split(",").map((end) => Math.min(end / (word.includes(".") ? 1 : tokens), 1)))
+    .filter(([from, to]) => 0 <= from && from < to).sort((a, b) => a[0] - b[0]);
+}
+
+/** Editor for ranges on the contact bar of a motion. The value is { seconds, left, right, tokens, sections }, or null. */
 lamp.paint = (element, trigger, watch, props) => {
-  const root = element.querySelector(".paint");
+  const root = element.querySelector(".paint"), SMALLEST = 0.02, HUNDREDTH = 0.01;
   let ranges = [];
-  const told = () => trigger("input", { sections: ranges.map(([from, to]) => `${from.toFixed(2)},${to.toFixed(2)}`).join(" ") });
+  const told = () => {
+    const sections = ranges.map(([from, to]) => `${from.toFixed(2)},${to.toFixed(2)}`).join(" ");
+    props.value = { ...props.value, sections };
+    trigger("input");
+  };
+  const place = (strip, from, to) => Object.assign(strip.style, { left: `${100 * from}%`, width: `${100 * (to - from)}%` });
 
   function strips(runs, name) {
     return (runs || []).map(([from, to]) => {
       const strip = make("i", { className: name });
-      Object.assign(strip.style, { left: `${100 * from / props.value.seconds}%`, width: `${100 * (to - from) / props.value.seconds}%` });
+      place(strip, from / props.value.seconds, to / props.value.seconds);
       return strip;
     });
+  }
+
+  function range([from, to], number) {
+    const { seconds } = props.value, strip = make("i", { className: "painted", tabIndex: 0, role: "slider",
+      ariaLabel: `Part ${number + 1}. Left and right arrows move it, with Shift its end; Delete removes it.`,
+      ariaValueMin: 0, ariaValueMax: seconds.toFixed(1), ariaValueNow: (from * seconds).toFixed(1),
+      ariaValueText: `${(from * seconds).toFixed(1)} to ${(to * seconds).toFixed(1)} s` });
+    place(strip, from, to);
+    strip.addEventListener("keydown", (event) => press(event, number));
+    return strip;
+  }
+
+  /** Move, extend or remove a range by keyboard, up to its neighbours. */
+  function press(event, number) {
+    const way = { ArrowLeft: -HUNDREDTH, ArrowRight: HUNDREDTH }[event.key], [from, to] = ranges[number];
+    const low = ranges[number - 1]?.[1] ?? 0, high = ranges[number + 1]?.[0] ?? 1;
+    if (event.key === "Delete" || event.key === "Backspace") ranges.splice(number, 1);
+    else if (way && event.shiftKey) ranges[number] = [from, Math.min(Math.max(to + way, from + SMALLEST), high)];
+    else if (way) ranges[number] = [from, to].map((end) => end + Math.min(Math.max(way, low - from), high - to));
+    else return;
+    event.preventDefault();
+    commit(number);
+  }
+
+  /** Add a part in the middle of the longest gap. */
+  function add() {
+    const ends = [0, ...ranges.flat(), 1], gaps = ends.flatMap((end, i) => (i % 2 ? [] : [[end, ends[i + 1]]]));
+    const [from, to] = gaps.reduce((best, gap) => (gap[1] - gap[0] > best[1] - best[0] ? gap : best));
+    const half = Math.min((to - from) / 2, 0.1), middle = (from + to) / 2;
+    if (2 * half < SMALLEST) return;
+    ranges = [...ranges, [middle - half, middle + half]].sort((a, b) => a[0] - b[0]);
+    commit(ranges.findIndex(([start]) => start === middle - half));
+  }
+
+  /** Save, and focus a range or, if there is none, the button that adds one. */
+  function commit(number) {
+    draw();
+    (root.querySelectorAll(".painted")[Math.min(number, ranges.length - 1)] ?? root.querySelector("button")).focus();
+    told();
   }
 
   function draw() {
     root.replaceChildren();
     if (!props.value) return;
-    const bar = make("div", { className: "bar" }, ...strips(props.value.left, "left"), ...strips(props.value.right, "right"));
-    const painted = ranges.map(([from, to]) => {
-      const strip = make("i", { className: "painted" });
-      Object.assign(strip.style, { left: `${100 * from}%`, width: `${100 * (to - from)}%` });
-      return strip;
-    });
-    bar.append(...painted);
+    const bar = make("div", { className: "bar" }, ...strips(props.value.left, "left"), ...strips(props.value.right, "right"),
+      ...ranges.map(range));
     bar.addEventListener("pointerdown", (event) => {
       let from = null, to = null;
       const fresh = make("i", { className: "painted" });
@@ -252,7 +300,7 @@ lamp.paint = (element, trigger, watch, props) => {
       drag(event, bar, (share) => {
         from ??= share;
         to = share;
-        Object.assign(fresh.style, { left: `${100 * Math.min(from, to)}%`, width: `${100 * Math.abs(to - from)}%` });
+        place(fresh, Math.min(from, to), Math.max(from, to));
       }, () => {
         const range = [Math.min(from, to), Math.max(from, to)];
         const apart = ranges.filter(([a, b]) => b < range[0] || a > range[1]);  // a new range replaces those that it overlaps
@@ -262,9 +310,17 @@ lamp.paint = (element, trigger, watch, props) => {
         told();
       });
     });
-    root.append(bar, make("p", { textContent: `${props.value.seconds.toFixed(1)} s. Paint the parts to regenerate on the contacts of the feet; click one to remove it.` }));
+    const more = make("button", { textContent: "Add a part" });
+    more.addEventListener("click", add);
+    root.append(bar, make("div", {}, more, make("p", { textContent: `${props.value.seconds.toFixed(1)} s. Paint the parts to `
+      + "regenerate on the contacts of the feet; click one to remove it." })));
   }
 
-  watch("value", () => { ranges = []; draw(); });
-  draw();
+  function read() {
+    ranges = props.value ? partsIn(props.value.sections, props.value.tokens) : [];
+    draw();
+  }
+
+  watch("value", read);
+  read();
 };

@@ -20,7 +20,7 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, Request, build_o
 
 import numpy as np
 import pytest
-from playwright.sync_api import FrameLocator, Locator, Page
+from playwright.sync_api import FrameLocator, Locator, Page, expect
 
 from tests.browser import PATIENCE, SIZES, axe_faults, needs_axe, needs_chromium, open_browser, small_targets
 from tests.figures import walking
@@ -38,6 +38,7 @@ BOXES = """(() => {
         .map(style => [style.borderTopColor, style.backgroundColor].map(bright).sort((a, b) => b - a))
         .map(([high, low]) => high / low);
 })()"""
+expect.set_options(timeout=PATIENCE)
 gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio: pip install -r requirements-app.txt")
 
 
@@ -241,6 +242,10 @@ def test_a_timeline_is_dragged_made_and_one_block_made_again(page: Page) -> None
     tab.get_by_label("Whole body: a person walks forward, 0 to 4 s").focus()
     page.keyboard.press("ArrowLeft")
     tab.get_by_label("Whole body: a person walks forward, 0 to 3.8 s").wait_for()
+    tab.get_by_label("Upper body: a person waves, 0 to 2 s").focus()
+    for key in ("Enter", "ArrowRight", "ArrowRight", "Shift+ArrowRight"):  # stays focused
+        page.keyboard.press(key)
+    tab.get_by_label("Upper body: a person waves, 0.2 to 2.4 s").wait_for()
     tab.get_by_label("Whole body: a person waves with the right hand, 3.8 to 6 s").click()
     tab.get_by_label("Prompt of the block").fill("a person bows")
     tab.get_by_text("Waypoints").click()
@@ -280,7 +285,7 @@ def test_a_timeline_is_dragged_made_and_one_block_made_again(page: Page) -> None
 def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
     press(page, "Edit")
     tab = page.locator("[role=tabpanel]:visible")
-    bar = tab.locator(".paint .bar")
+    bar, field = tab.locator(".paint .bar"), tab.get_by_label("Parts to regenerate")
     bar.wait_for()
     at = bar.bounding_box()
     for start, end in ((0.25, 0.5), (0.75, 0.9)):
@@ -288,8 +293,25 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
         page.mouse.down()
         page.mouse.move(at["x"] + at["width"] * end, at["y"] + 20, steps=3)
         page.mouse.up()
-    page.wait_for_function("[...document.querySelectorAll('textarea, input')].some("
-                           "(input) => /^0.2[45],0.(50|49) 0.7[45],0.(90|89)$/.test(input.value))")
+    expect(field).to_have_value(re.compile(r"^0\.2[45],0\.(50|49) 0\.7[45],0\.(90|89)$"))
+    parts = tab.get_by_role("slider", name="Part")
+    parts.first.focus()
+    for key in ("Home", "ArrowRight", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    expect(field).to_have_value(re.compile(r"^0\.2[56],0\.(50|49) 0\.7"))
+    for _ in range(60):
+        page.keyboard.press("ArrowRight")  # up to the next part
+    expect(field).to_have_value(re.compile(r"^0\.[45]\d,0\.7[45] 0\.7[45],"))
+    assert re.fullmatch(r"\d\.\d to \d\.\d s", parts.first.get_attribute("aria-valuetext"))
+    page.keyboard.press("Delete")
+    page.keyboard.press("Delete")
+    expect(field).to_have_value(re.compile("^$"))
+    page.keyboard.press("Enter")  # on "Add a part"
+    expect(field).to_have_value(re.compile(r"^0\.40,0\.60$"))
+    field.press("Control+A")
+    field.press_sequentially("0.1,0.2 5,8")
+    expect(parts).to_have_count(2)
+    expect(parts.first).to_have_attribute("style", re.compile(r"left: 10%; width: 10%"))
 
 
 @needs_chromium
@@ -329,7 +351,10 @@ def test_every_tab_suits_everybody_on_every_screen(page: Page, address: str, sch
     page.goto(address)
     page.locator("figcaption").wait_for()
     for tab in ("Generate", "Timeline", "Edit", "Caption", "Search", "History"):
-        open_tab(page, tab)
+        shown = open_tab(page, tab)
+        if tab == "Edit":
+            shown.get_by_label("a motion generated here").check()
+            shown.locator(".painted").wait_for()
         for width, height in SIZES:
             page.set_viewport_size({"width": width, "height": height})
             assert axe_faults(page) == [], (tab, width)
