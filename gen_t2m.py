@@ -1,4 +1,4 @@
-"""Generate motions from text, one per prompt or a single long one, and write joints, BVH, videos and a page."""
+"""Generate motions from text, one per prompt or one long motion, and write joints, BVH, videos and a page."""
 from __future__ import annotations
 
 import argparse

@@ -13,7 +13,7 @@ def main() -> None:
     from models.evaluator import Evaluator
     from storage.evaluation import GLOVE
     from training.optimization import warmup_milestones
-    from training.runs import is_main, latest_checkpoint, run_folder, start_run, starting_normalisation
+    from training.runs import checked_run_folder, is_main, latest_checkpoint, start_run, starting_normalisation
     from training.stages.evaluator import MatchingStage, matching_options, movement_options, train_movements
     from training.trainer import Trainer
 
@@ -22,7 +22,7 @@ def main() -> None:
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     normalisation = starting_normalisation(opt, spec)
     words = WordVectors.load(opt.glove)
-    folder = run_folder(opt)
+    folder = checked_run_folder(opt)
     print(f"data set {spec.root}; {len(words)} word vectors of {opt.glove}")
     if is_main():
         words.save(folder / GLOVE)

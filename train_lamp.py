@@ -12,7 +12,7 @@ def main() -> None:
     from models.lamp.lamp import LaMP, freeze_text
     from storage.generation import load_tokenizer
     from training.optimization import warmup_cosine
-    from training.runs import initial_qformer, is_main, run_folder, start_run, world_size
+    from training.runs import checked_run_folder, initial_qformer, is_main, start_run, world_size
     from training.stages.lamp import LaMPStage
     from training.trainer import Trainer
 
@@ -32,7 +32,7 @@ def main() -> None:
     freeze_text(model, opt.freeze_words, opt.text_layers)
     vars(opt).update(config.to_options())
     if is_main():
-        pieces.save(run_folder(opt))
+        pieces.save(checked_run_folder(opt))
     stage = LaMPStage(model, opt, pieces, val_set)
     steps = opt.total_iter or opt.max_epoch * max(1, len(train_set) // opt.batch_size)
     Trainer(stage, opt, train_set, warmup_cosine(opt.warm_up_iter, steps)).run()

@@ -14,7 +14,7 @@ def main() -> None:
     from evaluation.metrics import reconstruct_clips
     from models.vq.model import VQConfig, build_tokenizer
     from training.optimization import warmup_milestones
-    from training.runs import divide, is_main, run_folder, start_run, starting_normalisation
+    from training.runs import checked_run_folder, divide, is_main, start_run, starting_normalisation
     from training.stages.vq import VQStage
     from training.trainer import Trainer
 
@@ -27,7 +27,7 @@ def main() -> None:
     print(f"data set {spec.root}: {len(train_clips)} training clips, {len(windows)} windows; "
           f"{len(val_clips)} validation clips")
     if is_main():
-        normalisation.save(run_folder(opt) / "meta")
+        normalisation.save(checked_run_folder(opt) / "meta")
 
     model = build_tokenizer(VQConfig.from_options({**vars(opt), "dim_pose": spec.dim_pose}))
     clips = [clip[:whole_crop(len(clip)).length] for clip in val_clips]

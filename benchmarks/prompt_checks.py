@@ -175,7 +175,8 @@ def build_parser() -> Parser:
     parser.add_argument("--save", type=Path, metavar="DIR", help="write the motions to this folder, for --joints")
     parser.add_argument("--strips", type=Path, metavar="DIR", help="write a picture per prompt with a row per seed")
     parser.add_argument("--failures", type=Path, metavar="FILE.webp",
-                        help=f"draw a failed motion of each of the {FAILURES} groups that fail most, and print a table")
+                        help=f"draw one failed motion from each of the {FAILURES} groups with the lowest pass rates, "
+                             "and print a table")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all verdicts and measures as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -85,7 +85,7 @@ def ngram_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 def side_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Compute the left/right accuracy of captions.
 
-    A motion has a side if its references name that side and never the opposite one. ``sided`` counts the captions of
+    A motion has a side if its references name that side and never the opposite side. ``sided`` counts the captions of
     such motions that name a side. ``sides_right`` is the percentage of these captions that name only the correct side;
     it is omitted if there are none. A caption may count twice: for left/right and for the direction of a turn.
     """
@@ -114,7 +114,7 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: "Sequence[Pair]") -> str:
-    """Return the most frequent caption of ``pairs``, or the first of several."""
+    """Return the most frequent caption of ``pairs``. Ties are resolved by order."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 

@@ -153,7 +153,7 @@ def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str |
                     device: torch.device | str = "cpu") -> tuple[LoadedEvaluator | None, LampSpace | None]:
     """Load the evaluators named in an option value ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``.
 
-    Returns the evaluator, by default the one from ``find_evaluator``, and the LaMP model if named. Raises
+    Returns the evaluator, by default from ``find_evaluator``, and the LaMP model if named. Raises
     ``InputError`` for other values.
     """
     parts = names.split(",") if names is not None else []

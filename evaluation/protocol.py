@@ -98,7 +98,7 @@ class Row:
 
 @dataclass
 class _Generated:
-    """Motions of one row in one repeat, and embeddings of the finite ones."""
+    """Motions of one row in one repeat, and embeddings of the finite motions."""
 
     embeddings: np.ndarray  # (k, e)
     kept: np.ndarray        # (n,) bool, the k finite motions

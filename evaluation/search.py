@@ -86,7 +86,7 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return sizes and modification times of the files that a motion is read from."""
+    """Return sizes and modification times of the files from which a motion is read."""
     files = [path]
     if path.suffix.lower() == ".amc":
         with suppress(ValueError):  # files without a skeleton are skipped

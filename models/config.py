@@ -108,7 +108,7 @@ STEP_FRAMES = 4    # frames per movement vector: two convolutions with stride 2
 
 @dataclass(frozen=True)
 class EvaluatorConfig(Options):
-    """Sizes of an evaluator. The defaults are those of the published evaluator."""
+    """Sizes of an evaluator. The defaults are the sizes of the published evaluator."""
 
     dim_pose: int = 263
     dim_movement_enc_hidden: int = 512
@@ -127,7 +127,7 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # names
 
 @dataclass(frozen=True)
 class DecoderConfig(Options):
-    """Settings of the caption decoder. The defaults are those of the paper and of the published command."""
+    """Settings of the caption decoder. The defaults follow the paper and the published command."""
 
     decoder: DecoderKind = "gpt"
     num_layers: int = 12
@@ -149,7 +149,7 @@ class DecoderConfig(Options):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings of motion generation. The defaults are the published ones."""
+    """Sampling settings of motion generation. The defaults are the published settings."""
 
     time_steps: int = 10          # steps of iterative unmasking
     cond_scale: float = 4.0       # classifier-free guidance scale of the base layer; 1 disables guidance

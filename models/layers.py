@@ -45,8 +45,8 @@ def use_linear(kind: str) -> None:
 def choose_linear(setting: str = "auto") -> str:
     """Select the library for linear layers on the CPU and return its name.
 
-    ``setting`` is one of ``KINDS``, or ``auto`` for the faster one. The first measurement is stored in the user's cache
-    folder, so that later runs on the same kind of CPU use the same library.
+    ``setting`` is one of ``KINDS``, or ``auto`` for the faster library. The first measurement is stored in the user's
+    cache folder, so that later runs on the same kind of CPU use the same library.
     """
     kind = _remembered() if setting == "auto" else setting
     use_linear(kind)

@@ -326,7 +326,7 @@ class MotionCaptioner(MotionPrefix):
 
     @torch.no_grad()
     def write(self, motion: Tensor, m_lens: Tensor, writing: Writing | None = None) -> list[list[str]]:
-        """Generate ``writing.num_captions`` captions per motion. Beam search returns the most probable one first."""
+        """Generate ``writing.num_captions`` captions per motion. Beam search returns the best caption first."""
         writing = writing or Writing()
         prefix = self.prefix(motion, m_lens)
         if writing.top_p >= 1:

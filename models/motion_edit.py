@@ -60,7 +60,7 @@ class MotionEditor:
         """Regenerate ``parts`` of the tokens ``ids`` (n, q) and keep the others.
 
         A part that starts at the end of ``ids`` extends the motion. Parts are generated in the given order, each with
-        the previous ones as context. If all have the same text and the motion fits into a window, they are generated
+        the previous parts as context. If all have the same text and the motion fits into a window, they are generated
         together. Raises ``ValueError`` for empty or overlapping parts and for gaps after the end of ``ids``.
         """
         total = max([len(ids), *(part.stop for part in parts)])

@@ -104,7 +104,7 @@ class TextToMotion:
 
     Args:
         tokenizer: decodes tokens to normalised features.
-        denormalise: converts normalised features (..., d) to unnormalised ones.
+        denormalise: converts normalised to unnormalised features (..., d).
         transformer: generates base-layer tokens from text features.
         text: encodes texts to the features (b, c) that ``transformer`` was trained with.
         skeleton: skeleton of the motions.

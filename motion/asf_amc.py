@@ -46,8 +46,8 @@ class Asf:
 def find_asf(amc: Path) -> Path:
     """Find the skeleton file of a motion file (``01.asf`` for ``01_02.amc``) in its folder or the parent folder.
 
-    The name of the skeleton file is equal to that of the motion file or a prefix of it. If a folder has only one
-    skeleton file and its name is not a number, it is used too. Raises ``ValueError`` if there is none.
+    The name of the skeleton file must equal the name of the motion file or be a prefix of it. If a folder has only
+    one skeleton file and its name is not a number, any name fits. Raises ``ValueError`` if no file fits.
     """
     for folder in (amc.parent, amc.parent.parent):
         skeletons = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".asf")
@@ -157,7 +157,7 @@ class _AsfParser(_Lines):
                 self.bone_line(word, words[1:])
             elif section == ":hierarchy" and word not in ("begin", "end"):
                 children[words[0]] = [self.known(name) for name in words[1:]]
-        return Asf(self.path, self.hung(children), self.metres, self.degrees)
+        return Asf(self.path, self.ordered_bones(children), self.metres, self.degrees)
 
     def unit(self, word: str, values: list[str]) -> None:
         if word == "length":
@@ -219,7 +219,7 @@ class _AsfParser(_Lines):
             raise self.error(f"{name} is in the hierarchy but not in the bone data")
         return name
 
-    def hung(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
+    def ordered_bones(self, children: dict[str, list[str]]) -> dict[str, AsfBone]:
         """Set the parent of each bone and return all bones in depth-first order from the root, as in a BVH file."""
         ordered, waiting = {}, [ROOT]
         while waiting:

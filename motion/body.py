@@ -96,9 +96,9 @@ class Stance:
 def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     """Estimate the up axis of a recording.
 
-    A body that is upright along an axis other than y is either in other axes or lying. It is not lying if it travels
-    perpendicular to its length, or if the floor at 0 is below its feet rather than its back. Bodies that are upside
-    down throughout are not expected, except in a handstand.
+    If a body is upright along an axis other than y, the file has other axes or the body is lying. It is not lying if it
+    travels perpendicular to its length, or if the floor at 0 is below its feet rather than its back. Bodies that are
+    upside down throughout are not expected, except in a handstand.
     """
     shares = _upright_along(joints, skeleton).mean(0)
     up = _clearly_up(shares)

@@ -134,7 +134,7 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
     """Convert joints (T, J, 3) to a BVH in the same unit, with the names and T-pose of the skeleton's rig.
 
     Bones have their median length over the clip and the rig's rest direction. The angles between sibling bones are
-    those in the clip, so the joints of a rigid body are reproduced up to rounding errors. If bone lengths vary, bones
+    as in the clip, so the joints of a rigid body are reproduced up to rounding errors. If bone lengths vary, bones
     still point towards their joints.
 
     Raises ``ValueError`` for a wrong shape or for values that are not finite.

@@ -1,6 +1,6 @@
 """Convert joint positions to motion features and back.
 
-The representation is that of Guo et al. 2022, "Generating Diverse and Natural 3D Human Motions from Text". A motion of
+Features are defined as in Guo et al. 2022, "Generating Diverse and Natural 3D Human Motions from Text". A motion of
 T frames and J joints has T - 1 rows of 12 J - 1 features (263 for 22 joints, 251 for 21), in the unit of the joints.
 Speeds are per frame. The columns are, with their widths:
 

@@ -1,7 +1,7 @@
 """Foot joints, floor height, contact and stance detection, and foot locking.
 
 Foot locking stops standing feet from sliding and keeps bone lengths constant. Standing feet may be at any height.
-Joints are NumPy arrays (T, J, 3) in metres, y up. The foot joints of a leg are those from the ankle to the toe; F is
+Joints are NumPy arrays (T, J, 3) in metres, y up. The foot joints of a leg are its joints from ankle to toe; F is
 their number over both legs.
 """
 from dataclasses import dataclass

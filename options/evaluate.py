@@ -96,7 +96,7 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     add_data(parser)
     parser.add_argument("--name", default="M2T", help="name of the evaluation: eval/<name>.log and .json of the model")
     parser.add_argument("--resume_trans", default="m2t_demo",
-                        help="M2T model: a name, a folder, or a checkpoint in one")
+                        help="M2T model: a name, a folder, or a checkpoint file")
     parser.add_argument("--which_epoch", help="checkpoint to evaluate; default: the best one")
     parser.add_argument("--split", default="test", help="split of the data set")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="motions per batch")
@@ -114,7 +114,8 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     add_bert_score(scores)
     add_evaluator(scores)
     scores.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True,
-                        help="also score the most common caption and that of the nearest training motion")
+                        help="also score two baselines: the most common caption, and the caption of the nearest "
+                             "training motion")
     add_caption_tokenizer(parser)
     decoder = parser.add_argument_group("decoder", "Settings come from the model's opt.txt; differences are reported.")
     for key, kind in DECODER_FACTS.items():
@@ -150,7 +151,7 @@ def parse_search_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     add_up(query)
     among = parser.add_argument_group("search in")
     _add_gallery(among)
-    among.add_argument("--captions", help="file with one caption per line, to find those that describe --motion")
+    among.add_argument("--captions", help="file with one caption per line, to find captions that describe --motion")
     query.add_argument("--strict", action="store_true",
                        help="refuse a --text that is unlike the training texts or exceeds the text length limit")
     parser.add_argument("--top_k", type=positive_int, default=10, help="number of results")

@@ -36,7 +36,7 @@ def add_output(parser: argparse.ArgumentParser, ext: str) -> argparse._ArgumentG
     output.add_argument("--strip", nargs="?", const="png", choices=("png", "pdf", "svg"),
                         help="also write contact_sheet.png, eight poses per motion, or .pdf or .svg for papers")
     output.add_argument("--fps", type=bounded(float, 1, 60),
-                        help="frame rate of videos, with interpolated poses; default: that of the motion")
+                        help="frame rate of videos, with interpolated poses; default: frame rate of the motion")
     output.add_argument("--no_bvh", action="store_true", help="write no .bvh")
     output.add_argument("--glb", action="store_true", help="also write .glb, an animated figure for 3-D programs")
     output.add_argument("--foot_locking", choices=("ours", "published"), default="ours",
@@ -123,7 +123,7 @@ def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namesp
                         help="refuse prompts that are unlike the training texts or exceed the text length limit")
     parser.add_argument("--group_rows", type=positive_int,
                         help="maximum prompts per pass; default: 32 on CPUs with --cpu_linear onednn, else 1, so that "
-                             "a motion does not depend on the other prompts; 64 is faster for many on a GPU")
+                             "a motion does not depend on the other prompts; 64 is faster for many prompts on a GPU")
     opt = parser.parse_args(argv)
     if (opt.text_prompt is None) == (opt.text_path is None):
         raise InputError("give either --text_prompt or --text_path")
@@ -158,8 +158,8 @@ def add_control(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"^-\d|^-\.\d")
     control = parser.add_argument_group("control")
     control.add_argument("--constraints", type=Path, metavar="FILE.json",
-                         help="file of paths, waypoints, headings, joints, poses, ground heights and contacts: "
-                              "docs/control.md")
+                         help="file of paths, waypoints, headings, joints, poses, ground heights and contacts; "
+                              "see docs/control.md")
     control.add_argument("--path", type=_numbers(2, "1.5,2"), nargs="+", metavar="X,Z",
                          help="ground points to walk through, in metres; the motion starts at 0,0 facing +z, with +x "
                               "to the left")

@@ -139,7 +139,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text.add_argument("--freeze_words", action="store_true",
                       help="freeze BERT's word embeddings, so that words unseen in training keep their meaning")
     text.add_argument("--text_lr", type=non_negative, default=1.0, metavar="FACTOR",
-                      help="learning rate factor of the text encoder; a small one preserves BERT's language knowledge")
+                      help="learning rate factor of the text encoder; small values preserve BERT's language knowledge")
     text.add_argument("--text_layers", type=natural, metavar="N",
                       help="train only the last N layers of BERT and freeze its embeddings and the other layers")
     text.add_argument("--distill", type=non_negative, default=0.0, metavar="WEIGHT",

@@ -98,10 +98,10 @@ class BaseMesh:
 
     def cut(self, group: str = "body", keep: Callable[[np.ndarray], np.ndarray] | None = None, seen: bool = False,
             planes: Sequence[tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]] = ()) -> "Piece":
-        """Copy the faces of ``group`` whose centres ``keep`` accepts.
+        """Copy the faces of ``group`` with a centre that ``keep`` accepts.
 
         Faces are first split at ``planes``, each a (point, normal, condition). ``seen`` removes faces that are not
-        visible from outside, such as those of the mouth.
+        visible from outside, such as inside the mouth.
         """
         mesh = bmesh.new()
         corners = [mesh.verts.new(place) for place in self.places]

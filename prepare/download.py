@@ -202,7 +202,7 @@ MODELS = {
 def install_model(found: Path, published: PublishedModel, folder: Path) -> Path:
     """Install a download as ``folder/model/latest.tar`` and return this path. Writes ``opt.txt`` if it is missing.
 
-    ``found`` is a checkpoint, or an archive with exactly one. Raises ``InputError`` for any other file.
+    ``found`` is a checkpoint, or an archive with exactly one checkpoint. Raises ``InputError`` for any other file.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
         checkpoint = found
@@ -264,8 +264,8 @@ def download_archive(opt: argparse.Namespace) -> None:
     """Download the archive ``opt.what`` from ``opt.source`` and install its files."""
     published = ARCHIVES[opt.what]
     if opt.source is None:
-        raise InputError(f"no address is known for the {opt.what}: use the one in {published.address_in} as --source "
-                         "(share links of Google Drive work), or a local file")
+        raise InputError(f"no address is known for the {opt.what}: set --source to the address in "
+                         f"{published.address_in} (Google Drive share links work) or to a local file")
     folder = Path(published.folder.format(checkpoints=opt.checkpoints_dir, dataset=opt.dataset_name))
     folder.mkdir(parents=True, exist_ok=True)
     local = "://" not in opt.source

@@ -185,7 +185,7 @@ def main() -> None:
     add_common(parser)
     add_models(parser, lengths=False)
     parser.add_argument("--time_steps", type=positive_int,
-                        help="steps of iterative unmasking (default: that of the model)")
+                        help="steps of iterative unmasking (default: value of the model)")
     parser.add_argument("--out", type=Path, default=Path("onnx"), help="output folder")
     opt = parser.parse_args()
     if absent := [name for name in PACKAGES if find_spec(name) is None]:

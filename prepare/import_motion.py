@@ -117,7 +117,7 @@ def report(imported: Imported, out: Path) -> None:
     for name, reason in sorted(imported.refused.items()):
         print(f"not imported: {shown(name)}: {reason}")
     if twins := locked_twins(imported.clips):
-        print(f"{len(twins)} files are foot-locked copies of others, such as {shown(twins[0])}; keep one of each")
+        print(f"{len(twins)} files are foot-locked copies of other files, such as {shown(twins[0])}; keep one of each")
     if imported.refused:
         print(f"{len(imported.refused)} files not imported (listed in {out / NOT_IMPORTED})")
     seconds = sum(clip.end - clip.start for clip in imported.clips)

@@ -358,7 +358,7 @@ class _Ids:
         for clip in clips:
             owner = self.files.get(clip)
             if owner not in (None, file):
-                raise ValueError(f"its clip would have the same id {clip} as that of {owner}")
+                raise ValueError(f"its clip would have the same id {clip} as the clip of {owner}")
             twin = next((other for other in (twin_of(clip), clip[1:] if clip.startswith("M") else "")
                          if other in self.files), None)
             if twin:
@@ -370,7 +370,7 @@ class _Ids:
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
     """Write the clip sources and the refused files.
 
-    Clips that an earlier import made from the same files, but this one did not, are removed.
+    Removes clips that an earlier import made from the same files and that this import did not make.
     """
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]

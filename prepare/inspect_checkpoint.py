@@ -123,7 +123,7 @@ def _captioner(state: State) -> tuple[str, dict[str, Any], nn.Module]:
 
 
 def _text(width: int) -> str:
-    return f"text features of width {width}{', that of CLIP' if width == CLIP_WIDTH else ''}"
+    return f"text features of width {width}{', the width of CLIP' if width == CLIP_WIDTH else ''}"
 
 
 @dataclass(frozen=True)

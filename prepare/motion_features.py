@@ -225,8 +225,8 @@ def build_parser() -> Parser:
     parser.add_argument("--mirror", action="store_true",
                         help="also write a mirrored twin M<ID> of every clip to joints, texts and the split files")
     parser.add_argument("--reference", type=Path, metavar="JOINTS.npy",
-                        help="retarget all clips to the bones of this clip's first frame; by default t2m uses those of "
-                             "HumanML3D, and kit keeps the bones of each clip (its published body is clip 03950)")
+                        help="retarget all clips to the bones of this clip's first frame; by default, t2m uses the "
+                             "bones of HumanML3D, and kit keeps each clip's bones (its published body is clip 03950)")
     parser.add_argument("--published_yaw", action="store_true",
                         help="reproduce the published error in the yaw speed when a body turns past 180 degrees")
     parser.add_argument("--up", choices=UP_AXES, help="up axis of ROOT/joints (write --up=-y); default: estimated "

@@ -293,7 +293,7 @@ class Source:
     def with_options(self, inferred: Mapping[str, Any], guesses: Mapping[str, Any] | None = None) -> Self:
         """Return a copy with the options ``inferred``, which replace existing ones, and ``guesses`` for missing ones.
 
-        Raises ``InputError`` if an option has another type than the inferred one.
+        Raises ``InputError`` if an option and its inferred value have different types.
         """
         for key, value in inferred.items():
             if key in self.options and not fits(self.options[key], value):

@@ -92,7 +92,7 @@ def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path
 
 def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                    which: str | None = None) -> LoadedCaptioner:
-    """Load a captioning model of this project, or the released one, with its LaMP model."""
+    """Load a captioning model of this project, or the released model, with its LaMP model."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), (STATE_KEY,),
                                 released.with_m2t_options)
     if is_released := not source.is_complete and released.is_released_m2t(state):
@@ -211,8 +211,8 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
         raise InputError(f"{source} is not an evaluator: {error}") from error
     load_strictly(model, state, source.file)
     if model.config.dim_pose != spec.dim_pose:
-        raise InputError(f"{source} is for motions of {model.config.dim_pose} features, but those of {spec.name} have "
-                         f"{spec.dim_pose}")
+        raise InputError(f"{source} is for motions of {model.config.dim_pose} features, but motions of "
+                         f"{spec.name} have {spec.dim_pose}")
     own = source.folder / "meta"
     meta = own if own.is_dir() else source.folder.parent / PUBLISHED_META / "meta"
     normalisation = Normalisation.load(meta / "mean.npy", meta / "std.npy", spec.dim_pose, "train_evaluator.py")
@@ -227,7 +227,7 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
 
 def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator | None:
-    """Load the evaluator ``name``, by default the published evaluator or, if it is missing, the bundled one.
+    """Load the evaluator ``name``, by default the published evaluator or, if it is missing, the bundled evaluator.
 
     Returns None if ``name`` is "none" or there is no evaluator.
     """
@@ -240,7 +240,7 @@ def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | P
             try:
                 return load_evaluator(found, spec, checkpoints_dir, device)
             except InputError as error:
-                raise InputError(f"{error} (choose another one with --evaluator NAME, or none)") from error
+                raise InputError(f"{error} (choose another evaluator with --evaluator NAME, or none)") from error
     return None
 
 

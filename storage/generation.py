@@ -325,8 +325,8 @@ def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_
             source.one_of("condition", get_args(ConditionKind), PUBLISHED_CONDITION)
         text = load_text_encoder(source.options, spec, checkpoints_dir, device)
     if text.dim != width:
-        raise InputError(f"{source} reads text features of width {width}, but those of its text encoder have "
-                         f"width {text.dim}")
+        raise InputError(f"{source} reads text features of width {width}, but its text encoder has "
+                         f"features of width {text.dim}")
     return text
 
 
@@ -383,7 +383,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
 
 
 def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
-    """Combine the sampling settings of the models, using defaults for missing ones."""
+    """Combine the sampling settings of the models, using defaults for missing settings."""
     sampling = Sampling()
     for model, names in parts:
         if model is not None:
@@ -400,4 +400,4 @@ def _check_layers(residual: LoadedNetwork, tokenizer: LoadedTokenizer) -> None:
     config, vq = residual.model.config, tokenizer.model.config
     if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
         raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, but "
-                         f"the tokenizer {tokenizer.source} has {vq.num_quantizers} of {vq.nb_code}")
+                         f"the tokenizer {tokenizer.source} has {vq.num_quantizers} layers of {vq.nb_code}")

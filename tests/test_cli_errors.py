@@ -198,7 +198,7 @@ def test_models_that_do_not_belong_together_are_reported(fails: Fails, home: Pat
     make_tokenizer(home / "checkpoints" / "t2m" / "deeper", 263, num_quantizers=3)
     set_option("t2m", "vq_name", "deeper")
     assert ("t2m/res/model/latest.tar is for 2 layers of 16 codes, but the tokenizer checkpoints/t2m/deeper/model/"
-            "latest.tar has 3 of 16") in fails(gen_t2m.main, *PROMPT)
+            "latest.tar has 3 layers of 16") in fails(gen_t2m.main, *PROMPT)
     make_tokenizer(home / "checkpoints" / "t2m" / "flat", 263, num_quantizers=1)
     main, arguments = TRAINING["res"]
     assert "t2m/flat/model/latest.tar has a single token layer" in fails(main, *arguments, "--vq_name", "flat")

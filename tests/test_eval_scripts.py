@@ -156,7 +156,7 @@ def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable
     assert find_evaluator(None, spec, "checkpoints").source.folder.name == "text_mot_match"
     assert find_evaluator("none", spec, "checkpoints") is None
     shutil.rmtree("checkpoints/t2m/text_mot_match/meta")
-    with pytest.raises(InputError, match="mean.npy.*choose another one with --evaluator NAME"):
+    with pytest.raises(InputError, match="mean.npy.*choose another evaluator with --evaluator NAME"):
         find_evaluator(None, spec, "checkpoints")
 
 

@@ -219,7 +219,7 @@ def test_kit_trains_too(train: Callable[..., None]) -> None:
     train("new", "--dataset_name", "kit", "--data_root", kit)
     loaded = load_evaluator("new", dataset_spec("kit"), "checkpoints")
     assert loaded.model.config.dim_pose == 251
-    with pytest.raises(InputError, match="251 features, but those of t2m have 263"):
+    with pytest.raises(InputError, match="251 features, but motions of t2m have 263"):
         load_evaluator("checkpoints/kit/new", dataset_spec("t2m"), "checkpoints")
 
 
@@ -296,7 +296,7 @@ def test_a_wrong_file_is_refused_with_the_name_of_the_first_bad_tensor(spoil: Ca
 
 @pytest.mark.usefixtures("loaded")
 def test_an_evaluator_of_other_data_or_words_is_refused() -> None:
-    with pytest.raises(InputError, match="263 features, but those of kit have 251"):
+    with pytest.raises(InputError, match="263 features, but motions of kit have 251"):
         load_evaluator("checkpoints/t2m/text_mot_match", dataset_spec("kit"), "checkpoints")
     save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
     with pytest.raises(InputError, match="word vectors of width 8 .* width 5"):

@@ -264,7 +264,7 @@ def test_the_script_reports_what_it_found_and_draws_contact_sheets(source: Path,
     run_here(prepare.import_motion.main, source, tmp_path / "out", "--quiet", "--workers", 1, cwd=tmp_path)
     told = capsys.readouterr().out
     assert "2 clips of a Mixamo/LAFAN1 rig in m, y up" in told
-    assert "1 files are foot-locked copies of others, such as walk_ik.bvh" in told
+    assert "1 files are foot-locked copies of other files, such as walk_ik.bvh" in told
     assert "not imported: bad.bvh: line 1: expected HIERARCHY" in told
     assert f"3 clips, 0.1 minutes, written to {tmp_path / 'out' / 'joints'}" in told
     assert {path.name for path in (tmp_path / "out" / "contact_sheets").iterdir()} == {"all.png", "sub.png"}

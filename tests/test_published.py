@@ -216,7 +216,7 @@ def of(folder: Path, name: str) -> tuple[Path, Identity]:
 
 @pytest.mark.parametrize(("name", "what", "use"), [
     (RVQ, "tokenizer with 3 layers", "eval_t2m_vq.py"), ("vq", "tokenizer with one codebook", "eval_t2m_vq.py"),
-    (MOMASK, "masked transformer on text features of width 512, that of CLIP", "gen_t2m.py --name"),
+    (MOMASK, "masked transformer on text features of width 512, the width of CLIP", "gen_t2m.py --name"),
     (RESIDUAL, "residual transformer", "gen_t2m.py --res_name"),
     ("t2m", "masked transformer of LaMP", "gen_t2m.py --name"), ("h3d-qformer", "LaMP model", "eval_retrieval.py"),
     ("length_estimator", "length estimator", "gen_t2m.py --len_name"),

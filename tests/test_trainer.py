@@ -17,7 +17,7 @@ from models.vq.model import RVQVAE, VQConfig
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
 from training.optimization import StepMetrics, WeightAverage, warmup_milestones
-from training.runs import FIXED_OPTIONS, BatchLoader, EpochBatches, fits_in_memory, run_folder, settle_lamp
+from training.runs import FIXED_OPTIONS, BatchLoader, EpochBatches, checked_run_folder, fits_in_memory, settle_lamp
 from training.stages.tokens import MaskStage
 from training.stages.vq import VQStage
 from training.trainer import Trainer
@@ -171,11 +171,11 @@ def test_what_cannot_be_resumed_is_reported(home: Path) -> None:
 def test_a_run_does_not_go_on_as_another_model(home: Path) -> None:
     begun = dict.fromkeys(FIXED_OPTIONS, "first") | {"n_heads": 2, "vq_name": "007", "feat_bias": 5.0}
     Trainer(Pull(), options(total_iter=1, **begun), Numbers(4), always).run()
-    assert run_folder(options(is_continue=True, lr=0.5, **begun)).samefile(home)
+    assert checked_run_folder(options(is_continue=True, lr=0.5, **begun)).samefile(home)
     for key in begun:
-        assert run_folder(options(is_continue=False, **begun | {key: "other"})).samefile(home)
+        assert checked_run_folder(options(is_continue=False, **begun | {key: "other"})).samefile(home)
         with pytest.raises(InputError, match=rf"opt\.txt has {key} {begun[key]}, not other"):
-            run_folder(options(is_continue=True, **begun | {key: "other"}))
+            checked_run_folder(options(is_continue=True, **begun | {key: "other"}))
 
 
 def test_a_run_resumes_with_the_text_features_it_began_with(home: Path) -> None:

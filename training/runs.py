@@ -41,7 +41,7 @@ def latest_checkpoint(opt: argparse.Namespace) -> Path:
     return Path(opt.checkpoints_dir) / opt.dataset_name / opt.name / "model" / "latest.tar"
 
 
-def run_folder(opt: argparse.Namespace) -> Path:
+def checked_run_folder(opt: argparse.Namespace) -> Path:
     """Return the folder of a run, ``checkpoints/<dataset_name>/<name>``, and check that the run can be resumed.
 
     With --is_continue, raises ``InputError`` if there is no checkpoint or one of ``FIXED_OPTIONS`` has changed.
@@ -129,7 +129,7 @@ def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None 
     """Set ``opt.lamp_name`` if it is missing and needed: as in the resumed run, or else to ``default_lamp``."""
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
-    begun = read_options(run_folder(opt) / "opt.txt") if opt.is_continue else {}
+    begun = read_options(checked_run_folder(opt) / "opt.txt") if opt.is_continue else {}
     opt.lamp_name = begun.get("lamp_name") or default_lamp(spec, opt.checkpoints_dir, vq_name)
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from storage.checkpoint import find_source, load_checkpoint, load_strictly, read_state, save_checkpoint, write_options
 from training.optimization import GradientGuard, Meter, StepMetrics, WeightAverage, trainable
-from training.runs import BatchLoader, EpochBatches, is_main, make_accelerator, rank, run_folder, world_size
+from training.runs import BatchLoader, EpochBatches, checked_run_folder, is_main, make_accelerator, rank, world_size
 from utils import InputError
 from utils.files import run_lock
 from utils.runtime import peak_gib, random_state, set_random_state, stream_seed
@@ -136,7 +136,7 @@ class Trainer:
     def __init__(self, stage: Stage, opt: argparse.Namespace, dataset: Dataset, schedule: Callable[[int], float],
                  clip_norm: float | None = None) -> None:
         self.opt, self.clip_norm = opt, clip_norm
-        self.folder = run_folder(opt)
+        self.folder = checked_run_folder(opt)
         self.accelerator = make_accelerator(opt, stage.find_unused)
         device = self.accelerator.device
         weights = dataset.weights(opt.balance) if getattr(opt, "balance", 0) else None

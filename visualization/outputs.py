@@ -130,7 +130,7 @@ def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, cap
 
 def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
-    """Write joints to the first path of ``places`` and all other formats to the second one.
+    """Write joints to the first path of ``places`` and all other formats to the second path.
 
     Returns the paths relative to ``folder``, and the BVH if it was requested.
     """

@@ -142,7 +142,7 @@ class Closing:
 
 
 def _after_last(features: Tensor, metres: float) -> tuple[Tensor, Tensor]:
-    """Compute the turn (radians) and the displacement (2,) (metres) of one cycle of a loop."""
+    """Compute the turn in radians and the displacement (2,) in metres of one cycle of a loop."""
     root = root_motion(torch.cat([features, features[:1]]))
     return 2 * features[:, 0].sum(), metres * root.position[-1, [0, 2]]
 

@@ -99,7 +99,7 @@ def _load(qformer: QFormer, state: dict[str, Tensor], folder: Path) -> None:
                 raise InputError(f"{name} in {folder} is {tuple(source.shape)} instead of {tuple(target.shape)}")
             target.copy_(source)
         elif name not in new and name != _WORD_BIAS:
-            raise InputError(f"the weights in {folder} are not those of a BERT: no {name}")
+            raise InputError(f"the weights in {folder} do not belong to a BERT: no {name}")
     qformer.copy_text_to_query_feed_forward()
 
 

@@ -89,7 +89,7 @@ class LaMPConfig:
     def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> "LaMPConfig":
         """Create the settings from ``options`` and the settings ``vq`` of the tokenizer.
 
-        Missing sizes are the published ones. Options without ``published_behaviour`` belong to a released model.
+        Missing sizes get their published values. Options without ``published_behaviour`` belong to a released model.
         """
         return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
                    options.get("published_behaviour", True))
@@ -282,7 +282,7 @@ def _complete_state(model: LaMPFeatures, state: dict[str, Tensor], prefix: str, 
         names = f"{prefix}motion_encoder.{name}", f"{prefix}vq_model.{inner}.{name}"
         given = [state[key] for key in names if key in state]
         if len(given) == 2 and not torch.equal(given[0].to(given[1]), given[1]):
-            raise InputError("these LaMP weights have a separate motion encoder, as released ones do: "
+            raise InputError("these LaMP weights have a separate motion encoder, as released weights do: "
                              "load them with published_behaviour")
         if given:
             state[names[0]] = state[names[1]] = given[0]

@@ -104,7 +104,7 @@ class Pairs:
     mask: Tensor     # (b, t) bool, False at padding
     all_ids: Tensor  # (all, t') word pieces of the whole batch
     first: int       # index of the first local row in the whole batch
-    part: BatchSlice
+    batch_slice: BatchSlice
     excluded: tuple[Tensor | None, Tensor | None]  # (b, all) pairs to exclude from negatives, for texts and for motions
 
     @property
@@ -214,9 +214,9 @@ class LaMP(LaMPFeatures):
                                first: int = 0, excluded: Tensor | None = None) -> Tensor:
         """Compute the probabilities (b, n) of sampling each column as the negative of a row, from ``scores`` (b, n).
 
-        Row i and column ``first`` + i belong to the same pair. ``ids`` (b, t) are the texts of the rows, ``others``
-        (n, t) those of the columns, by default the same. Pairs in ``excluded`` (b, n), by default pairs of equal texts,
-        are never sampled, unless a row has no other candidate. Raises ``ValueError`` for a batch of one pair.
+        Row i and column ``first`` + i belong to the same pair. ``ids`` (b, t) are the texts of the rows, and ``others``
+        (n, t) the texts of the columns, by default the same. Pairs in ``excluded`` (b, n), by default pairs of equal
+        texts, are never sampled, unless a row has no other candidate. Raises ``ValueError`` for a batch of one pair.
         """
         rows, columns = scores.shape
         if columns < 2:
@@ -285,21 +285,21 @@ class LaMP(LaMPFeatures):
         return [{"params": groups[text, decays], "weight_decay": weight_decay if decays else 0.0, **rates.get(text, {})}
                 for text, decays in itertools.product((False, True), (True, False)) if (text, decays) in groups]
 
-    def _pairs(self, encoded: EncodedMotion, ids: Tensor, mask: Tensor, part: BatchSlice,
+    def _pairs(self, encoded: EncodedMotion, ids: Tensor, mask: Tensor, batch_slice: BatchSlice,
                also_true: AlsoTrue | None) -> Pairs:
-        all_ids, first = part.gather(ids, pad=True), part.rank * len(ids)
+        all_ids, first = batch_slice.gather(ids, pad=True), batch_slice.rank * len(ids)
         excluded = (None, None)
         if not self.config.published:
             same = same_caption(all_ids[first:first + len(ids)], all_ids)
             excluded = (same, same) if also_true is None else (same | also_true.text, same | also_true.motion)
-        return Pairs(encoded, self.motion_states(encoded), ids, mask, all_ids, first, part, excluded)
+        return Pairs(encoded, self.motion_states(encoded), ids, mask, all_ids, first, batch_slice, excluded)
 
-    def _scores(self, query: QueryPass, text: Tensor, part: BatchSlice) -> Scores:
+    def _scores(self, query: QueryPass, text: Tensor, batch_slice: BatchSlice) -> Scores:
         motions, texts = self.project_motion(query.hidden), self.project_text(text)
-        by_text = self.scaled(similarity(texts, part.gather_with_gradient(motions)))
-        if part.world_size == 1:
+        by_text = self.scaled(similarity(texts, batch_slice.gather_with_gradient(motions)))
+        if batch_slice.world_size == 1:
             return Scores(by_text, by_text.T, motions)
-        return Scores(by_text, self.scaled(similarity(part.gather_with_gradient(texts), motions)).T, motions)
+        return Scores(by_text, self.scaled(similarity(batch_slice.gather_with_gradient(texts), motions)).T, motions)
 
     def _mirrored_scores(self, query: Tensor, mirrored: MirroredNegatives) -> Tensor:
         """Compute the scaled similarity (b,) of each motion to its mirrored caption, -inf if it has none."""
@@ -310,15 +310,16 @@ class LaMP(LaMPFeatures):
 
     def _negatives(self, pairs: Pairs, scores: Scores, limit: int | None, generator: torch.Generator) -> Negatives:
         """Sample negatives for ``limit`` rows of the whole batch, evenly distributed over the processes."""
-        part, size, everyone = pairs.part, len(pairs.ids), len(pairs.all_ids)
+        batch_slice, size, everyone = pairs.batch_slice, len(pairs.ids), len(pairs.all_ids)
         rows = pairs.own - pairs.first
-        if limit is not None and part.total is not None:  # limit of this micro-batch
-            limit = limit * everyone // part.total
+        if limit is not None and batch_slice.total is not None:  # limit of this micro-batch
+            limit = limit * everyone // batch_slice.total
         if limit is not None and limit < everyone:
-            chosen = torch.arange(max(limit, part.world_size))  # on the CPU: boolean indexing would wait for the device
+            # On the CPU, because boolean indexing would wait for the device.
+            chosen = torch.arange(max(limit, batch_slice.world_size))
             chosen = chosen * everyone // len(chosen) - pairs.first
             rows = chosen[(chosen >= 0) & (chosen < size)].to(rows.device, non_blocking=True)
-        uniform = part.rand(generator, size, 2).to(rows.device, non_blocking=True)[rows]
+        uniform = batch_slice.rand(generator, size, 2).to(rows.device, non_blocking=True)[rows]
         own = pairs.all_ids[pairs.own]
         sampled = [sample_columns(self.negative_probabilities(way, own, pairs.all_ids, pairs.first, no)[rows], numbers)
                    for way, no, numbers in zip((scores.text, scores.motion), pairs.excluded, uniform.T, strict=True)]
@@ -331,13 +332,13 @@ class LaMP(LaMPFeatures):
         Processes exchange only motion latents, which are frozen, and word pieces. All later results are computed
         locally, with gradients.
         """
-        encoded, part = pairs.encoded, pairs.part
-        if part.world_size == 1:
+        encoded, batch_slice = pairs.encoded, pairs.batch_slice
+        if batch_slice.world_size == 1:
             return pairs.states, encoded.mask, pairs.ids, pairs.mask, negatives
-        latents = part.gather(encoded.latents)[negatives.motion]
+        latents = batch_slice.gather(encoded.latents)[negatives.motion]
         seen = None if encoded.mask is None else torch.cat(
-            [encoded.mask, part.gather(encoded.mask)[negatives.motion]])
-        mask = part.gather(pairs.mask, pad=True)
+            [encoded.mask, batch_slice.gather(encoded.mask)[negatives.motion]])
+        mask = batch_slice.gather(pairs.mask, pad=True)
         behind = len(pairs.ids) + torch.arange(len(negatives.motion), device=pairs.ids.device)
         return (torch.cat([pairs.states, self.motion_states(EncodedMotion(latents, None, None))]), seen,
                 torch.cat([pairs.all_ids[pairs.own], pairs.all_ids[negatives.text]]),
@@ -345,7 +346,7 @@ class LaMP(LaMPFeatures):
 
     def _weighted(self, pairs: Pairs, loss: Tensor, hits: Tensor, targets: Tensor) -> Objective:
         """Weight means over local ``targets`` (m,), so that the average over processes is the mean over all targets."""
-        weight = pairs.part.mean_weight(len(targets), loss.device)
+        weight = pairs.batch_slice.mean_weight(len(targets), loss.device)
         return Objective(weight * loss, weight * hits)
 
     def _with_dec(self, ids: Tensor) -> Tensor:

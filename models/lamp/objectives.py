@@ -13,7 +13,7 @@ DISTILLATION_TEMPERATURE = 0.1
 def similarity(text: Tensor, motion: Tensor) -> Tensor:
     """Compute the dot products (n, m) of ``text`` features (n, e) and ``motion`` features (m, e) or (m, queries, e).
 
-    If a motion has several query features, the most similar one is used.
+    If a motion has several query features, the most similar feature is used.
     """
     with torch.autocast(text.device.type, enabled=False):
         text, motion = text.float(), motion.float()

@@ -163,8 +163,8 @@ class MaskTransformer(Trunk):
                  padding_value: int = -1, group_rows: int | None = None, negative: Tensor | None = None) -> Generated:
         """Generate tokens for text features ``cond`` (b, c) by iterative unmasking (MaskGIT, section 3.3).
 
-        All tokens start masked. Each step samples all masked tokens, keeps the most probable ones and masks the others
-        again.
+        All tokens start masked. Each step samples all masked tokens, keeps the most probable tokens and masks the
+        others again.
 
         Args:
             token_lens: length of each sample in tokens, at least 1.
@@ -172,7 +172,7 @@ class MaskTransformer(Trunk):
                 with ``additive`` attention and no ``group_rows``.
             timesteps: number of steps.
             cond_scale: scale of classifier-free guidance; 1 disables it.
-            topk_filter_thres: fraction of the codes, the least probable ones, that are never sampled.
+            topk_filter_thres: fraction of the codes that are never sampled, starting with the least probable.
             gumbel: sample with the Gumbel-max trick instead of inverting the cumulative distribution.
             known: (b, n) tokens to keep, negative where tokens are generated (in-painting).
             padding_value: token id at padding.

@@ -120,7 +120,7 @@ class ResidualTransformer(Trunk):
         return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
 
     def draw_layers(self, count: int, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
-        """Sample the layers (count,) to train on, from 1 to q-1, lower ones more often."""
+        """Sample the layers (count,) to train on, from 1 to q-1, lower layers more often."""
         progress = batch_slice.rand(generator, count)
         return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
 

@@ -121,7 +121,7 @@ class Decoder(nn.Module):
     def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decode ``latent`` (b, output_emb_width, n). Frames beyond ``lengths`` (b,), in latents, are undefined.
 
-        With ``lengths``, padded latents are zeroed before every convolution, so they do not leak into valid ones.
+        With ``lengths``, padded latents are zeroed before every convolution, so they do not affect valid latents.
         Raises ``ValueError`` with group norm, whose statistics would include padding.
         """
         *inner, last = self.model

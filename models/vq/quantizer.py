@@ -52,7 +52,7 @@ class EmaQuantizer(nn.Module):
 
         Args:
             latent: vectors to quantize, n per clip for b clips.
-            temperature: if above 0, codes are sampled (see ``sample``); otherwise the nearest one is chosen.
+            temperature: if above 0, codes are sampled (see ``sample``); otherwise the nearest code is chosen.
             generator: random numbers for sampling and for replacing dead codes. It must have the same state in all
                 processes and micro-batches of a step. The default is torch's global generator.
             batch_slice: position of the local rows in the whole batch.
