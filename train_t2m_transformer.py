@@ -1,4 +1,4 @@
-"""Train the masked transformer, which predicts base-layer tokens from LaMP's text features (stage 3)."""
+"""Train the masked transformer, which predicts base-layer tokens from text features (stage 3)."""
 from options.train import parse_t2m_options
 from utils import script
 

@@ -227,7 +227,7 @@ def _steps_aside(joints: np.ndarray, sign: int) -> bool:
 
 
 def _sideways(joints: np.ndarray) -> float:
-    """Return the travel to the left in metres, relative to the heading at each step; 0 if it is less than forward."""
+    """Return the travel to the left in metres, relative to the heading at each step; 0 if forward travel is larger."""
     forward, left = travel(joints)
     return left if abs(left) >= abs(forward) else 0.0
 

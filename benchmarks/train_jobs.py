@@ -217,7 +217,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
-    """Build the pipeline of the ``bundled`` models, or a pipeline of ``published`` sizes.
+    """Load the pipeline of the ``bundled`` models, or build a random pipeline of ``published`` sizes.
 
     The latter has LaMP's masked transformer (8 layers, width 512) and Q-Former (12 layers, width 768), and MoMask's
     residual transformer (8 layers, width 384) and tokenizer.
@@ -235,7 +235,7 @@ def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
 
 
 def make_tokenizer(sizes: str, device: torch.device) -> HumanVQVAE | RVQVAE:
-    """Build the bundled tokenizer, or a tokenizer of MoMask's size: six codebooks of 512 codes, width 512."""
+    """Load the bundled tokenizer, or build a random one of MoMask's size: six codebooks of 512 codes, width 512."""
     if sizes == "bundled":
         return load_tokenizer("vq_demo", SPEC, CHECKPOINTS, device).model
     model = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))

@@ -290,4 +290,4 @@ def report_scores(scores: Mapping[str, float], out: str | Path | None) -> None:
         print(f"{SHOWN[key]:<10}{value:.4f}")
     if out:
         write_text(out, json.dumps(scores, indent=1) + "\n")
-        print(f"Wrote {out}")
+        print(f"wrote {out}")

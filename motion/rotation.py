@@ -1,4 +1,4 @@
-"""Rotations as quaternions (w, x, y, z), matrices and 6D vectors; and directions of bones.
+"""Rotations as quaternions (w, x, y, z), matrices and 6D vectors, and directions of bones.
 
 Matrices act on column vectors. The 6D form of a rotation is the first two columns of its matrix, concatenated (Zhou et
 al. 2019, "On the Continuity of Rotation Representations in Neural Networks"). In some rigs, a collar coincides with its

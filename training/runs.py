@@ -238,7 +238,10 @@ class DistributedSlice(BatchSlice):
 
 
 def batch_slice(first: int, rows: int, last: bool) -> BatchSlice:
-    """Create the slice of this process that begins at row ``first`` of a batch of ``rows`` rows."""
+    """Create the slice of this process that begins at row ``first`` of a batch of ``rows`` rows.
+
+    ``last`` marks the last micro-batch of a step.
+    """
     kind = DistributedSlice if world_size() > 1 else BatchSlice
     return kind(first, rows, last, rank(), world_size())
 
