@@ -6,10 +6,10 @@ import torch
 
 from data.language import word_class
 from evaluation import metrics
-from models.config import EvaluatorConfig
-from models.evaluator import FOOT_CONTACTS, Evaluator
+from models.evaluator import Evaluator
+from storage.released import evaluator_config
 from tests.golden.fill import fill_state_dict
-from tests.golden.manifest import Manifest, shapes_of, skipped
+from tests.golden.manifest import skipped, state_of
 from tests.golden.report import Report
 
 TOLERANCE = 1e-5
@@ -17,21 +17,10 @@ RELATIVE = 1e-4
 BATCH = 32  # default number of pairs that R-precision ranks
 
 
-def _config(manifest: Manifest) -> EvaluatorConfig:
-    shapes = shapes_of(manifest)
-    hidden, features, _ = shapes["movement_encoder:main.0.weight"]
-    text_hidden, word = shapes["text_encoder:input_emb.weight"]
-    return EvaluatorConfig(
-        dim_pose=features + FOOT_CONTACTS, dim_movement_enc_hidden=hidden,
-        dim_movement_latent=shapes["movement_encoder:out_net.weight"][0], dim_word=word,
-        dim_pos_ohot=shapes["text_encoder:pos_emb.weight"][1], dim_text_hidden=text_hidden,
-        dim_motion_hidden=shapes["motion_encoder:input_emb.weight"][0],
-        dim_coemb_hidden=shapes["motion_encoder:output_net.3.weight"][0])
-
-
 @torch.no_grad()
 def check_evaluator(report: Report) -> None:
-    model = Evaluator(_config(report.manifest)).eval()
+    state = {name.replace(":", "."): tensor for name, tensor in state_of(report.manifest).items()}
+    model = Evaluator(evaluator_config(state)).eval()
     for network in model.networks().values():
         fill_state_dict(network.state_dict(), skipped(report.manifest))
     report.parameters({f"{key}:{name}": tensor for key, state in model.checkpoint().items()

@@ -9,35 +9,28 @@ from torch.nn import functional as F
 from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, TEMP_INIT, LaMP, LaMPResult, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING, next_word_targets, same_caption, similarity, smoothed_cross_entropy
-from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
+from models.lamp.qformer import OPTION_PREFIX, POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import build_tokenizer
+from storage.released import HEAD_WIDTH, qformer_sizes
 from tests.golden.fill import fill
-from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of
+from tests.golden.manifest import Manifest, filled, setting, shapes_of, state_of
 from tests.golden.report import Report
 from tests.golden.vq import vq_config
 
 TOLERANCE = 1e-5
-HEAD_WIDTH = 64  # default: that of every BERT
 LOOSE_NAMES = (*TIED_NAMES, POSITION_IDS)
 
 
 def qformer_config(manifest: Manifest, prefix: str = "Qformer.") -> QFormerConfig:
     """Infer the sizes of the Q-Former under ``prefix``."""
-    shapes = shapes_of(manifest)
-    vocab, hidden = shapes[f"{prefix}bert.embeddings.word_embeddings.weight"]
-    layer = f"{prefix}bert.encoder.layer."
-    layers = len(indices(shapes, layer))
-    crossing = indices(shapes, layer, r"\.crossattention\.self\.key\.weight")
-    queries = shapes["query_tokens"][1] if "query_tokens" in shapes else setting(
-        manifest, "num_query_tokens", "num_query_token", "query_tokens", default=QFormerConfig.num_query_tokens)
-    return QFormerConfig(
-        hidden=hidden, layers=layers, heads=_heads(manifest, hidden), vocab=vocab,
-        intermediate=shapes[f"{layer}0.intermediate.dense.weight"][0],
-        max_positions=shapes[f"{prefix}bert.embeddings.position_embeddings.weight"][0],
-        encoder_width=shapes[f"{layer}0.crossattention.self.key.weight"][1],
-        cross_attention_freq=crossing[1] if len(crossing) > 1 else layers,
-        num_query_tokens=queries, layer_norm_eps=float(setting(manifest, "layer_norm_eps", default=1e-12)))
+    queries = setting(manifest, "num_query_tokens", "num_query_token", "query_tokens",
+                      default=QFormerConfig.num_query_tokens)
+    eps = setting(manifest, "layer_norm_eps", default=QFormerConfig.layer_norm_eps)
+    sizes = qformer_sizes(state_of(manifest, prefix, "Qformer.") | state_of(manifest, "query_tokens", "query_tokens"))
+    sizes = {name.removeprefix(OPTION_PREFIX): size for name, size in sizes.items()}
+    heads = _heads(manifest, sizes["hidden"])
+    return QFormerConfig(**{"num_query_tokens": queries, "layer_norm_eps": float(eps), "heads": heads} | sizes)
 
 
 def _heads(manifest: Manifest, hidden: int) -> int:
@@ -89,7 +82,7 @@ def _check_language_model(model: QFormer, ids: Tensor, mask: Tensor, query: Quer
 def check_lamp(report: Report) -> None:
     manifest = report.manifest
     motion, ids, mask = report.required("motion", "input_ids", "attention_mask")
-    vq = vq_config(manifest, "vq_model.vqvae.encoder.", "vq_model.vqvae.quantizer.codebook")
+    vq = vq_config(manifest, "vq_model.")
     config = LaMPConfig(qformer_config(manifest), vq, shapes_of(manifest)["text_proj.weight"][0], published=True)
     model = filled(LaMP(config, build_tokenizer(vq)), report, LOOSE_NAMES, gradients=True)
     initial = setting(manifest, "temp_init", default=TEMP_INIT)
@@ -173,7 +166,7 @@ def check_m2t_front(report: Report) -> None:
     manifest = report.manifest
     motion, = report.required("motion")
     config = MotionPrefixConfig(
-        qformer_config(manifest), vq_config(manifest, "motion_encoder.", None),
+        qformer_config(manifest), vq_config(manifest, "motion_encoder.", "encoder."),
         llm_width=shapes_of(manifest)["opt_proj.weight"][0])
     model = filled(MotionPrefix(config), report, LOOSE_NAMES)
     states = model.motion_states(motion)

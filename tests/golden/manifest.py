@@ -3,7 +3,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models.layers import pack_linears, packs
 from tests.golden.fill import fill_state_dict
@@ -19,6 +20,12 @@ def shapes_of(manifest: Manifest) -> Shapes:
     if "parameters" not in manifest:
         raise ValueError("the manifest lists no parameters")
     return {name: tuple(shape) for name, shape, *_ in manifest["parameters"]}
+
+
+def state_of(manifest: Manifest, prefix: str = "", new: str = "") -> dict[str, Tensor]:
+    """Return the parameters whose names start with ``prefix`` as tensors without values; ``new`` replaces it."""
+    return {new + name.removeprefix(prefix): torch.empty(shape, device="meta")
+            for name, shape in shapes_of(manifest).items() if name.startswith(prefix)}
 
 
 def indices(shapes: Shapes, before: str, after: str = r"\..*") -> list[int]:

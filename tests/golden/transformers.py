@@ -1,19 +1,18 @@
 """Parity checks of the token transformers and the length estimator."""
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.config import MaskTransformerConfig, ResidualTransformerConfig
-from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE, sample_generators, token_loss
-from storage.released import HEAD_WIDTH
+from storage.released import HEAD_WIDTH, length_estimator, residual_sizes, transformer_sizes
 from tests.golden.lamp import LOOSE_NAMES, qformer_config
-from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of
+from tests.golden.manifest import Manifest, filled, setting, state_of
 from tests.golden.report import Report
 
 TOLERANCE = 1e-5       # absolute, hidden states and logits
@@ -21,16 +20,11 @@ LOSS_TOLERANCE = 1e-6
 UNREGISTERED = ("token_embed_weight", "output_proj_weight", "output_proj_bias")
 
 
-def _sizes(manifest: Manifest) -> dict[str, Any]:
+def _sizes(manifest: Manifest, infer: Callable[[dict[str, Tensor]], dict[str, Any]]) -> dict[str, Any]:
     """Infer the sizes of the transformer, under our option names."""
-    shapes = shapes_of(manifest)
-    dim, code_dim = shapes["input_process.poseEmbedding.weight"]
-    return {
-        "code_dim": code_dim, "latent_dim": dim, "cond_dim": shapes["cond_emb.weight"][1],
-        "n_layers": len(indices(shapes, "seqTransEncoder.layers.")),
-        "ff_size": shapes["seqTransEncoder.layers.0.linear1.weight"][0],
-        "n_heads": setting(manifest, "heads", "n_heads", "num_heads", "nhead", default=max(1, dim // HEAD_WIDTH)),
-    }
+    sizes = infer(state_of(manifest))
+    heads = max(1, sizes["latent_dim"] // HEAD_WIDTH)
+    return sizes | {"n_heads": setting(manifest, "heads", "n_heads", "num_heads", "nhead", default=heads)}
 
 
 def _guided(report: Report, pattern: str) -> Iterator[tuple[str, float, re.Match]]:
@@ -93,8 +87,7 @@ def _check_generation(model: MaskTransformer, run: str, cond: Tensor, lens: Tens
 
 
 def _mask_config(manifest: Manifest, attention: str) -> MaskTransformerConfig:
-    codes = shapes_of(manifest)["token_emb.weight"][0] - 2  # without mask and padding
-    return MaskTransformerConfig(**_sizes(manifest), num_tokens=codes, attention=attention)
+    return MaskTransformerConfig(**_sizes(manifest, transformer_sizes), attention=attention)
 
 
 @torch.no_grad()
@@ -141,12 +134,9 @@ def check_momask(report: Report) -> None:
 
 
 def _residual_config(manifest: Manifest) -> ResidualTransformerConfig:
-    shapes = shapes_of(manifest)
-    tables = [shapes[name] for name in ("token_embed_weight_", "token_embed_weight") if name in shapes]
-    codes = tables[0][1] - 1 if tables else setting(manifest, "num_tokens", "codes", "nb_code", default=512)
-    shared = "token_embed_weight_" in shapes if tables else setting(manifest, "share_weight", default=False)
-    return ResidualTransformerConfig(**_sizes(manifest), num_tokens=codes, share_weight=shared, published=True,
-                                     num_quantizers=shapes["quant_emb.weight"][1])
+    told = {"num_tokens": setting(manifest, "num_tokens", "codes", "nb_code", default=512),
+            "share_weight": setting(manifest, "share_weight", default=False)}  # if the file has no tables
+    return ResidualTransformerConfig(**told | _sizes(manifest, residual_sizes), published=True)
 
 
 @torch.no_grad()
@@ -188,18 +178,12 @@ def _check_residual_logits(model: ResidualTransformer, codes: Tensor, cond: Tens
         report.close(name, guided.transpose(1, 2), _guided_tolerance(scale))
 
 
-def _widths(matrices: Sequence[tuple[int, ...]]) -> tuple[int, int, list[int]]:
-    """Return input, output and hidden widths of consecutive linear layers."""
-    return matrices[0][1], matrices[-1][0], [rows for rows, _ in matrices[:-1]]
-
-
 @torch.no_grad()
 def check_length_estimator(report: Report) -> None:
     manifest = report.manifest
-    shapes = shapes_of(manifest)
-    layers = [shapes[f"output.{layer}.weight"] for layer in indices(shapes, "output.", r"\.weight")]
-    inputs, classes, hidden = _widths([shape for shape in layers if len(shape) == 2])
-    slope = setting(manifest, "leaky_slope", "leaky", "negative_slope", default=0.2)
-    model = filled(LengthEstimator(inputs, classes, hidden, slope), report)
+    model = filled(length_estimator(state_of(manifest)), report)
+    for layer in model.modules():
+        if isinstance(layer, nn.LeakyReLU):
+            layer.negative_slope = setting(manifest, "leaky_slope", "leaky", "negative_slope", default=0.2)
     text, = report.required("text_emb")
     report.close("logits", model(text), TOLERANCE)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from models.vq.model import RVQVAE, HumanVQVAE, Reconstruction, VQConfig, tokenizer_loss
 from models.vq.quantizer import EmaQuantizer
-from tests.golden.manifest import Manifest, Shapes, filled, indices, setting, shapes_of
+from storage.released import tokenizer_sizes
+from tests.golden.manifest import Manifest, filled, indices, setting, shapes_of, state_of
 from tests.golden.report import Report
 
 TOLERANCE = 1e-5
@@ -15,39 +16,24 @@ MARGIN_TOLERANCE = 5e-3    # relative to the margin
 DISTANCE_ROUNDING = 5e-8   # relative to the squared lengths whose difference is a distance
 
 
-def vq_config(manifest: Manifest, encoder: str, codebook: str | None, num_quantizers: int = 1) -> VQConfig:
-    """Infer the settings of the tokenizer whose encoder is under ``encoder``, also in a manifest of several models.
-
-    Without a ``codebook``, the number of codes is the published one.
-    """
-    shapes = shapes_of(manifest)
-    width, dim_pose, _ = shapes[f"{encoder}model.0.weight"]
-    stages = indices(shapes, f"{encoder}model.", r"\.0\.weight")
-    blocks = indices(shapes, f"{encoder}model.2.1.model.", r"\.conv1\.weight")
-    latent = shapes[f"{encoder}model.{2 + len(stages)}.weight"][0]
-    kernel = shapes[f"{encoder}model.2.0.weight"][2] if stages else 4
-    return VQConfig(
-        dim_pose=dim_pose, code_dim=latent, output_emb_width=latent, down_t=len(stages), stride_t=kernel // 2,
-        width=width, depth=len(blocks), num_quantizers=num_quantizers,
-        nb_code=shapes[codebook][0] if codebook else VQConfig.nb_code,
-        dilation_growth_rate=setting(manifest, "dilation_growth_rate", "dilation_growth", default=3),
-        vq_act=setting(manifest, "activation", "vq_act", default="relu"),
-        vq_norm=_norm(manifest, shapes, f"{encoder}model.2.1.model.0.norm1"),
-        mu=setting(manifest, "mu", default=VQConfig.mu),
-        shared_codebook=setting(manifest, "shared_codebook", default=False))
-
-
-def _norm(manifest: Manifest, shapes: Shapes, name: str) -> str | None:
-    """Return the kind of normalisation layer. Parameters show whether there is one, settings which one."""
-    if f"{name}.weight" not in shapes:
-        return None
-    batch = f"{name}.running_mean" in shapes
-    return "BN" if batch else setting(manifest, "norm", "vq_norm", default="LN")
+def vq_config(manifest: Manifest, prefix: str = "", new: str = "", **more: int) -> VQConfig:
+    """Infer the settings of a tokenizer from the parameters under ``prefix``, which ``new`` replaces."""
+    state = state_of(manifest, prefix, new)
+    sizes = tokenizer_sizes(state)
+    inputs, = (tensor.shape[1] for name, tensor in state.items() if name.endswith("encoder.model.0.weight"))
+    batch_norm = any("encoder" in name and name.endswith("norm1.running_mean") for name in state)
+    norm = sizes.get("vq_norm", "BN" if batch_norm else setting(manifest, "norm", "vq_norm", default="LN"))
+    return VQConfig.from_options(sizes | {
+        "code_dim": sizes["output_emb_width"], "dim_pose": inputs, "vq_norm": norm,
+        "dilation_growth_rate": setting(manifest, "dilation_growth_rate", "dilation_growth", default=3),
+        "vq_act": setting(manifest, "activation", "vq_act", default="relu"),
+        "mu": setting(manifest, "mu", default=VQConfig.mu),
+        "shared_codebook": setting(manifest, "shared_codebook", default=False)} | more)
 
 
 @torch.no_grad()
 def check_human_vqvae(report: Report) -> None:
-    config = vq_config(report.manifest, "vqvae.encoder.", "vqvae.quantizer.codebook")
+    config = vq_config(report.manifest)
     model = filled(HumanVQVAE(config), report)
     motion, = report.required("motion")
     given, = report.tensors("decoder_ids")
@@ -69,7 +55,7 @@ def check_human_vqvae(report: Report) -> None:
 def check_rvqvae(report: Report) -> None:
     stored = len(indices(shapes_of(report.manifest), "quantizer.layers.", r"\.codebook"))
     layers = setting(report.manifest, "num_quantizers", default=stored)
-    config = vq_config(report.manifest, "encoder.", "quantizer.layers.0.codebook", layers)
+    config = vq_config(report.manifest, num_quantizers=layers)
     # A shared codebook is one tensor, listed under all of its names or only the first.
     model = filled(RVQVAE(config), report, (".codebook",) if config.shared_codebook else ())
     motion, = report.required("motion")
