@@ -15,7 +15,7 @@ from motion.features import joints_to_features
 from motion.skeleton import T2M
 from prepare.motion_features import FeatureJob, prepare_features
 from storage.evaluation import LoadedCaptioner, LoadedEvaluator, load_captioner, load_evaluator
-from tests.figures import raising, walking
+from tests.figures import raising
 from tests.toy import OPENMOTION, needs
 
 SHARD, SIDED = "joints_06.npz", 20  # with raised hands, waves and turns
@@ -33,18 +33,6 @@ def told(captioner: LoadedCaptioner, tmp_path: Path, joints: list[np.ndarray]) -
         np.save(tmp_path / f"{number}.npy", one[:196])
         clips.append(read_motion(tmp_path / f"{number}.npy", SPEC))
     return [captions[0] for captions in captioner.write(clips)]
-
-
-def test_it_is_small_and_stands_on_the_bundled_lamp(captioner: LoadedCaptioner) -> None:
-    files = [path for path in captioner.source.folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".safetensors", ".txt"}
-    assert sum(path.stat().st_size for path in files) <= 15e6
-    assert captioner.lamp.source.folder == captioner.source.folder.with_name("lamp_demo")
-
-
-def test_a_drawn_walk_is_captioned_as_a_walk(captioner: LoadedCaptioner, tmp_path: Path) -> None:
-    caption, = told(captioner, tmp_path, [walking(100, 1.0)])
-    assert any(word in caption for word in ("walk", "step", "stroll", "forward"))
 
 
 @needs(OPENMOTION)

@@ -15,62 +15,12 @@ from data.language import WORD_CLASSES, WordVectors, sentence_layout
 from data.text_motion import load_pairs
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
-from storage.checkpoint import load_checkpoint, save_checkpoint, save_weights, write_options
+from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
 from storage.evaluation import LoadedEvaluator, load_evaluator
 from tests.test_resume import assert_equal
-from tests.toy import TINY_EVALUATOR, make_dataset, make_glove, refusal, run_here, run_script
+from tests.toy import TINY_EVALUATOR, refusal, run_here, run_script
 from utils import InputError
 from utils.files import save_npy
-
-SMALL = EvaluatorConfig(dim_pose=23, dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_pos_ohot=15,
-                        dim_motion_hidden=14, dim_text_hidden=6, dim_coemb_hidden=9)
-
-
-@pytest.fixture
-def evaluator() -> Evaluator:
-    torch.manual_seed(0)
-    return Evaluator(SMALL).eval()
-
-
-@pytest.fixture
-def motion() -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([24, 40, 32, 40])
-    motion = torch.randn(4, 40, 23, generator=torch.Generator().manual_seed(1))
-    for row, length in zip(motion, lengths, strict=True):
-        row[length:] = 0
-    return motion, lengths
-
-
-@torch.no_grad()
-def test_motion_rows_come_out_in_input_order_whatever_stands_beside_them(evaluator, motion):
-    together = evaluator.encode_motion(*motion)
-    assert together.shape == (4, 9)
-    for row in range(4):
-        alone = evaluator.encode_motion(motion[0][row:row + 1], motion[1][row:row + 1])
-        torch.testing.assert_close(alone[0], together[row])
-
-
-@torch.no_grad()
-def test_only_the_steps_of_a_clip_count(evaluator, motion):
-    features, lengths = motion
-    changed = features.clone()
-    changed[0, 32:] += 1  # two steps behind the end of row 0, out of reach of its last convolutions
-    changed[..., -4:] += 1  # foot contacts
-    torch.testing.assert_close(evaluator.encode_motion(changed, lengths)[0], evaluator.encode_motion(*motion)[0])
-    changed[0, 23, 0] += 1
-    assert not torch.allclose(evaluator.encode_motion(changed, lengths)[0], evaluator.encode_motion(*motion)[0])
-
-
-def test_a_checkpoint_rebuilds_the_evaluator_and_reports_what_does_not_match(evaluator, motion):
-    checkpoint = evaluator.checkpoint() | {"epoch": 3, "opt_text_encoder": {}}
-    other = Evaluator(SMALL).eval()
-    other.load_checkpoint(checkpoint)
-    torch.testing.assert_close(other.encode_motion(*motion), evaluator.encode_motion(*motion))
-    renamed = {name.replace("gru", "rnn"): tensor for name, tensor in checkpoint["text_encoder"].items()}
-    with pytest.raises(RuntimeError, match="rnn"):
-        other.load_checkpoint(checkpoint | {"text_encoder": renamed})
-    with pytest.raises(KeyError, match="motion_encoder"):
-        other.load_checkpoint({key: checkpoint[key] for key in ("movement_encoder", "text_encoder")})
 
 
 def test_a_sentence_has_22_positions_with_the_vectors_and_classes_of_its_words():
@@ -105,20 +55,11 @@ def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
 FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a toy data set and word vectors."""
-    folder = tmp_path_factory.mktemp("data")
-    make_dataset(folder / "data")
-    make_glove(folder / "glove")
-    return folder
-
-
 @pytest.fixture
-def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def train(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Function that runs the training script in an empty folder with the data."""
     for name in ("data", "glove"):
-        (tmp_path / name).symlink_to(data / name)
+        (tmp_path / name).symlink_to(toy_folder / name)
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *flags: object) -> None:
@@ -129,7 +70,6 @@ def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 def latest(name: str) -> dict:
-    """Return the content of a run's latest checkpoint."""
     return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
 
 
@@ -189,11 +129,12 @@ def test_a_stopped_run_resumes_to_the_same_weights(train: Callable[..., None]) -
         assert_equal(parts[part], whole[part])
 
 
-def test_a_run_in_half_precision_can_be_packed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_half_precision_can_be_packed(toy_folder: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = ("--data_root", data / "data", "--glove", data / "glove", "--mixed_precision", "bf16")
+    flags = ("--data_root", toy_folder / "data", "--glove", toy_folder / "glove", "--mixed_precision", "bf16")
     run_script("train_evaluator.py", "--name", "new", *FLAGS, *flags, cwd=tmp_path)
-    spec = dataset_spec("t2m", data / "data")
+    spec = dataset_spec("t2m", toy_folder / "data")
     whole, pairs = load_evaluator("new", spec, "checkpoints"), load_pairs(spec, "val")
     run_here(prepare.bundle_model.main, "new", "--out", "packed", cwd=tmp_path)
     assert {path.relative_to("packed/t2m/new").as_posix() for path in Path("packed").rglob("*") if path.is_file()} == {
@@ -212,15 +153,6 @@ def test_a_checkpoint_without_its_settings_is_not_packed(tmp_path: Path) -> None
     line = refusal(prepare.bundle_model.main, "released", "--out", "packed", cwd=tmp_path)
     assert "does not contain its settings" in line
     assert not (tmp_path / "packed").exists()
-
-
-def test_kit_trains_too(train: Callable[..., None]) -> None:
-    kit = make_dataset(Path("kit"), "kit")
-    train("new", "--dataset_name", "kit", "--data_root", kit)
-    loaded = load_evaluator("new", dataset_spec("kit"), "checkpoints")
-    assert loaded.model.config.dim_pose == 251
-    with pytest.raises(InputError, match="251 features, but motions of t2m have 263"):
-        load_evaluator("checkpoints/kit/new", dataset_spec("t2m"), "checkpoints")
 
 
 SPEC = dataset_spec("t2m")
@@ -258,18 +190,6 @@ def caption(*words: str) -> list[str]:
     return [f"{word}/NOUN" for word in words]
 
 
-@pytest.mark.usefixtures("home")
-def test_the_published_layout_loads_and_runs_at_full_size() -> None:
-    model = publish(EvaluatorConfig())
-    loaded = load_evaluator("text_mot_match", SPEC, "checkpoints")
-    assert loaded.model.config == EvaluatorConfig() and not loaded.model.training
-    assert loaded.source.file == Path("checkpoints/t2m/text_mot_match/model/finest.tar")
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.model.state_dict()[name], tensor), name
-    assert loaded.motions(motions(40, 196)).shape == (2, 512)
-    assert loaded.texts([caption("a", "person"), caption("walk")]).shape == (2, 512)
-
-
 def reshape(network: str, name: str, *shape: int) -> Callable[[dict], None]:
     return lambda content: content[network].update({name: torch.zeros(shape)})
 
@@ -301,17 +221,3 @@ def test_an_evaluator_of_other_data_or_words_is_refused() -> None:
     save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
     with pytest.raises(InputError, match="word vectors of width 8 .* width 5"):
         load_evaluator("text_mot_match", SPEC, "checkpoints")
-
-
-def test_a_small_file_brings_its_own_normalisation_and_words(loaded: LoadedEvaluator) -> None:
-    folder = Path("checkpoints/t2m/small")
-    save_weights(folder / "model" / "finest.safetensors", loaded.model.state_dict())
-    save_npy(folder / "meta" / "mean.npy", loaded.normalisation.mean)
-    save_npy(folder / "meta" / "std.npy", loaded.normalisation.std)
-    save_npy(folder / "glove" / "our_vab_data.npy", np.stack([loaded.words.vector(word) for word in WORDS]))
-    (folder / "glove" / "our_vab_words.txt").write_text("".join(f"{word}\n" for word in WORDS))
-    for path in Path("glove").iterdir():
-        path.unlink()
-    small, clips, captions = load_evaluator("small", SPEC, "checkpoints"), motions(40, 80), [caption("a", "walk")]
-    np.testing.assert_allclose(small.motions(clips), loaded.motions(clips), atol=0.02)
-    np.testing.assert_allclose(small.texts(captions), loaded.texts(captions), atol=0.02)

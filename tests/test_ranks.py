@@ -2,6 +2,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,9 @@ def alone(folder: Path, line: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which every stage was trained by one process and by two processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    toy.make_dataset(folder / "data")
-    toy.make_bert(folder / "bert")
-    toy.make_glove(folder / "glove")
+    folder = shutil.copytree(toy_folder, tmp_path_factory.mktemp("ranks"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Dropout, "forward", nn.Dropout.forward)  # so that it comes back
         without_dropout()

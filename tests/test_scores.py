@@ -11,7 +11,6 @@ import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
-from scipy import linalg
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -36,19 +35,6 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_fid_of_a_shifted_set_is_the_squared_shift(rng):
-    embeddings, shift = rng.normal(size=(200, 16)), rng.normal(size=16)
-    assert metrics.fid(embeddings, embeddings + shift) == pytest.approx(np.square(shift).sum())
-
-
-def test_frechet_distance_is_that_of_the_matrix_root(rng):
-    sets = (rng.normal(size=(90, 12)) @ rng.normal(size=(12, 12)) for _ in range(2))
-    (mean_a, cov_a), (mean_b, cov_b) = (metrics.mean_and_covariance(embeddings) for embeddings in sets)
-    root = linalg.sqrtm(cov_a @ cov_b).real
-    expected = np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root)
-    assert metrics.frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected)
-
-
 def test_r_precision_compares_within_a_batch_only_and_leaves_the_rest_out(rng):
     embeddings = np.tile(rng.normal(size=(32, 8)), (2, 1))  # every motion occurs twice, but in different batches
     unfinished = np.concatenate([embeddings, rng.normal(size=(5, 8))])
@@ -67,7 +53,7 @@ def test_diversity_draws_more_pairs_from_more_samples(rows, pairs):
     assert metrics.diversity(embeddings, np.random.RandomState(3)) == pytest.approx(expected)
 
 
-def test_the_two_ways_differ_by_the_transpose():
+def test_the_two_ways_differ_by_the_transpose_and_equal_captions_are_hits():
     similarity = np.array([[2.0, 3, 0], [1, 4, 0], [0, 5, 1]])
     scores, flipped = retrieval.retrieval_scores(similarity), retrieval.retrieval_scores(similarity.T)
     assert retrieval.best_ranks(similarity, np.eye(3, dtype=bool)).tolist() == [2, 1, 2]
@@ -75,8 +61,6 @@ def test_the_two_ways_differ_by_the_transpose():
     assert [flipped[f"m2t_{name}"] for name in ("R1", "R2", "MedR")] == \
         [scores[f"t2m_{name}"] for name in ("R1", "R2", "MedR")]
 
-
-def test_any_sample_with_the_same_caption_is_a_hit():
     similarity = np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]])
     same = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
     assert retrieval.retrieval_scores(similarity)["t2m_R1"] == pytest.approx(100 / 3)
@@ -105,15 +89,11 @@ def test_protocols_come_out_of_one_call(rng):
     assert scores["all"]["t2m_R1"] == 0
     assert scores["threshold"]["t2m_R1"] == scores["threshold"]["m2t_R1"] == 100
 
-
-def test_captions_count_as_one_from_a_cosine_of_nine_tenths():
     similarity, rng = np.array([[0.0, 1.0], [1.0, 0.0]]), np.random.default_rng(0)
     for cosine, recall in ((0.91, 100), (0.89, 0)):
         sentences = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]])
         assert retrieval.retrieval_protocols(similarity, sentences, rng)["threshold"]["t2m_R1"] == recall
 
-
-def test_the_dissimilar_subset_has_one_of_every_kind(rng):
     kinds = np.arange(240) % 100
     scores = retrieval.retrieval_protocols(np.eye(100)[kinds] @ np.eye(100)[kinds].T, np.eye(100)[kinds], rng)
     assert scores["dissimilar"]["t2m_R1"] == 100  # otherwise two or three share the first place
@@ -127,7 +107,6 @@ DIRECTIONS = {LEFT: (1.0, 0.0, 0.0), RIGHT: (0.0, 1.0, 0.0), AHEAD: (0.0, 0.0, 1
 
 
 def directed(caption: str, rows: int) -> Pair:
-    """Return a clip with the direction of its caption as features in every row."""
     return Pair(caption, np.tile(np.float32(DIRECTIONS[caption]), (rows, 1)), (caption,))
 
 
@@ -140,13 +119,11 @@ def true_text(captions: list[str]) -> Tensor:
     return torch.tensor([DIRECTIONS[caption] for caption in captions])
 
 
-def test_features_that_fit_find_every_motion_and_every_side() -> None:
+def test_features_that_fit_find_every_side_and_a_similarity_that_is_no_number_is_named() -> None:
     scores = score([directed(LEFT, 40), directed(RIGHT, 43), directed(AHEAD, 60)], true_text)
     assert scores.retrieval["all"]["t2m_R1"] == scores.retrieval["all"]["m2t_R1"] == Estimate(100, 0, 20)
     assert (scores.sides, scores.sided) == (100, 2)
 
-
-def test_a_similarity_that_is_no_number_is_named() -> None:
     def text(captions: list[str]) -> Tensor:
         return torch.tensor([[torch.nan] * 3 if caption == AHEAD else DIRECTIONS[caption] for caption in captions])
 
@@ -301,7 +278,6 @@ CAPTIONS = ("a person walks", "somebody strolls", "one goes ahead")
 
 
 def motion_of(caption: str) -> np.ndarray:
-    """Return a motion that the captioner describes by this caption."""
     return np.full((40, 3), CAPTIONS.index(caption), np.float32)
 
 
@@ -310,7 +286,6 @@ def tell(motions: Sequence[np.ndarray]) -> list[list[str]]:
 
 
 def same_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the percentage of captions that are among their references."""
     return 100 * float(np.mean([caption in texts for caption, texts in zip(captions, references, strict=True)]))
 
 
@@ -318,32 +293,19 @@ CLIPS = [motion_of(CAPTIONS[0])] * 6
 ALIKE = [Pair(str(number), clip, CAPTIONS, frozenset(), ((),) * 3) for number, clip in enumerate(CLIPS)]
 
 
-def bert_score_of(seed: int = 0) -> LampBertScore:
-    return LampBertScore(ALIKE, CLIPS, tell, same_words, seed)
-
-
-def test_the_best_caption_of_a_motion_meets_its_own_prompt() -> None:
-    one, rows = bert_score_of(), {"right": Row({}), "wrong": Row({}), "other": Row({})}
+def test_the_best_caption_of_a_motion_meets_its_own_prompt_and_motions_that_are_not_finite_are_named() -> None:
+    one = LampBertScore(ALIKE, CLIPS, tell, same_words, 0)
+    rows = {name: Row({}, ["before"]) for name in ("right", "wrong", "some", "none", "other")}
 
     def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
         assert samples == one.samples
         right = [motion_of(sample.text) for sample in samples]
-        return {"right": right, "wrong": [(motion + 1) % 3 for motion in right]}
+        return {"right": right, "wrong": [(motion + 1) % 3 for motion in right],
+                "some": [np.full((40, 3), math.nan), *right[1:]], "none": [np.full((40, 3), math.inf)] * 6}
 
     one.add_generated(rows, generate)
-    assert (rows["right"].numbers[KEY].mean, rows["wrong"].numbers[KEY].mean) == (100, 0)
-    assert rows["other"] == Row({})
-
-
-def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
-    one, rows = bert_score_of(), {"some": Row({}, ["before"]), "none": Row({})}
-
-    def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
-        right = [motion_of(sample.text) for sample in samples]
-        return {"some": [np.full((40, 3), math.nan), *right[1:]], "none": [np.full((40, 3), math.inf)] * 6}
-
-    one.add_generated(rows, generate)
-    assert rows["some"].numbers[KEY].mean == 100
-    assert rows["some"].faults == ["before", f"0, {one.samples[0].text!r}, {KEY}"]
+    assert [rows[name].numbers[KEY].mean for name in ("right", "wrong", "some")] == [100, 0, 100]
     assert math.isnan(rows["none"].numbers[KEY].mean)
-    assert len(rows["none"].faults) == 6
+    assert rows["some"].faults == ["before", f"0, {one.samples[0].text!r}, {KEY}"]
+    assert len(rows["none"].faults) == 7
+    assert rows["other"] == Row({}, ["before"])

@@ -1,5 +1,6 @@
 """Motion search: nearest neighbours, and galleries that follow changes of their files."""
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,14 @@ from data.motion_files import MotionPart, motion_files, parts_of, prompt_of, rea
 from evaluation.search import encode_motions, nearest, open_gallery
 from storage.generation import LoadedLaMP, load_lamp
 from tests.figures import walking
-from tests.toy_models import make_models
 from utils import InputError
 
 SPEC = dataset_spec("t2m")
 
 
 @pytest.fixture(scope="module")
-def lamp(tmp_path_factory: pytest.TempPathFactory) -> LoadedLaMP:
-    return load_lamp("lamp", SPEC, make_models(tmp_path_factory.mktemp("models")))
+def lamp(toy_models: Path) -> LoadedLaMP:
+    return load_lamp("lamp", SPEC, toy_models)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def unit(*rows: list[float]) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_it_finds_what_a_full_sort_finds() -> None:
+def test_the_nearest_are_those_of_a_full_sort_and_long_motions_fall_into_like_parts() -> None:
     generator = np.random.default_rng(0)
     vectors = unit(*generator.normal(size=(500, 8)))
     groups = generator.integers(100, size=500)
@@ -46,8 +46,6 @@ def test_it_finds_what_a_full_sort_finds() -> None:
     best = list(dict.fromkeys(groups[order].tolist()))
     assert [int(groups[hit.row]) for hit in nearest(query, vectors, 10, groups)] == best[:10]
 
-
-def test_long_motions_fall_into_like_parts() -> None:
     parts = parts_of([np.zeros((frames, 1)) for frames in (4, 196, 197, 500)])
     assert parts[:4] == [MotionPart(0, 0, 4), MotionPart(1, 0, 196), MotionPart(2, 0, 98), MotionPart(2, 98, 197)]
     assert [part.end - part.start for part in parts[4:]] == [167, 166, 167]
@@ -94,11 +92,9 @@ def test_another_model_or_a_damaged_cache_encodes_all(gallery: Path, lamp: Loade
     assert capsys.readouterr().out.startswith("3 of 3")
     content = torch.load(lamp.source.file, weights_only=True)
     content["motion_qformer"]["motion_proj.bias"] += 1
-    other = tmp_path / "checkpoints" / "t2m"
-    other.parent.mkdir()
-    os.symlink(lamp.source.folder.parent, other)
-    torch.save(content, lamp.source.folder / "model" / "other.pt")
-    open_gallery(gallery, load_lamp("lamp", SPEC, other.parent, which="other"), SPEC, cache)
+    shutil.copytree(lamp.source.folder.parents[1], tmp_path / "checkpoints")
+    torch.save(content, tmp_path / "checkpoints" / "t2m" / "lamp" / "model" / "latest.tar")
+    open_gallery(gallery, load_lamp("lamp", SPEC, tmp_path / "checkpoints"), SPEC, cache)
     assert capsys.readouterr().out.startswith("3 of 3")
 
 

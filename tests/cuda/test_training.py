@@ -1,5 +1,6 @@
 """Training on CUDA: every stage in every mode, and data on the device."""
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
 from tests.test_ranks import STAGES
 from tests.test_trainer import windows
-from tests.toy import make_bert, make_dataset, make_glove
 from training.runs import BatchLoader, EpochBatches
 
 MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
@@ -25,12 +25,8 @@ def arguments(stage: str, run: str, steps: int = STEPS) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("cuda")
-    make_dataset(made / "data")
-    make_bert(made / "bert")
-    make_glove(made / "glove")
-    return made
+def folder(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(toy_folder, tmp_path_factory.mktemp("cuda"), dirs_exist_ok=True)
 
 
 def train(device: torch.device, folder: Path, stage: str, *given: str) -> None:
