@@ -1,7 +1,5 @@
 """Networks and losses of the text-motion evaluator (T2M, Guo et al. 2022)."""
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +54,6 @@ class Evaluator(nn.Module):
     def checkpoint(self) -> dict[str, dict[str, Tensor]]:
         """Return the state dicts of the three networks, with the layout of the published ``finest.tar``."""
         return {key: network.state_dict() for key, network in self.networks().items()}
-
-    def load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the state dicts of the three networks, ignoring other keys.
-
-        Raises ``KeyError`` for a missing network and ``RuntimeError`` for wrong parameter names or shapes.
-        """
-        for key, network in self.networks().items():
-            network.load_state_dict(checkpoint[key], strict=True)
 
 
 class MovementEncoder(nn.Module):
