@@ -8,7 +8,7 @@ import pytest
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING
 from storage.checkpoint import read_options
 from tests import toy
-from tests.test_options import PRESETS, STAGES, options
+from tests.test_commands import PRESETS, STAGES, options
 from tests.toy_clip import make_clip
 from tests.toy_models import make_evaluator
 
