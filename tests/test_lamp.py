@@ -1,19 +1,29 @@
-"""LaMP: objectives, attention masks, and published behaviour."""
+"""LaMP and its text encoders: objectives, attention masks, published behaviour, BERT's word pieces, and CLIP."""
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.lamp.bert import WordPieces, from_bert
 from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
+from models.transformers.mask_transformer import ClipText
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
+from tests.toy import make_bert
+from tests.toy_clip import LONGEST, VOCABULARY, make_clip
 from training.stages.lamp import LaMPStage, same_subject
 from utils import InputError
 from utils.runtime import sample_columns
@@ -92,18 +102,6 @@ def test_padding_of_texts_and_motions_changes_no_loss(model, batch):
     longer = model(motion[1:], ids[1:], mask[1:], m_lens[1:], generator=seeded())
     for name in OBJECTIVES:
         close(shorter.losses[name], longer.losses[name])
-
-
-def test_features_do_not_depend_on_the_rest_of_the_batch(model, batch):
-    motion, ids, mask, m_lens = batch
-    texts, motions = model.text_features(ids, mask), model.motion_features(motion, m_lens)
-    conditions = model.condition(ids, mask, "both")
-    for row in range(4):
-        words, frames = slice(0, int(mask[row].sum())), slice(0, int(m_lens[row]))
-        own = slice(row, row + 1)
-        close(model.text_features(ids[own, words], mask[own, words]), texts[own])
-        close(model.motion_features(motion[own, frames]), motions[own])
-        close(model.condition(ids[own, words], mask[own, words], "both"), conditions[own])
 
 
 def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[Tensor, Tensor]:
@@ -189,21 +187,6 @@ def test_bfloat16_autocast_gives_float32_losses_and_finite_gradients(batch):
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
         assert parameter.grad is not None or not parameter.requires_grad, name
-
-
-def test_training_learns_captions_motions_and_which_belong_together(batch):
-    torch.manual_seed(0)
-    _, ids, mask, m_lens = batch
-    model = LaMP(CONFIG, build_tokenizer(CONFIG.vq)).train()
-    encoded = EncodedMotion(2 * torch.randn(4, QUERIES, 8), torch.randint(8, (4, QUERIES)),
-                            torch.arange(QUERIES) < m_lens[:, None] // 4)
-    optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-2)
-    for _ in range(100):
-        optimizer.zero_grad()
-        model(encoded, ids, mask, objectives=["ptc", "lm", "gen"]).loss.backward()
-        optimizer.step()
-    learned = model.eval()(encoded, ids, mask, objectives=["ptc", "lm", "gen"]).accuracies
-    assert learned["ptc"] == 1 and learned["lm"] > 0.8 and learned["gen"] > 0.8
 
 
 def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model):
@@ -309,3 +292,131 @@ def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
     assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
     assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
     assert {"text_proj.weight", "query_tokens"} <= trained
+
+
+BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": 24, "vocab_size": 40}
+
+
+@pytest.fixture
+def texts() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 40, (3, 7), generator=generator)
+    mask = torch.arange(7) < torch.tensor([[7], [4], [5]])
+    return ids * mask, mask
+
+
+def library_bert(kind: type, folder: Path) -> torch.nn.Module:
+    torch.manual_seed(4)
+    bert = kind(transformers.BertConfig(**BERT)).eval()
+    for parameter in bert.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    bert.save_pretrained(folder)
+    return bert
+
+
+@torch.no_grad()
+def test_text_pass_is_the_library_bert_also_from_an_old_weight_file(tmp_path, texts):
+    bert = library_bert(transformers.BertModel, tmp_path)
+    ids, mask = texts
+    expected = bert(ids, attention_mask=mask.long()).last_hidden_state[mask]
+    close(from_bert(tmp_path, encoder_width=12, num_query_tokens=5).eval().text(ids, mask)[mask], expected)
+    old = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"):
+           value for name, value in bert.state_dict().items()}
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    close(from_bert(tmp_path).eval().text(ids, mask)[mask], expected)
+
+
+def test_start_says_what_is_wrong_with_a_folder(tmp_path):
+    library_bert(transformers.BertModel, tmp_path)
+    with pytest.raises(InputError, match="has 3 layers, fewer than the requested 9"):
+        from_bert(tmp_path, layers=9)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    for content, told in ((config | {"intermediate_size": 30}, r"is \(32, 16\) instead of \(30, 16\)"),
+                          (config | {"hidden_act": "relu"}, "only gelu"), ({}, "not the config of a BERT")):
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=told):
+            from_bert(tmp_path)
+    file.write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no model\.safetensors or pytorch_model\.bin"):
+        from_bert(tmp_path)
+
+
+TEXTS = ["A person walks FORWARD!", "someone turns left, then waves zyx", ""]
+
+
+@pytest.fixture
+def pieces(tmp_path) -> WordPieces:
+    return WordPieces(make_bert(tmp_path / "bert"))
+
+
+def test_word_pieces_are_those_of_the_library_and_a_model_keeps_its_own_copy(pieces, tmp_path):
+    library = transformers.BertTokenizer.from_pretrained(pieces.path.parent)
+    for length in (32, 6):
+        expected = library(TEXTS, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+        own = pieces.encode(TEXTS, length)
+        assert torch.equal(own.ids, expected["input_ids"])
+        assert torch.equal(own.mask.long(), expected["attention_mask"])
+
+    vocabulary = pieces.path.read_text().splitlines()
+    assert pieces.dec_id == len(vocabulary) == len(pieces) - 1
+    pieces.save(tmp_path / "model")
+    copy = WordPieces(tmp_path / "model")
+    assert torch.equal(copy.encode(TEXTS).ids, pieces.encode(TEXTS).ids)
+    assert pieces.decode([pieces.dec_id, *pieces.encode(["a person waves"]).ids[0].tolist()]) == "a person waves"
+
+
+pytest.importorskip("transformers", reason="CLIP text features need transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(folder, tmp_path / "clip")
+
+
+def test_features_are_the_projected_end_of_the_text(folder: Path) -> None:
+    clip = ClipText(folder)
+    features = clip(["walk", "walk a b"])
+    assert (clip.dim, features.shape, features.dtype) == (10, (2, 10), torch.float32)
+    assert not features.requires_grad
+    start, walk, end = (VOCABULARY.index(piece) for piece in ("<|startoftext|>", "walk</w>", "<|endoftext|>"))
+    states = clip.model.text_model(input_ids=torch.tensor([[start, walk, end]])).last_hidden_state
+    torch.testing.assert_close(features[0], clip.model.text_projection(states[0, 2]))
+    assert not torch.allclose(features[0], features[1], atol=0.01)
+    cut = " ".join(["walk"] * (LONGEST - 2))  # long texts are cut
+    torch.testing.assert_close(clip([f"{cut} a b c"]), clip([cut]))
+
+
+def test_a_fingerprint_tells_which_weights_lie_in_a_folder(damaged: Path) -> None:
+    state = load_file(damaged / "model.safetensors")
+    made = [ClipText(damaged).fingerprint for _ in range(2)]
+    save_file({name: 2 * tensor if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+              damaged / "model.safetensors", metadata={"format": "pt"})
+    assert made[0] == made[1] != ClipText(damaged).fingerprint
+
+
+def without_projection(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state.pop("text_projection.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("damage", "told"), [
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "cannot be loaded"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
+    (lambda folder: (folder / "vocab.json").unlink(), "has no tokenizer"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config"),
+    (without_projection, "no text_projection.weight")])
+def test_a_damaged_model_is_named(damaged: Path, damage: Callable[[Path], None], told: str) -> None:
+    damage(damaged)
+    with pytest.raises(InputError, match=told) as caught:
+        ClipText(damaged)
+    assert str(damaged) in str(caught.value) and "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ def test_sentences_are_kept_or_held_out_and_sides_are_filled_in() -> None:
     assert sentences("walk", "left") == sentences("walk", "right") == sentences("walk")
 
 
-def test_a_clip_gets_the_sentences_that_describe_it_and_a_stretch_becomes_a_pair(root: Path) -> None:
+def test_clips_and_stretches_get_their_sentences_and_are_balanced_by_family(root: Path) -> None:
     pairs = pairs_of(root)
     assert pairs[RAISING].sentences == tuple(sentences("raise-hand", "left"))
     assert pairs[RAISING].contents == {classes()["raise-hand", "left"]}
@@ -60,8 +60,6 @@ def test_a_clip_gets_the_sentences_that_describe_it_and_a_stretch_becomes_a_pair
     assert stretch.captions == () and stretch.sentences == tuple(sentences("stand"))
     assert stretch.start == pairs[WALKING].start + 10
 
-
-def test_pairs_are_balanced_by_the_family_of_their_clip_or_stretch(root: Path) -> None:
     pairs = [pairs_of(root)[name] for name in (WALKING, WALKING, f"stand_10_{WALKING}", RAISING)]
     assert [pair.family for pair in pairs] == ["walk", "walk", "stand", "raise"]
     weights = rarity_weights(pairs, 1.0)
@@ -139,13 +137,11 @@ def wordings(paraphraser: Paraphraser, caption: str, count: int = 200) -> set[st
     return {paraphraser(caption, generator) for _ in range(count)}
 
 
-def test_only_wordings_of_a_group_stand_for_each_other(tmp_path: Path) -> None:
+def test_only_wordings_of_a_group_change_and_doers_without_a_style(tmp_path: Path) -> None:
     paraphraser = Paraphraser(word_list(tmp_path, "# a note\nhops / jumps\n\nruns / is running\n"))
     made = {re.sub(r" at \w+$", "", text) for text in wordings(paraphraser, "he hops and runs")}
     assert made == {f"he {a} and {b}" for a in ("hops", "jumps") for b in ("runs", "is running")}
 
-
-def test_doers_change_but_for_those_that_tell_a_style(tmp_path: Path) -> None:
     paraphraser = Paraphraser(word_list(tmp_path, "hops / jumps\n"))
     plain = wordings(paraphraser, "a person hops")
     assert any(re.match(r"(?:a|the)(?: shy| tall)? (?:nurse|cook) ", text) for text in plain)

@@ -1,4 +1,4 @@
-"""Generation: bundled models, lengths, sampling settings and negative prompts."""
+"""Generation and editing: bundled and toy models, lengths, sampling, negative prompts, long motions, and ONNX."""
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,19 +12,25 @@ import gen_t2m
 from data.dataset import dataset_spec
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling
 from models.layers import can_pack, pack_linears
-from models.motion_edit import MotionEditor
+from models.motion_edit import CONTEXT, FADE, MotionEditor, next_window, splice
+from models.motion_edit import TimelinePart as Part
 from models.text_to_motion import LengthEstimator, Sample, TextToMotion, load
 from models.transformers.trunk import sample_generators
-from options.generate import parse_generate_options
-from options.train import parse_length_options, parse_res_options, parse_t2m_options
+from motion.bvh import read_bvh
+from motion.features import joints_to_features
+from motion.skeleton import T2M
+from options.generate import Section, parse_edit_options, parse_generate_options, section
+from prepare import export_onnx
 from storage import released
 from storage.checkpoint import Source
 from storage.generation import _own_sampling, load_text_to_motion
-from tests.toy import run_here
+from tests.browser import data_of
+from tests.figures import walking
+from tests.toy import WITHOUT_TORCH, run_here, run_script
+from tests.toy_models import make_models
 from utils import InputError
 from utils.runtime import listening
 
-OTHERS = [Sample(f"a person waves {count} times", seed, 40 + 8 * count) for count in range(1, 9) for seed in (1, 2)]
 VERBS = ["waves", "jumps", "kicks", "bows", "turns left", "walks on", "sits down", "claps", "squats", "leans back"]
 
 
@@ -48,7 +54,7 @@ def packed() -> TextToMotion:
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
-def test_eighty_prompts_have_the_same_tokens_alone_and_among_others(packed: TextToMotion) -> None:
+def test_same_prompt_same_motion_whatever_the_batch(packed: TextToMotion) -> None:
     samples = [Sample(f"a person {verb} {count} times", 10 * count + number, 4 * (2 + (count + number) % 9))
                for count in range(8) for number, verb in enumerate(VERBS)]
     quick = packed.sampling.changed({"time_steps": 3})
@@ -59,16 +65,6 @@ def test_eighty_prompts_have_the_same_tokens_alone_and_among_others(packed: Text
     for motion, tokens in zip(together, alone, strict=False):
         apart = packed.joints(motion) - packed.joints(packed.features_of([tokens])[0])
         assert np.abs(apart).max() < 1e-4
-
-
-def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> None:
-    sample = Sample("a person walks forward and turns left", 7, 100)
-    alone = pipeline.generate([sample])[0]
-    among = pipeline.generate([*OTHERS[:9], sample, *OTHERS[9:]])[9]
-    assert alone.shape == (100, 22, 3)
-    np.testing.assert_array_equal(alone, among)
-    other_seed = pipeline.generate([Sample(sample.text, 8, 100)])[0]
-    assert np.abs(alone - other_seed).max() > 0.01
 
 
 def test_the_bundled_models_raise_the_prompted_hand(pipeline: TextToMotion) -> None:
@@ -113,7 +109,6 @@ def test_steps_of_a_generation_are_reported_and_may_stop_it(pipeline: TextToMoti
 
 @torch.no_grad()
 def with_logits(*logits: float) -> LengthEstimator:
-    """Return an estimator with the same output for every text."""
     model = LengthEstimator(8, len(logits), (16, 8)).eval()
     model.output[-1].weight.zero_()
     model.output[-1].bias.copy_(torch.tensor(logits))
@@ -124,13 +119,11 @@ def texts(count: int) -> Tensor:
     return torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_an_empty_motion_is_never_chosen() -> None:
+def test_lengths_follow_the_distribution_and_are_never_zero() -> None:
     model = with_logits(50.0, 0.0, 1.0, 0.5)
     assert model.sample(texts(40), sample_generators(range(40))).min() >= 1
     assert model.expected(texts(2)).tolist() == [2, 2]
 
-
-def test_samples_follow_the_distribution_and_their_seeds() -> None:
     logits = (3.0, 0.0, 1.0, -1.0)
     model, count = with_logits(*logits), 3000
     drawn = model.sample(texts(count), sample_generators(range(count)))
@@ -175,15 +168,13 @@ def test_tokens_depend_on_it_only_where_there_is_guidance(toy_pipeline: TextToMo
     torch.testing.assert_close(toy_pipeline.tokens(samples[:1], AWAY)[0], away[0])
 
 
-class Part:
-    """A loaded model with a source only."""
-
+class Loaded:
     def __init__(self, options: dict[str, object], has_settings: bool = False) -> None:
         self.source = Source(Path("run"), options, Path("run/model/latest.tar"), has_settings)
 
 
-def own(dataset: str = "t2m", base: Part | None = None, residual: Part | None = None,
-        length: Part | None = None) -> Sampling:
+def own(dataset: str = "t2m", base: Loaded | None = None, residual: Loaded | None = None,
+        length: Loaded | None = None) -> Sampling:
     return _own_sampling(dataset_spec(dataset), (base, BASE_SAMPLING), (residual, RESIDUAL_SAMPLING),
                          (length, LENGTH_SAMPLING))
 
@@ -193,37 +184,28 @@ def bundled() -> TextToMotion:
     return load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "checkpoints")[0]
 
 
-def test_bundled_models_bring_the_sampling_that_suits_them(bundled: TextToMotion) -> None:
+def test_bundled_models_bring_their_sampling_and_flags_change_only_what_they_name(bundled: TextToMotion) -> None:
     assert bundled.sampling == Sampling(10, 4.0, 1.0, 0.9, True, res_cond_scale=2.0, res_temperature=0.1, length="mean")
 
-
-def test_each_model_states_its_part_alone() -> None:
-    sampling = own(base=Part({"cond_scale": 3, "res_cond_scale": 9.0}), residual=Part({"res_temperature": 0.5}))
-    assert (sampling.cond_scale, sampling.res_cond_scale, sampling.res_temperature) == (3, 5.0, 0.5)
-    for options, message in (({"cond_scale": "wide"}, "cond_scale cannot be 'wide'"),
-                             ({"length": "longest"}, "length 'longest' is not one of sample, mean")):
-        with pytest.raises(InputError, match=message):
-            own(base=Part(options))
-
-
-def test_the_gumbel_option_of_published_training_does_not_count_in_generation() -> None:
-    theirs, ours = {"gumbel_sample": False}, {"gumbel_sample": False, "time_steps": 10}
-    for options, expected in ((theirs, True), (ours, False)):
-        source = released.with_masked_options(Part({**options, "lamp_name": "lamp"}).source, {})
-        assert source.options.get("gumbel_sample", True) is expected
-
-
-def test_flags_change_only_what_they_name(bundled: TextToMotion) -> None:
     opt = parse_generate_options(["--text_prompt", "a", "--res_temperature", "0.7", "--no-gumbel_sample"])
     changed = bundled.sampling.changed(vars(opt))
     assert changed == Sampling(gumbel_sample=False, res_cond_scale=2.0, res_temperature=0.7, length="mean")
 
 
-def test_training_writes_sampling_into_the_options() -> None:
-    base = vars(parse_t2m_options(["--name", "a", "--vq_name", "vq", "--cond_scale", "2"]))
-    residual = vars(parse_res_options(["--name", "a", "--vq_name", "vq"]))
-    length = vars(parse_length_options(["--name", "a", "--length", "mean"]))
-    assert own(base=Part(base), residual=Part(residual), length=Part(length)) == Sampling(cond_scale=2.0, length="mean")
+def test_each_model_states_its_part_alone() -> None:
+    sampling = own(base=Loaded({"cond_scale": 3, "res_cond_scale": 9.0}), residual=Loaded({"res_temperature": 0.5}))
+    assert (sampling.cond_scale, sampling.res_cond_scale, sampling.res_temperature) == (3, 5.0, 0.5)
+    for options, message in (({"cond_scale": "wide"}, "cond_scale cannot be 'wide'"),
+                             ({"length": "longest"}, "length 'longest' is not one of sample, mean")):
+        with pytest.raises(InputError, match=message):
+            own(base=Loaded(options))
+
+
+def test_the_gumbel_option_of_published_training_does_not_count_in_generation() -> None:
+    theirs, ours = {"gumbel_sample": False}, {"gumbel_sample": False, "time_steps": 10}
+    for options, expected in ((theirs, True), (ours, False)):
+        source = released.with_masked_options(Loaded({**options, "lamp_name": "lamp"}).source, {})
+        assert source.options.get("gumbel_sample", True) is expected
 
 
 @pytest.mark.parametrize("more", [(), ("--loop",)], ids=["plain", "directed"])
@@ -242,3 +224,143 @@ def test_each_prompt_of_a_file_has_its_random_stream(toy_models: Path, tmp_path:
     assert np.abs(one - two).max() > 0.01
     assert np.abs(one - again).max() < 1e-4
     assert np.abs(two - alone).max() < 1e-4
+
+
+def test_prompts_become_joints_bvh_video_and_a_page_of_them_all(tmp_path: Path, capsys) -> None:
+    make_models(tmp_path / "checkpoints", "kit")
+    (tmp_path / "prompts.txt").write_text("# two prompts\n\na person walks forward#40\na person bows#23\n")
+    run_here(gen_t2m.main, "--dataset_name", "kit", "--gpu_id", -1, "--name", "t2m", "--res_name", "none", "--len_name",
+             "len", "--time_steps", 3, "--quiet", "--ext", "file", "--text_path", "prompts.txt", "--repeat_times", 2,
+             cwd=tmp_path)
+    out = tmp_path / "generation" / "file"
+    printed = capsys.readouterr().out
+    assert "t2m/latest (checkpoints/kit)" in printed
+    assert "base layer only" in printed
+    for number, frames in ((0, 40), (1, 20)):
+        for repeat in range(2):
+            stem = f"sample{number}_repeat{repeat}_len{frames}"
+            for suffix in ("", "_ik"):
+                joints = np.load(out / "joints" / str(number) / f"{stem}{suffix}.npy")
+                assert joints.shape == (frames, 21, 3) and joints.dtype == np.float32 and np.isfinite(joints).all()
+                bvh = read_bvh(out / "animation" / str(number) / f"{stem}{suffix}.bvh")
+                assert bvh.joints().shape[0] == frames
+                assert (out / "animation" / str(number) / f"{stem}{suffix}.mp4").stat().st_size > 1000
+    motions = data_of((out / "index.html").read_text())["motions"]
+    assert [motion["caption"] for motion in motions] == ["a person walks forward"] * 2 + ["a person bows"] * 2
+    listed = {out / path for motion in motions for paths in motion["files"].values() for path in paths}
+    told = {out / "joints" / file for file in ("0/sample0_repeat0_len40.txt", "1/sample1_repeat1_len20.txt")}
+    assert [path.read_text() for path in sorted(told)] == ["a person walks forward\n", "a person bows\n"]
+    written = {path for path in out.rglob("*") if path.is_file()}
+    assert listed == {path for path in written if path.suffix != ".txt"} - {out / "index.html"}
+
+
+WINDOW = 49
+QUICK = Sampling(time_steps=2)
+
+
+@pytest.fixture(scope="module")
+def editor(toy_models: Path) -> MotionEditor:
+    return MotionEditor(load_text_to_motion("t2m", None, dataset_spec("t2m"), toy_models, res_name="none")[0], WINDOW)
+
+
+@pytest.fixture(scope="module")
+def source() -> np.ndarray:
+    return joints_to_features(walking(122), T2M).numpy()  # 121 rows: 30 tokens and a frame
+
+
+def test_outside_of_a_part_or_before_an_extension_a_motion_stays_as_it_was(editor: MotionEditor,
+                                                                           source: np.ndarray) -> None:
+    edited = editor.edit_features(source, [Part(10, 20, "a person bows"), Part(25, 27, "a person bows")], 1, QUICK)
+    assert edited.shape == (120, 263)
+    outside = np.r_[0:40, 80:100, 108:120]
+    np.testing.assert_array_equal(edited[outside], source[outside])
+    assert np.abs(edited[55:65] - source[55:65]).max() > 0.01
+    longer = editor.edit_features(source, [Part(30, 70, "a person walks")], 1, QUICK)
+    assert longer.shape == (280, 263)
+    np.testing.assert_array_equal(longer[:120], source[:120])
+
+
+@pytest.mark.parametrize("parts", [[Part(4, 4, "a")], [Part(2, 8, "a"), Part(7, 9, "a")], [Part(33, 40, "a")]],
+                         ids=["empty", "overlap", "gap"])
+def test_parts_that_make_no_sense_are_refused(editor: MotionEditor, source: np.ndarray, parts: list[Part]) -> None:
+    with pytest.raises(ValueError, match="token"):
+        editor.edit(editor.encode(source), parts, 1, QUICK)
+
+
+@pytest.mark.parametrize(("total", "first", "stop"), [(80, 0, 80), (150, 60, 100), (200, 30, 170), (60, 55, 60)])
+def test_windows_fill_a_part_and_show_what_is_beside_it(total: int, first: int, stop: int) -> None:
+    unknown = torch.zeros(total, dtype=torch.bool)
+    unknown[first:stop] = True
+    part, begun = Part(first, stop, "a"), first
+    while unknown.any():
+        window = next_window(unknown, part, WINDOW)
+        assert window.first == begun
+        assert 0 < window.stop - window.start <= WINDOW
+        assert window.first - window.start >= min(CONTEXT, begun)
+        if window.last == stop:
+            assert window.stop - window.last >= min(CONTEXT, total - stop)
+        unknown[window.first:window.last] = False
+        begun = window.last
+    assert begun == stop
+
+
+def test_splicing_leaves_no_jump() -> None:
+    """Two adjacent constants are blended over the length of the fade."""
+    unknown = np.zeros(100, bool)
+    unknown[30:70] = True
+    spliced = splice(np.zeros((100, 1)), np.ones((100, 1)), unknown)[:, 0]
+    assert (spliced[~unknown] == 0).all() and (spliced[30 + FADE:70 - FADE] == 1).all()
+    assert np.abs(np.diff(spliced)).max() < 2 / FADE
+    grown = splice(np.zeros((30, 1)), np.ones((50, 1)), np.arange(50) >= 30)[:, 0]
+    assert (grown[:30] == 0).all() and grown[-1] == 1
+    assert np.abs(np.diff(grown)).max() < 2 / 6 + 0.1
+
+
+def test_sections_are_shares_or_tokens() -> None:
+    assert section("0.3,0.6").tokens(40) == (12, 24)
+    assert section("20,40").tokens(30) == (20, 40)
+    assert section("0.0,1.0") == Section(0.0, 1.0, True)
+    for wrong in ("20", "a,b", "0.6,0.3", "0.5,1.5", "-1,3"):
+        with pytest.raises(InputError, match="mask_edit_section"):
+            parse_edit_options(["--source_motion", "a.npy", "--text_prompt", "a", f"--mask_edit_section={wrong}"])
+    for wrong in ("0.3,0.301", "50,60"):
+        with pytest.raises(InputError, match="of a motion of 40 tokens"):
+            section(wrong).tokens(40)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in export_onnx.PACKAGES:
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("export")
+    make_models(folder / "checkpoints")
+    run_here(export_onnx.main, "--name", "t2m", "--res_name", "res", cwd=folder)
+    return folder
+
+
+def test_a_seed_gives_the_same_motion_without_torch(exported: Path) -> None:
+    text, frames, seed = "A person waves, with the left hand!", 66, 2**33 + 5
+    run_script("prepare/generate_onnx.py", "onnx", text, frames, "--seed", seed, "--out", "motion.npy", cwd=exported,
+               options=WITHOUT_TORCH)
+    made = np.load(exported / "motion.npy")
+    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
+    expected = pipeline.generate([Sample(text, seed, frames)])[0]
+    assert made.shape == expected.shape == (64, 22, 3)
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+    other = pipeline.generate([Sample(text, seed + 1, frames)])[0]
+    assert np.abs(made - other).max() > 1e-2
+
+
+def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(exported: Path) -> None:
+    from prepare.generate_onnx import Generator
+
+    sample = Sample("a person waves", 7, 64)
+    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
+    generator = Generator(exported / "onnx")
+    usual = pipeline.generate([sample])[0]
+    # The logits of toy models are nearly equal, so they decide over the noise only at a low temperature.
+    for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
+                {"topkr": 0.0}):
+        expected = pipeline.generate([sample], pipeline.sampling.changed(how))[0]
+        np.testing.assert_allclose(generator(sample.text, sample.m_len, sample.seed, **how), expected, atol=1e-4)
+        assert np.abs(expected - usual).max() > 1e-2, how

@@ -1,13 +1,23 @@
-"""The masked transformer: comparison with torch's layers, masks, corruption, generation."""
+"""The masked and the residual transformer: masks, corruption, generation, and the residual stage."""
+import argparse
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from models.config import ATTENTION_KINDS, MaskTransformerConfig
+from data.dataset import dataset_spec
+from data.text_motion import Pair, TextCrops, TextTokens
+from evaluation.metrics import codes_of, reconstruct_clips
+from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
 from models.transformers.mask_transformer import MaskTransformer
+from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import draw_uniform, padding_of, sample_generators, sample_tokens
+from storage.generation import load_tokenizer
+from training.stages.tokens import ResidualStage, TokenData, completes, tokenize_pairs
 
 K, COND = 64, 6
 SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_heads": 2, "n_layers": 2, "ff_size": 32}
@@ -111,22 +121,6 @@ def test_gradients_without_text_are_finite_at_initialisation_and_train_every_par
     assert all(parameter.any() for parameter in model.parameters())  # biases are no longer zero
 
 
-def test_it_learns_tokens_that_follow_from_the_text() -> None:
-    torch.manual_seed(0)
-    model = MaskTransformer(MaskTransformerConfig(**SIZES, dropout=0.0))
-    cond, ids, lens = texts(4), tokens(4, 8), torch.tensor([8, 6, 8, 5])
-    optimizer, masks = torch.optim.Adam(model.parameters(), 1e-2), stream()
-    rows = torch.arange(4).repeat(8)
-    for _ in range(200):
-        loss = model.loss(ids[rows], cond[rows], lens[rows], masks).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    made = model.eval().generate(cond, lens.tolist(), sample_generators(range(4)), cond_scale=2.0).ids
-    real = ~padding_of(lens, 8)
-    assert (made == ids)[real].float().mean() > 0.9 and (made[~real] == -1).all()
-
-
 LENS = [5, 12, 1, 9, 30, 7, 7, 22, 3, 16, 2, 11, 28, 4, 19, 6, 13]
 
 
@@ -148,33 +142,6 @@ def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, gro
         assert torch.equal(run([row])[0], together[row])
     backwards = run(list(reversed(range(len(LENS)))))
     assert all(torch.equal(a, b) for a, b in zip(together, reversed(backwards), strict=True))
-
-
-def test_each_step_masks_as_many_as_the_schedule_says_and_never_a_kept_token() -> None:
-    model, lens, timesteps = make(), torch.tensor([24, 7, 1, 15]), 8
-    result = model.generate(texts(4), lens.tolist(), sample_generators(range(4)), timesteps=timesteps)
-    masked = result.steps == model.mask_id
-    for step in range(timesteps):
-        ratio = math.cos(math.pi / 2 * step / (timesteps - 1))
-        assert masked[step].sum(1).tolist() == [max(1, round(ratio * length)) for length in lens.tolist()]
-    assert not (masked[1:] & ~masked[:-1]).any()
-    real = ~padding_of(lens, 24)
-    kept = real & ~masked[-1]
-    assert torch.equal(result.ids[kept], result.steps[-1][kept])
-    assert (result.steps[:, ~real] == model.pad_id).all() and (result.ids[~real] == -1).all()
-    assert ((result.ids >= 0) & (result.ids < K))[real].all()
-
-
-def test_the_least_certain_tokens_are_masked_again() -> None:
-    model, cond = make(), texts(1)
-    steps = model.generate(cond, [20], sample_generators([3]), timesteps=5, cond_scale=1).steps
-    masked = [step[0] == model.mask_id for step in steps]
-    replay = sample_generators([3])
-    logits = model(steps[0], cond).float()  # (1, 20, K)
-    drawn = sample_tokens(logits, 0.9, 1.0, True, noise(replay, [20], (1, 20, K)))
-    certainty = logits.softmax(-1).gather(-1, drawn[..., None])[0, :, 0]
-    again = masked[1]
-    assert certainty[again].max() <= certainty[~again].min()
 
 
 def test_known_tokens_stay_and_shape_the_rest() -> None:
@@ -233,3 +200,108 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     weight = model.output_process.poseFinal.weight.detach()
     classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]
     assert classes > 0.5 and 0.03 < weight.std() < 0.07  # similar codes have similar class weights
+
+
+Q = 5
+RESIDUAL_SIZES = SIZES | {"num_quantizers": Q}
+
+
+def make_residual(**changes: float) -> ResidualTransformer:
+    torch.manual_seed(0)
+    model = ResidualTransformer(ResidualTransformerConfig(**{**RESIDUAL_SIZES, **changes})).eval()
+    liven(model)
+    return model
+
+
+def layers_of_tokens(count: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(K, (count, length, Q), generator=stream(seed))
+
+
+def test_training_draws_every_layer_and_low_ones_more_often() -> None:
+    counts = torch.bincount(make_residual().draw_layers(4000, stream()), minlength=Q)
+    assert len(counts) == Q and counts[0] == 0 and (counts[1:] > 0).all()
+    assert counts[1] > counts[Q - 1]
+
+
+FEW_LENS = [5, 12, 1, 9, 30, 7]
+
+
+@pytest.mark.parametrize("group_rows", [None, 4])
+def test_same_sample_same_layers_whatever_the_batch(group_rows: int | None) -> None:
+    model, cond, base = make_residual(), texts(6), layers_of_tokens(6, 30)[..., 0]
+
+    def run(rows: list[int]) -> Tensor:
+        return model.generate(base[rows], cond[rows], [FEW_LENS[row] for row in rows],
+                              sample_generators([50 + row for row in rows]), group_rows=group_rows)
+
+    together = run(list(range(6)))
+    for row in range(6):
+        assert torch.equal(run([row])[0], together[row])
+
+
+@torch.no_grad()
+def test_pad_class_is_drawn_in_published_mode_only() -> None:
+    for published in (False, True):
+        model = make_residual(share_weight=False, published=published)
+        model.output_proj_bias[:, K] = 1e4
+        ids = model.generate(layers_of_tokens(1, 6)[..., 0], texts(1), [6], sample_generators([0]))
+        assert (ids[0, :, 1:] == -1).all() if published else (ids >= 0).all()
+
+
+def test_seeds_repeat_and_differ_and_known_tokens_stay() -> None:
+    model, base, cond = make_residual(), layers_of_tokens(1, 12)[..., 0].expand(3, -1), texts(1).expand(3, -1)
+    ids = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]))
+    assert torch.equal(ids[0], ids[2]) and not torch.equal(ids[0], ids[1])
+    known = torch.full((3, 12, Q), -1)
+    known[:, 2:5] = layers_of_tokens(3, 3, seed=4)
+    kept = model.generate(base, cond, [12] * 3, sample_generators([1, 2, 1]), known=known)
+    assert torch.equal(kept[:, 2:5, 1:], known[:, 2:5, 1:])
+    assert torch.equal(kept[..., 0], base)
+
+
+class Knowing:
+    def __init__(self, tokens: list[torch.Tensor]) -> None:
+        self.tokens = tokens
+
+    def generate(self, base: torch.Tensor, cond: torch.Tensor, lengths: list[int], streams: list[torch.Generator],
+                 group_rows: int, **_: float) -> torch.Tensor:
+        assert group_rows > 1
+        self.base, self.cond, self.draws = base, cond, [torch.rand(1, generator=one).item() for one in streams]
+        return pad_sequence([tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)], True, -1)
+
+
+def test_a_crop_that_is_encoded_alone_has_the_tokens_of_the_padded_crop(toy_models: Path) -> None:
+    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), toy_models)
+    clip = np.random.default_rng(0).normal(size=(96, 263)).astype(np.float32)
+    pairs, device = [Pair("0", clip, ("a caption",))], torch.device("cpu")
+    crops = TextCrops(pairs, tokenizer.normalisation, training=True, seed=1)
+    whole = TextTokens(pairs, tokenize_pairs(tokenizer, pairs, device), training=True, seed=1)
+    epoch = next(epoch for epoch in range(99) if (crops.set_epoch(epoch), crops.crop(0).length < 96)[1])
+    whole.set_epoch(epoch)
+    crop, item = crops.crop(0), crops[0]
+    stage = ResidualStage(torch.nn.Linear(1, 1), argparse.Namespace(cond_noise=0), {}, whole, tokenizer=tokenizer)
+    tokens = stage._encoded(item["motion"][None])[0]
+    alone = np.zeros((1, 196, 263), np.float32)
+    alone[0, :crop.length] = tokenizer.normalisation.apply(clip[crop.start:crop.start + crop.length])
+    assert torch.equal(tokens, codes_of(tokenizer.model, torch.from_numpy(alone))[0])
+    assert item["token_len"] == whole[0]["token_len"] == crop.length // 4
+    assert not torch.equal(tokens[:item["token_len"]], whole[0]["tokens"][:item["token_len"]])
+
+
+def test_in_training_the_layers_above_are_judged_on_top_of_the_true_base_layer(toy_models: Path) -> None:
+    tokenizer = load_tokenizer("vq", dataset_spec("t2m"), toy_models)
+    clips = [np.random.default_rng(rows).normal(size=(rows, 263)).astype(np.float32) for rows in (40, 96, 42)]
+    pairs = [Pair(str(row), clip, (f"caption {2 - row}",)) for row, clip in enumerate(clips)]
+    val_set = TextTokens(pairs, tokenize_pairs(tokenizer, pairs, torch.device("cpu")), training=False)
+    features, rows = torch.arange(3.0)[:, None], [2, 1]
+    model = Knowing([val_set[row]["tokens"] for row in rows])
+    opt = argparse.Namespace(seed=4)
+    make = completes(TokenData(dataset_spec("t2m"), tokenizer, val_set, val_set, {"val": features}), opt)
+    expected = reconstruct_clips(tokenizer.model, [clips[row] for row in rows], tokenizer.normalisation)
+    for motion, clip in zip(make(model, rows), expected, strict=True):
+        np.testing.assert_allclose(motion, clip, atol=1e-5)
+    assert torch.equal(model.base, torch.stack([val_set[row]["tokens"][:, 0] for row in rows]))
+    assert model.cond.flatten().tolist() == [0, 1]  # captions are numbered by their order
+    first = model.draws
+    make(model, rows)
+    assert model.draws == first and len(set(first)) == 2
