@@ -18,7 +18,8 @@ from storage.checkpoint import find_source, load_checkpoint, read_options, read_
 from tests.toy import ROOT, TINY_LAMP, TINY_LENGTH, TINY_M2T, TINY_T2M, TINY_VQ, make_bert, make_dataset, run_here
 from training.runs import inherit_settings
 
-STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")
+STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1",
+         "--num_quantizers", "1")
 
 
 def flags(data: Path, name: str) -> list[str]:
@@ -103,7 +104,6 @@ def latest(home: Path, name: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with all stages trained on toy data, and runs initialised from them on data with other statistics."""
     home = tmp_path_factory.mktemp("chain")
     data = ("--data_root", make_dataset(home / "data"))
     bert = make_bert(home / "bert")

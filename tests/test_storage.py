@@ -54,7 +54,7 @@ def test_cosine_falls_from_the_end_of_the_warm_up_to_its_floor() -> None:
     assert {step: factor(step) for step in expected} == pytest.approx(expected)
 
 
-def test_options_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_options_come_back_as_they_were_written_and_published_files_are_read(tmp_path: Path) -> None:
     options = {"lr": 0.0002, "weight_decay": 1e-05, "batch_size": 64, "is_train": True, "quiet": False, "gpu_id": -1,
                "data_root": "C: drive/a:b", "name": "007", "vq_name": "1e5", "ext": "", "huge": 1e20}
     checkpoint.write_options(tmp_path / "opt.txt", options)
@@ -63,8 +63,6 @@ def test_options_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (lines[0], lines[-1]) == (checkpoint.HEADER, checkpoint.FOOTER)
     assert lines[1:-1] == sorted(lines[1:-1])
 
-
-def test_published_option_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "opt.txt").write_text(
         "------------ Options -------------\nmilestones: [37500, 62500]\n\nvq_norm: None\nlr: 0.0002\nseed: 3407\n"
         "weight_decay: 1e-05\nshared_codebook: False\nnote: a: b\n-------------- End ----------------\n")
@@ -116,20 +114,27 @@ def test_a_checkpoint_of_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def put(folder: Path, *stems: str) -> Path:
-    """Write a model folder with empty files."""
     checkpoint.write_options(folder / "opt.txt", {"name": folder.name})
     for stem in stems:
         write_text(folder / "model" / stem, "")
     return folder
 
 
-def test_the_best_checkpoint_is_taken_before_the_latest(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_taken_and_scores_of_a_bundled_model_do_not_hide_it(tmp_path: Path) -> None:
     folder = put(tmp_path / "t2m" / "a", "latest.tar", "net_best_loss.tar", "net_best_acc.tar")
     assert checkpoint.find_source("a", "t2m", tmp_path).file.name == "net_best_acc.tar"
     put(folder, "net_best_fid.safetensors")
     for which, expected in ((None, "net_best_fid.safetensors"), ("latest", "latest.tar"), ("latest.tar", "latest.tar")):
         assert checkpoint.find_source("a", "t2m", tmp_path, which).file.name == expected
     assert checkpoint.find_source(str(folder), "kit", "elsewhere").options == {"name": "a"}
+
+    scores = tmp_path / "t2m" / "vq_demo" / "eval"
+    scores.mkdir(parents=True)
+    assert checkpoint.find_model_dir("vq_demo", "t2m", tmp_path) == checkpoint.PRETRAINED / "t2m" / "vq_demo"
+    (scores.parent / "model").mkdir()
+    assert checkpoint.find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent
+    (scores.parent / "model" / "latest.tar").touch()
+    assert checkpoint.find_model_dir(str(scores.parent / "model" / "latest.tar"), "t2m", tmp_path) == scores.parent
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -200,16 +205,6 @@ def test_text_features_are_others_under_other_settings_or_word_pieces(tmp_path: 
     assert made[0] == made[1] and len(set(made)) == 3
 
 
-def test_scores_of_a_bundled_model_do_not_hide_it(tmp_path: Path) -> None:
-    scores = tmp_path / "t2m" / "vq_demo" / "eval"
-    scores.mkdir(parents=True)
-    assert checkpoint.find_model_dir("vq_demo", "t2m", tmp_path) == checkpoint.PRETRAINED / "t2m" / "vq_demo"
-    (scores.parent / "model").mkdir()
-    assert checkpoint.find_model_dir("vq_demo", "t2m", tmp_path) == scores.parent
-    (scores.parent / "model" / "latest.tar").touch()
-    assert checkpoint.find_model_dir(str(scores.parent / "model" / "latest.tar"), "t2m", tmp_path) == scores.parent
-
-
 def test_names_of_wrapped_models_are_read(tmp_path: Path) -> None:
     weight = torch.randn(3, 2)
     for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
@@ -218,16 +213,6 @@ def test_names_of_wrapped_models_are_read(tmp_path: Path) -> None:
         model = nn.Linear(2, 3)
         checkpoint.load_strictly(model, checkpoint.read_state(tmp_path / "a.tar", ("net",)), tmp_path / "a.tar")
         assert torch.equal(model.weight, weight)
-
-
-def test_models_are_listed_by_name_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    bundled = checkpoint.PRETRAINED / "t2m" / "t2m_demo" / "model" / "net_best_loss.safetensors"
-    own = Path("checkpoints/t2m/mine/model/latest.tar")
-    elsewhere = tmp_path.parent / "more" / "t2m" / "other" / "model" / "finest.tar"
-    assert checkpoint.model_names([bundled, own]) == "t2m_demo/net_best_loss (bundled), mine/latest (checkpoints/t2m)"
-    assert checkpoint.model_names([own.absolute()]) == checkpoint.model_names([own])
-    assert checkpoint.model_names([elsewhere]) == f"other/finest ({elsewhere.parents[2]})"
 
 
 HOLD = """
