@@ -1,6 +1,5 @@
-"""BVH reading and writing, continuous Euler angles, bone maps, and files for game engines and robots."""
+"""BVH and ASF/AMC files, continuous Euler angles, bone maps, and files for game engines and robots."""
 import json
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,19 @@ from scipy.spatial.transform import Rotation
 
 from data.dataset import dataset_spec
 from motion import bvh_fit
-from motion.bvh import chained, euler_to_matrix, matrix_to_euler, parse_bvh, principal_euler, read_bvh
+from motion.asf_amc import find_asf
+from motion.bvh import chained, euler_to_matrix, matrix_to_euler, parse_bvh, read_bvh
 from motion.bvh_fit import T2M_RIG, bvh_to_joints, joints_to_bvh, rigid_joints
+from motion.recording import UNITS, normalised
 from motion.skeleton import T2M
 from prepare.bone_maps import PREFIXES, bone_map
-from prepare.motion_sources import read_amass
+from prepare.importing import ImportJob, import_motion
+from prepare.motion_sources import Reader, read_amass
 from tests import figures
+from tests.acclaim import amc_text, asf_text, motion, world
 from tests.figures import walking
 from tests.sample_motion import sample_motion
-from tests.toy import ROOT
+from tests.toy import ACCLAIM_SAMPLES, ROOT, needs
 from visualization.outputs import Formats, write_motion
 
 FPS = 20
@@ -46,17 +49,6 @@ def test_joints_come_back_from_the_file(name):
     np.testing.assert_allclose(through_file(joints), joints, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MOTIONS)
-def test_angles_are_the_nearest_ones_to_the_frame_before(name):
-    bvh = joints_to_bvh(MOTIONS[name], T2M, FPS)
-    angles = bvh.values[:, 3:].reshape(-1, 22, 3)
-    steps = np.diff(angles, axis=0)
-    assert np.abs(steps).max(initial=0) <= 180 + 1e-6
-    others = angles[1:] * [1, -1, 1] + 180 - angles[:-1]
-    others = (others + 180) % 360 - 180
-    assert ((steps**2).sum(-1) <= (others**2).sum(-1) + 1e-3).all()
-
-
 def test_bones_do_not_twist_about_themselves():
     """A raised arm rotates about one axis only, and the hand does not rotate."""
     bvh = joints_to_bvh(MOTIONS["arms up"], T2M, FPS)
@@ -70,7 +62,7 @@ def test_bones_do_not_twist_about_themselves():
         np.testing.assert_allclose(swing, 0, atol=1e-6)
 
 
-def test_file_has_the_names_order_channels_and_rest_pose_of_the_published_ones():
+def test_file_has_the_names_order_and_channels_of_the_published_ones():
     bvh = joints_to_bvh(MOTIONS["walk"], T2M, FPS)
     assert bvh.names == (
         "Hips", "LeftUpLeg", "LeftLeg", "LeftFoot", "LeftToe", "RightUpLeg", "RightLeg", "RightFoot", "RightToe",
@@ -81,14 +73,6 @@ def test_file_has_the_names_order_channels_and_rest_pose_of_the_published_ones()
     assert bvh.frame_time == 0.05
     assert "Frames: 80\nFrame Time: 0.050000\n" in bvh.text()
     assert {bvh.names[joint] for joint in bvh.end_sites} == {"LeftToe", "RightToe", "Head", "LeftHand", "RightHand"}
-    lengths = np.linalg.norm(bvh.offsets, axis=-1, keepdims=True)
-    published = lengths * T2M_RIG.rest / np.linalg.norm(T2M_RIG.rest, axis=-1, keepdims=True).clip(1e-9)
-    for parent in range(22):
-        children = [joint for joint, other in enumerate(T2M_RIG.parents) if other == parent]
-        if len(children) == 1:
-            np.testing.assert_allclose(bvh.offsets[children], published[children], atol=1e-6)
-        # The children of a joint keep their shape, rotated as close as possible to the published one.
-        np.testing.assert_allclose(np.cross(bvh.offsets[children], published[children]).sum(0), 0, atol=1e-6)
 
 
 def test_an_independent_reader_sees_the_same_joints(tmp_path):
@@ -157,14 +141,6 @@ def test_what_is_not_bvh_is_reported_with_file_and_line(tmp_path, wrong, right, 
         read_bvh(path)
 
 
-@pytest.mark.parametrize("order", ["".join(axes) for axes in permutations("xyz")])
-def test_angles_are_those_of_scipy_and_give_the_rotations_they_came_from(order):
-    random = Rotation.random(40, random_state=0)
-    np.testing.assert_allclose(principal_euler(random.as_matrix(), order), random.as_euler(order.upper(), degrees=True))
-    rotations = random.as_matrix().reshape(20, 2, 3, 3)
-    np.testing.assert_allclose(euler_to_matrix(matrix_to_euler(rotations, order), order), rotations, atol=1e-12)
-
-
 def test_angles_pass_through_the_pole_without_a_jump():
     """Rotations about the middle axis pass 90 degrees, where the other two angles are not unique."""
     angles = np.stack([np.full(25, 10.0), np.linspace(0, 360, 25), np.full(25, -20.0)], -1)[:, None]
@@ -180,16 +156,6 @@ MAPS = pytest.mark.parametrize("name", PREFIXES)
 @MAPS
 def test_the_file_is_what_the_script_makes(name: str) -> None:
     assert json.loads((ROOT / "assets" / name).read_text()) == bone_map(name)
-
-
-@MAPS
-def test_bones_are_ours_and_those_of_mixamo(name: str) -> None:
-    bones = bone_map(name)["bones"]
-    sources = [bone["SourceBoneName"] for bone in bones]
-    assert set(sources) == set(T2M_RIG.names) - {"LeftToe", "RightToe", "LeftHand", "RightHand"}
-    assert len(sources) == len(set(sources))
-    assert [bone["DestinationBoneName"] for bone in bones] == [PREFIXES[name] + source for source in sources]
-    assert [bone["SourceBoneName"] for bone in bones if bone["set_bone_position"]] == ["Hips"]
 
 
 JOINTS = bvh_fit.rigid_joints(walking(60, turn=1.0), T2M)
@@ -252,3 +218,114 @@ def test_a_loop_goes_on_before_its_start_and_after_its_end() -> None:
     np.testing.assert_array_equal(bvh_fit.on_cycle(period, T2M, 10, lambda joints: joints), period)
     roots = np.diff(longer[:, 0, [0, 2]], axis=0)
     assert np.linalg.norm(roots[[9, 49]], axis=-1).max() < 2 * np.linalg.norm(roots, axis=-1).mean()
+
+
+WALK = motion(30)
+LONG = motion(300)  # long enough for a clip
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "01.asf").write_text(asf_text())
+    (folder / "01_02.amc").write_text(amc_text(WALK))
+    return folder / "01_02.amc"
+
+
+def expected(ends: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the 22 joints (T, 22, 3) for the end points of the bones."""
+    joints = {"pelvis": ends["root"], "spine1": ends["lowerback"], "spine2": ends["upperback"],
+              "spine3": (ends["upperback"] + ends["thorax"]) / 2, "neck": ends["lowerneck"],
+              "head": (ends["upperneck"] + ends["head"]) / 2}
+    for side in ("left", "right"):
+        for joint, bone in (("hip", "hipjoint"), ("knee", "femur"), ("ankle", "tibia"), ("foot", "foot"),
+                            ("shoulder", "clavicle"), ("elbow", "humerus"), ("wrist", "radius")):
+            joints[f"{side}_{joint}"] = ends[f"{side[0]}{bone}"]
+        joints[f"{side}_collar"] = 0.6 * ends["thorax"] + 0.4 * ends[f"{side[0]}clavicle"]
+    return np.stack([joints[name] for name in T2M.joint_names], 1)
+
+
+def test_a_trial_is_imported_at_20_frames_a_second_in_metres(trial: Path) -> None:
+    trial.write_text(amc_text(LONG))
+    (clip,) = import_motion(ImportJob(trial.parent, trial.parent.parent / "out"), quiet=True).clips
+    assert (clip.rig, clip.unit, clip.up, clip.end) == ("CMU ASF/AMC", "cmu", "y", 2.5)
+    joints = np.load(trial.parent.parent / "out" / "joints" / "01_02.npy")
+    np.testing.assert_allclose(joints, normalised(UNITS["cmu"] * expected(world(LONG))[::6]), atol=1e-4)
+
+
+def variants() -> dict[str, tuple[str, str]]:
+    amc, asf = amc_text(WALK), asf_text()
+    radians = {name: np.concatenate([values[:, :3], np.radians(values[:, 3:])], 1) if name == "root" else
+               np.radians(values) for name, values in WALK.items()}
+    still = {name: values for name, values in WALK.items() if name not in ("head", "lowerneck", "lwrist")}
+    return {
+        "first frame 135": (asf, amc_text(WALK, first=135)),
+        "other order of bones": (asf, amc_text(dict(reversed(WALK.items())))),
+        "Windows, with blank lines": (asf.replace("\n", "\r\n"), "\ufeff" + amc.replace("\n", "\r\n\r\n")),
+        "comments": (asf.replace("  end\n", "  end # of a bone\n"), amc.replace("\n2\n", "\n# next\n2\n")),
+        "motion in radians": (asf, amc_text(radians, header=":RADIANS\n")),
+        "both in radians, the motion does not state it": (asf_text(radians=True), amc_text(radians, header="")),
+        "bones that do not move left out": (asf, amc_text(still)),
+    }
+
+
+@pytest.mark.parametrize("kind", variants())
+def test_files_may_be_written_in_other_ways(trial: Path, kind: str) -> None:
+    plain = Reader().read(trial).joints
+    asf, amc = variants()[kind]
+    trial.with_name("01.asf").write_text(asf, newline="")
+    trial.write_text(amc, newline="")
+    np.testing.assert_allclose(Reader().read(trial).joints, plain, atol=1e-3)
+
+
+def damaged() -> dict[str, tuple[str, str, str]]:
+    asf, amc = asf_text(), amc_text(WALK)
+    first = "ltibia " + amc.split("ltibia ")[1].split("\n")[0]
+    return {
+        "unknown bone": (asf, amc.replace("ltibia", "tail"), r"01_02.*line \d+: tail is not a bone of 01.asf"),
+        "too many values": (asf, amc.replace(first, first + " 1 2"), r"line \d+: expected 1 finite numbers"),
+        "a word": (asf, amc.replace(first, "ltibia much"), r"line \d+: not a number: 'much'"),
+        "missing in a frame": (asf, amc.replace("\n" + first, "", 1), r"ltibia is (missing|in 29)"),
+        "lost frames": (asf, amc.replace("\n7\n", "\n9\n"), r"line \d+: frame 9 follows frame 6"),
+        "no frames": (asf, ":DEGREES\n", "no frames"),
+        "binary": (asf, "\udcff\udcfe", "not a text file"),
+        "strange freedom": (asf.replace("dof rx\n", "dof l\n"), amc, r"01.asf, line \d+: degrees of freedom l"),
+        "bad direction": (asf.replace("direction 0.342", "direction x"), amc, r"01.asf, line \d+: .*not a number"),
+        "a bone nowhere": (asf.replace("lfemur ltibia\n", "lfemur\n"), amc, "ltibia is not in the hierarchy"),
+        "axis order": (asf.replace("20  XYZ", "20  XXZ"), amc, "XXZ is not an order of axes"),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged())
+def test_what_is_wrong_is_named_with_file_and_line(trial: Path, kind: str) -> None:
+    asf, amc, reason = damaged()[kind]
+    trial.with_name("01.asf").write_text(asf)
+    trial.write_text(amc, errors="surrogateescape")
+    with pytest.raises(ValueError, match=reason):
+        Reader().read(trial)
+
+
+def test_the_skeleton_is_the_subjects_in_the_same_folder_or_the_one_above(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    trial = tmp_path / "trials" / "01_02.amc"
+    with pytest.raises(ValueError, match="no skeleton file found: put 01.asf next to it"):
+        find_asf(trial)
+    for path in ("1.asf", "011.asf", "trials/02.asf"):
+        (tmp_path / path).write_text("")
+    with pytest.raises(ValueError, match="no skeleton file found"):
+        find_asf(trial)
+    for path in ("01.ASF", "trials/01.asf", "trials/01_02.asf"):
+        (tmp_path / path).write_text("")
+        assert find_asf(trial) == tmp_path / path
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "body.asf").write_text("")
+    assert find_asf(tmp_path / "one" / "walk.amc") == tmp_path / "one" / "body.asf"
+
+
+@needs(ACCLAIM_SAMPLES)
+@pytest.mark.parametrize("path", sorted(ACCLAIM_SAMPLES.glob("*.amc")), ids=lambda path: path.stem)
+def test_cmu_trials_give_their_reference_joints(path: Path) -> None:
+    recording = Reader(keep_t_pose=True).read(path)
+    reference = np.load(ACCLAIM_SAMPLES / "joints_20fps.npz")[path.stem]
+    np.testing.assert_allclose(recording.joints * recording.unit, reference, atol=1e-5)

@@ -1,56 +1,37 @@
-"""Features, rotations, and joints that coincide with their parents: round trips, invariances and SciPy."""
+"""Features, rotations, coincident joints and foot locking: round trips, invariances and SciPy."""
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
 from motion import rotation
-from motion.bvh_fit import bvh_to_joints, joints_to_bvh
+from motion.body import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
+from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.features import (
-    feature_groups,
     features_to_joints,
     features_to_joints_from_rotations,
-    gaussian_smooth,
     joints_to_features,
     process,
     time_warp,
 )
-from motion.rotation import bone_directions, cont6d_to_matrix
-from motion.skeleton import KIT, SKELETONS, T2M, Skeleton, mirror, pose_offsets
+from motion.foot import (
+    foot_joints,
+    legs_of,
+    lock_feet,
+    lock_feet_published,
+    per_foot_joint,
+    solve_legs,
+    standing,
+    still_steps,
+)
+from motion.skeleton import KIT, SKELETONS, T2M, pose_offsets
+from tests import figures
 from tests.figures import figure, walking
-from tests.sample_motion import sample_lengths, sample_motion, turned
-
-SEEDS = range(4)
-BOTH = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS.keys())
-
-
-def _offsets(skeleton: Skeleton) -> np.ndarray:
-    return np.float32(skeleton.raw_offsets) * sample_lengths(skeleton)[:, None]
-
-
-def _size(skeleton: Skeleton) -> float:
-    return float(sample_lengths(skeleton).max())
+from tests.sample_motion import sample_motion
 
 
 def _close(actual: torch.Tensor, expected: torch.Tensor | np.ndarray, atol: float) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
-
-
-@BOTH
-@pytest.mark.parametrize("seed", SEEDS)
-def test_features_give_the_joints_back(skeleton: Skeleton, seed: int):
-    stages = process(sample_motion(skeleton, seed=seed), skeleton, _offsets(skeleton))
-    joints = features_to_joints(stages.features, skeleton)
-    _close(joints, stages.positions[:-1], atol=1e-5 * _size(skeleton))
-
-
-@BOTH
-def test_place_and_heading_do_not_matter(skeleton: Skeleton):
-    joints = sample_motion(skeleton)
-    moved = turned(joints, 2.0) + np.float32([3, -1, 2]) * _size(skeleton)
-    features = joints_to_features(joints, skeleton, _offsets(skeleton))
-    _close(joints_to_features(moved, skeleton, _offsets(skeleton)), features, atol=1e-4 * max(1, _size(skeleton)))
 
 
 def test_without_a_reference_body_a_clip_keeps_its_own_bones():
@@ -59,37 +40,6 @@ def test_without_a_reference_body_a_clip_keeps_its_own_bones():
     _close(pose_offsets(process(joints, KIT).positions[5], KIT), pose_offsets(joints[5], KIT), atol=1e-3)
     with pytest.raises(ValueError, match="target_offsets"):
         features_to_joints_from_rotations(torch.zeros(4, 251), KIT)
-
-
-@pytest.mark.parametrize("frames", [2, 30, 300])
-def test_smoothing_is_that_of_scipy(frames: int):
-    values = torch.randn(frames, 3, generator=torch.Generator().manual_seed(0))
-    expected = gaussian_filter1d(values.numpy(), 20, axis=0, mode="nearest", truncate=4.0)
-    _close(gaussian_smooth(values, 20), expected, atol=1e-6)
-
-
-@BOTH
-def test_the_features_of_the_mirrored_motion_are_the_mirrored_features(skeleton: Skeleton):
-    order = list(skeleton.mirror_order)
-    lengths = (sample_lengths(skeleton) + sample_lengths(skeleton)[order]) / 2  # symmetric
-    joints = sample_motion(skeleton, lengths=lengths)
-    offsets = np.float32(skeleton.raw_offsets) * lengths[:, None]
-    plain = joints_to_features(joints, skeleton, offsets)
-    mirrored = joints_to_features(mirror(joints, skeleton), skeleton, offsets)
-    groups = feature_groups(len(skeleton))
-    flip = torch.tensor([-1.0, 1.0, 1.0])
-    others = [joint - 1 for joint in order[1:]]
-    size = max(1, _size(skeleton))
-    _close(mirrored[:, groups.yaw_speed], -plain[:, groups.yaw_speed], atol=1e-5)
-    _close(mirrored[:, groups.root_velocity], plain[:, groups.root_velocity] * flip[:2], atol=1e-5 * size)
-    _close(mirrored[:, groups.root_height], plain[:, groups.root_height], atol=1e-5 * size)
-    for group, joint_order in ((groups.local_positions, others), (groups.velocities, order)):
-        before, after = (features[:, group].unflatten(-1, (-1, 3)) for features in (plain, mirrored))
-        _close(after, before[:, joint_order] * flip, atol=1e-5 * size)
-    before, after = (cont6d_to_matrix(features[:, groups.rotations].unflatten(-1, (-1, 6)))
-                     for features in (plain, mirrored))
-    _close(after, flip.diag() @ before[:, others] @ flip.diag(), atol=1e-4)
-    _close(mirrored[:, groups.contacts], plain[:, groups.contacts][:, [2, 3, 0, 1]], atol=0)
 
 
 def test_turning_past_half_way_round_keeps_the_path_unless_published_features_are_asked_for():
@@ -137,12 +87,6 @@ def test_between_opposite_directions_is_a_half_turn(direction: tuple[float, ...]
         _close(q.abs(), torch.tensor([0.0, 0.0, 1.0, 0.0]), 1e-5)
 
 
-def test_axis_angles_are_those_of_scipy():
-    turns = np.random.default_rng(3).normal(size=(50, 3)) * np.linspace(0, 2, 50)[:, None]
-    quats = rotation.axis_angle_to_quat(torch.from_numpy(turns))
-    np.testing.assert_allclose(rotation.quat_to_matrix(quats), Rotation.from_rotvec(turns).as_matrix(), atol=1e-12)
-
-
 def test_the_shorter_arc_is_that_of_scipy():
     a, b = (Rotation.random(20, rng=seed) for seed in (0, 1))
     weights = np.linspace(0, 1, 20)
@@ -185,18 +129,6 @@ def with_coinciding(joints: np.ndarray, case: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("noise", [0.0, 1e-6])
-def test_bones_of_no_length_turn_with_the_body(case: str, noise: float) -> None:
-    joints = np.float64(with_coinciding(sample_motion(T2M, sway=0.2), case))
-    joints += noise * np.random.default_rng(0).standard_normal(joints.shape)
-    angle = np.linspace(0, 4, len(joints))[:, None]
-    directions = bone_directions(torch.from_numpy(joints), T2M)
-    of_turned = bone_directions(torch.from_numpy(turned(joints, angle)), T2M).numpy()
-    np.testing.assert_allclose(of_turned, turned(directions.numpy(), angle), atol=1e-4 if noise else 1e-9)
-    np.testing.assert_allclose(np.linalg.norm(of_turned[:, 1:], axis=-1), 1)
-
-
-@pytest.mark.parametrize("case", CASES)
 def test_bvh_files_of_such_bodies_keep_joints_and_turn_smoothly(case: str) -> None:
     yaw, lean = np.linspace(0, 3, 60), 0.4 * np.sin(np.linspace(0, 6, 60))
     joints = with_coinciding(figure(60, yaw=yaw, pitch=lean, thighs=(lean, -lean)), case)
@@ -204,3 +136,109 @@ def test_bvh_files_of_such_bodies_keep_joints_and_turn_smoothly(case: str) -> No
     np.testing.assert_allclose(bvh_to_joints(bvh, T2M), joints, atol=1e-4)
     cosine = (np.einsum("tjkl,tjkl->tj", bvh.local_rotations()[1:], bvh.local_rotations()[:-1]) - 1) / 2
     assert cosine.min() > np.cos(0.2)
+
+
+FPS = 20
+
+
+def walk(slide: float = 0.0) -> np.ndarray:
+    """Return a walk along z at 1 m/s, whose feet stand for 0.6 s of each second and slide forward at ``slide`` m/s."""
+    frames = 100
+    body = np.float64(figures.squatting())[[30]].repeat(frames, 0)  # bent legs can reach further
+    time = np.arange(frames) / FPS
+    joints = body + np.stack([0 * time, 0 * time, (1 + slide) * time], -1)[:, None]
+    for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):
+        cycle, beat = np.divmod(time + phase, 1.0)
+        swing = ((beat - 0.6) / 0.4).clip(0)
+        foot = body[:, leg.foot] - body[:, leg.foot[:1]] * [0, 0, 1]
+        foot[..., 2] += (cycle - phase + 0.3 + slide * time + swing * swing * (3 - 2 * swing))[:, None]
+        foot[..., 1] += 0.1 * np.sin(np.pi * swing)[:, None]
+        joints[:, leg.foot] = foot
+    return solve_legs(joints, body, T2M)
+
+
+def climbing() -> np.ndarray:
+    """Return a walk upstairs, in which each foot swings onto a higher step and stands there."""
+    joints, time = walk(), np.arange(100) / FPS
+    body = joints.copy()
+    for leg, phase in zip(legs_of(T2M), (0.0, 0.5), strict=True):
+        cycle, beat = np.divmod(time + phase, 1.0)
+        rise = 0.2 * (cycle + (beat > 0.6) * np.clip((beat - 0.6) / 0.2, 0, 1))
+        joints[:, leg.foot, 1] += rise[:, None]
+    joints[:, [j for j in range(22) if j not in foot_joints(T2M)], 1] += 0.2 * time[:, None]
+    return solve_legs(joints, body, T2M)
+
+
+def standing_and_shifting() -> np.ndarray:
+    """Return a standing figure whose feet slide by a few centimetres, with one high step."""
+    time = np.arange(90)
+    drift = 0.04 * np.stack([np.sin(time / 15), np.cos(time / 11)], -1)
+    lift = 0.9 * np.exp(-(((time - 45) / 5.0) ** 2))
+    return np.float64(figures.figure(90, path=drift, thighs=(lift, 0), knees=(2 * lift, 0)))
+
+
+@pytest.mark.parametrize("joints", [walk(slide=0.4), standing_and_shifting()], ids=["walk", "stand"])
+def test_planted_feet_slide_less_and_stay_near_where_they_were(joints):
+    planted = lock_feet(joints, T2M, FPS)
+    assert foot_skating(planted, T2M, FPS) < 0.6 * foot_skating(joints, T2M, FPS)
+    assert np.linalg.norm(planted - joints, axis=-1).mean() < 0.02
+
+
+def test_planting_keeps_bones_hips_and_arms_and_lifts_feet_out_of_the_floor():
+    joints = rigid_joints(walk(slide=0.4), T2M)
+    planted = lock_feet(joints, T2M, FPS)
+    assert bone_length_drift(planted, T2M) < 1e-6
+    legs = {joint for leg in legs_of(T2M) for joint in (leg.knee, *leg.foot)}
+    others = [joint for joint in range(22) if joint not in legs]
+    np.testing.assert_allclose(planted[:, others], joints[:, others], atol=1e-6)
+
+    joints = np.float64(figures.walking(60)) - [0, 0.03, 0]
+    assert floor_penetration(joints) == pytest.approx(0.03, abs=1e-6)
+    assert floor_penetration(lock_feet(joints, T2M, FPS)) < 2e-3
+
+
+def test_planting_holds_on_stairs():
+    """Feet on a step keep its height. The published method pulls them down to the floor."""
+    joints = rigid_joints(climbing(), T2M)
+    found, planted = standing(joints, T2M, FPS), lock_feet(joints, T2M, FPS)
+    heights, after, published = (motion[:, foot_joints(T2M), 1]
+                                 for motion in (joints, planted, lock_feet_published(joints, T2M)))
+    assert found.mean() > 0.5 and np.ptp(heights[found]) > 0.7
+    np.testing.assert_allclose(after, heights, atol=0.03)
+    assert np.abs(published - heights).max() > 0.3
+
+
+def test_feet_in_the_air_or_in_motion_do_not_stand():
+    balancing = figures.figure(60, thighs=(1.2 * figures._there_and_back(60, 1.0), 0), knees=(1.2, 0))
+    found = dict(zip(foot_joints(T2M), standing(balancing, T2M, FPS)[25:35].T, strict=True))
+    assert not found[7].any() and not found[10].any() and found[8].all() and found[11].all()
+    jumping = np.float64(figures.jumping())
+    air = jumping[:, foot_joints(T2M), 1].min(1) > 0.1
+    assert air.any() and not standing(jumping, T2M, FPS)[air].any()
+
+    joints = np.float64(figures.standing(80))
+    joints[:, list(legs_of(T2M)[0].foot), 2] += 0.5 * np.clip((np.arange(80)[:, None] - 36) / 8, 0, 1)
+    still = still_steps(joints, T2M, FPS)[:, :2]
+    assert still[:30].all() and still[-30:].all() and not still[39:41].any()
+
+
+def test_a_pinned_foot_keeps_its_place_and_its_stance_stays_there() -> None:
+    joints, toe = rigid_joints(walk(slide=0.3), T2M), T2M.left_feet[1]
+    pinned = np.zeros(joints.shape[:2], bool)
+    pinned[48, toe] = True  # early in a stance that slides by 18 cm
+    free, held = lock_feet(joints, T2M, FPS), lock_feet(joints, T2M, FPS, pinned)
+    assert np.linalg.norm(free[48, toe] - joints[48, toe]) > 0.03
+    assert np.linalg.norm(held[48, toe] - joints[48, toe]) < 0.005
+    assert foot_skating(held, T2M, FPS) < 1.1 * foot_skating(free, T2M, FPS) + 0.01
+    np.testing.assert_allclose(held[:, list(T2M.right_feet)], free[:, list(T2M.right_feet)], atol=1e-9)
+
+
+def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
+    """A foot at 0.2 m/s counts fully on the floor, by 2 - sqrt(2) at half the limit, and not at the limit."""
+    for height, weight in ((0, 1), (WEIGHTED_HEIGHT / 2, 2 - 2**0.5), (WEIGHTED_HEIGHT, 0)):
+        joints = np.float64(figures.standing(40))
+        joints[:, foot_joints(T2M), 1] = per_foot_joint(T2M, 0.03, 0)
+        moving = list(legs_of(T2M)[0].foot)
+        joints[:, moving, 0] += 0.01 * np.arange(40)[:, None]
+        joints[:, moving, 1] += height
+        assert weighted_skating(joints, T2M, FPS) == pytest.approx(0.2 * weight / 2, abs=1e-9)

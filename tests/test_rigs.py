@@ -1,9 +1,10 @@
-"""The 22 joints are found in other skeletons, by the bone names of common programs or a mapping."""
+"""The 22 joints are found in other skeletons, and motions are retargeted to other bodies."""
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from motion.body import find_stance
 from motion.bvh import Bvh, parse_bvh, read_bvh
@@ -12,7 +13,9 @@ from motion.recording import guess_unit, resampled, t_pose_ends
 from motion.rig_search import UnknownRig
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
+from prepare.retarget import Character, SourceRecording, Transfer, retarget
 from tests import figures
+from tests.figures import bowing, sitting, squatting, standing, walking
 from tests.rigs import as_rig, inserted, leaf, moving, placed, renamed, without
 from tests.toy import BVH_SAMPLES, needs
 
@@ -21,85 +24,15 @@ LIMBS = [number for name, number in JOINT.items() if any(
     name.endswith(part) for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist"))]
 LEFT = ("Left", "Right")
 SMALL = ("left", "right")
-CAPITAL = ("L", "R")
-LETTER = ("l", "r")
 
-# Bone names of programs and data sets: rig, trunk from hips to head, leg, arm, words for the sides.
-# * marks an additional bone.
-NAMES = {
-    "Mixamo": ("Mixamo/LAFAN1", "Hips Spine Spine1 Spine2 Neck Head", "{}UpLeg {}Leg {}Foot {}ToeBase",
-               "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
-    "Bandai-Namco": ("Bandai-Namco", "Hips Spine Chest Chest2 Neck Head", "UpperLeg_{} LowerLeg_{} Foot_{} Toes_{}",
-                     "Shoulder_{} UpperArm_{} LowerArm_{} Hand_{}", CAPITAL),
-    "CMU in Daz names": ("CMU/Daz", "hip abdomen chest chest2 neck head", "{}Thigh {}Shin {}Foot {}Toe",
-                         "{}Collar {}Shldr {}ForeArm {}Hand", LETTER),
-    "Xsens BVH": ("Xsens BVH", "Hips Chest Chest2 Chest3 *Chest4 Neck Head", "{}Hip {}Knee {}Ankle {}Toe",
-                  "{}Collar {}Shoulder {}Elbow {}Wrist", LEFT),
-    "Xsens MVN": ("Xsens MVN", "Pelvis L5 L3 *T12 T8 Neck Head", "{}UpperLeg {}LowerLeg {}Foot {}Toe",
-                  "{}Shoulder {}UpperArm {}ForeArm {}Hand", LEFT),
-    "Rokoko": ("Rokoko", "Hips Spine1 Spine2 Spine3 *Spine4 Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
-               "{}Shoulder {}Arm {}ForeArm {}Hand", LEFT),
-    "SMPL": ("SMPL, short", "Pelvis Spine1 Spine2 Spine3 Neck Head", "{}_Hip {}_Knee {}_Ankle {}_Foot",
-             "{}_Collar {}_Shoulder {}_Elbow {}_Wrist", CAPITAL),
-    "SMPL-X": ("SMPL", "pelvis spine1 spine2 spine3 neck head", "{}_hip {}_knee {}_ankle {}_foot",
-               "{}_collar {}_shoulder {}_elbow {}_wrist", SMALL),
-    "Unreal 5": ("Unreal", "pelvis spine_01 spine_02 spine_03 *spine_04 *spine_05 neck_01 *neck_02 head",
-                 "thigh_{} calf_{} foot_{} ball_{}", "clavicle_{} upperarm_{} lowerarm_{} hand_{}", LETTER),
-    "3ds Max Biped": ("Biped", "Bip001_Pelvis Bip001_Spine Bip001_Spine1 Bip001_Spine2 Bip001_Neck Bip001_Head",
-                      "Bip001_{}_Thigh Bip001_{}_Calf Bip001_{}_Foot Bip001_{}_Toe0",
-                      "Bip001_{}_Clavicle Bip001_{}_UpperArm Bip001_{}_Forearm Bip001_{}_Hand", CAPITAL),
-    "VRM, VRoid Studio": ("VRM", "J_Bip_C_Hips J_Bip_C_Spine J_Bip_C_Chest J_Bip_C_UpperChest J_Bip_C_Neck "
-                          "J_Bip_C_Head",
-                          "J_Bip_{}_UpperLeg J_Bip_{}_LowerLeg J_Bip_{}_Foot J_Bip_{}_ToeBase",
-                          "J_Bip_{}_Shoulder J_Bip_{}_UpperArm J_Bip_{}_LowerArm J_Bip_{}_Hand", CAPITAL),
-    "Unity humanoid": ("Unity humanoid", "Hips Spine Chest UpperChest Neck Head",
-                       "{}UpperLeg {}LowerLeg {}Foot {}Toes", "{}Shoulder {}UpperArm {}LowerArm {}Hand", LEFT),
-    "BioVision": ("BioVision", "Hips Chest Neck Head", "{}UpLeg {}LowLeg {}Foot", "{}Collar {}UpArm {}LowArm {}Hand",
-                  LEFT),
-    "Theia": ("common names", "pelvis thorax neck head", "{}_thigh {}_shank {}_foot {}_toes",
-              "{}_clavicle {}_uarm {}_larm {}_hand", LETTER),
-    "Poser": ("Poser", "Hip Abdomen Chest Neck Head", "{}_Thigh {}_Shin {}_Foot {}_Toe",
-              "{}_Collar {}_Shoulder {}_Forearm {}_Hand", LEFT),
-    "H36M, 17 joints": ("H36M", "Hip Spine Thorax Neck", "{}Hip {}Knee {}Ankle", "{}Shoulder {}Elbow {}Wrist", LEFT),
-    "H36M, 17 short names": ("H36M, short", "Hip Spine Thorax Neck/Nose", "{}Hip {}Knee {}Foot",
-                             "{}Shoulder {}Elbow {}Wrist", CAPITAL),
-    "MakeHuman default": ("MakeHuman", "root spine05 spine04 spine03 *spine02 *spine01 neck01 *neck02 *neck03 head",
-                          "*pelvis.{} upperleg01.{} *upperleg02.{} lowerleg01.{} *lowerleg02.{} foot.{} toe3-1.{}",
-                          "clavicle.{} *shoulder01.{} upperarm01.{} *upperarm02.{} lowerarm01.{} *lowerarm02.{} "
-                          "wrist.{}", CAPITAL),
-    "OptiTrack Motive": ("OptiTrack", "Hip Ab Chest Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
-                         "{}Shoulder {}UArm {}FArm {}Hand", CAPITAL),
-    "iPi": ("iPi", "Hip LowerSpine MiddleSpine Chest Neck Head", "{}Thigh {}Shin {}Foot {}Toe",
-            "{}Clavicle {}Shoulder {}Forearm {}Hand", CAPITAL),
-    "Cascadeur": ("Cascadeur", "pelvis stomach chest neck head", "thigh_{} calf_{} foot_{} toe_{}",
-                  "clavicle_{} arm_{} forearm_{} hand_{}", LETTER),
-    "DeepMotion": ("DeepMotion", "hips_JNT spine_JNT spine1_JNT spine2_JNT neck_JNT head_JNT",
-                   "{}_upleg_JNT {}_leg_JNT {}_foot_JNT {}_toebase_JNT",
-                   "{}_shoulder_JNT {}_arm_JNT {}_forearm_JNT {}_hand_JNT", LETTER),
-    "MediaPipe, with hips and neck": ("MediaPipe", "hips neck nose", "{}_hip {}_knee {}_ankle {}_foot_index",
-                                      "{}_shoulder {}_elbow {}_wrist", SMALL),
-    "Kinect 2": ("Kinect", "SpineBase SpineMid SpineShoulder Neck Head", "Hip{} Knee{} Ankle{} Foot{}",
-                 "Shoulder{} Elbow{} Wrist{}", LEFT),
-    "Advanced Skeleton": ("Advanced Skeleton", "Root_M Spine1_M Spine2_M Chest_M Neck_M Head_M",
-                          "Hip_{} Knee_{} Ankle_{} Toes_{}", "Scapula_{} Shoulder_{} Elbow_{} Wrist_{}", CAPITAL),
-    "Rigify": ("Rigify", "DEF-spine DEF-spine.001 DEF-spine.002 DEF-spine.003 DEF-spine.004 *DEF-spine.005 "
-               "DEF-spine.006",
-               "DEF-thigh.{} *DEF-thigh.{}.001 DEF-shin.{} *DEF-shin.{}.001 DEF-foot.{} DEF-toe.{}",
-               "DEF-shoulder.{} DEF-upper_arm.{} DEF-forearm.{} DEF-hand.{}", CAPITAL),
-    "MikuMikuDance": ("MikuMikuDance", "下半身 上半身 上半身2 首 頭", "{}足 {}ひざ {}足首 {}つま先",
-                      "{}肩 {}腕 {}ひじ {}手首", ("左", "右")),
-    "Character Creator": ("common names", "CC_Base_Hip CC_Base_Waist CC_Base_Spine01 CC_Base_Spine02 "
-                          "CC_Base_NeckTwist01 *CC_Base_NeckTwist02 CC_Base_Head",
-                          "CC_Base_{}_Thigh CC_Base_{}_Calf CC_Base_{}_Foot CC_Base_{}_ToeBase",
-                          "CC_Base_{}_Clavicle CC_Base_{}_Upperarm CC_Base_{}_Forearm CC_Base_{}_Hand", CAPITAL),
-    "Daz Genesis 8": ("common names", "hip abdomenLower abdomenUpper chestLower *chestUpper neckLower *neckUpper head",
-                      "{}ThighBend *{}ThighTwist {}Shin {}Foot *{}Metatarsals {}Toe",
-                      "{}Collar {}ShldrBend *{}ShldrTwist {}ForearmBend *{}ForearmTwist {}Hand", LETTER),
-    "Second Life": ("common names", "mPelvis mTorso mChest mNeck mHead", "mHip{} mKnee{} mAnkle{} mFoot{}",
-                    "mCollar{} mShoulder{} mElbow{} mWrist{}", LEFT),
-    "OpenPose": ("common names", "MidHip Neck Nose", "{}Hip {}Knee {}Ankle {}BigToe", "{}Shoulder {}Elbow {}Wrist",
-                 CAPITAL),
-}
+def read_names() -> dict[str, tuple[str, ...]]:
+    """Read the bone names of programs and data sets: rig, trunk, leg, arm, and words for the sides."""
+    lines = Path(__file__).with_name("rig_names.txt").read_text(encoding="utf-8").splitlines()
+    rows = (line.split(" | ") for line in lines if not line.startswith("#"))
+    return {kind: (*names, tuple(sides.split())) for kind, *names, sides in rows}
+
+
+NAMES = read_names()
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -138,18 +71,6 @@ def test_names_may_be_decorated_and_bones_added(change) -> None:
     bvh = change(mixamo())
     assert place_joints(bvh).rig == "Mixamo/LAFAN1"
     np.testing.assert_allclose(placed(bvh), moving(4)[1], atol=1e-4)
-
-
-@pytest.mark.parametrize("spelling", ["Thigh.{}", "thigh_{}", "{}_Thigh", "{} thigh", "{}Thigh", "THIGH-{}"])
-@pytest.mark.parametrize("sides", [CAPITAL, LETTER, LEFT, SMALL])
-def test_sides_may_be_spelled_in_any_usual_way(spelling: str, sides: tuple[str, str]) -> None:
-    ours, joints = moving(4)
-    words = ("Thigh Shin Foot Toe", "Clavicle UpArm Elbow Wrist")
-    leg, arm = (" ".join(spelling.replace("Thigh", word).replace("thigh", word).replace("THIGH", word).replace(" ", "_")
-                         for word in chain.split()) for chain in words)
-    bvh = as_rig(ours, "Pelvis Spine Chest Neck Head", leg, arm, sides)
-    bvh = renamed(bvh, {name: name.replace("_", " ") for name in bvh.names})
-    np.testing.assert_allclose(placed(bvh)[:, LIMBS], joints[:, LIMBS], atol=1e-4)
 
 
 def test_a_root_on_the_floor_is_not_the_pelvis() -> None:
@@ -259,3 +180,91 @@ def test_sample_files_give_their_reference_joints(path: Path) -> None:
                                               (11, "cmu"), (25.8, "cmu"), (26.4, "inch")])
 def test_units_are_found_by_the_length_of_legs(factor: float, unit: str) -> None:
     assert guess_unit(factor * figures.walking(40)) == unit
+
+
+FPS = 20
+TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+MOTIONS = {"walk": walking(40, turn=2.0), "facing back": walking(40, facing=np.pi), "bow": bowing(),
+           "sit": sitting(), "squat": squatting(), "stand": standing(20)}
+
+
+def recording(bvh: Bvh) -> SourceRecording:
+    rest = np.zeros((len(bvh.names), 3))
+    for joint, parent in enumerate(bvh.parents):
+        rest[joint] = bvh.offsets[joint] + (rest[parent] if parent >= 0 else 0)
+    places, turns = bvh.forward_kinematics()
+    return SourceRecording(dict(zip(bvh.names, rest @ TO_Z_UP.T, strict=True)),
+                     dict(zip(bvh.names, (places @ TO_Z_UP.T).swapaxes(0, 1), strict=True)),
+                     dict(zip(bvh.names, (TO_Z_UP @ turns @ TO_Z_UP.T).swapaxes(0, 1), strict=True)), FPS)
+
+
+BVHS = {name: joints_to_bvh(joints, T2M, FPS) for name, joints in MOTIONS.items()}
+BONES, PARENTS = BVHS["walk"].names, BVHS["walk"].parents
+PARENT = {name: BONES[parent] for name, parent in zip(BONES, PARENTS, strict=True) if parent >= 0}
+SOURCES = {name: recording(bvh) for name, bvh in BVHS.items()}
+EVERY_MOTION = pytest.mark.parametrize("name", MOTIONS)
+
+
+def about(axis: int, degrees: float) -> np.ndarray:
+    return Rotation.from_euler("xyz"[axis], degrees, degrees=True).as_matrix()
+
+
+def somebody(source: SourceRecording) -> Character:
+    """Return a character with the body and the rest pose of the source."""
+    parents = PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}
+    rest = {"Hips": np.zeros(3)}
+    for bone, parent in parents.items():
+        offset = np.array([0, -0.08, 0]) if bone.endswith("End") else source.rest[bone] - source.rest[parent]
+        rest[bone] = rest[parent] + offset
+    floor = min(place[2] for place in rest.values()) - 0.02
+    return Character(rest, floor)
+
+
+def posed(character: Character, transfer: Transfer) -> dict[str, np.ndarray]:
+    """Return the bone positions (T, 3) of a retargeted character. Bones without a rotation follow their parent."""
+    places, turns = {"Hips": transfer.hips}, dict(transfer.turns)
+    for bone, parent in (PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}).items():
+        if bone in character.rest:
+            places[bone] = places[parent] + turns[parent] @ (character.rest[bone] - character.rest[parent])
+            turns.setdefault(bone, turns[parent])
+    return places
+
+
+@EVERY_MOTION
+def test_the_same_body_does_the_same(name: str) -> None:
+    source = SOURCES[name]
+    character = somebody(source)
+    transfer = retarget(source, character)
+    assert transfer.scale == pytest.approx(1)
+    places = posed(character, transfer)
+    lift = places["Hips"][0] - source.places["Hips"][0]
+    np.testing.assert_allclose(lift[:2], 0, atol=1e-6)
+    for bone in set(BONES) - {"LeftToe", "RightToe"}:
+        np.testing.assert_allclose(places[bone] - lift, source.places[bone], atol=1e-4)
+
+
+@pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
+def test_a_standing_foot_is_as_level_and_as_high_as_at_rest(pitch: float) -> None:
+    joints = MOTIONS["stand"].copy()
+    for ankle, toe in ((7, 10), (8, 11)):
+        length = np.linalg.norm(joints[0, toe] - joints[0, ankle])
+        joints[:, toe] = joints[:, ankle] + about(0, pitch) @ [0, 0, length]
+    source = recording(joints_to_bvh(joints, T2M, FPS))
+    character = somebody(source)
+    places = posed(character, retarget(source, character))
+    for bone in ("LeftFoot", "LeftToe", "RightFoot", "RightToe", "LeftToeEnd"):
+        np.testing.assert_allclose(places[bone][:, 2], character.rest[bone][2] - character.floor, atol=0.01)
+
+
+@pytest.mark.parametrize(("whose", "complaint"), [("motion", "the motion has no bone LeftLeg"),
+                                                  ("character", "the character has no bone LeftLeg")])
+def test_a_bone_that_is_needed_and_missing_is_named(whose: str, complaint: str) -> None:
+    source = SOURCES["walk"]
+    character = somebody(source)
+    fewer = {bone: place for bone, place in source.rest.items() if bone != "LeftLeg"}
+    if whose == "motion":
+        source = SourceRecording(fewer, source.places, source.turns, FPS)
+    else:
+        character = Character(fewer, character.floor)
+    with pytest.raises(ValueError, match=complaint):
+        retarget(source, character)
