@@ -22,7 +22,7 @@ from motion.skeleton import UP_AXES, Skeleton, mirror, pose_offsets
 from options.base import Parser, accept_seed, positive_int
 from prepare.importing import SPLITS, twin_of
 from utils import InputError, script, usable_cores
-from utils.files import read_text, save_npy, write_text
+from utils.files import npy_fault, read_text, save_npy, write_text
 from utils.runtime import mapping
 
 RARE = 0.1  # maximum fraction of rotated clips for which uncertain clips are assumed to be y up
@@ -150,7 +150,7 @@ def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
     try:
         joints = np.load(path)
     except Exception as error:  # a damaged header can raise almost any exception in NumPy
-        raise ValueError(f"not a readable .npy file of numbers ({error})") from error
+        raise ValueError(f"not a readable .npy file of numbers ({npy_fault(error)})") from error
     if not (isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"):
         raise ValueError("not an array of real numbers")
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):

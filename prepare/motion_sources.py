@@ -24,7 +24,7 @@ from motion.rotation import axis_angle_to_quat, quat_to_matrix
 from motion.skeleton import T2M
 from motion.source_rig import Placement
 from utils import InputError
-from utils.files import read_text
+from utils.files import npy_fault, read_text
 
 BODY_JOINTS = len(T2M)
 
@@ -215,7 +215,7 @@ def read_real_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r")
     except Exception as error:  # a damaged header can raise almost any exception in NumPy
-        raise ValueError(f"not a readable .npy file ({_first_line(error)})") from error
+        raise ValueError(f"not a readable .npy file ({npy_fault(error)})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise ValueError("not an array of real numbers")
     return np.array(array)

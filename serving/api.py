@@ -54,8 +54,9 @@ def add_api(desk: Desk) -> None:
         """Generate the motion of an "ask" from motions.json: a prompt, an edit or a timeline."""
 
         def work(owner: str) -> dict:
-            model = ask.get("model") if isinstance(ask, dict) else None
-            record = {name: value for name, value in ask.items() if name != "model"} if isinstance(ask, dict) else ask
+            record, model = ask, None
+            if isinstance(ask, dict):  # others are refused by Ask.read
+                record, model = {name: value for name, value in ask.items() if name != "model"}, ask.get("model")
             takes = workshop.make(Ask.read(record, limits), 1, formats, model=model)
             desk.history.add(owner, takes)
             return describe(takes)

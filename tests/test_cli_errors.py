@@ -205,9 +205,9 @@ def test_damaged_features_and_statistics_are_named(fails: Fails) -> None:
     main, arguments = TRAINING["vq"]
     path = Path("data/new_joint_vecs/0001.npy")
     whole = path.read_bytes()
-    for content in (whole[:2000], b""):
+    for content, reason in ((whole[:2000], ""), (b"", ""), (b"some text", "it has no NumPy header")):
         spoil(path, content)
-        assert f"{path} is not a readable .npy file" in fails(main, *arguments)
+        assert f"{path} is not a readable .npy file: {reason}" in fails(main, *arguments)
     np.save(path, np.zeros((60, 251), np.float32))
     assert f"{path} has shape (60, 251), expected (frames, 263)" in fails(main, *arguments)
     spoil(path, whole)

@@ -75,10 +75,17 @@ def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
         raise InputError(f"{path} is not a readable .npy file: its header declares more values than fit in "
                          "memory") from error
     except Exception as error:  # damaged headers can raise almost any exception in NumPy
-        raise InputError(f"{path} is not a readable .npy file: {str(error) or type(error).__name__}") from error
+        raise InputError(f"{path} is not a readable .npy file: {npy_fault(error)}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise InputError(f"{path} is not an array of real numbers")
     return array
+
+
+def npy_fault(error: Exception) -> str:
+    """Return the reason why NumPy could not read a file, in one line."""
+    if "pickle" in str(error):
+        return "it has no NumPy header, or contains Python objects"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
