@@ -19,7 +19,7 @@ from tests.toy import ROOT, TINY_LAMP, TINY_LENGTH, TINY_M2T, TINY_T2M, TINY_VQ,
 from training.runs import inherit_settings
 
 STEPS = ("--total_iter", "120", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1",
-         "--num_quantizers", "1")
+         "--num_quantizers", "1", "--evaluator", "none")
 
 
 def flags(data: Path, name: str) -> list[str]:
@@ -45,6 +45,7 @@ def test_a_killed_tokenizer_run_continues_to_the_same_weights(tmp_path: Path) ->
     whole = load_checkpoint(tmp_path / "checkpoints" / "t2m" / "whole" / "model" / "latest.tar")
     resumed = load_checkpoint(killed)
     assert resumed["total_it"] == whole["total_it"] == 120
+    assert read_options(killed.parents[1] / "opt.txt")["chosen_by"] == "mpjpe_mm"
     for part in ("vq_model", "extra", "opt_vq_model"):
         assert_equal(resumed[part], whole[part])
 

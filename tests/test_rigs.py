@@ -73,6 +73,18 @@ def test_names_may_be_decorated_and_bones_added(change) -> None:
     np.testing.assert_allclose(placed(bvh), moving(4)[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("spelling", ["Thigh.{}", "thigh_{}", "{}_Thigh", "{} thigh", "{}Thigh", "THIGH-{}"])
+@pytest.mark.parametrize("sides", [("L", "R"), ("l", "r"), LEFT, SMALL])
+def test_sides_may_be_spelled_in_any_usual_way(spelling: str, sides: tuple[str, str]) -> None:
+    ours, joints = moving(4)
+    words = ("Thigh Shin Foot Toe", "Clavicle UpArm Elbow Wrist")
+    leg, arm = (" ".join(spelling.replace("Thigh", word).replace("thigh", word).replace("THIGH", word).replace(" ", "_")
+                         for word in chain.split()) for chain in words)
+    bvh = as_rig(ours, "Pelvis Spine Chest Neck Head", leg, arm, sides)
+    bvh = renamed(bvh, {name: name.replace("_", " ") for name in bvh.names})
+    np.testing.assert_allclose(placed(bvh)[:, LIMBS], joints[:, LIMBS], atol=1e-4)
+
+
 def test_a_root_on_the_floor_is_not_the_pelvis() -> None:
     ours, joints = moving(4)
     bvh = inserted(mixamo(), "Reference", "Hips", 0.0)

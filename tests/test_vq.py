@@ -54,6 +54,7 @@ def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int
     for part in model.modules():  # norms and convolutions that map zero to non-zero values
         if getattr(part, "bias", None) is not None:
             torch.nn.init.normal_(part.bias)
+    assert model.codebooks.shape == (layers, 16, 8)
     ids, lengths = model.encode(motion()), [6, 2, 5]
     together = model.forward_decoder(ids, torch.tensor(lengths))
     for row, length in enumerate(lengths):
