@@ -66,7 +66,7 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
         raise ValueError("a page needs at least one motion")
     data = {
         "title": title, "fps": fps,
-        "skeleton": {"joints": len(skeleton), "parts": [asdict(part) for part in parts_of(skeleton)],
+        "skeleton": {"parents": skeleton.parents, "parts": [asdict(part) for part in parts_of(skeleton)],
                      "hips": skeleton.face_joints[1::-1], "shoulders": skeleton.face_joints[:1:-1],
                      "feet": foot_joints(skeleton),
                      "left": [joint for joint, name in enumerate(skeleton.joint_names) if name.startswith("left_")],
@@ -74,9 +74,9 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
         "body": _body() if skeleton == T2M else None,
         "motions": [{
             "name": motion.name, "caption": motion.caption, "frames": len(motion.plain),
-            "tracks": {"plain": _track(motion.plain, skeleton, fps), "locked": _track(motion.locked, skeleton, fps)},
+            "tracks": _tracks(motion.plain, motion.locked, skeleton, fps),
             "files": {"plain": motion.plain_files, "locked": motion.locked_files},
-            "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh)},
+            "bvh": {"plain": _bvh(motion.plain_bvh), "locked": _bvh(motion.locked_bvh, motion.plain_bvh)},
             "parts": motion.parts, "marks": motion.marks, "remade": motion.remade} for motion in motions],
     }
     page = _read("page.html")
@@ -96,34 +96,46 @@ def _body() -> dict[str, object]:
             "rest": REST.tolist()}
 
 
-def _track(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
-    """Encode joints (T, J, 3) and foot contacts for the page script.
+def _tracks(plain: np.ndarray, locked: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, dict[str, object]]:
+    """Encode joints (T, J, 3) and foot contacts for the page script, as generated and with locked feet.
 
-    The root and the other joints relative to it are integer multiples of ``unit`` metres. Their differences between
-    frames are stored, low bytes first, then high bytes, and compressed with zlib.
+    Joints are integer multiples of ``unit`` metres, relative to their parents. Their differences between frames are
+    stored, low bytes first, then high bytes, and compressed with zlib. Of the motion with locked feet, the differences
+    from the other one are stored.
     """
-    joints = np.asarray(joints, np.float64)
-    if joints.shape[1:] != (len(skeleton), 3) or not len(joints) or not np.isfinite(joints).all():
-        raise ValueError(f"a page needs finite joints of shape (frames, {len(skeleton)}, 3)")
-    places = joints - joints[:, :1]
-    places[:, 0] = joints[:, 0]
-    steps = np.diff(places, axis=0, prepend=0)
-    unit = max(FINEST, float(np.abs(steps).max()) / 32000)
+    both = [np.asarray(joints, np.float64) for joints in (plain, locked)]
+    for joints in both:
+        if joints.shape[1:] != (len(skeleton), 3) or not len(joints) or not np.isfinite(joints).all():
+            raise ValueError(f"a page needs finite joints of shape (frames, {len(skeleton)}, 3)")
+    places = np.stack([np.concatenate([joints[:, :1], joints[:, 1:] - joints[:, :1]], 1) for joints in both])
+    unit = max(FINEST, float(np.abs(np.diff(places, axis=1, prepend=0)).max()) / 32000)
     whole = np.rint(places / unit).astype(np.int64)
-    bits = standing(joints, skeleton, fps) @ (1 << np.arange(len(foot_joints(skeleton))))
-    return {"unit": unit, "steps": _steps(whole), "standing": _packed(bits.astype(np.uint8).tobytes())}
+    lower = [joint for joint, parent in enumerate(skeleton.parents) if parent > 0]
+    whole[:, :, lower] -= whole[:, :, [skeleton.parents[joint] for joint in lower]]
+    bits = [standing(joints, skeleton, fps) @ (1 << np.arange(len(foot_joints(skeleton)))) for joints in both]
+    return {kind: {"unit": unit, "steps": _steps(values), "standing": _packed(stands.astype(np.uint8).tobytes())}
+            for kind, values, stands in zip(("plain", "locked"), (whole[0], whole[1] - whole[0]), bits, strict=True)}
 
 
-def _bvh(bvh: Bvh | None) -> dict[str, object] | None:
-    """Encode the header and the angles of a BVH for the page script.
+def _bvh(bvh: Bvh | None, base: Bvh | None = None) -> dict[str, object] | None:
+    """Encode the header and the angles of a BVH for the page script, as differences from ``base`` if it is given.
 
-    Root positions are omitted, because the track contains them.
+    Root positions are omitted, because the track contains them. A header that is the same as in ``base`` is omitted.
     """
     if bvh is None:
         return None
-    whole = np.rint(np.unwrap(bvh.values[:, 3:], axis=0, period=360) / ANGLE).astype(np.int64)
-    head = "\n".join(bvh.text().split("\n")[:-1 - len(bvh.values)]) + "\n"
-    return {"unit": ANGLE, "head": _packed(head.encode("ascii")), "steps": _steps(whole)}
+    whole, head = _angles(bvh), _head(bvh)
+    if base is not None:
+        whole, head = whole - _angles(base), "" if head == _head(base) else head
+    return {"unit": ANGLE, "head": _packed(head.encode("ascii")) if head else "", "steps": _steps(whole)}
+
+
+def _angles(bvh: Bvh) -> np.ndarray:
+    return np.rint(np.unwrap(bvh.values[:, 3:], axis=0, period=360) / ANGLE).astype(np.int64)
+
+
+def _head(bvh: Bvh) -> str:
+    return "\n".join(bvh.text().split("\n")[:-1 - len(bvh.values)]) + "\n"
 
 
 def _steps(whole: np.ndarray) -> str:

@@ -10,11 +10,12 @@ function npyFile({ places, frames, joints }) {
 }
 
 /** BVH file with the positions of a track and the angles encoded by visualization/html.py. */
-async function bvhFile({ places, frames, joints }, packed) {
-  const [head, planes] = await Promise.all([unpack(packed.head), unpack(packed.steps)]);
+async function bvhFile({ places, frames, joints }, packed, base) {
+  const parts = [packed.head || base.head, packed.steps, ...(base ? [base.steps] : [])];
+  const [head, planes, under] = await Promise.all(parts.map(unpack));
   const rows = Array.from({ length: frames }, (_, frame) =>
     Array.from(places.subarray(frame * joints * 3, frame * joints * 3 + 3), (place) => place.toFixed(5)));
-  for (const [frame, , whole] of unroll(planes, frames)) {
+  for (const [frame, , whole] of unroll(planes, frames, under)) {
     const angle = whole * packed.unit;
     rows[frame].push((angle - 360 * Math.round(angle / 360)).toFixed(2));
   }

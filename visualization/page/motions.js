@@ -7,12 +7,12 @@ async function unpack(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Decode integers, channel by channel, from packed differences between frames. */
-function* unroll(planes, frames) {
-  const count = planes.length / 2;
+/** Decode integers, channel by channel, from packed differences between frames, which are added to those in a base. */
+function* unroll(planes, frames, base) {
+  const count = planes.length / 2, step = (from, i) => from[i] | (from[count + i] << 8);
   for (let i = 0, sum = 0; i < count; i++) {
     if (i % frames === 0) sum = 0;
-    sum += ((planes[i] | (planes[count + i] << 8)) << 16) >> 16;  // the sign of 16 bits
+    sum += ((step(planes, i) + (base ? step(base, i) : 0)) << 16) >> 16;  // the sign of 16 bits
     yield [i % frames, Math.floor(i / frames), sum];
   }
 }
@@ -24,13 +24,13 @@ class Track {
     this.path = this.smoothPath(0.6 * fps);
   }
 
-  static async read(packed, frames, joints, fps) {
-    const [planes, standing] = await Promise.all([unpack(packed.steps), unpack(packed.standing)]);
-    const places = new Float32Array(frames * joints * 3);
-    for (const [frame, channel, whole] of unroll(planes, frames)) places[frame * joints * 3 + channel] = whole * packed.unit;
+  static async read(packed, base, frames, parents, fps) {
+    const parts = [packed.steps, packed.standing, ...(base ? [base.steps] : [])], joints = parents.length;
+    const [planes, standing, under] = await Promise.all(parts.map(unpack)), places = new Float32Array(frames * joints * 3);
+    for (const [frame, channel, whole] of unroll(planes, frames, under)) places[frame * joints * 3 + channel] = whole * packed.unit;
     for (let frame = 0; frame < frames; frame++) {
       const root = frame * joints * 3;
-      for (let i = 3; i < joints * 3; i++) places[root + i] += places[root + (i % 3)];
+      for (let i = 3; i < joints * 3; i++) places[root + i] += places[root + 3 * parents[Math.floor(i / 3)] + (i % 3)];
     }
     return new Track(places, standing, frames, joints, fps);
   }

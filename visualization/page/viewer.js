@@ -179,7 +179,7 @@ class Viewer {
     const { character, body } = this.stage, title = this.title(motion);
     const makes = { npy: npyFile, ...(body && { vrma: (track) => vrmaFile(track, body, title) }),
       ...(character && { own: (track) => character.animated(track, title) }),
-      ...(motion.bvh[kind] && { bvh: (track) => bvhFile(track, motion.bvh[kind]) }) };
+      ...(motion.bvh[kind] && { bvh: (track) => bvhFile(track, motion.bvh[kind], kind === "locked" ? motion.bvh.plain : null) }) };
     const formats = Object.keys(FORMATS).filter((format) => beside.has(format) || format in makes);
     get("files").replaceChildren(...formats.map((format) => {
       const path = beside.get(format), what = document.createElement("span");
@@ -205,7 +205,8 @@ class Viewer {
   track(motion, kind) {
     const key = `${this.data.motions.indexOf(motion)} ${kind}`;
     if (!this.tracks.has(key)) {
-      this.tracks.set(key, Track.read(motion.tracks[kind], motion.frames, this.data.skeleton.joints, this.fps));
+      const base = kind === "locked" ? motion.tracks.plain : null;
+      this.tracks.set(key, Track.read(motion.tracks[kind], base, motion.frames, this.data.skeleton.parents, this.fps));
     }
     return this.tracks.get(key);
   }
