@@ -1,6 +1,6 @@
 """Settings of the networks. Field names match the keys in ``opt.txt``. This module does not import torch."""
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
 ATTENTION_KINDS = ("causal", "additive", "full")
@@ -58,9 +58,7 @@ class ResidualTransformerConfig(TransformerConfig):
         return super().from_options({**options, "published": options.get("published_behaviour", True)})
 
 
-DROPOUT = 0.2
 GROUPS = 32  # number of groups in group normalisation
-SAMPLE_TEMPERATURE = 0.5  # temperature for sampling codes in training; 0 always takes the nearest code
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,8 @@ class VQConfig(Options):
     num_quantizers: int = 6
     shared_codebook: bool = False
     quantize_dropout_prob: float = 0.2
-    vq_dropout: float = DROPOUT
-    sample_codebook_temp: float = SAMPLE_TEMPERATURE
+    vq_dropout: float = 0.2
+    sample_codebook_temp: float = 0.5  # for sampling codes in training; 0 always takes the nearest code
     published_reset: bool = False
 
     @classmethod
@@ -95,6 +93,64 @@ class VQConfig(Options):
     def unit_length(self) -> int:
         """Number of frames per token."""
         return self.stride_t**self.down_t
+
+
+QFORMER_PREFIX = "qformer_"
+
+
+@dataclass(frozen=True)
+class QFormerConfig:
+    """Settings of a Q-Former. The defaults are the published sizes (BERT base)."""
+
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    max_positions: int = 512
+    vocab: int = 30523            # BERT's word pieces and [DEC]
+    encoder_width: int = 1408     # width of the states that the queries attend to
+    cross_attention_freq: int = 2  # every n-th layer has cross-attention, starting with the first
+    num_query_tokens: int = 49
+    dropout: float = 0.1
+    attention_dropout: float = 0.1  # dropout on attention weights; training on the CPU is faster with 0
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of {self.heads} heads")
+
+    def to_options(self) -> dict[str, Any]:
+        """Convert the settings to options with the prefix ``qformer_``."""
+        return {QFORMER_PREFIX + name: value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Create the settings from ``options`` with the prefix ``qformer_``, using defaults for missing ones."""
+        names = (field.name for field in fields(cls))
+        return cls(**{name: options[QFORMER_PREFIX + name] for name in names if QFORMER_PREFIX + name in options})
+
+
+@dataclass(frozen=True)
+class LaMPConfig:
+    """Settings of a LaMP model. The defaults are the published sizes."""
+
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
+    embed_dim: int = 512     # width of the text and motion features
+    published: bool = False  # reproduce the behaviour of the released code, see models.lamp.lamp
+
+    def to_options(self) -> dict[str, Any]:
+        """Convert the settings, except those of the tokenizer, to options for ``opt.txt``."""
+        return {"embed_dim": self.embed_dim, "published_behaviour": self.published, **self.qformer.to_options()}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> Self:
+        """Create the settings from ``options`` and the settings ``vq`` of the tokenizer.
+
+        Missing sizes get their published values. Options without ``published_behaviour`` belong to a released model.
+        """
+        return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
+                   options.get("published_behaviour", True))
 
 
 OBJECTIVES = ("ptc", "ptm", "lm", "gen")

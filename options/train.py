@@ -18,7 +18,9 @@ from models.config import (
     ConditionKind,
     DecoderConfig,
     EvaluatorConfig,
+    LaMPConfig,
     MaskTransformerConfig,
+    QFormerConfig,
     ResidualTransformerConfig,
     TransformerConfig,
     VQConfig,
@@ -147,11 +149,11 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                            "for BERTs trained on sentences")
     text.add_argument("--max_text_len", type=bounded(int, 3), default=32, help="maximum caption length in word pieces")
     model = parser.add_argument_group("model")
-    model.add_argument("--encoder_width", type=positive_int, default=1408, help="width of the cross-attention input")
-    model.add_argument("--embed_dim", type=positive_int, default=512, help="width of the joint embedding space")
-    model.add_argument("--cross_attention_freq", type=positive_int, default=2, help="cross-attention every N layers")
-    model.add_argument("--dropout", type=share, default=0.1, help="dropout of the Q-Former")
-    model.add_argument("--attention_dropout", type=share, default=0.1,
+    model.add_argument("--encoder_width", type=positive_int, help="width of the cross-attention input")
+    model.add_argument("--embed_dim", type=positive_int, help="width of the joint embedding space")
+    model.add_argument("--cross_attention_freq", type=positive_int, help="cross-attention every N layers")
+    model.add_argument("--dropout", type=share, help="dropout of the Q-Former")
+    model.add_argument("--attention_dropout", type=share,
                        help="dropout of the attention weights; 0 is much faster on a CPU")
     model.add_argument("--published_behaviour", action="store_true",
                        help="reproduce the released code: true pairs among the negatives, multiplied temperature, "
@@ -169,6 +171,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                            "only its own texts")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="samples of a batch used for matching (three passes each); 0: all")
+    parser.take_defaults(QFormerConfig)
+    parser.take_defaults(LaMPConfig, only=["embed_dim"])
     parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))
     opt = parser.parse_args(argv)
     if opt.distill and (opt.init_from or opt.random_start):

@@ -16,6 +16,7 @@ from models.config import (
     BASE_SAMPLING,
     LENGTH_SAMPLING,
     LENGTHS,
+    QFORMER_PREFIX,
     RESIDUAL_SAMPLING,
     MaskTransformerConfig,
     ResidualTransformerConfig,
@@ -25,7 +26,6 @@ from models.lamp.bert import VOCAB_FILE, WordPieces
 from models.lamp.features import ConditionKind, Familiarity, LaMPConfig, LaMPText, TextEncoder, text_inputs
 from models.lamp.lamp import LaMP
 from models.lamp.objectives import Comparison, similarity
-from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.text_to_motion import LengthEstimator, TextToMotion
 from models.transformers.mask_transformer import (

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.config import FOOT_CONTACTS, DecoderConfig, EvaluatorConfig
-from models.lamp.qformer import OPTION_PREFIX
+from models.config import FOOT_CONTACTS, QFORMER_PREFIX, DecoderConfig, EvaluatorConfig
 from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import CLIP_WIDTH
 from storage.checkpoint import EARLIER_SAMPLING, Source, is_state
@@ -115,12 +114,12 @@ def qformer_sizes(state: State) -> dict[str, int]:
     crossing = _numbers(state, layer, r"\.crossattention\.self\.key\.weight")
     if crossing:
         sizes |= {"layers": layers, "cross_attention_freq": crossing[1] if len(crossing) > 1 else layers}
-    return {OPTION_PREFIX + name: size for name, size in sizes.items()}
+    return {QFORMER_PREFIX + name: size for name, size in sizes.items()}
 
 
 def usual_heads(sizes: Mapping[str, int]) -> dict[str, int]:
     """Guess the numbers of attention heads for the widths in ``sizes``."""
-    widths = {"n_heads": sizes.get("latent_dim"), f"{OPTION_PREFIX}heads": sizes.get(f"{OPTION_PREFIX}hidden")}
+    widths = {"n_heads": sizes.get("latent_dim"), f"{QFORMER_PREFIX}heads": sizes.get(f"{QFORMER_PREFIX}hidden")}
     return {key: max(1, width // HEAD_WIDTH) for key, width in widths.items() if width}
 
 

@@ -16,10 +16,10 @@ import torch
 from data.dataset import dataset_spec
 from data.text_motion import load_pairs
 from models import config as kinds
-from models.config import Sampling, VQConfig
+from models.config import LaMPConfig, QFormerConfig, Sampling, VQConfig
 from models.evaluator import Evaluator
-from models.lamp.features import LaMPConfig
-from models.lamp.qformer import QFormerConfig
+from models.lamp.lamp import LaMP
+from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.vq.model import build_tokenizer
@@ -166,11 +166,17 @@ def options(preset: str, stage: str, *more: str) -> dict[str, object]:
     return vars(PARSERS[STAGES[stage]](arguments))
 
 
+def lamp_config(given: dict[str, object]) -> LaMPConfig:
+    sizes = {key: given[key] for key in ("encoder_width", "cross_attention_freq", "dropout", "attention_dropout")}
+    return LaMPConfig(QFormerConfig(**sizes), VQConfig(), given["embed_dim"], given["published_behaviour"])
+
+
 BUILDS = {"vq": lambda given: build_tokenizer(VQConfig.from_options(given)),
           "t2m": lambda given: MaskTransformer(kinds.MaskTransformerConfig.from_options(given)),
           "res": lambda given: ResidualTransformer(kinds.ResidualTransformerConfig.from_options(given)),
           "evaluator": lambda given: Evaluator(kinds.EvaluatorConfig.from_options(given)),
-          "m2t": kinds.DecoderConfig.from_options}
+          "lamp": lambda given: LaMP(lamp_config(given), build_tokenizer(VQConfig())),
+          "len": lambda _: LengthEstimator(), "m2t": kinds.DecoderConfig.from_options}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -200,6 +206,10 @@ def test_defaults_are_those_of_the_config() -> None:
     for key in ("encoder_width", "cross_attention_freq", "dropout", "attention_dropout"):
         assert usual[key] == getattr(QFormerConfig(), key) == lamp[key]
     assert usual["embed_dim"] == LaMPConfig().embed_dim == lamp["embed_dim"]
+    for stage in ("vq", "t2m", "res"):  # FID is biased on few clips
+        assert vars(PARSERS[STAGES[stage]](["--name", "run", *NEEDED.get(stage, [])]))["fid_clips"] is None
+    assert PARSERS["M2T_eval.py"]([]).references == "verbatim"
+    assert PARSERS["eval_retrieval.py"]([]).similarity == "mean"
 
 
 def test_flags_after_a_file_take_precedence_and_comments_do_not_count(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.protocol import Evaluation
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING
 from storage.checkpoint import read_options
 from tests import toy
@@ -39,7 +40,7 @@ def test_a_preset_has_a_file_for_every_stage() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_trains_generates_and_evaluates(preset: str, inputs: Path) -> None:
+def test_a_preset_trains_generates_and_evaluates(preset: str, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft", reason="the adapters of captioning need peft")
 
     def named(stage: str) -> str:
@@ -64,6 +65,8 @@ def test_a_preset_trains_generates_and_evaluates(preset: str, inputs: Path) -> N
     train("vq", *fid, without="--num_quantizers")
     train("lamp", *tokenizer, "--bert", "bert", "--max_text_len", 16)
     train("t2m", *tokenizer, *lamp, *fid)
+    tokens = set((inputs / "data" / "cache").glob("tokens-train*"))
+    assert len(tokens) == (preset == "demo")  # the others encode every crop anew
     if layered:
         train("res", *tokenizer, *lamp, *fid)
     train("len", *lamp)
@@ -72,6 +75,8 @@ def test_a_preset_trains_generates_and_evaluates(preset: str, inputs: Path) -> N
     residual = ("--res_name", named("res") if layered else "none")
     run("generate", "--name", named("t2m"), *residual, "--len_name", named("len"), "--time_steps", 2, "--ext", preset,
         "--text_prompt", "a person walks", "--no_video", "--no_bvh", "--no_html")
+    rounds, modality = [], Evaluation._modality
+    monkeypatch.setattr(Evaluation, "_modality", lambda *given: rounds.append(given) or modality(*given))
     run("evaluate", "--name", named("t2m"), *residual, "--data_root", "data", "--evaluator",
         f"judge,lamp:{named('lamp')}", "--time_steps", 2, "--repeat_times", 2, "--mm_texts", 1)
     run("retrieval", "--name", named("lamp"), "--data_root", "data", "--repeat_times", 2)
@@ -81,7 +86,7 @@ def test_a_preset_trains_generates_and_evaluates(preset: str, inputs: Path) -> N
             assert {name: settings(stage)[name] for name in names} == {
                 name: options(preset, stage)[name] for name in names}
     report = json.loads((inputs / "checkpoints" / "t2m" / named("t2m") / "eval" / "evaluation.json").read_text())
-    assert report["settings"]["protocol"] == ("fast" if preset == "demo" else "momask")
+    assert len(rounds) == (1 if preset == "demo" else 2)  # MoMask's protocol has new motions in every repeat
     rows = ["base layer", "base + residual"][:1 + layered]
     assert list(report["results"])[2:] == rows  # after real motion and the tokenizer
     assert all({"fid", "lamp_mm_dist"} <= report["results"][row].keys() for row in rows)

@@ -122,6 +122,7 @@ def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: P
     living = put_captioner(home.parent, llm, old_names)
     loaded = load_captioner(str(home / "M2T" / "model" / "m2t.pth"), SPEC, home.parent)
     assert loaded.model.config.published and loaded.source.options["lora_r"] == 16
+    assert loaded.writing == Writing(num_beams=5, prompt="a man is", prompt_in_caption=False)
     own = loaded.model.state_dict()
     assert own.keys() == living.keys()
     for name, tensor in living.items():  # the language model is kept in half precision, the rest is not

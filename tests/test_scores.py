@@ -3,6 +3,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,15 @@ def test_lemmatised_references_forgive_endings_and_raw_ones_do_not() -> None:
     assert lemmas(told)["bleu4"] == pytest.approx(100, abs=1e-3)
     assert raw(told)["bleu4"] < 60
     assert raw.settings["reference_style"] != lemmas.settings["reference_style"]
+
+
+def test_verbatim_texts_are_compared_as_they_are_and_raw_ones_cleaned() -> None:
+    written = replace(pair("0", "a person walks"), verbatim=("A person walks!",))
+    scorers = {style: caption_scores.CaptionScorer([written], caption_scores.Lexicon([written]), style)
+               for style in ("verbatim", "raw")}
+    for caption, verbatim, raw in (("A person walks!", 100, 100), ("a person walks", 100 / 3, 100)):
+        assert scorers["verbatim"]([caption])["bleu1"] == pytest.approx(verbatim)
+        assert scorers["raw"]([caption])["bleu1"] == pytest.approx(raw)
 
 
 def test_spacy_lemmatises_words_that_no_training_caption_has() -> None:

@@ -201,6 +201,15 @@ def test_each_model_states_its_part_alone() -> None:
             own(base=Loaded(options))
 
 
+def test_models_without_settings_are_sampled_as_published_and_early_ones_of_this_project_as_before() -> None:
+    published, early = Loaded({}), Loaded({"condition": "both"})
+    assert own(base=published, residual=published, length=published) == Sampling()
+    assert own("kit", base=published, residual=published) == Sampling(cond_scale=2.0)
+    assert own("kit", base=Loaded({"cond_scale": 3.0})).cond_scale == 3.0
+    before = Sampling(res_cond_scale=2.0, res_temperature=0.1, length="mean")
+    assert own(base=early, residual=early, length=early) == before
+
+
 def test_the_gumbel_option_of_published_training_does_not_count_in_generation() -> None:
     theirs, ours = {"gumbel_sample": False}, {"gumbel_sample": False, "time_steps": 10}
     for options, expected in ((theirs, True), (ours, False)):

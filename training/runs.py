@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset import MAX_TOKENS, DatasetSpec, Normalisation
 from data.text_motion import Resident
+from models.config import QFORMER_PREFIX
 from models.lamp.bert import WordPieces, bert_folder, from_bert
-from models.lamp.qformer import OPTION_PREFIX as QFORMER_PREFIX
 from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import choose_linear
 from motion.features import biased_std

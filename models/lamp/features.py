@@ -5,9 +5,9 @@ texts. A text is familiar if it is near a k-means centre of the training texts a
 which the models cannot generate a motion.
 """
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.config import INIT_STD, ConditionKind
+from models.config import INIT_STD, ConditionKind, LaMPConfig
 from models.lamp.bert import WordPieces
-from models.lamp.qformer import QFormer, QFormerConfig, QueryPass
+from models.lamp.qformer import QFormer, QueryPass
 from models.layers import Linear, sinusoid_table
 from models.vq.model import RVQVAE, Encoder, HumanVQVAE, VQConfig
 from utils import InputError
@@ -70,29 +70,6 @@ def familiarity_of(known: Familiarity, model: nn.Module, pieces: WordPieces, tex
     """Score the familiarity (b,) of cleaned texts. Texts that are not mostly in Latin letters get ``FOREIGN``."""
     scores = known.scores(word_means(model, pieces, texts, longest))
     return torch.where(torch.tensor([is_latin(text) for text in texts]), scores, FOREIGN)
-
-
-@dataclass(frozen=True)
-class LaMPConfig:
-    """Settings of a LaMP model. The defaults are the published sizes."""
-
-    qformer: QFormerConfig = field(default_factory=QFormerConfig)
-    vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
-    embed_dim: int = 512     # width of the text and motion features
-    published: bool = False  # reproduce the behaviour of the released code, see models.lamp.lamp
-
-    def to_options(self) -> dict[str, Any]:
-        """Convert the settings, except those of the tokenizer, to options for ``opt.txt``."""
-        return {"embed_dim": self.embed_dim, "published_behaviour": self.published, **self.qformer.to_options()}
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> "LaMPConfig":
-        """Create the settings from ``options`` and the settings ``vq`` of the tokenizer.
-
-        Missing sizes get their published values. Options without ``published_behaviour`` belong to a released model.
-        """
-        return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
-                   options.get("published_behaviour", True))
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,16 @@
 Queries and text share self-attention layers and have separate feed-forward blocks (BLIP-2; Li et al. 2023, sec. 3.1).
 Parameters have the names used in published checkpoints.
 """
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD
+from models.config import INIT_STD, QFormerConfig
 from models.layers import Linear, attention_bias
 
-OPTION_PREFIX = "qformer_"
 PAD_ID = 0  # [PAD] of every BERT vocabulary
 TIED_NAMES = {  # parameters that have two names in a state dict
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -23,38 +21,6 @@ TIED_NAMES = {  # parameters that have two names in a state dict
 POSITION_IDS = "bert.embeddings.position_ids"
 
 Cache = tuple[Tensor, Tensor]  # keys and values, each (b, heads, n, width of a head)
-
-
-@dataclass(frozen=True)
-class QFormerConfig:
-    """Settings of a Q-Former. The defaults are the published sizes (BERT base)."""
-
-    hidden: int = 768
-    layers: int = 12
-    heads: int = 12
-    intermediate: int = 3072
-    max_positions: int = 512
-    vocab: int = 30523            # BERT's word pieces and [DEC]
-    encoder_width: int = 1408     # width of the states that the queries attend to
-    cross_attention_freq: int = 2  # every n-th layer has cross-attention, starting with the first
-    num_query_tokens: int = 49
-    dropout: float = 0.1
-    attention_dropout: float = 0.1  # dropout on attention weights; training on the CPU is faster with 0
-    layer_norm_eps: float = 1e-12
-
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is not a multiple of {self.heads} heads")
-
-    def to_options(self) -> dict[str, Any]:
-        """Convert the settings to options with the prefix ``qformer_``."""
-        return {OPTION_PREFIX + name: value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "QFormerConfig":
-        """Create the settings from ``options`` with the prefix ``qformer_``, using defaults for missing ones."""
-        names = (field.name for field in fields(cls))
-        return cls(**{name: options[OPTION_PREFIX + name] for name in names if OPTION_PREFIX + name in options})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD, MaskTransformerConfig
+from models.config import INIT_STD, MaskTransformerConfig, Sampling
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
@@ -158,8 +158,9 @@ class MaskTransformer(Trunk):
 
     @torch.no_grad()
     def generate(self, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator], *,
-                 timesteps: int = 10, cond_scale: float = 4.0, temperature: float = 1.0,
-                 topk_filter_thres: float = 0.9, gumbel: bool = True, known: Tensor | None = None,
+                 timesteps: int = Sampling.time_steps, cond_scale: float = Sampling.cond_scale,
+                 temperature: float = Sampling.temperature, topk_filter_thres: float = Sampling.topkr,
+                 gumbel: bool = Sampling.gumbel_sample, known: Tensor | None = None,
                  padding_value: int = -1, group_rows: int | None = None, negative: Tensor | None = None) -> Generated:
         """Generate tokens for text features ``cond`` (b, c) by iterative unmasking (MaskGIT, section 3.3).
 

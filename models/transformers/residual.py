@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD, ResidualTransformerConfig
+from models.config import INIT_STD, ResidualTransformerConfig, Sampling
 from models.layers import Linear, is_packed
 from models.transformers.trunk import (
     StaticBatch,
@@ -142,8 +142,8 @@ class ResidualTransformer(Trunk):
 
     @torch.no_grad()
     def generate(self, base: Tensor, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
-                 *, cond_scale: float = 5.0, temperature: float = 1.0, topk_filter_thres: float = 0.9,
-                 known: Tensor | None = None, group_rows: int | None = None,
+                 *, cond_scale: float = Sampling.res_cond_scale, temperature: float = Sampling.res_temperature,
+                 topk_filter_thres: float = Sampling.topkr, known: Tensor | None = None, group_rows: int | None = None,
                  negative: Tensor | None = None) -> Tensor:
         """Generate the residual layers for base-layer tokens ``base`` (b, n). Returns (b, n, q), -1 at padding.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import DROPOUT, GROUPS, VQConfig
+from models.config import GROUPS, VQConfig
 from models.layers import Conv1d
 from models.vq.quantizer import EmaQuantizer, ResidualQuantizer
 from utils.runtime import WHOLE, BatchSlice
@@ -80,9 +80,8 @@ class ResidualStack(nn.Module):
 class Encoder(nn.Module):
     """Encoder that maps motion features (b, t, d) to latents (b, output_emb_width, t / stride_t^down_t)."""
 
-    def __init__(self, input_width: int, output_emb_width: int = 512, down_t: int = 2, stride_t: int = 2,
-                 width: int = 512, depth: int = 3, dilation_growth_rate: int = 3, activation: str = "relu",
-                 norm: str | None = None, dropout: float = DROPOUT) -> None:
+    def __init__(self, input_width: int, output_emb_width: int, down_t: int, stride_t: int, width: int, depth: int,
+                 dilation_growth_rate: int, activation: str, norm: str | None, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = [Conv1d(input_width, width, 3, padding=1), nn.ReLU()]
         for _ in range(down_t):
@@ -104,9 +103,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Decoder that maps latents (b, output_emb_width, n) to motion features (b, n * 2^down_t, d)."""
 
-    def __init__(self, input_width: int, output_emb_width: int = 512, down_t: int = 2, width: int = 512,
-                 depth: int = 3, dilation_growth_rate: int = 3, activation: str = "relu",
-                 norm: str | None = None, dropout: float = DROPOUT) -> None:
+    def __init__(self, input_width: int, output_emb_width: int, down_t: int, width: int, depth: int,
+                 dilation_growth_rate: int, activation: str, norm: str | None, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = [Conv1d(output_emb_width, width, 3, padding=1), nn.ReLU()]
         for _ in range(down_t):

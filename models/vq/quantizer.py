@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.config import SAMPLE_TEMPERATURE
+from models.config import VQConfig
 from models.layers import linear
 from utils.runtime import WHOLE, BatchSlice, sample_columns
 
@@ -35,7 +35,7 @@ class EmaQuantizer(nn.Module):
     As in published checkpoints, the state dict contains ``codebook`` only. Training also stores ``running_state``.
     """
 
-    def __init__(self, codes: int, dim: int, mu: float = 0.99, published: bool = False) -> None:
+    def __init__(self, codes: int, dim: int, mu: float = VQConfig.mu, published: bool = False) -> None:
         super().__init__()
         self.mu = mu
         self.published = published
@@ -221,9 +221,9 @@ class ResidualQuantized:
 class ResidualQuantizer(nn.Module):
     """Residual vector quantizer (RVQ) with ``num_quantizers`` layers (Zeghidour et al. 2021, alg. 1)."""
 
-    def __init__(self, num_quantizers: int, codes: int, dim: int, mu: float = 0.99, shared: bool = False,
-                 dropout_prob: float = 0.2, published: bool = False,
-                 temperature: float = SAMPLE_TEMPERATURE) -> None:
+    def __init__(self, num_quantizers: int, codes: int, dim: int, mu: float = VQConfig.mu,
+                 shared: bool = False, dropout_prob: float = VQConfig.quantize_dropout_prob, published: bool = False,
+                 temperature: float = VQConfig.sample_codebook_temp) -> None:
         super().__init__()
         first = EmaQuantizer(codes, dim, mu, published)
         rest = [first if shared else EmaQuantizer(codes, dim, mu, published) for _ in range(num_quantizers - 1)]

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.config import QFORMER_PREFIX
 from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, TEMP_INIT, LaMP, LaMPResult, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING, next_word_targets, same_caption, similarity, smoothed_cross_entropy
-from models.lamp.qformer import OPTION_PREFIX, POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.vq.model import build_tokenizer
 from storage.released import HEAD_WIDTH, qformer_sizes
@@ -28,7 +29,7 @@ def qformer_config(manifest: Manifest, prefix: str = "Qformer.") -> QFormerConfi
                       default=QFormerConfig.num_query_tokens)
     eps = setting(manifest, "layer_norm_eps", default=QFormerConfig.layer_norm_eps)
     sizes = qformer_sizes(state_of(manifest, prefix, "Qformer.") | state_of(manifest, "query_tokens", "query_tokens"))
-    sizes = {name.removeprefix(OPTION_PREFIX): size for name, size in sizes.items()}
+    sizes = {name.removeprefix(QFORMER_PREFIX): size for name, size in sizes.items()}
     heads = _heads(manifest, sizes["hidden"])
     return QFormerConfig(**{"num_query_tokens": queries, "layer_norm_eps": float(eps), "heads": heads} | sizes)
 
