@@ -1,6 +1,4 @@
-"""The parity runner passes the published fixtures and can fail."""
-
-
+"""The parity runner passes the published fixtures."""
 from tests.toy import GOLDEN, needs, run_script
 
 
