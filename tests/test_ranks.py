@@ -95,7 +95,7 @@ def test_two_processes_have_the_numbers_of_one(runs: Path, stage: str, part: str
 
 @pytest.mark.parametrize("stage", ["vq", "t2m"])
 def test_a_batch_in_parts_has_the_gradient_of_the_batch(runs: Path, stage: str) -> None:
-    """Holds in the first step only, because codebooks are updated part by part."""
+    """For ``vq`` in the first step only, because its codebook starts with rows of the first part."""
     one, parts = (curve(runs, stage, suffix) for suffix in ("one", "parts"))
     steps = slice(None) if stage == "t2m" else slice(1)
     assert parts["train/loss"][steps] == pytest.approx(one["train/loss"][steps], **CLOSE)

@@ -146,7 +146,8 @@ def test_what_cannot_be_resumed_is_reported(home: Path) -> None:
 
 
 def test_a_run_does_not_go_on_as_another_model(home: Path) -> None:
-    begun = dict.fromkeys(FIXED_OPTIONS, "first") | {"n_heads": 2, "vq_name": "007", "feat_bias": 5.0}
+    fixed = (*FIXED_OPTIONS, "num_quantizers", "shared_codebook", "mu")
+    begun = dict.fromkeys(fixed, "first") | {"n_heads": 2, "vq_name": "007", "feat_bias": 5.0}
     Trainer(Pull(), options(total_iter=1, **begun), Numbers(4), always).run()
     assert checked_run_folder(options(is_continue=True, lr=0.5, **begun)).samefile(home)
     for key in begun:
