@@ -1,4 +1,10 @@
-"""The parity runner passes the published fixtures."""
+"""The parity runner passes the published fixtures and can fail."""
+import sys
+
+import numpy as np
+import pytest
+
+from tests.run_golden import main
 from tests.toy import GOLDEN, needs, run_script
 
 
@@ -6,3 +12,25 @@ from tests.toy import GOLDEN, needs, run_script
 def test_every_published_fixture_passes(tmp_path):
     told = run_script("tests/run_golden.py", GOLDEN, cwd=tmp_path).stdout
     assert told.splitlines()[-1].endswith(" passed, 0 failed")
+
+
+def test_a_wrong_an_unknown_and_a_missing_fixture_fail(tmp_path, monkeypatch, capsys):
+    def run(name="") -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["run_golden.py", str(tmp_path / name)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, capsys.readouterr().out.strip()
+
+    assert run("none")[0] == 2
+    assert run() == (1, "0 passed, 0 failed")
+    poses, others = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
+    placed = [pose - pose[:, :1] for pose in (poses, others)]
+    mpjpe = np.linalg.norm(placed[0] - placed[1], axis=-1).mean(-1)
+    np.savez(tmp_path / "a.npz", pose_gt=poses, pose_pred=others, mpjpe=mpjpe)
+    assert run()[0] == 0
+    np.savez(tmp_path / "b.npz", pose_gt=poses, pose_pred=others, mpjpe=mpjpe + [0, 0, 0, 0, 1e-3])
+    np.savez(tmp_path / "c.npz", pose_gt=poses, pose_pred=others, mpjpe=mpjpe, unheard_of=mpjpe)
+    np.savez(tmp_path / "d.npz", unheard_of=mpjpe)
+    code, told = run()
+    assert code == 1 and told.endswith("1 passed, 3 failed")
+    assert [" ok " in line for line in told.splitlines()[:-1]] == [True, False, False, False]
