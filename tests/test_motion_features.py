@@ -2,16 +2,20 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
 from motion import rotation
 from motion.body import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.features import (
+    feature_groups,
     features_to_joints,
     features_to_joints_from_rotations,
+    gaussian_smooth,
     joints_to_features,
     process,
+    root_motion,
     time_warp,
 )
 from motion.foot import (
@@ -24,14 +28,56 @@ from motion.foot import (
     standing,
     still_steps,
 )
-from motion.skeleton import KIT, SKELETONS, T2M, pose_offsets
+from motion.skeleton import KIT, SKELETONS, T2M, Skeleton, mirror, pose_offsets
 from tests import figures
 from tests.figures import figure, walking
-from tests.sample_motion import sample_motion
+from tests.sample_motion import sample_lengths, sample_motion, turned
 
 
 def _close(actual: torch.Tensor, expected: torch.Tensor | np.ndarray, atol: float) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
+def test_features_give_joints_back_at_any_place_and_heading_and_mirror_as_joints_do(skeleton: Skeleton):
+    order = list(skeleton.mirror_order)
+    lengths = (sample_lengths(skeleton) + sample_lengths(skeleton)[order]) / 2  # symmetric
+    size, offsets = float(lengths.max()), np.float32(skeleton.raw_offsets) * lengths[:, None]
+    joints, groups = sample_motion(skeleton, lengths=lengths), feature_groups(len(skeleton))
+    stages = process(joints, skeleton, offsets)
+    plain = stages.features
+    _close(features_to_joints(plain, skeleton), stages.positions[:-1], 1e-5 * size)
+    _close(features_to_joints_from_rotations(plain, skeleton, offsets), stages.positions[:-1], 1e-3 * size)
+    steps = rotation.quat_rotate(root_motion(plain).quat[:, None], stages.positions.diff(dim=0))
+    _close(plain[:, groups.velocities], steps.flatten(1), 1e-4 * max(1, size))
+    moved = turned(joints, 2.0) + np.float32([3, -1, 2]) * size
+    _close(joints_to_features(moved, skeleton, offsets), plain, 1e-4 * max(1, size))
+
+    mirrored, flip = joints_to_features(mirror(joints, skeleton), skeleton, offsets), torch.tensor([-1.0, 1, 1])
+    others, near = [joint - 1 for joint in order[1:]], 1e-5 * max(1, size)
+    root = [groups.yaw_speed, groups.root_velocity, groups.root_height]
+    for group, signs in zip(root, (-1, flip[:2], 1), strict=True):
+        _close(mirrored[:, group], plain[:, group] * signs, near)
+    for group, joint_order in ((groups.local_positions, others), (groups.velocities, order)):
+        before, after = (features[:, group].unflatten(-1, (-1, 3)) for features in (plain, mirrored))
+        _close(after, before[:, joint_order] * flip, near)
+    before, after = (rotation.cont6d_to_matrix(features[:, groups.rotations].unflatten(-1, (-1, 6)))
+                     for features in (plain, mirrored))
+    _close(after, flip.diag() @ before[:, others] @ flip.diag(), 1e-4)
+    _close(mirrored[:, groups.contacts], plain[:, groups.contacts][:, [2, 3, 0, 1]], 0)
+
+
+def test_smoothing_and_rotations_are_those_of_scipy():
+    values = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    _close(gaussian_smooth(values, 20), gaussian_filter1d(values.numpy(), 20, axis=0, mode="nearest"), 1e-6)
+    a, b = (Rotation.random(30, rng=seed) for seed in (0, 1))
+    qa, qb = (torch.from_numpy(turn.as_quat(scalar_first=True)) for turn in (a, b))
+    for got, expected in ((rotation.quat_multiply(qa, qb), a * b), (rotation.quat_conjugate(qa), a.inv()),
+                          (rotation.axis_angle_to_quat(torch.from_numpy(a.as_rotvec())), a)):
+        _close(rotation.quat_to_matrix(got), expected.as_matrix(), 1e-9)
+    _close(rotation.quat_rotate(qa, values.double()), a.apply(values.numpy()), 1e-6)
+    _close(rotation.quat_to_matrix(rotation.matrix_to_quat(torch.from_numpy(a.as_matrix()))), a.as_matrix(), 1e-6)
+    _close(rotation.cont6d_to_matrix(rotation.quat_to_cont6d(qa)), a.as_matrix(), 1e-6)
 
 
 def test_without_a_reference_body_a_clip_keeps_its_own_bones():
