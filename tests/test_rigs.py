@@ -1,4 +1,5 @@
 """The 22 joints are found in other skeletons, and motions are retargeted to other bodies."""
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,15 +222,21 @@ def about(axis: int, degrees: float) -> np.ndarray:
     return Rotation.from_euler("xyz"[axis], degrees, degrees=True).as_matrix()
 
 
-def somebody(source: SourceRecording) -> Character:
-    """Return a character with the body and the rest pose of the source."""
+def somebody(source: SourceRecording, arms_down: float = 0.0, facing: float = 0.0,
+             longer: Mapping[str, float] | None = None) -> Character:
+    """Return a character with the body of the source.
+
+    At rest, its arms are lowered and its body is turned, both in degrees. ``longer`` has length factors of bones.
+    """
     parents = PARENT | {"LeftToeEnd": "LeftToe", "RightToeEnd": "RightToe"}
     rest = {"Hips": np.zeros(3)}
     for bone, parent in parents.items():
         offset = np.array([0, -0.08, 0]) if bone.endswith("End") else source.rest[bone] - source.rest[parent]
-        rest[bone] = rest[parent] + offset
+        if parent.endswith(("Arm", "Hand")):
+            offset = about(1, arms_down if bone.startswith("Left") else -arms_down) @ offset
+        rest[bone] = rest[parent] + offset * (longer or {}).get(bone.removeprefix("Left").removeprefix("Right"), 1)
     floor = min(place[2] for place in rest.values()) - 0.02
-    return Character(rest, floor)
+    return Character({bone: about(2, facing) @ place for bone, place in rest.items()}, floor)
 
 
 def posed(character: Character, transfer: Transfer) -> dict[str, np.ndarray]:
@@ -253,6 +260,22 @@ def test_the_same_body_does_the_same(name: str) -> None:
     np.testing.assert_allclose(lift[:2], 0, atol=1e-6)
     for bone in set(BONES) - {"LeftToe", "RightToe"}:
         np.testing.assert_allclose(places[bone] - lift, source.places[bone], atol=1e-4)
+
+
+@EVERY_MOTION
+def test_rest_pose_and_heading_do_not_matter_and_ankles_travel_by_the_length_of_legs(name: str) -> None:
+    source = SOURCES[name]
+    expected, *found = (posed(body, retarget(source, body)) for body in (
+        somebody(source), somebody(source, 50), somebody(source, facing=180), somebody(source, 30, -90)))
+    for bone in set(BONES) - {"LeftHand", "RightHand"}:
+        np.testing.assert_allclose([places[bone] for places in found], [expected[bone]] * 3, atol=1e-6)
+    character = somebody(source, longer={"Leg": 1.3, "Foot": 1.1, "UpLeg": 1.2, "Spine1": 0.8})
+    transfer = retarget(source, character)
+    assert transfer.scale == pytest.approx(1.2, abs=0.01)
+    places = posed(character, transfer)
+    for bone in ("LeftFoot", "RightFoot"):
+        ours, theirs = source.places[bone], places[bone]
+        np.testing.assert_allclose(theirs - theirs[0], transfer.scale * (ours - ours[0]), atol=0.01)
 
 
 @pytest.mark.parametrize("pitch", [-10.0, 0.0, 25.0])
