@@ -52,6 +52,27 @@ def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
             WordVectors.load(tmp_path)
 
 
+@torch.no_grad()
+def test_an_embedding_depends_on_its_own_frames_and_words_alone() -> None:
+    torch.manual_seed(0)
+    model, lengths = Evaluator(TINY).eval(), torch.tensor([24, 40, 32])
+    motion = torch.randn(3, 40, 263) * (torch.arange(40) < lengths[:, None])[..., None]
+    words, tags, cap_lens = torch.randn(3, 7, 8), torch.randn(3, 7, 15), torch.tensor([4, 7, 5])
+    motions, texts = model.encode_motion(motion, lengths), model.encode_text(words, tags, cap_lens)
+    for row in range(3):
+        own, kept = slice(row, row + 1), slice(0, int(cap_lens[row]))
+        torch.testing.assert_close(model.encode_motion(motion[own], lengths[own]), motions[own])
+        torch.testing.assert_close(model.encode_text(words[own, kept], tags[own, kept], cap_lens[own]), texts[own])
+    motion[0, 32:] += 1  # out of reach of the last convolutions of row 0
+    motion[..., -4:] += 1  # foot contacts
+    torch.testing.assert_close(model.encode_motion(motion, lengths)[0], motions[0])
+    for changed in (0, 23):
+        other = motion + 2 * (torch.arange(40) == changed)[:, None]
+        assert not torch.allclose(model.encode_motion(other, lengths)[0], motions[0], atol=1e-3)
+    for one, two in ((words.flip(1), tags), (words, tags.flip(1))):
+        assert not torch.allclose(model.encode_text(one, two, cap_lens)[1], texts[1], atol=1e-3)
+
+
 FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)
 
 

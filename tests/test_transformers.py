@@ -150,6 +150,38 @@ def test_a_prompt_is_one_row_unless_passes_of_a_fixed_shape_are_asked_for() -> N
         assert [(batch.rows, batch.size) for batch in static_batches([5, 5], device, rows=64)] == [([0, 1], 64)]
 
 
+def test_each_step_masks_the_least_certain_tokens_by_the_schedule_and_never_a_kept_one() -> None:
+    model, lens, timesteps = make(), torch.tensor([24, 7, 1, 15]), 8
+    result = model.generate(texts(4), lens.tolist(), sample_generators(range(4)), timesteps=timesteps, cond_scale=1)
+    masked = result.steps == model.mask_id
+    for step in range(timesteps):
+        ratio = math.cos(math.pi / 2 * step / (timesteps - 1))
+        assert masked[step].sum(1).tolist() == [max(1, round(ratio * length)) for length in lens.tolist()]
+    assert not (masked[1:] & ~masked[:-1]).any()
+    real = ~padding_of(lens, 24)
+    kept = real & ~masked[-1]
+    assert torch.equal(result.ids[kept], result.steps[-1][kept])
+    assert (result.steps[:, ~real] == model.pad_id).all() and (result.ids[~real] == -1).all()
+    assert ((result.ids >= 0) & (result.ids < K))[real].all()
+    logits = model(result.steps[0][:1], texts(4)[:1]).float()  # (1, 24, K)
+    drawn = sample_tokens(logits, 0.9, 1.0, True, noise(sample_generators([0]), [24], (1, 24, K)))
+    certainty = logits.softmax(-1).gather(-1, drawn[..., None])[0, :, 0]
+    assert certainty[masked[1, 0]].max() <= certainty[~masked[1, 0]].min()
+
+
+def test_it_learns_tokens_that_follow_from_the_text() -> None:
+    torch.manual_seed(0)
+    model = MaskTransformer(MaskTransformerConfig(**SIZES, dropout=0.0))
+    cond, ids, lens = texts(4), tokens(4, 8), torch.tensor([8, 6, 8, 5])
+    optimizer, masks, rows = torch.optim.Adam(model.parameters(), 1e-2), stream(), torch.arange(4).repeat(8)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.loss(ids[rows], cond[rows], lens[rows], masks).loss.backward()
+        optimizer.step()
+    made = model.eval().generate(cond, lens.tolist(), sample_generators(range(4)), cond_scale=2.0).ids
+    assert (made == ids)[~padding_of(lens, 8)].float().mean() > 0.9
+
+
 def test_known_tokens_stay_and_shape_the_rest() -> None:
     model = make("full")
     known = torch.full((2, 10), -1)
@@ -221,6 +253,27 @@ def make_residual(**changes: float) -> ResidualTransformer:
 
 def layers_of_tokens(count: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(K, (count, length, Q), generator=stream(seed))
+
+
+@torch.no_grad()
+def test_a_layer_is_predicted_from_the_layers_below_the_text_and_real_tokens_alone() -> None:
+    model, ids, lens, layers = make_residual(), layers_of_tokens(3, 8), torch.tensor([8, 3, 5]), torch.tensor([1, 2, 4])
+
+    def loss(ids: Tensor, layers: Tensor = layers, cond: Tensor | None = None) -> float:
+        return float(model.loss(ids, texts(3) if cond is None else cond, lens, stream(), layers).loss)
+
+    true, above, below, wanted = loss(ids), ids.clone(), ids.clone(), ids.clone()
+    assert loss(torch.where(padding_of(lens, 8)[..., None], layers_of_tokens(3, 8, seed=1), ids)) == true
+    above[0, :, 2:], above[1, :, 3:] = 0, 0
+    assert loss(above) == true
+    below[2, 1, 3], wanted[0, 3, 1] = (ids[2, 1, 3] + 1) % K, (ids[0, 3, 1] + 1) % K
+    others = [loss(below), loss(wanted), loss(ids, torch.tensor([1, 2, 3])), loss(ids, cond=texts(3).flip(0))]
+    assert min(abs(other - true) for other in others) > 1e-3
+    history = model.history_of(ids, layers)
+    tables = model.input_tables()
+    torch.testing.assert_close(history[1], tables[0][ids[1, :, 0]] + tables[1][ids[1, :, 1]])
+    alone, padded = model(history[:, :5], layers, texts(3)), model(history, layers, texts(3), padding_of(lens, 8))
+    torch.testing.assert_close(alone[2], padded[2, :5], rtol=0, atol=1e-5)
 
 
 def test_training_draws_every_layer_and_low_ones_more_often() -> None:
