@@ -104,6 +104,18 @@ def test_padding_of_texts_and_motions_changes_no_loss(model, batch):
         close(shorter.losses[name], longer.losses[name])
 
 
+@torch.no_grad()
+def test_features_do_not_depend_on_the_rest_of_the_batch(model, batch):
+    motion, ids, mask, m_lens = batch
+    texts, motions = model.text_features(ids, mask), model.motion_features(motion, m_lens)
+    conditions = model.condition(ids, mask, "both")
+    for row in range(4):
+        own, words, frames = slice(row, row + 1), slice(0, int(mask[row].sum())), slice(0, int(m_lens[row]))
+        close(model.text_features(ids[own, words], mask[own, words]), texts[own])
+        close(model.motion_features(motion[own, frames]), motions[own])
+        close(model.condition(ids[own, words], mask[own, words], "both"), conditions[own])
+
+
 def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[Tensor, Tensor]:
     uniform = torch.rand(2, times, len(ids), generator=seeded())
     return tuple(torch.stack([sample_columns(model.negative_probabilities(way, ids), row) for row in numbers])

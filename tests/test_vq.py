@@ -48,6 +48,20 @@ def test_a_block_is_its_formula(norm: str, eps: float, activation: str) -> None:
     torch.testing.assert_close(block(x), x + h)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_codes_decode_to_the_reconstruction_and_minus_one_adds_nothing(layers: int) -> None:
+    model = tokenizer(layers)
+    result, ids = model(motion()), model.encode(motion())
+    assert result.motion.shape == motion().shape and result.codes.shape == (3, 6, layers)
+    assert ids.shape == ((3, 6) if layers == 1 else (3, 6, layers)) and len(ids.unique()) > 4
+    torch.testing.assert_close(ids.view(result.codes.shape), result.codes)
+    for codes in (ids, result.codes):
+        torch.testing.assert_close(model.forward_decoder(codes), result.motion)
+    if layers > 1:
+        without = torch.cat([ids[..., :2], -torch.ones_like(ids[..., 2:])], -1)
+        torch.testing.assert_close(model.forward_decoder(without), model.forward_decoder(ids[..., :2]))
+
+
 @pytest.mark.parametrize(("layers", "norm"), [(1, None), (3, "LN"), (2, "BN")])
 def test_clips_of_different_lengths_decode_together_as_they_do_alone(layers: int, norm: str | None) -> None:
     model = tokenizer(layers, vq_norm=norm)
