@@ -45,6 +45,19 @@ def alone(folder: Path, line: list[str]) -> None:
     toy.run_here(importlib.import_module(line[0]).main, *line[1:], cwd=folder)
 
 
+def in_two_processes(folder: Path, jobs: list[list[str]], devices: str = "") -> str:
+    """Run training commands in two processes, on the CPU or on CUDA ``devices`` such as "0,1". Returns the output."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", "0"]
+    made = subprocess.run([*launcher, str(toy.ROOT / "tests" / "two_processes.py"), str(folder / "jobs.json")],
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": devices}, cwd=folder,
+                          capture_output=True, text=True, timeout=600, check=False)
+    assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
+    return made.stdout
+
+
 @pytest.fixture(scope="module")
 def runs(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which every stage was trained by one process and by two processes."""
@@ -57,17 +70,10 @@ def runs(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage in ("vq", "t2m"):
             alone(folder, job(stage, "parts", "--grad_accum", "2"))
         alone(folder, job("vq", "begun_alone", "--total_iter", "3"))
-        (folder / "jobs.json").write_text(json.dumps([
+        output = in_two_processes(folder, [
             *(job(stage, "two") for stage in STAGES), job("vq", "begun_alone", "--is_continue"),
-            job("vq", "begun_by_two", "--total_iter", "3")]))
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-                    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-                    "--main_process_port", "0"]
-        made = subprocess.run([*launcher, str(toy.ROOT / "tests" / "two_processes.py"), str(folder / "jobs.json")],
-                              env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, cwd=folder,
-                              capture_output=True, text=True, timeout=600, check=False)
-        assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
-        (folder / "output.txt").write_text(made.stdout)
+            job("vq", "begun_by_two", "--total_iter", "3")])
+        (folder / "output.txt").write_text(output)
         alone(folder, job("vq", "begun_by_two", "--is_continue"))
     return folder
 

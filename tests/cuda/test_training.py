@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
-from tests.test_ranks import STAGES
+from tests.test_ranks import STAGES, in_two_processes, latest
 from tests.test_trainer import windows
 from training.runs import BatchLoader, EpochBatches
 
@@ -92,3 +92,16 @@ def test_windows_are_kept_on_the_device_and_give_the_batches_of_the_loader(real_
     for one, other in zip(resident, loaded, strict=True):
         assert one.device == real_device
         torch.testing.assert_close(one.cpu(), other)
+
+
+def test_two_devices_train_like_one(device: torch.device, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    where = ["--gpu_id", "-1"] if device.type == "cpu" else []
+    in_two_processes(folder, [[STAGES["vq"][0], *arguments("vq", "two"), *where]], "" if where else "0,1")
+    monkeypatch.setattr(nn.Dropout, "forward", lambda _, x: x)  # as in the two processes
+    train(device, folder, "vq", *arguments("vq", "alone"))
+    one, two = latest(folder, "vq_alone"), latest(folder, "vq_two")
+    assert two["total_it"] == one["total_it"] == STEPS
+    for name, tensor in one["vq_model"].items():
+        torch.testing.assert_close(two["vq_model"][name], tensor, rtol=1e-2, atol=1e-3)
