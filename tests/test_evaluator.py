@@ -71,6 +71,9 @@ def test_an_embedding_depends_on_its_own_frames_and_words_alone() -> None:
         assert not torch.allclose(model.encode_motion(other, lengths)[0], motions[0], atol=1e-3)
     for one, two in ((words.flip(1), tags), (words, tags.flip(1))):
         assert not torch.allclose(model.encode_text(one, two, cap_lens)[1], texts[1], atol=1e-3)
+    with torch.enable_grad():
+        (model.encode_motion(motion, lengths) + model.encode_text(words, tags, cap_lens)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
 FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVALUATOR)

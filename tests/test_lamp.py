@@ -17,7 +17,7 @@ from models.lamp.bert import WordPieces, from_bert
 from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
-from models.lamp.qformer import QFormerConfig
+from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.transformers.mask_transformer import ClipText
 from models.vq.model import VQConfig, build_tokenizer
@@ -114,6 +114,24 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(model, batch):
         close(model.text_features(ids[own, words], mask[own, words]), texts[own])
         close(model.motion_features(motion[own, frames]), motions[own])
         close(model.condition(ids[own, words], mask[own, words], "both"), conditions[own])
+
+
+def test_tied_weights_may_be_missing_from_a_file(model):
+    other = QFormer(CONFIG.qformer)
+    other.load_state_dict({k: v for k, v in model.Qformer.state_dict().items() if k not in (*TIED_NAMES, POSITION_IDS)})
+    assert torch.equal(other.cls.predictions.decoder.weight, model.Qformer.bert.embeddings.word_embeddings.weight)
+
+
+@torch.no_grad()
+def test_text_is_written_from_the_motion_and_the_words_before(model, batch):
+    ids, mask, states = *batch[1:3], torch.randn(4, 5, 12, generator=seeded())
+
+    def written(ids: Tensor, states: Tensor) -> Tensor:
+        return model.Qformer.language_model(ids, mask, model.Qformer.query(model.query_tokens, states).cache)
+
+    changed = written(ids + (torch.arange(7) == 3), states), written(ids, -states)
+    by_word, by_motion = ((written(ids, states) - other).abs().amax(-1) for other in changed)
+    assert (by_word[:, :3] == 0).all() and (by_word[:, 3] > 1e-4).all() and (by_motion > 1e-4).all()
 
 
 def draws(model: LaMP, ids: Tensor, scores: Tensor, times: int = 200) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,8 @@ def test_features_give_joints_back_at_any_place_and_heading_and_mirror_as_joints
     _close(features_to_joints_from_rotations(plain, skeleton, offsets), stages.positions[:-1], 1e-3 * size)
     steps = rotation.quat_rotate(root_motion(plain).quat[:, None], stages.positions.diff(dim=0))
     _close(plain[:, groups.velocities], steps.flatten(1), 1e-4 * max(1, size))
+    still = joints_to_features(joints[[0] * 3], skeleton, offsets)
+    assert still[:, groups.contacts].all() and not plain[:, groups.contacts].all()
     moved = turned(joints, 2.0) + np.float32([3, -1, 2]) * size
     _close(joints_to_features(moved, skeleton, offsets), plain, 1e-4 * max(1, size))
 

@@ -12,6 +12,7 @@ import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
+from scipy import linalg
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -43,6 +44,17 @@ def test_r_precision_compares_within_a_batch_only_and_leaves_the_rest_out(rng):
     np.testing.assert_array_equal(metrics.r_precision(unfinished, motion), [1, 1, 1])
     with pytest.raises(ValueError, match="31 pairs"):
         metrics.r_precision(embeddings[:31], embeddings[:31])
+
+
+def test_fid_is_that_of_the_matrix_root_and_distances_are_those_of_pairs(rng):
+    one, other, shift = rng.normal(size=(90, 8)) @ rng.normal(size=(8, 8)), rng.normal(size=(80, 8)), rng.normal(size=8)
+    means, covs = ([f(a) for a in (one, other)] for f in (lambda a: a.mean(0), lambda a: np.cov(a.T)))
+    root = linalg.sqrtm(covs[0] @ covs[1]).real
+    expected = np.square(means[0] - means[1]).sum() + np.trace(covs[0] + covs[1] - 2 * root)
+    assert metrics.fid(one, other) == pytest.approx(expected)
+    assert metrics.matching_score(one, one + shift) == pytest.approx(np.linalg.norm(shift))
+    repeats = np.arange(3)[:, None, None] * 9.0 + np.arange(2)[:, None] * np.ones(4)  # at distances of 0 or 2
+    assert {metrics.multimodality(repeats, np.random.RandomState(seed), 2) for seed in range(20)} == {0, 2}
 
 
 @pytest.mark.parametrize(("rows", "pairs"), [(301, 300), (300, 100), (150, 100)])

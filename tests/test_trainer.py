@@ -16,7 +16,7 @@ from models.transformers.trunk import TokenLoss
 from models.vq.model import RVQVAE, VQConfig
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
-from training.optimization import WeightAverage, warmup_milestones
+from training.optimization import StepMetrics, WeightAverage, warmup_milestones
 from training.runs import FIXED_OPTIONS, BatchLoader, EpochBatches, checked_run_folder, fits_in_memory, settle_lamp
 from training.stages.tokens import MaskStage
 from training.stages.vq import VQStage
@@ -44,6 +44,13 @@ def test_a_run_stops_at_total_iter_or_after_max_epoch_epochs(home: Path) -> None
     assert [number % 100 for number in sum(stage.batches[:3], [])] != [
         number % 100 for number in sum(stage.batches[3:], [])]
     assert (home / "model" / "latest.tar").is_file()
+
+
+def test_each_item_has_the_same_weight_in_a_batch_in_parts() -> None:
+    weight, metrics = nn.Parameter(torch.tensor(0.0)), StepMetrics(2)
+    for loss, count in ((8.0, 1.0), (4.0, 3.0)):
+        metrics.add({"loss": loss * (1 + weight), "weight": torch.tensor(count)}).backward()
+    assert float(metrics.average([weight])["loss"]) == float(weight.grad) == pytest.approx(5.0)
 
 
 def test_batches_that_cannot_be_cut_are_refused() -> None:
