@@ -234,7 +234,7 @@ function partsIn(text, tokens) {
 lamp.paint = (element, trigger, watch, props) => {
   const root = element.querySelector(".paint"), SMALLEST = 0.02, HUNDREDTH = 0.01;
   let ranges = [];
-  const told = () => {
+  const report = () => {
     const sections = ranges.map(([from, to]) => `${from.toFixed(2)},${to.toFixed(2)}`).join(" ");
     props.value = { ...props.value, sections };
     trigger("input");
@@ -285,7 +285,7 @@ lamp.paint = (element, trigger, watch, props) => {
   function commit(number) {
     draw();
     (root.querySelectorAll(".painted")[Math.min(number, ranges.length - 1)] ?? root.querySelector("button")).focus();
-    told();
+    report();
   }
 
   function draw() {
@@ -307,7 +307,7 @@ lamp.paint = (element, trigger, watch, props) => {
         if (range[1] - range[0] >= 0.01) ranges = [...apart, range].sort((a, b) => a[0] - b[0]);
         else ranges = apart;  // a click removes
         draw();
-        told();
+        report();
       });
     });
     const more = make("button", { textContent: "Add a part" });
