@@ -3,11 +3,11 @@
     python benchmarks/check_calibration.py OPENMOTION [OPENMOTION2 ...] [--out FILE.json]
     python benchmarks/check_calibration.py OPENMOTION --joints PREPARED/new_joints
 
-OPENMOTION is a folder in the openmotion format: ``index.json`` has content and captions of every clip, and shards have
-the joints. ``--joints`` reads joints from another folder instead, for example after retargeting. Every clip is used
-twice, the second time mirrored and with left and right swapped in its texts. ``TRUTHS`` defines for which clips a check
-should pass, should fail, or may do either, such as turns in a dance; the last are not counted. A part cut from a longer
-clip counts only if its captions name the movement.
+OPENMOTION is a folder in the openmotion format: ``index.json`` has the contents and captions, and the shards have the
+joints of all clips. ``--joints`` reads joints from another folder instead, for example after retargeting. Every clip is
+used twice, the second time mirrored and with left and right swapped in its texts. ``TRUTHS`` defines for which clips a
+check should pass, should fail, or may do either, such as turns in a dance; clips of the third kind are not counted. A
+part cut from a longer clip counts only if its captions name the movement.
 """
 import json
 import re

@@ -104,7 +104,7 @@ def _timed(job: Callable[[], object], device: torch.device) -> float:
 
 
 def rows_of(toy: bool, device: torch.device) -> list[Measurement]:
-    """Return all measurements. Important measurements come first, because the time budget may run out."""
+    """Return the measurements to run, the most important first, because the time budget may run out."""
     if toy:
         batches = dict.fromkeys(BATCHES, TOY_BATCH)
         rows = [*generation_rows("bundled", device), *training_rows("toy", TOY, device, batches)]

@@ -196,7 +196,7 @@ def swings_while(mask: np.ndarray, values: np.ndarray, least: float) -> int:
 
 
 def wave_swings(joints: np.ndarray) -> tuple[int, int]:
-    """Return the most sideways turning points of the (left, right) wrist in any run of frames with the wrist up.
+    """Return the largest number of sideways reversals of the (left, right) wrist while that wrist stays up.
 
     One wave back and forth has two. Raising and lowering an arm has at most one.
     """
@@ -330,7 +330,7 @@ def hops(joints: np.ndarray) -> tuple[int, int]:
 
 
 def kick_heights(joints: np.ndarray) -> tuple[float, float]:
-    """Return the maximum heights in metres of the (left, right) ankle above standing, while in front or at the side."""
+    """Return how far the (left, right) ankle rises in metres, counting frames with it in front or at the side."""
     floor = np.percentile(joints[:, list(ANKLES), 1].min(1), 5)
 
     def height(ankle: int) -> float:

@@ -32,7 +32,7 @@ Loss = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the networks and batches of all stages. The defaults are the published sizes."""
+    """Sizes of the networks of all stages, by default the published ones."""
 
     vq: VQConfig = VQConfig()
     qformer: QFormerConfig = QFormerConfig()
@@ -217,7 +217,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
-    """Load the pipeline of the ``bundled`` models, or build a random pipeline of ``published`` sizes.
+    """Load the pipeline of the ``bundled`` models, or build one of ``published`` sizes with random weights.
 
     The latter has LaMP's masked transformer (8 layers, width 512) and Q-Former (12 layers, width 768), and MoMask's
     residual transformer (8 layers, width 384) and tokenizer.

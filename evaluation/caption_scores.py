@@ -114,7 +114,7 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: "Sequence[Pair]") -> str:
-    """Return the most frequent caption of ``pairs``. Ties are resolved by order."""
+    """Return the most frequent caption of ``pairs``, the first one of several."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 

@@ -29,10 +29,10 @@ def hits_at_k(distances: np.ndarray, k: int) -> np.ndarray:
 
 
 def r_precision(text: np.ndarray, motion: np.ndarray, k: int = 3, batch: int = 32) -> np.ndarray:
-    """Compute R-precision at 1 to ``k``, as (k,), of paired embeddings (n, d), ranking each text within its batch.
+    """Compute R-precision at 1 to ``k`` of paired embeddings (n, d): each text ranks the motions of its batch.
 
-    An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError`` if there is
-    no complete batch.
+    Returns (k,). An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError``
+    if there is no complete batch.
     """
     hits = [hits_at_k(euclidean_distances(text[rows], motion[rows]), k) for rows in _batches(len(text), batch)]
     return np.concatenate(hits).mean(0)

@@ -212,7 +212,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
         text_features: maps captions to (b, e).
         motion_features: maps zero-padded motion (b, t, d) and lengths (b,) to (b, e) or (b, queries, e).
         seed: seed of the random selections.
-        sentences: maps captions to normalised vectors (n, s) that measure their similarity.
+        sentences: maps captions to normalised vectors (n, s), whose dot products are the similarities of captions.
         repeats: number of random selections of one caption per clip.
         compare: maps features of texts and motions to similarities (texts, motions); larger is closer.
 
@@ -234,6 +234,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
         if len(rows):
             made = compare(mirrored[torch.from_numpy(rows)], features).cpu().numpy()
             wrong[rows] = made[np.arange(len(rows)), owners[sided][rows] - start]
+    scores[sided, owners[sided]] += 0 * wrong  # not finite if the similarity to the swapped caption is not
     for row, column in np.argwhere(~np.isfinite(scores)):
         raise InputError(f"the similarity of {captions[row]!r} and the motion of {pairs[column].name} is not finite")
 

@@ -35,7 +35,7 @@ _kind = "mkl"
 
 
 def use_linear(kind: str) -> None:
-    """Select the library for linear layers on the CPU, one of ``KINDS``; ``mkl`` if oneDNN is not available."""
+    """Select the CPU library for linear layers and convolutions from ``KINDS``; ``mkl`` if oneDNN is not available."""
     global _kind
     if kind not in KINDS:
         raise ValueError(f"linear {kind!r} is not one of {', '.join(KINDS)}")

@@ -97,8 +97,8 @@ def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     """Estimate the up axis of a recording.
 
     If a body is upright along an axis other than y, the file has other axes or the body is lying. It is not lying if it
-    travels perpendicular to its length, or if the floor at 0 is below its feet rather than its back. Bodies that are
-    upside down throughout are not expected, except in a handstand.
+    travels perpendicular to its length, or if the floor at 0 is below its feet rather than its back. A body that is
+    upside down throughout has y as down, unless it may be in a handstand.
     """
     shares = _upright_along(joints, skeleton).mean(0)
     up = _clearly_up(shares)

@@ -50,7 +50,7 @@ def principal_euler(matrix: np.ndarray, order: str) -> np.ndarray:
 
 
 def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarray:
-    """Make the angles (T, 3) of one joint continuous. ``matrix`` (T, 3, 3) has the same rotations."""
+    """Make the Euler angles (T, 3) of one joint continuous in time. ``matrix`` (T, 3, 3) are its rotations."""
     angles = angles.copy()
     pole = np.abs(np.cos(np.radians(angles[:, 1]))) < _POLE
     frames = np.arange(len(angles))
@@ -168,7 +168,7 @@ class Bvh:
 
 
 def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Convert positions (T, J, 3) and rotations (T, J, 3, 3) relative to the parents to world coordinates.
+    """Convert positions (T, J, 3) and rotations (T, J, 3, 3) from parent to world coordinates.
 
     Parents must come before their children.
     """

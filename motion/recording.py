@@ -166,7 +166,7 @@ def _scale_advice(length: float) -> str:
 def check_body(joints: np.ndarray) -> None:
     """Raise ``ValueError`` if joints (T, 22, 3) in metres cannot belong to a person.
 
-    Detects values that are not finite, bones of zero or varying length, and swapped left and right sides.
+    Detects values that are not finite, limbs below 1 cm or of varying length, and swapped left and right sides.
     """
     if not np.isfinite(joints).all():
         raise ValueError("some coordinates are not finite")

@@ -192,7 +192,7 @@ def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> argparse._ArgumentGroup:
-    """Add the flags for training a transformer with settings ``config``. Returns the group of its sizes."""
+    """Add the flags for training a transformer with settings ``config``. Returns the group of flags about the model."""
     parser.inherit([field.name for field in fields(config)])
     add_common(parser)
     add_data(parser)

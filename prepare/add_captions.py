@@ -273,7 +273,10 @@ def _by_name(clips: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
 
 
 def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
-    """Return the part of the clip that a caption describes, (0, 0) for the whole clip, or None if it is too short."""
+    """Return the start and end in seconds of the part of the clip that a caption describes.
+
+    (0, 0) stands for the whole clip. Returns None if the part is too short.
+    """
     named_clip = _key(row.file) == clip.id  # times are relative to the clip
     offset = 0.0 if named_clip else clip.start
     length = clip.end - clip.start

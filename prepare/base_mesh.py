@@ -98,10 +98,10 @@ class BaseMesh:
 
     def cut(self, group: str = "body", keep: Callable[[np.ndarray], np.ndarray] | None = None, seen: bool = False,
             planes: Sequence[tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]] = ()) -> "Piece":
-        """Copy the faces of ``group`` with a centre that ``keep`` accepts.
+        """Copy the faces of ``group`` whose centre ``keep`` accepts.
 
-        Faces are first split at ``planes``, each a (point, normal, condition). ``seen`` removes faces that are not
-        visible from outside, such as inside the mouth.
+        ``planes`` are (point, normal, condition): faces whose centre meets the condition are first split at the plane.
+        ``seen`` fills holes and, with ``keep``, removes faces that are not visible from outside, such as in the mouth.
         """
         mesh = bmesh.new()
         corners = [mesh.verts.new(place) for place in self.places]
@@ -126,7 +126,7 @@ class BaseMesh:
         return piece
 
     def is_hidden(self, face: bmesh.types.BMFace) -> bool:
-        """Return whether every ray from the centre of a face hits the mesh nearby."""
+        """Return whether 60 random outward rays from a face all hit the mesh nearby. Never true at the lips."""
         start = face.calc_center_median() + 1.5e-3 * face.normal
         if start.z > 0.12 and abs(start.y - 1.48) < 0.02:  # lips
             return False

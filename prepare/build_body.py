@@ -293,7 +293,7 @@ def simplify_shoe(piece: Piece) -> Piece:
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the ambient light (V,) at each vertex in [0, 1]: the cosine-weighted fraction of unblocked rays."""
+    """Return the ambient light (V,) of each vertex, in [0, 1]: the mean over rays, which near obstacles reduce."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
     rng = np.random.default_rng(0)
     rays = rng.normal(size=(RAYS, 3))

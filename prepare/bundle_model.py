@@ -1,4 +1,4 @@
-"""Pack trained models for pretrained/: float16 safetensors, options without local paths, and required files.
+"""Pack trained models for pretrained/: safetensors in 16 and 8 bits, options without local paths, and required files.
 
     python prepare/bundle_model.py vq_demo lamp_demo t2m_demo res_demo len_demo evaluator_demo
 """

@@ -355,7 +355,8 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
 def body_faults(bodies: Mapping[str, BodyCheck], files: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
     """Yield (clip, kind, detail) for each fault of the bodies.
 
-    ``files`` maps clips to their recording. Evidence is combined over all clips of a recording.
+    ``files`` maps clips to their recording. Evidence for swapped sides and for lying bodies is combined
+    over all clips of a recording.
     """
     recordings = defaultdict(list)
     for clip in bodies:

@@ -205,7 +205,7 @@ def refused_table(refused: dict[str, str]) -> str:
 
 
 def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
-    """Add the mirrored twin of every clip to the same splits."""
+    """Add mirrored twins to the splits of their originals."""
     for split in SPLITS:
         path = root / f"{split}.txt"
         if path.exists():

@@ -109,7 +109,7 @@ def session_of(scope: Mapping[str, Any]) -> str:
 
 
 def address_of(scope: Mapping[str, Any]) -> str:
-    """Return the network address of the client."""
+    """Return a key for the network address of the client."""
     client = scope.get("client")
     return f"address {client[0] if client else 'unknown'}"
 

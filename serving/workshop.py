@@ -192,7 +192,7 @@ class Workshop:
         return SourceMotion(caption, features, None), Shown(room, f"“{caption}”: {len(features) / self.spec.fps:.1f} s")
 
     def caption(self, source: SourceMotion, count: float, drawn: bool, seed: float) -> Shown:
-        """Caption a motion. Long motions are split, and the page shows the best caption of each part."""
+        """Caption a motion, in parts if it is long. The page plays the best caption of each part; the table has all."""
         captioner = self.models.captioner
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")

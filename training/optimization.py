@@ -79,7 +79,7 @@ class WeightAverage:
             self._exchange()
 
     def state(self) -> dict[str, Any]:
-        """Return the state for a checkpoint. Must be called inside ``in_place``, so that it has the latest weights."""
+        """Return the state for a checkpoint, with the weights in training. Must be called inside ``in_place``."""
         return {"steps": self.steps, "weights": self.values}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ class Stage(nn.Module):
         self.load_state(state, path)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return additional state for exact resume."""
+        """Return additional state that is needed to resume a run exactly."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:

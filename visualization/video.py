@@ -102,10 +102,10 @@ def _with_palette(pictures: Iterator[np.ndarray], sides: tuple[int, int], rate: 
 
 def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str] = (), poses: int = 8,
           height: int = 300) -> None:
-    """Write a contact sheet with one row per motion and ``poses`` of its frames from first to last.
+    """Write a contact sheet with a row for each motion: ``poses`` of its frames, evenly spaced from first to last.
 
-    The suffix selects a picture (.png, .webp), or a figure for papers with sharp poses and captions as text (.pdf,
-    .svg). ``motions``, ``captions`` and errors as in ``write_video``.
+    The suffix selects a picture (.png, .webp), or a figure for papers, whose captions are text and whose poses have
+    more pixels (.pdf, .svg). ``motions``, ``captions`` and errors are as in ``write_video``.
     """
     checked, rows, figure = _checked(motions, captions), [], Path(path).suffix in (".pdf", ".svg")
     scale = FIGURE_DETAIL if figure else 1
@@ -149,7 +149,7 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
 def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
     """Draw frames in several threads and yield them as yuv420p.
 
-    Their memory is reused ``AHEAD`` frames later, because first writes to a new array are slow.
+    A frame is valid only until the next one is requested, as memory is reused: first writes to a new array are slow.
     """
     columns, made = sides[0] // size, np.empty((AHEAD, sides[1] * 3 // 2, sides[0]), np.uint8)
 

@@ -295,7 +295,7 @@ def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], l
 class LaMPText:
     """Text encoder of a LaMP model.
 
-    ``kind`` selects the condition (see ``LaMPFeatures.condition``), and ``fingerprint`` is a hash of the weights.
+    ``kind`` selects the condition (see ``LaMPFeatures.condition``), and ``fingerprint`` the model, for caches.
     """
 
     def __init__(self, model: LaMPFeatures, pieces: WordPieces, kind: ConditionKind, max_text_len: int,

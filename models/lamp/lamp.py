@@ -216,7 +216,8 @@ class LaMP(LaMPFeatures):
 
         Row i and column ``first`` + i belong to the same pair. ``ids`` (b, t) are the texts of the rows, and ``others``
         (n, t) the texts of the columns, by default the same. Pairs in ``excluded`` (b, n), by default pairs of equal
-        texts, are never sampled, unless a row has no other candidate. Raises ``ValueError`` for a batch of one pair.
+        texts, are never sampled, unless a row has no other candidate; with ``published`` nothing is excluded. Raises
+        ``ValueError`` for a batch of one pair.
         """
         rows, columns = scores.shape
         if columns < 2:

@@ -1,4 +1,4 @@
-"""Loss functions of language-motion pretraining. All are computed in float32."""
+"""Losses, similarities and masks of language-motion pretraining. Losses are computed in float32."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +101,7 @@ def distillation_loss(features: Tensor, teacher: Tensor, temperature: float = DI
     if len(features) < 2:
         return features.new_zeros(())
     own = torch.eye(len(features), dtype=torch.bool, device=features.device)
-    student, target = ((one.float() @ one.float().T / temperature).masked_fill(own, float("-inf"))
-                       for one in (features, teacher))
+    with torch.autocast(features.device.type, enabled=False):
+        student, target = ((one.float() @ one.float().T / temperature).masked_fill(own, float("-inf"))
+                           for one in (features, teacher))
     return F.kl_div(student.log_softmax(1).masked_fill(own, 0), target.softmax(1), reduction="batchmean")

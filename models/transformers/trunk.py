@@ -295,7 +295,7 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
 
 
 def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
-    """Sample tokens (b, n) from softmax(``logits`` / ``temperature``), (b, n, classes), after ``top_k_filter``.
+    """Filter ``logits`` (b, n, classes) with ``top_k_filter``, and sample tokens (b, n) at ``temperature``.
 
     With ``gumbel``, the Gumbel-max trick (Maddison et al. 2014) is used and ``uniform`` is (b, n, classes). Otherwise
     the cumulative distribution is inverted and ``uniform`` is (b, n).

@@ -89,7 +89,7 @@ class EmaQuantizer(nn.Module):
 
     @torch.no_grad()
     def sample(self, rows: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        """Sample a code for each of ``rows`` (r, dim) from the softmax of ``-distance / temperature``.
+        """Sample a code for each of ``rows`` (r, dim) from the softmax of ``-distance**2 / temperature``.
 
         ``uniform`` (r,) are random numbers in [0, 1). Returns indices (r,).
         """

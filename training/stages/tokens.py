@@ -153,7 +153,7 @@ class TokenStage(Stage):
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Compute the loss and accuracy of a batch, weighted by the number of predicted positions."""
+        """Compute the loss and accuracy of a batch, and their weight: the mean count of predicted positions."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
             noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
@@ -286,7 +286,7 @@ ROWS = 8  # motions generated per forward pass
 
 def token_fid(opt: argparse.Namespace, data: TokenData, device: torch.device,
               make: Callable[[TokenData, argparse.Namespace], Make], otherwise: str) -> ValidationFid | None:
-    """Call ``validation_fid`` for a transformer. ``make`` is ``generates`` or ``completes``."""
+    """Create the validation FID of a transformer, or None without an evaluator, for the function from ``make``."""
     clips = [pair.features[:data.val.crop(row).length] for row, pair in enumerate(data.val.pairs)]
     return validation_fid(opt, data.spec, device, clips, make(data, opt), otherwise, divide)
 
