@@ -17,7 +17,7 @@ from models.lamp.bert import WordPieces, from_bert
 from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
-from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
+from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
 from models.transformers.mask_transformer import ClipText
 from models.vq.model import VQConfig, build_tokenizer
@@ -102,24 +102,6 @@ def test_padding_of_texts_and_motions_changes_no_loss(model, batch):
     longer = model(motion[1:], ids[1:], mask[1:], m_lens[1:], generator=seeded())
     for name in OBJECTIVES:
         close(shorter.losses[name], longer.losses[name])
-
-
-@torch.no_grad()
-def test_features_do_not_depend_on_the_rest_of_the_batch(model, batch):
-    motion, ids, mask, m_lens = batch
-    texts, motions = model.text_features(ids, mask), model.motion_features(motion, m_lens)
-    conditions = model.condition(ids, mask, "both")
-    for row in range(4):
-        own, words, frames = slice(row, row + 1), slice(0, int(mask[row].sum())), slice(0, int(m_lens[row]))
-        close(model.text_features(ids[own, words], mask[own, words]), texts[own])
-        close(model.motion_features(motion[own, frames]), motions[own])
-        close(model.condition(ids[own, words], mask[own, words], "both"), conditions[own])
-
-
-def test_tied_weights_may_be_missing_from_a_file(model):
-    other = QFormer(CONFIG.qformer)
-    other.load_state_dict({k: v for k, v in model.Qformer.state_dict().items() if k not in (*TIED_NAMES, POSITION_IDS)})
-    assert torch.equal(other.cls.predictions.decoder.weight, model.Qformer.bert.embeddings.word_embeddings.weight)
 
 
 @torch.no_grad()
