@@ -71,6 +71,15 @@ def test_the_page_holds_the_joints_and_the_feet_that_stand(skeleton: Skeleton, s
         assert ((bits & 1) == standing(expected, skeleton, 20.0)).all()
 
 
+def test_joints_that_leap_away_from_their_parents_stay_exact() -> None:
+    joints = sample_motion(T2M)
+    joints[5, 1], joints[5, 4] = (0, 6, 0), (0, -6, 0)
+    [shown] = data_of(make_page([PageMotion("a", "leaps", joints, joints)], T2M, 20.0))["motions"]
+    unit = shown["tracks"]["plain"]["unit"]
+    assert unit > FINEST
+    assert np.abs(joints_of(shown["tracks"], "plain", len(joints), T2M) - joints).max() <= 1.01 * unit
+
+
 def test_twelve_motions_of_full_length_are_less_than_two_megabytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     made = [sample_motion(T2M, 196, seed) + rng.normal(0, 0.002, (196, 22, 3)) for seed in range(4)] * 3

@@ -108,10 +108,13 @@ def _tracks(plain: np.ndarray, locked: np.ndarray, skeleton: Skeleton, fps: floa
         if joints.shape[1:] != (len(skeleton), 3) or not len(joints) or not np.isfinite(joints).all():
             raise ValueError(f"a page needs finite joints of shape (frames, {len(skeleton)}, 3)")
     places = np.stack([np.concatenate([joints[:, :1], joints[:, 1:] - joints[:, :1]], 1) for joints in both])
-    unit = max(FINEST, float(np.abs(np.diff(places, axis=1, prepend=0)).max()) / 32000)
-    whole = np.rint(places / unit).astype(np.int64)
     lower = [joint for joint, parent in enumerate(skeleton.parents) if parent > 0]
-    whole[:, :, lower] -= whole[:, :, [skeleton.parents[joint] for joint in lower]]
+    parents = [skeleton.parents[joint] for joint in lower]
+    bones = places.copy()
+    bones[:, :, lower] -= places[:, :, parents]
+    unit = max(FINEST, float(np.abs(np.diff(bones, axis=1, prepend=0)).max()) / 32000)
+    whole = np.rint(places / unit).astype(np.int64)
+    whole[:, :, lower] -= whole[:, :, parents]
     bits = [standing(joints, skeleton, fps) @ (1 << np.arange(len(foot_joints(skeleton)))) for joints in both]
     return {kind: {"unit": unit, "steps": _steps(values), "standing": _packed(stands.astype(np.uint8).tobytes())}
             for kind, values, stands in zip(("plain", "locked"), (whole[0], whole[1] - whole[0]), bits, strict=True)}
