@@ -123,7 +123,7 @@ def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str
 
 
 def _write_figure(path: str | Path, rows: Sequence[Image.Image], captions: Sequence[str]) -> None:
-    """Write rows of poses, each below its caption."""
+    """Write rows of poses with their captions as titles."""
     from matplotlib import rc_context  # loaded for papers only, as it takes half a second
     from matplotlib.figure import Figure
 
