@@ -227,13 +227,7 @@ lamp.timeline = (element, trigger, watch, props) => {
 /** Parts in text such as "0.3,0.6" or, in tokens, "20,40", as shares of a motion. Invalid ones are omitted. */
 function partsIn(text, tokens) {
   return text.split(/\s+/).map((word) => word.split(",").map((end) => Math.min(end / (word.includes(".") ? 1 : tokens), 1)))
-    .filter(([from, to]) => 0 <= from && from < to).sort((a, b) => a[0] - b[0])
-    .reduce((apart, [from, to]) => {  // parts that overlap become one
-      const last = apart.at(-1);
-      if (last && from < last[1]) last[1] = Math.max(last[1], to);
-      else apart.push([from, to]);
-      return apart;
-    }, []);
+    .filter(([from, to]) => 0 <= from && from < to).sort((a, b) => a[0] - b[0]);
 }
 
 /** Editor for ranges on the contact bar of a motion. The value is { seconds, left, right, tokens, sections }, or null. */
