@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options.base import Parser
 from utils import InputError, script
-from utils.files import atomic_path
+from utils.files import atomic_path, read_text
 
 
 def curves(reports: list[dict], setting: str, metric: str) -> dict[str, list[tuple[float, float, float]]]:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=["fid", "R3"], help="columns of the reports")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".pdf, .svg or .png")
     opt = parser.parse_args()
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in opt.reports]
+    reports = [json.loads(read_text(path, "report")) for path in opt.reports]
     names = list(dict.fromkeys(row for report in reports for row in report["results"]))
     figure = Figure((3.4 * len(opt.metrics), 2.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(opt.metrics), squeeze=False)[0], opt.metrics, strict=True):

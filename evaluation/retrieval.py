@@ -234,8 +234,9 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
         if len(rows):
             made = compare(mirrored[torch.from_numpy(rows)], features).cpu().numpy()
             wrong[rows] = made[np.arange(len(rows)), owners[sided][rows] - start]
-    scores[sided, owners[sided]] += 0 * wrong  # not finite if the similarity to the swapped caption is not
-    for row, column in np.argwhere(~np.isfinite(scores)):
+    invalid = ~np.isfinite(scores)
+    invalid[sided, owners[sided]] |= ~np.isfinite(wrong)
+    for row, column in np.argwhere(invalid):
         raise InputError(f"the similarity of {captions[row]!r} and the motion of {pairs[column].name} is not finite")
 
     meanings, generator = sentences(captions), np.random.default_rng(seed)

@@ -132,6 +132,10 @@ class Bvh:
 
     def text(self) -> str:
         """Return the motion as the text of a BVH file, with six decimals."""
+        return self.header() + "".join(f"{_numbers(row)}\n" for row in self.values)
+
+    def header(self) -> str:
+        """Return the text of the BVH file before the rows of values: hierarchy, number of frames and frame time."""
         lines, depth = ["HIERARCHY"], 0
         children = [[child for child, parent in enumerate(self.parents) if parent == joint]
                     for joint in range(len(self.names))]
@@ -158,7 +162,7 @@ class Bvh:
 
         put_joint(0)
         lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self.frame_time:.6f}"]
-        return "\n".join(lines + [_numbers(row) for row in self.values]) + "\n"
+        return "\n".join(lines) + "\n"
 
     def _each(self, kind: str) -> list[tuple[int, str, int]]:
         """Return (joint, channel, column) for every channel whose name ends with ``kind``."""

@@ -127,18 +127,14 @@ def _bvh(bvh: Bvh | None, base: Bvh | None = None) -> dict[str, object] | None:
     """
     if bvh is None:
         return None
-    whole, head = _angles(bvh), _head(bvh)
+    whole, head = _angles(bvh), bvh.header()
     if base is not None:
-        whole, head = whole - _angles(base), "" if head == _head(base) else head
+        whole, head = whole - _angles(base), "" if head == base.header() else head
     return {"unit": ANGLE, "head": _packed(head.encode("ascii")) if head else "", "steps": _steps(whole)}
 
 
 def _angles(bvh: Bvh) -> np.ndarray:
     return np.rint(np.unwrap(bvh.values[:, 3:], axis=0, period=360) / ANGLE).astype(np.int64)
-
-
-def _head(bvh: Bvh) -> str:
-    return "\n".join(bvh.text().split("\n")[:-1 - len(bvh.values)]) + "\n"
 
 
 def _steps(whole: np.ndarray) -> str:
