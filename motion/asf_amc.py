@@ -125,8 +125,8 @@ class _Lines:
             if words:
                 yield words
 
-    def error(self, message: str, line: int | None = None) -> ValueError:
-        return ValueError(f"{self.path}, line {line or self.line}: {message}")
+    def error(self, message: str) -> ValueError:
+        return ValueError(f"{self.path}, line {self.line}: {message}")
 
     def numbers(self, words: list[str], count: int) -> list[float]:
         try:
@@ -243,8 +243,7 @@ class _AmcParser(_Lines):
 
     def parse(self) -> dict[str, np.ndarray]:
         """Return the values (T, degrees of freedom) of each moving bone by name."""
-        rows: dict[str, list[list[str]]] = {}
-        lines: dict[str, list[int]] = {}
+        rows: dict[str, list[tuple[int, list[str]]]] = {}  # line and words of each frame, by bone
         frames, previous = 0, None
         for words in self:
             if words[0].startswith(":"):
@@ -258,21 +257,20 @@ class _AmcParser(_Lines):
                 raise self.error(f"expected a frame number, found {words[0]!r}")
             else:
                 name = words[0]
-                if name not in rows:
-                    self.check_bone(name)
-                    rows[name], lines[name] = [], []
-                if len(rows[name]) >= frames:
+                if name not in self.skeleton.bones:
+                    raise self.error(f"{name} is not a bone of {self.skeleton.path.name}")
+                values = rows.setdefault(name, [])
+                if len(values) >= frames:
                     raise self.error(f"{name} is in the frame twice")
-                if len(rows[name]) < frames - 1:
+                if len(values) < frames - 1:
                     raise self.error(f"{name} is missing in the previous frame")
-                rows[name].append(words[1:])
-                lines[name].append(self.line)
+                values.append((self.line, words[1:]))
         for name, values in rows.items():
             if len(values) != frames:
                 raise self.error(f"{name} is in {len(values)} of {frames} frames")
         if not frames:
             raise self.error("no frames")
-        return {name: self.array(name, values, lines[name]) for name, values in rows.items()}
+        return {name: self.array(values, len(self.skeleton.bones[name].moves)) for name, values in rows.items()}
 
     def header(self, words: list[str]) -> None:
         word = words[0].lower()
@@ -283,18 +281,13 @@ class _AmcParser(_Lines):
             if self.fps <= 0:
                 raise self.error(f"invalid rate of {self.fps:g} samples per second")
 
-    def check_bone(self, name: str) -> None:
-        if name not in self.skeleton.bones:
-            raise self.error(f"{name} is not a bone of {self.skeleton.path.name}")
-
-    def array(self, name: str, rows: list[list[str]], lines: list[int]) -> np.ndarray:
-        count = len(self.skeleton.bones[name].moves)
+    def array(self, rows: list[tuple[int, list[str]]], count: int) -> np.ndarray:
         try:
-            values = np.array(rows, dtype=np.float64)
+            values = np.array([words for _, words in rows], dtype=np.float64)
             if values.shape == (len(rows), count) and np.isfinite(values).all():
                 return values
         except ValueError:
             pass
-        for self.line, row in zip(lines, rows, strict=True):  # slow, but finds the invalid line
-            self.numbers(row, count)
+        for self.line, words in rows:  # slow, but finds the invalid line
+            self.numbers(words, count)
         return np.zeros((len(rows), 0))

@@ -2,7 +2,7 @@
 
 Joints have shape (T, J, 3) and are y up unless stated otherwise. Thresholds of length are fractions of leg length.
 """
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,9 +101,12 @@ def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     upside down throughout has y as down, unless it may be in a handstand.
     """
     shares = _upright_along(joints, skeleton).mean(0)
-    up = _clearly_up(shares)
-    if up in (None, "y"):
-        return Stance(up, sure=up is not None)
+    second, best = np.argsort(shares)[-2:]
+    if not (shares[best] >= USUALLY and shares[best] - shares[second] >= CLEARLY):
+        return Stance(None, sure=False)
+    up = UP_AXES[best]
+    if up == "y":
+        return Stance(up, sure=True)
     if shares[0] > SOMETIMES:
         return Stance("y", sure=False)
     leg = leg_length(joints, skeleton)
@@ -117,12 +120,6 @@ def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     if below_back > below_feet:
         return Stance("y", sure=False)
     return Stance(up, sure=up == "-y" and not below_back)
-
-
-def _clearly_up(shares: np.ndarray) -> str | None:
-    second, best = np.argsort(shares)[-2:]
-    is_clear = shares[best] >= USUALLY and shares[best] - shares[second] >= CLEARLY
-    return UP_AXES[best] if is_clear else None
 
 
 def _floor_at_0(joints: np.ndarray, leg: float) -> int:
@@ -209,17 +206,21 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
                  float(forward / max(leg_length(joints, skeleton), 1e-12)))
 
 
-def knees_bend_backward(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
+def knees_bend_backward(joints: np.ndarray) -> bool:
     """Return whether the knees clearly bend backward, which indicates swapped sides if toes were not captured."""
     joints = joints.copy()
-    for leg in legs_of(skeleton):
+    for leg in legs_of(T2M):
         joints[:, leg.foot[-1]] = joints[:, leg.foot[0]]
-    return find_sides(joints, skeleton).facing < BENT_BACK
+    return find_sides(joints).facing < BENT_BACK
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Return the reason why left and right must be swapped in joints (T, J, 3) with right-handed axes, or None."""
-    return find_sides(joints, skeleton).fault
+    """Return the reason why left and right must be swapped in joints (T, J, 3) with right-handed axes, or None.
+
+    KIT-ML does not document which side is left, so the facing direction is checked for ``T2M`` bodies only.
+    """
+    sides = find_sides(joints, skeleton)
+    return sides.fault if skeleton == T2M else sides.twist_fault
 
 
 def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
@@ -251,23 +252,23 @@ class UncertainAxis(ValueError):
     """Raised if the body is either lying or has an up axis other than y."""
 
 
-def check_coordinates(joints: np.ndarray, names: Sequence[str] | None = None) -> None:
+def _invalid(values: np.ndarray, too_large: str) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Yield the index of the first value that is not finite or too large, and the complaint about it."""
+    for is_bad, complaint in ((~np.isfinite(values), "is not finite"), (np.abs(values) >= MAX_COORDINATE, too_large)):
+        for index in np.argwhere(is_bad)[:1]:
+            yield tuple(index), f"{complaint} ({values[tuple(index)]:g})"
+
+
+def check_coordinates(joints: np.ndarray, names: Sequence[str]) -> None:
     """Raise ``ValueError`` with frame and joint if joints (T, J, 3) have a value that is not finite or too large."""
-    for is_bad, complaint in ((~np.isfinite(joints), "is not finite"),
-                              (np.abs(joints) >= MAX_COORDINATE, "is too large for any unit")):
-        if is_bad.any():
-            frame, joint, axis = np.argwhere(is_bad)[0]
-            name = names[joint] if names else f"joint {joint}"
-            raise ValueError(f"frame {frame}: {'xyz'[axis]} of {name} {complaint} ({joints[frame, joint, axis]:g})")
+    for (frame, joint, axis), complaint in _invalid(joints, "is too large for any unit"):
+        raise ValueError(f"frame {frame}: {'xyz'[axis]} of {names[joint]} {complaint}")
 
 
 def check_features(features: np.ndarray) -> None:
     """Raise ``ValueError`` with row and column if features (T, d) have a value that is not finite or too large."""
-    for is_bad, complaint in ((~np.isfinite(features), "is not finite"),
-                              (np.abs(features) >= MAX_COORDINATE, "is too large")):
-        if is_bad.any():
-            row, column = np.argwhere(is_bad)[0]
-            raise ValueError(f"row {row}: column {column} {complaint} ({features[row, column]:g})")
+    for (row, column), complaint in _invalid(features, "is too large"):
+        raise ValueError(f"row {row}: column {column} {complaint}")
 
 
 def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> tuple[np.ndarray, str | None]:
@@ -276,7 +277,11 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
     All coordinates must be finite. ``up`` is the up axis, one of ``UP_AXES``; None estimates it. Raises ``ValueError``
     if the joints are not a human body or left and right are swapped, and ``UncertainAxis`` if the axis is ambiguous.
     """
-    _check_bones(joints, skeleton)
+    if not leg_length(joints, skeleton) > 0:
+        raise ValueError("the legs have zero length")
+    drift = bone_length_drift(joints, skeleton)
+    if drift > NO_BODY_DRIFT:
+        raise ValueError(f"not the joints of a body: bone lengths vary by {100 * drift:.0f} % on average")
     remark = None
     if up is None:
         stance = find_stance(joints, skeleton)
@@ -288,36 +293,13 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
     joints = to_y_up(joints, up)
     if up == "y" and lies_throughout(joints, skeleton):
         remark = "the body is lying or bent in every frame"
-    fault = sides_fault(joints, skeleton)
+    fault = swapped_sides(joints, skeleton)
     if fault:
         raise ValueError(fault)
     return joints, remark
 
 
-def sides_fault(joints: np.ndarray, skeleton: Skeleton) -> str | None:
-    """Return the reason why left and right must be swapped, or None.
-
-    KIT-ML does not document which side is left, so the facing direction is checked for ``T2M`` bodies only.
-    """
-    sides = find_sides(joints, skeleton)
-    return sides.fault if skeleton == T2M else sides.twist_fault
-
-
-def _check_bones(joints: np.ndarray, skeleton: Skeleton) -> None:
-    if not leg_length(joints, skeleton) > 0:
-        raise ValueError("the legs have zero length")
-    drift = bone_length_drift(joints, skeleton)
-    if drift > NO_BODY_DRIFT:
-        raise ValueError(f"not the joints of a body: bone lengths vary by {100 * drift:.0f} % on average")
-
-
 HIPS_SIGMA = 2.0  # frames of Gaussian smoothing of the hips' heading
-
-
-def upper_joints(skeleton: Skeleton) -> list[int]:
-    """Return all joints except the pelvis and the legs."""
-    below = {0, *(joint for leg in legs_of(skeleton) for joint in (leg.hip, leg.knee, *leg.foot))}
-    return [joint for joint in range(len(skeleton)) if joint not in below]
 
 
 def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> np.ndarray:
@@ -331,7 +313,8 @@ def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> 
     below, above = (torch.as_tensor(joints, dtype=torch.float64) for joints in (lower, upper))
     onto, away = _hips_to_front(below, skeleton), _hips_to_front(above, skeleton)
     local = quat_rotate(away[:, None], above - above[:, :1])
-    chosen = upper_joints(skeleton)
+    legs = {joint for leg in legs_of(skeleton) for joint in (leg.hip, leg.knee, *leg.foot)}
+    chosen = [joint for joint in range(1, len(skeleton)) if joint not in legs]
     combined = below.clone()
     combined[:, chosen] = below[:, :1] + quat_rotate(quat_conjugate(onto)[:, None], local)[:, chosen]
     return combined.numpy().astype(lower.dtype)

@@ -4,6 +4,7 @@ Angles are in degrees. The rotations of a joint are multiplied from left to righ
 vectors. Position channels replace the offset of a joint. Blender's Python can use this module, as it does not import
 torch.
 """
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -104,8 +105,10 @@ class Bvh:
     def local_positions(self) -> np.ndarray:
         """Return the position (T, J, 3) of each joint relative to its parent: its offset, or its position channels."""
         places = np.repeat(self.offsets[None], len(self.values), 0)
-        for joint, channel, column in self._each("position"):
-            places[:, joint, POSITIONS.index(channel)] = self.values[:, column]
+        for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True)):
+            for channel, column in zip(channels, self.values[:, columns].T, strict=True):
+                if channel in POSITIONS:
+                    places[:, joint, POSITIONS.index(channel)] = column
         return places
 
     def local_rotations(self) -> np.ndarray:
@@ -164,12 +167,6 @@ class Bvh:
         lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self.frame_time:.6f}"]
         return "\n".join(lines) + "\n"
 
-    def _each(self, kind: str) -> list[tuple[int, str, int]]:
-        """Return (joint, channel, column) for every channel whose name ends with ``kind``."""
-        return [(joint, channel, columns.start + place)
-                for joint, (channels, columns) in enumerate(zip(self.channels, self.columns, strict=True))
-                for place, channel in enumerate(channels) if channel.endswith(kind)]
-
 
 def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Convert positions (T, J, 3) and rotations (T, J, 3, 3) from parent to world coordinates.
@@ -216,18 +213,14 @@ def _numbers(row: np.ndarray) -> str:
     return " ".join(["%.6f"] * len(row)) % tuple(row)
 
 
-def _separated(line: str) -> str:
-    """Insert a space after the colon of ``Frames:`` and ``Frame Time:``."""
-    return line.replace(":", ": ") if line.lstrip().lower().startswith(("frames:", "frame time:")) else line
-
-
 class _Parser:
     """BVH parser that reads the hierarchy word by word and the motion line by line."""
 
     def __init__(self, text: str, source: str, fps: float | None):
         self.source, self.fps = source, fps
         self.lines = text.splitlines()
-        self.words = ((number, word) for number, line in enumerate(self.lines, 1) for word in _separated(line).split())
+        self.words = ((number, word) for number, line in enumerate(self.lines, 1)
+                      for word in re.sub(r"^(\s*(?:frames|frame time):)", r"\1 ", line, flags=re.I).split())
         self.line = 1
         self.names: list[str] = []
         self.parents: list[int] = []
@@ -245,9 +238,8 @@ class _Parser:
         self.expect("Frame")
         self.expect("Time:")
         frame_time = self.frame_time(frames)
-        values = self.motion(frames)
-        return Bvh(tuple(self.names), tuple(self.parents), np.array(self.offsets), tuple(self.channels), values,
-                   frame_time, self.end_sites)
+        return Bvh(tuple(self.names), tuple(self.parents), np.array(self.offsets), tuple(self.channels),
+                   self.motion(frames), frame_time, self.end_sites)
 
     def frame_time(self, frames: int) -> float:
         """Return the seconds per frame, from ``fps`` if given, else from the file."""

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from motion.bvh import POSITIONS, Bvh, matrix_to_euler
 from motion.features import gaussian_smooth
 from motion.rotation import (
+    join_bones,
     lerp,
     matrix_to_quat,
     quat_between,
@@ -272,8 +273,7 @@ def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
     missing = [name for name in rig.names if name not in bvh.names]
     if missing:
         raise ValueError(f"not a BVH of the {skeleton.name} skeleton: it has no joint {', '.join(missing)}")
-    places = dict(zip(rig.order, rig.names, strict=True))
-    return bvh.joints()[:, [bvh.names.index(places[joint]) for joint in range(len(skeleton))]]
+    return bvh.joints()[:, [bvh.names.index(rig.names[bone]) for bone in np.argsort(rig.order)]]
 
 
 def rigid_joints(joints: ArrayLike | Tensor, skeleton: Skeleton) -> np.ndarray:
@@ -290,31 +290,26 @@ def in_place(joints: np.ndarray) -> np.ndarray:
     return joints - joints[:, :1] * np.array([1, 0, 1], joints.dtype)
 
 
-def smooth_heading(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Return the smoothed heading (T,) of the body in radians about y, from +z towards +x."""
-    front = normalize(torch.as_tensor(_front(joints, skeleton), dtype=torch.float64), dim=-1)
-    return _angles(gaussian_smooth(front, HEADING_SIGMA).numpy())
-
-
 def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
     """Add a bone ``Root`` on the ground under the pelvis that faces the heading of the body in ``joints`` (T, J, 3).
 
     All other joints keep their world positions.
     """
     places, turns = bvh.local_positions(), bvh.local_rotations()
-    angle = smooth_heading(joints, skeleton)
+    front = normalize(torch.as_tensor(_front(joints, skeleton), dtype=torch.float64), dim=-1)
+    angle = _angles(gaussian_smooth(front, HEADING_SIGMA).numpy())
     yaw = quat_to_matrix(yaw_quat(torch.from_numpy(angle / 2))).numpy()
     ground = places[:, 0] * [1, 0, 1]
     hips = np.einsum("tji,tj->ti", yaw, places[:, 0] - ground)
     hips_turn = yaw.transpose(0, 2, 1) @ turns[:, 0]
-    root = np.concatenate([ground, matrix_to_euler(yaw[:, None], _EULER_ORDER)[:, 0]], 1)
-    hips_values = np.concatenate([hips, matrix_to_euler(hips_turn[:, None], _EULER_ORDER)[:, 0]], 1)
+    angles = matrix_to_euler(np.stack([yaw, hips_turn], 1), _EULER_ORDER)
+    moved = [ground, angles[:, 0], hips, angles[:, 1], bvh.values[:, bvh.columns[0].stop:]]
     return Bvh(
         names=(ROOT_NAME, *bvh.names), parents=(-1, *(parent + 1 for parent in bvh.parents)),
         offsets=np.concatenate([np.zeros((1, 3)), bvh.offsets]),
         channels=(POSITIONS + _TURNS, POSITIONS + _TURNS, *bvh.channels[1:]),
-        values=np.concatenate([root, hips_values, bvh.values[:, bvh.columns[0].stop:]], 1),
-        frame_time=bvh.frame_time, end_sites={joint + 1: tip for joint, tip in bvh.end_sites.items()})
+        values=np.concatenate(moved, 1), frame_time=bvh.frame_time,
+        end_sites={joint + 1: tip for joint, tip in bvh.end_sites.items()})
 
 
 SMPLH_JOINTS = 52     # includes hands, which stay in the rest pose
@@ -334,10 +329,8 @@ def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, 
     """
     own, parents = np.argsort(rig_of(skeleton).order), list(skeleton.parents)  # the BVH has another order
     places, frames = (part[:, own] for part in bvh.forward_kinematics())
-    turns, rest = bvh.local_rotations()[:, own], np.zeros((len(skeleton), 3))
-    for chain in skeleton.chains:
-        for parent, joint in zip(chain, chain[1:], strict=False):
-            rest[joint] = rest[parent] + bvh.offsets[own[joint]]
+    turns, bones = bvh.local_rotations()[:, own], torch.from_numpy(bvh.offsets[own])[None]
+    rest = join_bones(torch.zeros_like(bones[:, 0]), bones, skeleton)[0].numpy()
     offsets = np.einsum("tnji,tnj->tni", frames[:, parents], joints - joints[:, parents])
     offsets[:, 0] = 0
     turns[:, 0] = TO_Z_UP @ turns[:, 0]

@@ -11,6 +11,7 @@ Headings are half angles a about y: the quaternion (cos a, 0, sin a, 0) rotates 
 """
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.nn.functional import conv1d, normalize, pad
 from motion.rotation import (
     bone_directions,
     cont6d_to_matrix,
+    join_bones,
     quat_between,
     quat_conjugate,
     quat_multiply,
@@ -100,7 +102,12 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
     Raises ``ValueError`` for a wrong shape, fewer than two frames, values that are not finite, or legs of zero length.
     """
     joints = torch.as_tensor(joints, dtype=torch.float32)
-    _check(joints, skeleton)
+    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
+        raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
+    if len(joints) < 2:
+        raise ValueError(f"{len(joints)} frames; a motion needs at least 2")
+    if not joints.isfinite().all():
+        raise ValueError("some coordinates are not finite")
     if target_offsets is None:
         target_offsets = skeleton.target_offsets
     uniform = joints if target_offsets is None else uniform_skeleton(joints, skeleton, target_offsets)
@@ -123,11 +130,7 @@ def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLi
         raise ValueError("the legs have no length in frame 0")
     scale = target[legs].abs().amax(-1).sum() / source_legs
     bones = bone_directions(joints, skeleton) * target.norm(dim=-1, keepdim=True)
-    placed = {0: joints[:, 0] * scale}
-    for chain in skeleton.chains:
-        for parent, joint in zip(chain, chain[1:], strict=False):
-            placed[joint] = placed[parent] + bones[:, joint]
-    return torch.stack([placed[joint] for joint in range(len(skeleton))], 1)
+    return join_bones(joints[:, 0] * scale, bones, skeleton)
 
 
 def canonical_positions(joints: Tensor, skeleton: Skeleton) -> Tensor:
@@ -169,9 +172,7 @@ def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
 def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
     """Return rotations (T, J, 4) of bones from the rest pose, each relative to the previous bone.
 
-    The rotation of the root is ``root`` (T, 4).
-
-    The world rotation of each bone depends only on its own direction, so all bones are computed at once.
+    The first is ``root`` (T, 4). World rotations depend only on a bone's own direction, so all are computed at once.
     """
     world = quat_between(joints.new_tensor(skeleton.raw_offsets)[1:], bone_directions(joints, skeleton)[:, 1:])
     world = torch.cat((root[:, None], world), 1)
@@ -250,7 +251,7 @@ def features_to_joints_from_rotations(features: Tensor, skeleton: Skeleton,
     placed = {0: root.position}
     for chain in skeleton.chains:
         matrix = root_matrix
-        for parent, joint in zip(chain, chain[1:], strict=False):
+        for parent, joint in pairwise(chain):
             matrix = matrix @ local[..., joint - 1, :, :]
             placed[joint] = placed[parent] + matrix @ offsets[joint]
     return torch.stack([placed[joint] for joint in range(len(skeleton))], -2)
@@ -311,15 +312,6 @@ def biased_std(std: np.ndarray, feat_bias: float = FEAT_BIAS) -> np.ndarray:
     for group in (groups.yaw_speed, groups.root_velocity, groups.root_height, groups.contacts):
         biased[group] /= feat_bias
     return biased
-
-
-def _check(joints: Tensor, skeleton: Skeleton) -> None:
-    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
-        raise ValueError(f"joints of shape {tuple(joints.shape)}, expected (frames, {len(skeleton)}, 3)")
-    if len(joints) < 2:
-        raise ValueError(f"{len(joints)} frames; a motion needs at least 2")
-    if not joints.isfinite().all():
-        raise ValueError("some coordinates are not finite")
 
 
 def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:

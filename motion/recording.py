@@ -50,8 +50,10 @@ def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Recorded
     so bone lengths stay constant.
     """
     places, turns = bvh.local_positions()[first:end], bvh.local_rotations()[first:end]
-    low, share = _between_frames(len(places), bvh.frame_time, fps)
-    high = np.minimum(low + 1, len(places) - 1)
+    last = len(places) - 1
+    frames = np.arange(int(last * bvh.frame_time * fps) + 1) / (bvh.frame_time * fps)
+    low = np.minimum(frames.astype(int), last)
+    high, share = np.minimum(low + 1, last), frames - low
     quats = matrix_to_quat(torch.from_numpy(turns))
     quats = slerp(quats[low], quats[high], torch.from_numpy(share)[:, None, None])
     return RecordedPose(places[low] + (places[high] - places[low]) * share[:, None, None], quats)
@@ -85,14 +87,6 @@ def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, 
     return Placed(resampled(bvh, placement, first, end), first, placement.rig)
 
 
-def _between_frames(frames: int, frame_time: float, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the source frame before each output frame at ``fps``, and the weight of the next source frame."""
-    count = int((frames - 1) * frame_time * fps) + 1
-    place = np.arange(count) / (frame_time * fps)
-    low = np.minimum(place.astype(int), frames - 1)
-    return low, place - low
-
-
 def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
     """Return the first frame and the end (exclusive) of the motion between a leading and a trailing T-pose.
 
@@ -111,15 +105,16 @@ def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
 
 def _t_poses(joints: np.ndarray) -> np.ndarray:
     """Return a mask (T,) of T-poses: straight legs, and both arms stretched out sideways in line with the shoulders."""
-    across = unit_vectors(_bone(joints, "right_shoulder", "left_shoulder"))
+    def bone(start: str, end: str) -> np.ndarray:
+        return unit_vectors(joints[:, _JOINT[end]] - joints[:, _JOINT[start]])
+
+    across = bone("right_shoulder", "left_shoulder")
     cosine = np.cos(np.radians(T_POSE_ANGLE))
     is_t = np.ones(len(joints), bool)
     for side, sign in (("left", 1), ("right", -1)):
         for upper, lower in (("shoulder", "elbow"), ("elbow", "wrist")):
-            along = unit_vectors(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
-            is_t &= sign * (along * across).sum(-1) > cosine
-        thigh, shin = (unit_vectors(_bone(joints, f"{side}_{upper}", f"{side}_{lower}"))
-                       for upper, lower in (("hip", "knee"), ("knee", "ankle")))
+            is_t &= sign * (bone(f"{side}_{upper}", f"{side}_{lower}") * across).sum(-1) > cosine
+        thigh, shin = bone(f"{side}_hip", f"{side}_knee"), bone(f"{side}_knee", f"{side}_ankle")
         is_t &= (thigh * shin).sum(-1) > cosine
     return is_t
 
@@ -127,8 +122,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 def guess_unit(joints: np.ndarray) -> str:
     """Return the unit in which the legs of joints (T, 22, 3) have human length. Raises ``ValueError`` if none fits."""
     length = leg_length(joints, T2M)
-    unit = _fitting_unit(length)
-    if unit is None:
+    if (unit := _fitting_unit(length)) is None:
         raise ValueError(f"legs of {length:.4g} units are not human in {', '.join(UNITS)}; {_scale_advice(length)}")
     return unit
 
@@ -166,21 +160,17 @@ def _scale_advice(length: float) -> str:
 def check_body(joints: np.ndarray) -> None:
     """Raise ``ValueError`` if joints (T, 22, 3) in metres cannot belong to a person.
 
-    Detects values that are not finite, limbs below 1 cm or of varying length, and swapped left and right sides.
+    Detects limbs below 1 cm or of varying length, and swapped left and right sides.
     """
-    if not np.isfinite(joints).all():
-        raise ValueError("some coordinates are not finite")
-    parents = list(T2M.parents)
-    lengths = np.median(np.linalg.norm(joints - joints[:, parents], axis=-1), axis=0)
-    for joint in ("left_knee", "right_knee", "left_ankle", "right_ankle", "left_elbow", "right_elbow", "left_wrist",
-                  "right_wrist", "left_foot", "right_foot"):
-        if lengths[_JOINT[joint]] < 0.01:
-            raise ValueError(f"the bone to {joint} has zero length")
+    lengths = np.median(np.linalg.norm(joints - joints[:, list(T2M.parents)], axis=-1), axis=0)
+    for part in ("knee", "ankle", "elbow", "wrist", "foot"):
+        for joint in (f"left_{part}", f"right_{part}"):
+            if lengths[_JOINT[joint]] < 0.01:
+                raise ValueError(f"the bone to {joint} has zero length")
     drift = bone_length_drift(joints, T2M)
     if drift > MAX_BONE_DRIFT:
         raise ValueError(f"bone lengths vary by {100 * drift:.0f} % on average")
-    reason = swapped_sides(joints)
-    if reason:
+    if reason := swapped_sides(joints):
         raise ValueError(reason)
 
 
@@ -212,7 +202,3 @@ def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int,
 def normalised(joints: np.ndarray) -> np.ndarray:
     """Move joints (T, 22, 3) to the floor, with the pelvis at the origin and facing +z in frame 0, as float32."""
     return canonical_positions(torch.as_tensor(np.ascontiguousarray(joints), dtype=torch.float32), T2M).numpy()
-
-
-def _bone(joints: np.ndarray, start: str, end: str) -> np.ndarray:
-    return joints[:, _JOINT[end]] - joints[:, _JOINT[start]]

@@ -70,9 +70,14 @@ def _place(text: str) -> Place:
     return {name: float(weight or 1) for weight, _, name in parts}
 
 
+def weights_of(place: str | Place) -> Place:
+    """Return the weights of the place of a joint in a mapping, which may be a single bone."""
+    return {place: 1.0} if isinstance(place, str) else place
+
+
 _UPPER_ARMS = "{}Arm|{}UpperArm|{}UpArm"  # in rigs with these bones, the shoulder is a collar
 _UPPER = "{}UpLeg|{}UpperLeg|{}Thigh|" + _UPPER_ARMS
-_CLAVICLES = "{}Collar|{}Clavicle"
+_LONG, _SHORT = ("Left", "Right"), ("L", "R")
 
 # The first matching row is used. The last row lists common words for bones.
 KNOWN_RIGS = (
@@ -87,24 +92,19 @@ KNOWN_RIGS = (
     KnownRig("CMU/Daz", "0.275*lThigh+0.275*rThigh+0.45*abdomen", "neck", "head",
              "{}Thigh {}Shin {}Foot {}Toe {}Collar {}Shldr {}ForeArm {}Hand", ("l", "r")),
     # The thorax is at the base of the neck, the neck behind the nose.
-    KnownRig("H36M", "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
-             "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist",
-             lacks=f"{_CLAVICLES}|{_UPPER}"),
-    KnownRig("H36M, short", "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
-             "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist", ("L", "R"),
-             lacks=f"{_CLAVICLES}|{_UPPER}"),
+    *(KnownRig(name, "Hip|Hips|Pelvis", "Thorax", "Neck/Nose|Nose|Neck|Head",
+               "{}Hip {}Knee {}Ankle|{}Foot {}Toe|{}ToeBase - {}Shoulder {}Elbow {}Wrist", sides,
+               lacks=f"{{}}Collar|{{}}Clavicle|{_UPPER}")
+      for name, sides in (("H36M", _LONG), ("H36M, short", _SHORT))),
     KnownRig("Xsens BVH", "Hips|Hip", "Neck", "Head",
              "{}Hip {}Knee {}Ankle {}Toe {}Collar {}Shoulder {}Elbow {}Wrist", lacks=_UPPER),
     KnownRig("Xsens MVN", "Pelvis", "Neck", "Head",
              "{}UpperLeg {}LowerLeg {}Foot {}Toe {}Shoulder {}UpperArm {}ForeArm {}Hand"),
     KnownRig("Rokoko", "Hips|Hip", "Neck", "Head",
              "{}Thigh {}Shin {}Foot {}Toe|{}ToeBase {}Shoulder {}Arm {}ForeArm {}Hand"),
-    KnownRig("SMPL", "Pelvis", "Neck", "Head",
-             "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist",
-             lacks=_UPPER),
-    KnownRig("SMPL, short", "Pelvis", "Neck", "Head",
-             "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist", ("L", "R"),
-             lacks=_UPPER),
+    *(KnownRig(name, "Pelvis", "Neck", "Head",
+               "{}_Hip {}_Knee {}_Ankle {}_Foot|{}_Toe {}_Collar|{}_Thorax {}_Shoulder {}_Elbow {}_Wrist", sides,
+               lacks=_UPPER) for name, sides in (("SMPL", _LONG), ("SMPL, short", _SHORT))),
     KnownRig("Unreal", "pelvis", "neck_01|neck", "head",
              "thigh_{} calf_{} foot_{} ball_{} clavicle_{} upperarm_{} lowerarm_{} hand_{}", ("l", "r")),
     KnownRig("Biped", "Pelvis", "Neck", "Head",

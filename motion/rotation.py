@@ -5,6 +5,7 @@ al. 2019, "On the Continuity of Rotation Representations in Neural Networks"). I
 parent and has no direction; ``bone_directions`` derives such directions from other joints.
 """
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -63,14 +64,9 @@ def quat_to_matrix(q: Tensor) -> Tensor:
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
-def matrix_to_cont6d(matrix: Tensor) -> Tensor:
-    """Convert rotation matrices (..., 3, 3) to 6D vectors (..., 6)."""
-    return matrix[..., :2].transpose(-1, -2).flatten(-2)
-
-
 def quat_to_cont6d(q: Tensor) -> Tensor:
     """Convert quaternions (..., 4) to 6D vectors (..., 6)."""
-    return matrix_to_cont6d(quat_to_matrix(q))
+    return quat_to_matrix(q)[..., :2].transpose(-1, -2).flatten(-2)
 
 
 def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
@@ -219,11 +215,16 @@ def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     bones = _bones(joints, skeleton)
     length = _SPREAD * _leg_length(bones.norm(dim=-1), skeleton)
     bones = torch.where(short[:, None], length * bone_directions(joints, skeleton), bones)
-    placed = {0: joints[:, 0]}
+    return join_bones(joints[:, 0], bones, skeleton), short
+
+
+def join_bones(root: Tensor, bones: Tensor, skeleton: Skeleton) -> Tensor:
+    """Compute joints (T, J, 3) from root positions (T, 3) and the vectors (T, J, 3) from each parent to its joint."""
+    placed = {0: root}
     for chain in skeleton.chains:
-        for parent, joint in zip(chain, chain[1:], strict=False):
+        for parent, joint in pairwise(chain):
             placed[joint] = placed[parent] + bones[:, joint]
-    return torch.stack([placed[joint] for joint in range(len(skeleton))], 1), short
+    return torch.stack([placed[joint] for joint in range(len(skeleton))], 1)
 
 
 def _bones(joints: Tensor, skeleton: Skeleton) -> Tensor:

@@ -5,11 +5,12 @@ neck. If a foot has no toe, a toe is added in front of the ankle.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
-from motion.bvh import Bvh, chained
-from motion.rig_search import SIDES, SPINE, Place, Places, RigBones, recognised
+from motion.bvh import POSITIONS, ROTATIONS, Bvh, chained
+from motion.rig_search import SIDES, SPINE, Place, Places, RigBones, recognised, weights_of
 from motion.skeleton import T2M
 
 _CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
@@ -72,7 +73,7 @@ def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> 
 
 
 def _is_of(bones: RigBones, mapping: Mapping[str, str | Place]) -> bool:
-    names = [name for place in mapping.values() for name in ([place] if isinstance(place, str) else place)]
+    names = [name for place in mapping.values() for name in weights_of(place)]
     return sum(bool(bones.find(name)) for name in names) >= len(names) / 2
 
 
@@ -80,7 +81,7 @@ def _mapped(bones: RigBones, mapping: Mapping[str, str | Place]) -> Places:
     places: Places = {}
     for joint, place in mapping.items():
         places[joint] = {}
-        for name, weight in ({place: 1.0} if isinstance(place, str) else place).items():
+        for name, weight in weights_of(place).items():
             point = bones.only(name)
             if point is None:
                 raise ValueError(f"the mapping's bone {name} for {joint} is not in the file")
@@ -189,28 +190,20 @@ def _bone(place: Mapping[int, float]) -> int | None:
 
 
 def _check_limbs(bones: RigBones, places: Mapping[str, Mapping[int, float]]) -> None:
-    turning, travelling = [], []
-    for side in ("left", "right"):
+    names, channels, turning = bones.bvh.names, bones.bvh.channels, []
+    for side in SIDES:
         for chain in _CHAINS:
             joints = [f"{side}_{part}" for part in chain]
             found = [_bone(places[joint]) for joint in joints]
             if None in found:
                 continue
-            for (upper, above), (lower, below) in zip(zip(joints, found, strict=True),
-                                                      list(zip(joints, found, strict=True))[1:], strict=False):
+            for (upper, above), (lower, below) in pairwise(zip(joints, found, strict=True)):
                 if above not in bones.above(below):
-                    raise ValueError(f"{lower} ({bones.bvh.names[below]}) is not below {upper} "
-                                     f"({bones.bvh.names[above]})")
+                    raise ValueError(f"{lower} ({names[below]}) is not below {upper} ({names[above]})")
             turning += found[:2]
     for joint in turning:
-        if not _has(bones.bvh.channels[joint], "rotation"):
-            raise ValueError(f"joint {bones.bvh.names[joint]} has no rotation channels")
+        if not {*ROTATIONS} & {*channels[joint]}:
+            raise ValueError(f"joint {names[joint]} has no rotation channels")
     hip = _bone(places["left_hip"])
-    if hip is not None:
-        travelling = bones.above(hip)
-        if not any(_has(bones.bvh.channels[joint], "position") for joint in travelling):
-            raise ValueError("no bone from the root to the hips has position channels")
-
-
-def _has(channels: Sequence[str], kind: str) -> bool:
-    return any(channel.endswith(kind) for channel in channels)
+    if hip is not None and not any({*POSITIONS} & {*channels[joint]} for joint in bones.above(hip)):
+        raise ValueError("no bone from the root to the hips has position channels")
