@@ -1,7 +1,8 @@
 """MakeHuman's base mesh, and functions that turn parts of it into garments and body parts. Runs inside Blender."""
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import bmesh
@@ -36,7 +37,10 @@ class Piece:
     zone: int
     zones: np.ndarray | None = None    # (V,) colour zones; None: ``zone`` everywhere
     weights: np.ndarray | None = None  # (V, 26) weights; None: those of the nearest point of the base mesh
-    normals: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+
+    def edges(self) -> list[tuple[int, int]]:
+        """Return the directed edges of all faces."""
+        return [edge for face in self.faces for edge in zip(face, face[1:] + face[:1], strict=True)]
 
 
 class BaseMesh:
@@ -54,29 +58,22 @@ class BaseMesh:
                 self.groups.setdefault(group, []).append(tuple(int(word.split("/")[0]) - 1 for word in words))
         self.places = np.array(places) + [0, FLOOR, 0]
         self.rig = json.loads((folder / "rig.mixamo.json").read_text())["bones"]
-        self.weights = np.zeros((len(places), 22))
+        weights = np.zeros((len(places), 22))
         for bone, pairs in json.loads((folder / "weights.mixamo.json").read_text())["weights"].items():
             rows, values = np.array(pairs).T
-            self.weights[rows.astype(int), joint_of(bone.split(":")[1])] += values
-        self.weights /= np.maximum(self.weights.sum(1, keepdims=True), 1e-9)
-        self.faces = self.groups["body"]
-        self.weights = with_halves(self.steady(self.weights))
-        self.tree = BVHTree.FromPolygons(self.places.tolist(), self.faces)
-
-    def steady(self, weights: np.ndarray) -> np.ndarray:
-        """Limit the arm weights (V, 22) to vertices beyond the shoulder joint and near the armpit.
-
-        Shoulders then do not sink towards the neck when an arm is raised.
-        """
-        x, y = np.abs(self.places[:, 0]), self.places[:, 1]
-        beyond = np.clip((x - 0.115) / 0.06, 0, 1)
-        high = np.clip((y - 1.22) / 0.08, 0, 1)
-        weights = weights.copy()
+            weights[rows.astype(int), joint_of(bone.split(":")[1])] += values
+        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-9)
+        # Arms move only vertices beyond the shoulder joint and near the armpit. Shoulders then do not sink towards the
+        # neck when an arm is raised.
+        beyond = np.clip((np.abs(self.places[:, 0]) - 0.115) / 0.06, 0, 1)
+        high = np.clip((self.places[:, 1] - 1.22) / 0.08, 0, 1)
         for collar, arm in ((13, 16), (14, 17)):
             moved = weights[:, arm] * high * (1 - beyond)
             weights[:, arm] -= moved
             weights[:, collar] += moved
-        return weights
+        self.weights = with_halves(weights)
+        self.faces = self.groups["body"]
+        self.tree = BVHTree.FromPolygons(self.places.tolist(), self.faces)
 
     def joints(self) -> np.ndarray:
         """Return the 22 joints (22, 3) in the pose of the base mesh."""
@@ -110,8 +107,7 @@ class BaseMesh:
         for point, normal, where in planes:
             centres = np.array([face.calc_center_median() for face in mesh.faces])
             chosen = [face for face, inside in zip(list(mesh.faces), where(centres), strict=True) if inside]
-            parts = {*chosen, *(edge for face in chosen for edge in face.edges),
-                     *(vert for face in chosen for vert in face.verts)}
+            parts = dict.fromkeys([part for face in chosen for part in (face, *face.edges, *face.verts)])
             bmesh.ops.bisect_plane(mesh, geom=list(parts), plane_co=point, plane_no=normal, dist=1e-5)
         mesh.normal_update()
         if keep is not None:
@@ -121,7 +117,10 @@ class BaseMesh:
         if seen:
             bmesh.ops.holes_fill(mesh, edges=mesh.edges[:], sides=40)
             mesh.normal_update()
-        piece = _read(mesh)
+        used = [vert for vert in mesh.verts if vert.link_faces]
+        row = {vert: number for number, vert in enumerate(used)}
+        piece = Piece(np.array([vert.co for vert in used]),
+                      [tuple(row[vert] for vert in face.verts) for face in mesh.faces], SKIN)
         mesh.free()
         return piece
 
@@ -159,36 +158,33 @@ def with_halves(weights: np.ndarray) -> np.ndarray:
 
 def joint_of(bone: str) -> int:
     """Return the index (0 to 21) of the joint that corresponds to a Mixamo bone."""
-    side = next((side for side in ("Left", "Right") if bone.startswith(side)), "")
-    if not side:
+    if bone in MIDDLE:
         return MIDDLE[bone]
-    name = bone.removeprefix(side)
+    name = bone.removeprefix("Left").removeprefix("Right")
     left = SIDED["Hand" if name.startswith("Hand") else name]
-    return left if side == "Left" else MIRRORED[left]
-
-
-def _read(mesh: bmesh.types.BMesh, zone: int = SKIN) -> Piece:
-    used = [vert for vert in mesh.verts if vert.link_faces]
-    row = {vert: number for number, vert in enumerate(used)}
-    return Piece(np.array([vert.co for vert in used]), [tuple(row[vert] for vert in face.verts) for face in mesh.faces],
-                 zone)
+    return left if bone.startswith("Left") else MIRRORED[left]
 
 
 def neighbours(piece: Piece) -> list[list[int]]:
     """Return the vertices that share an edge with each vertex."""
     near: list[set[int]] = [set() for _ in piece.places]
-    for face in piece.faces:
-        for a, b in zip(face, face[1:] + face[:1], strict=True):
-            near[a].add(b)
-            near[b].add(a)
+    for a, b in piece.edges():
+        near[a].add(b)
+        near[b].add(a)
     return [sorted(each) for each in near]
 
 
 def border(piece: Piece) -> list[tuple[int, int]]:
     """Return the directed edges that belong to a single face."""
-    edges = [(a, b) for face in piece.faces for a, b in zip(face, face[1:] + face[:1], strict=True)]
-    there = set(edges)
-    return [(a, b) for a, b in edges if (b, a) not in there]
+    there = set(piece.edges())
+    return [(a, b) for a, b in piece.edges() if (b, a) not in there]
+
+
+def on_border(piece: Piece) -> np.ndarray:
+    """Return a mask (V,) of the vertices at the border."""
+    mask = np.zeros(len(piece.places), bool)
+    mask[[corner for edge in border(piece) for corner in edge]] = True
+    return mask
 
 
 def smooth(values: np.ndarray, near: list[list[int]], rounds: int, fixed: np.ndarray | None = None,
@@ -205,13 +201,17 @@ def smooth(values: np.ndarray, near: list[list[int]], rounds: int, fixed: np.nda
     return values
 
 
-def normals_of(places: np.ndarray, faces: Sequence[Sequence[int]]) -> np.ndarray:
+def triangles(face: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Divide a polygon into a fan of triangles."""
+    return [(face[0], *pair) for pair in pairwise(face[1:])]
+
+
+def normals_of(places: np.ndarray, faces: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Return area-weighted unit normals (V, 3)."""
     normals = np.zeros_like(places)
     for face in faces:
-        corners = places[list(face)]
-        normal = sum(np.cross(corners[i] - corners[0], corners[i + 1] - corners[0]) for i in range(1, len(face) - 1))
-        normals[list(face)] += normal
+        fan = (places[list(corners)] for corners in triangles(face))
+        normals[list(face)] += sum(np.cross(b - a, c - a) for a, b, c in fan)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
@@ -259,8 +259,6 @@ def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetr
             low, high = (low, modifier.ratio) if len(done.vertices) > count else (modifier.ratio, high)
         modifier.ratio = low
         bpy.context.view_layer.update()
-    else:
-        done = data
     done = bpy.data.meshes.new_from_object(thing.evaluated_get(bpy.context.evaluated_depsgraph_get()))
     done.calc_loop_triangles()
     places = np.array([vertex.co for vertex in done.vertices])
@@ -271,9 +269,9 @@ def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetr
 
 def mirrored(piece: Piece) -> Piece:
     """Mirror a piece to the other side of the body."""
-    return Piece(piece.places * [-1, 1, 1], [face[::-1] for face in piece.faces], piece.zone, piece.zones,
-                 None if piece.weights is None else piece.weights[:, [
-                     {**MIRRORED, **{b: a for a, b in MIRRORED.items()}}.get(joint, joint) for joint in range(COUNT)]])
+    other = MIRRORED | {right: left for left, right in MIRRORED.items()}
+    weights = None if piece.weights is None else piece.weights[:, [other.get(joint, joint) for joint in range(COUNT)]]
+    return Piece(piece.places * [-1, 1, 1], [face[::-1] for face in piece.faces], piece.zone, piece.zones, weights)
 
 
 def without(piece: Piece, gone: np.ndarray) -> Piece:
@@ -283,10 +281,6 @@ def without(piece: Piece, gone: np.ndarray) -> Piece:
     row = dict(zip(used.tolist(), range(len(used)), strict=True))
     return Piece(piece.places[used], [tuple(row[corner] for corner in face) for face in faces], piece.zone,
                  *(None if values is None else values[used] for values in (piece.zones, piece.weights)))
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
 
 
 def along(places: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -32,14 +32,14 @@ from prepare.base_mesh import (
     BaseMesh,
     Piece,
     along,
-    border,
     hemmed,
     mirrored,
     neighbours,
     normals_of,
+    on_border,
     simplified,
     smooth,
-    unit,
+    triangles,
     without,
 )
 
@@ -109,19 +109,15 @@ def eyebrow(source: BaseMesh) -> Piece:
 
 def hand(source: BaseMesh, joints: np.ndarray) -> Piece:
     """Build the left hand, which starts inside the sleeve."""
-    elbow, wrist = joints[18], joints[20]
-
-    def stays(centres: np.ndarray) -> np.ndarray:
-        return (centres[:, 0] > 0.3) & (along(centres, elbow, wrist) > 0.86)
-
-    return simplified(source.cut(keep=stays), 370)
+    return simplified(source.cut(keep=lambda centres: (centres[:, 0] > 0.3) & (
+        along(centres, joints[18], joints[20]) > 0.86)), 370)
 
 
 def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
     """Build the sweater, with long sleeves, a round neck, and a hem over the trousers."""
     elbow, wrist = joints[18], joints[20]
     mirror = np.array([-1, 1, 1])
-    arm = unit(wrist - elbow)
+    arm = (wrist - elbow) / np.linalg.norm(wrist - elbow)
     end, neck, hem = elbow + 0.95 * (wrist - elbow), np.array([0, 1.39, 0.022]), np.array([0, 0.862, 0])
 
     def is_arm(sign: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -140,7 +136,7 @@ def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
                         (centres[:, 1] > hem[1]) & (centres[:, 1] < 1.42) & ((from_neck > 1) | (centres[:, 1] < 1.33)))
 
     piece = source.cut(keep=stays, planes=planes)
-    rim = np.array(sorted({corner for pair in border(piece) for corner in pair}))
+    rim = np.flatnonzero(on_border(piece))
     rim = rim[(piece.places[rim, 1] > 1.3) & (np.abs(piece.places[rim, 0]) < 0.15)]
     out = (piece.places[rim] - neck)[:, [0, 2]]
     out /= np.linalg.norm(out / NECK, axis=1, keepdims=True)
@@ -159,8 +155,7 @@ def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
     """Turn a piece of the body into a garment: smoothed, and at least ``thickness`` metres from the body."""
-    near, edge = neighbours(piece), {corner for pair in border(piece) for corner in pair}
-    fixed = np.isin(np.arange(len(piece.places)), sorted(edge))
+    near, fixed = neighbours(piece), on_border(piece)
     places = smooth(piece.places, near, rounds)
     places[fixed] = piece.places[fixed]
     for _ in range(4):
@@ -190,8 +185,7 @@ def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
 
 def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
     """Build the trousers, from the waist below the sweater to the shoes."""
-    low, high = np.array([0, 0.118, 0]), np.array([0, 0.915, 0])
-    up = np.array([0, 1, 0])
+    low, high, up = np.array([0, 0.118, 0]), np.array([0, 0.915, 0]), np.array([0, 1, 0])
 
     def is_leg(centres: np.ndarray) -> np.ndarray:
         return (np.abs(centres[:, 0]) < 0.29) & (centres[:, 1] < 1.05)
@@ -210,12 +204,9 @@ def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
         far = np.linalg.norm(out * [1, 0, 1], axis=1)
         wide = np.interp(share, [0, 0.25, 1], [0.0, 0.056, 0.066])
         piece.places[rows] = axis + out * (np.maximum(far, wide) / far)[:, None] ** [[1, 0, 1]]
-    near = neighbours(piece)
-    fixed = np.isin(np.arange(len(piece.places)), sorted({corner for pair in border(piece) for corner in pair}))
-    piece.places = smooth(piece.places, near, 4, fixed)
+    piece.places = smooth(piece.places, neighbours(piece), 4, on_border(piece))
     piece = simplified(piece, 480, symmetric=True)
-    ends = np.array([corner for corner, _ in border(piece) if piece.places[corner, 1] < 0.15])
-    piece.places[ends, 1] = HEM
+    piece.places[on_border(piece) & (piece.places[:, 1] < 0.15), 1] = HEM
     return hemmed(piece)
 
 
@@ -237,14 +228,10 @@ def shoe(joints: np.ndarray) -> Piece:
                 (-half * 1.07, 0.022), (-half * 1.07, 0.006), (-half * 0.96, 0.0)]
         rows.append([(centre + middle + x, y, z) for x, y in ring])
     rows = np.array(rows)
-    size = rows.shape[1]
-    faces = []
-    for ring in range(len(rows) - 1):
-        for place in range(size):
-            a, b = ring * size + place, ring * size + (place + 1) % size
-            faces.append((a, b, b + size, a + size))
-    faces += [tuple(reversed(range(size))), tuple((len(rows) - 1) * size + place for place in range(size))]
-    places = rows.reshape(-1, 3)
+    places, size = rows.reshape(-1, 3), rows.shape[1]
+    faces = [(start + a, start + b, start + b + size, start + a + size) for start in range(0, len(places) - size, size)
+             for a, b in ((place, (place + 1) % size) for place in range(size))]
+    faces += [tuple(reversed(range(size))), tuple(range(len(places) - size, len(places)))]
     ring = np.where(np.isin(np.arange(size), [0, 1, 2, size - 1, size - 2, size - 3]), SOLES, SHOES)
     zones = np.tile(ring, len(rows))
     toes = np.clip((places[:, 2] - joints[10, 2] + 0.012) / 0.034, 0, 1)[:, None]
@@ -253,7 +240,7 @@ def shoe(joints: np.ndarray) -> Piece:
 
 
 def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
-    """Build all pieces, with weights and normals."""
+    """Build all pieces, with weights."""
     left_hand, left_shoe = hand(source, joints), simplify_shoe(shoe(joints))
     pieces = [*head(source), left_hand, mirrored(left_hand), sweater(source, joints), trousers(source, joints),
               left_shoe, mirrored(left_shoe)]
@@ -269,34 +256,24 @@ def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
                 piece.weights[:, 9] += moving.sum(1)
         if piece.zones is None:
             piece.zones = np.full(len(piece.places), piece.zone)
-        piece.normals = normals_of(piece.places, piece.faces)
     return pieces
 
 
 def simplify_shoe(piece: Piece) -> Piece:
     """Triangulate the shoe, with separate vertices where upper and sole meet so that their colours do not blend."""
-    triangles = [(face[0], face[i], face[i + 1]) for face in piece.faces for i in range(1, len(face) - 1)]
-    sole = [all(piece.zones[corner] == SOLES for corner in face) for face in triangles]
-    places, zones, weights, row, faces = [], [], [], {}, []
-    for face, is_sole in zip(triangles, sole, strict=True):
-        corners = []
-        for corner in face:
-            key = corner, is_sole
-            if key not in row:
-                row[key] = len(places)
-                places.append(piece.places[corner])
-                zones.append(SOLES if is_sole else SHOES)
-                weights.append(piece.weights[corner])
-            corners.append(row[key])
-        faces.append(tuple(corners))
-    return Piece(np.array(places), faces, SHOES, np.array(zones), np.array(weights))
+    row: dict[tuple[int, int], int] = {}  # new vertex by old vertex and zone
+    faces = []
+    for face in (part for polygon in piece.faces for part in triangles(polygon)):
+        zone = SOLES if (piece.zones[list(face)] == SOLES).all() else SHOES
+        faces.append(tuple(row.setdefault((corner, zone), len(row)) for corner in face))
+    corners, zones = np.array(list(row)).T
+    return Piece(piece.places[corners], faces, SHOES, zones, piece.weights[corners])
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Return the ambient light (V,) of each vertex, in [0, 1]: the mean over rays, which near obstacles reduce."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
-    rng = np.random.default_rng(0)
-    rays = rng.normal(size=(RAYS, 3))
+    rays = np.random.default_rng(0).normal(size=(RAYS, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     light = np.zeros(len(places))
     for row, (place, normal) in enumerate(zip(places, normals, strict=True)):
@@ -328,10 +305,10 @@ def main() -> None:
     joints = source.joints()
     pieces = figure(source, joints)
     starts = np.cumsum([0, *(len(piece.places) for piece in pieces)])
-    places, normals = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("places", "normals"))
-    faces = np.array([np.add((face[0], face[i], face[i + 1]), start)
-                      for piece, start in zip(pieces, starts, strict=False)
-                      for face in piece.faces for i in range(1, len(face) - 1)])
+    places = np.concatenate([piece.places for piece in pieces])
+    normals = np.concatenate([normals_of(piece.places, piece.faces) for piece in pieces])
+    faces = np.array([np.add(triangle, start) for piece, start in zip(pieces, starts, strict=False)
+                      for face in piece.faces for triangle in triangles(face)])
     zones = np.concatenate([piece.zones for piece in pieces])
     bones, weights = four(np.concatenate([piece.weights for piece in pieces]))
     light = shades(places, normals, faces)
