@@ -350,7 +350,7 @@ def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
 
     The repetitions continue the travel of the loop: the step across each seam repeats the last step of the loop.
     """
-    angle, place = _angles(_front(joints, skeleton)), joints[:, 0, [0, 2]]
+    angle, place = headings(joints, skeleton), joints[:, 0, [0, 2]]
     step = _turned(place[-1] - place[-2], -angle[-2])
     after_angle = 2 * angle[-1] - angle[-2]
     after_place = place[-1] + _turned(step, angle[-1])
@@ -375,6 +375,11 @@ def _front(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 def _angles(front: np.ndarray) -> np.ndarray:
     return np.unwrap(np.arctan2(front[:, 0], front[:, 1]))
+
+
+def headings(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Return the heading (T,) of the body in radians about y, from +z towards +x, averaged over hips and shoulders."""
+    return _angles(_front(joints, skeleton))
 
 
 def _turned(ground: np.ndarray, angle: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from motion.skeleton import UP_AXES
-from utils import InputError
+from utils import InputError, usable_cores
 from utils.files import read_text
 
 MARK = "@"
@@ -174,6 +174,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def accept_seed(parser: argparse.ArgumentParser) -> None:
     """Add a hidden flag ``--seed``, for scripts that use no random numbers."""
     parser.add_argument("--seed", type=int, default=3407, help=argparse.SUPPRESS)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for a number of processes and for no progress bar, and a hidden ``--seed``."""
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
+    accept_seed(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,16 +25,17 @@ from data.dataset import PARTS
 from data.language import CONTENTS
 from motion.asf_amc import read_amc
 from motion.bvh import Bvh, chained, read_bvh
+from motion.bvh_fit import headings
 from motion.recording import UNITS, RecordedPose, normalised, resampled_pose
 from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
 from motion.skeleton import T2M
 from motion.source_rig import Placement, place_joints
-from options.base import Parser, accept_seed, positive_int
+from options.base import Parser, add_workers
 from prepare.openmotion_contents import clip_contents
 from prepare.split_dataset import write_splits
-from utils import InputError, script, usable_cores
+from utils import InputError, script
 from utils.files import ROOT, read_text, save_npy, write_text
-from utils.runtime import mapping
+from utils.runtime import map_jobs
 
 
 def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:
@@ -48,10 +48,9 @@ def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: Recorded
     if len(pelvis) != 1:
         raise ValueError("cannot join recordings whose pelvis is not a single bone")
     first, second = (_freed(bvh, pose, int(pelvis[0])) for pose in (first, second))
-    last = first.joints(bvh, placement)[-1]
-    start = second.joints(bvh, placement)[0]
-    turn = yaw_quat(torch.tensor((_heading(last) - _heading(start)) / 2, dtype=torch.float64))
-    second = _moved(second, int(pelvis[0]), turn, start[0], last[0])
+    last, start = first.joints(bvh, placement)[-1:], second.joints(bvh, placement)[:1]
+    turn = yaw_quat(torch.from_numpy(headings(last, T2M) - headings(start, T2M)) / 2)
+    second = _moved(second, int(pelvis[0]), turn, start[0, 0], last[0, 0])
     steps = torch.arange(1, blend + 1, dtype=torch.float64)[:, None, None] / (blend + 1)
     ease = steps**2 * (3 - 2 * steps)
     between = RecordedPose(lerp(first.places[-1], second.places[0], ease.numpy()),
@@ -81,31 +80,14 @@ def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarr
     return RecordedPose(places, quats)
 
 
-def _heading(joints: np.ndarray) -> float:
-    """Return the heading of a body (22, 3) about y, from +z, averaged over hips and shoulders."""
-    a, b, c, d = T2M.face_joints
-    across = joints[b] - joints[a] + joints[d] - joints[c]
-    return float(np.arctan2(-across[2], across[0]))
-
-
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
 CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"
 CMU_T_POSE = 12  # length of the initial T-pose in CMU files, frames
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """File format and unit of the recordings of a source."""
-
-    suffix: str
-    metres: float  # per unit
-
-
-SOURCES = {
-    "bandai-1": Recorded(".bvh", UNITS["cm"]), "bandai-2": Recorded(".bvh", UNITS["cm"]),
-    "cmu": Recorded(".bvh", UNITS["cm"]), "cmu-asf": Recorded(".amc", UNITS["cmu"]),
-    "100style": Recorded(".bvh", UNITS["cm"]),
-}
+# File format of the recordings of each source, and their unit in metres.
+SOURCES = {**dict.fromkeys(("bandai-1", "bandai-2", "cmu", "100style"), (".bvh", UNITS["cm"])),
+           "cmu-asf": (".amc", UNITS["cmu"])}
 
 
 @dataclass(frozen=True)
@@ -149,27 +131,25 @@ def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet
             raise InputError(f"{folder} is not a folder of BVH or AMC files")
         for path in sorted(path for path in folder.rglob("*") if path.suffix in (".bvh", ".amc")):
             files.setdefault(path.name, path)
-    result, jobs, known = Built(), [], {}
+    result, jobs, clips = Built(), [], []
     for clip in read_index():
-        names = [f"{name}{SOURCES[clip.source].suffix}" for name in clip.recording.split("+")]
+        names = [name + SOURCES[clip.source][0] for name in clip.recording.split("+")]
         absent = [name for name in names if name not in files]
         result.missing.update(absent)
         if not absent:
-            jobs.append((clip, tuple(files[name] for name in names)))
-            known[clip.id] = clip
+            jobs.append((clip, [files[name] for name in names]))
     if not jobs:
         raise InputError(f"none of the recordings is in {', '.join(map(str, folders))}; "
                          f"assets/openmotion/README.md lists their sources")
-    with mapping(min(workers, len(jobs))) as apply:
-        outcomes = apply(partial(_build_clip, out), jobs)
-        for (clip, _), reason in tqdm(zip(jobs, outcomes, strict=True), total=len(jobs), desc="openmotion",
-                                      disable=quiet or None, leave=False):
-            if reason:
-                result.refused[clip.id] = reason
-            else:
-                result.clips.append(clip.id)
-    write_contents(out, [known[name] for name in result.clips])
-    write_splits(out, {part: [name for name in result.clips if known[name].split == part] for part in PARTS})
+    reasons = map_jobs(partial(_build_clip, out), jobs, workers, "openmotion", quiet)
+    for (clip, _), reason in zip(jobs, reasons, strict=True):
+        if reason:
+            result.refused[clip.id] = reason
+        else:
+            clips.append(clip)
+    result.clips = [clip.id for clip in clips]
+    write_contents(out, clips)
+    write_splits(out, {part: [clip.id for clip in clips if clip.split == part] for part in PARTS})
     return result
 
 
@@ -202,7 +182,7 @@ def clip_joints(clip: Clip, paths: Sequence[Path]) -> np.ndarray:
         joints = first.joints(bvh, placement)[clip.frames[0]:clip.frames[1]]
         if len(joints) != clip.frames[1] - clip.frames[0]:
             raise ValueError(f"its recording has {len(first.places)} frames at 20 fps, but it ends at {clip.frames[1]}")
-    return normalised(SOURCES[clip.source].metres * joints)
+    return normalised(SOURCES[clip.source][1] * joints)
 
 
 @lru_cache(maxsize=4)
@@ -215,7 +195,7 @@ def _recording(path: Path) -> tuple[Bvh, Placement, RecordedPose]:
     return bvh, placement, resampled_pose(bvh, first, len(bvh.values))
 
 
-def _build_clip(out: Path, job: tuple[Clip, tuple[Path, ...]]) -> str | None:
+def _build_clip(out: Path, job: tuple[Clip, list[Path]]) -> str | None:
     """Write one clip, its text last to mark it as complete. Returns None, or the reason if the clip is refused."""
     clip, paths = job
     text = out / "texts" / f"{clip.id}.txt"
@@ -240,9 +220,7 @@ def build_parser() -> Parser:
         "their sources. Running it again adds clips whose recordings were missing before.")
     parser.add_argument("out", type=Path, metavar="OUT", help="output data set folder")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folder of recordings, with subfolders")
-    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    accept_seed(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_workers(parser)
     return parser
 
 

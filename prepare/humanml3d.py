@@ -9,21 +9,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from motion.recording import FPS
 from motion.skeleton import T2M
-from options.base import Parser, accept_seed, positive_int
-from prepare.motion_sources import BodyModel, read_amass, read_body_model, read_real_array
-from utils import InputError, script, usable_cores
+from options.base import Parser, add_workers
+from prepare.motion_sources import read_amass, read_body_model, read_real_array
+from utils import InputError, script
 from utils.files import read_text, save_npy, write_text
-from utils.runtime import mapping
+from utils.runtime import map_jobs
 
 BETAS = 10  # number of shape parameters used for the published joints
 LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,
@@ -54,12 +54,11 @@ class Cut:
     end: int
 
 
-@dataclass
-class Extracted:
+class Extracted(NamedTuple):
     """Result of extracting the clips."""
 
-    clips: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)  # reason by clip
+    clips: list[str]
+    refused: dict[str, str]  # reason by clip
 
 
 def read_cuts(path: Path) -> list[Cut]:
@@ -86,16 +85,10 @@ def read_cuts(path: Path) -> list[Cut]:
 
 def make_joints(cuts: list[Cut], sources: Folders, root: Path, workers: int = 1, quiet: bool = False) -> Extracted:
     """Write ``root/joints/ID.npy`` for every clip whose recording is available. Existing files are kept."""
-    made = Extracted()
-    with mapping(min(workers, len(cuts))) as apply:
-        reasons = apply(partial(_make, sources, root), cuts)
-        for cut, reason in tqdm(zip(cuts, reasons, strict=True), total=len(cuts), desc="HumanML3D joints",
-                                disable=quiet or None, leave=False):
-            if reason:
-                made.refused[cut.id] = reason
-            else:
-                made.clips.append(cut.id)
-    return made
+    reasons = map_jobs(partial(_make, sources, root), cuts, workers, "HumanML3D joints", quiet)
+    outcomes = [(cut.id, reason) for cut, reason in zip(cuts, reasons, strict=True)]
+    return Extracted([name for name, reason in outcomes if reason is None],
+                     {name: reason for name, reason in outcomes if reason is not None})
 
 
 def cut_joints(cut: Cut, sources: Folders) -> np.ndarray:
@@ -103,9 +96,9 @@ def cut_joints(cut: Cut, sources: Folders) -> np.ndarray:
 
     Raises ``ValueError`` or ``OSError`` if its recording is missing or too short.
     """
+    lead = 0
     if _ACTED in cut.parts:
         joints = _acted(_found(sources.humanact12, cut.parts, ".npy"))
-        lead = 0
     else:
         path = _found(sources.amass, cut.parts, ".npz")
         if sources.body_models is None:
@@ -124,15 +117,15 @@ def _make(sources: Folders, root: Path, cut: Cut) -> str | None:
         return None
     try:
         save_npy(path, cut_joints(cut, sources))
+        return None
     except (OSError, ValueError) as error:
         return " ".join(str(error).split())
-    return None
 
 
 def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
     if folder is None:
         raise ValueError("its source was not given (--amass, --humanact12)")
-    names = [parts, *((new, *parts[1:]) for old, new in RENAMED.items() if parts[0] == old)]
+    names = [parts, (RENAMED.get(parts[0], parts[0]), *parts[1:])]
     if parts[0] == _ACTED:  # the archive has its own folder name
         names = [parts[start:] for start in range(len(parts))]
     paths = [(folder / Path(*name)).with_suffix(suffix) for name in names]
@@ -146,15 +139,9 @@ def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
 def _captured(path: Path, models: Path) -> np.ndarray:
     """Compute the joints (T, 22, 3) of an AMASS archive at about 20 fps, using every n-th frame as published."""
     amass = read_amass(path)
-    step = max(int(amass.fps / FPS), 1)
-    x, y, z = np.moveaxis(_model(models, amass.gender).joints(amass.poses[::step], amass.trans[::step],
-                                                              amass.betas[:BETAS]), -1, 0)
+    step, model = max(int(amass.fps / FPS), 1), read_body_model(models, amass.gender)
+    x, y, z = np.moveaxis(model.joints(amass.poses[::step], amass.trans[::step], amass.betas[:BETAS]), -1, 0)
     return np.stack([-x, z, y], -1)
-
-
-@lru_cache(maxsize=4)
-def _model(models: Path, gender: str) -> BodyModel:
-    return read_body_model(models, gender)
 
 
 @lru_cache(maxsize=2)
@@ -165,15 +152,6 @@ def _acted(path: Path) -> np.ndarray:
     return joints[:, :len(T2M)]
 
 
-def missing_by_source(refused: Mapping[str, str], cuts: list[Cut]) -> dict[str, int]:
-    """Count the clips that could not be extracted, by AMASS subset."""
-    homes = {cut.id: cut.parts[0] for cut in cuts}
-    counts: dict[str, int] = {}
-    for name in refused:
-        counts[homes[name]] = counts.get(homes[name], 0) + 1
-    return counts
-
-
 def build_parser() -> Parser:
     parser = Parser("Extract ROOT/joints/ID.npy of HumanML3D from its sources. prepare/README.md lists all steps. "
                     "Running it again resumes an unfinished run.")
@@ -182,9 +160,7 @@ def build_parser() -> Parser:
     parser.add_argument("--amass", type=Path, help="folder of the AMASS sets (SMPL+H G): KIT/..., CMU/...")
     parser.add_argument("--humanact12", type=Path, help="folder of the HumanAct12 .npy files")
     parser.add_argument("--body_models", type=Path, help="SMPL-H models: male/model.npz, female/model.npz, ...")
-    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    accept_seed(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_workers(parser)
     return parser
 
 
@@ -197,7 +173,8 @@ def main() -> None:
     if made.refused:
         path = opt.root / "not_made.txt"
         write_text(path, "".join(f"{name}: {reason}\n" for name, reason in made.refused.items()))
-        sets = ", ".join(f"{count} of {name}" for name, count in missing_by_source(made.refused, cuts).items())
+        homes = Counter(cut.parts[0] for cut in cuts if cut.id in made.refused)  # AMASS subsets
+        sets = ", ".join(f"{count} of {name}" for name, count in homes.items())
         print(f"{len(made.refused)} clips not extracted ({sets}); {path} lists the reasons")
     if not made.clips:
         name, reason = next(iter(made.refused.items()))

@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +19,7 @@ from motion.body import check_coordinates
 from motion.bvh import Bvh, chained, read_bvh
 from motion.foot import leg_length
 from motion.recording import FPS, LEG_LENGTHS, place_recording, t_pose_ends
-from motion.rig_search import BONES, Place
+from motion.rig_search import BONES, OPTIONAL, Place, weights_of
 from motion.rotation import axis_angle_to_quat, quat_to_matrix
 from motion.skeleton import T2M
 from motion.source_rig import Placement
@@ -107,10 +107,6 @@ class Reader:
     body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
     keep_t_pose: bool = False
 
-    @cached_property
-    def _models(self) -> dict[str, BodyModel]:
-        return {}
-
     def read(self, path: Path) -> Recording:
         """Read a motion file. Raises ``ValueError`` or ``OSError`` with the reason if it cannot be used."""
         suffix = path.suffix.lower()
@@ -160,24 +156,16 @@ class Reader:
 
     def _read_amass(self, path: Path) -> Recording:
         amass = read_amass(path)
-        joints = self._body_model(amass.gender).joints(amass.poses, amass.trans, amass.betas)
-        return self._of_joints(joints, amass.fps, "AMASS", up="z", unit="m")
-
-    def _of_joints(self, joints: np.ndarray, fps: float, rig: str, **known: str) -> Recording:
-        first, end = self._ends(joints, 1 / fps)
-        kept = resample(joints[first:end], fps, FPS)
-        return Recording(kept, first / fps, (len(joints) - 1) / fps, rig, **known)
-
-    def _ends(self, joints: np.ndarray, frame_time: float) -> tuple[int, int]:
-        return (0, len(joints)) if self.keep_t_pose else t_pose_ends(joints, frame_time)
-
-    def _body_model(self, gender: str) -> BodyModel:
         if self.body_models is None:
             raise ValueError("AMASS needs a body model (SMPL-H or SMPL-X, from its website): set its folder "
                              "with --body_models")
-        if gender not in self._models:
-            self._models[gender] = read_body_model(self.body_models, gender)
-        return self._models[gender]
+        joints = read_body_model(self.body_models, amass.gender).joints(amass.poses, amass.trans, amass.betas)
+        return self._of_joints(joints, amass.fps, "AMASS", up="z", unit="m")
+
+    def _of_joints(self, joints: np.ndarray, fps: float, rig: str, **known: str) -> Recording:
+        first, end = (0, len(joints)) if self.keep_t_pose else t_pose_ends(joints, 1 / fps)
+        kept = resample(joints[first:end], fps, FPS)
+        return Recording(kept, first / fps, (len(joints) - 1) / fps, rig, **known)
 
 
 def read_amass(path: Path) -> Amass:
@@ -195,15 +183,16 @@ def read_amass(path: Path) -> Amass:
                  _text(arrays.get("gender", np.array("neutral"))))
 
 
+@lru_cache(maxsize=4)
 def read_body_model(folder: Path, gender: str) -> BodyModel:
     """Read the body model for ``gender``, else the neutral one. Raises ``ValueError`` if it is missing or invalid."""
     wanted = [name.format(gender=kind, GENDER=kind.upper()) for kind in (gender, "neutral") for name in MODEL_NAMES]
     path = next((folder / name for name in wanted if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(f"no body model for {gender} in {folder}: looked for {', '.join(wanted[:3])}")
-    arrays = read_archive(path, ("v_template", "shapedirs", "J_regressor", "kintree_table"))
-    missing = {"v_template", "shapedirs", "J_regressor", "kintree_table"} - arrays.keys()
-    if missing:
+    names = ("v_template", "shapedirs", "J_regressor", "kintree_table")
+    arrays = read_archive(path, names)
+    if missing := {*names} - arrays.keys():
         raise ValueError(f"{path} is not a body model: {', '.join(sorted(missing))} missing")
     parents = arrays["kintree_table"].astype(np.int64)
     return BodyModel.of(arrays["v_template"], arrays["shapedirs"], arrays["J_regressor"],
@@ -255,18 +244,15 @@ def read_mapping(path: Path) -> dict[str, str | Place]:
         raise InputError(f"mapping {path} is not JSON: {_first_line(error)}") from error
     if not isinstance(mapping, dict):
         raise InputError(f"mapping {path} is not a JSON object")
-    places = {}
     mapping.pop(BONES, None)
-    empty = [joint for joint, place in mapping.items() if place == ""]
-    if empty:
+    if empty := [joint for joint, place in mapping.items() if place == ""]:
         raise InputError(f"mapping {path}: the bones of {', '.join(empty)} are empty")
+    places = {}
     for joint, place in mapping.items():
         if joint not in T2M.joint_names:
             raise InputError(f"mapping {path}: {joint} is not one of {', '.join(T2M.joint_names)}")
         places[joint] = _place(path, joint, place)
-    optional = ("spine", "left_collar", "right_collar", "left_foot", "right_foot")
-    missing = [joint for joint in T2M.joint_names if joint not in places and not joint.startswith(optional)]
-    if missing:
+    if missing := [joint for joint in T2M.joint_names if joint not in places and joint not in OPTIONAL]:
         raise InputError(f"mapping {path} lacks {', '.join(missing)}")
     return places
 
@@ -287,8 +273,7 @@ def _array_placement(count: int, mapping: Mapping[str, str | Place]) -> Placemen
     for row, joint in enumerate(T2M.joint_names):
         if joint not in mapping:
             raise ValueError(f"the mapping lacks {joint}; a mapping for arrays must name all joints")
-        place = mapping[joint]
-        for name, weight in ({place: 1.0} if isinstance(place, str) else place).items():
+        for name, weight in weights_of(mapping[joint]).items():
             if not name.isdecimal() or int(name) >= count:
                 raise ValueError(f"the mapping's {name} for {joint} is not a joint of an array of {count} joints")
             weights[row, int(name)] = weight

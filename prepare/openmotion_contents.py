@@ -7,12 +7,14 @@ squats, picking up, stairs up and down.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from data.language import OTHER_SIDE
+from motion.bvh_fit import headings
 from motion.foot import stretches
 from motion.recording import FPS
 from motion.skeleton import T2M
@@ -23,9 +25,8 @@ CYCLIC = {"boxing", "jumping-jacks", "direct-traffic", "wash-window", "cartwheel
           "hop-left-foot", "hop-right-foot", "karate-kata", "karate-lunge-punch", "karate-knife-hand-block", "bow"}
 KICKS = {"kick", "kick-front", "kick-side", "kick-roundhouse", "kick-front-right", "soccer-kick"}
 PELVIS, HEAD = T2M.joint_names.index("pelvis"), T2M.joint_names.index("head")
-HIPS, ANKLES, SHOULDERS, WRISTS = (
-    [T2M.joint_names.index(f"{side}_{name}") for side in ("left", "right")]
-    for name in ("hip", "ankle", "shoulder", "wrist"))
+ANKLES, SHOULDERS, WRISTS = ([T2M.joint_names.index(f"{side}_{name}") for side in ("left", "right")]
+                             for name in ("ankle", "shoulder", "wrist"))
 MIN_ROWS = 40          # range of lengths of a stretch used for training
 MAX_ROWS = 190
 
@@ -40,14 +41,9 @@ class ClipContents:
 
     def mirrored(self) -> "ClipContents":
         """Return the contents of the mirrored twin."""
-        contents = [(content, OTHER_SIDE[side]) for content, side in self.contents]
-        return ClipContents(mirrored_label(self.family), contents,
+        return ClipContents(re.sub("left|right", lambda found: OTHER_SIDE[found.group()], self.family),
+                            [(content, OTHER_SIDE[side]) for content, side in self.contents],
                             [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
-
-
-def mirrored_label(label: str) -> str:
-    """Swap left and right in a content label."""
-    return re.sub("left|right", lambda found: OTHER_SIDE[found.group()], label)
 
 
 def family(label: str) -> str:
@@ -89,13 +85,10 @@ def _by_label(label: str, style: str, content_map: Mapping[str, Any]) -> Iterato
 
 
 def _of_joined(joined: list[str]) -> list[tuple[str, str]]:
-    sides = [next((side for side in ("left", "right") if f"-{side}-hand" in label), "") for label in joined]
-    if len(joined) != 2 or not all(sides):
+    sides = [side for label in joined for side in ("left", "right") if f"-{side}-hand" in label]
+    if len(sides) != 2 or not all(label.startswith("raise") for label in joined):
         return []
-    raised = all(label.startswith("raise") for label in joined)
-    if sides[0] != sides[1]:
-        return [("raise-then-other", sides[0])] if raised else []
-    return [("raise-twice", sides[0])] if raised else []
+    return [("raise-twice" if sides[0] == sides[1] else "raise-then-other", sides[0])]
 
 
 class BodyMeasures:
@@ -105,9 +98,7 @@ class BodyMeasures:
         self.joints = joints.astype(np.float64)
         self.height = self.joints[:, PELVIS, 1]
         self.stand = float(np.quantile(self.height, 0.9))
-        across = (self.joints[:, HIPS[0]] - self.joints[:, HIPS[1]] + self.joints[:, SHOULDERS[0]]
-                  - self.joints[:, SHOULDERS[1]])[:, [0, 2]]
-        heading = np.degrees(np.unwrap(np.arctan2(-across[:, 1], across[:, 0])))
+        heading = np.degrees(headings(self.joints, T2M))
         self.heading = uniform_filter1d(heading, 9, mode="nearest")       # degrees, left positive
         path = uniform_filter1d(self.joints[:, PELVIS, [0, 2]], 5, axis=0, mode="nearest")
         steps = np.linalg.norm(np.diff(path, axis=0), axis=-1) * FPS
@@ -174,23 +165,24 @@ def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]
     if label == "sit":
         yield from _sitting(body)
     if label in ("squat", "squat-part", "playground", "exercise"):
-        for first, end in _dips(body.height < 0.65 * body.stand, upright, len(body.height)):
+        for first, end in _dips(body.height < 0.65 * body.stand, upright):
             if np.ptp(body.joints[first:end, PELVIS, [0, 2]], axis=0).max() < 0.6:
-                yield "squat", "", int(first), int(end)
+                yield "squat", "", first, end
     if label in ("scoop", "playground", "gesture-story", "toe-touch", "toe-touch-part", "mime-mouse"):
-        low = body.joints[:, HEAD, 1] < 0.75 * np.quantile(body.joints[:, HEAD, 1], 0.9)
-        reaching = low & (body.joints[:, WRISTS, 1].min(1) < 0.3)
-        for first, end in _dips(reaching, body.joints[:, HEAD, 1] > 0.9 * np.quantile(body.joints[:, HEAD, 1], 0.9),
-                                len(body.height)):
-            yield "pick-up", "", int(first), int(end)
+        head = body.joints[:, HEAD, 1]
+        usual = np.quantile(head, 0.9)
+        reaching = (head < 0.75 * usual) & (body.joints[:, WRISTS, 1].min(1) < 0.3)
+        for first, end in _dips(reaching, head > 0.9 * usual):
+            yield "pick-up", "", first, end
 
 
-def _dips(low: np.ndarray, upright: np.ndarray, frames: int) -> Iterator[tuple[int, int]]:
+def _dips(low: np.ndarray, upright: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield row ranges (first, end) from upright through each low stretch back to upright."""
+    frames = len(low)
     for first, end in stretches(low):
         before, after = np.flatnonzero(upright[:first]), np.flatnonzero(upright[end:])
         if len(before) and len(after):
-            first, end = max(0, before[-1] - 8), min(frames - 1, end + after[0] + 8)
+            first, end = max(0, int(before[-1]) - 8), min(frames - 1, end + int(after[0]) + 8)
             pad = max(0, MIN_ROWS - (end - first))
             first, end = max(0, first - pad // 2), min(frames - 1, end + pad - pad // 2)
             if MIN_ROWS <= end - first <= MAX_ROWS:
@@ -203,7 +195,7 @@ def _sitting(body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
     states = np.where(low, -1, np.where(upright, 1, 0))
     runs = [(value, first, end) for value in (-1, 1) for first, end in stretches(states == value) if end - first >= 5]
     runs.sort(key=lambda run: run[1])
-    for (value, first, end), (after, start, stop) in zip(runs, runs[1:], strict=False):
+    for (value, first, end), (after, start, stop) in pairwise(runs):
         if value != after:
             begin, last = max(first, end - 30), min(stop, start + 40, len(body.height) - 1)
             if MIN_ROWS <= last - begin <= MAX_ROWS:

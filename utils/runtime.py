@@ -3,7 +3,7 @@ import hashlib
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from utils import InputError
 
@@ -60,6 +61,12 @@ def mapping(workers: int, chunksize: int = 8) -> Iterator[Callable]:
         return
     with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
         yield partial(pool.map, chunksize=chunksize)
+
+
+def map_jobs(function: Callable, jobs: Sequence, workers: int, title: str, quiet: bool) -> Iterator:
+    """Yield the result of ``function`` for each job in order, from up to ``workers`` processes, with a progress bar."""
+    with mapping(min(workers, len(jobs))) as apply:
+        yield from tqdm(apply(function, jobs), total=len(jobs), desc=title, disable=quiet or None, leave=False)
 
 
 def in_own_process(function: Callable, item: object) -> object:
