@@ -3,25 +3,23 @@
     python prepare/check_data.py ROOT [--fix]
 """
 import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.dataset import DATASETS, PARTS, DatasetSpec, dataset_spec
 from data.text import parse_caption
-from options.base import Parser, accept_seed, positive_int
+from options.base import Parser, add_workers, positive_int
 from prepare.add_captions import Tagger, make_tagger
 from prepare.checking import UNUSABLE, Checked, Fault, check_data
-from utils import InputError, script, usable_cores
-from utils.files import read_text, save_npy, write_text
+from prepare.importing import write_names
+from prepare.motion_features import save_statistics
+from utils import InputError, script
+from utils.files import read_text, write_text
 
 _TAKEN_OUT = {*UNUSABLE, "split without file", "no captions", "twin without original", "twin in another split",
               "copy in another split"}
-
 
 # Advice by kind of fault, in reporting order.
 KINDS = {
@@ -58,12 +56,9 @@ KINDS = {
 
 def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
     """Format one line per kind of fault, with count, examples and advice. Returns "" without faults."""
-    by_kind = defaultdict(list)
-    for fault in faults:
-        by_kind[fault.kind].append(fault)
     lines = []
     for kind, advice in KINDS.items():
-        if found := by_kind[kind]:
+        if found := [fault for fault in faults if fault.kind == kind]:
             examples = "; ".join(f"{fault.item}: {fault.detail}" if fault.detail else fault.item
                                  for fault in found[:shown])
             lines.append(f"{kind:<24}{len(found):>6}  {examples}{'; ...' * (len(found) > shown)}  ({advice})\n")
@@ -87,14 +82,13 @@ def _fix_splits(spec: DatasetSpec, checked: Checked) -> list[str]:
         if split == "train_val":
             kept = [name for name in kept if home.get(name) != "test"]
         if kept != ids:
-            write_text(spec.root / f"{split}.txt", "".join(f"{name}\n" for name in kept))
+            write_names(spec.root, split, kept)
             done.append(f"{split}.txt: {len(ids) - len(kept)} ids removed")
     return done
 
 
 def _fix_captions(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[str]:
-    kinds: Mapping[str, int] = {"caption with #": 0, "caption without tokens": 0, "caption empty": 0,
-                                "caption times": 0}
+    kinds = ("caption with #", "caption without tokens", "caption empty", "caption times")
     done = []
     for name in dict.fromkeys(fault.item for fault in checked.faults if fault.kind in kinds):
         path = spec.root / "texts" / f"{name}.txt"
@@ -119,20 +113,16 @@ def _mended(line: str, tagger: Tagger, seconds: float | None) -> str | None:
     if not text:
         return None
     sound = caption.tokens and all("/" in token for token in caption.tokens)
-    begin, finish = caption.start, caption.end
-    if seconds is not None:
-        finish = min(finish, seconds)
-    if begin >= finish and not caption.whole_clip:
+    end = caption.end if seconds is None else min(caption.end, seconds)
+    if caption.start >= end and not caption.whole_clip:
         return line
-    return f"{text}#{' '.join(caption.tokens) if sound else tagger(text)}#{begin}#{finish}"
+    return f"{text}#{' '.join(caption.tokens) if sound else tagger(text)}#{caption.start}#{end}"
 
 
 def _fix_statistics(spec: DatasetSpec, checked: Checked) -> list[str]:
     if checked.statistics is None or not any(fault.kind == "statistics" for fault in checked.faults):
         return []
-    mean, std = checked.statistics.mean_std()
-    save_npy(spec.root / "Mean.npy", mean.astype(np.float32))
-    save_npy(spec.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
+    save_statistics(spec.root, checked.statistics)
     return ["Mean.npy and Std.npy recomputed from all features"]
 
 
@@ -146,9 +136,7 @@ def build_parser() -> Parser:
     parser.add_argument("--fix", action="store_true",
                         help="repair split files, caption lines and statistics; clip files are not changed")
     parser.add_argument("--shown", type=positive_int, default=3, help="examples listed per fault")
-    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    accept_seed(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_workers(parser)
     return parser
 
 

@@ -1,32 +1,24 @@
-"""Data set checks: find faults that training does not report but that spoil its result.
-
-``check_data`` checks a folder in the layout of HumanML3D or KIT-ML.
-"""
+"""Data set checks: find faults that training does not report but that spoil its result."""
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data.dataset import PARTS, DatasetSpec
 from data.text import Caption, parse_caption
 from motion.body import Sides, bone_length_drift, find_sides, lies_throughout
 from motion.features import ColumnStatistics, features_to_joints
 from motion.rotation import fixed_bones
-from motion.skeleton import Skeleton
-from prepare.importing import read_sources
+from prepare.importing import read_sources, read_splits
 from prepare.motion_sources import read_real_array
 from utils import InputError
 from utils.files import read_text
-from utils.runtime import mapping
-
-SPLITS = (*PARTS, "train_val", "all")
+from utils.runtime import map_jobs
 
 FLOOR = 0.05            # maximum depth of a joint below the floor, metres
 BONE_DRIFT = 0.02       # maximum mean relative change of bone lengths
@@ -42,25 +34,6 @@ DIGITS = 3              # decimals compared to find copies of a clip
 
 # Faults that make a clip unusable for training.
 UNUSABLE = ("unreadable features", "wrong dimension", "not finite", "too short", "too long", "sides swapped")
-
-
-LYING, SWAPPED, FIXED = "lies throughout", "sides swapped", "bones do not turn"
-
-
-@dataclass(frozen=True)
-class BodyCheck:
-    """Orientation check of the body in one clip."""
-
-    sides: Sides
-    lies: bool
-    fixed: tuple[str, ...]  # joints whose bones do not turn with the body
-
-    @classmethod
-    def of(cls, joints: np.ndarray, skeleton: Skeleton) -> "BodyCheck":
-        """Check joints (T, J, 3)."""
-        fixed = fixed_bones(torch.from_numpy(joints), skeleton)
-        return cls(find_sides(joints, skeleton), lies_throughout(joints, skeleton),
-                   tuple(skeleton.joint_names[joint] for joint in fixed))
 
 
 @dataclass(frozen=True)
@@ -81,7 +54,9 @@ class ClipCheck:
     captions: list[Fault] = field(default_factory=list)
     statistics: ColumnStatistics | None = None
     fingerprint: str = ""
-    body: BodyCheck | None = None
+    sides: Sides | None = None  # None: the motion could not be checked
+    lies: bool = False          # throughout
+    fixed: str = ""             # joints whose bones do not turn with the body
     speed: float | None = None  # m/s of the fastest joint, 90th percentile over time
     has_whole_caption: bool = False  # whether a caption describes the whole clip
 
@@ -122,16 +97,11 @@ def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Chec
                          f"{spec.root / 'joints'}")
     sources = read_sources(spec.root)
     seconds = {source.id: source.end - source.start for source in sources}
-    with mapping(min(workers, len(names))) as apply:
-        checks = apply(partial(_check_clip, spec, seconds), names)
-        clips = {check.name: check for check in tqdm(checks, total=len(names), desc="checking clips",
-                                                     disable=quiet or None, leave=False)}
-    bodies = {name: check.body for name, check in clips.items() if check.body is not None}
-    for name, kind, detail in body_faults(bodies, {source.id: source.file for source in sources}):
-        clips[name].add(kind, detail)
-    checked = Checked(clips, _read_splits(spec.root))
+    checks = map_jobs(partial(_check_clip, spec, seconds), names, workers, "checking clips", quiet)
+    clips = {check.name: check for check in checks}
+    _check_bodies(clips, {source.id: source.file for source in sources})
+    checked = Checked(clips, read_splits(spec.root), [fault for check in clips.values() for fault in check.faults])
     for check in clips.values():
-        checked.faults += check.faults
         if check.statistics is not None:
             first = checked.statistics is None
             checked.statistics = check.statistics if first else checked.statistics + check.statistics
@@ -148,22 +118,20 @@ def check_data(spec: DatasetSpec, workers: int = 1, quiet: bool = False) -> Chec
 
 
 def _check_clip(spec: DatasetSpec, seconds: Mapping[str, float], name: str) -> ClipCheck:
-    check = ClipCheck(name)
-    frames = None
+    check, rows = ClipCheck(name), None
     try:
         features = read_real_array(spec.root / "new_joint_vecs" / f"{name}.npy")
-    except (OSError, ValueError) as error:
-        check.add("unreadable features", str(error))
-    else:
         if features.ndim != 2 or features.shape[1] != spec.dim_pose:
             check.add("wrong dimension", f"{features.shape}, expected (frames, {spec.dim_pose})")
         elif not np.isfinite(features.astype(np.float32)).all():
-            row = int(np.argmin(np.isfinite(features).all(1)))
-            check.add("not finite", f"row {row}")
+            check.add("not finite", f"row {np.argmin(np.isfinite(features).all(1))}")
         else:
-            frames = len(features)
-            _check_motion(spec, check, features.astype(np.float32), seconds.get(name))
-    _check_captions(spec, check, frames)
+            rows = len(features)
+    except (OSError, ValueError) as error:
+        check.add("unreadable features", str(error))
+    if rows is not None:
+        _check_motion(spec, check, features.astype(np.float32), seconds.get(name))
+    _check_captions(spec, check, rows)
     return check
 
 
@@ -189,7 +157,9 @@ def _check_motion(spec: DatasetSpec, check: ClipCheck, features: np.ndarray, sec
     drift = bone_length_drift(joints, spec.skeleton)
     if drift > BONE_DRIFT:
         check.add("bones change length", f"{100 * drift:.0f} % on average")
-    check.body = BodyCheck.of(joints, spec.skeleton)
+    check.sides, check.lies = find_sides(joints, spec.skeleton), lies_throughout(joints, spec.skeleton)
+    check.fixed = ", ".join(spec.skeleton.joint_names[joint]
+                            for joint in fixed_bones(torch.from_numpy(joints), spec.skeleton))
     speeds = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(1) * spec.fps
     check.speed = float(np.percentile(speeds, 90))
     if speeds.max() < STILL:
@@ -202,16 +172,15 @@ def _check_stored(spec: DatasetSpec, check: ClipCheck, joints: np.ndarray) -> No
         path = spec.root / folder / f"{check.name}.npy"
         if not path.exists():
             continue
+        expected = (len(joints) + more, *joints.shape[1:])
         try:
             stored = read_real_array(path)
+            if stored.shape != expected:
+                check.add("joints do not fit", f"{folder} has {stored.shape}, expected {expected}")
+            elif not more and not np.abs(stored - joints).max() * spec.metres < SAME_JOINTS:
+                check.add("joints do not fit", f"{folder} does not match the features")
         except (OSError, ValueError) as error:
             check.add("joints do not fit", f"{folder}: {error}")
-            continue
-        expected = (len(joints) + more, *joints.shape[1:])
-        if stored.shape != expected:
-            check.add("joints do not fit", f"{folder} has {stored.shape}, expected {expected}")
-        elif not more and not np.abs(stored - joints).max() * spec.metres < SAME_JOINTS:
-            check.add("joints do not fit", f"{folder} does not match the features")
 
 
 def _check_captions(spec: DatasetSpec, check: ClipCheck, rows: int | None) -> None:
@@ -223,25 +192,24 @@ def _check_captions(spec: DatasetSpec, check: ClipCheck, rows: int | None) -> No
         add("no captions")
         return
     try:
-        lines = [(number, line) for number, line in enumerate(read_text(path, "captions").splitlines(), 1)
-                 if line.strip()]
+        lines = read_text(path, "captions").splitlines()
     except InputError as error:
         add("caption unreadable", str(error))
         return
-    if not lines:
+    if not any(map(str.strip, lines)):
         add("no captions", "the file is empty")
-    for number, line in lines:
+    for number, line in enumerate(lines, 1):
         if line.count("#") > 3:
             add("caption with #", f"line {number}")
-            continue
-        try:
-            caption = parse_caption(line, f"line {number}")
-        except InputError as error:
-            add("caption unreadable", str(error))
-            continue
-        check.has_whole_caption |= caption.whole_clip and bool(caption.text.strip())
-        for kind in _caption_faults(caption, None if rows is None else rows / spec.caption_fps):
-            add(kind, f"line {number}")
+        elif line.strip():
+            try:
+                caption = parse_caption(line, f"line {number}")
+            except InputError as error:
+                add("caption unreadable", str(error))
+                continue
+            check.has_whole_caption |= caption.whole_clip and bool(caption.text.strip())
+            for kind in _caption_faults(caption, None if rows is None else rows / spec.caption_fps):
+                add(kind, f"line {number}")
 
 
 def _caption_faults(caption: Caption, seconds: float | None) -> Iterable[str]:
@@ -252,11 +220,6 @@ def _caption_faults(caption: Caption, seconds: float | None) -> Iterable[str]:
     late = seconds is not None and caption.end > seconds + LATE
     if not caption.whole_clip and (caption.start >= caption.end or late):
         yield "caption times"
-
-
-def _read_splits(root: Path) -> dict[str, list[str]]:
-    return {split: read_text(root / f"{split}.txt", "split").split() for split in SPLITS
-            if (root / f"{split}.txt").exists()}
 
 
 def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
@@ -279,15 +242,11 @@ def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
 
 def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
     """Find mirrored twins whose original was removed by a later import. They would be used as original clips."""
-    stems = {_stem(name) for name in imported}
+    number = re.compile(r"_\d{3,}$")  # what distinguishes the clips of one file
+    stems = {number.sub("", name) for name in imported}
     for name in clips:
-        if name.startswith("M") and not {name, name[1:]} & imported and _stem(name[1:]) in stems:
+        if name.startswith("M") and not {name, name[1:]} & imported and number.sub("", name[1:]) in stems:
             yield Fault("twin without original", name)
-
-
-def _stem(clip: str) -> str:
-    """Return the common prefix of the ids of all clips from the same file."""
-    return re.sub(r"_\d{3,}$", "", clip)
 
 
 def _leaks(checked: Checked) -> Iterable[Fault]:
@@ -328,9 +287,8 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
     for name in ("Mean.npy", "Std.npy"):
         try:
             array = read_real_array(spec.root / name)
-        except (OSError, ValueError) as error:
-            missing = not (spec.root / name).exists()
-            yield Fault("statistics", name, "missing" if missing else str(error))
+        except ValueError as error:
+            yield Fault("statistics", name, str(error) if (spec.root / name).exists() else "missing")
             continue
         if array.shape != (spec.dim_pose,):
             yield Fault("statistics", name, f"{array.shape}, expected ({spec.dim_pose},)")
@@ -343,32 +301,30 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
     mean, std = statistics.mean_std()
     std = np.where(std > 0, std, 1.0)
     off = np.abs(stored["Mean.npy"] - mean) / std
-    if off.max() > MEAN_OFF:
-        yield Fault("statistics", "Mean.npy", f"{off.max():.2g} stds off in column {off.argmax()}: it was "
-                                              f"computed from other features")
     ratio = np.maximum(stored["Std.npy"] / std, std / stored["Std.npy"])
-    if ratio.max() > STD_OFF:
-        yield Fault("statistics", "Std.npy", f"{ratio.max():.2g} times off in column {ratio.argmax()}: it was "
-                                             f"computed from other features")
+    for name, apart, most, unit in (("Mean.npy", off, MEAN_OFF, "stds"), ("Std.npy", ratio, STD_OFF, "times")):
+        if apart.max() > most:
+            yield Fault("statistics", name, f"{apart.max():.2g} {unit} off in column {apart.argmax()}: it was computed "
+                                            f"from other features")
 
 
-def body_faults(bodies: Mapping[str, BodyCheck], files: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
-    """Yield (clip, kind, detail) for each fault of the bodies.
+def _check_bodies(clips: Mapping[str, ClipCheck], files: Mapping[str, str]) -> None:
+    """Combine the evidence for swapped sides and lying bodies over all clips of a recording.
 
-    ``files`` maps clips to their recording. Evidence for swapped sides and for lying bodies is combined
-    over all clips of a recording.
+    ``files`` maps clips to their recording.
     """
     recordings = defaultdict(list)
-    for clip in bodies:
-        is_twin = clip.startswith("M") and clip[1:] in bodies
-        recordings[is_twin, files.get(clip[is_twin:], clip)].append(clip)
-    for clips in recordings.values():
-        sides = sum((bodies[clip].sides for clip in clips[1:]), start=bodies[clips[0]].sides)
-        lies = all(bodies[clip].lies for clip in clips)
-        for clip in clips:
+    bodies = {name: check for name, check in clips.items() if check.sides is not None}
+    for name, check in bodies.items():
+        is_twin = name.startswith("M") and name[1:] in bodies
+        recordings[is_twin, files.get(name[is_twin:], name)].append(check)
+    for checks in recordings.values():
+        sides = sum((check.sides for check in checks[1:]), start=checks[0].sides)
+        lies = all(check.lies for check in checks)
+        for check in checks:
             if sides.fault:
-                yield clip, SWAPPED, ""
+                check.add("sides swapped")
             if lies:
-                yield clip, LYING, ""
-            if bodies[clip].fixed:
-                yield clip, FIXED, ", ".join(bodies[clip].fixed)
+                check.add("lies throughout")
+            if check.fixed:
+                check.add("bones do not turn", check.fixed)

@@ -5,7 +5,7 @@
 import os
 import sys
 from argparse import ArgumentTypeError
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,17 @@ from data.dataset import LOCKED
 from motion.bvh import MAX_FRAME_TIME
 from motion.skeleton import UP_AXES
 from motion.recording import FPS, UNITS
-from options.base import Parser, accept_seed, bounded, positive_int
+from options.base import Parser, add_workers, bounded
 from prepare.importing import (
     LONGEST,
     NOT_IMPORTED,
     SHORTEST,
-    ClipSource,
     Imported,
     ImportJob,
-    by_folder,
     import_motion,
     shown,
 )
 from prepare.motion_sources import Reader, read_mapping
-from utils import usable_cores
 from utils import InputError, script
 from visualization.video import strip
 
@@ -66,9 +63,7 @@ def build_parser() -> Parser:
                         help="SMPL-H or SMPL-X models (neutral/model.npz or SMPLH_NEUTRAL.npz ...), for AMASS")
     parser.add_argument("--keep_t_pose", action="store_true", help="keep T-poses at the ends of recordings")
     parser.add_argument("--no_sheets", action="store_true", help="do not write contact sheets")
-    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    accept_seed(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_workers(parser)
     return parser
 
 
@@ -87,18 +82,14 @@ def unit(text: str) -> str | float:
 
 def draw_sheets(imported: Imported, out: Path) -> None:
     """Draw a contact sheet for each source folder, with evenly sampled clips."""
-    for folder, clips in by_folder(imported.clips).items():
+    folders = defaultdict(list)
+    for clip in imported.clips:
+        folders[os.path.dirname(clip.file)].append(clip)
+    for folder, clips in folders.items():
         chosen = [clips[number] for number in sorted({*np.linspace(0, len(clips) - 1, SHEET_ROWS).astype(int)})]
         path = out / "contact_sheets" / f"{folder.replace(os.sep, '_')[-SHEET_NAME:] or 'all'}.png"
         strip(path, [np.load(out / "joints" / f"{clip.id}.npy") for clip in chosen], [clip.id for clip in chosen])
         print(f"contact sheet {shown(str(path))}")
-
-
-def locked_twins(clips: list[ClipSource]) -> list[str]:
-    """Return the imported files that are foot-locked copies of other imported files."""
-    names = {os.path.splitext(clip.file) for clip in clips}
-    return sorted(stem + suffix for stem, suffix in names
-                  if stem.endswith(LOCKED) and (stem.removesuffix(LOCKED), suffix) in names)
 
 
 def report(imported: Imported, out: Path) -> None:
@@ -116,8 +107,12 @@ def report(imported: Imported, out: Path) -> None:
         print(f"{imported.others} files with other suffixes skipped")
     for name, reason in sorted(imported.refused.items()):
         print(f"not imported: {shown(name)}: {reason}")
-    if twins := locked_twins(imported.clips):
-        print(f"{len(twins)} files are foot-locked copies of other files, such as {shown(twins[0])}; keep one of each")
+    names = {os.path.splitext(clip.file) for clip in imported.clips}
+    locked = [stem + suffix for stem, suffix in names
+              if stem.endswith(LOCKED) and (stem.removesuffix(LOCKED), suffix) in names]
+    if locked:
+        print(f"{len(locked)} files are foot-locked copies of other files, such as {shown(min(locked))}; keep one of "
+              f"each")
     if imported.refused:
         print(f"{len(imported.refused)} files not imported (listed in {out / NOT_IMPORTED})")
     seconds = sum(clip.end - clip.start for clip in imported.clips)

@@ -17,17 +17,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.dataset import DATASETS
+from data.dataset import DATASETS, PARTS
 from data.motion_files import REFUSED, SKELETON
 from motion.body import Stance, find_stance, to_y_up
-from motion.recording import (
-    FPS,
-    check_body,
-    metres_per_unit,
-    normalised,
-    steady_runs,
-    windows,
-)
+from motion.recording import FPS, check_body, metres_per_unit, normalised, steady_runs, windows
 from motion.rig_search import UnknownRig
 from motion.skeleton import UP_AXES
 from prepare.motion_sources import SUFFIXES, Reader, Recording, read_real_array
@@ -35,7 +28,7 @@ from utils import InputError
 from utils.files import read_text, save_npy, write_text
 from utils.runtime import in_own_process, mapping
 
-SPLITS = ("train", "val", "test", "train_val", "all")
+SPLITS = (*PARTS, "train_val", "all")
 FEATURE_FOLDERS = ("new_joint_vecs", "new_joints")
 
 
@@ -47,16 +40,26 @@ def twin_of(clip: str) -> str:
 def remove_clips(root: Path, clips: Collection[str]) -> None:
     """Remove clips and their mirrored twins from a data set: joints, features, captions and split entries."""
     gone = {name for clip in clips for name in (clip, twin_of(clip))}
+    if not gone:
+        return
     for name in gone:
         _remove(root / folder / f"{name}.npy" for folder in ("joints", *FEATURE_FOLDERS))
         _remove([root / "texts" / f"{name}.txt"])
-    for split in SPLITS if gone else ():
-        path = root / f"{split}.txt"
-        if path.exists():
-            names = read_text(path, "split").split()
-            kept = [name for name in names if name not in gone]
-            if kept != names:
-                write_text(path, "".join(f"{name}\n" for name in kept))
+    for split, names in read_splits(root).items():
+        kept = [name for name in names if name not in gone]
+        if kept != names:
+            write_names(root, split, kept)
+
+
+def read_splits(root: Path) -> dict[str, list[str]]:
+    """Return the clip ids of each existing split file of a data set."""
+    return {split: read_text(root / f"{split}.txt", "split").split() for split in SPLITS
+            if (root / f"{split}.txt").exists()}
+
+
+def write_names(root: Path, split: str, names: Sequence[str]) -> None:
+    """Write a split file."""
+    write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
 
 
 def remove_features(root: Path, clip: str) -> None:
@@ -110,10 +113,8 @@ class ClipSource:
 
 @dataclass(frozen=True)
 class _Refused:
-    """Reason why a file cannot be read, and a draft mapping if its rig is unknown."""
-
     reason: str
-    begun: dict[str, object] = field(default_factory=dict)
+    begun: dict[str, object] = field(default_factory=dict)  # draft mapping if the rig is unknown
 
 
 @dataclass
@@ -135,8 +136,7 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
     """
     result = Imported()
     files = _motion_files(job.source, result)
-    read = {}
-    unknown: dict[str, dict[str, object]] = {}
+    read, unknown = {}, {}
     for name, outcome in _read_all(job, files, workers, quiet):
         if isinstance(outcome, _Refused):
             result.refused[name], unknown[name] = outcome.reason, outcome.begun
@@ -157,14 +157,6 @@ def import_motion(job: ImportJob, workers: int = 1, quiet: bool = False) -> Impo
         raise InputError(f"none of the {len(result.refused)} motion files in {job.source} can be used; {shown(name)}: "
                          f"{reason}")
     return result
-
-
-def by_folder(clips: list[ClipSource]) -> dict[str, list[ClipSource]]:
-    """Group clips by the folder of their file, "" for the source folder itself."""
-    folders = defaultdict(list)
-    for clip in clips:
-        folders[os.path.dirname(clip.file)].append(clip)
-    return dict(folders)
 
 
 def shown(name: str) -> str:
@@ -190,8 +182,12 @@ def _motion_files(source: Path, result: Imported) -> list[str]:
     """Return the paths of all motion files relative to ``source``. Links to folders are refused."""
     if not source.is_dir():
         raise InputError(f"{source} is not a folder of motion files ({', '.join(SUFFIXES)})")
+
+    def refuse(error: OSError) -> None:
+        result.refused[os.path.relpath(error.filename, source)] = f"cannot be listed: {error.strerror}"
+
     names = []
-    for folder, inner, files in os.walk(source, onerror=partial(_refuse_folder, source, result)):
+    for folder, inner, files in os.walk(source, onerror=refuse):
         inner.sort()
         for name in inner:
             path = Path(folder, name)
@@ -207,10 +203,6 @@ def _motion_files(source: Path, result: Imported) -> list[str]:
     if not names:
         raise InputError(f"{source} has no motion files ({', '.join(SUFFIXES)})")
     return sorted(names)
-
-
-def _refuse_folder(source: Path, result: Imported, error: OSError) -> None:
-    result.refused[os.path.relpath(error.filename, source)] = f"cannot be listed: {error.strerror}"
 
 
 def _read_all(job: ImportJob, files: Sequence[str], workers: int,
@@ -304,16 +296,14 @@ def _import_one(job: ImportJob, name: str, recording: Recording, up: str, ids: "
 def _save(out: Path, clip: str, joints: np.ndarray) -> None:
     """Write a clip. Data derived from a different motion with the same id is removed."""
     path = out / "joints" / f"{clip}.npy"
-    if path.exists() and not _holds(path, joints):
-        remove_features(out, clip)
+    if path.exists():
+        try:
+            is_same = np.array_equal(read_real_array(path), joints)
+        except ValueError:
+            is_same = False
+        if not is_same:
+            remove_features(out, clip)
     save_npy(path, joints)
-
-
-def _holds(path: Path, joints: np.ndarray) -> bool:
-    try:
-        return np.array_equal(read_real_array(path), joints)
-    except (ValueError, OSError):
-        return False
 
 
 def _up(stance: Stance, voted: str | None) -> str:
@@ -335,7 +325,6 @@ class _Ids:
     """Unique clip ids for files. Ids of earlier imports are kept."""
 
     def __init__(self, out: Path):
-        self.out = out
         self.earlier = read_sources(out)
         self.files = {clip.id: clip.file for clip in self.earlier}
 
@@ -380,8 +369,7 @@ def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
     if result.clips:
         clips = sorted(kept + result.clips, key=lambda clip: clip.id)
         write_text(out / SOURCES, "".join(f"{json.dumps(asdict(clip), ensure_ascii=False)}\n" for clip in clips))
+    (out / NOT_IMPORTED).unlink(missing_ok=True)
     if result.refused:
         lines = (f"{shown(name)}: {reason}\n" for name, reason in sorted(result.refused.items()))
         write_text(out / NOT_IMPORTED, "".join(lines))
-    else:
-        (out / NOT_IMPORTED).unlink(missing_ok=True)

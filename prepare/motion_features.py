@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from data.dataset import DATASETS
 from data.text import mirror_text
 from motion.body import TURNED, UncertainAxis, check_coordinates, stand_up
 from motion.features import ColumnStatistics, features_to_joints, joints_to_features
 from motion.skeleton import UP_AXES, Skeleton, mirror, pose_offsets
-from options.base import Parser, accept_seed, positive_int
-from prepare.importing import SPLITS, twin_of
-from utils import InputError, script, usable_cores
-from utils.files import npy_fault, read_text, save_npy, write_text
-from utils.runtime import mapping
+from options.base import Parser, add_workers
+from prepare.importing import FEATURE_FOLDERS, read_splits, twin_of, write_names
+from prepare.motion_sources import read_real_array
+from utils import InputError, script
+from utils.files import read_text, save_npy, write_text
+from utils.runtime import map_jobs
 
 RARE = 0.1  # maximum fraction of rotated clips for which uncertain clips are assumed to be y up
 
@@ -72,34 +72,31 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
     """
     names = _originals(job)
     result = Prepared()
-    with mapping(min(workers, len(names))) as apply:
-        parts = apply(partial(_prepare_clip, job), names)
-        for part in tqdm(parts, total=len(names), desc="motion features", disable=quiet or None, leave=False):
-            result.add(part)
-    _settle_uncertain(job, result)
+    for part in map_jobs(partial(_prepare_clip, job), names, workers, "motion features", quiet):
+        result.add(part)
+    turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
+    if result.uncertain and result.clips and turned <= RARE * len(result.clips):
+        # Nearly all clips are y up, so those with an uncertain axis are too: their bodies are lying.
+        for name in list(result.uncertain):
+            del result.refused[name]
+            result.add(_prepare_clip(replace(job, up="y"), name))
+    (job.root / "refused.txt").unlink(missing_ok=True)
     if result.refused:
         write_text(job.root / "refused.txt", refused_table(result.refused))
-    else:
-        (job.root / "refused.txt").unlink(missing_ok=True)
     if result.statistics is None:
         name, reason = next(iter(result.refused.items()))
         raise InputError(f"none of the {len(names)} clips in {job.root / 'joints'} can be used; {name}: {reason}")
-    mean, std = result.statistics.mean_std()
-    save_npy(job.root / "Mean.npy", mean.astype(np.float32))
-    # Constant features (foot contacts of KIT-ML) are divided by 1 instead of 0.
-    save_npy(job.root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
+    save_statistics(job.root, result.statistics)
     if job.mirrored:
         _add_twins_to_splits(job.root, set(result.clips))
     return result
 
 
-def _settle_uncertain(job: FeatureJob, result: Prepared) -> None:
-    """If nearly all clips are y up, process clips with an uncertain axis as y up too: their bodies are lying."""
-    turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
-    if result.uncertain and result.clips and turned <= RARE * len(result.clips):
-        for name in list(result.uncertain):
-            del result.refused[name]
-            result.add(_prepare_clip(replace(job, up="y"), name))
+def save_statistics(root: Path, statistics: ColumnStatistics) -> None:
+    """Write ``Mean.npy`` and ``Std.npy``. Constant features (foot contacts of KIT-ML) have an std of 1 instead of 0."""
+    mean, std = statistics.mean_std()
+    save_npy(root / "Mean.npy", mean.astype(np.float32))
+    save_npy(root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
 
 
 def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
@@ -136,10 +133,18 @@ def _prepare_clip(job: FeatureJob, name: str) -> Prepared:
         result.uncertain += [name] if isinstance(error, UncertainAxis) else []
         return result
     if job.mirrored:
-        twin = twin_of(name)
+        twin, joints = twin_of(name), mirror(joints, job.skeleton)
+        captions = job.root / "texts" / f"{name}.txt"
         try:
-            _write_twin(job, name, twin, joints)
-            result.add(_write_clip(job, twin, mirror(joints, job.skeleton)))
+            text = read_text(captions, "captions") if captions.exists() else ""
+        except InputError as error:
+            _refuse(job, twin, str(error), result)
+            return result
+        if text:
+            write_text(captions.with_stem(twin), mirror_text(text))
+        save_npy(job.root / "joints" / f"{twin}.npy", joints)
+        try:
+            result.add(_write_clip(job, twin, joints))
         except ValueError as error:
             _refuse(job, twin, str(error), result)
     return result
@@ -147,55 +152,27 @@ def _prepare_clip(job: FeatureJob, name: str) -> Prepared:
 
 def _read_joints(path: Path, skeleton: Skeleton) -> np.ndarray:
     """Read joints (T, J, 3) as float32. Raises ``ValueError`` if the file is invalid."""
-    try:
-        joints = np.load(path)
-    except Exception as error:  # a damaged header can raise almost any exception in NumPy
-        raise ValueError(f"not a readable .npy file of numbers ({npy_fault(error)})") from error
-    if not (isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"):
-        raise ValueError("not an array of real numbers")
+    joints = read_real_array(path)
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
         raise ValueError(f"shape {joints.shape}, expected (frames, {len(skeleton)}, 3)")
     with np.errstate(over="ignore"):  # values that are too large become infinite and are refused later
         return joints.astype(np.float32)
 
 
-def _read_captions(path: Path) -> str:
-    """Read a caption file. Returns "" if it is missing. Raises ``ValueError`` if it is not text."""
-    try:
-        return read_text(path, "captions") if path.exists() else ""
-    except InputError as error:
-        raise ValueError(str(error)) from error
-
-
 def _write_clip(job: FeatureJob, name: str, joints: np.ndarray) -> Prepared:
     features = joints_to_features(joints, job.skeleton, job.target_offsets, job.published_yaw)
     if not features.isfinite().all():
         raise ValueError("the features are not finite (coordinates too large?)")
-    save_npy(_features_path(job, name), features.numpy())
-    save_npy(_joints_path(job, name), features_to_joints(features, job.skeleton).numpy())
+    save_npy(job.root / "new_joint_vecs" / f"{name}.npy", features.numpy())
+    save_npy(job.root / "new_joints" / f"{name}.npy", features_to_joints(features, job.skeleton).numpy())
     return Prepared(len(features), [name], {}, ColumnStatistics.of(features.numpy()))
-
-
-def _write_twin(job: FeatureJob, name: str, twin: str, joints: np.ndarray) -> None:
-    text = _read_captions(job.root / "texts" / f"{name}.txt")
-    if text:
-        write_text(job.root / "texts" / f"{twin}.txt", mirror_text(text))
-    save_npy(job.root / "joints" / f"{twin}.npy", mirror(joints, job.skeleton))
 
 
 def _refuse(job: FeatureJob, name: str, reason: str, result: Prepared) -> None:
     """Record why a clip was refused, and remove its features from an earlier run."""
     result.refused[name] = " ".join(reason.split())
-    for path in (_features_path(job, name), _joints_path(job, name)):
-        path.unlink(missing_ok=True)
-
-
-def _features_path(job: FeatureJob, name: str) -> Path:
-    return job.root / "new_joint_vecs" / f"{name}.npy"
-
-
-def _joints_path(job: FeatureJob, name: str) -> Path:
-    return job.root / "new_joints" / f"{name}.npy"
+    for folder in FEATURE_FOLDERS:
+        (job.root / folder / f"{name}.npy").unlink(missing_ok=True)
 
 
 def refused_table(refused: dict[str, str]) -> str:
@@ -206,13 +183,9 @@ def refused_table(refused: dict[str, str]) -> str:
 
 def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
     """Add mirrored twins to the splits of their originals."""
-    for split in SPLITS:
-        path = root / f"{split}.txt"
-        if path.exists():
-            names = read_text(path, "split").split()
-            there = set(names)
-            names += [f"M{name}" for name in names if f"M{name}" in clips and f"M{name}" not in there]
-            write_text(path, "".join(f"{name}\n" for name in names))
+    for split, names in read_splits(root).items():
+        new = clips - set(names)
+        write_names(root, split, names + [twin_of(name) for name in names if twin_of(name) in new])
 
 
 def build_parser() -> Parser:
@@ -231,9 +204,7 @@ def build_parser() -> Parser:
                         help="reproduce the published error in the yaw speed when a body turns past 180 degrees")
     parser.add_argument("--up", choices=UP_AXES, help="up axis of ROOT/joints (write --up=-y); default: estimated "
                                                       "for each clip")
-    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
-    accept_seed(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_workers(parser)
     return parser
 
 

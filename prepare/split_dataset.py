@@ -18,9 +18,8 @@ import numpy as np
 from data.dataset import PARTS
 from options.base import Parser, bounded
 from prepare.add_captions import clips_of
-from prepare.importing import ClipSource
+from prepare.importing import ClipSource, write_names
 from utils import InputError, script
-from utils.files import write_text
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def write_splits(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
     """Write ``train.txt``, ``val.txt``, ``test.txt``, ``train_val.txt`` and ``all.txt``."""
     train_val = [*parts["train"], *parts["val"]]
     for name, ids in {**parts, "train_val": train_val, "all": sorted([*train_val, *parts["test"]])}.items():
-        write_text(root / f"{name}.txt", "".join(f"{clip}\n" for clip in ids))
+        write_names(root, name, ids)
 
 
 def build_parser() -> Parser:
