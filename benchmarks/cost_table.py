@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.compare import TEXTS
-from benchmarks.train_jobs import BUNDLED, PUBLISHED, TOY, make_pipeline, stage_jobs
+from benchmarks.train_jobs import BUNDLED, PUBLISHED, TEXTS, TOY, make_pipeline, stage_jobs
 from data.dataset import MAX_MOTION_LENGTH, dataset_spec
 from models.text_to_motion import Sample
 from options.base import Parser, positive_int

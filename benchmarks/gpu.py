@@ -19,8 +19,7 @@ import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 # isort: split
 import torch
 
-from benchmarks.compare import TEXTS
-from benchmarks.train_jobs import BUNDLED, PUBLISHED, TOY, Sizes, make_pipeline, stage_jobs
+from benchmarks.train_jobs import BUNDLED, PUBLISHED, TEXTS, TOY, Sizes, make_pipeline, stage_jobs
 from data.dataset import MAX_MOTION_LENGTH
 from evaluation.report import hardware
 from models.text_to_motion import Sample, compile_layers, speed_up

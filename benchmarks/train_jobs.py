@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from benchmarks.published import draw_by_gumbel, lamp_loss
 from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, dataset_spec
 from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
 from models.evaluator import Evaluator, matching_loss
@@ -18,9 +17,9 @@ from models.m2t import IGNORED, MotionPrefix, MotionPrefixConfig
 from models.text_to_motion import LengthEstimator, TextToMotion
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
-from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer, tokenizer_loss
+from models.vq.model import RVQVAE, VQConfig, build_tokenizer, tokenizer_loss
 from storage.checkpoint import find_model_dir
-from storage.generation import BUNDLED_LAMP, load_text_to_motion, load_tokenizer
+from storage.generation import BUNDLED_LAMP, load_text_to_motion
 
 JOINTS, FEATURES = 22, 263
 TEXT = 32            # maximum caption length in word pieces
@@ -79,10 +78,10 @@ class StageJob:
         loss.backward()
         return loss
 
-    def step(self, half: bool = False, fused: bool = True) -> Callable[[], None]:
+    def step(self, half: bool = False) -> Callable[[], None]:
         """Return a function that runs a training step with AdamW, in bfloat16 if ``half``."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = AdamW(trained, lr=1e-5, fused=fused)
+        optimizer = AdamW(trained, lr=1e-5, fused=True)
 
         def run() -> None:
             with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=half):
@@ -97,12 +96,6 @@ def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str,
     builder = _Builder(sizes, torch.device(device))
     return {"vq": builder.vq, "lamp": builder.lamp, "t2m": builder.t2m, "res": builder.res, "len": builder.length,
             "evaluator": builder.evaluator, "m2t": builder.m2t}
-
-
-def published_jobs(sizes: Sizes) -> Mapping[str, Callable[[int], StageJob]]:
-    """Return job factories for the published computation of ``vq`` and ``lamp``, on the CPU."""
-    builder = _Builder(sizes, torch.device("cpu"))
-    return {"vq": builder.published_vq, "lamp": builder.published_lamp}
 
 
 class _Builder:
@@ -123,20 +116,6 @@ class _Builder:
         motion, lengths = self._motion(batch)
         ids, mask = self._words(batch, TEXT, config.qformer.vocab)
         return self._job(model, lambda: model(motion, ids, mask, lengths, generator=self.generator).loss)
-
-    def published_vq(self, batch: int) -> StageJob:
-        model = build_tokenizer(replace(self.sizes.vq, published_reset=True)).train()
-        draw_by_gumbel(model)
-        motion = self._randn(batch, 64, FEATURES)
-        return self._job(model, lambda: tokenizer_loss(model(motion), motion, JOINTS).total)
-
-    def published_lamp(self, batch: int) -> StageJob:
-        config = LaMPConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), self.sizes.embed_dim,
-                            published=True)
-        model = LaMP(config, build_tokenizer(config.vq)).train()
-        motion, _ = self._motion(batch)
-        ids, mask = self._words(batch, TEXT, config.qformer.vocab)
-        return self._job(model, lambda: lamp_loss(model, motion, ids, mask))
 
     def t2m(self, batch: int) -> StageJob:
         model = MaskTransformer(self.sizes.t2m).to(self.device).train()
@@ -214,31 +193,25 @@ class _Builder:
 
 SPEC = dataset_spec("t2m")
 CHECKPOINTS = "checkpoints"
+TEXTS = [f"a person walks forward {number} steps and then turns around to sit down" for number in range(64)]
 
 
 def make_pipeline(sizes: str, device: torch.device) -> TextToMotion:
     """Load the pipeline of the ``bundled`` models, or build one of ``published`` sizes with random weights.
 
     The latter has LaMP's masked transformer (8 layers, width 512) and Q-Former (12 layers, width 768), and MoMask's
-    residual transformer (8 layers, width 384) and tokenizer.
+    residual transformer (8 layers, width 384) and tokenizer (six codebooks of 512 codes, width 512).
     """
     if sizes == "bundled":
         return load_text_to_motion("t2m_demo", "len_demo", SPEC, CHECKPOINTS, device)[0]
     torch.manual_seed(0)
     transformer = LaMPMaskTransformer(MaskTransformerConfig(attention="additive"), QFormerConfig())
     residual = ResidualTransformer(ResidualTransformerConfig(latent_dim=384, n_heads=6))
-    for network in (transformer, residual):
+    tokenizer = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))
+    for quantizer in tokenizer.quantizers:
+        quantizer.codebook.normal_()
+    for network in (transformer, residual, tokenizer):
         network.to(device).eval().requires_grad_(False)
     pieces = WordPieces(find_model_dir(BUNDLED_LAMP, SPEC.name, CHECKPOINTS))
-    return TextToMotion(make_tokenizer(sizes, device), lambda features: features, transformer,
-                        ReleasedText(transformer, pieces), SPEC.skeleton, residual=residual)
-
-
-def make_tokenizer(sizes: str, device: torch.device) -> HumanVQVAE | RVQVAE:
-    """Load the bundled tokenizer, or build a random one of MoMask's size: six codebooks of 512 codes, width 512."""
-    if sizes == "bundled":
-        return load_tokenizer("vq_demo", SPEC, CHECKPOINTS, device).model
-    model = RVQVAE(VQConfig(dim_pose=SPEC.dim_pose))
-    for quantizer in model.quantizers:
-        quantizer.codebook.normal_()
-    return model.to(device).eval().requires_grad_(False)
+    return TextToMotion(tokenizer, lambda features: features, transformer, ReleasedText(transformer, pieces),
+                        SPEC.skeleton, residual=residual)
