@@ -9,7 +9,7 @@ This module also adds root bones for game engines, exports AMASS arrays, and rep
 """
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -90,39 +90,25 @@ T2M_RIG = Rig(T2M, (
     ("RightHand", 21, (-0.255298, 0.007772, -0.005559)),
 ))
 
-KIT_RIG = Rig(KIT, (
-    ("Hips", 0, (0, 0, 0)),
-    ("LeftUpLeg", 11, (1, 0, 0)),
-    ("LeftLeg", 12, (0, -1, 0)),
-    ("LeftFoot", 13, (0, -1, 0)),
-    ("LeftMidFoot", 14, (0, 0, 1)),
-    ("LeftToe", 15, (0, 0, 1)),
-    ("RightUpLeg", 16, (-1, 0, 0)),
-    ("RightLeg", 17, (0, -1, 0)),
-    ("RightFoot", 18, (0, -1, 0)),
-    ("RightMidFoot", 19, (0, 0, 1)),
-    ("RightToe", 20, (0, 0, 1)),
-    ("Spine", 1, (0, 1, 0)),
-    ("Spine1", 2, (0, 1, 0)),
-    ("Neck", 3, (0, 1, 0)),
-    ("Head", 4, (0, 1, 0)),
-    ("LeftArm", 5, (1, 0, 0)),
-    ("LeftForeArm", 6, (1, 0, 0)),
-    ("LeftHand", 7, (1, 0, 0)),
-    ("RightArm", 8, (-1, 0, 0)),
-    ("RightForeArm", 9, (-1, 0, 0)),
-    ("RightHand", 10, (-1, 0, 0)),
-))
-
-_RIGS = {rig.skeleton.name: rig for rig in (T2M_RIG, KIT_RIG)}
+KIT_BONES = ("Hips", "Spine", "Spine1", "Neck", "Head", "LeftArm", "LeftForeArm", "LeftHand",
+             "RightArm", "RightForeArm", "RightHand", "LeftUpLeg", "LeftLeg", "LeftFoot", "LeftMidFoot", "LeftToe",
+             "RightUpLeg", "RightLeg", "RightFoot", "RightMidFoot", "RightToe")
 
 
+@cache
 def rig_of(skeleton: Skeleton) -> Rig:
-    """Return the predefined rig of a skeleton, or build a rig from its joint names and rest directions."""
-    if skeleton.name in _RIGS:
-        return _RIGS[skeleton.name]
+    """Return the rig of a skeleton: ``T2M_RIG``, or its joints chain by chain in their rest directions.
+
+    The bones of KIT-ML have the names ``KIT_BONES`` and a T-pose.
+    """
+    if skeleton == T2M:
+        return T2M_RIG
+    names, rest = skeleton.joint_names, dict(enumerate(skeleton.raw_offsets))
+    if skeleton == KIT:
+        names = KIT_BONES
+        rest |= {joint: rest[arm[1]] for arm in skeleton.chains[3:] for joint in arm[1:]}
     order = dict.fromkeys(joint for chain in skeleton.chains for joint in chain)
-    return Rig(skeleton, tuple((skeleton.joint_names[joint], joint, skeleton.raw_offsets[joint]) for joint in order))
+    return Rig(skeleton, tuple((names[joint], joint, rest[joint]) for joint in order))
 
 
 _EULER_ORDER = "zyx"

@@ -5,7 +5,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -14,59 +13,36 @@ from options.base import Parser
 from utils import script
 from utils.files import write_text
 
-
-class Correction(NamedTuple):
-    """Additional rotation of a bone, as Euler angles x, y, z in radians and as a quaternion w, x, y, z.
-
-    The add-on uses one of them, depending on its rotation mode.
-    """
-
-    euler: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-
-
-class BoneRow(NamedTuple):
-    """A bone of both skeletons, with its correction in each of the two maps."""
-
-    bone: str
-    first: Correction = Correction()
-    sixth: Correction | None = None  # None: same as in the first map
-
-
 PREFIXES = {"mapping.json": "mixamorig:", "mapping6.json": "mixamorig6:"}
-# Published values, tuned by hand on one character per map. Toes and hands need no correction.
-TABLE = (
-    BoneRow("Hips", Correction((2.6180, 0.0, 0.0), (0.2588, 0.9659, 0.0, 0.0))),
-    BoneRow("RightUpLeg"),
-    BoneRow("LeftUpLeg"),
-    BoneRow("RightLeg", Correction((0.0, 2.0944, 0.0))),
-    BoneRow("LeftLeg", Correction((0.0, 3.6652, 0.0))),
-    BoneRow("RightShoulder"),
-    BoneRow("LeftShoulder"),
-    BoneRow("RightArm", Correction((0.0, -1.0472, -0.1745))),
-    BoneRow("LeftArm", Correction((0.0, 1.0472, 0.1745))),
-    BoneRow("RightForeArm", Correction((0.0, -2.0944, 0.0))),
-    BoneRow("LeftForeArm", Correction((0.0, 1.5708, 0.0))),
-    BoneRow("Spine"),
-    BoneRow("Spine1"),
-    BoneRow("Spine2"),
-    BoneRow("Neck", sixth=Correction((-0.9943, -0.0067, 0.0406), (0.8788, -0.4768, -0.0126, 0.0163))),
-    BoneRow("Head", Correction((0.3491, 0.0, 0.0)),
-        Correction((-0.0764, 0.0112, 0.0114), (0.9992, -0.0382, 0.0054, 0.0059))),
-    BoneRow("RightFoot", Correction((-0.1919, 2.9800, -0.0513), (-0.0828, -0.0177, -0.9920, -0.0934)),
-        Correction((-0.1719, 2.7372, -0.0295), (-0.2013, 0.0028, -0.9762, -0.0812))),
-    BoneRow("LeftFoot", Correction((-0.2559, -2.9369, 0.2451), (0.1161, 0.1077, -0.9808, -0.1136)),
-        Correction((-0.0936, -2.9336, -0.1734), (-0.0993, 0.0909, 0.9894, 0.0554))),
-)
+NONE = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
+# Additional rotation of each bone: Euler angles x, y, z in radians, and a quaternion w, x, y, z. The add-on uses one of
+# them, depending on its rotation mode. Published values, tuned by hand on one character per map. Toes and hands need no
+# correction.
+CORRECTIONS = {
+    "Hips": ((2.6180, 0.0, 0.0), (0.2588, 0.9659, 0.0, 0.0)),
+    "RightUpLeg": NONE, "LeftUpLeg": NONE,
+    "RightLeg": ((0.0, 2.0944, 0.0), NONE[1]), "LeftLeg": ((0.0, 3.6652, 0.0), NONE[1]),
+    "RightShoulder": NONE, "LeftShoulder": NONE,
+    "RightArm": ((0.0, -1.0472, -0.1745), NONE[1]), "LeftArm": ((0.0, 1.0472, 0.1745), NONE[1]),
+    "RightForeArm": ((0.0, -2.0944, 0.0), NONE[1]), "LeftForeArm": ((0.0, 1.5708, 0.0), NONE[1]),
+    "Spine": NONE, "Spine1": NONE, "Spine2": NONE, "Neck": NONE,
+    "Head": ((0.3491, 0.0, 0.0), NONE[1]),
+    "RightFoot": ((-0.1919, 2.9800, -0.0513), (-0.0828, -0.0177, -0.9920, -0.0934)),
+    "LeftFoot": ((-0.2559, -2.9369, 0.2451), (0.1161, 0.1077, -0.9808, -0.1136)),
+}
+CORRECTIONS_6 = CORRECTIONS | {
+    "Neck": ((-0.9943, -0.0067, 0.0406), (0.8788, -0.4768, -0.0126, 0.0163)),
+    "Head": ((-0.0764, 0.0112, 0.0114), (0.9992, -0.0382, 0.0054, 0.0059)),
+    "RightFoot": ((-0.1719, 2.7372, -0.0295), (-0.2013, 0.0028, -0.9762, -0.0812)),
+    "LeftFoot": ((-0.0936, -2.9336, -0.1734), (-0.0993, 0.0909, 0.9894, 0.0554)),
+}
 
 
 def bone_map(name: str) -> dict:
     """Build the bone map of the file ``name``, a key of ``PREFIXES``."""
-    prefix = PREFIXES[name]
-    corrections = [row.sixth if name == "mapping6.json" and row.sixth else row.first for row in TABLE]
+    corrections = CORRECTIONS_6 if name == "mapping6.json" else CORRECTIONS
     return {
-        "bones": [_bone(row.bone, prefix + row.bone, correction)
-                  for row, correction in zip(TABLE, corrections, strict=True)],
+        "bones": [_bone(bone, PREFIXES[name] + bone, *correction) for bone, correction in corrections.items()],
         "start_frame_to_apply": 0,
         "number_of_frames_to_apply": MAX_MOTION_LENGTH,
         "keyframe_every_n_frames": 1,
@@ -77,9 +53,8 @@ def bone_map(name: str) -> dict:
     }
 
 
-def _bone(source: str, destination: str, correction: Correction) -> dict:
-    x, y, z = correction.euler
-    qw, qx, qy, qz = correction.quaternion
+def _bone(source: str, destination: str, euler: tuple[float, ...], quaternion: tuple[float, ...]) -> dict:
+    (x, y, z), (qw, qx, qy, qz) = euler, quaternion
     return {
         "name": source, "label": "", "description": "", "SourceBoneName": source, "DestinationBoneName": destination,
         "keyframe_this_bone": True, "CorrectionFactorX": x, "CorrectionFactorY": y, "CorrectionFactorZ": z,

@@ -17,19 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import DATASETS
-from models.transformers.mask_transformer import CLIP_WIDTH
 from models.config import MaskTransformerConfig, ResidualTransformerConfig, VQConfig
 from models.evaluator import Evaluator
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
-from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer
+from models.transformers.mask_transformer import CLIP_WIDTH, UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import build_tokenizer
 from options.base import Parser
-from storage.checkpoint import incompatible_keys, is_state, load_checkpoint, load_weights
+from storage.checkpoint import PREFERRED, SUFFIXES, incompatible_keys, is_state, load_checkpoint, load_weights
 from storage.released import (
     PUBLISHED_META,
     State,
@@ -46,7 +45,6 @@ from storage.released import (
     used_part,
     usual_heads,
 )
-from storage.checkpoint import PREFERRED, SUFFIXES
 from utils import InputError, script
 
 STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "res_transformer", "estimator")

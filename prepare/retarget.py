@@ -65,13 +65,14 @@ def retarget(source: SourceRecording, character: Character) -> Transfer:
     for name, rest in (("motion", source.rest), ("character", character.rest)):
         if missing := [bone for bone in NEEDED if bone not in rest]:
             raise ValueError(f"the {name} has no bone {', '.join(missing)}")
-    heading = _about(np.array([0.0, 0, 1]), np.array(_bearing(source.rest) - _bearing(character.rest)))
+    bearings = (np.arctan2(*_hip_line(rest)[1::-1]) for rest in (source.rest, character.rest))
+    heading = _about(np.array([0.0, 0, 1]), np.subtract(*bearings))
     rest = {bone: heading @ place for bone, place in character.rest.items()}
     scale = _leg(rest) / _leg(source.rest)
-    standing = _standing(source)
+    height, pitch = _standing(source)
     lift = np.array([0, 0, np.mean([rest[f"{side}Foot"][2] for side in SIDES]) - character.floor
-                     - scale * standing.height])
-    turns = {bone: source.turns[bone] @ _alignment(bone, source.rest, rest, standing.pitch)
+                     - scale * height])
+    turns = {bone: source.turns[bone] @ _alignment(bone, source.rest, rest, pitch)
              for bone in TURNED if bone in source.turns and bone in rest}
 
     between = _middle(rest) - rest["Hips"]
@@ -87,28 +88,26 @@ def retarget(source: SourceRecording, character: Character) -> Transfer:
     return Transfer({bone: turn @ heading for bone, turn in turns.items()}, hips, scale)
 
 
-@dataclass(frozen=True)
-class _Standing:
-    height: float  # of the ankles
-    pitch: float   # radians by which feet point down
+def _standing(source: SourceRecording) -> tuple[float, float]:
+    """Return the median height of standing ankles, and the median angle in radians by which standing feet point down.
 
-
-def _standing(source: SourceRecording) -> _Standing:
-    """Return the median height and pitch of standing feet, or the values of the rest pose if no foot stands."""
+    If no foot stands, both are those of the rest pose.
+    """
     places = source.places
     lowest = min(places[f"{side}Toe"][:, 2].min() for side in SIDES)
-    heights, pitches = [], []
+    heights, feet = [], []
     for side in SIDES:
         ankle, toe = places[f"{side}Foot"], places[f"{side}Toe"]
         steps = np.diff(np.stack([ankle, toe]), axis=1)
         slow = (np.linalg.norm(steps, axis=-1) * source.fps < _STANDING_SPEED).all(0)
         still = np.append(slow, slow[-1:]) & (toe[:, 2] < lowest + _STANDING_REACH)
         heights.extend(ankle[still, 2])
-        pitches.extend(_pitch(toe[still] - ankle[still]))
+        feet.extend(toe[still] - ankle[still])
+    feet = np.array(feet or [source.rest[f"{side}Toe"] - source.rest[f"{side}Foot"] for side in SIDES])
+    pitches = np.arctan2(-feet[:, 2], np.linalg.norm(feet[:, :2], axis=-1))
     if heights:
-        return _Standing(float(np.median(heights)), float(np.median(pitches)))
-    feet = np.array([source.rest[f"{side}Toe"] - source.rest[f"{side}Foot"] for side in SIDES])
-    return _Standing(float(lowest - feet[:, 2].mean()), float(_pitch(feet).mean()))
+        return float(np.median(heights)), float(np.median(pitches))
+    return float(lowest - feet[:, 2].mean()), float(pitches.mean())
 
 
 def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, np.ndarray], pitch: float) -> np.ndarray:
@@ -198,12 +197,6 @@ def _hip_line(places: Mapping[str, np.ndarray]) -> np.ndarray:
     return places["LeftUpLeg"] - places["RightUpLeg"]
 
 
-def _bearing(rest: Mapping[str, np.ndarray]) -> float:
-    """Return the angle of the hip line about z in the rest pose, in radians."""
-    x, y, _ = _hip_line(rest)
-    return np.arctan2(y, x)
-
-
 def _forward(rest: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the forward direction (3,) of a skeleton in its rest pose."""
     return _unit(np.cross(_hip_line(rest), [0, 0, 1]))
@@ -222,10 +215,6 @@ def _leg(rest: Mapping[str, np.ndarray]) -> float:
 
 def _level(direction: np.ndarray) -> np.ndarray:
     return direction * [1, 1, 0]
-
-
-def _pitch(directions: np.ndarray) -> np.ndarray:
-    return np.arctan2(-directions[..., 2], np.linalg.norm(directions[..., :2], axis=-1))
 
 
 def _unit(direction: np.ndarray) -> np.ndarray:
