@@ -1,4 +1,4 @@
-"""Convert a recording of any rig to the 22 joints: resampling, units and T-pose removal.
+"""Convert a recording of any rig to the 22 joints: resampling, joining, units and T-pose removal.
 
 Joints have shape (T, 22, 3). They keep the unit and axes of the file until converted to metres and y up.
 """
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from motion.body import bone_length_drift, knees_bend_backward, swapped_sides, unit_vectors
-from motion.bvh import Bvh
+from motion.bvh import Bvh, chained
+from motion.bvh_fit import headings
 from motion.features import canonical_positions
 from motion.foot import leg_length
 from motion.rig_search import Place
-from motion.rotation import matrix_to_quat, quat_to_matrix, slerp
+from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
 from motion.skeleton import T2M
 from motion.source_rig import Placement, place_joints
 
@@ -62,6 +63,48 @@ def resampled_pose(bvh: Bvh, first: int, end: int, fps: float = FPS) -> Recorded
 def resampled(bvh: Bvh, placement: Placement, first: int, end: int, fps: float = FPS) -> np.ndarray:
     """Resample the frames [``first``, ``end``) and compute the 22 joints (T, 22, 3), in the unit of the file."""
     return resampled_pose(bvh, first, end, fps).joints(bvh, placement)
+
+
+def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:
+    """Join two motions of the hierarchy ``bvh``, with ``blend`` frames in between. Returns joints (T, 22, 3), y up.
+
+    ``second`` is rotated about y and moved on the floor to continue the heading and pelvis position of ``first``.
+    Raises ``ValueError`` if the pelvis is not a single bone.
+    """
+    pelvis = np.flatnonzero(placement.weights[0])
+    if len(pelvis) != 1:
+        raise ValueError("cannot join recordings whose pelvis is not a single bone")
+    first, second = (_freed(bvh, pose, int(pelvis[0])) for pose in (first, second))
+    last, start = first.joints(bvh, placement)[-1:], second.joints(bvh, placement)[:1]
+    turn = yaw_quat(torch.from_numpy(headings(last, T2M) - headings(start, T2M)) / 2)
+    second = _moved(second, int(pelvis[0]), turn, start[0, 0], last[0, 0])
+    steps = torch.arange(1, blend + 1, dtype=torch.float64)[:, None, None] / (blend + 1)
+    ease = steps**2 * (3 - 2 * steps)
+    between = RecordedPose(lerp(first.places[-1], second.places[0], ease.numpy()),
+                   slerp(first.quats[-1:].expand(blend, -1, -1), second.quats[:1].expand(blend, -1, -1), ease))
+    parts = (first, between, second)
+    whole = RecordedPose(np.concatenate([part.places for part in parts]), torch.cat([part.quats for part in parts]))
+    return whole.joints(bvh, placement)
+
+
+def _freed(bvh: Bvh, pose: RecordedPose, pelvis: int) -> RecordedPose:
+    """Transfer the translation and rotation of the pelvis' ancestors to the pelvis."""
+    places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
+    freed, quats = pose.places.copy(), pose.quats.clone()
+    freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))
+    above = pelvis
+    while (above := bvh.parents[above]) >= 0:
+        freed[:, above], quats[:, above] = 0, torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    return RecordedPose(freed, quats)
+
+
+def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> RecordedPose:
+    """Rotate a pose about ``origin`` and move ``origin`` horizontally to ``place``."""
+    places, quats = pose.places.copy(), pose.quats.clone()
+    places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
+        place[0], origin[1], place[2]]
+    quats[:, pelvis] = quat_multiply(turn.expand(len(quats), 4), quats[:, pelvis])
+    return RecordedPose(places, quats)
 
 
 @dataclass(frozen=True)

@@ -3,91 +3,61 @@
     python prepare/build_openmotion.py OUT BANDAI_FOLDER CMU_FOLDER
 
 ``assets/openmotion/index.jsonl.xz`` has one line per clip. ``assets/openmotion/README.md`` lists the sources.
+
+``OUT/contents.json`` has the contents of each clip, as used by the language bank. ``assets/language/contents.json``
+maps labels (with style and side where needed) to contents. Other contents are measured on the joints: circles, turns,
+quiet standing, sitting down and getting up, kicks by side, squats, picking up, stairs up and down.
 """
 import json
 import lzma
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils  # noqa: F401 (sets the thread policy before torch is loaded)
 
 # isort: split
-import torch
-
 from data.dataset import PARTS
-from data.language import CONTENTS
+from data.language import CONTENTS, OTHER_SIDE
 from motion.asf_amc import read_amc
-from motion.bvh import Bvh, chained, read_bvh
+from motion.bvh import Bvh, read_bvh
 from motion.bvh_fit import headings
-from motion.recording import UNITS, RecordedPose, normalised, resampled_pose
-from motion.rotation import lerp, matrix_to_quat, quat_multiply, quat_rotate, quat_to_matrix, slerp, yaw_quat
+from motion.foot import stretches
+from motion.recording import FPS, UNITS, RecordedPose, joined, normalised, resampled_pose
 from motion.skeleton import T2M
 from motion.source_rig import Placement, place_joints
 from options.base import Parser, add_workers
-from prepare.openmotion_contents import clip_contents
 from prepare.split_dataset import write_splits
 from utils import InputError, script
 from utils.files import ROOT, read_text, save_npy, write_text
 from utils.runtime import map_jobs
 
-
-def joined(bvh: Bvh, placement: Placement, first: RecordedPose, second: RecordedPose, blend: int) -> np.ndarray:
-    """Join two motions of the hierarchy ``bvh``, with ``blend`` frames in between. Returns joints (T, 22, 3), y up.
-
-    ``second`` is rotated about y and moved on the floor to continue the heading and pelvis position of ``first``.
-    Raises ``ValueError`` if the pelvis is not a single bone.
-    """
-    pelvis = np.flatnonzero(placement.weights[0])
-    if len(pelvis) != 1:
-        raise ValueError("cannot join recordings whose pelvis is not a single bone")
-    first, second = (_freed(bvh, pose, int(pelvis[0])) for pose in (first, second))
-    last, start = first.joints(bvh, placement)[-1:], second.joints(bvh, placement)[:1]
-    turn = yaw_quat(torch.from_numpy(headings(last, T2M) - headings(start, T2M)) / 2)
-    second = _moved(second, int(pelvis[0]), turn, start[0, 0], last[0, 0])
-    steps = torch.arange(1, blend + 1, dtype=torch.float64)[:, None, None] / (blend + 1)
-    ease = steps**2 * (3 - 2 * steps)
-    between = RecordedPose(lerp(first.places[-1], second.places[0], ease.numpy()),
-                   slerp(first.quats[-1:].expand(blend, -1, -1), second.quats[:1].expand(blend, -1, -1), ease))
-    parts = (first, between, second)
-    whole = RecordedPose(np.concatenate([part.places for part in parts]), torch.cat([part.quats for part in parts]))
-    return whole.joints(bvh, placement)
-
-
-def _freed(bvh: Bvh, pose: RecordedPose, pelvis: int) -> RecordedPose:
-    """Transfer the translation and rotation of the pelvis' ancestors to the pelvis."""
-    places, turns = chained(bvh.parents, pose.places, quat_to_matrix(pose.quats).numpy())
-    freed, quats = pose.places.copy(), pose.quats.clone()
-    freed[:, pelvis], quats[:, pelvis] = places[:, pelvis], matrix_to_quat(torch.from_numpy(turns[:, pelvis]))
-    above = pelvis
-    while (above := bvh.parents[above]) >= 0:
-        freed[:, above], quats[:, above] = 0, torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
-    return RecordedPose(freed, quats)
-
-
-def _moved(pose: RecordedPose, pelvis: int, turn: torch.Tensor, origin: np.ndarray, place: np.ndarray) -> RecordedPose:
-    """Rotate a pose about ``origin`` and move ``origin`` horizontally to ``place``."""
-    places, quats = pose.places.copy(), pose.quats.clone()
-    places[:, pelvis] = quat_rotate(turn, torch.from_numpy(places[:, pelvis] - origin)).numpy() + [
-        place[0], origin[1], place[2]]
-    quats[:, pelvis] = quat_multiply(turn.expand(len(quats), 4), quats[:, pelvis])
-    return RecordedPose(places, quats)
-
-
 INDEX = ROOT / "assets" / "openmotion" / "index.jsonl.xz"
 CONTENT_MAP = ROOT / "assets" / "language" / "contents.json"
 CMU_T_POSE = 12  # length of the initial T-pose in CMU files, frames
-
-
 # File format of the recordings of each source, and their unit in metres.
 SOURCES = {**dict.fromkeys(("bandai-1", "bandai-2", "cmu", "100style"), (".bvh", UNITS["cm"])),
            "cmu-asf": (".amc", UNITS["cmu"])}
+STYLES = ("angry", "chicken", "drunk", "in-the-dark", "aeroplane", "karate-chop", "t-pose")
+CYCLIC = {"boxing", "jumping-jacks", "direct-traffic", "wash-window", "cartwheel", "arm-circles", "sweep-floor",
+          "jump-up", "jump-forward", "squat", "torso-twist", "bend-stretch", "dance-pop-moves", "ballet-leap",
+          "hop-left-foot", "hop-right-foot", "karate-kata", "karate-lunge-punch", "karate-knife-hand-block", "bow"}
+KICKS = {"kick", "kick-front", "kick-side", "kick-roundhouse", "kick-front-right", "soccer-kick"}
+PELVIS, HEAD = T2M.joint_names.index("pelvis"), T2M.joint_names.index("head")
+ANKLES, SHOULDERS, WRISTS = ([T2M.joint_names.index(f"{side}_{name}") for side in ("left", "right")]
+                             for name in ("ankle", "shoulder", "wrist"))
+MIN_ROWS = 40          # range of lengths of a stretch used for training
+MAX_ROWS = 190
 
 
 @dataclass(frozen=True)
@@ -208,6 +178,171 @@ def _build_clip(out: Path, job: tuple[Clip, list[Path]]) -> str | None:
     save_npy(out / "joints" / f"{clip.id}.npy", joints)
     write_text(text, "".join(f"{line}\n" for line in clip.captions))
     return None
+
+
+@dataclass
+class ClipContents:
+    """Contents of a clip and of ranges of its rows, each with a side ("left", "right" or "")."""
+
+    family: str                                           # label without style; used for balanced sampling
+    contents: list[tuple[str, str]] = field(default_factory=list)
+    stretches: list[tuple[str, str, int, int]] = field(default_factory=list)  # content, side, first row, end row
+
+    def mirrored(self) -> "ClipContents":
+        """Return the contents of the mirrored twin."""
+        return ClipContents(re.sub("left|right", lambda found: OTHER_SIDE[found.group()], self.family),
+                            [(content, OTHER_SIDE[side]) for content, side in self.contents],
+                            [(content, OTHER_SIDE[side], first, end) for content, side, first, end in self.stretches])
+
+
+def clip_contents(label: str, style: str, halves: list[str], joints: np.ndarray,
+                  content_map: Mapping[str, Any]) -> ClipContents:
+    """Determine the contents of a clip.
+
+    Args:
+        label: content label in the index.
+        style: style in the index.
+        halves: labels of the two parts of a joined clip, else empty.
+        joints: (T, 22, 3), 20 fps, floor at y = 0.
+        content_map: content of ``assets/language/contents.json``.
+    """
+    family = whole = label.removesuffix("-part")
+    for one in STYLES:
+        family = family.removesuffix(f"-{one}")
+    result = ClipContents(family)
+    if whole == label or whole in CYCLIC:
+        result.contents += _by_label(whole, style, content_map)
+    result.contents += _of_joined(halves)
+    body = BodyMeasures(joints)
+    result.contents += [content for content in _measured(label, body) if content not in result.contents]
+    result.stretches += _parts(label, body)
+    return result
+
+
+def _by_label(label: str, style: str, content_map: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for content, entry in content_map.items():
+        for condition in entry["true_of"]:
+            fits = condition["content"] == label and style in condition.get("style", [style])
+            if fits and not (label in KICKS and content == "kick"):  # the kicking leg is measured
+                yield content, condition.get("side", "")
+
+
+def _of_joined(halves: list[str]) -> list[tuple[str, str]]:
+    sides = [side for label in halves for side in ("left", "right") if f"-{side}-hand" in label]
+    if len(sides) != 2 or not all(label.startswith("raise") for label in halves):
+        return []
+    return [("raise-twice" if sides[0] == sides[1] else "raise-then-other", sides[0])]
+
+
+class BodyMeasures:
+    """Per-frame measurements of joints (T, 22, 3) that several contents use."""
+
+    def __init__(self, joints: np.ndarray) -> None:
+        self.joints = joints.astype(np.float64)
+        self.height = self.joints[:, PELVIS, 1]
+        self.stand = float(np.quantile(self.height, 0.9))
+        heading = np.degrees(headings(self.joints, T2M))
+        self.heading = uniform_filter1d(heading, 9, mode="nearest")       # degrees, left positive
+        path = uniform_filter1d(self.joints[:, PELVIS, [0, 2]], 5, axis=0, mode="nearest")
+        steps = np.linalg.norm(np.diff(path, axis=0), axis=-1) * FPS
+        self.speed = np.append(steps, steps[-1])                          # m/s of the pelvis over the ground
+        hands = np.linalg.norm(np.diff(self.joints[:, WRISTS], axis=0), axis=-1).max(1) * FPS
+        self.hand_speed = np.append(hands, hands[-1])
+        self.hands_down = (self.joints[:, WRISTS, 1] < self.joints[:, SHOULDERS, 1] - 0.25).all(1)
+        forward = np.stack([np.sin(np.radians(self.heading)), np.cos(np.radians(self.heading))], -1)
+        path = np.diff(self.joints[:, PELVIS, [0, 2]], axis=0)
+        self.forward = float((path * forward[:-1]).sum() / max(np.linalg.norm(path, axis=-1).sum(), 1e-6))
+        self.turn = float(self.heading[-1] - self.heading[0])
+
+
+def _measured(label: str, body: BodyMeasures) -> Iterator[tuple[str, str]]:
+    moving = float((body.speed > 0.4).mean())
+    side = "left" if body.turn > 0 else "right"
+    if moving > 0.8 and body.forward > 0.8 and abs(body.turn) > 270 and _one_way(body.heading):
+        yield "circle", side
+    if "stairs" in label:
+        rise = body.height[-5:].mean() - body.height[:5].mean()
+        if abs(rise) > 0.3:
+            yield ("climb-stairs" if rise > 0 else "descend-stairs"), ""
+    if label.removesuffix("-part") in KICKS and (leg := _kicking_leg(body)):
+        yield "kick", leg
+        if label != "soccer-kick":
+            yield "kick-any", ""
+    if body.forward > 0.6 and _about_turn(body):
+        yield "about-turn", ""
+    if label == "scoop":
+        yield "pick-up", ""
+
+
+def _one_way(heading: np.ndarray) -> bool:
+    """Return whether a body turns in one direction, apart from swaying."""
+    sign = np.sign(heading[-1] - heading[0])
+    return bool((sign * (np.maximum.accumulate(sign * heading) - sign * heading) < 30).all()) if sign else False
+
+
+def _about_turn(body: BodyMeasures) -> bool:
+    """Return whether the body turns by 150 to 210 degrees between two straight stretches of walking."""
+    ends = max(10, len(body.heading) // 6)
+    straight = all(np.ptp(part) < 40 for part in (body.heading[:ends], body.heading[-ends:]))
+    walks = all((part > 0.4).mean() > 0.7 for part in (body.speed[:ends], body.speed[-ends:]))
+    return bool(150 < abs(body.turn) < 210 and straight and walks)
+
+
+def _kicking_leg(body: BodyMeasures) -> str:
+    """Return the side of the foot that rises at least 0.45 m and clearly higher than the other foot; "" if unclear."""
+    floor = body.joints[:, ANKLES, 1].min()
+    left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
+    if max(left, right) < 0.45 or abs(left - right) < 0.25:
+        return ""
+    return "left" if left > right else "right"
+
+
+def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
+    """Yield the ranges of rows that show one action, as (content, side, first row, end row)."""
+    upright = body.height > 0.93 * body.stand
+    quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
+    if "sit" not in label and "mime" not in label:
+        for first, end in stretches(quiet):
+            if end - first >= MIN_ROWS + 1 and np.ptp(body.heading[first:end]) < 25:
+                yield "stand", "", first, min(end - 1, first + MAX_ROWS)
+    if label == "sit":
+        yield from _sitting(body)
+    if label in ("squat", "squat-part", "playground", "exercise"):
+        for first, end in _dips(body.height < 0.65 * body.stand, upright):
+            if np.ptp(body.joints[first:end, PELVIS, [0, 2]], axis=0).max() < 0.6:
+                yield "squat", "", first, end
+    if label in ("scoop", "playground", "gesture-story", "toe-touch", "toe-touch-part", "mime-mouse"):
+        head = body.joints[:, HEAD, 1]
+        usual = np.quantile(head, 0.9)
+        reaching = (head < 0.75 * usual) & (body.joints[:, WRISTS, 1].min(1) < 0.3)
+        for first, end in _dips(reaching, head > 0.9 * usual):
+            yield "pick-up", "", first, end
+
+
+def _dips(low: np.ndarray, upright: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield row ranges (first, end) from upright through each low stretch back to upright."""
+    frames = len(low)
+    for first, end in stretches(low):
+        before, after = np.flatnonzero(upright[:first]), np.flatnonzero(upright[end:])
+        if len(before) and len(after):
+            first, end = max(0, int(before[-1]) - 8), min(frames - 1, end + int(after[0]) + 8)
+            pad = max(0, MIN_ROWS - (end - first))
+            first, end = max(0, first - pad // 2), min(frames - 1, end + pad - pad // 2)
+            if MIN_ROWS <= end - first <= MAX_ROWS:
+                yield first, end
+
+
+def _sitting(body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
+    """Yield the ranges in which the body sits down or gets up, with up to 30 rows of rest before and 40 after."""
+    low, upright = body.height < 0.72 * body.stand, body.height > 0.92 * body.stand
+    states = np.where(low, -1, np.where(upright, 1, 0))
+    runs = [(value, first, end) for value in (-1, 1) for first, end in stretches(states == value) if end - first >= 5]
+    runs.sort(key=lambda run: run[1])
+    for (value, first, end), (after, start, stop) in pairwise(runs):
+        if value != after:
+            begin, last = max(first, end - 30), min(stop, start + 40, len(body.height) - 1)
+            if MIN_ROWS <= last - begin <= MAX_ROWS:
+                yield ("sit-down" if value == 1 else "stand-up"), "", begin, last
 
 
 SHOWN = 10  # maximum number of missing recordings and refused clips to list

@@ -13,10 +13,10 @@ import prepare.import_motion
 from data.dataset import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import canonical_positions
-from motion.recording import normalised, resampled_pose, steady_runs, windows
+from motion.recording import joined, normalised, resampled_pose, steady_runs, windows
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
-from prepare.build_openmotion import build_openmotion, joined, read_index
+from prepare.build_openmotion import build_openmotion, read_index
 from prepare.checking import check_data
 from prepare.humanml3d import Folders, main, make_joints, read_cuts
 from prepare.importing import LONGEST, Imported, ImportJob, import_motion, read_sources

@@ -12,7 +12,7 @@ from data.dataset import Normalisation, dataset_spec
 from data.language import Paraphraser, WordVectors, classes, read_bank, sentences, with_bank, with_paraphrases
 from data.text import mirror_text
 from data.text_motion import Pair, TextMotion, load_pairs, rarity_weights
-from prepare.openmotion_contents import clip_contents
+from prepare.build_openmotion import clip_contents
 from prepare.word_vectors import PACKAGE, SPECIAL, main, pick_vectors
 from tests.figures import standing, walking
 from tests.toy import make_dataset, run_here
