@@ -248,7 +248,6 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     ``InputError`` for a wrong number of features or an empty split.
     """
     folder, ids = require(spec.root / "new_joint_vecs", FEATURES_MADE_BY), read_ids(spec, split)
-    state = _state(spec, ids)
 
     def read(packed: Path) -> tuple[dict[str, list], list[int], np.ndarray]:
         index = json.loads((packed / _INDEX).read_text(encoding="utf-8"))
@@ -256,7 +255,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
         rows = np.memmap(packed / _ROWS, np.float32, "c", shape=(borders[-1], spec.dim_pose)).view(np.ndarray)
         return index, borders, rows
 
-    index, borders, rows = load_cached(spec, f"features-{split}", state,
+    index, borders, rows = load_cached(spec, f"features-{split}", features_state(spec, ids),
                                        lambda made: _pack(made, folder, ids, spec, quiet), read)
     if broken := index["not_finite"]:
         print(f"left out {len(broken)} clips with numbers that are not finite: "
@@ -264,12 +263,8 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
     return {name: rows[start:end] for name, (start, end) in zip(index["names"], pairwise(borders), strict=True)}
 
 
-def features_state(spec: DatasetSpec, split: str) -> str:
-    """Compute a cache key that changes with the features of a split."""
-    return _state(spec, read_ids(spec, split))
-
-
-def _state(spec: DatasetSpec, ids: list[str]) -> str:
+def features_state(spec: DatasetSpec, ids: list[str]) -> str:
+    """Compute a cache key that changes with the features of clips."""
     return state_of(spec.root / "new_joint_vecs", (f"{name}.npy" for name in ids), PACK_FORMAT, spec.dim_pose)
 
 

@@ -30,9 +30,9 @@ OTHER_SIDE = {"left": "right", "right": "left", "": ""}
 
 
 @lru_cache
-def read_bank(path: Path = BANK) -> dict[str, tuple[str, ...]]:
+def read_bank() -> dict[str, tuple[str, ...]]:
     """Read the language bank: sentence templates by content, with ``{side}`` and ``{other}`` for left and right."""
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
+    with lzma.open(BANK, "rt", encoding="utf-8") as lines:
         entries = [json.loads(line) for line in lines]
     return {entry["content"]: tuple(entry["sentences"]) for entry in entries}
 
@@ -188,6 +188,7 @@ CAPTION_TOKENS = 20              # maximum number of tokens of a caption, withou
 SENTENCE = CAPTION_TOKENS + 2
 SOS, EOS, UNKNOWN = "sos/OTHER", "eos/OTHER", "unk/OTHER"
 MADE_BY = "prepare/word_vectors.py or prepare/download_glove.sh"
+WORD_FILES = ("data.npy", "words.txt", "words.pkl", "idx.pkl")
 
 WORD_CLASSES = ("VERB", "NOUN", "DET", "ADP", "NUM", "AUX", "PRON", "ADJ", "ADV",
                 "Loc_VIP", "Body_VIP", "Obj_VIP", "Act_VIP", "Desc_VIP", "OTHER")
@@ -223,35 +224,33 @@ class WordVectors:
             raise InputError("the vocabulary of the word vectors has no word unk")
 
     @classmethod
-    def load(cls, folder: str | Path, prefix: str = "our_vab") -> "WordVectors":
-        """Read ``<prefix>_data.npy`` and its words.
+    def load(cls, folder: str | Path) -> "WordVectors":
+        """Read ``our_vab_data.npy`` and its words.
 
-        The words are in ``<prefix>_words.txt``, or in the published ``<prefix>_words.pkl`` and ``<prefix>_idx.pkl``.
+        The words are in ``our_vab_words.txt``, or in the published ``our_vab_words.pkl`` and ``our_vab_idx.pkl``.
         Raises ``InputError`` if a file is missing, unsafe, or does not match the others.
         """
-        folder = Path(folder)
-        data, text = folder / f"{prefix}_data.npy", folder / f"{prefix}_words.txt"
+        data, text, *pickles = (Path(folder, f"our_vab_{name}") for name in WORD_FILES)
         vectors = read_npy(data, MADE_BY)
         if text.exists():
             words = read_text(text, "vocabulary").removesuffix("\n").split("\n")
             rows = {word: row for row, word in enumerate(words)}
             source, fits = f"{text} does", len(rows) == len(vectors)
         else:
-            paths = [require(folder / f"{prefix}_{name}", MADE_BY) for name in ("words.pkl", "idx.pkl")]
-            words, rows = map(_read_plain, paths)
-            source, fits = f"{paths[0]} and {paths[1]} do", _is_vocabulary(words, rows, len(vectors))
+            words, rows = (_read_plain(require(path, MADE_BY)) for path in pickles)
+            source, fits = f"{pickles[0]} and {pickles[1]} do", _is_vocabulary(words, rows, len(vectors))
         if vectors.ndim != 2 or not fits:
             raise InputError(f"{source} not belong to the vectors {vectors.shape} of {data}")
         return cls(words, vectors[[rows[word] for word in words]])
 
-    def save(self, folder: str | Path, pickles: bool = False, prefix: str = "our_vab") -> None:
+    def save(self, folder: str | Path, pickles: bool = False) -> None:
         """Write the files that ``load`` reads; with ``pickles``, also the published pickles, for other programs."""
-        folder, words = Path(folder), [*self._row]
-        save_npy(folder / f"{prefix}_data.npy", self._vectors)
-        write_text(folder / f"{prefix}_words.txt", "".join(f"{word}\n" for word in words))
+        data, text, *paths = (Path(folder, f"our_vab_{name}") for name in WORD_FILES)
+        save_npy(data, self._vectors)
+        write_text(text, "".join(f"{word}\n" for word in self._row))
         if pickles:
-            for name, content in (("words", words), ("idx", self._row)):
-                with atomic_path(folder / f"{prefix}_{name}.pkl") as temporary:
+            for path, content in zip(paths, ([*self._row], self._row), strict=True):
+                with atomic_path(path) as temporary:
                     temporary.write_bytes(pickle.dumps(content))
 
     @property

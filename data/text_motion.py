@@ -4,6 +4,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from data.dataset import (
     MAX_MOTION_LENGTH,
+    MAX_TOKENS,
     UNIT_LENGTH,
     DatasetSpec,
     Normalisation,
@@ -205,6 +207,11 @@ class CroppedPairs(Dataset):
         generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index))
         return draw_crop(len(pair.features), len(pair.captions), generator, len(pair.sentences))
 
+    @cached_property
+    def text_ids(self) -> dict[str, int]:
+        """Number of each distinct text, which is its row in the cached features."""
+        return {text: number for number, text in enumerate(caption_texts(self.pairs))}
+
 
 def normalised_crop(pair: Pair, crop: Crop, normalisation: Normalisation) -> torch.Tensor:
     """Return the features (196, d) of a crop, normalised and zero-padded."""
@@ -235,10 +242,10 @@ class TextMotion(CroppedPairs):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
-        item = {**self._texts(index, crop), "motion": normalised_crop(pair, crop, self.normalisation)}
+        item = {**self.texts_of(index, crop), "motion": normalised_crop(pair, crop, self.normalisation)}
         return item | {"contents": self._contents([pair])[0]} if self.labelled else item
 
-    def _texts(self, index: int, crop: Crop) -> dict[str, object]:
+    def texts_of(self, index: int, crop: Crop) -> dict[str, object]:
         """Return the texts, their classes and the length of an item."""
         pair = self.pairs[index]
         item = {"caption": pair.texts[crop.caption], "m_len": crop.length}
@@ -306,7 +313,7 @@ class TextsAlone(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         crop = self.dataset.crop(index)
-        return {**self.dataset._texts(index, crop), "index": index, "start": crop.start}
+        return {**self.dataset.texts_of(index, crop), "index": index, "start": crop.start}
 
 
 def _text_class(pair: Pair, text: int) -> int:
@@ -318,22 +325,19 @@ def _text_class(pair: Pair, text: int) -> int:
 class TextTokens(CroppedPairs):
     """Data set of texts and motion tokens.
 
-    Items have ``caption`` (index in ``texts``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes`` has
-    four token sequences per clip, encoded from frame 0, 1, 2 and 3, so that a crop may begin at any frame.
+    Items have ``caption`` (a number of ``text_ids``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes``
+    has four token sequences per clip, encoded from frame 0, 1, 2 and 3, so that a crop may begin at any frame.
     """
 
     def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:
         super().__init__(pairs, training, seed)
         self.codes = codes
-        self.texts = caption_texts(pairs)
-        self.text_ids = {text: number for number, text in enumerate(self.texts)}
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
-        codes = self.codes[index][crop.start % UNIT_LENGTH]
         first = crop.start // UNIT_LENGTH
-        codes = codes[first:first + crop.length // UNIT_LENGTH]
-        tokens = torch.full((MAX_MOTION_LENGTH // UNIT_LENGTH, codes.shape[1]), -1, dtype=torch.int64)
+        codes = self.codes[index][crop.start % UNIT_LENGTH][first:first + crop.length // UNIT_LENGTH]
+        tokens = torch.full((MAX_TOKENS, codes.shape[1]), -1, dtype=torch.int64)
         tokens[:len(codes)] = codes
         return {"caption": self.text_ids[pair.texts[crop.caption]], "tokens": tokens, "token_len": len(codes)}
 
@@ -344,8 +348,6 @@ class TextCrops(CroppedPairs):
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0) -> None:
         super().__init__(pairs, training, seed)
         self.normalisation = normalisation
-        self.texts = caption_texts(pairs)
-        self.text_ids = {text: number for number, text in enumerate(self.texts)}
 
     def __getitem__(self, index: int) -> dict[str, object]:
         pair, crop = self.pairs[index], self.crop(index)
@@ -395,7 +397,7 @@ class MotionWindows(Dataset):
 
 def padded(motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Cut motions (T, d) to whole tokens and zero-pad them to a batch (b, 196, d). Also returns their lengths (b,)."""
-    lengths = [min(len(motion) // UNIT_LENGTH * UNIT_LENGTH, MAX_MOTION_LENGTH) for motion in motions]
+    lengths = [whole_crop(len(motion)).length for motion in motions]
     batch = np.zeros((len(motions), MAX_MOTION_LENGTH, motions[0].shape[1]), dtype=np.float32)
     for row, motion, length in zip(batch, motions, lengths, strict=True):
         row[:length] = motion[:length]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, Normalisation
+from data.dataset import UNIT_LENGTH, DatasetSpec, Normalisation
 from data.language import WORD_CLASSES, WordVectors
-from data.text_motion import padded, whole_crop
+from data.text_motion import padded
 from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
 from models.evaluator import Evaluator
 from models.m2t import MotionCaptioner, MotionPrefixConfig, build_decoder
@@ -157,8 +157,8 @@ class Embedder:
         """
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(motions), BATCH):
-            padded, lengths = self._padded(motions[start:start + BATCH])
-            rows.append(self.model.encode_motion(padded.to(self._device), lengths).cpu().numpy())
+            motion, lengths = padded([self._normalised(motion) for motion in motions[start:start + BATCH]])
+            rows.append(self.model.encode_motion(motion.to(self._device), lengths).cpu().numpy())
         return np.concatenate(rows)
 
     @torch.no_grad()
@@ -177,16 +177,12 @@ class Embedder:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _padded(self, motions: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Normalise motions and zero-pad them to (b, 196, d). Also returns their lengths (b,)."""
-        lengths = [whole_crop(len(motion)).length for motion in motions]
-        padded = np.zeros((len(motions), MAX_MOTION_LENGTH, len(self.normalisation.mean)), np.float32)
-        for row, motion, length in zip(padded, motions, lengths, strict=True):
-            if motion.shape[1:] != row.shape[1:] or length < UNIT_LENGTH:
-                raise ValueError(f"a motion of shape {motion.shape} is not {UNIT_LENGTH} or more frames of "
-                                 f"{row.shape[1]} features")
-            row[:length] = self.normalisation.apply(motion[:length])
-        return torch.from_numpy(padded), torch.tensor(lengths)
+    def _normalised(self, motion: np.ndarray) -> np.ndarray:
+        width = len(self.normalisation.mean)
+        if motion.shape[1:] != (width,) or len(motion) < UNIT_LENGTH:
+            raise ValueError(f"a motion of shape {motion.shape} is not {UNIT_LENGTH} or more frames of "
+                             f"{width} features")
+        return self.normalisation.apply(motion)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
-from data.dataset import MAX_MOTION_LENGTH, UNIT_LENGTH, DatasetSpec, dataset_spec, features_state, load_cached
+from data.dataset import (
+    MAX_MOTION_LENGTH,
+    UNIT_LENGTH,
+    DatasetSpec,
+    dataset_spec,
+    features_state,
+    load_cached,
+    read_ids,
+)
 from data.language import training_pairs
 from data.text_motion import Pair, TextCrops, TextTokens, load_pairs
 from evaluation.generation import Make, ValidationFid, validation_fid
@@ -67,9 +75,9 @@ def load_token_data(opt: argparse.Namespace, device: torch.device, min_layers: i
         else:
             codes = cached_tokens(spec, split, tokenizer, pairs, device, opt.quiet)
             sets[split] = TextTokens(pairs, codes, training=split == "train", seed=opt.seed)
-        features[split] = cached_text_features(spec, split, sets[split].texts, text, opt.quiet)
-    print(f"{len(sets['train'])} training pairs with {len(sets['train'].texts)} texts, {len(sets['val'])} validation "
-          "pairs")
+        features[split] = cached_text_features(spec, split, list(sets[split].text_ids), text, opt.quiet)
+    print(f"{len(sets['train'])} training pairs with {len(sets['train'].text_ids)} texts, "
+          f"{len(sets['val'])} validation pairs")
     return TokenData(spec, tokenizer, **sets, features=features)
 
 
@@ -87,7 +95,7 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
                   quiet: bool = True) -> list[list[torch.Tensor]]:
     """Tokenize the motions of a split with ``tokenize_pairs``. The result is cached in the folder of the data set."""
     rows = repr([(pair.name, pair.start, len(pair.features)) for pair in pairs])
-    key = fingerprint(tokenizer.fingerprint, features_state(spec, split), rows)[:20]
+    key = fingerprint(tokenizer.fingerprint, features_state(spec, read_ids(spec, split)), rows)[:20]
 
     def make(made: Path) -> None:
         codes = [codes for by_start in tokenize_pairs(tokenizer, pairs, device, quiet) for codes in by_start]
