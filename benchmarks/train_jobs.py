@@ -22,6 +22,7 @@ from storage.checkpoint import find_model_dir
 from storage.generation import BUNDLED_LAMP, load_text_to_motion
 
 JOINTS, FEATURES = 22, 263
+VQ_LOSS = "l1_smooth", 0.5, 0.02  # kind of reconstruction loss, weight of positions, weight of the commitment loss
 TEXT = 32            # maximum caption length in word pieces
 CAPTION = 24         # maximum caption length of the captioning model, in tokens
 WORDS, CLASSES = 22, 15  # maximum caption length of the evaluator in words, and parts of speech
@@ -108,7 +109,7 @@ class _Builder:
     def vq(self, batch: int) -> StageJob:
         model = build_tokenizer(self.sizes.vq).to(self.device).train()
         motion = self._randn(batch, 64, FEATURES)
-        return self._job(model, lambda: tokenizer_loss(model(motion, self.generator), motion, JOINTS).total)
+        return self._job(model, lambda: tokenizer_loss(model(motion, self.generator), motion, JOINTS, *VQ_LOSS).total)
 
     def lamp(self, batch: int) -> StageJob:
         config = LaMPConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), self.sizes.embed_dim)

@@ -288,8 +288,8 @@ class TokenizerLoss:
     commitment: Tensor
 
 
-def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str = "l1_smooth",
-                   loss_vel: float = 0.5, commit: float = 0.02) -> TokenizerLoss:
+def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_loss: str, loss_vel: float,
+                   commit: float) -> TokenizerLoss:
     """Compute the reconstruction losses of all features and of the local joint positions, and the total loss.
 
     ``motion`` (b, t, d) is normalised. ``loss_vel`` is the weight of the positions, named as in published ``opt.txt``
