@@ -234,7 +234,6 @@ class RigBones:
         return path
 
     def below(self, joint: int) -> list[int]:
-        """Return the children of ``joint``."""
         return [child for child, parent in enumerate(self.bvh.parents) if parent == joint]
 
     def name(self, point: int) -> str:
@@ -251,8 +250,6 @@ def _plain(name: str) -> str:
 
 @dataclass
 class Match:
-    """Result of matching a hierarchy with one known rig."""
-
     rig: KnownRig
     places: Places = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)

@@ -85,8 +85,6 @@ class CaptionRow:
 
 @dataclass
 class Captioned:
-    """Result of assigning captions to clips."""
-
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # lines by clip
     unused: dict[str, str] = field(default_factory=dict)                            # reason by row
     bare: list[str] = field(default_factory=list)                                   # clips without a caption
@@ -116,11 +114,13 @@ def clips_of(root: Path) -> list[ClipSource]:
 def read_table(path: Path) -> list[CaptionRow]:
     """Read captions from a ``.csv`` table with columns file, text, start and end, or a ``.jsonl`` file with these keys.
 
-    ``start`` and ``end`` are optional. Raises ``InputError`` with the line number if a row is invalid.
+    ``start`` and ``end`` are optional. Columns are separated by commas, semicolons or tabs, whichever is most frequent
+    in the header. Raises ``InputError`` with the line number if a row is invalid.
     """
     text = read_text(path, "captions")
     if path.suffix.lower() == ".csv":
-        table = csv.DictReader(io.StringIO(text), delimiter=_delimiter(text))
+        header = next((line for line in text.splitlines() if line.strip()), "")
+        table = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
         entries: Iterable[tuple[int, object]] = ((table.line_num, row) for row in table)
     elif path.suffix.lower() in (".jsonl", ".json"):
         entries = ((number, _json(line, f"{path}:{number}"))
@@ -134,12 +134,6 @@ def read_table(path: Path) -> list[CaptionRow]:
     if not rows:
         raise InputError(f"{path} has no captions")
     return rows
-
-
-def _delimiter(text: str) -> str:
-    """Return the column separator of a table: comma, semicolon or tab, whichever is most frequent in the header."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    return max(",;\t", key=header.count)
 
 
 def read_text_files(folder: Path) -> list[CaptionRow]:
@@ -218,14 +212,6 @@ def assign(rows: Sequence[CaptionRow], clips: Sequence[ClipSource], tagger: Tagg
     return result
 
 
-def write_captions(root: Path, captioned: Captioned, append: bool) -> None:
-    """Write ``texts/ID.txt`` of every clip that has captions. ``append`` keeps existing captions."""
-    for clip, lines in captioned.texts.items():
-        path = root / "texts" / f"{clip}.txt"
-        there = read_text(path, "captions").splitlines() if append and path.exists() else []
-        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys([*there, *lines])))
-
-
 def _json(line: str, where: str) -> object:
     try:
         return json.loads(line)
@@ -277,8 +263,7 @@ def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
 
     (0, 0) stands for the whole clip. Returns None if the part is too short.
     """
-    named_clip = _key(row.file) == clip.id  # times are relative to the clip
-    offset = 0.0 if named_clip else clip.start
+    offset = 0.0 if _key(row.file) == clip.id else clip.start  # with a clip's id, times are relative to the clip
     length = clip.end - clip.start
     start, end = max(row.start - offset, 0.0), min(row.end - offset, length)
     if end - start >= WHOLE * length:
@@ -322,7 +307,10 @@ def main() -> None:
     tagger, kind = make_tagger()
     print(f"{len(rows)} captions read")
     captioned = assign(rows, clips, tagger)
-    write_captions(opt.root, captioned, opt.append)
+    for clip, lines in captioned.texts.items():
+        path = opt.root / "texts" / f"{clip}.txt"
+        there = read_text(path, "captions").splitlines() if opt.append and path.exists() else []
+        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys([*there, *lines])))
     for where, reason in captioned.unused.items():
         print(f"not used: {where}: {reason}")
     if captioned.bare:

@@ -77,8 +77,6 @@ class Clip:
 
 @dataclass
 class Built:
-    """Result of building the data set."""
-
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by clip
     missing: set[str] = field(default_factory=set)         # recordings that were not found

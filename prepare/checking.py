@@ -38,8 +38,6 @@ UNUSABLE = ("unreadable features", "wrong dimension", "not finite", "too short",
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault in a data set."""
-
     kind: str    # one of ``check_data.KINDS``
     item: str    # the clip, split or file
     detail: str = ""
@@ -47,8 +45,6 @@ class Fault:
 
 @dataclass
 class ClipCheck:
-    """Result of checking one clip."""
-
     name: str
     faults: list[Fault] = field(default_factory=list)
     captions: list[Fault] = field(default_factory=list)
@@ -66,7 +62,6 @@ class ClipCheck:
 
     @property
     def usable(self) -> bool:
-        """Whether the clip can be used for training."""
         return not any(fault.kind in UNUSABLE for fault in self.faults)
 
 

@@ -41,14 +41,6 @@ _TIMEOUT = 60  # seconds without receiving data
 _DRIVE = re.compile(r"drive\.google\.com/(?:file/d/|(?:open|uc)\?(?:[^#]*&)?id=)([\w-]+)")
 
 
-def direct_address(address: str) -> str:
-    """Convert a Google Drive share link to a direct download address. Other addresses are returned unchanged."""
-    found = _DRIVE.search(address)
-    if not found:
-        return address
-    return f"https://drive.usercontent.google.com/download?id={found[1]}&export=download&confirm=t"
-
-
 def fetch(address: str, path: Path, sha256: str | None = None, quiet: bool = True) -> Path:
     """Download ``address`` to ``path`` and return ``path``.
 
@@ -57,16 +49,22 @@ def fetch(address: str, path: Path, sha256: str | None = None, quiet: bool = Tru
     """
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
+    on_drive = _DRIVE.search(address)  # a share link of Google Drive, which shows a web page
+    direct = f"https://drive.usercontent.google.com/download?id={on_drive[1]}&export=download&confirm=t" if on_drive \
+        else address
     try:
-        _receive(direct_address(address), part, quiet)
+        _receive(direct, part, quiet)
     except urllib.error.HTTPError as error:
         raise InputError(f"{address}: the server responded {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(f"{address} cannot be downloaded ({reason}); partial download kept in {part}") from error
-    if sha256 is not None and (found := _digest(part)) != sha256.lower():
-        part.unlink()
-        raise InputError(f"{address} is not the expected file: its sha256 is {found}, not {sha256}")
+    if sha256 is not None:
+        with open(part, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            part.unlink()
+            raise InputError(f"{address} is not the expected file: its sha256 is {found}, not {sha256}")
     os.replace(part, path)
     return path
 
@@ -98,11 +96,6 @@ def _receive(address: str, part: Path, quiet: bool) -> None:
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise ValueError(f"received {part.stat().st_size} of {total} bytes")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -138,34 +131,26 @@ def _check(archive: Path, members: Iterable[tuple[str, bool]]) -> None:
             raise InputError(f"{archive} is refused: its member {name} is a link, a device or outside the folder")
 
 
-def move_into(source: Path, folder: Path) -> None:
-    """Move ``source``, a file or a folder, into ``folder`` under its own name. Other files there are kept."""
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    for path in files:
-        target = folder / path.relative_to(source.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
-
-
 @dataclass(frozen=True)
 class PublishedArchive:
     """A published archive. The path ``landmark`` identifies its root; the glob ``taken`` selects files to install."""
 
     landmark: str
     taken: str
-    folder: str      # target folder; {checkpoints} and {dataset} are filled in
-    address_in: str  # script that names its address
+    folder: str  # target folder; {checkpoints} and {dataset} are filled in
 
 
 ARCHIVES = {
-    "glove": PublishedArchive("our_vab_data.npy", "our_vab_*", "glove", "prepare/download_glove.sh of MoMask"),
-    "evaluator": PublishedArchive("text_mot_match/model/finest.tar", "*", "{checkpoints}/{dataset}",
-                           "prepare/download_evaluator.sh of MoMask"),
+    "glove": PublishedArchive("our_vab_data.npy", "our_vab_*", "glove"),
+    "evaluator": PublishedArchive("text_mot_match/model/finest.tar", "*", "{checkpoints}/{dataset}"),
 }
 
 
 def install(archive: Path, published: PublishedArchive, folder: Path) -> list[str]:
-    """Unpack an archive and move its files that match ``published.taken`` into ``folder``. Returns their names."""
+    """Unpack an archive and move its files that match ``published.taken`` into ``folder``. Returns their names.
+
+    Other files there are kept.
+    """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder) as unpacked:
         unpack(archive, Path(unpacked))
         found = sorted(Path(unpacked).rglob(published.landmark), key=lambda path: len(path.parts))
@@ -173,8 +158,10 @@ def install(archive: Path, published: PublishedArchive, folder: Path) -> list[st
             raise InputError(f"{archive} does not contain {published.landmark}")
         home = found[0].parents[len(Path(published.landmark).parts) - 1]
         taken = sorted(home.glob(published.taken))
-        for path in taken:
-            move_into(path, folder)
+        for path in [inner for one in taken for inner in (one, *one.rglob("*")) if inner.is_file()]:
+            target = folder / path.relative_to(home)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
     return [path.name for path in taken]
 
 
@@ -264,8 +251,8 @@ def download_archive(opt: argparse.Namespace) -> None:
     """Download the archive ``opt.what`` from ``opt.source`` and install its files."""
     published = ARCHIVES[opt.what]
     if opt.source is None:
-        raise InputError(f"no address is known for the {opt.what}: set --source to the address in "
-                         f"{published.address_in} (Google Drive share links work) or to a local file")
+        raise InputError(f"no address is known for the {opt.what}: set --source to the address in prepare/download_"
+                         f"{opt.what}.sh of MoMask (Google Drive share links work) or to a local file")
     folder = Path(published.folder.format(checkpoints=opt.checkpoints_dir, dataset=opt.dataset_name))
     folder.mkdir(parents=True, exist_ok=True)
     local = "://" not in opt.source

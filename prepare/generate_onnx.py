@@ -87,7 +87,6 @@ class Generator:
             ids[ids == self.settings["codes"]] = -1
 
     def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        """Run a graph and return its outputs."""
         return self.graphs[name].run(None, {key: np.asarray(value) for key, value in inputs.items()})
 
 

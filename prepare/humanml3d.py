@@ -46,8 +46,6 @@ class Folders:
 
 @dataclass(frozen=True)
 class Cut:
-    """A clip in the index."""
-
     id: str
     parts: tuple[str, ...]  # components of the source path below pose_data
     start: int              # frames at 20 fps
@@ -55,8 +53,6 @@ class Cut:
 
 
 class Extracted(NamedTuple):
-    """Result of extracting the clips."""
-
     clips: list[str]
     refused: dict[str, str]  # reason by clip
 

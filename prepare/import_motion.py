@@ -93,7 +93,6 @@ def draw_sheets(imported: Imported, out: Path) -> None:
 
 
 def report(imported: Imported, out: Path) -> None:
-    """Print the result of the import."""
     for (rig, unit, up), count in Counter((clip.rig, clip.unit, clip.up) for clip in imported.clips).items():
         print(f"{count} clips of a {rig} rig in {unit}, {up} up")
     for name, seconds in imported.cut.items():

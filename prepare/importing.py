@@ -58,7 +58,6 @@ def read_splits(root: Path) -> dict[str, list[str]]:
 
 
 def write_names(root: Path, split: str, names: Sequence[str]) -> None:
-    """Write a split file."""
     write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
 
 
@@ -87,8 +86,6 @@ Read = tuple[Recording, Stance]
 
 @dataclass(frozen=True)
 class ImportJob:
-    """Settings of an import."""
-
     source: Path
     out: Path
     reader: Reader = field(default_factory=Reader)
@@ -119,8 +116,6 @@ class _Refused:
 
 @dataclass
 class Imported:
-    """Result of importing a folder."""
-
     clips: list[ClipSource] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reason by file
     cut: dict[str, float] = field(default_factory=dict)    # omitted seconds (no motion, or too short) by file

@@ -52,8 +52,6 @@ STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "
 
 @dataclass(frozen=True)
 class Identity:
-    """Contents of a checkpoint file and how to use it."""
-
     what: str
     sizes: dict[str, Any]        # inferred from the tensors
     dataset: str | None          # if it can be inferred from the tensors

@@ -30,8 +30,6 @@ RARE = 0.1  # maximum fraction of rotated clips for which uncertain clips are as
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """Settings for computing features."""
-
     root: Path
     skeleton: Skeleton
     target_offsets: np.ndarray | None  # (J, 3) bones of all clips; None: the skeleton's, or else those of each clip
@@ -42,8 +40,6 @@ class FeatureJob:
 
 @dataclass
 class Prepared:
-    """Result of computing features."""
-
     rows: int = 0                                            # feature rows of all clips
     clips: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)    # reason by clip
@@ -52,7 +48,6 @@ class Prepared:
     uncertain: list[str] = field(default_factory=list)       # clips refused for an uncertain up axis
 
     def add(self, other: "Prepared") -> None:
-        """Add the results of other clips."""
         self.rows += other.rows
         self.clips += other.clips
         self.refused |= other.refused
@@ -182,7 +177,6 @@ def refused_table(refused: dict[str, str]) -> str:
 
 
 def _add_twins_to_splits(root: Path, clips: set[str]) -> None:
-    """Add mirrored twins to the splits of their originals."""
     for split, names in read_splits(root).items():
         new = clips - set(names)
         write_names(root, split, names + [twin_of(name) for name in names if twin_of(name) in new])
@@ -209,7 +203,6 @@ def build_parser() -> Parser:
 
 
 def report(prepared: Prepared, root: Path) -> None:
-    """Print the result of computing features."""
     for remark, count in Counter(prepared.remarks.values()).items():
         first = next(name for name, other in prepared.remarks.items() if other == remark)
         print(f"{count} clips, such as {first}: {remark}")

@@ -37,25 +37,6 @@ class BodyModel:
     shapes: np.ndarray         # (22, 3, B) displacement per shape parameter
     parents: tuple[int, ...]   # -1 for the root
 
-    @classmethod
-    def of(cls, template: np.ndarray, shapes: np.ndarray, regressor: np.ndarray, parents: np.ndarray) -> "BodyModel":
-        """Build from vertices (V, 3), shape directions (V, 3, B), joint regressor (J, V) and parents (J,).
-
-        Raises ``ValueError`` if their shapes are inconsistent.
-        """
-        vertices = template.shape[0] if template.ndim == 2 else 0
-        fits = (template.shape == (vertices, 3) and shapes.ndim == 3 and shapes.shape[:2] == (vertices, 3)
-                and regressor.ndim == 2 and regressor.shape[1] == vertices and len(regressor) >= BODY_JOINTS
-                and parents.shape == (len(regressor),))
-        if not fits:
-            raise ValueError(f"not a body model: template {template.shape}, shapes {shapes.shape}, "
-                             f"regressor {regressor.shape}, parents {parents.shape}")
-        tree = (-1, *(int(parent) for parent in parents[1:BODY_JOINTS]))
-        if any(not 0 <= parent < joint for joint, parent in enumerate(tree) if joint):
-            raise ValueError("not a body model: a joint precedes its parent")
-        rows = regressor[:BODY_JOINTS]
-        return cls(rows @ template, np.einsum("jv,vkb->jkb", rows, shapes), tree)
-
     def joints(self, poses: np.ndarray, trans: np.ndarray, betas: np.ndarray) -> np.ndarray:
         """Compute joints (T, 22, 3) from axis angles (T, 66 or more), root ``trans`` (T, 3) and ``betas`` (b,)."""
         count = min(len(betas), self.shapes.shape[-1])
@@ -100,8 +81,6 @@ class Amass:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads motion files of all supported formats."""
-
     mapping: Mapping[str, str | Place] | None = None
     fps: float | None = None         # overrides the rate of BVH and AMC files; rate of joint arrays (20 if None)
     body_models: Path | None = None  # folder of SMPL-H or SMPL-X models
@@ -194,9 +173,18 @@ def read_body_model(folder: Path, gender: str) -> BodyModel:
     arrays = read_archive(path, names)
     if missing := {*names} - arrays.keys():
         raise ValueError(f"{path} is not a body model: {', '.join(sorted(missing))} missing")
-    parents = arrays["kintree_table"].astype(np.int64)
-    return BodyModel.of(arrays["v_template"], arrays["shapedirs"], arrays["J_regressor"],
-                        parents[0] if parents.ndim == 2 else parents)
+    template, shapes, regressor, tree = (arrays[name] for name in names)  # (V, 3), (V, 3, B), (J, V), (2, J) or (J,)
+    parents = (tree[0] if tree.ndim == 2 else tree).astype(np.int64)
+    if not (template.ndim == 2 and template.shape[1] == 3 and shapes.ndim == 3 and shapes.shape[:2] == template.shape
+            and regressor.ndim == 2 and regressor.shape[1] == len(template) and len(regressor) >= BODY_JOINTS
+            and parents.shape == (len(regressor),)):
+        raise ValueError(f"not a body model: template {template.shape}, shapes {shapes.shape}, "
+                         f"regressor {regressor.shape}, parents {parents.shape}")
+    parents = (-1, *parents[1:BODY_JOINTS].tolist())
+    if any(not 0 <= parent < joint for joint, parent in enumerate(parents) if joint):
+        raise ValueError("not a body model: a joint precedes its parent")
+    rows = regressor[:BODY_JOINTS]
+    return BodyModel(rows @ template, np.einsum("jv,vkb->jkb", rows, shapes), parents)
 
 
 def read_real_array(path: Path) -> np.ndarray:

@@ -45,8 +45,6 @@ class Character:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Retargeted motion of a character."""
-
     turns: dict[str, np.ndarray]  # (T, 3, 3) rotation of each bone relative to rest
     hips: np.ndarray              # (T, 3) position of the hips
     scale: float                  # leg length of the character over that of the source
