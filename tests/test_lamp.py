@@ -1,7 +1,5 @@
 """LaMP and its text encoders: objectives, attention masks, published behaviour, BERT's word pieces, and CLIP."""
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,17 +308,9 @@ BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "in
         "max_position_embeddings": 24, "vocab_size": 40}
 
 
-@pytest.fixture
-def texts() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, 40, (3, 7), generator=generator)
-    mask = torch.arange(7) < torch.tensor([[7], [4], [5]])
-    return ids * mask, mask
-
-
-def library_bert(kind: type, folder: Path) -> torch.nn.Module:
+def library_bert(folder: Path) -> torch.nn.Module:
     torch.manual_seed(4)
-    bert = kind(transformers.BertConfig(**BERT)).eval()
+    bert = transformers.BertModel(transformers.BertConfig(**BERT)).eval()
     for parameter in bert.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     bert.save_pretrained(folder)
@@ -328,9 +318,9 @@ def library_bert(kind: type, folder: Path) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def test_text_pass_is_the_library_bert_also_from_an_old_weight_file(tmp_path, texts):
-    bert = library_bert(transformers.BertModel, tmp_path)
-    ids, mask = texts
+def test_text_pass_is_the_library_bert_also_from_an_old_weight_file(tmp_path, batch):
+    bert = library_bert(tmp_path)
+    _, ids, mask, _ = batch
     expected = bert(ids, attention_mask=mask.long()).last_hidden_state[mask]
     close(from_bert(tmp_path, encoder_width=12, num_query_tokens=5).eval().text(ids, mask)[mask], expected)
     old = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"):
@@ -341,7 +331,7 @@ def test_text_pass_is_the_library_bert_also_from_an_old_weight_file(tmp_path, te
 
 
 def test_start_says_what_is_wrong_with_a_folder(tmp_path):
-    library_bert(transformers.BertModel, tmp_path)
+    library_bert(tmp_path)
     with pytest.raises(InputError, match="has 3 layers, fewer than the requested 9"):
         from_bert(tmp_path, layers=9)
     file = tmp_path / "config.json"
@@ -357,19 +347,13 @@ def test_start_says_what_is_wrong_with_a_folder(tmp_path):
         from_bert(tmp_path)
 
 
-TEXTS = ["A person walks FORWARD!", "someone turns left, then waves zyx", ""]
-
-
-@pytest.fixture
-def pieces(tmp_path) -> WordPieces:
-    return WordPieces(make_bert(tmp_path / "bert"))
-
-
-def test_word_pieces_are_those_of_the_library_and_a_model_keeps_its_own_copy(pieces, tmp_path):
+def test_word_pieces_are_those_of_the_library_and_a_model_keeps_its_own_copy(tmp_path):
+    pieces = WordPieces(make_bert(tmp_path / "bert"))
     library = transformers.BertTokenizer.from_pretrained(pieces.path.parent)
+    texts = ["A person walks FORWARD!", "someone turns left, then waves zyx", ""]
     for length in (32, 6):
-        expected = library(TEXTS, padding="longest", truncation=True, max_length=length, return_tensors="pt")
-        own = pieces.encode(TEXTS, length)
+        expected = library(texts, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+        own = pieces.encode(texts, length)
         assert torch.equal(own.ids, expected["input_ids"])
         assert torch.equal(own.mask.long(), expected["attention_mask"])
 
@@ -377,25 +361,17 @@ def test_word_pieces_are_those_of_the_library_and_a_model_keeps_its_own_copy(pie
     assert pieces.dec_id == len(vocabulary) == len(pieces) - 1
     pieces.save(tmp_path / "model")
     copy = WordPieces(tmp_path / "model")
-    assert torch.equal(copy.encode(TEXTS).ids, pieces.encode(TEXTS).ids)
+    assert torch.equal(copy.encode(texts).ids, pieces.encode(texts).ids)
     assert pieces.decode([pieces.dec_id, *pieces.encode(["a person waves"]).ids[0].tolist()]) == "a person waves"
 
 
-pytest.importorskip("transformers", reason="CLIP text features need transformers")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_clip(tmp_path_factory.mktemp("clip"))
-
-
 @pytest.fixture
-def damaged(folder: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(folder, tmp_path / "clip")
+def clip_folder(tmp_path: Path) -> Path:
+    return make_clip(tmp_path / "clip")
 
 
-def test_features_are_the_projected_end_of_the_text(folder: Path) -> None:
-    clip = ClipText(folder)
+def test_features_are_the_projected_end_of_the_text(clip_folder: Path) -> None:
+    clip = ClipText(clip_folder)
     features = clip(["walk", "walk a b"])
     assert (clip.dim, features.shape, features.dtype) == (10, (2, 10), torch.float32)
     assert not features.requires_grad
@@ -407,28 +383,22 @@ def test_features_are_the_projected_end_of_the_text(folder: Path) -> None:
     torch.testing.assert_close(clip([f"{cut} a b c"]), clip([cut]))
 
 
-def test_a_fingerprint_tells_which_weights_lie_in_a_folder(damaged: Path) -> None:
-    state = load_file(damaged / "model.safetensors")
-    made = [ClipText(damaged).fingerprint for _ in range(2)]
-    save_file({name: 2 * tensor if tensor.is_floating_point() else tensor for name, tensor in state.items()},
-              damaged / "model.safetensors", metadata={"format": "pt"})
-    assert made[0] == made[1] != ClipText(damaged).fingerprint
+def test_a_fingerprint_identifies_the_weights_and_a_damaged_model_is_named(clip_folder: Path) -> None:
+    weights = clip_folder / "model.safetensors"
+    state = load_file(weights)
+    made = [ClipText(clip_folder).fingerprint for _ in range(2)]
+    state["text_projection.weight"] *= 2
+    save_file(state, weights, metadata={"format": "pt"})
+    assert made[0] == made[1] != ClipText(clip_folder).fingerprint
 
-
-def without_projection(folder: Path) -> None:
-    state = load_file(folder / "model.safetensors")
-    state.pop("text_projection.weight")
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-@pytest.mark.parametrize(("damage", "told"), [
-    (lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "cannot be loaded"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
-    (lambda folder: (folder / "vocab.json").unlink(), "has no tokenizer"),
-    (lambda folder: (folder / "config.json").write_text("{"), "config"),
-    (without_projection, "no text_projection.weight")])
-def test_a_damaged_model_is_named(damaged: Path, damage: Callable[[Path], None], told: str) -> None:
-    damage(damaged)
-    with pytest.raises(InputError, match=told) as caught:
-        ClipText(damaged)
-    assert str(damaged) in str(caught.value) and "\n" not in str(caught.value)
+    del state["text_projection.weight"]
+    save_file(state, weights, metadata={"format": "pt"})
+    for damage, told in ((lambda: None, "no text_projection.weight"),
+                         (lambda: weights.write_bytes(b"short"), "cannot be loaded"),
+                         (lambda: weights.unlink(), "cannot be loaded"),
+                         (lambda: (clip_folder / "config.json").write_text("{"), "config"),
+                         (lambda: (clip_folder / "vocab.json").unlink(), "has no tokenizer")):
+        damage()
+        with pytest.raises(InputError, match=told) as caught:
+            ClipText(clip_folder)
+        assert str(clip_folder) in str(caught.value) and "\n" not in str(caught.value)
