@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
-from tests.test_ranks import STAGES, in_two_processes, latest
+from tests.test_resume import STAGES, in_two_processes, latest
 from tests.test_trainer import windows
 from training.runs import BatchLoader, EpochBatches
 
