@@ -1,8 +1,6 @@
 """Published files of other projects load under their original names and layouts, and are identified."""
-import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,25 +12,21 @@ import gen_t2m
 from data.dataset import dataset_spec
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator
-from models.m2t import OPT_WIDTH, CaptionDecoder, MotionCaptioner, MotionPrefixConfig, Writing
+from models.m2t import Writing
 from models.transformers.mask_transformer import CLIP_WIDTH, LaMPMaskTransformer
-from prepare.inspect_checkpoint import Identity, identify, main
-from storage.checkpoint import incompatible_keys
+from prepare.inspect_checkpoint import identify, main
 from storage.evaluation import load_captioner
 from storage.generation import (
-    LAMP_OPTIONAL,
     load_lamp,
     load_length_estimator,
     load_mask_transformer,
     load_residual_transformer,
     load_tokenizer,
 )
-from storage.released import PUBLISHED_META, used_part
-from tests.toy import GOLDEN, make_llm, needs, refusal
+from storage.released import PUBLISHED_META
+from tests.toy import make_llm, refusal, run_here
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put_captioner
 from utils import InputError
-
-pytest.importorskip("transformers", reason="CLIP text features need transformers")
 
 SPEC = dataset_spec("t2m")
 
@@ -49,19 +43,13 @@ def home(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "checkpoints" / "t2m"
 
 
-def generate(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[np.ndarray]:
-    flags = ("--gpu_id", "-1", "--no_video", "--no_bvh", "--quiet", "--time_steps", "3", "--text_prompt", "a man walks")
-    monkeypatch.setattr(sys, "argv", ["gen_t2m.py", *flags, *map(str, arguments)])
-    gen_t2m.main()
-    return [np.load(file) for file in sorted(Path("generation").rglob("*.npy")) if "_ik" not in file.name]
-
-
-def test_lamp_files_generate(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    motion, = generate(monkeypatch, "--name", "t2m", "--motion_length", 40)
-    assert motion.shape == (40, 22, 3)
-    assert np.isfinite(motion).all()
+def test_lamp_files_generate(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(gen_t2m.main, "--name", "t2m", "--text_prompt", "a man walks", "--motion_length", 40, "--time_steps", 3,
+             "--gpu_id", -1, "--no_video", "--no_bvh", "--no_html", "--quiet", cwd=published.parent)
+    for file in (published.parent / "generation").rglob("*.npy"):
+        motion = np.load(file)
+        assert motion.shape == (40, 22, 3) and np.isfinite(motion).all()
     assert "base layer only" in capsys.readouterr().out
-    assert home.is_dir()
 
 
 def test_released_settings_are_those_that_the_weights_were_trained_with(published: Path) -> None:
@@ -113,7 +101,6 @@ def test_a_wrong_file_is_refused_with_its_first_bad_tensor(home: Path, name: str
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("peft", reason="the adapters of M2T need peft")
     return make_llm(tmp_path_factory.mktemp("llm") / "opt")
 
 
@@ -134,33 +121,6 @@ def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: P
     assert "captioning model" in identify(home / "M2T" / "model" / "m2t.pth").what
 
 
-@needs(GOLDEN)
-def test_the_released_captioner_fits_at_its_full_size(tmp_path: Path) -> None:
-    """Uses the documented names and shapes of OPT-2.7B with adapters, with all layers of a stack like the first."""
-    peft = pytest.importorskip("peft", reason="the adapters of M2T need peft")
-    from transformers import OPTConfig, OPTForCausalLM
-
-    manifest = json.loads((GOLDEN / "models" / "m2t_front.json").read_text())
-    state = {}
-    for name, shape, _ in manifest["parameters"] + list(map(json.loads, manifest["other_parameters"])):
-        for layer in range(32) if ".layers.0." in name else (0,):
-            state[name.replace(".layers.0.", f".layers.{layer}.")] = torch.zeros(1).expand(shape)
-    torch.save({"trans": state}, tmp_path / "m2t.pth")
-    assert (found := identify(tmp_path / "m2t.pth")).incompatible == () and found.dataset == "t2m"
-    sizes = OPTConfig(hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10240, vocab_size=50272,
-                      max_position_embeddings=2048, word_embed_proj_dim=2560)
-    adapters = peft.LoraConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    with torch.device("meta"):
-        decoder = CaptionDecoder(peft.get_peft_model(OPTForCausalLM(sizes), adapters), None, OPT_WIDTH)
-        model = MotionCaptioner(MotionPrefixConfig(), decoder, longest=51)
-    assert incompatible_keys(model, used_part(state), LAMP_OPTIONAL) == []
-
-
-def of(folder: Path, name: str) -> tuple[Path, Identity]:
-    file, = (folder / name).rglob("*.tar")
-    return file, identify(file)
-
-
 @pytest.mark.parametrize(("name", "what", "use"), [
     (RVQ, "tokenizer with 3 layers", "eval_t2m_vq.py"), ("vq", "tokenizer with one codebook", "eval_t2m_vq.py"),
     (MOMASK, "masked transformer on text features of width 512, the width of CLIP", "gen_t2m.py --name"),
@@ -169,7 +129,8 @@ def of(folder: Path, name: str) -> tuple[Path, Identity]:
     ("length_estimator", "length estimator", "gen_t2m.py --len_name"),
 ])
 def test_published_files_are_known(published: Path, name: str, what: str, use: str) -> None:
-    _, found = of(published / "t2m", name)
+    file, = (published / "t2m" / name).rglob("*.tar")
+    found = identify(file)
     assert what in found.what
     assert use in found.use[0]
     assert found.incompatible == ()
@@ -177,8 +138,7 @@ def test_published_files_are_known(published: Path, name: str, what: str, use: s
 
 
 def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path, capsys) -> None:
-    file, _ = of(published / "t2m", RESIDUAL)
-    content = torch.load(file, weights_only=True)
+    content = torch.load(published / "t2m" / RESIDUAL / "model" / "net_best_fid.tar", weights_only=True)
     del content["res_transformer"]["cond_emb.bias"]
     torch.save(content, tmp_path / "found.pth")
     assert refusal(main, "found.pth", cwd=tmp_path) == "error: found.pth will be refused: missing: cond_emb.bias\n"
@@ -195,12 +155,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_evaluator_is_known_and_what_it_needs(tmp_path: Path) -> None:
-    small = EvaluatorConfig(263, *(8 for _ in range(2)), 300, 15, 8, 8, 8)
-    networks: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in Evaluator(small).state_dict().items():
-        network, _, rest = name.partition(".")
-        networks.setdefault(network, {})[rest] = tensor
-    torch.save({**networks, "epoch": 1}, tmp_path / "finest.tar")
+    small = Evaluator(EvaluatorConfig(263, 8, 8, 300, 15, 8, 8, 8))
+    torch.save({**small.checkpoint(), "epoch": 1}, tmp_path / "finest.tar")
     found = identify(tmp_path / "finest.tar")
     assert (found.what, found.dataset, found.incompatible) == ("an evaluator (text-motion matching)", "t2m", ())
     assert PUBLISHED_META in found.needs[0]

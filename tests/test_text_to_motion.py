@@ -6,12 +6,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import gen_t2m
 from data.dataset import dataset_spec
 from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sampling
-from models.layers import can_pack, pack_linears
+from models.layers import can_pack, is_packed, pack_linears
 from models.motion_edit import CONTEXT, FADE, MotionEditor, next_window, splice
 from models.motion_edit import TimelinePart as Part
 from models.text_to_motion import LengthEstimator, Sample, TextToMotion, load
@@ -34,36 +33,27 @@ from utils.runtime import listening
 VERBS = ["waves", "jumps", "kicks", "bows", "turns left", "walks on", "sits down", "claps", "squats", "leans back"]
 
 
-def load_bundled() -> TextToMotion:
-    made, files = load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "no_checkpoints")
-    assert all("pretrained" in str(file) for file in files)
-    return made
-
-
 @pytest.fixture(scope="module")
 def pipeline() -> TextToMotion:
-    return load_bundled()
-
-
-@pytest.fixture(scope="module")
-def packed() -> TextToMotion:
-    made = load_bundled()
+    """The bundled models with packed linear maps, if this torch has them."""
+    made = load("t2m_demo", checkpoints_dir="no_checkpoints", gpu_id=-1)
     for network in dict.fromkeys(made.networks):
-        pack_linears(network)
+        if can_pack() and not is_packed(network):
+            pack_linears(network)
     return made
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no packed linear maps")
-def test_same_prompt_same_motion_whatever_the_batch(packed: TextToMotion) -> None:
+def test_same_prompt_same_motion_whatever_the_batch(pipeline: TextToMotion) -> None:
     samples = [Sample(f"a person {verb} {count} times", 10 * count + number, 4 * (2 + (count + number) % 9))
                for count in range(8) for number, verb in enumerate(VERBS)]
-    quick = packed.sampling.changed({"time_steps": 3})
-    among = packed.tokens(samples, quick)
-    alone = [packed.tokens([sample], quick)[0] for sample in samples]
+    quick = pipeline.sampling.changed({"time_steps": 3})
+    among = pipeline.tokens(samples, quick)
+    alone = [pipeline.tokens([sample], quick)[0] for sample in samples]
     assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
-    together = packed.features_of(among[:20])
+    together = pipeline.features_of(among[:20])
     for motion, tokens in zip(together, alone, strict=False):
-        apart = packed.joints(motion) - packed.joints(packed.features_of([tokens])[0])
+        apart = pipeline.joints(motion) - pipeline.joints(pipeline.features_of([tokens])[0])
         assert np.abs(apart).max() < 1e-4
 
 
@@ -74,22 +64,17 @@ def test_the_bundled_models_raise_the_prompted_hand(pipeline: TextToMotion) -> N
         assert sum(higher) >= 2, f"{side}: {higher}"
 
 
-def test_a_length_is_cut_to_whole_tokens_and_chosen_where_there_is_none(pipeline: TextToMotion) -> None:
-    cut, chosen = pipeline.generate([Sample("a person bows", 1, 63), Sample("a person bows", 1)])
-    assert len(cut) == 60 and len(chosen) % 4 == 0 and 20 <= len(chosen) <= 196
+def test_one_call_makes_a_motion_of_whole_tokens_with_a_chosen_length_if_none_is_given(pipeline: TextToMotion) -> None:
+    joints = pipeline.generate("a person waves", m_len=42)
+    assert (joints.shape, joints.dtype) == ((40, 22, 3), np.float32)
+    sampled, = pipeline.generate([Sample("a person waves", 3407, 40)])
+    assert np.array_equal(joints, sampled)
+    chosen = pipeline.generate("a person waves", seed=5)
+    assert chosen.shape[1:] == (22, 3) and len(chosen) % 4 == 0 and 20 <= len(chosen) <= 196
     with pytest.raises(ValueError, match="at least 4 frames"):
         pipeline.generate([Sample("a person bows", 1, 3)])
-
-
-def test_one_call_loads_a_model_and_another_makes_a_motion() -> None:
-    model = load("t2m_demo", checkpoints_dir="no_checkpoints", gpu_id=-1)
-    joints = model.generate("a person waves", m_len=42)
-    assert (joints.shape, joints.dtype) == ((40, 22, 3), np.float32)
-    sampled, = model.generate([Sample("a person waves", 3407, 40)])
-    assert np.array_equal(joints, sampled)
-    assert model.generate("a person waves", seed=5).shape[1:] == (22, 3)
     with pytest.raises(ValueError, match="no words"):
-        model.generate(" .. ")
+        pipeline.generate(" .. ")
     with pytest.raises(InputError, match="no model named 'nothing'"):
         load("nothing", checkpoints_dir="no_checkpoints")
 
@@ -108,30 +93,20 @@ def test_steps_of_a_generation_are_reported_and_may_stop_it(pipeline: TextToMoti
 
 
 @torch.no_grad()
-def with_logits(*logits: float) -> LengthEstimator:
+def test_lengths_follow_the_distribution_and_are_never_zero() -> None:
+    logits, count = torch.tensor([30.0, 0.0, 1.0, -1.0]), 3000
     model = LengthEstimator(8, len(logits), (16, 8)).eval()
     model.output[-1].weight.zero_()
-    model.output[-1].bias.copy_(torch.tensor(logits))
-    return model
-
-
-def texts(count: int) -> Tensor:
-    return torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
-
-
-def test_lengths_follow_the_distribution_and_are_never_zero() -> None:
-    model = with_logits(50.0, 0.0, 1.0, 0.5)
-    assert model.sample(texts(40), sample_generators(range(40))).min() >= 1
-    assert model.expected(texts(2)).tolist() == [2, 2]
-
-    logits = (3.0, 0.0, 1.0, -1.0)
-    model, count = with_logits(*logits), 3000
-    drawn = model.sample(texts(count), sample_generators(range(count)))
-    share = torch.bincount(drawn, minlength=4)[1:] / count
-    torch.testing.assert_close(share, torch.tensor(logits[1:]).softmax(0), rtol=0, atol=0.03)
-    assert torch.equal(drawn[:50], model.sample(texts(50), sample_generators(range(50))))
-    assert model.loss(texts(2), torch.tensor([0, 2])).item() == pytest.approx(
-        -torch.tensor(logits).log_softmax(0)[[0, 2]].mean().item())
+    model.output[-1].bias.copy_(logits)
+    texts = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+    drawn = model.sample(texts, sample_generators(range(count)))
+    share = torch.bincount(drawn, minlength=4) / count
+    assert share[0] == 0
+    torch.testing.assert_close(share[1:], logits[1:].softmax(0), rtol=0, atol=0.03)
+    assert torch.equal(drawn[:50], model.sample(texts[:50], sample_generators(range(50))))
+    assert model.expected(texts[:2]).tolist() == [2, 2]
+    assert model.loss(texts[:2], torch.tensor([0, 2])).item() == pytest.approx(
+        -logits.log_softmax(0)[[0, 2]].mean().item())
 
 
 PLAIN = Sampling(time_steps=3, cond_scale=5000.0)  # text features of the toy model are small
@@ -169,8 +144,8 @@ def test_tokens_depend_on_it_only_where_there_is_guidance(toy_pipeline: TextToMo
 
 
 class Loaded:
-    def __init__(self, options: dict[str, object], has_settings: bool = False) -> None:
-        self.source = Source(Path("run"), options, Path("run/model/latest.tar"), has_settings)
+    def __init__(self, options: dict[str, object]) -> None:
+        self.source = Source(Path("run"), options, Path("run/model/latest.tar"))
 
 
 def own(dataset: str = "t2m", base: Loaded | None = None, residual: Loaded | None = None,
@@ -179,17 +154,11 @@ def own(dataset: str = "t2m", base: Loaded | None = None, residual: Loaded | Non
                          (length, LENGTH_SAMPLING))
 
 
-@pytest.fixture(scope="module")
-def bundled() -> TextToMotion:
-    return load_text_to_motion("t2m_demo", "len_demo", dataset_spec("t2m"), "checkpoints")[0]
-
-
-def test_bundled_models_bring_their_sampling_and_flags_change_only_what_they_name(bundled: TextToMotion) -> None:
-    assert bundled.sampling == Sampling(10, 4.0, 1.0, 0.9, True, res_cond_scale=2.0, res_temperature=0.1, length="mean")
-
+def test_bundled_models_bring_their_sampling_and_flags_change_only_what_they_name(pipeline: TextToMotion) -> None:
+    expected = Sampling(10, 4.0, 1.0, 0.9, True, res_cond_scale=2.0, res_temperature=0.1, length="mean")
+    assert pipeline.sampling == expected
     opt = parse_generate_options(["--text_prompt", "a", "--res_temperature", "0.7", "--no-gumbel_sample"])
-    changed = bundled.sampling.changed(vars(opt))
-    assert changed == Sampling(gumbel_sample=False, res_cond_scale=2.0, res_temperature=0.7, length="mean")
+    assert pipeline.sampling.changed(vars(opt)) == replace(expected, gumbel_sample=False, res_temperature=0.7)
 
 
 def test_each_model_states_its_part_alone() -> None:
@@ -339,8 +308,6 @@ def test_sections_are_shares_or_tokens() -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in export_onnx.PACKAGES:
-        pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("export")
     make_models(folder / "checkpoints")
     run_here(export_onnx.main, "--name", "t2m", "--res_name", "res", cwd=folder)
