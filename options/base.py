@@ -68,9 +68,14 @@ class Parser(argparse.ArgumentParser):
         """Mark options that are copied from the --init_from model, unless they are on the command line."""
         self._inherited |= set(keys)
 
-    def take_defaults(self, config: type, only: Collection[str] | None = None) -> None:
-        """Set the defaults of flags from the fields of the dataclass ``config``, or from the fields in ``only``."""
+    def take_defaults(self, config: type, only: Collection[str] | None = None, inherit: bool = True) -> None:
+        """Set the defaults of flags from the fields of the dataclass ``config``, or from the fields in ``only``.
+
+        With ``inherit``, these flags are also inherited.
+        """
         flags = {action.dest for action in self._actions} & set(only or [field.name for field in fields(config)])
+        if inherit:
+            self.inherit(flags)
         self.set_defaults(**{field.name: field.default for field in fields(config)
                              if field.name in flags and field.default is not MISSING})
 
@@ -193,41 +198,30 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
                              "minute and needs a C++ compiler")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add ``--data_root``, the folder of the data set."""
-    parser.add_argument_group("data").add_argument(
-        "--data_root", help="data set folder; default: dataset/HumanML3D or dataset/KIT-ML")
+_DATA: dict[str, dict[str, Any]] = {
+    "data_root": {"help": "data set folder; default: dataset/HumanML3D or dataset/KIT-ML"},
+    "balance": {"type": share, "default": 0.0,
+                "help": "sample rare actions more often; 0: uniform over clips; 1: uniform over actions"},
+    "group_by_length": {"action": "store_true",
+                        "help": "batch clips of similar length, which reduces padding and speeds up CPU training"},
+    "paraphrases": {"type": natural, "default": 0, "metavar": "N",
+                    "help": "add N paraphrases of each caption (assets/paraphrases.txt)"},
+    "bank": {"action": "store_true", "help": "replace half of the captions with sentences from assets/language, for "
+                                             "clips listed in DATA_ROOT/contents.json"},
+}
+
+
+def add_data(parser: argparse.ArgumentParser, *more: str) -> None:
+    """Add ``--data_root``, the folder of the data set, and the flags ``more`` of training data."""
+    group = parser.add_argument_group("data")
+    for name in ("data_root", *more):
+        group.add_argument(f"--{name}", **_DATA[name])
 
 
 def add_up(parser: argparse._ActionsContainer) -> None:
     """Add ``--up``, the vertical axis of motion files."""
     parser.add_argument("--up", choices=UP_AXES,
                         help="vertical axis of joints and BVH files (write --up=-y); default: detected from the body")
-
-
-def add_balance(parser: argparse.ArgumentParser) -> None:
-    """Add ``--balance``, which samples rare actions more often."""
-    parser.add_argument_group("data").add_argument("--balance", type=share, default=0.0,
-                        help="sample rare actions more often; 0: uniform over clips; 1: uniform over actions")
-
-
-def add_group_by_length(parser: argparse.ArgumentParser) -> None:
-    """Add ``--group_by_length``, which reduces padding."""
-    parser.add_argument_group("data").add_argument("--group_by_length", action="store_true",
-                        help="batch clips of similar length, which reduces padding and speeds up CPU training")
-
-
-def add_paraphrases(parser: argparse.ArgumentParser) -> None:
-    """Add ``--paraphrases``, the number of paraphrases per caption."""
-    parser.add_argument_group("data").add_argument("--paraphrases", type=natural, default=0, metavar="N",
-                        help="add N paraphrases of each caption (assets/paraphrases.txt)")
-
-
-def add_bank(parser: argparse.ArgumentParser) -> None:
-    """Add ``--bank``, which trains on sentences of the language bank."""
-    parser.add_argument_group("data").add_argument("--bank", action="store_true",
-                        help="replace half of the captions with sentences from assets/language, for clips listed in "
-                             "DATA_ROOT/contents.json")
 
 
 def add_evaluator(parser: argparse.ArgumentParser, metavar: str = "NAME|none", more: str = "") -> None:
@@ -317,8 +311,3 @@ def add_caption_tokenizer(parser: argparse.ArgumentParser) -> None:
         tokenizer.add_argument(flag, type=positive_int, help="expected value")
     tokenizer.add_argument("--vq-act", help="expected activation")
     tokenizer.add_argument("--quantizer", choices=("ema_reset",), default="ema_reset", help=argparse.SUPPRESS)
-
-
-def add_out_dir(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--out_dir``, the folder for files described by ``what``."""
-    parser.add_argument("--out_dir", default="output", help=f"{what} go to <out_dir>/<name>")

@@ -12,7 +12,6 @@ from options.base import (
     add_common,
     add_data,
     add_evaluator,
-    add_out_dir,
     add_speed,
     add_up,
     add_writing,
@@ -100,7 +99,7 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--which_epoch", help="checkpoint to evaluate; default: the best one")
     parser.add_argument("--split", default="test", help="split of the data set")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="motions per batch")
-    add_out_dir(parser, "captions and references")
+    parser.add_argument("--out_dir", default="output", help="captions and references go to <out_dir>/<name>")
     add_writing(parser)
     scores = parser.add_argument_group("scores")
     scores.add_argument("--references", choices=REFERENCES, default="verbatim",

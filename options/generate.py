@@ -93,7 +93,6 @@ def add_model_sampling(parser: Parser, names: Sequence[str]) -> None:
     for name in names:
         group.add_argument(f"--{name}", **_SAMPLING[name])
     parser.take_defaults(Sampling, only=names)
-    parser.inherit(names)
 
 
 def parse_generate_options(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,7 +1,6 @@
 """Options of the training scripts."""
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import get_args
 
 from models.config import (
@@ -29,15 +28,10 @@ from models.config import (
 from options.base import (
     DashedParser,
     Parser,
-    add_balance,
-    add_bank,
     add_caption_tokenizer,
     add_chosen_by_fid,
     add_common,
     add_data,
-    add_group_by_length,
-    add_out_dir,
-    add_paraphrases,
     add_training,
     add_writing,
     bounded,
@@ -97,7 +91,6 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="weight of the error of third differences of joints, which penalises jitter")
     loss.add_argument("--commit", type=non_negative, default=0.02, help="weight of the commitment loss")
     parser.take_defaults(VQConfig)
-    parser.inherit([field.name for field in fields(VQConfig)])
     opt = parser.parse_args(argv)
     frames = opt.stride_t**opt.down_t
     if opt.window_size % frames:
@@ -124,10 +117,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``train_lamp.py``."""
     parser = Parser("Pretrain LaMP: a Q-Former on captions and motions with four objectives.")
     add_common(parser)
-    add_data(parser)
-    add_balance(parser)
-    add_paraphrases(parser)
-    add_bank(parser)
+    add_data(parser, "balance", "paraphrases", "bank")
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
     parser.add_argument_group("model").add_argument(
         "--vq_name", required=True, help="motion tokenizer")
@@ -171,9 +161,9 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                            "only its own texts")
     loss.add_argument("--matching_rows", type=natural, default=0,
                       help="samples of a batch used for matching (three passes each); 0: all")
-    parser.take_defaults(QFormerConfig)
+    parser.take_defaults(QFormerConfig, inherit=False)
     parser.take_defaults(LaMPConfig, only=["embed_dim"])
-    parser.inherit(("max_text_len", "encoder_width", "embed_dim", "cross_attention_freq", "published_behaviour"))
+    parser.inherit(("max_text_len", "encoder_width", "cross_attention_freq", "published_behaviour"))
     opt = parser.parse_args(argv)
     if opt.distill and (opt.init_from or opt.random_start):
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
@@ -184,22 +174,17 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def parse_t2m_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``train_t2m_transformer.py``."""
     parser = Parser("Train the masked transformer, which predicts base-layer motion tokens from text features.")
-    model = add_token_transformer(parser, MaskTransformerConfig)
+    model = add_token_transformer(parser)
     model.add_argument("--attention", choices=ATTENTION_KINDS,
                        help="full: bidirectional, best on openmotion; causal: as in the paper; additive: as in the "
                             "released weights")
     return parse_token_transformer(parser, MaskTransformerConfig, BASE_SAMPLING, argv)
 
 
-def add_token_transformer(parser: Parser, config: type[TransformerConfig]) -> argparse._ArgumentGroup:
-    """Add the flags for training a transformer with settings ``config``. Returns the group of flags about the model."""
-    parser.inherit([field.name for field in fields(config)])
+def add_token_transformer(parser: Parser) -> argparse._ArgumentGroup:
+    """Add the flags for training a token transformer. Returns the group of flags about the model."""
     add_common(parser)
-    add_data(parser)
-    add_balance(parser)
-    add_group_by_length(parser)
-    add_paraphrases(parser)
-    add_bank(parser)
+    add_data(parser, "balance", "group_by_length", "paraphrases", "bank")
     add_chosen_by_fid(parser)
     add_training(parser, batch_size=64, max_epoch=500, lr=2e-4, warm_up_iter=2000, gamma=0.1, milestones=[50000],
                  weight_decay=1e-5)
@@ -251,7 +236,7 @@ def add_text_condition(parser: Parser) -> None:
 def parse_res_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``train_res_transformer.py``."""
     parser = Parser("Train the residual transformer, which predicts the tokens of each layer from the layers below.")
-    model = add_token_transformer(parser, ResidualTransformerConfig)
+    model = add_token_transformer(parser)
     model.add_argument("--share_weight", action=argparse.BooleanOptionalAction,
                        help="share weights between the token embedding and the output projection of a layer")
     model.add_argument("--published_behaviour", action="store_true",
@@ -264,9 +249,7 @@ def parse_length_options(argv: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the command line of ``train_len_estimator.py``."""
     parser = Parser("Train the length estimator, which predicts the number of motion tokens from text features.")
     add_common(parser)
-    add_data(parser)
-    add_paraphrases(parser)
-    add_bank(parser)
+    add_data(parser, "paraphrases", "bank")
     add_training(parser, batch_size=64, max_epoch=300, lr=1e-4, warm_up_iter=0, gamma=0.1, milestones=[],
                  weight_decay=0.0)
     add_text_condition(parser)
@@ -306,7 +289,6 @@ def parse_evaluator_options(argv: Sequence[str] | None = None) -> argparse.Names
     model.add_argument("--dim_text_hidden", type=positive_int, help="width of the text GRU")
     model.add_argument("--dim_coemb_hidden", type=positive_int, help="width of the embeddings")
     parser.take_defaults(EvaluatorConfig)
-    parser.inherit([field.name for field in fields(EvaluatorConfig)])
     opt = parser.parse_args(argv)
     if opt.window_size % STEP_FRAMES:
         raise InputError(f"--window_size {opt.window_size} must be a multiple of a movement's {STEP_FRAMES} frames")
@@ -319,10 +301,7 @@ def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``train_m2t.py``."""
     parser = DashedParser("Train motion captioning: a language model with LaMP's motion features as its prefix.")
     add_common(parser)
-    add_data(parser)
-    add_balance(parser)
-    add_paraphrases(parser)
-    add_bank(parser)
+    add_data(parser, "balance", "paraphrases", "bank")
     add_training(parser, batch_size=80, max_epoch=100000, lr=5e-5, warm_up_iter=0, gamma=0.05, milestones=[75000],
                  weight_decay=1e-6)
     parser.set_defaults(total_iter=150000, eval_every_e=0)
@@ -335,11 +314,12 @@ def parse_m2t_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="learning rate factor of LaMP's Q-Former and query tokens; 0 freezes them")
     add_caption_tokenizer(parser)
     _add_decoder(parser)
-    add_out_dir(parser, "captions of the validation clips")
+    parser.add_argument("--out_dir", default="output",
+                        help="captions of the validation clips go to <out_dir>/<name>")
     add_writing(parser, default=None)
     parser.take_defaults(DecoderConfig)
     parser.take_defaults(Writing, only=WRITING)
-    parser.inherit(["lamp_name", *(field.name for field in fields(DecoderConfig)), *WRITING])
+    parser.inherit(["lamp_name"])
     opt = parser.parse_args(argv)
     if opt.embed_dim_gpt % opt.n_head_gpt:
         raise InputError(f"--embed-dim-gpt {opt.embed_dim_gpt} must be a multiple of --n-head-gpt {opt.n_head_gpt}")
