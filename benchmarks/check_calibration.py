@@ -250,7 +250,6 @@ class Rates:
         return self.own[0] >= OWN * self.own[1] > 0 and self.other[0] <= OTHER * self.other[1]
 
 
-
 def labelled_clips(root: Path, joints_dir: Path | None = None) -> Iterator[tuple[LabelledClip, np.ndarray]]:
     """Yield labels and joints (T, 22, 3) of every clip and its mirror image. ``joints_dir`` overrides the shards."""
     try:

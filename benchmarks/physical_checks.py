@@ -118,19 +118,19 @@ def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     return body_frame(joints, wrist, shoulder) / length, length
 
 
-def punch_speeds(joints: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the speeds (m/s) of the (left, right) fist leaving the guard, one per extension at shoulder height."""
-    def speeds(side: int) -> list[float]:
+def punch_speeds(joints: np.ndarray) -> tuple[float, float]:
+    """Return the highest speed (m/s) of the (left, right) fist leaving the guard for shoulder height, or 0."""
+    def fastest(side: int) -> float:
         wrist, length = _arm(joints, side)
         reach = np.linalg.norm(wrist, axis=-1)
         speed = np.diff(smooth(reach, 3)) * length * FPS
         out = ((np.hypot(wrist[:, 0], wrist[:, 1]) > PUNCH_REACH) & (np.abs(wrist[:, 2]) < PUNCH_HEIGHT)
                & (wrist[:, 0] > 0))
         starts = [(max(first - PUNCH_FRAMES, 0), first) for first, _ in stretches(out) if first]
-        return [float(speed[before:first + 2].max()) for before, first in starts
-                if reach[before:first + 1].min() < PUNCH_GUARD]
+        return max((float(speed[before:first + 2].max()) for before, first in starts
+                    if reach[before:first + 1].min() < PUNCH_GUARD), default=0.0)
 
-    return speeds(0), speeds(1)
+    return fastest(0), fastest(1)
 
 
 def throw_speed(joints: np.ndarray) -> float:
@@ -283,13 +283,8 @@ def _is_kick(foot: FootReach, height: float) -> bool:
     return height >= KICK_HEIGHT or (foot.forward >= IN_FRONT and foot.speed >= KICK_SPEED)
 
 
-def _fastest_punch(joints: np.ndarray) -> tuple[float, float]:
-    left, right = (max(speeds, default=0.0) for speeds in punch_speeds(joints))
-    return left, right
-
-
 def _punches(joints: np.ndarray, side: int) -> bool:
-    speeds = _fastest_punch(joints)
+    speeds = punch_speeds(joints)
     return speeds[side] >= PUNCH_SPEED and speeds[side] > speeds[1 - side]
 
 
@@ -349,10 +344,10 @@ CHECKS: dict[str, Check] = {
     "kicks": lambda joints: any(map(_is_kick, foot_reach(joints), kick_heights(joints))),
     "kicks_left": lambda joints: _kicks(joints, 0),
     "kicks_right": lambda joints: _kicks(joints, 1),
-    "punches": lambda joints: max(_fastest_punch(joints)) >= PUNCH_SPEED,
+    "punches": lambda joints: max(punch_speeds(joints)) >= PUNCH_SPEED,
     "punches_left": lambda joints: _punches(joints, 0),
     "punches_right": lambda joints: _punches(joints, 1),
-    "boxes": lambda joints: (max(_fastest_punch(joints)) >= PUNCH_SPEED
+    "boxes": lambda joints: (max(punch_speeds(joints)) >= PUNCH_SPEED
                              and float(np.median(wrist_height(joints).min(1))) >= GUARD),
     "throws": lambda joints: throw_speed(joints) >= THROW_SPEED,
     "jumps": _jumps,
@@ -368,16 +363,6 @@ CHECKS: dict[str, Check] = {
     "wipes": lambda joints: wipe_swings(joints) >= SWINGS,
     "drinks": lambda joints: mouth_seconds(joints) >= MOUTH_TIME,
 }
-
-
-def _hand_difference(joints: np.ndarray) -> float:
-    left, right = wrist_height(joints).max(0)
-    return float(left - right)
-
-
-def _foot_difference(joints: np.ndarray) -> float:
-    left, right = foot_reach(joints)
-    return left.speed - right.speed
 
 
 @dataclass(frozen=True)
@@ -399,10 +384,10 @@ SIDES: dict[str, Side] = {
     "turn": Side(turn_angle, 20.0),        # degrees
     "travel": Side(side_travel, 0.3),      # m
     "sidestep": Side(_sideways, 0.3),      # m; unlike "travel", the body may turn, as in most real side steps
-    "hand": Side(_hand_difference, 0.15),  # m between the highest positions of the wrists
+    "hand": Side(lambda joints: float(np.subtract(*wrist_height(joints).max(0))), 0.15),  # m, highest wrist positions
     "order": Side(raise_order, 0.25),      # s between the hands going up, positive where the left one is first
-    "fist": Side(lambda joints: float(np.subtract(*_fastest_punch(joints))), 0.3),  # m/s between the fastest punches
-    "foot": Side(_foot_difference, 1.0),   # m/s between the top speeds of the feet
+    "fist": Side(lambda joints: float(np.subtract(*punch_speeds(joints))), 0.3),  # m/s between the fastest punches
+    "foot": Side(lambda joints: float(np.subtract(*(foot.speed for foot in foot_reach(joints)))), 1.0),  # m/s, fastest
     "hop": Side(lambda joints: float(np.subtract(*hops(joints))), 1.0),  # hops on either foot
     "stand": Side(lambda joints: float(-np.subtract(*lifted_seconds(joints))), 0.5),  # s with the other foot lifted
 }

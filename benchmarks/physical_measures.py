@@ -80,17 +80,9 @@ def body_frame(joints: np.ndarray, joint: int, origin: int = PELVIS) -> np.ndarr
     return np.concatenate([_in_body_frame(away[:, [0, 2]], heading(joints)), away[:, 1:2]], -1)
 
 
-def displacement(joints: np.ndarray) -> tuple[float, float]:
-    """Return the pelvis displacement from first to last frame in metres, as (forward, left) for the initial heading."""
-    ground = joints[:, PELVIS, [0, 2]].astype(np.float64)
-    forward, left = _in_body_frame(ground[-1] - ground[0], heading(joints)[0])
-    return float(forward), float(left)
-
-
-def body_velocity(joints: np.ndarray) -> np.ndarray:
-    """Return the ground velocity (T - 1, 2) of the pelvis in the current body frame, as (forward, left) in m/s."""
-    steps = np.diff(joints[:, PELVIS, [0, 2]].astype(np.float64), axis=0) * FPS
-    return _in_body_frame(steps, heading(joints)[:-1])
+def _ground_path(joints: np.ndarray) -> np.ndarray:
+    """Return the path (T, 2) of the pelvis over the ground, as (x, z)."""
+    return joints[:, PELVIS, [0, 2]].astype(np.float64)
 
 
 def travel(joints: np.ndarray) -> tuple[float, float]:
@@ -98,7 +90,8 @@ def travel(joints: np.ndarray) -> tuple[float, float]:
 
     Walking a circle gives its circumference and 0. Walking backwards gives a negative forward distance.
     """
-    forward, left = body_velocity(joints).sum(0) / FPS
+    steps = np.diff(_ground_path(joints), axis=0)
+    forward, left = _in_body_frame(steps, heading(joints)[:-1]).sum(0)
     return float(forward), float(left)
 
 
@@ -109,37 +102,24 @@ def side_travel(joints: np.ndarray) -> float:
 
 def farthest(joints: np.ndarray) -> float:
     """Return the largest ground distance in metres of the pelvis from its first position."""
-    ground = joints[:, PELVIS, [0, 2]].astype(np.float64)
-    return float(np.linalg.norm(ground - ground[0], axis=-1).max())
+    path = _ground_path(joints)
+    return float(np.linalg.norm(path - path[0], axis=-1).max())
 
 
-def mean_speed(joints: np.ndarray) -> float:
-    """Return the mean ground speed of the pelvis along its path in m/s."""
-    steps = np.diff(joints[:, PELVIS, [0, 2]].astype(np.float64), axis=0)
-    return float(np.linalg.norm(steps, axis=-1).mean() * FPS)
-
-
-def top_speed(joints: np.ndarray, seconds: float = 1.0) -> float:
-    """Return the highest mean ground speed of the pelvis in m/s over any window of ``seconds``."""
-    steps = np.linalg.norm(np.diff(joints[:, PELVIS, [0, 2]].astype(np.float64), axis=0), axis=-1)
-    width = min(len(steps), round(seconds * FPS))
+def top_speed(joints: np.ndarray) -> float:
+    """Return the highest mean ground speed of the pelvis in m/s over any second."""
+    steps = np.linalg.norm(np.diff(_ground_path(joints), axis=0), axis=-1)
+    width = min(len(steps), FPS)
     total = np.concatenate([[0.0], np.cumsum(steps)])
     return float((total[width:] - total[:-width]).max() * FPS / width)
 
 
 # Hands
 
-def wrist_height(joints: np.ndarray, over: int | tuple[int, int] = SHOULDERS) -> np.ndarray:
+def wrist_height(joints: np.ndarray, over: tuple[int, ...] = SHOULDERS) -> np.ndarray:
     """Return the height (T, 2) in metres of the (left, right) wrist above one joint, or above the joint on its side."""
     height = joints[..., 1].astype(np.float64)
-    other = height[:, list(over)] if isinstance(over, tuple) else height[:, [over, over]]
-    return height[:, list(WRISTS)] - other
-
-
-def share_raised(joints: np.ndarray, over: int | tuple[int, int] = SHOULDERS) -> tuple[float, float]:
-    """Return the fraction of frames with the (left, right) wrist above a joint, by default its shoulder."""
-    left, right = (wrist_height(joints, over) > 0).mean(0)
-    return float(left), float(right)
+    return height[:, list(WRISTS)] - height[:, list(over)]
 
 
 @dataclass(frozen=True)
@@ -171,7 +151,7 @@ def hands_raised(joints: np.ndarray) -> HandsUp:
 
 def hands_overhead(joints: np.ndarray) -> HandsUp:
     """Return the longest times that the left, the right and both wrists stay above the head."""
-    return _hands_up(wrist_height(joints, HEAD) > OVERHEAD_LEVEL)
+    return _hands_up(wrist_height(joints, (HEAD,)) > OVERHEAD_LEVEL)
 
 
 def count_swings(values: np.ndarray, least: float) -> int:
@@ -230,24 +210,21 @@ def seated_seconds(joints: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class FootReach:
-    """Reach, height and speed of one foot."""
+    """Reach and speed of one foot."""
 
     forward: float  # m, largest distance of the ankle in front of the pelvis
-    height: float   # m, largest height of the ankle above standing while at least ``IN_FRONT`` in front
     speed: float    # m/s, largest speed of the ankle relative to the pelvis
 
 
 def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
     """Measure the reach of the (left, right) foot."""
     ankles = joints[:, list(ANKLES)].astype(np.float64)
-    floor = np.percentile(ankles[..., 1].min(1), _FLOOR_SHARE)
     found = []
     for side in range(2):
         leg = ankles[:, side] - joints[:, PELVIS]
         forward = body_frame(joints, ANKLES[side])[:, 0]
-        lifted = np.where(forward >= IN_FRONT, ankles[:, side, 1] - floor, 0.0)
         speed = np.linalg.norm(np.diff(smooth(leg, 3), axis=0), axis=-1) * FPS
-        found.append(FootReach(float(forward.max()), float(lifted.max()), float(speed.max())))
+        found.append(FootReach(float(forward.max()), float(speed.max())))
     return found[0], found[1]
 
 
@@ -344,12 +321,13 @@ def kick_heights(joints: np.ndarray) -> tuple[float, float]:
 def measures(joints: np.ndarray) -> dict[str, float]:
     """Return measures that summarise a motion by name, in metres, degrees, seconds and m/s."""
     forward, left = travel(joints)
-    swings, feet, up = wave_swings(joints), foot_reach(joints), share_raised(joints)
-    pitch = trunk_pitch(joints)
+    path, pitch = _ground_path(joints), trunk_pitch(joints)
+    swings, feet, up = wave_swings(joints), foot_reach(joints), (wrist_height(joints) > 0).mean(0)
     return {
         "seconds": len(joints) / FPS, "forward": forward, "left": left, "turn": turn_angle(joints),
-        "displaced": float(np.hypot(*displacement(joints))), "mean_speed": mean_speed(joints),
-        "top_speed": top_speed(joints), "left_hand_up_share": up[0], "right_hand_up_share": up[1],
+        "displaced": float(np.linalg.norm(path[-1] - path[0])),
+        "mean_speed": float(np.linalg.norm(np.diff(path, axis=0), axis=-1).mean() * FPS),
+        "top_speed": top_speed(joints), "left_hand_up_share": float(up[0]), "right_hand_up_share": float(up[1]),
         "left_swings": float(swings[0]), "right_swings": float(swings[1]),
         "bend": float(pitch.max() - pitch[0]), "lowest_hips": float(leg_share(joints).min()),
         "seated": seated_seconds(joints), "jump_rise": max(jump_rises(joints), default=0.0),
