@@ -1,5 +1,4 @@
 """Evaluate the reconstructions of the tokenizer, with all layers and with the base layer alone."""
-from dataclasses import asdict
 from pathlib import Path
 
 from options.evaluate import parse_tokenizer_evaluation
@@ -30,7 +29,7 @@ def main() -> None:
     clips = read_whole_clips(spec, opt.split, opt.quiet)
     print(f"{tokenizer.source} on {len(clips)} clips of {spec.root}, {opt.split}; lengths in millimetres")
 
-    scores = {row: asdict(score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers))
+    scores = {row: score_reconstruction(tokenizer.model, clips, tokenizer.normalisation, spec, layers)
               for row, layers in LAYERS.items()}
     tables, notes = scores, ["without an evaluator, there are no FID and no scores of real motions"]
     if evaluator is not None:

@@ -1,7 +1,6 @@
 """Metrics of motion and text embeddings, and of reconstructed motions."""
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,10 @@ def r_precision(text: np.ndarray, motion: np.ndarray, k: int = 3, batch: int = 3
     Returns (k,). An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError``
     if there is no complete batch.
     """
-    hits = [hits_at_k(euclidean_distances(text[rows], motion[rows]), k) for rows in _batches(len(text), batch)]
-    return np.concatenate(hits).mean(0)
+    if len(text) < batch:
+        raise ValueError(f"{len(text)} pairs do not fill a batch of {batch}")
+    parts = [slice(start, start + batch) for start in range(0, len(text) - batch + 1, batch)]
+    return np.concatenate([hits_at_k(euclidean_distances(text[rows], motion[rows]), k) for rows in parts]).mean(0)
 
 
 def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -106,12 +107,7 @@ def mpjpe(joints: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return pair_distances(joints - joints[:, :1], reference - reference[:, :1]).mean(-1)
 
 
-def _batches(total: int, size: int) -> list[slice]:
-    if total < size:
-        raise ValueError(f"{total} pairs do not fill a batch of {size}")
-    return [slice(start, start + size) for start in range(0, total - size + 1, size)]
-
-
+BATCH = 64  # maximum number of clips of equal length that a tokenizer processes together
 Divide = Callable[[Sequence[Any], Callable[[list[Any]], Sequence[Any]]], Sequence[Any]]
 
 
@@ -120,39 +116,23 @@ def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> S
     return make(list(items))
 
 
-@dataclass(frozen=True)
-class ReconstructionScores:
-    """Reconstruction errors, averaged over the frames of all clips. Lengths are in millimetres."""
-
-    mpjpe: float           # position error per joint with aligned pelvis
-    root: float            # distance between the pelvis trajectories, both starting at the origin
-    codebook_use: float    # fraction of the base layer's codes that are used
-    feature_loss: float    # mean absolute error of the normalised features
-
-    def lines(self) -> dict[str, float]:
-        """Return the scores by name, for logs."""
-        return {"mpjpe_mm": self.mpjpe, "root_mm": self.root, "codebook_use": self.codebook_use,
-                "loss": self.feature_loss}
-
-
-def batches_of_equal_length(clips: list[np.ndarray], batch_size: int = 64,
+def batches_of_equal_length(clips: Sequence[np.ndarray],
                             unit: int = UNIT_LENGTH) -> Iterator[tuple[list[int], np.ndarray]]:
     """Cut clips to a multiple of ``unit`` rows and yield batches of equal length as (indices, (b, t, d)).
 
     Batches need no padding, which convolutions would mix into the last tokens of a clip.
     """
-    for chosen in groups_of_equal_length(clips, batch_size, unit):
+    for chosen in groups_of_equal_length(clips, unit):
         yield chosen, _stacked(clips, chosen, unit)
 
 
-def groups_of_equal_length(clips: Sequence[np.ndarray], batch_size: int = 64, unit: int = UNIT_LENGTH,
-                           ) -> list[list[int]]:
-    """Group clip indices by length in whole multiples of ``unit`` rows, with at most ``batch_size`` clips per group."""
+def groups_of_equal_length(clips: Sequence[np.ndarray], unit: int) -> list[list[int]]:
+    """Group clip indices by length in whole multiples of ``unit`` rows, with at most ``BATCH`` clips per group."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
         groups[len(clip) // unit].append(index)
-    return [members[start:start + batch_size] for _, members in sorted(groups.items())
-            for start in range(0, len(members), batch_size)]
+    return [members[start:start + BATCH] for _, members in sorted(groups.items())
+            for start in range(0, len(members), BATCH)]
 
 
 def _stacked(clips: Sequence[np.ndarray], chosen: list[int], unit: int) -> np.ndarray:
@@ -180,30 +160,40 @@ def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normali
                       layers: int | None = None) -> list[np.ndarray]:
     """Reconstruct unnormalised features (T, d) of each clip, cut to whole tokens."""
     device = next(tokenizer.parameters()).device
-    made: list[np.ndarray] = [np.empty(0)] * len(clips)
-    for indices, batch in batches_of_equal_length(list(clips), unit=tokenizer.config.unit_length):
-        recon, _ = reconstruct(tokenizer, torch.from_numpy(normalisation.apply(batch)).to(device), layers)
-        for index, clip in zip(indices, normalisation.invert(recon).cpu().numpy(), strict=True):
-            made[index] = clip
-    return made
+
+    def make(batch: np.ndarray) -> torch.Tensor:
+        return reconstruct(tokenizer, torch.from_numpy(normalisation.apply(batch)).to(device), layers)[0]
+
+    return _features_of_clips(clips, tokenizer.config.unit_length, make, normalisation)
 
 
 @torch.no_grad()
 def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisation: Normalisation) -> list[np.ndarray]:
     """Decode codes (n, q) of each clip to unnormalised features (T, d)."""
     device = next(tokenizer.parameters()).device
-    made: list[np.ndarray] = [np.empty(0)] * len(codes)
-    for indices, batch in batches_of_equal_length([one.cpu().numpy() for one in codes], unit=1):
-        clips = normalisation.invert(tokenizer.forward_decoder(torch.from_numpy(batch).to(device)))
-        for index, clip in zip(indices, clips.cpu().numpy(), strict=True):
+    return _features_of_clips([one.cpu().numpy() for one in codes], 1, lambda batch: tokenizer.forward_decoder(
+        torch.from_numpy(batch).to(device)), normalisation)
+
+
+def _features_of_clips(clips: Sequence[np.ndarray], unit: int, make: Callable[[np.ndarray], torch.Tensor],
+                       normalisation: Normalisation) -> list[np.ndarray]:
+    """Return the unnormalised features (T, d) that ``make`` computes for clips of equal length, in the given order."""
+    made: list[np.ndarray] = [np.empty(0)] * len(clips)
+    for indices, batch in batches_of_equal_length(clips, unit):
+        for index, clip in zip(indices, normalisation.invert(make(batch)).cpu().numpy(), strict=True):
             made[index] = clip
     return made
 
 
 @torch.no_grad()
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
-                         layers: int | None = None, divide: Divide = apply) -> ReconstructionScores:
-    """Compute the errors of unnormalised clips (T, d) reconstructed by ``tokenizer``, in its current mode.
+                         layers: int | None = None, divide: Divide = apply) -> dict[str, float]:
+    """Compute the errors of unnormalised clips (T, d) reconstructed by ``tokenizer``, averaged over all frames.
+
+    - ``mpjpe``: position error per joint with aligned pelvis, in millimetres.
+    - ``root``: distance between the pelvis trajectories, both starting at the origin, in millimetres.
+    - ``codebook_use``: fraction of the base layer's codes that are used.
+    - ``feature_loss``: mean absolute error of the normalised features.
 
     ``divide`` applies a function to a list, possibly on several processes (see ``training.runs.divide``).
     """
@@ -212,11 +202,10 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
     def score(groups: list[list[int]]) -> list[tuple[np.ndarray, ...]]:
         return [_frame_errors(tokenizer, _stacked(clips, group, unit), normalisation, spec, layers) for group in groups]
 
-    aligned, root, losses, used = zip(*divide(groups_of_equal_length(clips, unit=unit), score), strict=True)
-    return ReconstructionScores(
-        mpjpe=to_mm * float(np.concatenate(aligned).mean()), root=to_mm * float(np.concatenate(root).mean()),
-        codebook_use=len(np.unique(np.concatenate(used))) / tokenizer.config.nb_code,
-        feature_loss=float(np.concatenate(losses).mean()))
+    aligned, root, losses, used = zip(*divide(groups_of_equal_length(clips, unit), score), strict=True)
+    return {"mpjpe": to_mm * float(np.concatenate(aligned).mean()), "root": to_mm * float(np.concatenate(root).mean()),
+            "codebook_use": len(np.unique(np.concatenate(used))) / tokenizer.config.nb_code,
+            "feature_loss": float(np.concatenate(losses).mean())}
 
 
 def _frame_errors(tokenizer: nn.Module, batch: np.ndarray, normalisation: Normalisation, spec: DatasetSpec,

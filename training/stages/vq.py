@@ -88,9 +88,9 @@ class VQStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """Compute the position errors of whole clips, and FID if there is an evaluator."""
-        scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec,
-                                      divide=divide).lines()
-        return scores | self.measured_fid()
+        scores = score_reconstruction(self.model, self.val_clips, self.normalisation, self.spec, divide=divide)
+        return {"mpjpe_mm": scores["mpjpe"], "root_mm": scores["root"], "codebook_use": scores["codebook_use"],
+                "loss": scores["feature_loss"], **self.measured_fid()}
 
     def start_from(self, state: dict[str, Tensor], path: Path) -> None:
         super().start_from(state, path)
