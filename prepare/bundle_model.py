@@ -5,6 +5,7 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -16,8 +17,7 @@ from torch import Tensor
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES
 from options.base import Parser, add_common
 from prepare.inspect_checkpoint import STATE_KEYS
-from storage.checkpoint import PRETRAINED, Source, find_source, load_checkpoint, read_state, save_weights, write_options
-from storage.evaluation import read_networks
+from storage.checkpoint import PRETRAINED, Source, find_source, open_source, save_weights, write_options
 from storage.generation import FAMILIARITY_FILE
 from utils import InputError, script
 from utils.files import atomic_path
@@ -33,26 +33,18 @@ EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "dense.weight", "query.wei
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
 
 
-def with_all_settings(source: Source) -> Source:
-    """Return ``source`` with the settings stored in its checkpoint.
-
-    Raises ``InputError`` if there are none: a released file has no settings, and its sizes would be lost.
-    """
-    if source.file.suffix != ".safetensors":
-        source = source.with_settings(load_checkpoint(source.file))
-    if not source.is_complete:
-        raise InputError(f"{source.file} was not trained by these scripts: it does not contain its settings")
-    return source
+def refuse(source: Source, _: object) -> NoReturn:
+    """Refuse a released file, which has no settings, so that its sizes would be lost."""
+    raise InputError(f"{source.file} was not trained by these scripts: it does not contain its settings")
 
 
-def own_state(source: Source) -> dict[str, Tensor]:
-    """Return the weights of a model, without those that are regenerated or stored in its tokenizer's file."""
+def own_part(source: Source, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Select the weights of a model that are not regenerated or stored in its tokenizer's file."""
     if "dim_coemb_hidden" in source.options:  # an evaluator
-        return read_networks(source.file)
+        return state
     own_encoder = source.options.get("published_behaviour", False)
     tokenizer = ("vq_model.",) if own_encoder else ("vq_model.", "motion_encoder.")
-    return {key: tensor for key, tensor in read_state(source.file, STATE_KEYS).items()
-            if not key.startswith(tokenizer) and not key.endswith(FIXED)}
+    return {key: tensor for key, tensor in state.items() if not key.startswith(tokenizer) and not key.endswith(FIXED)}
 
 
 @script
@@ -63,10 +55,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PRETRAINED, help="output folder")
     opt = parser.parse_args()
     for name in opt.names:
-        source = with_all_settings(find_source(name, opt.dataset_name, opt.checkpoints_dir))
+        source, state = open_source(find_source(name, opt.dataset_name, opt.checkpoints_dir), STATE_KEYS, refuse)
         folder = opt.out / opt.dataset_name / source.folder.name
-        save_weights(folder / "model" / f"{source.file.stem}.safetensors", own_state(source),
-                     EIGHT_BITS)
+        save_weights(folder / "model" / f"{source.file.stem}.safetensors", own_part(source, state), EIGHT_BITS)
         write_options(folder / "opt.txt", {key: value for key, value in source.options.items() if key not in LEFT_OUT})
         for extra in EXTRAS:
             if (source.folder / extra).is_file():

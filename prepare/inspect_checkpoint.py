@@ -28,14 +28,22 @@ from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import build_tokenizer
 from options.base import Parser
-from storage.checkpoint import PREFERRED, SUFFIXES, incompatible_keys, is_state, load_checkpoint, load_weights
+from storage.checkpoint import (
+    PREFERRED,
+    SUFFIXES,
+    find_state,
+    incompatible_keys,
+    is_state,
+    load_checkpoint,
+    load_weights,
+)
 from storage.released import (
+    NETWORKS,
     PUBLISHED_META,
     State,
     evaluator_config,
     has_qformer,
     is_released_m2t,
-    join_networks,
     lamp_sizes,
     length_estimator,
     qformer_sizes,
@@ -47,7 +55,8 @@ from storage.released import (
 )
 from utils import InputError, script
 
-STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "res_transformer", "estimator")
+STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "res_transformer", "estimator",
+              NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -172,12 +181,11 @@ def _read_any_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_weights(path)
     content = load_checkpoint(path)
-    if "movement_encoder" in content:
-        return join_networks(content, path)
-    for part in [content.get(key) for key in STATE_KEYS] + [content]:
-        if part and is_state(part):
-            return part
-    raise InputError(f"{path} has no weights under a known key; its keys are {', '.join(map(str, content))}")
+    if content and is_state(content):
+        return content
+    if not {*STATE_KEYS, *NETWORKS} & content.keys():
+        raise InputError(f"{path} has no weights under a known key; its keys are {', '.join(map(str, content))}")
+    return find_state(content, STATE_KEYS, path)
 
 
 @script

@@ -20,6 +20,7 @@ from utils.files import ROOT, atomic_path, read_text, write_text
 _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype,
                   *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool"))]
+Key = str | tuple[str, ...]  # key of a state dict in a checkpoint, or keys of several, see ``find_state``
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 
 
@@ -114,15 +115,23 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def find_state(content: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """Return the state dict under the first key of ``keys`` in ``content``. Raises ``InputError`` if there is none."""
+def find_state(content: Mapping[str, Any], keys: Sequence[Key], path: Path) -> dict[str, Tensor]:
+    """Return the state dict under the first key of ``keys`` in ``content``. Raises ``InputError`` if there is none.
+
+    A key that is a tuple joins several state dicts, with their own keys as prefixes of the names.
+    """
+    missing: list[str] = []
     for key in keys:
-        if is_state(content.get(key)):
-            return unwrapped(content[key])
-    raise InputError(f"checkpoint {path} has no weights under {', '.join(keys)}; it has {', '.join(map(str, content))}")
+        parts = key if isinstance(key, tuple) else (key,)
+        if not (lacking := [part for part in parts if not is_state(content.get(part))]):
+            return unwrapped(content[key]) if isinstance(key, str) else {
+                f"{part}.{name}": tensor for part in parts for name, tensor in content[part].items()}
+        missing += lacking
+    raise InputError(f"checkpoint {path} has no weights under {', '.join(missing)}; it has "
+                     f"{', '.join(map(str, content))}")
 
 
-def read_state(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
+def read_state(path: Path, keys: Sequence[Key]) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file, or from a torch file that has it under one of ``keys``."""
     return load_weights(path) if path.suffix == ".safetensors" else find_state(load_checkpoint(path), keys, path)
 
@@ -354,7 +363,7 @@ def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which
     raise InputError(f"{folder / 'model'} has no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
 
 
-def open_source(source: Source, keys: Sequence[str],
+def open_source(source: Source, keys: Sequence[Key],
                 infer: Callable[[Source, dict[str, Tensor]], Source]) -> tuple[Source, dict[str, Tensor]]:
     """Read the checkpoint of ``source``. Returns the source with the checkpoint's settings, and the state dict.
 

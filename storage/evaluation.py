@@ -17,17 +17,9 @@ from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
 from models.evaluator import Evaluator
 from models.m2t import MotionCaptioner, MotionPrefixConfig, build_decoder
 from storage import released
-from storage.checkpoint import (
-    Source,
-    find_source,
-    load_checkpoint,
-    load_strictly,
-    load_weights,
-    model_dirs,
-    open_source,
-)
+from storage.checkpoint import Source, find_source, load_strictly, model_dirs, open_source, read_state
 from storage.generation import LAMP_OPTIONAL, LoadedLaMP, load_lamp
-from storage.released import PUBLISHED_META, evaluator_config, join_networks
+from storage.released import NETWORKS, PUBLISHED_META, evaluator_config
 from utils import InputError
 
 STATE_KEY = "trans"  # also the key in published checkpoints
@@ -200,7 +192,7 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
     ``glove/`` in its folder or the working directory. Raises ``InputError`` if a file is missing or does not match.
     """
     source = find_source(name, spec.name, checkpoints_dir)
-    state = read_networks(source.file)
+    state = read_state(source.file, (NETWORKS,))
     try:
         model = Evaluator(evaluator_config(state))
     except (ValueError, RuntimeError) as error:
@@ -238,8 +230,3 @@ def find_evaluator(name: str | None, spec: DatasetSpec, checkpoints_dir: str | P
             except InputError as error:
                 raise InputError(f"{error} (choose another evaluator with --evaluator NAME, or none)") from error
     return None
-
-
-def read_networks(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of an evaluator. Raises ``InputError`` if a network is missing."""
-    return load_weights(path) if path.suffix == ".safetensors" else join_networks(load_checkpoint(path), path)

@@ -4,7 +4,6 @@ Checkpoints of this project contain their settings.
 """
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +11,7 @@ from torch import Tensor
 from models.config import FOOT_CONTACTS, QFORMER_PREFIX, DecoderConfig, EvaluatorConfig
 from models.text_to_motion import LengthEstimator
 from models.transformers.mask_transformer import CLIP_WIDTH
-from storage.checkpoint import EARLIER_SAMPLING, Source, is_state
-from utils import InputError
+from storage.checkpoint import EARLIER_SAMPLING, Source
 
 State = Mapping[str, Tensor]
 HEAD_WIDTH = 64  # width per attention head of published transformers; shapes do not show the number of heads
@@ -215,11 +213,3 @@ def with_m2t_options(source: Source, state: State) -> Source:
         return source
     rank = next((tensor.shape[0] for name, tensor in state.items() if _RANK.fullmatch(name)), DecoderConfig.lora_r)
     return source.with_options({"decoder": "opt", "lora_r": rank}, {"llm_precision": "fp16", **PUBLISHED_WRITING})
-
-
-def join_networks(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Join the state dicts of the networks of an evaluator. Raises ``InputError`` if one is missing."""
-    for network in NETWORKS:
-        if not is_state(content.get(network)):
-            raise InputError(f"checkpoint {path} has no weights under {network}; it has {', '.join(map(str, content))}")
-    return {f"{network}.{name}": tensor for network in NETWORKS for name, tensor in content[network].items()}

@@ -17,7 +17,16 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from storage.checkpoint import find_source, load_checkpoint, load_strictly, read_state, save_checkpoint, write_options
+from storage.checkpoint import (
+    Key,
+    find_source,
+    find_state,
+    load_checkpoint,
+    load_strictly,
+    read_state,
+    save_checkpoint,
+    write_options,
+)
 from training.optimization import GradientGuard, Meter, StepMetrics, WeightAverage, trainable
 from training.runs import BatchLoader, EpochBatches, checked_run_folder, is_main, make_accelerator, rank, world_size
 from utils import InputError
@@ -37,7 +46,7 @@ class Stage(nn.Module):
     """
 
     name: str                 # name of the stage, also of its folder under log/
-    state_key: str            # key of the model in a checkpoint
+    state_key: Key            # key of the model in a checkpoint
     optimizer_key: str        # key of the optimizer in a checkpoint
     bests: Mapping[str, tuple[str, str]] = {}  # file stem of a best checkpoint: (metric, "min" or "max")
     find_unused = False       # whether some trainable parameters do not affect the loss
@@ -76,10 +85,6 @@ class Stage(nn.Module):
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return the state dicts of the model by checkpoint key."""
         return {self.state_key: self.state()}
-
-    def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """Read the state dict of the model from a checkpoint."""
-        return read_state(path, (self.state_key,))
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
         """Load a state dict that was read from ``path``. Raises ``InputError`` if it does not match the model."""
@@ -321,7 +326,7 @@ class Trainer:
         missing = {*self.stage.weights(), self.stage.optimizer_key, *RESUMED} - content.keys()
         if missing:
             raise InputError(f"{path} cannot be resumed: it lacks {', '.join(sorted(missing))}")
-        self.stage.load_state(self.stage.read_weights(path), path)
+        self.stage.load_state(find_state(content, (self.stage.state_key,), path), path)
         self.stage.load_extra_state(content["extra"])
         try:
             self.optimizer.load_state_dict(content[self.stage.optimizer_key])
@@ -341,7 +346,7 @@ class Trainer:
 
     def _start_from(self, name: str) -> None:
         source = find_source(name, self.opt.dataset_name, self.opt.checkpoints_dir)
-        self.stage.start_from(self.stage.read_weights(source.file), source.file)
+        self.stage.start_from(read_state(source.file, (self.stage.state_key,)), source.file)
         if self.average:
             self.average.restart()
         self.accelerator.print(f"initialised from {source}")

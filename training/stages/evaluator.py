@@ -1,6 +1,5 @@
 """Training stages of the evaluator: movement auto-encoder, then text-motion matching."""
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from data.text_motion import MotionWindows, Pair
 from evaluation.retrieval import euclidean_similarity, steady_retrieval
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
-from storage.evaluation import Embedder, read_networks
+from storage.evaluation import Embedder
+from storage.released import NETWORKS
 from training.optimization import warmup_milestones
 from training.runs import divide, latest_checkpoint
 from training.trainer import Stage, Trainer
@@ -44,7 +44,7 @@ class MatchingStage(Stage):
     """Contrastive training stage of the evaluator. The movement encoder is frozen without --tune_movement."""
 
     name = "evaluator"
-    state_key = "evaluator"
+    state_key = NETWORKS
     optimizer_key = "opt_evaluator"
     bests = {"finest": ("t2m_R3", "max")}
 
@@ -72,9 +72,6 @@ class MatchingStage(Stage):
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         return self.model.checkpoint()
-
-    def read_weights(self, path: Path) -> dict[str, Tensor]:
-        return read_networks(path)
 
 
 def train_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
