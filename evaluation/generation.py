@@ -3,7 +3,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from evaluation.metrics import frechet_distance, mean_and_covariance
 from evaluation.protocol import Generate, Row
 from evaluation.report import estimates
 from evaluation.retrieval import motion_vectors, text_vectors
+from models.lamp.features import TextEncoder
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from storage.evaluation import LoadedEvaluator, find_evaluator
 from storage.generation import LoadedLaMP, load_lamp
@@ -26,22 +26,13 @@ ALL = "base + residual"
 BATCH = 64  # texts per forward pass
 
 
-class TextMotionEncoder(Protocol):
-    """Text encoder with a ``fingerprint`` that changes whenever its features change."""
-
-    fingerprint: str
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return features (b, c) of texts."""
-
-
 class RememberedTexts:
     """Text encoder with a cache, because the repeats of an evaluation use the same texts.
 
     ``known`` maps texts to features (1, c); new texts are added.
     """
 
-    def __init__(self, encoder: TextMotionEncoder, known: dict[str, Tensor]) -> None:
+    def __init__(self, encoder: TextEncoder, known: dict[str, Tensor]) -> None:
         self.encoder, self.known = encoder, known
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

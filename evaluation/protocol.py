@@ -7,7 +7,7 @@ embedded only once. Motions that are not finite are excluded from all metrics, c
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -53,23 +53,13 @@ Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
 class TextMotionEmbedder(Protocol):
-    """Evaluator that reads captions as ``word/POS`` tokens."""
+    """Evaluator. The first one reads captions as ``word/POS`` tokens, the second one as cleaned texts."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings (n, e) of unnormalised features (T, d)."""
 
-    def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return embeddings (n, e) of captions given as ``word/POS`` tokens."""
-
-
-class CaptionEmbedder(Protocol):
-    """Second evaluator, which reads plain captions, for R-precision and MM-Dist only."""
-
-    def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
-        """Return embeddings (n, e) of unnormalised features (T, d)."""
-
-    def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Return embeddings (n, e) of cleaned captions."""
+    def texts(self, captions: Sequence[Any]) -> np.ndarray:
+        """Return embeddings (n, e) of captions."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ class Evaluation:
     """
 
     def __init__(self, pairs: Sequence[Pair], embedder: TextMotionEmbedder, spec: DatasetSpec, plan: Plan = Plan(),
-                 seed: int = 0, quiet: bool = True, workers: int = 1, lamp: CaptionEmbedder | None = None) -> None:
+                 seed: int = 0, quiet: bool = True, workers: int = 1, lamp: TextMotionEmbedder | None = None) -> None:
         self.pairs, self.embedder, self.spec, self.plan = pairs, embedder, spec, plan
         self.seed, self.quiet, self.workers, self.lamp = seed, quiet, workers, lamp
         self.clips = [pair.features[:whole_crop(len(pair.features)).length] for pair in pairs]

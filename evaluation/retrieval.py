@@ -26,14 +26,12 @@ ALIKE = 0.95      # captions count as equal from this similarity, where 0 is opp
 DISSIMILAR = 100  # size of the least similar subset
 
 
-def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
-                     ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
+def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None) -> dict[str, float]:
     """Compute recall at k and median rank for both directions, from ``similarity`` (n, n).
 
     Args:
         similarity: texts as rows, motions as columns.
         same: (n, n) bool, pairs that count as correct; by default the diagonal.
-        ranks: the values of k for which recall is computed.
 
     Returns:
         ``t2m_R1 ... t2m_R10`` in per cent and ``t2m_MedR`` (1 is best) for text-to-motion retrieval, and the same with
@@ -43,7 +41,7 @@ def retrieval_scores(similarity: np.ndarray, same: np.ndarray | None = None,
     scores = {}
     for way, rows, accepted in (("t2m", similarity, same), ("m2t", similarity.T, same.T)):
         place = best_ranks(rows, accepted)
-        scores |= {f"{way}_R{k}": float(100 * np.mean(place <= k)) for k in ranks}
+        scores |= {f"{way}_R{k}": float(100 * np.mean(place <= k)) for k in RANKS}
         scores[f"{way}_MedR"] = float(np.median(place))
     return scores
 
@@ -59,31 +57,28 @@ def best_ranks(similarity: np.ndarray, accepted: np.ndarray) -> np.ndarray:
     return 1 + ahead + beside / 2
 
 
-def batched_retrieval(similarity: np.ndarray, batch: int = BATCH,
-                      rng: np.random.Generator | None = None) -> dict[str, float]:
-    """Average retrieval scores over batches of ``batch`` pairs, from ``similarity`` (n, n), as for R-precision.
+def batched_retrieval(similarity: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """Average retrieval scores over shuffled batches of ``BATCH`` pairs, from ``similarity`` (n, n), n >= ``BATCH``.
 
-    The pairs are shuffled if ``rng`` is given. An incomplete last batch is dropped, because ranking fewer candidates is
-    easier. Raises ``ValueError`` if there is no complete batch.
+    An incomplete last batch is dropped, because ranking fewer candidates is easier.
     """
     count = len(similarity)
-    if count < batch:
-        raise ValueError(f"{count} pairs do not fill a batch of {batch}")
-    order = np.arange(count) if rng is None else rng.permutation(count)
-    scores = [retrieval_scores(similarity[np.ix_(rows, rows)])
-              for rows in order[: count // batch * batch].reshape(-1, batch)]
+    order = rng.permutation(count)[:count // BATCH * BATCH].reshape(-1, BATCH)
+    return _means([retrieval_scores(similarity[np.ix_(rows, rows)]) for rows in order])
+
+
+def _means(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([one[key] for one in scores])) for key in scores[0]}
 
 
-def steady_retrieval(similarity: np.ndarray, draws: int = 10) -> dict[str, float]:
-    """Average batched retrieval scores over ``draws`` fixed shuffles, to reduce the noise in checkpoint selection.
+def steady_retrieval(similarity: np.ndarray) -> dict[str, float]:
+    """Average batched retrieval scores over ten fixed shuffles, to reduce the noise in checkpoint selection.
 
     If there are too few pairs for a batch, all pairs form one batch.
     """
     if len(similarity) < BATCH:
         return retrieval_scores(similarity)
-    scores = [batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(draws)]
-    return {key: float(np.mean([one[key] for one in scores])) for key in scores[0]}
+    return _means([batched_retrieval(similarity, rng=np.random.default_rng(seed)) for seed in range(10)])
 
 
 def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
