@@ -5,7 +5,7 @@ vectors. Position channels replace the offset of a joint. Blender's Python can u
 torch.
 """
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -139,33 +139,21 @@ class Bvh:
 
     def header(self) -> str:
         """Return the text of the BVH file before the rows of values: hierarchy, number of frames and frame time."""
-        lines, depth = ["HIERARCHY"], 0
-        children = [[child for child, parent in enumerate(self.parents) if parent == joint]
-                    for joint in range(len(self.names))]
-
-        def put(line: str) -> None:
-            lines.append("\t" * depth + line)
-
-        def put_joint(joint: int) -> None:
-            nonlocal depth
-            put(f"{'JOINT' if depth else 'ROOT'} {self.names[joint]}")
-            put("{")
-            depth += 1
-            put("OFFSET " + _numbers(self.offsets[joint]))
-            put(f"CHANNELS {len(self.channels[joint])} {' '.join(self.channels[joint])}")
-            for child in children[joint]:
-                put_joint(child)
-            if joint in self.end_sites:
-                put("End Site")
-                put("{")
-                put("\tOFFSET " + _numbers(self.end_sites[joint]))
-                put("}")
-            depth -= 1
-            put("}")
-
-        put_joint(0)
-        lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self.frame_time:.6f}"]
+        lines = ["HIERARCHY", *self._joint_lines(0), "MOTION", f"Frames: {len(self.values)}",
+                 f"Frame Time: {self.frame_time:.6f}"]
         return "\n".join(lines) + "\n"
+
+    def _joint_lines(self, joint: int) -> Iterator[str]:
+        yield f"{'ROOT' if self.parents[joint] < 0 else 'JOINT'} {self.names[joint]}"
+        yield "{"
+        yield "\tOFFSET " + _numbers(self.offsets[joint])
+        yield f"\tCHANNELS {len(self.channels[joint])} {' '.join(self.channels[joint])}"
+        for child, parent in enumerate(self.parents):
+            if parent == joint:
+                yield from (f"\t{line}" for line in self._joint_lines(child))
+        if joint in self.end_sites:
+            yield from ("\tEnd Site", "\t{", "\t\tOFFSET " + _numbers(self.end_sites[joint]), "\t}")
+        yield "}"
 
 
 def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

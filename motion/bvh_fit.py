@@ -7,9 +7,8 @@ distributed over the joints of a limb.
 
 This module also adds root bones for game engines, exports AMASS arrays, and repeats loops.
 """
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 import torch
@@ -35,33 +34,18 @@ from motion.rotation import (
 from motion.skeleton import KIT, T2M, Skeleton
 
 
-@dataclass(frozen=True)
 class Rig:
-    """Bone names, bone order and rest pose of a skeleton's BVH files."""
+    """Bones of a skeleton's BVH files in file order, with parents before children.
 
-    skeleton: Skeleton
-    bones: tuple[tuple[str, int, tuple[float, float, float]], ...]  # name, joint, rest offset; file order
+    They have ``names``, joints (``order``), indices of their ``parents`` (-1 for the root), and offsets ``rest`` (J, 3)
+    from the parents in the rest pose.
+    """
 
-    @cached_property
-    def order(self) -> tuple[int, ...]:
-        """Joint of each bone, in file order: parents before children."""
-        return tuple(joint for _, joint, _ in self.bones)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Name of each bone, in file order."""
-        return tuple(name for name, _, _ in self.bones)
-
-    @cached_property
-    def parents(self) -> tuple[int, ...]:
-        """Index of each bone's parent in file order, -1 for the root."""
-        return tuple(self.order.index(parent) if (parent := self.skeleton.parents[joint]) >= 0 else -1
-                     for joint in self.order)
-
-    @cached_property
-    def rest(self) -> np.ndarray:
-        """Rest-pose offset (J, 3) of each bone from its parent, in file order."""
-        return np.array([offset for _, _, offset in self.bones], dtype=np.float64)
+    def __init__(self, skeleton: Skeleton, bones: Iterable[tuple[str, int, tuple[float, float, float]]]) -> None:
+        self.names, self.order, rest = zip(*bones, strict=True)
+        self.rest = np.array(rest, np.float64)
+        self.parents = tuple(self.order.index(parent) if (parent := skeleton.parents[joint]) >= 0 else -1
+                             for joint in self.order)
 
 
 # Body of the published BVH files, in metres, so that setups made for those files still fit.
@@ -108,7 +92,7 @@ def rig_of(skeleton: Skeleton) -> Rig:
         names = KIT_BONES
         rest |= {joint: rest[arm[1]] for arm in skeleton.chains[3:] for joint in arm[1:]}
     order = dict.fromkeys(joint for chain in skeleton.chains for joint in chain)
-    return Rig(skeleton, tuple((names[joint], joint, rest[joint]) for joint in order))
+    return Rig(skeleton, ((names[joint], joint, rest[joint]) for joint in order))
 
 
 _EULER_ORDER = "zyx"

@@ -106,21 +106,18 @@ def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
     near_left = ~contact & (frames - left <= BLEND_FRAMES)
     near_right = ~contact & (right - frames <= BLEND_FRAMES)
     after, before = frames - left + 1, right - frames + 1
-    from_left = _mix(_ease(after / (BLEND_FRAMES + 1)), values, values[left.clip(0)])
-    from_right = _mix(_ease(before / (BLEND_FRAMES + 1)), values, values[right.clip(max=len(values) - 1)])
-    across = _mix(_ease(after / (right - left + 1)), from_right, from_left)
+    from_left = _eased(after / (BLEND_FRAMES + 1), values[left.clip(0)], values)
+    from_right = _eased(before / (BLEND_FRAMES + 1), values[right.clip(max=len(values) - 1)], values)
+    across = _eased(after / (right - left + 1), from_left, from_right)
     blended = np.where(near_left[:, None], from_left, values)
     blended = np.where(near_right[:, None], from_right, blended)
     return np.where((near_left & near_right)[:, None], across, blended)
 
 
-def _ease(u: np.ndarray) -> np.ndarray:
-    """Smooth step that falls from 1 at ``u`` = 0 to 0 at ``u`` = 1."""
-    return 2 * u**3 - 3 * u**2 + 1
-
-
-def _mix(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (1 - weight[:, None]) * a + weight[:, None] * b
+def _eased(u: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Blend from ``start`` (T, 3) at ``u`` (T,) = 0 to ``end`` (T, 3) at 1 with a smooth step."""
+    weight = (2 * u**3 - 3 * u**2 + 1)[:, None]
+    return (1 - weight) * end + weight * start
 
 
 # Horizontal and vertical speeds in m/s: a stance starts below the first and ends above the second.

@@ -61,13 +61,9 @@ class KnownRig:
 
 
 def _alternatives(text: str) -> tuple[Place, ...]:
-    return tuple(_place(place) for place in text.split("|"))
-
-
-def _place(text: str) -> Place:
-    """Parse a place such as ``A`` or ``0.4*A+0.6*B`` to weights by bone name."""
-    parts = [part.rpartition("*") for part in text.split("+")]
-    return {name: float(weight or 1) for weight, _, name in parts}
+    """Parse places such as ``A`` or ``0.4*A+0.6*B``, separated by ``|``, to weights by bone name."""
+    return tuple({name: float(weight or 1) for weight, _, name in (part.rpartition("*") for part in place.split("+"))}
+                 for place in text.split("|"))
 
 
 def weights_of(place: str | Place) -> Place:
@@ -277,7 +273,10 @@ def recognised(bones: RigBones) -> tuple[str, Places]:
 def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) -> Match:
     """Find the joints of ``rig``. ``at_once`` stops at the first missing joint."""
     match = Match(rig)
-    marked, chosen = _is_marked(bones, rig, affix), {}
+    besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
+    marked = bool(not rig.marks or bones.find(rig.marks, affix)) and not any(
+        bones.find(name, affix) for name in besides)
+    chosen: dict[str, int] = {}
     for joint in sorted(rig.places, key=_ORDER.index):
         found = [_resolved(bones, place, affix, match.places) for place in rig.places[joint]]
         fitting = [number for number, place in enumerate(found)
@@ -295,12 +294,6 @@ def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) 
         if at_once and match.lacking:
             break
     return match
-
-
-def _is_marked(bones: RigBones, rig: KnownRig, affix: Affix) -> bool:
-    """Return whether the bones in ``rig.marks`` are present and those in ``rig.lacks`` are absent."""
-    besides = rig.lacks.replace("{}", rig.sides[0]).split("|") if rig.lacks else ()
-    return bool(not rig.marks or bones.find(rig.marks, affix)) and not any(bones.find(name, affix) for name in besides)
 
 
 def _resolved(bones: RigBones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:

@@ -24,7 +24,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -106,7 +106,9 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                _check(archive, _zip_members(opened))
+                kinds = ((one.filename, stat.S_IFMT(one.external_attr >> 16)) for one in opened.infolist())
+                # The kind is 0 if the archive was not made on Unix.
+                _check(archive, ((name, kind in (0, stat.S_IFREG, stat.S_IFDIR)) for name, kind in kinds))
                 opened.extractall(folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened:
@@ -116,12 +118,6 @@ def unpack(archive: Path, folder: Path) -> None:
             raise InputError(f"{archive} is neither a zip nor a tar file")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
         raise InputError(f"{archive} cannot be unpacked: {error}") from error
-
-
-def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
-    for member in archive.infolist():
-        kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive was not made on Unix
-        yield member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR)
 
 
 def _check(archive: Path, members: Iterable[tuple[str, bool]]) -> None:

@@ -35,7 +35,11 @@ from utils.files import atomic_path, write_text
 
 SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"
 BATCH, TOKENS, PIECES = 2, 7, 9  # example sizes for tracing; all are dynamic in the graphs
+OTHER_SIZES = {"batch": 3, "tokens": 12}  # sizes for checking
 FREE = torch.export.Dim.DYNAMIC
+SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr")
+TOLERANCE = 1e-3  # maximum absolute difference of logits, features and joints
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class TextStep(nn.Module):
@@ -168,15 +172,6 @@ def settings_of(pipeline: TextToMotion, time_steps: int) -> dict[str, Any]:
             "mask_id": pipeline.transformer.mask_id, "longest_text": longest, "pad_texts": published,
             "sampling": {name: getattr(pipeline.sampling, name) for name in SAMPLING},
             "pad_is_drawn": pipeline.residual is not None and pipeline.residual.config.published}
-
-
-# isort: split
-
-
-SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr")
-TOLERANCE = 1e-3  # maximum absolute difference of logits, features and joints
-OTHER_SIZES = {"batch": 3, "tokens": 12}  # differ from the sizes used for tracing
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @script
