@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{key}: {settings[key]}")
     folder = Path(opt.checkpoints_dir) / spec.name / captioner.source.folder.name / "eval"
     write_report(folder, opt.name, settings, tables)
-    if opt.references == "lemmatised" and not lexicon.by_spacy:
+    if opt.references == "lemmatised" and lexicon.spacy is None:
         print(f"lemmas come from the training captions, because spaCy is not installed; {SPACY_HINT}")
 
 

@@ -35,8 +35,7 @@ class Lexicon:
 
     def __init__(self, pairs: "Iterable[Pair]", spacy: Callable | None = None) -> None:
         """Count the tokens of ``pairs``. If given, the spaCy pipeline ``spacy`` lemmatises captions instead."""
-        self._spacy = spacy
-        self.by_spacy = spacy is not None
+        self.spacy = spacy
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for pair in pairs:
             for caption, tokens in zip(pair.captions, pair.tokens, strict=True):
@@ -46,21 +45,13 @@ class Lexicon:
                         counts[word][token] += 1
         self._tokens = {word: found.most_common(1)[0][0] for word, found in counts.items()}
 
-    def __contains__(self, word: str) -> bool:
-        return word in self._tokens
-
     def tokens(self, caption: str) -> list[str]:
         """Return ``lemma/POS`` for each word of a cleaned caption. The lemma of an unknown word is the word itself."""
         return [self._tokens.get(word, f"{word}/{UNKNOWN_CLASS}") for word in caption.split()]
 
     def lemmas(self, caption: str) -> str:
         """Lemmatise a cleaned caption."""
-        return lemmas_of(self.tokens(caption) if self._spacy is None else tag_by_spacy(self._spacy, caption).split())
-
-    @property
-    def lemmatiser(self) -> str:
-        """Description of the source of lemmas, for logs."""
-        return "the training captions" if self._spacy is None else f"spaCy ({SPACY_MODEL})"
+        return lemmas_of(self.tokens(caption) if self.spacy is None else tag_by_spacy(self.spacy, caption).split())
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
@@ -218,7 +209,8 @@ class CaptionScorer:
     @property
     def settings(self) -> dict[str, str]:
         """Reference style, text cleaning and BERTScore settings, for logs."""
-        lemmas = f"lemmas of the text files; captions lemmatised by {self.lexicon.lemmatiser}"
+        lemmatiser = "the training captions" if self.lexicon.spacy is None else f"spaCy ({SPACY_MODEL})"
+        lemmas = f"lemmas of the text files; captions lemmatised by {lemmatiser}"
         style = {"verbatim": "unchanged", "raw": "as written, cleaned", "lemmatised": lemmas}[self.style]
         words = ("unchanged" if self.style == "verbatim" else
                  "lower case, no . ! \" ( ) * # : ; ~, at most 32")

@@ -118,19 +118,18 @@ class LoadedLaMP:
         - ``paper``: cosine similarity with the most similar query of a motion, as in the contrastive objective.
         - ``released``: negative Euclidean distance of unnormalised features, as in the released evaluation.
         """
-        device = self.model.query_tokens.device
+        features = {"mean": self.model.motion_features, "paper": self.model.motion_query_features,
+                    "released": self.model.motion_embedding}[kind]
 
-        def on_device(features: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-            return lambda motion, m_lens: features(motion.to(device), m_lens.to(device))
+        def motions(motion: Tensor, m_lens: Tensor) -> Tensor:
+            return features(motion.to(self.model.query_tokens.device), m_lens.to(self.model.query_tokens.device))
+
+        def text_embedding(texts: Sequence[str]) -> Tensor:
+            return self.model.text_embedding(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
 
         if kind == "released":
-            def text_embedding(texts: Sequence[str]) -> Tensor:
-                return self.model.text_embedding(*text_inputs(self.model, self.pieces, texts, self.max_text_len))
-
-            return Comparison(text_embedding, on_device(self.model.motion_embedding),
-                              lambda texts, motions: -torch.cdist(texts, motions))
-        motions = self.model.motion_features if kind == "mean" else self.model.motion_query_features
-        return Comparison(self.text_features, on_device(motions), similarity)
+            return Comparison(text_embedding, motions, lambda texts, motions: -torch.cdist(texts, motions))
+        return Comparison(self.text_features, motions, similarity)
 
     def text_encoder(self, kind: ConditionKind) -> LaMPText:
         """Return a text encoder for features of this ``kind``."""
