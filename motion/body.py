@@ -14,38 +14,17 @@ from motion.foot import HEIGHT_LIMITS, floor_height, foot_joints, leg_length, le
 from motion.rotation import quat_between, quat_conjugate, quat_rotate
 from motion.skeleton import T2M, UP_AXES, Skeleton
 
-WEIGHTED_HEIGHT = 0.025  # metres; higher feet do not skate
 
-
-def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
+def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float) -> float:
     """Return the mean horizontal speed (m/s) of foot joints in contact with the floor; 0 without contact.
 
     An ankle below 0.06 m or a toe below 0.03 m above the clip's floor is in contact, as in the published foot locking.
-    This includes feet that swing low, so real motion scores about 0.2 m/s. Steps in ``held`` (T - 1, F) count as 0.
+    This includes feet that swing low, so real motion scores about 0.2 m/s.
     """
-    height, speed = _foot_steps(joints, skeleton, fps, held)
-    contact = height < per_foot_joint(skeleton, *HEIGHT_LIMITS)
-    return float(speed[contact].mean()) if contact.any() else 0.0
-
-
-def weighted_skating(joints: np.ndarray, skeleton: Skeleton, fps: float, held: np.ndarray | None = None) -> float:
-    """Return the foot skating of Zhang et al. 2018 (MANN) in m/s: the mean of v (2 - 2^(h / H)) where h < H = 0.025 m.
-
-    The mean is over foot joints and frames. v is the horizontal speed. h is the height of a toe above the clip's floor,
-    or of an ankle above its standing height. ``held`` is as in ``foot_skating``.
-    """
-    height, speed = _foot_steps(joints, skeleton, fps, held)
-    ankle, toe = HEIGHT_LIMITS
-    over = np.clip((height - per_foot_joint(skeleton, ankle - toe, 0)) / WEIGHTED_HEIGHT, 0, 1)
-    return float((speed * (2 - 2**over)).mean())
-
-
-def _foot_steps(joints: np.ndarray, skeleton: Skeleton, fps: float,
-                held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return heights above the floor (m) before each step, and horizontal speeds (m/s), both (T - 1, F)."""
     feet = np.asarray(joints, np.float64)[:, foot_joints(skeleton)]
     speed = np.linalg.norm(np.diff(feet[..., [0, 2]], axis=0), axis=-1) * fps
-    return feet[:-1, :, 1] - floor_height(joints, skeleton), speed if held is None else np.where(held, 0, speed)
+    contact = feet[:-1, :, 1] - floor_height(joints, skeleton) < per_foot_joint(skeleton, *HEIGHT_LIMITS)
+    return float(speed[contact].mean()) if contact.any() else 0.0
 
 
 def floor_penetration(joints: np.ndarray, floor: float = 0.0) -> float:

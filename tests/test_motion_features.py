@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
 from motion import rotation
-from motion.body import WEIGHTED_HEIGHT, bone_length_drift, floor_penetration, foot_skating, weighted_skating
+from motion.body import bone_length_drift, floor_penetration, foot_skating
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
 from motion.features import (
     feature_groups,
@@ -23,7 +23,6 @@ from motion.foot import (
     legs_of,
     lock_feet,
     lock_feet_published,
-    per_foot_joint,
     solve_legs,
     standing,
     still_steps,
@@ -279,14 +278,3 @@ def test_a_pinned_foot_keeps_its_place_and_its_stance_stays_there() -> None:
     assert np.linalg.norm(held[48, toe] - joints[48, toe]) < 0.005
     assert foot_skating(held, T2M, FPS) < 1.1 * foot_skating(free, T2M, FPS) + 0.01
     np.testing.assert_allclose(held[:, list(T2M.right_feet)], free[:, list(T2M.right_feet)], atol=1e-9)
-
-
-def test_weighted_skating_counts_a_foot_less_the_higher_it_is():
-    """A foot at 0.2 m/s counts fully on the floor, by 2 - sqrt(2) at half the limit, and not at the limit."""
-    for height, weight in ((0, 1), (WEIGHTED_HEIGHT / 2, 2 - 2**0.5), (WEIGHTED_HEIGHT, 0)):
-        joints = np.float64(figures.standing(40))
-        joints[:, foot_joints(T2M), 1] = per_foot_joint(T2M, 0.03, 0)
-        moving = list(legs_of(T2M)[0].foot)
-        joints[:, moving, 0] += 0.01 * np.arange(40)[:, None]
-        joints[:, moving, 1] += height
-        assert weighted_skating(joints, T2M, FPS) == pytest.approx(0.2 * weight / 2, abs=1e-9)
