@@ -122,15 +122,11 @@ def test_the_script_reports_what_it_wrote_and_what_it_refused(root: Path, capsys
         assert str(flags[-1]) in refusal(motion_features.main, *flags, cwd=root)
 
 
-def clips_with(root: Path, **joints: np.ndarray) -> None:
-    (root / "joints").mkdir()
-    for name, array in joints.items():
-        np.save(root / "joints" / f"{name}.npy", array)
-
-
 def test_clips_in_other_axes_are_turned_and_mirrored_ones_refused(tmp_path: Path) -> None:
     walk = figures.walking(60)
-    clips_with(tmp_path, a=walk, b=with_up(walk, "z"), c=walk * [-1, 1, 1])
+    (tmp_path / "joints").mkdir()
+    for name, joints in (("a", walk), ("b", with_up(walk, "z")), ("c", walk * [-1, 1, 1])):
+        np.save(tmp_path / "joints" / f"{name}.npy", joints)
     result = prepare_features(FeatureJob(tmp_path, T2M, None, mirrored=True), workers=2, quiet=True)
     assert sorted(result.clips) == ["Ma", "Mb", "a", "b"]
     assert result.remarks == {"b": "z is up; rotated so that y is up"}

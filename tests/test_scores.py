@@ -123,9 +123,9 @@ def directed(caption: str, rows: int) -> Pair:
     return Pair(caption, np.tile(np.float32(DIRECTIONS[caption]), (rows, 1)), (caption,))
 
 
-def score(pairs: list[Pair], text: Callable[[list[str]], Tensor]) -> LanguageScores:
+def score(pairs: list[Pair], text: Callable[[list[str]], Tensor], **more: object) -> LanguageScores:
     return score_language(pairs, lambda features: features, text,
-                          lambda motion, m_lens: motion.sum(1) / m_lens[:, None])
+                          lambda motion, m_lens: motion.sum(1) / m_lens[:, None], **more)
 
 
 def true_text(captions: list[str]) -> Tensor:
@@ -146,23 +146,12 @@ def test_features_that_fit_find_every_side_and_a_similarity_that_is_no_number_is
 
 def test_motions_are_compared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [directed(caption, 40 + row) for row, caption in enumerate((LEFT, RIGHT, AHEAD, LEFT, AHEAD))]
-    shapes = []
-
-    def compare(texts: Tensor, motions: Tensor) -> Tensor:
-        shapes.append((len(texts), len(motions)))
-        return texts @ motions.T
-
-    def run() -> LanguageScores:
-        return score_language(pairs, lambda features: features, true_text,
-                              lambda motion, m_lens: motion.sum(1) / m_lens[:, None], compare=compare)
-
-    whole = run()
+    whole, shapes = score(pairs, true_text), set()
     monkeypatch.setattr("evaluation.retrieval.PASS", 2)
     monkeypatch.setattr("evaluation.retrieval.CHUNK", 3)
-    shapes.clear()
-    assert run() == whole
-    assert max(rows for rows, _ in shapes) == 3
-    assert max(columns for _, columns in shapes) == 2
+    assert score(pairs, true_text, compare=lambda texts, motions: shapes.add((len(texts), len(motions)))
+                 or texts @ motions.T) == whole
+    assert max(shapes) == (3, 2)
 
 
 @pytest.mark.parametrize("kind", SIMILARITIES)

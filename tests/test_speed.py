@@ -245,33 +245,23 @@ def test_compiled_parts_give_the_same_loss_and_gradient(kind: str, ran: list[boo
     assert list(stage.state()) == names
 
 
-def test_waiting_threads_soon_sleep() -> None:
-    environment: dict[str, str] = {}
-    set_thread_policy(environment)
-    assert int(environment["GOMP_SPINCOUNT"]) <= 1000 and environment["KMP_BLOCKTIME"] == "0"
+def policy(patch: pytest.MonkeyPatch, usable: int, **given: str) -> dict[str, str]:
+    """Set the thread policy in the environment ``given``, with 64 cores of which ``usable`` may be used."""
+    patch.setattr("utils.usable_cores", lambda: usable)
+    patch.setattr("utils.bound_cores", lambda: 64)
+    set_thread_policy(given)
+    return given
 
 
-@pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"},
-                                   {"GOMP_SPINCOUNT": "5", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "3"}])
-def test_the_variables_of_the_user_win(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.usable_cores", lambda: 1)
-    monkeypatch.setattr("utils.bound_cores", lambda: 4)
-    environment = dict(given)
-    set_thread_policy(environment)
-    assert {name: environment[name] for name in given} == given
-    assert ("GOMP_SPINCOUNT" in environment) == ("GOMP_SPINCOUNT" in given)
-
-
-def test_a_container_with_a_quota_starts_as_many_threads_as_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.usable_cores", lambda: 2)
-    monkeypatch.setattr("utils.bound_cores", lambda: 64)
-    environment: dict[str, str] = {}
-    set_thread_policy(environment)
-    assert environment["OMP_NUM_THREADS"] == "2"
-    monkeypatch.setattr("utils.bound_cores", lambda: 2)
-    environment.clear()
-    set_thread_policy(environment)
-    assert "OMP_NUM_THREADS" not in environment
+def test_waiting_threads_sleep_and_are_as_many_as_the_quota_unless_the_user_decides(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    made = policy(monkeypatch, 2)
+    assert int(made["GOMP_SPINCOUNT"]) <= 1000 and (made["KMP_BLOCKTIME"], made["OMP_NUM_THREADS"]) == ("0", "2")
+    assert "OMP_NUM_THREADS" not in policy(monkeypatch, 64)
+    given = {"GOMP_SPINCOUNT": "5", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "3"}
+    assert policy(monkeypatch, 2, **given).items() >= given.items()
+    active = policy(monkeypatch, 2, OMP_WAIT_POLICY="active")
+    assert active["OMP_WAIT_POLICY"] == "active" and "GOMP_SPINCOUNT" not in active
 
 
 def test_quotas_of_both_versions_of_control_groups_are_read_at_every_level(tmp_path: Path) -> None:

@@ -130,25 +130,20 @@ def zipf_batches(steps: int) -> list[torch.Tensor]:
             for kind in kinds]
 
 
-def train_quantizer(model: ResidualQuantizer, parts: int, batches: list[torch.Tensor]) -> None:
-    model.train()
-    for step, batch in enumerate(batches):
-        for number, part in enumerate(batch.chunk(parts)):
-            batch_slice = BatchSlice(number * len(part), len(batch), last=number == parts - 1)
-            model(part, generator=torch.Generator().manual_seed(step), batch_slice=batch_slice)
-
-
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_updates_codebooks_as_the_whole_does(parts: int, published: bool) -> None:
     codebooks = []
     for pieces in (1, parts):
         torch.manual_seed(0)
-        model = ResidualQuantizer(3, 64, 4, dropout_prob=0.3, published=published)
+        model = ResidualQuantizer(3, 64, 4, dropout_prob=0.3, published=published).train()
         for layer in model.layers:
             layer.codebook.normal_()
             layer.seed_running_state()
-        train_quantizer(model, pieces, zipf_batches(4))
+        for step, batch in enumerate(zipf_batches(4)):
+            for number, part in enumerate(batch.chunk(pieces)):
+                batch_slice = BatchSlice(number * len(part), len(batch), last=number == pieces - 1)
+                model(part, generator=torch.Generator().manual_seed(step), batch_slice=batch_slice)
         codebooks.append(torch.stack([layer.codebook for layer in model.layers]))
     torch.testing.assert_close(*codebooks, rtol=0, atol=1e-4)
 

@@ -24,14 +24,6 @@ def device() -> torch.device:
     return torch.device("cpu") if STAND_IN else torch.device("cuda", 0)
 
 
-@pytest.fixture
-def real_device(device: torch.device) -> torch.device:
-    """The device, for a test that needs CUDA itself."""
-    if device.type != "cuda":
-        pytest.skip("needs CUDA itself")
-    return device
-
-
 @pytest.fixture(autouse=True)
 def traced_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, trace graphs without compiling them, which takes minutes."""

@@ -12,8 +12,6 @@ from torch import nn
 from benchmarks.train_jobs import TOY, stage_jobs
 from storage.checkpoint import load_checkpoint
 from tests.test_resume import STAGES, in_two_processes, latest
-from tests.test_trainer import windows
-from training.runs import BatchLoader, EpochBatches
 
 MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
 STEPS = 2
@@ -56,18 +54,14 @@ def trained(device: torch.device, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_of_every_stage_in_float32_and_a_resumed_one(stage: str, device: torch.device, trained: Path) -> None:
-    assert steps_of(trained, stage, "one") == STEPS
-    train(device, trained, stage, *arguments(stage, "again"))
-    train(device, trained, stage, *arguments(stage, "again", STEPS + 1), "--is_continue")
-    assert steps_of(trained, stage, "again") == STEPS + 1
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("mode", ["bf16", "compiled"])
-def test_a_step_of_every_stage_in_bf16_and_compiled(stage: str, mode: str, device: torch.device, trained: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_every_stage_trains_in_every_mode_and_resumes(stage: str, mode: str, device: torch.device,
+                                                      trained: Path) -> None:
     train(device, trained, stage, *arguments(stage, mode), *MODES[mode])
     assert steps_of(trained, stage, mode) == STEPS
+    if mode == "float32":
+        train(device, trained, stage, *arguments(stage, mode, STEPS + 1), "--is_continue")
+        assert steps_of(trained, stage, mode) == STEPS + 1
 
 
 @pytest.mark.parametrize("stage", stage_jobs(TOY))
@@ -83,15 +77,6 @@ def test_the_loss_and_gradient_of_every_stage_are_those_of_the_cpu(stage: str, d
         return loss.item(), sum(float(p.grad.square().sum()) for p in job.model.parameters() if p.grad is not None)
 
     assert measured(device) == pytest.approx(measured(torch.device("cpu")), rel=1e-2)
-
-
-def test_windows_are_kept_on_the_device_and_give_the_batches_of_the_loader(real_device: torch.device) -> None:
-    data, batches = windows(), EpochBatches(12, 4, seed=1)
-    resident, loaded = BatchLoader(data, batches, real_device), BatchLoader(data, batches, torch.device("cpu"))
-    assert loaded.items.dataset is data and resident.items.dataset is not data
-    for one, other in zip(resident, loaded, strict=True):
-        assert one.device == real_device
-        torch.testing.assert_close(one.cpu(), other)
 
 
 def test_two_devices_train_like_one(device: torch.device, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
