@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -55,6 +56,16 @@ class Stage(nn.Module):
         super().__init__()
         self.model = model
         self.fid: Callable[[nn.Module], float] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return next(self.model.parameters()).device
+
+    def batch(self, dataset: Dataset, start: int, size: int) -> Any:
+        """Return the batch of a data set that begins with item ``start``, on the device of the model."""
+        items = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
+        return send_to_device(default_collate(items), self.device)
 
     def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
         """Also save the checkpoint with the best FID, measured by ``fid``. None saves no such checkpoint."""

@@ -36,8 +36,7 @@ class MovementStage(Stage):
         return {"loss": loss.total, "rec": loss.reconstruction, "smooth": loss.smoothness, "sparse": loss.sparsity}
 
     def validate(self) -> dict[str, float]:
-        device = next(self.model.parameters()).device
-        return {key: float(value) for key, value in self(self.val_windows.to(device)).items()}
+        return {key: float(value) for key, value in self(self.val_windows.to(self.device)).items()}
 
 
 class MatchingStage(Stage):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,25 +101,16 @@ class LaMPStage(Stage):
     def compiled_parts(self) -> list[nn.Module]:
         return [*self.model.Qformer.bert.encoder.layer]
 
-    @torch.no_grad()
-    def features(self, dataset: TextMotion, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Compute the retrieval features of a data set, texts (n, e) and motions (n, e)."""
-
-        def make(starts: list[int]) -> list[tuple[Tensor, Tensor]]:
-            made = []
-            for start in starts:
-                items = [dataset[i] for i in range(start, min(start + VALIDATION_BATCH, len(dataset)))]
-                batch = send_to_device(torch.utils.data.default_collate(items), device)
-                motion = self.model.motion_features(batch["motion"], batch["m_len"])
-                made.append((self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()))
-            return made
-
-        texts, motions = zip(*divide(range(0, len(dataset), VALIDATION_BATCH), make), strict=True)
-        return torch.cat(texts), torch.cat(motions)
+    def _features(self, start: int) -> tuple[Tensor, Tensor]:
+        """Compute the retrieval features of a batch of validation clips, texts (n, e) and motions (n, e)."""
+        batch = self.batch(self.val_set, start, VALIDATION_BATCH)
+        motion = self.model.motion_features(batch["motion"], batch["m_len"])
+        return self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()
 
     def validate(self) -> dict[str, float]:
         """Compute the recall at 1, 3, 5 and 10 in both directions, in fixed random batches of 32."""
-        texts, motions = self.features(self.val_set, next(self.model.parameters()).device)
+        starts = range(0, len(self.val_set), VALIDATION_BATCH)
+        texts, motions = map(torch.cat, zip(*divide(starts, lambda own: list(map(self._features, own))), strict=True))
         scores = steady_retrieval(similarity(texts, motions).numpy())
         shown = {key: value for key, value in scores.items() if not key.endswith("R2")}
         firsts = [value for key, value in scores.items() if key.endswith("R1")]

@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from data.text_motion import TextMotion
 from evaluation.caption_scores import ngram_scores, side_scores
@@ -55,12 +53,11 @@ class CaptionStage(Stage):
 
     def _validate(self, start: int) -> tuple[float, float, list[str]]:
         """Compute the sums of loss and accuracy over a batch of clips, and generate their captions."""
-        device = next(self.model.parameters()).device
-        items = [self.val_set[i] for i in range(start, min(start + VALIDATION_BATCH, len(self.val_set)))]
-        batch = send_to_device(default_collate(items), device)
+        batch = self.batch(self.val_set, start, VALIDATION_BATCH)
         result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"])
         captions = self.model.write(batch["motion"], batch["m_len"], Writing(num_beams=1))
-        return float(result.loss) * len(items), float(result.accuracy) * len(items), [made[0] for made in captions]
+        count = len(captions)
+        return float(result.loss) * count, float(result.accuracy) * count, [made[0] for made in captions]
 
     def state(self) -> dict[str, Tensor]:
         return learned_state(self.model)

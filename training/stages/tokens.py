@@ -2,6 +2,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -199,22 +200,20 @@ class TokenStage(Stage):
         """Compute loss and accuracy with fixed random numbers, and FID if there is an evaluator."""
         starts = range(0, len(self.val_set), MASKED_BATCH)
         passes = [(draw, start) for draw in range(VALIDATION_DRAWS) for start in starts]
-        sums = np.sum(divide(passes, self._validate), 0)  # sums of loss, accuracy and clips
+        made = divide(passes, lambda own: list(starmap(self._validate, own)))
+        sums = np.sum(made, 0)  # sums of loss, accuracy and clips
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
-    def _validate(self, passes: list[tuple[int, int]]) -> list[tuple[float, float, int]]:
-        """Validate on batches, given as (random stream, first clip).
+    def _validate(self, draw: int, start: int) -> tuple[float, float, int]:
+        """Validate on the batch that begins with clip ``start``, with the random stream ``draw``.
 
-        Returns loss times clips, accuracy times clips, and the number of clips, for each batch.
+        Returns loss times clips, accuracy times clips, and the number of clips.
         """
-        device, made = next(self.model.parameters()).device, []
-        for draw, start in passes:
-            items = [self.val_set[i] for i in range(start, min(start + MASKED_BATCH, len(self.val_set)))]
-            batch = send_to_device(torch.utils.data.default_collate(items), device)
-            generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
-            result = self._result(batch, self._conditions("val", batch["caption"]), generator)
-            made.append((float(result.loss) * len(items), float(result.accuracy) * len(items), len(items)))
-        return made
+        batch = self.batch(self.val_set, start, MASKED_BATCH)
+        generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
+        result = self._result(batch, self._conditions("val", batch["caption"]), generator)
+        count = len(batch["caption"])
+        return float(result.loss) * count, float(result.accuracy) * count, count
 
 
 class MaskStage(TokenStage):
@@ -282,9 +281,8 @@ class LengthStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """Compute the cross-entropy and the mean absolute error of the expected length in tokens."""
-        device = next(self.model.parameters()).device
-        features = self.val_set.features.to(device)
-        lengths = torch.tensor(self.val_set.lengths, device=device)
+        features = self.val_set.features.to(self.device)
+        lengths = torch.tensor(self.val_set.lengths, device=self.device)
         error = (self.model.expected(features) - lengths).abs().float().mean()
         return {"loss": float(self.model.loss(features, lengths)), "error_tokens": float(error)}
 
