@@ -43,12 +43,11 @@ class Run:
 
 OBJECTIVES = tuple(Run("objectives", " + ".join(names), ("--objectives", *names)) for names in (
     ("ptc",), ("ptc", "ptm"), ("ptc", "ptm", "lm"), ("ptc", "ptm", "lm", "gen")))
-BASELINE = Run("attention", "full")
 CLIP = Run("encoder", "CLIP", ("--text_encoder", "clip"))
 ROWS = (
     *OBJECTIVES,
     Run("encoder", "LaMP"), CLIP,
-    BASELINE,
+    Run("attention", "full"),
     Run("attention", "causal (paper)", ("--attention", "causal")),
     Run("attention", "additive (released)", ("--attention", "additive")),
     Run("condition", "both"),

@@ -185,7 +185,6 @@ def build_parser() -> Parser:
 def generate(args: argparse.Namespace, texts: list[str]) -> list[list[np.ndarray]]:
     """Generate motions (T, 22, 3), one per text and seed, with lengths sampled from the length estimator."""
     # Imported here so that existing motions can be checked without torch.
-    from data.dataset import dataset_spec
     from models.text_to_motion import Sample, speed_up
     from storage.generation import load_text_to_motion
     from utils.runtime import select_device

@@ -141,19 +141,13 @@ def _one_of(*names: str) -> Check:
     return check
 
 
-def _row(item: Check, width: int) -> Check:
+def _list(item: Check, count: int | None = None) -> Check:
+    """Create a check for a list of ``count`` items, by default for any list that is not empty."""
     def check(value: Value, place: str) -> list[Value]:
-        if not isinstance(value, list) or len(value) != width:
-            found = f"{len(value)}" if isinstance(value, list) else _named(value)
-            raise InputError(f"{place}: expected a list of {width}, not {found}")
-        return [item(part, f"{place}[{number}]") for number, part in enumerate(value)]
-    return check
-
-
-def _rows(item: Check) -> Check:
-    def check(value: Value, place: str) -> list[Value]:
-        if not isinstance(value, list) or not value:
-            raise InputError(f"{place}: expected a list with at least one item, not {_named(value)}")
+        if not isinstance(value, list) or not value or count not in (None, len(value)):
+            found = str(len(value)) if count and isinstance(value, list) else _named(value)
+            wanted = f"of {count}" if count else "with at least one item"
+            raise InputError(f"{place}: expected a list {wanted}, not {found}")
         return [item(part, f"{place}[{number}]") for number, part in enumerate(value)]
     return check
 
@@ -161,7 +155,7 @@ def _rows(item: Check) -> Check:
 def _span(item: Check) -> Check:
     """Create a check for a single time, or the first and last time of a range."""
     def check(value: Value, place: str) -> tuple[Value, Value]:
-        first, last = _row(item, 2)(value, place) if isinstance(value, list) else [item(value, place)] * 2
+        first, last = _list(item, 2)(value, place) if isinstance(value, list) else [item(value, place)] * 2
         if first > last:
             raise InputError(f"{place}: starts at {first} but ends earlier, at {last}")
         return first, last
@@ -181,20 +175,20 @@ def _file(folder: Path | None) -> Check:
     return check
 
 
-TIMES: dict[str, Check] = {"time": _span(_not_negative), "times": _rows(_not_negative), "frame": _span(_frame),
-                           "frames": _rows(_frame)}
+TIMES: dict[str, Check] = {"time": _span(_not_negative), "times": _list(_not_negative), "frame": _span(_frame),
+                           "frames": _list(_frame)}
 
 
 def _schema(spec: DatasetSpec, folder: Path | None) -> dict[str, tuple[dict[str, Check], dict[str, Check]]]:
     """Return the required and the optional fields of each kind of constraint."""
-    point, place = _row(_number, 2), _row(_free, 3)
+    point, place = _list(_number, 2), _list(_free, 3)
     joint = _one_of(*spec.skeleton.joint_names)
     return {
-        "path": ({"points": _rows(point)}, {"tolerance": _not_negative, "face": _one_of("along", "free")}),
+        "path": ({"points": _list(point)}, {"tolerance": _not_negative, "face": _one_of("along", "free")}),
         "waypoint": ({"point": point}, {"tolerance": _not_negative}),
         "heading": ({"degrees": _number}, {"tolerance": _not_negative}),
-        "joint": ({"joint": joint}, {"position": place, "positions": _rows(place)}),
-        "pose": ({}, {"joints": _row(_row(_number, 3), spec.joints_num), "file": _file(folder), "file_frame": _frame,
+        "joint": ({"joint": joint}, {"position": place, "positions": _list(place)}),
+        "pose": ({}, {"joints": _list(_list(_number, 3), spec.joints_num), "file": _file(folder), "file_frame": _frame,
                       "in_body": _boolean}),
         "ground": ({"height": _not_negative}, {}),
         "contacts": ({}, {}),

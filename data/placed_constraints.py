@@ -86,10 +86,6 @@ def _tensor(frames: Sequence[int], joints: Tensor) -> Tensor:
     return torch.tensor(frames, dtype=torch.int64, device=joints.device)
 
 
-def _label(entry: Entry, what: str) -> str:
-    return f"{entry.place} {what}"
-
-
 def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
     points, frames = np.array(entry.fields["points"]), _frames(entry, stretch)
     timed = [name for name in ("times", "frames") if name in entry.fields]
@@ -106,7 +102,7 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
         places = points
     tolerance = entry.fields.get("tolerance", 0.0)
     made: list[Constraint] = [RootPath(_tensor(frames, joints), torch.from_numpy(places).to(joints), tolerance,
-                                       _label(entry, "path"))]
+                                       f"{entry.place} path")]
     if entry.fields.get("face", "along") == "along" and len(frames) > 2:
         made += _facing(entry, frames, places, joints, spec)
     return made
@@ -159,22 +155,20 @@ def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Ten
                             * np.conj(way[walks, 1] + 1j * way[walks, 0]))) if walks.any() else 0.0
     angles = np.arctan2(steps[going, 0], steps[going, 1]) + aside
     chosen = [frame for frame, moves in zip(frames, going, strict=True) if moves]
-    return [Heading(_tensor(chosen, joints), torch.from_numpy(angles).to(joints), FACING, _label(entry, "facing"))]
+    return [Heading(_tensor(chosen, joints), torch.from_numpy(angles).to(joints), FACING, f"{entry.place} facing")]
 
 
-def _waypoint(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
-    del spec
+def _waypoint(entry: Entry, stretch: Stretch, joints: Tensor, _spec: DatasetSpec) -> list[Constraint]:
     frames = _frames(entry, stretch)
     points = joints.new_tensor(entry.fields["point"]).expand(len(frames), 2)
-    return [RootPath(_tensor(frames, joints), points, entry.fields.get("tolerance", 0.0), _label(entry, "waypoint"))]
+    return [RootPath(_tensor(frames, joints), points, entry.fields.get("tolerance", 0.0), f"{entry.place} waypoint")]
 
 
-def _heading(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
-    del spec
+def _heading(entry: Entry, stretch: Stretch, joints: Tensor, _spec: DatasetSpec) -> list[Constraint]:
     frames = _frames(entry, stretch)
     angles = joints.new_full((len(frames),), math.radians(entry.fields["degrees"]))
     tolerance = math.radians(entry.fields.get("tolerance", 0.0))
-    return [Heading(_tensor(frames, joints), angles, tolerance, _label(entry, "heading"))]
+    return [Heading(_tensor(frames, joints), angles, tolerance, f"{entry.place} heading")]
 
 
 def _joint(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
@@ -190,7 +184,7 @@ def _joint(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) ->
     if bool(places.isnan().all()):
         raise InputError(f"{entry.place}: all axes are null")
     joint = spec.skeleton.joint_names.index(fields["joint"])
-    return [JointTarget(_tensor(frames, joints), joint, places, _label(entry, f"joint {fields['joint']}"))]
+    return [JointTarget(_tensor(frames, joints), joint, places, f"{entry.place} joint {fields['joint']}")]
 
 
 def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
@@ -206,7 +200,7 @@ def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
         pose = joints.new_tensor(fields["joints"])
     frames = _frames(entry, stretch)
     return [Pose(_tensor(frames, joints), pose.expand(len(frames), -1, -1), fields.get("in_body", False),
-                 _label(entry, "pose"))]
+                 f"{entry.place} pose")]
 
 
 def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
@@ -219,9 +213,8 @@ def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
     return spec.metres * features_to_joints(torch.from_numpy(read_motion(path, spec)), spec.skeleton)
 
 
-def _ground(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
-    del spec
-    return [GroundHeight(_tensor(_frames(entry, stretch), joints), entry.fields["height"], _label(entry, "ground"))]
+def _ground(entry: Entry, stretch: Stretch, joints: Tensor, _spec: DatasetSpec) -> list[Constraint]:
+    return [GroundHeight(_tensor(_frames(entry, stretch), joints), entry.fields["height"], f"{entry.place} ground")]
 
 
 def _contacts(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> list[Constraint]:
@@ -229,7 +222,7 @@ def _contacts(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec)
     frames = [frame for frame in _frames(entry, stretch) if frame + 1 < len(joints)]
     steps = (feet[1:] - feet[:-1]) / spec.metres
     held = (steps.square().sum(-1) < spec.skeleton.contact_threshold).to(joints)
-    return [Contacts(_tensor(frames, joints), held[frames], _label(entry, "contacts"))]
+    return [Contacts(_tensor(frames, joints), held[frames], f"{entry.place} contacts")]
 
 
 _MAKERS = {"path": _path, "waypoint": _waypoint, "heading": _heading, "joint": _joint, "pose": _pose,

@@ -98,16 +98,6 @@ def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normal
     return Normalisation(published.mean, biased_std(published.std, opt.feat_bias))
 
 
-def untrained_qformer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
-                       **dropouts: float) -> tuple[QFormer, WordPieces]:
-    """Create an untrained Q-Former with the sizes of a LaMP model. Also returns the word pieces of that model."""
-    source, _ = open_lamp(name, spec, checkpoints_dir)
-    with source.building(QFormerConfig, QFORMER_PREFIX):
-        qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
-    published = source.options.get("published_behaviour", True)
-    return qformer, word_pieces_of(source, qformer.config, checkpoints_dir, published)
-
-
 def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
     """Create the Q-Former of a LaMP run from BERT, or with the sizes of the --init_from model. Returns word pieces too.
 
@@ -115,7 +105,11 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
     """
     dropouts = {"dropout": opt.dropout, "attention_dropout": opt.attention_dropout}
     if name := origin(opt):
-        qformer, pieces = untrained_qformer(name, spec, opt.checkpoints_dir, **dropouts)
+        source, _ = open_lamp(name, spec, opt.checkpoints_dir)
+        with source.building(QFormerConfig, QFORMER_PREFIX):
+            qformer = QFormer(replace(QFormerConfig.from_options(source.options), **dropouts))
+        pieces = word_pieces_of(source, qformer.config, opt.checkpoints_dir,
+                                published=source.options.get("published_behaviour", True))
     else:
         pieces = WordPieces(bert_folder(opt.bert))
         qformer = from_bert(opt.bert, layers=opt.bert_layers or None, encoder_width=opt.encoder_width,
@@ -126,25 +120,23 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name`` if it is missing and needed: as in the resumed run, or else to ``default_lamp``."""
+    """Set ``opt.lamp_name`` if it is missing and needed: as in the resumed run, else the latest run or bundled model.
+
+    Only LaMP runs with a checkpoint are considered and, with ``vq_name``, only those with this tokenizer.
+    """
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
     begun = read_options(checked_run_folder(opt) / "opt.txt") if opt.is_continue else {}
-    opt.lamp_name = begun.get("lamp_name") or default_lamp(spec, opt.checkpoints_dir, vq_name)
-
-
-def default_lamp(spec: DatasetSpec, checkpoints_dir: str | Path, vq_name: str | None = None) -> str:
-    """Return the name of the latest LaMP run with a checkpoint, or of the bundled model if there is none.
-
-    With ``vq_name``, only runs with this tokenizer are considered.
-    """
+    if begun.get("lamp_name"):
+        opt.lamp_name = begun["lamp_name"]
+        return
     found = []
-    for path in (Path(checkpoints_dir) / spec.name).glob("*/opt.txt"):
+    for path in (Path(opt.checkpoints_dir) / spec.name).glob("*/opt.txt"):
         options = read_options(path)
-        begun = any((path.parent / "model").glob("[!.]*"))
-        if begun and "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
+        has_checkpoint = any((path.parent / "model").glob("[!.]*"))
+        if has_checkpoint and "qformer_hidden" in options and vq_name in (None, options.get("vq_name")):
             found.append((path.stat().st_mtime, path.parent.name))
-    return max(found)[1] if found else BUNDLED_LAMP
+    opt.lamp_name = max(found)[1] if found else BUNDLED_LAMP
 
 
 TIMEOUT = timedelta(hours=1)  # maximum time that processes wait for each other, for example in validation

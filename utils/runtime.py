@@ -161,18 +161,15 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def text_key(text: str) -> int:
-    """Hash a text to a 63-bit key for ``stream_seed``. The key is the same in every process."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MASK
-
-
 def prompt_seed(seed: int, text: str, in_file: bool) -> int:
     """Return the seed for a prompt's motion.
 
     Prompts from a file (``in_file``) get a seed derived from ``seed`` and their text, so other prompts do not affect
     them. A single prompt uses ``seed`` itself.
     """
-    return stream_seed(seed, text_key(text)) if in_file else seed
+    if not in_file:
+        return seed
+    return stream_seed(seed, int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MASK)
 
 
 @dataclass(frozen=True)
