@@ -9,8 +9,8 @@ def main() -> None:
     from data.dataset import dataset_spec
     from data.language import load_text_motion
     from models.lamp.features import LaMPConfig
-    from models.lamp.lamp import LaMP, freeze_text
-    from storage.generation import load_tokenizer
+    from models.lamp.lamp import LaMP, freeze_motion, freeze_text
+    from storage.generation import load_lamp, load_tokenizer
     from training.optimization import warmup_cosine
     from training.runs import checked_run_folder, initial_qformer, is_main, start_run, world_size
     from training.stages.lamp import LaMPStage
@@ -24,16 +24,19 @@ def main() -> None:
     train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt)
     compared = {"ptc", "ptm"} & set(opt.objectives)
     parts = opt.grad_accum * (world_size() if opt.text_pairs else 1)  # each process compares its own texts
-    if min(opt.batch_size, len(train_set)) < 2 * parts and (compared or opt.text_pairs):
-        raise InputError("ptc, ptm and --text_pairs need at least two pairs in a batch, or in each part of it")
+    if min(opt.batch_size, len(train_set)) < 2 * parts and (compared or opt.text_pairs or opt.keep_condition):
+        raise InputError("ptc, ptm, --text_pairs and --keep_condition need at least two pairs in each part of a batch")
 
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
     model = LaMP(config, tokenizer.model, qformer)
     freeze_text(model, opt.freeze_words, opt.text_layers)
+    if opt.text_only:
+        freeze_motion(model)
+    start = load_lamp(opt.init_from, spec, opt.checkpoints_dir).model if opt.keep_condition else None
     vars(opt).update(config.to_options())
     if is_main():
         pieces.save(checked_run_folder(opt))
-    stage = LaMPStage(model, opt, pieces, val_set)
+    stage = LaMPStage(model, opt, pieces, val_set, start)
     steps = opt.total_iter or opt.max_epoch * max(1, len(train_set) // opt.batch_size)
     Trainer(stage, opt, train_set, warmup_cosine(opt.warm_up_iter, steps)).run()
 

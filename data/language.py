@@ -7,6 +7,7 @@ import json
 import lzma
 import pickle
 import re
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -58,7 +59,8 @@ def classes() -> dict[tuple[str, str], int]:
 def training_pairs(spec: DatasetSpec, opt: argparse.Namespace) -> list[Pair]:
     """Load the training pairs, with the texts added by ``--paraphrases`` and ``--bank``."""
     pairs = with_paraphrases(load_pairs(spec, "train", quiet=opt.quiet), opt.paraphrases, opt.seed)
-    return with_bank(pairs, spec) if opt.bank else pairs
+    pairs = with_bank(pairs, spec) if opt.bank else pairs
+    return by_rarest_content(pairs) if getattr(opt, "balance_by", "family") == "content" else pairs
 
 
 def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
@@ -97,6 +99,13 @@ def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
                                 [(content, side)], content)
                      for content, side, first, end in entry["stretches"]]
     return extended
+
+
+def by_rarest_content(pairs: Sequence[Pair]) -> list[Pair]:
+    """Use the rarest content of each pair as its family. Pairs without contents keep their family."""
+    counts = Counter(content for pair in pairs for content in pair.contents)
+    return [replace(pair, family=str(min(pair.contents, key=lambda one: (counts[one], one)))) if pair.contents else pair
+            for pair in pairs]
 
 
 def _described(pair: Pair, contents: Sequence[Sequence[str]], family: str) -> Pair:

@@ -202,6 +202,8 @@ _DATA: dict[str, dict[str, Any]] = {
     "data_root": {"help": "data set folder; default: dataset/HumanML3D or dataset/KIT-ML"},
     "balance": {"type": share, "default": 0.0,
                 "help": "sample rare actions more often; 0: uniform over clips; 1: uniform over actions"},
+    "balance_by": {"choices": ("family", "content"), "default": "family",
+                   "help": "action of a clip for --balance with --bank: its family or its rarest content"},
     "group_by_length": {"action": "store_true",
                         "help": "batch clips of similar length, which reduces padding and speeds up CPU training"},
     "paraphrases": {"type": natural, "default": 0, "metavar": "N",

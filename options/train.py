@@ -117,7 +117,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``train_lamp.py``."""
     parser = Parser("Pretrain LaMP: a Q-Former on captions and motions with four objectives.")
     add_common(parser)
-    add_data(parser, "balance", "paraphrases", "bank")
+    add_data(parser, "balance", "balance_by", "paraphrases", "bank")
     add_training(parser, batch_size=64, max_epoch=200, lr=1e-4, warm_up_iter=2000, weight_decay=0.05)
     parser.add_argument_group("model").add_argument(
         "--vq_name", required=True, help="motion tokenizer")
@@ -134,6 +134,12 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="learning rate factor of the text encoder; small values preserve BERT's language knowledge")
     text.add_argument("--text_layers", type=natural, metavar="N",
                       help="train only the last N layers of BERT and freeze its embeddings and the other layers")
+    text.add_argument("--text_only", action="store_true",
+                      help="fine-tune the text side of --init_from: train only the weights that motions do not use, so "
+                           "that motion features stay the same")
+    text.add_argument("--keep_condition", type=non_negative, default=0.0, metavar="WEIGHT",
+                      help="weight of a loss that keeps the text features for generation close to those of "
+                           "--init_from, so that transformers trained on them stay valid")
     text.add_argument("--distill", type=non_negative, default=0.0, metavar="WEIGHT",
                       help="weight of a distillation loss that preserves the text similarities of the original --bert; "
                            "for BERTs trained on sentences")
@@ -167,6 +173,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     opt = parser.parse_args(argv)
     if opt.distill and (opt.init_from or opt.random_start):
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
+    if (opt.text_only or opt.keep_condition) and not opt.init_from:
+        parser.error("--text_only and --keep_condition need --init_from")
     opt.objectives = dict(opt.objectives)
     return opt
 

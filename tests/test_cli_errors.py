@@ -75,6 +75,7 @@ def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: 
     ("vq", ("--window_size", 30), "--window_size 30 must be a multiple of the 4 frames"),
     ("vq", ("--window_size", 400), "window of 400 frames"), ("vq", ("--vq_norm", "GN"), "--width"),
     ("vq", ("--mixed_precision", "fp16"), "needs a GPU"), ("lamp", ("--batch_size", 1), "at least two"),
+    ("lamp", ("--text_only",), "need --init_from"), ("lamp", ("--keep_condition", 1), "need --init_from"),
     ("lamp", ("--max_text_len", 65), "reads at most 64"), ("lamp", ("--bert_layers", 9), "has 2 layers"),
     ("t2m", ("--n_heads", 3), "--n_heads 3"), ("t2m", ("--cond_drop_prob", 2), "--cond_drop_prob"),
     ("evaluator", ("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),

@@ -1,4 +1,5 @@
 """LaMP and its text encoders: objectives, attention masks, published behaviour, BERT's word pieces, and CLIP."""
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from models.lamp.bert import WordPieces, from_bert
 from models.lamp.features import EncodedMotion, LaMPConfig
-from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_text
+from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_motion, freeze_text
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from models.lamp.qformer import QFormerConfig
 from models.m2t import MotionPrefix, MotionPrefixConfig
@@ -302,6 +303,22 @@ def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
     assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
     assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
     assert {"text_proj.weight", "query_tokens"} <= trained
+
+
+def test_training_the_text_side_alone_keeps_the_motion_features(model, batch):
+    start, (motion, ids, mask, m_lens) = copy.deepcopy(model), batch
+    freeze_motion(model)
+    with torch.no_grad():
+        for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+            parameter.add_(torch.randn_like(parameter))
+    assert torch.equal(model.motion_query_features(motion, m_lens), start.motion_query_features(motion, m_lens))
+    assert not torch.allclose(model.text_features(ids, mask), start.text_features(ids, mask), atol=0.1)
+    opt = SimpleNamespace(objectives=["ptc"], distill=0.0)
+    change = LaMPStage(model, opt, None, None, start).condition_change(ids, mask)
+    assert float(change) > 0.1 and float(LaMPStage(start, opt, None, None, start).condition_change(ids, mask)) == 0
+    change.backward()
+    assert any(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in start.parameters())
 
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from data.dataset import Normalisation, dataset_spec
-from data.language import Paraphraser, WordVectors, classes, read_bank, sentences, with_bank, with_paraphrases
+from data.language import (
+    Paraphraser,
+    WordVectors,
+    by_rarest_content,
+    classes,
+    read_bank,
+    sentences,
+    with_bank,
+    with_paraphrases,
+)
 from data.text import mirror_text
 from data.text_motion import Pair, TextMotion, load_pairs, rarity_weights
 from prepare.build_openmotion import clip_contents
@@ -64,6 +73,13 @@ def test_clips_and_stretches_get_their_sentences_and_are_balanced_by_family(root
     assert [pair.family for pair in pairs] == ["walk", "walk", "stand", "raise"]
     weights = rarity_weights(pairs, 1.0)
     np.testing.assert_allclose(weights / weights[-1], [0.5, 0.5, 1, 1])
+
+
+def test_clips_can_be_balanced_by_their_rarest_content() -> None:
+    contents = [{1}, {1}, {1, 2}, {1, 2, 3}, set()]
+    pairs = [Pair(str(number), np.zeros((4, 1)), (), family="all", contents=frozenset(some))
+             for number, some in enumerate(contents)]
+    assert [pair.family for pair in by_rarest_content(pairs)] == ["1", "1", "2", "3", "all"]
 
 
 def test_items_say_what_a_sentence_is_true_of(root: Path) -> None:

@@ -2,6 +2,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -188,6 +189,16 @@ def test_every_stage_starts_from_another_model_by_its_name_alone(started: Path, 
     for name, tensor in first.items():
         if not name.endswith("codebook"):  # running means follow the data at any learning rate
             torch.testing.assert_close(second[name], tensor.to(second[name].dtype), rtol=0, atol=0)
+
+
+def test_fine_tuning_the_text_side_of_lamp_changes_no_other_weight(runs: Path) -> None:
+    start(runs, "lamp", "--name", "lamp_text", "--text_only", "--keep_condition", "1", "--objectives", "ptc",
+          "--lr", "1")
+    before = read_state(find_source("lamp_one", "t2m", runs / "checkpoints").file, STATE_KEYS)
+    after = latest(runs, "lamp_text")["motion_qformer"]
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name].to(tensor))}
+    assert {"text_proj.weight", "Qformer.bert.encoder.layer.0.intermediate.dense.weight"} <= changed
+    assert all(re.search(r"^text_proj\.|layer\.\d+\.(intermediate|output)\.", name) for name in changed)
 
 
 def test_settings_are_those_of_the_model_unless_they_are_given(started: Path) -> None:

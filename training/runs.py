@@ -33,7 +33,7 @@ from utils.runtime import BatchSlice, seed_everything, select_device, stream_see
 # Options that define the model or its inputs. They must not change on resume.
 FIXED_OPTIONS = ("vq_name", "lamp_name", "text_encoder", "condition", "attention", "n_heads", "vq_act",
                  "dilation_growth_rate", "feat_bias", "published_behaviour", "qformer_heads", "decoder", "n_head_gpt",
-                 "llm", "lora_alpha", "num_quantizers", "shared_codebook", "mu")
+                 "llm", "lora_alpha", "text_only", "num_quantizers", "shared_codebook", "mu")
 
 
 def latest_checkpoint(opt: argparse.Namespace) -> Path:

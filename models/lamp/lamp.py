@@ -361,6 +361,16 @@ def is_text(name: str) -> bool:
     return name.startswith("Qformer.bert.") and "_query" not in name and "crossattention" not in name
 
 
+def freeze_motion(model: LaMP) -> None:
+    """Freeze all parameters that motion features depend on, so that only the text side is trained.
+
+    Texts and queries share the self-attention. This leaves the feed-forward blocks of texts, and the text projection.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("text_proj.") or (
+            is_text(name) and ".encoder." in name and ".attention." not in name))
+
+
 def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
     """Freeze parameters of the text encoder (see ``is_text``), including the self-attention shared with the queries.
 

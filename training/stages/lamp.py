@@ -22,6 +22,7 @@ from training.runs import divide
 from training.trainer import VALIDATION_BATCH, Stage
 from utils.runtime import BatchSlice
 
+CONDITION_ROWS = 64  # samples per process for --keep_condition, which needs a pass of all queries
 SIDES = 3  # classes per content of the language bank: left, right, no side
 
 
@@ -33,12 +34,15 @@ class LaMPStage(Stage):
     optimizer_key = "opt_qformer"
     bests = {"net_best_acc": ("mean_R1", "max")}
 
-    def __init__(self, model: LaMP, opt: argparse.Namespace, pieces: WordPieces, val_set: TextMotion) -> None:
+    def __init__(self, model: LaMP, opt: argparse.Namespace, pieces: WordPieces, val_set: TextMotion,
+                 start: LaMP | None = None) -> None:
+        """Create the stage. ``start`` is the model whose text features --keep_condition preserves."""
         super().__init__(model)
         self.opt, self.pieces, self.val_set = opt, pieces, val_set
         self.find_unused = set(opt.objectives) != set(OBJECTIVES)
-        # In a list, so that it is not a submodule: the original BERT is neither trained nor saved.
+        # In lists, so that they are not submodules: the original models are neither trained nor saved.
         self.teacher = [copy.deepcopy(model.Qformer).eval().requires_grad_(False)] if opt.distill else []
+        self.start = [] if start is None else [start]
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Compute the losses and accuracies of a batch of captions and motions."""
@@ -55,6 +59,8 @@ class LaMPStage(Stage):
             extra["text_pairs"] = self.text_pairs(batch, *text, result.text)
         if self.teacher:
             extra["distill"] = self.distillation(*text, result.text)
+        if self.start:
+            extra["keep_condition"] = self.condition_change(*(some[:CONDITION_ROWS] for some in text))
         loss = result.loss + sum(getattr(self.opt, name) * value for name, value in extra.items())
         return {"loss": loss, **result.losses, **extra, **accuracies}
 
@@ -84,6 +90,12 @@ class LaMPStage(Stage):
             words = mask.unsqueeze(-1).float()
             original = (teacher.text(ids, mask).float() * words).sum(1) / words.sum(1)
         return distillation_loss(features, F.normalize(original, dim=-1))
+
+    def condition_change(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Compute the mean squared change of the text condition since the start, relative to its variance."""
+        start = self.start[0] = self.start[0].to(ids.device)
+        original = start.condition(ids, mask, "both")
+        return F.mse_loss(self.model.make_condition(ids, mask, "both"), original) / original.var(0).mean()
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Encode captions to word pieces and their mask, both (b, t)."""
