@@ -49,7 +49,7 @@ def main() -> None:
     writing = captioner.writing.changed(vars(opt))
     captions = {"m2t": [made[0] for made in captioner.write(clips, writing, opt.batch_size, opt.quiet)]}
     if opt.baselines:
-        vectors = [motion_vectors([captioner.normalisation.apply(pair.features) for pair in some],
+        vectors = [motion_vectors([captioner.lamp.normalisation.apply(pair.features) for pair in some],
                                   captioner.lamp.motion_features, opt.quiet) for some in (pairs, known)]
         captions["nearest training motion"] = nearest_captions(*vectors, known)
         captions["most common caption"] = [most_common_caption(known)] * len(pairs)

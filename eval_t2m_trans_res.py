@@ -20,7 +20,7 @@ def main() -> None:
     from evaluation.caption_scores import BertScore
     from evaluation.generation import LEGEND, NOTE, LampBertScore, find_evaluators, generated_rows, remember_texts
     from evaluation.metrics import reconstruct_clips
-    from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
+    from evaluation.protocol import REAL, Evaluation, Plan
     from evaluation.report import hardware, seconds_each, write_report
     from models.text_to_motion import Sample, speed_up
     from storage.checkpoint import checkpoint_names, find_source, model_names
@@ -76,8 +76,7 @@ def main() -> None:
         "hardware": hardware(device)}
     write_report(Path(opt.checkpoints_dir) / spec.name / source.folder.name / "eval", opt.ext, settings,
                  {name: row.table() for name, row in rows.items()},
-                 [*evaluation.left_out, *fault_notes(rows), *evaluation.legend, *([NOTE] if lamp else []),
-                  *([LEGEND] if lamp_bertscore else [])])
+                 [*evaluation.notes(rows), *([NOTE] if lamp else []), *([LEGEND] if lamp_bertscore else [])])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def main() -> None:
     from data.dataset import dataset_spec, read_whole_clips
     from data.text_motion import load_pairs
     from evaluation.metrics import reconstruct_clips, score_reconstruction
-    from evaluation.protocol import REAL, Evaluation, Plan, fault_notes
+    from evaluation.protocol import REAL, Evaluation, Plan
     from evaluation.report import hardware, seconds_each, write_report
     from models.text_to_motion import speed_up
     from storage.evaluation import find_evaluator
@@ -41,7 +41,7 @@ def main() -> None:
             rows[row] = evaluation.fixed(
                 reconstruct_clips(tokenizer.model, evaluation.clips, tokenizer.normalisation, layers))
         tables = {name: row.table() | scores.get(name, {}) for name, row in rows.items()}
-        notes = [*evaluation.left_out, *fault_notes(rows), *evaluation.legend]
+        notes = evaluation.notes(rows)
     settings = {
         "checkpoint": tokenizer.source, "clips": len(clips), **vars(opt), "evaluator": evaluator and evaluator.source,
         "seconds_per_clip": seconds_each(lambda clip: reconstruct_clips(

@@ -64,9 +64,9 @@ TOP, BATCH = 3, 32
 WITHOUT, TRUE = "without", "true"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measured:
-    """Measurements of one motion."""
+    """Measurements of one motion. Those by the evaluator are added last, for all motions together."""
 
     clip: int
     joint: str
@@ -77,6 +77,9 @@ class Measured:
     skating: float
     jerk: float
     seconds: float
+    embedding: np.ndarray | None = None  # (e,)
+    real: np.ndarray | None = None       # (e,) embedding of the real clip
+    precision: float = float("nan")      # R-precision in per cent
 
 
 def build_parser() -> Parser:
@@ -94,13 +97,6 @@ def build_parser() -> Parser:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def frames_of(density: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Sample constrained frames among ``count``. An int ``density`` is their number, a float their fraction."""
-    if isinstance(density, float):
-        density = max(1, round(density * count))
-    return np.sort(rng.choice(count, min(int(density), count), replace=False))
 
 
 def measure(made: Directed, seconds: float, frames: np.ndarray, joint: str, truth: np.ndarray, key: tuple[int, str],
@@ -130,7 +126,9 @@ def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args
     for number, (density, amount) in enumerate(DENSITIES.items()):
         for joint in JOINTS if args.every_joint else JOINTS[(clip + number) % len(JOINTS):][:1]:
             place = spec.skeleton.joint_names.index(joint)
-            frames = frames_of(amount, length, np.random.default_rng(stream_seed(seed, number, place)))
+            count = max(1, round(amount * length)) if isinstance(amount, float) else min(amount, length)
+            rng = np.random.default_rng(stream_seed(seed, number, place))
+            frames = np.sort(rng.choice(length, count, replace=False))
             wanted = torch.from_numpy(frames), place, torch.from_numpy(truth[frames, place])
             made = make(lambda joints, wanted=wanted: [JointTarget(
                 wanted[0].to(joints.device), wanted[1], wanted[2].to(joints))])
@@ -156,28 +154,18 @@ def mean_interval(clips: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return float(mean), float(1.96 * np.sqrt(np.square(sums).sum() * number / max(number - 1, 1)) / len(values))
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A measured motion with its R-precision in per cent, and the embeddings (e,) of the motion and the real clip."""
-
-    row: Measured
-    embedding: np.ndarray
-    real: np.ndarray
-    precision: float
-
-
-def evaluate(found: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
-             texts: np.ndarray) -> list[Evaluated]:
+def evaluate(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMotionEmbedder,
+             texts: np.ndarray) -> None:
     """Add embeddings and R-precision to all motions. ``texts`` (m, e) are the caption embeddings of the split."""
     own, real = evaluator.texts([pair.tokens[0] for pair in pairs]), evaluator.motions([p.features for p in pairs])
-    made, clips = evaluator.motions([row.features for row in found]), [row.clip for row in found]
-    return list(map(Evaluated, found, made, real[clips], precision(own[clips], made, texts).tolist()))
+    made, clips = evaluator.motions([row.features for row in rows]), [row.clip for row in rows]
+    for row, embedding, share in zip(rows, made, precision(own[clips], made, texts).tolist(), strict=True):
+        row.embedding, row.real, row.precision = embedding, real[row.clip], share
 
 
-def summary(found: Sequence[Evaluated], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
+def summary(rows: Sequence[Measured], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
     """Compute the metrics of a row. ``without`` has the R-precision without constraints by (clip, joint, density)."""
-    rows, precisions = [one.row for one in found], np.array([one.precision for one in found])
-    worst = np.array([row.errors.max() for row in rows])
+    precisions, worst = np.array([(row.precision, row.errors.max()) for row in rows]).T
     every = np.concatenate([row.errors for row in rows])
     numbers = {
         "motions": len(rows), "trajectory50": 100 * float((worst > 0.5).mean()),
@@ -191,20 +179,19 @@ def summary(found: Sequence[Evaluated], without: dict[tuple[int, str, str], floa
         change = precisions - np.array([without[row.clip, row.joint, row.density] for row in rows])
         numbers["change"], numbers["interval"] = mean_interval(np.array([row.clip for row in rows]), change)
     if len(rows) >= BATCH:
-        numbers["fid"] = fid(np.stack([one.real for one in found]), np.stack([one.embedding for one in found]))
+        numbers["fid"] = fid(np.stack([row.real for row in rows]), np.stack([row.embedding for row in rows]))
     return numbers
 
 
-def table(found: Sequence[Evaluated]) -> dict[str, dict[str, float]]:
+def table(found: Sequence[Measured]) -> dict[str, dict[str, float]]:
     """Compute the table rows: all motions, groups by density, by joint and by both, and the reference rows."""
-    rest = {name: [one for one in found if one.row.density.startswith(name)] for name in (WITHOUT, TRUE)}
-    without = {(one.row.clip, one.row.joint, one.row.density.removeprefix(f"{WITHOUT} ")): one.precision
-               for one in rest[WITHOUT]}
-    made = [one for one in found if one.row.density in DENSITIES]
+    rest = {name: [row for row in found if row.density.startswith(name)] for name in (WITHOUT, TRUE)}
+    without = {(row.clip, row.joint, row.density.removeprefix(f"{WITHOUT} ")): row.precision for row in rest[WITHOUT]}
+    made = [row for row in found if row.density in DENSITIES]
     groups = {"all": made} | rest
-    groups |= {f"at {density}": [one for one in made if one.row.density == density] for density in DENSITIES}
-    groups |= {joint: [one for one in made if one.row.joint == joint] for joint in JOINTS}
-    groups |= {f"{joint} {density}": [one for one in groups[joint] if one.row.density == density]
+    groups |= {f"at {density}": [row for row in made if row.density == density] for density in DENSITIES}
+    groups |= {joint: [row for row in made if row.joint == joint] for joint in JOINTS}
+    groups |= {f"{joint} {density}": [row for row in groups[joint] if row.density == density]
                for joint in JOINTS for density in DENSITIES}
     return {name: summary(rows, without) for name, rows in groups.items() if rows}
 
@@ -238,7 +225,8 @@ def main() -> None:
                         ControlSettings(steps=args.steps))
     found = [row for clip, pair in enumerate(tqdm(pairs, disable=args.quiet or None, leave=False))
              for row in clip_rows(director, clip, pair, spec, args)]
-    rows = table(evaluate(found, pairs, evaluator, texts))
+    evaluate(found, pairs, evaluator, texts)
+    rows = table(found)
     print(report(rows))
     if args.out:
         write_text(args.out, json.dumps(rows, indent=1) + "\n")

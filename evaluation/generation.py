@@ -171,11 +171,6 @@ class ValidationFid:
         self.evaluator, self.rows, self.make, self.divide = evaluator, rows, make, divide
         self.real = mean_and_covariance(evaluator.motions([clips[row] for row in rows]))
 
-    @property
-    def biased(self) -> bool:
-        """Whether there are no more clips than embedding dimensions, which biases FID upwards."""
-        return len(self.rows) <= len(self.real[0])
-
     def __call__(self, model: nn.Module) -> float:
         """Compute the FID, or NaN if a motion is not finite. NaN is never the best score."""
         motions = self.divide(self.rows, lambda rows: self.make(model, rows))
@@ -201,7 +196,7 @@ def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.dev
     fid = ValidationFid(evaluator, clips, rows, make, divide)
     opt.chosen_by = f"fid of {count} of {len(clips)} validation clips by {evaluator.source.folder.name}"  # no path
     print(f"the best checkpoint is chosen by {opt.chosen_by}: {evaluator.source}")
-    if fid.biased:
-        print(f"FID is biased upwards: {count} clips are too few for the {len(fid.real[0])} dimensions of the "
+    if count <= (width := len(fid.real[0])):
+        print(f"FID is biased upwards: {count} clips are too few for the {width} dimensions of the "
               "evaluator's embeddings; compare it only within this run")
     return fid

@@ -119,18 +119,13 @@ class Evaluation:
         self._lamp_texts = lamp and lamp.texts([caption for pair in pairs for caption in pair.captions])
         self._real = self._embed(self.clips)
 
-    @property
-    def left_out(self) -> list[str]:
-        """Messages about metrics that need more clips than there are."""
-        count, needed = len(self.pairs), metrics.diversity_pairs(len(self.pairs))
-        short = [("R-precision", self.plan.batch), ("diversity", needed)]
-        return [f"omitted: {what} needs {least} clips, but there are {count}"
-                for what, least in short if count < least]
-
-    @property
-    def legend(self) -> list[str]:
-        """Explanations of the metrics."""
-        return [f"{key}: {meaning}" for key, meaning in _LEGEND.items()]
+    def notes(self, rows: Mapping[str, Row]) -> list[str]:
+        """Return notes for a report: metrics that need more clips than there are, ``fault_notes``, and the legend."""
+        count = len(self.pairs)
+        needed = {"R-precision": self.plan.batch, "diversity": metrics.diversity_pairs(count)}
+        return [*(f"omitted: {what} needs {least} clips, but there are {count}"
+                  for what, least in needed.items() if count < least),
+                *fault_notes(rows), *(f"{key}: {meaning}" for key, meaning in _LEGEND.items())]
 
     def real(self) -> Row:
         """Compute the row of the real motions. Its FID compares two random halves of the motions."""

@@ -309,10 +309,6 @@ class Source:
                 raise InputError(f"{self.options_file}: {key} cannot be {self.options[key]!r}")
         return replace(self, options={**(guesses or {}), **self.options, **inferred})
 
-    def without(self, key: str) -> Self:
-        """Return a copy without the option ``key``."""
-        return replace(self, options={name: value for name, value in self.options.items() if name != key})
-
     @contextmanager
     def building(self, config: type, prefix: str = "") -> Iterator[None]:
         """Context for building a model. Raises ``InputError`` if an option is invalid or the model cannot be built.

@@ -35,11 +35,6 @@ class LoadedCaptioner:
     source: Source
 
     @property
-    def normalisation(self) -> Normalisation:
-        """Normalisation of motions."""
-        return self.lamp.normalisation
-
-    @property
     def writing(self) -> Writing:
         """Default decoding settings of the model."""
         with self.source.building(Writing):
@@ -52,7 +47,7 @@ class LoadedCaptioner:
         device = self.model.query_tokens.device
         captions = []
         for start in tqdm(range(0, len(clips), batch_size), desc="captions", disable=quiet or None, leave=False):
-            motion, m_lens = padded([self.normalisation.apply(clip) for clip in clips[start:start + batch_size]])
+            motion, m_lens = padded([self.lamp.normalisation.apply(clip) for clip in clips[start:start + batch_size]])
             captions += self.model.write(motion.to(device), m_lens.to(device), writing or self.writing)
         return captions
 

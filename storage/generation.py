@@ -41,7 +41,6 @@ from models.transformers.trunk import FIXED_TABLE
 from models.vq.model import RVQVAE, HumanVQVAE, VQConfig, build_tokenizer
 from storage import released
 from storage.checkpoint import (
-    EARLIER_SAMPLING,
     PRETRAINED,
     Source,
     find_source,
@@ -80,7 +79,7 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
                    which: str | None = None) -> LoadedTokenizer:
     """Load a tokenizer by name."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"),
-                                released.with_tokenizer_options)
+                                lambda source, state: source.with_options(released.tokenizer_sizes(state)))
     with source.building(VQConfig):
         model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
     load_strictly(model, state, source.file)
@@ -156,8 +155,10 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
             state = {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()} | state
     load_strictly(model, state, source.file, optional=LAMP_OPTIONAL)
     pieces = word_pieces_of(source, config.qformer, checkpoints_dir, published=config.published)
-    return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation,
-                      _text_length(source, config.qformer.max_positions), source,
+    length, most = source.options.get("max_text_len", PUBLISHED_TEXT_LEN), config.qformer.max_positions
+    if not isinstance(length, int) or not SHORTEST_TEXT <= length <= most:
+        raise InputError(f"{source.settings_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
+    return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation, length, source,
                       load_familiarity(source.folder, config.qformer.hidden))
 
 
@@ -189,13 +190,6 @@ def fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path],
         return load(name)
     except InputError as error:
         raise InputError(f"{error}; its files may also be placed in {own}") from error
-
-
-def _text_length(source: Source, most: int) -> int:
-    length = source.options.get("max_text_len", PUBLISHED_TEXT_LEN)
-    if not isinstance(length, int) or not SHORTEST_TEXT <= length <= most:
-        raise InputError(f"{source.settings_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
-    return length
 
 
 FAMILIARITY_FILE = "familiarity.safetensors"
@@ -368,7 +362,10 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
     residual = length = None
     if res_name := residual_to_use(res_name, transformer.source, spec):
         residual = load_residual_with_text(res_name, spec, checkpoints_dir, device, beside=transformer)
-        _check_layers(residual, tokenizer)
+        config = residual.model.config
+        if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
+            raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, "
+                             f"but the tokenizer {tokenizer.source} has {vq.num_quantizers} layers of {vq.nb_code}")
         files.append(residual.source.file)
     if len_name is not None:
         length = load_length_estimator(len_name, spec, checkpoints_dir, device, beside=transformer)
@@ -386,17 +383,8 @@ def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequenc
     sampling = Sampling()
     for model, names in parts:
         if model is not None:
-            source = model.source
-            source = source.with_options({}, EARLIER_SAMPLING) if source.is_complete else released.with_sampling(
-                source, spec.name)
+            source = released.with_sampling(model.source, spec.name)
             source.one_of("length", LENGTHS, Sampling.length)
             with source.building(Sampling):
                 sampling = sampling.changed({name: source.options.get(name) for name in names})
     return sampling
-
-
-def _check_layers(residual: LoadedNetwork, tokenizer: LoadedTokenizer) -> None:
-    config, vq = residual.model.config, tokenizer.model.config
-    if (config.num_quantizers, config.num_tokens) != (vq.num_quantizers, vq.nb_code):
-        raise InputError(f"{residual.source} is for {config.num_quantizers} layers of {config.num_tokens} codes, but "
-                         f"the tokenizer {tokenizer.source} has {vq.num_quantizers} layers of {vq.nb_code}")

@@ -4,6 +4,7 @@ Checkpoints of this project contain their settings.
 """
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -55,11 +56,6 @@ def tokenizer_sizes(state: State) -> dict[str, Any]:
     if depth and f"{encoder}2.1.model.0.norm1.weight" not in state:
         sizes["vq_norm"] = "None"
     return sizes
-
-
-def with_tokenizer_options(source: Source, state: State) -> Source:
-    """Add the inferred sizes of a tokenizer to its source."""
-    return source.with_options(tokenizer_sizes(state))
 
 
 def transformer_sizes(state: State) -> dict[str, int]:
@@ -160,7 +156,7 @@ def with_length_options(source: Source, state: State) -> Source:
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
     """Add missing sampling settings: published values or, for checkpoints of this project, ``EARLIER_SAMPLING``."""
-    if {"published_behaviour", "condition"} & source.options.keys():  # not a published checkpoint
+    if source.is_complete or {"published_behaviour", "condition"} & source.options.keys():
         return source.with_options({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)
     return source if scale is None else source.with_options({}, {"cond_scale": scale})
@@ -174,7 +170,8 @@ def has_qformer(state: State) -> bool:
 def with_masked_options(source: Source, state: State) -> Source:
     """Add the inferred sizes, attention and text encoder of a masked transformer to its source."""
     if "time_steps" not in source.options:  # in published options, gumbel_sample does not affect the evaluation
-        source = source.without("gumbel_sample")
+        source = replace(source, options={
+            key: value for key, value in source.options.items() if key != "gumbel_sample"})
     sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})
     source = with_text_encoder(source.with_options(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
     if has_qformer(state):
