@@ -16,7 +16,7 @@ from models.transformers.trunk import TokenLoss
 from models.vq.model import RVQVAE, VQConfig
 from storage.checkpoint import load_checkpoint, read_options, save_checkpoint, write_options
 from tests.toy_run import Numbers, Pull, always, options
-from training.optimization import StepMetrics, WeightAverage, warmup_milestones
+from training.optimization import WeightAverage, warmup_milestones
 from training.runs import FIXED_OPTIONS, BatchLoader, EpochBatches, checked_run_folder, fits_in_memory, settle_lamp
 from training.stages.tokens import MaskStage
 from training.stages.vq import VQStage
@@ -44,13 +44,6 @@ def test_a_run_stops_at_total_iter_or_after_max_epoch_epochs(home: Path) -> None
     assert [number % 100 for number in sum(stage.batches[:3], [])] != [
         number % 100 for number in sum(stage.batches[3:], [])]
     assert (home / "model" / "latest.tar").is_file()
-
-
-def test_each_item_has_the_same_weight_in_a_batch_in_parts() -> None:
-    weight, metrics = nn.Parameter(torch.tensor(0.0)), StepMetrics(2)
-    for loss, count in ((8.0, 1.0), (4.0, 3.0)):
-        metrics.add({"loss": loss * (1 + weight), "weight": torch.tensor(count)}).backward()
-    assert float(metrics.average([weight])["loss"]) == float(weight.grad) == pytest.approx(5.0)
 
 
 def test_batches_that_cannot_be_cut_are_refused() -> None:
@@ -261,6 +254,9 @@ def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> N
             assert value == items[key] if key in ("caption", "other") else torch.equal(value, items[key])
         assert all(one != other for one, other in zip(made["caption"], made["other"], strict=True))
         if labelled:  # a sentence is paired with one of its class
+            assert made["text_class"].tolist() == [{"c": 1, "d": 1, "e": 3, "f": 3}.get(text, -1)
+                                                   for text in made["caption"]]
+            assert made["contents"].nonzero()[:, 1].tolist() == [1, 3] * 4
             sentences = made["text_class"] >= 0
             assert torch.equal(made["text_class"][sentences], made["other_class"][sentences])
         classes |= set(made["text_class"].tolist()) if labelled else {-1, 1, 3}
