@@ -1,4 +1,4 @@
-"""Scores of captions, motions and retrieval, with known features and captions."""
+"""Scores of captions, motions, retrieval and prompt checks, with known features, captions and motions."""
 import json
 import math
 import re
@@ -16,6 +16,7 @@ from scipy import linalg
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from benchmarks import prompt_checks
 from data.dataset import dataset_spec
 from data.text import spacy_pipeline
 from data.text_motion import Pair
@@ -28,7 +29,8 @@ from models.config import SIMILARITIES
 from models.lamp.features import text_inputs
 from models.text_to_motion import Sample
 from storage.generation import load_lamp
-from tests.toy import WITHOUT_TORCH, make_bert, run_script
+from tests import figures
+from tests.toy import WITHOUT_TORCH, make_bert, run_here, run_script
 from utils import InputError
 
 
@@ -320,3 +322,19 @@ def test_the_best_caption_of_a_motion_meets_its_own_prompt_and_motions_that_are_
     assert rows["some"].faults == ["before", f"0, {one.samples[0].text!r}, {KEY}"]
     assert len(rows["none"].faults) == 7
     assert rows["other"] == Row({}, ["before"])
+
+
+PROMPTS = [{"text": f"raise the {side} hand", "group": "raise", "checks": [f"raises_{side}_hand"], "pair": "raise",
+         "measure": "hand", "side": side} for side in ("left", "right")]
+
+
+def test_the_script_judges_motions_made_elsewhere(tmp_path: Path, capsys) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
+    for index, side in enumerate(("left", "right")):
+        np.save(prompt_checks.joints_path(tmp_path, index, 0), figures.raising(side))
+    run_here(prompt_checks.main, "--prompts", "prompts.json", "--joints", tmp_path, "--seeds", 1, "--out", "out.json",
+             "--strips", "strips", cwd=tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "overall: 2 of    2  100.0 % passed, 1 of 1 left/right pairs distinguished"
+    assert json.loads((tmp_path / "out.json").read_text())["overall"]["passed"] == 2
+    assert sorted(path.name for path in (tmp_path / "strips").iterdir()) == ["00.png", "01.png"]

@@ -258,11 +258,10 @@ def test_outside_of_a_part_or_before_an_extension_a_motion_stays_as_it_was(edito
     np.testing.assert_array_equal(longer[:120], source[:120])
 
 
-@pytest.mark.parametrize("parts", [[Part(4, 4, "a")], [Part(2, 8, "a"), Part(7, 9, "a")], [Part(33, 40, "a")]],
-                         ids=["empty", "overlap", "gap"])
-def test_parts_that_make_no_sense_are_refused(editor: MotionEditor, source: np.ndarray, parts: list[Part]) -> None:
-    with pytest.raises(ValueError, match="token"):
-        editor.edit(editor.encode(source), parts, 1, QUICK)
+def test_parts_that_are_empty_overlap_or_leave_a_gap_are_refused(editor: MotionEditor, source: np.ndarray) -> None:
+    for parts in ([Part(4, 4, "a")], [Part(2, 8, "a"), Part(7, 9, "a")], [Part(33, 40, "a")]):
+        with pytest.raises(ValueError, match="token"):
+            editor.edit(editor.encode(source), parts, 1, QUICK)
 
 
 @pytest.mark.parametrize(("total", "first", "stop"), [(80, 0, 80), (150, 60, 100), (200, 30, 170), (60, 55, 60)])
