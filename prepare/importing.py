@@ -364,7 +364,8 @@ def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
     if result.clips:
         clips = sorted(kept + result.clips, key=lambda clip: clip.id)
         write_text(out / SOURCES, "".join(f"{json.dumps(asdict(clip), ensure_ascii=False)}\n" for clip in clips))
-    (out / NOT_IMPORTED).unlink(missing_ok=True)
     if result.refused:
         lines = (f"{shown(name)}: {reason}\n" for name, reason in sorted(result.refused.items()))
         write_text(out / NOT_IMPORTED, "".join(lines))
+    else:
+        (out / NOT_IMPORTED).unlink(missing_ok=True)

@@ -75,9 +75,10 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
         for name in list(result.uncertain):
             del result.refused[name]
             result.add(_prepare_clip(replace(job, up="y"), name))
-    (job.root / "refused.txt").unlink(missing_ok=True)
     if result.refused:
         write_text(job.root / "refused.txt", refused_table(result.refused))
+    else:
+        (job.root / "refused.txt").unlink(missing_ok=True)
     if result.statistics is None:
         name, reason = next(iter(result.refused.items()))
         raise InputError(f"none of the {len(names)} clips in {job.root / 'joints'} can be used; {name}: {reason}")

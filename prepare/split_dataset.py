@@ -92,20 +92,20 @@ def members(clips: list[ClipSource], group: str | None, stratify: str | None, tw
     """Return clips and their existing mirrored twins, with their groups and strata."""
     made = []
     for clip in clips:
-        key = matched(group, clip.file) if group else clip.file
-        kind = matched(stratify, clip.file) if stratify else os.path.dirname(clip.file)
+        key = matched("--group", group, clip.file) if group else clip.file
+        kind = matched("--stratify", stratify, clip.file) if stratify else os.path.dirname(clip.file)
         made += [Member(name, key, kind) for name in (clip.id, f"M{clip.id}") if name == clip.id or name in twins]
     return made
 
 
-def matched(expression: str, name: str) -> str:
-    """Return the part of ``name`` that the expression matches: capture groups or, without groups, the whole match."""
+def matched(flag: str, expression: str, name: str) -> str:
+    """Return the part of ``name`` that ``expression`` matches: its groups or, without groups, the whole match."""
     try:
         match = re.search(expression, name)
     except re.error as error:
-        raise InputError(f"--group {expression} is not a regular expression: {error}") from error
+        raise InputError(f"{flag} {expression} is not a regular expression: {error}") from error
     if match is None:
-        raise InputError(f"--group {expression} does not match the file name {name}")
+        raise InputError(f"{flag} {expression} does not match the file name {name}")
     return "/".join(part or "" for part in match.groups()) or match[0]
 
 
