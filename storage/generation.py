@@ -2,6 +2,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -79,7 +80,7 @@ def load_tokenizer(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
                    which: str | None = None) -> LoadedTokenizer:
     """Load a tokenizer by name."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("vq_model", "net"),
-                                lambda source, state: source.with_options(released.tokenizer_sizes(state)))
+                                partial(released.with_sizes, released.tokenizer_sizes))
     with source.building(VQConfig):
         model = build_tokenizer(VQConfig.from_options({**source.options, "dim_pose": spec.dim_pose}))
     load_strictly(model, state, source.file)
@@ -166,7 +167,7 @@ def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
               which: str | None = None) -> tuple[Source, dict[str, Tensor]]:
     """Read the settings and the state dict of a LaMP model."""
     return open_source(find_source(name, spec.name, checkpoints_dir, which), ("motion_qformer",),
-                       released.with_lamp_options)
+                       partial(released.with_sizes, released.lamp_sizes))
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
@@ -273,7 +274,7 @@ def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str
                               device: torch.device | str = "cpu") -> tuple[ResidualTransformer, Source]:
     """Load a residual transformer in eval mode, without its text encoder."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("res_transformer",),
-                                released.with_residual_options)
+                                partial(released.with_sizes, released.residual_sizes))
     with source.building(ResidualTransformerConfig):
         model = ResidualTransformer(ResidualTransformerConfig.from_options(source.options))
     load_strictly(model, state, source.file, optional=(FIXED_TABLE,))
@@ -293,7 +294,7 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
                           beside: LoadedNetwork | None = None) -> LoadedNetwork:
     """Load a length estimator with its text encoder. If ``beside`` has the same text encoder, it is reused."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
-                                released.with_length_options)
+                                partial(released.with_sizes, released.length_sizes))
     if source.is_complete and "cond_dim" in source.options:  # early checkpoints lack it
         model = LengthEstimator(source.options["cond_dim"], MAX_TOKENS + 1)
     else:

@@ -3,7 +3,7 @@
 Checkpoints of this project contain their settings.
 """
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -90,12 +90,6 @@ def lamp_sizes(state: State) -> dict[str, int]:
     return qformer_sizes(state) | _sizes(state, embed_dim=("text_proj.weight", 0))
 
 
-def with_lamp_options(source: Source, state: State) -> Source:
-    """Add the inferred sizes of a LaMP model to its source."""
-    sizes = lamp_sizes(state)
-    return source.with_options(sizes, usual_heads(sizes))
-
-
 def qformer_sizes(state: State) -> dict[str, int]:
     """Infer the options of the Q-Former in a model."""
     embeddings, layer = "Qformer.bert.embeddings.", "Qformer.bert.encoder.layer."
@@ -148,10 +142,10 @@ def _linear_shapes(state: State) -> list[tuple[int, int]]:
             if state[f"output.{number}.weight"].dim() == 2]
 
 
-def with_length_options(source: Source, state: State) -> Source:
-    """Add the inferred text encoder of a length estimator to its source."""
+def length_sizes(state: State) -> dict[str, int]:
+    """Infer the options of a length estimator."""
     shapes = _linear_shapes(state)
-    return with_text_encoder(source, shapes[0][1] if shapes else None)
+    return {"cond_dim": shapes[0][1]} if shapes else {}
 
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
@@ -167,30 +161,25 @@ def has_qformer(state: State) -> bool:
     return any(name.startswith("Qformer.") for name in state)
 
 
+def with_sizes(sizes_of: Callable[[State], dict[str, Any]], source: Source, state: State) -> Source:
+    """Add the sizes that ``sizes_of`` infers to a source, and CLIP as text encoder if its features have that width."""
+    sizes = sizes_of(state)
+    source = source.with_options(sizes, usual_heads(sizes))
+    if sizes.get("cond_dim") == CLIP_WIDTH and not {"text_encoder", "lamp_name"} & source.options.keys():
+        return source.with_options({"text_encoder": "clip"})
+    return source
+
+
 def with_masked_options(source: Source, state: State) -> Source:
     """Add the inferred sizes, attention and text encoder of a masked transformer to its source."""
     if "time_steps" not in source.options:  # in published options, gumbel_sample does not affect the evaluation
         source = replace(source, options={
             key: value for key, value in source.options.items() if key != "gumbel_sample"})
-    sizes = transformer_sizes(state) | (qformer_sizes(state) if has_qformer(state) else {})
-    source = with_text_encoder(source.with_options(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
+    source = with_sizes(lambda state: transformer_sizes(state) | qformer_sizes(state), source, state)
     if has_qformer(state):
         return source.with_options({}, {"attention": "additive"})
     clip = source.options.get("text_encoder") == "clip"
     return source.with_options({}, {"attention": "full"} if clip else {})
-
-
-def with_residual_options(source: Source, state: State) -> Source:
-    """Add the inferred sizes and text encoder of a residual transformer to its source."""
-    sizes = residual_sizes(state)
-    return with_text_encoder(source.with_options(sizes, usual_heads(sizes)), sizes.get("cond_dim"))
-
-
-def with_text_encoder(source: Source, width: int | None) -> Source:
-    """Add CLIP as text encoder to a source that has none, if the text features have CLIP's width."""
-    if width == CLIP_WIDTH and not {"text_encoder", "lamp_name"} & source.options.keys():
-        return source.with_options({"text_encoder": "clip"})
-    return source
 
 
 def is_released_m2t(state: State) -> bool:
