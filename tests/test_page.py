@@ -32,13 +32,13 @@ def page_motion(joints: np.ndarray, caption: str, name: str = "one", skeleton: S
                       *(joints_to_bvh(motion, skeleton, 20.0) for motion in (joints, locked)))
 
 
-def unpacked(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text))
+def unpacked(text: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
 
 
 def joints_of(tracks: dict, kind: str, frames: int, skeleton: Skeleton) -> np.ndarray:
     """Decode the joints (T, J, 3) of a packed track with NumPy."""
-    planes = [np.frombuffer(unpacked(tracks[one]["steps"]), np.uint8).reshape(2, -1).astype(np.uint16)
+    planes = [unpacked(tracks[one]["steps"]).reshape(2, -1).astype(np.uint16)
               for one in dict.fromkeys(("plain", kind))]
     steps = sum(low | high << 8 for low, high in planes).astype(np.uint16).view(np.int16).reshape(-1, 3, frames)
     places = np.moveaxis(steps.astype(np.int64).cumsum(-1), -1, 0) * tracks[kind]["unit"]
@@ -60,7 +60,7 @@ def test_the_page_holds_the_joints_and_the_feet_that_stand(skeleton: Skeleton, s
         track = shown["tracks"][kind]
         assert track["unit"] == FINEST or size == 1000
         assert np.abs(joints_of(shown["tracks"], kind, len(joints), skeleton) - expected).max() <= 1.01 * track["unit"]
-        bits = np.frombuffer(unpacked(track["standing"]), np.uint8)[:, None] >> np.arange(len(foot_joints(skeleton)))
+        bits = unpacked(track["standing"])[:, None] >> np.arange(len(foot_joints(skeleton)))
         assert ((bits & 1) == standing(expected, skeleton, 20.0)).all()
 
 

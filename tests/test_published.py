@@ -15,14 +15,8 @@ from models.evaluator import Evaluator
 from models.m2t import Writing
 from models.transformers.mask_transformer import CLIP_WIDTH, LaMPMaskTransformer
 from prepare.inspect_checkpoint import identify, main
+from storage import generation
 from storage.evaluation import load_captioner
-from storage.generation import (
-    load_lamp,
-    load_length_estimator,
-    load_mask_transformer,
-    load_residual_transformer,
-    load_tokenizer,
-)
 from storage.released import PUBLISHED_META
 from tests.toy import make_llm, refusal, run_here
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put_captioner
@@ -53,18 +47,18 @@ def test_lamp_files_generate(published: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_released_settings_are_those_that_the_weights_were_trained_with(published: Path) -> None:
-    momask, source = load_mask_transformer(MOMASK, SPEC, published)
+    momask, source = generation.load_mask_transformer(MOMASK, SPEC, published)
     assert (momask.config.attention, source.options["text_encoder"], momask.config.n_heads) == ("full", "clip", 2)
-    released, _ = load_mask_transformer("t2m", SPEC, published)
+    released, _ = generation.load_mask_transformer("t2m", SPEC, published)
     assert isinstance(released, LaMPMaskTransformer)
     assert (released.config.attention, released.Qformer.config.heads) == ("additive", 1)
     for name, shared in ((RESIDUAL, True), (SEPARATE, False)):
-        config = load_residual_transformer(name, SPEC, published)[0].config
+        config = generation.load_residual_transformer(name, SPEC, published)[0].config
         assert (config.published, config.share_weight, config.num_quantizers) == (True, shared, 3)
-    assert load_length_estimator("length_estimator", SPEC, published).text.dim == CLIP_WIDTH
-    tokenizer = load_tokenizer("vq", SPEC, published).model
+    assert generation.load_length_estimator("length_estimator", SPEC, published).text.dim == CLIP_WIDTH
+    tokenizer = generation.load_tokenizer("vq", SPEC, published).model
     assert (tokenizer.config.down_t, tokenizer.config.num_quantizers, tokenizer.config.depth) == (2, 1, 2)
-    lamp = load_lamp("h3d-qformer", SPEC, published)
+    lamp = generation.load_lamp("h3d-qformer", SPEC, published)
     assert lamp.model.config.published
     assert lamp.text_features(["a man walks", "a person bows"]).shape == (2, 16)
 
@@ -75,11 +69,12 @@ class Attack:
 
 
 @pytest.mark.parametrize(("name", "load", "tensor"), [
-    (RVQ, load_tokenizer, "decoder.model.0.bias"), ("h3d-qformer", load_lamp, "motion_encoder.model.0.bias"),
-    (RESIDUAL, load_residual_transformer, "quant_emb.bias"),
-    (MOMASK, load_mask_transformer, "seqTransEncoder.layers.1.norm2.bias"),
-    ("t2m", load_mask_transformer, "Qformer.bert.encoder.layer.1.output.dense.bias"),
-    ("length_estimator", load_length_estimator, "output.1.bias"),
+    (RVQ, generation.load_tokenizer, "decoder.model.0.bias"),
+    ("h3d-qformer", generation.load_lamp, "motion_encoder.model.0.bias"),
+    (RESIDUAL, generation.load_residual_transformer, "quant_emb.bias"),
+    (MOMASK, generation.load_mask_transformer, "seqTransEncoder.layers.1.norm2.bias"),
+    ("t2m", generation.load_mask_transformer, "Qformer.bert.encoder.layer.1.output.dense.bias"),
+    ("length_estimator", generation.load_length_estimator, "output.1.bias"),
 ])
 def test_a_wrong_file_is_refused_with_its_first_bad_tensor(home: Path, name: str, load: Callable[..., object],
                                                            tensor: str) -> None:

@@ -290,29 +290,20 @@ def test_bert_score_prefers_the_true_caption_and_reports_its_settings(tmp_path) 
 CAPTIONS = ("a person walks", "somebody strolls", "one goes ahead")
 
 
-def motion_of(caption: str) -> np.ndarray:
-    return np.full((40, 3), CAPTIONS.index(caption), np.float32)
-
-
-def tell(motions: Sequence[np.ndarray]) -> list[list[str]]:
-    return [[CAPTIONS[int(motion[0, 0])], "second best"] for motion in motions]
-
-
 def same_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return 100 * float(np.mean([caption in texts for caption, texts in zip(captions, references, strict=True)]))
 
 
-CLIPS = [motion_of(CAPTIONS[0])] * 6
-ALIKE = [Pair(str(number), clip, CAPTIONS, frozenset(), ((),) * 3) for number, clip in enumerate(CLIPS)]
-
-
 def test_the_best_caption_of_a_motion_meets_its_own_prompt_and_motions_that_are_not_finite_are_named() -> None:
-    one = LampBertScore(ALIKE, CLIPS, tell, same_words, 0)
+    clips = [np.zeros((40, 3), np.float32)] * 6
+    pairs = [Pair(str(number), clip, CAPTIONS, frozenset(), ((),) * 3) for number, clip in enumerate(clips)]
+    one = LampBertScore(pairs, clips, lambda motions: [[CAPTIONS[int(motion[0, 0])], "second best"]
+                                                       for motion in motions], same_words, 0)
     rows = {name: Row({}, ["before"]) for name in ("right", "wrong", "some", "none", "other")}
 
     def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
         assert samples == one.samples
-        right = [motion_of(sample.text) for sample in samples]
+        right = [np.full((40, 3), CAPTIONS.index(sample.text), np.float32) for sample in samples]
         return {"right": right, "wrong": [(motion + 1) % 3 for motion in right],
                 "some": [np.full((40, 3), math.nan), *right[1:]], "none": [np.full((40, 3), math.inf)] * 6}
 

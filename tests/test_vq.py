@@ -25,10 +25,6 @@ def motion(batch: int = 3, frames: int = 24) -> torch.Tensor:
     return torch.randn(batch, frames, DIM, generator=torch.Generator().manual_seed(1))
 
 
-def rows_as_latent(rows: torch.Tensor) -> torch.Tensor:
-    return rows.T.unsqueeze(0)
-
-
 def seeded(codes: int, dim: int, **settings: object) -> EmaQuantizer:
     """Return a quantizer in training mode with a random, initialised codebook."""
     quantizer = EmaQuantizer(codes, dim, **settings).train()
@@ -110,7 +106,7 @@ def test_dead_codes_become_distinct_rows_and_their_sums_restart() -> None:
     quantizer.codebook[1:] += 100  # only code 0 is near anything
     quantizer.code_count.fill_(0.5)
     rows = torch.randn(50, 2)
-    quantizer(rows_as_latent(rows))
+    quantizer(rows.T[None])
     fresh = quantizer.codebook[1:]
     matches = (fresh[:, None] == rows[None]).all(-1)  # (codes, rows)
     assert matches.any(1).all()
