@@ -95,6 +95,15 @@ def test_company_and_padding_change_nothing(model: MotionCaptioner) -> None:
     torch.testing.assert_close(model.loss(motion[1:2, :40], m_lens[1:2], ["a person bows"]).loss, alone)
 
 
+@torch.no_grad()
+def test_tokens_of_padding_are_hidden_from_the_queries(model: MotionCaptioner) -> None:
+    motion, _ = motions(1)
+    full, short = (model.prefix(motion, torch.tensor([frames])) for frames in (FRAMES, 20))
+    assert (full - short).abs().max() > 1e-4
+    motion[:, 40:] += 1  # outside the receptive field of a convolution at frame 20
+    torch.testing.assert_close(model.prefix(motion, torch.tensor([4])), model.prefix(motions(1)[0], torch.tensor([4])))
+
+
 def test_nucleus_captions_follow_their_seed_and_captions_begin_with_the_prompt(model: MotionCaptioner) -> None:
     first, again, other = (model.write(*motions(), Writing(3, top_p=0.95, seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
