@@ -42,8 +42,8 @@ from data.text_motion import Pair, load_pairs
 from evaluation.metrics import euclidean_distances, fid, pair_distances
 from evaluation.protocol import TextMotionEmbedder
 from models.control.constraints import JointTarget
-from models.control.director import Directed, Direction, Director, Place
-from models.control.optimise import STEPS, ControlSettings
+from models.control.director import Direction, Director, Place
+from models.control.optimise import STEPS, ControlSettings, Directed
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, speed_up
 from motion.body import foot_skating, roughness

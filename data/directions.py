@@ -14,8 +14,8 @@ from data.dataset import MAX_MOTION_LENGTH, MAX_TOKENS, UNIT_LENGTH, DatasetSpec
 from data.placed_constraints import Stretch, place_constraints
 from data.text import Prompt, make_prompt
 from models.control.constraints import Constraint
-from models.control.director import Directed, Direction, Director, directed
-from models.control.optimise import ControlSettings, optimise
+from models.control.director import Direction, Director
+from models.control.optimise import ControlSettings, Directed, optimise
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from utils import InputError
@@ -236,5 +236,4 @@ def constrained(editor: MotionEditor, features: np.ndarray, entries: Sequence[En
     features = features[:pipeline.unit * len(tokens)]
     start = torch.from_numpy(pipeline.joints(features)).to(pipeline.device)
     constraints = place_constraints(entries, Stretch(0, len(features), spec.fps), start, spec)
-    made = optimise(pipeline, tokens, constraints, ControlSettings(steps=steps), source=features)
-    return directed(made, constraints, pipeline)
+    return optimise(pipeline, tokens, constraints, ControlSettings(steps=steps), source=features)

@@ -9,8 +9,8 @@ from data.constraints import Entry, check_entries
 from data.dataset import MAX_MOTION_LENGTH, DatasetSpec
 from data.directions import check_placed, constrained, joined
 from data.placed_constraints import Stretch, place_constraints
-from models.control.director import NOT_MET, UPPER_STREAM, Directed, Direction, Director, combined_features
-from models.control.optimise import STEPS
+from models.control.director import UPPER_STREAM, Direction, Director, combined_features
+from models.control.optimise import NOT_MET, STEPS, Directed
 from models.motion_edit import MotionEditor, TimelinePart
 from models.text_to_motion import Sample, Sampling
 from serving.asks import Ask, Block, Remake

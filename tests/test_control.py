@@ -1,4 +1,4 @@
-"""Constraints: their files, their errors, mirroring, and motions optimised to meet them."""
+"""Constraints: their files, their errors, and motions optimised to meet them."""
 import json
 import math
 import re
@@ -30,12 +30,12 @@ from models.control.constraints import (
 )
 from models.control.decoding import Bones, Decoding, seam_gaps
 from models.control.director import Direction, Director, total_scores
-from models.control.optimise import Controlled, ControlSettings, optimise, optimised_latents, support
+from models.control.optimise import ControlSettings, Directed, optimise, optimised_latents, support
 from models.control.settle import offset_joints
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling, TextToMotion
 from motion.features import feature_groups, features_to_joints, joints_to_features
-from motion.skeleton import T2M, mirror
+from motion.skeleton import T2M
 from options.generate import flag_entries, parse_edit_options, parse_generate_options
 from storage.generation import load_text_to_motion
 from tests.figures import walking
@@ -197,13 +197,11 @@ def kinds(joints: torch.Tensor) -> list[Constraint]:
         GroundHeight(at(2, 3), 0.3), Contacts(at(0, 4, 7), held)]
 
 
-def test_a_mirrored_constraint_has_the_error_on_the_mirrored_motion() -> None:
+def test_every_constraint_has_an_error_for_each_of_its_frames() -> None:
     joints = torch.from_numpy(walking(12)).double()
     for constraint in kinds(joints):
         error = constraint.error(joints, T2M)
         assert error.shape == (len(constraint.frames),) and error.max() > 0.01
-        mirrored = constraint.mirrored(T2M).error(mirror(joints.clone(), T2M), T2M)
-        torch.testing.assert_close(mirrored, error)
 
 
 def test_errors_are_the_distances_that_they_name() -> None:
@@ -322,11 +320,11 @@ def test_another_sample_is_optimised_if_the_first_one_stays_far_away(director: D
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def optimised(_: TextToMotion, tokens: torch.Tensor, *__: object) -> Controlled:
+    def optimised(_: TextToMotion, tokens: torch.Tensor, *__: object) -> Directed:
         tried.append(tokens)
         error = (0.5, 0.3)[len(tried) - 1]
-        return Controlled(np.full((FRAMES, 22, 3), error, np.float32), np.zeros((FRAMES, 263), np.float32),
-                          (Remaining("path", error, error, "m"),))
+        return Directed(np.full((FRAMES, 22, 3), error, np.float32), np.zeros((FRAMES, 263), np.float32), (),
+                        (Remaining("path", error, error, "m"),))
 
     monkeypatch.setattr("models.control.director.optimise", optimised)
     place = RootPath(at(FRAMES - 1), torch.tensor([[4.0, 4.0]]))

@@ -1,19 +1,17 @@
 """Motion constraints: root path, heading, joint positions, poses, ground height and foot contacts.
 
 Joint positions (T, J, 3) are in metres with y up. Headings are angles about y in radians, from +z towards +x. Errors
-are differentiable, with one value per constrained frame. If a motion and its constraints are both mirrored, the errors
-do not change.
+are differentiable, with one value per constrained frame.
 """
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from motion.skeleton import Skeleton, mirror
+from motion.skeleton import Skeleton
 
 GROUND = [0, 2]               # x and z
 METRES_PER_RADIAN = 0.3       # weight of headings relative to distances: 10 degrees count as 5 cm
@@ -30,9 +28,6 @@ class Constraint(Protocol):
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
         """Compute the error (k,) of ``joints`` (T, J, 3) in metres, or in radians times ``METRES_PER_RADIAN``."""
 
-    def mirrored(self, skeleton: Skeleton) -> "Constraint":
-        """Return the constraint mirrored at x = 0."""
-
 
 @dataclass(frozen=True)
 class RootPath:
@@ -44,15 +39,9 @@ class RootPath:
     label: str = "path"
     unit = "m"
 
-    def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
+    def error(self, joints: Tensor, _: Skeleton) -> Tensor:
         """Compute the distance (k,) between the pelvis and the path."""
-        del skeleton
         return (_norm(joints[self.frames, 0][:, GROUND] - self.points) - self.tolerance).clamp_min(0)
-
-    def mirrored(self, skeleton: Skeleton) -> "RootPath":
-        """Return the path mirrored at x = 0."""
-        del skeleton
-        return replace(self, points=self.points * self.points.new_tensor([-1.0, 1.0]))
 
 
 @dataclass(frozen=True)
@@ -72,11 +61,6 @@ class Heading:
         across, along = faced[:, 0] * z - faced[:, 1] * x, faced[:, 0] * x + faced[:, 1] * z
         return METRES_PER_RADIAN * (torch.atan2(across, along).abs() - self.tolerance).clamp_min(0)
 
-    def mirrored(self, skeleton: Skeleton) -> "Heading":
-        """Return the heading mirrored at x = 0."""
-        del skeleton
-        return replace(self, angles=-self.angles)
-
 
 @dataclass(frozen=True)
 class JointTarget:
@@ -88,16 +72,10 @@ class JointTarget:
     label: str = "joint"
     unit = "m"
 
-    def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
+    def error(self, joints: Tensor, _: Skeleton) -> Tensor:
         """Compute the distance (k,) between the joint and its target along the constrained axes."""
-        del skeleton
         missing = joints[self.frames, self.joint] - self.places.nan_to_num()
         return _norm(torch.where(self.places.isnan(), torch.zeros_like(missing), missing))
-
-    def mirrored(self, skeleton: Skeleton) -> "JointTarget":
-        """Return the target mirrored at x = 0, for the joint on the other side."""
-        return replace(self, joint=skeleton.mirror_order[self.joint],
-                       places=self.places * self.places.new_tensor([-1.0, 1.0, 1.0]))
 
 
 @dataclass(frozen=True)
@@ -125,10 +103,6 @@ class Pose:
         placed = turned(body_frame(self.poses, skeleton), forward(chosen, skeleton))
         return placed + chosen[:, :1] * chosen.new_tensor([1.0, 0.0, 1.0])
 
-    def mirrored(self, skeleton: Skeleton) -> "Pose":
-        """Return the mirrored poses, with left and right swapped."""
-        return replace(self, poses=mirror(self.poses, skeleton))
-
 
 @dataclass(frozen=True)
 class GroundHeight:
@@ -142,11 +116,6 @@ class GroundHeight:
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
         """Compute the vertical distance (k,) between the lowest foot joint and the ground."""
         return (joints[self.frames][:, list(skeleton.feet), 1].amin(-1) - self.height).abs()
-
-    def mirrored(self, skeleton: Skeleton) -> "GroundHeight":
-        """Return the constraint itself, because mirroring does not change heights."""
-        del skeleton
-        return self
 
 
 @dataclass(frozen=True)
@@ -163,11 +132,6 @@ class Contacts:
         feet = joints[:, list(skeleton.feet)][..., GROUND]
         slides = _norm(feet[self.frames + 1] - feet[self.frames])
         return (self.held * slides).sum(-1) / self.held.sum(-1).clamp_min(1)
-
-    def mirrored(self, skeleton: Skeleton) -> "Contacts":
-        """Return the contacts with the weights of left and right feet swapped."""
-        places = [skeleton.feet.index(skeleton.mirror_order[foot]) for foot in skeleton.feet]
-        return replace(self, held=self.held[:, places])
 
 
 @dataclass(frozen=True)
@@ -192,17 +156,6 @@ def remaining(constraints: Sequence[Constraint], joints: Tensor, skeleton: Skele
         errors = scale * constraint.error(joints, skeleton)
         found.append(Remaining(constraint.label, float(errors.mean()), float(errors.max()), constraint.unit))
     return found
-
-
-def pinned_joints(constraints: Sequence[Constraint], frames: int, joints: int) -> np.ndarray:
-    """Return a mask (frames, joints) of joints with a position constraint. Foot locking must not move them."""
-    pinned = np.zeros((frames, joints), bool)
-    for constraint in constraints:
-        if isinstance(constraint, JointTarget):
-            pinned[constraint.frames.cpu().numpy(), constraint.joint] = True
-        elif isinstance(constraint, Pose):
-            pinned[constraint.frames.cpu().numpy()] = True
-    return pinned
 
 
 def forward(joints: Tensor, skeleton: Skeleton) -> Tensor:

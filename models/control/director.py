@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.control.constraints import Constraint, Remaining, pinned_joints
-from models.control.decoding import Decoding, SeamGaps, seam_gaps, seam_painted
-from models.control.optimise import Controlled, ControlSettings, optimise
+from models.control.constraints import Constraint
+from models.control.decoding import Decoding, seam_painted
+from models.control.optimise import ControlSettings, Directed, optimise
 from models.lamp.features import LaMPText, text_inputs
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sampling, TextToMotion
@@ -24,38 +24,10 @@ FAR_START = 0.3   # m: if the mean error of a sample is larger, others are tried
 CANDIDATES = 4    # maximum number of samples to choose the initial motion from
 RETRIED = (0.2, 2.0)  # m: if the largest error left is in this range, the next sample is tried
 TRIES = 2         # maximum number of samples to optimise
-MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
-NOT_MET = " NOT MET"  # suffix in reports of constraints that are not met
 FAULTS = ("skating", "penetration", "jerk", "bone drift")
 FAULT_WEIGHT = 0.5      # weight of all faults together, relative to the text match
 LEAST_SPREAD = 0.1      # minimum std used to standardise a fault, relative to its mean
 LEAST_MATCH = 0.02      # minimum std used to standardise the text match
-
-
-@dataclass(frozen=True)
-class Directed:
-    """Generated motion with its constraints and their remaining errors."""
-
-    joints: np.ndarray                         # (T, J, 3) float32, metres
-    features: np.ndarray                       # (T, d) float32, unnormalised
-    constraints: tuple[Constraint, ...] = ()
-    remaining: tuple[Remaining, ...] = ()      # remaining error of each constraint
-    seam: SeamGaps | None = None               # jumps at the seam of a loop
-
-    @property
-    def largest(self) -> float:
-        """Largest remaining distance in metres."""
-        return max((left.largest for left in self.remaining if left.unit == "m"), default=0.0)
-
-    @property
-    def pinned(self) -> np.ndarray:
-        """Mask (T, J) of joints whose position is constrained."""
-        return pinned_joints(self.constraints, *self.joints.shape[:2])
-
-    def report(self) -> list[str]:
-        """Describe the remaining errors, one line per constraint and one for the seam of a loop."""
-        lines = [f"{left}{NOT_MET if left.largest > MET[left.unit] else ''}" for left in self.remaining]
-        return lines if self.seam is None else [*lines, str(self.seam)]
 
 
 @dataclass(frozen=True)
@@ -102,8 +74,7 @@ class Director:
             return Directed(self.pipeline.joints(features), features)
         made: list[Directed] = []
         for start, constraints in starts[:TRIES]:
-            controlled = optimise(self.pipeline, start.tokens, constraints, self.settings, start.source, direction.loop)
-            made.append(directed(controlled, constraints, self.pipeline, direction.loop))
+            made.append(optimise(self.pipeline, start.tokens, constraints, self.settings, start.source, direction.loop))
             if not RETRIED[0] < made[-1].largest < RETRIED[1]:
                 break
         return min(made, key=lambda one: one.largest)
@@ -135,18 +106,12 @@ class Director:
     def _drawn(self, direction: Direction, seed: int) -> "_Start":
         tokens, source = direction.draw(seed), None
         if direction.upper is not None:
-            source = self.combined(tokens, direction.upper(stream_seed(seed, UPPER_STREAM)))
+            upper = direction.upper(stream_seed(seed, UPPER_STREAM))
+            source = combined_features(self.pipeline, *map(self.pipeline.decode, (tokens, upper)))
             tokens = self.pipeline.encode(source) if tokens.dim() == 2 else self.pipeline.encode(source)[:, 0]
         if direction.loop:
             return _Start(seam_painted(self.editor, tokens, direction.text, seed, self.sampling), None)
         return _Start(tokens, source)
-
-    def combined(self, lower: Tensor, upper: Tensor) -> np.ndarray:
-        """Combine the legs and pelvis of ``lower`` with the upper body of ``upper``, both tokens (n, q).
-
-        Returns features (T, d). They are not re-encoded, because the tokenizer reconstructs such bodies badly.
-        """
-        return combined_features(self.pipeline, *(self.pipeline.decode(tokens) for tokens in (lower, upper)))
 
 
 @dataclass(frozen=True)
@@ -160,18 +125,11 @@ class _Start:
 def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Combine the legs and pelvis of ``lower`` with the upper body of ``upper``, both joints (T, J, 3) in metres.
 
-    Returns unnormalised features (T, d).
+    Returns unnormalised features (T, d). They are not re-encoded, because the tokenizer reconstructs such bodies badly.
     """
     joints = combine_bodies(lower, upper, pipeline.skeleton)
     joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / pipeline.metres
     return joints_to_features(joints, pipeline.skeleton).numpy()
-
-
-def directed(controlled: Controlled, constraints: Sequence[Constraint], pipeline: TextToMotion,
-             loop: bool = False) -> Directed:
-    """Combine a result of ``optimise`` with its constraints and, for a loop, the jumps at the seam."""
-    seam = seam_gaps(controlled.joints, pipeline.skeleton) if loop and len(controlled.joints) >= 4 else None
-    return Directed(controlled.joints, controlled.features, tuple(constraints), controlled.remaining, seam)
 
 
 def lamp_scores(pipeline: TextToMotion, text: str, motions: Sequence[np.ndarray]) -> np.ndarray:

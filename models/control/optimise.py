@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from models.control.constraints import GROUND, Constraint, Contacts, JointTarget, Pose, Remaining, RootPath, remaining
-from models.control.decoding import Closing, Decoding, seam_excess
+from models.control.decoding import Closing, Decoding, SeamGaps, seam_excess, seam_gaps
 from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
@@ -30,6 +30,8 @@ HARDER = 3.0         # factor of the constraint weights in a second round
 FAR = 0.25           # m: a second round follows if the largest error is above this
 HOPELESS = 1.0       # m: there is no second round if the largest error is above this
 FLOORED = (0.01, 0.05)  # m above the standing height: the weight of a low foot joint falls from 1 to 0 in this range
+MET = {"m": 0.05, "degrees": 10.0}  # largest error of a constraint that counts as met
+NOT_MET = " NOT MET"  # suffix in reports of constraints that are not met
 FASTEST_BODY = 0.4   # m per frame (8 m/s): maximum speed of the root, unless it is faster initially
 
 
@@ -53,17 +55,40 @@ class ControlSettings:
 
 
 @dataclass(frozen=True)
-class Controlled:
-    """Motion optimised to meet constraints."""
+class Directed:
+    """Generated motion with its constraints and their remaining errors."""
 
-    joints: np.ndarray                 # (T, J, 3) float32, metres
-    features: np.ndarray               # (T, d) float32, unnormalised
-    remaining: tuple[Remaining, ...]   # remaining error of each constraint, in order
+    joints: np.ndarray                         # (T, J, 3) float32, metres
+    features: np.ndarray                       # (T, d) float32, unnormalised
+    constraints: tuple[Constraint, ...] = ()
+    remaining: tuple[Remaining, ...] = ()      # remaining error of each constraint
+    seam: SeamGaps | None = None               # jumps at the seam of a loop
+
+    @property
+    def largest(self) -> float:
+        """Largest remaining distance in metres."""
+        return max((left.largest for left in self.remaining if left.unit == "m"), default=0.0)
+
+    @property
+    def pinned(self) -> np.ndarray:
+        """Mask (T, J) of joints whose position is constrained. Foot locking must not move them."""
+        pinned = np.zeros(self.joints.shape[:2], bool)
+        for constraint in self.constraints:
+            if isinstance(constraint, JointTarget):
+                pinned[constraint.frames.cpu().numpy(), constraint.joint] = True
+            elif isinstance(constraint, Pose):
+                pinned[constraint.frames.cpu().numpy()] = True
+        return pinned
+
+    def report(self) -> list[str]:
+        """Describe the remaining errors, one line per constraint and one for the seam of a loop."""
+        lines = [f"{left}{NOT_MET if left.largest > MET[left.unit] else ''}" for left in self.remaining]
+        return lines if self.seam is None else [*lines, str(self.seam)]
 
 
 def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Constraint],
              settings: ControlSettings | None = None, source: np.ndarray | None = None,
-             cyclic: bool = False) -> Controlled:
+             cyclic: bool = False) -> Directed:
     """Change the motion encoded by ``tokens`` (n, q) as little as possible to meet ``constraints``.
 
     Constraints that contradict each other or cannot be met are met as well as possible.
@@ -92,8 +117,9 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
         joints = offset_joints(joints, constraints, decoding.bones, decoding.skeleton, cyclic)
         joints = fix_poses(joints, constraints, decoding.skeleton, cyclic)
     left = remaining(constraints, joints, decoding.skeleton)
-    rows = with_joints(features, joints / pipeline.metres)
-    return Controlled(joints.float().cpu().numpy(), rows.cpu().numpy(), tuple(left))
+    rows, places = with_joints(features, joints / pipeline.metres), joints.float().cpu().numpy()
+    seam = seam_gaps(places, decoding.skeleton) if cyclic and frames >= 4 else None
+    return Directed(places, rows.cpu().numpy(), tuple(constraints), tuple(left), seam)
 
 
 def is_near(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> bool:
