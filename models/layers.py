@@ -8,11 +8,10 @@ import contextlib
 import json
 import math
 import os
-import time
 from collections import Counter
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from models.config import INIT_STD
 from utils import InputError, processor
 from utils.files import write_text
 
@@ -53,25 +53,15 @@ def choose_linear(setting: str = "auto") -> str:
     return kind
 
 
-def faster_linear(seconds: Callable[[str], float] | None = None) -> str:
+def faster_linear() -> str:
     """Time a typical matrix product. Returns ``onednn`` if it saves at least ``GAIN`` of the time, else ``mkl``."""
     if not can_pack():
         return "mkl"
-    seconds = seconds or _product_seconds()
-    rounds = [{kind: seconds(kind) for kind in KINDS} for _ in range(ROUNDS + 1)][1:]
+    x, weight = torch.ones(ROWS, WIDTH), torch.ones(WIDTH, WIDTH)
+    products = {"mkl": partial(F.linear, x, weight), "onednn": partial(_Product.apply, x, weight, None)}
+    rounds = [{kind: timeit(product, number=1) for kind, product in products.items()} for _ in range(ROUNDS + 1)][1:]
     best = {kind: min(taken[kind] for taken in rounds) for kind in KINDS}
     return "onednn" if best["onednn"] < (1 - GAIN) * best["mkl"] else "mkl"
-
-
-def _product_seconds() -> Callable[[str], float]:
-    x, weight = torch.ones(ROWS, WIDTH), torch.ones(WIDTH, WIDTH)
-
-    def seconds(kind: str) -> float:
-        start = time.perf_counter()
-        _BY_KIND[kind](x, weight, None)
-        return time.perf_counter() - start
-
-    return seconds
 
 
 def _remembered() -> str:
@@ -97,7 +87,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     On the CPU, large products use the library selected by ``use_linear``. A packed ``weight`` receives no gradient.
     """
     if weight.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+        return _multiply(x, weight, bias, activation)
     made = (_Product.apply if _is_large(x) and _uses_onednn(x) else F.linear)(x, weight, bias)
     return F.gelu(made) if activation == "gelu" else made
 
@@ -111,8 +101,8 @@ def _is_large(x: Tensor) -> bool:
     return x.numel() > LEAST and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
 class _Product(torch.autograd.Function):
@@ -132,9 +122,6 @@ class _Product(torch.autograd.Function):
         return (_multiply(grad, weight.t()) if for_x else None,
                 _multiply(rows.t(), x.reshape(-1, x.shape[-1]).t()) if for_weight else None,
                 rows.sum(0) if for_bias else None)
-
-
-_BY_KIND = {"mkl": F.linear, "onednn": _Product.apply}
 
 
 class Linear(nn.Linear):
@@ -260,6 +247,14 @@ def is_packed(network: object) -> bool:
     """Return whether ``network`` is packed, so that a row of its output does not depend on the rest of the batch."""
     return isinstance(network, nn.Module) and any(isinstance(part, Linear | Conv1d) and part.weight.is_mkldnn
                                                   for part in network.modules())
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialise linear and embedding weights from N(0, ``INIT_STD``), and biases with zeros."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def sinusoid_table(positions: int, dim: int) -> Tensor:

@@ -4,7 +4,7 @@ The language model is a small GPT, or OPT with LoRA adapters. Parameters have th
 checkpoints.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -211,9 +211,7 @@ class MotionPrefix(nn.Module):
         self.motion_projection = nn.Parameter(
             torch.randn(vq.output_emb_width, sizes.encoder_width) * sizes.encoder_width**-0.5)
         self.Qformer = QFormer(sizes)
-        self.motion_encoder = Encoder(
-            vq.dim_pose, vq.output_emb_width, vq.down_t, vq.stride_t, vq.width, vq.depth, vq.dilation_growth_rate,
-            vq.vq_act, vq.vq_norm, dropout=0.0)
+        self.motion_encoder = Encoder(replace(vq, vq_dropout=0.0))
         self.motion_encoder.requires_grad_(False)
         self.opt_proj = Linear(sizes.hidden, config.llm_width)
         positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)

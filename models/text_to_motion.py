@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from models.config import INIT_STD, Sampling
+from models.config import PRECISIONS, Sampling
 from models.lamp.qformer import Layer as QFormerLayer
-from models.layers import EncoderLayer, can_pack, choose_linear, is_packed, pack_linears, packs
+from models.layers import EncoderLayer, can_pack, choose_linear, initialise, is_packed, pack_linears, packs
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import (
@@ -50,10 +50,7 @@ class LengthEstimator(nn.Module):
             width = next_width
         layers[-1:] = [nn.Linear(width, output_size)]  # no dropout before the last layer
         self.output = nn.Sequential(*layers)
-        for layer in self.output:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=INIT_STD)
-                nn.init.zeros_(layer.bias)
+        self.apply(initialise)
 
     def forward(self, text_emb: Tensor) -> Tensor:
         """Compute the logits (b, classes) for text features ``text_emb`` (b, c)."""
@@ -341,7 +338,6 @@ class _Features:
 
 
 AUTO = "auto"
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: bool = False,
@@ -355,7 +351,7 @@ def speed_up(networks: Iterable[nn.Module], precision: str = "fp32", compiled: b
     choose_linear(cpu_linear)
     for network in dict.fromkeys(networks):
         on_cpu = next(network.parameters()).device.type == "cpu"
-        dtype = PRECISIONS[automatic_precision(on_cpu) if precision == AUTO else precision]
+        dtype = getattr(torch, PRECISIONS[automatic_precision(on_cpu) if precision == AUTO else precision])
         if dtype == torch.float16 and on_cpu:
             raise InputError("fp16 needs a CUDA device; use bf16 on the CPU")
         if dtype != torch.float32:

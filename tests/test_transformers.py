@@ -216,12 +216,12 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
     torch.manual_seed(0)
     model = MaskTransformer(MaskTransformerConfig(**{**SIZES, "code_dim": 64, "latent_dim": 64}))
     codebooks = 3 + 0.1 * torch.randn(2, K, 64)
-    before = model.input_process(model.token_emb(torch.arange(K))).std()
+    before = model.input_process.poseEmbedding(model.token_emb(torch.arange(K))).std()
     model.initialise_from(codebooks)
     table = model.token_emb.weight.detach()
     spread = (codebooks[0] - codebooks[0].mean(0)).std()
     torch.testing.assert_close(table[:K] - table[0], (codebooks[0] - codebooks[0, 0]) / spread, rtol=1e-3, atol=1e-3)
-    shown = model.input_process(model.token_emb(torch.arange(K + 2)))
+    shown = model.input_process.poseEmbedding(model.token_emb(torch.arange(K + 2)))
     assert before < 0.02 and 0.8 < shown[:K].std() < 1.25 and 0.5 < shown[K:].std() < 2
     weight = model.output_process.poseFinal.weight.detach()
     classes = torch.corrcoef(torch.stack([torch.pdist(table[:K]), torch.pdist(weight)]))[0, 1]

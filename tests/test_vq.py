@@ -36,7 +36,7 @@ def seeded(codes: int, dim: int, **settings: object) -> EmaQuantizer:
 @pytest.mark.parametrize(("norm", "eps"), [("LN", 1e-5), ("GN", 1e-6), ("BN", 1e-6)])
 @pytest.mark.parametrize("activation", ["relu", "silu", "gelu"])
 def test_a_block_is_its_formula(norm: str, eps: float, activation: str) -> None:
-    block = ResidualBlock(32, 3, activation, norm, dropout=0.5).eval()
+    block = ResidualBlock(VQConfig(width=32, vq_act=activation, vq_norm=norm, vq_dropout=0.5), 3).eval()
     assert block.norm1.eps == eps
     x = torch.randn(2, 32, 10)
     act = {"relu": F.relu, "silu": lambda h: h * h.sigmoid(), "gelu": lambda h: h * 0.5 * (1 + (h / 2**0.5).erf())}

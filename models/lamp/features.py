@@ -19,7 +19,7 @@ from models.config import INIT_STD, ConditionKind, LaMPConfig
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormer, QueryPass
 from models.layers import Linear, sinusoid_table
-from models.vq.model import RVQVAE, Encoder, HumanVQVAE, VQConfig
+from models.vq.model import RVQVAE, Encoder, HumanVQVAE
 from utils import InputError
 
 FOREIGN_WEIGHT = 0.75  # weight of the similarity to unfamiliar examples
@@ -104,8 +104,8 @@ class LaMPFeatures(nn.Module):
         self.text_projection = nn.Parameter(torch.randn(sizes.hidden, sizes.encoder_width) * projection_std)
         self.vq_model = vq_model
         self.Qformer = qformer or QFormer(sizes)
-        self.motion_encoder = (
-            _motion_encoder(config.vq) if vq_model is None or config.published else vq_model.motion_encoder)
+        own = vq_model is None or config.published
+        self.motion_encoder = Encoder(config.vq) if own else vq_model.motion_encoder
         self.text_proj = Linear(sizes.hidden, config.embed_dim)
         self.motion_proj = Linear(sizes.hidden, config.embed_dim)
         # Published models use no position encodings here.
@@ -226,11 +226,6 @@ class LaMPFeatures(nn.Module):
 
     def _frozen(self) -> list[nn.Module]:
         return [part for part in (self.motion_encoder, self.vq_model) if part is not None]
-
-
-def _motion_encoder(vq: VQConfig) -> Encoder:
-    return Encoder(vq.dim_pose, vq.output_emb_width, vq.down_t, vq.stride_t, vq.width, vq.depth,
-                   vq.dilation_growth_rate, vq.vq_act, vq.vq_norm, vq.vq_dropout)
 
 
 @contextmanager

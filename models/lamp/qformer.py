@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD, QFormerConfig
-from models.layers import Linear, attention_bias
+from models.config import QFormerConfig
+from models.layers import Linear, attention_bias, initialise
 
 PAD_ID = 0  # [PAD] of every BERT vocabulary
 TIED_NAMES = {  # parameters that have two names in a state dict
@@ -88,17 +88,6 @@ class ResidualNorm(nn.Module):
         return self.LayerNorm(x + self.dropout(self.dense(update)))
 
 
-class Intermediate(nn.Module):
-    """First layer of a feed-forward block, with GELU."""
-
-    def __init__(self, config: QFormerConfig) -> None:
-        super().__init__()
-        self.dense = Linear(config.hidden, config.intermediate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(x, "gelu")
-
-
 class Layer(nn.Module):
     """Q-Former layer: shared self-attention, cross-attention of the queries, and separate feed-forward blocks."""
 
@@ -106,9 +95,9 @@ class Layer(nn.Module):
         super().__init__()
         self.attention = Attention(config, config.hidden)
         self.crossattention = Attention(config, config.encoder_width) if cross else None
-        self.intermediate = Intermediate(config)
+        self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden, config.intermediate)})
         self.output = ResidualNorm(config, config.intermediate)
-        self.intermediate_query = Intermediate(config)
+        self.intermediate_query = nn.ModuleDict({"dense": Linear(config.hidden, config.intermediate)})
         self.output_query = ResidualNorm(config, config.intermediate)
 
     def forward(self, x: Tensor, queries: int, mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None,
@@ -119,10 +108,10 @@ class Layer(nn.Module):
             query = x[:, :queries]
             if self.crossattention is not None:
                 query, _ = self.crossattention(query, states, states_mask, rows=rows)
-            parts.append(self.output_query(self.intermediate_query(query), query))
+            parts.append(self.output_query(self.intermediate_query.dense(query, "gelu"), query))
         if queries < x.shape[1]:
             text = x[:, queries:]
-            parts.append(self.output(self.intermediate(text), text))
+            parts.append(self.output(self.intermediate.dense(text, "gelu"), text))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1), cache
 
 
@@ -145,49 +134,22 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(torch.cat(parts, 1)))
 
 
-class _Encoder(nn.Module):
-    def __init__(self, config: QFormerConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(
-            Layer(config, cross=index % config.cross_attention_freq == 0) for index in range(config.layers))
-
-
-class _Bert(nn.Module):
-    def __init__(self, config: QFormerConfig) -> None:
-        super().__init__()
-        self.embeddings = Embeddings(config)
-        self.encoder = _Encoder(config)
-
-
-class _Transform(nn.Module):
-    def __init__(self, config: QFormerConfig) -> None:
-        super().__init__()
-        self.dense = Linear(config.hidden, config.hidden)
-        self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(self.dense(x, "gelu"))
-
-
 class _Predictions(nn.Module):
     """Language-model head, whose output weights are the word embeddings."""
 
     def __init__(self, config: QFormerConfig, words: nn.Parameter) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(config.vocab))
-        self.transform = _Transform(config)
+        self.transform = nn.ModuleDict({
+            "dense": Linear(config.hidden, config.hidden),
+            "LayerNorm": nn.LayerNorm(config.hidden, eps=config.layer_norm_eps),
+        })
         self.decoder = Linear(config.hidden, config.vocab)
         self.decoder.weight = words
         self.decoder.bias = self.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.transform(x))
-
-
-class _Head(nn.Module):
-    def __init__(self, config: QFormerConfig, words: nn.Parameter) -> None:
-        super().__init__()
-        self.predictions = _Predictions(config, words)
+        return self.decoder(self.transform.LayerNorm(self.transform.dense(x, "gelu")))
 
 
 class QFormer(nn.Module):
@@ -200,9 +162,12 @@ class QFormer(nn.Module):
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
         self.config = config
-        self.bert = _Bert(config)
-        self.cls = _Head(config, self.bert.embeddings.word_embeddings.weight)
-        self.apply(_initialise)
+        embeddings = Embeddings(config)
+        layers = nn.ModuleList(
+            Layer(config, cross=index % config.cross_attention_freq == 0) for index in range(config.layers))
+        self.bert = nn.ModuleDict({"embeddings": embeddings, "encoder": nn.ModuleDict({"layer": layers})})
+        self.cls = nn.ModuleDict({"predictions": _Predictions(config, embeddings.word_embeddings.weight)})
+        self.apply(initialise)
         self.copy_text_to_query_feed_forward()
         self.register_load_state_dict_pre_hook(_complete_state)
 
@@ -267,13 +232,6 @@ class QFormer(nn.Module):
 def _keys(mask: Tensor | None) -> Tensor | None:
     """Expand a padding mask (b, s) to (b, 1, 1, s)."""
     return None if mask is None else mask.bool()[:, None, None, :]
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def _complete_state(module: QFormer, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

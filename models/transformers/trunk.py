@@ -12,22 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ATTENTION_KINDS, INIT_STD, TransformerConfig
-from models.layers import Linear, TransformerEncoder, attention_bias, sinusoid_table
+from models.layers import Linear, TransformerEncoder, attention_bias, initialise, sinusoid_table
 from utils.runtime import WHOLE, BatchSlice
 
 POSITIONS = 5000
 FIXED_TABLE = "position_enc.pe"  # not trained, so checkpoints may lack it
-
-
-class InputProcess(nn.Module):
-    """Linear projection from token embeddings to the width of the transformer."""
-
-    def __init__(self, code_dim: int, dim: int) -> None:
-        super().__init__()
-        self.poseEmbedding = Linear(code_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.poseEmbedding(x)
 
 
 class PositionalEncoding(nn.Module):
@@ -112,7 +101,7 @@ class Trunk(nn.Module):
         super().__init__()
         dim = config.latent_dim
         self.config = config
-        self.input_process = InputProcess(config.code_dim, dim)
+        self.input_process = nn.ModuleDict({"poseEmbedding": Linear(config.code_dim, dim)})
         self.position_enc = PositionalEncoding(dim, config.dropout)
         self.seqTransEncoder = TransformerEncoder(config.n_layers, dim, config.n_heads, config.ff_size, config.dropout)
         self.cond_emb = Linear(config.cond_dim, dim)
@@ -138,7 +127,8 @@ class Trunk(nn.Module):
         ``mask`` is an ``attention_mask`` for all p + n positions. With ``at`` (b, c), only the outputs (b, c, out_dim)
         of these tokens are computed.
         """
-        x = self.position_enc(self.input_process(x.to(self.input_process.poseEmbedding.weight.dtype)))
+        embedding = self.input_process.poseEmbedding
+        x = self.position_enc(embedding(x.to(embedding.weight.dtype)))
         mask = attention_bias(mask, x.dtype)
         x = torch.cat([prefix.to(x.dtype), x], 1)
         if at is not None:
@@ -205,14 +195,6 @@ def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, 
     if kind == "full":
         return visible
     return past[None, None] if visible is None else past & visible
-
-
-def initialise(module: nn.Module) -> None:
-    """Initialise linear and embedding weights from N(0, ``INIT_STD``), and biases with zeros."""
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 @dataclass(frozen=True)
@@ -312,7 +294,6 @@ def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-ROWS = 64            # rows per forward pass for many samples
 PACKED_ROWS = 32     # rows per forward pass with packed linear layers
 LENGTH_STEP = 49     # lengths are padded to multiples of this, the longest clip of HumanML3D in tokens
 CPU_STEP = 3         # the same on the CPU, where padding costs time but new shapes do not

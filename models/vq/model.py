@@ -43,16 +43,16 @@ def _cut(x: Tensor, valid: Tensor | None) -> Tensor:
 class ResidualBlock(nn.Module):
     """Pre-activation residual block with a dilated convolution."""
 
-    def __init__(self, width: int, dilation: int, activation: str, norm: str | None, dropout: float) -> None:
+    def __init__(self, config: VQConfig, dilation: int) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"vq_act {activation!r} is not one of {sorted(ACTIVATIONS)}")
-        self.activation = ACTIVATIONS[activation]
-        self.norm1 = _norm(norm, width)
-        self.norm2 = _norm(norm, width)
+        if config.vq_act not in ACTIVATIONS:
+            raise ValueError(f"vq_act {config.vq_act!r} is not one of {sorted(ACTIVATIONS)}")
+        width, self.activation = config.width, ACTIVATIONS[config.vq_act]
+        self.norm1 = _norm(config.vq_norm, width)
+        self.norm2 = _norm(config.vq_norm, width)
         self.conv1 = Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.conv2 = Conv1d(width, width, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.vq_dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Apply the block to ``x`` (b, width, t). Frames where ``valid`` (b, 1, t) is zero do not affect the others."""
@@ -62,14 +62,12 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """Residual blocks whose dilations decrease from ``growth``^(depth-1) to 1."""
+    """Residual blocks whose dilations decrease from ``dilation_growth_rate``^(depth-1) to 1."""
 
-    def __init__(self, width: int, depth: int, growth: int, activation: str, norm: str | None,
-                 dropout: float) -> None:
+    def __init__(self, config: VQConfig) -> None:
         super().__init__()
-        self.model = nn.Sequential(*(
-            ResidualBlock(width, growth**level, activation, norm, dropout) for level in reversed(range(depth))
-        ))
+        self.model = nn.Sequential(*(ResidualBlock(config, config.dilation_growth_rate**level)
+                                     for level in reversed(range(config.depth))))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         for block in self.model:
@@ -80,16 +78,13 @@ class ResidualStack(nn.Module):
 class Encoder(nn.Module):
     """Encoder that maps motion features (b, t, d) to latents (b, output_emb_width, t / stride_t^down_t)."""
 
-    def __init__(self, input_width: int, output_emb_width: int, down_t: int, stride_t: int, width: int, depth: int,
-                 dilation_growth_rate: int, activation: str, norm: str | None, dropout: float) -> None:
+    def __init__(self, config: VQConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Conv1d(input_width, width, 3, padding=1), nn.ReLU()]
-        for _ in range(down_t):
-            layers.append(nn.Sequential(
-                Conv1d(width, width, 2 * stride_t, stride=stride_t, padding=stride_t // 2),
-                ResidualStack(width, depth, dilation_growth_rate, activation, norm, dropout),
-            ))
-        layers.append(Conv1d(width, output_emb_width, 3, padding=1))
+        width, stride = config.width, config.stride_t
+        layers: list[nn.Module] = [Conv1d(config.dim_pose, width, 3, padding=1), nn.ReLU()]
+        layers += [nn.Sequential(Conv1d(width, width, 2 * stride, stride=stride, padding=stride // 2),
+                                 ResidualStack(config)) for _ in range(config.down_t)]
+        layers.append(Conv1d(width, config.output_emb_width, 3, padding=1))
         self.model = nn.Sequential(*layers)
 
     def forward(self, motion: Tensor) -> Tensor:
@@ -103,17 +98,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Decoder that maps latents (b, output_emb_width, n) to motion features (b, n * 2^down_t, d)."""
 
-    def __init__(self, input_width: int, output_emb_width: int, down_t: int, width: int, depth: int,
-                 dilation_growth_rate: int, activation: str, norm: str | None, dropout: float) -> None:
+    def __init__(self, config: VQConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Conv1d(output_emb_width, width, 3, padding=1), nn.ReLU()]
-        for _ in range(down_t):
-            layers.append(nn.Sequential(
-                ResidualStack(width, depth, dilation_growth_rate, activation, norm, dropout),
-                nn.Upsample(scale_factor=2, mode="nearest"),
-                Conv1d(width, width, 3, padding=1),
-            ))
-        layers += [Conv1d(width, width, 3, padding=1), nn.ReLU(), Conv1d(width, input_width, 3, padding=1)]
+        width = config.width
+        layers: list[nn.Module] = [Conv1d(config.output_emb_width, width, 3, padding=1), nn.ReLU()]
+        layers += [nn.Sequential(ResidualStack(config), nn.Upsample(scale_factor=2, mode="nearest"),
+                                 Conv1d(width, width, 3, padding=1)) for _ in range(config.down_t)]
+        layers += [Conv1d(width, width, 3, padding=1), nn.ReLU(), Conv1d(width, config.dim_pose, 3, padding=1)]
         self.model = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -149,20 +140,17 @@ class Reconstruction:
     perplexity: Tensor  # scalar, code perplexity
 
 
-def _encoder_decoder(config: VQConfig) -> tuple[Encoder, Decoder]:
-    if config.code_dim != config.output_emb_width:
-        raise ValueError(f"code_dim {config.code_dim} and output_emb_width {config.output_emb_width} must be equal")
-    stacks = {"width": config.width, "depth": config.depth, "dilation_growth_rate": config.dilation_growth_rate,
-              "activation": config.vq_act, "norm": config.vq_norm, "dropout": config.vq_dropout}
-    encoder = Encoder(config.dim_pose, config.output_emb_width, config.down_t, config.stride_t, **stacks)
-    return encoder, Decoder(config.dim_pose, config.output_emb_width, config.down_t, **stacks)
-
-
 class _Tokenizer(nn.Module):
     """Base class of the tokenizers. Motion lengths must be multiples of ``config.unit_length``."""
 
-    config: VQConfig
     parts: nn.Module  # module that has the encoder, decoder and quantizer
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        if config.code_dim != config.output_emb_width:
+            raise ValueError(
+                f"code_dim {config.code_dim} and output_emb_width {config.output_emb_width} must be equal")
+        self.config = config
 
     @property
     def motion_encoder(self) -> Encoder:
@@ -194,9 +182,8 @@ class RVQVAE(_Tokenizer):
     """Residual VQ-VAE (MoMask, section 3.1)."""
 
     def __init__(self, config: VQConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder, self.decoder = _encoder_decoder(config)
+        super().__init__(config)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = ResidualQuantizer(
             config.num_quantizers, config.nb_code, config.code_dim, config.mu, config.shared_codebook,
             config.quantize_dropout_prob, config.published_reset, config.sample_codebook_temp)
@@ -230,22 +217,14 @@ class RVQVAE(_Tokenizer):
         return self.quantizer.lookup(ids).sum(0).transpose(1, 2)
 
 
-class _VQVAE(nn.Module):
-    """Container that gives the parameters the published prefix ``vqvae.``."""
-
-    def __init__(self, config: VQConfig) -> None:
-        super().__init__()
-        self.encoder, self.decoder = _encoder_decoder(config)
-        self.quantizer = EmaQuantizer(config.nb_code, config.code_dim, config.mu, config.published_reset)
-
-
 class HumanVQVAE(_Tokenizer):
     """VQ-VAE with a single codebook, the tokenizer of LaMP."""
 
     def __init__(self, config: VQConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.vqvae = _VQVAE(config)
+        super().__init__(config)
+        self.vqvae = nn.ModuleDict({  # gives the parameters their published prefix
+            "encoder": Encoder(config), "decoder": Decoder(config),
+            "quantizer": EmaQuantizer(config.nb_code, config.code_dim, config.mu, config.published_reset)})
 
     @property
     def parts(self) -> nn.Module:
