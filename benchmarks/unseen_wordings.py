@@ -6,7 +6,6 @@ DATA is a data set with ``contents.json``. A sentence counts as understood if it
 sentence of the bank) describes the same content, and the same side if the sentence names one. Retrieval measures how
 often one of the top test clips shows the content.
 """
-import argparse
 import json
 import sys
 from collections import Counter
@@ -16,10 +15,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.dataset import dataset_spec
 from data.language import classes, read_bank, sentences, with_bank
 from data.text_motion import Pair, load_pairs
+from evaluation.retrieval import best_ranks, motion_vectors
+from models.lamp.features import encode_texts
 from options.base import Parser, add_common, add_data
+from storage.generation import load_lamp
 from utils import script
+from utils.files import write_text
 
 SIDES = ("left", "right", "")
 
@@ -70,24 +74,18 @@ def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str
     """Return the fraction of sentences with a clip of their content in the top 1, 3 and 10, by their ``scores``."""
     shows = np.array([[want in pair.contents for pair in pairs] for want in wanted])
     asked = shows.any(1)
-    order = np.argsort(-scores[asked], 1)
-    hits = np.take_along_axis(shows[asked], order, 1)
-    return {f"R@{k}": float(hits[:, :k].any(1).mean()) for k in (1, 3, 10)}
+    ranks = best_ranks(scores[asked], shows[asked])
+    return {f"R@{k}": float((ranks <= k).mean()) for k in (1, 3, 10)}
 
 
 @script
-def main(argv: list[str] | None = None) -> None:
-    from data.dataset import dataset_spec
-    from evaluation.retrieval import motion_vectors
-    from models.lamp.features import encode_texts
-    from storage.generation import load_lamp
-
+def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     add_common(parser)
     add_data(parser)
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
-    opt: argparse.Namespace = parser.parse_args(argv)
+    opt = parser.parse_args()
     spec = dataset_spec(opt.dataset_name, opt.data_root)
     lamp = load_lamp(opt.lamp_name, spec, opt.checkpoints_dir)
     train, test = (with_bank(load_pairs(spec, split), spec) for split in ("train", "test"))
@@ -102,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
           + "  ".join(f"{key} {figures[key]:.3f}" for key in ("R@1", "R@3", "R@10")))
     print(f"{len(read_bank())} contents")
     if opt.out:
-        opt.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_text(opt.out, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
