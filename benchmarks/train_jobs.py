@@ -13,7 +13,7 @@ from models.lamp.bert import WordPieces
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
-from models.m2t import IGNORED, MotionPrefix, MotionPrefixConfig
+from models.m2t import IGNORED, MotionPrefix
 from models.text_to_motion import LengthEstimator, TextToMotion
 from models.transformers.mask_transformer import LaMPMaskTransformer, MaskTransformer, ReleasedText
 from models.transformers.residual import ResidualTransformer
@@ -149,9 +149,7 @@ class _Builder:
         from transformers import GPT2Config, GPT2LMHeadModel  # slow to import
 
         layers, width, heads = self.sizes.gpt
-        config = MotionPrefixConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1), width,
-                                    published=False)
-        prefix = MotionPrefix(config)
+        prefix = MotionPrefix(LaMPConfig(self.sizes.qformer, replace(self.sizes.vq, num_quantizers=1)), width)
         prefix.requires_grad_(False)
         prefix.opt_proj.requires_grad_(True)
         gpt = GPT2LMHeadModel(GPT2Config(

@@ -3,104 +3,59 @@
 The language model is a small GPT, or OPT with LoRA adapters. Parameters have the names used in published M2T
 checkpoints.
 """
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD, PRECISIONS, DecoderConfig, Writing
-from models.lamp.bert import WordPieces
-from models.lamp.features import LaMPFeatures
-from models.lamp.qformer import QFormer, QFormerConfig
+from models.config import INIT_STD, PRECISIONS, DecoderConfig, LaMPConfig, Writing
+from models.lamp.bert import Pieces, WordPieces, padded_pieces
+from models.lamp.features import LaMPFeatures, padded_motion
+from models.lamp.qformer import QFormer
 from models.layers import Linear, sinusoid_table
-from models.vq.model import Encoder, VQConfig
+from models.vq.model import Encoder
 from utils import InputError
 from utils.files import model_folder, silent_transformers
 from utils.runtime import WHOLE, BatchSlice
 
 
-class Words(Protocol):
-    """Interface of caption vocabularies."""
+@dataclass(frozen=True)
+class Words:
+    """Vocabulary of captions."""
 
+    size: int
     start_id: int
     end_id: int
     pad_id: int
-
-    def __len__(self) -> int:
-        """Return the size of the vocabulary."""
-
-    def ids(self, text: str) -> list[int]:
-        """Encode a text, without start and end tokens."""
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Decode token ids, skipping special tokens."""
+    ids: Callable[[str], list[int]]       # encodes a text, without start and end tokens
+    text: Callable[[Sequence[int]], str]  # decodes token ids, skipping special tokens
 
 
-class PieceWords:
-    """BERT's vocabulary. Captions start with [DEC], as in LaMP, and end with [SEP]."""
-
-    def __init__(self, pieces: WordPieces) -> None:
-        self.pieces = pieces
-        self.start_id, self.end_id, self.pad_id = pieces.dec_id, pieces.sep_id, pieces.pad_id
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def ids(self, text: str) -> list[int]:
-        return self.pieces.ids(text)
-
-    def text(self, ids: Sequence[int]) -> str:
-        return self.pieces.decode(ids)
-
-
-class HubWords:
-    """Vocabulary of a pretrained language model with a ``transformers`` tokenizer.
+def hub_words(tokenizer: Any) -> Words:
+    """Return the vocabulary of a pretrained language model with a ``transformers`` tokenizer.
 
     Captions end with a line break, as in the paper, or with the end-of-text token if there is no line-break token.
     """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        breaks = tokenizer("\n", add_special_tokens=False)["input_ids"]
-        known = len(breaks) == 1 and breaks[0] != tokenizer.unk_token_id
-        self.end_id = breaks[0] if known else tokenizer.eos_token_id
-        self.start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-    def __len__(self) -> int:
-        return len(self.tokenizer)
-
-    def ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    end = tokenizer.eos_token_id
+    start, pad = (end if token is None else token for token in (tokenizer.bos_token_id, tokenizer.pad_token_id))
+    breaks = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    if len(breaks) == 1 and breaks[0] != tokenizer.unk_token_id:
+        end = breaks[0]
+    return Words(len(tokenizer), start, end, pad, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+                 lambda ids: tokenizer.decode(ids, skip_special_tokens=True).strip())
 
 
-@dataclass(frozen=True)
-class Captions:
-    """Padded token ids of captions, including start and end tokens."""
-
-    ids: Tensor   # (b, t) int64
-    mask: Tensor  # (b, t) bool, False at padding
-
-
-def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Captions:
+def encode_captions(words: Words, texts: Sequence[str], longest: int) -> Pieces:
     """Encode captions with start and end tokens, truncated to ``longest`` tokens."""
     rows = [[words.start_id, *words.ids(text)[:longest - 2], words.end_id] for text in texts]
-    ids = torch.full((len(rows), max(map(len, rows))), words.pad_id)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        ids[number, :len(row)] = torch.tensor(row)
-        mask[number, :len(row)] = True
-    return Captions(ids, mask)
+    return padded_pieces(rows, words.pad_id)
 
 
-def with_noise(words: Words, captions: Captions, keep: float, longest: int, generator: torch.Generator,
+def with_noise(words: Words, captions: Pieces, keep: float, longest: int, generator: torch.Generator,
                batch_slice: BatchSlice = WHOLE) -> Tensor:
     """Keep each word with probability ``keep`` and replace the others by random tokens. Returns ids (b, t).
 
@@ -108,7 +63,7 @@ def with_noise(words: Words, captions: Captions, keep: float, longest: int, gene
     ``batch_slice`` describes the local rows of the whole batch. Captions have at most ``longest`` tokens.
     """
     rows, length = captions.ids.shape
-    noise = batch_slice.randint(generator, len(words), rows, longest)[:, :length]
+    noise = batch_slice.randint(generator, words.size, rows, longest)[:, :length]
     replaced = (batch_slice.rand(generator, rows, longest)[:, :length] >= keep) & captions.mask
     replaced[:, 0] = False
     return torch.where(replaced, noise, captions.ids)
@@ -119,37 +74,29 @@ _HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokeni
               "pytorch_model*.bin", "pytorch_model.bin.index.json", "tokenizer.model")
 
 
-@dataclass(frozen=True)
-class CaptionDecoder:
-    """Causal language model with its vocabulary."""
-
-    model: nn.Module
-    words: Words
-    width: int  # embedding width
-
-
-def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecoder:
-    """Build the caption decoder for a prefix of ``prefix`` motion embeddings.
+def build_decoder(config: DecoderConfig, pieces: WordPieces, prefix: int) -> tuple[nn.Module, Words]:
+    """Build a causal language model, which writes captions after ``prefix`` motion embeddings, and its vocabulary.
 
     Raises ``InputError`` if a package or the pretrained language model is missing.
     """
     return _gpt(config, pieces, prefix) if config.decoder == "gpt" else _pretrained(config, prefix)
 
 
-def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> CaptionDecoder:
+def _gpt(config: DecoderConfig, pieces: WordPieces, prefix: int) -> tuple[nn.Module, Words]:
     from transformers import GPT2Config, GPT2LMHeadModel  # slow to import, and only captions need it
 
-    words = PieceWords(pieces)
+    # Captions start with [DEC], as in LaMP, and end with [SEP].
+    words = Words(len(pieces), pieces.dec_id, pieces.sep_id, pieces.pad_id, pieces.ids, pieces.decode)
     # The fast attention kernel for CPUs has no dropout.
     sizes = GPT2Config(
-        vocab_size=len(words), n_positions=prefix + config.block_size, n_embd=config.embed_dim_gpt,
+        vocab_size=words.size, n_positions=prefix + config.block_size, n_embd=config.embed_dim_gpt,
         n_layer=config.num_layers, n_head=config.n_head_gpt, n_inner=config.ff_rate * config.embed_dim_gpt,
         resid_pdrop=config.drop_out_rate, embd_pdrop=config.drop_out_rate, attn_pdrop=0.0,
         bos_token_id=words.start_id, eos_token_id=words.end_id, pad_token_id=words.pad_id)
-    return CaptionDecoder(GPT2LMHeadModel(sizes), words, config.embed_dim_gpt)
+    return GPT2LMHeadModel(sizes), words
 
 
-def _pretrained(config: DecoderConfig, prefix: int) -> CaptionDecoder:
+def _pretrained(config: DecoderConfig, prefix: int) -> tuple[nn.Module, Words]:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -159,7 +106,7 @@ def _pretrained(config: DecoderConfig, prefix: int) -> CaptionDecoder:
     folder = model_folder(config.llm, "language model", _HUB_FILES)
     try:
         with silent_transformers():
-            words = HubWords(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+            words = hub_words(AutoTokenizer.from_pretrained(folder, local_files_only=True))
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype=getattr(torch, PRECISIONS[config.llm_precision]),
                 output_loading_info=True)
@@ -176,34 +123,18 @@ def _pretrained(config: DecoderConfig, prefix: int) -> CaptionDecoder:
     adapters = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
                           target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     try:
-        adapted = get_peft_model(model, adapters)
+        return get_peft_model(model, adapters), words
     except ValueError as error:
         raise InputError(f"the language model in {folder} has no layers q_proj and v_proj for LoRA") from error
-    return CaptionDecoder(adapted, words, model.get_input_embeddings().embedding_dim)
-
-
-OPT_WIDTH = 2560  # embedding width of OPT-2.7B
-
-
-@dataclass(frozen=True)
-class MotionPrefixConfig:
-    """Settings of ``MotionPrefix``. The defaults are the published sizes."""
-
-    qformer: QFormerConfig = field(default_factory=QFormerConfig)
-    vq: VQConfig = field(default_factory=lambda: VQConfig(num_quantizers=1))
-    llm_width: int = OPT_WIDTH
-    published: bool = True  # omit the position encodings of motion latents, see models.lamp.lamp
-
-    @classmethod
-    def of_lamp(cls, lamp: LaMPFeatures, llm_width: int = OPT_WIDTH) -> "MotionPrefixConfig":
-        """Return the settings that match a LaMP model and a language model of width ``llm_width``."""
-        return cls(lamp.config.qformer, lamp.config.vq, llm_width, lamp.config.published)
 
 
 class MotionPrefix(nn.Module):
-    """Network that maps a motion to prefix embeddings for a language model, one per query token of LaMP."""
+    """Network that maps a motion to prefix embeddings for a language model of ``width``, one per query token of LaMP.
 
-    def __init__(self, config: MotionPrefixConfig) -> None:
+    Published models use no position encodings of motion latents.
+    """
+
+    def __init__(self, config: LaMPConfig, width: int) -> None:
         super().__init__()
         self.config = config
         sizes, vq = config.qformer, config.vq
@@ -213,7 +144,7 @@ class MotionPrefix(nn.Module):
         self.Qformer = QFormer(sizes)
         self.motion_encoder = Encoder(replace(vq, vq_dropout=0.0))
         self.motion_encoder.requires_grad_(False)
-        self.opt_proj = Linear(sizes.hidden, config.llm_width)
+        self.opt_proj = Linear(sizes.hidden, width)
         positions = None if config.published else sinusoid_table(sizes.num_query_tokens, sizes.encoder_width)
         self.register_buffer("positions", positions, persistent=False)
 
@@ -227,7 +158,7 @@ class MotionPrefix(nn.Module):
             raise RuntimeError(f"the LaMP model lacks {', '.join(missing[:3])}")
 
     def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map normalised ``motion`` (b, t, d) to prefix embeddings (b, queries, llm_width).
+        """Map normalised ``motion`` (b, t, d) to prefix embeddings (b, queries, width).
 
         ``mask`` (b, n) is False at padded tokens. Published models use no mask.
         """
@@ -270,10 +201,10 @@ class MotionCaptioner(MotionPrefix):
     Motions are padded to a fixed length, so that a caption does not depend on the rest of the batch.
     """
 
-    def __init__(self, config: MotionPrefixConfig, decoder: CaptionDecoder, longest: int) -> None:
+    def __init__(self, config: LaMPConfig, decoder: nn.Module, words: Words, longest: int) -> None:
         """Create a captioner whose captions have at most ``longest`` tokens, including start and end."""
-        super().__init__(config)
-        self.llm, self.words, self.longest = decoder.model, decoder.words, longest
+        super().__init__(config, decoder.get_input_embeddings().embedding_dim)
+        self.llm, self.words, self.longest = decoder, words, longest
         self.freeze_queries()
 
     def freeze_queries(self, frozen: bool = True) -> None:
@@ -293,16 +224,8 @@ class MotionCaptioner(MotionPrefix):
         return self
 
     def prefix(self, motion: Tensor, m_lens: Tensor) -> Tensor:
-        """Map motions to prefix embeddings (b, queries, width). Raises ``ValueError`` for a motion that is too long."""
-        tokens, unit = self.config.qformer.num_query_tokens, self.config.vq.unit_length
-        if motion.shape[1] > tokens * unit:
-            raise ValueError(f"a motion has {motion.shape[1]} frames, the maximum is {tokens * unit}")
-        motion = F.pad(motion, (0, 0, 0, tokens * unit - motion.shape[1]))
-        mask = None
-        if not self.config.published:
-            counted = (m_lens // unit).clamp_min(1)
-            mask = torch.arange(tokens, device=motion.device) < counted.unsqueeze(1)
-        return self(motion, mask)
+        """Map motions to prefix embeddings (b, queries, width). Raises ``InputError`` for a motion that is too long."""
+        return self(*padded_motion(self.config, motion, m_lens))
 
     def loss(self, motion: Tensor, m_lens: Tensor, captions: Sequence[str], keep: float = 1.0,
              generator: torch.Generator | None = None, batch_slice: BatchSlice = WHOLE) -> CaptionLoss:

@@ -22,7 +22,7 @@ from models.evaluator import Evaluator
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormerConfig
-from models.m2t import MotionPrefix, MotionPrefixConfig
+from models.m2t import MotionPrefix
 from models.transformers.mask_transformer import CLIP_WIDTH, UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE
@@ -122,7 +122,7 @@ def _captioner(state: State) -> tuple[str, dict[str, Any], nn.Module]:
     encoder |= {"code_dim": encoder["output_emb_width"], "dim_pose": state["motion_encoder.model.0.weight"].shape[1]}
     sizes, width = qformer_sizes(state), state["opt_proj.weight"].shape[0]
     qformer = QFormerConfig.from_options({**usual_heads(sizes), **sizes})
-    model = MotionPrefix(MotionPrefixConfig(qformer, VQConfig.from_options(encoder), width))
+    model = MotionPrefix(LaMPConfig(qformer, VQConfig.from_options(encoder), published=True), width)
     return (f"the captioning model (M2T) of LaMP, with a language model of width {width} inside",
             {**sizes, "dim_pose": encoder["dim_pose"]}, model)
 

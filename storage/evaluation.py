@@ -15,7 +15,7 @@ from data.language import WORD_CLASSES, WordVectors
 from data.text_motion import padded
 from models.config import DECODERS, PRECISIONS, WRITING, DecoderConfig, Writing
 from models.evaluator import Evaluator
-from models.m2t import MotionCaptioner, MotionPrefixConfig, build_decoder
+from models.m2t import MotionCaptioner, build_decoder
 from storage import released
 from storage.checkpoint import Source, find_source, load_strictly, model_dirs, open_source, read_state
 from storage.generation import LAMP_OPTIONAL, LoadedLaMP, load_lamp
@@ -54,9 +54,8 @@ class LoadedCaptioner:
 
 def build_captioner(config: DecoderConfig, lamp: LoadedLaMP) -> MotionCaptioner:
     """Create a captioning model that is initialised from a LaMP model."""
-    queries = lamp.model.config.qformer.num_query_tokens
-    decoder = build_decoder(config, lamp.pieces, queries)
-    model = MotionCaptioner(MotionPrefixConfig.of_lamp(lamp.model, decoder.width), decoder, config.block_size)
+    decoder, words = build_decoder(config, lamp.pieces, lamp.model.config.qformer.num_query_tokens)
+    model = MotionCaptioner(lamp.model.config, decoder, words, config.block_size)
     model.take(lamp.model)
     return model
 

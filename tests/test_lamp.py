@@ -17,7 +17,7 @@ from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, LaMP, MirroredNegatives, Negatives, freeze_motion, freeze_text
 from models.lamp.objectives import contrastive_loss, distillation_loss, similarity
 from models.lamp.qformer import QFormerConfig
-from models.m2t import MotionPrefix, MotionPrefixConfig
+from models.m2t import MotionPrefix
 from models.transformers.mask_transformer import ClipText
 from models.vq.model import VQConfig, build_tokenizer
 from options.train import parse_lamp_options
@@ -206,7 +206,7 @@ def test_captioning_does_not_start_from_a_lamp_that_lacks_weights(model):
         given = {key: value for key, value in model.state_dict().items() if key != name}
         lamp = SimpleNamespace(config=model.config, state_dict=lambda given=given: given)
         with pytest.raises(RuntimeError, match=f"LaMP model lacks {name}"):
-            MotionPrefix(MotionPrefixConfig.of_lamp(model, 20)).take(lamp)
+            MotionPrefix(model.config, 20).take(lamp)
 
 
 def test_queries_can_tell_what_came_first_unless_published(batch):

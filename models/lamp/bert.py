@@ -115,6 +115,17 @@ class Pieces:
     mask: Tensor  # (b, t) bool, False at padding
 
 
+def padded_pieces(rows: Sequence[Sequence[int]], pad_id: int, width: int | None = None) -> Pieces:
+    """Pad rows of word pieces to the longest row, or to ``width``. Raises ``ValueError`` if a row is longer."""
+    longest = max(map(len, rows), default=2)
+    if width is not None and width < longest:
+        raise ValueError(f"a text has {longest} word pieces, more than pad_to {width}")
+    width = width or longest
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], dtype=torch.int64)
+    return Pieces(ids.view(len(rows), width), torch.arange(width) < lengths[:, None])
+
+
 class WordPieces:
     """Word-piece tokenizer. ``source`` is a ``vocab.txt`` or a folder with one."""
 
@@ -146,16 +157,9 @@ class WordPieces:
         if max_length < 2:
             raise ValueError(f"max_length {max_length} leaves no room for [CLS] and [SEP]")
         room = max_length - 2
-        rows = [[self.cls_id, *encoding.ids[:room], self.sep_id] for encoding in
-                self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-        width = max(map(len, rows), default=2)
-        if pad_to is not None and pad_to < width:
-            raise ValueError(f"a text has {width} word pieces, more than pad_to {pad_to}")
-        width = pad_to or width
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        ids = torch.tensor([row + [self.pad_id] * (width - len(row)) for row in rows], dtype=torch.int64)
-        mask = torch.arange(width) < lengths[:, None]
-        return Pieces(ids.view(len(rows), width), mask)
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return padded_pieces([[self.cls_id, *encoding.ids[:room], self.sep_id] for encoding in encodings],
+                             self.pad_id, pad_to)
 
     def ids(self, text: str) -> list[int]:
         """Encode one text, without [CLS] and [SEP]."""

@@ -81,6 +81,22 @@ class EncodedMotion:
     mask: Tensor | None  # (b, n) bool, False at padding; None if padding is not masked
 
 
+def padded_motion(config: LaMPConfig, motion: Tensor, m_lens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Pad ``motion`` (b, t, d) to ``num_query_tokens`` tokens. Also returns a mask (b, n) of tokens, unless published.
+
+    Without ``m_lens`` (b,), no frame is padding. Raises ``InputError`` if a motion is too long for the model.
+    """
+    unit, tokens, frames = config.vq.unit_length, config.qformer.num_query_tokens, motion.shape[1]
+    if frames > tokens * unit:
+        raise InputError(f"a motion has {frames} frames; this LaMP model reads at most {tokens * unit}")
+    padded = F.pad(motion, (0, 0, 0, tokens * unit - frames))
+    if config.published:
+        return padded, None
+    if m_lens is None:
+        m_lens = torch.full((len(motion),), frames, device=motion.device)
+    return padded, torch.arange(tokens, device=motion.device) < (m_lens // unit).clamp_min(1).unsqueeze(1)
+
+
 class LaMPFeatures(nn.Module):
     """LaMP model that computes text and motion features.
 
@@ -130,19 +146,9 @@ class LaMPFeatures(nn.Module):
 
         Raises ``InputError`` if a motion is too long for the model.
         """
-        unit, tokens = self.config.vq.unit_length, self.config.qformer.num_query_tokens
-        frames = motion.shape[1]
-        if frames > tokens * unit:
-            raise InputError(f"a motion has {frames} frames; this LaMP model reads at most {tokens * unit}")
-        padded = F.pad(motion, (0, 0, 0, tokens * unit - frames))
+        padded, mask = padded_motion(self.config, motion, m_lens)
         latents = self.motion_encoder(padded).transpose(1, 2).float()  # (b, n, code_dim)
-        ids = None if self.vq_model is None else self._token_ids(padded, latents)
-        if self.config.published:
-            return EncodedMotion(latents, ids, None)
-        if m_lens is None:
-            m_lens = torch.full((len(motion),), frames, device=motion.device)
-        positions = torch.arange(tokens, device=motion.device)
-        return EncodedMotion(latents, ids, positions < (m_lens // unit).clamp_min(1).unsqueeze(1))
+        return EncodedMotion(latents, None if self.vq_model is None else self._token_ids(padded, latents), mask)
 
     def motion_states(self, encoded: EncodedMotion) -> Tensor:
         """Project the latents to the states (b, n, encoder_width) that the queries attend to."""

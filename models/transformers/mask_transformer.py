@@ -14,13 +14,11 @@ from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
 from models.transformers.trunk import (
-    StaticBatch,
     TokenLoss,
     Trunk,
     attention_mask,
     cosine_mask_ratio,
     distinct_rows,
-    draw_uniform,
     lowest,
     needed_width,
     padding_of,
@@ -182,12 +180,7 @@ class MaskTransformer(Trunk):
 
         Raises ``RuntimeError`` in training mode, and ``ValueError`` for a length below 1 or a wrong number of rows.
         """
-        if self.training:
-            raise RuntimeError("generation needs eval mode")
-        token_lens = list(map(int, token_lens))
-        if not len(cond) == len(token_lens) == len(generators):
-            raise ValueError(f"{len(cond)} text features, {len(token_lens)} lengths and {len(generators)} generators "
-                             "differ in number")
+        token_lens = self.checked_lengths(token_lens, generators, cond)
         sees_padding = self.config.attention == "additive"
         batches = (single_batch(token_lens) if sees_padding and group_rows is None
                    else static_batches(token_lens, cond.device, group_rows, sees_padding, is_packed(self)))
@@ -195,30 +188,19 @@ class MaskTransformer(Trunk):
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
         steps = ids.repeat(timesteps, 1, 1)
         for batch in batches:
-            part = self._generate_batch(batch, cond, token_lens, generators, known, timesteps, cond_scale,
-                                        temperature, topk_filter_thres, gumbel, negative)
+            classes = (self.config.num_tokens,) if gumbel else ()
+            inputs = self.sampling_inputs(batch, cond, negative, token_lens, generators, timesteps, classes)
+            start = torch.full(inputs[0].shape, self.mask_id, device=cond.device).masked_fill(inputs[0], self.pad_id)
+            if known is not None:
+                given = batch.take_tokens(known)
+                start = torch.where((given >= 0) & ~inputs[0], given, start)
+            made = self.run_loop(self._unmasked, start, *inputs, cond_scale=cond_scale, temperature=temperature,
+                                 topk_filter_thres=topk_filter_thres, gumbel=gumbel)
             width = min(longest, batch.length)
-            ids[batch.rows, :width] = part.ids[:len(batch.rows), :width]
-            steps[:, batch.rows, :width] = part.steps[:, :len(batch.rows), :width]
+            ids[batch.rows, :width] = made[-1, :len(batch.rows), :width]
+            steps[:, batch.rows, :width] = made[:-1, :len(batch.rows), :width]
         padding = padding_of(torch.tensor(token_lens, device=ids.device), longest)
         return Generated(ids.masked_fill(padding, padding_value), steps)
-
-    def _generate_batch(self, batch: StaticBatch, cond: Tensor, token_lens: Sequence[int],
-                        generators: Sequence[torch.Generator], known: Tensor | None, timesteps: int, cond_scale: float,
-                        temperature: float, topk_filter_thres: float, gumbel: bool,
-                        negative: Tensor | None) -> Generated:
-        negative = None if negative is None else batch.take(negative)
-        cond, lengths, streams = batch.take(cond), batch.pick(token_lens), [generators[row] for row in batch.rows]
-        classes = (self.config.num_tokens,) if gumbel else ()
-        noise = draw_uniform(streams, lengths, timesteps, (batch.size, batch.length, *classes), cond.device)
-        padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
-        ids = torch.full(padding.shape, self.mask_id, device=cond.device).masked_fill(padding, self.pad_id)
-        if known is not None:
-            given = batch.take_tokens(known)
-            ids = torch.where((given >= 0) & ~padding, given, ids)
-        steps = self.run_loop(self._unmasked, ids, padding, noise, cond, negative, cond_scale=cond_scale,
-                            temperature=temperature, topk_filter_thres=topk_filter_thres, gumbel=gumbel)
-        return Generated(steps[-1], steps[:-1])
 
     def _unmasked(self, ids: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None, *,
                   cond_scale: float, temperature: float, topk_filter_thres: float, gumbel: bool) -> Tensor:

@@ -8,12 +8,10 @@ from torch.nn import functional as F
 from models.config import INIT_STD, ResidualTransformerConfig, Sampling
 from models.layers import Linear, is_packed
 from models.transformers.trunk import (
-    StaticBatch,
     TokenLoss,
     Trunk,
     attention_mask,
     cosine_mask_ratio,
-    draw_uniform,
     needed_width,
     padding_of,
     sample_tokens,
@@ -150,32 +148,18 @@ class ResidualTransformer(Trunk):
         ``known`` (b, n, q) has the tokens to keep, and negative values where tokens are generated. Other arguments and
         errors are as in ``MaskTransformer.generate``.
         """
-        if self.training:
-            raise RuntimeError("generation needs eval mode")
-        token_lens = list(map(int, token_lens))
-        if not len(base) == len(cond) == len(token_lens) == len(generators):
-            raise ValueError(f"{len(base)} rows of tokens, {len(cond)} text features, {len(token_lens)} lengths and "
-                             f"{len(generators)} generators differ in number")
+        token_lens = self.checked_lengths(token_lens, generators, cond, base)
+        layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
         for batch in static_batches(token_lens, base.device, group_rows, independent=is_packed(self)):
-            part = self._generate_batch(batch, base, cond, token_lens, generators, known, cond_scale, temperature,
-                                        topk_filter_thres, negative)
+            inputs = self.sampling_inputs(batch, cond, negative, token_lens, generators, layers, (classes,))
+            start = batch.take_tokens(base).masked_fill(inputs[0], self.pad_id)
+            given = None if known is None else batch.take_tokens(known)
+            part = self.run_loop(self._layers_above, start, *inputs, given,
+                                 cond_scale=cond_scale, temperature=temperature, topk_filter_thres=topk_filter_thres)
             width = min(base.shape[1], batch.length)
             ids[batch.rows, :width] = part[:len(batch.rows), :width]
         return ids
-
-    def _generate_batch(self, batch: StaticBatch, base: Tensor, cond: Tensor, token_lens: Sequence[int],
-                        generators: Sequence[torch.Generator], known: Tensor | None, cond_scale: float,
-                        temperature: float, topk_filter_thres: float, negative: Tensor | None) -> Tensor:
-        negative = None if negative is None else batch.take(negative)
-        cond, lengths, streams = batch.take(cond), batch.pick(token_lens), [generators[row] for row in batch.rows]
-        layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
-        noise = draw_uniform(streams, lengths, layers, (batch.size, batch.length, classes), cond.device)
-        padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
-        base = batch.take_tokens(base).masked_fill(padding, self.pad_id)
-        return self.run_loop(self._layers_above, base, padding, noise, cond, negative,
-                           None if known is None else batch.take_tokens(known), cond_scale=cond_scale,
-                           temperature=temperature, topk_filter_thres=topk_filter_thres)
 
     def _layers_above(self, base: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None,
                       given: Tensor | None, *, cond_scale: float, temperature: float,

@@ -112,6 +112,26 @@ class Trunk(nn.Module):
         """Run the sampling ``loop(*inputs, **settings)``, as a CUDA graph if the model has a ``GraphCache``."""
         return loop(*inputs, **settings) if self.graphs is None else self.graphs(loop, *inputs, **settings)
 
+    def checked_lengths(self, token_lens: Sequence[int], generators: Sequence[torch.Generator], cond: Tensor,
+                        *tokens: Tensor) -> list[int]:
+        """Return the lengths of samples to generate as a list. All arguments must have one item per sample."""
+        if self.training:
+            raise RuntimeError("generation needs eval mode")
+        if len({len(each) for each in (token_lens, generators, cond, *tokens)}) > 1:
+            given = "".join(f"{len(each)} rows of tokens, " for each in tokens)
+            raise ValueError(f"{given}{len(cond)} text features, {len(token_lens)} lengths and {len(generators)} "
+                             "generators differ in number")
+        return list(map(int, token_lens))
+
+    def sampling_inputs(self, batch: "StaticBatch", cond: Tensor, negative: Tensor | None, token_lens: Sequence[int],
+                        generators: Sequence[torch.Generator], rounds: int, classes: Sequence[int],
+                        ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return padding (b, n), noise (b, rounds, n, ...), and both text features for the samples of ``batch``."""
+        lengths, streams = batch.pick(token_lens), [generators[row] for row in batch.rows]
+        noise = draw_uniform(streams, lengths, rounds, (batch.size, batch.length, *classes), cond.device)
+        padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
+        return padding, noise, batch.take(cond), None if negative is None else batch.take(negative)
+
     def initialise(self) -> None:
         """Initialise all weights.
 

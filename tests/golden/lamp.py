@@ -11,7 +11,7 @@ from models.lamp.features import EncodedMotion, LaMPConfig
 from models.lamp.lamp import OBJECTIVES, TEMP_INIT, LaMP, LaMPResult, Negatives
 from models.lamp.objectives import LABEL_SMOOTHING, next_word_targets, same_caption, similarity, smoothed_cross_entropy
 from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig, QueryPass
-from models.m2t import MotionPrefix, MotionPrefixConfig
+from models.m2t import MotionPrefix
 from models.vq.model import build_tokenizer
 from storage.released import HEAD_WIDTH, qformer_sizes
 from tests.golden.fill import fill
@@ -166,10 +166,9 @@ def _check_sum(model: LaMP, result: LaMPResult, report: Report) -> None:
 def check_m2t_front(report: Report) -> None:
     manifest = report.manifest
     motion, = report.required("motion")
-    config = MotionPrefixConfig(
-        qformer_config(manifest), vq_config(manifest, "motion_encoder.", "encoder."),
-        llm_width=shapes_of(manifest)["opt_proj.weight"][0])
-    model = filled(MotionPrefix(config), report, LOOSE_NAMES)
+    config = LaMPConfig(
+        qformer_config(manifest), vq_config(manifest, "motion_encoder.", "encoder."), published=True)
+    model = filled(MotionPrefix(config, shapes_of(manifest)["opt_proj.weight"][0]), report, LOOSE_NAMES)
     states = model.motion_states(motion)
     for name, values in (("motion_embeds", states), ("query_out", model.query_motion(states)),
                          ("llm_prefix", model(motion))):
